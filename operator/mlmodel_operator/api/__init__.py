@@ -1,0 +1,1 @@
+"""The MLModel resource: its types, parsing, conditions and the CRD generated from them."""

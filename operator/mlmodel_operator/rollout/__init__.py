@@ -1,0 +1,1 @@
+"""The rollout decision. Pure: no I/O, no clock, no Kubernetes client."""
