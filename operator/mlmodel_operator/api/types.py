@@ -118,6 +118,25 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """One version of a model as it runs: what is served, with what, by which server image.
+
+    The image is part of the snapshot and not of the identity: an upgrade of the operator brings a newer server image to
+    the next revision, and restarts no pod of the present one.
+    """
+
+    id: str
+    model: ModelSource
+    resources: Resources
+    image: str
+
+    @property
+    def label(self) -> str:
+        """The version as people see it: the given one, else the head of the digest, else of the revision."""
+        return self.model.version or self.model.sha256[:7] or self.id[:7]
+
+
+@dataclass(frozen=True)
 class Owner:
     """The MLModel that owns a child: its name, namespace and UID."""
 
