@@ -1,0 +1,102 @@
+"""What every child has in common: its name's labels, its owner, and how its containers are locked in."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from mlmodel_operator.api.types import API_VERSION, KIND, Owner
+
+Body = dict[str, Any]
+Component = Literal["server", "router"]
+
+MODEL_LABEL = "mlmodel.dev/model"
+COMPONENT_LABEL = "mlmodel.dev/component"
+REVISION_LABEL = "mlmodel.dev/revision"
+
+# The user and group of our images; also given to stock images, none of which needs a user of its own.
+USER = 65532
+
+
+def selector(owner: Owner, component: Component, revision_id: str = "") -> dict[str, str]:
+    """The labels that find one component's pods; with a revision, that revision's only."""
+    labels = {MODEL_LABEL: owner.name, COMPONENT_LABEL: component}
+    return labels | {REVISION_LABEL: revision_id} if revision_id else labels
+
+
+def labels(owner: Owner, component: Component, revision_id: str = "") -> dict[str, str]:
+    """All labels of a child and its pods. Never ``app.kubernetes.io/instance``: GitOps tools claim it as their own."""
+    return {
+        "app.kubernetes.io/managed-by": "mlmodel-operator",
+        "app.kubernetes.io/part-of": "mlmodel",
+        "app.kubernetes.io/name": owner.name,
+    } | selector(owner, component, revision_id)
+
+
+def metadata(owner: Owner, name: str, component: Component, revision_id: str = "") -> Body:
+    """Metadata of a child: deleted with its MLModel by Kubernetes' own garbage collection."""
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": labels(owner, component, revision_id),
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": owner.name,
+                "uid": owner.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def pod_security() -> Body:
+    """Pod security context for the ``restricted`` standard."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Body:
+    """Container security context for the ``restricted`` standard, and a read-only root besides."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def spread(owner: Owner, component: Component, revision_id: str = "") -> list[Body]:
+    """Keep the pods on different nodes where that is possible, without ever holding one back."""
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector(owner, component, revision_id)},
+        }
+    ]
+
+
+def rolling() -> Body:
+    """Replace pods one by one and never have fewer ready than before."""
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def budget(owner: Owner, name: str, component: Component, revision_id: str = "") -> Body:
+    """A PodDisruptionBudget that lets one pod go at a time, and any pod that isn't ready: a broken candidate must not
+    hold up the draining of a node."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(owner, name, component, revision_id),
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector(owner, component, revision_id)},
+        },
+    }

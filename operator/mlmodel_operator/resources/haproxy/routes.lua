@@ -1,0 +1,195 @@
+-- Draws, for each request, the slot that answers it; counts what becomes of it; follows the routes file.
+--
+-- The draw is from permuted blocks: of each 100 requests exactly `weight` go to the candidate, in random order. So the
+-- share is exact, and no rhythm among the clients can line up with it, which would make comparing the versions worthless.
+--
+-- HAProxy runs this with one Lua state, and nothing here yields within a request, so no locking is needed.
+
+local PATH = os.getenv("MLMODEL_ROUTES")
+local POLL_MS = 200
+local BLOCK = 100
+-- Each backend, the slot that it serves.
+local SLOT = { stable_a = "a", stable_b = "b", candidate_a = "a", candidate_b = "b" }
+
+local routes = nil -- those in force
+local seen = nil -- the text of the file when last looked at, good or not
+local counts = {
+  a = { requests = 0, failed = 0, fallbacks = 0 },
+  b = { requests = 0, failed = 0, fallbacks = 0 },
+}
+
+-- The draw ------------------------------------------------------------------------------------------------------------
+
+local deck, drawn = {}, 0
+
+local function shuffle(weight)
+  for i = 1, BLOCK do
+    deck[i] = i <= weight
+  end
+  for i = BLOCK, 2, -1 do
+    local j = math.random(i)
+    deck[i], deck[j] = deck[j], deck[i]
+  end
+  drawn = 0
+end
+
+local function candidate_is_drawn()
+  if drawn == BLOCK then
+    shuffle(routes.weight)
+  end
+  drawn = drawn + 1
+  return deck[drawn]
+end
+
+-- The file ------------------------------------------------------------------------------------------------------------
+
+-- The routes in a text, or nil and what is wrong. All of it must be understood: half a file must never route.
+local function parse(text)
+  local id, body = text:match("^id (%x+)\n(.*)$")
+  if not id then
+    return nil, "it doesn't begin with an id"
+  end
+  local new = { id = id, address = {}, weight = 0 }
+  for line in body:gmatch("([^\n]*)\n?") do
+    local slot, ip, port = line:match("^slot ([ab]) ([%x.:]+) (%d+)$")
+    local stable = line:match("^stable ([ab])$")
+    local candidate, weight = line:match("^candidate ([ab]) (%d+)$")
+    if slot then
+      new.address[slot] = { ip = ip, port = port }
+    elseif stable then
+      new.stable = stable
+    elseif candidate and tonumber(weight) <= 100 then
+      new.candidate, new.weight = candidate, tonumber(weight)
+    elseif line ~= "" then
+      return nil, "a line is not understood: " .. line
+    end
+  end
+  if text:sub(-1) ~= "\n" then
+    return nil, "its end is missing"
+  end
+  if new.stable and not new.address[new.stable] or new.candidate and not new.address[new.candidate] then
+    return nil, "a role is given to a slot without an address"
+  end
+  if new.candidate and new.candidate == new.stable then
+    return nil, "one slot has both roles"
+  end
+  return new
+end
+
+-- Points a server at an address, and says what is wrong if that can't be. HAProxy may carry it out a moment later.
+local function point(backend, name, address)
+  local server = core.backends[backend].servers[name]
+  local answer = server:set_addr(address.ip, address.port) or ""
+  if answer:find("nvalid") then
+    return "no such address: " .. address.ip
+  end
+  -- Requests must not be sent to a slot before its address is in force; the loop ends after a second at most.
+  for _ = 1, 100 do
+    local now = server:get_addr():gsub("[%[%]]", "")
+    if now == address.ip .. ":" .. address.port then
+      return nil
+    end
+    core.msleep(10)
+  end
+  return "the address " .. address.ip .. " is not accepted"
+end
+
+local function take(text)
+  local new, wrong = parse(text)
+  for slot, address in pairs(new and new.address or {}) do
+    local opposite = slot == "a" and "b" or "a"
+    wrong = wrong or point("stable_" .. slot, "own", address)
+    wrong = wrong or point("candidate_" .. slot, "own", address)
+    wrong = wrong or point("candidate_" .. opposite, "other", address)
+  end
+  if wrong then
+    core.log(core.warning, "The routes file is ignored, " .. wrong .. ". The last good one stays in force.")
+    return
+  end
+  routes = new
+  shuffle(new.weight)
+  core.log(core.notice, "Routes " .. new.id .. " are in force.")
+end
+
+-- Looks at the file every time, and acts when its text is another one: then also says so, once, if it is not good.
+local function follow()
+  local file = io.open(PATH, "r")
+  local text = file and file:read("a")
+  if file then
+    file:close()
+  end
+  if text and text ~= seen then
+    seen = text
+    take(text)
+  end
+end
+
+core.register_task(function()
+  local random = io.open("/dev/urandom", "rb")
+  math.randomseed((string.unpack("<I4", random:read(4))))
+  random:close()
+  while true do
+    local ok, wrong = pcall(follow)
+    if not ok then
+      core.log(core.err, "The routes file cannot be followed: " .. tostring(wrong))
+    end
+    core.msleep(POLL_MS)
+  end
+end)
+
+-- What haproxy.cfg calls ----------------------------------------------------------------------------------------------
+
+-- The backend for this request.
+core.register_fetches("backend", function(txn)
+  if not routes then
+    return "none"
+  end
+  local wish = txn.sf:req_hdr("x-mlmodel-version")
+  local role, slot = "stable", routes.stable
+  if routes.candidate and (wish == "candidate" or wish ~= "stable" and candidate_is_drawn()) then
+    role, slot = "candidate", routes.candidate
+  end
+  if not slot then
+    return "none"
+  end
+  counts[slot].requests = counts[slot].requests + 1
+  return role .. "_" .. slot
+end)
+
+-- Counts how the request ended: `answered`, `failed` (an error reaches the client), or `fallback` (the slot's own revision
+-- failed and the other one answered). What the client did wrong is no failure.
+core.register_fetches("outcome", function(txn)
+  local count = counts[SLOT[txn.sf:be_name()]]
+  if txn:get_var("txn.server") == "other" then
+    count.failed = count.failed + 1
+    count.fallbacks = count.fallbacks + 1
+    return "fallback"
+  end
+  if tonumber(txn.sf:status()) >= 500 then
+    count.failed = count.failed + 1
+    return "failed"
+  end
+  return "answered"
+end)
+
+core.register_fetches("ready", function()
+  return routes and "yes" or "no"
+end)
+
+local function json(count)
+  return string.format('{"requests": %d, "failed": %d, "fallbacks": %d}', count.requests, count.failed, count.fallbacks)
+end
+
+core.register_service("status", "http", function(applet)
+  local body = string.format(
+    '{"id": "%s", "slots": {"a": %s, "b": %s}}\n',
+    routes and routes.id or "",
+    json(counts.a),
+    json(counts.b)
+  )
+  applet:set_status(200)
+  applet:add_header("content-type", "application/json")
+  applet:add_header("content-length", tostring(#body))
+  applet:start_response()
+  applet:send(body)
+end)
