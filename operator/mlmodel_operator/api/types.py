@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from .schema import Doc, Limits, Quantity, Rule
 
 GROUP = "mlmodel.dev"
 VERSION = "v1alpha1"
@@ -19,102 +21,271 @@ PLURAL = "mlmodels"
 ModelFormat = Literal["auto", "skops", "joblib"]
 OnNoEvidence = Literal["Hold", "Promote", "RollBack"]
 
+MAX_NAME = 40
+SCHEMES = ("builtin", "configmap", "pvc", "https")
+
 
 @dataclass(frozen=True)
 class ModelSource:
     """What is served. Together with ``serving.resources`` its hash is the revision."""
 
-    uri: str
-    version: str = ""
-    sha256: str = ""
-    format: ModelFormat = "auto"
+    uri: Annotated[
+        str,
+        Doc(
+            "Where the model is: builtin://NAME (in the server image), configmap://NAME (a model package of at most"
+            " 1 MiB in this namespace), pvc://CLAIM/PATH, or https://HOST/PATH (needs sha256)."
+        ),
+        Limits(maximum=1024),
+    ]
+    version: Annotated[
+        str,
+        Doc("Name of this version for people, shown in columns, metrics and headers. Default: the head of sha256."),
+        Limits(maximum=63),
+    ] = ""
+    sha256: Annotated[
+        str,
+        Doc(
+            "SHA-256 of the file, or of mlmodel.json for a package (it lists the digest of every file), as 64"
+            " hexadecimal digits. Checked before anything is parsed. Required for https."
+        ),
+        Limits(maximum=64),
+    ] = ""
+    format: Annotated[
+        ModelFormat, Doc("Format of the artefact; auto tells it from the package or the file itself. Default: auto.")
+    ] = "auto"
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.uri)",
+            "spec.model.uri is missing: say where the model is, for example `uri: configmap://my-model-v1`",
+        ),
+        Rule(
+            "!has(self.uri) || self.uri.matches('^(builtin://[a-z0-9][a-z0-9.-]*"
+            "|configmap://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*(/[^/]+)*|https://[^/]+/.+)$')",
+            "spec.model.uri must be builtin://NAME, configmap://NAME, pvc://CLAIM/PATH or https://HOST/PATH",
+            ".uri",
+        ),
+        Rule(
+            "!has(self.uri) || !self.uri.contains('..')",
+            "spec.model.uri must not contain `..`: type the path from the root of the claim",
+            ".uri",
+        ),
+        Rule(
+            "!has(self.uri) || !self.uri.startsWith('https://') || (has(self.sha256) && self.sha256 != '')",
+            "spec.model.sha256 is required for https: type the output of `sha256sum FILE`, so that what was tested is"
+            " what gets served",
+            ".uri",
+        ),
+        Rule(
+            "!has(self.sha256) || self.sha256.matches('^([0-9a-f]{64})?$')",
+            "spec.model.sha256 must be 64 lower-case hexadecimal digits, as `sha256sum FILE` prints them, without a"
+            " prefix",
+            ".sha256",
+        ),
+        Rule(
+            "!has(self.version) || self.version.matches('^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$')",
+            "spec.model.version may have letters, digits, `.`, `_` and `-`, and starts and ends with a letter or"
+            " digit: type for example `version: v7`",
+            ".version",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Kubernetes quantities by resource name (``cpu``, ``memory``), kept as the user wrote them."""
+    """Compute resources of one serving pod."""
 
-    requests: Mapping[str, str] = field(default_factory=dict)
-    limits: Mapping[str, str] = field(default_factory=dict)
+    requests: Annotated[
+        Mapping[str, Quantity],
+        Doc("What is reserved for a pod: cpu and memory as Kubernetes quantities. Default: cpu 100m, memory 256Mi."),
+        Limits(maximum=2),
+    ] = field(default_factory=dict)
+    limits: Annotated[
+        Mapping[str, Quantity],
+        Doc("What a pod may use at most: cpu and memory as Kubernetes quantities. Default: no limit."),
+        Limits(maximum=2),
+    ] = field(default_factory=dict)
+
+    rules: ClassVar = tuple(
+        Rule(
+            f"!has(self.{amounts}) || self.{amounts}.all(key, key in ['cpu', 'memory'])",
+            f"spec.serving.resources.{amounts} takes cpu and memory: type for example `{amounts}: {{cpu: 500m, memory:"
+            " 512Mi}`",
+            f".{amounts}",
+        )
+        for amounts in ("requests", "limits")
+    ) + tuple(
+        Rule(
+            f"!has(self.requests) || !has(self.limits) || !('{name}' in self.requests) || !('{name}' in self.limits)"
+            f" || quantity(string(self.requests['{name}'])).compareTo(quantity(string(self.limits['{name}']))) <= 0",
+            f"spec.serving.resources: the {name} limit is below the {name} request: raise limits.{name} or lower"
+            f" requests.{name}",
+        )
+        for name in ("cpu", "memory")
+    )
 
 
 @dataclass(frozen=True)
 class Autoscaling:
     """Bounds and target of the HorizontalPodAutoscaler that each revision gets for itself."""
 
-    max_replicas: int
-    min_replicas: int = 1
-    cpu_percent: int = 80
+    max_replicas: Annotated[int, Doc("Most pods of one revision."), Limits(1, 1000)]
+    min_replicas: Annotated[int, Doc("Fewest pods of one revision. Default: 1."), Limits(1, 1000)] = 1
+    cpu_percent: Annotated[
+        int, Doc("CPU use, in percent of the request, that the autoscaler aims at. Default: 80."), Limits(1, 1000)
+    ] = 80
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+            "spec.serving.autoscaling.minReplicas is above maxReplicas: lower minReplicas or raise maxReplicas",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Serving:
     """How much capacity serves the model; ``replicas`` and ``autoscaling`` exclude each other."""
 
-    replicas: int | None = None
-    autoscaling: Autoscaling | None = None
-    resources: Resources = field(default_factory=Resources)
+    replicas: Annotated[
+        int | None, Doc("Number of pods. Default: 1. Leave it out with autoscaling."), Limits(1, 1000)
+    ] = None
+    autoscaling: Annotated[
+        Autoscaling | None, Doc("Lets the number of pods follow the CPU use. Leave out replicas then.")
+    ] = None
+    resources: Annotated[
+        Resources, Doc("Compute resources of one serving pod. A change here is a new revision and is rolled out.")
+    ] = field(default_factory=Resources)
+
+    rules: ClassVar = (
+        Rule(
+            "!(has(self.replicas) && has(self.autoscaling))",
+            "spec.serving has both replicas and autoscaling: keep `replicas: N` for a fixed number of pods, or"
+            " `autoscaling: {maxReplicas: N}`, and remove the other",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class Step:
-    """One canary step: the share of requests in percent, and what must be seen there before the next."""
+    """One canary step."""
 
-    weight: int
-    min_requests: int = 0
-    min_seconds: int = 0
+    weight: Annotated[int, Doc("Share of the requests that the candidate gets, in percent."), Limits(0, 100)]
+    min_requests: Annotated[
+        int,
+        Doc("Fewest requests that the candidate must have answered in this step. Default: 0."),
+        Limits(0, 100_000_000),
+    ] = 0
+    min_seconds: Annotated[int, Doc("Shortest time in this step, in seconds. Default: 0."), Limits(0, 2_592_000)] = 0
 
 
 @dataclass(frozen=True)
 class ErrorGate:
-    """Percentage of requests that may fail, in total and beyond what stable fails at the same time."""
+    """How many requests may fail."""
 
-    max_percent: float = 1.0
+    max_percent: Annotated[
+        float,
+        Doc(
+            "Percentage of requests that the candidate may fail more than stable does. Each step is certified for"
+            " the share of all users that it exposes. Default: 1."
+        ),
+        Limits(0.1, 50),
+    ] = 1.0
 
 
 @dataclass(frozen=True)
 class Gates:
-    """Every gate has a default, so that a rollout is never blind."""
+    """What is tested; every gate has a default, so that a rollout is never blind."""
 
-    errors: ErrorGate = field(default_factory=ErrorGate)
+    errors: Annotated[ErrorGate, Doc("The error rate, by a sequential test that may be looked at any time.")] = field(
+        default_factory=ErrorGate
+    )
 
 
 @dataclass(frozen=True)
 class Rollout:
     """How a new revision takes over."""
 
-    steps: tuple[Step, ...] = (Step(5), Step(25), Step(50))
-    gates: Gates = field(default_factory=Gates)
-    bake_seconds: int = 60
-    preparing_deadline_seconds: int = 300
-    on_no_evidence: OnNoEvidence = "Hold"
-    max_seconds: int = 3600
-    retry: str = ""
-    paused: bool = False
+    steps: Annotated[
+        tuple[Step, ...],
+        Doc("The shares that the candidate gets one after the other, before it gets all. Default: 5, 25, 50."),
+        Limits(1, 20),
+    ] = (Step(5), Step(25), Step(50))
+    gates: Annotated[Gates, Doc("What is tested, at every step and while baking.")] = field(default_factory=Gates)
+    bake_seconds: Annotated[
+        int,
+        Doc(
+            "How long the old version is kept warm, and the gates go on, after the new one has got all requests, in"
+            " seconds. Default: 60."
+        ),
+        Limits(0, 604_800),
+    ] = 60
+    preparing_deadline_seconds: Annotated[
+        int, Doc("How long a new version may take to become ready, in seconds. Default: 300."), Limits(10, 86_400)
+    ] = 300
+    on_no_evidence: Annotated[
+        OnNoEvidence,
+        Doc("What happens when maxSeconds have passed in a step without a verdict: Hold, Promote or RollBack."),
+    ] = "Hold"
+    max_seconds: Annotated[
+        int, Doc("How long a step waits for a verdict, in seconds. Default: 3600."), Limits(1, 2_592_000)
+    ] = 3600
+    retry: Annotated[
+        str, Doc("Change it to any other text to try a rejected version again. Default: empty."), Limits(maximum=63)
+    ] = ""
+    paused: Annotated[
+        bool, Doc("Stops increases of the candidate's share; repair, scaling and rollback go on. Default: false.")
+    ] = False
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.steps) || self.steps.all(s, s.weight >= 1 && s.weight <= 99)",
+            "spec.rollout.steps: a weight is from 1 to 99; all requests (100) come after the last step by themselves",
+            ".steps",
+        ),
+        Rule(
+            "!has(self.steps) || self.steps.all(s, self.steps.filter(t, t.weight == s.weight).size() == 1)"
+            " && self.steps.map(s, s.weight).isSorted()",
+            "spec.rollout.steps: weights must rise from step to step: type for example `steps: [{weight: 5}, {weight:"
+            " 25}, {weight: 50}]`",
+            ".steps",
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class RouterSpec:
     """The HAProxy router in front of the revisions."""
 
-    replicas: int = 1
+    replicas: Annotated[int, Doc("Number of router pods. Default: 1."), Limits(1, 100)] = 1
 
 
 @dataclass(frozen=True)
 class Traffic:
     """How requests reach the revisions."""
 
-    router: RouterSpec = field(default_factory=RouterSpec)
+    router: Annotated[RouterSpec, Doc("The router that draws which version answers a request.")] = field(
+        default_factory=RouterSpec
+    )
 
 
 @dataclass(frozen=True)
 class Spec:
     """The whole ``spec`` of an MLModel; only ``model.uri`` is required."""
 
-    model: ModelSource
-    serving: Serving = field(default_factory=Serving)
-    rollout: Rollout = field(default_factory=Rollout)
-    traffic: Traffic = field(default_factory=Traffic)
+    model: Annotated[ModelSource, Doc("What is served. A change here is a new revision and is rolled out.")]
+    serving: Annotated[Serving, Doc("How much capacity serves it.")] = field(default_factory=Serving)
+    rollout: Annotated[Rollout, Doc("How a new revision takes over. A change here starts no rollout.")] = field(
+        default_factory=Rollout
+    )
+    traffic: Annotated[Traffic, Doc("How requests reach the model.")] = field(default_factory=Traffic)
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.model)",
+            "spec.model is missing: say what to serve, for example `model: {uri: configmap://my-model-v1}`",
+        ),
+    )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-Slot = Literal["a", "b"]
+from ..api.status import Slot
+
 SERVER_PORT = 8080
 
 

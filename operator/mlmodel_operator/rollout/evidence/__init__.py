@@ -1,0 +1,1 @@
+"""Statistics on what the pods counted: pure, and with all state in a few floats."""

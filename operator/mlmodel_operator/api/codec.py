@@ -1,0 +1,225 @@
+"""Between the API's JSON and our frozen dataclasses: decode, encode and schema from one declaration.
+
+``from __future__ import annotations`` is in force in the declaring modules, so types are resolved by
+``typing.get_type_hints``; the result is cached per class because it is the slow part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from .schema import Doc, Limits, Quantity, Rule, Time
+
+T = TypeVar("T")
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+
+class DecodeError(ValueError):
+    """Data that does not fit the declared type; the text says where and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    name: str
+    wire: str
+    type: Any
+    doc: str
+    limits: Limits
+    default: Any
+    required: bool
+
+
+def camel(name: str) -> str:
+    """``min_requests`` → ``minRequests``."""
+    head, *tail = name.split("_")
+    return head + "".join(part.capitalize() for part in tail)
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[_Field, ...]:
+    hints = get_type_hints(cls, include_extras=True)
+    found = []
+    for item in dataclasses.fields(cls):
+        kind, doc, limits = hints[item.name], "", Limits()
+        if get_origin(kind) is Annotated:
+            kind, *extras = get_args(kind)
+            for extra in extras:
+                if isinstance(extra, Doc):
+                    doc = extra.text
+                elif isinstance(extra, Limits):
+                    limits = extra
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        default = None
+        if item.default is not dataclasses.MISSING:
+            default = item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        found.append(_Field(item.name, camel(item.name), kind, doc, limits, default, required))
+    return tuple(found)
+
+
+def _unwrap(kind: Any) -> Any:
+    """``X | None`` → ``X``."""
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = [arg for arg in get_args(kind) if arg is not type(None)]
+    return kind
+
+
+def decode(cls: type[T], data: Any, path: str = "") -> T:
+    """Builds ``cls`` from JSON data; unknown keys are ignored, absent and null ones take their defaults.
+
+    Raises DecodeError with the path of the first value that does not fit.
+    """
+    if not isinstance(data, Mapping):
+        raise DecodeError(f"{path or cls.__name__} must be an object")
+    values = {}
+    declared: Any = cls  # a type variable is not Hashable in mypy's eyes
+    for item in _fields(declared):
+        where = f"{path}.{item.wire}" if path else item.wire
+        value = data.get(item.wire)
+        if value is None:
+            if item.required:
+                raise DecodeError(f"{where} is missing")
+            continue
+        values[item.name] = _decode(_unwrap(item.type), value, where)
+    return cls(**values)
+
+
+def _decode(kind: Any, value: Any, path: str) -> Any:
+    origin = get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return decode(kind, value, path)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise DecodeError(f"{path} must be a list")
+        inner = get_args(kind)[0]
+        return tuple(_decode(inner, item, f"{path}[{index}]") for index, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise DecodeError(f"{path} must be an object")
+        inner = get_args(kind)[1]
+        return {str(key): _decode(inner, item, f"{path}.{key}") for key, item in value.items()}
+    if origin is Literal:
+        if value not in get_args(kind):
+            raise DecodeError(f"{path} must be one of {', '.join(map(str, get_args(kind)))}")
+        return value
+    if kind is Time:
+        return parse_time(value, path)
+    if kind is Quantity:
+        return Quantity(str(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DecodeError(f"{path} must be of type {kind.__name__}")
+    return value
+
+
+def encode(value: Any) -> Any:
+    """JSON data of a dataclass tree; None, empty strings, lists and maps are left out of objects."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        result = {}
+        for item in _fields(type(value)):
+            held = getattr(value, item.name)
+            if held is None or held == "" or held == () or held == {}:
+                continue
+            result[item.wire] = format_time(held) if _unwrap(item.type) is Time else encode(held)
+        return result
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return value
+
+
+def format_time(seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds, ``2026-01-31T12:00:00.250Z``."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: Any, path: str = "time") -> Time:
+    """The inverse of ``format_time``; any RFC 3339 time is read."""
+    try:
+        return Time(datetime.fromisoformat(text).timestamp())
+    except (TypeError, ValueError):
+        raise DecodeError(f"{path} must be an RFC 3339 time such as 2026-01-31T12:00:00Z") from None
+
+
+def schema(cls: type, *, with_rules: bool = True) -> dict[str, Any]:
+    """The structural OpenAPI schema of a dataclass, with its CEL rules.
+
+    A field that a rule of its class names with ``has(self.FIELD)`` alone is left to that rule, whose message is kinder
+    than the API server's own. Without rules (for status, which only the operator writes) it is required plainly.
+    """
+    rules: tuple[Rule, ...] = getattr(cls, "rules", ()) if with_rules else ()
+    kindly = {rule.rule for rule in rules}
+    properties = {}
+    required = []
+    for item in _fields(cls):
+        properties[item.wire] = _schema(_unwrap(item.type), item.limits, with_rules) | (
+            {"description": item.doc} if item.doc else {}
+        )
+        if item.required and f"has(self.{item.wire})" not in kindly:
+            required.append(item.wire)
+    doc = (cls.__doc__ or "").strip().split("\n\n")[0]
+    result: dict[str, Any] = {"type": "object", "description": " ".join(doc.split()), "properties": properties}
+    if required:
+        result["required"] = required
+    if rules:
+        result["x-kubernetes-validations"] = [
+            {"rule": rule.rule, "message": rule.message} | ({"fieldPath": rule.field_path} if rule.field_path else {})
+            for rule in rules
+        ]
+    return result
+
+
+def _number(value: float) -> float:
+    return int(value) if math.floor(value) == value else value
+
+
+def _schema(kind: Any, limits: Limits, with_rules: bool) -> dict[str, Any]:
+    origin = get_origin(kind)
+
+    def bounded(low: str, high: str) -> dict[str, Any]:
+        bounds = {}
+        if limits.minimum is not None:
+            bounds[low] = _number(limits.minimum)
+        if limits.maximum is not None:
+            bounds[high] = _number(limits.maximum)
+        return bounds
+
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return schema(kind, with_rules=with_rules)
+    if origin is tuple:
+        return {
+            "type": "array",
+            "items": _schema(get_args(kind)[0], Limits(), with_rules),
+            "x-kubernetes-list-type": "atomic",
+        } | bounded("minItems", "maxItems")
+    if origin is not None and origin is not Literal and issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": _schema(get_args(kind)[1], Limits(), with_rules)} | bounded(
+            "minProperties", "maxProperties"
+        )
+    if origin is Literal:
+        return {"type": "string", "enum": list(get_args(kind))}
+    if kind is Time:
+        return {"type": "string", "format": "date-time"}
+    if kind is Quantity:
+        return {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": QUANTITY_PATTERN,
+            "maxLength": 32,
+        }
+    if kind is bool:
+        return {"type": "boolean"}
+    if kind is int:
+        return {"type": "integer", "format": "int64"} | bounded("minimum", "maximum")
+    if kind is float:
+        return {"type": "number"} | bounded("minimum", "maximum")
+    return {"type": "string"} | bounded("minLength", "maxLength")

@@ -1,0 +1,106 @@
+"""The CustomResourceDefinition, generated from the API types.
+
+``python -m mlmodel_operator.api.crd > crds/mlmodels.yaml`` writes it; `make check` fails when the file differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import yaml
+
+from .codec import schema
+from .schema import Doc
+from .status import Status
+from .types import GROUP, KIND, MAX_NAME, PLURAL, VERSION, Spec
+
+_HEADER = "# Generated from operator/mlmodel_operator/api by `make generate`. Do not edit.\n"
+
+_COLUMNS = (
+    ("Phase", "string", ".status.phase", "Where the rollout is.", 0),
+    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether the spec is what is served.", 0),
+    ("Stable", "string", ".status.stable.version", "The version that answers.", 0),
+    ("Candidate", "string", ".status.candidate.version", "The version on its way in.", 0),
+    ("Weight", "integer", ".status.candidate.weight", "Percentage of requests that the candidate gets.", 0),
+    ("Replicas", "string", ".status.replicas", "Ready and wanted pods of stable.", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not.", 1),
+    ("Digest", "string", ".status.stable.digest", "Digest of the model that answers.", 1),
+    ("URL", "string", ".status.url", "Where the model answers.", 1),
+)
+
+
+@dataclass(frozen=True)
+class _Root:
+    """A machine-learning model that is served, and whose new versions are rolled out by canary on evidence."""
+
+    spec: Annotated[Spec, Doc("What is wanted.")]
+
+
+def crd() -> dict[str, Any]:
+    """The CustomResourceDefinition as a JSON object."""
+    root = schema(_Root)
+    root["properties"]["status"] = schema(Status, with_rules=False)
+    root["properties"] = {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+        **root["properties"],
+    }
+    # The status is as open as its writer is trusted; only conditions follow the standard's list type, so that other
+    # tools may apply one of their own.
+    root["properties"]["status"]["properties"]["conditions"] |= {
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    }
+    root["x-kubernetes-validations"] = [
+        {
+            "rule": f"self.metadata.name.size() <= {MAX_NAME}"
+            " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "message": "metadata.name must start with a letter, have only lower-case letters, digits and `-`, and at"
+            f" most {MAX_NAME} characters, because it names the Service: type for example `name: fraud`",
+        }
+    ]
+    columns = [
+        {"name": name, "type": kind, "jsonPath": path}
+        | ({"description": text} if text else {})
+        | ({"priority": priority} if priority else {})
+        for name, kind, path, text, priority in _COLUMNS
+    ]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}", "labels": {"app.kubernetes.io/part-of": "mlmodel"}},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["mlm"],
+                "categories": ["all"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                    "schema": {"openAPIV3Schema": root},
+                }
+            ],
+        },
+    }
+
+
+def text() -> str:
+    """The CustomResourceDefinition as YAML, as committed in ``crds/``."""
+    return _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120)
+
+
+if __name__ == "__main__":
+    print(text(), end="")

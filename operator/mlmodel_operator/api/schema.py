@@ -1,0 +1,36 @@
+"""What a field may carry beside its type, so that one declaration gives parsing, the CRD and its documentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NewType
+
+Time = NewType("Time", float)
+"""Seconds since the epoch here, RFC 3339 in UTC on the wire."""
+
+Quantity = NewType("Quantity", str)
+"""A Kubernetes quantity as the user wrote it (``500m``, ``512Mi``); integers are accepted on the wire."""
+
+
+@dataclass(frozen=True)
+class Doc:
+    """The sentence that ``kubectl explain`` shows: what it is, its unit, its default."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a field: numbers for numbers, length for strings, items for lists, properties for maps."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A CEL rule on an object; ``message`` says what to type instead."""
+
+    rule: str
+    message: str
+    field_path: str = ""

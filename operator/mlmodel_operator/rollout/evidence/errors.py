@@ -1,0 +1,174 @@
+"""The error gate: sequential tests on counts that stay valid however often they are looked at.
+
+Each test is an e-process: the likelihood ratio of a mixture of alternatives against the hypothesis, multiplied up block
+by block. Under the hypothesis it exceeds K with probability at most 1/K over the whole rollout (Ville's inequality),
+so looking every second costs nothing. See docs/explanation/evidence.md for the derivation and the measured rates.
+
+* **Absolute**: the candidate's rate of server errors is at most the limit, or stable's own rate if that is higher.
+* **Relative**: the candidate's share of all errors is its share of the requests. What both versions suffer in the same
+  block (a broken feature store, say) cancels. This one sees client errors too: a version that refuses what stable
+  accepts is broken, though it says 400.
+* **Certification**: the candidate's rate of server errors is at least the limit scaled to the exposure. Rejecting
+  *this* hypothesis is what lets the weight rise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ...api.status import Ledger, Tally
+
+DECISIVE = 1000.0
+"""Evidence at which a decision is taken: the chance of a wrong one is at most one in a thousand per test."""
+
+RISK_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0)
+_EXCESS = (0.01, 0.04, 0.1, 0.2, 0.5, 0.98)
+"""Alternatives of the absolute test, as the part of the way from the limit to certain failure. With 0.98 two failures
+of two requests are decisive at a limit of 1 %."""
+
+_BETTER = ((0.0, 0.8), (0.25, 0.1), (0.5, 0.1))
+"""Alternatives of the certification, as part of the limit, with their prior mass: most candidates make no error."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What both sides did in the same stretch of time."""
+
+    candidate: Tally = field(default_factory=Tally)
+    stable: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Evidence against the candidate, and which test holds it."""
+
+    against: float
+    reason: str
+    message: str
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the candidate has to go."""
+        return self.against >= DECISIVE
+
+
+def add(left: Tally, right: Tally) -> Tally:
+    """The sum of two tallies."""
+    return Tally(left.requests + right.requests, left.client_errors + right.client_errors, left.failed + right.failed)
+
+
+def _mean_exp(logs: tuple[float, ...]) -> float:
+    """The evidence of a uniform mixture; capped, since what is decisive need not be exact and must stay finite."""
+    top = max(logs, default=0.0)
+    return math.exp(min(top + math.log(sum(math.exp(x - top) for x in logs) / len(logs)), 200.0)) if logs else 1.0
+
+
+def _rate(tally: Tally) -> float:
+    return tally.failed / tally.requests if tally.requests else 0.0
+
+
+def update(ledger: Ledger, block: Block, *, max_percent: float, stable_before: Tally) -> Ledger:
+    """The ledger after one more block.
+
+    ``stable_before`` is what stable had done before the block: the hypothesis must be fixed before the data are seen.
+    """
+    limit = min(max(max_percent / 100.0, _rate(stable_before)), 0.99)
+    n, k = block.candidate.requests, min(block.candidate.failed, block.candidate.requests)
+    absolute = ledger.absolute or (0.0,) * len(_EXCESS)
+    alternatives = tuple(limit + (1.0 - limit) * excess for excess in _EXCESS)
+    absolute = tuple(
+        log + k * math.log(p / limit) + (n - k) * math.log((1.0 - p) / (1.0 - limit))
+        for log, p in zip(absolute, alternatives, strict=True)
+    )
+
+    relative = ledger.relative or (0.0,) * len(RISK_RATIOS)
+    total = block.candidate.requests + block.stable.requests
+    if block.candidate.requests and block.stable.requests:
+        share = block.candidate.requests / total
+        own = block.candidate.failed + block.candidate.client_errors
+        others = block.stable.failed + block.stable.client_errors
+        relative = tuple(
+            log + own * math.log(ratio) - (own + others) * math.log1p(share * (ratio - 1.0))
+            for log, ratio in zip(relative, RISK_RATIOS, strict=True)
+        )
+    return Ledger(absolute, relative)
+
+
+def rounded(ledger: Ledger) -> Ledger:
+    """The ledger as it is kept: six digits are plenty for a decision at 1000, and status stays small."""
+    return Ledger(tuple(round(log, 6) for log in ledger.absolute), tuple(round(log, 6) for log in ledger.relative))
+
+
+def judge(ledger: Ledger, candidate: Tally, stable: Tally, *, max_percent: float) -> Verdict:
+    """What the ledger holds against the candidate, in words with figures.
+
+    The relative test is heard only when the excess that was observed is above the limit: with enough requests even a
+    harmless difference is certain, and certainty is not harm.
+    """
+    absolute = _mean_exp(ledger.absolute)
+    errors = candidate.failed + candidate.client_errors
+    stable_errors = stable.failed + stable.client_errors
+    rate = errors / candidate.requests if candidate.requests else 0.0
+    stable_rate = stable_errors / stable.requests if stable.requests else 0.0
+    relative = _mean_exp(ledger.relative) if 100.0 * (rate - stable_rate) > max_percent else 1.0
+    if absolute >= relative:
+        return Verdict(
+            absolute,
+            "ErrorRate",
+            f"{candidate.failed} of {candidate.requests} requests failed, and at most {max_percent:g} % may",
+        )
+    return Verdict(
+        relative,
+        "ErrorRateAboveStable",
+        f"{errors} of {candidate.requests} requests were answered with an error, and {stable_errors} of"
+        f" {stable.requests} by stable in the same time",
+    )
+
+
+def limit_for(weight: int, *, max_percent: float, stable: Tally) -> float:
+    """The error rate (0 to 1) below which the candidate must be proven to be before it gets ``weight`` percent.
+
+    The exposure is what counts: at 25 % of the requests a candidate that fails 4 % of its own makes 1 % of all fail.
+    """
+    return min(_rate(stable) + max_percent / max(weight, 1), 0.5)
+
+
+def certified(candidate: Tally, limit: float) -> bool:
+    """Whether it is proven that the candidate fails less than ``limit`` (0 to 1) of its requests."""
+    n, k = candidate.requests, candidate.failed
+    evidence = 0.0
+    for part, mass in _BETTER:
+        if part == 0.0:
+            log = -math.inf if k else -n * math.log1p(-limit)
+        else:
+            p = part * limit
+            log = k * math.log(part) + (n - k) * (math.log1p(-p) - math.log1p(-limit))
+        evidence += mass * math.exp(min(log, 200.0))
+    return evidence >= DECISIVE
+
+
+def missing_requests(candidate: Tally, limit: float) -> int:
+    """How many more requests without a failure would certify ``limit``; 0 when it is."""
+    low, high = 0, 1
+    while not certified(add(candidate, Tally(high)), limit):
+        low, high = high, high * 2
+        if high > 10_000_000:
+            return high
+    if certified(candidate, limit):
+        return 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certified(add(candidate, Tally(middle)), limit) else (middle, high)
+    return high
+
+
+def certified_percent(candidate: Tally) -> float | None:
+    """The lowest error rate, in percent to two digits, that is proven not to be reached; None when none is."""
+    if not certified(candidate, 0.5):
+        return None
+    low, high = 0.0, 0.5
+    while high - low > 0.00005:
+        middle = (low + high) / 2
+        low, high = (low, middle) if certified(candidate, middle) else (middle, high)
+    return round(100.0 * high, 2)
