@@ -1,0 +1,371 @@
+"""The one way to the API server: plain dicts in and out, every failure an ``ApiError``.
+
+``kubernetes.aio`` carries the requests (configuration, TLS, token refresh); its typed models are never loaded. Its
+``call_api`` takes a URL, headers and a JSON body and hands back the raw aiohttp response, which suits the patch content
+types and the streaming watch alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import config as kubernetes_config
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address
+
+REQUEST_SECONDS = 15.0
+LIST_SECONDS = 60.0
+CONNECT_SECONDS = 5.0
+PAGE = 500
+# The server ends a watch after this long (jittered, so that the watches of all kinds do not end together), and says
+# something at least every 60 to 75 s in between: a bookmark. Silence for longer means that the connection is dead.
+WATCH_SECONDS = 290
+SILENCE_SECONDS = 90.0
+
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_RETRYABLE = frozenset({0, 408, 429, 500, 502, 503, 504})
+
+
+class ApiError(Exception):
+    """A call that failed. ``status`` is the HTTP status, 0 when no answer came (``reason`` is then ``Unreachable``)."""
+
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(f"{reason or status}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def not_found(self) -> bool:
+        """There is no such object (or kind)."""
+        return self.status == 404
+
+    @property
+    def conflict(self) -> bool:
+        """A precondition does not hold, or the name is taken: read again, then decide again."""
+        return self.status == 409
+
+    @property
+    def gone(self) -> bool:
+        """The resourceVersion is too old to watch or page from: list again."""
+        return self.status == 410
+
+    @property
+    def forbidden(self) -> bool:
+        """The operator's role does not allow it, or an admission policy refuses it."""
+        return self.status == 403
+
+    @property
+    def invalid(self) -> bool:
+        """The API server does not accept the body: repeating it changes nothing."""
+        return self.status in (400, 422)
+
+    @property
+    def retryable(self) -> bool:
+        """The same call may well succeed a little later."""
+        return self.status in _RETRYABLE
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    """One event of a watch: ``ADDED``, ``MODIFIED``, ``DELETED`` or ``BOOKMARK`` (whose body is only metadata)."""
+
+    type: str
+    body: Body
+
+
+class Api(Protocol):
+    """What the operator asks of an API server. Every call raises ApiError when it fails."""
+
+    async def get(self, r: Resource, namespace: str, name: str) -> Body:
+        """One object."""
+        ...
+
+    async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
+        """All objects, and the resourceVersion at which that was so."""
+        ...
+
+    def watch(
+        self,
+        r: Resource,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """What changed after ``resource_version``, until the server ends the stream; ApiError(410) when too old."""
+        ...
+
+    async def apply(self, r: Resource, body: Body, manager: str) -> Body:
+        """Server-side apply of the whole intent, taking over fields that others own."""
+        ...
+
+    async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
+        """JSON merge patch; with ``metadata.resourceVersion`` in it, a conflict when that is stale."""
+        ...
+
+    async def replace_status(self, r: Resource, body: Body) -> Body:
+        """Put ``status``; a conflict when the body's resourceVersion is stale."""
+        ...
+
+    async def create(self, r: Resource, body: Body) -> Body:
+        """Create; a conflict when the name is taken."""
+        ...
+
+    async def delete(
+        self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
+    ) -> None:
+        """Delete exactly the object with this UID (and resourceVersion); one that is gone already is fine."""
+        ...
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How to reach the API server, for another client in the same process. ``authorization`` is the whole header."""
+
+    server: str
+    ca_path: str | None
+    certificate_path: str | None
+    key_path: str | None
+    insecure: bool
+    proxy: str | None
+    authorization: str | None
+
+
+Observer = Callable[[str, Resource, int], None]
+
+
+def _ignore(*_: object) -> None:
+    """For who is not interested."""
+
+
+class KubeApi:
+    """The Api over HTTP. ``observe(verb, resource, status)`` is called after each request (for metrics)."""
+
+    def __init__(self, configuration: Configuration, user_agent: str, observe: Observer | None = None) -> None:
+        # No proxies from the environment: the API server is inside the cluster, and kopf does not use them either, so
+        # both always take the same way. A kubeconfig's proxy-url is honoured.
+        configuration.client_session_kwargs = {"trust_env": False}
+        self._configuration = configuration
+        self._client = ApiClient(configuration)
+        self._user_agent = user_agent
+        self._observe = observe or _ignore
+
+    @classmethod
+    async def connect(cls, user_agent: str, observe: Observer | None = None) -> KubeApi:
+        """Read the configuration as kubectl does: ``KUBECONFIG``, else the pod's service account, else ~/.kube/config.
+
+        Raises ConnectionError with one sentence when there is none. No request is made.
+        """
+        configuration = Configuration()
+        try:
+            kubeconfig = _kubeconfig()
+            if kubeconfig is None:
+                kubernetes_config.load_incluster_config(client_configuration=configuration)
+            else:
+                await kubernetes_config.load_kube_config(
+                    config_file=kubeconfig, client_configuration=configuration, persist_config=False
+                )
+        except (kubernetes_config.ConfigException, OSError, KeyError, TypeError, ValueError) as error:
+            raise ConnectionError(
+                f"no way to an API server ({error}): run this in a pod with a service account, or set KUBECONFIG"
+            ) from error
+        return cls(configuration, user_agent, observe)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def credentials(self) -> Credentials:
+        """The connection in use, with the present token."""
+        auth = await self._configuration.auth_settings()
+        return Credentials(
+            server=self._configuration.host,
+            ca_path=self._configuration.ssl_ca_cert,
+            certificate_path=self._configuration.cert_file,
+            key_path=self._configuration.key_file,
+            insecure=not self._configuration.verify_ssl,
+            proxy=self._configuration.proxy,
+            authorization=auth["BearerToken"]["value"] if "BearerToken" in auth else None,
+        )
+
+    async def get(self, r: Resource, namespace: str, name: str) -> Body:
+        """See Api."""
+        return await self._call("get", r, "GET", r.path(namespace, name))
+
+    async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
+        """See Api. The pages are one consistent snapshot; when it expires between two pages, that is ApiError(410)."""
+        items: Bodies = []
+        query = {"limit": str(PAGE), "labelSelector": label_selector}
+        while True:
+            page = await self._call("list", r, "GET", r.path(namespace), query, seconds=LIST_SECONDS)
+            # Items of built-in kinds come without these two; bodies look the same here wherever they come from.
+            items += [{"apiVersion": r.api_version, "kind": r.kind, **item} for item in page.get("items") or []]
+            more = page["metadata"].get("continue")
+            if not more:
+                return items, str(page["metadata"]["resourceVersion"])
+            query["continue"] = more
+
+    async def watch(
+        self,
+        r: Resource,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """See Api. Close it (``contextlib.aclosing``) when leaving before its end."""
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(round(WATCH_SECONDS * random.uniform(0.8, 1.0))),  # noqa: S311 - not a secret
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+        }
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+        async with self._request("watch", r, "GET", r.path(namespace), query, limits=limits) as response:
+            # Lines are cut here and not by readline(), whose limit is below the size of the largest objects.
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line:
+                        yield _watch_event(line)
+
+    async def apply(self, r: Resource, body: Body, manager: str) -> Body:
+        """See Api."""
+        namespace, name = address(body)
+        query = {"fieldManager": manager, "force": "true"}
+        kind = "application/apply-patch+yaml"
+        return await self._call("apply", r, "PATCH", r.path(namespace, name), query, body, kind)
+
+    async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
+        """See Api."""
+        kind = "application/merge-patch+json"
+        return await self._call("patch", r, "PATCH", r.path(namespace, name, subresource), {}, body, kind)
+
+    async def replace_status(self, r: Resource, body: Body) -> Body:
+        """See Api."""
+        return await self._call("update", r, "PUT", r.path(*address(body), "status"), {}, body)
+
+    async def create(self, r: Resource, body: Body) -> Body:
+        """See Api."""
+        return await self._call("create", r, "POST", r.path(address(body)[0]), {}, body)
+
+    async def delete(
+        self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
+    ) -> None:
+        """See Api. Children of the object are removed by the garbage collector afterwards."""
+        preconditions = {"uid": uid}
+        if resource_version is not None:
+            preconditions["resourceVersion"] = resource_version
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": preconditions,
+        }
+        try:
+            await self._call("delete", r, "DELETE", r.path(namespace, name), {}, options)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+
+    async def _call(
+        self,
+        verb: str,
+        r: Resource,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Body | None = None,
+        content_type: str = "application/json",
+        seconds: float = REQUEST_SECONDS,
+    ) -> Body:
+        limits = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        async with self._request(verb, r, method, path, query, body, content_type, limits) as response:
+            found: Body = json.loads(await response.read())
+            return found
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        verb: str,
+        r: Resource,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: Body | None = None,
+        content_type: str = "application/json",
+        limits: aiohttp.ClientTimeout | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response below 400, released at the end; everything that can go wrong on the way is an ApiError."""
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": self._user_agent}
+        url = self._configuration.host + path
+        if query := {key: value for key, value in (query or {}).items() if value}:
+            url += "?" + urlencode(query)
+        status = 0
+        try:
+            await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+            answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
+            response: aiohttp.ClientResponse = answer.response
+            async with response:
+                status = response.status
+                if status >= 400:
+                    raise _error_of(status, await response.read(), response.headers.get("Retry-After"))
+                yield response
+        except TimeoutError as error:  # before OSError, its parent; aiohttp's timeouts are TimeoutErrors too
+            status = 0
+            raise ApiError(0, "Unreachable", f"no answer in time to {method} {path}") from error
+        except (aiohttp.ClientError, OSError, kubernetes_config.ConfigException) as error:
+            status = 0
+            raise ApiError(0, "Unreachable", f"{error or type(error).__name__}") from error
+        except json.JSONDecodeError as error:
+            status = 0
+            raise ApiError(0, "Unreachable", f"{method} {path} was answered with something that is not JSON") from error
+        finally:
+            self._observe(verb, r, status)
+
+
+def _kubeconfig() -> str | None:
+    """The kubeconfig file to read, None for the pod's service account."""
+    chosen = os.environ.get("KUBECONFIG")
+    if not chosen and _SERVICE_ACCOUNT_TOKEN.exists():
+        return None
+    return chosen or str(Path("~/.kube/config").expanduser())
+
+
+def _watch_event(line: bytes) -> WatchEvent:
+    event = json.loads(line)
+    body: Body = event["object"]
+    if event["type"] == "ERROR":
+        raise _error_of_status(int(body.get("code") or 500), body)
+    return WatchEvent(str(event["type"]), body)
+
+
+def _error_of(status: int, content: bytes, retry_after: str | None) -> ApiError:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):  # a proxy's page, or an API server that has not started yet
+        body = {"message": content[:200].decode(errors="replace").strip()}
+    return _error_of_status(status, body, retry_after)
+
+
+def _error_of_status(status: int, body: dict[str, Any], retry_after: str | None = None) -> ApiError:
+    seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    return ApiError(status, str(body.get("reason") or ""), str(body.get("message") or f"HTTP {status}"), seconds)

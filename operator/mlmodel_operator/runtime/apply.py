@@ -1,0 +1,161 @@
+"""Writes an intent when, and only when, the cluster differs from it.
+
+An apply that changes nothing is still a request, may still move the resourceVersion, and would be repeated at every
+event: a converged operator must write nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mlmodel_operator.runtime.api import Api, ApiError
+from mlmodel_operator.runtime.resource import (
+    Body,
+    Resource,
+    address,
+    controller_of,
+    metadata,
+    resource_version,
+    uid,
+)
+from mlmodel_operator.runtime.store import Store
+
+
+class NotOurs(Exception):
+    """An object of that name exists, and another owner (or nobody) controls it; it is left alone.
+
+    ``outdated`` is True when it belongs to a former owner of the same name: the garbage collector is about to remove
+    it, so trying again soon is right.
+    """
+
+    def __init__(self, r: Resource, body: Body, *, outdated: bool) -> None:
+        namespace, name = address(body)
+        what = f"{r.kind} {namespace}/{name}"
+        owner = controller_of(body)
+        if outdated:
+            message = (
+                f"{what} still belongs to a deleted {owner and owner.get('kind')} of the same name; it is removed soon"
+            )
+        elif owner:
+            message = f"{what} belongs to {owner.get('kind')} {owner.get('name')}: delete it, or choose another name"
+        else:
+            message = f"{what} exists and was not made by this operator: delete it, or choose another name"
+        super().__init__(message)
+        self.message = message
+        self.outdated = outdated
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """What was last written, and what the server made of the fields in it (it fills in, and normalises, values)."""
+
+    uid: str
+    intent: str
+    outcome: str
+
+
+class Applier:
+    """Server-side apply of whole intents, skipped when nothing would change.
+
+    The comparison is over the fields of the intent, as the server answered when they were last applied: a drift of any
+    of them, labels and annotations included, is written again; fields of others (an autoscaler's ``replicas``) are not
+    looked at. ``hash_annotation`` names an annotation in which each object carries the hash of its intent, so that after
+    a restart an object that still equals its intent needs no write either.
+    """
+
+    def __init__(self, api: Api, store: Store, hash_annotation: str) -> None:
+        self._api = api
+        self._store = store
+        self._hash_annotation = hash_annotation
+        self._applied: dict[tuple[Resource, str, str], _Applied] = {}
+
+    async def apply(self, r: Resource, body: Body, manager: str = "mlmodel-operator") -> Body:
+        """Make the object as ``body`` says, and return it as it now is (shared with the store: read only).
+
+        Raises NotOurs instead of touching an object of another controller, and ApiError. An object that is being
+        deleted is returned as it is; when it is gone, its deletion event leads back here.
+        """
+        namespace, name = address(body)
+        intent_hash = _hash(body)
+        intent = _with_annotation(body, self._hash_annotation, intent_hash)
+        live = self._store.get(r, namespace, name)
+        if live is None:
+            # Not seen is not the same as not there: it may lack the label by which we watch.
+            live = await self._read(r, namespace, name)
+        if live is not None:
+            _refuse_if_not_ours(r, intent, live)
+            if metadata(live).get("deletionTimestamp") or self._is_current(r, intent, intent_hash, live):
+                return live
+            # With the UID, an object that was replaced by somebody else's in this moment is a conflict, not a take-over.
+            intent = {**intent, "metadata": {**intent["metadata"], "uid": uid(live)}}
+        written = await self._api.apply(r, intent, manager)
+        self._remember(r, written, intent_hash, intent)
+        self._store.put(r, written)
+        return self._store.get(r, namespace, name) or written
+
+    async def delete(self, r: Resource, body: Body) -> None:
+        """Delete exactly the object that ``body`` (from the store) describes. ApiError.conflict if it has changed."""
+        namespace, name = address(body)
+        await self._api.delete(r, namespace, name, uid(body), resource_version(body))
+        self._applied.pop((r, namespace, name), None)
+        self._store.remove(r, body)
+
+    def forget(self, namespace: str, names: set[str]) -> None:
+        """Drop what is remembered of objects that are gone for good."""
+        for key in [key for key in self._applied if key[1] == namespace and key[2] in names]:
+            del self._applied[key]
+
+    async def _read(self, r: Resource, namespace: str, name: str) -> Body | None:
+        try:
+            return await self._api.get(r, namespace, name)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+    def _is_current(self, r: Resource, intent: Body, intent_hash: str, live: Body) -> bool:
+        key = (r, *address(live))
+        applied = self._applied.get(key)
+        if applied is not None and applied.uid == uid(live):
+            return applied.intent == intent_hash and applied.outcome == _hash(_project(live, intent))
+        # After a restart: the annotation says that exactly this intent was the last one applied (so no field of an
+        # older one is left over), and the fields that it sets are as it sets them.
+        annotations = metadata(live).get("annotations") or {}
+        if annotations.get(self._hash_annotation) == intent_hash and _project(live, intent) == intent:
+            self._remember(r, live, intent_hash, intent)
+            return True
+        return False
+
+    def _remember(self, r: Resource, live: Body, intent_hash: str, intent: Body) -> None:
+        self._applied[(r, *address(live))] = _Applied(uid(live), intent_hash, _hash(_project(live, intent)))
+
+
+def _refuse_if_not_ours(r: Resource, intent: Body, live: Body) -> None:
+    wanted, found = controller_of(intent), controller_of(live)
+    if (wanted or {}).get("uid") == (found or {}).get("uid"):
+        return
+    outdated = bool(
+        wanted and found and (wanted.get("kind"), wanted.get("name")) == (found.get("kind"), found.get("name"))
+    )
+    raise NotOurs(r, live, outdated=outdated)
+
+
+def _project(live: Any, intent: Any) -> Any:
+    """``live`` reduced to the fields that ``intent`` sets. Lists of another length are taken whole: something differs."""
+    if isinstance(intent, dict) and isinstance(live, dict):
+        return {key: _project(live.get(key), value) for key, value in intent.items()}
+    if isinstance(intent, list) and isinstance(live, list) and len(intent) == len(live):
+        return [_project(there, here) for there, here in zip(live, intent, strict=True)]
+    return live
+
+
+def _with_annotation(body: Body, key: str, value: str) -> Body:
+    meta = metadata(body)
+    return {**body, "metadata": {**meta, "annotations": {**(meta.get("annotations") or {}), key: value}}}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

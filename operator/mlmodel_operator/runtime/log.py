@@ -1,0 +1,37 @@
+"""One line per message on stderr, as ``key=value`` pairs that both people and log collectors read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from mlmodel_operator.runtime.workers import current_key
+
+
+class LineFormatter(logging.Formatter):
+    """``time=… level=… model=NAMESPACE/NAME msg="…"``; a traceback stays in the line, escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        stamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        fields = [f"time={stamp}", f"level={record.levelname.lower()}", f"from={record.name}"]
+        key = current_key.get()
+        if key is not None:
+            fields.append(f"model={key[0]}/{key[1]}")
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        fields.append(f"msg={json.dumps(message, ensure_ascii=False)}")
+        return " ".join(fields)
+
+
+def configure(level: str) -> None:
+    """Send everything from ``level`` (``DEBUG`` … ``ERROR``) to stderr; libraries only from WARNING."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("mlmodel_operator").setLevel(level)

@@ -1,0 +1,84 @@
+"""Takes keys from the queue and reconciles them, whatever a reconcile does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.apply import NotOurs
+from mlmodel_operator.runtime.clock import Clock
+from mlmodel_operator.runtime.health import Heartbeats
+from mlmodel_operator.runtime.metrics import Metrics
+from mlmodel_operator.runtime.queue import QueueClosed, WorkQueue
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # (namespace, name)
+Reconcile = Callable[[Key], Awaitable[float | None]]
+
+RECONCILE_SECONDS = 60.0
+current_key: ContextVar[Key | None] = ContextVar("current_key", default=None)
+
+
+class Workers:
+    """Any number of ``run`` over one queue. Only one reconcile of a key is in progress at a time (the queue's doing)."""
+
+    def __init__(
+        self,
+        queue: WorkQueue[Key],
+        reconcile: Reconcile,
+        clock: Clock,
+        metrics: Metrics,
+        heartbeats: Heartbeats,
+    ) -> None:
+        self._queue = queue
+        self._reconcile = reconcile
+        self._clock = clock
+        self._metrics = metrics
+        self._heartbeats = heartbeats
+
+    async def run(self, name: str) -> None:
+        """Work until the queue is closed; a reconcile in progress is finished first."""
+        while True:
+            try:
+                key = await self._queue.get()
+            except QueueClosed:
+                return
+            self._heartbeats.beat(name, 2 * RECONCILE_SECONDS)
+            token = current_key.set(key)
+            started = self._clock.monotonic()
+            try:
+                outcome = await self._work(key)
+                self._metrics.reconciles.labels(outcome).inc()
+                self._metrics.reconcile_seconds.observe(self._clock.monotonic() - started)
+            finally:
+                self._queue.done(key)
+                self._heartbeats.rest(name)
+                current_key.reset(token)
+
+    async def _work(self, key: Key) -> str:
+        try:
+            async with asyncio.timeout(RECONCILE_SECONDS):
+                again = await self._reconcile(key)
+        except ApiError as error:
+            delay = self._queue.retry(key, error.retry_after or 0.0)
+            if error.conflict:  # somebody wrote in between: normal, and the next look sees it
+                logger.debug("%s; again in %.1f s", error, delay)
+                return "conflict"
+            logger.warning("%s; again in %.1f s", error, delay)
+            return "refused"
+        except NotOurs as error:
+            delay = self._queue.retry(key)
+            logger.warning("%s; again in %.1f s", error, delay)
+            return "refused"
+        except Exception:  # a bug of one model must not stop the others
+            delay = self._queue.retry(key)
+            logger.exception("The reconcile failed; again in %.1f s", delay)
+            return "error"
+        self._queue.forget(key)
+        if again is not None:
+            self._queue.add_after(key, again)
+        return "ok"
