@@ -154,17 +154,17 @@ def _ignore(*_: object) -> None:
 class KubeApi:
     """The Api over HTTP. ``observe(verb, resource, status)`` is called after each request (for metrics)."""
 
-    def __init__(self, configuration: Configuration, user_agent: str, observe: Observer | None = None) -> None:
+    def __init__(self, configuration: Configuration, user_agent: str, observe: Observer = _ignore) -> None:
         # No proxies from the environment: the API server is inside the cluster, and kopf does not use them either, so
         # both always take the same way. A kubeconfig's proxy-url is honoured.
         configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._client = ApiClient(configuration)
         self._user_agent = user_agent
-        self._observe = observe or _ignore
+        self._observe = observe
 
     @classmethod
-    async def connect(cls, user_agent: str, observe: Observer | None = None) -> KubeApi:
+    async def connect(cls, user_agent: str, observe: Observer = _ignore) -> KubeApi:
         """Read the configuration as kubectl does: ``KUBECONFIG``, else the pod's service account, else ~/.kube/config.
 
         Raises ConnectionError with one sentence when there is none. No request is made.

@@ -36,9 +36,7 @@ class NotOurs(Exception):
         what = f"{r.kind} {namespace}/{name}"
         owner = controller_of(body)
         if outdated:
-            message = (
-                f"{what} still belongs to a deleted {owner and owner.get('kind')} of the same name; it is removed soon"
-            )
+            message = f"{what} still belongs to a deleted owner of the same name; the garbage collector removes it soon"
         elif owner:
             message = f"{what} belongs to {owner.get('kind')} {owner.get('name')}: delete it, or choose another name"
         else:
@@ -62,8 +60,8 @@ class Applier:
 
     The comparison is over the fields of the intent, as the server answered when they were last applied: a drift of any
     of them, labels and annotations included, is written again; fields of others (an autoscaler's ``replicas``) are not
-    looked at. ``hash_annotation`` names an annotation in which each object carries the hash of its intent, so that after
-    a restart an object that still equals its intent needs no write either.
+    looked at. ``hash_annotation`` names an annotation in which each object carries the hash of its intent, so that
+    after a restart an object that still equals its intent needs no write either.
     """
 
     def __init__(self, api: Api, store: Store, hash_annotation: str) -> None:
@@ -89,7 +87,7 @@ class Applier:
             _refuse_if_not_ours(r, intent, live)
             if metadata(live).get("deletionTimestamp") or self._is_current(r, intent, intent_hash, live):
                 return live
-            # With the UID, an object that was replaced by somebody else's in this moment is a conflict, not a take-over.
+            # With the UID, an object that somebody has just put in the place of ours is a conflict, not a take-over.
             intent = {**intent, "metadata": {**intent["metadata"], "uid": uid(live)}}
         written = await self._api.apply(r, intent, manager)
         self._remember(r, written, intent_hash, intent)
@@ -144,7 +142,7 @@ def _refuse_if_not_ours(r: Resource, intent: Body, live: Body) -> None:
 
 
 def _project(live: Any, intent: Any) -> Any:
-    """``live`` reduced to the fields that ``intent`` sets. Lists of another length are taken whole: something differs."""
+    """``live`` reduced to the fields that ``intent`` sets. A list of another length is taken whole: it differs."""
     if isinstance(intent, dict) and isinstance(live, dict):
         return {key: _project(live.get(key), value) for key, value in intent.items()}
     if isinstance(intent, list) and isinstance(live, list) and len(intent) == len(live):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from mlmodel_operator.runtime.workers import current_key
+current_key: ContextVar[tuple[str, str] | None] = ContextVar("current_key", default=None)
 
 
 class LineFormatter(logging.Formatter):

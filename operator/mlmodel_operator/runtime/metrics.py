@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -70,7 +70,7 @@ async def serve(metrics: Metrics, port: int, live: Check, ready: Check, host: st
     ``live`` and ``ready`` return what is wrong, an empty list when nothing is. Raises OSError when the port is taken.
     """
 
-    def probe(check: Check) -> Callable[[web.Request], object]:
+    def probe(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(_: web.Request) -> web.Response:
             wrong = check()
             return web.Response(status=500 if wrong else 200, text="".join(f"{line}\n" for line in wrong) or "ok\n")

@@ -26,6 +26,10 @@ _BACKOFF_CAP = 30.0
 _PROMISE = 2 * (max(SILENCE_SECONDS, LIST_SECONDS) + _BACKOFF_CAP)
 
 
+def _ignore(*_: object) -> None:
+    """For who is not interested."""
+
+
 class Reflector:
     """Lists and watches one kind, in all namespaces or one, into a store. ``synced`` is set after the first list."""
 
@@ -40,7 +44,7 @@ class Reflector:
         clock: Clock | None = None,
         backoff: Backoff | None = None,
         heartbeats: Heartbeats | None = None,
-        on_restart: Callable[[Resource, str], None] | None = None,
+        on_restart: Callable[[Resource, str], None] = _ignore,
     ) -> None:
         self._api = api
         self._store = store
@@ -50,7 +54,7 @@ class Reflector:
         self._clock = clock or SystemClock()
         self._backoff = backoff or Backoff(cap=_BACKOFF_CAP)
         self._heartbeats = heartbeats
-        self._on_restart = on_restart or (lambda resource, why: None)
+        self._on_restart = on_restart
         self._name = f"reflector of {resource.plural}"
         self._failures = 0
         self._version = ""  # to watch from; empty: list first

@@ -1,8 +1,8 @@
 """The newest known body of each object that the operator watches or writes.
 
 Two streams of news meet here: events of a watch, which may be late, and the responses to our own writes, which are
-ahead of the events. An older body never replaces a newer one, so whoever reads the store after a write reads that write:
-deciding from a stale view is the commonest serious bug of operators.
+ahead of the events. An older body never replaces a newer one, so whoever reads the store after a write reads that
+write: deciding from a stale view is the commonest serious bug of operators.
 """
 
 from __future__ import annotations

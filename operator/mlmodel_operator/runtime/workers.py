@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import NotOurs
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.health import Heartbeats
+from mlmodel_operator.runtime.log import current_key
 from mlmodel_operator.runtime.metrics import Metrics
 from mlmodel_operator.runtime.queue import QueueClosed, WorkQueue
 
@@ -20,11 +20,10 @@ Key = tuple[str, str]  # (namespace, name)
 Reconcile = Callable[[Key], Awaitable[float | None]]
 
 RECONCILE_SECONDS = 60.0
-current_key: ContextVar[Key | None] = ContextVar("current_key", default=None)
 
 
 class Workers:
-    """Any number of ``run`` over one queue. Only one reconcile of a key is in progress at a time (the queue's doing)."""
+    """Any number of ``run`` over one queue, which sees to it that no key is reconciled twice at a time."""
 
     def __init__(
         self,
