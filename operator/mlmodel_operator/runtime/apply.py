@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,16 @@ from mlmodel_operator.runtime.resource import (
     address,
     controller_of,
     metadata,
-    resource_version,
     uid,
 )
 from mlmodel_operator.runtime.store import Store
 
 
-class NotOurs(Exception):
+class NotOurs(ApiError):
     """An object of that name exists, and another owner (or nobody) controls it; it is left alone.
 
-    ``outdated`` is True when it belongs to a former owner of the same name: the garbage collector is about to remove
-    it, so trying again soon is right.
+    ``retryable`` when it belongs to a former owner of the same name: the garbage collector is about to remove it.
+    Never a ``conflict``: reading again changes nothing.
     """
 
     def __init__(self, r: Resource, body: Body, *, outdated: bool) -> None:
@@ -41,9 +41,21 @@ class NotOurs(Exception):
             message = f"{what} belongs to {owner.get('kind')} {owner.get('name')}: delete it, or choose another name"
         else:
             message = f"{what} exists and was not made by this operator: delete it, or choose another name"
-        super().__init__(message)
-        self.message = message
-        self.outdated = outdated
+        super().__init__(409, "NotOurs", message)
+        self._outdated = outdated
+
+    @property
+    def conflict(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def retryable(self) -> bool:
+        """Whether it will be gone soon."""
+        return self._outdated
+
+
+_REMEMBERED = 50_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,8 @@ class Applier:
         self._api = api
         self._store = store
         self._hash_annotation = hash_annotation
-        self._applied: dict[tuple[Resource, str, str], _Applied] = {}
+        # Bounded, oldest out: forgetting costs at most one apply that changes nothing.
+        self._applied: OrderedDict[tuple[Resource, str, str], _Applied] = OrderedDict()
 
     async def apply(self, r: Resource, body: Body, manager: str = "mlmodel-operator") -> Body:
         """Make the object as ``body`` says, and return it as it now is (shared with the store: read only).
@@ -94,18 +107,6 @@ class Applier:
         self._store.put(r, written)
         return self._store.get(r, namespace, name) or written
 
-    async def delete(self, r: Resource, body: Body) -> None:
-        """Delete exactly the object that ``body`` (from the store) describes. ApiError.conflict if it has changed."""
-        namespace, name = address(body)
-        await self._api.delete(r, namespace, name, uid(body), resource_version(body))
-        self._applied.pop((r, namespace, name), None)
-        self._store.remove(r, body)
-
-    def forget(self, namespace: str, names: set[str]) -> None:
-        """Drop what is remembered of objects that are gone for good."""
-        for key in [key for key in self._applied if key[1] == namespace and key[2] in names]:
-            del self._applied[key]
-
     async def _read(self, r: Resource, namespace: str, name: str) -> Body | None:
         try:
             return await self._api.get(r, namespace, name)
@@ -129,6 +130,8 @@ class Applier:
 
     def _remember(self, r: Resource, live: Body, intent_hash: str, intent: Body) -> None:
         self._applied[(r, *address(live))] = _Applied(uid(live), intent_hash, _hash(_project(live, intent)))
+        while len(self._applied) > _REMEMBERED:
+            self._applied.popitem(last=False)
 
 
 def _refuse_if_not_ours(r: Resource, intent: Body, live: Body) -> None:

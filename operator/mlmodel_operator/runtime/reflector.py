@@ -101,7 +101,7 @@ class Reflector:
                     case "ADDED" | "MODIFIED":
                         self._store.put(self._resource, event.body)
                     case "DELETED":
-                        self._store.remove(self._resource, event.body)
+                        self._store.observe_deletion(self._resource, event.body)
                 self._version = resource_version(event.body) or self._version
 
     def _beat(self) -> None:

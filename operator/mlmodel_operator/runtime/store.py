@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address, is_newer, metadata, resource_version
+from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address, is_newer, metadata, resource_version, uid
 
 Slim = Callable[[Body], Body]
 OnChange = Callable[[Resource, str, str], None]
@@ -28,6 +29,20 @@ def slim_metadata(body: Body) -> Body:
     return {**body, "metadata": meta}
 
 
+@dataclass(frozen=True)
+class _Tombstone:
+    """An object was known to be gone at ``version``; ``dead`` is its UID if we ourselves deleted it."""
+
+    version: str
+    dead: str = ""
+
+    def covers(self, body: Body) -> bool:
+        """Whether ``body`` is news from before the deletion."""
+        if not is_newer(resource_version(body), self.version):
+            return True
+        return self.dead == uid(body) != "" and not metadata(body).get("deletionTimestamp")
+
+
 class Store:
     """Bodies by (resource, namespace, name), grouped by a label.
 
@@ -40,9 +55,8 @@ class Store:
         self._slim = slim
         self._bodies: dict[Resource, dict[tuple[str, str], Body]] = defaultdict(dict)
         self._groups: dict[tuple[Resource, str, str], dict[str, Body]] = {}
-        # resourceVersion at which an object was last known to be gone. Bounded: the oldest are forgotten, long after
-        # any event that could resurrect them has passed.
-        self._tombstones: OrderedDict[tuple[Resource, str, str], str] = OrderedDict()
+        # Bounded: the oldest are forgotten, long after any event that could resurrect them has passed.
+        self._tombstones: OrderedDict[tuple[Resource, str, str], _Tombstone] = OrderedDict()
         self._callbacks: list[OnChange] = []
 
     def on_change(self, callback: OnChange) -> None:
@@ -63,38 +77,37 @@ class Store:
         return [found[name] for name in sorted(found)]
 
     def put(self, r: Resource, body: Body) -> bool:
-        """Keep ``body`` unless a newer one, or a later deletion, is known. Returns whether it was news."""
-        namespace, name = address(body)
+        """Keep ``body`` unless a newer one, or its deletion, is known. Returns whether it was news."""
+        key = (r, *address(body))
+        _, namespace, name = key
         version = resource_version(body)
         known = self._bodies[r].get((namespace, name))
         if known is not None and not is_newer(version, resource_version(known)):
             return False
-        buried = self._tombstones.get((r, namespace, name))
-        if buried is not None and not is_newer(version, buried):
+        tombstone = self._tombstones.get(key)
+        if tombstone is not None and tombstone.covers(body):
             return False
-        self._tombstones.pop((r, namespace, name), None)
+        self._tombstones.pop(key, None)
         body = self._slim(body)
         self._bodies[r][namespace, name] = body
         self._regroup(r, namespace, name, known, body)
         return True
 
     def remove(self, r: Resource, body: Body) -> bool:
-        """Forget the object as of the resourceVersion in ``body``; unless a newer one is known, which then stays.
+        """Forget an object that we have deleted, ``body`` being what was known of it.
 
-        Used for DELETED events, and after a delete of ours (whose precondition was that very resourceVersion, so no
-        event between it and the deletion can exist). Returns whether it was news.
+        From now on events of that UID are echoes from before the deletion, whatever their resourceVersion; only one
+        with a deletionTimestamp is believed (a finalizer keeps the object for a while). Returns whether it was news.
         """
-        namespace, name = address(body)
-        version = resource_version(body)
-        known = self._bodies[r].get((namespace, name))
-        if known is not None and is_newer(resource_version(known), version):
-            return False
-        self._bury(r, namespace, name, version)
-        if known is None:
-            return False
-        del self._bodies[r][namespace, name]
-        self._regroup(r, namespace, name, known, None)
-        return True
+        return self._forget(r, body, uid(body))
+
+    def observe_deletion(self, r: Resource, body: Body) -> bool:
+        """Forget an object of which a DELETED event tells, unless something newer is known of it already.
+
+        Such an event also comes when an object merely stops matching the label selector of the watch, so the same UID
+        may come back later. Returns whether it was news.
+        """
+        return self._forget(r, body, "")
 
     def replace(self, r: Resource, bodies: Iterable[Body], version: str) -> Bodies:
         """Make the kind equal to a list taken at ``version``, and return the bodies that this removed.
@@ -108,16 +121,28 @@ class Store:
         removed = []
         for where, known in list(self._bodies[r].items()):
             if where not in listed and not is_newer(resource_version(known), version):
-                self._bury(r, *where, version)
+                self._bury(r, *where, _Tombstone(version))
                 del self._bodies[r][where]
                 self._regroup(r, *where, known, None)
                 removed.append(known)
         return removed
 
-    def _bury(self, r: Resource, namespace: str, name: str, version: str) -> None:
-        key = (r, namespace, name)
-        buried = self._tombstones.pop(key, None)
-        self._tombstones[key] = version if buried is None or is_newer(version, buried) else buried
+    def _forget(self, r: Resource, body: Body, dead: str) -> bool:
+        namespace, name = address(body)
+        version = resource_version(body)
+        known = self._bodies[r].get((namespace, name))
+        if known is not None and is_newer(resource_version(known), version) and uid(known) != dead:
+            return False
+        self._bury(r, namespace, name, _Tombstone(version, dead))
+        if known is None:
+            return False
+        del self._bodies[r][namespace, name]
+        self._regroup(r, namespace, name, known, None)
+        return True
+
+    def _bury(self, r: Resource, namespace: str, name: str, tombstone: _Tombstone) -> None:
+        self._tombstones.pop((r, namespace, name), None)
+        self._tombstones[r, namespace, name] = tombstone
         while len(self._tombstones) > _TOMBSTONES:
             self._tombstones.popitem(last=False)
 

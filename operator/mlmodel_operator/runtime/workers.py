@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mlmodel_operator.runtime.api import ApiError
-from mlmodel_operator.runtime.apply import NotOurs
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.health import Heartbeats
 from mlmodel_operator.runtime.log import current_key
@@ -67,10 +66,6 @@ class Workers:
             if error.conflict:  # somebody wrote in between: normal, and the next look sees it
                 logger.debug("%s; again in %.1f s", error, delay)
                 return "conflict"
-            logger.warning("%s; again in %.1f s", error, delay)
-            return "refused"
-        except NotOurs as error:
-            delay = self._queue.retry(key)
             logger.warning("%s; again in %.1f s", error, delay)
             return "refused"
         except Exception:  # a bug of one model must not stop the others

@@ -1,0 +1,160 @@
+"""Reads counters from the pods themselves: what the serving pods answered, and what the routers assigned.
+
+The figures decide about rollouts, so an answer that is not exactly as expected is no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import aiohttp
+
+SERVER_PORT = 8080
+ROUTER_PORT = 9090
+_SECONDS = 1.0
+_BODY_LIMIT = 1 << 20
+_COUNTER_LIMIT = 2**53  # beyond it a float is no exact count any more
+_AT_ONCE = 100
+
+_METRIC = "mlmodel_requests_total"
+# A label value ends at the first quote that is not escaped; no part of this can match in two ways.
+_LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*"'
+_SAMPLE = re.compile(rf"{_METRIC}\{{((?:{_LABEL},?)*)\}} ([^ ]+)(?: -?[0-9]+)?")
+_CODE = re.compile(rf'(?:{_LABEL},)*?code="([1-5][0-9][0-9])"')
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Inference requests that one pod has answered since it started; errors are part of ``requests``."""
+
+    requests: int
+    client_errors: int
+    server_errors: int
+
+
+@dataclass(frozen=True)
+class SlotCounts:
+    """What one router has seen of one slot since it started: requests assigned to it, of those the ones that its own
+    revision failed to answer, and of those the ones that the other slot answered."""
+
+    requests: int
+    failed: int
+    fallbacks: int
+
+
+@dataclass(frozen=True)
+class RouterStatus:
+    """One router: the id of the routes in force there, and its counts per slot (``a``, ``b``)."""
+
+    id: str
+    slots: Mapping[str, SlotCounts]
+
+
+class Scraper:
+    """One HTTP session for all pods. Make and close it in the event loop that uses it."""
+
+    def __init__(self, server_port: int = SERVER_PORT, router_port: int = ROUTER_PORT) -> None:
+        self._server_port = server_port
+        self._router_port = router_port
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=_SECONDS),
+            connector=aiohttp.TCPConnector(limit=_AT_ONCE),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def pods(self, addresses: Mapping[str, str]) -> dict[str, Counts | None]:
+        """The counters of serving pods, by the same names as their IP ``addresses``.
+
+        None for a pod that does not answer within a second, or answers anything but its metrics. Never raises.
+        """
+        return await self._read_all(addresses, self._server_port, "/metrics", parse_counts)
+
+    async def routers(self, addresses: Mapping[str, str]) -> dict[str, RouterStatus | None]:
+        """The state of router pods, by the same names as their IP ``addresses``; None as for ``pods``."""
+        return await self._read_all(addresses, self._router_port, "/status", parse_router_status)
+
+    async def _read_all(
+        self, addresses: Mapping[str, str], port: int, path: str, parse: Callable[[bytes], T | None]
+    ) -> dict[str, T | None]:
+        names = list(addresses)
+        bodies = await asyncio.gather(*(self._read(addresses[name], port, path) for name in names))
+        return {name: None if body is None else parse(body) for name, body in zip(names, bodies, strict=True)}
+
+    async def _read(self, address: str, port: int, path: str) -> bytes | None:
+        try:
+            ip = ipaddress.ip_address(address)
+            url = f"http://[{ip}]:{port}{path}" if ip.version == 6 else f"http://{ip}:{port}{path}"
+            body = bytearray()
+            async with self._session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    return None
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > _BODY_LIMIT:
+                        return None
+            return bytes(body)
+        except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
+            return None
+
+
+def parse_counts(body: bytes) -> Counts | None:
+    """Counts from a Prometheus text page, None if it has no such metric or is not well-formed there."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    if f"# TYPE {_METRIC} " not in text and f"{_METRIC}{{" not in text:
+        return None
+    by_class = dict.fromkeys("12345", 0)
+    for line in text.splitlines():
+        if not line.startswith(_METRIC + "{"):
+            continue
+        sample = _SAMPLE.fullmatch(line)
+        code = sample and _CODE.match(sample[1])
+        value = _count(sample[2]) if sample else None
+        if code is None or value is None:
+            return None
+        by_class[code[1][0]] += value
+    return Counts(sum(by_class.values()), by_class["4"], by_class["5"])
+
+
+def parse_router_status(body: bytes) -> RouterStatus | None:
+    """RouterStatus from the router's JSON, None if anything in it is not as it must be."""
+    try:
+        found = json.loads(body)
+        slots = {
+            slot: SlotCounts(*(_natural(counts[key]) for key in ("requests", "failed", "fallbacks")))
+            for slot, counts in found["slots"].items()
+        }
+        if not isinstance(found["id"], str):
+            return None
+        return RouterStatus(found["id"], slots)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _natural(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _COUNTER_LIMIT:  # a bool is an int, and no count
+        raise ValueError(value)
+    return value
+
+
+def _count(text: str) -> int | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if math.isfinite(value) and 0 <= value <= _COUNTER_LIMIT and value.is_integer() else None
