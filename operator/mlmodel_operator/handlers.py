@@ -44,7 +44,7 @@ def _registry(api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.Operato
     async def login(**_: Any) -> kopf.ConnectionInfo:
         """The very connection that the rest of the operator uses; called again when the API server says 401."""
         found = await api.credentials()
-        scheme, _, token = (found.authorization or "").partition(" ")
+        scheme, _space, token = (found.authorization or "").partition(" ")
         return kopf.ConnectionInfo(
             server=found.server,
             ca_path=found.ca_path,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from typing import Literal
 
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.clock import Clock, micro_time
-from mlmodel_operator.runtime.resource import EVENTS, Body, address, resource_version, uid
+from mlmodel_operator.runtime.resource import EVENTS, Body, address, uid
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +23,15 @@ class Events:
         self._component = component
         self._instance = instance
 
-    async def post(self, regarding: Body, type: Literal["Normal", "Warning"], reason: str, note: str) -> None:
-        """Tell of one transition of the object ``regarding``, as it was read before the transition was written down.
+    async def post(self, regarding: Body, *, transition: str, reason: str, note: str, warning: bool = False) -> None:
+        """Tell of one transition of the object ``regarding``.
 
-        ``reason`` is one CamelCase word, ``note`` a sentence. The event's name is made of all of these and of the
-        object's resourceVersion, so the same news is posted once however often it is tried. Never raises: an event is
-        news about the work, not part of it.
+        ``transition`` identifies it among all transitions of that object (the resourceVersion that was decided on, for
+        instance): the event's name is made of it, so what is repeated after a crash is not told twice. ``reason`` is
+        one CamelCase word, ``note`` a sentence. Never raises: an event is news about the work, not part of it.
         """
         namespace, name = address(regarding)
-        news = json.dumps([uid(regarding), resource_version(regarding), reason, note])
-        digest = hashlib.sha256(news.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{uid(regarding)}/{transition}/{reason}/{note}".encode()).hexdigest()[:16]
         body: Body = {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
@@ -44,7 +41,7 @@ class Events:
             "reportingInstance": self._instance,
             "action": reason,
             "reason": reason,
-            "type": type,
+            "type": "Warning" if warning else "Normal",
             "note": note.encode()[:_NOTE_LIMIT].decode(errors="ignore"),
             "regarding": {
                 "apiVersion": regarding.get("apiVersion"),
