@@ -18,15 +18,15 @@ from importlib.metadata import version
 from typing import Any
 
 from mlmodel_operator import handlers
-from mlmodel_operator.handlers import MODELS
+from mlmodel_operator.handlers import MODELS, WatchEnded
 from mlmodel_operator.runtime import log, metrics
-from mlmodel_operator.runtime.api import KubeApi
+from mlmodel_operator.runtime.api import ApiError, KubeApi
 from mlmodel_operator.runtime.apply import Applier
-from mlmodel_operator.runtime.audit import Audit
+from mlmodel_operator.runtime.audit import Audit, WatchSilent
 from mlmodel_operator.runtime.clock import Clock, SystemClock
 from mlmodel_operator.runtime.events import Events
 from mlmodel_operator.runtime.health import Heartbeats
-from mlmodel_operator.runtime.lease import Elector
+from mlmodel_operator.runtime.lease import Elector, LeaseLost
 from mlmodel_operator.runtime.metrics import Metrics
 from mlmodel_operator.runtime.queue import Priority, WorkQueue
 from mlmodel_operator.runtime.reflector import Reflector
@@ -75,6 +75,10 @@ class PartEnded(Exception):
     """A part of the process that must run for ever has ended."""
 
 
+# Reasons to end that the environment can give; of anything else, which is a bug, the log shows the traceback.
+EXPECTED = (PartEnded, ApiError, LeaseLost, WatchEnded, WatchSilent, OSError)
+
+
 def main() -> None:
     """The console script ``mlmodel-operator``; exit code 0 after SIGTERM or SIGINT, 1 after anything else."""
     try:
@@ -88,7 +92,8 @@ def main() -> None:
         sys.exit(f"mlmodel-operator: {error}")
     except ExceptionGroup as ended:
         for part in _leaves(ended):
-            logger.error("%s", part, exc_info=part if logger.isEnabledFor(logging.DEBUG) else None)
+            expected = all(isinstance(cause, EXPECTED) for cause in _leaves(part.__cause__ or part))
+            logger.error("%s", part, exc_info=None if expected else part)
         sys.exit(1)
 
 

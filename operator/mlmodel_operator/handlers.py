@@ -23,10 +23,14 @@ from mlmodel_operator.runtime.workers import Key
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 
 
+class WatchEnded(Exception):
+    """kopf does not watch any more."""
+
+
 async def watch_models(
     api: KubeApi, store: Store, queue: WorkQueue[Key], take_back_signals: Callable[[], None]
 ) -> None:
-    """Run kopf until it ends, which is always an error: it gives up at any error in a watch but an expired version.
+    """Run kopf until it ends. Raises WatchEnded: it gives up at any error in a watch but an expired version.
 
     kopf installs signal handlers when it starts; ``take_back_signals`` is called right after that. When it ends it
     cancels whatever task was started after it.
@@ -34,7 +38,11 @@ async def watch_models(
     ours = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(registry=_registry(api, store, queue), settings=_settings(), clusterwide=True)
     take_back_signals()
-    await kopf.run_tasks(tasks, ignored=ours)
+    try:
+        await kopf.run_tasks(tasks, ignored=ours)
+    except Exception as error:
+        # Its errors are of private classes; what happened is in the message.
+        raise WatchEnded(f"kopf gave up ({type(error).__name__}: {error})") from None
 
 
 def _registry(api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:

@@ -190,7 +190,6 @@ class KubeApi:
 
     async def credentials(self) -> Credentials:
         """The connection in use, with the present token."""
-        auth = await self._configuration.auth_settings()
         return Credentials(
             server=self._configuration.host,
             ca_path=self._configuration.ssl_ca_cert,
@@ -198,7 +197,7 @@ class KubeApi:
             key_path=self._configuration.key_file,
             insecure=not self._configuration.verify_ssl,
             proxy=self._configuration.proxy,
-            authorization=auth["BearerToken"]["value"] if "BearerToken" in auth else None,
+            authorization=await self._authorization(),
         )
 
     async def get(self, r: Resource, namespace: str, name: str) -> Body:
@@ -284,6 +283,11 @@ class KubeApi:
             if not error.not_found:
                 raise
 
+    async def _authorization(self) -> str | None:
+        """The header with the present token; the service account's is read again from its file every minute."""
+        auth = await self._configuration.auth_settings()
+        return auth["BearerToken"]["value"] if "BearerToken" in auth else None
+
     async def _call(
         self,
         verb: str,
@@ -319,7 +323,8 @@ class KubeApi:
             url += "?" + urlencode(query)
         status = 0
         try:
-            await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+            if authorization := await self._authorization():
+                headers["Authorization"] = authorization
             answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
             response: aiohttp.ClientResponse = answer.response
             async with response:

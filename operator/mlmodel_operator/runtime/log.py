@@ -8,11 +8,16 @@ import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+OURS = "mlmodel_operator"
 current_key: ContextVar[tuple[str, str] | None] = ContextVar("current_key", default=None)
 
 
 class LineFormatter(logging.Formatter):
-    """``time=… level=… model=NAMESPACE/NAME msg="…"``; a traceback stays in the line, escaped."""
+    """``time=… level=… from=LOGGER model=NAMESPACE/NAME msg="…"``.
+
+    Our own tracebacks stay in the line, escaped; of a library's, which tell of a broken connection as often as of a bug,
+    only the error is kept.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of a record."""
@@ -22,8 +27,10 @@ class LineFormatter(logging.Formatter):
         if key is not None:
             fields.append(f"model={key[0]}/{key[1]}")
         message = record.getMessage()
-        if record.exc_info:
+        if record.exc_info and record.name.startswith(OURS):
             message += "\n" + self.formatException(record.exc_info)
+        elif record.exc_info and record.exc_info[1] is not None:
+            message += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
         fields.append(f"msg={json.dumps(message, ensure_ascii=False)}")
         return " ".join(fields)
 
@@ -35,4 +42,4 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("mlmodel_operator").setLevel(level)
+    logging.getLogger(OURS).setLevel(level)
