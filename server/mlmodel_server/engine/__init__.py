@@ -1,0 +1,1 @@
+"""From an opened estimator to a function on tensors."""

@@ -1,0 +1,91 @@
+"""The self-test: the golden examples of a package, through the very path that requests take."""
+
+from __future__ import annotations
+
+import time
+from math import isclose, prod
+from typing import Any
+
+import msgspec
+
+from ..errors import ModelFailure, RefusedModel, RequestError
+from ..manifest import Golden
+from ..protocol import v2
+from .model import Model
+
+TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
+"""Relative; everything else must be equal."""
+
+
+def run(model: Model, golden: Golden) -> None:
+    """Raise :class:`RefusedModel` unless the model answers its golden examples as it did when it was saved."""
+    try:
+        response = model.infer(v2.decode(request_body(golden)))
+        answers = {tensor.name: v2.tensor_json(tensor) for tensor in response.outputs}
+    except (RequestError, ModelFailure) as error:
+        raise RefusedModel(f"self-test: {error}: the package does not fit this server, save it again") from None
+    for expected in golden.outputs:
+        wrong = _differing_rows(expected, answers[expected["name"]])
+        if wrong:
+            raise RefusedModel(
+                f"self-test: {len(wrong)} of {expected['shape'][0]} golden examples differ in {expected['name']} "
+                f"(first: example {wrong[0]}): save the package again with the library versions of this server"
+            )
+
+
+def request_body(golden: Golden, rows: int | None = None) -> bytes:
+    """The golden examples (the first ``rows`` of them) as the body of a request for every output."""
+    inputs = [_head(tensor, rows) if rows else tensor for tensor in golden.inputs]
+    body: dict[str, Any] = {"inputs": inputs}
+    if rows is None:
+        body["outputs"] = [{"name": tensor["name"]} for tensor in golden.outputs]
+    return msgspec.json.encode(body)
+
+
+def _head(tensor: dict[str, Any], rows: int) -> dict[str, Any]:
+    per_row = len(tensor["data"]) // tensor["shape"][0]
+    return {**tensor, "shape": [rows, *tensor["shape"][1:]], "data": tensor["data"][: rows * per_row]}
+
+
+def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[int]:
+    rows = expected["shape"][0]
+    if answer["shape"] != expected["shape"] or answer["datatype"] != expected["datatype"]:
+        return list(range(rows))
+    tolerance = TOLERANCE.get(expected["datatype"])
+    per_row = len(expected["data"]) // rows
+    return sorted(
+        {
+            index // per_row
+            for index, (wanted, got) in enumerate(zip(expected["data"], answer["data"], strict=True))
+            if not (
+                wanted == got if tolerance is None else isclose(wanted, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
+            )
+        }
+    )
+
+
+def blank_body(model: Model) -> bytes:
+    """A request of one row of zeros: the example for a bare model file, which brings none."""
+    return msgspec.json.encode(
+        {
+            "inputs": [
+                {**msgspec.to_builtins(spec), "shape": shape, "data": [0.0] * prod(shape)}
+                for spec in model.signature.inputs
+                for shape in [[1, *spec.shape[1:]]]
+            ]
+        }
+    )
+
+
+def seconds_per_byte(model: Model, body: bytes) -> float:
+    """How long a request takes for each byte of its body, measured with ``body`` once it is warm; infinite when the
+    model cannot answer it."""
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        try:
+            v2.encode(model.infer(v2.decode(body)), "", "")
+        except ModelFailure:
+            return best
+        best = min(best, time.perf_counter() - started)
+    return best / len(body)

@@ -1,0 +1,83 @@
+"""``mlmodel.json``: what a package says about its artefact. Written by :mod:`.package`, read by :mod:`.loading`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+import msgspec
+
+from .errors import RefusedModel
+from .protocol.tensors import TensorSpec
+
+MANIFEST = "mlmodel.json"
+SCHEMA = 1
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """What the model takes and gives.
+
+    ``layout`` says how the tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
+    column, in this order; ``matrix`` is one tensor of shape [rows, columns].
+    """
+
+    layout: Literal["columns", "matrix"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    classes: tuple[str, ...] = ()
+
+
+class File(msgspec.Struct, frozen=True):
+    """One file of the package."""
+
+    sha256: str
+    bytes: int
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """Example rows and the answers of the model that was saved, as v2 tensors (name, shape, datatype, data)."""
+
+    inputs: tuple[dict[str, Any], ...]
+    outputs: tuple[dict[str, Any], ...]
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The whole file. ``profile`` and ``metrics`` are for people and for drift; the server needs the rest."""
+
+    schema: int
+    artefact: str
+    files: dict[str, File]
+    signature: Signature
+    golden: Golden
+    task: Literal["classification", "regression", "other"] = "other"
+    version: str = ""
+    libraries: dict[str, str] = {}
+    metrics: dict[str, Any] = {}
+    profile: dict[str, Any] = {}
+
+    def to_bytes(self) -> bytes:
+        """Sorted keys, no spaces: the same content is the same bytes, hence the same digest."""
+        return (
+            json.dumps(msgspec.to_builtins(self), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
+        ).encode()
+
+
+def parse(data: bytes) -> Manifest:
+    """Read ``mlmodel.json``; :class:`RefusedModel` says what is wrong with it."""
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RefusedModel(f"{MANIFEST} is not a package description ({error}): write it with package.save") from None
+    if manifest.schema != SCHEMA:
+        raise RefusedModel(
+            f"{MANIFEST} has schema {manifest.schema}, this server reads {SCHEMA}: save the package again"
+        )
+    if manifest.artefact not in manifest.files or any("/" in name or name in ("", "..") for name in manifest.files):
+        raise RefusedModel(f"{MANIFEST} does not list its artefact with a digest: write it with package.save")
+    return manifest

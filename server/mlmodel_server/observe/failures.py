@@ -1,0 +1,40 @@
+"""A model that fails on every request must not fill the disk with its log."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ..errors import ModelFailure
+
+log = logging.getLogger("mlmodel")
+
+INTERVAL = 1.0
+"""Seconds between two lines."""
+
+
+class FailureLog:
+    """At most one line a second; it names the place in the code and never the input."""
+
+    def __init__(self) -> None:
+        self._next, self._silent = 0.0, 0
+
+    def failed(self, failure: ModelFailure) -> None:
+        """Log a failed prediction, with the number of those that were not logged."""
+        now = time.monotonic()
+        if now < self._next:
+            self._silent += 1
+            return
+        more = f" ({self._silent} more since the last line)" if self._silent else ""
+        self._next, self._silent = now + INTERVAL, 0
+        log.error("%s%s%s", failure, _place(failure.__cause__), more)
+
+
+def _place(cause: BaseException | None) -> str:
+    trace = cause.__traceback__ if cause else None
+    if trace is None:
+        return ""
+    while trace.tb_next:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    return f" in {frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}, line {trace.tb_lineno}"

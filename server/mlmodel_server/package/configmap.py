@@ -1,0 +1,64 @@
+"""A package as an immutable ConfigMap: a small model needs no storage and lives in Git."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+from .. import manifest
+from ..errors import UsageError
+from ..manifest import MANIFEST
+
+MAX_CONFIG_MAP = 1 << 20
+"""Bytes of all values together that the API server accepts."""
+
+CLIENT_SIDE_APPLY = 262_144
+"""Bytes of annotations: plain ``kubectl apply`` copies the whole object into one."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+
+
+def config_map(directory: Path, name: str) -> str:
+    """The YAML of a ConfigMap called ``name`` with the files of the package (or bare model file) in ``directory``.
+
+    Raises :class:`UsageError` when it does not fit into one, or when there is no model.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot name a ConfigMap: use lower-case letters, digits and '-', such as fraud-v1")
+    files = _files(directory)
+    size = sum(map(len, files.values()))
+    if size > MAX_CONFIG_MAP:
+        raise UsageError(
+            f"the package has {size:,} bytes and a ConfigMap holds {MAX_CONFIG_MAP:,}: save it with compress=9, "
+            f"or put the directory on a volume (pvc://CLAIM/PATH) or a web server (https://)"
+        )
+    lines = ["apiVersion: v1", "kind: ConfigMap", "metadata:", f"  name: {name}", "immutable: true", "binaryData:"]
+    for file in sorted(files):
+        lines += [f"  {json.dumps(file)}: {base64.b64encode(files[file]).decode()}"]
+    text = "\n".join(lines) + "\n"
+    if len(text) > CLIENT_SIDE_APPLY - 1024:
+        return "# Too big for the annotation of a plain apply: kubectl apply --server-side -f FILE\n" + text
+    return text
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    try:
+        described = directory / MANIFEST
+        if described.is_file():
+            names = [MANIFEST, *manifest.parse(described.read_bytes()).files]
+        else:
+            names = [entry.name for entry in directory.iterdir() if entry.suffix in (".skops", ".joblib")]
+            if len(names) != 1:
+                raise UsageError(
+                    f"{directory} is no package: write one with package.save, or keep one model file in it"
+                )
+        files = {name: (directory / name).read_bytes() for name in names}
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}: give the directory of a package") from None
+    for name in files:
+        if not _KEY.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be a key of a ConfigMap: rename it with letters, digits, '.', '-', '_'")
+    return files

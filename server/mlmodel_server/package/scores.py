@@ -1,0 +1,43 @@
+"""How good the model is on the rows handed in: numbers for people, kept in the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..protocol.tensors import Array
+
+
+def task_of(estimator: Any) -> str:
+    """``classification``, ``regression`` or ``other``, as scikit-learn itself tells."""
+    from sklearn.base import is_classifier, is_regressor
+
+    return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
+
+
+def scores(task: str, y: Array, predicted: Array) -> dict[str, Any]:
+    """Accuracy, precision, recall and F1 of a classifier (of the second class when there are two, else the mean over
+    classes); MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]."""
+    from sklearn import metrics
+
+    if task == "regression":
+        return {
+            "rows": len(y),
+            "mae": float(metrics.mean_absolute_error(y, predicted)),
+            "rmse": float(metrics.root_mean_squared_error(y, predicted)),
+        }
+    if task != "classification" or np.ndim(predicted) != 1:
+        return {}
+    labels = sorted(set(y.tolist()) | set(predicted.tolist()))
+    two = len(labels) == 2
+    options: dict[str, Any] = {"average": "binary", "pos_label": labels[1]} if two else {"average": "macro"}
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(y, predicted, zero_division=0.0, **options)
+    return {
+        "rows": len(y),
+        "of": str(labels[1]) if two else "mean over classes",
+        "accuracy": float(metrics.accuracy_score(y, predicted)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+    }

@@ -1,0 +1,1 @@
+"""Wire formats. Nothing here knows what a model is: bytes in, tensors out, and back."""

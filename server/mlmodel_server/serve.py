@@ -1,0 +1,73 @@
+"""Runs the application on one socket and drains it without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket as sockets
+from types import FrameType
+
+import uvicorn
+
+from .app import Application, Serving
+from .errors import UsageError
+
+KEEP_ALIVE = 75
+"""Seconds. Longer than the router keeps an idle connection, so that it is never we who close one that is being used."""
+
+GRACE = 30
+"""Seconds for requests in flight at SIGTERM; with the 5 s of the preStop hook well within the pod's 45."""
+
+LINGER = 1.0
+"""Seconds during which idle connections may still carry a request after SIGTERM; it is answered with
+``Connection: close``. Closing them at once would race with a client that is just sending."""
+
+
+def listen(host: str, port: int) -> sockets.socket:
+    """A listening socket; ``host`` "" is every address, IPv6 too where the machine has it."""
+    try:
+        if not host and sockets.has_dualstack_ipv6():
+            return sockets.create_server(("", port), family=sockets.AF_INET6, dualstack_ipv6=True, backlog=2048)
+        family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
+        return sockets.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "not a port"
+        raise UsageError(f"cannot listen on port {port} ({why}): give another --port or --host") from None
+
+
+def run(serving: Serving, socket: sockets.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    config = uvicorn.Config(
+        Application(serving),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        headers=[("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision)],
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    _Server(config, serving).run([socket])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+        super().__init__(config)
+        self._serving = serving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Not ready from this moment. Unlike uvicorn's own, the signal is not raised again afterwards: exit code 0."""
+        self._serving.draining = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + LINGER
+        while self.server_state.connections and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # uvicorn keeps a plain set: there is nothing to await
+        await super().shutdown(sockets)
