@@ -31,7 +31,6 @@ class _Field:
     type: Any
     doc: str
     limits: Limits
-    default: Any
     required: bool
 
 
@@ -39,6 +38,13 @@ def camel(name: str) -> str:
     """``min_requests`` → ``minRequests``."""
     head, *tail = name.split("_")
     return head + "".join(part.capitalize() for part in tail)
+
+
+def _unwrap(kind: Any) -> Any:
+    """``X | None`` → ``X``."""
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = [arg for arg in get_args(kind) if arg is not type(None)]
+    return kind
 
 
 @functools.cache
@@ -55,20 +61,8 @@ def _fields(cls: type) -> tuple[_Field, ...]:
                 elif isinstance(extra, Limits):
                     limits = extra
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        default = None
-        if item.default is not dataclasses.MISSING:
-            default = item.default
-        elif item.default_factory is not dataclasses.MISSING:
-            default = item.default_factory()
-        found.append(_Field(item.name, camel(item.name), kind, doc, limits, default, required))
+        found.append(_Field(item.name, camel(item.name), _unwrap(kind), doc, limits, required))
     return tuple(found)
-
-
-def _unwrap(kind: Any) -> Any:
-    """``X | None`` → ``X``."""
-    if get_origin(kind) in (Union, types.UnionType):
-        (kind,) = [arg for arg in get_args(kind) if arg is not type(None)]
-    return kind
 
 
 def decode(cls: type[T], data: Any, path: str = "") -> T:
@@ -87,7 +81,7 @@ def decode(cls: type[T], data: Any, path: str = "") -> T:
             if item.required:
                 raise DecodeError(f"{where} is missing")
             continue
-        values[item.name] = _decode(_unwrap(item.type), value, where)
+        values[item.name] = _decode(item.type, value, where)
     return cls(**values)
 
 
@@ -100,7 +94,7 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
             raise DecodeError(f"{path} must be a list")
         inner = get_args(kind)[0]
         return tuple(_decode(inner, item, f"{path}[{index}]") for index, item in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
+    if origin is Mapping:
         if not isinstance(value, Mapping):
             raise DecodeError(f"{path} must be an object")
         inner = get_args(kind)[1]
@@ -128,7 +122,7 @@ def encode(value: Any) -> Any:
             held = getattr(value, item.name)
             if held is None or held == "" or held == () or held == {}:
                 continue
-            result[item.wire] = format_time(held) if _unwrap(item.type) is Time else encode(held)
+            result[item.wire] = format_time(held) if item.type is Time else encode(held)
         return result
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
@@ -161,7 +155,7 @@ def schema(cls: type, *, with_rules: bool = True) -> dict[str, Any]:
     properties = {}
     required = []
     for item in _fields(cls):
-        properties[item.wire] = _schema(_unwrap(item.type), item.limits, with_rules) | (
+        properties[item.wire] = _schema(item.type, item.limits, with_rules) | (
             {"description": item.doc} if item.doc else {}
         )
         if item.required and f"has(self.{item.wire})" not in kindly:
@@ -201,7 +195,7 @@ def _schema(kind: Any, limits: Limits, with_rules: bool) -> dict[str, Any]:
             "items": _schema(get_args(kind)[0], Limits(), with_rules),
             "x-kubernetes-list-type": "atomic",
         } | bounded("minItems", "maxItems")
-    if origin is not None and origin is not Literal and issubclass(origin, Mapping):
+    if origin is Mapping:
         return {"type": "object", "additionalProperties": _schema(get_args(kind)[1], Limits(), with_rules)} | bounded(
             "minProperties", "maxProperties"
         )

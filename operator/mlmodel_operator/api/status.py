@@ -89,6 +89,9 @@ class Evidence:
     routed: Annotated[
         tuple[int, ...], Doc("Requests that the routers gave to candidate and stable, and failures of the candidate.")
     ] = (0, 0, 0)
+    excused: Annotated[
+        int, Doc("Failures that only the routers saw while a pod was being replaced: no fault of the version.")
+    ] = 0
     step_routed: Annotated[tuple[int, ...], Doc("The first two of routed when the present step began.")] = (0, 0)
     pods: Annotated[Mapping[str, Cursor], Doc("How far each pod's counters have been read.")] = field(
         default_factory=dict

@@ -70,6 +70,16 @@ def _routers(
     return total, after
 
 
+def _is_replaced(pods: tuple[Pod, ...], cursors: Mapping[str, Cursor]) -> bool:
+    """Whether a pod is going or coming: evicted, say. One that has answered before and does not now has gone bad."""
+
+    def is_fresh(pod: Pod) -> bool:
+        answered = (pod.counts or cursors.get(pod.name, Cursor())).requests
+        return not pod.ready and not pod.restarts and not answered
+
+    return not pods or any(pod.leaving or is_fresh(pod) for pod in pods)
+
+
 def gather(
     evidence: Evidence,
     observed: Observed,
@@ -91,7 +101,10 @@ def gather(
     seen = tuple(before + now for before, now in zip(evidence.routed, routed, strict=True))
     # A request that found no living pod is counted by the router alone. Failures that the pods did count are in both
     # counts, and either may be read first: the larger total is the number of failures.
-    failed = max(counted.failed, seen[2])
+    excused = evidence.excused
+    if _is_replaced(observed.revision(candidate[0]).pods, evidence.pods):
+        excused = max(excused, seen[2] - max(evidence.candidate.failed, counted.failed))
+    failed = max(counted.failed, seen[2] - excused, evidence.candidate.failed)
     combined = Tally(counted.requests - counted.failed + failed, counted.client_errors, failed)
     before = evidence.candidate
     block = errors.Block(
@@ -113,6 +126,7 @@ def gather(
         certified_percent=errors.certified_percent(combined),
         ledger=errors.rounded(ledger),
         counted=counted,
+        excused=excused,
         routed=seen,
         pods=own_cursors | other_cursors,
         routers=router_cursors,

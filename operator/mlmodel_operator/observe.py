@@ -1,0 +1,114 @@
+"""From bodies of the API server to what decisions are made on: pure, and forgiving about fields that are absent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .api.codec import DecodeError, decode, parse_time
+from .api.status import Cursor, Slot
+from .api.types import MLModel, Owner, Spec
+from .rollout.observed import Pod, RevisionState, Router
+from .runtime.resource import Body, metadata, uid
+from .scrape import Counts, RouterStatus
+
+REVISION_LABEL = "mlmodel.dev/revision"
+COMPONENT_LABEL = "mlmodel.dev/component"
+MODEL_LABEL = "mlmodel.dev/model"
+SLOTS: tuple[Slot, ...] = ("a", "b")
+
+
+def read_model(body: Body) -> MLModel:
+    """The MLModel in ``body``; DecodeError when the spec does not fit, which the schema normally prevents."""
+    meta = metadata(body)
+    owner = Owner(str(meta["name"]), str(meta["namespace"]), uid(body))
+    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"))
+
+
+def label(body: Body, name: str) -> str:
+    """The value of a label, empty if it is not there."""
+    return str((metadata(body).get("labels") or {}).get(name, ""))
+
+
+def is_leaving(body: Body) -> bool:
+    """Whether the object is being deleted."""
+    return bool(metadata(body).get("deletionTimestamp"))
+
+
+def is_ready(pod: Body) -> bool:
+    """Whether the pod's Ready condition is true."""
+    return _condition(pod, "Ready").get("status") == "True"
+
+
+def created(body: Body) -> float:
+    """When the object was created, in seconds since the epoch; 0 when it does not say."""
+    try:
+        return parse_time(metadata(body).get("creationTimestamp"))
+    except DecodeError:
+        return 0.0
+
+
+def pod_address(pod: Body) -> str:
+    """The pod's IP, empty as long as it has none."""
+    return str((pod.get("status") or {}).get("podIP") or "")
+
+
+def read_pod(body: Body, counts: Counts | None) -> Pod:
+    """One serving pod with the counters that were read from it."""
+    status = body.get("status") or {}
+    containers = status.get("containerStatuses") or [{}]
+    container = containers[0]
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
+    ended = ended or {}
+    unschedulable = _condition(body, "PodScheduled")
+    return Pod(
+        name=str(metadata(body).get("name", "")),
+        created=created(body),
+        ready=is_ready(body),
+        leaving=is_leaving(body),
+        restarts=int(container.get("restartCount", 0)),
+        waiting=str(waiting.get("reason", "")),
+        waiting_message=str(waiting.get("message", "")),
+        exit_code=ended.get("exitCode"),
+        exit_reason=str(ended.get("reason", "")),
+        exit_message=str(ended.get("message", "")).strip(),
+        unschedulable=str(unschedulable.get("message", "")) if unschedulable.get("status") == "False" else "",
+        counts=Cursor(counts.requests, counts.client_errors, counts.server_errors) if counts else None,
+    )
+
+
+def read_revisions(
+    deployments: Iterable[Body], services: Iterable[Body], pods: Iterable[tuple[str, Pod]]
+) -> Mapping[str, RevisionState]:
+    """States by revision; ``pods`` come with the revision that each belongs to."""
+    wanted = {label(body, REVISION_LABEL): int((body.get("spec") or {}).get("replicas", 1)) for body in deployments}
+    addresses = {label(body, REVISION_LABEL): str((body.get("spec") or {}).get("clusterIP", "")) for body in services}
+    grouped: dict[str, list[Pod]] = {}
+    for revision, pod in pods:
+        grouped.setdefault(revision, []).append(pod)
+    return {
+        name: RevisionState(tuple(grouped.get(name, ())), addresses.get(name, ""), wanted.get(name, 0))
+        for name in (wanted | addresses)
+        if name
+    }
+
+
+def read_router(body: Body, status: RouterStatus | None) -> Router:
+    """One router pod with what it said of itself."""
+    if status is None:
+        return Router(str(metadata(body).get("name", "")), created(body))
+    slots = {slot: (found.requests, found.failed) for slot in SLOTS if (found := status.slots.get(slot)) is not None}
+    return Router(str(metadata(body).get("name", "")), created(body), status.id, slots)
+
+
+def replica_failure(deployment: Body) -> str:
+    """Why the Deployment cannot create pods (a quota, an admission policy), empty if it can."""
+    condition = _condition(deployment, "ReplicaFailure")
+    return str(condition.get("message", "")) if condition.get("status") == "True" else ""
+
+
+def _condition(body: Body, kind: str) -> Body:
+    for condition in (body.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == kind:
+            return dict(condition)
+    return {}

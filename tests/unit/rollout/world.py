@@ -1,0 +1,240 @@
+"""A cluster small enough to think about: carries plans out, ages pods, follows routes and answers requests.
+
+It is not a mock of the API: decisions are pure, so a world is just numbers. Everything that happens is drawn from the
+random generator given by the test.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from mlmodel_operator.api.codec import decode, encode
+from mlmodel_operator.api.revision import wanted_revision
+from mlmodel_operator.api.status import Cursor, Slot, Status
+from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
+from mlmodel_operator.rollout.decide import decide
+from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
+from mlmodel_operator.rollout.plan import Notice, Plan
+from mlmodel_operator.rollout.routes import Routes
+
+IMAGE = "mlmodel-server:test"
+OWNER = Owner("fraud", "default", "uid-1")
+
+
+def spec(version: str, *, rollout: Rollout | None = None, serving: Serving | None = None) -> Spec:
+    """A spec that serves ``version``; quick baking unless said otherwise."""
+    return Spec(
+        ModelSource(f"configmap://fraud-{version}", version=version),
+        serving or Serving(),
+        rollout or Rollout(bake_seconds=5),
+    )
+
+
+def identity(version: str) -> str:
+    """The revision of ``spec(version)``."""
+    return wanted_revision(spec(version), IMAGE).id
+
+
+@dataclass
+class Behaviour:
+    """How the pods of one version behave."""
+
+    seconds_to_ready: float = 2.0
+    error_rate: float = 0.0
+    client_error_rate: float = 0.0
+    never_ready: bool = False
+    broken: dict[str, object] = field(default_factory=dict)
+    """Fields of Pod that say so, as ``{"exit_code": 3}``."""
+
+
+@dataclass
+class _Revision:
+    version: str
+    wanted: int
+    pods: dict[str, tuple[float, Cursor]] = field(default_factory=dict)
+
+
+@dataclass
+class World:
+    """The children of one MLModel, and its users."""
+
+    rng: random.Random
+    spec: Spec
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    requests_per_second: int = 50
+    now: float = 1_800_000_000.0
+    generation: int = 1
+    status: Status = field(default_factory=Status)
+    routes: Routes | None = None
+    followed: Routes | None = None
+    revisions: dict[str, _Revision] = field(default_factory=dict)
+    slots: dict[Slot, tuple[int, int]] = field(default_factory=lambda: {"a": (0, 0), "b": (0, 0)})
+    notices: list[Notice] = field(default_factory=list)
+    status_writes: int = 0
+    answered: dict[str, int] = field(default_factory=dict)
+    user_errors: int = 0
+    served_by: dict[str, float] = field(default_factory=dict)
+    """When each revision last got a request."""
+    serial: int = 0
+    check: Callable[[World, Plan], None] | None = None
+
+    def behaviour(self, version: str) -> Behaviour:
+        """How a version behaves; well, unless told."""
+        return self.behaviours.setdefault(version, Behaviour())
+
+    def change(self, new: Spec) -> None:
+        """``kubectl apply``."""
+        self.spec, self.generation = new, self.generation + 1
+
+    def observed(self) -> Observed:
+        """What the operator sees."""
+        states = {}
+        for name, revision in self.revisions.items():
+            pods = []
+            behaviour = self.behaviour(revision.version)
+            for pod, (created, counts) in revision.pods.items():
+                ready = (
+                    not behaviour.never_ready
+                    and not behaviour.broken
+                    and self.now >= created + behaviour.seconds_to_ready
+                )
+                seen = Pod(pod, created, ready=ready, counts=counts)
+                pods.append(replace(seen, **behaviour.broken))  # type: ignore[arg-type]
+            states[name] = RevisionState(tuple(pods), f"10.0.0.{int(name[:2], 16)}", revision.wanted)
+        router = Router("router-1", 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
+        return Observed(states, (router,))
+
+    def decide(self) -> Plan:
+        """One decision on what is there now, from the status as the API server would hand it back."""
+        held = decode(Status, encode(self.status))
+        return decide(MLModel(OWNER, self.generation, self.spec), self.observed(), held, IMAGE, self.now)
+
+    def reconcile(self, *, dies_after: int = 99) -> Plan:
+        """One reconcile; the operator is killed after ``dies_after`` of its writes."""
+        plan = self.decide()
+        if self.check is not None:
+            self.check(self, plan)
+        writes: list[Callable[[], object]] = [lambda: self._route(plan)]
+        writes += [
+            lambda want=want: self._want(want.revision.id, want.revision.label, want.pods) for want in plan.wants
+        ]
+        writes += [lambda: self._write(plan)]
+        writes += [partial(self.revisions.pop, name, None) for name in plan.deletes]
+        for write in writes[:dies_after]:
+            write()
+        return plan
+
+    def tick(self, seconds: float = 1.0, **how: int) -> Plan:
+        """Time passes, the router follows, users ask, the operator looks."""
+        self.now += seconds
+        self.followed = self.routes
+        self._requests(round(self.requests_per_second * seconds))
+        return self.reconcile(**how)
+
+    def run(self, until: Callable[[World], bool], limit: float = 2000.0) -> None:
+        """Ticks until a condition holds; fails when it does not within ``limit`` seconds."""
+        end = self.now + limit
+        while not until(self):
+            assert self.now < end, f"not within {limit} s: {self.status}"
+            self.tick()
+
+    def settled(self) -> bool:
+        """Nothing moves any more."""
+        return self.status.candidate is None and not self.status.leaving and self.status.stable is not None
+
+    def condition(self, kind: str) -> str:
+        """The status of a condition."""
+        return next((found.status for found in self.status.conditions if found.type == kind), "")
+
+    def _route(self, plan: Plan) -> None:
+        if plan.routes is not None:
+            self.routes = plan.routes
+
+    def _want(self, name: str, version: str, pods: int) -> None:
+        revision = self.revisions.setdefault(name, _Revision(version, pods))
+        if self.spec.serving.autoscaling is not None:
+            pods = max(pods, revision.wanted)  # the number is the autoscaler's, only its lower bound is ours
+        revision.wanted = pods
+        while len(revision.pods) < pods:
+            self.serial += 1
+            revision.pods[f"{name}-{self.serial}"] = (self.now, Cursor())
+        for extra in list(revision.pods)[pods:]:
+            del revision.pods[extra]
+
+    def _write(self, plan: Plan) -> None:
+        if encode(plan.status) != encode(self.status):
+            self.status_writes += 1
+            self.notices += plan.notices
+        self.status = plan.status
+
+    def _requests(self, number: int) -> None:
+        """Users ask ``number`` times; what the candidate fails is asked of stable."""
+        routes = self.followed
+        if routes is None or routes.stable is None:
+            return
+        share = routes.weight if routes.candidate is not None else 0
+        asked = sum(self.rng.random() * 100 < share for _ in range(number))
+        rescued = self._ask(routes, routes.candidate, asked) if routes.candidate is not None else 0
+        self._count(routes.candidate, asked, rescued)
+        failed = self._ask(routes, routes.stable, number - asked)
+        self._count(routes.stable, number - asked, failed)
+        self.user_errors += failed + self._ask(routes, routes.stable, rescued)
+
+    def _count(self, slot: Slot | None, asked: int, failed: int) -> None:
+        if slot is not None:
+            before = self.slots[slot]
+            self.slots[slot] = (before[0] + asked, before[1] + failed)
+
+    def _ask(self, routes: Routes, slot: Slot, number: int) -> int:
+        """Asks one slot ``number`` times and returns how many failed."""
+        name = next((n for n in self.revisions if routes.addresses[slot] == f"10.0.0.{int(n[:2], 16)}"), None)
+        if name is None or not number:
+            return number
+        revision = self.revisions[name]
+        behaviour = self.behaviour(revision.version)
+        ready = [pod.name for pod in self.observed_pods(name) if pod.ready]
+        self.served_by[name] = self.now
+        if not ready:
+            return number
+        failed = refused = 0
+        for _ in range(number):
+            roll = self.rng.random()
+            failed += roll < behaviour.error_rate
+            refused += behaviour.error_rate <= roll < behaviour.error_rate + behaviour.client_error_rate
+        pod = self.rng.choice(ready)
+        created, counts = revision.pods[pod]
+        revision.pods[pod] = (
+            created,
+            Cursor(counts.requests + number, counts.client_errors + refused, counts.server_errors + failed),
+        )
+        self.answered[revision.version] = self.answered.get(revision.version, 0) + number
+        return failed
+
+    def observed_pods(self, name: str) -> tuple[Pod, ...]:
+        """The pods of one revision as seen now."""
+        revision, behaviour = self.revisions[name], self.behaviour(self.revisions[name].version)
+        return tuple(
+            Pod(
+                pod,
+                created,
+                ready=not behaviour.never_ready
+                and not behaviour.broken
+                and self.now >= created + behaviour.seconds_to_ready,
+            )
+            for pod, (created, _) in revision.pods.items()
+        )
+
+
+def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
+    """A world in which ``version`` serves."""
+    world = World(random.Random(seed), spec(version), **how)  # type: ignore[arg-type]
+    world.run(lambda w: w.settled() and w.condition("Ready") == "True", 60)
+    return world
+
+
+def steps(*weights: int, **more: int) -> tuple[Step, ...]:
+    """Steps with these weights."""
+    return tuple(Step(weight, **more) for weight in weights)
