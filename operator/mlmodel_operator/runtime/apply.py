@@ -101,8 +101,10 @@ class Applier:
             if metadata(live).get("deletionTimestamp") or self._is_current(r, intent, intent_hash, live):
                 return live
             # With the UID, an object that somebody has just put in the place of ours is a conflict, not a take-over.
-            intent = {**intent, "metadata": {**intent["metadata"], "uid": uid(live)}}
-        written = await self._api.apply(r, intent, manager)
+            request = {**intent, "metadata": {**intent["metadata"], "uid": uid(live)}}
+        else:
+            request = intent
+        written = await self._api.apply(r, request, manager)
         self._remember(r, written, intent_hash, intent)
         self._store.put(r, written)
         return self._store.get(r, namespace, name) or written

@@ -15,8 +15,8 @@ current_key: ContextVar[tuple[str, str] | None] = ContextVar("current_key", defa
 class LineFormatter(logging.Formatter):
     """``time=… level=… from=LOGGER model=NAMESPACE/NAME msg="…"``.
 
-    Our own tracebacks stay in the line, escaped; of a library's, which tell of a broken connection as often as of a bug,
-    only the error is kept.
+    Our own tracebacks stay in the line, escaped; of a library's, which tell of a broken connection as often as of a
+    bug, only the error is kept.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -6,7 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.process_collector import ProcessCollector
 
 from mlmodel_operator.runtime.resource import Resource
@@ -16,6 +23,7 @@ class Metrics:
     """Instruments under one ``prefix``, in a registry of their own."""
 
     def __init__(self, prefix: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # as many series again, and nobody reads them
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.leader = Gauge(f"{prefix}_leader", "1 while this replica holds the Lease.", registry=self.registry)

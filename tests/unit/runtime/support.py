@@ -1,0 +1,172 @@
+"""A clock that tests move, and an API server in memory that does what these tests need of one."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import heapq
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from itertools import count
+from typing import Any, ParamSpec
+
+from mlmodel_operator.runtime.api import ApiError, WatchEvent
+from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address, resource_version, uid
+
+P = ParamSpec("P")
+
+
+def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test in an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 20))
+
+    return run
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something that only the clock or the test can bring."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class FakeClock:
+    """Time stands still until ``advance``."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = count()
+
+    def now(self) -> float:
+        return 1_800_000_000.0 + self._seconds
+
+    def monotonic(self) -> float:
+        return self._seconds
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._seconds + seconds, next(self._count), future))
+        await future
+
+    async def advance(self, seconds: float) -> None:
+        """Move on, waking each sleeper at its own time, in order."""
+        await settle()
+        until = self._seconds + seconds
+        while self._sleepers and self._sleepers[0][0] <= until:
+            at, _, future = heapq.heappop(self._sleepers)
+            self._seconds = max(self._seconds, at)
+            if not future.done():
+                future.set_result(None)
+            await settle()
+        self._seconds = until
+        await settle()
+
+
+class MemoryApi:
+    """Objects in memory with resourceVersions, conflicts and UIDs. Apply is a merge without field ownership.
+
+    ``calls`` lists (verb, plural, name); ``fail`` holds errors to raise, one per call of any verb, None for success.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[Resource, str, str], Body] = {}
+        self.calls: list[tuple[str, str, str]] = []
+        self.fail: list[ApiError | None] = []
+        self.down = False
+        self._version = 100
+        self._changed = asyncio.Condition()
+
+    def writes(self) -> list[str]:
+        return [verb for verb, _, _ in self.calls if verb not in ("get", "list", "watch")]
+
+    def _call(self, verb: str, r: Resource, name: str) -> None:
+        self.calls.append((verb, r.plural, name))
+        if self.down:
+            raise ApiError(0, "Unreachable", "the test took the server away")
+        error = self.fail.pop(0) if self.fail else None
+        if error is not None:
+            raise error
+
+    async def _save(self, r: Resource, body: Body) -> Body:
+        self._version += 1
+        body["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[r, *address(body)] = body
+        async with self._changed:
+            self._changed.notify_all()
+        return copy.deepcopy(body)
+
+    async def get(self, r: Resource, namespace: str, name: str) -> Body:
+        self._call("get", r, name)
+        try:
+            return copy.deepcopy(self.objects[r, namespace, name])
+        except KeyError:
+            raise ApiError(404, "NotFound", f"{name} not found") from None
+
+    async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
+        self._call("list", r, "")
+        return [copy.deepcopy(body) for key, body in self.objects.items() if key[0] == r], str(self._version)
+
+    async def watch(
+        self,
+        r: Resource,
+        resource_version: str,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> AsyncGenerator[WatchEvent, None]:
+        self._call("watch", r, "")
+        seen = int(resource_version)
+        while True:
+            for key, body in list(self.objects.items()):
+                version = int(body["metadata"]["resourceVersion"])
+                if key[0] == r and version > seen:
+                    seen = version
+                    yield WatchEvent("MODIFIED", copy.deepcopy(body))
+            async with self._changed:
+                await self._changed.wait()
+
+    async def apply(self, r: Resource, body: Body, manager: str) -> Body:
+        self._call("apply", r, address(body)[1])
+        live = self.objects.get((r, *address(body)))
+        if live is not None and "uid" in body["metadata"] and uid(live) != uid(body):
+            raise ApiError(409, "Conflict", "the UID differs")
+        merged = _merge(live or {"metadata": {"uid": f"uid-{self._version}"}}, body)
+        if merged == live:
+            return copy.deepcopy(merged)
+        return await self._save(r, merged)
+
+    async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
+        self._call("patch", r, name)
+        live = self.objects.get((r, namespace, name))
+        if live is None:
+            raise ApiError(404, "NotFound", f"{name} not found")
+        if resource_version(body) not in ("", resource_version(live)):
+            raise ApiError(409, "Conflict", "the object has been modified")
+        return await self._save(r, _merge(live, body))
+
+    async def replace_status(self, r: Resource, body: Body) -> Body:
+        raise NotImplementedError
+
+    async def create(self, r: Resource, body: Body) -> Body:
+        self._call("create", r, address(body)[1])
+        if (r, *address(body)) in self.objects:
+            raise ApiError(409, "AlreadyExists", "the name is taken")
+        return await self._save(r, _merge({"metadata": {"uid": f"uid-{self._version}"}}, body))
+
+    async def delete(
+        self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
+    ) -> None:
+        self._call("delete", r, name)
+        self.objects.pop((r, namespace, name), None)
+
+
+def _merge(live: Any, patch: Any) -> Any:
+    if not isinstance(live, dict) or not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    merged = copy.deepcopy(live)
+    for key, value in patch.items():
+        merged[key] = _merge(live.get(key), value)
+    return merged
