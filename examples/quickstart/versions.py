@@ -1,0 +1,107 @@
+"""Makes the versions of the model ``tumour`` that the demo rolls out, each as a package and as a ConfigMap to apply.
+
+    python examples/quickstart/versions.py --out out
+    kubectl apply -f out/tumour-v1.yaml -f examples/quickstart/mlmodel.yaml
+
+v1      works: two features, not tuned
+v2      better: the pipeline of train.py, tuned
+v3      a bug that no golden example shows: a feature is one-hot encoded that knows only the values of the few patients
+        it was fitted on, so it raises on about four in ten others
+v3-all  the same with two features that hardly any two patients share: it raises on all others
+v4      cannot load: it calls a function of the training script, which no server has
+
+All take the same request; ``requests.jsonl`` holds one for each held-out patient, as bodies of v2 inference requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import SelectKBest
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
+from train import read, split, train  # type: ignore[import-not-found]  # the script beside this one
+
+from mlmodel_server import package
+
+NAME = "tumour"
+FEW = 60
+"""Patients that v3 was fitted and, wrongly, also evaluated on."""
+
+
+def simple(X: Any, y: Any, seed: int) -> Any:
+    """v1: a baseline."""
+    return make_pipeline(StandardScaler(), SelectKBest(k=2), SVC(C=0.01, random_state=seed)).fit(X, y)
+
+
+def with_categories(X: Any, y: Any, seed: int, names: list[str], encode: Any) -> Any:
+    """v3: the columns become categories; OneHotEncoder raises on a value that it did not see in ``X``."""
+    columns = ColumnTransformer([("categories", encode, names)], remainder=StandardScaler())
+    return make_pipeline(columns, SVC(C=10, random_state=seed)).fit(X, y)
+
+
+def clipped(X: Any) -> Any:
+    """What v4 calls first. It lives in this script, so a server that gets the model cannot have it."""
+    return np.clip(X, 0, 1000)
+
+
+def requests(X: Any) -> list[str]:
+    """One v2 request body for each row of ``X``."""
+    return [
+        json.dumps({"inputs": [{"name": "row", "shape": [1, len(row)], "datatype": "FP64", "data": row.tolist()}]})
+        for row in X.to_numpy()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the versions of the demo's model.")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="directory to write into (out)")
+    parser.add_argument("--seed", type=int, default=42)
+    arguments = parser.parse_args()
+    out, seed = arguments.out, arguments.seed
+    print(f"seed {seed}")
+
+    X, X_test, y, y_test = split(read(out / "data.csv"), seed)
+    few, few_y = X[:FEW], y[:FEW]
+    rounded = Pipeline([("round", FunctionTransformer(np.rint)), ("encode", OneHotEncoder())])
+    v3 = with_categories(few, few_y, seed, ["area error"], rounded)
+    v3_all = with_categories(few, few_y, seed, ["mean area", "worst area"], OneHotEncoder())
+
+    for version, model, rows, labels in (
+        ("v1", simple(X, y, seed), X_test, y_test),
+        ("v2", train(X, y, seed), X_test, y_test),
+        ("v3", v3, few, few_y),
+        ("v3-all", v3_all, few, few_y),
+    ):
+        package.save(model, rows, labels, out / version, version=version)
+        print(f"{version:<7} {share_failing(model, X_test):4.0%} of the held-out patients make it raise")
+    (out / "v4").mkdir(exist_ok=True)
+    v4 = make_pipeline(FunctionTransformer(clipped), StandardScaler(), SVC(C=10, random_state=seed)).fit(X, y)
+    joblib.dump(v4, out / "v4" / "model.joblib", compress=3)
+
+    for version in ("v1", "v2", "v3", "v3-all", "v4"):
+        (out / f"{NAME}-{version}.yaml").write_text(package.config_map(out / version, f"{NAME}-{version}"))
+    (out / "requests.jsonl").write_text("\n".join(requests(X_test)) + "\n")
+    print(f"wrote {out}/{NAME}-*.yaml and {out}/requests.jsonl")
+
+
+def share_failing(model: Any, X: Any) -> float:
+    """The share of the rows of ``X`` on which ``model`` raises."""
+    failed = 0
+    for index in range(len(X)):
+        try:
+            model.predict(X[index : index + 1])
+        except ValueError:
+            failed += 1
+    return failed / len(X)
+
+
+if __name__ == "__main__":
+    main()
