@@ -1,0 +1,176 @@
+"""``mlmodel``: packages on a laptop. Every error is one sentence that says what to type, and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .errors import MLModelError, UsageError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except MLModelError as error:
+        sys.stderr.write(f"mlmodel: {error}\n")
+        return 2
+    except BrokenPipeError:  # piped into head
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mlmodel", description="Model packages: write, look into, hand to Kubernetes."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    package = commands.add_parser(
+        "package",
+        help="write a package from a model file, or print a package as a ConfigMap",
+        description="mlmodel package model.joblib --data data.csv --label label --out DIR   writes a package; "
+        "mlmodel package DIR --configmap NAME   prints it as a ConfigMap.",
+    )
+    package.add_argument("source", type=Path, metavar="MODEL_FILE|DIR")
+    package.add_argument("--data", type=Path, help="CSV with a header: rows that the model was not trained on")
+    package.add_argument("--label", help="its column with the right answer")
+    package.add_argument("--out", type=Path, help="directory to write")
+    package.add_argument("--configmap", metavar="NAME", help="print an immutable ConfigMap of this name")
+    package.add_argument("--format", choices=("auto", "skops", "joblib"), default="auto")
+    package.add_argument("--compress", type=int, default=3, metavar="0-9", help="9 is smallest (3)")
+    package.add_argument("--version", default="", help="label of this version, for people")
+    package.set_defaults(run=_package)
+
+    inspect = commands.add_parser("inspect", help="what is in a package or model file, and would a server take it")
+    inspect.add_argument("path", type=Path, metavar="PATH")
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _package(arguments: argparse.Namespace) -> None:
+    from .package import config_map
+
+    directory: Path = arguments.source
+    if directory.is_dir():
+        if not arguments.configmap:
+            raise UsageError(f"{directory} is a directory: add --configmap NAME to print it as a ConfigMap")
+    else:
+        directory = _write(arguments)
+    if arguments.configmap:
+        sys.stdout.write(config_map(directory, arguments.configmap))
+
+
+def _write(arguments: argparse.Namespace) -> Path:
+    from . import package
+    from .loading.trust import open_artefact
+
+    needed = {"--data": arguments.data, "--label": arguments.label, "--out": arguments.out}
+    absent = [flag for flag, value in needed.items() if value is None]
+    if absent:
+        raise UsageError(
+            f"{' '.join(absent)} missing: mlmodel package {arguments.source.name} "
+            f"--data data.csv --label label --out DIR"
+        )
+    model = open_artefact(_read(arguments.source), arguments.source.name)
+    X, y = _table(arguments.data, arguments.label, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # plain arrays for a model that knows names, and the like
+        written = package.save(
+            model,
+            X,
+            y,
+            arguments.out,
+            format=arguments.format,
+            compress=arguments.compress,
+            version=arguments.version,
+        )
+    sys.stderr.write(f"wrote {written}: look into it with: mlmodel inspect {written}\n")
+    return written
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}: give a .joblib or .skops file, or the directory of a package"
+        ) from None
+
+
+def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
+    try:
+        import pandas as pd
+    except ImportError:
+        raise UsageError("reading a CSV needs pandas: pip install 'mlmodel[cli]'") from None
+    try:
+        table = pd.read_csv(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}: give a CSV file with a header") from None
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise UsageError(f"{path} is no CSV table ({str(error).splitlines()[0]}): give one with a header") from None
+    if label not in table.columns:
+        raise UsageError(f"{path} has no column {label!r}: --label is one of {', '.join(map(str, table.columns[:20]))}")
+    y, X = table[label].to_numpy(), table.drop(columns=label)
+    names = getattr(model, "feature_names_in_", None)
+    if names is None:
+        return X.to_numpy(), y
+    absent = [str(name) for name in names if name not in X.columns]
+    if absent:
+        raise UsageError(
+            f"{path} lacks the column(s) {', '.join(absent[:10])}, which the model was fitted on: add them"
+        )
+    return X[list(names)], y
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from .engine import selftest
+    from .engine.model import from_bare, from_package
+    from .engine.prepare import prepare
+    from .errors import UnreachableSource
+    from .loading.load import load
+    from .loading.sources import Local
+
+    warnings.simplefilter("ignore")
+    path: Path = arguments.path
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: give a package directory or a model file")
+    try:
+        source = Local(path)
+    except UnreachableSource:
+        raise UsageError(
+            f"{path} holds no mlmodel.json, *.skops or *.joblib: write a package with package.save"
+        ) from None
+    loaded = load(source)
+    described = loaded.manifest
+    out = sys.stdout.write
+    out(f"{source.entry}  sha256 {loaded.sha256}\n")
+    if described:
+        for name, file in sorted(described.files.items()):
+            out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
+        model = from_package(prepare(loaded.estimator), described)
+        selftest.run(model, described.golden)
+    else:
+        model = from_bare(loaded.estimator)
+    signature = model.signature
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            out(f"{kind:<7} {spec.name}  {spec.datatype} {list(spec.shape)}\n")
+    if signature.classes:
+        out(f"classes {', '.join(signature.classes)}\n")
+    if described:
+        if described.version:
+            out(f"version {described.version}\n")
+        for key, value in described.metrics.items():
+            out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
+        out("made with " + ", ".join(f"{key} {value}" for key, value in described.libraries.items()) + "\n")
+        out(f"self-test passed on {described.golden.outputs[0]['shape'][0]} golden examples\n")
+    out(f"a server takes it: {loaded.format}, every global in it is on the list\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
