@@ -189,8 +189,16 @@ class ErrorGate:
             "Percentage of requests that the candidate may fail more than stable does. Each step is certified for"
             " the share of all users that it exposes. Default: 1."
         ),
-        Limits(0.1, 50),
     ] = 1.0
+
+    rules: ClassVar = (
+        # A rule and not a minimum: the API server rounds a fractional minimum down when the value is an integer.
+        Rule(
+            "!has(self.maxPercent) || (double(self.maxPercent) >= 0.1 && double(self.maxPercent) <= 50.0)",
+            "spec.rollout.gates.errors.maxPercent is from 0.1 to 50: type for example `maxPercent: 1`",
+            ".maxPercent",
+        ),
+    )
 
 
 @dataclass(frozen=True)
