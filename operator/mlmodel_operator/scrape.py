@@ -119,7 +119,7 @@ def parse_counts(body: bytes) -> Counts | None:
     if f"# TYPE {_METRIC} " not in text and f"{_METRIC}{{" not in text:
         return None
     by_class = dict.fromkeys("12345", 0)
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line.startswith(_METRIC + "{"):
             continue
         sample = _SAMPLE.fullmatch(line)

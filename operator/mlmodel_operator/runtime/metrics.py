@@ -94,7 +94,7 @@ async def serve(metrics: Metrics, port: int, live: Check, ready: Check, host: st
     app.router.add_get("/metrics", show)
     app.router.add_get("/healthz", probe(live))
     app.router.add_get("/readyz", probe(ready))
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

@@ -1,0 +1,36 @@
+"""Log lines: one each, with the model's name."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from mlmodel_operator.runtime.log import LineFormatter, current_key
+
+
+def record(name: str, message: str, *, error: bool = False) -> logging.LogRecord:
+    try:
+        raise ValueError("the reason")
+    except ValueError:
+        info = sys.exc_info() if error else None
+    return logging.LogRecord(name, logging.WARNING, __file__, 1, message, (), info)
+
+
+def test_a_line_has_the_model_while_it_is_worked_on() -> None:
+    formatter = LineFormatter()
+    token = current_key.set(("ns", "fraud"))
+    try:
+        line = formatter.format(record("mlmodel_operator.x", 'said "no"\nand more'))
+    finally:
+        current_key.reset(token)
+    assert 'level=warning from=mlmodel_operator.x model=ns/fraud msg="said \\"no\\"\\nand more"' in line
+    assert "model=" not in formatter.format(record("mlmodel_operator.x", "m"))
+
+
+def test_our_tracebacks_stay_in_the_line_and_a_librarys_is_its_last_line() -> None:
+    ours = LineFormatter().format(record("mlmodel_operator.x", "failed", error=True))
+    theirs = LineFormatter().format(record("library.x", "failed", error=True))
+    assert "Traceback" in ours
+    assert "\n" not in ours
+    assert "Traceback" not in theirs
+    assert "ValueError: the reason" in theirs
