@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -263,6 +264,24 @@ def test_what_the_candidate_fails_stable_answers_and_it_is_counted(play: Play, r
         assert len(scene.b.requests) == (50 if reply else 0)
 
     play(act, canary(25), b=reply, listening=reply is not None, changes={"timeout server 10s": "timeout server 300ms"})
+
+
+def test_a_hanging_candidate_is_counted_though_its_clients_give_up(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        async def give_up() -> None:
+            client = Client(scene.router.traffic)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(client.ask(), 0.1)
+            client.close()
+
+        await asyncio.gather(*(give_up() for _ in range(10)))
+
+        async def counted() -> bool:
+            return bool((await scene.router.counts())["slots"]["b"] == {"requests": 10, "failed": 10, "fallbacks": 10})
+
+        await scene.router.until(counted)
+
+    play(act, canary(100), b=Reply(seconds=60), changes={"timeout server 10s": "timeout server 500ms"})
 
 
 def test_the_second_chance_holds_while_baking_at_weight_100(play: Play) -> None:

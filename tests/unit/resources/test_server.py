@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlmodel_operator.api.types import Autoscaling, Owner, Quantity, Resources
+from mlmodel_operator.api.schema import Quantity
+from mlmodel_operator.api.types import Autoscaling, Owner, Resources
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
 
 from .cast import IMAGE, OWNER, Body, container, pod, restricted, revision
