@@ -59,7 +59,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["path"].endswith(("/infer", "/infer/")):
-            await self._cold(scope, receive, send)
+            await self._cold(scope, receive, _closing(send) if self._serving.draining else send)
             return
         started = perf_counter()
         headers = [(b"content-type", b"application/json")]
@@ -80,9 +80,9 @@ class Application:
             log.error("internal error: %s", type(error).__name__)
             status, body = 500, v2.error(f"internal error ({type(error).__name__})")
         headers.append((b"content-length", b"%d" % len(body)))
-        if self._serving.draining:
-            headers.append((b"connection", b"close"))
         self._serving.metrics.record(status, perf_counter() - started)
+        if self._serving.draining:
+            send = _closing(send)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -99,6 +99,17 @@ class Application:
     def _answer(self, body: bytes) -> bytes:
         serving = self._serving
         return v2.encode(serving.model.infer(v2.decode(body)), serving.name, serving.version)
+
+
+def _closing(send: Send) -> Send:
+    """Ask the client to open its next connection elsewhere."""
+
+    async def closing(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return closing
 
 
 def _unknown(path: str, serving: Serving) -> str:

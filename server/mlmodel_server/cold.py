@@ -30,7 +30,7 @@ def cold_routes(serving: Serving) -> FastAPI:
     model = f"/v2/models/{serving.name}"
 
     def reply(content: dict[str, Any], status: int = 200) -> JSONResponse:
-        return JSONResponse(content, status, {"connection": "close"} if serving.draining else None)
+        return JSONResponse(content, status)
 
     async def live() -> JSONResponse:
         """Whether the process works; the liveness probe."""

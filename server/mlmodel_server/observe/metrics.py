@@ -23,7 +23,7 @@ class RequestMetrics:
         )
         duration = Histogram(
             "mlmodel_request_duration_seconds",
-            "Time from the first byte of an inference request's body to its answer.",
+            "Time from the headers of an inference request to its answer.",
             [*labels],
             buckets=BUCKETS,
             registry=self._registry,

@@ -1,0 +1,98 @@
+"""The ``mlmodel`` command: it works, and each mistake is answered by one sentence and exit code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from sklearn.linear_model import LogisticRegression
+
+from mlmodel_server import package
+from mlmodel_server.cli import main
+
+from .models import iris, joblib_bytes, mixed
+from .test_trust import touch
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    model, X, y = mixed()
+    X.assign(label=y).to_csv(tmp_path / "data.csv", index=False)
+    (tmp_path / "model.joblib").write_bytes(joblib_bytes(model))
+    return tmp_path
+
+
+def test_a_model_file_becomes_a_package_and_a_config_map(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["package", str(table / "model.joblib"), "--data", str(table / "data.csv"), "--label", "label"]
+    assert main([*command, "--out", str(table / "out"), "--configmap", "m-v1", "--version", "v1"]) == 0
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out)["metadata"]["name"] == "m-v1"
+    assert "mlmodel inspect" in printed.err
+    assert main(["package", str(table / "out"), "--configmap", "m-v1"]) == 0
+    assert capsys.readouterr().out == printed.out
+    assert main(["inspect", str(table / "out")]) == 0
+    shown = capsys.readouterr().out
+    for words in ("input   country  BYTES [-1]", "metric  accuracy", "version v1", "self-test passed on 12"):
+        assert words in shown
+
+
+def test_columns_of_the_csv_are_put_in_the_order_of_the_model(table: Path) -> None:
+    data = pd.read_csv(table / "data.csv")
+    data[sorted(data.columns)].assign(extra=1).to_csv(table / "shuffled.csv", index=False)
+    command = ["package", str(table / "model.joblib"), "--data", str(table / "shuffled.csv"), "--label", "label"]
+    assert main([*command, "--out", str(table / "out")]) == 0
+
+
+def test_a_bare_file_can_be_inspected(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (table / "iris.joblib").write_bytes(joblib_bytes(iris()[0]))
+    assert main(["inspect", str(table / "iris.joblib")]) == 0
+    assert "input   input-0  FP64 [-1, 4]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("inspect nothing", "does not exist: give a package directory"),
+        ("inspect empty", "holds no mlmodel.json"),
+        ("inspect bad.joblib", "refused posix.system in bad.joblib"),
+        ("package nothing", "--data --label --out missing: mlmodel package nothing --data data.csv"),
+        ("package empty", "is a directory: add --configmap NAME"),
+        ("package empty --configmap a", "is no package: write one with package.save"),
+        ("package out --configmap A_B", "cannot name a ConfigMap"),
+        ("package bad.joblib --data data.csv --label label --out x", "refused posix.system in bad.joblib"),
+        ("package gone.joblib --data data.csv --label label --out x", "gone.joblib: No such file"),
+        ("package model.joblib --data gone.csv --label label --out x", "gone.csv: No such file"),
+        ("package model.joblib --data empty.csv --label label --out x", "empty.csv is no CSV table"),
+        (
+            "package model.joblib --data data.csv --label y --out x",
+            "has no column 'y': --label is one of amount, count",
+        ),
+        ("package model.joblib --data short.csv --label label --out x", "lacks the column(s) country"),
+        ("package model.joblib --data data.csv --label label --out x --compress 12", "compress is 12: use 0"),
+    ],
+)
+def test_a_mistake_is_answered_by_one_sentence(
+    table: Path, command: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table)
+    (table / "empty").mkdir()
+    (table / "empty.csv").touch()
+    (table / "bad.joblib").write_bytes(joblib_bytes(touch(table / "ran")))
+    pd.read_csv("data.csv").drop(columns="country").to_csv("short.csv", index=False)
+    package.save(*iris(), "out")
+    assert main(command.split()) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not (table / "ran").exists()
+
+
+def test_a_model_fitted_on_an_array_takes_the_columns_as_they_are(tmp_path: Path) -> None:
+    _, X, y = iris()
+    pd.DataFrame(X).assign(label=y).to_csv(tmp_path / "data.csv", index=False)
+    (tmp_path / "m.joblib").write_bytes(joblib_bytes(LogisticRegression(max_iter=500).fit(X, y)))
+    command = ["package", str(tmp_path / "m.joblib"), "--data", str(tmp_path / "data.csv"), "--label", "label"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
