@@ -71,6 +71,9 @@ class Parts:
     clock: Clock
 
 
+Build = Callable[[Parts], Reconcile]
+
+
 class PartEnded(Exception):
     """A part of the process that must run for ever has ended."""
 
@@ -79,15 +82,26 @@ class PartEnded(Exception):
 EXPECTED = (PartEnded, ApiError, LeaseLost, WatchEnded, WatchSilent, OSError)
 
 
-def main() -> None:
-    """The console script ``mlmodel-operator``; exit code 0 after SIGTERM or SIGINT, 1 after anything else."""
+def _controller(parts: Parts) -> Reconcile:
+    from mlmodel_operator.controller import Controller  # only where it runs: tests replace it
+
+    return Controller(
+        parts.api, parts.store, parts.applier, parts.events, parts.scraper, parts.settings, parts.clock
+    ).reconcile
+
+
+def main(build: Build = _controller, port: int = PORT) -> None:
+    """The console script ``mlmodel-operator``; exit code 0 after SIGTERM or SIGINT, 1 after anything else.
+
+    ``build`` and ``port`` are for tests, which put something simpler in the controller's place.
+    """
     try:
         settings = Settings.from_env()
     except SettingsError as error:
         sys.exit(f"mlmodel-operator: {error}")
     log.configure(settings.log_level)
     try:
-        asyncio.run(run(settings, _controller))
+        asyncio.run(run(settings, build, port))
     except OSError as error:  # no configuration, or the port is taken
         sys.exit(f"mlmodel-operator: {error}")
     except ExceptionGroup as ended:
@@ -97,15 +111,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _controller(parts: Parts) -> Reconcile:
-    from mlmodel_operator.controller import Controller
-
-    return Controller(
-        parts.api, parts.store, parts.applier, parts.events, parts.scraper, parts.settings, parts.clock
-    ).reconcile
-
-
-async def run(settings: Settings, build: Callable[[Parts], Reconcile], *, port: int = PORT) -> None:
+async def run(settings: Settings, build: Build, port: int) -> None:
     """Run the operator until SIGTERM or SIGINT.
 
     Raises OSError when there is no configuration to reach an API server or the port is taken, and a group of PartEnded

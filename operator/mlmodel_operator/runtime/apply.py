@@ -100,14 +100,23 @@ class Applier:
             _refuse_if_not_ours(r, intent, live)
             if metadata(live).get("deletionTimestamp") or self._is_current(r, intent, intent_hash, live):
                 return live
-            # With the UID, an object that somebody has just put in the place of ours is a conflict, not a take-over.
-            request = {**intent, "metadata": {**intent["metadata"], "uid": uid(live)}}
+            written = await self._update(r, intent, uid(live), manager)
         else:
-            request = intent
-        written = await self._api.apply(r, request, manager)
+            written = await self._api.apply(r, intent, manager)
         self._remember(r, written, intent_hash, intent)
         self._store.put(r, written)
         return self._store.get(r, namespace, name) or written
+
+    async def _update(self, r: Resource, intent: Body, known: str, manager: str) -> Body:
+        """Apply onto the very object that we know: one that somebody has just put in its place is not taken over."""
+        request = {**intent, "metadata": {**intent["metadata"], "uid": known}}
+        try:
+            return await self._api.apply(r, request, manager)
+        except ApiError as error:
+            # An object that is gone is a conflict already; one with another UID is told as an invalid intent.
+            if error.invalid and "metadata.uid" in error.message:
+                raise ApiError(409, "Conflict", f"{r.kind} {'/'.join(address(intent))} was replaced") from error
+            raise
 
     async def _read(self, r: Resource, namespace: str, name: str) -> Body | None:
         try:
