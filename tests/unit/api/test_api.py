@@ -16,7 +16,7 @@ def revision(spec: dict[str, object]) -> str:
     return wanted_revision(decode(Spec, spec), "image").id
 
 
-BASE = {"model": {"uri": "configmap://fraud-v1", "version": "v1"}}
+BASE: dict[str, object] = {"model": {"uri": "configmap://fraud-v1", "version": "v1"}}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+# Everything a developer types. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: $(VENV)/.done ## Create the virtual environment with all that development needs
+
+$(VENV)/.done: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it, or say PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: setup ## The main job, live: four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves it running)
+	$(BIN)/python -m tests.demo
+
+.PHONY: test
+test: check ## All tests, from nothing: checks, then a real API server, then a whole cluster with traffic
+	$(BIN)/python -m pytest tests/integration tests/e2e --durations=15
+
+.PHONY: check
+check: setup ## The developer's loop, under a minute: lint, types, layers, generated files, links, unit tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
+
+.PHONY: lint
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
+	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
+	$(BIN)/python -m tests.links
+
+.PHONY: types
+types: setup
+	$(BIN)/mypy
+
+.PHONY: unit
+unit: setup ## Unit tests alone
+	$(BIN)/python -m pytest tests/unit -q
+
+.PHONY: generate
+generate: setup ## Write the CRD and install.yaml from the code
+	$(BIN)/python -m mlmodel_operator.api.crd > crds/mlmodels.yaml
+	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
+
+.PHONY: cluster
+cluster: setup ## Start a throwaway Kubernetes with the project's images; kubeconfig in .cluster/
+	$(BIN)/python -m tests.cluster up
+
+.PHONY: cluster-down
+cluster-down: setup ## Take it down; nothing is left
+	$(BIN)/python -m tests.cluster down
+
+.PHONY: images
+images: setup ## Build the images, and import them if a cluster runs
+	$(BIN)/python -m tests.cluster images
+
+.PHONY: bench
+bench: setup ## Measurements side by side with baselines, as ratios
+	$(BIN)/python -m tests.bench
+
+.PHONY: clean
+clean: ## Remove what was built here (the cluster's caches stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,127 @@
+"""What operating it costs, and what it does by itself: idle writes, memory, autoscaling, clear messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.models import Model, condition, message
+from tests.traffic import Traffic, wait_for
+
+pytestmark = pytest.mark.cluster
+
+StartTraffic = Callable[..., AbstractContextManager[Traffic]]
+MIB = 1024 * 1024
+
+
+def test_an_idle_operator_writes_nothing_but_its_lease(cluster: Cluster, model: Model) -> None:
+    model.apply("v1")
+    model.wait_ready(90, "v1")
+    began = time.time()
+    # The one deliberate wait: what is claimed is that nothing happens for a minute.
+    time.sleep(60)
+    writes = [
+        f"{event['verb']} {event['objectRef'].get('resource')}/{event['objectRef'].get('name')}"
+        for event in cluster.audit_events(began)
+        if "mlmodel-operator" in event["user"]["username"]
+    ]
+    print(f"writes of the operator in 60 s: {writes}")
+    assert writes, "the audit log shows the Lease being renewed, so it would show others"
+    assert {write for write in writes if "leases/" not in write} == set()
+
+
+def test_memory_stays_small(cluster: Cluster, model: Model, traffic: StartTraffic) -> None:
+    model.apply("v2")
+    model.wait_ready(90, "v2")
+    with traffic(rate=50) as users:
+        users.wait(lambda seen: seen.sent > 500, 60, "500 requests")
+        users.stop()
+    server = next(iter(model.pods()))
+    router = next(iter(model.pods("router")))
+    operator = cluster.kubectl(
+        "get", "pods", "-n", "mlmodel-system", "-l", "app.kubernetes.io/name=mlmodel-operator", "-o", "name"
+    ).split()[0]
+    used = {
+        "operator": resident(cluster, "mlmodel-system", operator),
+        "router": resident(cluster, model.namespace, f"pod/{router}"),
+        "server": resident(cluster, model.namespace, f"pod/{server}"),
+    }
+    print({name: f"{size / MIB:.0f} MiB" for name, size in used.items()})
+    assert used["operator"] <= 100 * MIB
+    assert used["router"] <= 20 * MIB
+    assert used["server"] <= 200 * MIB
+
+
+def resident(cluster: Cluster, namespace: str, pod: str) -> int:
+    """Resident memory of the pod's processes in bytes, as its kernel counts it."""
+    text = cluster.kubectl("exec", "-n", namespace, pod, "--", "cat", "/proc/1/status")
+    line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+
+def test_load_adds_pods_of_the_version_that_has_it(model: Model, traffic: StartTraffic) -> None:
+    model.apply("v1", serving={"autoscaling": {"maxReplicas": 3, "cpuPercent": 20}})
+    model.wait_ready(90, "v1")
+    with traffic(rate=300):
+        wait_for("the autoscaler has added a pod", 180, lambda: len(model.pods()) > 1, every=1)
+        status = model.wait("status tells", 60, lambda status: status["stable"]["replicas"] > 1)
+    assert condition(status, "Available") == "True"
+
+
+def test_a_missing_configmap_is_told_and_then_found(model: Model) -> None:
+    model.apply("v1")
+    model("delete", "mlm", "tumour", "--wait=true")
+    model("delete", "configmap", "tumour-v1")
+    model("apply", "-f", "examples/quickstart/mlmodel.yaml")
+    status = model.wait("it says so", 60, lambda status: "ConfigMap tumour-v1 is not in namespace" in message(status))
+    assert condition(status, "Ready") == "False"
+    model("apply", "-f", str(model.out / "tumour-v1.yaml"))
+    model.wait_ready(180, "v1")
+
+
+def test_a_first_version_that_cannot_load_says_why_and_is_replaced_by_a_good_one(model: Model) -> None:
+    model.apply("v4")
+    status = model.wait("it says why", 60, lambda status: condition(status, "Stalled") == "True")
+    assert "clipped" in message(status)
+    assert condition(status, "Ready") == "False"
+    model.apply("v1")
+    model.wait_ready(90, "v1")
+
+
+def test_kubectl_wait_and_columns(model: Model) -> None:
+    model.apply("v1")
+    model("wait", "mlmodel/tumour", "--for=condition=Ready", "--timeout=90s")
+    header, row = model("get", "mlm").splitlines()
+    assert header.split() == ["NAME", "PHASE", "READY", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE"]
+    assert row.split()[:4] == ["tumour", "Stable", "True", "v1"]
+    wide = model("get", "mlm", "-o", "wide")
+    assert "Serving" in wide
+    assert f"http://tumour.{model.namespace}.svc" in wide
+
+
+def test_no_pod_may_do_more_than_it_needs(cluster: Cluster, model: Model) -> None:
+    """The namespace enforces the restricted profile, so that pods that break it would not exist."""
+    cluster.kubectl("label", "namespace", model.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    model.apply("v1", serving={"replicas": 2})
+    model.wait_ready(90, "v1")
+    denied = subprocess.run(
+        [
+            *cluster.kubectl_command,
+            "auth",
+            "can-i",
+            "get",
+            "secrets",
+            "--as",
+            "system:serviceaccount:mlmodel-system:mlmodel-operator",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert denied.stdout.strip() == "no"
+    assert json.loads(model("get", "pods", "-o", "json"))["items"]
