@@ -36,6 +36,7 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
+	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m tests.links
 
 .PHONY: types
@@ -47,9 +48,10 @@ unit: setup ## Unit tests alone
 	$(BIN)/python -m pytest tests/unit -q
 
 .PHONY: generate
-generate: setup ## Write the CRD and install.yaml from the code
+generate: setup ## Write the CRD, install.yaml and the reference from the code
 	$(BIN)/python -m mlmodel_operator.api.crd > crds/mlmodels.yaml
 	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
+	$(BIN)/python -m mlmodel_operator.api.reference > docs/reference/mlmodel.md
 
 .PHONY: cluster
 cluster: setup ## Start a throwaway Kubernetes with the project's images; kubeconfig in .cluster/

@@ -1,7 +1,7 @@
 """`make demo`: four versions of a model on a real Kubernetes, live, under constant traffic.
 
-Everything shown is what a user of the cluster sees: the MLModel's status, and what came back to the users' requests. Ends
-with a table, and with an error if anything was not as told.
+Everything shown is what a user of the cluster sees: the MLModel's status, and what came back to the users' requests.
+Ends with a table, and with an error if anything was not as told.
 """
 
 from __future__ import annotations

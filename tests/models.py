@@ -41,7 +41,7 @@ class Model:
     def apply(
         self, version: str, *, rollout: dict[str, Any] | None = None, serving: dict[str, Any] | None = None
     ) -> None:
-        """Applies the version's ConfigMap and the MLModel, as a user does; ``rollout`` and ``serving`` go into the spec."""
+        """Applies the version's ConfigMap and the MLModel; ``rollout`` and ``serving`` go into the spec."""
         self("apply", "-f", str(self.out / f"{NAME}-{version}.yaml"))
         file = "mlmodel.yaml" if version == "v1" else f"{version}.yaml"
         manifest = yaml.safe_load((QUICKSTART / file).read_text())

@@ -111,8 +111,8 @@ class Users:
         )
 
 
-async def main() -> None:
-    """Asks until it is told to stop or the limit is reached."""
+def main() -> None:
+    """Reads the command line and asks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--bodies", default="/users/bodies.json")
@@ -124,6 +124,11 @@ async def main() -> None:
     # The name is resolved once: what is measured here is the path behind the Service, not the cluster's DNS.
     users.host = socket.getaddrinfo(users.host, users.port, type=socket.SOCK_STREAM)[0][4][0]  # type: ignore[assignment]
 
+    asyncio.run(run(users, options.rate, options.clients, options.limit))
+
+
+async def run(users: Users, rate: float, clients: int, limit: int) -> None:
+    """Asks ``rate`` times per second, clients in turns, until it is told to stop or ``limit`` (0: none) is reached."""
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -136,8 +141,8 @@ async def main() -> None:
     saying = asyncio.create_task(say())
     open_requests: set[asyncio.Task[None]] = set()
     began, number = time.monotonic(), 0
-    while not stop.is_set() and (not options.limit or number < options.limit):
-        due = began + number / options.rate
+    while not stop.is_set() and (not limit or number < limit):
+        due = began + number / rate
         delay = due - time.monotonic()
         if delay > 0:
             try:
@@ -145,7 +150,7 @@ async def main() -> None:
                 break
             except TimeoutError:
                 pass
-        task = asyncio.create_task(users.ask(number, str(number % options.clients)))
+        task = asyncio.create_task(users.ask(number, str(number % clients)))
         open_requests.add(task)
         task.add_done_callback(open_requests.discard)
         number += 1
@@ -156,4 +161,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
