@@ -17,7 +17,7 @@ KEEP_ALIVE = 75
 GRACE = 30
 """Seconds for requests in flight at SIGTERM; with the 5 s of the preStop hook well within the pod's 45."""
 
-LINGER = 1.0
+LINGER = 2.0
 """Seconds during which idle connections may still carry a request after SIGTERM; it is answered with
 ``Connection: close``. Closing them at once would race with a client that is just sending."""
 
