@@ -20,6 +20,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+import yaml
 
 from mlmodel_operator.handlers import MODELS
 from mlmodel_operator.runtime import api as api_module
@@ -203,7 +204,7 @@ class Watched:
 def watched(apiserver: ApiServer, notes: None, namespace: str, connect: Callable[..., Any]) -> Callable[..., Any]:
     """``async with watched(names) as w``: a running reflector that has seen these Notes."""
 
-    kubeconfig = Path(apiserver.kubeconfig).read_text()
+    kubeconfig = apiserver.kubectl("config", "view", "--raw", "--flatten", "-o", "json")
 
     @asynccontextmanager
     async def start(*names: str) -> AsyncIterator[Watched]:
@@ -551,14 +552,14 @@ async def test_an_abandoned_lease_is_taken_after_its_duration_and_not_before(
 class Process:
     """One operator process with the toy controller."""
 
-    def __init__(self, apiserver: ApiServer, namespace: str, pod: str, log: Path) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str, pod: str, log: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.log = log
         env = {
             **os.environ,
-            "KUBECONFIG": str(apiserver.kubeconfig),
+            "KUBECONFIG": str(kubeconfig),
             "SERVER_IMAGE": "server",
             "ROUTER_IMAGE": "router",
             "POD_NAMESPACE": namespace,
@@ -607,8 +608,10 @@ class Operators:
         self.apiserver, self.namespace, self.logs = apiserver, namespace, logs
         self.running: list[Process] = []
 
-    def start(self, pod: str) -> Process:
-        started = Process(self.apiserver, self.namespace, pod, self.logs / f"{pod}-{len(self.running)}.log")
+    def start(self, pod: str, *, kubeconfig: Path | None = None, system: str = "") -> Process:
+        """Start one as ``pod``; as administrator and with the Lease in the test's namespace unless said otherwise."""
+        log = self.logs / f"{pod}-{len(self.running)}.log"
+        started = Process(kubeconfig or self.apiserver.kubeconfig, system or self.namespace, pod, log)
         self.running.append(started)
         return started
 
@@ -758,6 +761,38 @@ async def test_without_the_crd_it_waits_and_says_what_to_do(
     operators.apply("fraud", "builtin://one")
     await process.wait("done builtin://one")
     assert process.stop() == 0
+
+
+@asynchronous
+async def test_the_rights_in_the_manifest_are_enough_and_its_token_is_used(
+    operators: Operators, apiserver: ApiServer, tmp_path: Path
+) -> None:
+    """With the service account's token, as in a pod; everything that the host and the runtime do is tried."""
+    system = "mlmodel-system"
+    documents = yaml.safe_load_all((REPOSITORY / "manifests" / "install.yaml").read_text())
+    kinds = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    rights = yaml.safe_dump_all(document for document in documents if document["kind"] in kinds)
+    apiserver.kubectl("apply", "--server-side", "-f", "-", input=rights)
+    token = apiserver.kubectl("create", "token", "mlmodel-operator", "-n", system).strip()
+    config = json.loads(apiserver.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+    config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(config))
+
+    first = operators.start("first", kubeconfig=kubeconfig, system=system)
+    await first.wait("Leading as first")
+    second = operators.start("second", kubeconfig=kubeconfig, system=system)
+    await second.wait("Standing by: first leads")
+    operators.apply("fraud", "builtin://one")
+    await first.wait("done builtin://one")
+    assert first.stop() == 0
+    await second.wait("Leading as second")
+    assert second.stop() == 0
+    for process in (first, second):
+        said = process.log.read_text()
+        assert "orbidden" not in said
+        assert "level=warning" not in said
+        assert "level=error" not in said
 
 
 @pytest.mark.parametrize("missing", ["SERVER_IMAGE", "POD_NAME"])
