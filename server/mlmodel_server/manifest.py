@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +14,7 @@ from .protocol.tensors import TensorSpec
 
 MANIFEST = "mlmodel.json"
 SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,252}")  # a plain file name, and a key of a ConfigMap
 
 
 def sha256(data: bytes) -> str:
@@ -78,6 +80,6 @@ def parse(data: bytes) -> Manifest:
         raise RefusedModel(
             f"{MANIFEST} has schema {manifest.schema}, this server reads {SCHEMA}: save the package again"
         )
-    if manifest.artefact not in manifest.files or any("/" in name or name in ("", "..") for name in manifest.files):
+    if manifest.artefact not in manifest.files or not all(map(_NAME.fullmatch, manifest.files)):
         raise RefusedModel(f"{MANIFEST} does not list its artefact with a digest: write it with package.save")
     return manifest

@@ -68,7 +68,10 @@ class Model:
         if tensor.array.dtype.kind not in "fiu":
             raise RequestError(f"input {shown(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
         wanted = DTYPES[self.signature.inputs[0].datatype] if self.signature.layout == "matrix" else DTYPES["FP64"]
-        return tensor.array.astype(wanted, copy=False)
+        table = tensor.array.astype(wanted, copy=False)
+        if wanted != np.float64 and not np.isfinite(table).all():
+            raise RequestError(f"input {shown(tensor.name)}: data holds a number outside the range of FP32")
+        return table
 
     def _joined(self, tensors: list[Tensor]) -> Array:
         specs = self.signature.inputs

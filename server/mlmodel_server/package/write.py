@@ -66,7 +66,7 @@ def build(
         raise UsageError(f"compress is {compress!r}: use 0 (none) to 9 (smallest)")
     model = getattr(model, "best_estimator_", model)
     if not hasattr(model, "predict") or not hasattr(model, "n_features_in_"):
-        raise UsageError("model is not a fitted scikit-learn estimator with a predict method: call fit first")
+        raise UsageError("model is not a fitted scikit-learn estimator that predicts rows of a table: call fit first")
     layout, tensors = tensors_of(X)
     labels = None if y is None else np.asarray(y)
     if labels is not None and len(labels) != len(tensors[0].array):
@@ -91,7 +91,7 @@ def build(
         task=task,  # type: ignore[arg-type]
         version=version,
         libraries=_libraries(),
-        metrics={} if labels is None else scores(task, labels, predicted),
+        metrics={} if labels is None else _scores(task, labels, predicted),
         profile=profile(tensors),
     )
     return {name: artefact, MANIFEST: content.to_bytes()}
@@ -104,6 +104,13 @@ def _predict(model: Any, X: Any) -> Array:
         raise UsageError(
             f"the model cannot predict X ({type(error).__name__}: {error}): hand in rows like those it was fitted on"
         ) from error
+
+
+def _scores(task: str, labels: Array, predicted: Array) -> dict[str, Any]:
+    try:
+        return scores(task, labels, predicted)
+    except (TypeError, ValueError) as error:  # text against numbers, missing labels
+        raise UsageError(f"y does not fit what the model answers ({error}): hand in labels of the same kind") from error
 
 
 def _same(before: Array, after: Array) -> bool:

@@ -115,6 +115,10 @@ def _tensor(tensor: _Input) -> Tensor:
         raise RequestError(f"input {shown(name)}: data holds a number outside the range of {tensor.datatype}") from None
     except ValueError:
         raise RequestError(f"input {shown(name)}: the rows in data differ in length") from None
+    if (
+        tensor.datatype in ("FP16", "FP32") and not np.isfinite(array).all()
+    ):  # numpy rounds too large numbers to infinity
+        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {tensor.datatype}")
     if array.shape != tuple(shape):
         if array.ndim != 1 or array.size != prod(shape):
             sent = "x".join(map(str, array.shape))

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -21,9 +23,13 @@ from mlmodel_server.engine.prepare import prepare
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.protocol import v2
+from mlmodel_server.protocol.tensors import DTYPES
 
 from .models import SEED, iris, mixed
 from .test_package import served
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
 
 
 def ask(model: Model, *tensors: dict[str, Any], outputs: list[str] | None = None) -> Any:
@@ -79,6 +85,30 @@ def test_predict_is_the_default_and_probabilities_come_on_request(flowers: Model
 def test_a_matrix_may_be_of_any_number_type_and_any_name(flowers: Model, datatype: str) -> None:
     row = {"name": "anything", "shape": [2, 4], "datatype": datatype, "data": [5, 3, 1, 0, 6, 3, 5, 2]}
     assert ask(flowers, row)[0]["data"] == [0, 2]
+
+
+def test_a_single_precision_model_refuses_what_it_cannot_hold() -> None:
+    _, X, y = iris()
+    narrow = X.astype(np.float32)
+    model = served(package.build(LogisticRegression(max_iter=500).fit(narrow, y), narrow, y))[0]
+    assert model.signature.inputs[0].datatype == "FP32"
+    with pytest.raises(RequestError, match="outside the range of FP32"):
+        ask(model, {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [1e300, 1, 1, 1]})
+
+
+@given(
+    datatype=st.sampled_from(list(DTYPES)),
+    shape=st.lists(st.integers(0, 5), max_size=3),
+    data=st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()),
+)
+def test_whatever_is_sent_is_answered_or_refused(
+    flowers: Model, datatype: str, shape: list[int], data: list[Any]
+) -> None:
+    try:
+        outputs = ask(flowers, {"name": "x", "shape": shape, "datatype": datatype, "data": data})
+    except RequestError:
+        return
+    assert outputs[0]["datatype"] == "INT64"
 
 
 @pytest.mark.parametrize(

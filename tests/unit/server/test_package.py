@@ -185,9 +185,10 @@ def arguments(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": SVC()}, "not a fitted scikit-learn estimator"),
-        ({"model": object()}, "not a fitted scikit-learn estimator"),
+        ({"model": SVC()}, "not a fitted scikit-learn estimator that predicts rows"),
+        ({"model": object()}, "not a fitted scikit-learn estimator that predicts rows"),
         ({"y": [1, 2]}, "X has 150 rows, but y has 2"),
+        ({"y": ["a"] * 150}, "y does not fit what the model answers"),
         ({"X": [1.0, 2.0]}, "must be a table of shape"),
         ({"X": np.zeros((3, 9)), "y": None}, r"cannot predict X \(ValueError"),
         ({"format": "onnx"}, "format is 'onnx': use"),

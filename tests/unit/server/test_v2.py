@@ -14,6 +14,8 @@ from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.protocol import v2
 from mlmodel_server.protocol.tensors import DTYPES, InferResponse, Tensor
 
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
+
 VALUES: dict[str, list[Any]] = {
     "BOOL": [True, False, True, False, True, True],
     "UINT8": [0, 255, 1, 2, 3, 4],
@@ -60,6 +62,10 @@ def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, nested: bool
         ({"datatype": "BYTES", "data": [1]}, "Expected `str`, got `int`"),
         ({"datatype": "INT8", "data": [128]}, "outside the range of INT8"),
         ({"datatype": "UINT64", "data": [-1]}, "outside the range of UINT64"),
+        ({"datatype": "UINT64", "data": [2**64]}, "outside the range of UINT64"),
+        ({"datatype": "FP32", "data": [1e300]}, "outside the range of FP32"),
+        ({"datatype": "FP16", "data": [65520]}, "outside the range of FP16"),
+        ({"datatype": "FP64", "data": [10**400]}, "out of range"),
         ({"datatype": "FP8"}, "datatype 'FP8' is unknown; use one of BOOL, UINT8"),
         ({"shape": [2]}, "data has shape 1, but shape says [2]"),
         ({"shape": [2, 2], "data": [[1, 2], [3]]}, "rows in data differ in length"),
