@@ -28,7 +28,6 @@ from mlmodel_server.protocol.tensors import DTYPES
 from .models import SEED, iris, mixed
 from .test_package import served
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
 
 
