@@ -58,7 +58,10 @@ class WorkQueue(Generic[K]):
         return len(self._working)
 
     def add(self, key: K, priority: int = Priority.EDIT) -> None:
-        """Make ``key`` due now. The more urgent of two priorities wins."""
+        """Make ``key`` due now. The more urgent of two priorities wins.
+
+        A delay that was asked for is dropped: the run that now comes decides anew when it wants to be called again.
+        """
         self._later.pop(key, None)
         if key in self._working:
             again = self._working[key]
@@ -142,8 +145,6 @@ class WorkQueue(Generic[K]):
             if self._due.get(key) == (priority, order):
                 del self._due[key]
                 self._working[key] = None
-                # The coming run decides anew when it wants to be called again.
-                self._later.pop(key, None)
                 return key
 
     def _wake(self) -> None:
