@@ -18,7 +18,8 @@ from importlib.metadata import version
 from typing import Any
 
 from mlmodel_operator import handlers
-from mlmodel_operator.handlers import MODELS, WatchEnded
+from mlmodel_operator.controller import MODELS, Controller
+from mlmodel_operator.handlers import WatchEnded
 from mlmodel_operator.runtime import log, metrics
 from mlmodel_operator.runtime.api import ApiError, KubeApi
 from mlmodel_operator.runtime.apply import Applier
@@ -83,8 +84,6 @@ EXPECTED = (PartEnded, ApiError, LeaseLost, WatchEnded, WatchSilent, OSError)
 
 
 def _controller(parts: Parts) -> Reconcile:
-    from mlmodel_operator.controller import Controller  # only where it runs: tests replace it
-
     return Controller(
         parts.api, parts.store, parts.applier, parts.events, parts.scraper, parts.settings, parts.clock
     ).reconcile

@@ -13,14 +13,13 @@ from typing import Any
 
 import kopf
 
-from mlmodel_operator.api.types import GROUP, KIND, PLURAL, VERSION
+from mlmodel_operator.api.types import GROUP, PLURAL, VERSION
+from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime.api import CONNECT_SECONDS, SILENCE_SECONDS, WATCH_SECONDS, KubeApi
 from mlmodel_operator.runtime.queue import Priority, WorkQueue
-from mlmodel_operator.runtime.resource import Resource, address
+from mlmodel_operator.runtime.resource import address
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.runtime.workers import Key
-
-MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 
 
 class WatchEnded(Exception):

@@ -71,6 +71,7 @@ class Revision:
         self.connections = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> Revision:
         self._server = await asyncio.start_server(self._accept, self.address, self.port, backlog=1024)
@@ -78,19 +79,24 @@ class Revision:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
+        self._closed = True
         self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:  # accepted in the same moment; a process that ends would take it along
+            writer.transport.abort()
+            return
         self.connections += 1
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # also if it is cancelled before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 request = await read_message(reader)
                 self.requests.append(request)
@@ -154,15 +160,17 @@ class Load:
 
     clients: list[Client]
     pause: float = 0.002
+    keep_alive: bool = True  # by every other client; all others, or else all, open a new connection for every request
     answers: list[Message] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _drivers: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def during(self, happening: Awaitable[None]) -> None:
-        """Runs the load until ``happening`` is over; half of the clients open a new connection for every request."""
-        over = asyncio.Event()
+        """Runs the load until ``happening`` is over."""
 
         async def drive(client: Client, fresh: bool) -> None:
-            while not over.is_set():
+            while not self._over.is_set():
                 try:
                     answer = await client.ask()
                 except (ConnectionError, asyncio.IncompleteReadError) as error:
@@ -176,14 +184,21 @@ class Load:
                     client.close()
                 await asyncio.sleep(self.pause)
 
-        drivers = [asyncio.ensure_future(drive(client, i % 2 == 1)) for i, client in enumerate(self.clients)]
+        self._drivers = [
+            asyncio.ensure_future(drive(client, fresh=not self.keep_alive or i % 2 == 1))
+            for i, client in enumerate(self.clients)
+        ]
         try:
             await happening
         finally:
-            over.set()
-            await asyncio.gather(*drivers)
-            for client in self.clients:
-                client.close()
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Ends the load, with every request answered: before a server goes away for good."""
+        self._over.set()
+        await asyncio.gather(*self._drivers)
+        for client in self.clients:
+            client.close()
 
 
 def free_port(*addresses: str) -> int:

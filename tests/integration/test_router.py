@@ -465,6 +465,25 @@ def test_a_server_that_closes_idle_connections_costs_no_request(play: Play) -> N
     play(act, a=lambda _: Reply(close=next(count) % 3 == 0))
 
 
+def test_new_connections_wait_for_a_stable_that_is_away_for_half_a_second(play: Play, port: int) -> None:
+    async def act(scene: Scene) -> None:
+        load = Load([Client(scene.router.traffic) for _ in range(16)], keep_alive=False)
+
+        async def restart() -> None:
+            await asyncio.sleep(0.2)
+            await scene.a.__aexit__()
+            await asyncio.sleep(0.5)
+            async with Revision("a", ADDRESSES["a"], port):
+                await asyncio.sleep(0.5)
+                await load.stop()
+
+        await load.during(restart())
+        assert load.failures == []
+        assert (await scene.router.counts())["slots"]["a"]["failed"] == 0
+
+    play(act)
+
+
 def test_connections_are_given_up_so_that_they_spread_over_new_pods(play: Play) -> None:
     async def act(scene: Scene) -> None:
         client = Client(scene.router.traffic)

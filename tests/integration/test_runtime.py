@@ -22,7 +22,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from mlmodel_operator.handlers import MODELS
+from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime import api as api_module
 from mlmodel_operator.runtime.api import ApiError, KubeApi
 from mlmodel_operator.runtime.apply import Applier, NotOurs

@@ -10,7 +10,7 @@ import asyncio
 import sys
 
 import mlmodel_operator.__main__ as process
-from mlmodel_operator.handlers import MODELS
+from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime.resource import CONFIG_MAPS, Body, uid
 from mlmodel_operator.runtime.workers import Key, Reconcile
 

@@ -8,7 +8,7 @@ from .crd import crd
 
 _HEAD = """# MLModel
 
-Generated from `operator/mlmodel_operator/api` by `make generate`; `kubectl explain mlmodel.spec --recursive` shows it too.
+Generated from `operator/mlmodel_operator/api` by `make generate`; `kubectl explain mlmodel.spec` shows it too.
 
 `apiVersion: mlmodel.dev/v1alpha1`, `kind: MLModel`, short name `mlm`. The name has at most 40 characters. Only
 `spec.model.uri` is required. A change below `spec.model` or `spec.serving.resources` is a new revision and is rolled
