@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import Cluster, ClusterError, install_operator, start
+from tests import operator
+from tests.cluster import Cluster, ClusterError, start
 from tests.models import NAME, ROOT, Model, condition, message, train
 from tests.traffic import Second, Traffic
 
@@ -140,13 +141,12 @@ def story(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
 
     with Traffic(
         cluster.kubectl,
-        cluster.kubectl_command,
+        operator.command(cluster),
         NAMESPACE,
         model.url,
         bodies,
-        image=cluster.image("server"),
+        image=operator.image("server"),
         rate=RATE,
-        environment=cluster.environment,
     ) as users:
         screen.say(f"users ask {RATE:g} times per second, over kept and fresh connections")
         demo = Demo(model, users, screen)
@@ -185,7 +185,7 @@ def main() -> int:
         return 2
     try:
         screen.say("a Kubernetes is up; installing the operator: kubectl apply -f manifests/install.yaml")
-        install_operator(cluster)
+        operator.install(cluster)
         rows = story(cluster, ROOT / "out", screen)
         print(f"\n{table(rows)}\n\n$ kubectl get mlm\n{cluster.kubectl('-n', NAMESPACE, 'get', 'mlm')}")
         print(f"{time.monotonic() - began:.0f} s in all")
@@ -206,7 +206,7 @@ def main() -> int:
         return 1
     finally:
         if not keep:
-            cluster.stop()
+            cluster.down()
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def main() -> None:
     for rate in (0.005, 0.02, 0.05, 0.2, 1.0):
         results = {name: measure(policy, rate, 0.005) for name, policy in POLICIES.items()}
         cells = "".join(
-            f"{100 * found.rolled_back:5.1f} % back, {found.median_seconds or 0:5d} s, {found.median_failed or 0:4d} failed "
+            f"{100 * found.rolled_back:5.1f} % back, {found.median_seconds or 0:5d} s,"
+            f" {found.median_failed or 0:4d} failed "
             for found in results.values()
         )
         print(f"{100 * rate:>6.1f} %{'  (as stable)' if rate == 0.005 else '':<9} {cells}")

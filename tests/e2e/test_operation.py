@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from tests import operator
 from tests.cluster import Cluster
 from tests.models import Model, condition, message
 from tests.traffic import Traffic, wait_for
@@ -112,7 +113,7 @@ def test_no_pod_may_do_more_than_it_needs(cluster: Cluster, model: Model) -> Non
     model.wait_ready(90, "v1")
     denied = subprocess.run(
         [
-            *cluster.kubectl_command,
+            *operator.command(cluster),
             "auth",
             "can-i",
             "get",

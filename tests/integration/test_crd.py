@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.cluster import Cluster, ClusterError
 
 SHA = "9f2c" * 16
 
@@ -80,9 +79,9 @@ WRONG = {
 
 def refusal(apiserver: Cluster, text: str) -> str:
     """What ``kubectl apply`` says to a manifest that is refused."""
-    with pytest.raises(subprocess.CalledProcessError) as caught:
+    with pytest.raises(ClusterError) as caught:
         apiserver.kubectl("apply", "--dry-run=server", "-f", "-", input=text)
-    return str(caught.value.stderr)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -58,11 +58,10 @@ class Traffic:
         clients: int = 1,
         limit: int = 0,
         name: str = "users",
-        environment: dict[str, str] | None = None,
     ) -> None:
         """``command`` is kubectl itself (for following logs); ``rate`` is in requests per second over all clients;
         ``limit`` ends after so many requests (0: when stopped)."""
-        self._kubectl, self._command, self._environment = kubectl, list(command), environment
+        self._kubectl, self._command = kubectl, list(command)
         self._namespace, self._name = namespace, name
         self._arguments = ["--url", url, "--rate", str(rate), "--clients", str(clients), "--limit", str(limit)]
         self._bodies, self._image = bodies, image
@@ -78,7 +77,6 @@ class Traffic:
             [*self._command, "logs", "-n", self._namespace, "-f", self._name],
             stdout=subprocess.PIPE,
             text=True,
-            env=self._environment,
         )
         threading.Thread(target=self._follow, daemon=True).start()
         self.wait(lambda seen: seen.sent > 0, 30, "the first request")

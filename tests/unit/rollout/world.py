@@ -118,9 +118,7 @@ class World:
         if self.check is not None:
             self.check(self, plan)
         writes: list[Callable[[], object]] = [partial(self._route, plan)]
-        writes += [
-            lambda want=want: self._want(want.revision.id, want.revision.label, want.pods) for want in plan.wants
-        ]
+        writes += [partial(self._want, want.revision.id, want.revision.label, want.pods) for want in plan.wants]
         writes += [partial(self._write, plan)]
         writes += [partial(self.revisions.pop, name, None) for name in plan.deletes]
         for write in writes[:dies_after]:

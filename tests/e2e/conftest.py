@@ -1,0 +1,61 @@
+"""What tests on a whole cluster share: the operator, a model in a namespace of its own, and its users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import operator as operators
+from tests.cluster import Cluster
+from tests.models import Model, train
+from tests.traffic import Traffic
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The quickstart's versions, trained: their folder and bodies of requests."""
+    out = tmp_path_factory.mktemp("quickstart")
+    return out, train(out)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Cluster) -> None:
+    """The operator, installed as users do."""
+    operators.install(cluster)
+
+
+@pytest.fixture
+def model(cluster: Cluster, operator: None, namespace: str, trained: tuple[Path, list[Any]]) -> Model:
+    """The quickstart's model, not applied yet, in a namespace of its own."""
+    return Model(cluster.kubectl, namespace, trained[0])
+
+
+@pytest.fixture
+def traffic(cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]) -> Callable[..., Traffic]:
+    """Starts users of the model: ``traffic(rate=50)`` is a context."""
+    return partial(
+        Traffic,
+        cluster.kubectl,
+        operators.command(cluster),
+        model.namespace,
+        model.url,
+        trained[1],
+        image=operators.image("server"),
+    )
+
+
+@pytest.fixture
+def operator_settings(cluster: Cluster, operator: None) -> Callable[..., AbstractContextManager[None]]:
+    """``with operator_settings(SERVER_IMAGE=…)``: the operator with other settings for a while."""
+    return partial(operators.settings, cluster)
+
+
+@pytest.fixture
+def kill_operator(cluster: Cluster, operator: None) -> Callable[[], None]:
+    """Kills the operator's process and waits until it has been started again."""
+    return partial(operators.kill, cluster)
