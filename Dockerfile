@@ -1,76 +1,77 @@
-# The three images of the project: `docker build --target operator|server|router .`
+# The three images of the project: `docker build --target operator .`, and likewise `server` and `router`.
 #
-# All of it builds from the package index. Two things can be given instead, so that a build needs no network:
-# BASE_IMAGE and ROUTER_IMAGE (any image with Python 3.11, with HAProxy from 2.6 on), and wheels, by
-# `--build-context wheels=DIR --build-arg WHEELS=ANY_KEY`; with folders `build`, `operator` and `server` of wheels in it.
-# One layer each for the base, the dependencies and the project's own code, so that a change of code moves kilobytes.
+# By default everything comes from the package index. To build without a network, or on another base, give:
+# - BASE_IMAGE, any image with Python 3.11, and ROUTER_IMAGE, any with HAProxy from 2.6 on;
+# - a build context `wheels` with folders build, operator and server of wheels, pip's own in `build`, and the arguments
+#   WHEELS_BUILD, WHEELS_OPERATOR and WHEELS_SERVER, any text that changes when the wheels of that folder do.
+#
+# One layer each for the base, the dependencies and the project's own code: a change of code moves kilobytes.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG ROUTER_IMAGE=haproxy:3.2-bookworm
 
-# Empty unless replaced by a build context of the same name.
+# Empty unless a build context of this name is given.
 FROM scratch AS wheels
 
+# Byte code is made here, once: in a pod the file system is read-only, and every start would compile again.
 FROM ${BASE_IMAGE} AS base
 ENV PATH=/opt/mlmodel/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+RUN python3 -m compileall -q -x 'test|lib2to3' "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
-# What to install, apart from the rest of pyproject.toml, so that other edits of that file leave the dependencies' layer alone.
+# What to install, apart from the rest of pyproject.toml: other edits of that file leave the dependencies' layers alone.
 FROM base AS requirements
 COPY pyproject.toml /
 RUN python3 -c "import tomllib; \
-extras = tomllib.load(open('/pyproject.toml', 'rb'))['project']['optional-dependencies']; \
-[open(f'/{name}.txt', 'w').write('\n'.join(extras[name]) + '\n') for name in ('operator', 'server')]"
+toml = tomllib.load(open('/pyproject.toml', 'rb')); \
+lists = toml['project']['optional-dependencies'] | {'build': toml['build-system']['requires']}; \
+[open(f'/{name}.txt', 'w').write('\n'.join(lists[name])) for name in ('build', 'operator', 'server')]"
 
-# pip comes from the wheels if they are given (a bare Debian Python has none), else from the base image.
-# No byte code with time stamps: the compiled files are made for a read-only file system, once, and never checked again.
+# A bare Debian has no pip, so it can come from the wheels; and the packages' own tests are a third of their size.
 FROM base AS operator-libraries
-COPY --from=requirements /operator.txt /requirements.txt
+COPY --from=requirements /operator.txt /tmp/
 ARG WHEELS_OPERATOR=
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    python3 -m venv --without-pip /opt/mlmodel \
-    && if [ -n "$WHEELS_OPERATOR" ]; \
-       then set -- "$(ls /wheels/build/pip-*.whl)/pip" --python /opt/mlmodel/bin/python install --no-index --find-links /wheels/operator; \
-       else set -- -m pip --python /opt/mlmodel/bin/python install; fi \
-    && python3 "$@" --no-cache-dir --no-compile --root-user-action=ignore -r /requirements.txt \
-    && find /opt/mlmodel -depth -type d -name tests -path '*/site-packages/*' -exec rm -rf {} + \
+    if [ -n "$WHEELS_OPERATOR" ]; \
+    then pip=$(echo /wheels/build/pip-*.whl)/pip; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/operator; \
+    else pip="-m pip"; fi \
+    && python3 -m venv --without-pip /opt/mlmodel \
+    && python3 $pip --python /opt/mlmodel/bin/python install --no-cache-dir --no-compile -r /tmp/operator.txt \
+    && find /opt/mlmodel/lib -depth -type d -name tests -exec rm -r {} + \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/mlmodel/lib
 
 FROM base AS server-libraries
-COPY --from=requirements /server.txt /requirements.txt
+COPY --from=requirements /server.txt /tmp/
 ARG WHEELS_SERVER=
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    python3 -m venv --without-pip /opt/mlmodel \
-    && if [ -n "$WHEELS_SERVER" ]; \
-       then set -- "$(ls /wheels/build/pip-*.whl)/pip" --python /opt/mlmodel/bin/python install --no-index --find-links /wheels/server; \
-       else set -- -m pip --python /opt/mlmodel/bin/python install; fi \
-    && python3 "$@" --no-cache-dir --no-compile --root-user-action=ignore -r /requirements.txt \
-    && find /opt/mlmodel -depth -type d -name tests -path '*/site-packages/*' -exec rm -rf {} + \
+    if [ -n "$WHEELS_SERVER" ]; \
+    then pip=$(echo /wheels/build/pip-*.whl)/pip; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/server; \
+    else pip="-m pip"; fi \
+    && python3 -m venv --without-pip /opt/mlmodel \
+    && python3 $pip --python /opt/mlmodel/bin/python install --no-cache-dir --no-compile -r /tmp/server.txt \
+    && find /opt/mlmodel/lib -depth -type d -name tests -exec rm -r {} + \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/mlmodel/lib
 
-# The project's own wheel, installed into an environment of its own that is laid over the dependencies'.
+# The project's own wheel, in an environment at the same path, to be laid over the dependencies'.
 FROM base AS code
+COPY --from=requirements /build.txt /tmp/
 ARG WHEELS_BUILD=
-WORKDIR /src
-COPY pyproject.toml README.md ./
-COPY crds crds
-COPY operator operator
-COPY server server
 RUN --mount=type=bind,from=wheels,target=/wheels \
-    python3 -m venv --without-pip /opt/mlmodel \
-    && if [ -n "$WHEELS_BUILD" ]; \
-       then PIP="$(ls /wheels/build/pip-*.whl)/pip" FROM="--no-index --find-links /wheels/build"; \
-       else PIP="-m pip" FROM=""; fi \
-    && python3 $PIP wheel --no-cache-dir --no-deps $FROM -w /dist . \
-    && python3 $PIP --python /opt/mlmodel/bin/python install --no-deps --no-index --no-compile --root-user-action=ignore /dist/*.whl \
+    if [ -n "$WHEELS_BUILD" ]; \
+    then pip=$(echo /wheels/build/pip-*.whl)/pip; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/build; \
+    else pip="-m pip"; fi \
+    && python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/mlmodel \
+    && python3 $pip --python /opt/build/bin/python install --no-cache-dir pip -r /tmp/build.txt
+WORKDIR /src
+COPY . ./
+RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
+    && /opt/build/bin/python -m pip --python /opt/mlmodel/bin/python install --no-deps --no-index --no-compile /dist/*.whl \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/mlmodel/lib
 
-FROM base AS operator
-COPY --from=operator-libraries /opt/mlmodel /opt/mlmodel
+FROM operator-libraries AS operator
 COPY --from=code /opt/mlmodel /opt/mlmodel
 USER 65532:65532
 ENTRYPOINT ["mlmodel-operator"]
 
-FROM base AS server
-COPY --from=server-libraries /opt/mlmodel /opt/mlmodel
+FROM server-libraries AS server
 COPY --from=code /opt/mlmodel /opt/mlmodel
 USER 65532:65532
 EXPOSE 8080

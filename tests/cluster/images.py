@@ -60,12 +60,12 @@ def build() -> list[Image]:
         images = [_pause(cache, record)]
         for target in TARGETS:
             images.append(_target(cache, record, target, base, keys))
-        _prune(cache / "layout")
+        _prune(layout(), images)
         return images
 
 
 def layout() -> Path:
-    """The OCI layout in which `build` leaves the images."""
+    """The folder in which `build` leaves the images, their blobs as in an OCI layout."""
     return paths.cache() / "images" / "layout"
 
 
@@ -208,7 +208,7 @@ def _target(cache: Path, record: _Record, target: str, base: str, wheels: dict[s
     if digest is None:
         say(f"Building image {names[0]}")
         _buildah(cache, build_args(target, names[0], base, wheels, cache / "wheels"), what=f"Building {names[0]}")
-        digest = _push(cache, names[0], target)
+        digest = _push(cache, names[0])
         record.put(target, key, digest)
     return Image(names, digest)
 
@@ -234,21 +234,28 @@ def _pause(cache: Path, record: _Record) -> Image:
             shutil.copy(source / "Dockerfile", work)
             run(["gcc", "-static", "-Os", "-s", "-o", f"{work}/pause", source / "pause.c"], what="Compiling pause.c")
             _buildah(cache, ["bud", "--isolation", "chroot", "-t", PAUSE, work], what=f"Building {PAUSE}")
-        digest = _push(cache, PAUSE, "pause")
+        digest = _push(cache, PAUSE)
         record.put("pause", key, digest)
     return Image((PAUSE,), digest)
 
 
-def _push(cache: Path, name: str, tag: str) -> str:
-    """Copy an image into the OCI layout, layers that are there already aside; return the digest of its manifest."""
-    digest = cache / f"{tag}.digest"
-    _buildah(
-        cache,
-        # Compressing would take longer than all the rest, and these bytes go nowhere.
-        ["push", "--disable-compression", "--digestfile", digest, name, f"oci:{layout()}:{tag}"],
-        what=f"Exporting {name}",
-    )
-    return digest.read_text().strip()
+def _push(cache: Path, name: str) -> str:
+    """Copy an image into the layout; return the digest of its manifest.
+
+    By way of a plain directory, for into an OCI layout buildah compresses every layer, new or not, each time.
+    """
+    target = layout() / "blobs" / "sha256"
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="export-") as work:
+        _buildah(cache, ["push", "--disable-compression", name, f"dir:{work}"], what=f"Exporting {name}")
+        manifest = (Path(work) / "manifest.json").read_bytes()
+        digest = hashlib.sha256(manifest).hexdigest()
+        (target / digest).write_bytes(manifest)
+        content = json.loads(manifest)
+        for blob in (content["config"], *content["layers"]):
+            plain = blob["digest"].removeprefix("sha256:")
+            os.replace(Path(work) / plain, target / plain)
+    return f"sha256:{digest}"
 
 
 def _buildah(cache: Path, arguments: Sequence[str | Path], *, what: str) -> None:
@@ -278,10 +285,9 @@ def blobs(store: Path, manifest: str) -> list[str]:
     return [manifest, content["config"]["digest"], *(layer["digest"] for layer in content["layers"])]
 
 
-def _prune(store: Path) -> None:
-    """Remove blobs that no image of the layout refers to any more."""
-    index = json.loads((store / "index.json").read_text())
-    used = {blob for entry in index["manifests"] for blob in blobs(store, entry["digest"])}
+def _prune(store: Path, images: Iterable[Image]) -> None:
+    """Remove the blobs that none of these images is made of."""
+    used = {blob for image in images for blob in blobs(store, image.digest)}
     for path in (store / "blobs" / "sha256").iterdir():
         if f"sha256:{path.name}" not in used:
             path.unlink()

@@ -105,7 +105,9 @@ def write_files(name: str, run_dir: Path, port: int) -> None:
         hosts=["localhost", *service_names, "127.0.0.1", config.API_SERVICE_ADDRESS, config.NODE_ADDRESS],
     )
     authority.issue("kubelet-server", config.NODE, hosts=[config.NODE, config.NODE_ADDRESS])
-    authority.issue("metrics-server", "metrics-server", hosts=["metrics-server.kube-system.svc", config.NODE_ADDRESS])
+    authority.issue(
+        "metrics-server-serving", "metrics-server", hosts=["metrics-server.kube-system.svc", config.NODE_ADDRESS]
+    )
     authority.issue("kubelet-client", "kube-apiserver-kubelet-client", groups=["system:masters"])
     pki.Authority.create(folder, "front-proxy-ca").issue("front-proxy-client", "front-proxy-client")
     pki.write_signing_key(folder)
