@@ -170,7 +170,7 @@ async def run(settings: Settings, build: Build, port: int) -> None:
         async def watch_models() -> None:
             await audit.first()
             synced["the models"].set()
-            await handlers.watch_models(api, store, queue, take_signals)
+            await handlers.watch_models(api, store, queue, take_signals, settings.pod_name)
 
         async def audit_models() -> None:
             await synced["the models"].wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -27,15 +27,21 @@ class WatchEnded(Exception):
 
 
 async def watch_models(
-    api: KubeApi, store: Store, queue: WorkQueue[Key], take_back_signals: Callable[[], None]
+    api: KubeApi, store: Store, queue: WorkQueue[Key], take_back_signals: Callable[[], None], identity: str
 ) -> None:
     """Run kopf until it ends. Raises WatchEnded: it gives up at any error in a watch but an expired version.
 
     kopf installs signal handlers when it starts; ``take_back_signals`` is called right after that. When it ends it
-    cancels whatever task was started after it.
+    cancels whatever task was started after it. ``identity`` names this process; without it kopf looks up the name of
+    the user, which the user of a container does not have.
     """
     ours = asyncio.all_tasks()
-    tasks = await kopf.spawn_tasks(registry=_registry(api, store, queue), settings=_settings(), clusterwide=True)
+    tasks = await kopf.spawn_tasks(
+        registry=_registry(api, store, queue),
+        settings=_settings(),
+        clusterwide=True,
+        identity=cast(Any, identity),  # kopf does not export its type
+    )
     take_back_signals()
     try:
         await kopf.run_tasks(tasks, ignored=ours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mlmodel_operator.api.codec import DecodeError, decode, encode, format_time, parse_time
 from mlmodel_operator.api.revision import revision_id, wanted_revision
 from mlmodel_operator.api.schema import Time
