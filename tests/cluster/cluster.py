@@ -59,7 +59,9 @@ class Embedded:
     def exec_args(self, argv: Sequence[str]) -> list[str]:
         """The node's network, the host's files, and the cluster's DNS laid over the host's in a mount namespace."""
         files = self.run_dir / "exec"
-        lay_over = " && ".join(f"mount --bind {files}/{file} /etc/{file}" for file in ("resolv.conf", "nsswitch.conf"))
+        lay_over = " && ".join(
+            f"mount --no-mtab --bind {files}/{file} /etc/{file}" for file in ("resolv.conf", "nsswitch.conf")
+        )
         return [
             *("nsenter", f"--net=/proc/{self.node_pid}/ns/net"),
             *("unshare", "--mount", "sh", "-c", f'{lay_over} && exec "$@"', "sh", *argv),
@@ -107,8 +109,12 @@ class Cluster:
             ClusterError: it failed; with what it said.
         """
         argv = [str(self.backend.kubectl), "--kubeconfig", str(self.kubeconfig), *args]
+        # What kubectl remembers of a server would outlive this one in the home directory.
+        environment = {**os.environ, "KUBECACHEDIR": str(self.kubeconfig.parent / "kubectl-cache")}
         try:
-            done = subprocess.run(argv, input=input or "", capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(
+                argv, input=input or "", capture_output=True, text=True, timeout=seconds, env=environment
+            )
         except subprocess.TimeoutExpired:
             raise ClusterError(f"`kubectl {' '.join(args)}` took longer than {seconds:.0f} s.") from None
         if done.returncode:

@@ -19,7 +19,7 @@ def main() -> None:
     store_root, work, bin_dir, archive = sys.argv[1:]
     os.environ["PATH"] = f"{bin_dir}:{os.environ['PATH']}"
     # containerd makes folders below /run wherever its own state is kept.
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+    subprocess.run(["mount", "--no-mtab", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     settings = Path(work) / "containerd.toml"
     settings.write_text(config.containerd_config(store_root, "/run/containerd", config.CONTAINERD_SOCKET))
     containerd = subprocess.Popen(["containerd", "--config", str(settings)])

@@ -133,7 +133,8 @@ def _remove_user_files(name: str) -> None:
     folder = paths.user_dir(name)
     (folder / "kubeconfig").unlink(missing_ok=True)
     (folder / "bin" / "kubectl").unlink(missing_ok=True)
-    for empty in (folder / "bin", folder):
+    shutil.rmtree(folder / "kubectl-cache", ignore_errors=True)
+    for empty in (folder / "bin", folder, paths.user_dir(paths.DEFAULT)):
         with contextlib.suppress(OSError):
             empty.rmdir()
 

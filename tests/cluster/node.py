@@ -141,8 +141,8 @@ def set_up_mounts(run_dir: str, bin_dir: str) -> None:
 
 
 def mount(*arguments: str) -> None:
-    """Run mount(8)."""
-    subprocess.run(["mount", *arguments], check=True)
+    """Run mount(8), without the notes that it would keep in the host's /run."""
+    subprocess.run(["mount", "--no-mtab", *arguments], check=True)
 
 
 def set_up_network() -> None:

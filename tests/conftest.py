@@ -1,0 +1,27 @@
+"""Fixtures for every test, and what a failed one shows of its cluster."""
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.cluster.fixtures import (
+    add_diagnosis,
+    api_namespace,
+    apiserver,
+    cluster,
+    kubectl,
+    namespace,
+    operator,
+)
+
+__all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace", "operator"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show events, pods and logs of a failed test's namespace, before the fixtures remove it."""
+    report = yield
+    add_diagnosis(item, report)
+    return report
