@@ -11,10 +11,9 @@ from tests.cluster.fixtures import (
     cluster,
     kubectl,
     namespace,
-    operator,
 )
 
-__all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace", "operator"]
+__all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace"]
 
 
 @pytest.hookimpl(wrapper=True)

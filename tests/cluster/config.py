@@ -23,7 +23,6 @@ POD_NETWORK = "10.244.0.0/16"
 SERVICE_NETWORK = "10.96.0.0/16"
 API_SERVICE_ADDRESS = "10.96.0.1"
 DNS_ADDRESS = "10.96.0.10"
-API_PORT = 6443
 METRICS_PORT = 4443
 
 INTEGRATION_CONTROLLERS = (
@@ -45,15 +44,16 @@ class Service:
     """Start it only when the API server answers; it would wait longer by itself, for it backs off between its tries."""
 
 
-def service_list(*, node: bool, listener: int) -> list[Service]:
+def service_list(*, node: bool, listener: int, api_port: int) -> list[Service]:
     """Return what runs: the control plane, and unless `node` is false everything that pods need.
 
-    `listener` is the number of the inherited socket on which the host reaches the API server.
+    `listener` is the number of the inherited socket on which the host reaches the API server, and `api_port` the port
+    of both: the same address, 127.0.0.1:PORT, is then right on the host and inside.
     """
     control_plane = [
         Service("etcd", (f"{BIN}/etcd", *_etcd_flags())),
-        Service("kube-apiserver", (f"{BIN}/kube-apiserver", *_api_server_flags())),
-        Service("relay", ("PYTHON", "-m", "tests.cluster.relay", str(listener), "127.0.0.1", str(API_PORT))),
+        Service("kube-apiserver", (f"{BIN}/kube-apiserver", *_api_server_flags(api_port))),
+        Service("relay", ("PYTHON", "-m", "tests.cluster.relay", str(listener), "127.0.0.1", str(api_port))),
         Service(
             "kube-controller-manager",
             (
@@ -145,11 +145,11 @@ def _etcd_flags() -> list[str]:
     ]
 
 
-def _api_server_flags() -> list[str]:
+def _api_server_flags(port: int) -> list[str]:
     pki = f"{DATA}/pki"
     return [
         "--etcd-servers=http://127.0.0.1:2379",
-        f"--secure-port={API_PORT}",
+        f"--secure-port={port}",
         f"--advertise-address={NODE_ADDRESS}",
         f"--tls-cert-file={pki}/kube-apiserver.crt",
         f"--tls-private-key-file={pki}/kube-apiserver.key",

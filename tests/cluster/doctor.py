@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from tests.cluster import paths
 from tests.cluster.report import ClusterError, say
 from tests.cluster.shell import run
 
@@ -49,6 +51,8 @@ class Machine:
     has: Callable[[str], bool]
     seccomp_headers: bool
     can_apt: bool
+    cache_filesystem: str
+    """The type of the file system that holds the caches and the running clusters, such as "ext4"."""
 
 
 def look() -> Machine:
@@ -62,7 +66,19 @@ def look() -> Machine:
         if shutil.which("pkg-config")
         else False,
         can_apt=shutil.which("apt-get") is not None,
+        cache_filesystem=filesystem(paths.cache(), Path("/proc/self/mounts")),
     )
+
+
+def filesystem(path: Path, mounts: Path) -> str:
+    """Return the type of the file system that holds `path`, from a list of mounts such as /proc/self/mounts."""
+    best, kind = "", ""
+    for line in mounts.read_text().splitlines() if mounts.exists() else []:
+        _, point, found, *_ = line.split()
+        # Of those mounted on one another at the same place, the last counts.
+        if path.is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, found
+    return kind
 
 
 def go_version() -> tuple[int, int] | None:
@@ -93,6 +109,11 @@ def hopeless(machine: Machine) -> list[str]:
     elif not machine.root:
         problems.append(
             "The embedded cluster needs root, for it makes namespaces: run this with sudo, or install Docker and kind."
+        )
+    if machine.cache_filesystem == "overlay":
+        problems.append(
+            "The cache lies on an overlay file system, on which containers' layers can't be mounted: "
+            "set XDG_CACHE_HOME to a folder on a disk or a volume."
         )
     if machine.go is not None and machine.go < MINIMUM_GO:
         problems.append(

@@ -1,4 +1,4 @@
-"""pytest fixtures: a cluster, a namespace for each test, the operator installed; and what a failed test has to show."""
+"""pytest fixtures: a cluster, a namespace for each test; and what a failed test has to show."""
 
 import os
 import re
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cluster import paths
 from tests.cluster.cluster import Cluster, open_cluster, start
 from tests.cluster.report import ClusterError
 
@@ -78,28 +77,6 @@ def kubectl(cluster: Cluster, namespace: str) -> Kubectl:
         return cluster.kubectl("--namespace", namespace, *args, input=input, seconds=seconds)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def operator(cluster: Cluster) -> Cluster:
-    """The cluster, with the operator installed from the published manifest as it is, and its pod ready."""
-    try:
-        install_operator(cluster)
-    except ClusterError as error:
-        pytest.fail(f"{error}\n{diagnosis(cluster, OPERATOR_NAMESPACE)}", pytrace=False)
-    return cluster
-
-
-def install_operator(cluster: Cluster) -> None:
-    """Apply manifests/install.yaml and wait until the operator is ready, with the image that is in the cluster now."""
-    deployment = f"deployment/{OPERATOR}"
-    running = cluster.kubectl("get", deployment, "-n", OPERATOR_NAMESPACE, "--ignore-not-found", "-o", "name")
-    cluster.kubectl("apply", "-f", str(paths.ROOT / "manifests" / "install.yaml"))
-    if running:
-        # The tag stays the same when the image changes, so Kubernetes sees no difference.
-        cluster.kubectl("rollout", "restart", deployment, "-n", OPERATOR_NAMESPACE)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    cluster.kubectl("rollout", "status", deployment, "-n", OPERATOR_NAMESPACE, "--timeout=60s", seconds=70)
 
 
 def diagnosis(cluster: Cluster, namespace: str) -> str:

@@ -42,7 +42,13 @@ def make(name: str, bin_dir: Path, *, with_node: bool, to_log: bool) -> subproce
     if with_node:
         store.clone(run_dir / "containerd")
         cgroups.create(paths.cgroup_name(name))
-    plan = {"run_dir": str(run_dir), "bin_dir": str(bin_dir), "node": with_node, "listener": listener.fileno()}
+    plan = {
+        "run_dir": str(run_dir),
+        "bin_dir": str(bin_dir),
+        "node": with_node,
+        "listener": listener.fileno(),
+        "port": port,
+    }
     # Only this process has the other end, so that the node ends with it.
     node_lifeline, keep_open = os.pipe()
     os.set_inheritable(keep_open, False)
@@ -113,9 +119,10 @@ def write_files(name: str, run_dir: Path, port: int) -> None:
     pki.write_signing_key(folder)
     for client, (user, groups) in config.CLIENTS.items():
         authority.issue(client, user, groups)
-        server = f"https://127.0.0.1:{port if client == 'admin' else config.API_PORT}"
         parts = [(folder / file).read_bytes() for file in ("ca.crt", f"{client}.crt", f"{client}.key")]
-        (run_dir / f"{client}.kubeconfig").write_text(config.kubeconfig(server, parts[0], parts[1], parts[2]))
+        (run_dir / f"{client}.kubeconfig").write_text(
+            config.kubeconfig(f"https://127.0.0.1:{port}", parts[0], parts[1], parts[2])
+        )
     for file, text in config.files(cgroup=paths.cgroup_name(name)).items():
         path = run_dir / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -68,16 +68,16 @@ def main() -> None:
     listener = plan["listener"]
     services = [
         Supervised(service, (listener,) if service.name == "relay" else ())
-        for service in config.service_list(node=plan["node"], listener=listener)
+        for service in config.service_list(node=plan["node"], listener=listener, api_port=plan["port"])
     ]
-    supervise(services, lifeline=0, wakeup=wakeup)
+    supervise(services, plan["port"], lifeline=0, wakeup=wakeup)
 
 
-def supervise(services: list[Supervised], lifeline: int, wakeup: int) -> None:
+def supervise(services: list[Supervised], api_port: int, lifeline: int, wakeup: int) -> None:
     """Start what is due, reap what ended (orphans too: they are this process's), until `lifeline` ends."""
     api_ready = False
     while True:
-        api_ready = api_ready or api_answers()
+        api_ready = api_ready or api_answers(api_port)
         now = time.monotonic()
         for supervised in services:
             if supervised.process is None and supervised.due <= now and (api_ready or not supervised.service.after_api):
@@ -106,11 +106,11 @@ def reap(services: list[Supervised]) -> None:
                     supervised.ended(status)
 
 
-def api_answers() -> bool:
+def api_answers(port: int) -> bool:
     """Tell whether the API server is ready, its bootstrap roles included."""
     context = ssl._create_unverified_context()  # the answer decides when to start, nothing else
     try:
-        url = f"https://127.0.0.1:{config.API_PORT}/readyz"
+        url = f"https://127.0.0.1:{port}/readyz"
         with urllib.request.urlopen(url, timeout=1, context=context) as answer:
             return bool(answer.status == 200)
     except OSError:

@@ -30,7 +30,7 @@ spec:
       containers:
         - name: web
           image: mlmodel-server:VERSION
-          command: [python3, -c, "print('serving', flush=True); import runpy; runpy.run_module('http.server', run_name='__main__')"]
+          command: [sh, -c, "echo serving; exec python3 -m http.server"]
           securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
           resources: {requests: {cpu: 50m}, limits: {memory: 128Mi}}
           readinessProbe: {httpGet: {path: /, port: 8000}, periodSeconds: 1}
@@ -216,3 +216,27 @@ def test_kubeconfig_works_wherever_it_is_copied(cluster: Cluster, tmp_path: Path
         check=True,
     )
     assert len(json.loads(nodes.stdout)["items"]) == 1
+
+
+def test_what_ends_on_the_node_is_started_again(cluster: Cluster) -> None:
+    found = state(cluster.name)
+    if found is None:
+        pytest.skip("kind keeps its own programs running")
+
+    def resolver() -> int | None:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                if parent == str(found["node"]) and b"/coredns\0" in (process / "cmdline").read_bytes():
+                    return int(process.name)
+            except OSError:
+                continue
+        return None
+
+    first = resolver()
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    lookup = ["getent", "hosts", "kubernetes.default.svc.cluster.local"]
+    cluster.wait("Another process", lambda: resolver() not in (None, first), seconds=10)
+    cluster.wait("Cluster DNS", lambda: "10.96.0.1" in cluster.run(lookup), seconds=20)
+    assert "ended with -9" in cluster.node_log("coredns")
