@@ -98,7 +98,7 @@ class Demo:
             time.sleep(0.25)
         took = time.monotonic() - began
         # What was on its way at that moment belongs to this chapter too.
-        seen = self.users.wait(lambda now, at=self.users.now.sent: now.sent > at + RATE, 30, "traffic")  # type: ignore[misc]
+        seen = self.users.more(round(RATE))
         self.rows.append(Row(version, outcome, expected, took, seen.sent - before.sent, seen.failed - before.failed))
         self.screen.say(f"→ {version} {outcome} after {took:.1f} s. {message(status)}")
         return status

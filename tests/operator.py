@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.cluster import Cluster
+from tests.cluster.fixtures import OPERATOR_NAMESPACE as NAMESPACE
 from tests.models import ROOT
 from tests.traffic import wait_for
 
-NAMESPACE = "mlmodel-system"
+DEPLOYMENT = "deployment/mlmodel-operator"
 _SELECTOR = ("-n", NAMESPACE, "-l", "app.kubernetes.io/name=mlmodel-operator")
 
 
@@ -29,15 +30,25 @@ def command(cluster: Cluster) -> list[str]:
 
 def install(cluster: Cluster) -> None:
     """``kubectl apply -f manifests/install.yaml``; only the stock router image is replaced by the one that is here."""
+    running = cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "--ignore-not-found", "-o", "name")
     text = (ROOT / "manifests" / "install.yaml").read_text()
     cluster.kubectl("apply", "-f", "-", input=text.replace("docker.io/library/haproxy:3.2", image("router")))
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deploy/mlmodel-operator", "--timeout=90s", seconds=100)
+    if running:
+        # The tag stays the same when the image changes, so Kubernetes sees no difference.
+        cluster.kubectl("rollout", "restart", "-n", NAMESPACE, DEPLOYMENT)
+    wait_installed(cluster)
+
+
+def wait_installed(cluster: Cluster) -> None:
+    """Waits until the newest operator is ready and the only one."""
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, DEPLOYMENT, "--timeout=90s", seconds=100)
+    wait_for("one operator is left", 60, lambda: len(pods(cluster)) == 1)
 
 
 @contextmanager
 def settings(cluster: Cluster, **environment: str) -> Iterator[None]:
     """The operator with other settings for a while; returns when it leads with them."""
-    before = json.loads(cluster.kubectl("get", "-n", NAMESPACE, "deploy/mlmodel-operator", "-o", "json"))
+    before = json.loads(cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "-o", "json"))
     held = {
         entry["name"]: entry["value"]
         for entry in before["spec"]["template"]["spec"]["containers"][0]["env"]
@@ -46,9 +57,8 @@ def settings(cluster: Cluster, **environment: str) -> Iterator[None]:
 
     def put(values: dict[str, str]) -> None:
         assignments = [f"{name}={value}" for name, value in values.items()]
-        cluster.kubectl("set", "env", "-n", NAMESPACE, "deploy/mlmodel-operator", *assignments)
-        cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deploy/mlmodel-operator", "--timeout=90s", seconds=100)
-        wait_for("one operator is left", 60, lambda: len(pods(cluster)) == 1)
+        cluster.kubectl("set", "env", "-n", NAMESPACE, DEPLOYMENT, *assignments)
+        wait_installed(cluster)
 
     put(environment)
     try:

@@ -1,4 +1,4 @@
-"""What tests on a whole cluster share: the operator, a model in a namespace of its own, and its users."""
+"""What tests on a whole cluster share: a model in a namespace of its own, its users, and power over the operator."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
 
 
 @pytest.fixture(scope="session")
-def operator(cluster: Cluster) -> None:
-    """The operator, installed as users do."""
+def operator(cluster: Cluster) -> Cluster:
+    """The cluster with the operator in it, installed as users do."""
     operators.install(cluster)
+    return cluster
 
 
 @pytest.fixture
-def model(cluster: Cluster, operator: None, namespace: str, trained: tuple[Path, list[Any]]) -> Model:
+def model(cluster: Cluster, operator: Cluster, namespace: str, trained: tuple[Path, list[Any]]) -> Model:
     """The quickstart's model, not applied yet, in a namespace of its own."""
     return Model(cluster.kubectl, namespace, trained[0])
 
@@ -50,12 +51,12 @@ def traffic(cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]) -> 
 
 
 @pytest.fixture
-def operator_settings(cluster: Cluster, operator: None) -> Callable[..., AbstractContextManager[None]]:
+def operator_settings(cluster: Cluster, operator: Cluster) -> Callable[..., AbstractContextManager[None]]:
     """``with operator_settings(SERVER_IMAGE=…)``: the operator with other settings for a while."""
     return partial(operators.settings, cluster)
 
 
 @pytest.fixture
-def kill_operator(cluster: Cluster, operator: None) -> Callable[[], None]:
+def kill_operator(cluster: Cluster, operator: Cluster) -> Callable[[], None]:
     """Kills the operator's process and waits until it has been started again."""
     return partial(operators.kill, cluster)

@@ -86,7 +86,7 @@ def test_a_version_that_fails_everything_costs_no_user_an_error(model: Model, tr
         model.wait("v3 is rolled back", 120, at_zero, every=0.1)
         status = model.wait_rejected(60)
         fallbacks = users.now.fallbacks
-        users.wait(lambda seen: seen.sent > users.now.sent + 50, 30, "more requests")
+        users.more(50)
         seen = users.stop()
     evidence = status["rejected"][0]["message"]
     took = ended[0] - began[0] if began else 0.0
@@ -168,12 +168,14 @@ def test_the_share_is_exact_for_each_of_two_clients_that_take_turns(model: Model
     assert seen.failed == 0
     assert abs(total - 10) <= 0.5
     assert all(abs(share - 10) <= 2 for share in each.values())
-    status = model.wait(
-        "the share is in status",
+    model.wait(
+        "the share and all requests are in status",
         30,
-        lambda status: abs((status["candidate"].get("observedPercent") or 0) - 10) <= 0.5,
+        lambda status: (
+            abs((status["candidate"].get("observedPercent") or 0) - 10) <= 0.5
+            and status["candidate"]["evidence"]["candidate"]["requests"] == seen.versions["v2"]
+        ),
     )
-    assert status["candidate"]["evidence"]["candidate"]["requests"] == seen.versions["v2"]
 
 
 def test_going_back_is_ready_at_once_and_restarts_nothing(model: Model, traffic: StartTraffic) -> None:
@@ -254,7 +256,7 @@ def test_pods_that_are_killed_and_scaling_lose_no_request(model: Model, traffic:
         wait_for("the others are gone", 90, lambda: len(model.pods()) == 1)
         model("rollout", "restart", "deploy/tumour-router")
         model("rollout", "status", "deploy/tumour-router", "--timeout=90s")
-        users.wait(lambda seen: seen.sent > users.now.sent + 100, 30, "more requests")
+        users.more(100)
         seen = users.stop()
     print(f"seed {SEED}: {seen.failed} of {seen.sent} failed, slowest {seen.slowest_ms} ms: {seen.errors}")
     assert seen.failed == 0, seen.errors
@@ -272,8 +274,7 @@ def test_an_operator_killed_at_ten_random_moments_reaches_the_same_end(
         end = time.monotonic() + 300
         while kills < 10:
             assert time.monotonic() < end
-            at = users.now.sent + rng.randint(20, 400)
-            users.wait(lambda seen, at=at: seen.sent >= at, 30, "the next moment")  # type: ignore[misc]
+            users.more(rng.randint(20, 400))
             kill_operator()
             kills += 1
         status = model.wait_ready(300, "v2")

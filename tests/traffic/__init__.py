@@ -108,6 +108,11 @@ class Traffic:
                 raise AssertionError(f"not seen within {seconds:g} s: {what}; the users saw {self.now}")
             return self.now
 
+    def more(self, requests: int, seconds: float = 60.0) -> Second:
+        """Waits until the users have asked so many times more."""
+        target = self.now.sent + requests
+        return self.wait(lambda seen: seen.sent >= target, seconds, f"{requests} more requests")
+
     def _follow(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None

@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 TIMEOUT = 30.0
+IDLE = 30.0
+"""Seconds after which an unused connection is not used again, as in common clients; the router keeps it longer."""
 
 
 class Users:
@@ -34,7 +36,7 @@ class Users:
         self.errors: list[str] = []
         self.times: list[float] = []
         self.slowest = 0.0
-        self.kept: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.kept: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, number: int, client: str) -> None:
         """One request and its bookkeeping."""
@@ -65,7 +67,7 @@ class Users:
             self.errors.append(f"{time.strftime('%H:%M:%S')} {why}")
 
     async def _exchange(self, number: int, *, keep: bool) -> tuple[int, dict[str, str]]:
-        reader, writer = self.kept.pop() if keep and self.kept else await asyncio.open_connection(self.host, self.port)
+        reader, writer = (keep and self._take()) or await asyncio.open_connection(self.host, self.port)
         body = self.bodies[number % len(self.bodies)]
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: {self.host}\r\ncontent-type: application/json\r\n"
@@ -86,10 +88,19 @@ class Users:
             writer.close()
             raise
         if keep and headers.get("connection") != "close":
-            self.kept.append((reader, writer))
+            self.kept.append((time.monotonic(), reader, writer))
         else:
             writer.close()
         return int(status.split(" ")[1]), headers
+
+    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A kept connection, the latest used first; closes those that were idle for too long."""
+        while self.kept:
+            used, reader, writer = self.kept.pop()
+            if time.monotonic() - used < IDLE and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     def line(self) -> str:
         """The totals as a line of JSON."""
