@@ -9,12 +9,13 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG ROUTER_IMAGE=haproxy:3.2-bookworm
 
-# Empty unless a build context of this name is given.
+# An empty folder unless a build context of this name is given.
 FROM scratch AS wheels
+WORKDIR /build
 
 # Byte code is made here, once: in a pod the file system is read-only, and every start would compile again.
 FROM ${BASE_IMAGE} AS base
-ENV PATH=/opt/mlmodel/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m compileall -q -x 'test|lib2to3' "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
 # What to install, apart from the rest of pyproject.toml: other edits of that file leave the dependencies' layers alone.
@@ -68,11 +69,13 @@ RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isola
 
 FROM operator-libraries AS operator
 COPY --from=code /opt/mlmodel /opt/mlmodel
+ENV PATH=/opt/mlmodel/bin:$PATH
 USER 65532:65532
 ENTRYPOINT ["mlmodel-operator"]
 
 FROM server-libraries AS server
 COPY --from=code /opt/mlmodel /opt/mlmodel
+ENV PATH=/opt/mlmodel/bin:$PATH
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["mlmodel-server"]

@@ -227,8 +227,11 @@ def start(name: str = paths.DEFAULT, *, attached: bool = True, node: bool = True
         return Cluster(name, kind.start(name), _image_names())
     doctor.require()
     bin_dir = binaries.build()
-    if lifecycle.state(name) is not None:
-        raise ClusterError(f"Cluster '{name}' is up already; `make cluster-down` ends it, `--name` starts another one.")
+    if lifecycle.keepers(name):
+        raise ClusterError(
+            f"Cluster '{name}' is up already: `python -m tests.cluster down --name {name}` ends it, "
+            "and another name starts one beside it."
+        )
     lifecycle.end(name)  # what a killed keeper may have left
     if node:
         store.fill(images.build(), bin_dir)

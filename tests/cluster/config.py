@@ -242,12 +242,18 @@ def _kubelet_config(cgroup: str) -> dict[str, Any]:
     }
 
 
-def containerd_config(root: str, state: str, socket: str) -> str:
-    """Return containerd's configuration, for a node and for filling the image store alike."""
+def containerd_config(root: str, state: str, socket: str, *, pods: bool = True) -> str:
+    """Return containerd's configuration; without `pods` only what stores images.
+
+    What serves pods gives every image names of its own, and an old one that has names is never removed.
+    """
+    disabled = ["io.containerd.nri.v1.nri"]
+    if not pods:
+        disabled += ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
     return f"""version = 3
 root = "{root}"
 state = "{state}"
-disabled_plugins = ["io.containerd.nri.v1.nri"]
+disabled_plugins = {json.dumps(disabled)}
 
 [grpc]
   address = "{socket}"

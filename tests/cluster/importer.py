@@ -21,7 +21,7 @@ def main() -> None:
     # containerd makes folders below /run wherever its own state is kept.
     subprocess.run(["mount", "--no-mtab", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     settings = Path(work) / "containerd.toml"
-    settings.write_text(config.containerd_config(store_root, "/run/containerd", config.CONTAINERD_SOCKET))
+    settings.write_text(config.containerd_config(store_root, "/run/containerd", config.CONTAINERD_SOCKET, pods=False))
     containerd = subprocess.Popen(["containerd", "--config", str(settings)])
     ctr = ["ctr", "--address", config.CONTAINERD_SOCKET, "--namespace", "k8s.io"]
 

@@ -152,16 +152,26 @@ def state(name: str) -> dict[str, object] | None:
         found: dict[str, object] = json.loads((paths.run_dir(name) / STATE).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return found if is_keeper(int(str(found["keeper"])), name) else None
+    return found if found["keeper"] in keepers(name) else None
 
 
-def is_keeper(pid: int, name: str) -> bool:
-    """Tell whether a process is the keeper of that cluster, for numbers are used again."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"tests.cluster.keeper" in words and name.encode() in words
+def keepers(name: str) -> list[int]:
+    """Return the processes that are keeper of the cluster of that name: one, or none.
+
+    By their command lines and not by what is written in a file: a number may belong to another process by now, and a
+    keeper that has just begun has written nothing yet.
+    """
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended just now
+        match words:
+            case [_, b"-m", b"tests.cluster.keeper", owner, bin_dir, *_] if owner.decode() == name:
+                if Path(os.fsdecode(bin_dir)).is_relative_to(paths.cache()):
+                    found.append(int(process.name))
+    return found
 
 
 def end(name: str) -> None:
@@ -170,12 +180,10 @@ def end(name: str) -> None:
     Raises:
         ClusterError: it didn't go.
     """
-    found = state(name)
-    if found is not None:
-        keeper = int(str(found["keeper"]))
+    for keeper in keepers(name):
         with contextlib.suppress(ProcessLookupError):
             os.kill(keeper, signal.SIGTERM)
-        log = paths.run_dir(name) / "log" / "node.log"
-        wait_for(f"End of cluster '{name}'", lambda: not is_keeper(keeper, name), seconds=30, log=log)
+    log = paths.run_dir(name) / "log" / "node.log"
+    wait_for(f"End of cluster '{name}'", lambda: not keepers(name), seconds=30, log=log)
     if paths.run_dir(name).exists() or cgroups.leftovers(paths.cgroup_name(name)):
         remove(name)
