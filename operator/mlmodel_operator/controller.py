@@ -198,7 +198,12 @@ class Controller:
         owner, revision = model.owner, want.revision
         name = f"{owner.name}-{revision.id}"
         await apply(SERVICES, resources.service(owner, revision.id))
-        deployment = await apply(DEPLOYMENTS, resources.deployment(owner, revision))
+        wanted = resources.deployment(owner, revision)
+        deployment = self._store.get(DEPLOYMENTS, owner.namespace, name)
+        made_by = observe.annotation(deployment, resources.TEMPLATE_ANNOTATION) if deployment else ""
+        if not made_by or made_by == observe.annotation(wanted, resources.TEMPLATE_ANNOTATION):
+            deployment = await apply(DEPLOYMENTS, wanted)
+        # Else another release of the operator made its pods: they stay as they are, until the next revision.
         autoscaling = model.spec.serving.autoscaling
         if autoscaling is not None:
             await apply(AUTOSCALERS, resources.autoscaler(owner, revision.id, autoscaling, want.pods))
@@ -218,7 +223,7 @@ class Controller:
         for pod in self._store.group(PODS, model.owner.namespace, model.owner.name):
             if observe.label(pod, observe.COMPONENT_LABEL) != "router" or observe.is_leaving(pod):
                 continue
-            if (metadata(pod).get("annotations") or {}).get(ROUTES_ANNOTATION) == routes.id():
+            if observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
                 continue
             try:
                 patch = {"metadata": {"uid": uid(pod), "annotations": {ROUTES_ANNOTATION: routes.id()}}}

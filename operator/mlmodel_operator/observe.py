@@ -29,6 +29,11 @@ def label(body: Body, name: str) -> str:
     return str((metadata(body).get("labels") or {}).get(name, ""))
 
 
+def annotation(body: Body, name: str) -> str:
+    """The value of an annotation, empty if it is not there."""
+    return str((metadata(body).get("annotations") or {}).get(name, ""))
+
+
 def is_leaving(body: Body) -> bool:
     """Whether the object is being deleted."""
     return bool(metadata(body).get("deletionTimestamp"))

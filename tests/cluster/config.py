@@ -239,6 +239,8 @@ def _kubelet_config(cgroup: str) -> dict[str, Any]:
         "podLogsDir": f"{DATA}/pods",
         "volumePluginDir": f"{DATA}/volume-plugins",
         "serializeImagePulls": False,
+        # Tests kill containers on purpose, again and again; the default doubles from 10 s to 5 min.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -11,6 +13,8 @@ from mlmodel_operator.resources.common import Body
 from mlmodel_operator.rollout.routes import SERVER_PORT
 
 MODEL_PATH = "/mnt/model"
+TEMPLATE_ANNOTATION = "mlmodel.dev/template"
+"""On a Deployment, the hash of the pod template: another one means that another release of the operator made it."""
 
 # What a server asks for when the user says nothing. The CPU request is what the autoscaler's percentage refers to. No
 # limit by default: one on CPU only adds latency, and one on memory would kill a model larger than we guessed.
@@ -33,7 +37,7 @@ def deployment(owner: Owner, revision: Revision) -> Body:
     """
     name = _name(owner, revision.id)
     volumes, mounts = _volumes(revision.model.uri)
-    return {
+    body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": common.metadata(owner, name, "server", revision.id),
@@ -71,6 +75,9 @@ def deployment(owner: Owner, revision: Revision) -> Body:
             },
         },
     }
+    template = json.dumps(body["spec"]["template"], sort_keys=True)
+    body["metadata"]["annotations"] = {TEMPLATE_ANNOTATION: hashlib.sha256(template.encode()).hexdigest()[:16]}
+    return body
 
 
 def service(owner: Owner, revision_id: str) -> Body:

@@ -25,6 +25,12 @@ def phases(world: World, limit: float = 1000.0) -> list[str]:
         assert world.now < end, f"still {world.status.phase}: {world.status.conditions[0]}"
 
 
+def written(world: World) -> float:
+    """When the evidence in status was written; 0 if there is none."""
+    evidence = world.status.candidate.evidence if world.status.candidate else None
+    return evidence.at or 0.0 if evidence else 0.0
+
+
 def reasons(world: World) -> list[str]:
     return [notice.reason for notice in world.notices]
 
@@ -351,6 +357,26 @@ def test_evidence_is_written_at_most_every_ten_seconds() -> None:
     assert world.status.candidate is not None
     assert world.status.candidate.evidence is not None
     assert world.status.candidate.evidence.candidate.requests > 0
+
+
+def test_every_request_of_the_rollout_counts_and_none_from_before() -> None:
+    world = serving("v1", requests_per_second=200)
+    for _ in range(30):
+        world.tick()
+    before = dict(world.answered)
+    world.change(spec("v2", rollout=Rollout(steps=steps(10, min_seconds=3600))))
+    world.run(lambda w: w.status.phase == "Canary")
+    for _ in range(25):
+        world.tick()
+    world.run(lambda w: written(w) == w.now)
+    assert world.status.candidate is not None
+    evidence = world.status.candidate.evidence
+    assert evidence is not None
+    assert evidence.candidate.requests == world.answered["v2"]
+    assert evidence.counted.requests == world.answered["v2"]
+    during = world.answered["v1"] - before["v1"]
+    assert during - 600 <= evidence.stable.requests <= during
+    assert abs((world.status.candidate.observed_percent or 0) - 10) < 1.5
 
 
 def test_gates_edited_in_the_middle_count_at_once() -> None:

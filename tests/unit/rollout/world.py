@@ -6,6 +6,7 @@ random generator given by the test.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.revision import wanted_revision
 from mlmodel_operator.api.status import Cursor, Slot, Status
 from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
-from mlmodel_operator.rollout.decide import decide
+from mlmodel_operator.rollout.decide import decide, needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.routes import Routes
@@ -65,7 +66,7 @@ class World:
     spec: Spec
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     requests_per_second: int = 50
-    now: float = 1_800_000_000.0
+    now: float = 1_800_000_000.7
     generation: int = 1
     status: Status = field(default_factory=Status)
     routes: Routes | None = None
@@ -101,9 +102,13 @@ class World:
                     and not behaviour.broken
                     and self.now >= created + behaviour.seconds_to_ready
                 )
-                seen = Pod(pod, created, ready=ready, counts=counts)
+                # As from the API server and the scraper: whole seconds, and counters only when they are asked for.
+                read = counts if needs_pods(self.status) else None
+                seen = Pod(pod, math.floor(created), ready=ready, counts=read)
                 pods.append(replace(seen, **behaviour.broken))  # type: ignore[arg-type]
             states[name] = RevisionState(tuple(pods), f"10.0.0.{int(name[:2], 16)}", revision.wanted)
+        if not needs_routers(self.status, Observed(states)):
+            return Observed(states, (Router("router-1", 0.0),))
         router = Router("router-1", 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
         return Observed(states, (router,))
 

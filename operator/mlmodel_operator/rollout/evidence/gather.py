@@ -6,6 +6,7 @@ reading fails: the next block is just larger.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -93,6 +94,8 @@ def gather(
 
     ``candidate`` and ``stable`` are revision and slot; ``began`` is the start of the rollout in seconds.
     """
+    # Kubernetes gives creation times in whole seconds: a pod of the very second in which the rollout began is ours.
+    began = math.floor(began)
     own, own_cursors = _pods(observed.revision(candidate[0]).pods, evidence.pods, began)
     others, other_cursors = _pods(observed.revision(stable[0]).pods, evidence.pods, began)
     routed, router_cursors = _routers(observed.routers, evidence.routers, candidate[1], stable[1], began)
