@@ -139,8 +139,8 @@ def confirms(observed: Observed, routes: Routes) -> bool:
 def needs_pods(status: Status) -> bool:
     """Whether the pods' counters are needed for the next decision.
 
-    Also while the candidate is prepared: the first share must find every older counter read, to be able to tell what came
-    before it.
+    Also while the candidate is prepared: the first share must find every older counter read, to be able to tell what
+    came before it.
     """
     return status.candidate is not None and status.stable is not None
 
