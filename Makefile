@@ -23,6 +23,7 @@ demo: setup ## The main job, live: four versions of a model on a real Kubernetes
 
 .PHONY: test
 test: check ## All tests, from nothing: checks, then a real API server, then a whole cluster with traffic
+	$(BIN)/python -m tests.cluster images
 	$(BIN)/python -m pytest tests/integration tests/e2e --durations=15
 
 .PHONY: check

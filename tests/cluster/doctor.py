@@ -35,6 +35,7 @@ TOOLS = (
     Tool("pkg-config", "pkg-config", "finds the library for runc"),
     Tool("buildah", "buildah", "builds the images"),
     Tool("debootstrap", "debootstrap", "makes their base"),
+    Tool("haproxy", "haproxy", "runs the router's own tests"),
 )
 
 # Not programs: C headers without which the compiler is of no use here, and the keys of Debian's archive.

@@ -296,7 +296,7 @@ def test_the_second_chance_holds_while_baking_at_weight_100(play: Play) -> None:
 def test_a_large_body_is_asked_again_in_full_and_a_larger_one_passes_the_failure_on(play: Play) -> None:
     async def act(scene: Scene) -> None:
         client = Client(scene.router.traffic)
-        body = os.urandom(120_000)
+        body = os.urandom(60_000)
         answer = await client.ask(body=body)
         assert (answer.status, answer.body) == (200, b"a")
         assert scene.a.requests[0].body == scene.b.requests[0].body == body

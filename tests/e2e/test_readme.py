@@ -1,0 +1,58 @@
+"""Every command of the README, as it stands there, on a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import operator as operators
+from tests.cluster import Cluster
+from tests.models import ROOT
+
+pytestmark = pytest.mark.cluster
+
+BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`(python examples/[^`]+)`")
+
+
+def commands() -> list[str]:
+    """The command lines of the README in its order; what trains models comes first, because others need its files."""
+    text = (ROOT / "README.md").read_text()
+    lines = [line for block in BLOCK.findall(text) for line in block.splitlines() if line]
+    return [*INLINE.findall(text), *lines]
+
+
+def test_the_readme_does_what_it_says(cluster: Cluster, operator: Cluster, namespace: str, tmp_path: Path) -> None:
+    for name in ("examples", "manifests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(cluster.kubeconfig.read_text())
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "kubectl").symlink_to(cluster.backend.kubectl)
+    path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
+
+    def run(command: str) -> str:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    run(f"kubectl config set-context --current --namespace {namespace}")
+    ran = []
+    for command in commands():
+        if command.startswith("make ") or command.startswith("KEEP=1 make "):
+            continue  # `make demo` has a test of its own, and `make test` runs this one
+        said = run(command)
+        print(f"$ {command}\n{said}")
+        ran.append(command)
+        if command.endswith("manifests/install.yaml"):
+            operators.install(cluster)  # with the router image that is in this cluster
+    assert len(ran) >= 8
+    assert "tumour" in run("kubectl get mlm")
+    assert (tmp_path / "tumour-mine.yaml").read_text().count("immutable: true") == 1
