@@ -116,7 +116,7 @@ def _picture(status: dict[str, Any], seen: Second) -> tuple[str, str]:
 def _is(version: str, word: str) -> Callable[[dict[str, Any]], str]:
     def outcome(status: dict[str, Any]) -> str:
         if condition(status, "RolledBack") == "True":
-            return "rejected" if not status["history"][0]["message"].count("requests") else "rolled back"
+            return "rolled back" if status["rejected"][0].get("weight") else "rejected"
         if condition(status, "Ready") == "True" and status["stable"]["version"] == version:
             return word
         return ""

@@ -46,7 +46,7 @@ def test_the_readme_does_what_it_says(cluster: Cluster, operator: Cluster, names
     run(f"kubectl config set-context --current --namespace {namespace}")
     ran = []
     for command in commands():
-        if command.startswith("make ") or command.startswith("KEEP=1 make "):
+        if command.startswith(("make ", "KEEP=1 make ")):
             continue  # `make demo` has a test of its own, and `make test` runs this one
         said = run(command)
         print(f"$ {command}\n{said}")

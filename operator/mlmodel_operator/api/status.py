@@ -147,6 +147,7 @@ class Rejected:
     reason: Annotated[str, Doc("One word for machines.")]
     message: Annotated[str, Doc("One sentence for people.")]
     at: Annotated[Time, Doc("When.")]
+    weight: Annotated[int, Doc("Share of the requests that it had, in percent; 0: it never got one.")] = 0
     retry: Annotated[str, Doc("Value of spec.rollout.retry then; another value tries it again.")] = ""
 
 
@@ -189,6 +190,11 @@ class Status:
     history: Annotated[tuple[HistoryEntry, ...], Doc("Rollouts that ended, newest first.")] = ()
     routes: Annotated[str, Doc("Identity of the routes that every router has confirmed.")] = ""
     conditions: Annotated[tuple[Condition, ...], Doc("The state in standard conditions.")] = ()
+
+
+def verdict_on(rejected: Rejected) -> str:
+    """How it ended, for people."""
+    return "was rolled back" if rejected.weight else "was rejected before it got a request"
 
 
 def revision_of(held: Stable | Candidate) -> Revision:

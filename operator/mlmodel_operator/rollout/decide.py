@@ -34,6 +34,7 @@ from ..api.status import (
     Stable,
     Status,
     revision_of,
+    verdict_on,
 )
 from ..api.types import MLModel, Revision, Step
 from . import capacity, report
@@ -395,15 +396,22 @@ def _hard_failure(context: _Context, status: Status, candidate: Candidate) -> _S
 
 def _roll_back(context: _Context, status: Status, candidate: Candidate, reason: str, message: str) -> _Step:
     rejected = Rejected(
-        candidate.revision, candidate.version, reason, message, Time(context.now), context.model.spec.rollout.retry
+        candidate.revision,
+        candidate.version,
+        reason,
+        message,
+        Time(context.now),
+        candidate.weight,
+        context.model.spec.rollout.retry,
     )
     others = tuple(item for item in status.rejected if item.revision != candidate.revision)
     gone = _gone(context, status, candidate, "RolledBack", message)
     notice = Notice(
         "Warning",
         "RolledBack",
-        f"{candidate.version} ({candidate.revision}) is rolled back at {candidate.weight} % of the requests: {message}."
-        f" {_stable_label(status)} serves all requests. To try it again, change spec.rollout.retry",
+        f"{candidate.version} ({candidate.revision}) {verdict_on(rejected)}"
+        + (f" at {candidate.weight} % of the requests" if candidate.weight else "")
+        + f": {message}. {_stable_label(status)} serves all requests. To try it again, change spec.rollout.retry",
     )
     return _Step(replace(gone, rejected=(rejected, *others)[:MAX_REJECTED]), (notice,))
 

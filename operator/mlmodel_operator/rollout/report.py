@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..api.schema import Time
-from ..api.status import Candidate, Condition, ConditionStatus, Evidence, Phase, Rejected, Status
+from ..api.status import Candidate, Condition, ConditionStatus, Evidence, Phase, Rejected, Status, verdict_on
 from ..api.types import MLModel, Revision
 from .evidence import errors
 from .observed import Observed
@@ -111,7 +111,7 @@ def _find(
         return _Finding(
             "False",
             "RolledBack",
-            f"{rejected.version} was rolled back: {rejected.message}. {serving} serves all requests. Set spec.model to"
+            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving} serves all requests. Set spec.model to"
             " a corrected version, or change spec.rollout.retry to try this one again",
             stalled=True,
         )
