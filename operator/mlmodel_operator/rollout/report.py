@@ -111,8 +111,8 @@ def _find(
         return _Finding(
             "False",
             "RolledBack",
-            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving} serves all requests. Set spec.model to"
-            " a corrected version, or change spec.rollout.retry to try this one again",
+            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving} serves all requests. Set"
+            " spec.model to a corrected version, or change spec.rollout.retry to try this one again",
             stalled=True,
         )
     if phase(status) == "RollingBack":
