@@ -37,8 +37,8 @@ from .scrape import Counts, RouterStatus, Scraper
 from .settings import Settings
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
-PER_REVISION = (DEPLOYMENTS, SERVICES, AUTOSCALERS, DISRUPTION_BUDGETS)
-"""Kinds of which each revision has its own; removed with it."""
+PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
+"""Kinds of which each revision has its own; removed with it, the Deployment last: by it a revision is found."""
 ROUTES_ANNOTATION = "mlmodel.dev/routes"
 MANAGER = "mlmodel-operator"
 
@@ -89,6 +89,12 @@ class Controller:
             if not error.retryable and not error.conflict:
                 self._refusals[key] = f"the API server refused it: {error.message}"
             await self._write_status(body, plan)
+            for revision in plan.deletes:
+                await self._delete(model, revision)
+            if plan.again is not None and not error.conflict:
+                # A rollout is watched on at its own pace, whatever else is refused.
+                _log.warning("%s; the rollout goes on", error)
+                return plan.again
             raise
         self._refusals.pop(key, None)
         await self._write_status(body, plan)
@@ -110,7 +116,12 @@ class Controller:
 
         deployments, services = mine(DEPLOYMENTS), mine(SERVICES)
         pods = self._store.group(PODS, namespace, name)
-        servers = [pod for pod in pods if observe.label(pod, observe.REVISION_LABEL)]
+        servers = [
+            pod
+            for pod in pods
+            if observe.label(pod, observe.REVISION_LABEL)
+            and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+        ]
         routers = [pod for pod in pods if observe.label(pod, observe.COMPONENT_LABEL) == "router"]
         routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_leaving(pod)]
 
@@ -259,7 +270,7 @@ class Controller:
         if body is None or observe.is_leaving(body):
             return
         if not any(
-            ref.get("uid") == owner and ref.get("controller") for ref in metadata(body)["ownerReferences"] or []
+            ref.get("uid") == owner and ref.get("controller") for ref in metadata(body).get("ownerReferences") or []
         ):
             return
         # No resourceVersion: the name and the UID are what we mean, and status updates of a Deployment are frequent.

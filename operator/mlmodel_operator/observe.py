@@ -60,8 +60,9 @@ def pod_address(pod: Body) -> str:
 def read_pod(body: Body, counts: Counts | None) -> Pod:
     """One serving pod with the counters that were read from it."""
     status = body.get("status") or {}
-    containers = status.get("containerStatuses") or [{}]
-    container = containers[0]
+    containers = status.get("containerStatuses") or []
+    # By name: a mesh's sidecar may come first, and its troubles are not the model's.
+    container: Body = next((found for found in containers if found.get("name") == "server"), {})
     waiting = (container.get("state") or {}).get("waiting") or {}
     ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
     ended = ended or {}

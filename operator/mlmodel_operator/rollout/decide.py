@@ -164,10 +164,16 @@ def _advance(context: _Context, status: Status) -> _Step:
     if candidate is None:
         if (stable is not None and stable.revision == wanted.id) or is_rejected(context.model, status, wanted.id):
             return _Step(status)
+        if any(item.revision == wanted.id and item.outcome == "RolledBack" for item in status.leaving):
+            return _Step(status)  # its pods remember why they failed: another try begins with new ones
         return _start(context, status)
     first_goes_live = stable is None and candidate.slot is not None
     if candidate.revision != wanted.id and not first_goes_live:
-        return _withdraw(context, status, candidate)
+        if not _alone(context, status, candidate):
+            return _withdraw(context, status, candidate)
+        if candidate.phase == "Baking" and stable is not None and stable.revision != wanted.id:
+            # It serves everything alone: the third version is compared with it, not with a stable that is dead.
+            return _promote(context, status, candidate)
     return _STEPS[candidate.phase](context, status, candidate)
 
 
@@ -188,6 +194,7 @@ def _start(context: _Context, status: Status) -> _Step:
         digest=f"sha256:{wanted.model.sha256}" if wanted.model.sha256 else "",
         steps=len(spec.rollout.steps),
         retry=spec.rollout.retry,
+        replicas=context.observed.revision(wanted.id).wanted,
     )
     # A revision that is on its way out comes back with its pods still warm.
     leaving = tuple(item for item in status.leaving if item.revision != wanted.id)
@@ -209,7 +216,9 @@ def _preparing(context: _Context, status: Status, candidate: Candidate) -> _Step
     failure = _hard_failure(context, status, candidate)
     if failure is not None:
         return failure
-    if context.now >= candidate.started_at + spec.rollout.preparing_deadline_seconds:
+    first = spec.rollout.steps[0].weight
+    enough = state.ready >= capacity.for_weight(first, context.everything)
+    if not enough and context.now >= candidate.started_at + spec.rollout.preparing_deadline_seconds:
         word = last_word(state.pods, context.observed.source_problem)
         return _roll_back(
             context,
@@ -218,14 +227,7 @@ def _preparing(context: _Context, status: Status, candidate: Candidate) -> _Step
             "NeverReady",
             f"not ready within {spec.rollout.preparing_deadline_seconds} s: {word}",
         )
-    first = spec.rollout.steps[0].weight
-    if (
-        spec.rollout.paused
-        or slot is None
-        or not state.address
-        or not context.confirmed
-        or state.ready < capacity.for_weight(first, context.everything)
-    ):
+    if spec.rollout.paused or slot is None or not state.address or not context.confirmed or not enough:
         return _Step(status)
     entered = replace(
         candidate, phase="Canary", slot=slot, weight=first, since=Time(context.now), step=1, evidence=Evidence()
@@ -256,11 +258,9 @@ def _canary(context: _Context, status: Status, candidate: Candidate) -> _Step:
     waited = context.now - candidate.since
     target = next_weight(rollout.steps, candidate.weight)
     limit = errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
-    proven = (
-        errors.certified(evidence.candidate, limit)
-        and step_requests(evidence) >= step.min_requests
-        and waited >= step.min_seconds
-    )
+    if waited < step.min_seconds:
+        return _Step(status)
+    proven = errors.certified(evidence.candidate, limit) and step_requests(evidence) >= step.min_requests
     if not proven:
         if waited < rollout.max_seconds or rollout.on_no_evidence == "Hold":
             return _Step(status)
@@ -307,7 +307,8 @@ def _promoting(context: _Context, status: Status, candidate: Candidate) -> _Step
     if failure is not None:
         return failure
     ready = context.observed.revision(candidate.revision).ready
-    if context.model.spec.rollout.paused or not context.confirmed or ready < context.everything:
+    enough = ready >= context.everything or _stable_is_down(context, candidate)
+    if context.model.spec.rollout.paused or not context.confirmed or not enough:
         return _Step(status)
     notice = Notice(
         "Normal",
@@ -325,6 +326,11 @@ def _baking(context: _Context, status: Status, candidate: Candidate) -> _Step:
     baked = context.now >= candidate.since + context.model.spec.rollout.bake_seconds
     if not baked or not context.confirmed or context.observed.revision(candidate.revision).ready < context.everything:
         return _Step(status)
+    return _promote(context, status, candidate)
+
+
+def _promote(context: _Context, status: Status, candidate: Candidate) -> _Step:
+    """The candidate becomes stable in place; the old stable drains."""
     old = status.stable
     evidence = context.evidence or Evidence()
     message = f"{candidate.version} ({candidate.revision}) is promoted: {_figures(evidence)}"
@@ -366,8 +372,23 @@ def _bake(context: _Context, status: Status, candidate: Candidate, notice: Notic
 # --------------------------------------------------------------------------------------------------------- ways back
 
 
+def _alone(context: _Context, status: Status, candidate: Candidate) -> bool:
+    """Whether the candidate answers requests and stable has no pod that could take them back."""
+    return (
+        candidate.weight > 0
+        and status.stable is not None
+        and context.observed.revision(status.stable.revision).ready == 0
+        and context.observed.revision(candidate.revision).ready > 0
+    )
+
+
 def _failure(context: _Context, status: Status, candidate: Candidate) -> _Step | None:
-    """Anything that sends a candidate with traffic back."""
+    """Anything that sends a candidate with traffic back; no step at all while there is nothing to go back to."""
+    failure = _found_failure(context, status, candidate)
+    return _Step(status) if failure is not None and _alone(context, status, candidate) else failure
+
+
+def _found_failure(context: _Context, status: Status, candidate: Candidate) -> _Step | None:
     failure = _hard_failure(context, status, candidate)
     if failure is not None:
         return failure
@@ -532,7 +553,8 @@ def _pods_for(context: _Context, candidate: Candidate, first: bool) -> int:
     evidence = context.evidence or Evidence()
     target = next_weight(rollout.steps, candidate.weight)
     limit = errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
-    ahead = not rollout.paused and errors.certified(evidence.candidate, limit)
+    overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
+    ahead = not rollout.paused and (overdue or errors.certified(evidence.candidate, limit))
     return capacity.for_weight(target if ahead else candidate.weight, context.everything)
 
 
@@ -551,6 +573,11 @@ def _wants(context: _Context, status: Status) -> tuple[Want, ...]:
 
 def _again(context: _Context, status: Status, routes: Routes | None) -> float | None:
     waits = []
+    stable, wanted = status.stable, context.wanted.id
+    settled = (stable is not None and stable.revision == wanted) or is_rejected(context.model, status, wanted)
+    if status.candidate is None and not settled:
+        # The next rollout begins with the next look, and our own write of the status wakes nobody.
+        waits.append(QUICK_LOOK)
     if status.candidate is not None:
         starting = status.candidate.phase == "Preparing" and context.now > status.candidate.started_at + SLOW_START
         waits.append(SLOW_LOOK if starting else LOOK)

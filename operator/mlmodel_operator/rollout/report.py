@@ -27,7 +27,8 @@ def report(model: MLModel, observed: Observed, status: Status, wanted: Revision,
     """``status`` with phase, URL and conditions that tell the truth about this moment."""
     rejected = _rejected(model, status, wanted)
     finding = _find(model, observed, status, wanted, rejected, now)
-    available = bool(status.stable and status.stable.ready_replicas and observed.routers)
+    answering = _answering(status)
+    available = bool(answering and observed.routers)
     paused = model.spec.rollout.paused
     conditions = [
         ("Ready", finding.ready, finding.reason, finding.message),
@@ -35,9 +36,7 @@ def report(model: MLModel, observed: Observed, status: Status, wanted: Revision,
             "Available",
             _truth(available),
             "Serving" if available else "NotServing",
-            f"{status.stable.version} answers at {_url(model)}"
-            if available and status.stable
-            else _why_unavailable(observed, status),
+            f"{answering} answers at {_url(model)}" if available else _why_unavailable(observed, status),
         ),
         ("Reconciling", _truth(finding.reconciling), finding.reason, finding.message),
         ("Stalled", _truth(finding.stalled), finding.reason, finding.message),
@@ -67,6 +66,16 @@ def report(model: MLModel, observed: Observed, status: Status, wanted: Revision,
             for kind, truth, reason, message in conditions
         ),
     )
+
+
+def _answering(status: Status) -> str:
+    """The version that has ready pods for requests; stable if both have, empty if none has."""
+    stable, candidate = status.stable, status.candidate
+    if stable is not None and stable.ready_replicas:
+        return stable.version
+    if candidate is not None and candidate.weight and candidate.ready_replicas:
+        return candidate.version
+    return ""
 
 
 def phase(status: Status) -> Phase:
@@ -107,11 +116,11 @@ def _find(
     if candidate is not None:
         return _candidate(model, observed, status, candidate, now)
     if rejected is not None:
-        serving = stable.version if stable else "nothing"
+        serving = f"{_answering(status)} serves all requests" if _answering(status) else "no version has a ready pod"
         return _Finding(
             "False",
             "RolledBack",
-            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving} serves all requests. Set"
+            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving}. Set"
             " spec.model to a corrected version, or change spec.rollout.retry to try this one again",
             stalled=True,
         )
@@ -121,6 +130,8 @@ def _find(
         return _Finding("Unknown", "Preparing", f"{wanted.label} is about to be prepared", True)
     if stable.revision != wanted.id:
         return _Finding("Unknown", "Preparing", f"{wanted.label} is about to be prepared", True)
+    if observed.source_problem:
+        return _Finding("False", "Refused", observed.source_problem, reconciling=True, stalled=True)
     if stable.ready_replicas < _enough(model, stable.replicas) or not observed.routers:
         return _Finding("False", "NotAvailable", _why_unavailable(observed, status), reconciling=True)
     return _Finding("True", "Serving", f"{stable.version} ({stable.revision}) serves all requests")

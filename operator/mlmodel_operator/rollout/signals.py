@@ -30,7 +30,7 @@ class Signal:
 def hard_signal(pods: Sequence[Pod], now: float) -> Signal | None:
     """The first reason to give a revision up at once, or None."""
     for pod in pods:
-        signal = _of(pod, now)
+        signal = None if pod.leaving else _of(pod, now)
         if signal is not None:
             return signal
     return None

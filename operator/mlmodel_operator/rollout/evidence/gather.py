@@ -31,7 +31,11 @@ def _pods(pods: tuple[Pod, ...], cursors: Mapping[str, Cursor], began: float) ->
             continue
         if last is None:
             last = now if pod.created < began else Cursor()
-        elif now.requests < last.requests:
+        elif (
+            now.requests < last.requests
+            or now.client_errors < last.client_errors
+            or now.server_errors < last.server_errors
+        ):
             last = Cursor()
         after[pod.name] = now
         total = errors.add(
@@ -64,7 +68,7 @@ def _routers(
         last = cursors.get(router.name)
         if last is None:
             last = now if router.created < began else (0, 0, 0)
-        elif now[0] < last[0] or now[1] < last[1]:
+        elif any(new < old for new, old in zip(now, last, strict=True)):
             last = (0, 0, 0)
         after[router.name] = now
         total = (total[0] + now[0] - last[0], total[1] + now[1] - last[1], total[2] + now[2] - last[2])
@@ -107,7 +111,12 @@ def gather(
     excused = evidence.excused
     if _is_replaced(observed.revision(candidate[0]).pods, evidence.pods):
         excused = max(excused, seen[2] - max(evidence.candidate.failed, counted.failed))
-    failed = max(counted.failed, seen[2] - excused, evidence.candidate.failed)
+    lone = seen[2] - excused - counted.failed
+    silent = seen[0] - counted.requests
+    if 0 < lone < silent / 2 and any(pod.counts is None for pod in observed.revision(candidate[0]).pods):
+        # The pods that could not be read have mostly answered: how many requests is known when they can be.
+        lone = 0
+    failed = max(counted.failed + lone, counted.failed, evidence.candidate.failed)
     combined = Tally(counted.requests - counted.failed + failed, counted.client_errors, failed)
     before = evidence.candidate
     block = errors.Block(
