@@ -188,7 +188,8 @@ def test_a_killed_keeper_leaves_no_process_and_down_removes_the_rest() -> None:
 def test_ctrl_c_while_starting_leaves_nothing() -> None:
     name = f"interrupted-{os.getpid()}"
     up = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster", "up", "--name", name],
+        # Programs that a shell runs in the background inherit that SIGINT is ignored, and these tests may be one.
+        ["env", "--default-signal=INT", sys.executable, "-m", "tests.cluster", "up", "--name", name],
         cwd=paths.ROOT,
         stderr=subprocess.PIPE,
         text=True,
