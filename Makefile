@@ -31,7 +31,7 @@ check: setup ## The developer's loop, under a minute: lint, types, layers, gener
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
 
 .PHONY: lint
-lint: setup
+lint: setup ## Lint, layers, generated files, links
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
@@ -41,7 +41,7 @@ lint: setup
 	$(BIN)/python -m tests.links
 
 .PHONY: types
-types: setup
+types: setup ## mypy --strict
 	$(BIN)/mypy
 
 .PHONY: unit
