@@ -141,7 +141,7 @@ def story(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
 
     with Traffic(
         cluster.kubectl,
-        operator.command(cluster),
+        cluster.kubectl_command,
         NAMESPACE,
         model.url,
         bodies,

@@ -85,6 +85,12 @@ class Model:
             lambda status: condition(status, "Ready") == "True" and status["stable"]["version"] == version,
         )
 
+    def wait_weight(self, weight: int) -> dict[str, Any]:
+        """Waits until the candidate has this share."""
+        return self.wait(
+            f"the candidate has {weight} %", 60, lambda status: (status.get("candidate") or {}).get("weight") == weight
+        )
+
     def wait_rejected(self, seconds: float) -> dict[str, Any]:
         """Waits until the wanted version is rolled back and nothing moves any more."""
         return self.wait(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.cluster import Cluster
+from tests.cluster import Cluster, images
 from tests.cluster.fixtures import OPERATOR_NAMESPACE as NAMESPACE
 from tests.models import ROOT
 from tests.traffic import wait_for
@@ -17,15 +17,7 @@ _SELECTOR = ("-n", NAMESPACE, "-l", "app.kubernetes.io/name=mlmodel-operator")
 
 def image(target: str) -> str:
     """The name of one of the project's images, as the manifest has it."""
-    version = next(
-        line.split('"')[1] for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version")
-    )
-    return f"mlmodel-{target}:{version}"
-
-
-def command(cluster: Cluster) -> list[str]:
-    """kubectl for this cluster, as the beginning of a command line."""
-    return [str(cluster.backend.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
+    return f"mlmodel-{target}:{images.project_version()}"
 
 
 def install(cluster: Cluster) -> None:

@@ -28,6 +28,7 @@ from .runtime.resource import (
     Body,
     Resource,
     address,
+    controller_of,
     metadata,
     resource_version,
     uid,
@@ -83,23 +84,22 @@ class Controller:
         status = decode(Status, body.get("status") or {}, "status")
         observed = await self._look(model, status)
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
+        refusal: ApiError | None = None
         try:
             await self._carry_out(model, plan)
+            self._refusals.pop(key, None)
         except ApiError as error:
+            refusal = error
             if not error.retryable and not error.conflict:
                 self._refusals[key] = f"the API server refused it: {error.message}"
-            await self._write_status(body, plan)
-            for revision in plan.deletes:
-                await self._delete(model, revision)
-            if plan.again is not None and not error.conflict:
-                # A rollout is watched on at its own pace, whatever else is refused.
-                _log.warning("%s; the rollout goes on", error)
-                return plan.again
-            raise
-        self._refusals.pop(key, None)
         await self._write_status(body, plan)
         for revision in plan.deletes:
             await self._delete(model, revision)
+        if refusal is not None:
+            if plan.again is None or refusal.conflict:
+                raise refusal
+            # A rollout is watched on at its own pace, whatever else is refused.
+            _log.warning("%s; the rollout goes on", refusal)
         return plan.again
 
     # ------------------------------------------------------------------------------------------------------ looking
@@ -108,11 +108,7 @@ class Controller:
         namespace, name = model.owner.namespace, model.owner.name
 
         def mine(resource: Resource) -> list[Body]:
-            return [
-                body
-                for body in self._store.group(resource, namespace, name)
-                if any(ref.get("uid") == model.owner.uid for ref in metadata(body).get("ownerReferences") or [])
-            ]
+            return [body for body in self._store.group(resource, namespace, name) if _belongs_to(body, model.owner.uid)]
 
         deployments, services = mine(DEPLOYMENTS), mine(SERVICES)
         pods = self._store.group(PODS, namespace, name)
@@ -269,9 +265,7 @@ class Controller:
         body = self._store.get(resource, namespace, name)
         if body is None or observe.is_leaving(body):
             return
-        if not any(
-            ref.get("uid") == owner and ref.get("controller") for ref in metadata(body).get("ownerReferences") or []
-        ):
+        if not _belongs_to(body, owner):
             return
         # No resourceVersion: the name and the UID are what we mean, and status updates of a Deployment are frequent.
         await self._api.delete(resource, namespace, name, uid(body))
@@ -282,6 +276,11 @@ class ApplyOne(Protocol):
     """Applies one child; None when the API server refused."""
 
     async def __call__(self, resource: Resource, body: Body) -> Body | None: ...
+
+
+def _belongs_to(body: Body, owner: str) -> bool:
+    """Whether the object's controller is the one with this UID."""
+    return (controller_of(body) or {}).get("uid") == owner
 
 
 def _name(body: Body) -> str:

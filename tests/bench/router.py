@@ -32,7 +32,7 @@ def main() -> None:
             for way, url in ways.items():
                 with Traffic(
                     cluster.kubectl,
-                    operator.command(cluster),
+                    cluster.kubectl_command,
                     "bench",
                     url,
                     bodies,

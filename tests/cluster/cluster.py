@@ -102,13 +102,18 @@ class Cluster:
         """Where plain `kubectl` and clients find the cluster, from the host's loopback."""
         return self.backend.kubeconfig
 
+    @property
+    def kubectl_command(self) -> list[str]:
+        """kubectl for this cluster, as the beginning of a command line."""
+        return [str(self.backend.kubectl), "--kubeconfig", str(self.kubeconfig)]
+
     def kubectl(self, *args: str, input: str | None = None, seconds: float = 60) -> str:
         """Run kubectl and return what it printed.
 
         Raises:
             ClusterError: it failed; with what it said.
         """
-        argv = [str(self.backend.kubectl), "--kubeconfig", str(self.kubeconfig), *args]
+        argv = [*self.kubectl_command, *args]
         # What kubectl remembers of a server would outlive this one in the home directory.
         environment = {**os.environ, "KUBECACHEDIR": str(self.kubeconfig.parent / "kubectl-cache")}
         try:

@@ -42,7 +42,7 @@ def traffic(cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]) -> 
     return partial(
         Traffic,
         cluster.kubectl,
-        operators.command(cluster),
+        cluster.kubectl_command,
         model.namespace,
         model.url,
         trained[1],

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests import operator
 from tests.cluster import Cluster
 from tests.models import Model, condition, message
 from tests.traffic import Traffic, wait_for
@@ -113,7 +112,7 @@ def test_no_pod_may_do_more_than_it_needs(cluster: Cluster, model: Model) -> Non
     model.wait_ready(90, "v1")
     denied = subprocess.run(
         [
-            *operator.command(cluster),
+            *cluster.kubectl_command,
             "auth",
             "can-i",
             "get",

@@ -157,7 +157,7 @@ def test_the_share_is_exact_for_each_of_two_clients_that_take_turns(model: Model
     model.apply("v1")
     model.wait_ready(90, "v1")
     model.apply("v2", rollout=hold)
-    model.wait("v2 has its share", 60, lambda status: (status.get("candidate") or {}).get("weight") == 10)
+    model.wait_weight(10)
     time_to_settle = wait_for("the routers follow", 20, lambda: model.status().get("routes", "") == _routes_id(model))
     with traffic(rate=200, clients=2, limit=2000) as users:
         users.wait(lambda seen: seen.ok + seen.failed >= 2000, 60, "2000 answers")
@@ -184,7 +184,7 @@ def test_going_back_is_ready_at_once_and_restarts_nothing(model: Model, traffic:
     pods = model.pods()
     with traffic(rate=50) as users:
         model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 3600}]})
-        model.wait("v2 has its share", 60, lambda status: (status.get("candidate") or {}).get("weight") == 50)
+        model.wait_weight(50)
         users.wait(lambda seen: seen.versions.get("v2", 0) > 50, 30, "v2 answers")
         began = time.monotonic()
         model.apply("v1")
@@ -204,7 +204,7 @@ def test_a_third_version_in_the_middle_takes_over(model: Model, traffic: StartTr
     model.wait_ready(90, "v1")
     with traffic(rate=50) as users:
         model.apply("v3", rollout={"steps": [{"weight": 1, "minSeconds": 3600}]})
-        model.wait("v3 has its share", 60, lambda status: (status.get("candidate") or {}).get("weight") == 1)
+        model.wait_weight(1)
         model.apply("v2", rollout=QUICK)
         status = model.wait_ready(120, "v2")
         seen = users.stop()
@@ -291,7 +291,7 @@ def test_deleting_the_model_in_the_middle_leaves_nothing(model: Model, traffic: 
     model.apply("v1")
     model.wait_ready(90, "v1")
     model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 3600}]})
-    model.wait("v2 has its share", 60, lambda status: (status.get("candidate") or {}).get("weight") == 50)
+    model.wait_weight(50)
     model("delete", "mlm", "tumour")
 
     def gone() -> bool:

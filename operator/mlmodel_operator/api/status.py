@@ -120,7 +120,6 @@ class Candidate:
     steps: Annotated[int, Doc("Number of steps.")] = 0
     replicas: Annotated[int, Doc("Pods wanted.")] = 0
     ready_replicas: Annotated[int, Doc("Pods ready.")] = 0
-    retry: Annotated[str, Doc("Value of spec.rollout.retry that it was started with.")] = ""
     down_since: Annotated[Time | None, Doc("Since when it has had no ready pod, though it had before.")] = None
     stable_down_since: Annotated[Time | None, Doc("Since when stable has had no ready pod.")] = None
     evidence: Annotated[Evidence | None, Doc("What has been seen of it.")] = None
@@ -190,6 +189,11 @@ class Status:
     history: Annotated[tuple[HistoryEntry, ...], Doc("Rollouts that ended, newest first.")] = ()
     routes: Annotated[str, Doc("Identity of the routes that every router has confirmed.")] = ""
     conditions: Annotated[tuple[Condition, ...], Doc("The state in standard conditions.")] = ()
+
+
+def rejection(status: Status, revision: str, retry: str) -> Rejected | None:
+    """Why a revision is not tried again by itself; None when it never failed, or ``retry`` asks for another try."""
+    return next((item for item in status.rejected if item.revision == revision and item.retry == retry), None)
 
 
 def verdict_on(rejected: Rejected) -> str:

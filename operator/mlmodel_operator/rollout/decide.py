@@ -33,10 +33,11 @@ from ..api.status import (
     Snapshot,
     Stable,
     Status,
+    rejection,
     revision_of,
     verdict_on,
 )
-from ..api.types import MLModel, Revision, Step
+from ..api.types import MLModel, Revision
 from . import capacity, report
 from .evidence import errors
 from .evidence.gather import gather, observed_percent, step_requests
@@ -44,6 +45,7 @@ from .observed import Observed
 from .plan import Notice, Plan, Want
 from .routes import Routes
 from .signals import hard_signal, last_word
+from .steps import goal, number, step_at
 
 DRAIN_SECONDS = 10.0
 """Between the last router's confirmation that a revision gets no more requests and its removal."""
@@ -162,7 +164,7 @@ def needs_routers(status: Status, observed: Observed) -> bool:
 def _advance(context: _Context, status: Status) -> _Step:
     candidate, stable, wanted = status.candidate, status.stable, context.wanted
     if candidate is None:
-        if (stable is not None and stable.revision == wanted.id) or is_rejected(context.model, status, wanted.id):
+        if _is_settled(context, status):
             return _Step(status)
         if any(item.revision == wanted.id and item.outcome == "RolledBack" for item in status.leaving):
             return _Step(status)  # its pods remember why they failed: another try begins with new ones
@@ -177,9 +179,12 @@ def _advance(context: _Context, status: Status) -> _Step:
     return _STEPS[candidate.phase](context, status, candidate)
 
 
-def is_rejected(model: MLModel, status: Status, revision: str) -> bool:
-    """Whether this revision was rolled back, and nobody has asked for another try since."""
-    return any(item.revision == revision and item.retry == model.spec.rollout.retry for item in status.rejected)
+def _is_settled(context: _Context, status: Status) -> bool:
+    """Whether the wanted revision is stable, or was rejected and nobody has asked for another try since."""
+    wanted = context.wanted.id
+    if status.stable is not None and status.stable.revision == wanted:
+        return True
+    return rejection(status, wanted, context.model.spec.rollout.retry) is not None
 
 
 def _start(context: _Context, status: Status) -> _Step:
@@ -193,7 +198,6 @@ def _start(context: _Context, status: Status) -> _Step:
         since=Time(context.now),
         digest=f"sha256:{wanted.model.sha256}" if wanted.model.sha256 else "",
         steps=len(spec.rollout.steps),
-        retry=spec.rollout.retry,
         replicas=context.observed.revision(wanted.id).wanted,
     )
     # A revision that is on its way out comes back with its pods still warm.
@@ -254,10 +258,9 @@ def _canary(context: _Context, status: Status, candidate: Candidate) -> _Step:
         )
         return _bake(context, status, candidate, notice)
     evidence = context.evidence or Evidence()
-    step = _step_at(rollout.steps, candidate.weight)
+    step = step_at(rollout.steps, candidate.weight)
     waited = context.now - candidate.since
-    target = next_weight(rollout.steps, candidate.weight)
-    limit = errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
+    target, limit = goal(rollout, candidate.weight, evidence)
     if waited < step.min_seconds:
         return _Step(status)
     proven = errors.certified(evidence.candidate, limit) and step_requests(evidence) >= step.min_requests
@@ -278,7 +281,7 @@ def _canary(context: _Context, status: Status, candidate: Candidate) -> _Step:
         notice = Notice(
             "Normal",
             "Promoting",
-            f"{candidate.version} has passed all steps ({_figures(evidence)}); it gets all requests when"
+            f"{candidate.version} has passed all steps ({report.figures(evidence)}); it gets all requests when"
             f" {context.everything} of its pods are ready",
         )
         return _Step(replace(status, candidate=promoting), (notice,))
@@ -288,7 +291,7 @@ def _canary(context: _Context, status: Status, candidate: Candidate) -> _Step:
         candidate,
         weight=target,
         since=Time(context.now),
-        step=_number(rollout.steps, target),
+        step=number(rollout.steps, target),
         steps=len(rollout.steps),
         evidence=replace(evidence, step_routed=evidence.routed[:2]),
         observed_percent=None,
@@ -333,7 +336,7 @@ def _promote(context: _Context, status: Status, candidate: Candidate) -> _Step:
     """The candidate becomes stable in place; the old stable drains."""
     old = status.stable
     evidence = context.evidence or Evidence()
-    message = f"{candidate.version} ({candidate.revision}) is promoted: {_figures(evidence)}"
+    message = f"{candidate.version} ({candidate.revision}) is promoted: {report.figures(evidence)}"
     leaving = status.leaving
     if old is not None:
         leaving = (*leaving, Leaving(old.revision, "Promoted", old.slot))
@@ -482,9 +485,11 @@ def _evidence(model: MLModel, observed: Observed, status: Status) -> Evidence | 
 
 def _checkpoint(context: _Context, before: Status, after: Status) -> Status:
     """Fresh evidence into status, when it is due and says something new."""
+    if after is not before:
+        return _stamp(context, after)
     candidate, fresh = after.candidate, context.evidence
-    if candidate is None or candidate.evidence is None or fresh is None or after is not before:
-        return _stamp(context, after) if after is not before else after
+    if candidate is None or candidate.evidence is None or fresh is None:
+        return after
     held = candidate.evidence
     if replace(fresh, at=held.at) == held or (held.at is not None and context.now < held.at + CHECKPOINT_SECONDS):
         return after
@@ -551,8 +556,7 @@ def _pods_for(context: _Context, candidate: Candidate, first: bool) -> int:
     if candidate.phase != "Canary":
         return context.everything
     evidence = context.evidence or Evidence()
-    target = next_weight(rollout.steps, candidate.weight)
-    limit = errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
+    target, limit = goal(rollout, candidate.weight, evidence)
     overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
     ahead = not rollout.paused and (overdue or errors.certified(evidence.candidate, limit))
     return capacity.for_weight(target if ahead else candidate.weight, context.everything)
@@ -573,9 +577,7 @@ def _wants(context: _Context, status: Status) -> tuple[Want, ...]:
 
 def _again(context: _Context, status: Status, routes: Routes | None) -> float | None:
     waits = []
-    stable, wanted = status.stable, context.wanted.id
-    settled = (stable is not None and stable.revision == wanted) or is_rejected(context.model, status, wanted)
-    if status.candidate is None and not settled:
+    if status.candidate is None and not _is_settled(context, status):
         # The next rollout begins with the next look, and our own write of the status wakes nobody.
         waits.append(QUICK_LOOK)
     if status.candidate is not None:
@@ -586,19 +588,6 @@ def _again(context: _Context, status: Status, routes: Routes | None) -> float | 
     for item in status.leaving:
         waits.append(QUICK_LOOK if item.until is None else max(item.until - context.now, LOOK))
     return min(waits, default=None)
-
-
-def next_weight(steps: tuple[Step, ...], weight: int) -> int:
-    """The share after ``weight``: progress is kept by weight, so that edited steps never restart a rollout."""
-    return min((step.weight for step in steps if step.weight > weight), default=100)
-
-
-def _step_at(steps: tuple[Step, ...], weight: int) -> Step:
-    return next((step for step in steps if step.weight == weight), Step(weight))
-
-
-def _number(steps: tuple[Step, ...], weight: int) -> int:
-    return sum(step.weight <= weight for step in steps)
 
 
 def _free_slot(status: Status) -> Slot | None:
@@ -641,16 +630,9 @@ def _stable_label(status: Status) -> str:
     return status.stable.version if status.stable else "nothing"
 
 
-def _figures(evidence: Evidence) -> str:
-    tally = evidence.candidate
-    return f"{tally.failed} of {tally.requests} requests failed"
-
-
 def _step_notice(context: _Context, candidate: Candidate, status: Status) -> Notice:
     rollout = context.model.spec.rollout
-    target = next_weight(rollout.steps, candidate.weight)
-    evidence = candidate.evidence or Evidence()
-    limit = errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
+    target, limit = goal(rollout, candidate.weight, candidate.evidence or Evidence())
     return Notice(
         "Normal",
         "CanaryStep",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..api.schema import Time
-from ..api.status import Candidate, Condition, ConditionStatus, Evidence, Phase, Rejected, Status, verdict_on
+from ..api.status import Candidate, Condition, ConditionStatus, Evidence, Phase, Rejected, Status, rejection, verdict_on
 from ..api.types import MLModel, Revision
 from .evidence import errors
 from .observed import Observed
 from .signals import hard_signal, last_word
+from .steps import goal
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ def report(model: MLModel, observed: Observed, status: Status, wanted: Revision,
             for kind, truth, reason, message in conditions
         ),
     )
+
+
+def figures(evidence: Evidence) -> str:
+    """What the candidate did, in one clause."""
+    tally = evidence.candidate
+    return f"{tally.failed} of {tally.requests} requests failed"
 
 
 def _answering(status: Status) -> str:
@@ -126,9 +133,7 @@ def _find(
         )
     if phase(status) == "RollingBack":
         return _Finding("Unknown", "RollingBack", "the routers take the last requests off the candidate", True)
-    if stable is None:
-        return _Finding("Unknown", "Preparing", f"{wanted.label} is about to be prepared", True)
-    if stable.revision != wanted.id:
+    if stable is None or stable.revision != wanted.id:
         return _Finding("Unknown", "Preparing", f"{wanted.label} is about to be prepared", True)
     if observed.source_problem:
         return _Finding("False", "Refused", observed.source_problem, reconciling=True, stalled=True)
@@ -153,12 +158,10 @@ def _candidate(model: MLModel, observed: Observed, status: Status, candidate: Ca
             "Unknown", "Preparing", f"{candidate.version} is being prepared, {stable} serves all requests: {word}", True
         )
     evidence = candidate.evidence or Evidence()
-    tally = evidence.candidate
-    figures = f"{tally.failed} of {tally.requests} requests failed"
+    seen = figures(evidence)
     if candidate.phase == "Canary":
-        target = min((step.weight for step in rollout.steps if step.weight > candidate.weight), default=100)
-        limit = errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
-        missing = errors.missing_requests(tally, limit)
+        target, limit = goal(rollout, candidate.weight, evidence)
+        missing = errors.missing_requests(evidence.candidate, limit)
         next_step = (
             "paused"
             if rollout.paused
@@ -170,21 +173,21 @@ def _candidate(model: MLModel, observed: Observed, status: Status, candidate: Ca
         return _Finding(
             "Unknown",
             "InsufficientEvidence" if held else "Canary",
-            f"{candidate.version} gets {candidate.weight} % of the requests, {stable} the rest: {figures}; {next_step}",
+            f"{candidate.version} gets {candidate.weight} % of the requests, {stable} the rest: {seen}; {next_step}",
             True,
         )
     if candidate.phase == "Promoting":
         return _Finding(
             "Unknown",
             "Promoting",
-            f"{candidate.version} has passed all steps ({figures}); {candidate.ready_replicas} of {candidate.replicas}"
+            f"{candidate.version} has passed all steps ({seen}); {candidate.ready_replicas} of {candidate.replicas}"
             " of its pods are ready for all requests",
             True,
         )
     return _Finding(
         "Unknown",
         "Baking",
-        f"{candidate.version} gets all requests ({figures}); {stable} stays warm for {rollout.bake_seconds} s",
+        f"{candidate.version} gets all requests ({seen}); {stable} stays warm for {rollout.bake_seconds} s",
         True,
     )
 
@@ -210,8 +213,7 @@ def _why_unavailable(observed: Observed, status: Status) -> str:
 def _rejected(model: MLModel, status: Status, wanted: Revision) -> Rejected | None:
     if status.candidate is not None or (status.stable is not None and status.stable.revision == wanted.id):
         return None
-    retry = model.spec.rollout.retry
-    return next((item for item in status.rejected if item.revision == wanted.id and item.retry == retry), None)
+    return rejection(status, wanted.id, model.spec.rollout.retry)
 
 
 def _url(model: MLModel) -> str:

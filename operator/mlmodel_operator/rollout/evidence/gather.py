@@ -111,12 +111,12 @@ def gather(
     excused = evidence.excused
     if _is_replaced(observed.revision(candidate[0]).pods, evidence.pods):
         excused = max(excused, seen[2] - max(evidence.candidate.failed, counted.failed))
-    lone = seen[2] - excused - counted.failed
+    lone = max(0, seen[2] - excused - counted.failed)
     silent = seen[0] - counted.requests
     if 0 < lone < silent / 2 and any(pod.counts is None for pod in observed.revision(candidate[0]).pods):
         # The pods that could not be read have mostly answered: how many requests is known when they can be.
         lone = 0
-    failed = max(counted.failed + lone, counted.failed, evidence.candidate.failed)
+    failed = max(counted.failed + lone, evidence.candidate.failed)
     combined = Tally(counted.requests - counted.failed + failed, counted.client_errors, failed)
     before = evidence.candidate
     block = errors.Block(
