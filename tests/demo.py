@@ -201,7 +201,7 @@ def main() -> int:
         if failed:
             print(f"NOT as told: {', '.join(row.version for row in failed)}", file=sys.stderr)
         return 1 if failed else 0
-    except AssertionError as error:
+    except (AssertionError, ClusterError) as error:
         print(f"NOT as told: {error}", file=sys.stderr)
         return 1
     finally:
