@@ -94,8 +94,7 @@ def prepare_serving(arguments: argparse.Namespace) -> Serving:
     """Load, prepare and self-test the model that the arguments name."""
     from .app import INLINE_SECONDS, Serving
     from .engine import selftest
-    from .engine.model import from_bare, from_package
-    from .engine.prepare import prepare
+    from .engine.model import model_of
     from .loading.load import load
     from .loading.sources import locate
     from .observe.metrics import RequestMetrics
@@ -103,12 +102,11 @@ def prepare_serving(arguments: argparse.Namespace) -> Serving:
     loaded = load(locate(arguments.uri, arguments.path, arguments.sha256), arguments.sha256, arguments.format)
     warnings.simplefilter("ignore")  # one line per request of what nobody reads
     described = loaded.manifest
+    model = model_of(loaded.opened, described)
     if described:
-        model = from_package(prepare(loaded.estimator), described)
         selftest.run(model, described.golden)
         whole, example = selftest.request_body(described.golden), selftest.request_body(described.golden, rows=1)
     else:
-        model = from_bare(loaded.estimator)
         whole = example = selftest.blank_body(model)
     version = (
         arguments.model_version
@@ -122,7 +120,7 @@ def prepare_serving(arguments: argparse.Namespace) -> Serving:
         version=version,
         revision=arguments.revision or loaded.sha256[:8],
         model=model,
-        platform=f"sklearn_{loaded.format}",
+        platform=loaded.opened.platform,
         example=example,
         metrics=RequestMetrics(arguments.name, version, arguments.revision or loaded.sha256[:8]),
         inline_bytes=int(INLINE_SECONDS / selftest.seconds_per_byte(model, whole)),

@@ -129,8 +129,7 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from .engine import selftest
-    from .engine.model import from_bare, from_package
-    from .engine.prepare import prepare
+    from .engine.model import model_of
     from .errors import UnreachableSource
     from .loading.load import load
     from .loading.sources import Local
@@ -147,15 +146,13 @@ def _inspect(arguments: argparse.Namespace) -> None:
         ) from None
     loaded = load(source)
     described = loaded.manifest
+    model = model_of(loaded.opened, described)
     out = sys.stdout.write
     out(f"{source.entry}  sha256 {loaded.sha256}\n")
     if described:
         for name, file in sorted(described.files.items()):
             out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
-        model = from_package(prepare(loaded.estimator), described)
         selftest.run(model, described.golden)
-    else:
-        model = from_bare(loaded.estimator)
     signature = model.signature
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
@@ -169,7 +166,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
             out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
         out("made with " + ", ".join(f"{key} {value}" for key, value in described.libraries.items()) + "\n")
         out(f"self-test passed on {described.golden.outputs[0]['shape'][0]} golden examples\n")
-    out(f"a server takes it: {loaded.format}, every global in it is on the list\n")
+    out(f"a server takes it: {loaded.opened.format}, every global in it is on the list\n")
 
 
 if __name__ == "__main__":

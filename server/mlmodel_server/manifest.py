@@ -26,10 +26,10 @@ class Signature(msgspec.Struct, frozen=True):
     """What the model takes and gives.
 
     ``layout`` says how the tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
-    column, in this order; ``matrix`` is one tensor of shape [rows, columns].
+    column, in this order; ``matrix`` is one tensor of shape [rows, columns]; ``tensors`` is handed on as it is sent.
     """
 
-    layout: Literal["columns", "matrix"]
+    layout: Literal["columns", "matrix", "tensors"]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     classes: tuple[str, ...] = ()

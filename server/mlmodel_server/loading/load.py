@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .. import manifest
 from ..errors import RefusedModel
+from ..formats.opened import Opened
 from ..manifest import MANIFEST, Manifest
 from .sources import Source
-from .trust import Format, format_of, open_artefact
+from .trust import format_of, open_artefact
 
 
 @dataclass(frozen=True)
 class Loaded:
     """An opened model. ``manifest`` is None for a bare file; ``sha256`` is of ``mlmodel.json`` or of that file."""
 
-    estimator: Any
+    opened: Opened
     manifest: Manifest | None
     sha256: str
-    format: Format
 
 
 def load(source: Source, sha256: str = "", format: str = "auto") -> Loaded:
@@ -52,4 +51,6 @@ def load(source: Source, sha256: str = "", format: str = "auto") -> Loaded:
         raise RefusedModel(
             f"{name} is {found_format}, but the format asked for is {format}: set spec.model.format: auto"
         )
-    return Loaded(open_artefact(artefact, name), described, digest, found_format)
+    from ..formats import sklearn
+
+    return Loaded(sklearn.opened(open_artefact(artefact, name), found_format), described, digest)

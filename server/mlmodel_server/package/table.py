@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..engine.model import MATRIX
 from ..errors import UsageError
+from ..formats.sklearn import MATRIX
 from ..protocol.tensors import Array, Tensor, TensorSpec, datatype_of
 
 

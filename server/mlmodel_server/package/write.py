@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from .. import manifest
-from ..engine.model import Model, classes_of, outputs_of
+from ..engine.model import Model
 from ..engine.prepare import prepare
 from ..errors import MLModelError, ModelFailure, UsageError
+from ..formats.sklearn import EstimatorFunctions, classes_of, outputs_of
 from ..loading.trust import open_artefact
 from ..manifest import MANIFEST, File, Golden, Manifest, Signature
 from ..protocol.tensors import Array, InferRequest, Tensor
@@ -76,7 +77,8 @@ def build(
     kind, artefact = dump(model, format, compress)
     served = prepare(open_artefact(artefact, f"model.{kind}"))
     signature = Signature(layout, specs_of(tensors), (), classes_of(served))
-    table = Model(served, signature).table(tensors)
+    functions = EstimatorFunctions(served)
+    table = np.asarray(Model(functions, signature).table(tensors))
     if not _same(predicted, _predict(served, table)):
         raise UsageError("the model answers differently on plain arrays than on X: fit it on X.to_numpy()")
     signature = Signature(layout, signature.inputs, outputs_of(served, table), signature.classes)
@@ -87,7 +89,7 @@ def build(
         artefact=name,
         files={name: File(manifest.sha256(artefact), len(artefact))},
         signature=signature,
-        golden=_golden(Model(served, signature), tensors, predicted),
+        golden=_golden(Model(functions, signature), tensors, predicted),
         task=task,  # type: ignore[arg-type]
         version=version,
         libraries=_libraries(),

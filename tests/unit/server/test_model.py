@@ -18,9 +18,10 @@ from sklearn.preprocessing import OneHotEncoder
 
 from mlmodel_server import package
 from mlmodel_server.engine import selftest
-from mlmodel_server.engine.model import Model, from_bare
+from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.engine.prepare import prepare
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
+from mlmodel_server.formats import sklearn
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.protocol import v2
 from mlmodel_server.protocol.tensors import DTYPES
@@ -29,6 +30,10 @@ from .models import SEED, iris, mixed
 from .test_package import served
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
+
+
+def bare(estimator: Any) -> Model:
+    return model_of(sklearn.opened(estimator, "joblib"), None)
 
 
 def ask(model: Model, *tensors: dict[str, Any], outputs: list[str] | None = None) -> Any:
@@ -184,7 +189,7 @@ def test_numeric_columns_may_come_as_one_matrix(numbers: Model) -> None:
 
 def test_a_model_that_raises_is_a_failure_without_the_values(caplog: pytest.LogCaptureFixture) -> None:
     X = np.array([[1.0], [2.0]])
-    model = from_bare(make_pipeline(OneHotEncoder(), LogisticRegression()).fit(X, [0, 1]))
+    model = bare(make_pipeline(OneHotEncoder(), LogisticRegression()).fit(X, [0, 1]))
     log = FailureLog()
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
@@ -199,18 +204,18 @@ def test_a_model_that_raises_is_a_failure_without_the_values(caplog: pytest.LogC
 
 def test_a_bare_model_has_its_signature_from_what_it_was_fitted_on() -> None:
     _, X, y = iris()
-    bare = from_bare(LogisticRegression(max_iter=500).fit(X, np.array(["a", "b", "c"])[y]))
-    assert [(spec.name, spec.shape) for spec in bare.signature.inputs] == [("input-0", (-1, 4))]
-    assert {spec.name: spec.datatype for spec in bare.signature.outputs} == {
+    plain = bare(LogisticRegression(max_iter=500).fit(X, np.array(["a", "b", "c"])[y]))
+    assert [(spec.name, spec.shape) for spec in plain.signature.inputs] == [("input-0", (-1, 4))]
+    assert {spec.name: spec.datatype for spec in plain.signature.outputs} == {
         "predict": "BYTES",
         "predict_proba": "FP64",
     }
-    named = from_bare(LogisticRegression(max_iter=500).fit(pd.DataFrame(X, columns=list("abcd")), y))
+    named = bare(LogisticRegression(max_iter=500).fit(pd.DataFrame(X, columns=list("abcd")), y))
     assert [spec.name for spec in named.signature.inputs] == list("abcd")
     assert ask(named, *json.loads(selftest.blank_body(named))["inputs"])
     for nothing in (LogisticRegression(), {"a": 1}, None, np.zeros(3)):
         with pytest.raises(RefusedModel, match="no fitted scikit-learn model"):
-            from_bare(nothing)
+            bare(nothing)
 
 
 def test_serving_uses_one_thread_and_forgets_names() -> None:

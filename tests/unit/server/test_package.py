@@ -22,8 +22,7 @@ from sklearn.svm import SVC
 
 from mlmodel_server import manifest, package
 from mlmodel_server.engine import selftest
-from mlmodel_server.engine.model import Model, from_package
-from mlmodel_server.engine.prepare import prepare
+from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.errors import RefusedModel, UsageError
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local, Memory
@@ -37,7 +36,7 @@ from .models import SEED, iris, mixed, mixed_table
 def served(files: dict[str, bytes]) -> tuple[Model, Manifest]:
     loaded = load(Memory(files))
     assert loaded.manifest is not None
-    return from_package(prepare(loaded.estimator), loaded.manifest), loaded.manifest
+    return model_of(loaded.opened, loaded.manifest), loaded.manifest
 
 
 def test_a_saved_directory_holds_everything_a_server_checks(tmp_path: Path) -> None:
@@ -65,7 +64,7 @@ def test_saving_again_in_another_format_leaves_one_artefact(tmp_path: Path) -> N
     package.save(*iris(), tmp_path)
     package.save(*iris(), tmp_path, format="joblib")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [MANIFEST, "model.joblib"]
-    assert load(Local(tmp_path)).format == "joblib"
+    assert load(Local(tmp_path)).opened.format == "joblib"
 
 
 @pytest.mark.parametrize("format", ["skops", "joblib"])
@@ -132,7 +131,7 @@ def test_a_search_is_saved_as_its_best_estimator() -> None:
         X, y
     )
     loaded = load(Memory(package.build(search, X, y)))
-    assert type(loaded.estimator).__name__ == "Pipeline"
+    assert type(loaded.opened.estimator).__name__ == "Pipeline"
 
 
 def test_a_regressor_gets_mae_and_rmse() -> None:

@@ -36,7 +36,7 @@ def test_a_bare_file_is_found_in_a_directory_and_by_its_path_whatever_its_name(t
     assert Local(tmp_path).entry == "iris.joblib"
     mounted = tmp_path / "model"  # a subPath mount of one file has no suffix
     mounted.write_bytes(joblib_bytes(iris()[0]))
-    assert load(Local(mounted)).format == "joblib"
+    assert load(Local(mounted)).opened.format == "joblib"
 
 
 def test_files_that_may_come_later_are_no_refusal(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""scikit-learn estimators and pipelines, from skops or joblib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..engine.prepare import prepare
+from ..errors import RefusedModel
+from ..manifest import Signature
+from ..protocol.tensors import Array, TensorSpec, datatype_of
+from .opened import Opened, Table
+
+PREDICT = "predict"
+PREDICT_PROBA = "predict_proba"
+MATRIX = "input-0"
+
+
+class EstimatorFunctions:
+    """The methods of a prepared estimator, by the names of the outputs."""
+
+    def __init__(self, estimator: Any) -> None:
+        self._methods = {
+            name: getattr(estimator, name) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)
+        }
+
+    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
+        """See :class:`~.opened.Functions`."""
+        return [np.asarray(self._methods[name](table)) for name in wanted]
+
+
+def opened(estimator: Any, format: str) -> Opened:
+    """The estimator as a model. It is changed in place: see :mod:`~mlmodel_server.engine.prepare`.
+
+    :class:`RefusedModel` when it is not fitted or cannot predict.
+    """
+    width = getattr(estimator, "n_features_in_", None)
+    if not isinstance(width, int) or not hasattr(estimator, PREDICT):
+        raise RefusedModel(
+            "the file holds no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
+        )
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare forgets them
+    inputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names) or (TensorSpec(MATRIX, "FP64", (-1, width)),)
+    prepared = prepare(estimator)
+    signature = Signature("columns" if names else "matrix", inputs, _outputs(prepared, width), classes_of(prepared))
+    return Opened(format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, prepared)
+
+
+def _outputs(estimator: Any, width: int) -> tuple[TensorSpec, ...]:
+    try:
+        return outputs_of(estimator, np.zeros((1, width)))
+    except Exception:  # zeros are no valid row of this model: say what can be told without asking it
+        classes = getattr(estimator, "classes_", None)
+        datatype = datatype_of(np.asarray(classes).dtype) if classes is not None else "FP64"
+        outputs: tuple[TensorSpec, ...] = (TensorSpec(PREDICT, datatype, (-1,)),)
+        if hasattr(estimator, PREDICT_PROBA) and not isinstance(classes, list):
+            outputs += (TensorSpec(PREDICT_PROBA, "FP64", (-1, len(np.asarray(classes)))),)
+        return outputs
+
+
+def outputs_of(estimator: Any, table: Array) -> tuple[TensorSpec, ...]:
+    """What the model can answer, found by asking it: always ``predict``, and ``predict_proba`` where it has one."""
+    outputs = []
+    for name in (PREDICT, PREDICT_PROBA):
+        if hasattr(estimator, name):
+            answer = getattr(estimator, name)(table)
+            if isinstance(answer, list):  # probabilities of several targets, which are no one tensor
+                continue
+            answer = np.asarray(answer)
+            outputs.append(TensorSpec(name, datatype_of(answer.dtype), (-1, *answer.shape[1:])))
+    return tuple(outputs)
+
+
+def classes_of(estimator: Any) -> tuple[str, ...]:
+    """The classes in the order of the columns of ``predict_proba``; empty when it is no single-target classifier."""
+    classes = getattr(estimator, "classes_", None)
+    if classes is None or isinstance(classes, list):
+        return ()
+    return tuple(str(label) for label in classes)
