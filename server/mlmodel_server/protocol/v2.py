@@ -1,62 +1,47 @@
 """The Open Inference Protocol (v2) over REST: JSON to :class:`InferRequest`, :class:`InferResponse` to JSON.
 
-Source: github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md. Data may be flat or
-nested, row-major. Elements are never coerced between kinds: a string is no number, a truth value is no number, 1.5 is
-no integer; JSON has no NaN, and no null is accepted or sent.
+Source: github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and its extension
+for binary tensor data. Data may be flat or nested, row-major. Elements are never coerced between kinds: a string is no
+number, a truth value is no number, 1.5 is no integer; JSON has no NaN, and no null is an element. A field that may be
+left out may also be null in a request; no null is ever sent.
 """
 
 from __future__ import annotations
 
 import re
-from functools import cache
 from math import prod
-from typing import Any, NoReturn
+from typing import Annotated, Any, ClassVar, Generic, NoReturn, TypeVar, Union
 
 import msgspec
 import numpy as np
 
 from ..errors import ModelFailure, RequestError
-from .tensors import DTYPES, Array, InferRequest, InferResponse, Tensor, datatype_of
+from . import binary, parameters
+from .tensors import (
+    DTYPES,
+    NO_PARAMETERS,
+    Array,
+    InferRequest,
+    InferResponse,
+    Parameter,
+    Tensor,
+    datatype_of,
+    elements,
+    finite,
+    named,
+    refuse_twice,
+    shaped,
+    shown,
+)
+
+__all__ = ["answer", "datatype_of", "decode", "encode", "error", "named", "shown", "tensor_json"]
 
 MAX_DIMENSIONS = 8
-"""More dimensions than any tabular model has; each depth of nesting needs a decoder of its own."""
+"""More dimensions than any tabular model has, and how deep data may be nested."""
 
 
-class _Input(msgspec.Struct):
-    name: str
-    shape: list[int]
-    datatype: str
-    data: msgspec.Raw
-    parameters: dict[str, Any] | None = None
-
-
-class _Output(msgspec.Struct):
-    name: str
-    parameters: dict[str, Any] | None = None
-
-
-class _Request(msgspec.Struct):
-    inputs: list[_Input]
-    id: str | None = None
-    outputs: list[_Output] | None = None
-    parameters: dict[str, Any] | None = None
-
-
-_request_decoder = msgspec.json.Decoder(_Request)
-_encoder = msgspec.json.Encoder()
-_NESTING = re.compile(rb"[\s\[]*")
-_NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
-
-
-@cache
-def _data_decoder(kind: type, depth: int) -> msgspec.json.Decoder[Any]:
-    wanted: Any = kind
-    for _ in range(depth):
-        wanted = list[wanted]
-    return msgspec.json.Decoder(wanted)
-
-
-def _kind(datatype: str) -> type:
+def kind(datatype: str) -> type:
+    """What an element is in JSON."""
     if datatype == "BYTES":
         return str
     if datatype == "BOOL":
@@ -64,75 +49,200 @@ def _kind(datatype: str) -> type:
     return float if datatype.startswith("FP") else int
 
 
-def shown(text: str) -> str:
-    """A name that came from the client, short enough to quote in an error."""
-    return repr(text if len(text) <= 64 else text[:61] + "...")
+def _nested(element: Any) -> Any:
+    data = list[element]
+    for _ in range(MAX_DIMENSIONS - 1):
+        data = list[element | data]  # type: ignore[misc]
+    return data
 
 
-def decode(body: bytes) -> InferRequest:
-    """Parse an inference request; :class:`RequestError` 400 says which field is wrong."""
+_Shape = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1, max_length=MAX_DIMENSIONS)
+]
+
+
+class _Input(msgspec.Struct):
+    datatype: ClassVar[str]
+    name: str
+    shape: _Shape
+    parameters: dict[str, Parameter] | None = None
+    data: Any = msgspec.UNSET
+
+
+# One class for each datatype, told apart by it, so that msgspec checks the elements while it reads them.
+_INPUTS = tuple(
+    msgspec.defstruct(
+        datatype,
+        [("data", _nested(kind(datatype)) | msgspec.UnsetType, msgspec.UNSET)],
+        bases=(_Input,),
+        namespace={"datatype": datatype},
+        tag_field="datatype",
+        tag=datatype,
+    )
+    for datatype in DTYPES
+)
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Parameter] | None = None
+
+
+T = TypeVar("T", bound=_Input)
+
+
+class _Request(msgspec.Struct, Generic[T]):
+    inputs: list[T]
+    id: str | None = None
+    outputs: list[_Output] | None = None
+    parameters: dict[str, Parameter] | None = None
+
+
+class _Tensor(msgspec.Struct, omit_defaults=True):
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    parameters: dict[str, Parameter] | None = None
+    data: list[Any] | None = None
+
+
+class _Response(msgspec.Struct, omit_defaults=True, kw_only=True):
+    model_name: str
+    model_version: str = ""
+    id: str | None = None
+    parameters: dict[str, Parameter] | None = None
+    outputs: list[_Tensor]
+
+
+class _Head(msgspec.Struct):
+    name: Any = None
+    datatype: Any = None
+
+
+class _Heads(msgspec.Struct):
+    inputs: list[_Head]
+
+
+_decoder: msgspec.json.Decoder[_Request[_Input]] = msgspec.json.Decoder(_Request[Union[_INPUTS]])  # type: ignore[valid-type]  # noqa: UP007
+_encoder = msgspec.json.Encoder()
+_NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
+_IN_INPUT = re.compile(r"(.*) - at `\$\.inputs\[(\d+)\]\.?(.*)`", re.DOTALL)
+
+
+def decode(body: bytes, json_length: int | None = None) -> InferRequest:
+    """Parse an inference request; :class:`RequestError` 400 says which field is wrong.
+
+    ``json_length`` is what the header ``Inference-Header-Content-Length`` says (:func:`.binary.json_length`): that many
+    bytes of ``body`` are JSON, and the binary data of the inputs that have a ``binary_data_size`` follows.
+    """
+    head = body if json_length is None else _head(body, json_length)
     try:
-        request = _request_decoder.decode(body)
+        sent = _decoder.decode(head)
     except (msgspec.DecodeError, RecursionError) as error:
-        _bad_json(error, body)
-    if not request.inputs:
+        _refuse(error, head)
+    if not sent.inputs:
         raise RequestError("inputs is empty: send at least one tensor")
-    outputs = [output.name for output in request.outputs] if request.outputs else None
-    return InferRequest(request.id, [_tensor(tensor) for tensor in request.inputs], outputs)
+    inputs = [_tensor(tensor) for tensor in sent.inputs] if json_length is None else _tensors(sent, body, json_length)
+    if len(inputs) > 1:
+        refuse_twice([tensor.name for tensor in inputs], "input")
+    if sent.parameters:
+        parameters.check_request(sent.parameters)
+    if not sent.outputs:
+        return InferRequest(sent.id, inputs, None, sent.parameters or NO_PARAMETERS)
+    names = [output.name for output in sent.outputs]
+    refuse_twice(names, "output")
+    special = {output.name: output.parameters for output in sent.outputs if output.parameters}
+    for name, more in special.items():
+        parameters.check_output(name, more)
+    return InferRequest(sent.id, inputs, names, sent.parameters or NO_PARAMETERS, special)
 
 
-def _bad_json(error: Exception, body: bytes) -> NoReturn:
+def _head(body: bytes, length: int) -> memoryview:
+    if length > len(body):
+        raise RequestError(f"Inference-Header-Content-Length is {length}, but the body has {len(body)} bytes")
+    return memoryview(body)[:length]
+
+
+def _refuse(error: Exception, body: bytes | memoryview) -> NoReturn:
     if isinstance(error, msgspec.ValidationError):
-        raise RequestError(f"the request does not fit the v2 protocol: {error}")
-    if _NOT_A_NUMBER.search(body):
-        raise RequestError("NaN and Infinity are not JSON: send finite numbers only")
+        raise RequestError(_misfit(str(error), body))
     if isinstance(error, RecursionError):
         raise RequestError("the body is nested too deeply")
+    if _NOT_A_NUMBER.search(body):
+        raise RequestError("NaN and Infinity are not JSON: send finite numbers only, or binary data")
     raise RequestError(f"the body is not JSON: {error}")
 
 
-def _tensor(tensor: _Input) -> Tensor:
-    name, shape = tensor.name, tensor.shape
-    dtype = DTYPES.get(tensor.datatype)
-    if dtype is None:
-        raise RequestError(
-            f"input {shown(name)}: datatype {shown(tensor.datatype)} is unknown; use one of {', '.join(DTYPES)}"
-        )
-    if not 0 < len(shape) <= MAX_DIMENSIONS or min(shape) < 0:
-        raise RequestError(f"input {shown(name)}: shape must be 1 to {MAX_DIMENSIONS} whole numbers, none below 0")
-    raw = bytes(tensor.data)
-    nesting = _NESTING.match(raw)
-    depth = nesting[0].count(b"[") if nesting else 0
-    if not 0 < depth <= MAX_DIMENSIONS:
-        raise RequestError(f"input {shown(name)}: data must be an array, flat or nested like shape")
+def _misfit(message: str, body: bytes | memoryview) -> str:
+    """The message of msgspec, with the name of the input that it is about rather than its index."""
+    found = _IN_INPUT.fullmatch(message)
     try:
-        array: Array = np.array(_data_decoder(_kind(tensor.datatype), depth).decode(raw), dtype=dtype)
-    except msgspec.ValidationError as error:
-        raise RequestError(f"input {shown(name)}: data of datatype {tensor.datatype}: {error}") from None
-    except msgspec.DecodeError as error:
-        _bad_json(error, raw)
+        input = msgspec.json.decode(body, type=_Heads).inputs[int(found[2])] if found else _Head()
+    except (msgspec.DecodeError, RecursionError):  # something else is wrong further on
+        input = _Head()
+    if not found or not isinstance(input.name, str):
+        return f"the request does not fit the v2 protocol: {message}"
+    where, reason = found[3], found[1].replace(" | array`", "`")
+    if where == "datatype" and isinstance(input.datatype, str):
+        return f"input {shown(input.name)}: datatype {shown(input.datatype)} is unknown; use one of {', '.join(DTYPES)}"
+    if where.startswith("data["):
+        where = f"{where} of datatype {input.datatype}"
+    elif where.startswith("shape"):
+        reason += f"; shape must be 1 to {MAX_DIMENSIONS} whole numbers, none below 0"
+    return f"input {shown(input.name)}: {where}: {reason}" if where else f"input {shown(input.name)}: {reason}"
+
+
+def _tensor(sent: _Input) -> Tensor:
+    """The tensor of an input whose data is in the JSON."""
+    name, datatype, shape, data = sent.name, sent.datatype, sent.shape, sent.data
+    if sent.parameters:
+        parameters.check_input(name, sent.parameters)
+    if data is msgspec.UNSET:
+        if sent.parameters and parameters.SIZE in sent.parameters:
+            raise RequestError(f"input {shown(name)}: binary data needs the header Inference-Header-Content-Length")
+        raise RequestError(f"input {shown(name)}: data is missing")
+    try:
+        array: Array = np.array(data, DTYPES[datatype])
+        if datatype == "BYTES":
+            "".join(array.ravel().tolist())  # TypeError for a list, of which numpy makes an element when rows differ
     except OverflowError:
-        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {tensor.datatype}") from None
-    except ValueError:
+        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}") from None
+    except (ValueError, TypeError):
         raise RequestError(f"input {shown(name)}: the rows in data differ in length") from None
-    if (
-        tensor.datatype in ("FP16", "FP32") and not np.isfinite(array).all()
-    ):  # numpy rounds too large numbers to infinity
-        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {tensor.datatype}")
-    if array.shape != tuple(shape):
+    if datatype in ("FP16", "FP32") and not finite(array):  # numpy rounds too large numbers to infinity
+        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}")
+    if array.shape != shape:
         if array.ndim != 1 or array.size != prod(shape):
-            sent = "x".join(map(str, array.shape))
-            raise RequestError(f"input {shown(name)}: data has shape {sent}, but shape says {shape}")
-        array = array.reshape(shape)
-    return Tensor(name, tensor.datatype, array)
+            found = "x".join(map(str, array.shape))
+            raise RequestError(f"input {shown(name)}: data has shape {found}, but shape says {list(shape)}")
+        array = shaped(name, array, shape)
+    return Tensor(name, datatype, array, sent.parameters or NO_PARAMETERS)
 
 
-def _elements(array: Array, name: str) -> list[Any]:
-    kind = array.dtype.kind
-    if kind == "f" and not np.isfinite(array).all():
-        raise ModelFailure(f"output {name} is NaN or infinite, which JSON cannot carry")
-    flat: list[Any] = array.ravel().tolist()
-    return flat if kind in "fiub" else [str(element) for element in flat]
+def _tensors(sent: _Request[_Input], body: bytes, start: int) -> list[Tensor]:
+    """The tensors of a request with binary data, which begins at ``start``."""
+    view, tensors = memoryview(body), []
+    for tensor in sent.inputs:
+        name, size = tensor.name, (tensor.parameters or NO_PARAMETERS).get(parameters.SIZE)
+        if size is None:
+            tensors.append(_tensor(tensor))
+            continue
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise RequestError(f"input {shown(name)}: the parameter binary_data_size must be a number of bytes")
+        if tensor.data is not msgspec.UNSET:
+            raise RequestError(f"input {shown(name)}: send either data or binary_data_size, not both")
+        if start + size > len(body):
+            raise RequestError(
+                f"input {shown(name)}: binary_data_size is {size}, but only {len(body) - start} are left"
+            )
+        array = binary.from_raw(name, tensor.datatype, tensor.shape, view[start : start + size])
+        tensors.append(Tensor(name, tensor.datatype, array, tensor.parameters or NO_PARAMETERS))
+        start += size
+    if start != len(body):
+        raise RequestError(
+            f"{len(body) - start} bytes of binary data belong to no input: give each its binary_data_size"
+        )
+    return tensors
 
 
 def tensor_json(tensor: Tensor) -> dict[str, Any]:
@@ -141,22 +251,52 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
         "name": tensor.name,
         "shape": list(tensor.array.shape),
         "datatype": tensor.datatype,
-        "data": _elements(tensor.array, tensor.name),
+        "data": _data(tensor),
     }
 
 
-def named(name: str, array: Array) -> Tensor:
-    """A tensor whose datatype follows from the array."""
-    return Tensor(name, datatype_of(array.dtype), array)
+def _data(tensor: Tensor) -> list[Any]:
+    if tensor.array.dtype.kind == "f" and not finite(tensor.array):
+        raise ModelFailure(f"output {tensor.name} is NaN or infinite, which JSON cannot carry: ask for binary data")
+    return elements(tensor.array)
 
 
 def encode(response: InferResponse, model: str, version: str) -> bytes:
-    """The response body. ``id`` is there only when the request had one; there are no nulls."""
-    body: dict[str, Any] = {"model_name": model, "model_version": version}
-    if response.id is not None:
-        body["id"] = response.id
-    body["outputs"] = [tensor_json(tensor) for tensor in response.outputs]
-    return _encoder.encode(body)
+    """The response body, all of it JSON. ``id`` is there only when the request had one; there are no nulls."""
+    return _response(response, model, version, [_written(tensor) for tensor in response.outputs])
+
+
+def answer(request: InferRequest, response: InferResponse, model: str, version: str) -> tuple[bytes, int | None]:
+    """The response body, with binary data for the outputs for which the request asks for it.
+
+    The number is None when all of it is JSON. Otherwise it is the length of the JSON part, to be sent as the header
+    ``Inference-Header-Content-Length``, with the content type ``application/octet-stream``.
+    """
+    if not request.parameters and not request.output_parameters:
+        return encode(response, model, version), None
+    raws = {t.name: binary.to_raw(t) for t in response.outputs if parameters.wants_binary(request, t.name)}
+    if not raws:
+        return encode(response, model, version), None
+    outputs = [_announced(t, raws[t.name]) if t.name in raws else _written(t) for t in response.outputs]
+    head = _response(response, model, version, outputs)
+    return b"".join((head, *raws.values())), len(head)
+
+
+def _response(response: InferResponse, model: str, version: str, outputs: list[_Tensor]) -> bytes:
+    more = dict(response.parameters) if response.parameters else None
+    return _encoder.encode(
+        _Response(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
+    )
+
+
+def _written(tensor: Tensor) -> _Tensor:
+    more = dict(tensor.parameters) if tensor.parameters else None
+    return _Tensor(tensor.name, tensor.array.shape, tensor.datatype, more, _data(tensor))
+
+
+def _announced(tensor: Tensor, raw: bytes) -> _Tensor:
+    more = {**tensor.parameters, parameters.SIZE: len(raw)}
+    return _Tensor(tensor.name, tensor.array.shape, tensor.datatype, more)
 
 
 def error(message: str) -> bytes:

@@ -1,0 +1,81 @@
+"""Tensors as raw bytes: what follows the JSON of a v2 request or response, and the raw contents of gRPC.
+
+Source: the binary tensor data extension of the Open Inference Protocol. Row-major, little-endian, no padding; BOOL is
+one byte, 0 or 1; each element of BYTES is its length (4 bytes, unsigned) and then the element.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..errors import RequestError
+from .tensors import DTYPES, Array, Tensor, elements, shaped, shown
+
+_LENGTH = 4
+
+
+def json_length(header: bytes) -> int:
+    """The value of ``Inference-Header-Content-Length``: how many bytes of the body are JSON."""
+    if not header.isdigit() or len(header) > 18:
+        raise RequestError("the header Inference-Header-Content-Length must be a number: the length of the JSON part")
+    return int(header)
+
+
+def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> Array:
+    """The array that the bytes are, without copying them (BYTES are decoded as UTF-8).
+
+    :class:`RequestError` names the tensor when they are no such array.
+    """
+    if datatype == "BYTES":
+        return _texts(name, shape, raw)
+    dtype = DTYPES[datatype]
+    wanted = prod(shape) * dtype.itemsize
+    if len(raw) != wanted:
+        raise RequestError(
+            f"input {shown(name)}: the binary data has {len(raw)} bytes, "
+            f"but shape {list(shape)} of {datatype} takes {wanted}"
+        )
+    if datatype == "BOOL":
+        bytewise = np.frombuffer(raw, np.uint8)
+        if bytewise.max(initial=0) > 1:
+            raise RequestError(f"input {shown(name)}: a BOOL in binary data must be the byte 0 or 1")
+        return shaped(name, bytewise.view(dtype), shape)
+    return shaped(name, np.frombuffer(raw, dtype.newbyteorder("<")), shape)
+
+
+def _texts(name: str, shape: tuple[int, ...], raw: memoryview) -> Array:
+    wanted, data, start = prod(shape), bytes(raw), 0
+    texts: list[bytes] = []
+    while start + _LENGTH <= len(data) and len(texts) < wanted:
+        end = start + _LENGTH + int.from_bytes(data[start : start + _LENGTH], "little")
+        if end > len(data):
+            break
+        texts.append(data[start + _LENGTH : end])
+        start = end
+    if start != len(data) or len(texts) != wanted:
+        raise RequestError(
+            f"input {shown(name)}: the binary data must be {wanted} elements, "
+            "each of them its length in 4 bytes (little-endian) and then so many bytes"
+        )
+    return shaped(name, text_array(name, texts), shape)
+
+
+def text_array(name: str, texts: list[bytes]) -> Array:
+    """Elements of BYTES as strings, shape [elements]."""
+    array: Array = np.empty(len(texts), DTYPES["BYTES"])
+    try:
+        array[:] = [text.decode() for text in texts]
+    except UnicodeDecodeError:
+        raise RequestError(f"input {shown(name)}: BYTES must be text in UTF-8") from None
+    return array
+
+
+def to_raw(tensor: Tensor) -> bytes:
+    """The bytes of a tensor of any datatype."""
+    if tensor.datatype == "BYTES":
+        texts = [text.encode(errors="replace") for text in elements(tensor.array)]
+        return b"".join(part for text in texts for part in (len(text).to_bytes(_LENGTH, "little"), text))
+    dtype = tensor.array.dtype
+    return tensor.array.astype(dtype.newbyteorder("<"), copy=False).tobytes()
