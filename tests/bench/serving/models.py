@@ -1,0 +1,113 @@
+"""The models of the benchmark, as files that every server reads, and requests with their answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mlmodel_server import package
+
+SEED = 20260104
+NAME = "model"
+"""What every server calls its model."""
+
+BINARY_HEADER = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request and the labels that it must be answered with."""
+
+    body: bytes
+    labels: list[int]
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted classifier in a directory of its own: ``model.joblib``, and for us the package beside it."""
+
+    folder: Path
+    estimator: Any
+    rows: NDArray[np.float64]
+
+    @property
+    def artefact(self) -> Path:
+        """The file that the peers load."""
+        return self.folder / "model.joblib"
+
+    @cached_property
+    def _labels(self) -> list[int]:
+        return [int(label) for label in self.estimator.predict(self.rows)]
+
+    def requests(self, count: int, rows: int = 1) -> list[Request]:
+        """Requests of ``rows`` rows as JSON, FP64, from all over the data."""
+        starts = np.linspace(0, len(self.rows) - rows, count, dtype=int)
+        return [json_request(self.rows[at : at + rows], "FP64", self._labels[at : at + rows]) for at in starts]
+
+    def single(self, rows: int) -> tuple[Request, Request]:
+        """One request of FP32 values, the data repeated as often as it takes: as JSON, and as binary."""
+        table = np.resize(self.rows, (rows, self.rows.shape[1])).astype(np.float32)
+        labels = [int(label) for label in self.estimator.predict(table.astype(np.float64))]
+        return json_request(table, "FP32", labels), binary_request(table, labels)
+
+
+def json_request(table: NDArray[Any], datatype: str, labels: list[int]) -> Request:
+    """A table as one input tensor, data flat."""
+    tensor = {"name": "row", "shape": table.shape, "datatype": datatype, "data": table.ravel().tolist()}
+    return Request(json.dumps({"inputs": [tensor]}).encode(), labels)
+
+
+def binary_request(table: NDArray[np.float32], labels: list[int]) -> Request:
+    """A table as one input tensor whose values follow the JSON as they lie in memory."""
+    parameters = {"binary_data_size": table.nbytes}
+    tensor = {"name": "row", "shape": table.shape, "datatype": "FP32", "parameters": parameters}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    headers = (("Content-Type", "application/octet-stream"), (BINARY_HEADER, str(len(head))))
+    return Request(head + table.tobytes(), labels, headers)
+
+
+def iris(folder: Path) -> Trained:
+    """Four numbers, a scaled logistic regression: nearly all the time is the server's own."""
+    data = load_iris()
+    return _trained(folder, make_pipeline(StandardScaler(), LogisticRegression()), data.data, data.target)
+
+
+def linear(folder: Path) -> Trained:
+    """Thirty numbers, the same model: for large tables, which it answers fast."""
+    data = load_breast_cancer()
+    return _trained(folder, make_pipeline(StandardScaler(), LogisticRegression()), data.data, data.target)
+
+
+def forest(folder: Path) -> Trained:
+    """Thirty numbers, a hundred trees of scikit-learn's default depth."""
+    data = load_breast_cancer()
+    return _trained(folder, RandomForestClassifier(100, random_state=SEED), data.data, data.target)
+
+
+def large(folder: Path) -> tuple[Path, Request]:
+    """A file of 110 MB and a request: trees that have learnt noise. No package, for its answers are of no interest."""
+    rng = np.random.default_rng(SEED)
+    table, labels = rng.normal(size=(60_000, 10)), rng.integers(0, 2, 60_000)
+    folder.mkdir()
+    path = folder / "model.joblib"
+    joblib.dump(ExtraTreesClassifier(15, max_features=1, random_state=SEED).fit(table, labels), path)
+    return path, json_request(table[:1], "FP64", [])
+
+
+def _trained(folder: Path, estimator: Any, table: Any, labels: Any) -> Trained:
+    fitted = estimator.fit(table, labels)
+    package.save(fitted, table, labels, folder, format="joblib", version="1")
+    return Trained(folder, fitted, table)
