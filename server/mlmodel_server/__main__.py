@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import cpu
-from .errors import MLModelError, RefusedModel, UnreachableSource
+from .errors import EXIT_CODES, MLModelError
 
 if TYPE_CHECKING:
-    from .app import Serving
+    from .serving import Serving
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_REASON = 1000
-EXIT_CODES: dict[type[MLModelError], int] = {RefusedModel: 3, UnreachableSource: 4}
 
 log = logging.getLogger("mlmodel")
 
@@ -50,7 +49,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", default="auto", choices=("auto", "skops", "joblib"))
     parser.add_argument("--host", default="", help="address to listen on (all)")
     parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--workers", type=int, default=0, help="processes (the CPU limit, 1 without one)")
     parser.add_argument("--max-body", type=int, default=8 << 20, metavar="BYTES", help="of one request (8 MiB)")
+    parser.add_argument("--max-rows", type=int, default=100_000, metavar="ROWS", help="of one request (100000)")
+    parser.add_argument("--batch-rows", type=int, default=64, metavar="ROWS", help="predicted together, 1 is off (64)")
+    parser.add_argument("--queue", type=int, default=256, metavar="REQUESTS", help="that may wait; more get 429 (256)")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a request (10)")
     return parser.parse_args(argv)
 
 
@@ -63,18 +67,25 @@ def main(argv: list[str] | None = None) -> int:
     cpu.restrict()
     try:
         serving = prepare_serving(arguments)
+        from . import workers
         from .serve import listen, run
 
         socket = listen(arguments.host, arguments.port)
         log.info("ready in %.1f s: %s %s on port %d", time.monotonic() - started, serving.name, serving.version,
                  socket.getsockname()[1])  # fmt: skip
-        run(serving, socket)
+
+        def serve(_slot: int) -> int:
+            run(serving, socket)
+            return 0
+
+        code = workers.run(arguments.workers or cpu.quota() or 1, serve, lambda _slot: None)
     except MLModelError as error:
-        return _fail(str(error), EXIT_CODES.get(type(error), 2))
+        return _fail(str(error), EXIT_CODES.get(type(error), 1))
     except Exception as error:  # a bug: still no traceback, which could hold paths and data
         return _fail(f"internal error while starting: {type(error).__name__}", 1)
-    log.info("drained")
-    return 0
+    if code == 0:
+        log.info("drained")
+    return code
 
 
 def _fail(reason: str, code: int) -> int:
@@ -92,12 +103,14 @@ def _fail(reason: str, code: int) -> int:
 
 def prepare_serving(arguments: argparse.Namespace) -> Serving:
     """Load, prepare and self-test the model that the arguments name."""
-    from .app import INLINE_SECONDS, Serving
     from .engine import selftest
-    from .engine.model import model_of
+    from .engine.cost import MEASURED_ROWS, Cost, measure
+    from .engine.model import model_of, repeated
     from .loading.load import load
     from .loading.sources import locate
     from .observe.metrics import RequestMetrics
+    from .protocol import v2
+    from .serving import Limits, Serving
 
     loaded = load(locate(arguments.uri, arguments.path, arguments.sha256), arguments.sha256, arguments.format)
     warnings.simplefilter("ignore")  # one line per request of what nobody reads
@@ -105,9 +118,13 @@ def prepare_serving(arguments: argparse.Namespace) -> Serving:
     model = model_of(loaded.opened, described)
     if described:
         selftest.run(model, described.golden)
-        whole, example = selftest.request_body(described.golden), selftest.request_body(described.golden, rows=1)
+        example = selftest.request_body(described.golden, rows=1)
     else:
-        whole = example = selftest.blank_body(model)
+        example = selftest.blank_body(model)
+    row = model.table(v2.decode(example).inputs)
+    rows = repeated(row, MEASURED_ROWS) if model.batchable else row
+    wanted = model.wanted(None)
+    cost = Cost(measure(lambda: model.predict(row, wanted)), measure(lambda: model.predict(rows, wanted)))
     version = (
         arguments.model_version
         or (described.version if described else "")
@@ -123,8 +140,14 @@ def prepare_serving(arguments: argparse.Namespace) -> Serving:
         platform=loaded.opened.platform,
         example=example,
         metrics=RequestMetrics(arguments.name, version, arguments.revision or loaded.sha256[:8]),
-        inline_bytes=int(INLINE_SECONDS / selftest.seconds_per_byte(model, whole)),
-        max_body=arguments.max_body,
+        cost=cost,
+        limits=Limits(
+            max_body=arguments.max_body,
+            max_rows=arguments.max_rows,
+            batch_rows=arguments.batch_rows,
+            max_waiting=arguments.queue,
+            timeout=arguments.timeout,
+        ),
     )
 
 

@@ -1,104 +1,169 @@
-"""The HTTP application: a plain ASGI callable for ``.../infer``, and FastAPI behind it for what may be slow."""
+"""The HTTP application: what predicts is answered here, in as few steps as it takes; FastAPI has the rest."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
+from .body import head_of, read
 from .cold import cold_routes
-from .engine.model import Model
+from .endpoints import Endpoint, Headers, endpoints
+from .engine.batching import Overloaded
 from .errors import ModelFailure, RequestError
+from .inference import Answer, Inference
 from .observe.failures import FailureLog, log
-from .observe.metrics import RequestMetrics
 from .protocol import v2
+from .protocol.tensors import InferRequest
+from .serving import Serving
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-INLINE_SECONDS = 0.002
-"""A request that takes longer than this goes to the worker thread, so that probes and metrics answer meanwhile."""
+LARGE = 256 << 10
+"""Bytes of a body, from which on it is decoded, and its answer encoded, in a thread: it takes milliseconds."""
 
 
-@dataclass
-class Serving:
-    """What this process serves. ``draining`` turns true at SIGTERM and stays so."""
-
-    name: str
-    version: str
-    revision: str
-    model: Model
-    platform: str
-    example: bytes
-    metrics: RequestMetrics
-    inline_bytes: int
-    max_body: int
-    draining: bool = False
-
-
-class _Gone(Exception):
+class Gone(Exception):
     """The client went away before its request was whole."""
 
 
+@dataclass(slots=True)
+class Reply:
+    """What is sent: status, headers beside the default ones, body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
 class Application:
-    """ASGI. Every inference request is answered, counted and timed here; one thread predicts what is slow."""
+    """ASGI. Every inference request is answered, counted and timed here."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._inference = Inference(serving)
         self._cold = cold_routes(serving)
         self._failures = FailureLog()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        base = f"/v2/models/{serving.name}"
-        self._paths = {
-            f"{prefix}/infer{slash}" for prefix in (base, f"{base}/versions/{serving.version}") for slash in ("", "/")
-        }
+        self._endpoints = endpoints(serving)
+        self._bytes = 0  # of bodies that are held
+        self._record = serving.metrics.record
+        self.hot = (
+            {path.encode(): endpoint for path, endpoint in self._endpoints.items()} if self._inference.inline else {}
+        )
+        """By target in the request line: what may be answered by :meth:`answer_now`. Empty while draining."""
+
+    def start(self) -> None:
+        """To be called from within the event loop before the first request."""
+        self._inference.start()
+
+    def drain(self) -> None:
+        """No short cut any more: every answer from now on asks its client to connect elsewhere."""
+        self._serving.draining = True
+        self.hot = {}
+
+    def stop(self) -> None:
+        """To be called after the last answer."""
+        self._inference.stop()
+
+    def answer_now(self, target: bytes, headers: Headers, body: bytes) -> tuple[bytes, bytes] | None:
+        """See :class:`.connection.Hot`."""
+        started = perf_counter()
+        endpoint = self.hot[target]
+        try:
+            head = head_of(headers, endpoint.content_types, started, self._serving.limits)
+            if head.encoding:
+                return None
+            request = endpoint.decode(head, body)
+            answer = self._inference.now(self._inference.call(request))
+            if answer is None:
+                return None
+            reply = self._reply(endpoint, request, answer)
+        except Exception as error:
+            reply = self._failed(error)
+        self._record(reply.status, perf_counter() - started)
+        return _start(reply), reply.body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not scope["path"].endswith(("/infer", "/infer/")):
+        path = scope["path"]
+        endpoint = self._endpoints.get(path)
+        if endpoint is None and not path.endswith(("/infer", "/infer/")):
             await self._cold(scope, receive, _closing(send) if self._serving.draining else send)
             return
         started = perf_counter()
-        headers = [(b"content-type", b"application/json")]
         try:
-            status, body = 200, await self._infer(scope, receive)
-        except _Gone:
+            reply = await self._answer(endpoint, scope, receive, started)
+        except Gone:
             return
-        except RequestError as error:
-            status, body = error.status, v2.error(str(error))
+        except Exception as error:
+            reply = self._failed(error)
+        self._record(reply.status, perf_counter() - started)
+        if self._serving.draining:
+            send = _closing(send)
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def _answer(self, endpoint: Endpoint | None, scope: Scope, receive: Receive, started: float) -> Reply:
+        if endpoint is None:
+            raise RequestError(_unknown(scope["path"], self._serving), 404)
+        if scope["method"] != "POST":
+            raise RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
+        limits = self._serving.limits
+        head = head_of(scope["headers"], endpoint.content_types, started, limits)
+        if self._bytes + head.length > limits.max_held and self._bytes:
+            raise Overloaded("too many large requests at once: send it again later", 429, "memory")
+        self._bytes += head.length
+        try:
+            body = await read(head, receive, limits)
+            if body is None:
+                raise Gone
+            threaded = len(body) > LARGE
+            request = await asyncio.to_thread(endpoint.decode, head, body) if threaded else endpoint.decode(head, body)
+            call = self._inference.call(request)
+            answer = self._inference.now(call) or await self._inference.later(call, head.deadline)
+            if threaded:
+                return await asyncio.to_thread(self._reply, endpoint, request, answer)
+            return self._reply(endpoint, request, answer)
+        finally:
+            self._bytes -= head.length
+
+    def _reply(self, endpoint: Endpoint, request: InferRequest, answer: Answer) -> Reply:
+        headers, body = endpoint.encode(request, answer)
+        headers.append((b"content-length", b"%d" % len(body)))
+        return Reply(200, headers, body)
+
+    def _failed(self, error: Exception) -> Reply:
+        """The reply that tells of an error: one sentence, no payload, no traceback."""
+        headers = [(b"content-type", b"application/json")]
+        if isinstance(error, RequestError):
+            status, text = error.status, str(error)
             if status == 405:
                 headers.append((b"allow", b"POST"))
             elif status == 413:
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
-        except ModelFailure as failure:
-            self._failures.failed(failure)
-            status, body = 500, v2.error(str(failure))
-        except Exception as error:
+            if isinstance(error, Overloaded):
+                headers.append((b"retry-after", b"%d" % error.retry_after))
+        elif isinstance(error, ModelFailure):
+            self._failures.failed(error)
+            status, text = 500, str(error)
+        else:
             log.error("internal error: %s", type(error).__name__)
-            status, body = 500, v2.error(f"internal error ({type(error).__name__})")
+            status, text = 500, f"internal error ({type(error).__name__})"
+        body = v2.error(text)
         headers.append((b"content-length", b"%d" % len(body)))
-        self._serving.metrics.record(status, perf_counter() - started)
-        if self._serving.draining:
-            send = _closing(send)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        return Reply(status, headers, body)
 
-    async def _infer(self, scope: Scope, receive: Receive) -> bytes:
-        if scope["path"] not in self._paths:
-            raise RequestError(_unknown(scope["path"], self._serving), 404)
-        if scope["method"] != "POST":
-            raise RequestError(f"{scope['method']} is not possible here: POST a v2 inference request", 405)
-        body = await _body(scope, receive, self._serving.max_body)
-        if len(body) <= self._serving.inline_bytes:
-            return self._answer(body)
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._answer, body)
 
-    def _answer(self, body: bytes) -> bytes:
-        serving = self._serving
-        return v2.encode(serving.model.infer(v2.decode(body)), serving.name, serving.version)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def _start(reply: Reply) -> bytes:
+    lines = [b"%b: %b\r\n" % header for header in reply.headers]
+    return b"".join((_STATUS_LINES[reply.status], *lines))
 
 
 def _closing(send: Send) -> Send:
@@ -117,30 +182,3 @@ def _unknown(path: str, serving: Serving) -> str:
     if parts[:3] == ["v2", "models", serving.name] and parts[3:4] == ["versions"] and len(parts) == 6:
         return f"model {serving.name} has no version {v2.shown(parts[4])} here, but {serving.version}"
     return f"there is no such model here: POST to /v2/models/{serving.name}/infer"
-
-
-async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if int(value) > limit:  # the HTTP parser has made sure that it is a number
-                raise RequestError(f"the body has {int(value)} bytes, the limit is {limit}: send fewer rows", 413)
-        elif name == b"content-type":
-            kind = value.partition(b";")[0].strip().lower()
-            if kind != b"application/json":
-                raise RequestError("send JSON with the header 'Content-Type: application/json'", 415)
-        elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise RequestError("compressed bodies are not read: send it without Content-Encoding", 415)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body") and message["type"] == "http.request" and len(body) <= limit:
-        return body
-    chunks, size = [body], len(body)
-    while message["type"] == "http.request":
-        if size > limit:  # sent in chunks, without its length
-            raise RequestError(f"the body is longer than the limit of {limit} bytes: send fewer rows", 413)
-        if not message.get("more_body"):
-            return b"".join(chunks)
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-    raise _Gone

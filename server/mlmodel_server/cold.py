@@ -17,7 +17,7 @@ from .protocol.tensors import DTYPES, TensorSpec
 from .protocol.v2 import shown
 
 if TYPE_CHECKING:
-    from .app import Serving
+    from .serving import Serving
 
 SERVER = "mlmodel-server"
 
@@ -159,7 +159,7 @@ def _infer_operation(serving: Serving) -> dict[str, Any]:
         "responses": {
             "200": {"description": "The answers", "content": {"application/json": {"schema": response}}},
             "400": {"description": "The request does not fit; the error names the field", **failure},
-            "413": {"description": f"More than {serving.max_body} bytes", **failure},
+            "413": {"description": f"More than {serving.limits.max_body} bytes", **failure},
             "415": {"description": "Not JSON", **failure},
             "500": {"description": "The model failed on this input", **failure},
         },

@@ -9,20 +9,26 @@ from pathlib import Path
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The CPU limit of this container in whole CPUs (cgroup v2, then v1), else the CPUs that the process may use."""
-    available = len(os.sched_getaffinity(0))
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def quota(cgroup: Path = _CGROUP) -> int | None:
+    """The CPU limit of this container in whole CPUs, rounded up (cgroup v2, then v1); None when it has none."""
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
+        limit, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
         try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
             period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
         except OSError:
-            return available
-    if quota in ("max", "-1"):
-        return available
-    return max(1, min(available, math.ceil(int(quota) / int(period))))
+            return None
+    return None if limit in ("max", "-1") else max(1, math.ceil(int(limit) / int(period)))
+
+
+def limit(cgroup: Path = _CGROUP) -> int:
+    """How many CPUs this process may keep busy: its quota, or as many as it may run on."""
+    available = len(os.sched_getaffinity(0))
+    return min(available, quota(cgroup) or available)
 
 
 def restrict() -> None:

@@ -33,3 +33,7 @@ class RequestError(MLModelError):
 class ModelFailure(MLModelError):
     """The model raised on input that fits its signature: HTTP 500. Holds the type of the exception, never its text,
     because scikit-learn quotes the offending values in it."""
+
+
+EXIT_CODES: dict[type[MLModelError], int] = {UsageError: 2, RefusedModel: 3, UnreachableSource: 4}
+"""Of both command lines' processes; 1 is a bug, or a model that crashes its process."""

@@ -1,15 +1,18 @@
-"""Runs the application on one socket and drains it without losing a request."""
+"""One serving process: the application on a listening socket, drained without losing a request."""
 
 from __future__ import annotations
 
 import asyncio
 import socket as sockets
+import sys
 from types import FrameType
 
 import uvicorn
 
-from .app import Application, Serving
+from .app import Application
+from .connection import HttpProtocol
 from .errors import UsageError
+from .serving import Serving
 
 KEEP_ALIVE = 75
 """Seconds. Longer than the router keeps an idle connection, so that it is never we who close one that is being used."""
@@ -20,6 +23,9 @@ GRACE = 30
 LINGER = 2.0
 """Seconds during which idle connections may still carry a request after SIGTERM; it is answered with
 ``Connection: close``. Closing them at once would race with a client that is just sending."""
+
+SWITCH_SECONDS = 0.0005
+"""How long the predicting thread may keep the interpreter to itself while the event loop waits for it."""
 
 
 def listen(host: str, port: int) -> sockets.socket:
@@ -36,12 +42,16 @@ def listen(host: str, port: int) -> sockets.socket:
 
 def run(serving: Serving, socket: sockets.socket) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    application = Application(serving)
     config = uvicorn.Config(
-        Application(serving),
+        application,
         loop="uvloop",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -49,17 +59,21 @@ def run(serving: Serving, socket: sockets.socket) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    _Server(config, serving).run([socket])
+    _Server(config, application).run([socket])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application) -> None:
         super().__init__(config)
-        self._serving = serving
+        self._application = application
+
+    async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
+        self._application.start()
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Not ready from this moment. Unlike uvicorn's own, the signal is not raised again afterwards: exit code 0."""
-        self._serving.draining = True
+        self._application.drain()
         self.force_exit = self.should_exit
         self.should_exit = True
 
@@ -71,3 +85,4 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # uvicorn keeps a plain set: there is nothing to await
         await super().shutdown(sockets)
+        await loop.run_in_executor(None, self._application.stop)

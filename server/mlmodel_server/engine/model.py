@@ -163,6 +163,13 @@ def rows_of(table: Table) -> int:
     return len(array) if array.ndim else 1
 
 
+def repeated(table: Table, rows: int) -> Table:
+    """The one row of ``table``, ``rows`` times."""
+    if isinstance(table, Mapping):
+        return {name: np.repeat(array, rows, axis=0) for name, array in table.items()}
+    return np.repeat(table, rows, axis=0)
+
+
 def _column(tensor: Tensor, spec: TensorSpec) -> Array:
     _must_fit(tensor, spec)
     array = tensor.array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from math import isclose, prod
 from typing import Any
 
@@ -75,18 +74,3 @@ def blank_body(model: Model) -> bytes:
             ]
         }
     )
-
-
-def seconds_per_byte(model: Model, body: bytes) -> float:
-    """How long a request takes for each byte of its body; infinite when the model cannot answer it.
-
-    The best of those that fit into 50 ms: the first ones are cold.
-    """
-    best, end = float("inf"), time.perf_counter() + 0.05
-    while (started := time.perf_counter()) < end:
-        try:
-            v2.encode(model.infer(v2.decode(body)), "", "")
-        except ModelFailure:
-            return best
-        best = min(best, time.perf_counter() - started)
-    return best / len(body)

@@ -1,0 +1,138 @@
+"""The HTTP protocol: uvicorn's, with a short way for small inference requests and no patience for slow clients.
+
+uvicorn makes a task, an event and a request cycle for every request. A small request to a fast model is answered before
+all of that would be set up: when its body is whole, the answer is computed and written in the same call. Everything
+else, and whatever is the least unusual, takes uvicorn's own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+HOT_BODY = 64 << 10
+"""Bytes; larger bodies take the long way, where they can be decoded while others are served."""
+
+HEAD_SECONDS = 10.0
+"""For the first line and the headers of a request, and for a new connection to send anything at all."""
+
+REQUEST_SECONDS = 60.0
+"""For a request to be whole, and for a client to take an answer that we could not yet send."""
+
+CHECK_SECONDS = 5.0
+
+
+class Hot(Protocol):
+    """What the application does for the short way."""
+
+    hot: Mapping[bytes, Any]
+    """By targets, as they stand in the request line: what may be answered at once."""
+
+    def answer_now(self, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> tuple[bytes, bytes] | None:
+        """Status line and headers (without the default ones) and body; None when it must take the long way."""
+        ...
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._hot_app: Hot = config.loaded_app
+        self._held: list[bytes] | None = None
+        self._held_bytes = 0
+        self._began = 0.0  # when the message that is being received began; 0: none is
+        self._head_done = False
+        self._stuck_since = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._began = self.loop.time()
+        self._watch = self.loop.call_later(CHECK_SECONDS, self._check)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch:
+            self._watch.cancel()
+        self._held = None
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._began, self._head_done = self.loop.time(), False
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        if (
+            self.url in self._hot_app.hot
+            and (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+        ):
+            self._held, self._held_bytes = [], 0
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._held is None:
+            super().on_body(body)
+            return
+        self._held.append(body)
+        self._held_bytes += len(body)
+        if self._held_bytes > HOT_BODY:
+            self._take_the_long_way()
+
+    def on_message_complete(self) -> None:
+        self._began = 0.0
+        if self._held is None:
+            super().on_message_complete()
+            return
+        answer = self._hot_app.answer_now(self.url, self.headers, b"".join(self._held))
+        if answer is None:
+            self._take_the_long_way()
+            super().on_message_complete()
+            return
+        self._held = None
+        head, body = answer
+        defaults = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        self.transport.write(b"".join((head, *defaults, b"\r\n", body)))
+        self.server_state.total_requests += 1
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _take_the_long_way(self) -> None:
+        held, self._held = self._held or [], None
+        super().on_headers_complete()
+        for chunk in held:
+            super().on_body(chunk)
+
+    def pause_writing(self) -> None:
+        self._stuck_since = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stuck_since = 0.0
+        super().resume_writing()
+
+    def _check(self) -> None:
+        now = self.loop.time()
+        patience = REQUEST_SECONDS if self._head_done else HEAD_SECONDS
+        if self._stuck_since and now - self._stuck_since > REQUEST_SECONDS:
+            self.transport.abort()
+        elif self._began and now - self._began > patience:
+            self.transport.close()
+        else:
+            self._watch = self.loop.call_later(CHECK_SECONDS, self._check)

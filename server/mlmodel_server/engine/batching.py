@@ -1,0 +1,196 @@
+"""Predicts together what waits together.
+
+One thread per process predicts. It never waits for more work: when it is free it takes everything that is there and
+fits into one batch, so a lone request is predicted at once and batches form only while the model is busy. The event
+loop meanwhile answers probes, metrics, and those whose turn cannot come in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import perf_counter
+
+import numpy as np
+
+from ..errors import MLModelError, RequestError
+from ..formats.opened import Table
+from ..protocol.tensors import Array
+from .cost import Cost
+from .model import Model, rows_of
+
+
+class Overloaded(RequestError):
+    """This request is not taken, or is given up, for lack of time: 429 when too many wait, 503 when its deadline cannot
+    be met. ``reason`` is a label for metrics, ``retry_after`` whole seconds."""
+
+    def __init__(self, message: str, status: int, reason: str, retry_after: int = 1) -> None:
+        super().__init__(message, status)
+        self.reason, self.retry_after = reason, retry_after
+
+
+@dataclass(slots=True)
+class Predicted:
+    """The answers to one request. Seconds: ``queue`` before its batch began, ``compute`` of the whole batch.
+    ``batch_rows`` are the rows that were predicted together."""
+
+    arrays: list[Array]
+    queue: float
+    compute: float
+    batch_rows: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    table: Table
+    wanted: Sequence[str]
+    rows: int
+    kind: object
+    deadline: float
+    since: float
+    future: asyncio.Future[Predicted]
+
+
+class Batcher:
+    """The queue and the thread of one process. ``submit`` belongs to the event loop, everything else to the thread."""
+
+    def __init__(self, model: Model, cost: Cost, *, max_rows: int, max_waiting: int) -> None:
+        """``max_rows`` of one batch (a larger request is a batch of its own); ``max_waiting`` requests in the queue."""
+        self._model, self._cost = model, cost
+        self._max_rows = max_rows if model.batchable else 1
+        self._max_waiting = max_waiting
+        self._arriving: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._waiting: deque[_Waiting] = deque()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self.requests = 0
+        """Requests that wait or are being predicted."""
+        self.rows = 0
+        """Their rows."""
+
+    def start(self) -> None:
+        """Start the thread; to be called in the process that serves, after any fork."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="predict", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread when all that waits is answered."""
+        if self._thread:
+            self._arriving.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def submit(self, table: Table, wanted: Sequence[str], deadline: float) -> asyncio.Future[Predicted]:
+        """Queue one request; ``deadline`` is a reading of ``perf_counter``.
+
+        :class:`Overloaded` at once when the queue is full or when what waits already would take too long.
+        """
+        now, rows = perf_counter(), rows_of(table)
+        if self.requests >= self._max_waiting:
+            raise Overloaded(f"{self.requests} requests wait already: send it again later", 429, "queue_full")
+        batches = min(self.requests + 1, -(-(self.rows + rows) // self._max_rows))
+        if self.requests and now + self._cost.seconds(self.rows + rows, batches) > deadline:
+            raise Overloaded("too many requests wait for this one to meet its deadline", 503, "deadline")
+        future = self._loop.create_future()
+        self.requests += 1
+        self.rows += rows
+        future.add_done_callback(lambda _: self._left(rows))
+        self._arriving.put(_Waiting(table, wanted, rows, _kind(table, wanted), deadline, now, future))
+        return future
+
+    def _left(self, rows: int) -> None:
+        self.requests -= 1
+        self.rows -= rows
+
+    def _run(self) -> None:
+        while self._waiting or not self._ending:
+            self._take(block=not self._waiting and not self._ending)
+            batch = self._next()
+            if batch:
+                self._predict(batch)
+
+    def _take(self, block: bool) -> None:
+        """Move all that has arrived to the thread's own queue."""
+        try:
+            while True:
+                arrived = self._arriving.get(block)
+                block = False
+                if arrived is None:
+                    self._ending = True
+                else:
+                    self._waiting.append(arrived)
+        except Empty:
+            return
+
+    def _next(self) -> list[_Waiting]:
+        """The oldest and what can be predicted with it, in order of arrival; none whose time is over."""
+        batch: list[_Waiting] = []
+        others: deque[_Waiting] = deque()
+        rows, now = 0, perf_counter()
+        for waiting in self._waiting:
+            if waiting.future.cancelled():  # the client is gone
+                continue
+            if now > waiting.deadline:
+                late = Overloaded("its deadline passed while it waited", 503, "deadline")
+                self._loop.call_soon_threadsafe(_fail, waiting.future, late)
+            elif not batch or (rows + waiting.rows <= self._max_rows and waiting.kind == batch[0].kind):
+                batch.append(waiting)
+                rows += waiting.rows
+            else:
+                others.append(waiting)
+        self._waiting = others
+        return batch
+
+    def _predict(self, batch: list[_Waiting]) -> None:
+        rows = sum(waiting.rows for waiting in batch)
+        started = perf_counter()
+        try:
+            table = batch[0].table if len(batch) == 1 else _joined([waiting.table for waiting in batch])
+            answers = self._model.predict(table, batch[0].wanted)
+        except Exception as error:
+            if len(batch) > 1:  # one bad request must not fail those that happen to wait beside it
+                for waiting in batch:
+                    self._predict([waiting])
+            else:
+                failure = error if isinstance(error, MLModelError) else RuntimeError(type(error).__name__)
+                self._loop.call_soon_threadsafe(_fail, batch[0].future, failure)
+            return
+        compute = perf_counter() - started
+        self._cost.seen(rows, compute)
+        results, first = [], 0
+        for waiting in batch:
+            last = first + waiting.rows
+            arrays = answers if len(batch) == 1 else [answer[first:last] for answer in answers]
+            results.append(Predicted(arrays, started - waiting.since, compute, rows))
+            first = last
+        self._loop.call_soon_threadsafe(_deliver, batch, results)
+
+
+def _kind(table: Table, wanted: Sequence[str]) -> object:
+    """Equal for requests whose tables can be joined."""
+    if isinstance(table, Mapping):
+        return (*wanted, *((array.dtype.char, array.shape[1:]) for array in table.values()))
+    return (*wanted, table.dtype.char, table.shape[1:])
+
+
+def _joined(tables: list[Table]) -> Table:
+    first = tables[0]
+    if isinstance(first, Mapping):
+        return {name: np.concatenate([table[name] for table in tables]) for name in first}
+    return np.concatenate(tables)  # type: ignore[arg-type]
+
+
+def _deliver(batch: list[_Waiting], results: list[Predicted]) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        if not waiting.future.done():
+            waiting.future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Predicted], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

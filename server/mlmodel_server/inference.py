@@ -1,0 +1,89 @@
+"""The one way to the model, for every protocol: tensors in, tensors out, with limits kept and everything counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+from .engine.batching import Batcher
+from .engine.model import rows_of
+from .errors import RequestError
+from .formats.opened import Table
+from .protocol.tensors import Array, InferRequest, InferResponse
+from .protocol.v2 import named
+from .serving import Serving
+
+INLINE_SECONDS = 0.0003
+"""What takes longer is predicted in the thread, so that probes, metrics and other requests are answered meanwhile. For
+what is shorter, handing it over would cost more than it gains."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A request that fits: its table and the outputs that it gets."""
+
+    id: str | None
+    table: Table
+    wanted: tuple[str, ...]
+    rows: int
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response and what it took: seconds waited and computed, rows."""
+
+    response: InferResponse
+    queue: float
+    compute: float
+    rows: int
+
+
+class Inference:
+    """Belongs to one process and its event loop."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._model, self._cost = serving.model, serving.cost
+        self._batcher = Batcher(
+            serving.model, serving.cost, max_rows=serving.limits.batch_rows, max_waiting=serving.limits.max_waiting
+        )
+        self.inline = self._cost.base + self._cost.per_row <= INLINE_SECONDS
+        """Whether requests of one row are answered without waiting."""
+
+    def start(self) -> None:
+        """Start the predicting thread; to be called from within the event loop."""
+        self._batcher.start()
+
+    def stop(self) -> None:
+        """Answer what waits, and end the thread."""
+        self._batcher.stop()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the model or are being predicted."""
+        return self._batcher.requests
+
+    def call(self, request: InferRequest) -> Call:
+        """Check a request against the model's signature and the limits."""
+        table = self._model.table(request.inputs)
+        rows, limit = rows_of(table), self._serving.limits.max_rows
+        if rows > limit:
+            raise RequestError(f"the request has {rows} rows, the limit is {limit}: send fewer at a time", 413)
+        return Call(request.id, table, self._model.wanted(request.outputs), rows)
+
+    def now(self, call: Call) -> Answer | None:
+        """The answer at once; None when it would take too long for the event loop: ask :meth:`later`."""
+        if self._cost.base + call.rows * self._cost.per_row > INLINE_SECONDS:
+            return None
+        started = perf_counter()
+        arrays = self._model.predict(call.table, call.wanted)
+        return self._answer(call, arrays, 0.0, perf_counter() - started)
+
+    async def later(self, call: Call, deadline: float) -> Answer:
+        """The answer when the model has had time for it; ``deadline`` is a reading of ``perf_counter``."""
+        predicted = await self._batcher.submit(call.table, call.wanted, deadline)
+        return self._answer(call, predicted.arrays, predicted.queue, predicted.compute)
+
+    def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
+        response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
+        return Answer(response, queue, compute, call.rows)

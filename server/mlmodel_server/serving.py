@@ -1,0 +1,42 @@
+"""What one process serves, and how much it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .engine.cost import Cost
+from .engine.model import Model
+from .observe.metrics import RequestMetrics
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may bring, and how long it may take. Bytes, rows, seconds."""
+
+    max_body: int = 8 << 20
+    max_held: int = 128 << 20
+    """Of the bodies of all requests at a time."""
+    max_rows: int = 100_000
+    batch_rows: int = 64
+    max_waiting: int = 256
+    timeout: float = 10.0
+    """For a request that names no deadline of its own; the router gives up at that time as well."""
+
+
+@dataclass
+class Serving:
+    """One model and what is said of it. ``draining`` turns true at SIGTERM and stays so."""
+
+    name: str
+    version: str
+    revision: str
+    model: Model
+    platform: str
+    example: bytes
+    """A v2 request of one row, JSON."""
+    metrics: RequestMetrics
+    cost: Cost
+    limits: Limits = field(default_factory=Limits)
+    properties: dict[str, str] = field(default_factory=dict)
+    """Further facts for the model's metadata: verdict of the compilation, training metrics."""
+    draining: bool = False

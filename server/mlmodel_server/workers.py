@@ -1,0 +1,105 @@
+"""Identical processes that share one loaded model and one listening socket, and the one that looks after them.
+
+The model is loaded once, before the fork, so that another process costs little memory. The parent serves nothing: it
+hands signals on, starts a worker that died again, and says so. It ends with the exit code that the pod should have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from .errors import EXIT_CODES, MLModelError
+
+CRASHES = 3
+"""A worker that dies once more than this within a minute ends the server: Kubernetes shall see that it cannot live."""
+
+CRASH_SECONDS = 60.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger("mlmodel")
+
+
+class WorkersDied(MLModelError):
+    """Workers crash faster than it makes sense to start them. Exit code 1."""
+
+
+def run(count: int, serve: Callable[[int], int], crashed: Callable[[int], None]) -> int:
+    """Run ``serve(slot)`` in ``count`` forked processes until SIGTERM or SIGINT; returns the exit code.
+
+    ``serve`` runs until its process gets SIGTERM, and returns an exit code: 0 drained, or one of
+    :data:`.errors.EXIT_CODES`, with which the whole server then ends. ``crashed(slot)`` is called in the parent when a
+    worker ended in any other way, before it is started again. No thread may run when this is called.
+    """
+    gc.collect()
+    gc.freeze()  # the collector would touch, and so copy, what the workers share
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    slots = {_fork(slot, serve): slot for slot in range(count)}
+    crashes: deque[float] = deque(maxlen=CRASHES + 1)
+    ending, code = False, 0
+    while slots:
+        received = signal.sigwait(_SIGNALS)
+        if received != signal.SIGCHLD:
+            ending = True
+            _signal(slots)
+            continue
+        for pid, status in _ended(slots):
+            slot = slots.pop(pid)
+            exited = os.waitstatus_to_exitcode(status)
+            if exited == 0 or exited in EXIT_CODES.values():
+                code = code or exited
+                if not ending:
+                    ending = True
+                    _signal(slots)
+            elif ending:
+                log.error("worker %d %s while draining", slot + 1, _how(exited))
+            else:
+                crashed(slot)
+                crashes.append(time.monotonic())
+                if len(crashes) > CRASHES and crashes[-1] - crashes[0] < CRASH_SECONDS:
+                    _signal(slots)
+                    for other in slots:
+                        os.waitpid(other, 0)
+                    raise WorkersDied(f"the model ends its process again and again: a worker {_how(exited)}")
+                log.error("worker %d (process %d) %s: it is started again", slot + 1, pid, _how(exited))
+                slots[_fork(slot, serve)] = slot
+    return code
+
+
+def _fork(slot: int, serve: Callable[[int], int]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # without a parent nobody would end it
+        os.setpgid(0, 0)  # a terminal sends Ctrl-C to its whole group: the parent hands it on, once
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the server has its own
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        code = serve(slot)
+    finally:
+        logging.shutdown()
+        os._exit(code)  # never back into the parent's stack
+
+
+def _signal(slots: dict[int, int]) -> None:
+    for pid in slots:
+        os.kill(pid, signal.SIGTERM)  # not reaped yet, so the number is still its own
+
+
+def _ended(slots: dict[int, int]) -> list[tuple[int, int]]:
+    """Those that have ended; one SIGCHLD may stand for several."""
+    found = (os.waitpid(pid, os.WNOHANG) for pid in list(slots))
+    return [(pid, status) for pid, status in found if pid]
+
+
+def _how(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
