@@ -1,4 +1,4 @@
-"""The reference profile: what each feature looked like, in a few numbers, so that drift can be seen later."""
+"""The reference profile: what each feature and the predictions looked like, in a few numbers, to see drift later."""
 
 from __future__ import annotations
 
@@ -7,41 +7,62 @@ from typing import Any
 
 import numpy as np
 
+from ..observe.bins import MAX_TEXT, MAX_VALUES, edges_of, number_bins
 from ..protocol.tensors import Array, Tensor
 from .table import missing
 
 MAX_FEATURES = 200
-MAX_VALUES = 20
-MAX_TEXT = 64
 
 
 def profile(tensors: list[Tensor]) -> dict[str, Any]:
-    """Per feature: rows, missing, and for numbers mean, std, min, max and the nine inner deciles; for text the counts
-    of the commonest values. At most 200 features, 20 values each."""
+    """Per feature: rows, missing, and for numbers mean, std, min, max, the nine inner deciles and the rows in each bin
+    between the distinct ones of min, deciles and max; for text the counts of the commonest values. At most 200
+    features, 20 values each."""
     features: dict[str, Any] = {}
     for tensor in tensors:
         if tensor.array.ndim == 2:
             for index in range(min(tensor.array.shape[1], MAX_FEATURES)):
-                features[f"{tensor.name}[{index}]"] = _feature(tensor.array[:, index])
+                features[f"{tensor.name}[{index}]"] = _numbers(tensor.array[:, index])
         elif len(features) < MAX_FEATURES:
-            features[tensor.name] = _feature(tensor.array)
+            numeric = tensor.array.dtype.kind in "fiu"
+            features[tensor.name] = _numbers(tensor.array) if numeric else _values(tensor.array)
     return features
 
 
-def _feature(values: Array) -> dict[str, Any]:
-    present = values[~missing(values)]
+def predictions(task: str, predicted: Array) -> dict[str, Any]:
+    """The same of the predictions [rows]: numbers of a regressor, else the counts of the commonest classes. Empty when
+    the model gives more than one answer for a row."""
+    if predicted.ndim != 1:
+        return {}
+    return _numbers(predicted) if task == "regression" else _values(predicted)
+
+
+def _numbers(values: Array) -> dict[str, Any]:
+    present = values[~missing(values)].astype(np.float64)
     counts: dict[str, Any] = {"rows": len(values), "missing": len(values) - len(present)}
-    if values.dtype.kind in "fiu":
-        finite = present[np.isfinite(present)].astype(np.float64)
-        if len(finite):
-            counts |= {
-                "mean": float(finite.mean()),
-                "std": float(finite.std()),
-                "min": float(finite.min()),
-                "max": float(finite.max()),
-                "deciles": [float(edge) for edge in np.quantile(finite, np.arange(1, 10) / 10)],
-            }
+    finite = present[np.isfinite(present)]
+    if not len(finite):
         return counts
+    deciles = [float(edge) for edge in np.quantile(finite, np.arange(1, 10) / 10)]
+    edges = edges_of(finite.min(), deciles, finite.max())
+    hit = np.bincount(number_bins(finite[:, None], edges[None]).ravel(), minlength=len(edges))
+    return counts | {
+        "mean": float(finite.mean()),
+        "std": float(finite.std()),
+        "min": float(finite.min()),
+        "max": float(finite.max()),
+        "deciles": deciles,
+        "counts": hit[1 : np.isfinite(edges).sum()].tolist(),
+    }
+
+
+def _values(values: Array) -> dict[str, Any]:
+    present = values[~missing(values)]
     found = Counter(str(value)[:MAX_TEXT] for value in present)
     common = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MAX_VALUES]
-    return counts | {"values": dict(common), "others": len(present) - sum(count for _, count in common)}
+    return {
+        "rows": len(values),
+        "missing": len(values) - len(present),
+        "values": dict(common),
+        "others": len(present) - sum(count for _, count in common),
+    }

@@ -1,0 +1,242 @@
+"""Metrics: what several workers count is one page, and nothing counted is lost when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as plain
+
+from mlmodel_operator.scrape import Counts, parse_counts
+from mlmodel_server.observe.cells import Identity
+from mlmodel_server.observe.metrics import PENDING, Recorder
+from mlmodel_server.observe.processes import Processes
+
+IDENTITY = Identity("tumour", "v2", "3f9c2a1b")
+LABELS = IDENTITY._asdict()
+
+
+def recorder(slots: int = 1) -> Recorder:
+    made = Recorder(IDENTITY, slots)
+    made.start()
+    return made
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Run ``work`` in a forked process, as a worker does, and wait for its end."""
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def samples(of: Recorder | list[Metric], **labels: str) -> dict[str, float]:
+    """Every sample by name and by those labels that ``labels`` does not ask for."""
+    families = list(plain(of.text()[0].decode())) if isinstance(of, Recorder) else of
+    found = {}
+    for family in families:
+        for sample in family.samples:
+            if labels.items() <= sample.labels.items():
+                rest = {key: value for key, value in sample.labels.items() if key not in {**labels, **LABELS}}
+                found[" ".join([sample.name, *rest.values()])] = sample.value
+    return found
+
+
+def test_any_worker_answers_for_all_and_the_operator_reads_it() -> None:
+    shared = Recorder(IDENTITY, 3)
+
+    def work(slot: int, codes: list[int]) -> None:
+        shared.start(slot)
+        for code in codes:
+            shared.answered(code, 0.001, rows=1)
+        shared.fold()
+
+    in_child(lambda: work(1, [200, 200, 503]))
+    in_child(lambda: work(2, [200, 400]))
+    work(0, [200, 500])
+    assert parse_counts(shared.text()[0]) == Counts(requests=7, client_errors=1, server_errors=2)
+    assert samples(shared)["mlmodel_request_duration_seconds_count"] == 7
+    assert samples(shared)["mlmodel_rows_total"] == 7
+
+
+def test_before_the_first_request_the_operator_reads_zeros() -> None:
+    assert parse_counts(recorder().text()[0]) == Counts(0, 0, 0)
+
+
+def test_the_successor_of_a_dead_worker_goes_on_counting_but_begins_its_gauges_anew() -> None:
+    shared = Recorder(IDENTITY, 2)
+    shared.start(0)
+
+    def work(in_flight: int) -> None:
+        shared.start(1)
+        shared.in_flight, shared.queued = in_flight, in_flight
+        shared.answered(200, 0.001)
+        shared.fold()
+
+    in_child(lambda: work(5))
+    seen = samples(shared)
+    assert (seen["mlmodel_requests_in_flight"], seen["mlmodel_queue_length"]) == (5, 5)
+    assert seen["mlmodel_worker_restarts_total"] == 0
+    in_child(lambda: work(0))
+    seen = samples(shared)
+    assert seen["mlmodel_requests_total 200"] == 2
+    assert (seen["mlmodel_requests_in_flight"], seen["mlmodel_queue_length"]) == (0, 0)
+    assert seen["mlmodel_worker_restarts_total"] == 1
+
+
+def test_times_are_split_and_a_bound_belongs_to_its_bucket() -> None:
+    made = recorder()
+    made.answered(200, total=0.001, queue=0.00005, compute=0.0002, rows=3)
+    made.answered(200, total=0.0010001, queue=0.00006, compute=20.0, rows=1)
+    made.answered(400, total=0.00004)  # it never reached the model
+    seen = samples(made)
+    name = "mlmodel_request_duration_seconds_bucket"
+    assert [seen[f"{name} {le}"] for le in ("5e-05", "0.0005", "0.001", "0.002", "+Inf")] == [1, 1, 2, 3, 3]
+    assert seen["mlmodel_request_duration_seconds_sum"] == pytest.approx(0.0020401)
+    assert [seen[f"mlmodel_queue_seconds_bucket {le}"] for le in ("5e-05", "7.5e-05", "+Inf")] == [1, 2, 2]
+    assert [seen[f"mlmodel_compute_seconds_bucket {le}"] for le in ("0.00015", "0.00025", "10.0", "+Inf")] == [
+        0,
+        1,
+        1,
+        2,
+    ]
+    assert seen["mlmodel_rows_total"] == 4
+
+
+def test_batches_are_counted_by_size_and_refusals_by_reason() -> None:
+    made = recorder()
+    for rows in (1, 1, 64, 65):
+        made.called(rows)
+    for reason in ("queue_full", "deadline", "deadline", "never heard of"):
+        made.shed(reason)
+    seen = samples(made)
+    assert [seen[f"mlmodel_batch_rows_bucket {le}"] for le in ("1.0", "32.0", "64.0", "128.0")] == [2, 2, 3, 4]
+    assert seen["mlmodel_batch_rows_sum"] == 131
+    assert {key: value for key, value in seen.items() if key.startswith("mlmodel_shed_total")} == {
+        "mlmodel_shed_total queue_full": 1,
+        "mlmodel_shed_total deadline": 2,
+        "mlmodel_shed_total memory": 0,
+        "mlmodel_shed_total other": 1,
+    }
+
+
+def test_much_is_counted_before_anybody_asks() -> None:
+    made = recorder()
+    for _ in range(PENDING + 1):
+        made.answered(200, 0.001)
+    assert len(made._requests) == 1
+    for _ in range(3):
+        made.predicted(np.zeros((PENDING // 2, 2)), None)
+    assert len(made._predicted) == 1
+
+
+def test_threads_that_record_while_others_count_lose_nothing() -> None:
+    made = recorder()
+
+    def record() -> None:
+        for _ in range(5000):
+            made.called(1)
+            made.predicted(None, np.zeros(1))
+            made.answered(200, 0.001, rows=1)
+
+    threads = [threading.Thread(target=record) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        made.fold()
+    seen = samples(made)
+    assert seen["mlmodel_requests_total 200"] == seen["mlmodel_batch_rows_count"] == 15000
+
+
+def test_openmetrics_is_answered_to_those_who_ask_for_it() -> None:
+    made = recorder()
+    made.answered(200, 0.001)
+    body, kind = made.text("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
+    assert kind.startswith("application/openmetrics-text")
+    families = {family.name: family for family in openmetrics(body.decode())}  # type: ignore[no-untyped-call]
+    assert families["mlmodel_requests"].samples[0].value == 1
+    assert made.text("text/html")[1].startswith("text/plain")
+
+
+def test_who_wants_one_sample_gets_its_family_only() -> None:
+    made = recorder()
+    made.answered(200, 0.001)
+    body, _ = made.text(names=["mlmodel_requests_total"])
+    assert body.decode().splitlines() == [
+        "# HELP mlmodel_requests_total Inference requests by HTTP status.",
+        "# TYPE mlmodel_requests_total counter",
+        'mlmodel_requests_total{code="200",model="tumour",revision="3f9c2a1b",version="v2"} 1.0',
+    ]
+    both, _ = made.text(names=["mlmodel_requests_in_flight", "mlmodel_rows_total"])
+    assert {family.name for family in plain(both.decode())} == {"mlmodel_requests_in_flight", "mlmodel_rows"}
+    assert made.text(names=["mlmodel_nothing"])[0] == b""
+
+
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_cpu_time_never_goes_back_and_energy_is_its_estimate() -> None:
+    shared = Recorder(IDENTITY, 2, watts_per_core=7.0)
+    shared.start(0)
+
+    def work() -> None:
+        shared.start(1)
+        burn(0.05)
+        assert samples(shared)["mlmodel_cpu_seconds_total"] >= 0.04
+
+    in_child(work)
+    seen = samples(shared)
+    assert seen["mlmodel_cpu_seconds_total"] >= 0.04, "that of a worker that has ended still counts"
+    assert seen["mlmodel_energy_joules_estimated_total 7.0"] == pytest.approx(7 * seen["mlmodel_cpu_seconds_total"])
+    assert seen["process_cpu_seconds_total"] >= seen["mlmodel_cpu_seconds_total"]
+
+
+def test_memory_of_all_processes_counts_what_they_share_once() -> None:
+    ballast = np.ones(8 << 20)  # 64 MiB, shared by parent and child
+    shared = Recorder(IDENTITY, 2)
+    alone = samples(list(Processes().collect([])))
+
+    def work() -> None:
+        shared.start(1)
+        both = samples(shared)
+        assert both["process_resident_memory_bytes"] > alone["process_resident_memory_bytes"] + ballast.nbytes
+        assert both["mlmodel_memory_bytes"] < alone["mlmodel_memory_bytes"] + ballast.nbytes / 2
+        assert both["process_open_fds"] >= 3
+        assert both["process_max_fds"] >= both["process_open_fds"]
+
+    in_child(work)
+    assert abs(alone["process_start_time_seconds"] - time.time()) < 60
+
+
+def test_a_process_that_is_none_of_ours_is_left_out(tmp_path: Path) -> None:
+    def stat(pid: int, parent: int, ticks: int) -> None:
+        (tmp_path / str(pid) / "fd").mkdir(parents=True)
+        numbers = [parent, *[0] * 9, ticks, ticks, 100, 200, *[0] * 5, 4096, 1]
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) name) S {' '.join(map(str, numbers))}")
+
+    me, child, stranger = os.getpid(), 10, 11
+    stat(me, 1, 50)
+    stat(child, me, 25)
+    stat(stranger, 1, 9999)
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert Processes(tmp_path).cpu_seconds([child, stranger, 12]) == pytest.approx((100 + 300 + 50) / ticks)
+
+
+def test_without_proc_there_are_no_such_metrics(tmp_path: Path) -> None:
+    assert Processes(tmp_path).cpu_seconds([]) is None
+    assert list(Processes(tmp_path).collect([])) == []
