@@ -27,7 +27,9 @@ WINDOW = 3600.0
 """Seconds. "recent" is the current period of that length and the one before: one to two hours."""
 
 MIN_ROWS = 1000
-"""Below it the index says more about chance than about drift: it is not shown."""
+"""Below it, or below 100 rows at training, the index says more about chance than about drift: it is not shown."""
+
+MIN_TRAINING = 100
 
 MAX_ROWS = 1000
 """Of a request with more rows than that, some 500 to 1,000 evenly spaced ones are looked at."""
@@ -253,7 +255,7 @@ def _add(family: CounterMetricFamily, labels: Sequence[str], bins: Bins, counts:
 
 def _stability(bins: Bins, life: Array, recent: Array) -> Iterator[tuple[str, float]]:
     for window, counts in (("life", life), ("recent", recent)):
-        if counts.sum() >= MIN_ROWS and bins.reference.any():
+        if counts.sum() >= MIN_ROWS and bins.reference.sum() >= MIN_TRAINING:
             yield window, psi(bins.reference, counts)
 
 

@@ -147,6 +147,9 @@ def test_an_index_appears_with_a_thousand_rows_and_says_how_far_they_drifted() -
     found = samples(list(watched.collect()))
     assert found[f"{name} input-0[0] life"] == found[f"{name} input-0[0] recent"] < 0.03
     assert found[f"{name} input-0[1] life"] > 0.5
+    few = drift(random.normal(size=(99, 1)))
+    few.count([(rows[:, :1], None)])
+    assert not any(key.startswith(name) for key in samples(list(few.collect()))), "99 rows say little about training"
 
 
 def test_the_recent_index_forgets_within_two_windows_and_the_life_one_never() -> None:
@@ -199,7 +202,7 @@ def test_the_index_of_known_counts() -> None:
 
 
 def test_predictions_of_a_classifier_are_counted_by_class() -> None:
-    at_training = predictions("classification", np.array([0, 0, 2, 0]))
+    at_training = predictions("classification", np.resize([0, 0, 2, 0], 1000))
     bins = predictions_of(json.loads(json.dumps(at_training)), ("0", "1", "2"))
     watched = drift(np.zeros((3, 1)), predicted=bins)
     watched.count(
