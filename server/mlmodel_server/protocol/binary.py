@@ -16,13 +16,6 @@ from .tensors import DTYPES, Array, Tensor, elements, shaped, shown
 _LENGTH = 4
 
 
-def json_length(header: bytes) -> int:
-    """The value of ``Inference-Header-Content-Length``: how many bytes of the body are JSON."""
-    if not header.isdigit() or len(header) > 18:
-        raise RequestError("the header Inference-Header-Content-Length must be a number: the length of the JSON part")
-    return int(header)
-
-
 def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> Array:
     """The array that the bytes are, without copying them (BYTES are decoded as UTF-8).
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from math import prod
-from typing import Annotated, Any, ClassVar, Generic, NoReturn, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union
 
 import msgspec
 import numpy as np
 
 from ..errors import ModelFailure, RequestError
-from . import binary, parameters
+from . import binary, jsonbody, parameters
 from .tensors import (
     DTYPES,
     NO_PARAMETERS,
@@ -125,21 +125,22 @@ class _Heads(msgspec.Struct):
 
 _decoder: msgspec.json.Decoder[_Request[_Input]] = msgspec.json.Decoder(_Request[Union[_INPUTS]])  # type: ignore[valid-type]  # noqa: UP007
 _encoder = msgspec.json.Encoder()
-_NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
 _IN_INPUT = re.compile(r"(.*) - at `\$\.inputs\[(\d+)\]\.?(.*)`", re.DOTALL)
 
 
 def decode(body: bytes, json_length: int | None = None) -> InferRequest:
     """Parse an inference request; :class:`RequestError` 400 says which field is wrong.
 
-    ``json_length`` is what the header ``Inference-Header-Content-Length`` says (:func:`.binary.json_length`): that many
+    ``json_length`` is what the header ``Inference-Header-Content-Length`` says: that many
     bytes of ``body`` are JSON, and the binary data of the inputs that have a ``binary_data_size`` follows.
     """
     head = body if json_length is None else _head(body, json_length)
     try:
         sent = _decoder.decode(head)
+    except msgspec.ValidationError as error:
+        raise RequestError(_misfit(str(error), head)) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        _refuse(error, head)
+        jsonbody.refuse(error, head)
     if not sent.inputs:
         raise RequestError("inputs is empty: send at least one tensor")
     inputs = [_tensor(tensor) for tensor in sent.inputs] if json_length is None else _tensors(sent, body, json_length)
@@ -161,16 +162,6 @@ def _head(body: bytes, length: int) -> memoryview:
     if length > len(body):
         raise RequestError(f"Inference-Header-Content-Length is {length}, but the body has {len(body)} bytes")
     return memoryview(body)[:length]
-
-
-def _refuse(error: Exception, body: bytes | memoryview) -> NoReturn:
-    if isinstance(error, msgspec.ValidationError):
-        raise RequestError(_misfit(str(error), body))
-    if isinstance(error, RecursionError):
-        raise RequestError("the body is nested too deeply")
-    if _NOT_A_NUMBER.search(body):
-        raise RequestError("NaN and Infinity are not JSON: send finite numbers only, or binary data")
-    raise RequestError(f"the body is not JSON: {error}")
 
 
 def _misfit(message: str, body: bytes | memoryview) -> str:

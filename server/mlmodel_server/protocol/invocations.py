@@ -1,0 +1,93 @@
+"""``POST /invocations``, as MLflow's scoring server takes it: a table as JSON or CSV.
+
+Source: the documentation of MLflow 3, "Local inference server". The answer is that of :func:`.v1.encode`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from math import isinf
+from typing import Any
+
+from ..errors import RequestError
+from . import jsonbody, rows, v1
+from .tensors import InferRequest, Tensor, shown
+from .v2 import kind
+
+CSV = b"text/csv"
+_FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+
+
+def decode(body: bytes, content_type: bytes, specs: rows.Specs) -> InferRequest:
+    """Parse a request: CSV when ``content_type``, without its parameters, is ``text/csv``; else JSON.
+
+    :class:`RequestError` 400 names the feature that is wrong, and its row.
+    """
+    if content_type == CSV:
+        return _of_csv(body, specs)
+    value = jsonbody.parse(body)
+    if not isinstance(value, dict) or sum(form in value for form in _FORMS) != 1:
+        raise RequestError(f"send an object with one of {', '.join(_FORMS)}")
+    if "dataframe_split" in value:
+        return rows.request(_of_split(value["dataframe_split"], specs))
+    if "dataframe_records" in value:
+        return rows.request(rows.tensors(value["dataframe_records"], specs))
+    return v1.of_object(value, specs)
+
+
+def _of_split(split: Any, specs: rows.Specs) -> list[Tensor]:
+    if not isinstance(split, dict) or not isinstance(split.get("data"), list):
+        raise RequestError('dataframe_split must be an object like {"columns": ["a"], "data": [[1], [2]]}')
+    names = split.get("columns", [spec.name for spec in specs])
+    if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+        raise RequestError("dataframe_split: columns must be an array of names")
+    return rows.table([str(name) for name in names], split["data"], specs)
+
+
+def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
+    try:
+        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error):
+        raise RequestError("the body is not CSV in UTF-8: send a line of names and a line for each row") from None
+    header, *cells = [line for line in lines if line] or [[]]
+    if not header or all(map(_is_number, header)):
+        raise RequestError("the first line of the CSV must be the names of the features")
+    kinds = {spec.name: kind(spec.datatype) for spec in specs}
+    # The columns of a model with one input may have any names; elsewhere an unknown one is refused with its row unread.
+    other = kind(specs[0].datatype) if len(specs) == 1 else str
+    wanted = [kinds.get(name, other) for name in header]
+    for index, row in enumerate(cells):
+        if len(row) != len(header):
+            raise RequestError(
+                f"row {index} has {len(row)} values, but the first line of the CSV has {len(header)} names"
+            )
+        for column, text in enumerate(row):
+            row[column] = _value(text, wanted[column], index, header[column])
+    return rows.request(rows.table(header, list(cells), specs))
+
+
+def _value(text: str, wanted: type, row: int, name: str) -> Any:
+    """What a cell says; an empty one, of numbers, is a missing value."""
+    if wanted is str:
+        return text
+    if wanted is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if wanted is float and not text.strip():
+        return None
+    try:
+        number = wanted(text)
+    except ValueError:
+        number = None
+    if wanted is bool or number is None or "_" in text or (wanted is float and isinf(number)):
+        told = {float: "a number", int: "a whole number", bool: "true or false"}[wanted]
+        raise RequestError(f"row {row}: feature {shown(name)} must be {told}")
+    return number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,161 @@
+"""Rows of a table, by feature name or by position, as the tensors that a model takes.
+
+Every format that knows rows rather than tensors ends here, and the simplest of them is a plain JSON object such as
+``{"age": 4, "city": "Rome"}``, or an array of those. A feature is one input of the model: a value in each row, or an
+array of them for an input of more dimensions. Values are never coerced between kinds, as in v2; ``null`` is a missing
+value, NaN, which only an input of floating-point numbers can hold. Rows are counted from 0 in errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import RequestError
+from . import jsonbody
+from .tensors import DTYPES, Array, InferRequest, Tensor, TensorSpec, refuse_twice, shown
+from .v2 import kind
+
+Specs = Sequence[TensorSpec]
+
+_ONE = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+_MANY = {float: "numbers", int: "whole numbers", bool: "true or false", str: "texts"}
+_FOUND = {
+    "float": "a number", "int": "a number", "bool": "true or false", "str": "text", "null": "null", "array": "an array",
+    "object": "an object",
+}  # fmt: skip
+_MISFIT = re.compile(r".*?(?:got `(\w+)`)?(?: - at `\$\[(\d+)\].*`)?", re.DOTALL)
+
+
+def decode(body: bytes, specs: Specs) -> InferRequest:
+    """Parse one row, or an array of rows; :class:`RequestError` 400 names the feature that is wrong, and its row."""
+    value = jsonbody.parse(body)
+    return request(tensors([value] if isinstance(value, dict) else value, specs))
+
+
+def request(tensors: list[Tensor]) -> InferRequest:
+    """The request for the model's default outputs."""
+    return InferRequest(None, tensors, None)
+
+
+def tensors(rows: Any, specs: Specs) -> list[Tensor]:
+    """The tensors of rows that are all objects by feature name, or all arrays in the inputs' order."""
+    if not isinstance(rows, list):
+        raise RequestError("send rows as a JSON array")
+    if not rows:
+        raise RequestError("there are no rows: send at least one")
+    if isinstance(rows[0], dict):
+        return _by_name(rows, specs)
+    return _by_position(rows, specs)
+
+
+def table(names: list[str], rows: list[Any], specs: Specs) -> list[Tensor]:
+    """The tensors of rows that are arrays, in the order of ``names``, which are those of the features.
+
+    A model with one input of many columns has no names for them: there they may be any, in the model's order.
+    """
+    if not rows:
+        raise RequestError("there are no rows: send at least one")
+    for index, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(names):
+            raise RequestError(f"row {index} must be an array of {len(names)} values, one for each column")
+    if len(specs) == 1 and len(specs[0].shape) == 2 and specs[0].name not in names:
+        return [_tensor(specs[0], rows)]
+    refuse_twice(names, "column")
+    return columns(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), specs)
+
+
+def columns(columns: Mapping[str, Any], specs: Specs) -> list[Tensor]:
+    """The tensors of columns by feature name, each with a value for every row."""
+    _refuse_names(columns, specs, "")
+    lengths = {}
+    for name, values in columns.items():
+        if not isinstance(values, list) or not values:
+            raise RequestError(f"feature {shown(name)} must be an array with a value for each row")
+        lengths[name] = len(values)
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{shown(name)} has {length}" for name, length in list(lengths.items())[:3])
+        raise RequestError(f"every feature must have a value for each row, but {told}")
+    return [_tensor(spec, columns[spec.name]) for spec in specs]
+
+
+def _by_name(rows: list[Any], specs: Specs) -> list[Tensor]:
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise RequestError(f"row {index} must be an object by feature name, like row 0")
+        if len(row) != len(specs) or any(spec.name not in row for spec in specs):
+            _refuse_names(row, specs, f"row {index}: ")
+    return [_tensor(spec, [row[spec.name] for row in rows]) for spec in specs]
+
+
+def _by_position(rows: list[Any], specs: Specs) -> list[Tensor]:
+    if len(specs) == 1 and (len(specs[0].shape) > 1 or not isinstance(rows[0], list)):
+        return [_tensor(specs[0], rows)]
+    if any(len(spec.shape) > 1 and spec.shape[1:] != (1,) for spec in specs):
+        raise RequestError(f"send each row as an object by feature name: {_listed(specs)}")
+    for index, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(specs):
+            raise RequestError(f"row {index} must be an array of {len(specs)} values: {_listed(specs)}")
+    return [_tensor(spec, list(values)) for spec, values in zip(specs, zip(*rows, strict=True), strict=True)]
+
+
+def _refuse_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
+    """:class:`RequestError` when ``given`` lacks a feature or has one that the model has not."""
+    known = {spec.name for spec in specs}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise RequestError(f"{where}feature {shown(unknown[0])} is unknown; there is {_listed(specs)}")
+    missing = [spec.name for spec in specs if spec.name not in given]
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RequestError(f"{where}feature {shown(missing[0])} is missing{more}")
+
+
+def _listed(specs: Specs) -> str:
+    return ", ".join(spec.name for spec in specs[:8]) + (f" and {len(specs) - 8} more" if len(specs) > 8 else "")
+
+
+@cache
+def _type(kind: type, depth: int) -> Any:
+    wanted: Any = float | None if kind is float else kind
+    for _ in range(depth):
+        wanted = list[wanted]
+    return wanted
+
+
+def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
+    """One feature of all rows, checked."""
+    name, datatype, inner = shown(spec.name), spec.datatype, spec.shape[1:]
+    if inner == (1,) and not isinstance(values[0], list):
+        values = [[value] for value in values]
+    wanted = kind(datatype)
+    try:
+        checked = msgspec.convert(values, _type(wanted, 1 + len(inner)))
+    except msgspec.ValidationError as error:
+        raise RequestError(_misfit(str(error), name, wanted, len(inner))) from None
+    try:
+        array: Array = np.array(checked, DTYPES[datatype])
+    except OverflowError:
+        raise RequestError(f"feature {name} holds a number outside the range of {datatype}") from None
+    except ValueError:
+        raise RequestError(f"feature {name}: the rows differ in length") from None
+    if array.ndim != 1 + len(inner):
+        raise RequestError(f"feature {name}: the rows differ in length")
+    if any(size not in (-1, found) for size, found in zip(inner, array.shape[1:], strict=True)):
+        right, sent = ("x".join(map(str, sizes)) for sizes in (inner, array.shape[1:]))
+        raise RequestError(f"feature {name} must have {right} values in each row, not {sent}")
+    if wanted is float and np.isinf(array).any():
+        raise RequestError(f"feature {name} holds a number outside the range of {datatype}")
+    return Tensor(spec.name, datatype, array)
+
+
+def _misfit(message: str, name: str, wanted: type, depth: int) -> str:
+    found = _MISFIT.fullmatch(message)
+    row = f"row {found[2]}: " if found and found[2] else ""
+    instead = f", not {_FOUND.get(found[1], found[1])}" if found and found[1] else ""
+    return f"{row}feature {name} must be {f'an array of {_MANY[wanted]}' if depth else _ONE[wanted]}{instead}"
