@@ -12,15 +12,10 @@ import os
 import re
 import sys
 import time
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import cpu
 from .errors import EXIT_CODES, MLModelError
-
-if TYPE_CHECKING:
-    from .serving import Serving
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_REASON = 1000
@@ -49,7 +44,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", default="auto", choices=("auto", "skops", "joblib"))
     parser.add_argument("--host", default="", help="address to listen on (all)")
     parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument("--workers", type=int, default=0, help="processes (the CPU limit, 1 without one)")
+    parser.add_argument(
+        "--workers", type=int, default=cpu.quota() or 1, help="processes (the CPU limit, 1 without one)"
+    )
+    parser.add_argument("--api-keys", type=Path, metavar="FILE", help="with a line 'NAME: SHA256' for each key")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; read again on change")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument("--max-body", type=int, default=8 << 20, metavar="BYTES", help="of one request (8 MiB)")
     parser.add_argument("--max-rows", type=int, default=100_000, metavar="ROWS", help="of one request (100000)")
     parser.add_argument("--batch-rows", type=int, default=64, metavar="ROWS", help="predicted together, 1 is off (64)")
@@ -66,19 +66,20 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     cpu.restrict()
     try:
-        serving = prepare_serving(arguments)
         from . import workers
+        from .assemble import assemble
         from .serve import listen, run
 
+        serving = assemble(arguments)
         socket = listen(arguments.host, arguments.port)
         log.info("ready in %.1f s: %s %s on port %d", time.monotonic() - started, serving.name, serving.version,
                  socket.getsockname()[1])  # fmt: skip
 
-        def serve(_slot: int) -> int:
-            run(serving, socket)
+        def serve(slot: int) -> int:
+            run(serving, socket, slot)
             return 0
 
-        code = workers.run(arguments.workers or cpu.quota() or 1, serve, lambda _slot: None)
+        code = workers.run(arguments.workers, serve)
     except MLModelError as error:
         return _fail(str(error), EXIT_CODES.get(type(error), 1))
     except Exception as error:  # a bug: still no traceback, which could hold paths and data
@@ -99,56 +100,6 @@ def _fail(reason: str, code: int) -> int:
         except OSError as error:
             log.warning("the termination message cannot be written (%s)", error.strerror)
     return code
-
-
-def prepare_serving(arguments: argparse.Namespace) -> Serving:
-    """Load, prepare and self-test the model that the arguments name."""
-    from .engine import selftest
-    from .engine.cost import MEASURED_ROWS, Cost, measure
-    from .engine.model import model_of, repeated
-    from .loading.load import load
-    from .loading.sources import locate
-    from .observe.metrics import RequestMetrics
-    from .protocol import v2
-    from .serving import Limits, Serving
-
-    loaded = load(locate(arguments.uri, arguments.path, arguments.sha256), arguments.sha256, arguments.format)
-    warnings.simplefilter("ignore")  # one line per request of what nobody reads
-    described = loaded.manifest
-    model = model_of(loaded.opened, described)
-    if described:
-        selftest.run(model, described.golden)
-        example = selftest.request_body(described.golden, rows=1)
-    else:
-        example = selftest.blank_body(model)
-    row = model.table(v2.decode(example).inputs)
-    rows = repeated(row, MEASURED_ROWS) if model.batchable else row
-    wanted = model.wanted(None)
-    cost = Cost(measure(lambda: model.predict(row, wanted)), measure(lambda: model.predict(rows, wanted)))
-    version = (
-        arguments.model_version
-        or (described.version if described else "")
-        or arguments.sha256[:7]
-        or arguments.revision[:7]
-        or loaded.sha256[:7]
-    )
-    return Serving(
-        name=arguments.name,
-        version=version,
-        revision=arguments.revision or loaded.sha256[:8],
-        model=model,
-        platform=loaded.opened.platform,
-        example=example,
-        metrics=RequestMetrics(arguments.name, version, arguments.revision or loaded.sha256[:8]),
-        cost=cost,
-        limits=Limits(
-            max_body=arguments.max_body,
-            max_rows=arguments.max_rows,
-            batch_rows=arguments.batch_rows,
-            max_waiting=arguments.queue,
-            timeout=arguments.timeout,
-        ),
-    )
 
 
 if __name__ == "__main__":

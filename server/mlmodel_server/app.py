@@ -46,20 +46,27 @@ class Application:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._keys = serving.keys
         self._inference = Inference(serving)
         self._cold = cold_routes(serving)
         self._failures = FailureLog()
         self._endpoints = endpoints(serving)
         self._bytes = 0  # of bodies that are held
-        self._record = serving.metrics.record
+        self._recorder = serving.recorder
         self.hot = (
             {path.encode(): endpoint for path, endpoint in self._endpoints.items()} if self._inference.inline else {}
         )
         """By target in the request line: what may be answered by :meth:`answer_now`. Empty while draining."""
 
-    def start(self) -> None:
-        """To be called from within the event loop before the first request."""
+    def start(self, slot: int) -> None:
+        """To be called from within the event loop before the first request, in the worker of this ``slot``."""
+        self._recorder.start(slot)
         self._inference.start()
+
+    def tick(self) -> None:
+        """To be called some ten times a second."""
+        self._recorder.queued = self._inference.waiting
+        self._recorder.fold()
 
     def drain(self) -> None:
         """No short cut any more: every answer from now on asks its client to connect elsewhere."""
@@ -69,6 +76,7 @@ class Application:
     def stop(self) -> None:
         """To be called after the last answer."""
         self._inference.stop()
+        self._recorder.fold()
 
     def answer_now(self, target: bytes, headers: Headers, body: bytes) -> tuple[bytes, bytes] | None:
         """See :class:`.connection.Hot`."""
@@ -76,6 +84,8 @@ class Application:
         endpoint = self.hot[target]
         try:
             head = head_of(headers, endpoint.content_types, started, self._serving.limits)
+            if self._keys:
+                self._keys.check(head.headers)
             if head.encoding:
                 return None
             request = endpoint.decode(head, body)
@@ -83,35 +93,51 @@ class Application:
             if answer is None:
                 return None
             reply = self._reply(endpoint, request, answer)
+            self._recorder.answered(200, perf_counter() - started, answer.queue, answer.compute, answer.rows)
         except Exception as error:
             reply = self._failed(error)
-        self._record(reply.status, perf_counter() - started)
+            self._recorder.answered(reply.status, perf_counter() - started)
         return _start(reply), reply.body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         endpoint = self._endpoints.get(path)
         if endpoint is None and not path.endswith(("/infer", "/infer/")):
-            await self._cold(scope, receive, _closing(send) if self._serving.draining else send)
+            if self._serving.draining:
+                send = _closing(send)
+            if self._keys and not _open(path):
+                try:
+                    self._keys.check(dict(scope["headers"]))
+                except RequestError as error:
+                    await _send(send, self._failed(error))
+                    return
+            await self._cold(scope, receive, send)
             return
         started = perf_counter()
+        self._recorder.in_flight += 1
         try:
-            reply = await self._answer(endpoint, scope, receive, started)
+            answer, reply = await self._answer(endpoint, scope, receive, started)
+            self._recorder.answered(200, perf_counter() - started, answer.queue, answer.compute, answer.rows)
         except Gone:
             return
         except Exception as error:
             reply = self._failed(error)
-        self._record(reply.status, perf_counter() - started)
+            self._recorder.answered(reply.status, perf_counter() - started)
+        finally:
+            self._recorder.in_flight -= 1
         if self._serving.draining:
             send = _closing(send)
-        await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        await _send(send, reply)
 
-    async def _answer(self, endpoint: Endpoint | None, scope: Scope, receive: Receive, started: float) -> Reply:
+    async def _answer(
+        self, endpoint: Endpoint | None, scope: Scope, receive: Receive, started: float
+    ) -> tuple[Answer, Reply]:
         if endpoint is None:
             raise RequestError(_unknown(scope["path"], self._serving), 404)
         if scope["method"] != "POST":
             raise RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
+        if self._keys:
+            self._keys.check(dict(scope["headers"]))
         limits = self._serving.limits
         head = head_of(scope["headers"], endpoint.content_types, started, limits)
         if self._bytes + head.length > limits.max_held and self._bytes:
@@ -126,8 +152,8 @@ class Application:
             call = self._inference.call(request)
             answer = self._inference.now(call) or await self._inference.later(call, head.deadline)
             if threaded:
-                return await asyncio.to_thread(self._reply, endpoint, request, answer)
-            return self._reply(endpoint, request, answer)
+                return answer, await asyncio.to_thread(self._reply, endpoint, request, answer)
+            return answer, self._reply(endpoint, request, answer)
         finally:
             self._bytes -= head.length
 
@@ -145,7 +171,10 @@ class Application:
                 headers.append((b"allow", b"POST"))
             elif status == 413:
                 headers.append((b"connection", b"close"))  # the rest of the body is not read
+            elif status == 401:
+                headers.append((b"www-authenticate", b"Bearer"))
             if isinstance(error, Overloaded):
+                self._recorder.shed(error.reason)
                 headers.append((b"retry-after", b"%d" % error.retry_after))
         elif isinstance(error, ModelFailure):
             self._failures.failed(error)
@@ -164,6 +193,16 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 def _start(reply: Reply) -> bytes:
     lines = [b"%b: %b\r\n" % header for header in reply.headers]
     return b"".join((_STATUS_LINES[reply.status], *lines))
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+def _open(path: str) -> bool:
+    """What is answered without an API key: probes, metrics, and the page on which a key can be typed."""
+    return path in ("/", "/metrics") or path.rstrip("/").endswith(("/ready", "/live"))
 
 
 def _closing(send: Send) -> Send:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import RequestError
-from .protocol import binary
 from .serving import Limits
 
 TIMEOUT = b"x-mlmodel-timeout-ms"
@@ -49,9 +48,9 @@ def head_of(
     if encoding not in (b"", b"identity", b"gzip", b"deflate"):
         raise RequestError("the body may be compressed as gzip or deflate, or not at all", 415)
     return Head(
-        started + (_milliseconds(found[TIMEOUT]) if TIMEOUT in found else limits.timeout),
+        started + (_natural(found[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in found else limits.timeout),
         length,
-        binary.json_length(found[JSON_LENGTH]) if JSON_LENGTH in found else None,
+        _natural(found[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in found else None,
         kind,
         b"" if encoding == b"identity" else encoding,
         found,
@@ -95,7 +94,7 @@ def _too_long(limits: Limits) -> RequestError:
     return RequestError(f"the body is longer than the limit of {limits.max_body} bytes: send fewer rows", 413)
 
 
-def _milliseconds(value: bytes) -> float:
+def _natural(value: bytes, name: bytes) -> int:
     if not value.isdigit() or len(value) > 12:
-        raise RequestError(f"the header {TIMEOUT.decode()} must be a whole number of milliseconds")
-    return int(value) / 1000
+        raise RequestError(f"the header {name.decode()} must be a whole number, not below 0")
+    return int(value)

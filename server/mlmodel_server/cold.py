@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from .protocol.tensors import DTYPES, TensorSpec
@@ -46,7 +45,7 @@ def cold_routes(serving: Serving) -> FastAPI:
 
     async def server() -> JSONResponse:
         """What this server is."""
-        return reply({"name": SERVER, "version": installed("mlmodel"), "extensions": []})
+        return reply({"name": SERVER, "version": installed("mlmodel"), "extensions": ["binary_tensor_data"]})
 
     async def metadata() -> JSONResponse:
         """Inputs and outputs of the model; -1 in a shape is any number of rows."""
@@ -62,16 +61,29 @@ def cold_routes(serving: Serving) -> FastAPI:
             content["properties"] = {"classes": json.dumps(signature.classes, ensure_ascii=False)}
         return reply(content)
 
-    async def metrics() -> Response:
-        """Prometheus metrics."""
-        return Response(serving.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Prometheus metrics of all workers; ``?name[]=NAME`` for some of them."""
+        names = request.query_params.getlist("name[]")
+        body, content_type = serving.recorder.text(request.headers.get("accept", ""), names)
+        return Response(body, media_type=content_type)
 
     async def docs() -> HTMLResponse:
         """A page that describes the model and how to ask it; needs nothing from the internet."""
         return HTMLResponse(_page(serving))
 
+    async def v1_models() -> JSONResponse:
+        """The models of the v1 protocol: this one."""
+        return reply({"models": [serving.name]})
+
+    async def v1_ready() -> JSONResponse:
+        """Whether this model answers requests, as the v1 protocol says it."""
+        return reply({"name": serving.name, "ready": not serving.draining}, 503 if serving.draining else 200)
+
     for path, endpoint in {
         "/v2": server,
+        "/v1/models": v1_models,
+        f"/v1/models/{serving.name}": v1_ready,
+        "/ping": ready,
         "/v2/health/live": live,
         "/v2/health/ready": ready,
         model: metadata,

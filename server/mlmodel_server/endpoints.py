@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .body import Head
 from .inference import Answer
-from .protocol import v2
+from .protocol import invocations, rows, v1, v2
 from .protocol.tensors import InferRequest
 from .serving import Serving
 
@@ -29,13 +29,27 @@ class Endpoint:
 
 def endpoints(serving: Serving) -> dict[str, Endpoint]:
     """By path."""
-    base = f"/v2/models/{serving.name}"
-    infer = Endpoint("a v2 inference request", frozenset((JSON, BINARY)), _v2_request, _v2_answer(serving))
-    return {
-        f"{prefix}/infer{slash}": infer
-        for prefix in (base, f"{base}/versions/{serving.version}")
-        for slash in ("", "/")
+    v2_base, v1_base = f"/v2/models/{serving.name}", f"/v1/models/{serving.name}"
+    specs, json = serving.model.signature.inputs, frozenset((JSON,))
+    infer = Endpoint("a v2 inference request", json | {BINARY}, _v2_request, _v2_answer(serving))
+    predict = Endpoint('{"instances": [...]}', json, lambda _, body: v1.decode(body, specs), _v1_answer)
+    table = Endpoint(
+        "a table as MLflow takes it",
+        json | {invocations.CSV},
+        lambda head, body: invocations.decode(body, head.content_type, specs),
+        _v1_answer,
+    )
+    plain = Endpoint(
+        "a row as a JSON object, or an array of them", json, lambda _, body: rows.decode(body, specs), _v1_answer
+    )
+    paths = {
+        f"{v2_base}/infer": infer,
+        f"{v2_base}/versions/{serving.version}/infer": infer,
+        f"{v1_base}:predict": predict,
+        "/invocations": table,
+        "/predict": plain,
     }
+    return paths | {f"{path}/": endpoint for path, endpoint in paths.items()}
 
 
 def _v2_request(head: Head, body: bytes) -> InferRequest:
@@ -52,3 +66,7 @@ def _v2_answer(serving: Serving) -> Callable[[InferRequest, Answer], tuple[Heade
         return [(b"content-type", BINARY), (b"inference-header-content-length", b"%d" % json_length)], body
 
     return encode
+
+
+def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
+    return [(b"content-type", JSON)], v1.encode(answer.response)

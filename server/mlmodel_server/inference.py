@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
 from .engine.batching import Batcher
-from .engine.model import rows_of
+from .engine.model import PREDICT, rows_of
 from .errors import RequestError
 from .formats.opened import Table
 from .protocol.tensors import Array, InferRequest, InferResponse
@@ -43,9 +44,13 @@ class Inference:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._model, self._cost = serving.model, serving.cost
+        self._model, self._cost, self._recorder = serving.model, serving.cost, serving.recorder
         self._batcher = Batcher(
-            serving.model, serving.cost, max_rows=serving.limits.batch_rows, max_waiting=serving.limits.max_waiting
+            serving.model,
+            serving.cost,
+            max_rows=serving.limits.batch_rows,
+            max_waiting=serving.limits.max_waiting,
+            called=serving.recorder.called,
         )
         self.inline = self._cost.base + self._cost.per_row <= INLINE_SECONDS
         """Whether requests of one row are answered without waiting."""
@@ -77,6 +82,7 @@ class Inference:
             return None
         started = perf_counter()
         arrays = self._model.predict(call.table, call.wanted)
+        self._recorder.called(call.rows)
         return self._answer(call, arrays, 0.0, perf_counter() - started)
 
     async def later(self, call: Call, deadline: float) -> Answer:
@@ -85,5 +91,7 @@ class Inference:
         return self._answer(call, predicted.arrays, predicted.queue, predicted.compute)
 
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
+        predictions = arrays[call.wanted.index(PREDICT)] if PREDICT in call.wanted else None
+        self._recorder.predicted(None if isinstance(call.table, Mapping) else call.table, predictions)
         response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
         return Answer(response, queue, compute, call.rows)

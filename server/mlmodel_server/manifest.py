@@ -50,7 +50,8 @@ class Golden(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole file. ``profile`` and ``metrics`` are for people and for drift; the server needs the rest."""
+    """The whole file. ``profile`` (of the features), ``predictions`` (their profile) and ``metrics`` are for
+    people and for drift; the server needs the rest."""
 
     schema: int
     artefact: str
@@ -62,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     libraries: dict[str, str] = {}
     metrics: dict[str, Any] = {}
     profile: dict[str, Any] = {}
+    predictions: dict[str, Any] = {}
 
     def to_bytes(self) -> bytes:
         """Sorted keys, no spaces: the same content is the same bytes, hence the same digest."""

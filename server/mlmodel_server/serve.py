@@ -40,10 +40,11 @@ def listen(host: str, port: int) -> sockets.socket:
         raise UsageError(f"cannot listen on port {port} ({why}): give another --port or --host") from None
 
 
-def run(serving: Serving, socket: sockets.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+def run(serving: Serving, socket: sockets.socket, slot: int) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; as the worker of this slot."""
     sys.setswitchinterval(SWITCH_SECONDS)
     application = Application(serving)
+    certificate = serving.certificate
     config = uvicorn.Config(
         application,
         loop="uvloop",
@@ -58,18 +59,24 @@ def run(serving: Serving, socket: sockets.socket) -> None:
         headers=[("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision)],
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
-    _Server(config, application).run([socket])
+    _Server(config, application, slot).run([socket])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, application: Application) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application, slot: int) -> None:
         super().__init__(config)
-        self._application = application
+        self._application, self._slot = application, slot
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
-        self._application.start()
+        self._application.start(self._slot)
         await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        self._application.tick()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Not ready from this moment. Unlike uvicorn's own, the signal is not raised again afterwards: exit code 0."""

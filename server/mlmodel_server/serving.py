@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .access import ApiKeys, Certificate
 from .engine.cost import Cost
 from .engine.model import Model
-from .observe.metrics import RequestMetrics
+from .observe.metrics import Recorder
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class Serving:
     platform: str
     example: bytes
     """A v2 request of one row, JSON."""
-    metrics: RequestMetrics
+    recorder: Recorder
     cost: Cost
     limits: Limits = field(default_factory=Limits)
     properties: dict[str, str] = field(default_factory=dict)
     """Further facts for the model's metadata: verdict of the compilation, training metrics."""
+    keys: ApiKeys | None = None
+    """None: whoever reaches the server may ask."""
+    certificate: Certificate | None = None
+    """None: plain HTTP."""
     draining: bool = False

@@ -32,12 +32,12 @@ class WorkersDied(MLModelError):
     """Workers crash faster than it makes sense to start them. Exit code 1."""
 
 
-def run(count: int, serve: Callable[[int], int], crashed: Callable[[int], None]) -> int:
+def run(count: int, serve: Callable[[int], int]) -> int:
     """Run ``serve(slot)`` in ``count`` forked processes until SIGTERM or SIGINT; returns the exit code.
 
     ``serve`` runs until its process gets SIGTERM, and returns an exit code: 0 drained, or one of
-    :data:`.errors.EXIT_CODES`, with which the whole server then ends. ``crashed(slot)`` is called in the parent when a
-    worker ended in any other way, before it is started again. No thread may run when this is called.
+    :data:`.errors.EXIT_CODES`, with which the whole server then ends. A worker that ends in any other way is started
+    again in its slot. No thread may run when this is called.
     """
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, what the workers share
@@ -62,7 +62,6 @@ def run(count: int, serve: Callable[[int], int], crashed: Callable[[int], None])
             elif ending:
                 log.error("worker %d %s while draining", slot + 1, _how(exited))
             else:
-                crashed(slot)
                 crashes.append(time.monotonic())
                 if len(crashes) > CRASHES and crashes[-1] - crashes[0] < CRASH_SECONDS:
                     _signal(slots)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -58,11 +58,15 @@ class _Waiting:
 class Batcher:
     """The queue and the thread of one process. ``submit`` belongs to the event loop, everything else to the thread."""
 
-    def __init__(self, model: Model, cost: Cost, *, max_rows: int, max_waiting: int) -> None:
-        """``max_rows`` of one batch (a larger request is a batch of its own); ``max_waiting`` requests in the queue."""
+    def __init__(
+        self, model: Model, cost: Cost, *, max_rows: int, max_waiting: int, called: Callable[[int], None]
+    ) -> None:
+        """``max_rows`` of one batch (a larger request is a batch of its own); ``max_waiting`` requests in the queue.
+        ``called`` hears of the rows of every batch, in the thread."""
         self._model, self._cost = model, cost
         self._max_rows = max_rows if model.batchable else 1
         self._max_waiting = max_waiting
+        self._called = called
         self._arriving: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting: deque[_Waiting] = deque()
         self._ending = False
@@ -162,6 +166,7 @@ class Batcher:
             return
         compute = perf_counter() - started
         self._cost.seen(rows, compute)
+        self._called(rows)
         results, first = [], 0
         for waiting in batch:
             last = first + waiting.rows

@@ -20,7 +20,7 @@ from ..manifest import MANIFEST, File, Golden, Manifest, Signature
 from ..protocol.tensors import Array, InferRequest, Tensor
 from ..protocol.v2 import tensor_json
 from .artefact import FormatChoice, dump
-from .profile import profile
+from .profile import predictions, profile
 from .scores import scores, task_of
 from .table import missing, specs_of, tensors_of
 
@@ -95,6 +95,7 @@ def build(
         libraries=_libraries(),
         metrics={} if labels is None else _scores(task, labels, predicted),
         profile=profile(tensors),
+        predictions=predictions(task, predicted),
     )
     return {name: artefact, MANIFEST: content.to_bytes()}
 

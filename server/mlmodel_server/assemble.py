@@ -1,0 +1,98 @@
+"""From the command line to what is served: fetched, checked, opened, tested, measured."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+from .access import ApiKeys, Certificate
+from .engine import selftest
+from .engine.cost import MEASURED_ROWS, Cost, measure
+from .engine.model import Model, model_of, repeated
+from .errors import UsageError
+from .loading.load import Loaded, load
+from .loading.sources import locate
+from .manifest import Manifest, Signature
+from .observe.cells import Identity
+from .observe.drift import Drift, features_of, predictions_of
+from .observe.metrics import Recorder
+from .protocol import v2
+from .serving import Limits, Serving
+
+
+def assemble(arguments: argparse.Namespace) -> Serving:
+    """Everything that can be done once, before workers are forked. Raises :class:`.errors.MLModelError`."""
+    keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
+    certificate = _certificate(arguments)
+    loaded = load(locate(arguments.uri, arguments.path, arguments.sha256), arguments.sha256, arguments.format)
+    warnings.simplefilter("ignore")  # one line per request of what nobody reads
+    described = loaded.manifest
+    model = model_of(loaded.opened, described)
+    if described:
+        selftest.run(model, described.golden)
+        example = selftest.request_body(described.golden, rows=1)
+    else:
+        example = selftest.blank_body(model)
+    identity = _identity(arguments, loaded)
+    return Serving(
+        name=identity.model,
+        version=identity.version,
+        revision=identity.revision,
+        model=model,
+        platform=loaded.opened.platform,
+        example=example,
+        recorder=Recorder(
+            identity, arguments.workers, watch=_drift(identity, arguments.workers, model.signature, described)
+        ),
+        cost=_cost(model, example),
+        limits=Limits(
+            max_body=arguments.max_body,
+            max_rows=arguments.max_rows,
+            batch_rows=arguments.batch_rows,
+            max_waiting=arguments.queue,
+            timeout=arguments.timeout,
+        ),
+        keys=keys,
+        certificate=certificate,
+    )
+
+
+def _certificate(arguments: argparse.Namespace) -> Certificate | None:
+    if not arguments.tls_cert and not arguments.tls_key:
+        return None
+    if not arguments.tls_cert or not arguments.tls_key:
+        raise UsageError("TLS needs both: give --tls-cert and --tls-key")
+    return Certificate(arguments.tls_cert, arguments.tls_key)
+
+
+def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
+    version = (
+        arguments.model_version
+        or (loaded.manifest.version if loaded.manifest else "")
+        or arguments.sha256[:7]
+        or arguments.revision[:7]
+        or loaded.sha256[:7]
+    )
+    return Identity(arguments.name, version, arguments.revision or loaded.sha256[:8])
+
+
+def _cost(model: Model, example: bytes) -> Cost:
+    row = model.table(v2.decode(example).inputs)
+    rows = repeated(row, MEASURED_ROWS) if model.batchable else row
+    wanted = model.wanted(None)
+    return Cost(measure(lambda: model.predict(row, wanted)), measure(lambda: model.predict(rows, wanted)))
+
+
+def _drift(identity: Identity, slots: int, signature: Signature, described: Manifest | None) -> Drift:
+    features, predictions = (described.profile, described.predictions) if described else ({}, {})
+    return Drift(
+        identity, slots, features_of(features, _columns(signature)), predictions_of(predictions, signature.classes)
+    )
+
+
+def _columns(signature: Signature) -> list[str]:
+    """The names of the table's columns, as the profile has them."""
+    if signature.layout == "matrix":
+        only = signature.inputs[0]
+        return [f"{only.name}[{index}]" for index in range(only.shape[-1])]
+    return [spec.name for spec in signature.inputs]
