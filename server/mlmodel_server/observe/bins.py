@@ -101,13 +101,18 @@ def values(name: str, counts: Mapping[str, int], others: int, missing: int) -> V
     others += sum(counts[value] for value in list(counts)[MAX_VALUES:])
     labels = list(chosen)
     for label in ("other" if others else "unseen", "missing"):
-        while label in labels:  # a value may be called like that
-            label = f"({label})"
-        labels.append(label)
+        labels.append(apart(label, labels))
     reference = np.zeros(WIDTH)
     reference[: len(labels)] = [*(counts[value] for value in chosen), others, missing]
     index = value_index([value[:MAX_TEXT] for value in chosen])
     return Values(name, index, len(chosen), (*labels, *[""] * (WIDTH - len(labels))), reference)
+
+
+def apart(label: str, taken: Sequence[str]) -> str:
+    """``label``, in parentheses when a value or class is called like it."""
+    while label in taken:
+        label = f"({label})"
+    return label
 
 
 def spellings(text: str) -> tuple[Hashable, ...]:

@@ -1,0 +1,348 @@
+"""What really happened, told later: labels score the version that predicted, on whichever pod they arrive."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from prometheus_client import Metric
+
+from ..errors import RequestError
+from ..protocol.tensors import Array
+from .bins import MAX_VALUES, apart, value_index
+from .cells import Cells, Identity
+from .families import Buckets, counter, gauge, histogram
+from .ids import PredictionIds, class_hash
+
+MAX_IDS = 1000
+"""Ids in one request of feedback."""
+
+REVISIONS = 6
+"""Other revisions of the model whose labels may arrive here; those of any further one count as "other"."""
+
+RECENT = 1 << 16
+"""Places to remember an id in, so that a client's second try does not count again. A newer id may take the place of an
+older one, after some 65,000 others on average; and another pod does not know of it."""
+
+EVERY_CELL = 5
+"""Up to so many classes, every cell of the confusion matrix is shown from the start; of more, those that occurred."""
+
+LAGS = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
+"""Seconds from the prediction to its label."""
+
+Label = str | int | float | bool
+
+_SCORES = {
+    "accuracy": "Share of labels that were as predicted",
+    "precision": "Precision of the second class, or the mean over classes",
+    "recall": "Recall of the second class, or the mean over classes",
+    "f1": "F1 of the second class, or the mean over classes",
+    "mae": "Mean absolute error, in the unit of the label",
+    "rmse": "Root of the mean squared error, in the unit of the label",
+}
+_LAG = Buckets(*LAGS)
+_OTHER = MAX_VALUES  # the place of any class beyond the twentieth, or unknown here
+_SIDE = MAX_VALUES + 1
+_NAME_BYTES = 256
+
+
+class _Item(msgspec.Struct, forbid_unknown_fields=True):
+    prediction_id: str
+    label: Label | msgspec.UnsetType = msgspec.UNSET
+    labels: list[Label] | msgspec.UnsetType = msgspec.UNSET
+
+
+_decoder = msgspec.json.Decoder(_Item | list[_Item])
+
+
+class Cell(NamedTuple):
+    """One label of a class: the places of the actual and the predicted one in the confusion matrix, and whether they
+    are the same class (both may be in the place of the others)."""
+
+    actual: int
+    predicted: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One scored id: whose prediction, the seconds since, and per row a cell of the confusion matrix, or the error of a
+    number: predicted less actual."""
+
+    version: str
+    revision: str
+    lag: float
+    rows: tuple[Cell | float, ...]
+    mac: bytes
+
+
+class _Layout:
+    """Where in the cells of one revision each number is."""
+
+    def __init__(self) -> None:
+        self.width = 0
+        self.name = self._take(_NAME_BYTES // 8)  # two lengths and both texts, as bytes; unused for the own revision
+        self.labels = self._take(1).start
+        self.correct = self._take(1).start
+        self.confusion = self._take(_SIDE * _SIDE)  # [actual, predicted]
+        self.absolute = self._take(1).start
+        self.squared = self._take(1).start
+        self.lag = self._take(_LAG.cells)
+
+    def _take(self, size: int) -> slice:
+        self.width += size
+        return slice(self.width - size, self.width)
+
+
+_AT = _Layout()
+
+
+class Feedback:
+    """Scores labels and counts the outcomes. Make it before the fork, :meth:`start` it in each worker."""
+
+    def __init__(
+        self,
+        ids: PredictionIds,
+        identity: Identity,
+        slots: int = 1,
+        classes: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``classes`` of a classifier, none for a regressor."""
+        self._ids, self._identity, self._classes, self._clock = ids, identity, tuple(classes), clock
+        self._places = value_index(self._classes)
+        self._by_hash = {class_hash(text): place for place, text in enumerate(self._classes)}
+        self._cells = Cells(slots, 1 + (REVISIONS + 2) * _AT.width)
+        self._recent = Cells(1, RECENT).row(0)
+
+    def start(self, slot: int = 0) -> None:
+        """Count in this slot from now on."""
+        row = self._cells.row(slot)
+        self._duplicates = row[:1]
+        self._entries = row[1:].reshape(REVISIONS + 2, _AT.width)  # own, other revisions, all further ones
+        self._known = {name: place for place, entry in enumerate(self._entries) if (name := _name(entry))}
+
+    def post(self, body: bytes) -> dict[str, int]:
+        """Score a request of feedback, JSON: ``{"prediction_id": "...", "label": x}``, with ``"labels": [x, ...]`` when
+        there were several rows, or an array of such objects.
+
+        Answers how many labels were scored, and how many ids were left out because they had been scored already.
+        :class:`RequestError` says what is wrong; then nothing has been counted.
+        """
+        outcomes = [self._scored(item, where) for item, where in _items(body)]
+        fresh = [outcome for outcome in outcomes if self._first_time(outcome.mac)]
+        for outcome in fresh:
+            self._count(outcome)
+        self._duplicates += len(outcomes) - len(fresh)
+        return {"scored": sum(len(outcome.rows) for outcome in fresh), "duplicates": len(outcomes) - len(fresh)}
+
+    def score(self, prediction_id: str, labels: Sequence[Label]) -> Outcome:
+        """Compare an id with the ``labels`` of its rows; counts nothing. :class:`RequestError` when they do not fit."""
+        predicted = self._ids.read(prediction_id)
+        if len(labels) != len(predicted.rows):
+            raise RequestError(
+                f"there are {len(labels)} labels for {len(predicted.rows)} rows: send one for each, in their order"
+            )
+        own = (predicted.version, predicted.revision) == self._identity[1:]
+        rows = tuple(
+            self._compared(row, label, own, place) if isinstance(row, bytes) else row - _number(label, place)
+            for place, (row, label) in enumerate(zip(predicted.rows, labels, strict=True))
+        )
+        lag = max(0.0, self._clock() - predicted.time)
+        return Outcome(predicted.version, predicted.revision, lag, rows, predicted.mac)
+
+    def _scored(self, item: _Item, where: str) -> Outcome:
+        try:
+            return self.score(item.prediction_id, _labels(item))
+        except RequestError as error:
+            raise RequestError(f"{where}{error}") from None
+
+    def _compared(self, predicted: bytes, label: Label, own: bool, row: int) -> Cell:
+        place = self._places.get(label)
+        if place is None and own:
+            names = ", ".join(self._classes[:8])
+            more = f" and {len(self._classes) - 8} more" if len(self._classes) > 8 else ""
+            raise RequestError(f"the label of row {row} is none of the model's classes: send one of {names}{more}")
+        text = str(label) if place is None else self._classes[place]
+        return Cell(
+            actual=_OTHER if place is None else min(place, _OTHER),
+            predicted=min(self._by_hash.get(predicted, _OTHER), _OTHER),
+            right=class_hash(text) == predicted,
+        )
+
+    def _first_time(self, mac: bytes) -> bool:
+        place, value = int.from_bytes(mac[:2]), 1.0 + int.from_bytes(mac[2:])  # 48 bits: exact
+        known = bool(self._recent[place] == value)
+        self._recent[place] = value
+        return not known
+
+    def _count(self, outcome: Outcome) -> None:
+        entry = self._entry(outcome.version, outcome.revision)
+        entry[_AT.labels] += len(outcome.rows)
+        _LAG.observe(entry[_AT.lag], np.full(len(outcome.rows), outcome.lag))
+        for row in outcome.rows:
+            if isinstance(row, Cell):
+                entry[_AT.correct] += row.right
+                entry[_AT.confusion.start + row.actual * _SIDE + row.predicted] += 1
+            else:
+                entry[_AT.absolute] += abs(row)
+                entry[_AT.squared] += row * row
+
+    def _entry(self, version: str, revision: str) -> Array:
+        if (version, revision) == self._identity[1:]:
+            return self._entries[0]  # type: ignore[no-any-return]
+        encoded = _encoded(version, revision)
+        place = self._known.get(encoded)
+        if place is None:
+            if len(self._known) == REVISIONS:
+                return self._entries[-1]  # type: ignore[no-any-return]
+            place = self._known[encoded] = len(self._known) + 1
+            _bytes(self._entries[place])[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+        return self._entries[place]  # type: ignore[no-any-return]
+
+    def _totals(self) -> dict[Identity, Array]:
+        """The cells of each revision, added up over the workers."""
+        rows = self._cells.rows()
+        entries = rows[:, 1:].reshape(len(rows), REVISIONS + 2, _AT.width)
+        totals = {self._identity: entries[:, 0].sum(axis=0)}
+        for worker in entries:
+            for entry in worker[1:]:
+                if entry[_AT.labels]:
+                    name = _name(entry)
+                    version, revision = _decoded(name) if name else ("other", "other")
+                    identity = Identity(self._identity.model, version, revision)
+                    totals[identity] = totals.get(identity, 0.0) + entry
+        return totals
+
+    def collect(self) -> Iterator[Metric]:
+        """Counts that add up across pods, and the usual scores of what was labelled on this one."""
+        totals = self._totals()
+        labels = counter("mlmodel_feedback_labels_total", "Labels that were compared with a prediction.")
+        lag = histogram("mlmodel_feedback_lag_seconds", "Time from a prediction to its label.")
+        for identity, cells in totals.items():
+            labels.add_metric(identity, cells[_AT.labels])
+            _LAG.add(lag, identity, cells[_AT.lag])
+        yield labels
+        yield lag
+        duplicates = counter("mlmodel_feedback_duplicates_total", "Prediction ids that had been scored already.")
+        duplicates.add_metric(self._identity, float(self._cells.total()[0]))
+        yield duplicates
+        yield from self._confusions(totals) if self._classes else _errors(totals)
+        scores: dict[str, Metric] = {}
+        for identity, cells in totals.items():
+            for name, value in self._scores(cells).items():
+                family = scores.setdefault(
+                    name, gauge(f"mlmodel_{name}", f"{_SCORES[name]}, of the labels posted here.")
+                )
+                family.add_metric(identity, value)  # type: ignore[attr-defined]
+        yield from scores.values()
+
+    def _confusions(self, totals: dict[Identity, Array]) -> Iterator[Metric]:
+        correct = counter("mlmodel_feedback_correct_total", "Labels that were as predicted.")
+        cells = counter("mlmodel_feedback_total", "Labels by actual and predicted class.", "actual", "predicted")
+        own = self._classes[:MAX_VALUES]
+        names = [*own, *[apart("other", own)] * (_SIDE - len(own))]
+        every = len(self._classes) if len(self._classes) <= EVERY_CELL else 0
+        for identity, numbers in totals.items():
+            correct.add_metric(identity, numbers[_AT.correct])
+            confusion = numbers[_AT.confusion].reshape(_SIDE, _SIDE)
+            shown = confusion > 0
+            shown[:every, :every] = True
+            for actual, predicted in np.argwhere(shown):
+                cells.add_metric([*identity, names[actual], names[predicted]], confusion[actual, predicted])
+        yield correct
+        yield cells
+
+    def _scores(self, cells: Array) -> dict[str, float]:
+        rows = float(cells[_AT.labels])
+        if not rows:
+            return {}
+        if not self._classes:
+            return {"mae": float(cells[_AT.absolute]) / rows, "rmse": math.sqrt(cells[_AT.squared] / rows)}
+        confusion = cells[_AT.confusion].reshape(_SIDE, _SIDE)
+        found = {"accuracy": float(cells[_AT.correct]) / rows}
+        if confusion[_OTHER].any() or confusion[:, _OTHER].any():
+            return found  # classes that are not told apart here
+        return found | precision_recall_f1(confusion[: len(self._classes), : len(self._classes)])
+
+
+def precision_recall_f1(confusion: Array) -> dict[str, float]:
+    """From counts [actual, predicted] and defined as in :mod:`..package.scores`: of the second class when the model has
+    two, else the mean over the classes that occur on either side."""
+    hit, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    chosen = slice(1, 2) if len(confusion) == 2 else (actual + predicted) > 0
+    hit, actual, predicted = hit[chosen], actual[chosen], predicted[chosen]
+    return {
+        "precision": float((hit / np.maximum(predicted, 1)).mean()),
+        "recall": float((hit / np.maximum(actual, 1)).mean()),
+        "f1": float((2 * hit / np.maximum(actual + predicted, 1)).mean()),
+    }
+
+
+def _errors(totals: dict[Identity, Array]) -> Iterator[Metric]:
+    absolute = counter("mlmodel_feedback_absolute_error_total", "Sum of the absolute errors, in the unit of the label.")
+    squared = counter("mlmodel_feedback_squared_error_total", "Sum of the squared errors.")
+    for identity, cells in totals.items():
+        absolute.add_metric(identity, cells[_AT.absolute])
+        squared.add_metric(identity, cells[_AT.squared])
+    yield absolute
+    yield squared
+
+
+def _items(body: bytes) -> list[tuple[_Item, str]]:
+    try:
+        decoded = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the feedback does not fit: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RequestError('the body is not JSON: send {"prediction_id": "...", "label": ...}') from None
+    if isinstance(decoded, _Item):
+        return [(decoded, "")]
+    if not 0 < len(decoded) <= MAX_IDS:
+        raise RequestError(f"send 1 to {MAX_IDS} objects at a time, not {len(decoded)}")
+    return [(item, f"[{place}]: ") for place, item in enumerate(decoded)]
+
+
+def _labels(item: _Item) -> list[Label]:
+    if item.label is msgspec.UNSET:
+        if item.labels is msgspec.UNSET:
+            raise RequestError("send label for one row, or labels for several")
+        return item.labels
+    if item.labels is not msgspec.UNSET:
+        raise RequestError("send label or labels, not both")
+    return [item.label]
+
+
+def _number(label: Label, row: int) -> float:
+    try:
+        if not isinstance(label, (bool, str)) and math.isfinite(value := float(label)):
+            return value
+    except OverflowError:
+        pass
+    raise RequestError(f"the label of row {row} is no finite number: send a number, as the model predicts")
+
+
+def _bytes(entry: Array) -> Array:
+    return entry[_AT.name].view(np.uint8)
+
+
+def _encoded(version: str, revision: str) -> bytes:
+    """The name of another revision, to be kept in its cells; what is too long is cut."""
+    texts = version.encode()[: _NAME_BYTES // 2 - 1], revision.encode()[: _NAME_BYTES // 2 - 1]
+    return bytes(map(len, texts)) + b"".join(texts)
+
+
+def _name(entry: Array) -> bytes:
+    """What :func:`_encoded` gave; empty where no revision has been noted."""
+    raw = _bytes(entry).tobytes()
+    return raw[: 2 + raw[0] + raw[1]] if raw[0] or raw[1] else b""
+
+
+def _decoded(name: bytes) -> tuple[str, str]:
+    middle = 2 + name[0]
+    return name[2:middle].decode("utf-8", "replace"), name[middle:].decode("utf-8", "replace")
