@@ -10,6 +10,10 @@ from typing import Any
 from .errors import RequestError
 from .serving import Limits
 
+JSON = b"application/json"
+FORM = b"application/x-www-form-urlencoded"
+"""What ``curl -d`` says of everything; no form is ever expected here, so it is taken for JSON."""
+
 TIMEOUT = b"x-mlmodel-timeout-ms"
 JSON_LENGTH = b"inference-header-content-length"
 
@@ -38,9 +42,11 @@ def head_of(
     length = int(found.get(b"content-length", 0))  # the HTTP parser has made sure that it is a number
     if length > limits.max_body:
         raise RequestError(f"the body has {length} bytes, the limit is {limits.max_body}: send fewer rows", 413)
-    kind = found.get(b"content-type", b"application/json")
+    kind = found.get(b"content-type", JSON)
     if kind not in content_types:
         kind = kind.partition(b";")[0].strip().lower()
+        if kind == FORM and JSON in content_types:
+            kind = JSON
         if kind not in content_types:
             wanted = " or ".join(sorted(name.decode() for name in content_types))
             raise RequestError(f"send the body with the header 'Content-Type: {wanted}'", 415)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .body import Head
+from .body import JSON, Head
 from .inference import Answer
 from .protocol import invocations, rows, v1, v2
 from .protocol.tensors import InferRequest
@@ -13,7 +13,6 @@ from .serving import Serving
 
 Headers = list[tuple[bytes, bytes]]
 
-JSON = b"application/json"
 BINARY = b"application/octet-stream"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
+
+import numpy as np
 
 from .engine.batching import Batcher
 from .engine.model import PREDICT, rows_of
@@ -92,6 +93,6 @@ class Inference:
 
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
         predictions = arrays[call.wanted.index(PREDICT)] if PREDICT in call.wanted else None
-        self._recorder.predicted(None if isinstance(call.table, Mapping) else call.table, predictions)
+        self._recorder.predicted(call.table if isinstance(call.table, np.ndarray) else None, predictions)
         response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
         return Answer(response, queue, compute, call.rows)

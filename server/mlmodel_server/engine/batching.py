@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -178,16 +178,17 @@ class Batcher:
 
 def _kind(table: Table, wanted: Sequence[str]) -> object:
     """Equal for requests whose tables can be joined."""
-    if isinstance(table, Mapping):
-        return (*wanted, *((array.dtype.char, array.shape[1:]) for array in table.values()))
-    return (*wanted, table.dtype.char, table.shape[1:])
+    if isinstance(table, np.ndarray):
+        return (*wanted, table.dtype.char, table.shape[1:])
+    return (*wanted, *((array.dtype.char, array.shape[1:]) for array in table.values()))
 
 
 def _joined(tables: list[Table]) -> Table:
-    first = tables[0]
-    if isinstance(first, Mapping):
-        return {name: np.concatenate([table[name] for table in tables]) for name in first}
-    return np.concatenate(tables)  # type: ignore[arg-type]
+    arrays = [table for table in tables if isinstance(table, np.ndarray)]
+    if arrays:
+        return np.concatenate(arrays)
+    named = [table for table in tables if not isinstance(table, np.ndarray)]
+    return {name: np.concatenate([table[name] for table in named]) for name in named[0]}
 
 
 def _deliver(batch: list[_Waiting], results: list[Predicted]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -159,15 +159,15 @@ class Model:
 
 def rows_of(table: Table) -> int:
     """The number of rows of a table of a model that is batchable; of another, the length of its first input."""
-    array = next(iter(table.values())) if isinstance(table, Mapping) else table
+    array = table if isinstance(table, np.ndarray) else next(iter(table.values()))
     return len(array) if array.ndim else 1
 
 
 def repeated(table: Table, rows: int) -> Table:
     """The one row of ``table``, ``rows`` times."""
-    if isinstance(table, Mapping):
-        return {name: np.repeat(array, rows, axis=0) for name, array in table.items()}
-    return np.repeat(table, rows, axis=0)
+    if isinstance(table, np.ndarray):
+        return np.repeat(table, rows, axis=0)
+    return {name: np.repeat(array, rows, axis=0) for name, array in table.items()}
 
 
 def _column(tensor: Tensor, spec: TensorSpec) -> Array:
