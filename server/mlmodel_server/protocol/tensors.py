@@ -39,6 +39,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """Datatype to numpy. BYTES holds Python strings: a table's text; every wire format refuses what is not UTF-8."""
 
+MAX_DIMENSIONS = 8
+"""More than any model of tables has, and how deep data may be nested."""
+
+SHAPE_RULE = f"shape must be 1 to {MAX_DIMENSIONS} whole numbers, none below 0"
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _FEW = 64  # below it, calling numpy costs more than a loop
 
@@ -130,6 +135,11 @@ def shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
         return array.reshape(shape)
     except (ValueError, OverflowError):  # no elements, as one dimension is 0, and beyond all bounds in the others
         raise RequestError(f"input {shown(name)}: shape is too large") from None
+
+
+def unknown(name: str, datatype: str) -> RequestError:
+    """The error for a datatype that is none."""
+    return RequestError(f"input {shown(name)}: datatype {shown(datatype)} is unknown; use one of {', '.join(DTYPES)}")
 
 
 def shown(text: str) -> str:

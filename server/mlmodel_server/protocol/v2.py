@@ -19,7 +19,9 @@ from ..errors import ModelFailure, RequestError
 from . import binary, jsonbody, parameters
 from .tensors import (
     DTYPES,
+    MAX_DIMENSIONS,
     NO_PARAMETERS,
+    SHAPE_RULE,
     Array,
     InferRequest,
     InferResponse,
@@ -32,12 +34,10 @@ from .tensors import (
     refuse_twice,
     shaped,
     shown,
+    unknown,
 )
 
 __all__ = ["answer", "datatype_of", "decode", "encode", "error", "named", "shown", "tensor_json"]
-
-MAX_DIMENSIONS = 8
-"""More dimensions than any tabular model has, and how deep data may be nested."""
 
 
 def kind(datatype: str) -> type:
@@ -175,11 +175,11 @@ def _misfit(message: str, body: bytes | memoryview) -> str:
         return f"the request does not fit the v2 protocol: {message}"
     where, reason = found[3], found[1].replace(" | array`", "`")
     if where == "datatype" and isinstance(input.datatype, str):
-        return f"input {shown(input.name)}: datatype {shown(input.datatype)} is unknown; use one of {', '.join(DTYPES)}"
+        return str(unknown(input.name, input.datatype))
     if where.startswith("data["):
         where = f"{where} of datatype {input.datatype}"
     elif where.startswith("shape"):
-        reason += f"; shape must be 1 to {MAX_DIMENSIONS} whole numbers, none below 0"
+        reason += f"; {SHAPE_RULE}"
     return f"input {shown(input.name)}: {where}: {reason}" if where else f"input {shown(input.name)}: {reason}"
 
 
