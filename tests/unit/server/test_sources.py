@@ -99,11 +99,17 @@ def test_the_format_asked_for_must_be_the_one_found() -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://bucket/model", "is no model source: use builtin://"),
-        ("http://host/model.skops", "is no model source"),
+        ("ftp://host/model", "'ftp://host/model' is no model source: use builtin://"),
+        ("http://me:secret@host/model.skops?token=secret", "'http://host/model.skops' is no model source"),
+        ("model.joblib", "'model.joblib' is no model source.* path of a file or directory that exists"),
+        ("file://model.joblib", "three slashes"),
         ("builtin://nothing", "no built-in model 'nothing'"),
-        ("configmap://model", "needs --path"),
-        ("https://host/model.skops", "needs its digest"),
+        ("configmap://model", "configmap:// needs --path"),
+        ("https://host/model.skops", "an https:// model needs its digest"),
+        ("s3://bucket/model", "an s3:// model needs its digest"),
+        ("gs://bucket/model", "a gs:// model needs its digest"),
+        ("az://bucket/model", "an az:// model needs its digest"),
+        ("oci://host/model:1", "an oci:// model needs its digest: .* or the digest in the reference"),
     ],
 )
 def test_a_uri_that_cannot_work_says_what_to_use(uri: str, words: str) -> None:

@@ -1,0 +1,60 @@
+"""How much may be read of a model, and which names its files may have: the same for every source and archive."""
+
+from __future__ import annotations
+
+from ..errors import RefusedModel
+
+MAX_FILE = 1 << 30
+"""Bytes of one file. Larger models need a format that can be memory-mapped."""
+
+MAX_TOTAL = 4 << 30
+"""Bytes of all files of a model."""
+
+MAX_FILES = 2_000
+
+_MAX_NAME = 1_024
+
+
+class Allowance:
+    """How much a source may still hand out. A file that is read again counts once."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+
+    def check(self, name: str, size: int) -> None:
+        """:class:`RefusedModel` when a file of ``size`` bytes (or of at least as many) is too much."""
+        if size > MAX_FILE:
+            raise RefusedModel(f"{name} is larger than {MAX_FILE >> 30} GiB: compress it, or train a smaller model")
+        if size + sum(other for known, other in self._sizes.items() if known != name) > MAX_TOTAL:
+            raise RefusedModel(f"the model's files are larger than {MAX_TOTAL >> 30} GiB: train a smaller model")
+
+    def took(self, name: str, data: bytes) -> bytes:
+        """``data``, counted."""
+        self.check(name, len(data))
+        self._sizes[name] = len(data)
+        return data
+
+
+def hidden(name: str) -> bool:
+    """Whether a part of the path begins with a dot, as in ``.git/HEAD``: such files are no part of a model."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def checked_name(name: str) -> str:
+    """``name`` if it is a plain path below the model's directory; :class:`RefusedModel` otherwise.
+
+    Names come from archives, listings and descriptions, and end up in paths and messages.
+    """
+    parts = name.split("/")
+    if "" in parts or hidden(name) or "\\" in name or not name.isprintable() or len(name) > _MAX_NAME:
+        raise RefusedModel(
+            f"{name[:80]!r} is no name of a model's file: use a relative path without '..', hidden folders or "
+            f"backslashes, such as model/weights.bin"
+        )
+    return name
+
+
+def at_most(count: int) -> None:
+    """:class:`RefusedModel` when there are more than :data:`MAX_FILES` files."""
+    if count > MAX_FILES:
+        raise RefusedModel(f"there are more than {MAX_FILES:,} files: give the directory that holds only the model")

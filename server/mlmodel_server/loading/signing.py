@@ -1,0 +1,278 @@
+"""Signatures of models: OpenSSF Model Signing bundles in key mode, checked and made with ``cryptography`` alone.
+
+A bundle is a sigstore bundle (JSON) with a DSSE envelope with an in-toto statement that lists every file with its
+SHA-256. Interoperable with ``model_signing sign key`` and ``verify key`` of the package ``model-signing`` 1.1, whose
+formats are described at https://github.com/sigstore/model-transparency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ..errors import RefusedModel, UsageError
+from ..manifest import sha256
+from .limits import hidden
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+
+SIGNATURE = "model.sig"
+"""The bundle's usual name, in the directory that it signs. It does not sign itself."""
+
+BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+
+_WHOLE = "."  # the name that the only file has in the signature of a single file
+_RIGHT_KEY = "an ECDSA key on P-256, P-384 or P-521 in PEM, as openssl ecparam -name prime256v1 -genkey makes it"
+
+
+class _PublicKey(msgspec.Struct):
+    hint: str = ""
+
+
+class _Material(msgspec.Struct, rename="camel"):
+    public_key: _PublicKey | None = None
+
+
+class _Signature(msgspec.Struct):
+    sig: bytes  # msgspec decodes the base64
+
+
+class _Envelope(msgspec.Struct, rename="camel"):
+    payload: bytes
+    payload_type: str
+    signatures: list[_Signature]
+
+
+class _Bundle(msgspec.Struct, rename="camel"):
+    media_type: str
+    verification_material: _Material
+    dsse_envelope: _Envelope
+
+
+class _Digests(msgspec.Struct):
+    sha256: str
+
+
+class _Subject(msgspec.Struct):
+    digest: _Digests
+
+
+class _Serialization(msgspec.Struct):
+    method: str
+
+
+class _Resource(msgspec.Struct):
+    name: str
+    algorithm: str
+    digest: str
+
+
+class _Predicate(msgspec.Struct):
+    serialization: _Serialization
+    resources: list[_Resource]
+
+
+class _Statement(msgspec.Struct, rename={"type": "_type", "predicate_type": "predicateType"}):
+    type: str
+    predicate_type: str
+    subject: list[_Subject]
+    predicate: msgspec.Raw
+
+
+def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes]) -> str:
+    """The fingerprint of the key among ``keys`` (public, PEM) that signed exactly these files.
+
+    ``files`` are all files of the model but the bundle: their bytes, or the SHA-256 of them in hex. Hidden files in the
+    signature are passed over, because no source hands them out. :class:`RefusedModel` when the signature is of
+    another key or form, or when a file was changed, added or left out; :class:`UsageError` when a key is no key.
+    """
+    _require_cryptography()
+    trusted = {fingerprint(key): key for key in map(_public_key, keys)}
+    signed = _parsed(bundle, _Bundle, f"{SIGNATURE} is no OpenSSF model signature")
+    if signed.media_type != BUNDLE_TYPE:
+        raise _refused(f"{SIGNATURE} has the media type {signed.media_type[:80]!r} instead of {BUNDLE_TYPE}")
+    envelope = signed.dsse_envelope
+    if signed.verification_material.public_key is None:
+        raise _refused(f"{SIGNATURE} was made with a certificate or an identity, this server checks keys")
+    hint: str = signed.verification_material.public_key.hint
+    if hint not in trusted:
+        raise RefusedModel(
+            f"the model was signed with the key {hint[:16] or 'of an unknown fingerprint'}, which is none of the "
+            f"{len(trusted)} trusted ones: sign it with one of them, or have that key added"
+        )
+    if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1:
+        raise _refused(f"{SIGNATURE} does not hold one signed in-toto statement")
+    _check_signature(trusted[hint], envelope)
+    _compare(files, _resources(envelope.payload))
+    return hint
+
+
+def sign(files: Mapping[str, bytes], key: bytes, name: str) -> bytes:
+    """The bundle for a model called ``name``, made with the private key ``key`` (PEM, without a password).
+
+    :class:`UsageError` when that is no private key of the right kind.
+    """
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise UsageError(f"the key is no private key without a password: give {_RIGHT_KEY}")
+    public = private.public_key()
+    algorithm = _algorithm(public)
+    digests = {file: sha256(data) for file, data in sorted(files.items(), key=lambda item: item[0].split("/"))}
+    payload = msgspec.json.encode(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": name, "digest": {"sha256": _root(digests.values())}}],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "serialization": {
+                    "method": "files",
+                    "hash_type": "sha256",
+                    "allow_symlinks": False,
+                    "ignore_paths": [SIGNATURE],
+                },
+                "resources": [
+                    {"name": file, "algorithm": "sha256", "digest": digest} for file, digest in digests.items()
+                ],
+            },
+        }
+    )
+    signature = private.sign(_authenticated(payload), algorithm)
+    return msgspec.json.encode(
+        {
+            "mediaType": BUNDLE_TYPE,
+            "verificationMaterial": {"publicKey": {"hint": fingerprint(public)}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": payload,
+                "payloadType": PAYLOAD_TYPE,
+                "signatures": [{"sig": signature, "keyid": ""}],
+            },
+        }
+    )
+
+
+def fingerprint(key: EllipticCurvePublicKey) -> str:
+    """The SHA-256 (hex) of the PEM, which bundles carry as a hint: ``openssl pkey -pubin -in KEY | sha256sum``."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _public_key(pem: bytes) -> EllipticCurvePublicKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UsageError(f"a trusted key is no public key: give that of {_RIGHT_KEY}")
+    _algorithm(key)
+    return key
+
+
+def _algorithm(key: EllipticCurvePublicKey) -> ECDSA:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    by_curve: dict[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]] = {
+        "secp256r1": hashes.SHA256,
+        "secp384r1": hashes.SHA384,
+        "secp521r1": hashes.SHA512,
+    }
+    if key.curve.name not in by_curve:
+        raise UsageError(f"a key on the curve {key.curve.name} cannot sign models: use {_RIGHT_KEY}")
+    return ec.ECDSA(by_curve[key.curve.name]())
+
+
+def _check_signature(key: EllipticCurvePublicKey, envelope: _Envelope) -> None:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(envelope.signatures[0].sig, _authenticated(envelope.payload), _algorithm(key))
+    except InvalidSignature:
+        raise _refused(f"{SIGNATURE} is not what its key signed") from None
+
+
+def _authenticated(payload: bytes) -> bytes:
+    """What DSSE signs: the payload with its type, both with their lengths."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def _resources(payload: bytes) -> dict[str, str]:
+    """The digests in the signed statement, by file."""
+    statement = _parsed(payload, _Statement, "what was signed is no in-toto statement")
+    if statement.type != STATEMENT_TYPE or statement.predicate_type != PREDICATE_TYPE:
+        raise _refused(f"what was signed is {statement.predicate_type[:80]!r} and not a model")
+    predicate = _parsed(bytes(statement.predicate), _Predicate, "what was signed lists no files")
+    if predicate.serialization.method != "files":
+        raise _refused("the model was signed in shards")
+    resources = {resource.name: resource.digest for resource in predicate.resources}
+    if any(resource.algorithm != "sha256" for resource in predicate.resources):
+        raise _refused("the files were signed with another digest than sha256")
+    if len(resources) != len(predicate.resources):
+        raise _refused("what was signed lists a file twice")
+    if [subject.digest.sha256 for subject in statement.subject] != [_root(resources.values())]:
+        raise _refused("what was signed contradicts itself")
+    return resources
+
+
+def _root(digests: Any) -> str:
+    """The digest of all digests, in their order."""
+    try:
+        return sha256(b"".join(map(bytes.fromhex, digests)))
+    except ValueError:
+        raise _refused("what was signed has a digest that is none") from None
+
+
+def _compare(files: Mapping[str, bytes | str], resources: Mapping[str, str]) -> None:
+    found = {name: data if isinstance(data, str) else hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    if set(resources) == {_WHOLE} and len(found) == 1:
+        resources = dict.fromkeys(found, resources[_WHOLE])
+    expected = {name: digest for name, digest in resources.items() if not hidden(name)}
+    differing = {
+        "changed": [name for name in expected if name in found and found[name].lower() != expected[name].lower()],
+        "missing": [name for name in expected if name not in found],
+        "not signed": [name for name in found if name not in expected],
+    }
+    for what, names in differing.items():
+        if names:
+            raise RefusedModel(
+                f"the signature does not match the files: {', '.join(sorted(names)[:5])} {what}: sign the model again"
+            )
+
+
+def _parsed(data: bytes, type: type[msgspec.Struct], otherwise: str) -> Any:
+    try:
+        return msgspec.json.decode(data, type=type)
+    except (msgspec.DecodeError, RecursionError):
+        raise _refused(otherwise) from None
+
+
+def _refused(what: str) -> RefusedModel:
+    return RefusedModel(f"{what}: sign the model with model_signing sign key, or mlmodel package --sign KEY")
+
+
+def _require_cryptography() -> None:
+    try:
+        import cryptography  # noqa: F401
+    except ImportError:
+        raise RefusedModel(
+            "signatures need cryptography: pip install 'mlmodel[signing]'; in the cluster, use a server image with it"
+        ) from None

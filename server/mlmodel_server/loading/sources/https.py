@@ -1,0 +1,39 @@
+"""One file by URL."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from ... import manifest
+from ...errors import RefusedModel
+from ...manifest import MANIFEST
+from ..limits import Allowance, checked_name
+from .entry import MLFLOW, SAVED_MODEL
+from .transfer import receive
+from .web import Download, Web
+
+
+class Https:
+    """A file; when it is a ``mlmodel.json``, its neighbours are fetched relative to it."""
+
+    sha256 = ""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if not parts.hostname or "@" in parts.netloc:
+            raise RefusedModel("an https:// model is given as https://HOST/PATH, without user name or password")
+        self._url, self._web, self._allowance = url, Web(), Allowance()
+        self.entry = checked_name(unquote(parts.path).rpartition("/")[2] or "model")
+        if self.entry in (MLFLOW, SAVED_MODEL):
+            raise RefusedModel(f"the directory of {self.entry} cannot be listed over https://: pack it as .tar.gz")
+
+    def names(self) -> tuple[str, ...]:
+        """See :class:`~.source.Source`. A web server lists nothing: these are the files that the package lists."""
+        if self.entry != MANIFEST:
+            return (self.entry,)
+        return tuple(sorted({MANIFEST, *manifest.parse(self.read(MANIFEST)).files}))
+
+    def read(self, name: str) -> bytes:
+        """See :class:`~.source.Source`."""
+        url = self._url if name == self.entry else urljoin(self._url, quote(checked_name(name)))
+        return receive(name, Download(self._web, url), self._allowance)

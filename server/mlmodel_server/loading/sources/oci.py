@@ -1,0 +1,160 @@
+"""Models in container registries: OCI artefacts as ORAS, ModelPack and KitOps push them, and plain images of files.
+
+Pulled over the registry's HTTP API; the operator may mount the reference as an image volume instead, and then this is
+not used. Every blob is checked against its digest.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from urllib.parse import urlencode
+
+import msgspec
+
+from ...errors import RefusedModel, UnreachableSource
+from ..archive import is_archive, members, without_common_top
+from ..limits import Allowance, at_most, checked_name, hidden
+from .pin import in_memory
+from .source import Memory
+from .storage import mounted, setting
+from .transfer import receive, retried
+from .web import Download, Web, host
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+TITLE = "org.opencontainers.image.title"
+FILE_PATH = "org.cncf.model.filepath"
+UNPACK = "io.deis.oras.content.unpack"
+
+MAX_DOCUMENT = 4 << 20
+"""Bytes of a manifest or of a token, as registries bound them too."""
+
+_HUB, _HUB_API = "docker.io", "registry-1.docker.io"  # the name that people write has no API
+_REFERENCE = re.compile(
+    r"(?P<host>[A-Za-z0-9.-]+(:\d{1,5})?)/(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
+    r"(:(?P<tag>\w[\w.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+
+
+class _Layer(msgspec.Struct):
+    mediaType: str
+    digest: str
+    size: int
+    annotations: dict[str, str] | None = None
+
+
+class _Manifest(msgspec.Struct):
+    layers: list[_Layer] = []
+    manifests: list[msgspec.Raw] = []
+
+
+class _Token(msgspec.Struct):
+    token: str = ""
+    access_token: str = ""
+
+
+def pull(uri: str) -> Memory:
+    """The files of the artefact ``oci://HOST/NAME[:TAG][@sha256:DIGEST]``."""
+    found = _REFERENCE.fullmatch(uri.removeprefix("oci://"))
+    if not found or not (found["tag"] or found["digest"]):
+        raise RefusedModel("an oci:// model is given as oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:DIGEST")
+    server = _HUB_API if found["host"] == _HUB else found["host"]
+    registry = _Registry(server, found["name"])
+    manifest = registry.manifest(found["digest"] or found["tag"], found["digest"])
+    files = _files(registry, manifest.layers)
+    return in_memory(without_common_top(files), "the artefact")
+
+
+def _files(registry: _Registry, layers: list[_Layer]) -> dict[str, bytes]:
+    at_most(len(layers))
+    files: dict[str, bytes] = {}
+    for layer in layers:
+        notes = layer.annotations or {}
+        title = notes.get(TITLE, "")
+        if not title and layer.mediaType.endswith(".raw"):
+            title = notes.get(FILE_PATH, "")
+        packed = notes.get(UNPACK) == "true" or is_archive(title) or (not title and ".tar" in layer.mediaType)
+        if not packed and (not title or hidden(title)):
+            continue  # a configuration or a signature: no file of the model
+        data = registry.blob(layer, title or "a layer")
+        for name, content in (members(data, title or "a layer") if packed else {checked_name(title): data}).items():
+            if name in files:
+                raise RefusedModel(f"two layers of the artefact hold {name}: push it again")
+            files[name] = content
+        at_most(len(files))
+    return files
+
+
+class _Registry:
+    """One repository of a registry. It is asked without credentials first and does what the answer says: a token from
+    the authority that the registry names, or a password."""
+
+    def __init__(self, server: str, name: str) -> None:
+        secret = mounted()
+        self._user, self._password = setting("OCI_USERNAME", secret), setting("OCI_PASSWORD", secret)
+        self._base, self._name = f"https://{server}/v2/{name}", name
+        self._web = Web(self._authorization, self._advice)
+        self._allowance = Allowance()
+
+    def manifest(self, reference: str, digest: str | None) -> _Manifest:
+        """The manifest with this tag or digest; ``digest`` is what it must have."""
+        body = retried("the manifest", lambda: self._document(f"{self._base}/manifests/{reference}"))
+        if digest and f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
+            raise RefusedModel("the registry answered another manifest than the one with this digest: ask its keeper")
+        try:
+            manifest = msgspec.json.decode(body, type=_Manifest)
+        except msgspec.DecodeError:
+            raise RefusedModel("the reference is no OCI artefact: push the model with oras, or as an image") from None
+        if manifest.manifests:
+            raise RefusedModel(
+                "the reference is an index of several manifests: give the digest of the one with the model"
+            )
+        return manifest
+
+    def blob(self, layer: _Layer, name: str) -> bytes:
+        """The checked bytes of a layer."""
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", layer.digest):
+            raise RefusedModel(f"{name} has no sha256 digest in the manifest: push the model again")
+        self._allowance.check(name, layer.size)
+        data = receive(name, Download(self._web, f"{self._base}/blobs/{layer.digest}"), self._allowance)
+        if f"sha256:{hashlib.sha256(data).hexdigest()}" != layer.digest:
+            raise RefusedModel(f"{name} is not what its digest says: the registry or the connection damaged it")
+        return data
+
+    def _document(self, url: str, web: Web | None = None, **headers: str) -> bytes:
+        accept = {"Accept": MANIFEST_TYPE, **headers}
+        with (web or self._web).open(url, accept) as response:
+            body: bytes = response.read(MAX_DOCUMENT + 1)
+        if len(body) > MAX_DOCUMENT:
+            raise RefusedModel("the registry's answer is larger than 4 MiB: that is no model's manifest")
+        return body
+
+    def _authorization(self, challenge: str) -> str:
+        kind, _, rest = challenge.partition(" ")
+        basic = "Basic " + base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
+        if kind.lower() == "basic" and self._user:
+            return basic
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        realm = fields.get("realm", "")
+        if kind.lower() != "bearer" or not realm.startswith("https://"):
+            raise UnreachableSource(f"{host(self._base)} wants credentials: {self._advice(401)}")
+        query = {"scope": fields.get("scope", f"repository:{self._name}:pull")}
+        if "service" in fields:
+            query["service"] = fields["service"]
+        headers = {"Authorization": basic} if self._user else {}
+        separator = "&" if "?" in realm else "?"
+        body = self._document(f"{realm}{separator}{urlencode(query)}", Web(advice=self._advice), **headers)
+        try:
+            answer = msgspec.json.decode(body, type=_Token)
+        except msgspec.DecodeError:
+            answer = _Token()
+        token = answer.token or answer.access_token
+        if not re.fullmatch(r"[!-~]+", token):
+            raise UnreachableSource(f"{host(realm)} answered no token: {self._advice(401)}")
+        return f"Bearer {token}"
+
+    def _advice(self, status: int) -> str:
+        if status in (401, 403):
+            return "check OCI_USERNAME and OCI_PASSWORD" if self._user else "set OCI_USERNAME and OCI_PASSWORD"
+        return "check the name and the tag"

@@ -1,0 +1,53 @@
+"""Sources whose digest is not that of one file: archives, and directories that no ``mlmodel.json`` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...errors import RefusedModel, UnreachableSource
+from ...manifest import sha256 as digest_of
+from ..archive import is_archive, unpack
+from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
+from .source import Memory, Source
+
+
+def pinned(source: Source, sha256: str) -> Source:
+    """``source``, or its files in memory if it is an archive or a bare directory.
+
+    Of those ``sha256`` (hex, "" = not pinned) is the digest of the archive or of the directory (see
+    :func:`directory_digest`). It is checked here, before anything is unpacked: :class:`RefusedModel`.
+    """
+    if is_archive(source.entry):
+        data = source.read(source.entry)
+        digest = _checked(digest_of(data), sha256, source.entry)
+        return in_memory(unpack(data, source.entry), source.entry, digest)
+    if source.entry in (MLFLOW, SAVED_MODEL):
+        files = {name: source.read(name) for name in source.names()}
+        digest = _checked(directory_digest(files), sha256, f"the directory with {source.entry}")
+        return Memory(files, source.entry, digest)
+    return source
+
+
+def in_memory(files: Mapping[str, bytes], whole: str, sha256: str = "") -> Memory:
+    """The files that were in ``whole``; :class:`RefusedModel` when no model is among them, for none can come later."""
+    try:
+        return Memory(files, entry_of(sorted(files), lambda name: files[name][:HEAD_BYTES]), sha256)
+    except UnreachableSource:
+        raise RefusedModel(f"{whole} holds no model: pack the model's directory again") from None
+
+
+def directory_digest(files: Mapping[str, bytes]) -> str:
+    """One digest (hex) of many files. On the command line, in the directory (hidden files do not count)::
+
+    find . -type f -not -path '*/.*' -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
+    """
+    return digest_of("".join(f"{digest_of(files[name])}  {name}\n" for name in sorted(files, key=str.encode)).encode())
+
+
+def _checked(digest: str, sha256: str, what: str) -> str:
+    if sha256 and digest != sha256.lower():
+        raise RefusedModel(
+            f"{what} has sha256 {digest}, but {sha256} was asked for: put the digest of the one you mean into "
+            f"spec.model.sha256"
+        )
+    return digest

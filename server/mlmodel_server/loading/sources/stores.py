@@ -1,0 +1,118 @@
+"""The object stores that a model may lie in, and how obstore is set up for each.
+
+Credentials come from the mounted Secret, from the usual environment variables, or from the identity that the cloud
+gives the pod; obstore knows the last two by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ...errors import RefusedModel, UnreachableSource
+from .storage import mounted, setting
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+TIMEOUT = timedelta(seconds=60)
+"""For one request, which asks for at most ``BLOCK`` bytes: slower than 140 kB/s counts as broken."""
+
+CONNECT_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What differs between the stores: obstore's class, and the words for users."""
+
+    store: str
+    label: str
+    prefix: str
+    endpoints: tuple[str, ...]
+    credentials: str
+    copy: str
+
+
+KINDS = {
+    "s3": Kind(
+        "S3Store",
+        "S3",
+        "AWS_",
+        ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION",
+        "aws s3 cp --recursive model {uri}",
+    ),
+    "gs": Kind(
+        "GCSStore",
+        "Google Cloud Storage",
+        "GOOGLE_",
+        ("GOOGLE_BASE_URL",),
+        "GOOGLE_SERVICE_ACCOUNT_KEY",
+        "gcloud storage cp --recursive model {uri}",
+    ),
+    "az": Kind(
+        "AzureStore",
+        "Azure Blob Storage",
+        "AZURE_",
+        ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+        "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
+        "az storage blob upload-batch --source model --destination {bucket} --destination-path {key}",
+    ),
+}
+
+
+def store_of(kind: Kind, bucket: str) -> tuple[ObjectStore, str]:
+    """obstore's store for the bucket, and its name for messages.
+
+    :class:`RefusedModel` or :class:`UnreachableSource` says which variable to set.
+    """
+    try:
+        from obstore import exceptions, store
+    except ImportError:
+        raise RefusedModel(
+            f"{kind.label} needs obstore: pip install 'mlmodel[storage]'; in the cluster, use a server image with it"
+        ) from None
+    secret = mounted()
+    endpoint = next(filter(None, (setting(name, secret) for name in kind.endpoints)), "")
+    plain = endpoint.startswith("http://")
+    switch = f"{kind.prefix}ALLOW_HTTP"
+    if plain and not _loopback(endpoint) and setting(switch, secret).lower() not in ("1", "true"):
+        raise RefusedModel(
+            f"{kind.endpoints[0]} is an address without TLS: use https://, or set {switch}=true if nobody else is "
+            f"on that network"
+        )
+    options: dict[str, Any] = {"allow_http": plain, "timeout": TIMEOUT, "connect_timeout": CONNECT_TIMEOUT}
+    if authorities := os.environ.get("SSL_CERT_FILE"):
+        options["root_certificate"] = _read(Path(authorities))
+    config = {name: value for name, value in secret.items() if name.startswith(kind.prefix) and name != switch}
+    retries = {"max_retries": 0}  # of its own: Patience waits and counts for all sources alike
+    try:
+        made = getattr(store, kind.store)(bucket, config=config, client_options=options, retry_config=retries)
+    except exceptions.UnknownConfigurationKeyError as error:
+        found = re.search(r"'(\w+)'", str(error))
+        raise RefusedModel(
+            f"the storage credentials have {found[1].upper() if found else 'a variable'}, which {kind.label} does not "
+            f"know: use {kind.credentials}"
+        ) from None
+    except (exceptions.BaseError, ValueError) as error:
+        raise UnreachableSource(
+            f"{kind.label} is not set up right ({type(error).__name__}): check {kind.credentials}"
+        ) from None
+    return made, urlsplit(endpoint).netloc.rpartition("@")[2] or kind.label
+
+
+def _loopback(url: str) -> bool:
+    name = urlsplit(url).hostname or ""
+    return name in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", name) is not None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreachableSource(f"the authorities in SSL_CERT_FILE cannot be read ({error.strerror})") from None

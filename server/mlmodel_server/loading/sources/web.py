@@ -1,0 +1,128 @@
+"""Requests that never leave HTTPS, and what went wrong with them as sentences that hold no address, token or path.
+
+A private authority is trusted through OpenSSL's own ``SSL_CERT_FILE``.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException, HTTPResponse
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...errors import RefusedModel, UnreachableSource
+from .transfer import Broken, Part
+
+TIMEOUT = 20.0
+"""Seconds without a byte before a connection counts as broken."""
+
+CHUNK = 1 << 20
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Web:
+    """``authorize`` turns the challenge of a 401 (the header ``WWW-Authenticate``) into the header ``Authorization``.
+    ``advice`` says for a status code what to check."""
+
+    def __init__(
+        self, authorize: Callable[[str], str] | None = None, advice: Callable[[int], str] = lambda _: "check the URL"
+    ) -> None:
+        self._authorize, self._advice, self._authorization = authorize, advice, ""
+        context = ssl.create_default_context()
+        self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _HttpsOnly())
+
+    def open(self, url: str, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+        """The response of a GET; :class:`Broken` when another try may help, else :class:`UnreachableSource`."""
+        try:
+            return self._ask(url, headers or {})
+        except urllib.error.HTTPError as error:
+            challenge = error.headers.get("WWW-Authenticate", "")
+            ours = urlsplit(error.url).netloc == urlsplit(url).netloc  # a redirect's target must not get our token
+            if error.code == 401 and self._authorize and challenge and ours:
+                self._authorization = self._authorize(challenge)
+            else:
+                raise self._refusal(error) from None
+        try:
+            return self._ask(url, headers or {})
+        except urllib.error.HTTPError as error:
+            raise self._refusal(error) from None
+
+    def _ask(self, url: str, headers: Mapping[str, str]) -> HTTPResponse:
+        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # only https is ever opened
+        if self._authorization:
+            request.add_unredirected_header("Authorization", self._authorization)
+        try:
+            response: HTTPResponse = self._opener.open(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError:
+            raise
+        except urllib.error.URLError as error:
+            sentence = f"{host(url)} cannot be reached ({why(error.reason)})"
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise UnreachableSource(sentence) from None
+            raise Broken(sentence) from None
+        except (OSError, HTTPException) as error:
+            raise Broken(f"{host(url)} broke off ({why(error)})") from None
+        return response
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        sentence = f"{host(error.url)} answered {error.code}: {self._advice(error.code)}"
+        return Broken(sentence) if error.code in _PASSING else UnreachableSource(sentence)
+
+
+class Download:
+    """One file, opened again where it broke off (``open_at`` of :func:`~.transfer.receive`)."""
+
+    def __init__(self, web: Web, url: str) -> None:
+        self._web, self._url, self._validator = web, url, ""
+
+    def __call__(self, offset: int) -> Part:
+        headers = {}
+        if offset and self._validator:
+            headers = {"Range": f"bytes={offset}-", "If-Range": self._validator}
+        response = self._web.open(self._url, headers)
+        start, length = 0, response.length
+        if response.status == 206:
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not found or int(found[1]) != offset:
+                raise Broken(f"{host(self._url)} answered another part than was asked for")
+            start = offset
+        etag = response.headers.get("ETag", "")
+        self._validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
+        total = None if length is None else start + length
+        return Part(start, total, self._chunks(response, length))
+
+    def _chunks(self, response: HTTPResponse, length: int | None) -> Iterator[bytes]:
+        try:
+            with response:
+                while chunk := response.read(CHUNK):
+                    yield chunk
+                    length = None if length is None else length - len(chunk)
+        except (OSError, HTTPException) as error:
+            raise Broken(f"the download from {host(self._url)} broke off ({why(error)})") from None
+        if length:
+            raise Broken(f"the download from {host(self._url)} broke off")
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """A redirect must not leave HTTPS: the reply could be read, and the request could reach an inner address."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith("https://"):
+            raise RefusedModel("the https:// address redirects to one without TLS: give the final address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def host(url: str) -> str:
+    """Host and port of a URL, without a user name or password."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def why(reason: object) -> str:
+    """The short reason in an exception of the network. A reply that is no HTTP is not quoted: it may hold anything."""
+    if isinstance(reason, HTTPException):
+        return type(reason).__name__
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
