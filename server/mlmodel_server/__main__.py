@@ -47,6 +47,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workers", type=int, default=cpu.quota() or 1, help="processes (the CPU limit, 1 without one)"
     )
+    parser.add_argument("--grpc-port", type=int, default=0, help="to answer gRPC on as well (0: not at all)")
+    parser.add_argument("--feedback-key", type=Path, metavar="FILE", help="secret against forged prediction ids")
     parser.add_argument("--api-keys", type=Path, metavar="FILE", help="with a line 'NAME: SHA256' for each key")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; read again on change")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")

@@ -8,6 +8,7 @@ import re
 import ssl
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from .errors import RequestError, UsageError
 
@@ -86,6 +87,16 @@ class Certificate:
             raise UsageError(
                 f"the certificate cannot be used ({why}): give PEM files with --tls-cert and --tls-key"
             ) from None
+
+    def for_grpc(self) -> Any:
+        """The same for gRPC, which takes a new one for every connection."""
+        import grpc
+
+        def present() -> Any:
+            key, chain = self._files[1].read_bytes(), self._files[0].read_bytes()
+            return grpc.ssl_server_certificate_configuration([(key, chain)])
+
+        return grpc.dynamic_ssl_server_credentials(present(), present)
 
     def reload(self) -> None:
         """Connections made from now on see the present certificate."""

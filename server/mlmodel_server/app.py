@@ -7,25 +7,35 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .body import head_of, read
 from .cold import cold_routes
 from .endpoints import Endpoint, Headers, endpoints
 from .engine.batching import Overloaded
-from .errors import ModelFailure, RequestError
+from .errors import ModelFailure, RequestError, UsageError
 from .inference import Answer, Inference
 from .observe.failures import FailureLog, log
+from .plane import Plane
 from .protocol import v2
 from .protocol.tensors import InferRequest
 from .serving import Serving
+
+if TYPE_CHECKING:
+    from .protocol.grpc_service import GrpcServer
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+PREDICTION_ID = b"x-mlmodel-prediction-id"
+
 LARGE = 256 << 10
 """Bytes of a body, from which on it is decoded, and its answer encoded, in a thread: it takes milliseconds."""
+
+
+GRPC_GRACE = 20.0
+"""Seconds for calls in flight when the server ends."""
 
 
 class Gone(Exception):
@@ -51,6 +61,7 @@ class Application:
         self._cold = cold_routes(serving)
         self._failures = FailureLog()
         self._endpoints = endpoints(serving)
+        self._grpc: GrpcServer | None = None
         self._bytes = 0  # of bodies that are held
         self._recorder = serving.recorder
         self.hot = (
@@ -58,10 +69,14 @@ class Application:
         )
         """By target in the request line: what may be answered by :meth:`answer_now`. Empty while draining."""
 
-    def start(self, slot: int) -> None:
-        """To be called from within the event loop before the first request, in the worker of this ``slot``."""
+    async def start(self, slot: int) -> None:
+        """To be called before the first request, in the worker of this ``slot``."""
         self._recorder.start(slot)
+        self._serving.ids.start()
+        self._serving.feedback.start(slot)
         self._inference.start()
+        if self._serving.grpc:
+            self._grpc = await self._serve_grpc()
 
     def tick(self) -> None:
         """To be called some ten times a second."""
@@ -73,10 +88,29 @@ class Application:
         self._serving.draining = True
         self.hot = {}
 
-    def stop(self) -> None:
-        """To be called after the last answer."""
-        self._inference.stop()
+    async def stop(self) -> None:
+        """To be called after the last answer over HTTP."""
+        if self._grpc:
+            await self._grpc.stop(GRPC_GRACE)
+        await asyncio.to_thread(self._inference.stop)
         self._recorder.fold()
+
+    async def _serve_grpc(self) -> GrpcServer:
+        from .protocol.grpc_service import GrpcServer  # 20 MB and threads that must not be there before the fork
+
+        serving = self._serving
+        certificate = serving.certificate
+        grpc = GrpcServer(
+            Plane(serving, self._inference),
+            max_message=serving.limits.max_body,
+            metadata=[("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision)],
+            failed=self._log,
+        )
+        try:
+            await grpc.start(serving.grpc, certificate.for_grpc() if certificate else None)
+        except RuntimeError:
+            raise UsageError(f"cannot listen at {serving.grpc} for gRPC: give another --grpc-port") from None
+        return grpc
 
     def answer_now(self, target: bytes, headers: Headers, body: bytes) -> tuple[bytes, bytes] | None:
         """See :class:`.connection.Hot`."""
@@ -160,7 +194,15 @@ class Application:
     def _reply(self, endpoint: Endpoint, request: InferRequest, answer: Answer) -> Reply:
         headers, body = endpoint.encode(request, answer)
         headers.append((b"content-length", b"%d" % len(body)))
+        if answer.prediction_id:
+            headers.append((PREDICTION_ID, answer.prediction_id.encode()))
         return Reply(200, headers, body)
+
+    def _log(self, error: Exception) -> None:
+        if isinstance(error, ModelFailure):
+            self._failures.failed(error)
+        else:
+            log.error("internal error: %s", type(error).__name__)
 
     def _failed(self, error: Exception) -> Reply:
         """The reply that tells of an error: one sentence, no payload, no traceback."""
@@ -176,12 +218,10 @@ class Application:
             if isinstance(error, Overloaded):
                 self._recorder.shed(error.reason)
                 headers.append((b"retry-after", b"%d" % error.retry_after))
-        elif isinstance(error, ModelFailure):
-            self._failures.failed(error)
-            status, text = 500, str(error)
         else:
-            log.error("internal error: %s", type(error).__name__)
-            status, text = 500, f"internal error ({type(error).__name__})"
+            self._log(error)
+            failed = isinstance(error, ModelFailure)
+            status, text = 500, str(error) if failed else f"internal error ({type(error).__name__})"
         body = v2.error(text)
         headers.append((b"content-length", b"%d" % len(body)))
         return Reply(status, headers, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from importlib.util import find_spec
 
 from .access import ApiKeys, Certificate
 from .engine import selftest
@@ -15,6 +16,8 @@ from .loading.sources import locate
 from .manifest import Manifest, Signature
 from .observe.cells import Identity
 from .observe.drift import Drift, features_of, predictions_of
+from .observe.feedback import Feedback
+from .observe.ids import PredictionIds, key_of
 from .observe.metrics import Recorder
 from .protocol import v2
 from .serving import Limits, Serving
@@ -33,7 +36,9 @@ def assemble(arguments: argparse.Namespace) -> Serving:
         example = selftest.request_body(described.golden, rows=1)
     else:
         example = selftest.blank_body(model)
-    identity = _identity(arguments, loaded)
+    identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
+    ids = PredictionIds(_feedback_key(arguments), identity, _task(model, described), signature.classes)
+    feedback = Feedback(ids, identity, slots, signature.classes)
     return Serving(
         name=identity.model,
         version=identity.version,
@@ -41,9 +46,9 @@ def assemble(arguments: argparse.Namespace) -> Serving:
         model=model,
         platform=loaded.opened.platform,
         example=example,
-        recorder=Recorder(
-            identity, arguments.workers, watch=_drift(identity, arguments.workers, model.signature, described)
-        ),
+        recorder=Recorder(identity, slots, watch=_drift(identity, slots, signature, described), collectors=[feedback]),
+        ids=ids,
+        feedback=feedback,
         cost=_cost(model, example),
         limits=Limits(
             max_body=arguments.max_body,
@@ -52,6 +57,7 @@ def assemble(arguments: argparse.Namespace) -> Serving:
             max_waiting=arguments.queue,
             timeout=arguments.timeout,
         ),
+        grpc=_grpc(arguments),
         keys=keys,
         certificate=certificate,
     )
@@ -63,6 +69,36 @@ def _certificate(arguments: argparse.Namespace) -> Certificate | None:
     if not arguments.tls_cert or not arguments.tls_key:
         raise UsageError("TLS needs both: give --tls-cert and --tls-key")
     return Certificate(arguments.tls_cert, arguments.tls_key)
+
+
+def _grpc(arguments: argparse.Namespace) -> str:
+    if not arguments.grpc_port:
+        return ""
+    if find_spec("grpc") is None:
+        raise UsageError("gRPC needs its library: pip install 'mlmodel[grpc]', or leave out --grpc-port")
+    host = arguments.host or "[::]"
+    return (
+        f"[{host}]:{arguments.grpc_port}"
+        if ":" in host.strip("[]") and "[" not in host
+        else f"{host}:{arguments.grpc_port}"
+    )
+
+
+def _feedback_key(arguments: argparse.Namespace) -> bytes:
+    if not arguments.feedback_key:
+        return key_of(arguments.name)
+    try:
+        return key_of(arguments.name, arguments.feedback_key.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"the key of prediction ids cannot be read ({error.strerror}): give a file with --feedback-key"
+        ) from None
+
+
+def _task(model: Model, described: Manifest | None) -> str:
+    if described:
+        return described.task
+    return "classification" if model.signature.classes else "other"
 
 
 def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import html
 import json
-from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
+from . import describe
+from .errors import RequestError
 from .protocol.tensors import DTYPES, TensorSpec
 from .protocol.v2 import shown
 
 if TYPE_CHECKING:
     from .serving import Serving
 
-SERVER = "mlmodel-server"
+FEEDBACK_BYTES = 1 << 20
 
 
 def cold_routes(serving: Serving) -> FastAPI:
@@ -45,21 +47,16 @@ def cold_routes(serving: Serving) -> FastAPI:
 
     async def server() -> JSONResponse:
         """What this server is."""
-        return reply({"name": SERVER, "version": installed("mlmodel"), "extensions": ["binary_tensor_data"]})
+        name, version, extensions = describe.server()
+        return reply({"name": name, "version": version, "extensions": extensions})
 
     async def metadata() -> JSONResponse:
         """Inputs and outputs of the model; -1 in a shape is any number of rows."""
-        signature = serving.model.signature
-        content: dict[str, Any] = {
-            "name": serving.name,
-            "versions": [serving.version],
-            "platform": serving.platform,
-            "inputs": [_tensor(spec) for spec in signature.inputs],
-            "outputs": [_tensor(spec) for spec in signature.outputs],
-        }
-        if signature.classes:
-            content["properties"] = {"classes": json.dumps(signature.classes, ensure_ascii=False)}
-        return reply(content)
+        return reply(msgspec.to_builtins(describe.model(serving)))
+
+    async def feedback(request: Request) -> JSONResponse:
+        """What really happened, by prediction id: scores the version that predicted."""
+        return reply(serving.feedback.post(await _bounded(request)))
 
     async def metrics(request: Request) -> Response:
         """Prometheus metrics of all workers; ``?name[]=NAME`` for some of them."""
@@ -93,8 +90,13 @@ def cold_routes(serving: Serving) -> FastAPI:
     }.items():
         app.get(path)(endpoint)
         app.get(f"{path}/", include_in_schema=False)(endpoint)
+    app.post(f"{model}/feedback")(feedback)
     app.get("/metrics", response_class=Response)(metrics)
     app.get("/docs", response_class=HTMLResponse)(docs)
+
+    @app.exception_handler(RequestError)
+    async def refused(_request: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, error.status)
 
     @app.exception_handler(HTTPException)
     async def error(request: Request, failure: HTTPException) -> JSONResponse:
@@ -117,8 +119,13 @@ def cold_routes(serving: Serving) -> FastAPI:
     return app
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+async def _bounded(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > FEEDBACK_BYTES:
+            raise RequestError(f"more than {FEEDBACK_BYTES} bytes of feedback: send it in parts", 413)
+    return bytes(body)
 
 
 def _infer_operation(serving: Serving) -> dict[str, Any]:

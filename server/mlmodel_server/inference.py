@@ -32,9 +32,11 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """A response and what it took: seconds waited and computed, rows."""
+    """A response and what it took: seconds waited and computed, rows. ``prediction_id`` is for feedback, None when
+    there is none for this model or so many rows."""
 
     response: InferResponse
+    prediction_id: str | None
     queue: float
     compute: float
     rows: int
@@ -46,6 +48,7 @@ class Inference:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._model, self._cost, self._recorder = serving.model, serving.cost, serving.recorder
+        self._ids = serving.ids
         self._batcher = Batcher(
             serving.model,
             serving.cost,
@@ -95,4 +98,4 @@ class Inference:
         predictions = arrays[call.wanted.index(PREDICT)] if PREDICT in call.wanted else None
         self._recorder.predicted(call.table if isinstance(call.table, np.ndarray) else None, predictions)
         response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
-        return Answer(response, queue, compute, call.rows)
+        return Answer(response, self._ids.make(predictions), queue, compute, call.rows)

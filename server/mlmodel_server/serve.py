@@ -70,7 +70,7 @@ class _Server(uvicorn.Server):
         self._application, self._slot = application, slot
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
-        self._application.start(self._slot)
+        await self._application.start(self._slot)
         await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
@@ -92,4 +92,4 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # uvicorn keeps a plain set: there is nothing to await
         await super().shutdown(sockets)
-        await loop.run_in_executor(None, self._application.stop)
+        await self._application.stop()

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from .access import ApiKeys, Certificate
 from .engine.cost import Cost
 from .engine.model import Model
+from .observe.feedback import Feedback
+from .observe.ids import PredictionIds
 from .observe.metrics import Recorder
 
 
@@ -36,10 +38,14 @@ class Serving:
     example: bytes
     """A v2 request of one row, JSON."""
     recorder: Recorder
+    ids: PredictionIds
+    feedback: Feedback
     cost: Cost
     limits: Limits = field(default_factory=Limits)
     properties: dict[str, str] = field(default_factory=dict)
     """Further facts for the model's metadata: verdict of the compilation, training metrics."""
+    grpc: str = ""
+    """HOST:PORT to answer gRPC at; empty for not at all."""
     keys: ApiKeys | None = None
     """None: whoever reaches the server may ask."""
     certificate: Certificate | None = None

@@ -1,0 +1,73 @@
+"""The model behind gRPC: what :mod:`.app` does for HTTP, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+
+from . import describe
+from .engine.batching import Overloaded
+from .errors import RequestError
+from .inference import Inference
+from .protocol.tensors import InferRequest, InferResponse, ModelMetadata
+from .protocol.v2 import shown
+from .serving import Serving
+
+PREDICTION_ID = "prediction_id"
+
+
+class Plane:
+    """A :class:`.protocol.dataplane.DataPlane`."""
+
+    def __init__(self, serving: Serving, inference: Inference) -> None:
+        self._serving, self._inference = serving, inference
+
+    async def infer(
+        self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
+    ) -> InferResponse:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        started, recorder = perf_counter(), self._serving.recorder
+        recorder.in_flight += 1
+        try:
+            self._check(model, version)
+            headers = {name.encode(): value.encode() for name, value in metadata.items()}
+            if self._serving.keys:
+                self._serving.keys.check(headers)
+            call = self._inference.call(request)
+            until = min(deadline or float("inf"), started + self._serving.limits.timeout)
+            answer = self._inference.now(call) or await self._inference.later(call, until)
+        except Exception as error:
+            recorder.answered(error.status if isinstance(error, RequestError) else 500, perf_counter() - started)
+            if isinstance(error, Overloaded):
+                recorder.shed(error.reason)
+            raise
+        finally:
+            recorder.in_flight -= 1
+        recorder.answered(200, perf_counter() - started, answer.queue, answer.compute, answer.rows)
+        parameters = {PREDICTION_ID: answer.prediction_id} if answer.prediction_id else {}
+        return InferResponse(answer.response.id, answer.response.outputs, parameters)
+
+    def metadata(self, model: str, version: str) -> ModelMetadata:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        self._check(model, version)
+        return describe.model(self._serving)
+
+    def model_ready(self, model: str, version: str) -> bool:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        self._check(model, version)
+        return self.ready()
+
+    def ready(self) -> bool:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        return not self._serving.draining
+
+    def describe(self) -> tuple[str, str, tuple[str, ...]]:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        return describe.server()
+
+    def _check(self, model: str, version: str) -> None:
+        serving = self._serving
+        if model != serving.name:
+            raise RequestError(f"there is no model {shown(model)} here, but {serving.name}", 404)
+        if version not in ("", serving.version):
+            raise RequestError(f"model {model} has no version {shown(version)} here, but {serving.version}", 404)
