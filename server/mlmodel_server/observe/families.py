@@ -30,9 +30,9 @@ def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, text, labels=[*Identity._fields, *labels])
 
 
-def histogram(name: str, text: str) -> HistogramMetricFamily:
+def histogram(name: str, text: str, *labels: str) -> HistogramMetricFamily:
     """A histogram without samples."""
-    return HistogramMetricFamily(name, text, labels=Identity._fields)
+    return HistogramMetricFamily(name, text, labels=[*Identity._fields, *labels])
 
 
 def number(value: float) -> str:
@@ -53,8 +53,8 @@ class Buckets:
         cells[:-1] += np.bincount(np.searchsorted(self._bounds, values), minlength=self.cells - 1)
         cells[-1] += values.sum()
 
-    def add(self, family: HistogramMetricFamily, identity: Sequence[str], cells: Array) -> HistogramMetricFamily:
+    def add(self, family: HistogramMetricFamily, labels: Sequence[str], cells: Array) -> HistogramMetricFamily:
         """``family`` with these ``cells`` as one more sample."""
         cumulative = np.cumsum(cells[:-1]).tolist()
-        family.add_metric(identity, list(zip(self._names, cumulative, strict=True)), float(cells[-1]))
+        family.add_metric(labels, list(zip(self._names, cumulative, strict=True)), float(cells[-1]))
         return family

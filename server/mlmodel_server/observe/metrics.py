@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Protocol
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, generate_latest
+from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 
 from ..protocol.tensors import Array
@@ -261,37 +261,3 @@ class _Chosen:
                 wanted -= samples
             if self._names and not wanted:
                 return
-
-
-class RequestMetrics:
-    """Counts and times inference requests of one revision."""
-
-    def __init__(self, model: str, version: str, revision: str) -> None:
-        labels = {"model": model, "version": version, "revision": revision}
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        self._requests = Counter(
-            "mlmodel_requests_total", "Inference requests by HTTP status.", [*labels, "code"], registry=self._registry
-        )
-        duration = Histogram(
-            "mlmodel_request_duration_seconds",
-            "Time from the headers of an inference request to its answer.",
-            [*labels],
-            buckets=BUCKETS,
-            registry=self._registry,
-        )
-        self._labels = labels
-        self._observe = duration.labels(**labels).observe
-        self._codes = {code: self._requests.labels(**labels, code=str(code)) for code in (200, 400, 500)}
-
-    def record(self, code: int, seconds: float) -> None:
-        """One answered inference request."""
-        counter = self._codes.get(code)
-        if counter is None:
-            counter = self._codes[code] = self._requests.labels(**self._labels, code=str(code))
-        counter.inc()
-        self._observe(seconds)
-
-    def text(self) -> bytes:
-        """The page that ``/metrics`` answers, in the Prometheus text format."""
-        return generate_latest(self._registry)

@@ -1,0 +1,261 @@
+"""A copy of some requests for another version, after they were answered, to compare what it says with what we said.
+
+One thread per worker sends the copies; the request is never touched by it. What it cannot keep up with is dropped and
+counted, and it leaves the interpreter to the requests for nine tenths of the time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+from prometheus_client import Metric
+
+from ..errors import RequestError, UsageError
+from ..protocol.binary import from_raw, to_raw
+from ..protocol.tensors import DTYPES, Array, Tensor, elements
+from .cells import Cells, Identity
+from .families import Buckets, counter, histogram
+
+WAITING = 64
+"""Copies that may wait in a worker."""
+
+SHARE = 0.1
+"""Of one CPU: how much a worker's copies may use."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes of an answer; there is no version that needs more for what ours answered in less."""
+
+JSON_LENGTH = "inference-header-content-length"
+
+MARK = b"x-mlmodel-shadow"
+"""The header of a copy. Whoever gets it sends no copy of the copy."""
+
+PASSED_ON = (b"traceparent", b"tracestate")
+"""Headers of the request that the copy has too; credentials are not among them."""
+
+OUTCOMES = ("compared", "dropped", "unreachable", "timeout", "refused", "unreadable", "different")
+"""What became of a copy: no room, no connection, no answer in time, an answer other than 200, none that can be read, or
+with other outputs or shapes than ours."""
+
+DIFFERENCES = (0, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10, 100, 1000)
+"""Absolute, in the unit of the output."""
+
+_DIFFERENCE = Buckets(*DIFFERENCES)
+_CELL = {outcome: place for place, outcome in enumerate(OUTCOMES)}
+_SAME = len(OUTCOMES)  # rows whose labels agree, then rows whose labels do not
+_DIFFERENCES = slice(_SAME + 2, _SAME + 2 + _DIFFERENCE.cells)
+
+
+class _Copy(NamedTuple):
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    headers: dict[str, str]
+
+
+class _Output(msgspec.Struct):
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | None = None
+
+
+class _Response(msgspec.Struct):
+    outputs: list[_Output]
+
+
+_decoder = msgspec.json.Decoder(_Response)
+
+
+class Shadow:
+    """Sends copies to one other version. Make it before the fork, :meth:`start` it in each worker."""
+
+    def __init__(
+        self, identity: Identity, url: str, percent: float, slots: int = 1, *, timeout: float = 5.0, seed: int = 0
+    ) -> None:
+        """``url`` is ``http://HOST[:PORT]`` of another server of this protocol, or with the whole path to its model;
+        ``percent`` of the requests are copied, drawn by a generator that begins with ``seed`` plus the slot. Each step
+        of a copy may take ``timeout`` seconds. Raises :class:`UsageError`."""
+        parts = urlsplit(url)
+        try:
+            self._host, self._port = parts.hostname or "", parts.port or 80
+        except ValueError:
+            self._host = ""
+        if parts.scheme != "http" or not self._host or parts.username or parts.query:
+            raise UsageError("the address of the shadow must be like http://NAME.NAMESPACE.svc:8080")
+        if not 0 < percent <= 100:
+            raise UsageError("the percentage of the shadow must be above 0 and at most 100")
+        self._identity, self._labels = identity, [*identity, parts.netloc]
+        self._path = parts.path.rstrip("/") or f"/v2/models/{identity.model}/infer"
+        self._share, self._timeout, self._seed = percent / 100, timeout, seed
+        self._cells = Cells(slots, _DIFFERENCES.stop)
+        self._copies: SimpleQueue[_Copy | None] = SimpleQueue()
+        self._ending = threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
+
+    def start(self, slot: int = 0) -> None:
+        """Count in this slot, and start the thread of this process."""
+        self._row = self._cells.row(slot)
+        self._random = random.Random(self._seed + slot).random  # noqa: S311  # draws a sample, guards nothing
+        threading.Thread(target=self._run, name="shadow", daemon=True).start()
+
+    def stop(self) -> None:
+        """Send no more. The thread ends as soon as it has its last answer or has waited for it long enough; it keeps
+        no process alive."""
+        self._ending.set()
+        self._copies.put(None)
+
+    def offer(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], headers: Mapping[bytes, bytes]) -> None:
+        """A request that has been answered: its tensors, those of the answer, and its headers by lower-case name. From
+        then on nobody may write into the tensors."""
+        if self._random() >= self._share or MARK in headers:
+            return
+        if self._copies.qsize() >= WAITING:
+            self._row[_CELL["dropped"]] += 1
+            return
+        kept = {name.decode(): headers[name].decode("latin-1") for name in PASSED_ON if name in headers}
+        self._copies.put(_Copy(inputs, outputs, kept))
+
+    def _run(self) -> None:
+        while (copy := self._copies.get()) and not self._ending.is_set():
+            started = time.thread_time()
+            self._row[_CELL[self._compared(copy)]] += 1
+            self._ending.wait((time.thread_time() - started) * (1 / SHARE - 1))
+        self._close()
+
+    def _compared(self, copy: _Copy) -> str:
+        """Ask the other version and count the differences; returns the outcome."""
+        try:
+            status, body, json_length = self._ask(*_request(copy))
+        except (OSError, http.client.HTTPException) as error:
+            self._close()
+            return "timeout" if isinstance(error, TimeoutError) else "unreachable"
+        if status != 200:
+            return "refused"
+        try:
+            theirs = _outputs(body, json_length)
+        except (msgspec.DecodeError, RequestError, ValueError, TypeError, KeyError, OverflowError):
+            return "unreadable"
+        if any(tensor.name not in theirs or theirs[tensor.name].shape != tensor.array.shape for tensor in copy.outputs):
+            return "different"
+        self._count([(_values(tensor), theirs[tensor.name]) for tensor in copy.outputs])
+        return "compared"
+
+    def _ask(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes, int | None]:
+        """Status, body, and how much of it is JSON if not all. A connection that was kept may have been closed by the
+        other side meanwhile: then it is asked once more on a new one."""
+        kept = self._connection
+        if kept:
+            try:
+                return _asked(kept, self._path, headers, body)
+            except ConnectionError:
+                kept.close()
+        self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        return _asked(self._connection, self._path, headers, body)
+
+    def _close(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _count(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+        labels = [
+            (ours == theirs).reshape(len(ours), -1).all(axis=1) for ours, theirs in pairs if ours.dtype.kind != "f"
+        ]
+        if labels:
+            same = int(np.logical_and.reduce(labels).sum())
+            self._row[_SAME : _SAME + 2] += same, len(labels[0]) - same
+        for ours, theirs in pairs:
+            if ours.dtype.kind == "f" and len(ours):
+                apart = np.abs(ours.astype(np.float64) - theirs).reshape(len(ours), -1).max(axis=1, initial=0.0)
+                _DIFFERENCE.observe(self._row[_DIFFERENCES], np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+
+    def collect(self) -> Iterator[Metric]:
+        """What became of the copies, and how far the answers were apart."""
+        total = self._cells.total()
+        requests = counter(
+            "mlmodel_shadow_requests_total", "Copies of requests by what became of them.", "to", "outcome"
+        )
+        for outcome, cell in _CELL.items():
+            requests.add_metric([*self._labels, outcome], total[cell])
+        yield requests
+        rows = counter(
+            "mlmodel_shadow_rows_total", "Rows by whether the other version gives all the same labels.", "to", "agree"
+        )
+        rows.add_metric([*self._labels, "true"], total[_SAME])
+        rows.add_metric([*self._labels, "false"], total[_SAME + 1])
+        yield rows
+        difference = histogram(
+            "mlmodel_shadow_difference", "Largest absolute difference of a row, of each output with fractions.", "to"
+        )
+        yield _DIFFERENCE.add(difference, self._labels, total[_DIFFERENCES])
+
+
+def _request(copy: _Copy) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a v2 request with binary data, which also carries what JSON cannot."""
+    raws = [to_raw(tensor) for tensor in copy.inputs]
+    head = msgspec.json.encode(
+        {
+            "inputs": [
+                {
+                    "name": tensor.name,
+                    "shape": tensor.array.shape,
+                    "datatype": tensor.datatype,
+                    "parameters": {"binary_data_size": len(raw)},
+                }
+                for tensor, raw in zip(copy.inputs, raws, strict=True)
+            ],
+            "outputs": [{"name": tensor.name, "parameters": {"binary_data": True}} for tensor in copy.outputs],
+        }
+    )
+    headers = {
+        "content-type": "application/octet-stream",
+        JSON_LENGTH: str(len(head)),
+        MARK.decode(): "true",
+        **copy.headers,
+    }
+    return headers, b"".join((head, *raws))
+
+
+def _asked(
+    connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: bytes
+) -> tuple[int, bytes, int | None]:
+    connection.request("POST", path, body, headers)
+    with connection.getresponse() as response:
+        answer = response.read(MAX_ANSWER + 1)
+        if len(answer) > MAX_ANSWER:
+            connection.close()  # its rest is not read
+        length = response.getheader(JSON_LENGTH)
+        return response.status, answer, int(length) if length and length.isdecimal() else None
+
+
+def _outputs(body: bytes, json_length: int | None) -> dict[str, Array]:
+    """The outputs of a v2 response by name. Raises one of several errors when it is none."""
+    head = len(body) if json_length is None else json_length
+    outputs, start = {}, head
+    for output in _decoder.decode(body[:head]).outputs:
+        size = output.parameters.get("binary_data_size")
+        if size is None:
+            array = np.array(output.data, DTYPES[output.datatype]).reshape(output.shape)
+        else:
+            array = from_raw(output.name, output.datatype, output.shape, memoryview(body)[start : start + size])
+            start += size
+        outputs[output.name] = array
+    return outputs
+
+
+def _values(tensor: Tensor) -> Array:
+    """The array as it would arrive: texts as such, whatever the model's own type for them."""
+    if tensor.datatype != "BYTES":
+        return tensor.array
+    texts: Array = np.array(elements(tensor.array), object)
+    return texts.reshape(tensor.array.shape)
