@@ -24,7 +24,9 @@ COPY pyproject.toml /
 RUN python3 -c "import tomllib; \
 toml = tomllib.load(open('/pyproject.toml', 'rb')); \
 lists = toml['project']['optional-dependencies'] | {'build': toml['build-system']['requires']}; \
-[open(f'/{name}.txt', 'w').write('\n'.join(lists[name])) for name in ('build', 'operator', 'server')]"
+named = lambda line: line[8:-1].split(',') if line.startswith('mlmodel[') else []; \
+flat = lambda name: [found for line in lists[name] for found in sum(map(flat, named(line)), []) or [line]]; \
+[open(f'/{name}.txt', 'w').write('\n'.join(flat(name))) for name in ('build', 'operator', 'server')]"
 
 # A bare Debian has no pip, so it can come from the wheels; and the packages' own tests are a third of their size.
 FROM base AS operator-libraries

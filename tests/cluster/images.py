@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +122,17 @@ def requirements(pyproject: str, kind: str) -> list[str]:
     project = tomllib.loads(pyproject)
     if kind == "build":
         return ["pip", *project["build-system"]["requires"]]
-    return list(project["project"]["optional-dependencies"][kind])
+    return list(_flat(project["project"]["optional-dependencies"], kind))
+
+
+def _flat(extras: Mapping[str, list[str]], kind: str) -> Iterator[str]:
+    """The requirements of an extra and of those that it names, as `mlmodel[a,b]`."""
+    for line in extras[kind]:
+        if line.startswith("mlmodel["):
+            for other in line.removeprefix("mlmodel[").removesuffix("]").split(","):
+                yield from _flat(extras, other)
+        else:
+            yield line
 
 
 def _wheels(cache: Path, kind: str) -> Path:
