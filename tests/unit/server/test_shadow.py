@@ -45,6 +45,7 @@ class Other:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else the second write of an answer waits 40 ms for the first one
 
             def setup(self) -> None:
                 other.connections += 1
@@ -285,6 +286,24 @@ def test_what_it_cannot_keep_up_with_is_dropped_and_counted(other: Other, shadow
     other.hang.set()
     ended(shadow)
     assert counted(shadow).get("compared", 0) <= 2, "what still waited is not sent"
+
+
+def test_after_each_copy_it_leaves_the_cpu_to_others_for_nine_times_as_long(other: Other) -> None:
+    class Pause(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append((timeout or 0.0, time.thread_time()))
+            return False
+
+    pauses: list[tuple[float, float]] = []
+    made = Shadow(IDENTITY, other.url, 100)
+    made._ending = Pause()
+    made.start()
+    for count in (1, 2):
+        made.offer(ROWS, [named("predict", np.array([1]))], {})
+        settled(made, count)
+    ended(made)
+    (_, before), (pause, after) = pauses
+    assert pause == pytest.approx(9 * (after - before), rel=0.3)
 
 
 def test_a_percentage_is_sent_drawn_alike_every_time(other: Other) -> None:
