@@ -1,0 +1,118 @@
+"""OpenTelemetry: one span for each inference request, when the environment asks for it.
+
+The variables are OpenTelemetry's own: ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``OTEL_TRACES_EXPORTER=otlp``) turns it on;
+sampler, headers, service name and limits are read by its SDK. Spans go over OTLP/HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .cells import Identity
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+FLUSH_SECONDS = 2.0
+"""For the spans that are left when the server ends; a collector that is away must not hold it up."""
+
+log = logging.getLogger("mlmodel")
+
+
+def start(identity: Identity, environ: Mapping[str, str] = os.environ) -> Tracing | None:
+    """What traces, in this process: call it in each worker, as it starts a thread. None when the environment does not
+    ask for traces, or in a way that cannot be; the log then says what to change."""
+    chosen = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    address = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or chosen == "none" or not (chosen or address):
+        return None
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if chosen not in ("", "otlp") or protocol not in (None, "http/protobuf"):
+        log.warning("no traces: they go over OTLP/HTTP only, set OTEL_TRACES_EXPORTER=otlp and "
+                    "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (port 4318)")  # fmt: skip
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    except ImportError:
+        log.warning("no traces: the environment asks for them, but their library is missing: "
+                    "pip install 'mlmodel[tracing]'")  # fmt: skip
+        return None
+    return Tracing(identity, OTLPSpanExporter(), environ)
+
+
+class Tracing:
+    """Makes spans of one revision and hands them to an exporter, in batches by a thread of the SDK."""
+
+    def __init__(self, identity: Identity, exporter: SpanExporter, environ: Mapping[str, str] = os.environ) -> None:
+        from opentelemetry.context import Context
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace import SpanKind, StatusCode
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        about = {"service.version": identity.version, "mlmodel.revision": identity.revision}
+        named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        if not named:
+            about["service.name"] = identity.model
+        self._provider = TracerProvider(resource=Resource.create(about), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("mlmodel_server")
+        self._extract = TraceContextTextMapPropagator().extract
+        self._nobody, self._kind, self._error = Context(), SpanKind.SERVER, StatusCode.ERROR
+        self._model = {
+            "mlmodel.model": identity.model,
+            "mlmodel.version": identity.version,
+            "mlmodel.revision": identity.revision,
+        }
+
+    def answered(
+        self,
+        name: str,
+        headers: Mapping[bytes, bytes],
+        code: int,
+        total: float,
+        queue: float = 0.0,
+        compute: float = 0.0,
+        rows: int = 0,
+    ) -> None:
+        """One request that has just been answered. ``name`` is its method and route, ``headers`` (lower-case names) may
+        hold a W3C trace context to belong to; the rest is that of :meth:`.metrics.Recorder.answered`."""
+        ended = time.time_ns()
+        parent = self._nobody
+        if b"traceparent" in headers:
+            parent = self._extract(
+                {
+                    key: headers[key.encode()].decode("latin-1")
+                    for key in ("traceparent", "tracestate")
+                    if key.encode() in headers
+                },
+                self._nobody,
+            )
+        span = self._tracer.start_span(
+            name,
+            parent,
+            self._kind,
+            {
+                **self._model,
+                "http.response.status_code": code,
+                "mlmodel.rows": rows,
+                "mlmodel.queue_seconds": queue,
+                "mlmodel.compute_seconds": compute,
+            },
+            start_time=ended - int(total * 1e9),
+        )
+        if code >= 500:
+            span.set_status(self._error)
+        span.end(ended)
+
+    def stop(self) -> None:
+        """Send what is left, for two seconds at most."""
+        thread = threading.Thread(target=self._provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(FLUSH_SECONDS)
