@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.bench.serving import load, parts
+from tests.bench.serving.overload import overload
 from tests.bench.serving.report import Part, markdown
 from tests.bench.serving.rounds import ROUNDS
 from tests.cluster.report import ClusterError, say
@@ -19,7 +20,7 @@ from tests.cluster.report import ClusterError, say
 
 def main(argv: Sequence[str] = ()) -> None:
     """Prints the report; a part that can't be measured is in it with the reason."""
-    by_name = {part.__name__: part for part in parts.ALL}
+    by_name = {part.__name__: part for part in (*parts.ALL, overload)}
     parser = argparse.ArgumentParser(prog="python -m tests.bench.serving", description=__doc__)
     parser.add_argument("part", nargs="*", help=f"of: {', '.join(by_name)} (all)")
     chosen = parser.parse_args(argv).part or list(by_name)
@@ -33,7 +34,10 @@ def main(argv: Sequence[str] = ()) -> None:
             try:
                 found.append(by_name[name](Path(folder)))
             except ClusterError as error:
-                found.append(Part(name, notes=[f"Not measured: {error}"]))
+                say(str(error))
+                found.append(
+                    Part(name, missing=f"Not measured: {str(error).splitlines()[0].removesuffix(' Its log ends:')}")
+                )
     print(markdown(found, machine()))
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One figure with its bound; ``value`` None when it was not measured."""
+    """One figure with its bound."""
 
     what: str
-    value: float | None
+    value: float
     bound: float
     unit: str
     at_least: bool = True
@@ -19,26 +19,23 @@ class Claim:
     @property
     def met(self) -> bool:
         """Whether the figure is on the right side of its bound."""
-        return self.value is not None and (self.value >= self.bound if self.at_least else self.value <= self.bound)
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def cells(self) -> list[str]:
         """Its line of the table."""
-        if self.value is None:
-            shown, verdict = "not measured", ""
-        else:
-            shown, verdict = f"{number(self.value)} {self.unit}", "" if self.met else "**missed**"
-        return [self.what, shown, f"{'≥' if self.at_least else '≤'} {number(self.bound)} {self.unit}", verdict]
+        bound = f"{'≥' if self.at_least else '≤'} {number(self.bound)} {self.unit}"
+        return [self.what, f"{number(self.value)} {self.unit}", bound, "met" if self.met else "**missed**"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One section: a table of figures, and the claims that follow from them."""
+    """One section: a table of figures, and the claims that follow from them; or why there are none."""
 
     title: str
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     claims: Sequence[Claim] = ()
-    notes: Sequence[str] = field(default=())
+    missing: str = ""
 
 
 def number(value: float) -> str:
@@ -57,10 +54,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown(parts: Sequence[Part], machine: str) -> str:
     """The whole report: claims first."""
     claims = [claim.cells() for part in parts for claim in part.claims]
+    claims += [[part.title, "not measured", "", ""] for part in parts if part.missing]
     blocks = ["# Serving", machine, table(["what", "measured", "must be", ""], claims)]
     for part in parts:
         blocks.append(f"## {part.title}")
-        if part.rows:
-            blocks.append(table(part.header, part.rows))
-        blocks += part.notes
+        blocks.append(part.missing or table(part.header, part.rows))
     return "\n\n".join(blocks)

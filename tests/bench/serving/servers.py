@@ -85,13 +85,20 @@ def kserve(model: Path, port: int) -> Command:
     return Command([python, PEERS / "kserve_app.py"], {"MODEL_FILE": str(model), "PORT": str(port)})
 
 
+_ports = iter(range(20_000, 32_768))
+
 PEER_STARTS: dict[str, Start] = {MLSERVER: mlserver, FASTAPI: fastapi, KSERVE: kserve}
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """A port on loopback that nobody listens on now, another one each time.
+
+    Below those that the kernel gives to clients: one of them, such as a probe of ours, could take it before the server.
+    """
+    for port in _ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise ClusterError("There is no free port on loopback from 20000 to 32767.")
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ def running(label: str, start: Start, model: Path) -> Iterator[Server]:
         try:
             while not _ready(port):
                 if child.poll() is not None or time.perf_counter() > started + START_SECONDS:
-                    raise ClusterError(f"{label} did not become ready; its log ends:\n{tail(log)}")
+                    raise ClusterError(f"{label} did not become ready. Its log ends:\n{tail(log)}")
                 time.sleep(0.002)
             yield Server(label, port, child.pid, time.perf_counter() - started)
         finally:

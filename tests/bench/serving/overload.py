@@ -1,0 +1,110 @@
+"""Five times as many requests as the server can answer, for a minute, each with a deadline."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from time import perf_counter
+
+from tests.bench.serving import models, openloop, pinned
+from tests.bench.serving.load import drive
+from tests.bench.serving.parts import MB, OURS, UNCONVERTED
+from tests.bench.serving.report import Claim, Part, number
+from tests.bench.serving.servers import INFER, READY, Server, ours, running
+from tests.cluster.report import ClusterError, say
+
+TIMES, SECONDS = 5, 60
+ROWS = 32
+"""Of one request: so many that five times the capacity is a rate that the generator keeps up with."""
+
+DEADLINE_MS = 250
+SETTLED = 10
+"""Seconds until caches, pools and queues have their size; from here on memory must not grow."""
+
+
+def overload(folder: Path) -> Part:
+    """What is accepted is answered in time, the rest is told so at once, and memory stays."""
+    trained = models.forest(folder / "overload")
+    request = trained.requests(1, ROWS)[0]
+    with running(OURS, ours(*UNCONVERTED), trained.folder) as server:
+        server.check([request])
+        drive(server, request, 32, 1.0)
+        capacity = drive(server, request, 32, 5.0).per_second
+        say(f"capacity {number(capacity)}/s, now {number(TIMES * capacity)}/s for {SECONDS} s")
+        headers = dict([*request.headers, ("x-mlmodel-timeout-ms", str(DEADLINE_MS))])
+        found, memory, probes = _under(server, openloop.post(INFER, headers, request.body), TIMES * capacity)
+    accepted = found.codes.get(200, 0)
+    others = sum(found.codes.values()) - accepted - found.codes.get(429, 0) - found.codes.get(503, 0)
+    settled = memory[min(SETTLED, len(memory) - 1) :]
+    growth = 100 * (max(settled) / settled[0] - 1)
+    figures = {
+        "capacity, 32 connections, requests/s": capacity,
+        "sent, requests/s": TIMES * capacity,
+        "accepted, requests/s": accepted / SECONDS,
+        "accepted, p50 ms": found.accepted_p50,
+        "accepted, p99 ms": found.accepted_p99,
+        "rejected with 429 or 503, requests/s": (found.codes.get(429, 0) + found.codes.get(503, 0)) / SECONDS,
+        "rejected, p99 ms": found.rejected_p99,
+        "readiness probe, p50 ms": sorted(probes)[len(probes) // 2],
+        "readiness probe, slowest, ms": max(probes),
+        "memory at most, MB": max(memory) / MB,
+        "generator late, p99 ms": found.lag_p99,
+        "not sent for want of connections": found.unsent,
+    }
+    return Part(
+        f"Overload: {TIMES} × capacity for {SECONDS} s, {ROWS} rows a request, deadline {DEADLINE_MS} ms",
+        ("", "figure"),
+        [[what, number(value)] for what, value in figures.items()],
+        [
+            Claim("overload: accepted within the deadline", 100 * found.in_time / max(1, accepted), 99, "%"),
+            Claim("overload: answered neither 200, 429 nor 503, or not at all", others + found.broken, 0, "", False),
+            Claim("overload: growth of memory", growth, 5, "%", at_least=False),
+        ],
+    )
+
+
+def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally, list[float], list[float]]:
+    """The tally, and every second the server's memory in bytes and how many milliseconds its readiness path took."""
+    arguments = {"port": server.port, "rate": rate, "seconds": SECONDS, "deadline": DEADLINE_MS / 1000}
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    memory, probes = [], []
+    with TemporaryFile() as body:
+        body.write(request)
+        body.seek(0)
+        generator = subprocess.Popen(
+            pinned.on(pinned.cpus()[1], [sys.executable, "-m", "tests.bench.serving.openloop", *words]),
+            stdin=body,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while generator.poll() is None:
+                memory.append(float(server.pss_bytes()))
+                probes.append(_probe(server.port))
+                with suppress(subprocess.TimeoutExpired):
+                    generator.wait(1)
+            printed = generator.communicate()[0]
+        finally:
+            generator.kill()
+            generator.wait()
+    if generator.returncode:
+        raise ClusterError(f"The load generator ended with {generator.returncode}.")
+    found = openloop.Tally(**json.loads(printed))
+    found.codes = {int(code): count for code, count in found.codes.items()}  # JSON made the keys text
+    return found, memory, probes
+
+
+def _probe(port: int) -> float:
+    started = perf_counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", READY)
+    status = connection.getresponse().status
+    connection.close()
+    if status != 200:
+        raise ClusterError(f"The readiness path answers {status} under load.")
+    return 1000 * (perf_counter() - started)
