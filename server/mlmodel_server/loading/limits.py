@@ -13,6 +13,7 @@ MAX_TOTAL = 4 << 30
 MAX_FILES = 2_000
 
 _MAX_NAME = 1_024
+_STEPS = frozenset({"", ".", ".."})  # parts of a path that are no names
 
 
 class Allowance:
@@ -37,7 +38,7 @@ class Allowance:
 
 def hidden(name: str) -> bool:
     """Whether a part of the path begins with a dot, as in ``.git/HEAD``: such files are no part of a model."""
-    return any(part.startswith(".") for part in name.split("/"))
+    return any(part.startswith(".") and part not in _STEPS for part in name.split("/"))
 
 
 def checked_name(name: str) -> str:
@@ -45,8 +46,8 @@ def checked_name(name: str) -> str:
 
     Names come from archives, listings and descriptions, and end up in paths and messages.
     """
-    parts = name.split("/")
-    if "" in parts or hidden(name) or "\\" in name or not name.isprintable() or len(name) > _MAX_NAME:
+    steps = _STEPS.intersection(name.split("/"))
+    if steps or hidden(name) or "\\" in name or not name.isprintable() or len(name) > _MAX_NAME:
         raise RefusedModel(
             f"{name[:80]!r} is no name of a model's file: use a relative path without '..', hidden folders or "
             f"backslashes, such as model/weights.bin"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from mlmodel_server import manifest, package
 from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading import limits
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local, Memory, locate
+from mlmodel_server.loading.sources.entry import entry_of
+from mlmodel_server.loading.sources.pin import directory_digest
 from mlmodel_server.manifest import MANIFEST
 
 from .models import iris, joblib_bytes
@@ -26,9 +31,129 @@ def test_a_config_map_mount_is_read_through_its_links(tmp_path: Path) -> None:
         (dated / name).write_bytes(data)
         (tmp_path / name).symlink_to(Path("..data") / name)
     (tmp_path / "..data").symlink_to(dated.name)
+    (dated / "variables").mkdir()
+    (dated / "variables" / "index").write_bytes(b"1")
+    (tmp_path / "variables").symlink_to(Path("..data") / "variables")
     source = Local(tmp_path)
     assert source.entry == MANIFEST
+    assert source.names() == (MANIFEST, "model.skops", "variables/index")
+    assert source.read("variables/index") == b"1"
     assert load(source).manifest is not None
+
+
+@pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "..", "folder/../../outside"])
+def test_a_link_out_of_the_directory_is_refused_by_name(tmp_path: Path, target: str) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    folder = tmp_path / "model" / "folder"
+    folder.mkdir(parents=True)
+    link = folder.parent / "model.joblib"
+    link.symlink_to(target)
+    with pytest.raises(RefusedModel, match=r"model\.joblib is a link out of the model's directory"):
+        Local(folder.parent)
+    (folder.parent / MANIFEST).write_bytes(b"{}")
+    link.unlink()
+    source = Local(folder.parent)
+    link.symlink_to(target)  # after it was looked at
+    with pytest.raises(RefusedModel, match=r"model\.joblib is a link out of the model's directory"):
+        source.read("model.joblib")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/hostname", "a/../../outside", "./x", ".hidden", "a//b", "a\\b", ""]
+)
+def test_only_plain_names_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in (MANIFEST, ".hidden"):
+        (model / file).write_bytes(b"{}")
+    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+        Local(model).read(name)
+
+
+def test_hidden_files_pipes_and_circles_of_links_are_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    for name in (MANIFEST, ".git/HEAD", ".hidden", "a/b/weights"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "a" / "b" / "up").symlink_to("../..")
+    (tmp_path / "a" / "self").symlink_to("self")
+    (tmp_path / "a" / "nothing").symlink_to("missing")
+    os.mkfifo(tmp_path / "pipe")
+    source = Local(tmp_path)
+    assert source.names() == ("a/b/weights", MANIFEST)
+    with pytest.raises(RefusedModel, match="pipe is no regular file"):
+        source.read("pipe")
+
+
+def test_files_are_bounded_in_size_altogether_and_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (MANIFEST, "one", "two"):
+        (tmp_path / name).write_bytes(b"12345")
+    source = Local(tmp_path)
+    monkeypatch.setattr(limits, "MAX_TOTAL", 10)
+    for _ in range(3):  # a file that is read again counts once
+        source.read("one")
+    source.read("two")
+    with pytest.raises(RefusedModel, match="the model's files are larger than"):
+        source.read(MANIFEST)
+    monkeypatch.setattr(limits, "MAX_FILE", 4)
+    with pytest.raises(RefusedModel, match="one is larger than"):
+        source.read("one")
+    monkeypatch.setattr(limits, "MAX_FILES", 2)
+    with pytest.raises(RefusedModel, match="more than 2 files"):
+        Local(tmp_path)
+
+
+ONNX = bytes.fromhex("080a 1208 736b6c326f6e6e78")
+UBJ = b"{L" + (7).to_bytes(8, "big") + b"learner"
+
+
+@pytest.mark.parametrize(
+    ("content", "entry"),
+    [
+        ({MANIFEST: b"", "MLmodel": b"", "model.onnx": b""}, MANIFEST),
+        ({"MLmodel": b"", "model.pkl": b"", "saved_model.pb": b""}, "MLmodel"),
+        ({"saved_model.pb": b"", "variables/variables.index": b""}, "saved_model.pb"),
+        ({"readme.md": b"", "requirements.txt": b"numpy", "config.json": b"{}", "model.pt2": b""}, "model.pt2"),
+        ({"trees.json": b'{"learner":{}}', "config.json": b'{"name": "x"}'}, "trees.json"),
+        ({"model.txt": b"tree\nversion=v4\n", "notes.txt": b"trees"}, "model.txt"),
+        ({"nested/model.keras": b"", "readme.md": b""}, "nested/model.keras"),
+        ({"model.zip.txt": b"", "model.tgz": b""}, "model.tgz"),
+        ({"model": b"\x80\x04\x95", "notes": b"x"}, "model"),
+        ({"model": ONNX, "notes.md": b"# x"}, "model"),
+        ({"model": UBJ, "notes.md": b"# x"}, "model"),
+    ],
+)
+def test_the_file_to_begin_with_is_found(content: dict[str, bytes], entry: str) -> None:
+    assert entry_of(sorted(content), lambda name: content[name]) == entry
+
+
+def test_paths_and_file_addresses_of_this_machine_are_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "my model.joblib"
+    model.write_bytes(joblib_bytes(iris()[0]))
+    monkeypatch.chdir(tmp_path)
+    for uri in (str(model), "my model.joblib", ".", f"file://{tmp_path}/my%20model.joblib", f"file://{tmp_path}"):
+        source = locate(uri, None, "")
+        assert (source.entry, source.names(), source.sha256) == ("my model.joblib", ("my model.joblib",), "")
+    with pytest.raises(UnreachableSource, match="not there yet"):
+        locate(f"file://{tmp_path}/nothing", None, "")
+    assert locate("oci://host/model:1", model, "").entry == "my model.joblib", "an image volume is a mount"
+
+
+def test_a_directory_that_lists_no_digests_is_pinned_as_a_whole(tmp_path: Path) -> None:
+    """By the very command that the function documents."""
+    for name, data in {"MLmodel": b"flavors:", "data/a b.bin": b"1", "data-2": b"2", "Z": b"", ".git/x": b"3"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    command = str(directory_digest.__doc__).split("::")[1].strip()
+    digest = subprocess.check_output(["sh", "-c", command], cwd=tmp_path, text=True).split()[0]
+    source = locate(str(tmp_path), None, digest)
+    assert source.sha256 == digest
+    assert source.names() == ("MLmodel", "Z", "data-2", "data/a b.bin")
+    (tmp_path / "data-2").write_bytes(b"3")
+    assert source.read("data-2") == b"2", "what was checked is what is read"
+    with pytest.raises(RefusedModel, match=r"the directory with MLmodel has sha256 \w{64}, but"):
+        locate(str(tmp_path), None, digest)
 
 
 def test_a_bare_file_is_found_in_a_directory_and_by_its_path_whatever_its_name(tmp_path: Path) -> None:

@@ -25,16 +25,20 @@ class Local:
 
     def __init__(self, path: Path) -> None:
         if not os.path.exists(path):
-            raise UnreachableSource("the model files are not there yet: check that the ConfigMap or claim has them")
+            raise UnreachableSource(
+                "the model files are not there yet: check the path, or that the ConfigMap or claim has them"
+            )
         path = path.resolve()
         self._allowance = Allowance()
-        self._root, self._alone = (path, "") if path.is_dir() else (path.parent, path.name)
+        self._alone = None if path.is_dir() else path.name
+        self._root = path.parent if self._alone else path
         self.entry = self._alone or entry_of(self.names(), self._head)
 
     def names(self) -> tuple[str, ...]:
         """See :class:`~.source.Source`. A bare file is alone, whatever else is in its directory."""
-        alone = self._alone and self._alone not in (MANIFEST, MLFLOW, SAVED_MODEL)
-        return (self._alone,) if alone else self._scanned
+        if self._alone and self._alone not in (MANIFEST, MLFLOW, SAVED_MODEL):
+            return (self._alone,)
+        return self._scanned
 
     @cached_property
     def _scanned(self) -> tuple[str, ...]:
@@ -55,11 +59,10 @@ class Local:
         try:
             target = os.path.realpath(self._root / (name if name == self._alone else checked_name(name)), strict=True)
             _inside(target, self._root, name)
-            # O_NONBLOCK: a pipe that took the place of the file does not hang the server
-            descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with open(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise RefusedModel(f"{name} is no regular file: copy the file itself to the source")
+            if not stat.S_ISREG(os.stat(target).st_mode):
+                raise RefusedModel(f"{name} is no regular file: copy the file itself to the source")
+            # O_NONBLOCK: a pipe that takes the file's place in this moment does not hang the server
+            with open(os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                 return file.read(limit)
         except OSError as error:
             raise UnreachableSource(f"{name} cannot be read now ({error.strerror})") from None

@@ -12,7 +12,7 @@ from ...manifest import MANIFEST
 from ..limits import Allowance, at_most, checked_name, hidden
 from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
 from .stores import KINDS, store_of
-from .transfer import Broken, Part, receive, retried
+from .transfer import PASSING, Broken, Part, receive, retried
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -138,9 +138,9 @@ class Objects:
                     f"{self._where} cannot be reached, or the pod has no identity there: "
                     f"check {self._kind.endpoints[0]}, {self._kind.credentials}"
                 ) from None
-            if status < 500 and status not in (408, 429):
-                raise UnreachableSource(f"{self._where} answered {status}: check the URI and the region") from None
-            raise Broken(f"{self._where} answered {status}") from None
+            if status in PASSING:
+                raise Broken(f"{self._where} answered {status}") from None
+            raise UnreachableSource(f"{self._where} answered {status}: check the URI and the region") from None
 
     def _denied(self) -> UnreachableSource:
         return UnreachableSource(

@@ -24,6 +24,9 @@ DEADLINE = 900.0
 PROGRESS_SECONDS = 5.0
 """Between two lines of the log about the same file."""
 
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP codes after which another try may help."""
+
 T = TypeVar("T")
 
 log = logging.getLogger("mlmodel")

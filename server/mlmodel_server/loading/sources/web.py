@@ -15,13 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import RefusedModel, UnreachableSource
-from .transfer import Broken, Part
+from .transfer import PASSING, Broken, Part
 
 TIMEOUT = 20.0
 """Seconds without a byte before a connection counts as broken."""
 
 CHUNK = 1 << 20
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Web:
@@ -70,7 +69,7 @@ class Web:
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
         sentence = f"{host(error.url)} answered {error.code}: {self._advice(error.code)}"
-        return Broken(sentence) if error.code in _PASSING else UnreachableSource(sentence)
+        return Broken(sentence) if error.code in PASSING else UnreachableSource(sentence)
 
 
 class Download:
