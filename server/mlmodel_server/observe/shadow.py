@@ -1,17 +1,14 @@
 """A copy of some requests for another version, after they were answered, to compare what it says with what we said.
 
 One thread per worker sends the copies; the request is never touched by it. What it cannot keep up with is dropped and
-counted, and it leaves the interpreter to the requests for nine tenths of the time.
+counted.
 """
 
 from __future__ import annotations
 
 import http.client
 import random
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -22,14 +19,12 @@ from prometheus_client import Metric
 from ..errors import RequestError, UsageError
 from ..protocol.binary import from_raw, to_raw
 from ..protocol.tensors import DTYPES, Array, Tensor, elements
+from .background import Background
 from .cells import Cells, Identity
 from .families import Buckets, counter, histogram
 
 WAITING = 64
 """Copies that may wait in a worker."""
-
-SHARE = 0.1
-"""Of one CPU: how much a worker's copies may use."""
 
 MAX_ANSWER = 64 << 20
 """Bytes of an answer; there is no version that needs more for what ours answered in less."""
@@ -98,39 +93,30 @@ class Shadow:
         self._path = parts.path.rstrip("/") or f"/v2/models/{identity.model}/infer"
         self._share, self._timeout, self._seed = percent / 100, timeout, seed
         self._cells = Cells(slots, _DIFFERENCES.stop)
-        self._copies: SimpleQueue[_Copy | None] = SimpleQueue()
-        self._ending = threading.Event()
+        self._background = Background("shadow", self._send, WAITING, end=self._close)
         self._connection: http.client.HTTPConnection | None = None
 
     def start(self, slot: int = 0) -> None:
         """Count in this slot, and start the thread of this process."""
         self._row = self._cells.row(slot)
         self._random = random.Random(self._seed + slot).random  # noqa: S311  # draws a sample, guards nothing
-        threading.Thread(target=self._run, name="shadow", daemon=True).start()
+        self._background.start()
 
     def stop(self) -> None:
-        """Send no more. The thread ends as soon as it has its last answer or has waited for it long enough; it keeps
-        no process alive."""
-        self._ending.set()
-        self._copies.put(None)
+        """Send no more. The thread ends as soon as it has its last answer or has waited for it long enough."""
+        self._background.stop(discard=True)
 
     def offer(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], headers: Mapping[bytes, bytes]) -> None:
         """A request that has been answered: its tensors, those of the answer, and its headers by lower-case name. From
         then on nobody may write into the tensors."""
         if self._random() >= self._share or MARK in headers:
             return
-        if self._copies.qsize() >= WAITING:
-            self._row[_CELL["dropped"]] += 1
-            return
         kept = {name.decode(): headers[name].decode("latin-1") for name in PASSED_ON if name in headers}
-        self._copies.put(_Copy(inputs, outputs, kept))
+        if not self._background.offer(_Copy(inputs, outputs, kept)):
+            self._row[_CELL["dropped"]] += 1
 
-    def _run(self) -> None:
-        while (copy := self._copies.get()) and not self._ending.is_set():
-            started = time.thread_time()
-            self._row[_CELL[self._compared(copy)]] += 1
-            self._ending.wait((time.thread_time() - started) * (1 / SHARE - 1))
-        self._close()
+    def _send(self, copy: _Copy) -> None:
+        self._row[_CELL[self._compared(copy)]] += 1
 
     def _compared(self, copy: _Copy) -> str:
         """Ask the other version and count the differences; returns the outcome."""

@@ -95,10 +95,8 @@ def other() -> Iterator[Other]:
 def ended(shadow: Shadow) -> None:
     """Stop it and wait for its thread."""
     shadow.stop()
-    for thread in threading.enumerate():
-        if thread.name == "shadow":
-            thread.join(10)
-            assert not thread.is_alive()
+    shadow._background._thread.join(10)
+    assert not shadow._background._thread.is_alive()
 
 
 @pytest.fixture
@@ -288,24 +286,6 @@ def test_what_it_cannot_keep_up_with_is_dropped_and_counted(other: Other, shadow
     assert counted(shadow).get("compared", 0) <= 2, "what still waited is not sent"
 
 
-def test_after_each_copy_it_leaves_the_cpu_to_others_for_nine_times_as_long(other: Other) -> None:
-    class Pause(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            pauses.append((timeout or 0.0, time.thread_time()))
-            return False
-
-    pauses: list[tuple[float, float]] = []
-    made = Shadow(IDENTITY, other.url, 100)
-    made._ending = Pause()
-    made.start()
-    for count in (1, 2):
-        made.offer(ROWS, [named("predict", np.array([1]))], {})
-        settled(made, count)
-    ended(made)
-    (_, before), (pause, after) = pauses
-    assert pause == pytest.approx(9 * (after - before), rel=0.3)
-
-
 def test_a_percentage_is_sent_drawn_alike_every_time(other: Other) -> None:
     drawn = []
     for _ in range(2):
@@ -314,7 +294,7 @@ def test_a_percentage_is_sent_drawn_alike_every_time(other: Other) -> None:
         ended(made)
         for _ in range(2000):
             made.offer(ROWS, [], {})
-        drawn.append(made._copies.qsize() + counted(made)["dropped"])
+        drawn.append(made._background._queue.qsize() + counted(made)["dropped"])
     assert drawn[0] == drawn[1]
     assert 430 < drawn[0] < 570
 
@@ -363,8 +343,8 @@ def test_offering_costs_next_to_nothing() -> None:
     ended(made)
     answer, headers, best = [named("predict", np.array([1]))], {b"content-type": b"application/json"}, float("inf")
     for _ in range(50):
-        while made._copies.qsize():
-            made._copies.get()
+        while made._background._queue.qsize():
+            made._background._queue.get()
         started = time.perf_counter()
         for _ in range(WAITING):
             made.offer(ROWS, answer, headers)
