@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from . import cpu
@@ -74,21 +75,36 @@ def main(argv: list[str] | None = None) -> int:
 
         serving = assemble(arguments)
         socket = listen(arguments.host, arguments.port)
-        log.info("ready in %.1f s: %s %s on port %d", time.monotonic() - started, serving.name, serving.version,
-                 socket.getsockname()[1])  # fmt: skip
+        port = socket.getsockname()[1]
 
-        def serve(slot: int) -> int:
-            run(serving, socket, slot)
-            return 0
+        def ready() -> None:
+            seconds = time.monotonic() - started
+            log.info("ready in %.1f s: %s %s on port %d", seconds, serving.name, serving.version, port)
 
-        code = workers.run(arguments.workers, serve)
-    except MLModelError as error:
-        return _fail(str(error), EXIT_CODES.get(type(error), 1))
-    except Exception as error:  # a bug: still no traceback, which could hold paths and data
-        return _fail(f"internal error while starting: {type(error).__name__}", 1)
+        code = workers.run(arguments.workers, lambda slot: _coded(lambda: run(serving, socket, slot)), ready)
+    except Exception as error:
+        return _failed(error)
+    except KeyboardInterrupt:  # while it was loading
+        return 130
     if code == 0:
         log.info("drained")
     return code
+
+
+def _coded(serve: Callable[[], None]) -> int:
+    """What a worker does, as an exit code."""
+    try:
+        serve()
+    except Exception as error:
+        return _failed(error)
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    """Tell the reason, and return the exit code for it."""
+    if isinstance(error, MLModelError):
+        return _fail(str(error), EXIT_CODES.get(type(error), 1))
+    return _fail(f"internal error: {type(error).__name__}", 1)  # a bug; a traceback could hold paths and data
 
 
 def _fail(reason: str, code: int) -> int:

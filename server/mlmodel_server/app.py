@@ -82,6 +82,8 @@ class Application:
         """To be called some ten times a second."""
         self._recorder.queued = self._inference.waiting
         self._recorder.fold()
+        if self._serving.certificate:
+            self._serving.certificate.reload()
 
     def drain(self) -> None:
         """No short cut any more: every answer from now on asks its client to connect elsewhere."""

@@ -32,17 +32,18 @@ class WorkersDied(MLModelError):
     """Workers crash faster than it makes sense to start them. Exit code 1."""
 
 
-def run(count: int, serve: Callable[[int], int]) -> int:
+def run(count: int, serve: Callable[[int], int], started: Callable[[], None]) -> int:
     """Run ``serve(slot)`` in ``count`` forked processes until SIGTERM or SIGINT; returns the exit code.
 
     ``serve`` runs until its process gets SIGTERM, and returns an exit code: 0 drained, or one of
     :data:`.errors.EXIT_CODES`, with which the whole server then ends. A worker that ends in any other way is started
-    again in its slot. No thread may run when this is called.
+    again in its slot. ``started`` is called when all have been. No thread may run when this is called.
     """
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, what the workers share
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     slots = {_fork(slot, serve): slot for slot in range(count)}
+    started()
     crashes: deque[float] = deque(maxlen=CRASHES + 1)
     ending, code = False, 0
     while slots:
