@@ -1,0 +1,301 @@
+"""A log of requests and answers, for those who ask for one: a sample, in files of bounded size and number.
+
+One record per row: when, prediction id, row, version, revision, inputs by feature, outputs by name. A thread writes
+them; a disk that is full or gone costs records, never an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from prometheus_client import Metric
+
+from ..errors import UsageError
+from ..protocol.tensors import Array, Tensor
+from .background import Background
+from .cells import Cells, Identity
+from .families import counter
+
+WAITING = 256
+"""Requests that may wait in a worker."""
+
+MAX_ROWS = 100
+"""The first rows of a request, which are logged."""
+
+FILE_BYTES = 16 << 20
+FILES = 8
+"""Of each worker; the oldest is deleted for the next."""
+
+TABLE_ROWS = 1000
+TABLE_SECONDS = 60.0
+"""A Parquet file is written whole, with so many rows or as soon as its first row is that old."""
+
+LOG_SECONDS = 60.0
+"""Between two lines about a disk that fails."""
+
+OUTCOMES = ("written", "dropped", "failed")
+
+log = logging.getLogger("mlmodel")
+
+_CELL = {outcome: place for place, outcome in enumerate(OUTCOMES)}
+_encoder = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
+
+
+class _Entry(NamedTuple):
+    time: float
+    prediction_id: str | None
+    inputs: list[tuple[str, Array]]
+    outputs: list[tuple[str, Array]]
+
+    @property
+    def rows(self) -> int:
+        return len(self.outputs[0][1])
+
+
+class PayloadLog:
+    """Writes a sample of the requests of one revision. Make it before the fork, :meth:`start` it in each worker."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        directory: Path,
+        columns: Sequence[str],
+        percent: float,
+        slots: int = 1,
+        *,
+        form: str = "jsonl",
+        file_bytes: int = FILE_BYTES,
+        files: int = FILES,
+        seed: int = 0,
+    ) -> None:
+        """``columns`` are the features of a table, in their order; ``percent`` of the requests are drawn by a generator
+        that begins with ``seed`` plus the slot; ``form`` is "jsonl" or "parquet". Raises :class:`UsageError`."""
+        if form not in ("jsonl", "parquet"):
+            raise UsageError("the payload log is either jsonl or parquet")
+        if not 0 < percent <= 100:
+            raise UsageError("the percentage of the payload log must be above 0 and at most 100")
+        if not directory.is_dir() or not os.access(directory, os.W_OK):
+            raise UsageError("the directory of the payload log is not there or not writable: mount a volume there")
+        self._identity, self._columns, self._share, self._seed = identity, tuple(columns), percent / 100, seed
+        self._files = (directory, form, file_bytes, files)
+        self._arrow = _pyarrow() if form == "parquet" else None
+        self._cells = Cells(slots, len(OUTCOMES))
+        self._background = Background("payload log", self._write, WAITING, idle=self._idle, end=self._finish)
+        self._quiet_until = 0.0
+
+    def start(self, slot: int = 0) -> None:
+        """Count in this slot, and start the thread of this process."""
+        self._row = self._cells.row(slot)
+        self._random = random.Random(self._seed + slot).random  # noqa: S311  # draws a sample, guards nothing
+        directory, form, file_bytes, files = self._files
+        folder = _Folder(directory, slot, form, files)
+        self._writer: _Writer = _Tables(folder, self._arrow) if self._arrow else _Lines(folder, file_bytes)
+        self._background.start()
+
+    def stop(self) -> None:
+        """Write what waits, for two seconds at most."""
+        self._background.stop(seconds=2.0)
+
+    def offer(self, prediction_id: str | None, table: Array | Mapping[str, Array], outputs: Sequence[Tensor]) -> None:
+        """A request that has been answered: the table [rows, columns] that the model saw, or its tensors by name, and
+        the outputs. From then on nobody may write into them."""
+        if self._random() >= self._share:
+            return
+        inputs = table.items() if isinstance(table, Mapping) else zip(self._columns, table.T, strict=False)
+        entry = _Entry(
+            time.time(),
+            prediction_id,
+            [(name, _head(array)) for name, array in inputs],
+            [(tensor.name, _head(tensor.array)) for tensor in outputs],
+        )
+        if not self._background.offer(entry):
+            self._row[_CELL["dropped"]] += entry.rows
+
+    def _write(self, entry: _Entry) -> None:
+        self._to_disk(lambda: self._writer.write(list(_records(entry, self._identity))), entry.rows)
+
+    def _idle(self) -> None:
+        self._to_disk(self._writer.idle)
+
+    def _finish(self) -> None:
+        self._to_disk(self._writer.close)
+
+    def _to_disk(self, action: Callable[[], int], rows: int = 0) -> None:
+        """Do what may fail, with ``rows`` new ones, and count what became of them and of those that waited."""
+        at_stake = self._writer.waiting + rows
+        try:
+            self._row[_CELL["written"]] += action()
+        except (OSError, ValueError, TypeError) as error:  # pyarrow's own errors are such
+            self._row[_CELL["failed"]] += at_stake
+            self._writer.reset()
+            now = time.monotonic()
+            if now >= self._quiet_until:
+                self._quiet_until = now + LOG_SECONDS
+                reason = getattr(error, "strerror", None) or type(error).__name__
+                log.warning("the payload log cannot be written (%s): make room in its volume", reason)
+
+    def collect(self) -> Iterator[Metric]:
+        """What became of the rows that were drawn."""
+        rows = counter(
+            "mlmodel_payload_log_rows_total", "Rows drawn for the payload log, by what became of them.", "outcome"
+        )
+        for outcome, cell in _CELL.items():
+            rows.add_metric([*self._identity, outcome], self._cells.total()[cell])
+        yield rows
+
+
+class _Folder:
+    """The files of one worker: named by the time, so that their order is that of their names."""
+
+    def __init__(self, directory: Path, slot: int, suffix: str, files: int) -> None:
+        self._directory, self._prefix, self._suffix, self._files = directory, f"payloads-{slot}-", suffix, files
+
+    def next(self) -> Path:
+        """The path of a new file; makes room for it."""
+        there = sorted(self._directory.glob(f"{self._prefix}*.{self._suffix}"))
+        for oldest in there[: max(0, len(there) - self._files + 1)]:
+            oldest.unlink(missing_ok=True)
+        return self._directory / f"{self._prefix}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.{self._suffix}"
+
+
+class _Writer(Protocol):
+    """Where records go. Each method returns how many rows it brought to the disk, and may raise OSError."""
+
+    @property
+    def waiting(self) -> int:
+        """Rows that it holds."""
+
+    def write(self, records: list[dict[str, Any]]) -> int:
+        """Take more records."""
+
+    def idle(self) -> int:
+        """There is time to do something."""
+
+    def close(self) -> int:
+        """There are no more."""
+
+    def reset(self) -> None:
+        """Forget what is held, and begin a new file."""
+
+
+class _Lines:
+    """JSON, one line per record, at once."""
+
+    def __init__(self, folder: _Folder, file_bytes: int) -> None:
+        self._folder, self._limit = folder, file_bytes
+        self._file: BinaryIO | None = None
+        self._size = 0
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def write(self, records: list[dict[str, Any]]) -> int:
+        lines = _encoder.encode_lines(records)
+        if self._file and self._size + len(lines) > self._limit:
+            self.reset()
+        if not self._file:
+            self._file, self._size = open(self._folder.next(), "xb", buffering=0, opener=_private), 0  # noqa: SIM115
+        self._size += len(lines)
+        while lines:
+            lines = lines[self._file.write(lines) :]
+        return len(records)
+
+    def idle(self) -> int:
+        return 0
+
+    def close(self) -> int:
+        self.reset()
+        return 0
+
+    def reset(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+class _Tables:
+    """Parquet, whole files."""
+
+    def __init__(self, folder: _Folder, pyarrow: Any) -> None:
+        self._folder, self._pyarrow = folder, pyarrow
+        self.reset()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._records)
+
+    def write(self, records: list[dict[str, Any]]) -> int:
+        if not self._records:
+            self._due = time.monotonic() + TABLE_SECONDS
+        self._records += records
+        return self.close() if len(self._records) >= TABLE_ROWS else self.idle()
+
+    def idle(self) -> int:
+        return self.close() if self._records and time.monotonic() >= self._due else 0
+
+    def close(self) -> int:
+        if not self._records:
+            return 0
+        path = self._folder.next()
+        hidden = path.with_name(f".{path.name}")  # nobody shall read half of it
+        try:
+            with open(hidden, "xb", opener=_private) as file:
+                self._pyarrow.parquet.write_table(self._pyarrow.Table.from_pylist(self._records), file)
+            hidden.replace(path)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+        written = len(self._records)
+        self.reset()
+        return written
+
+    def reset(self) -> None:
+        self._records: list[dict[str, Any]] = []
+        self._due = 0.0
+
+
+def _pyarrow() -> Any:
+    """Loaded before the fork: it takes a quarter of a second, in which a worker could answer nothing."""
+    try:
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
+    except ImportError:
+        raise UsageError(
+            "a payload log in Parquet needs pyarrow: pip install 'mlmodel[parquet]', or choose jsonl"
+        ) from None
+
+
+def _private(path: str, flags: int) -> int:
+    """Not for other users: it holds what people sent."""
+    return os.open(path, flags, 0o640)
+
+
+def _head(array: Array) -> Array:
+    return array if len(array) <= MAX_ROWS else array[:MAX_ROWS].copy()  # not to keep all of it
+
+
+def _records(entry: _Entry, identity: Identity) -> Iterator[dict[str, Any]]:
+    answered = datetime.fromtimestamp(entry.time, UTC)
+    inputs = [(name, array.tolist()) for name, array in entry.inputs]
+    outputs = [(name, array.tolist()) for name, array in entry.outputs]
+    for row in range(entry.rows):
+        yield {
+            "time": answered,
+            "prediction_id": entry.prediction_id,
+            "row": row,
+            "version": identity.version,
+            "revision": identity.revision,
+            "inputs": {name: values[row] for name, values in inputs},
+            "outputs": {name: values[row] for name, values in outputs},
+        }
