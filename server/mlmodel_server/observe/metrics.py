@@ -7,7 +7,7 @@ once, into shared memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from threading import Lock
 from typing import Protocol
@@ -52,6 +52,9 @@ class RowWatch(Protocol):
 
     def count(self, predicted: Sequence[tuple[Array | None, Array | None]]) -> None:
         """Count the tables and the predictions of several requests."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics as they are now."""
 
 
 class _Layout:
@@ -224,8 +227,9 @@ class Recorder:
         restarts.add_metric(own, float(np.maximum(self._cells.rows()[:, _AT.starts] - 1, 0).sum()))
         yield restarts
         yield from self._used()
-        for collector in self._collectors:
-            yield from collector.collect()
+        for collector in (self._watch, *self._collectors):
+            if collector:
+                yield from collector.collect()
 
     def _used(self) -> Iterator[Metric]:
         pids = self._cells.rows()[:, _AT.pid].astype(int).tolist()

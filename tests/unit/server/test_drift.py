@@ -291,6 +291,7 @@ def test_a_request_of_twenty_features_costs_a_few_microseconds() -> None:
         best = min(best, (time.perf_counter() - started) / 500)
     print(f"{best * 1e6:.2f} us")
     assert best < 6e-6
+    assert samples(recorder)["mlmodel_predictions_total 1"] == 10_000, "the recorder shows what it has watched"
 
 
 def test_edges_are_distinct_and_in_order() -> None:
