@@ -15,12 +15,19 @@ MODEL, URL = ASK["model"], ASK["url"]
 DTYPES = {"FP64": np.float64, "INT64": np.int64, "BOOL": np.bool_, "BYTES": object}
 
 
-def request(binary):
+def request(binary, flat=False):
     made = []
     for tensor in ASK["inputs"]:
         array = np.array(tensor["data"], DTYPES[tensor["datatype"]]).reshape(tensor["shape"])
         if binary is None:
-            made.append(InferInput(tensor["name"], tensor["shape"], tensor["datatype"], data=array.tolist()))
+            made.append(
+                InferInput(
+                    tensor["name"],
+                    tensor["shape"],
+                    tensor["datatype"],
+                    data=(array.ravel() if flat else array).tolist(),
+                )
+            )
             continue
         sent = InferInput(tensor["name"], tensor["shape"], tensor["datatype"])
         sent.set_data_from_numpy(array, binary_data=binary)
@@ -72,7 +79,7 @@ async def grpc():
         return {
             "binary": told(await client.infer(request(True))),
             "typed": told(await client.infer(request(False))),
-            "lists": told(await client.infer(request(None))),
+            "lists": told(await client.infer(request(None, flat=True))),
         }
 
 
