@@ -1,7 +1,7 @@
 """Open-loop load: requests go out when they are due, whether or not earlier ones were answered; prints JSON.
 
-Closed-loop clients slow down with an overloaded server and so never overload it; users don't. Latencies count from the
-moment at which a request was due, so that a generator that falls behind makes its server look worse, not better.
+Closed-loop clients slow down with an overloaded server and so never overload it; users don't. The generator never waits
+for the server, so a latency counts from when a request was sent; how much later than due that was is told as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import select
 import socket
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -28,7 +28,7 @@ PATIENCE = 30.0
 class Tally:
     """What became of the requests. Times in milliseconds."""
 
-    codes: dict[int, int] = field(default_factory=Counter)
+    codes: dict[str, int] = field(default_factory=Counter)
     in_time: int = 0
     """Answers 200 within the deadline."""
     broken: int = 0
@@ -44,7 +44,7 @@ class Tally:
 @dataclass(eq=False)
 class _Connection:
     socket: socket.socket
-    due: float = 0.0
+    sent: float = 0.0
     received: bytes = b""
 
 
@@ -72,8 +72,8 @@ def run(port: int, request: bytes, rate: float, seconds: float, deadline: float)
                 tally.unsent += 1
                 continue
             connection = idle.pop() if idle else _Connection(socket.create_connection(("127.0.0.1", port)))
-            connection.due, connection.received = due, b""
-            lags.append(perf_counter() - start - due)
+            connection.sent, connection.received = perf_counter() - start, b""
+            lags.append(connection.sent - due)
             try:
                 connection.socket.sendall(request)
             except OSError:  # closed by the server while it was idle
@@ -103,8 +103,8 @@ def run(port: int, request: bytes, rate: float, seconds: float, deadline: float)
                 connection.socket.close()
                 continue
             code, closes = answer
-            took = perf_counter() - start - connection.due
-            tally.codes[code] += 1
+            took = perf_counter() - start - connection.sent
+            tally.codes[str(code)] += 1
             tally.in_time += code == 200 and took <= deadline
             latencies[code == 200].append(took)
             if closes:
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--deadline", type=float, required=True)
     arguments = parser.parse_args()
-    print(json.dumps(asdict(run(request=sys.stdin.buffer.read(), **vars(arguments)))))
+    print(json.dumps(vars(run(request=sys.stdin.buffer.read(), **vars(arguments)))))
 
 
 if __name__ == "__main__":

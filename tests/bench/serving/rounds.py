@@ -28,6 +28,11 @@ def p50(sample: Sample) -> float:
     return sample.p50
 
 
+def per_cpu_second(sample: Sample) -> float:
+    """Requests that a second of CPU time answers: what a core can do when nobody else is on it."""
+    return 1e6 / sample.cpu
+
+
 @dataclass(frozen=True)
 class Series:
     """One server under one load, a sample for each round."""

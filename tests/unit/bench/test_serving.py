@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import socketserver
@@ -111,13 +112,24 @@ def answering() -> Iterator[int]:
 def test_open_loop_counts_every_request_once(answering: int) -> None:
     request = openloop.post("/", {"X": "1"}, b"body")
     found = openloop.run(answering, request, rate=400, seconds=0.5, deadline=5.0)
-    assert found.codes == {200: 100, 429: 50}
+    assert found.codes == {"200": 100, "429": 50}
     assert (found.in_time, found.broken, found.unsent) == (100, 50, 0)
 
 
 def test_open_loop_knows_the_deadline(answering: int) -> None:
     request = openloop.post("/", {}, b"")
     assert openloop.run(answering, request, rate=100, seconds=0.1, deadline=0.0).in_time == 0
+
+
+def test_open_loop_prints_its_tally(
+    answering: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--port", str(answering), "--rate", "100", "--seconds", "0.04", "--deadline", "5"]
+    monkeypatch.setattr(sys, "argv", ["openloop", *words])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(openloop.post("/", {}, b""))))
+    openloop.main()
+    found = openloop.Tally(**json.loads(capsys.readouterr().out))
+    assert (found.codes, found.broken) == ({"200": 2, "429": 1}, 1)
 
 
 def test_an_answer_is_complete_with_its_last_byte() -> None:
