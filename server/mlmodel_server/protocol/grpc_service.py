@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -33,7 +34,6 @@ _CODES = {
 }
 """By the status of a :class:`RequestError`; INTERNAL for any other."""
 
-Request = TypeVar("Request")
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = Sequence[tuple[str, str]]
 
@@ -58,7 +58,7 @@ class GrpcServer:
         self._server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1)])
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(answer), request.FromString, lambda response: response.SerializeToString()
+                self._guarded(request, answer), None, lambda response: response.SerializeToString()
             )
             for name, (request, answer) in _Service(plane).methods().items()
         }
@@ -87,14 +87,16 @@ class GrpcServer:
         await self._server.stop(grace)
 
     def _guarded(
-        self, answer: Callable[[Request, Context], Awaitable[Any]]
-    ) -> Callable[[Request, Context], Awaitable[Any]]:
-        """``answer`` with errors as gRPC has them: a code and one sentence."""
+        self, request: Any, answer: Callable[[Any, Context], Awaitable[Any]]
+    ) -> Callable[[bytes, Context], Awaitable[Any]]:
+        """``answer`` to messages of the type ``request``, with errors as gRPC has them: a code and one sentence."""
 
-        async def guarded(request: Request, context: Context) -> Any:
+        async def guarded(raw: bytes, context: Context) -> Any:
             context.set_trailing_metadata(self._metadata)
             try:
-                return await answer(request, context)
+                return await answer(request.FromString(raw), context)
+            except DecodeError:  # parsed here, as gRPC would log it with a traceback
+                code, text = StatusCode.INVALID_ARGUMENT, f"the message is no {request.DESCRIPTOR.name}"
             except RequestError as error:
                 code, text = _CODES.get(error.status, StatusCode.INTERNAL), str(error)
             except Exception as error:

@@ -160,6 +160,17 @@ def test_what_is_not_there_is_not_found_and_what_is_too_long_is_refused() -> Non
     run(test)
 
 
+def test_what_is_no_message_is_refused_and_not_logged() -> None:
+    async def test(client: Client, server: GrpcServer) -> None:
+        method: Any = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(b"\xff\xff", timeout=10)
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == "the message is no ModelInferRequest"
+
+    assert run(test) == []
+
+
 def test_health_and_reflection_know_the_service() -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         health: Any = health_pb2_grpc.HealthStub(client.channel)
