@@ -57,37 +57,53 @@ def post(path: str, headers: dict[str, str], body: bytes) -> bytes:
 
 def run(port: int, request: bytes, rate: float, seconds: float, deadline: float) -> Tally:
     """Send ``rate`` requests per second to loopback; ``deadline``, in seconds, is what ``in_time`` is about."""
-    tally, poll = Tally(), select.epoll()
-    idle: list[_Connection] = []
-    busy: dict[int, _Connection] = {}
-    lags: list[float] = []
-    latencies: dict[bool, list[float]] = {True: [], False: []}
-    total, sent, start = int(rate * seconds), 0, perf_counter()
-
-    while sent < total or busy:
-        now = perf_counter() - start
+    users = _Users(port, request, deadline)
+    total, sent, start, lags = int(rate * seconds), 0, perf_counter(), []
+    while (now := perf_counter() - start) < seconds + PATIENCE and (sent < total or users.busy):
         while sent < total and (due := sent / rate) <= now:
+            lags.append(perf_counter() - start - due)
+            users.send()
             sent += 1
-            if not idle and len(busy) >= CONNECTIONS:
-                tally.unsent += 1
-                continue
-            connection = idle.pop() if idle else _Connection(socket.create_connection(("127.0.0.1", port)))
-            connection.sent, connection.received = perf_counter() - start, b""
-            lags.append(connection.sent - due)
-            try:
-                connection.socket.sendall(request)
-            except OSError:  # closed by the server while it was idle
-                tally.broken += 1
-                connection.socket.close()
-                continue
-            busy[connection.socket.fileno()] = connection
-            poll.register(connection.socket, select.EPOLLIN)
-        if now > seconds + PATIENCE:
-            tally.broken += len(busy)
-            break
-        wait = max(0.0, sent / rate - (perf_counter() - start)) if sent < total else 0.1
-        for file, _ in poll.poll(wait):
-            connection = busy[file]
+        users.receive(max(0.0, start + sent / rate - perf_counter()) if sent < total else 0.1)
+    users.leave()
+    tally = users.tally
+    tally.lag_p99 = _percentile(lags, 99)
+    tally.accepted_p50, tally.accepted_p99 = _percentile(users.accepted, 50), _percentile(users.accepted, 99)
+    tally.rejected_p99 = _percentile(users.rejected, 99)
+    return tally
+
+
+class _Users:
+    """Connections, each with at most one request in flight; as many as it takes."""
+
+    def __init__(self, port: int, request: bytes, deadline: float) -> None:
+        self.tally = Tally()
+        self.busy: dict[int, _Connection] = {}
+        self.accepted: list[float] = []  # latencies in seconds
+        self.rejected: list[float] = []
+        self._idle: list[_Connection] = []
+        self._poll = select.epoll()
+        self._port, self._request, self._deadline = port, request, deadline
+
+    def send(self) -> None:
+        """One request, on a connection that is free, else on a new one."""
+        if not self._idle and len(self.busy) >= CONNECTIONS:
+            self.tally.unsent += 1
+            return
+        used = self._idle.pop() if self._idle else _Connection(socket.create_connection(("127.0.0.1", self._port)))
+        used.sent, used.received = perf_counter(), b""
+        try:
+            used.socket.sendall(self._request)
+        except OSError:  # the server has closed it
+            self._broken(used)
+            return
+        self.busy[used.socket.fileno()] = used
+        self._poll.register(used.socket, select.EPOLLIN)
+
+    def receive(self, seconds: float) -> None:
+        """Whatever has been answered by now, or else in that time."""
+        for file, _ in self._poll.poll(seconds):
+            connection = self.busy[file]
             try:
                 more = connection.socket.recv(1 << 16)
             except OSError:
@@ -96,28 +112,34 @@ def run(port: int, request: bytes, rate: float, seconds: float, deadline: float)
             answer = complete(connection.received)
             if more and answer is None:
                 continue
-            del busy[file]
-            poll.unregister(file)
+            del self.busy[file]
+            self._poll.unregister(file)
             if answer is None:
-                tally.broken += 1
-                connection.socket.close()
-                continue
-            code, closes = answer
-            took = perf_counter() - start - connection.sent
-            tally.codes[str(code)] += 1
-            tally.in_time += code == 200 and took <= deadline
-            latencies[code == 200].append(took)
-            if closes:
-                connection.socket.close()
+                self._broken(connection)
             else:
-                idle.append(connection)
-    for connection in [*idle, *busy.values()]:
+                self._answered(connection, *answer)
+
+    def leave(self) -> None:
+        """Give up what is unanswered, and close everything."""
+        for connection in self._idle:
+            connection.socket.close()
+        for connection in self.busy.values():
+            self._broken(connection)
+        self._poll.close()
+
+    def _answered(self, connection: _Connection, code: int, closes: bool) -> None:
+        seconds = perf_counter() - connection.sent
+        self.tally.codes[str(code)] += 1
+        self.tally.in_time += code == 200 and seconds <= self._deadline
+        (self.accepted if code == 200 else self.rejected).append(seconds)
+        if closes:
+            connection.socket.close()
+        else:
+            self._idle.append(connection)
+
+    def _broken(self, connection: _Connection) -> None:
+        self.tally.broken += 1
         connection.socket.close()
-    poll.close()
-    tally.lag_p99 = _percentile(lags, 99)
-    tally.accepted_p50, tally.accepted_p99 = _percentile(latencies[True], 50), _percentile(latencies[True], 99)
-    tally.rejected_p99 = _percentile(latencies[False], 99)
-    return tally
 
 
 def complete(received: bytes) -> tuple[int, bool] | None:

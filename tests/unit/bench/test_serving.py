@@ -97,11 +97,15 @@ class _Answers(socketserver.StreamRequestHandler):
                 return
 
 
+class _Server(socketserver.ThreadingTCPServer):
+    request_queue_size = 256
+
+
 @pytest.fixture
 def answering() -> Iterator[int]:
     """The port of a server that gives the four kinds of answers in turns."""
     _Answers.turns = itertools.count()  # shared by the threads
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Answers) as server:
+    with _Server(("127.0.0.1", 0), _Answers) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server.server_address[1]
@@ -111,7 +115,7 @@ def answering() -> Iterator[int]:
 
 def test_open_loop_counts_every_request_once(answering: int) -> None:
     request = openloop.post("/", {"X": "1"}, b"body")
-    found = openloop.run(answering, request, rate=400, seconds=0.5, deadline=5.0)
+    found = openloop.run(answering, request, rate=400, seconds=0.5, deadline=20.0)
     assert found.codes == {"200": 100, "429": 50}
     assert (found.in_time, found.broken, found.unsent) == (100, 50, 0)
 
