@@ -1,0 +1,103 @@
+"""Finds out, by asking the estimator, what it refuses to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...manifest import Signature
+from ...protocol.tensors import Array
+from .domain import BEYOND, Domain
+from .verdict import Unsupported
+
+STRANGER = "\x1f?"
+"""A text that is no category."""
+
+MAX_KNOWN = 10_000
+
+
+def text_columns(signature: Signature) -> list[bool]:
+    """Of each column of the model's table: is it text?"""
+    if signature.layout == "matrix":
+        return [False] * signature.inputs[0].shape[-1]
+    return [spec.datatype == "BYTES" for spec in signature.inputs]
+
+
+def explore(estimator: Any, signature: Signature, row: Array) -> Domain:
+    """``row`` ([1, columns]) is one that the estimator answers; which single changes to it are refused?"""
+    text = text_columns(signature)
+    numbers = [column for column, is_text in enumerate(text) if not is_text]
+
+    def refused(value: float) -> tuple[bool, ...]:
+        if row.dtype.kind not in "fO" or (row.dtype.itemsize < 8 and np.isfinite(value)):
+            return ()  # such a value cannot be in the table
+        if answers(estimator, changed(row, numbers, value)):
+            return (False,) * len(numbers)
+        return tuple(not answers(estimator, changed(row, [column], value)) for column in numbers)
+
+    texts: dict[int, frozenset[str]] = {}
+    values: dict[int, frozenset[float]] = {}
+    for column, is_text in enumerate(text):
+        strangers = [STRANGER] if is_text else _strangers(row, column)
+        if not strangers or any(answers(estimator, changed(row, [column], stranger)) for stranger in strangers):
+            continue
+        known = [
+            value for value in _categories(estimator, is_text) if answers(estimator, changed(row, [column], value))
+        ]
+        if is_text:
+            texts[column] = frozenset(known)
+        else:
+            values[column] = frozenset(known)
+    return Domain(refused(np.nan), refused(np.inf), refused(BEYOND), texts, values)
+
+
+def _strangers(row: Array, column: int) -> list[Any]:
+    """Numbers that are in no training row, and fine where any number is."""
+    present = row[0, column].item() if row.dtype.kind != "O" else float(row[0, column])
+    if row.dtype.kind in "fO":
+        return [present + 0.371, present - 0.371]
+    if row.dtype.kind == "b":
+        return []
+    limits = np.iinfo(row.dtype)
+    return [value for value in (present + 1, present - 1) if limits.min <= value <= limits.max]
+
+
+def changed(row: Array, columns: list[int], value: Any) -> Array:
+    """A copy with ``value`` in these columns."""
+    copy = row.copy()
+    copy[:, columns] = value
+    return copy
+
+
+def answers(estimator: Any, table: Array) -> bool:
+    """Does it answer, rather than raise?"""
+    try:
+        estimator.predict(table)
+    except Exception:  # whatever it raises, the server would answer 500
+        return False
+    return True
+
+
+def _categories(estimator: Any, text: bool) -> list[Any]:
+    """All categories of this kind that any encoder within the estimator knows."""
+    found = {value for known in _encoders(estimator, set()) for value in known if isinstance(value, str) is text}
+    if len(found) > MAX_KNOWN:
+        raise Unsupported(f"its encoders know more than {MAX_KNOWN:,} categories")
+    return [value if text else float(value) for value in found]
+
+
+def _encoders(part: Any, seen: set[int]) -> Iterator[list[Any]]:
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    if isinstance(part, (list, tuple)):
+        inner = list(part)
+    elif hasattr(part, "get_params"):
+        inner = list(vars(part).values())
+        yield from (known.tolist() for known in getattr(part, "categories_", ()))
+    else:
+        return
+    for value in inner:
+        yield from _encoders(value, seen)

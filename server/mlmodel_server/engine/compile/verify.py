@@ -1,0 +1,70 @@
+"""Convert, compare, time, and keep what is faster and the same."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ...manifest import Signature
+from ...protocol.tensors import Array
+from . import timing
+from .explore import answers, explore
+from .functions import OnnxFunctions
+from .parity import Comparison, Different
+from .rows import Columns, boundary, odd, revealing
+from .verdict import Unsupported, Verdict
+
+
+def compile_model(
+    estimator: Any, signature: Signature, table: Array, *, seconds: float = 0.3
+) -> tuple[Verdict, bytes | None]:
+    """The verdict on a prepared estimator, and the ONNX model when that won; never raises.
+
+    ``table``: golden and reference rows as :meth:`..model.Model.table` makes them, [rows, columns], at least one; the
+    more they are like real requests, the more the comparison is worth. Timing takes ``seconds``.
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+
+    # One thread, as in a worker of the server. In a forked process there are no more: OpenMP would wait for ever.
+    with warnings.catch_warnings(), np.errstate(all="ignore"), threadpool_limits(1):
+        warnings.simplefilter("ignore")
+        try:
+            return _compiled(estimator, signature, table, seconds)
+        except (Unsupported, Different) as reason:
+            return Verdict("original", str(reason)), None
+        except Exception as error:  # a converter met an estimator of another version, or ONNX Runtime refuses the graph
+            return Verdict("original", f"{type(estimator).__name__} does not convert ({type(error).__name__})"), None
+
+
+def _compiled(estimator: Any, signature: Signature, table: Array, seconds: float) -> tuple[Verdict, bytes | None]:
+    from .convert import convert  # 40 MB of protobuf and its schemas
+
+    row = next((row for row in np.array_split(table, len(table)) if answers(estimator, row)), None)
+    if row is None:
+        raise Unsupported("it answers none of the example rows")
+    domain = explore(estimator, signature, row)
+    onnx, ops = convert(estimator, signature, domain)
+    functions = OnnxFunctions(onnx, signature)
+
+    columns = Columns(signature, domain)
+    comparison = Comparison(estimator, functions, signature, columns.open)
+    for rows in revealing(estimator, table, columns):
+        comparison.same(rows)
+    comparison.same(boundary(estimator, comparison.answered(), columns))
+    for rows in odd(row, columns):
+        comparison.same(rows)
+
+    original_us, onnx_us = timing.measure(estimator, functions, table, seconds)
+    chosen = timing.faster(original_us, onnx_us)
+    verdict = Verdict(
+        "onnx" if chosen else "original",
+        "faster" if chosen else "ONNX is not faster",
+        onnx_us,
+        original_us,
+        comparison.rows,
+        float(f"{comparison.deviation:.1e}"),
+        ops,
+    )
+    return verdict, onnx if chosen else None
