@@ -139,7 +139,7 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
         sent = _decoder.decode(head)
     except msgspec.ValidationError as error:
         raise RequestError(_misfit(str(error), head)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except jsonbody.UNREADABLE as error:
         jsonbody.refuse(error, head)
     if not sent.inputs:
         raise RequestError("inputs is empty: send at least one tensor")
@@ -169,7 +169,7 @@ def _misfit(message: str, body: bytes | memoryview) -> str:
     found = _IN_INPUT.fullmatch(message)
     try:
         input = msgspec.json.decode(body, type=_Heads).inputs[int(found[2])] if found else _Head()
-    except (msgspec.DecodeError, RecursionError):  # something else is wrong further on
+    except jsonbody.UNREADABLE:  # something else is wrong further on
         input = _Head()
     if not found or not isinstance(input.name, str):
         return f"the request does not fit the v2 protocol: {message}"

@@ -189,7 +189,7 @@ def test_what_is_wrong_is_told_with_its_feature_and_row(body: Any, specs: rows.S
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[NaN]", b"\xff", b"[" * 200_000])
+@pytest.mark.parametrize("text", [b"", b"{", b"[NaN]", b"\xff", b'["\xee"]', b"[" * 200_000])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     for decode in (rows.decode, v1.decode):
         with pytest.raises(RequestError, match=r"not JSON|nested too deeply"):
