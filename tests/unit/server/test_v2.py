@@ -106,8 +106,8 @@ def test_a_wrong_tensor_is_refused_naming_the_field(tensor: dict[str, Any], word
     [
         (b"", "not JSON"),
         (b"\xff", "not JSON"),
-        (b'{"inputs": [{"name": "x\xee", "shape": [1]}]}', "not in UTF-8"),
-        (b'{"inputs": [{"name": 1}], "id": "\xee"}', "Expected `str`, got `int`"),
+        (b'{"inputs": [{"datatype": "FP64", "name": "x\xee", "shape": [1], "data": [1]}]}', "not in UTF-8"),
+        (b'{"inputs": [{"datatype": "FP64", "name": 1, "shape": [1], "data": [1]}], "id": "\xee"}', "Expected `str`"),
         (b"{", "not JSON"),
         (b"[]", "Expected `object`, got `array`"),
         (b"{}", "missing required field `inputs`"),
