@@ -119,12 +119,13 @@ def test_files_pushed_one_by_one_are_a_package(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("kind", "notes"),
     [
-        (f"{LAYER}+gzip", {TITLE: "model", UNPACK: "true"}),
+        (LAYER, {TITLE: "model", UNPACK: "true"}),
+        (f"{LAYER}+gzip", {TITLE: "model"}),
         (f"{LAYER}+gzip", {}),
-        (f"{LAYER}+gzip", {TITLE: "model.tar.gz"}),
+        (LAYER, {TITLE: "model.tar.gz"}),
         ("application/vnd.cncf.model.weight.v1.tar+gzip", {FILE_PATH: "model"}),
     ],
-    ids=["oras directory", "image", "archive", "ModelPack"],
+    ids=["oras", "oras-py", "image", "archive", "ModelPack"],
 )
 def test_a_packed_directory_is_unpacked(registry: Registry, kind: str, notes: dict[str, str]) -> None:
     files = {MANIFEST: b"{}", "variables/index": b"1"}

@@ -72,8 +72,8 @@ class Objects:
 
     def _range(self, name: str, start: int, end: int) -> memoryview:
         options: dict[str, Any] = {"range": (start, end)}
-        if etag := self._metas[name]["e_tag"]:
-            options["if_match"] = etag  # blocks of two files must not be mixed
+        if etag := self._metas[name]["e_tag"]:  # blocks of two files must not be mixed
+            options["if_match"] = etag if '"' in etag else f'"{etag}"'  # some listings leave the quotes out
 
         def ask() -> memoryview:
             return memoryview(self._store.get(self._path(name), options=options).bytes())  # type: ignore[arg-type]

@@ -70,20 +70,31 @@ def _files(registry: _Registry, layers: list[_Layer]) -> dict[str, bytes]:
     at_most(len(layers))
     files: dict[str, bytes] = {}
     for layer in layers:
-        notes = layer.annotations or {}
-        title = notes.get(TITLE, "")
-        if not title and layer.mediaType.endswith(".raw"):
-            title = notes.get(FILE_PATH, "")
-        packed = notes.get(UNPACK) == "true" or is_archive(title) or (not title and ".tar" in layer.mediaType)
+        title = _title(layer)
+        packed = _packed(layer, title)
         if not packed and (not title or hidden(title)):
             continue  # a configuration or a signature: no file of the model
-        data = registry.blob(layer, title or "a layer")
-        for name, content in (members(data, title or "a layer") if packed else {checked_name(title): data}).items():
-            if name in files:
-                raise RefusedModel(f"two layers of the artefact hold {name}: push it again")
-            files[name] = content
+        name = title or "a layer"
+        data = registry.blob(layer, name)
+        for file, content in (members(data, name) if packed else {checked_name(title): data}).items():
+            if file in files:
+                raise RefusedModel(f"two layers of the artefact hold {file}: push it again")
+            files[file] = content
         at_most(len(files))
     return files
+
+
+def _title(layer: _Layer) -> str:
+    """The name of the file or directory in a layer, "" when it has none."""
+    notes = layer.annotations or {}
+    return notes.get(TITLE, "") or (notes.get(FILE_PATH, "") if layer.mediaType.endswith(".raw") else "")
+
+
+def _packed(layer: _Layer, title: str) -> bool:
+    """Whether a layer is a tar of a directory. Its type alone does not tell: ``oras push`` calls every file a tar."""
+    if (layer.annotations or {}).get(UNPACK) == "true" or layer.mediaType.endswith(".tar+gzip"):
+        return True
+    return is_archive(title) or (not title and ".tar" in layer.mediaType)
 
 
 class _Registry:
