@@ -54,7 +54,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if not option("model"):
             raise pytest.UsageError("name the model to ask with --model")
         sample = json.loads(option("request").read_text()) if option("request") else {}
-        given = Target(option("url").rstrip("/"), option("model"), option("grpc"), option("house"), sample)
+        given = Target(option("url").rstrip("/"), option("model"), option("grpc"), own=option("house"), sample=sample)
         given.discover()
         yield given
         return
@@ -63,7 +63,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         path = package.save(*mixed(), tmp_path_factory.mktemp("conformance") / "mixed")
         arguments = ["--uri", "pvc://claim", "--path", str(path)]
     with running(request.param, *arguments) as server:
-        ours = Target(server.url, request.param, server.grpc, own=True)
+        ours = Target(server.url, request.param, server.grpc, own=True, pid=server.process.pid)
         ours.discover()
         yield ours
 

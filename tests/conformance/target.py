@@ -47,6 +47,8 @@ class Target:
     model: str
     grpc: str | None = None
     own: bool = False
+    pid: int = 0
+    """Of its process, when we started it."""
     sample: dict[str, Any] = field(default_factory=dict)
     """A request that the model answers, as JSON; filled by :meth:`discover` when it is empty."""
 
