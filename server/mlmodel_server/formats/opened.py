@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..manifest import Signature
-from ..protocol.tensors import Array
+from ..protocol.tensors import Array, TensorSpec
 
 Table = Array | Mapping[str, Array]
 """The rows of one or several requests. For the layouts ``columns`` and ``matrix`` one array of shape [rows, columns]:
-numbers, or objects when a column holds text. For the layout ``tensors`` one array per input, as it was sent."""
+numbers, or objects when a column holds text. For the layout ``tensors`` one array per input, as it was sent, in the
+order of the signature."""
+
+CONTRIBUTIONS = "contributions"
+"""The output of :attr:`Opened.explain`."""
+
+Task = Literal["classification", "regression", "other"]
 
 
 class Functions(Protocol):
@@ -24,17 +30,45 @@ class Functions(Protocol):
 
 
 @dataclass(frozen=True)
+class Artefact:
+    """The files of one model, read and checked; ``name`` is the one to begin with, a key of ``files``.
+
+    The names are relative to the model's own directory, with ``/`` between folders.
+    """
+
+    name: str
+    files: Mapping[str, bytes]
+
+    @property
+    def data(self) -> bytes:
+        """The content of the file to begin with."""
+        return self.files[self.name]
+
+
+@dataclass(frozen=True)
 class Opened:
     """An opened artefact.
 
     ``signature`` is what the artefact says of its inputs and outputs; None when only a package can tell. ``estimator``
-    is the scikit-learn estimator, for what may be compiled. A model that is not ``fork_safe`` (its library has started
-    threads that a forked process lacks) is opened again by each worker.
+    is the scikit-learn estimator, for what may be compiled. ``explain`` answers one output, ``contributions`` of shape
+    [rows, features + 1]: how much each feature adds to the raw score of a row, and last what every row begins with; of
+    a model with several raw scores [rows, scores, features + 1]. A model that is not ``fork_safe`` (its library has
+    started threads that a forked process lacks) is opened again by each worker.
     """
 
     format: str
     platform: str
     functions: Functions
     signature: Signature | None = None
+    task: Task = "other"
     estimator: Any = None
+    explain: Functions | None = None
     fork_safe: bool = True
+
+
+def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:
+    """The layout of a model of tensors: one input that is a table of numbers, with any number of rows, is a matrix."""
+    only = inputs[0]
+    numbers = only.datatype.startswith(("FP", "INT", "UINT"))
+    table = len(only.shape) == 2 and only.shape[0] == -1 and only.shape[1] > 0
+    return "matrix" if len(inputs) == 1 and numbers and table else "tensors"

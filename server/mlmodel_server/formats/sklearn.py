@@ -1,7 +1,8 @@
-"""scikit-learn estimators and pipelines, from skops or joblib."""
+"""scikit-learn estimators and pipelines, from skops or joblib: what :mod:`~mlmodel_server.loading.trust` opened."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..engine.prepare import prepare
 from ..errors import RefusedModel
 from ..manifest import Signature
 from ..protocol.tensors import Array, TensorSpec, datatype_of
-from .opened import Opened, Table
+from .opened import Opened, Table, Task
 
 PREDICT = "predict"
 PREDICT_PROBA = "predict_proba"
@@ -31,11 +32,16 @@ class EstimatorFunctions:
         return [np.asarray(self._methods[name](table)) for name in wanted]
 
 
-def opened(estimator: Any, format: str) -> Opened:
+def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     """The estimator as a model. It is changed in place: see :mod:`~mlmodel_server.engine.prepare`.
 
-    :class:`RefusedModel` when it is not fitted or cannot predict.
+    The wrappers of XGBoost and LightGBM become models of those. ``threads`` is for them; scikit-learn's own follow the
+    process. :class:`RefusedModel` when it is not fitted or cannot predict.
     """
+    library = type(estimator).__module__
+    if library in ("xgboost.sklearn", "lightgbm.sklearn") and hasattr(estimator, "n_features_in_"):
+        booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
+        return booster.opened_wrapper(estimator, format, threads)  # type: ignore[no-any-return]
     width = getattr(estimator, "n_features_in_", None)
     if not isinstance(width, int) or not hasattr(estimator, PREDICT):
         raise RefusedModel(
@@ -45,7 +51,14 @@ def opened(estimator: Any, format: str) -> Opened:
     inputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names) or (TensorSpec(MATRIX, "FP64", (-1, width)),)
     prepared = prepare(estimator)
     signature = Signature("columns" if names else "matrix", inputs, _outputs(prepared, width), classes_of(prepared))
-    return Opened(format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, prepared)
+    return Opened(format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, task_of(prepared), prepared)
+
+
+def task_of(estimator: Any) -> Task:
+    """What the estimator does, as scikit-learn itself tells."""
+    from sklearn.base import is_classifier, is_regressor
+
+    return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
 
 
 def _outputs(estimator: Any, width: int) -> tuple[TensorSpec, ...]:

@@ -1,13 +1,23 @@
-"""Generates ``allowed.txt``: the exact globals that a model file may name, one ``module name`` a line.
+"""The exact globals that a model file may name, and how they got onto the list.
 
-Exact pairs and never a prefix: trusted packages hold gadgets (``sklearn.utils._testing`` runs programs, ``numpy.f2py``
-evaluates strings, ``joblib.numpy_pickle.load`` opens further files). The list is generated from scikit-learn's own
-registry of estimators and from what fitted estimators are known to contain, and committed, so that starting a server
-imports only the modules which its model names. Regenerate after raising scikit-learn, numpy or scipy:
+``allowed.txt`` has one line for each: module, name, kind, and the scikit-learn versions in which it was found. Exact
+names and never a prefix: trusted packages hold gadgets (``sklearn.utils._testing`` runs programs, ``numpy.f2py``
+evaluates strings, ``joblib.numpy_pickle.load`` opens further files). The kind says what a file gets for the name:
+
+``class``
+    instances, made without the constructor
+``value``
+    the thing itself: number types, and numerical functions that are harmless whatever they are called with
+``name``
+    nothing but the name: constructors that :mod:`.rebuild` calls after a check, and functions that an estimator keeps
+    from its training and that no prediction needs
+
+The list is generated from scikit-learn's own registry and from the tables below, and committed, so that starting a
+server imports only the modules which its model names. For another version, with it installed:
 
     python -m mlmodel_server.loading.allowlist
 
-Lines of older versions stay: a model written with them still loads when the class still exists.
+Lines of other versions stay, so a model written with one of them still loads where the class still exists.
 """
 
 from __future__ import annotations
@@ -16,19 +26,21 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 LIST = Path(__file__).with_name("allowed.txt")
 
-TYPE_NAMES = ("int", "float", "bool", "str", "complex", "bytes", "bytearray", "slice", "set", "frozenset", "range")
+Kind = Literal["class", "value", "name"]
+Pair = tuple[str, str]
 
 # Modules of which every class *defined there* is plain data or arithmetic that fitted estimators contain.
-# Reviewed one by one: none of their constructors or __setstate__ opens a file, imports a name or runs a callable.
+# Reviewed one by one: none of their __setstate__ opens a file, imports a name or runs a callable.
 CLASS_MODULES = (
     "sklearn._loss._loss",
     "sklearn._loss.link",
     "sklearn._loss.loss",
-    "sklearn.ensemble._gb_losses",
     "sklearn.ensemble._hist_gradient_boosting.binning",
     "sklearn.ensemble._hist_gradient_boosting.predictor",
     "sklearn.gaussian_process.kernels",
@@ -45,95 +57,150 @@ CLASS_MODULES = (
     "scipy.sparse._lil",
 )
 
-EXPLICIT = (
-    ("builtins", TYPE_NAMES),
-    ("collections", ("OrderedDict",)),
-    ("joblib.numpy_pickle", ("NumpyArrayWrapper",)),
-    ("numpy", ("dtype", "ndarray", "matrix", "bool_", "str_", "bytes_", "datetime64", "timedelta64", "mean", "median")),
-    ("numpy._core.multiarray", ("_reconstruct", "scalar")),
-    ("numpy._core.numeric", ("_frombuffer",)),
-    ("numpy.core.multiarray", ("_reconstruct", "scalar")),
-    ("numpy.core.numeric", ("_frombuffer",)),
-    ("numpy.ma", ("MaskedArray",)),
-    ("numpy.ma.core", ("MaskedArray", "_mareconstruct")),
-    ("numpy.random", ("RandomState", "Generator")),
-    ("numpy.random._pickle", ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor")),
-    ("numpy.random.bit_generator", ("SeedSequence", "__pyx_unpickle_SeedSequence")),
-    ("numpy.random._mt19937", ("MT19937",)),
-    ("numpy.random._pcg64", ("PCG64", "PCG64DXSM")),
-    ("numpy.random._philox", ("Philox",)),
-    ("numpy.random._sfc64", ("SFC64",)),
-    ("numpy.random.mtrand", ("RandomState",)),
-    ("scipy._lib.array_api_compat.numpy._aliases", ("asarray",)),
-    ("scipy.interpolate._bsplines", ("BSpline",)),
-    ("scipy.interpolate._interpolate", ("interp1d",)),
-    ("scipy.special._special_ufuncs", ("expit", "logit")),
-    ("sklearn.calibration", ("_CalibratedClassifier", "_SigmoidCalibration", "_TemperatureScaling")),
-    ("sklearn.cluster._birch", ("_CFNode", "_CFSubcluster")),
-    ("sklearn.cluster._bisect_k_means", ("_BisectingTree",)),
-    ("sklearn.cluster._kmeans", ("_kmeans_single_elkan", "_kmeans_single_lloyd")),
-    ("sklearn.compose._column_transformer", ("make_column_selector",)),
-    ("sklearn.feature_selection._mutual_info", ("mutual_info_classif", "mutual_info_regression")),
-    ("sklearn.feature_selection._univariate_selection", ("chi2", "f_classif", "f_regression", "r_regression")),
-    ("sklearn.gaussian_process._gpc", ("_BinaryGaussianProcessClassifierLaplace",)),
-    ("sklearn.metrics._scorer", ("_PassthroughScorer",)),
-    ("sklearn.neighbors._ball_tree", ("BallTree", "BallTree32", "BallTree64", "newObj")),
-    ("sklearn.neighbors._kd_tree", ("KDTree", "KDTree32", "KDTree64", "newObj")),
-    ("sklearn.metrics._dist_metrics", ("newObj",)),
-    ("sklearn.preprocessing._function_transformer", ("_identity",)),
-    ("sklearn.tree._tree", ("Tree",)),
-    ("sklearn.utils._bunch", ("Bunch",)),
+EXPLICIT: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
+    ("class", "joblib.numpy_pickle", ("NumpyArrayWrapper",)),
+    ("class", "lightgbm.basic", ("Booster",)),
+    ("class", "lightgbm.sklearn", ("LGBMClassifier", "LGBMModel", "LGBMRanker", "LGBMRegressor")),
+    ("class", "numpy", ("dtype", "ndarray", "matrix")),
+    ("class", "numpy.ma", ("MaskedArray",)),
+    ("class", "numpy.ma.core", ("MaskedArray",)),
+    ("class", "scipy.interpolate._bsplines", ("BSpline",)),
+    ("class", "sklearn.calibration", ("_CalibratedClassifier", "_SigmoidCalibration", "_TemperatureScaling")),
+    ("class", "sklearn.cluster._birch", ("_CFNode", "_CFSubcluster")),
+    ("class", "sklearn.cluster._bisect_k_means", ("_BisectingTree",)),
+    ("class", "sklearn.compose._column_transformer", ("make_column_selector",)),
+    ("class", "sklearn.gaussian_process._gpc", ("_BinaryGaussianProcessClassifierLaplace",)),
+    ("class", "sklearn.metrics._scorer", ("_CurveScorer", "_PassthroughScorer", "_Scorer")),
+    (
+        "class",
+        "sklearn.model_selection._search_successive_halving",
+        ("HalvingGridSearchCV", "HalvingRandomSearchCV"),
+    ),
+    ("class", "sklearn.multiclass", ("_ConstantPredictor",)),
+    ("class", "sklearn.neighbors._ball_tree", ("BallTree", "BallTree32", "BallTree64")),
+    ("class", "sklearn.neighbors._kd_tree", ("KDTree", "KDTree32", "KDTree64")),
+    ("class", "sklearn.tree._tree", ("Tree",)),
+    ("class", "sklearn.utils._bunch", ("Bunch",)),
+    ("class", "sklearn.utils._metadata_requests", ("MetadataRequest", "MethodMetadataRequest")),
+    ("class", "xgboost.core", ("Booster",)),
+    (
+        "class",
+        "xgboost.sklearn",
+        ("XGBClassifier", "XGBModel", "XGBRFClassifier", "XGBRFRegressor", "XGBRanker", "XGBRegressor"),
+    ),
+    ("value", "builtins", ("bool", "float", "int", "object", "str")),
+    ("value", "numpy", ("clip", "mean", "median", "nan_to_num", "round")),
+    ("value", "scipy.special._special_ufuncs", ("expit", "logit")),
+    ("value", "sklearn.feature_selection._mutual_info", ("mutual_info_classif", "mutual_info_regression")),
+    (
+        "value",
+        "sklearn.feature_selection._univariate_selection",
+        ("chi2", "f_classif", "f_regression", "r_regression"),
+    ),
+    ("value", "sklearn.preprocessing._function_transformer", ("_identity",)),
+    ("name", "_codecs", ("encode",)),
+    ("name", "builtins", ("bytearray", "bytes", "complex", "frozenset", "range", "set", "slice")),
+    ("name", "collections", ("OrderedDict", "defaultdict")),
+    ("name", "numpy._core.multiarray", ("_reconstruct", "scalar")),
+    ("name", "numpy._core.numeric", ("_frombuffer",)),
+    ("name", "numpy.core.multiarray", ("_reconstruct", "scalar")),
+    ("name", "numpy.core.numeric", ("_frombuffer",)),
+    ("name", "numpy.ma.core", ("_mareconstruct",)),
+    ("name", "numpy.random", ("RandomState", "Generator")),
+    ("name", "numpy.random._mt19937", ("MT19937",)),
+    ("name", "numpy.random._pcg64", ("PCG64", "PCG64DXSM")),
+    ("name", "numpy.random._philox", ("Philox",)),
+    ("name", "numpy.random._sfc64", ("SFC64",)),
+    ("name", "numpy.random.mtrand", ("RandomState",)),
+    ("name", "numpy.random._pickle", ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor")),
+    ("name", "numpy.random.bit_generator", ("SeedSequence", "__pyx_unpickle_SeedSequence")),
+    ("name", "sklearn.cluster._kmeans", ("_kmeans_single_elkan", "_kmeans_single_lloyd")),
+    ("name", "sklearn.metrics._dist_metrics", ("newObj",)),
+    ("name", "sklearn.neighbors._ball_tree", ("newObj",)),
+    ("name", "sklearn.neighbors._kd_tree", ("newObj",)),
 )
 
 
-def _estimators() -> Iterator[tuple[str, str]]:
+def _estimators() -> Iterator[tuple[Pair, Kind]]:
     from sklearn.utils import all_estimators
 
     for _, cls in all_estimators():
         if cls.__module__.split(".")[0] == "sklearn":
-            yield cls.__module__, cls.__qualname__
+            yield (cls.__module__, cls.__qualname__), "class"
 
 
-def _classes() -> Iterator[tuple[str, str]]:
+def _classes() -> Iterator[tuple[Pair, Kind]]:
     for module_name in CLASS_MODULES:
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError:  # the module of another scikit-learn version
-            continue
+        module = importlib.import_module(module_name)
         for name, value in vars(module).items():
-            defined_here = getattr(value, "__module__", None) == module_name
+            defined_here = getattr(value, "__module__", None) in (module_name, module_name.rpartition(".")[2])
             if inspect.isclass(value) and defined_here and not issubclass(value, BaseException):
-                yield module_name, name
+                yield (module_name, name), "class"
             elif name.startswith("__pyx_unpickle_") and defined_here:
-                yield module_name, name  # how Cython classes are rebuilt; each makes the one class in its name
+                yield (module_name, name), "name"  # how Cython classes are rebuilt; each makes the class in its name
 
 
-def _numpy_names() -> Iterator[tuple[str, str]]:
+def _metrics() -> Iterator[tuple[Pair, Kind]]:
+    """What a search was scored with: it stays in the estimator."""
+    from sklearn import metrics
+
+    for name in metrics.__all__:
+        value = getattr(metrics, name)
+        if inspect.isfunction(value):
+            yield (value.__module__, value.__name__), "name"
+
+
+def _numpy_values() -> Iterator[tuple[Pair, Kind]]:
     import numpy as np
 
     for name, value in vars(np).items():
         if isinstance(value, np.ufunc) or (inspect.isclass(value) and issubclass(value, np.generic)):
-            yield "numpy", getattr(value, "__name__", name)
-    for name, value in vars(np.dtypes).items():
-        if inspect.isclass(value) and issubclass(value, np.dtype):
-            yield "numpy.dtypes", name
+            yield ("numpy", getattr(value, "__name__", name)), "value"
 
 
-def generate() -> set[str]:
-    """The list for the installed versions: lines ``module name``."""
-    pairs = {*_estimators(), *_classes(), *_numpy_names()}
-    pairs |= {(module, name) for module, names in EXPLICIT for name in names}
-    return {f"{module} {name}" for module, name in pairs if "." not in name and "<" not in name}
+def generate() -> dict[Pair, Kind]:
+    """The list for the installed versions."""
+    found: dict[Pair, Kind] = {}
+    for source in (_estimators(), _classes(), _metrics(), _numpy_values()):
+        for (module, name), kind in source:
+            if "." not in name and "<" not in name:
+                found.setdefault((module, name), kind)
+    for kind, module, names in EXPLICIT:
+        found |= dict.fromkeys(((module, name) for name in names), kind)
+    return found
 
 
-def read() -> frozenset[tuple[str, str]]:
-    """The committed list as (module, name) pairs."""
-    lines = LIST.read_text("utf-8").splitlines()
-    return frozenset((module, name) for module, _, name in (line.partition(" ") for line in lines) if name)
+def installed_version() -> str:
+    """Of scikit-learn, without the patch level: what the lines are marked with."""
+    import sklearn
+
+    return ".".join(sklearn.__version__.split(".")[:2])
+
+
+def read() -> dict[Pair, tuple[Kind, list[str]]]:
+    """The committed list: kind and versions of each global."""
+    lines = (line.split() for line in LIST.read_text("utf-8").splitlines())
+    return {(module, name): (kind, versions) for module, name, kind, *versions in lines}  # type: ignore[misc]
+
+
+@cache
+def kinds() -> dict[Pair, Kind]:
+    """The kind of each global on the list, of whatever version."""
+    return {pair: kind for pair, (kind, _) in read().items()}
+
+
+def update() -> str:
+    """Bring the marks of the installed version up to date; what was done, in a sentence."""
+    listed, found, version = read() if LIST.exists() else {}, generate(), installed_version()
+    lines = []
+    for pair in sorted({*listed, *found}):
+        kind, versions = listed.get(pair, ("name", []))
+        marks = {*versions, version} if pair in found else {*versions} - {version}
+        if marks:
+            lines.append(f"{' '.join(pair)} {found.get(pair, kind)} {' '.join(sorted(marks))}\n")
+    LIST.write_text("".join(lines), "utf-8")
+    return f"{LIST.name}: {len(found)} globals of scikit-learn {version}, {len({*found} - {*listed})} of them new"
 
 
 if __name__ == "__main__":
-    before = {f"{module} {name}" for module, name in read()} if LIST.exists() else set()
-    lines = sorted(before | generate())
-    LIST.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    sys.stdout.write(f"{LIST.name}: {len(lines)} names, {len(set(lines) - before)} new\n")
+    sys.stdout.write(update() + "\n")

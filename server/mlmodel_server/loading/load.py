@@ -1,56 +1,120 @@
-"""Source to model: digests first, then the choke point."""
+"""Source to model: digests and signatures first, then the choke point."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from .. import manifest
 from ..errors import RefusedModel
-from ..formats.opened import Opened
+from ..formats.opened import Artefact, Opened
 from ..manifest import MANIFEST, Manifest
+from . import mlflow
+from .detect import Format, detect
+from .signing import SIGNATURE, verify
 from .sources import Source
-from .trust import format_of, open_artefact
+from .trust import Trust, open_model
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """An opened model. ``manifest`` is None for a bare file; ``sha256`` is of ``mlmodel.json`` or of that file."""
+    """An opened model. ``manifest`` is None for what is no package; ``sha256`` is of ``mlmodel.json``, of the bare
+    file, or what pinned the directory; ``signed_by`` is the fingerprint of the key that signed it, "" if none did."""
 
     opened: Opened
     manifest: Manifest | None
     sha256: str
+    signed_by: str = ""
 
 
-def load(source: Source, sha256: str = "", format: str = "auto") -> Loaded:
+def load(
+    source: Source,
+    sha256: str = "",
+    format: str = "auto",
+    *,
+    trust: str = "strict",
+    keys: Sequence[bytes] = (),
+    allow_unsafe: bool = False,
+    threads: int = 1,
+) -> Loaded:
     """Open the model of ``source``.
 
     ``sha256`` (hex, "" = not pinned) is checked on the entry file, and a package's own digests on every file it lists,
     all before anything but ``mlmodel.json`` is parsed. ``format`` other than ``auto`` is what the file must be.
+    ``trust`` is one of :data:`~.trust.Trust`: for ``signed`` one of ``keys`` (public, PEM) must have signed all files
+    (``model.sig`` beside them), and ``unsafe`` needs ``allow_unsafe``. ``threads`` is how many the model may use for a
+    prediction. Raises :class:`RefusedModel` and :class:`~mlmodel_server.errors.UnreachableSource`.
     """
+    strict = _strict(trust, keys, allow_unsafe)
+    if trust == "signed" and SIGNATURE not in source.names():
+        raise RefusedModel(f"the model is not signed: sign it with mlmodel package --sign KEY, which adds {SIGNATURE}")
     entry = source.read(source.entry)
-    digest = manifest.sha256(entry)
+    digest = source.sha256 or manifest.sha256(entry)
     if sha256 and digest != sha256.lower():
         raise RefusedModel(
             f"{source.entry} has sha256 {digest}, but {sha256} was asked for: "
             f"put the digest of the file you mean into spec.model.sha256"
         )
-    described, name, artefact = None, source.entry, entry
-    if source.entry == MANIFEST:
-        described = manifest.parse(entry)
-        contents = {}
-        for file, expected in described.files.items():
-            contents[file] = source.read(file)
-            found = manifest.sha256(contents[file])
-            if found != expected.sha256:
-                raise RefusedModel(
-                    f"{file} has sha256 {found}, but {MANIFEST} lists {expected.sha256}: save the package again"
-                )
-        name, artefact = described.artefact, contents[described.artefact]
-    found_format = format_of(artefact)
-    if format not in ("auto", found_format):
-        raise RefusedModel(
-            f"{name} is {found_format}, but the format asked for is {format}: set spec.model.format: auto"
-        )
-    from ..formats import sklearn
+    files = {source.entry: entry}
+    signed_by = ""
+    if trust == "signed":
+        files = {name: source.read(name) for name in source.names() if name != SIGNATURE}
+        signed_by = verify(files, source.read(SIGNATURE), keys)
+    described = manifest.parse(entry) if source.entry == MANIFEST else None
+    if described is not None:
+        files = _listed(source, described, files)
+        opened = _open(described.artefact, files, format, strict, threads)
+    else:
+        if detect(source.entry, entry) in ("mlflow", "savedmodel"):
+            files = {name: files.get(name) or source.read(name) for name in source.names() if name != SIGNATURE}
+        opened = _open(source.entry, files, format, strict, threads)
+    return Loaded(opened, described, digest, signed_by)
 
-    return Loaded(sklearn.opened(open_artefact(artefact, name), found_format), described, digest)
+
+def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:
+    if trust not in get_args(Trust):
+        raise RefusedModel(f"trust is {trust[:40]!r}: use {', '.join(get_args(Trust))}")
+    if trust == "unsafe" and not allow_unsafe:
+        raise RefusedModel(
+            "trust is unsafe, which this server was not started for: use strict or signed, "
+            "or have the administrator add --allow-unsafe"
+        )
+    if trust == "signed" and not keys:
+        raise RefusedModel("trust is signed, but no public key is known: give one, or have the administrator add it")
+    return trust == "strict"
+
+
+def _listed(source: Source, described: Manifest, read: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a package, each with the digest that its description has."""
+    contents = {}
+    for file, expected in described.files.items():
+        contents[file] = read[file] if file in read else source.read(file)
+        found = manifest.sha256(contents[file])
+        if found != expected.sha256:
+            raise RefusedModel(
+                f"{file} has sha256 {found}, but {MANIFEST} lists {expected.sha256}: save the package again"
+            )
+    return contents
+
+
+def _open(name: str, files: Mapping[str, bytes], format: str, strict: bool, threads: int) -> Opened:
+    """The model that begins with the file ``name``: with it alone, or with all in its directory."""
+    found: Format = detect(name, files[name])
+    artefact, flavour = _below(name, files), None
+    if found == "mlflow":
+        flavour = mlflow.flavour_of(artefact)
+        artefact = _below(flavour.path, artefact.files)
+        found = detect(artefact.name, artefact.data)
+    if format not in ("auto", found, "mlflow" if flavour else found):
+        raise RefusedModel(f"{name} is {found}, but the format asked for is {format}: set spec.model.format: auto")
+    opened = open_model(artefact, found, strict=strict, threads=threads)
+    if flavour is None:
+        return opened
+    return replace(opened, signature=mlflow.joined(opened.signature, flavour))
+
+
+def _below(name: str, files: Mapping[str, bytes]) -> Artefact:
+    directory, _, last = name.rpartition("/")
+    prefix = f"{directory}/" if directory else ""
+    return Artefact(last, {path.removeprefix(prefix): data for path, data in files.items() if path.startswith(prefix)})

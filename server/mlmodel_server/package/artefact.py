@@ -10,7 +10,8 @@ from typing import Any, Literal
 import joblib
 
 from ..errors import RefusedModel, UsageError
-from ..loading.trust import Format, open_artefact
+from ..loading.detect import Format
+from ..loading.trust import open_artefact
 
 FormatChoice = Literal["auto", "skops", "joblib"]
 

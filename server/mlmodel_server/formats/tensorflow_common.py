@@ -1,0 +1,66 @@
+"""What the formats of TensorFlow have in common."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import RefusedModel
+from ..protocol.tensors import TensorSpec
+from .table import library
+
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "string": "BYTES",
+}
+
+
+def tensorflow(threads: int) -> Any:
+    """TensorFlow, kept to ``threads`` threads and without its messages."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    tensorflow = library("tensorflow")
+    try:
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:  # it runs already, in a process that has opened a model before
+        pass
+    return tensorflow
+
+
+@contextmanager
+def directory(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A private directory with ``files``, for a library that reads nothing but paths; gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="mlmodel-") as name:
+        top = Path(name)
+        for file, data in files.items():
+            path = (top / file).resolve()
+            if not path.is_relative_to(top.resolve()):
+                raise RefusedModel(f"{file[:80]!r} leads out of the model's directory: save the model again")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        yield top
+
+
+def spec_of(name: str, datatype: str, shape: Any, file: str) -> TensorSpec:
+    """A tensor of the model, as the protocol describes it."""
+    if datatype not in DATATYPES or shape is None:
+        raise RefusedModel(
+            f"{file}: {name} is of the type {datatype}, which the protocol cannot carry: "
+            f"save the model with one of {', '.join(DATATYPES)}, and of known rank"
+        )
+    return TensorSpec(name, DATATYPES[datatype], tuple(-1 if size is None else int(size) for size in shape))

@@ -1,0 +1,165 @@
+"""PyTorch programs as ``torch.export.save`` writes them (.pt2)."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import RefusedModel
+from ..manifest import Signature
+from ..protocol.tensors import DTYPES, TensorSpec
+from .opened import Artefact, Opened, layout_of
+from .table import library
+from .torch_common import DATATYPES, TorchFunctions, restrict
+
+MAX_JSON = 256 << 20
+"""Bytes of the JSON in one program."""
+
+# torch looks a target up from the module torch, operator or math and calls what it finds; it evaluates the expressions
+# of shapes and guards as Python. So both may only be of these.
+_LOOKED_UP = ("torch", "_operator", "math", "#")
+_TARGET = re.compile(
+    r"torch\.ops\.(?:aten|prims|quantized|higher_order)\.(?!from_file\b|save\b|_print\b)\w+(?:\.\w+)?"
+    r"|torch\.sym_\w+|torch\._sym_\w+|torch\.amp\.autocast_mode\.\w+|torch\._C\._set_grad_enabled"
+    r"|_operator\.(?:add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
+    r"|math\.(?:ceil|floor|trunc|sqrt|log|log2|exp|pow)"
+)
+_NAMES = re.compile(
+    r"[suz]\w*\d+|L|Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|IntTrueDiv"
+    r"|FloatTrueDiv|FloatPow|PowByNatural|ModularIndexing|Where|Identity|ToFloat|\w+ToInt|RoundDecimal|LShift|RShift"
+    r"|TruncToFloat|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|floor|ceiling|oo|int_oo|true|false"
+)
+_EXPRESSION = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.Compare, ast.BoolOp, ast.BinOp,
+    ast.UnaryOp, ast.Subscript, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
+_LIBRARIES = re.compile(r"\.so(\.|$)|aotinductor")
+
+
+def check(artefact: Artefact) -> None:
+    """:class:`RefusedModel` for a program that would do more than compute: call anything but operators, evaluate text
+    that is no formula, open a pickle or a compiled library."""
+    torch = library("torch")
+    with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries if entry.filename.endswith(".json")) > MAX_JSON:
+            raise ValueError("it unpacks to more than the limit")
+        for entry in entries:
+            if _LIBRARIES.search(entry.filename):
+                raise _refused("a compiled library", artefact.name)
+            if entry.filename.endswith(".json"):
+                for what in _beyond(json.loads(archive.read(entry))):
+                    raise _refused(what, artefact.name)
+            elif entry.filename.endswith(".pt"):
+                try:
+                    torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
+                except Exception:  # torch itself would now open it as a pickle
+                    raise _refused("a pickle", artefact.name) from None
+
+
+def _refused(what: str, name: str) -> RefusedModel:
+    return RefusedModel(
+        f"refused {what} in {name}: an exported program may only compute with torch's own operators; "
+        f"leave that part out and export it again"
+    )
+
+
+def _beyond(content: Any) -> Iterator[str]:
+    """What in the description of a program is no computation."""
+    stack = [content]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, list):
+            stack += part
+        elif isinstance(part, str):
+            stack += _inner(part)
+        elif isinstance(part, dict):
+            stack += part.values()
+            for target in (part.get("target"), part.get("as_operator")):
+                if isinstance(target, str) and target.startswith(_LOOKED_UP) and not _TARGET.fullmatch(target):
+                    yield target[:80]
+            guards = part.get("guards_code")
+            for text in (part.get("expr_str"), *(guards if isinstance(guards, list) else ())):
+                if text is not None and not _is_formula(text):
+                    yield f"the text {str(text)[:40]!r}"
+            if part.get("use_pickle"):
+                yield "a pickle"
+            if "default_factory_module" in part:
+                yield f"{part['default_factory_module']}.{part.get('default_factory_name')}"[:80]
+
+
+def _inner(text: str) -> list[Any]:
+    """JSON within JSON: how structures of inputs and outputs are described."""
+    if text[:1] in ("[", "{", '"'):
+        try:
+            return [json.loads(text)]
+        except ValueError:
+            return []
+    return []
+
+
+def _is_formula(text: Any) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return False
+    for node in nodes:
+        sizes = isinstance(node, ast.Attribute) and node.attr in ("size", "shape", "stride", "storage_offset")
+        if not sizes and not isinstance(node, _EXPRESSION):
+            return False
+        if isinstance(node, ast.Name) and not _NAMES.fullmatch(node.id):
+            return False
+    return True
+
+
+def opened(artefact: Artefact, threads: int) -> Opened:
+    """The program, with the inputs and outputs that it was exported with."""
+    torch = library("torch")
+    restrict(threads)
+    program = torch.export.load(io.BytesIO(artefact.data))
+    functions = TorchFunctions(program.module())
+    nodes = {node.name: node for node in program.graph.nodes}
+    user = program.graph_signature
+    inputs = tuple(_spec(name, nodes[name], artefact.name) for name in user.user_inputs if name in nodes)
+    if not inputs or len(inputs) != len(user.user_inputs) or program.call_spec.in_spec.child(1).num_leaves:
+        raise RefusedModel(
+            f"{artefact.name} takes something else than tensors: export it with positional tensors as arguments"
+        )
+    rows = {name: _sized(nodes[name].meta["val"]) for name in user.user_inputs}
+    blank = {spec.name: np.zeros(rows[spec.name], DTYPES[spec.datatype]) for spec in inputs}
+    answered = list(functions.answers(blank))
+    outputs = tuple(
+        TensorSpec(name, found.datatype, found.shape)
+        for name, found in zip(
+            answered, (_spec(str(node), nodes[str(node)], artefact.name) for node in user.user_outputs), strict=True
+        )
+    )
+    return Opened(
+        "torch-export",
+        "pytorch_export",
+        functions,
+        Signature(layout_of(inputs), inputs, outputs),
+        fork_safe=threads == 1,  # OpenMP's threads do not live on in a forked process, and waiting for them never ends
+    )
+
+
+def _spec(name: str, node: Any, file: str) -> TensorSpec:
+    value = node.meta.get("val")
+    datatype = DATATYPES.get(str(getattr(value, "dtype", None)))
+    if datatype is None:
+        raise RefusedModel(
+            f"{file}: {name} is no tensor that the protocol can carry: export it with tensors of numbers"
+        )
+    return TensorSpec(name, datatype, tuple(size if type(size) is int else -1 for size in value.shape))
+
+
+def _sized(value: Any) -> list[int]:
+    """A shape that the program takes: the one that it was exported with."""
+    return [size if type(size) is int else size.node.hint or 2 for size in value.shape]

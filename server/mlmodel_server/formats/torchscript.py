@@ -1,0 +1,54 @@
+"""PyTorch programs in TorchScript, as ``torch.jit.save`` writes them."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+
+from ..errors import RefusedModel
+from .opened import Artefact, Opened
+from .table import library
+from .torch_common import TorchFunctions, restrict
+
+MAX_CODE = 64 << 20
+"""Bytes of source text in one program."""
+
+# The operators that reach files, and the namespaces of operators that compute and nothing else.
+_FILES = re.compile(rb"\b(from_file|save|_print|PythonOp|IgnoredPythonOp)\s*\(")
+_OPERATORS = re.compile(rb"\bops\s*\.\s*(\w+)")
+_COMPUTING = (b"aten", b"prim", b"prims", b"quantized")
+
+
+def check(artefact: Artefact) -> None:
+    """:class:`RefusedModel` for a program that reads or writes files, or uses operators of another library.
+
+    The archive holds the program as text, and loading it may already run some of it, so the text is looked through.
+    """
+    with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
+        sources = [entry for entry in archive.infolist() if entry.filename.endswith(".py")]
+        if sum(entry.file_size for entry in sources) > MAX_CODE:
+            raise ValueError("it unpacks to more than the limit")
+        for entry in sources:
+            text = archive.read(entry)
+            found = _FILES.search(text)
+            others = [name for name in _OPERATORS.findall(text) if name not in _COMPUTING]
+            if found or others:
+                what = found[1].decode() if found else f"operators of {others[0].decode()[:40]}"
+                raise RefusedModel(
+                    f"refused {what} in {artefact.name}: a TorchScript program may only compute; "
+                    f"leave that part out and save it again"
+                )
+
+
+def opened(artefact: Artefact, threads: int) -> Opened:
+    """The program. What its inputs are only a package or MLflow's signature tells."""
+    torch = library("torch")
+    restrict(threads)
+    module = torch.jit.load(io.BytesIO(artefact.data), map_location="cpu").eval()
+    return Opened(
+        "torchscript",
+        "pytorch_torchscript",
+        TorchFunctions(module),
+        fork_safe=threads == 1,  # OpenMP's threads do not live on in a forked process, and waiting for them never ends
+    )

@@ -1,0 +1,109 @@
+"""UBJSON as XGBoost writes it, into dictionaries, lists and arrays: to look at before XGBoost itself reads it."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+MAX_DEPTH = 64
+
+_INTEGERS = {"i": ">i1", "U": "u1", "I": ">i2", "l": ">i4", "L": ">i8"}
+_FLOATS = {"d": ">f4", "D": ">f8"}
+_NUMBERS = {**_INTEGERS, **_FLOATS}
+_CONSTANTS: dict[str, Any] = {"Z": None, "T": True, "F": False}
+
+
+def decode(data: bytes) -> Any:
+    """The value in ``data``; ValueError when it is none, is nested too deep, has a key twice or something behind it."""
+    try:
+        value, end = _value(data, 0, _marker(data, 0), 0)
+    except (IndexError, struct.error, UnicodeDecodeError) as error:
+        raise ValueError("it is cut off or damaged") from error
+    if end != len(data):
+        raise ValueError("it has something behind the model")
+    return value
+
+
+def _marker(data: bytes, at: int) -> str:
+    return chr(data[at])
+
+
+def _value(data: bytes, at: int, marker: str, depth: int, marked: bool = True) -> tuple[Any, int]:
+    """The value at ``at`` and where it ends; its marker stands there if it is ``marked``."""
+    at += marked
+    if depth > MAX_DEPTH:
+        raise ValueError("it is nested too deep")
+    if marker in _NUMBERS:
+        kind = np.dtype(_NUMBERS[marker])
+        found = np.frombuffer(data[at : at + kind.itemsize], kind)
+        return found[0].item(), at + kind.itemsize
+    if marker in _CONSTANTS:
+        return _CONSTANTS[marker], at
+    if marker in "SC":
+        size, at = (1, at) if marker == "C" else _size(data, at)
+        return _text(data, at, size), at + size
+    if marker == "{":
+        return _object(data, at, depth)
+    if marker == "[":
+        return _array(data, at, depth)
+    raise ValueError("it has a marker that XGBoost does not write")
+
+
+def _size(data: bytes, at: int) -> tuple[int, int]:
+    marker = _marker(data, at)
+    if marker not in _INTEGERS:
+        raise ValueError("it has a length that is no integer")
+    size, at = _value(data, at, marker, 0)
+    if not 0 <= size <= len(data):
+        raise ValueError("it is cut off or damaged")
+    return size, at
+
+
+def _text(data: bytes, at: int, size: int) -> str:
+    if at + size > len(data):
+        raise ValueError("it is cut off or damaged")
+    return data[at : at + size].decode("utf-8")
+
+
+def _header(data: bytes, at: int) -> tuple[str, int | None, int]:
+    """The type of all elements and their number, as far as a container gives them."""
+    kind, count = "", None
+    if _marker(data, at) == "$":
+        kind, at = _marker(data, at + 1), at + 2
+    if _marker(data, at) == "#":
+        count, at = _size(data, at + 1)
+    if kind and count is None:
+        raise ValueError("it has a typed list without a length")
+    return kind, count, at
+
+
+def _array(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    kind, count, at = _header(data, at)
+    if kind in _NUMBERS and count is not None:
+        dtype = np.dtype(_NUMBERS[kind])
+        end = at + count * dtype.itemsize
+        return np.frombuffer(data[at:end], dtype, count).astype(dtype.newbyteorder("=")), end
+    if kind:
+        raise ValueError("it has a typed list of something else than numbers")
+    items: list[Any] = []
+    while len(items) < count if count is not None else _marker(data, at) != "]":
+        item, at = _value(data, at, _marker(data, at), depth + 1)
+        items.append(item)
+    return items, at if count is not None else at + 1
+
+
+def _object(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
+    kind, count, at = _header(data, at)
+    if kind:
+        raise ValueError("it has a typed object")
+    items: dict[str, Any] = {}
+    while len(items) < count if count is not None else _marker(data, at) != "}":
+        size, at = _size(data, at)
+        key = _text(data, at, size)
+        at += size
+        if key in items:
+            raise ValueError(f"it has {key[:40]!r} twice")
+        items[key], at = _value(data, at, _marker(data, at), depth + 1)
+    return items, at if count is not None else at + 1

@@ -1,0 +1,121 @@
+"""A look at every object of an opened model: what its parts would do, and where its trees would read.
+
+A list of types says what a model is made of. This says that those types hold nothing that turns a prediction into
+something else: a text vectorizer that opens the files which a request names, a function that is no arithmetic, a tree
+whose next node lies outside its memory (scikit-learn follows it there).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import RefusedModel
+from ..formats.trees import Damaged, branching, within
+from . import allowlist
+
+_CODE = (
+    type,
+    functools.partial,
+    operator.attrgetter,
+    operator.itemgetter,
+    operator.methodcaller,
+    types.BuiltinFunctionType,
+    types.FunctionType,
+    types.MethodType,
+    types.ModuleType,
+    np.vectorize,
+)
+_NEIGHBOURS = ("sklearn.neighbors._ball_tree", "sklearn.neighbors._kd_tree")
+
+
+def audit(model: Any, refuse: Callable[[str], RefusedModel]) -> None:
+    """Raise what ``refuse`` makes, or ValueError for forged numbers, unless ``model`` can only compute."""
+    seen: set[int] = set()
+    stack = [model]
+    while stack:  # no recursion: a hostile model may be nested deeper than Python's stack
+        part = stack.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, _CODE):
+            _check_code(part, refuse)
+        stack += _inside(part)
+        _check(part, refuse)
+
+
+def _inside(part: Any) -> Iterator[Any]:
+    if isinstance(part, np.ndarray):
+        if part.dtype.hasobject:
+            yield from part.ravel()
+    elif isinstance(part, (list, tuple, set, frozenset)):
+        yield from part
+    elif isinstance(part, dict):
+        yield from part.values()
+    elif hasattr(part, "__dict__") and not isinstance(part, _CODE):
+        yield from vars(part).values()
+
+
+def _check_code(part: Any, refuse: Callable[[str], RefusedModel]) -> None:
+    if isinstance(part, type):
+        if not issubclass(part, (np.generic, bool, float, int, str)) and part is not object:
+            raise refuse(f"{part.__module__}.{part.__qualname__}")
+        return
+    module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
+    if not isinstance(part, types.FunctionType) or allowlist.kinds().get((str(module), str(name))) != "value":
+        raise refuse(f"{module}.{name}" if name else f"{type(part).__module__}.{type(part).__name__}")
+
+
+def _check(part: Any, refuse: Callable[[str], RefusedModel]) -> None:
+    kind = type(part)
+    if kind.__module__ == "sklearn.tree._tree" and kind.__name__ == "Tree":
+        nodes = part.__getstate__()["nodes"]
+        inner = nodes["left_child"] != -1
+        branching(np.concatenate((nodes["left_child"][inner], nodes["right_child"][inner])), len(nodes))
+        within(nodes["feature"][inner], part.n_features)
+    elif kind.__module__ == "sklearn.ensemble._hist_gradient_boosting.predictor":
+        _check_histogram(part)
+    elif kind.__module__ in _NEIGHBOURS:
+        _check_neighbours(part)
+    elif kind.__module__ == "sklearn.feature_extraction.text" and getattr(part, "input", "content") != "content":
+        raise refuse(f"{kind.__module__}.{kind.__name__} with input={str(part.input)[:20]!r}")
+    elif kind.__module__.startswith(("sklearn.ensemble.", "sklearn.tree.")):
+        _check_width(part)
+
+
+def _check_width(part: Any) -> None:
+    """A tree is asked about the columns of a table that only the estimator around it has measured."""
+    width = getattr(part, "n_features_in_", 0)
+    trees = [part] if hasattr(part, "tree_") else list(np.ravel(getattr(part, "estimators_", ())))
+    subsets = getattr(part, "estimators_features_", [None] * len(trees))
+    for tree, columns in zip(trees, subsets, strict=False):
+        if hasattr(tree, "tree_") and tree.tree_.n_features != (width if columns is None else len(columns)):
+            raise Damaged("it has a tree that reads outside itself")
+        if columns is not None:
+            within(np.asarray(columns), width)
+    for predictor in np.ravel(getattr(part, "_predictors", ())):
+        within(predictor.nodes["feature_idx"], width)
+
+
+def _check_histogram(predictor: Any) -> None:
+    nodes = predictor.nodes
+    inner = nodes["is_leaf"] == 0
+    branching(np.concatenate((nodes["left"][inner], nodes["right"][inner])), len(nodes))
+    bitsets = nodes["bitset_idx"][inner & (nodes["is_categorical"] != 0)]
+    within(bitsets, min(len(predictor.raw_left_cat_bitsets), len(predictor.binned_left_cat_bitsets)))
+
+
+def _check_neighbours(tree: Any) -> None:
+    data, indices, nodes, bounds = (np.asarray(array) for array in tree.__getstate__()[:4])
+    within(indices, len(data))
+    inner = np.flatnonzero(nodes["is_leaf"] == 0)
+    starts, ends = nodes["idx_start"], nodes["idx_end"]
+    inside = len(indices) == len(data) and starts.min() >= 0 and (starts <= ends).all() and ends.max() <= len(data)
+    branches = not len(inner) or 2 * inner.max() + 2 < len(nodes)
+    if not inside or not branches or bounds.shape[1:] != (len(nodes), data.shape[1]):
+        raise Damaged("it has a tree that reads outside itself")

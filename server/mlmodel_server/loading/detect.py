@@ -1,0 +1,106 @@
+"""Which format a file is, by its content: names lie, and are lost in a ConfigMap or behind a URL."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from typing import Literal
+
+from ..errors import RefusedModel
+
+Format = Literal[
+    "skops",
+    "joblib",
+    "onnx",
+    "xgboost",
+    "lightgbm",
+    "torchscript",
+    "torch-export",
+    "torch-pickle",
+    "savedmodel",
+    "keras",
+    "mlflow",
+]
+
+MLFLOW = "MLmodel"
+"""The description of an MLflow directory: YAML, which nothing but its name tells."""
+
+COMPRESSED = (b"\x78", b"\x1f\x8b", b"BZ", b"\xfd7zXZ", b"\x5d\x00")
+"""How what ``joblib.dump(compress=...)`` writes begins: zlib, gzip, bz2, xz, lzma."""
+
+_TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+_XGBOOST = re.compile(rb'\s*\{\s*"(?:learner|version|Config|Model)"')
+_XGBOOST_UBJ = re.compile(rb"\{(?:L\0{7}|l\0{3}|[iU])[\x05-\x07](?:learner|version|Config|Model)", re.DOTALL)
+
+# Known, and not to be served: what to do instead.
+_ADVICE: tuple[tuple[bytes, str], ...] = (
+    (b"binf", "is in XGBoost's deprecated binary format: load it with the XGBoost that wrote it and "
+     "save it as .ubj or .json (booster.save_model('model.ubj'))"),
+    (b"bs64", "is in XGBoost's deprecated binary format: load it with the XGBoost that wrote it and "
+     "save it as .ubj or .json (booster.save_model('model.ubj'))"),
+    (b"\x89HDF\r\n\x1a\n", "is HDF5, Keras' old format: save it as .keras (model.save('model.keras'))"),
+    (b"\x93NUMPY", "is an array, not a model: save the fitted model"),
+    (b"ZF", "was written by joblib before 0.10: load it there and save it with a current joblib"),
+    (b"GGUF", "is a GGUF language model, which this server does not run: export it to ONNX"),
+)  # fmt: skip
+
+
+def detect(name: str, data: bytes) -> Format:
+    """The format of the file called ``name``, from its content alone but for MLflow's.
+
+    Raises :class:`RefusedModel` with what to do instead for formats that are known and not served. What no format
+    claims is taken for a pickle: those of protocol 0 have no beginning of their own.
+    """
+    if name.rpartition("/")[2] == MLFLOW:
+        return "mlflow"
+    if data.startswith(b"PK\x03\x04"):
+        return _archive(name, data)
+    for magic, advice in _ADVICE:
+        if data.startswith(magic):
+            raise RefusedModel(f"{name} {advice}")
+    if data.startswith(_TORCH_LEGACY):
+        return "torch-pickle"
+    if data.startswith((b"\x80", *COMPRESSED)):
+        return "joblib"
+    if data.startswith(b"tree\n"):
+        return "lightgbm"
+    if _XGBOOST.match(data) or _XGBOOST_UBJ.match(data):
+        return "xgboost"
+    if re.match(rb'\s*\{\s*"(?:name|tree_info)"', data):
+        raise RefusedModel(f"{name} is a dump for reading: save the model with booster.save_model('model.txt')")
+    return _protobuf(data) or "joblib"
+
+
+def _archive(name: str, data: bytes) -> Format:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError):
+        raise RefusedModel(f"{name} is a damaged zip file: copy or save it again") from None
+    inner = {member.partition("/")[2] for member in members}  # torch puts everything into one folder
+    if "schema.json" in members:
+        return "skops"
+    if {"config.json", "metadata.json"} <= {*members}:
+        return "keras"
+    if "archive_format" in inner | {*members} or "serialized_exported_program.json" in members:
+        return "torch-export"
+    if "constants.pkl" in inner and any(member.startswith("code/") for member in inner):
+        return "torchscript"
+    if "data.pkl" in inner:
+        return "torch-pickle"
+    if any(member.endswith(".npy") for member in members):
+        raise RefusedModel(f"{name} is an archive of arrays (.npz), not a model: save the fitted model")
+    raise RefusedModel(
+        f"{name} is a zip file of no format that this server knows: serve skops, Keras, TorchScript or exported "
+        f"PyTorch programs as they were saved, and packages as directories or as an archive called .zip"
+    )
+
+
+def _protobuf(data: bytes) -> Format | None:
+    """A SavedModel begins with its schema version 1, an ONNX model with its IR version (3 or later)."""
+    if len(data) < 4 or data[0] != 0x08:
+        return None
+    if data[1] == 1 and data[2] == 0x12:
+        return "savedmodel"
+    return "onnx" if 3 <= data[1] <= 64 and data[2] in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42) else None

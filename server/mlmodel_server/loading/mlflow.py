@@ -1,0 +1,133 @@
+"""MLflow's model directories: which of their flavours is served, from which file, with which columns.
+
+Only the description is read; MLflow itself and the code that a model may bring along never run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import RefusedModel
+from ..formats.opened import Artefact
+from ..formats.sklearn import PREDICT
+from ..formats.table import library
+from ..manifest import Signature
+from ..protocol.tensors import TensorSpec, datatype_of
+from .detect import MLFLOW
+
+MAX_DESCRIPTION = 1 << 20
+"""Bytes of ``MLmodel``."""
+
+# Flavour, the key that holds its file or directory, and the files to look for when it is a directory.
+_FLAVOURS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("onnx", "data", ("model.onnx",)),
+    ("xgboost", "data", ()),
+    ("lightgbm", "data", ()),
+    ("sklearn", "pickled_model", ()),
+    ("pytorch", "model_data", ("model.pt2", "model.pth")),
+    ("tensorflow", "saved_model_dir", ("saved_model.pb",)),
+    ("tensorflow", "data", ("model.keras", "model/saved_model.pb", "model.h5")),
+    ("keras", "data", ("model.keras", "model/saved_model.pb")),
+)
+
+_COLUMNS = {
+    "boolean": "BOOL",
+    "integer": "INT32",
+    "long": "INT64",
+    "float": "FP32",
+    "double": "FP64",
+    "string": "BYTES",
+}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """What is served of a directory: ``path`` of the file to begin with, and what MLflow's signature says."""
+
+    name: str
+    path: str
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+def flavour_of(directory: Artefact) -> Flavour:
+    """The flavour to serve; :class:`RefusedModel` when there is none, or it would run code of its own."""
+    described = _parsed(directory.data)
+    flavours = described.get("flavors")
+    if not isinstance(flavours, dict):
+        raise RefusedModel(f"{MLFLOW} lists no flavors: log the model again with MLflow")
+    for name, key, inside in _FLAVOURS:
+        details = flavours.get(name)
+        if isinstance(details, dict) and isinstance(details.get(key), str):
+            path = _found(details[key], inside, directory.files)
+            signature = described.get("signature") or {}
+            return Flavour(name, path, _specs(signature, "inputs"), _specs(signature, "outputs"))
+    loader = flavours.get("python_function", {})
+    loader = loader.get("loader_module") if isinstance(loader, dict) else None
+    runs = f", whose loader {str(loader)[:80]} runs code of its own" if loader else ""
+    raise RefusedModel(
+        f"refused {MLFLOW} with the flavour {', '.join(sorted(map(str, flavours)))[:200] or 'none'}{runs}: "
+        f"log the model with one of {', '.join(dict.fromkeys(name for name, _, _ in _FLAVOURS))}"
+    )
+
+
+def joined(found: Signature | None, flavour: Flavour) -> Signature | None:
+    """The signature of the artefact, with the names and types of columns from MLflow's where that knows more."""
+    named = flavour.inputs
+    if found is None:
+        return Signature("tensors", named, flavour.outputs) if named and flavour.outputs else None
+    if found.layout == "tensors" or not named or any(len(spec.shape) != 1 for spec in named):
+        return found
+    width = found.inputs[0].shape[-1] if found.layout == "matrix" else len(found.inputs)
+    known = {spec.name for spec in found.inputs} if found.layout == "columns" else {spec.name for spec in named}
+    if len(named) != width or known != {spec.name for spec in named}:
+        return found
+    if found.layout == "columns":
+        types = {spec.name: spec for spec in named}
+        named = tuple(types[spec.name] for spec in found.inputs)
+    return Signature("columns", named, found.outputs, found.classes)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    yaml = library("yaml")
+    if len(data) > MAX_DESCRIPTION:
+        raise RefusedModel(f"{MLFLOW} is larger than {MAX_DESCRIPTION >> 20} MiB: log the model again with MLflow")
+    try:
+        described = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        described = None
+    if not isinstance(described, dict):
+        raise RefusedModel(f"{MLFLOW} is no YAML description of a model: log the model again with MLflow")
+    return described
+
+
+def _found(path: str, inside: Sequence[str], files: Mapping[str, bytes]) -> str:
+    for candidate in (path, *(f"{path}/{name}" for name in inside)):
+        if candidate in files:
+            return candidate
+    raise RefusedModel(f"{MLFLOW} names {path[:80]!r}, which is not in the directory: copy all of it")
+
+
+def _specs(signature: Any, side: Literal["inputs", "outputs"]) -> tuple[TensorSpec, ...]:
+    """One side of MLflow's signature, a JSON text; empty when it has what the protocol cannot carry."""
+    text = signature.get(side) if isinstance(signature, dict) else None
+    try:
+        entries = json.loads(text) if isinstance(text, str) else []
+        return tuple(_spec(entry, index, len(entries), side) for index, entry in enumerate(entries))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return ()
+
+
+def _spec(entry: dict[str, Any], index: int, count: int, side: Literal["inputs", "outputs"]) -> TensorSpec:
+    import numpy as np
+
+    name = entry.get("name")
+    if not isinstance(name, str):
+        name = PREDICT if side == "outputs" and count == 1 else f"{side[:-1]}-{index}"
+    if entry["type"] == "tensor":
+        tensor = entry["tensor-spec"]
+        return TensorSpec(name, datatype_of(np.dtype(tensor["dtype"])), tuple(int(size) for size in tensor["shape"]))
+    return TensorSpec(name, _COLUMNS[entry["type"]], (-1,))
