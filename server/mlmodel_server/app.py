@@ -19,6 +19,7 @@ from .observe.failures import FailureLog, log
 from .plane import Plane
 from .protocol import v2
 from .protocol.tensors import InferRequest
+from .reporter import Reporter
 from .serving import Serving
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Application:
         self._endpoints = endpoints(serving)
         self._grpc: GrpcServer | None = None
         self._bytes = 0  # of bodies that are held
-        self._recorder = serving.recorder
+        self._recorder, self._reporter = serving.recorder, Reporter(serving)
         self.hot = (
             {path.encode(): endpoint for path, endpoint in self._endpoints.items()} if self._inference.inline else {}
         )
@@ -71,9 +72,7 @@ class Application:
 
     async def start(self, slot: int) -> None:
         """To be called before the first request, in the worker of this ``slot``."""
-        self._recorder.start(slot)
-        self._serving.ids.start()
-        self._serving.feedback.start(slot)
+        self._reporter.start(slot)
         self._inference.start()
         if self._serving.grpc:
             self._grpc = await self._serve_grpc()
@@ -95,7 +94,7 @@ class Application:
         if self._grpc:
             await self._grpc.stop(GRPC_GRACE)
         await asyncio.to_thread(self._inference.stop)
-        self._recorder.fold()
+        await asyncio.to_thread(self._reporter.stop)
 
     async def _serve_grpc(self) -> GrpcServer:
         from .protocol.grpc_service import GrpcServer  # 20 MB and threads that must not be there before the fork
@@ -103,7 +102,7 @@ class Application:
         serving = self._serving
         certificate = serving.certificate
         grpc = GrpcServer(
-            Plane(serving, self._inference),
+            Plane(serving, self._inference, self._reporter),
             max_message=serving.limits.max_body,
             metadata=[("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision)],
             failed=self._log,
@@ -129,10 +128,10 @@ class Application:
             if answer is None:
                 return None
             reply = self._reply(endpoint, request, answer)
-            self._recorder.answered(200, perf_counter() - started, answer.queue, answer.compute, answer.rows)
+            self._reporter.answered(endpoint.route, head.headers, started, request, answer)
         except Exception as error:
             reply = self._failed(error)
-            self._recorder.answered(reply.status, perf_counter() - started)
+            self._reporter.failed(endpoint.route, dict(headers), started, reply.status, error)
         return _start(reply), reply.body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,16 +148,17 @@ class Application:
                     return
             await self._cold(scope, receive, send)
             return
-        started = perf_counter()
+        started, headers = perf_counter(), dict(scope["headers"])
+        route = endpoint.route if endpoint else "POST (unknown)"
         self._recorder.in_flight += 1
         try:
-            answer, reply = await self._answer(endpoint, scope, receive, started)
-            self._recorder.answered(200, perf_counter() - started, answer.queue, answer.compute, answer.rows)
+            request, answer, reply = await self._answer(endpoint, scope, receive, started)
+            self._reporter.answered(route, headers, started, request, answer)
         except Gone:
             return
         except Exception as error:
             reply = self._failed(error)
-            self._recorder.answered(reply.status, perf_counter() - started)
+            self._reporter.failed(route, headers, started, reply.status, error)
         finally:
             self._recorder.in_flight -= 1
         if self._serving.draining:
@@ -167,7 +167,7 @@ class Application:
 
     async def _answer(
         self, endpoint: Endpoint | None, scope: Scope, receive: Receive, started: float
-    ) -> tuple[Answer, Reply]:
+    ) -> tuple[InferRequest, Answer, Reply]:
         if endpoint is None:
             raise RequestError(_unknown(scope["path"], self._serving), 404)
         if scope["method"] != "POST":
@@ -188,8 +188,8 @@ class Application:
             call = self._inference.call(request)
             answer = self._inference.now(call) or await self._inference.later(call, head.deadline)
             if threaded:
-                return answer, await asyncio.to_thread(self._reply, endpoint, request, answer)
-            return answer, self._reply(endpoint, request, answer)
+                return request, answer, await asyncio.to_thread(self._reply, endpoint, request, answer)
+            return request, answer, self._reply(endpoint, request, answer)
         finally:
             self._bytes -= head.length
 
@@ -218,7 +218,6 @@ class Application:
             elif status == 401:
                 headers.append((b"www-authenticate", b"Bearer"))
             if isinstance(error, Overloaded):
-                self._recorder.shed(error.reason)
                 headers.append((b"retry-after", b"%d" % error.retry_after))
         else:
             self._log(error)

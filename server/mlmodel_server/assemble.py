@@ -19,6 +19,8 @@ from .observe.drift import Drift, features_of, predictions_of
 from .observe.feedback import Feedback
 from .observe.ids import PredictionIds, key_of
 from .observe.metrics import Recorder
+from .observe.payloads import PayloadLog
+from .observe.shadow import Shadow
 from .protocol import v2
 from .serving import Limits, Serving
 
@@ -39,14 +41,30 @@ def assemble(arguments: argparse.Namespace) -> Serving:
     identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
     ids = PredictionIds(_feedback_key(arguments), identity, _task(model, described), signature.classes)
     feedback = Feedback(ids, identity, slots, signature.classes)
+    shadow = Shadow(identity, arguments.shadow, arguments.shadow_percent, slots) if arguments.shadow else None
+    payloads = (
+        PayloadLog(
+            identity,
+            arguments.payload_log,
+            _columns(signature),
+            arguments.payload_percent,
+            slots,
+            form=arguments.payload_format,
+        )
+        if arguments.payload_log
+        else None
+    )
     return Serving(
-        name=identity.model,
-        version=identity.version,
-        revision=identity.revision,
+        identity=identity,
         model=model,
         platform=loaded.opened.platform,
         example=example,
-        recorder=Recorder(identity, slots, watch=_drift(identity, slots, signature, described), collectors=[feedback]),
+        recorder=Recorder(
+            identity,
+            slots,
+            watch=_drift(identity, slots, signature, described),
+            collectors=[feedback, *(one for one in (shadow, payloads) if one)],
+        ),
         ids=ids,
         feedback=feedback,
         cost=_cost(model, example),
@@ -57,6 +75,8 @@ def assemble(arguments: argparse.Namespace) -> Serving:
             max_waiting=arguments.queue,
             timeout=arguments.timeout,
         ),
+        shadow=shadow,
+        payloads=payloads,
         grpc=_grpc(arguments),
         keys=keys,
         certificate=certificate,

@@ -18,8 +18,10 @@ BINARY = b"application/octet-stream"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One wire format. ``decode`` raises :class:`~.errors.RequestError`; ``encode`` gives headers and body."""
+    """One wire format. ``route`` names it in traces, ``what`` says what to send. ``decode`` raises
+    :class:`~.errors.RequestError`; ``encode`` gives headers and body."""
 
+    route: str
     what: str
     content_types: frozenset[bytes]
     decode: Callable[[Head, bytes], InferRequest]
@@ -30,16 +32,29 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
     """By path."""
     v2_base, v1_base = f"/v2/models/{serving.name}", f"/v1/models/{serving.name}"
     specs, json = serving.model.signature.inputs, frozenset((JSON,))
-    infer = Endpoint("a v2 inference request", json | {BINARY}, _v2_request, _v2_answer(serving))
-    predict = Endpoint('{"instances": [...]}', json, lambda _, body: v1.decode(body, specs), _v1_answer)
+    infer = Endpoint(
+        "POST /v2/models/{name}/infer", "a v2 inference request", json | {BINARY}, _v2_request, _v2_answer(serving)
+    )
+    predict = Endpoint(
+        "POST /v1/models/{name}:predict",
+        '{"instances": [...]}',
+        json,
+        lambda _, body: v1.decode(body, specs),
+        _v1_answer,
+    )
     table = Endpoint(
+        "POST /invocations",
         "a table as MLflow takes it",
         json | {invocations.CSV},
         lambda head, body: invocations.decode(body, head.content_type, specs),
         _v1_answer,
     )
     plain = Endpoint(
-        "a row as a JSON object, or an array of them", json, lambda _, body: rows.decode(body, specs), _v1_answer
+        "POST /predict",
+        "a row as a JSON object, or an array of them",
+        json,
+        lambda _, body: rows.decode(body, specs),
+        _v1_answer,
     )
     paths = {
         f"{v2_base}/infer": infer,

@@ -36,6 +36,7 @@ class Answer:
     there is none for this model or so many rows."""
 
     response: InferResponse
+    table: Table
     prediction_id: str | None
     queue: float
     compute: float
@@ -98,4 +99,4 @@ class Inference:
         predictions = arrays[call.wanted.index(PREDICT)] if PREDICT in call.wanted else None
         self._recorder.predicted(call.table if isinstance(call.table, np.ndarray) else None, predictions)
         response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
-        return Answer(response, self._ids.make(predictions), queue, compute, call.rows)
+        return Answer(response, call.table, self._ids.make(predictions), queue, compute, call.rows)

@@ -6,44 +6,43 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from . import describe
-from .engine.batching import Overloaded
 from .errors import RequestError
 from .inference import Inference
 from .protocol.tensors import InferRequest, InferResponse, ModelMetadata
 from .protocol.v2 import shown
+from .reporter import Reporter, status_of
 from .serving import Serving
 
 PREDICTION_ID = "prediction_id"
+ROUTE = "inference.GRPCInferenceService/ModelInfer"
 
 
 class Plane:
     """A :class:`.protocol.dataplane.DataPlane`."""
 
-    def __init__(self, serving: Serving, inference: Inference) -> None:
-        self._serving, self._inference = serving, inference
+    def __init__(self, serving: Serving, inference: Inference, reporter: Reporter) -> None:
+        self._serving, self._inference, self._reporter = serving, inference, reporter
 
     async def infer(
         self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
     ) -> InferResponse:
         """See :class:`.protocol.dataplane.DataPlane`."""
-        started, recorder = perf_counter(), self._serving.recorder
-        recorder.in_flight += 1
+        started, serving = perf_counter(), self._serving
+        headers = {name.encode(): value.encode() for name, value in metadata.items()}
+        serving.recorder.in_flight += 1
         try:
             self._check(model, version)
-            headers = {name.encode(): value.encode() for name, value in metadata.items()}
-            if self._serving.keys:
-                self._serving.keys.check(headers)
+            if serving.keys:
+                serving.keys.check(headers)
             call = self._inference.call(request)
-            until = min(deadline or float("inf"), started + self._serving.limits.timeout)
+            until = min(deadline or float("inf"), started + serving.limits.timeout)
             answer = self._inference.now(call) or await self._inference.later(call, until)
         except Exception as error:
-            recorder.answered(error.status if isinstance(error, RequestError) else 500, perf_counter() - started)
-            if isinstance(error, Overloaded):
-                recorder.shed(error.reason)
+            self._reporter.failed(ROUTE, headers, started, status_of(error), error)
             raise
         finally:
-            recorder.in_flight -= 1
-        recorder.answered(200, perf_counter() - started, answer.queue, answer.compute, answer.rows)
+            serving.recorder.in_flight -= 1
+        self._reporter.answered(ROUTE, headers, started, request, answer)
         parameters = {PREDICTION_ID: answer.prediction_id} if answer.prediction_id else {}
         return InferResponse(answer.response.id, answer.response.outputs, parameters)
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from .access import ApiKeys, Certificate
 from .engine.cost import Cost
 from .engine.model import Model
+from .observe.cells import Identity
 from .observe.feedback import Feedback
 from .observe.ids import PredictionIds
 from .observe.metrics import Recorder
+from .observe.payloads import PayloadLog
+from .observe.shadow import Shadow
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,7 @@ class Limits:
 class Serving:
     """One model and what is said of it. ``draining`` turns true at SIGTERM and stays so."""
 
-    name: str
-    version: str
-    revision: str
+    identity: Identity
     model: Model
     platform: str
     example: bytes
@@ -42,6 +43,10 @@ class Serving:
     feedback: Feedback
     cost: Cost
     limits: Limits = field(default_factory=Limits)
+    shadow: Shadow | None = None
+    """Gets a copy of some requests."""
+    payloads: PayloadLog | None = None
+    """Writes some requests down."""
     properties: dict[str, str] = field(default_factory=dict)
     """Further facts for the model's metadata: verdict of the compilation, training metrics."""
     grpc: str = ""
@@ -51,3 +56,18 @@ class Serving:
     certificate: Certificate | None = None
     """None: plain HTTP."""
     draining: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.identity.model
+
+    @property
+    def version(self) -> str:
+        """Its label for people."""
+        return self.identity.version
+
+    @property
+    def revision(self) -> str:
+        """What the operator calls this very version."""
+        return self.identity.revision

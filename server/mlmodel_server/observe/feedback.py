@@ -62,11 +62,12 @@ _decoder = msgspec.json.Decoder(_Item | list[_Item])
 
 class Cell(NamedTuple):
     """One label of a class: the places of the actual and the predicted one in the confusion matrix, and whether they
-    are the same class (both may be in the place of the others)."""
+    are the same class (both may be in the place of the others). ``known`` is whether the label is a class here."""
 
     actual: int
     predicted: int
     right: bool
+    known: bool
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Outcome:
     lag: float
     rows: tuple[Cell | float, ...]
     mac: bytes
+
+    @property
+    def unknown(self) -> int:
+        """Labels that are no class of the model on this pod."""
+        return sum(isinstance(row, Cell) and not row.known for row in self.rows)
 
 
 class _Layout:
@@ -131,7 +137,9 @@ class Feedback:
         """Score a request of feedback, JSON: ``{"prediction_id": "...", "label": x}``, with ``"labels": [x, ...]`` when
         there were several rows, or an array of such objects.
 
-        Answers how many labels were scored, and how many ids were left out because they had been scored already.
+        Answers how many labels were scored, how many ids were left out because they had been scored already, and how
+        many of the labels are no class of the model on this pod. Those count as wrong, since a version that lacks a
+        class is wrong about all of it, and must not look better for that.
         :class:`RequestError` says what is wrong; then nothing has been counted.
         """
         outcomes = [self._scored(item, where) for item, where in _items(body)]
@@ -139,7 +147,11 @@ class Feedback:
         for outcome in fresh:
             self._count(outcome)
         self._duplicates += len(outcomes) - len(fresh)
-        return {"scored": sum(len(outcome.rows) for outcome in fresh), "duplicates": len(outcomes) - len(fresh)}
+        return {
+            "scored": sum(len(outcome.rows) for outcome in fresh),
+            "duplicates": len(outcomes) - len(fresh),
+            "unknown": sum(outcome.unknown for outcome in fresh),
+        }
 
     def score(self, prediction_id: str, labels: Sequence[Label]) -> Outcome:
         """Compare an id with the ``labels`` of its rows; counts nothing. :class:`RequestError` when they do not fit."""
@@ -148,9 +160,8 @@ class Feedback:
             raise RequestError(
                 f"there are {len(labels)} labels for {len(predicted.rows)} rows: send one for each, in their order"
             )
-        own = (predicted.version, predicted.revision) == self._identity[1:]
         rows = tuple(
-            self._compared(row, label, own, place) if isinstance(row, bytes) else row - _number(label, place)
+            self._compared(row, label) if isinstance(row, bytes) else row - _number(label, place)
             for place, (row, label) in enumerate(zip(predicted.rows, labels, strict=True))
         )
         lag = max(0.0, self._clock() - predicted.time)
@@ -162,17 +173,14 @@ class Feedback:
         except RequestError as error:
             raise RequestError(f"{where}{error}") from None
 
-    def _compared(self, predicted: bytes, label: Label, own: bool, row: int) -> Cell:
+    def _compared(self, predicted: bytes, label: Label) -> Cell:
         place = self._places.get(label)
-        if place is None and own:
-            names = ", ".join(self._classes[:8])
-            more = f" and {len(self._classes) - 8} more" if len(self._classes) > 8 else ""
-            raise RequestError(f"the label of row {row} is none of the model's classes: send one of {names}{more}")
         text = str(label) if place is None else self._classes[place]
         return Cell(
             actual=_OTHER if place is None else min(place, _OTHER),
             predicted=min(self._by_hash.get(predicted, _OTHER), _OTHER),
             right=class_hash(text) == predicted,
+            known=place is not None,
         )
 
     def _first_time(self, mac: bytes) -> bool:
