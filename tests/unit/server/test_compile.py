@@ -39,7 +39,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from mlmodel_server.engine.compile import OnnxFunctions, Verdict, child, compile_in_child, compile_model, timing, trees
 from mlmodel_server.engine.compile import columns as columns_module
 from mlmodel_server.engine.compile import graph as graph_module
-from mlmodel_server.engine.compile.domain import Domain
+from mlmodel_server.engine.compile.domain import Check
 from mlmodel_server.engine.compile.graph import Columns, Graph
 from mlmodel_server.engine.compile.verdict import Times
 from mlmodel_server.engine.model import Model
@@ -251,7 +251,7 @@ def test_missing_numbers_on_the_wrong_side_are_found(monkeypatch: pytest.MonkeyP
 
 
 def test_a_category_that_only_the_model_refuses_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Domain, "check_known", lambda *_: None)
+    monkeypatch.setattr(Check, "categories", lambda *_: None)
     verdict = verdict_of(by_category(OneHotEncoder()), *customers())
     assert "ONNX answers a row" in verdict.reason
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ...formats.opened import Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array
 from .verdict import Verdict
@@ -26,7 +27,13 @@ class _Result(msgspec.Struct, frozen=True):
 
 
 def compile_in_child(
-    estimator: Any, signature: Signature, table: Array, *, seconds: float = 0.3, limit: float = LIMIT
+    estimator: Any,
+    signature: Signature,
+    table: Array,
+    *,
+    seconds: float = 0.3,
+    functions: Functions | None = None,
+    limit: float = LIMIT,
 ) -> tuple[Verdict, bytes | None]:
     """As :func:`compile_model`, in a forked process that is killed after ``limit`` seconds; never raises.
 
@@ -34,7 +41,8 @@ def compile_in_child(
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("fork")  # the estimator is shared, not sent
-    process = context.Process(target=_child, args=(sender, estimator, signature, table, seconds), daemon=True)
+    given = {"seconds": seconds, "functions": functions}
+    process = context.Process(target=_child, args=(sender, estimator, signature, table, given), daemon=True)
     process.start()
     sender.close()
     try:
@@ -52,14 +60,13 @@ def compile_in_child(
         receiver.close()
 
 
-def _child(sender: Connection, *arguments: Any) -> None:
+def _child(sender: Connection, estimator: Any, signature: Signature, table: Array, given: dict[str, Any]) -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)  # converters and native libraries print, even values of the model
     os.dup2(quiet, 2)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # when memory runs out, this process goes and not the server
-    *given, seconds = arguments
-    verdict, onnx = compile_model(*given, seconds=seconds)
+    verdict, onnx = compile_model(estimator, signature, table, **given)
     sender.send_bytes(msgspec.msgpack.encode(_Result(verdict, onnx)))
 
 

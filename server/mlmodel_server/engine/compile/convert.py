@@ -8,13 +8,11 @@ import msgspec
 from onnx import TensorProto, helper
 
 from ...manifest import Signature
-from . import columns, ensembles, predictors, trees, vectors
+from . import boosters, columns, ensembles, predictors, trees, vectors  # noqa: F401  they register converters
 from .domain import Domain
 from .functions import DOMAIN, GUARD, NUMBERS, TEXT
 from .graph import DOUBLE, ML, Columns, Graph, predict
 from .verdict import Unsupported
-
-__all__ = ["columns", "convert", "ensembles", "predictors", "trees", "vectors"]
 
 OPSET, ML_OPSET, IR_VERSION = 21, 5, 10
 """ONNX 1.17: TreeEnsemble in float64 is new in ai.onnx.ml 5, and ONNX Runtime reads it since 1.20."""

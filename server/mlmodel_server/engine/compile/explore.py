@@ -1,4 +1,4 @@
-"""Finds out, by asking the estimator, what it refuses to answer."""
+"""Finds out, by asking a model, what it refuses to answer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ...formats.opened import Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array
+from ..model import PREDICT
 from .domain import BEYOND, Domain
 from .verdict import Unsupported
 
@@ -25,26 +27,26 @@ def text_columns(signature: Signature) -> list[bool]:
     return [spec.datatype == "BYTES" for spec in signature.inputs]
 
 
-def explore(estimator: Any, signature: Signature, row: Array) -> Domain:
-    """``row`` ([1, columns]) is one that the estimator answers; which single changes to it are refused?"""
+def explore(functions: Functions, estimator: Any, signature: Signature, row: Array) -> Domain:
+    """``row`` ([1, columns]) is one that ``functions`` answer; which single changes to it are refused?"""
     text = text_columns(signature)
     numbers = [column for column, is_text in enumerate(text) if not is_text]
 
     def refused(value: float) -> tuple[bool, ...]:
         if row.dtype.kind not in "fO" or (row.dtype.itemsize < 8 and np.isfinite(value)):
             return ()  # such a value cannot be in the table
-        if answers(estimator, changed(row, numbers, value)):
+        if answers(functions, changed(row, numbers, value)):
             return (False,) * len(numbers)
-        return tuple(not answers(estimator, changed(row, [column], value)) for column in numbers)
+        return tuple(not answers(functions, changed(row, [column], value)) for column in numbers)
 
     texts: dict[int, frozenset[str]] = {}
     values: dict[int, frozenset[float]] = {}
     for column, is_text in enumerate(text):
         strangers = [STRANGER] if is_text else _strangers(row, column)
-        if not strangers or any(answers(estimator, changed(row, [column], stranger)) for stranger in strangers):
+        if not strangers or any(answers(functions, changed(row, [column], stranger)) for stranger in strangers):
             continue
         known = [
-            value for value in _categories(estimator, is_text) if answers(estimator, changed(row, [column], value))
+            value for value in _categories(estimator, is_text) if answers(functions, changed(row, [column], value))
         ]
         if is_text:
             texts[column] = frozenset(known)
@@ -71,10 +73,10 @@ def changed(row: Array, columns: list[int], value: Any) -> Array:
     return copy
 
 
-def answers(estimator: Any, table: Array) -> bool:
-    """Does it answer, rather than raise?"""
+def answers(functions: Functions, table: Array) -> bool:
+    """Do they answer, rather than raise?"""
     try:
-        estimator.predict(table)
+        functions(table, (PREDICT,))
     except Exception:  # whatever it raises, the server would answer 500
         return False
     return True

@@ -11,7 +11,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from ...formats.opened import Table
 from ...manifest import Signature
 from ...protocol.tensors import Array
-from .domain import Domain
+from .domain import Check, Domain
 
 NUMBERS, TEXT = "numbers", "text"
 """Names of the inputs."""
@@ -51,8 +51,8 @@ class OnnxFunctions:
         datatypes = [spec.datatype for spec in signature.inputs]
         self._text = [index for index, datatype in enumerate(datatypes) if datatype == "BYTES"]
         self._numbers = [index for index, datatype in enumerate(datatypes) if datatype != "BYTES"]
-        self._domain = msgspec.json.decode(session.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
-        self._closed = bool(self._domain.texts or self._domain.values)
+        domain = msgspec.json.decode(session.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
+        self._check = Check(domain)
 
     def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
         """The wanted outputs for [rows, columns], from one run of the graph.
@@ -70,9 +70,9 @@ class OnnxFunctions:
             feeds = {NUMBERS: numbers}
         flat = numbers.ravel()
         if not flat.dot(flat) < SAFE:
-            self._domain.check_numbers(numbers)
-        if self._closed:
-            self._domain.check_known(table)
+            self._check.numbers(numbers)
+        if self._check.known:
+            self._check.categories(table)
         answers: list[Array]
         if self._guarded:
             *answers, guard = self._run([*wanted, GUARD], feeds, None)

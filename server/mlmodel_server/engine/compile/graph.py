@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
@@ -183,8 +183,8 @@ def labels(classes: Array) -> Array:
     return classes.astype(np.float64) if classes.dtype.kind == "f" else classes.astype(str).astype(object)
 
 
-Converter = Callable[[Graph, Any, Columns], Any]
-_CONVERTERS: dict[str, Converter] = {}
+Converter = TypeVar("Converter", bound=Callable[..., "Columns | Answer"])
+_CONVERTERS: dict[str, Callable[..., Columns | Answer]] = {}
 
 
 def converts(*kinds: str) -> Callable[[Converter], Converter]:
@@ -213,7 +213,7 @@ def predict(graph: Graph, estimator: Any, table: Columns) -> Answer:
     return made
 
 
-def _convert(graph: Graph, estimator: Any, table: Columns) -> Any:
+def _convert(graph: Graph, estimator: Any, table: Columns) -> Columns | Answer:
     library = type(estimator).__module__.partition(".")[0]
     for kind in type(estimator).__mro__:
         # The class must be of the library too: what a user's subclass overrides, we cannot know.

@@ -1,30 +1,30 @@
-"""Does the compiled model answer as the estimator does?"""
+"""Does the compiled model answer as the original does?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ...formats.opened import Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array, TensorSpec
 from ..model import PREDICT
 from .rows import Rows
 
 TOLERANCE = {"double": 1e-6, "single": 1e-4}
-"""Relative, for tables of float64 and of float32: the same as for golden examples. Of float64 tables the differences
-are in fact about 1e-15 (sums in another order, another exp); the verdict names the greatest one."""
+"""Relative; ``single`` where the table or the answer is of float32. The same as for golden examples. In float64 the
+differences are in fact about 1e-15 (sums in another order, another exp); the verdict names the greatest one."""
 
 MOVES = 8
 EPSILONS = 4
-"""What rounding may do to the estimator's own answer is found by asking about the same row ``MOVES`` times, with every
+"""What rounding may do to the model's own answer is found by asking about the same row ``MOVES`` times, with every
 number moved at random by up to ``EPSILONS`` roundings. A label that it gives to one of these, or finds as probable as
 its own but for ``EPSILONS`` roundings, is as good as its own; so is a number as close as twice their spread. Of rows at
 the thresholds of trees this is not asked: there each rounding counts."""
 
-Functions = Callable[[Array, Sequence[str]], list[Array]]
+PREDICT_PROBA = "predict_proba"
 
 
 class Different(Exception):
@@ -32,10 +32,13 @@ class Different(Exception):
 
 
 class Comparison:
-    """Compares an estimator with what it was compiled to, and counts."""
+    """Compares a model with what it was compiled to, and counts."""
 
-    def __init__(self, estimator: Any, functions: Functions, signature: Signature, open_columns: list[int]) -> None:
-        self._estimator, self._functions, self._outputs = estimator, functions, signature.outputs
+    def __init__(
+        self, original: Functions, compiled: Functions, signature: Signature, classes: Any, open_columns: list[int]
+    ) -> None:
+        self._original, self._compiled, self._outputs = original, compiled, signature.outputs
+        self._classes = classes  # the labels of a classifier, None of others
         self._open = open_columns  # that take any number
         self._answered: list[Array] = []
         self.deviation = 0.0
@@ -51,32 +54,32 @@ class Comparison:
         return np.concatenate(self._answered)
 
     def same(self, rows: Rows) -> None:
-        """Raises :class:`Different` unless all are answered alike; a row that the estimator refuses must be refused."""
+        """Raises :class:`Different` unless all are answered alike; a row that the original refuses must be refused."""
         table, kind = rows.table, rows.kind
         if not len(table):
             return
         wanted = [spec.name for spec in self._outputs]
         try:
-            expected = [np.asarray(getattr(self._estimator, name)(table)) for name in wanted]
+            expected = self._original(table, wanted)
         except Exception as error:  # whatever it raises
             if len(table) > 1:
                 for half in np.array_split(table, 2):
                     self.same(replace(rows, table=half))
-            elif self._compiled(table, wanted) is not None:
+            elif self._got(table, wanted) is not None:
                 raise Different(
                     f"ONNX answers a row ({kind}) for which the model raises {type(error).__name__}"
                 ) from error
             return
-        got = self._compiled(table, wanted)
+        got = self._got(table, wanted)
         if got is None:
             raise Different(f"ONNX refuses a row ({kind}) that the model answers")
         for spec, before, after in zip(self._outputs, expected, got, strict=True):
             self._same_output(spec, before, after, rows)
         self._answered.append(table)
 
-    def _compiled(self, table: Array, wanted: list[str]) -> list[Array] | None:
+    def _got(self, table: Array, wanted: list[str]) -> list[Array] | None:
         try:
-            return self._functions(table, wanted)
+            return self._compiled(table, wanted)
         except Exception:  # as above
             return None
 
@@ -84,10 +87,10 @@ class Comparison:
         table, kind = rows.table, rows.kind
         if before.shape != after.shape:
             raise Different(f"{spec.name} has the shape {list(after.shape)} instead of {list(before.shape)} ({kind})")
-        numbers = before.dtype.kind == "f" and not (spec.name == PREDICT and hasattr(self._estimator, "classes_"))
+        numbers = before.dtype.kind == "f" and not (spec.name == PREDICT and self._classes is not None)
         if numbers:
             relative = _relative(before, after)
-            tolerance = TOLERANCE["single" if table.dtype == np.float32 else "double"]
+            tolerance = TOLERANCE["single" if np.float32 in (table.dtype, before.dtype) else "double"]
             wrong = np.asarray((relative > tolerance).any(axis=1))
             self.deviation = max(self.deviation, float(relative[~wrong].max(initial=0.0)))
         else:
@@ -99,9 +102,9 @@ class Comparison:
             raise Different(f"{spec.name} differs in {wrong.sum():,} of {len(table):,} rows ({kind})")
 
     def _rounding(self, name: str, table: Array, before: Array, after: Array, numbers: bool) -> Array:
-        """[rows]: does the answer differ no more than the estimator's own does, by chance?"""
+        """[rows]: does the answer differ no more than the original's own does, by chance?"""
         random = np.random.default_rng(MOVES)
-        moved = [np.asarray(getattr(self._estimator, name)(self._moved(table, random))) for _ in range(MOVES)]
+        moved = [self._original(self._moved(table, random), (name,))[0] for _ in range(MOVES)]
         if not numbers:
             same: Array = np.logical_or.reduce([answers == after for answers in moved])
             excused: Array = same.reshape(len(same), -1).all(axis=1) | self._as_probable(table, before, after)
@@ -111,10 +114,10 @@ class Comparison:
         return excused
 
     def _as_probable(self, table: Array, before: Array, after: Array) -> Array:
-        if before.ndim > 1 or not hasattr(self._estimator, "predict_proba"):
+        if before.ndim > 1 or self._classes is None or all(spec.name != PREDICT_PROBA for spec in self._outputs):
             return np.zeros(len(table), dtype=bool)
-        proba, rows = np.asarray(self._estimator.predict_proba(table)), np.arange(len(table))
-        own, other = (np.searchsorted(self._estimator.classes_, labels) for labels in (before, after))
+        (proba,), rows = self._original(table, (PREDICT_PROBA,)), np.arange(len(table))
+        own, other = (np.searchsorted(self._classes, labels) for labels in (before, after))
         return np.asarray(proba[rows, own] - proba[rows, other] <= EPSILONS * np.finfo(proba.dtype).eps)
 
     def _moved(self, table: Array, random: np.random.Generator) -> Array:

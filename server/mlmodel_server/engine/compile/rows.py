@@ -6,14 +6,16 @@ number; text and categories are exchanged between rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ...formats.opened import Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array
+from ..model import PREDICT
 from .domain import BEYOND, Domain
 from .explore import STRANGER, text_columns
 
@@ -179,16 +181,16 @@ def _thresholds(estimator: Any) -> Iterator[tuple[int, float]]:
             yield from _thresholds(part)
 
 
-def boundary(estimator: Any, table: Array, columns: Columns) -> Rows:
+def boundary(functions: Functions, table: Array, columns: Columns) -> Rows:
     """Rows on the line between two of ``table`` (all answered) with different answers, halving down to the boundary.
 
     The last ones are on both sides of it, 2^-32 of the line apart, or where that is less than 1e-12 of a value, so
     much.
     """
-    return Rows("near a boundary", _halved(estimator.predict, table, columns))
+    return Rows("near a boundary", _halved(lambda rows: functions(rows, (PREDICT,))[0], table, columns))
 
 
-def _halved(predict: Any, table: Array, columns: Columns) -> Array:
+def _halved(predict: Callable[[Array], Array], table: Array, columns: Columns) -> Array:
     random = np.random.default_rng(SEED)
     if not columns.open or table.dtype.kind not in "fO":
         return table[:0]

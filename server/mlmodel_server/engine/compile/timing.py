@@ -1,4 +1,4 @@
-"""How long the estimator and its compiled form take on this CPU."""
+"""How long a model and its compiled form take on this CPU."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ...formats.opened import Functions
 from ...protocol.tensors import Array
 from ..model import PREDICT
-from .parity import Functions
 from .verdict import Times
 
 NOISE = 1.05
@@ -20,17 +20,17 @@ NOISE = 1.05
 MIN_ROUNDS = 5
 
 
-def measure(estimator: Any, functions: Functions, table: Array, seconds: float) -> tuple[Times, Times]:
-    """Medians of the estimator and of ``functions``, for 1 and for 64 of the rows.
+def measure(original: Functions, compiled: Functions, table: Array, seconds: float) -> tuple[Times, Times]:
+    """Medians of both, for 1 and for 64 of the rows.
 
     The four are called in turn until ``seconds`` are over, so that a busy moment of the machine meets all of them.
     """
     one, many = table[:1].copy(), table[np.arange(64) % len(table)]
     calls: list[Callable[[], Any]] = [
-        lambda: np.asarray(estimator.predict(one)),
-        lambda: functions(one, (PREDICT,)),
-        lambda: np.asarray(estimator.predict(many)),
-        lambda: functions(many, (PREDICT,)),
+        lambda: original(one, (PREDICT,)),
+        lambda: compiled(one, (PREDICT,)),
+        lambda: original(many, (PREDICT,)),
+        lambda: compiled(many, (PREDICT,)),
     ]
     for call in calls:
         call()

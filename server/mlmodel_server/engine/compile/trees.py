@@ -5,19 +5,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from ...protocol.tensors import Array
 from .columns import looked_up
-from .graph import ML, Answer, Columns, Graph, argmax, converts, either, pair, side_by_side, sigmoid
+from .graph import DOUBLE, ML, Answer, Columns, Graph, argmax, converts, either, pair, side_by_side, sigmoid
 from .verdict import Unsupported
 
 MAX_NODES = 2_000_000
 """About 100 MB of ONNX."""
 
+_AT_MOST, _LESS = 0, 1
+
 
 class Tree(NamedTuple):
-    """A binary tree as arrays over its nodes. A row goes left where ``x[feature] <= threshold``."""
+    """A binary tree as arrays over its nodes. A row goes left where ``x[feature] <= threshold``.
+
+    ``missing_left``: or where the number is missing, and this is true. The root is node 0.
+    """
 
     left: Array
     right: Array
@@ -91,7 +96,15 @@ class Forest:
             raise Unsupported(f"its trees have more than {MAX_NODES:,} nodes")
 
     def sum(self, graph: Graph, table: Columns) -> str:
-        """The sums, [rows, targets]."""
+        """The sums, [rows, targets], in float64."""
+        return self._node(graph, table.matrix(graph), np.dtype(np.float64), _AT_MOST)
+
+    def sum_single(self, graph: Graph, table: Columns) -> str:
+        """As XGBoost does it: all in float32, and a row goes left where ``x[feature] < threshold``."""
+        single = graph.add("Cast", table.matrix(graph), to=int(TensorProto.FLOAT))
+        return graph.add("Cast", self._node(graph, single, np.dtype(np.float32), _LESS), to=DOUBLE)
+
+    def _node(self, graph: Graph, matrix: str, dtype: np.dtype[Any], mode: int) -> str:
         feature, threshold, missing_left, true, true_leaf, false, false_leaf = map(
             np.concatenate, zip(*self._nodes, strict=True)
         )
@@ -107,13 +120,13 @@ class Forest:
         }
         return graph.add(
             "TreeEnsemble",
-            table.matrix(graph),
+            matrix,
             domain=ML,
             n_targets=self._targets,
             tree_roots=self._roots,
-            nodes_modes=numpy_helper.from_array(np.zeros(self._node_count, dtype=np.uint8)),  # x <= threshold
-            nodes_splits=numpy_helper.from_array(threshold.astype(np.float64)),
-            leaf_weights=numpy_helper.from_array(weight.astype(np.float64)),
+            nodes_modes=numpy_helper.from_array(np.full(self._node_count, mode, dtype=np.uint8)),
+            nodes_splits=numpy_helper.from_array(threshold.astype(dtype)),
+            leaf_weights=numpy_helper.from_array(weight.astype(dtype)),
             **{name: values.astype(np.int64).tolist() for name, values in integers.items()},
         )
 
@@ -205,7 +218,7 @@ def _gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Answer:
     forest.start(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), dtype=np.float32)))
     for trees in stages:
         for target, tree in enumerate(trees):
-            forest.add(_tree(tree, _only(target, stages.shape[1], estimator.learning_rate * tree.tree_.value[:, 0, 0])))
+            forest.add(_tree(tree, only(target, stages.shape[1], estimator.learning_rate * tree.tree_.value[:, 0, 0])))
     raw = forest.sum(graph, table)
     classes = getattr(estimator, "classes_", None)
     if classes is None:
@@ -226,7 +239,7 @@ def _hist_gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Ans
     splits = _CategorySplits(estimator._preprocessor) if estimator._preprocessor else None
     for trees in stages:
         for target, tree in enumerate(trees):
-            forest.add(_hist_tree(tree, _only(target, targets, tree.nodes["value"]), splits))
+            forest.add(_hist_tree(tree, only(target, targets, tree.nodes["value"]), splits))
     raw = forest.sum(graph, splits.columns(graph, table) if splits else table)
     classes = getattr(estimator, "classes_", None)
     if classes is None:
@@ -295,7 +308,8 @@ class _CategorySplits:
         return side_by_side(graph, parts).pick(numbered)
 
 
-def _only(target: int, targets: int, values: Array) -> Array:
+def only(target: int, targets: int, values: Array) -> Array:
+    """Values ([nodes]) that add to one target, as [nodes, targets]."""
     alone = np.zeros((len(values), targets))
     alone[:, target] = values
     return alone

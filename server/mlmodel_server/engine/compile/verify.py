@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...formats.opened import Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array
 from . import timing
@@ -18,12 +19,18 @@ from .verdict import Unsupported, Verdict
 
 
 def compile_model(
-    estimator: Any, signature: Signature, table: Array, *, seconds: float = 0.3
+    estimator: Any,
+    signature: Signature,
+    table: Array,
+    *,
+    seconds: float = 0.3,
+    functions: Functions | None = None,
 ) -> tuple[Verdict, bytes | None]:
     """The verdict on a prepared estimator, and the ONNX model when that won; never raises.
 
     ``table``: golden and reference rows as :meth:`..model.Model.table` makes them, [rows, columns], at least one; the
-    more they are like real requests, the more the comparison is worth. Timing takes ``seconds``.
+    more they are like real requests, the more the comparison is worth. Timing takes ``seconds``. ``functions`` are what
+    serves the model now, where that is something else than the estimator's own methods.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 
@@ -31,32 +38,40 @@ def compile_model(
     with warnings.catch_warnings(), np.errstate(all="ignore"), threadpool_limits(1):
         warnings.simplefilter("ignore")
         try:
-            return _compiled(estimator, signature, table, seconds)
+            return _compiled(estimator, signature, table, seconds, functions or _methods(estimator))
         except (Unsupported, Different) as reason:
             return Verdict("original", str(reason)), None
         except Exception as error:  # a converter met an estimator of another version, or ONNX Runtime refuses the graph
             return Verdict("original", f"{type(estimator).__name__} does not convert ({type(error).__name__})"), None
 
 
-def _compiled(estimator: Any, signature: Signature, table: Array, seconds: float) -> tuple[Verdict, bytes | None]:
+def _methods(estimator: Any) -> Functions:
+    from ...formats.sklearn import EstimatorFunctions  # imports scikit-learn
+
+    return EstimatorFunctions(estimator)
+
+
+def _compiled(
+    estimator: Any, signature: Signature, table: Array, seconds: float, original: Functions
+) -> tuple[Verdict, bytes | None]:
     from .convert import convert  # 40 MB of protobuf and its schemas
 
-    row = next((row for row in np.array_split(table, len(table)) if answers(estimator, row)), None)
+    row = next((row for row in np.array_split(table, len(table)) if answers(original, row)), None)
     if row is None:
         raise Unsupported("it answers none of the example rows")
-    domain = explore(estimator, signature, row)
+    domain = explore(original, estimator, signature, row)
     onnx, ops = convert(estimator, signature, domain)
-    functions = OnnxFunctions(onnx, signature)
+    compiled = OnnxFunctions(onnx, signature)
 
     columns = Columns(signature, domain)
-    comparison = Comparison(estimator, functions, signature, columns.open)
+    comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), columns.open)
     for rows in revealing(estimator, table, columns):
         comparison.same(rows)
-    comparison.same(boundary(estimator, comparison.answered(), columns))
+    comparison.same(boundary(original, comparison.answered(), columns))
     for rows in odd(row, columns):
         comparison.same(rows)
 
-    original_us, onnx_us = timing.measure(estimator, functions, table, seconds)
+    original_us, onnx_us = timing.measure(original, compiled, table, seconds)
     chosen = timing.faster(original_us, onnx_us)
     verdict = Verdict(
         "onnx" if chosen else "original",
