@@ -11,7 +11,7 @@ import logging
 import random
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -89,13 +89,14 @@ def _controller(parts: Parts) -> Reconcile:
     ).reconcile
 
 
-def main(build: Build = _controller, port: int = PORT) -> None:
-    """The console script ``mlmodel-operator``; exit code 0 after SIGTERM or SIGINT, 1 after anything else.
+def main(build: Build = _controller, port: int = PORT, argv: Sequence[str] | None = None) -> None:
+    """The console script ``mlmodel-operator``; exit code 0 after SIGTERM or SIGINT, 2 for a wrong command line, 1 after
+    anything else.
 
     ``build`` and ``port`` are for tests, which put something simpler in the controller's place.
     """
     try:
-        settings = Settings.from_env()
+        settings = Settings.read(sys.argv[1:] if argv is None else argv)
     except SettingsError as error:
         sys.exit(f"mlmodel-operator: {error}")
     log.configure(settings.log_level)

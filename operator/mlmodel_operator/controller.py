@@ -41,6 +41,8 @@ MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has its own; removed with it, the Deployment last: by it a revision is found."""
 ROUTES_ANNOTATION = "mlmodel.dev/routes"
+MOUNT_SECONDS = 15.0
+"""What a pod mounts is normally there sooner."""
 MANAGER = "mlmodel-operator"
 
 _log = logging.getLogger(__name__)
@@ -140,6 +142,7 @@ class Controller:
             revisions,
             tuple(observe.read_router(pod, found.get(_name(pod))) for pod in routers),
             await self._problem(model, status, bare, deployments),
+            self._settings.denial(model.spec.model.trust),
         )
 
     async def _problem(self, model: MLModel, status: Status, observed: Observed, deployments: list[Body]) -> str:
@@ -156,7 +159,7 @@ class Controller:
                 if failure:
                     return failure
         scheme, _, source = candidate.snapshot.model.uri.partition("://")
-        waiting = any(pod.waiting == "ContainerCreating" for pod in observed.revision(candidate.revision).pods)
+        waiting = [pod for pod in observed.revision(candidate.revision).pods if pod.waiting == "ContainerCreating"]
         if scheme == "configmap" and waiting:
             try:
                 await self._api.get(CONFIG_MAPS, model.owner.namespace, source)
@@ -166,6 +169,13 @@ class Controller:
                         f"ConfigMap {source} is not in namespace {model.owner.namespace}: apply it (`mlmodel package"
                         f" PACKAGE --configmap {source} | kubectl apply -f -`), or correct spec.model.uri"
                     )
+        keys = candidate.snapshot.api_keys
+        if keys and any(self._clock.now() - pod.created > MOUNT_SECONDS for pod in waiting):
+            # Secrets are not ours to look at, so it is a question.
+            return (
+                f"the pods wait for what they mount: is there a Secret {keys.secret_name} with the key `keys` in"
+                f" namespace {model.owner.namespace}, as spec.serving.apiKeys says?"
+            )
         return ""
 
     # -------------------------------------------------------------------------------------------------- carrying out
@@ -205,7 +215,12 @@ class Controller:
         owner, revision = model.owner, want.revision
         name = f"{owner.name}-{revision.id}"
         await apply(SERVICES, resources.service(owner, revision.id))
-        wanted = resources.deployment(owner, revision)
+        wanted = resources.deployment(
+            owner,
+            revision,
+            signing_keys=self._settings.signing_keys,
+            allow_unsafe=self._settings.allow_unsafe_models,
+        )
         deployment = self._store.get(DEPLOYMENTS, owner.namespace, name)
         made_by = observe.annotation(deployment, resources.TEMPLATE_ANNOTATION) if deployment else ""
         if not made_by or made_by == observe.annotation(wanted, resources.TEMPLATE_ANNOTATION):

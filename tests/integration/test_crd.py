@@ -26,13 +26,46 @@ WRONG = {
     "no uri": (manifest({"model": {"version": "v1"}}), "for example `uri: configmap://my-model-v1`"),
     "unknown scheme": (manifest({"model": {"uri": "ftp://a/b"}}), "must be builtin://NAME, configmap://NAME"),
     "path upwards": (manifest({"model": {"uri": "pvc://claim/../x"}}), "type the path from the root of the claim"),
-    "https without digest": (manifest({"model": {"uri": "https://a/b"}}), "type the output of `sha256sum FILE`"),
+    **{
+        f"{scheme} without digest": (
+            manifest({"model": {"uri": f"{scheme}://a/b"}}),
+            "spec.model.sha256 is required for https, s3, gs and az: type the output of `sha256sum FILE`",
+        )
+        for scheme in ("https", "s3", "gs", "az")
+    },
+    "bucket without a key": (manifest({"model": {"uri": "s3://bucket", "sha256": SHA}}), "s3://BUCKET/KEY"),
+    "image without a digest": (
+        manifest({"model": {"uri": "oci://r.example/fraud:v1"}}),
+        "names an image that can change: add its digest, oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+    ),
+    "image with half a digest": (
+        manifest({"model": {"uri": f"oci://r.example/fraud@sha256:{SHA[:60]}"}}),
+        "or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+    ),
+    "image without a registry": (manifest({"model": {"uri": "oci://fraud", "sha256": SHA}}), "oci://REGISTRY/"),
+    "unknown trust": (manifest({"model": GOOD | {"trust": "yes"}}), 'supported values: "strict", "signed", "unsafe"'),
+    "batches of nothing": (
+        manifest({"model": GOOD, "serving": {"batching": {"maxRows": 0}}}),
+        "should be greater than or equal to 1",
+    ),
+    "batches without end": (
+        manifest({"model": GOOD, "serving": {"batching": {"maxRows": 65537}}}),
+        "should be less than or equal to 65536",
+    ),
+    "API keys from nowhere": (
+        manifest({"model": GOOD, "serving": {"apiKeys": {}}}),
+        "for example `apiKeys: {secretName: fraud-keys}`",
+    ),
+    "API keys from a path": (
+        manifest({"model": GOOD, "serving": {"apiKeys": {"secretName": "../x"}}}),
+        "must be the name of a Secret",
+    ),
     "digest with prefix": (
         manifest({"model": {"uri": "https://a/b", "sha256": "sha256:" + SHA[:50]}}),
         "64 lower-case hexadecimal digits",
     ),
     "version with a space": (manifest({"model": GOOD | {"version": "v 1"}}), "type for example `version: v7`"),
-    "unknown format": (manifest({"model": GOOD | {"format": "onnx"}}), 'supported values: "auto", "skops", "joblib"'),
+    "unknown format": (manifest({"model": GOOD | {"format": "sql"}}), 'supported values: "auto", "skops", "joblib"'),
     "falling weights": (
         manifest({"model": GOOD, "rollout": {"steps": [{"weight": 25}, {"weight": 5}]}}),
         "type for example `steps: [{weight: 5}, {weight: 25}, {weight: 50}]`",
@@ -100,6 +133,13 @@ def test_a_wrong_manifest_is_refused_with_what_to_type(apiserver: Cluster, crd: 
         {"model": {"uri": "builtin://iris"}},
         {"model": {"uri": "pvc://models/fraud/7"}},
         {"model": {"uri": "https://example.com/fraud/mlmodel.json", "sha256": SHA, "format": "skops"}},
+        {"model": {"uri": "s3://models/fraud/7/", "sha256": SHA, "format": "onnx"}},
+        {"model": {"uri": "gs://models/fraud.skops", "sha256": SHA}},
+        {"model": {"uri": "az://models/fraud/mlmodel.json", "sha256": SHA, "trust": "unsafe"}},
+        {"model": {"uri": f"oci://registry.example:5000/team/fraud@sha256:{SHA}", "trust": "signed"}},
+        {"model": {"uri": f"oci://localhost:5000/fraud:v1@sha256:{SHA}"}},
+        {"model": {"uri": "oci://registry.example/fraud:v1", "sha256": SHA}},
+        {"model": GOOD, "serving": {"batching": {"maxRows": 65536}, "apiKeys": {"secretName": "fraud-keys"}}},
         {"model": GOOD, "serving": {"autoscaling": {"maxReplicas": 3}}},
         {"model": GOOD, "serving": {"resources": {"requests": {"cpu": 1, "memory": "1.5Gi"}, "limits": {"cpu": 2}}}},
         {"model": GOOD, "rollout": {"steps": [{"weight": 1, "minRequests": 100, "minSeconds": 10}], "paused": True}},

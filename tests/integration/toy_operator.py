@@ -65,4 +65,4 @@ def toy(model: Body) -> Body:
 
 
 if __name__ == "__main__":
-    process.main(build, int(sys.argv[1]))
+    process.main(build, int(sys.argv[1]), [])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from .schema import Doc, Time
-from .types import ModelSource, Resources, Revision
+from .types import Revision, Snapshot
 
 Phase = Literal["Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]
 CandidatePhase = Literal["Preparing", "Canary", "Promoting", "Baking"]
@@ -23,20 +23,11 @@ MAX_HISTORY = 10
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What a revision runs, kept whole so that it can be brought back when the spec has long moved on."""
-
-    model: ModelSource
-    image: str
-    resources: Resources = field(default_factory=Resources)
-
-
-@dataclass(frozen=True)
 class Stable:
     """The version that answers the requests."""
 
     version: Annotated[str, Doc("Name of the version, for people.")]
-    revision: Annotated[str, Doc("Identity: head of the SHA-256 over model and resources.")]
+    revision: Annotated[str, Doc("Identity: head of the SHA-256 over what its pods run.")]
     slot: Annotated[Slot, Doc("Slot of the router that leads to it.")]
     snapshot: Annotated[Snapshot, Doc("What it runs.")]
     digest: Annotated[str, Doc("Digest of the model, when the spec pins it.")] = ""
@@ -107,7 +98,7 @@ class Candidate:
     """The version on its way in."""
 
     version: Annotated[str, Doc("Name of the version, for people.")]
-    revision: Annotated[str, Doc("Identity: head of the SHA-256 over model and resources.")]
+    revision: Annotated[str, Doc("Identity: head of the SHA-256 over what its pods run.")]
     phase: Annotated[CandidatePhase, Doc("How far it is.")]
     snapshot: Annotated[Snapshot, Doc("What it runs.")]
     started_at: Annotated[Time, Doc("When the rollout began.")]
@@ -203,4 +194,4 @@ def verdict_on(rejected: Rejected) -> str:
 
 def revision_of(held: Stable | Candidate) -> Revision:
     """The snapshot in status as a revision to build."""
-    return Revision(held.revision, held.snapshot.model, held.snapshot.resources, held.snapshot.image)
+    return Revision(held.revision, held.snapshot)

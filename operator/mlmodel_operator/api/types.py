@@ -18,41 +18,60 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "MLModel"
 PLURAL = "mlmodels"
 
-ModelFormat = Literal["auto", "skops", "joblib"]
+ModelFormat = Literal["auto", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow"]
+Trust = Literal["strict", "signed", "unsafe"]
 OnNoEvidence = Literal["Hold", "Promote", "RollBack"]
 
 MAX_NAME = 40
-SCHEMES = ("builtin", "configmap", "pvc", "https")
+
+_NAME = "[a-z0-9][a-z0-9.-]*"
+# Registry with an optional port, repository, and a tag, a digest, or both.
+_IMAGE = "[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)+(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"
+_URI = (
+    f"^(builtin://{_NAME}|configmap://{_NAME}|pvc://{_NAME}(/[^/]+)*|https://[^/]+/.+"
+    f"|(s3|gs|az)://[a-z0-9][a-z0-9._-]*/.+|oci://{_IMAGE})$"
+)
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What is served. Together with ``serving.resources`` its hash is the revision."""
+    """What is served. Together with how its pods are run its hash is the revision."""
 
     uri: Annotated[
         str,
         Doc(
             "Where the model is: builtin://NAME (in the server image), configmap://NAME (a model package of at most"
-            " 1 MiB in this namespace), pvc://CLAIM/PATH, or https://HOST/PATH (needs sha256)."
+            " 1 MiB in this namespace), pvc://CLAIM/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or"
+            " https://HOST/PATH (these need sha256), or oci://REGISTRY/REPOSITORY@sha256:DIGEST (an image, mounted by"
+            " the node)."
         ),
         Limits(maximum=1024),
     ]
     version: Annotated[
         str,
-        Doc("Name of this version for people, shown in columns, metrics and headers. Default: the head of sha256."),
+        Doc("Name of this version for people, shown in columns, metrics and headers. Default: the head of the digest."),
         Limits(maximum=63),
     ] = ""
     sha256: Annotated[
         str,
         Doc(
             "SHA-256 of the file, or of mlmodel.json for a package (it lists the digest of every file), as 64"
-            " hexadecimal digits. Checked before anything is parsed. Required for https."
+            " hexadecimal digits. Checked before anything is parsed. Required for https, s3, gs and az, and for oci"
+            " without a digest in the uri."
         ),
         Limits(maximum=64),
     ] = ""
     format: Annotated[
         ModelFormat, Doc("Format of the artefact; auto tells it from the package or the file itself. Default: auto.")
     ] = "auto"
+    trust: Annotated[
+        Trust,
+        Doc(
+            "What may be opened: strict (only what cannot run code), signed (anything with a valid signature; needs an"
+            " operator with --signing-keys), or unsafe (anything; needs an operator with --allow-unsafe-models)."
+            " Default: strict."
+        ),
+    ] = "strict"
 
     rules: ClassVar = (
         Rule(
@@ -60,9 +79,9 @@ class ModelSource:
             "spec.model.uri is missing: say where the model is, for example `uri: configmap://my-model-v1`",
         ),
         Rule(
-            "!has(self.uri) || self.uri.matches('^(builtin://[a-z0-9][a-z0-9.-]*"
-            "|configmap://[a-z0-9][a-z0-9.-]*|pvc://[a-z0-9][a-z0-9.-]*(/[^/]+)*|https://[^/]+/.+)$')",
-            "spec.model.uri must be builtin://NAME, configmap://NAME, pvc://CLAIM/PATH or https://HOST/PATH",
+            f"!has(self.uri) || self.uri.matches('{_URI}')",
+            "spec.model.uri must be builtin://NAME, configmap://NAME, pvc://CLAIM/PATH, s3://BUCKET/KEY,"
+            " gs://BUCKET/KEY, az://CONTAINER/KEY, https://HOST/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
             ".uri",
         ),
         Rule(
@@ -71,9 +90,16 @@ class ModelSource:
             ".uri",
         ),
         Rule(
-            "!has(self.uri) || !self.uri.startsWith('https://') || (has(self.sha256) && self.sha256 != '')",
-            "spec.model.sha256 is required for https: type the output of `sha256sum FILE`, so that what was tested is"
-            " what gets served",
+            "!has(self.uri) || !self.uri.matches('^(https|s3|gs|az)://') || (has(self.sha256) && self.sha256 != '')",
+            "spec.model.sha256 is required for https, s3, gs and az: type the output of `sha256sum FILE`, so that what"
+            " was tested is what gets served",
+            ".uri",
+        ),
+        Rule(
+            "!has(self.uri) || !self.uri.startsWith('oci://') || self.uri.contains('@sha256:')"
+            " || (has(self.sha256) && self.sha256 != '')",
+            "spec.model.uri names an image that can change: add its digest, oci://REGISTRY/REPOSITORY@sha256:DIGEST, or"
+            " type the output of `sha256sum FILE` for the model in it as sha256",
             ".uri",
         ),
         Rule(
@@ -89,6 +115,13 @@ class ModelSource:
             ".version",
         ),
     )
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` and 64 hexadecimal digits, of the model or the image that it is in; empty when none is pinned."""
+        if self.sha256:
+            return f"sha256:{self.sha256}"
+        return self.uri.partition("@")[2] if self.uri.startswith("oci://") else ""
 
 
 @dataclass(frozen=True)
@@ -144,6 +177,44 @@ class Autoscaling:
 
 
 @dataclass(frozen=True)
+class Batching:
+    """How requests that wait are predicted together; a request that finds the model idle never waits for others."""
+
+    max_rows: Annotated[
+        int, Doc("Most rows that are predicted together; 1 turns batching off. Default: 64."), Limits(1, 65_536)
+    ] = 64
+
+
+@dataclass(frozen=True)
+class ApiKeys:
+    """Who may ask the model: whoever sends a key whose hash is in the Secret."""
+
+    secret_name: Annotated[
+        str,
+        Doc(
+            "Secret of this namespace whose key `keys` has a line `NAME: SHA256` for each API key; the hash is what"
+            " `printf %s KEY | sha256sum` prints. Changed lines count within a minute or two; no pod starts without"
+            " the Secret."
+        ),
+        Limits(maximum=253),
+    ]
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.secretName)",
+            "spec.serving.apiKeys.secretName is missing: name the Secret with the keys, for example `apiKeys:"
+            " {secretName: fraud-keys}`",
+        ),
+        Rule(
+            "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+            "spec.serving.apiKeys.secretName must be the name of a Secret: type for example `apiKeys: {secretName:"
+            " fraud-keys}`",
+            ".secretName",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Serving:
     """How much capacity serves the model; ``replicas`` and ``autoscaling`` exclude each other."""
 
@@ -156,6 +227,16 @@ class Serving:
     resources: Annotated[
         Resources, Doc("Compute resources of one serving pod. A change here is a new revision and is rolled out.")
     ] = field(default_factory=Resources)
+    batching: Annotated[
+        Batching, Doc("Predicting what waits together. A change here is a new revision and is rolled out.")
+    ] = field(default_factory=Batching)
+    api_keys: Annotated[
+        ApiKeys | None,
+        Doc(
+            "Asks every caller for an API key. A change here is a new revision and is rolled out. Default: nobody is"
+            " asked."
+        ),
+    ] = None
 
     rules: ClassVar = (
         Rule(
@@ -297,22 +378,32 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Revision:
-    """One version of a model as it runs: what is served, with what, by which server image.
+class Snapshot:
+    """What the pods of a revision run, kept whole so that it can be brought back when the spec has long moved on.
 
-    The image is part of the snapshot and not of the identity: an upgrade of the operator brings a newer server image to
-    the next revision, and restarts no pod of the present one.
+    The image is part of it and not of the identity: an upgrade of the operator brings a newer server image to the next
+    revision, and restarts no pod of the present one.
     """
 
-    id: str
     model: ModelSource
-    resources: Resources
     image: str
+    resources: Resources = field(default_factory=Resources)
+    batching: Batching = field(default_factory=Batching)
+    api_keys: ApiKeys | None = None
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One version of a model as it runs."""
+
+    id: str
+    snapshot: Snapshot
 
     @property
     def label(self) -> str:
         """The version as people see it: the given one, else the head of the digest, else of the revision."""
-        return self.model.version or self.model.sha256[:7] or self.id[:7]
+        model = self.snapshot.model
+        return model.version or model.digest.removeprefix("sha256:")[:7] or self.id[:7]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ MODEL_LABEL = "mlmodel.dev/model"
 COMPONENT_LABEL = "mlmodel.dev/component"
 REVISION_LABEL = "mlmodel.dev/revision"
 
+# Where servers and routers answer gRPC: HTTP/2 from the first byte, without TLS.
+GRPC_PORT = 9000
+GRPC_PROTOCOL = "kubernetes.io/h2c"
+
 # The user and group of our images; also given to stock images, none of which needs a user of its own.
 USER = 65532
 

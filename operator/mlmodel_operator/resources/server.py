@@ -7,12 +7,18 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from mlmodel_operator.api.types import Autoscaling, Owner, Resources, Revision
+from mlmodel_operator.api.types import Autoscaling, Owner, Resources, Revision, Snapshot
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 from mlmodel_operator.rollout.routes import SERVER_PORT
 
 MODEL_PATH = "/mnt/model"
+STORAGE_PATH = "/etc/mlmodel/storage"
+API_KEYS_PATH = "/etc/mlmodel/api-keys"
+STORAGE_SECRET = "mlmodel-storage"  # noqa: S105 - its name
+"""In the model's namespace, for sources that the server fetches itself; each of its keys is named like the environment
+variable that tools for this storage read. The server gets them as files: an environment is inherited and shown by too
+much."""
 TEMPLATE_ANNOTATION = "mlmodel.dev/template"
 """On a Deployment, the hash of the pod template: another one means that another release of the operator made it."""
 
@@ -29,14 +35,17 @@ PRE_STOP_SECONDS = 5
 GRACE_SECONDS = 45
 
 
-def deployment(owner: Owner, revision: Revision) -> Body:
+def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allow_unsafe: bool = False) -> Body:
     """The Deployment of one revision. It never states ``replicas``: the autoscaler or the operator's scaling owns them.
 
-    The pod template depends on the owner's name and the revision's snapshot only (the image is part of the snapshot),
-    so an upgrade of the operator restarts nothing.
+    The pod template depends on the owner's name, the revision's snapshot (the image is part of it) and, where the
+    snapshot asks for more trust than strict, on the operator's rights: ``signing_keys``, public keys as PEM, and
+    ``allow_unsafe``. A Deployment whose template would come out another one is left as it is (see
+    ``TEMPLATE_ANNOTATION``), so neither an upgrade nor other rights restart anything.
     """
     name = _name(owner, revision.id)
-    volumes, mounts = _volumes(revision.model.uri)
+    snapshot = revision.snapshot
+    volumes, mounts = _volumes(snapshot)
     body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -56,10 +65,14 @@ def deployment(owner: Owner, revision: Revision) -> Body:
                     "containers": [
                         {
                             "name": "server",
-                            "image": revision.image,
-                            "args": _args(owner, revision),
-                            "ports": [{"name": "http", "containerPort": SERVER_PORT}],
-                            "resources": _resources(revision.resources),
+                            "image": snapshot.image,
+                            "args": _args(owner, revision, allow_unsafe),
+                            **_env(snapshot, signing_keys),
+                            "ports": [
+                                {"name": "http", "containerPort": SERVER_PORT},
+                                {"name": "grpc", "containerPort": common.GRPC_PORT},
+                            ],
+                            "resources": _resources(snapshot.resources),
                             "securityContext": common.container_security(),
                             # Ten minutes for a large model; a model that can't work ends the process much sooner.
                             "startupProbe": _probe("/v2/health/ready", period=1, timeout=1, failures=600),
@@ -89,7 +102,15 @@ def service(owner: Owner, revision_id: str) -> Body:
         "spec": {
             "type": "ClusterIP",
             "selector": common.selector(owner, "server", revision_id),
-            "ports": [{"name": "http", "port": SERVER_PORT, "targetPort": "http"}],
+            "ports": [
+                {"name": "http", "port": SERVER_PORT, "targetPort": "http"},
+                {
+                    "name": "grpc",
+                    "port": common.GRPC_PORT,
+                    "targetPort": "grpc",
+                    "appProtocol": common.GRPC_PROTOCOL,
+                },
+            ],
         },
     }
 
@@ -133,30 +154,76 @@ def _name(owner: Owner, revision_id: str) -> str:
     return f"{owner.name}-{revision_id}"
 
 
-def _args(owner: Owner, revision: Revision) -> list[str]:
-    model = revision.model
+def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
+    snapshot = revision.snapshot
+    model = snapshot.model
     args = ["--name", owner.name, "--uri", model.uri]
-    if urlsplit(model.uri).scheme in ("configmap", "pvc"):
+    if _scheme(snapshot) in ("configmap", "pvc", "oci"):
         args += ["--path", MODEL_PATH]
     args += ["--model-version", revision.label, "--revision", revision.id]
     if model.sha256:
         args += ["--sha256", model.sha256]
-    return [*args, "--format", model.format, "--port", str(SERVER_PORT)]
+    args += ["--format", model.format, "--port", str(SERVER_PORT), "--grpc-port", str(common.GRPC_PORT)]
+    args += ["--batch-rows", str(snapshot.batching.max_rows)]
+    if model.trust != "strict":
+        args += ["--trust", model.trust]
+    if model.trust == "unsafe" and allow_unsafe:
+        args += ["--allow-unsafe"]
+    if snapshot.api_keys is not None:
+        args += ["--api-keys", f"{API_KEYS_PATH}/keys"]
+    return args
 
 
-def _volumes(uri: str) -> tuple[list[Body], list[Body]]:
-    """The volume and mount that bring the model into the pod; none for what the server fetches or has itself."""
-    parts = urlsplit(uri)
-    mount: Body = {"name": "model", "mountPath": MODEL_PATH, "readOnly": True}
+def _env(snapshot: Snapshot, signing_keys: str) -> Body:
+    """Public keys travel in the environment: a pod can't mount what is in the operator's namespace."""
+    env = []
+    if _fetches(snapshot):
+        env.append({"name": "MLMODEL_STORAGE_CREDENTIALS", "value": STORAGE_PATH})
+    if snapshot.model.trust == "signed":
+        env.append({"name": "MLMODEL_SIGNING_KEYS_PEM", "value": signing_keys})
+    return {"env": env} if env else {}
+
+
+def _scheme(snapshot: Snapshot) -> str:
+    return urlsplit(snapshot.model.uri).scheme
+
+
+def _fetches(snapshot: Snapshot) -> bool:
+    """Whether the server fetches the model itself and may need credentials for it."""
+    return _scheme(snapshot) in ("https", "s3", "gs", "az")
+
+
+def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
+    """The volumes and mounts that bring the model into the pod, or the credentials to fetch it, and the API keys."""
+    volumes: list[Body] = []
+    mounts: list[Body] = []
+
+    def mount(path: str, volume: Body, **more: str) -> None:
+        volumes.append(volume)
+        mounts.append({"name": volume["name"], "mountPath": path, "readOnly": True, **more})
+
+    parts = urlsplit(snapshot.model.uri)
     if parts.scheme == "configmap":
-        return [{"name": "model", "configMap": {"name": parts.netloc}}], [mount]
-    if parts.scheme == "pvc":
-        if path := parts.path.strip("/"):
-            mount["subPath"] = path
+        mount(MODEL_PATH, {"name": "model", "configMap": {"name": parts.netloc}})
+    elif parts.scheme == "pvc":
+        path = parts.path.strip("/")
         # Read-only at the source, not only at the mount: else the kubelet would create a missing subPath in the user's
         # claim. And no fsGroup: we read what is there, and never change whose it is.
-        return [{"name": "model", "persistentVolumeClaim": {"claimName": parts.netloc, "readOnly": True}}], [mount]
-    return [], []
+        claim = {"claimName": parts.netloc, "readOnly": True}
+        mount(MODEL_PATH, {"name": "model", "persistentVolumeClaim": claim}, **({"subPath": path} if path else {}))
+    elif parts.scheme == "oci":
+        # The node pulls it, with its own credentials or the service account's, and keeps it for the next pod. The image
+        # is pinned by its digest or the model in it by its own, so a copy that is there already is as good.
+        reference = snapshot.model.uri.removeprefix("oci://")
+        mount(MODEL_PATH, {"name": "model", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}})
+    if _fetches(snapshot):
+        mount(STORAGE_PATH, {"name": "storage", "secret": {"secretName": STORAGE_SECRET, "optional": True}})
+    if snapshot.api_keys is not None:
+        # Not optional: a missing Secret keeps the pods from starting, and never opens the model to everybody. And only
+        # the one key that holds hashes, whatever else the named Secret has.
+        secret = {"secretName": snapshot.api_keys.secret_name, "items": [{"key": "keys", "path": "keys"}]}
+        mount(API_KEYS_PATH, {"name": "api-keys", "secret": secret})
+    return volumes, mounts
 
 
 def _resources(wanted: Resources) -> Body:

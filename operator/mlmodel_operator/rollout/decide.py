@@ -30,7 +30,6 @@ from ..api.status import (
     Outcome,
     Rejected,
     Slot,
-    Snapshot,
     Stable,
     Status,
     rejection,
@@ -170,7 +169,8 @@ def _advance(context: _Context, status: Status) -> _Step:
             return _Step(status)  # its pods remember why they failed: another try begins with new ones
         return _start(context, status)
     first_goes_live = stable is None and candidate.slot is not None
-    if candidate.revision != wanted.id and not first_goes_live:
+    unwanted = candidate.revision != wanted.id or bool(context.observed.denied)
+    if unwanted and not first_goes_live:
         if not _alone(context, status, candidate):
             return _withdraw(context, status, candidate)
         if candidate.phase == "Baking" and stable is not None and stable.revision != wanted.id:
@@ -180,9 +180,9 @@ def _advance(context: _Context, status: Status) -> _Step:
 
 
 def _is_settled(context: _Context, status: Status) -> bool:
-    """Whether the wanted revision is stable, or was rejected and nobody has asked for another try since."""
+    """Whether the wanted revision is stable, may not be made, or was rejected and nobody has asked for another try."""
     wanted = context.wanted.id
-    if status.stable is not None and status.stable.revision == wanted:
+    if context.observed.denied or (status.stable is not None and status.stable.revision == wanted):
         return True
     return rejection(status, wanted, context.model.spec.rollout.retry) is not None
 
@@ -193,10 +193,10 @@ def _start(context: _Context, status: Status) -> _Step:
         version=wanted.label,
         revision=wanted.id,
         phase="Preparing",
-        snapshot=Snapshot(wanted.model, wanted.image, wanted.resources),
+        snapshot=wanted.snapshot,
         started_at=Time(context.now),
         since=Time(context.now),
-        digest=f"sha256:{wanted.model.sha256}" if wanted.model.sha256 else "",
+        digest=wanted.snapshot.model.digest,
         steps=len(spec.rollout.steps),
         replicas=context.observed.revision(wanted.id).wanted,
     )
@@ -441,12 +441,14 @@ def _roll_back(context: _Context, status: Status, candidate: Candidate, reason: 
 
 
 def _withdraw(context: _Context, status: Status, candidate: Candidate) -> _Step:
-    """The spec moved on: back to stable, or to a third version."""
+    """The spec moved on: back to stable, or to a third version; or the candidate may not run any more."""
     reverted = status.stable is not None and status.stable.revision == context.wanted.id
     outcome: Outcome = "Reverted" if reverted else "Superseded"
     message = (
         f"the spec went back to {_stable_label(status)}"
         if reverted
+        else context.observed.denied
+        if candidate.revision == context.wanted.id
         else f"the spec went on to {context.wanted.label} ({context.wanted.id})"
     )
     notice = Notice(

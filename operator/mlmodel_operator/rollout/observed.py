@@ -64,6 +64,8 @@ class Observed:
     routers: tuple[Router, ...] = ()
     source_problem: str = ""
     """What is missing for the wanted revision's model to be mounted, in one sentence."""
+    denied: str = ""
+    """Why no pod of the wanted revision may be made, in one sentence; empty if they may."""
 
     def revision(self, identity: str) -> RevisionState:
         """The state of a revision; empty when nothing of it exists."""

@@ -122,8 +122,10 @@ def _find(
         return _Finding("False", "Routing", f"{candidate.version} is ready; the router is about to lead to it", True)
     if candidate is not None:
         return _candidate(model, observed, status, candidate, now)
+    serving = f"{_answering(status)} serves all requests" if _answering(status) else "no version has a ready pod"
+    if observed.denied:
+        return _Finding("False", "TrustNotAllowed", f"{observed.denied}. {serving}", stalled=True)
     if rejected is not None:
-        serving = f"{_answering(status)} serves all requests" if _answering(status) else "no version has a ready pod"
         return _Finding(
             "False",
             "RolledBack",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlmodel_operator.api.types import ModelSource, Owner, Resources, Revision
+from mlmodel_operator.api.types import ModelSource, Owner, Revision, Snapshot
 
 Body = dict[str, Any]
 
@@ -12,9 +12,9 @@ OWNER = Owner("fraud", "bank", "7f3e")
 IMAGE = "example/mlmodel-server:0.1.0"
 
 
-def revision(uri: str = "builtin://iris", *, resources: Resources | None = None, **model: Any) -> Revision:
-    """A revision of fraud with the id 5f1c2e9a."""
-    return Revision("5f1c2e9a", ModelSource(uri, **model), resources or Resources(), IMAGE)
+def revision(uri: str = "builtin://iris", *, serving: dict[str, Any] | None = None, **model: Any) -> Revision:
+    """A revision of fraud with the id 5f1c2e9a; ``serving`` are further fields of its snapshot."""
+    return Revision("5f1c2e9a", Snapshot(ModelSource(uri, **model), IMAGE, **(serving or {})))
 
 
 def pod(deployment: Body) -> Body:
@@ -40,7 +40,7 @@ def restricted(spec: Body) -> list[str]:
     if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         wrong.append("host namespaces")
     for volume in spec.get("volumes", []):
-        if not set(volume) - {"name"} <= {"configMap", "emptyDir", "persistentVolumeClaim"}:
+        if not set(volume) - {"name"} <= {"configMap", "emptyDir", "image", "persistentVolumeClaim", "secret"}:
             wrong.append(f"volume {volume}")
         if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
             wrong.append("a scratch volume without a limit")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.schema import Quantity
-from mlmodel_operator.api.types import Autoscaling, Owner, Resources
+from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, Owner, Resources
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
 
 from .cast import IMAGE, OWNER, Body, container, pod, restricted, revision
@@ -28,6 +28,7 @@ LABELS = {
     "mlmodel.dev/component": "server",
     "mlmodel.dev/revision": "5f1c2e9a",
 }
+DIGEST = "9f2c" * 16
 SELECTOR = {key: value for key, value in LABELS.items() if key.startswith("mlmodel.dev/")}
 
 
@@ -63,16 +64,17 @@ def test_the_deployment_leaves_the_number_of_pods_to_its_scalers() -> None:
     assert "replicas" not in deployment(OWNER, revision())["spec"]
 
 
-def test_the_pod_is_locked_in() -> None:
-    assert restricted(pod(deployment(OWNER, revision("pvc://claim/dir")))) == []
+@pytest.mark.parametrize("uri", ["pvc://claim/dir", "s3://bucket/key", f"oci://r.example/m@sha256:{DIGEST}"])
+def test_the_pod_is_locked_in(uri: str) -> None:
+    assert restricted(pod(deployment(OWNER, revision(uri, serving={"api_keys": ApiKeys("keys")})))) == []
     assert pod(deployment(OWNER, revision()))["automountServiceAccountToken"] is False
 
 
 def test_the_pod_template_is_the_released_one() -> None:
-    """A change here restarts every server of every user at their next upgrade of the operator. If that is meant, say so
-    in the changelog and put the new value here."""
+    """A change here comes with the next revision of every model of every user; pods that run stay as they are. If it is
+    meant, say so in the changelog and put the new value here."""
     template = json.dumps(deployment(OWNER, revision("configmap://fraud-v7"))["spec"]["template"], sort_keys=True)
-    assert hashlib.sha256(template.encode()).hexdigest()[:16] == "580cb64be9cda9d0"
+    assert hashlib.sha256(template.encode()).hexdigest()[:16] == "5bfd26f711f3af30"
 
 
 def test_the_image_is_the_revisions_own() -> None:
@@ -89,6 +91,16 @@ def test_the_image_is_the_revisions_own() -> None:
         ("pvc://models/fraud/7/", {"claimName": "models"}, {"subPath": "fraud/7"}),
         ("pvc://models/", {"claimName": "models"}, {}),
         ("pvc://models", {"claimName": "models"}, {}),
+        (
+            f"oci://r.example:5000/team/fraud@sha256:{DIGEST}",
+            {"image": {"reference": f"r.example:5000/team/fraud@sha256:{DIGEST}", "pullPolicy": "IfNotPresent"}},
+            {},
+        ),
+        (
+            "oci://r.example/fraud:v7",
+            {"image": {"reference": "r.example/fraud:v7", "pullPolicy": "IfNotPresent"}},
+            {},
+        ),
     ],
 )
 def test_the_model_is_mounted_where_it_is_in_the_cluster(uri: str, volume: Any, mount: Any) -> None:
@@ -108,16 +120,80 @@ def test_the_model_is_mounted_where_it_is_in_the_cluster(uri: str, volume: Any, 
 
 
 def test_the_server_is_told_what_it_serves() -> None:
-    digest = "9f2c" * 16
-    deploy = deployment(OWNER, revision("https://x.example/m.skops", version="v7", sha256=digest, format="skops"))
+    deploy = deployment(OWNER, revision("https://x.example/m.skops", version="v7", sha256=DIGEST, format="skops"))
     assert container(deploy)["args"] == [
         *("--name", "fraud", "--uri", "https://x.example/m.skops"),
-        *("--model-version", "v7", "--revision", "5f1c2e9a", "--sha256", digest),
-        *("--format", "skops", "--port", "8080"),
+        *("--model-version", "v7", "--revision", "5f1c2e9a", "--sha256", DIGEST),
+        *("--format", "skops", "--port", "8080", "--grpc-port", "9000", "--batch-rows", "64"),
     ]
     args = container(deployment(OWNER, revision()))["args"]
     assert "--sha256" not in args
     assert args[args.index("--model-version") + 1] == "5f1c2e9"
+    args = container(deployment(OWNER, revision(serving={"batching": Batching(1)})))["args"]
+    assert args[args.index("--batch-rows") + 1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "fetches"),
+    [
+        *((f"{scheme}://x/m", True) for scheme in ("https", "s3", "gs", "az")),
+        *((uri, False) for uri in ("builtin://x", "configmap://x", "pvc://x/m", f"oci://x/m@sha256:{DIGEST}")),
+    ],
+)
+def test_credentials_are_files_for_what_is_fetched_and_may_be_absent(uri: str, fetches: bool) -> None:
+    deploy = deployment(OWNER, revision(uri))
+    volumes = [volume for volume in pod(deploy)["volumes"] if volume["name"] == "storage"]
+    mounts = [mount for mount in container(deploy)["volumeMounts"] if mount["name"] == "storage"]
+    env = container(deploy).get("env", [])
+    if not fetches:
+        assert (volumes, mounts, env) == ([], [], [])
+        return
+    assert volumes == [{"name": "storage", "secret": {"secretName": "mlmodel-storage", "optional": True}}]
+    assert mounts == [{"name": "storage", "mountPath": "/etc/mlmodel/storage", "readOnly": True}]
+    assert env == [{"name": "MLMODEL_STORAGE_CREDENTIALS", "value": "/etc/mlmodel/storage"}]
+
+
+def test_api_keys_are_mounted_and_no_pod_starts_without_them() -> None:
+    deploy = deployment(OWNER, revision(serving={"api_keys": ApiKeys("fraud-keys")}))
+    (volume,) = [volume for volume in pod(deploy)["volumes"] if volume["name"] == "api-keys"]
+    assert volume["secret"] == {"secretName": "fraud-keys", "items": [{"key": "keys", "path": "keys"}]}
+    (mount,) = [mount for mount in container(deploy)["volumeMounts"] if mount["name"] == "api-keys"]
+    args = container(deploy)["args"]
+    assert args[args.index("--api-keys") + 1] == f"{mount['mountPath']}/keys"
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount, "a mount by subPath would never show a changed Secret"
+    assert "--api-keys" not in container(deployment(OWNER, revision()))["args"]
+
+
+def test_no_secret_is_ever_in_the_environment() -> None:
+    deploy = deployment(
+        OWNER, revision("s3://b/k", trust="signed", serving={"api_keys": ApiKeys("k")}), signing_keys="PEM"
+    )
+    assert all(set(entry) == {"name", "value"} for entry in container(deploy)["env"])
+    assert "envFrom" not in container(deploy)
+
+
+def test_trust_beyond_strict_takes_the_operators_right() -> None:
+    def started(trust: str, **rights: Any) -> tuple[list[str], list[Body]]:
+        server = container(deployment(OWNER, revision(trust=trust), **rights))
+        return server["args"][server["args"].index("--batch-rows") + 2 :], server.get("env", [])
+
+    keys = [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": "PEM"}]
+    rights = {"signing_keys": "PEM", "allow_unsafe": True}
+    assert started("strict", **rights) == ([], [])
+    assert started("signed", **rights) == (["--trust", "signed"], keys)
+    assert started("unsafe", **rights) == (["--trust", "unsafe", "--allow-unsafe"], [])
+    # Without the right no such pod is asked for; should one be made again, its server refuses the model.
+    assert started("unsafe") == (["--trust", "unsafe"], [])
+    assert started("signed")[1] == [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": ""}]
+
+
+def test_grpc_has_the_same_name_and_port_everywhere() -> None:
+    (port,) = [port for port in service(OWNER, "5f1c2e9a")["spec"]["ports"] if port["name"] == "grpc"]
+    assert port == {"name": "grpc", "port": 9000, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"}
+    server = container(deployment(OWNER, revision()))
+    assert {"name": "grpc", "containerPort": 9000} in server["ports"]
+    assert server["args"][server["args"].index("--grpc-port") + 1] == "9000"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +215,7 @@ def test_resources_are_the_users_and_a_default_where_none_is_given(
     requests: dict[str, str], limits: dict[str, str], resources: Body
 ) -> None:
     wanted = Resources(*({name: Quantity(amount) for name, amount in side.items()} for side in (requests, limits)))
-    assert container(deployment(OWNER, revision(resources=wanted)))["resources"] == resources
+    assert container(deployment(OWNER, revision(serving={"resources": wanted})))["resources"] == resources
 
 
 def test_the_pause_and_the_drain_fit_into_the_grace_period() -> None:

@@ -496,3 +496,84 @@ def test_another_try_begins_with_new_pods() -> None:
     world.run(lambda w: w.status.candidate is not None, limit=30)
     assert not old & set(world.revisions.get(identity("v2"), world.revisions[identity("v1")]).pods)
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
+
+
+def ready_condition(world: World) -> tuple[str, str, str]:
+    """Status, reason and message of Ready."""
+    found = next(found for found in world.status.conditions if found.type == "Ready")
+    return found.status, found.reason, found.message
+
+
+def test_a_first_version_without_the_right_to_its_trust_is_never_made() -> None:
+    world = World(random.Random(1), spec("v1"), denied="spec.model.trust is unsafe: ask")
+    for _ in range(5):
+        plan = world.tick()
+    assert (plan.wants, plan.again, world.revisions) == ((), None, {})
+    assert ready_condition(world) == (
+        "False",
+        "TrustNotAllowed",
+        "spec.model.trust is unsafe: ask. no version has a ready pod",
+    )
+    assert world.condition("Stalled") == "True"
+    assert world.condition("Reconciling") == "False"
+    assert world.status_writes == 1
+    world.denied = ""
+    world.run(World.settled)
+    assert world.condition("Ready") == "True"
+
+
+def test_a_next_version_without_the_right_to_its_trust_leaves_stable_alone() -> None:
+    world = serving("v1")
+    world.change(spec("v2"))
+    world.denied = "spec.model.trust is signed: ask"
+    for _ in range(5):
+        world.tick()
+    assert list(world.revisions) == [identity("v1")]
+    assert ready_condition(world) == (
+        "False",
+        "TrustNotAllowed",
+        "spec.model.trust is signed: ask. v1 serves all requests",
+    )
+    assert world.condition("Available") == "True"
+    assert world.condition("Stalled") == "True"
+    assert not world.status.rejected, "it is tried as soon as it may be"
+    world.denied = ""
+    assert phases(world)[-1] == "Stable"
+    assert world.status.stable is not None
+    assert world.status.stable.version == "v2"
+
+
+@pytest.mark.parametrize("phase", ["Preparing", "Canary", "Baking"])
+def test_a_candidate_leaves_when_its_right_is_taken_away(phase: str) -> None:
+    world = serving("v1")
+    world.change(spec("v2"))
+    world.run(lambda world: world.status.phase == phase)
+    world.denied = "spec.model.trust is unsafe: ask"
+    world.run(World.settled)
+    assert list(world.revisions) == [identity("v1")]
+    assert world.status.history[0].outcome == "Superseded"
+    assert world.status.history[0].message == "spec.model.trust is unsafe: ask"
+    assert ready_condition(world)[1] == "TrustNotAllowed"
+    assert world.user_errors == 0
+
+
+def test_what_serves_goes_on_serving_when_its_right_is_taken_away_and_says_so() -> None:
+    world = serving("v1")
+    world.denied = "spec.model.trust is unsafe: ask"
+    for _ in range(5):
+        world.tick()
+    assert list(world.revisions) == [identity("v1")]
+    assert ready_condition(world)[1:] == ("TrustNotAllowed", "spec.model.trust is unsafe: ask. v1 serves all requests")
+    assert world.condition("Available") == "True"
+    assert world.user_errors == 0
+
+
+def test_a_version_without_the_right_to_its_trust_supersedes_the_one_on_its_way() -> None:
+    world = serving("v1")
+    world.change(spec("v2"))
+    world.run(lambda world: world.status.phase == "Canary")
+    world.change(spec("v3"))
+    world.denied = "spec.model.trust is unsafe: ask"
+    world.run(World.settled)
+    assert list(world.revisions) == [identity("v1")]
+    assert "the spec went on to v3" in world.status.history[0].message

@@ -77,6 +77,8 @@ class World:
     status_writes: int = 0
     answered: dict[str, int] = field(default_factory=dict)
     user_errors: int = 0
+    denied: str = ""
+    """Why the wanted revision may not be made."""
     served_by: dict[str, float] = field(default_factory=dict)
     """When each revision last got a request."""
     serial: int = 0
@@ -115,7 +117,8 @@ class World:
     def decide(self) -> Plan:
         """One decision on what is there now, from the status as the API server would hand it back."""
         held = decode(Status, encode(self.status))
-        return decide(MLModel(OWNER, self.generation, self.spec), self.observed(), held, IMAGE, self.now)
+        observed = replace(self.observed(), denied=self.denied)
+        return decide(MLModel(OWNER, self.generation, self.spec), observed, held, IMAGE, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
         """One reconcile; the operator is killed after ``dies_after`` of its writes."""

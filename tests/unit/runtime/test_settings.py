@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mlmodel_operator.settings import Settings, SettingsError
 
@@ -10,8 +14,8 @@ ENV = {"SERVER_IMAGE": "s:1", "ROUTER_IMAGE": "r:1", "POD_NAMESPACE": "system", 
 
 
 def test_a_complete_environment_is_read() -> None:
-    assert Settings.from_env(ENV) == Settings("s:1", "r:1", "system", "pod-1", "INFO")
-    assert Settings.from_env({**ENV, "LOG_LEVEL": "debug"}).log_level == "DEBUG"
+    assert Settings.read(env=ENV) == Settings("s:1", "r:1", "system", "pod-1", "INFO")
+    assert Settings.read(env={**ENV, "LOG_LEVEL": "debug"}).log_level == "DEBUG"
 
 
 @pytest.mark.parametrize("name", sorted(ENV))
@@ -19,9 +23,63 @@ def test_a_complete_environment_is_read() -> None:
 def test_what_is_missing_is_named(name: str, value: str | None) -> None:
     env = {key: found for key, found in ENV.items() if key != name} | ({} if value is None else {name: value})
     with pytest.raises(SettingsError, match=f"{name} is not set: set it to"):
-        Settings.from_env(env)
+        Settings.read(env=env)
 
 
 def test_a_wrong_log_level_is_refused_with_the_right_ones() -> None:
     with pytest.raises(SettingsError, match="DEBUG, INFO, WARNING, ERROR"):
-        Settings.from_env({**ENV, "LOG_LEVEL": "loud"})
+        Settings.read(env={**ENV, "LOG_LEVEL": "loud"})
+
+
+def pem() -> tuple[str, str]:
+    """A private key and its public one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return private.decode(), public.decode()
+
+
+def test_rights_are_given_on_the_command_line_only(tmp_path: Path) -> None:
+    plain = Settings.read(env={**ENV, "ALLOW_UNSAFE_MODELS": "true"})
+    assert (plain.allow_unsafe_models, plain.signing_keys) == (False, "")
+    assert Settings.read(["--allow-unsafe-models"], ENV).allow_unsafe_models
+    (_, first), (_, second) = pem(), pem()
+    file = tmp_path / "keys.pem"
+    file.write_text(f"of alice: $(rm -r /)\n{first}\r\n# of bob\n{second}")
+    given = Settings.read(["--signing-keys", str(file)], ENV)
+    assert given.signing_keys == first + second, "only the keys themselves"
+    for block in given.signing_keys.split("\n\n"):
+        serialization.load_pem_public_key(block.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (None, r"cannot be read \(No such file or directory\): mount one"),
+        ("", "must hold public keys as PEM"),
+        ("ssh-ed25519 AAAA", "must hold public keys as PEM"),
+        ("\u00e9", "must hold public keys as PEM"),
+        ("-----BEGIN PUBLIC KEY-----\nAA$(X)==\n-----END PUBLIC KEY-----\n", "must hold public keys as PEM"),
+        (pem()[1] + " " * 40_000, "32 KiB at most"),
+        ("".join(pem()), "holds a private key: give the public one"),
+    ],
+)
+def test_a_wrong_file_of_keys_ends_the_start_with_what_to_give(tmp_path: Path, text: str | None, sentence: str) -> None:
+    file = tmp_path / "keys.pem"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SettingsError, match=sentence) as caught:
+        Settings.read(["--signing-keys", str(file)], ENV)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_trust_is_denied_without_the_right_and_the_flag_is_named() -> None:
+    bare = Settings.read(env=ENV)
+    assert bare.denial("strict") == ""
+    assert "--allow-unsafe-models" in bare.denial("unsafe")
+    assert "--signing-keys FILE" in bare.denial("signed")
+    unsafe = Settings.read(["--allow-unsafe-models"], ENV)
+    assert unsafe.denial("unsafe") == ""
+    assert unsafe.denial("signed")
