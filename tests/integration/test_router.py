@@ -6,34 +6,21 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlmodel_operator.api.status import Slot
-from mlmodel_operator.api.types import Owner
-from mlmodel_operator.resources import router_config
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.loopback import Client, Load, Message, Reply, Revision, free_port, versions
-
-OWNER = Owner("m", "default", "uid")
-ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
-STABLE_A = Routes(ADDRESSES, stable="a")
-Zeros = {"requests": 0, "failed": 0, "fallbacks": 0}
-
-
-def canary(weight: int) -> Routes:
-    """Slot a is stable, slot b the candidate."""
-    return Routes(ADDRESSES, stable="a", candidate="b", weight=weight)
+from tests.integration.routers import ADDRESSES, STABLE_A, Router, Zeros, canary
 
 
 @pytest.fixture
@@ -42,104 +29,6 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
     chosen = free_port(*ADDRESSES.values(), "127.0.0.13")
     monkeypatch.setattr(routes_module, "SERVER_PORT", chosen)
     return chosen
-
-
-@dataclass
-class Router:
-    """One HAProxy with its mounted files in ``folder``; the routes are swapped as the kubelet does it."""
-
-    folder: Path
-    changes: dict[str, str] = field(default_factory=dict)
-    log: list[str] = field(default_factory=list)
-
-    async def __aenter__(self) -> Router:
-        binary = shutil.which(os.environ.get("HAPROXY", "haproxy"))
-        assert binary, "The router's tests need HAProxy. Type: apt-get install haproxy"
-        self.traffic, self.status = (("127.0.0.1", free_port("127.0.0.1")) for _ in range(2))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files = dict(router_config(OWNER)["data"])
-        for old, new in {
-            "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
-            "bind :9090": f"bind {self.status[0]}:{self.status[1]}",
-            **self.changes,
-        }.items():
-            assert old in files["haproxy.cfg"]
-            files["haproxy.cfg"] = files["haproxy.cfg"].replace(old, new)
-        for name, text in files.items():
-            (self.folder / name).write_text(text)
-        self.process = await asyncio.create_subprocess_exec(
-            *(binary, "-db", "-f", str(self.folder / "haproxy.cfg")),
-            env={"MLMODEL_ROUTES": str(self.folder / "routes")},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        self._reader = asyncio.ensure_future(self._read_log())
-        await self.until(self._live)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        await self._reader
-
-    async def _read_log(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            self.log.append(line.decode().rstrip())
-
-    async def _live(self) -> bool:
-        assert self.process.returncode is None, self.log
-        try:
-            return (await self.look("/live")).status == 200
-        except ConnectionError:
-            return False
-
-    async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
-        """Waits for a condition, looked at a hundred times a second."""
-        end = time.monotonic() + seconds
-        while not await condition():
-            assert time.monotonic() < end, self.log
-            await asyncio.sleep(0.01)
-
-    async def look(self, path: str) -> Message:
-        """GETs a path of the status port."""
-        client = Client(self.status)
-        try:
-            return await client.get(path)
-        finally:
-            client.close()
-
-    async def counts(self) -> dict[str, Any]:
-        """What ``/status`` says."""
-        answer: dict[str, Any] = json.loads((await self.look("/status")).body)
-        return answer
-
-    def resident_kib(self) -> int:
-        """The memory of the process now."""
-        return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
-
-    def write(self, text: str) -> None:
-        """Puts a text into the routes file by the swap of a symbolic link, as the kubelet does."""
-        data = self.folder / f"..{time.monotonic_ns()}"
-        data.mkdir()
-        (data / "routes").write_text(text)
-        link, new = self.folder / "..data", self.folder / "..data_tmp"
-        new.symlink_to(data.name)
-        new.rename(link)
-        if not (self.folder / "routes").is_symlink():
-            (self.folder / "routes").symlink_to("..data/routes")
-
-    async def route(self, routes: Routes) -> float:
-        """Writes routes and waits until the router echoes them; the seconds that it took."""
-        start = time.monotonic()
-        self.write(routes.text())
-
-        async def echoed() -> bool:
-            return bool((await self.counts())["id"] == routes.id())
-
-        await self.until(echoed)
-        return time.monotonic() - start
 
 
 @dataclass
@@ -351,10 +240,19 @@ def test_errors_of_stable_pass_and_are_never_asked_of_the_candidate(play: Play) 
     play(act, canary(25), a=Reply(status=500))
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/models/m/feedback",
+        "/v2/models/m/feedback/",
+        "/v2/models/m/versions/v1/feedback?x=1",
+        "/v2/models/m/feedb%61ck",
+    ],
+)
 @pytest.mark.parametrize("reply", [Reply(status=500), Reply(raw=b"")], ids=["500", "closed"])
-def test_feedback_is_never_sent_twice(play: Play, reply: Reply) -> None:
+def test_feedback_is_never_sent_twice(play: Play, reply: Reply, path: str) -> None:
     async def act(scene: Scene) -> None:
-        answers = await scene.ask(4, path="/v2/models/m/feedback")
+        answers = await scene.ask(4, path=path)
         assert {answer.status for answer in answers} <= {500, 502}
         assert len(scene.b.requests) == 4
         assert scene.a.requests == []
@@ -394,10 +292,21 @@ def test_headers_reach_the_model(play: Play) -> None:
     async def act(scene: Scene) -> None:
         client = Client(scene.router.traffic)
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-        await client.ask(headers={"traceparent": trace, "tracestate": "x=1"})
+        sent = {"traceparent": trace, "tracestate": "x=1", "x-mlmodel-timeout-ms": "250", "authorization": "Bearer k"}
+        await client.ask(headers=sent)
         client.close()
-        got = scene.a.requests[0].headers
-        assert (got["traceparent"], got["tracestate"], got["x-forwarded-for"]) == (trace, "x=1", "127.0.0.1")
+        assert scene.a.requests[0].headers.items() >= {**sent, "x-forwarded-for": "127.0.0.1"}.items()
+
+    play(act)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v2/models/m"])
+def test_pages_and_metadata_pass(play: Play, path: str) -> None:
+    async def act(scene: Scene) -> None:
+        client = Client(scene.router.traffic)
+        answer = await client.get(path)
+        client.close()
+        assert (answer.status, answer.body, scene.a.requests[0].path) == (200, b"a", path)
 
     play(act)
 
@@ -578,8 +487,9 @@ def test_a_missing_routes_file_changes_nothing(play: Play) -> None:
 def test_metrics_are_for_the_status_port_only(play: Play) -> None:
     async def act(scene: Scene) -> None:
         client = Client(scene.router.traffic)
-        answer = await client.get("/metrics")
-        assert (answer.status, json.loads(answer.body)) == (404, {"error": "Not found."})
+        for path in ("/metrics", "/metrics/", "/metrics?name[]=x", "/%6detrics"):
+            answer = await client.get(path)
+            assert (answer.status, json.loads(answer.body)) == (404, {"error": "Not found."}), path
         client.close()
         assert b"haproxy_process_" in (await scene.router.look("/metrics")).body
         assert (await scene.router.look("/other")).status == 404

@@ -59,6 +59,7 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
                             "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
                             "ports": [
                                 {"name": "http", "containerPort": TRAFFIC_PORT},
+                                {"name": "grpc", "containerPort": common.GRPC_PORT},
                                 {"name": "status", "containerPort": STATUS_PORT},
                             ],
                             # Ordinary traffic takes 20 MiB; the limit holds two thousand requests under way at once.
@@ -87,7 +88,8 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
 
 
 def router_service(owner: Owner) -> Body:
-    """The address of the model: ``http://NAME.NAMESPACE.svc``, the same from its first second to its last."""
+    """The address of the model: ``http://NAME.NAMESPACE.svc``, the same from its first second to its last; for gRPC
+    ``NAME.NAMESPACE.svc:9000``."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -95,7 +97,15 @@ def router_service(owner: Owner) -> Body:
         "spec": {
             "type": "ClusterIP",
             "selector": common.selector(owner, "router"),
-            "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+            "ports": [
+                {"name": "http", "port": 80, "targetPort": "http"},
+                {
+                    "name": "grpc",
+                    "port": common.GRPC_PORT,
+                    "targetPort": "grpc",
+                    "appProtocol": common.GRPC_PROTOCOL,
+                },
+            ],
         },
     }
 

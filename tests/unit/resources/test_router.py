@@ -11,6 +11,7 @@ from mlmodel_operator.resources import (
     router_disruption_budget,
     router_routes,
     router_service,
+    service,
 )
 from mlmodel_operator.rollout.routes import Routes
 
@@ -48,7 +49,10 @@ def test_names_and_owner() -> None:
 
 def test_the_service_is_the_models_address_and_finds_the_routers_only() -> None:
     spec = router_service(OWNER)["spec"]
-    assert spec["ports"] == [{"name": "http", "port": 80, "targetPort": "http"}]
+    assert spec["ports"] == [
+        {"name": "http", "port": 80, "targetPort": "http"},
+        {"name": "grpc", "port": 9000, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
+    ]
     assert spec["selector"] == SELECTOR == deployed()["spec"]["selector"]["matchLabels"]
     assert deployed()["spec"]["template"]["metadata"]["labels"].items() >= SELECTOR.items()
     assert router_disruption_budget(OWNER)["spec"]["selector"]["matchLabels"] == SELECTOR
@@ -80,10 +84,13 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
     config = router_config(OWNER)["data"]["haproxy.cfg"]
     router, spec = container(deployed()), pod(deployed())
     for port in router["ports"]:
-        assert f"bind :{port['containerPort']}\n" in config
+        protocol = " proto h2" if port["name"] == "grpc" else ""
+        assert f"bind :{port['containerPort']}{protocol}\n" in config
     mounts = {mount["name"]: mount["mountPath"] for mount in router["volumeMounts"]}
     assert router["command"][-1] == f"{mounts['config']}/haproxy.cfg"
     assert f"presetenv MLMODEL_ROUTES {mounts['routes']}/routes\n" in config
+    grpc = service(OWNER, "5f1c2e9a")["spec"]["ports"][1]
+    assert f"presetenv MLMODEL_GRPC_PORT {grpc['port']}\n" in config
     for probe in ("readinessProbe", "livenessProbe"):
         assert router[probe]["httpGet"]["port"] == "status"
         assert f"{{ path {router[probe]['httpGet']['path']} }}" in config

@@ -6,10 +6,11 @@
 -- HAProxy runs this with one Lua state, and nothing here yields within a request, so no locking is needed.
 
 local PATH = os.getenv("MLMODEL_ROUTES")
+local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
 local POLL_MS = 200
 local BLOCK = 100
--- Each backend, the slot that it serves.
-local SLOT = { stable_a = "a", stable_b = "b", candidate_a = "a", candidate_b = "b" }
+-- Statuses of gRPC that are failures of the model, as in haproxy.cfg.
+local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["13"] = true, ["14"] = true, ["15"] = true }
 
 local routes = nil -- those in force
 local seen = nil -- the text of the file when last looked at, good or not
@@ -77,30 +78,33 @@ local function parse(text)
 end
 
 -- Points a server at an address, and says what is wrong if that can't be. HAProxy may carry it out a moment later.
-local function point(backend, name, address)
+local function point(backend, name, ip, port)
   local server = core.backends[backend].servers[name]
-  local answer = server:set_addr(address.ip, address.port) or ""
+  local answer = server:set_addr(ip, port) or ""
   if answer:find("nvalid") then
-    return "no such address: " .. address.ip
+    return "no such address: " .. ip
   end
   -- Requests must not be sent to a slot before its address is in force; the loop ends after a second at most.
   for _ = 1, 100 do
     local now = server:get_addr():gsub("[%[%]]", "")
-    if now == address.ip .. ":" .. address.port then
+    if now == ip .. ":" .. port then
       return nil
     end
     core.msleep(10)
   end
-  return "the address " .. address.ip .. " is not accepted"
+  return "the address " .. ip .. " is not accepted"
 end
 
 local function take(text)
   local new, wrong = parse(text)
   for slot, address in pairs(new and new.address or {}) do
     local opposite = slot == "a" and "b" or "a"
-    wrong = wrong or point("stable_" .. slot, "own", address)
-    wrong = wrong or point("candidate_" .. slot, "own", address)
-    wrong = wrong or point("candidate_" .. opposite, "other", address)
+    wrong = wrong or point("stable_" .. slot, "own", address.ip, address.port)
+    wrong = wrong or point("candidate_" .. slot, "own", address.ip, address.port)
+    wrong = wrong or point("candidate_" .. opposite, "other", address.ip, address.port)
+    wrong = wrong or point("grpc_stable_" .. slot, "own", address.ip, GRPC_PORT)
+    wrong = wrong or point("grpc_own_" .. slot, "own", address.ip, GRPC_PORT)
+    wrong = wrong or point("grpc_candidate_" .. opposite, "other", address.ip, GRPC_PORT)
   end
   if wrong then
     core.log(core.warning, "The routes file is ignored, " .. wrong .. ". The last good one stays in force.")
@@ -139,10 +143,11 @@ end)
 
 -- What haproxy.cfg calls ----------------------------------------------------------------------------------------------
 
--- The backend for this request.
-core.register_fetches("backend", function(txn)
+-- The backend for this request, one of those whose names begin with the prefix.
+core.register_fetches("backend", function(txn, prefix)
+  prefix = prefix or ""
   if not routes then
-    return "none"
+    return prefix .. "none"
   end
   local wish = txn.sf:req_hdr("x-mlmodel-version")
   local role, slot = "stable", routes.stable
@@ -150,22 +155,22 @@ core.register_fetches("backend", function(txn)
     role, slot = "candidate", routes.candidate
   end
   if not slot then
-    return "none"
+    return prefix .. "none"
   end
   counts[slot].requests = counts[slot].requests + 1
-  return role .. "_" .. slot
+  return prefix .. role .. "_" .. slot
 end)
 
 -- Counts how the request ended: `answered`, `failed` (an error reaches the client), or `fallback` (the slot's own revision
 -- failed and the other one answered). What the client did wrong is no failure.
 core.register_fetches("outcome", function(txn)
-  local count = counts[SLOT[txn.sf:be_name()]]
+  local count = counts[txn.sf:be_name():sub(-1)] -- the slot ends the backend's name
   if txn:get_var("txn.server") == "other" then
     count.failed = count.failed + 1
     count.fallbacks = count.fallbacks + 1
     return "fallback"
   end
-  if tonumber(txn.sf:status()) >= 500 then
+  if tonumber(txn.sf:status()) >= 500 or GRPC_FAILURES[txn.sf:res_hdr("grpc-status")] then
     count.failed = count.failed + 1
     return "failed"
   end
