@@ -19,14 +19,15 @@ from ..errors import RefusedModel
 from ..formats.trees import Damaged, branching, within
 from . import allowlist
 
+_FUNCTIONS = (types.FunctionType, type(np.mean))
 _CODE = (
     type,
+    *_FUNCTIONS,
     functools.partial,
     operator.attrgetter,
     operator.itemgetter,
     operator.methodcaller,
     types.BuiltinFunctionType,
-    types.FunctionType,
     types.MethodType,
     types.ModuleType,
     np.vectorize,
@@ -67,7 +68,7 @@ def _check_code(part: Any, refuse: Callable[[str], RefusedModel]) -> None:
             raise refuse(f"{part.__module__}.{part.__qualname__}")
         return
     module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
-    if not isinstance(part, types.FunctionType) or allowlist.kinds().get((str(module), str(name))) != "value":
+    if not isinstance(part, _FUNCTIONS) or allowlist.kinds().get((str(module), str(name))) != "value":
         raise refuse(f"{module}.{name}" if name else f"{type(part).__module__}.{type(part).__name__}")
 
 

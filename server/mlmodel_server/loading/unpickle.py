@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import types
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -32,7 +31,6 @@ _MOVED = {"__builtin__": "builtins", "_loss": "sklearn._loss._loss"}  # Python 2
 _FOREIGN = (
     pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID,
 )  # fmt: skip
-_CODE = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, np.ufunc)
 
 
 class Named:
@@ -103,6 +101,7 @@ class Machine(_Unpickler):  # type: ignore[misc]
         if opcodes is None:
             opcodes = _Budget(type(self).dispatch)
         self._opcodes = opcodes
+        self._values: set[int] = set()
         self.dispatch = opcodes  # type: ignore[misc]  # load() looks every opcode up in it
 
     def find_class(self, module: str, name: str) -> Any:
@@ -112,7 +111,11 @@ class Machine(_Unpickler):  # type: ignore[misc]
         if kind is None:
             raise self._refuse(f"{module}.{name}")
         named = Named(module, name)
-        return resolve(named) if kind == "value" else named
+        if kind != "value":
+            return named
+        value = resolve(named)
+        self._values.add(id(value))
+        return value
 
     def _class(self, named: Any) -> Any:
         if not isinstance(named, Named):
@@ -147,7 +150,7 @@ class Machine(_Unpickler):  # type: ignore[misc]
     def load_build(self) -> None:
         """BUILD sets the state of an instance, never of a class or function."""
         state, instance = self.stack[-1], self.stack[-2]
-        if isinstance(instance, (*_CODE, Named)):
+        if isinstance(instance, (type, Named)) or id(instance) in self._values:
             raise self._refuse(f"a change of {_described(instance)}")
         rebuild.check_state(instance, state)
         super().load_build()

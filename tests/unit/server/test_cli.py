@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from mlmodel_server import package
 from mlmodel_server.cli import main
 
+from .malicious import payload
 from .models import iris, joblib_bytes, mixed
-from .test_trust import touch
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_mistake_is_answered_by_one_sentence(
     monkeypatch.chdir(table)
     (table / "empty").mkdir()
     (table / "empty.csv").touch()
-    (table / "bad.joblib").write_bytes(joblib_bytes(touch(table / "ran")))
+    (table / "bad.joblib").write_bytes(joblib_bytes(payload(table / "ran")))
     pd.read_csv("data.csv").drop(columns="country").to_csv("short.csv", index=False)
     package.save(*iris(), "out")
     assert main(command.split()) == 2
