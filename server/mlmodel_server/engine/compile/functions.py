@@ -28,6 +28,10 @@ SAFE = 1e30
 """A table whose squares add up to less has no number that any model refuses for being no number, or too great."""
 
 
+CHUNK = 512
+"""Rows in one run: so many stay in the cache, and memory does not grow with the greatest request."""
+
+
 class OnnxFunctions:
     """The prediction functions of a compiled model, for :class:`..model.Model` in place of the estimator's methods.
 
@@ -55,12 +59,15 @@ class OnnxFunctions:
         self._check = Check(domain)
 
     def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
-        """The wanted outputs for [rows, columns], from one run of the graph.
+        """The wanted outputs for [rows, columns]; all of them from the same run of the graph.
 
         ValueError when the table holds what the estimator would not have taken: a missing or infinite number, or a
         category that it never saw.
         """
         assert isinstance(table, np.ndarray)  # no estimator has the layout "tensors"
+        if len(table) > CHUNK:
+            parts = [self(table[begin : begin + CHUNK], wanted) for begin in range(0, len(table), CHUNK)]
+            return [np.concatenate(answers) for answers in zip(*parts, strict=True)]
         if self._text:
             numbers = table[:, self._numbers].astype(np.float64)
             feeds = {NUMBERS: numbers, TEXT: table[:, self._text]}

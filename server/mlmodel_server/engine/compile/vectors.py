@@ -20,12 +20,13 @@ def _decisions(graph: Graph, machine: Any, table: Columns, weights: Array) -> st
     if machine.kernel == "linear":
         decisions = graph.add("MatMul", matrix, vectors.T @ weights)
     elif machine.kernel == "rbf":
+        # -gamma * |x - v|^2, all in one product: x has one column more, its own length.
+        gamma = float(machine._gamma)
         own = graph.over_columns("ReduceSum", graph.add("Mul", matrix, matrix))
-        products = graph.add("MatMul", matrix, -2.0 * vectors.T)
-        distances = graph.add("Add", graph.add("Add", products, (vectors**2).sum(axis=1)), own)
-        # Rounding may leave a row a little less than nothing away from its own support vector.
-        kernel = graph.add("Exp", graph.add("Mul", graph.add("Relu", distances), -float(machine._gamma)))
-        decisions = graph.add("MatMul", kernel, weights)
+        sides = np.vstack([2 * gamma * vectors.T, np.full(len(vectors), -gamma)])
+        product = graph.add("MatMul", graph.concat([matrix, own]), sides)
+        exponent = graph.add("Add", product, -gamma * (vectors**2).sum(axis=1))
+        decisions = graph.add("MatMul", graph.add("Exp", exponent), weights)
     elif machine.kernel in ("poly", "sigmoid"):
         products = graph.add("Mul", graph.add("MatMul", matrix, vectors.T), float(machine._gamma))
         inner = graph.add("Add", products, float(machine.coef0))
