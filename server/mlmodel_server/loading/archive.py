@@ -105,7 +105,7 @@ def _tar(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
                 raise _too_large(name)
             content = archive.extractfile(entry)
             if member and content:
-                yield member, _exactly(content.read(), entry.size)
+                yield member, content.read()
 
 
 def _zip(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
@@ -127,7 +127,7 @@ def _zip(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
             left -= entry.file_size
             if entry.file_size > MAX_FILE or left < 0:
                 raise _too_large(name)
-            yield member, _exactly(archive.read(entry), entry.file_size)
+            yield member, archive.read(entry)
 
 
 def _member(path: str, name: str) -> str:
@@ -135,16 +135,10 @@ def _member(path: str, name: str) -> str:
     parts = [part for part in path.rstrip("/").split("/") if part != "."]
     if ".." in parts or path.startswith("/"):
         raise RefusedModel(f"{name} holds {path[:80]!r}, a path out of its directory: pack it again from inside")
-    # Hidden files, and the "__MACOSX" and "._model.skops" that a Mac adds to what it packs
-    if not parts or parts[0] == "__MACOSX" or hidden("/".join(parts)):
+    # Also the "__MACOSX/._model.skops" that a Mac adds to what it packs
+    if not parts or hidden("/".join(parts)):
         return ""
     return checked_name("/".join(parts))
-
-
-def _exactly(content: bytes, size: int) -> bytes:
-    if len(content) != size:
-        raise EOFError
-    return content
 
 
 def _too_large(name: str) -> RefusedModel:

@@ -46,6 +46,7 @@ def test_a_download_goes_on_where_it_broke_off(serve: Serve) -> None:
     with serve(lambda asked: ranged(CONTENT, asked, None if "range" in asked.headers else CUT)) as web:
         assert download(f"{web.url}/model.bin") == CONTENT
     assert [request.headers.get("range") for request in web.asked] == [None, f"bytes={CUT}-"]
+    assert web.asked[1].headers["if-range"] == '"1"', "only of the file that was begun"
 
 
 def test_a_file_that_changed_in_between_is_read_from_the_start(serve: Serve) -> None:

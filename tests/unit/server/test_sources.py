@@ -87,18 +87,19 @@ def test_hidden_files_pipes_and_circles_of_links_are_not_seen(tmp_path: Path) ->
 
 
 def test_files_are_bounded_in_size_altogether_and_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (MANIFEST, "one", "two"):
+    (tmp_path / "more").mkdir()
+    for name in (MANIFEST, "more/one", "more/two"):
         (tmp_path / name).write_bytes(b"12345")
     source = Local(tmp_path)
     monkeypatch.setattr(limits, "MAX_TOTAL", 10)
     for _ in range(3):  # a file that is read again counts once
-        source.read("one")
-    source.read("two")
+        source.read("more/one")
+    source.read("more/two")
     with pytest.raises(RefusedModel, match="the model's files are larger than"):
         source.read(MANIFEST)
     monkeypatch.setattr(limits, "MAX_FILE", 4)
-    with pytest.raises(RefusedModel, match="one is larger than"):
-        source.read("one")
+    with pytest.raises(RefusedModel, match="more/one is larger than"):
+        source.read("more/one")
     monkeypatch.setattr(limits, "MAX_FILES", 2)
     with pytest.raises(RefusedModel, match="more than 2 files"):
         Local(tmp_path)

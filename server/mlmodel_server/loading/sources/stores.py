@@ -1,16 +1,14 @@
 """The object stores that a model may lie in, and how obstore is set up for each.
 
 Credentials come from the mounted Secret, from the usual environment variables, or from the identity that the cloud
-gives the pod; obstore knows the last two by itself.
+gives the pod; obstore knows the last two by itself, and private authorities by ``SSL_CERT_FILE``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -87,8 +85,6 @@ def store_of(kind: Kind, bucket: str) -> tuple[ObjectStore, str]:
             f"on that network"
         )
     options: dict[str, Any] = {"allow_http": plain, "timeout": TIMEOUT, "connect_timeout": CONNECT_TIMEOUT}
-    if authorities := os.environ.get("SSL_CERT_FILE"):
-        options["root_certificate"] = _read(Path(authorities))
     config = {name: value for name, value in secret.items() if name.startswith(kind.prefix) and name != switch}
     retries = {"max_retries": 0}  # of its own: Patience waits and counts for all sources alike
     try:
@@ -109,10 +105,3 @@ def store_of(kind: Kind, bucket: str) -> tuple[ObjectStore, str]:
 def _loopback(url: str) -> bool:
     name = urlsplit(url).hostname or ""
     return name in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", name) is not None
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UnreachableSource(f"the authorities in SSL_CERT_FILE cannot be read ({error.strerror})") from None
