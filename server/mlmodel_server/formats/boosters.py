@@ -9,8 +9,7 @@ import numpy as np
 
 from ..manifest import Signature
 from ..protocol.tensors import Array, TensorSpec, datatype_of
-from .opened import CONTRIBUTIONS, Table
-from .sklearn import MATRIX, PREDICT, PREDICT_PROBA
+from .opened import CONTRIBUTIONS, MATRIX, PREDICT, PREDICT_PROBA, Table
 
 Kind = Literal["number", "probability", "probabilities", "label"]
 """What a booster gives for a row: a number (or several), the probability of the second class (of several targets: of

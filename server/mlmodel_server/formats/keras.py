@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import RefusedModel
 from ..manifest import Signature
 from ..protocol.tensors import Array
-from .opened import Artefact, Opened, Table, layout_of
+from .opened import PREDICT, Artefact, Opened, Table, layout_of
 from .table import library
 from .tensorflow_common import directory, spec_of, tensorflow
 
@@ -120,9 +120,10 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
         raise RefusedModel(f"{artefact.name} does not say what its inputs are: build it with a keras.Input first")
     inputs = tuple(spec_of(given.name, given.dtype, given.shape, artefact.name) for given in model.inputs)
+    names = [PREDICT] if len(model.outputs) == 1 else list(model.output_names)
     outputs = tuple(
         spec_of(name, given.dtype, given.shape, artefact.name)
-        for name, given in zip(model.output_names, model.outputs, strict=True)
+        for name, given in zip(names, model.outputs, strict=True)
     )
     call = tf.function(
         lambda *tensors: tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)),
@@ -131,7 +132,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     return Opened(
         "keras",
         "tensorflow_keras",
-        _ModelFunctions(call, [spec.name for spec in outputs]),
+        _ModelFunctions(call, names),
         Signature(layout_of(inputs), inputs, outputs),
         fork_safe=False,  # TensorFlow's threads are there as soon as it is
     )

@@ -14,6 +14,11 @@ Table = Array | Mapping[str, Array]
 numbers, or objects when a column holds text. For the layout ``tensors`` one array per input, as it was sent, in the
 order of the signature."""
 
+PREDICT = "predict"
+PREDICT_PROBA = "predict_proba"
+MATRIX = "input-0"
+"""The input of a table whose columns have no names."""
+
 CONTRIBUTIONS = "contributions"
 """The output of :attr:`Opened.explain`."""
 

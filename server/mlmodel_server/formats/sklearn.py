@@ -12,11 +12,7 @@ from ..engine.prepare import prepare
 from ..errors import RefusedModel
 from ..manifest import Signature
 from ..protocol.tensors import Array, TensorSpec, datatype_of
-from .opened import Opened, Table, Task
-
-PREDICT = "predict"
-PREDICT_PROBA = "predict_proba"
-MATRIX = "input-0"
+from .opened import MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
 
 
 class EstimatorFunctions:

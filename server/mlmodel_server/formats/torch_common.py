@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..protocol.tensors import Array
-from .opened import Table
-from .sklearn import PREDICT
+from .opened import PREDICT, Table
 from .table import library
 
 DATATYPES = {

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import RefusedModel
-from ..formats.opened import Artefact
-from ..formats.sklearn import PREDICT
+from ..formats.opened import PREDICT, Artefact
 from ..formats.table import library
 from ..manifest import Signature
 from ..protocol.tensors import TensorSpec, datatype_of

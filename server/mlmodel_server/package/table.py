@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UsageError
-from ..formats.sklearn import MATRIX
+from ..formats.opened import MATRIX
 from ..protocol.tensors import Array, Tensor, TensorSpec, datatype_of
 
 
