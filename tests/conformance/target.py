@@ -89,6 +89,12 @@ class Target:
         """The version that is served; None when the server knows none."""
         return next(iter(self.metadata.get("versions") or []), None)
 
+    @cached_property
+    def output_names(self) -> list[str]:
+        """The outputs of the model: those of its metadata, or else those that it gives."""
+        listed = [tensor["name"] for tensor in self.metadata["outputs"]]
+        return listed or list(self.outputs(self.infer(self.sample)))
+
     @property
     def bases(self) -> list[str]:
         """The address of the model, without and with its version."""

@@ -110,7 +110,7 @@ def test_header_without_binary_data(target: Target) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 def test_binary_outputs(target: Target, binary: bool) -> None:
     """Outputs are binary when binary_data_output says so for all of them, or binary_data for one."""
-    names = [{"name": tensor["name"]} for tensor in target.metadata["outputs"]]
+    names = [{"name": name} for name in target.output_names]
     plain = {
         name: tensor["data"] for name, tensor in target.outputs(target.infer(target.request(outputs=names))).items()
     }
@@ -124,7 +124,7 @@ def test_binary_outputs(target: Target, binary: bool) -> None:
 
 def test_each_output_overrides_the_default(target: Target) -> None:
     """binary_data of an output counts more than binary_data_output of the request."""
-    first, *others = (tensor["name"] for tensor in target.metadata["outputs"])
+    first, *others = target.output_names
     outputs = [{"name": first, "parameters": {"binary_data": False}}, *({"name": name} for name in others)]
     answer = target.infer(target.request(outputs=outputs, parameters={"binary_data_output": True}))
     read(answer)
@@ -210,8 +210,9 @@ def test_data_twice(target: Target) -> None:
 def test_wrong_flag(target: Target, flag: Any) -> None:
     """binary_data and binary_data_output are truth values."""
     target.refused(target.infer(target.request(parameters={"binary_data_output": flag})), "binary_data_output")
-    output = {"name": target.metadata["outputs"][0]["name"], "parameters": {"binary_data": flag}}
-    target.refused(target.infer(target.request(outputs=[output])), output["name"], "binary_data")
+    name = target.output_names[0]
+    outputs = [{"name": name, "parameters": {"binary_data": flag}}]
+    target.refused(target.infer(target.request(outputs=outputs)), name, "binary_data")
 
 
 def with_first(target: Target, datatype: str, raw: bytes) -> Answer:

@@ -151,7 +151,7 @@ def test_messages(target: Target, count: int) -> None:
             failed: Any = error
             codes[failed.code().name] += 1
             told = f"message {number} of seed {SEED}: {failed.code()} {failed.details()} to {bytes(raw)!r}"
-            assert failed.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), told
+            assert failed.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), told
     client.channel.close()
     print(dict(codes))
     assert codes["OK"]

@@ -134,14 +134,14 @@ def test_wrong_outputs(target: Target) -> None:
 
 def test_unknown_input(target: Target) -> None:
     """An input that the model has not is refused."""
-    if len(target.metadata["inputs"]) == 1:
+    if len(target.metadata["inputs"]) < 2:
         pytest.skip("the name of a single input may not matter")
     target.refused(target.infer(target.with_input(name="no-such-input")), "no-such-input")
 
 
 def test_missing_input(target: Target) -> None:
     """An input that the model needs must be there."""
-    if len(target.metadata["inputs"]) == 1:
+    if len(target.metadata["inputs"]) < 2:
         pytest.skip("the model has a single input")
     request = target.request()
     gone = request["inputs"].pop()
@@ -153,7 +153,7 @@ def test_names_are_there_once(target: Target) -> None:
     """No two inputs, and no two outputs, have one name."""
     inputs = target.sample["inputs"]
     target.refused(target.infer({"inputs": [*inputs, inputs[0]]}), inputs[0]["name"], "twice")
-    output = {"name": target.metadata["outputs"][0]["name"]}
+    output = {"name": target.output_names[0]}
     target.refused(target.infer(target.request(outputs=[output, output])), output["name"], "twice")
 
 
