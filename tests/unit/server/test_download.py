@@ -8,13 +8,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mlmodel_server import manifest, package
 from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading import limits
+from mlmodel_server.loading.load import load
+from mlmodel_server.loading.signing import SIGNATURE, sign
 from mlmodel_server.loading.sources import Source, locate, transfer
 
 from .models import iris
+from .test_signing import pem, public
 from .web import Asked, Reply, Web, ranged, serving
 
 CONTENT = bytes(range(256)) * 40_000
@@ -123,12 +127,15 @@ def test_a_file_that_is_too_large_is_refused_by_its_announced_size(
         download(f"{web.url}/model.bin")
 
 
-def test_a_package_is_fetched_with_its_neighbours(serve: Serve) -> None:
+def test_a_package_is_fetched_with_its_neighbours_and_its_signature(serve: Serve) -> None:
     files = package.build(*iris())
+    key = ec.generate_private_key(ec.SECP256R1())
+    files[SIGNATURE] = sign(files, pem(key), "iris")
     with serve(lambda asked: Reply(200, files[asked.path.rpartition("/")[2]])) as web:
         source = at(f"{web.url}/models/iris/mlmodel.json")
         assert source.names() == tuple(sorted(files))
         assert {name: source.read(name) for name in source.names()} == files
+        assert load(source, trust="signed", keys=[public(key)]).signed_by
         with pytest.raises(RefusedModel, match="is no name of a model's file"):
             source.read("../other/model.skops")
 

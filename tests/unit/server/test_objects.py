@@ -22,6 +22,7 @@ from mlmodel_server import package
 from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading import limits
 from mlmodel_server.loading.load import load
+from mlmodel_server.loading.signing import SIGNATURE
 from mlmodel_server.loading.sources import Source, locate, objects, storage, transfer
 from mlmodel_server.manifest import MANIFEST, sha256
 
@@ -67,6 +68,8 @@ def test_an_object_is_a_bare_file(bucket: MemoryStore) -> None:
     source = at("s3://bucket/models/model.onnx")
     assert (source.entry, source.names()) == ("model.onnx", ("model.onnx",))
     assert source.read("model.onnx") == b"weights"
+    bucket.put(f"models/{SIGNATURE}", b"{}")
+    assert source.names() == ("model.onnx", SIGNATURE)
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/iris", "s3://bucket/iris/", f"s3://bucket/iris/{MANIFEST}"])

@@ -12,6 +12,7 @@ from mlmodel_server import manifest, package
 from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading import limits
 from mlmodel_server.loading.load import load
+from mlmodel_server.loading.signing import SIGNATURE
 from mlmodel_server.loading.sources import Local, Memory, locate
 from mlmodel_server.loading.sources.entry import entry_of
 from mlmodel_server.loading.sources.pin import directory_digest
@@ -163,6 +164,9 @@ def test_a_bare_file_is_found_in_a_directory_and_by_its_path_whatever_its_name(t
     mounted = tmp_path / "model"  # a subPath mount of one file has no suffix
     mounted.write_bytes(joblib_bytes(iris()[0]))
     assert load(Local(mounted)).opened.format == "joblib"
+    assert Local(mounted).names() == ("model",)
+    (tmp_path / SIGNATURE).write_bytes(b"{}")
+    assert Local(mounted).names() == ("model", SIGNATURE)
 
 
 def test_files_that_may_come_later_are_no_refusal(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from ... import manifest
 from ...errors import RefusedModel
 from ...manifest import MANIFEST
 from ..limits import Allowance, checked_name
+from ..signing import SIGNATURE
 from .entry import MLFLOW, SAVED_MODEL
 from .transfer import receive
 from .web import Download, Web
@@ -28,10 +29,10 @@ class Https:
             raise RefusedModel(f"the directory of {self.entry} cannot be listed over https://: pack it as .tar.gz")
 
     def names(self) -> tuple[str, ...]:
-        """See :class:`~.source.Source`. A web server lists nothing: these are the files that the package lists."""
-        if self.entry != MANIFEST:
-            return (self.entry,)
-        return tuple(sorted({MANIFEST, *manifest.parse(self.read(MANIFEST)).files}))
+        """See :class:`~.source.Source`. A web server lists nothing: these are the files that the package lists, and the
+        signature, which may be missing."""
+        listed = manifest.parse(self.read(MANIFEST)).files if self.entry == MANIFEST else {}
+        return tuple(sorted({self.entry, SIGNATURE, *listed}))
 
     def read(self, name: str) -> bytes:
         """See :class:`~.source.Source`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import RefusedModel, UnreachableSource
 from ...manifest import MANIFEST
 from ..limits import MAX_FILE, Allowance, at_most, checked_name, hidden
+from ..signing import SIGNATURE
 from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
 
 
@@ -35,10 +36,10 @@ class Local:
         self.entry = self._alone or entry_of(self.names(), self._head)
 
     def names(self) -> tuple[str, ...]:
-        """See :class:`~.source.Source`. A bare file is alone, whatever else is in its directory."""
-        if self._alone and self._alone not in (MANIFEST, MLFLOW, SAVED_MODEL):
-            return (self._alone,)
-        return self._scanned
+        """See :class:`~.source.Source`. A bare file is alone but for its signature, whatever else is beside it."""
+        if self._alone is None or self._alone in (MANIFEST, MLFLOW, SAVED_MODEL):
+            return self._scanned
+        return tuple(sorted((self._alone, SIGNATURE))) if (self._root / SIGNATURE).is_file() else (self._alone,)
 
     @cached_property
     def _scanned(self) -> tuple[str, ...]:

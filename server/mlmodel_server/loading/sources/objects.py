@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ...errors import MLModelError, RefusedModel, UnreachableSource
 from ...manifest import MANIFEST
 from ..limits import Allowance, at_most, checked_name, hidden
+from ..signing import SIGNATURE
 from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
 from .stores import KINDS, store_of
 from .transfer import PASSING, Broken, Part, receive, retried
@@ -51,8 +52,11 @@ class Objects:
             self.entry = entry_of(self._listed, self._head)
 
     def names(self) -> tuple[str, ...]:
-        """See :class:`~.source.Source`. A bare file is alone, whatever else is beside it."""
-        return self._listed if self.entry in (MANIFEST, MLFLOW, SAVED_MODEL) else (self.entry,)
+        """See :class:`~.source.Source`. A bare file is alone but for its signature, whatever else is beside it."""
+        if self.entry in (MANIFEST, MLFLOW, SAVED_MODEL):
+            return self._listed
+        signed = self._has(self._path(SIGNATURE), SIGNATURE)
+        return tuple(sorted((self.entry, SIGNATURE))) if signed else (self.entry,)
 
     def read(self, name: str) -> bytes:
         """See :class:`~.source.Source`."""
