@@ -7,7 +7,7 @@ once, into shared memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from threading import Lock
 from typing import Protocol
@@ -44,7 +44,7 @@ _CODES = 600
 _SECONDS, _ROWS = Buckets(*BUCKETS), Buckets(*BATCHES)
 
 
-class RowWatch(Protocol):
+class RowWatch(Collector, Protocol):
     """What looks at the rows that were predicted; see :class:`.drift.Drift`."""
 
     def start(self, slot: int) -> None:
@@ -52,9 +52,6 @@ class RowWatch(Protocol):
 
     def count(self, predicted: Sequence[tuple[Array | None, Array | None]]) -> None:
         """Count the tables and the predictions of several requests."""
-
-    def collect(self) -> Iterable[Metric]:
-        """The metrics as they are now."""
 
 
 class _Layout:

@@ -164,6 +164,7 @@ def test_the_recent_index_forgets_within_two_windows_and_the_life_one_never() ->
         watched.start(1)
         watched.count([(random.normal(size=(1000, 1)) + 3, None)])
 
+    watched.count([(random.normal(size=(1000, 1)) + 3, None)])
     in_child(other_worker)  # it is idle from then on, and never clears its own counts
     assert (index("recent") or 0) > 1
     now[0] += WINDOW

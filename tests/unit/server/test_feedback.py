@@ -81,13 +81,13 @@ def test_several_rows_are_scored_in_their_order(count: int) -> None:
     assert pod.shown()["mlmodel_feedback_correct_total"] == (predicted == actual).sum()
 
 
-@pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c")])
+@pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c", "d")])
 def test_scores_are_those_that_the_package_computes(classes: tuple[str, ...]) -> None:
     random = np.random.default_rng(SEED)
     predicted, actual = random.choice(classes, (2, 60), p=[0.7, 0.3, *[0.0] * (len(classes) - 2)])
     pod = Pod(classes)
     pod.post(pod.predict(*predicted), *actual)
-    expected = scores("classification", actual, predicted) if len(classes) == 2 else None
+    expected = scores("classification", actual, predicted) if len(classes) == 2 else None  # d never occurs
     if expected is None:  # the package calls it two classes when two occur; with a third one it is the mean
         predicted[0] = actual[0] = "c"
         pod = Pod(classes)
@@ -138,6 +138,13 @@ def test_a_label_may_be_spelled_as_json_has_it(classes: tuple[str, ...], predict
     assert made is not None
     pod.post(made, label)
     assert pod.shown()["mlmodel_feedback_correct_total"] == 1
+
+
+def test_two_workers_never_make_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1)
+    drawn = iter([b"\x00\x01", b"\x00\x02"])
+    monkeypatch.setattr("os.urandom", lambda _: next(drawn))
+    assert Pod().predict("benign") != Pod().predict("benign")
 
 
 def test_what_has_no_labels_gets_no_id() -> None:

@@ -228,6 +228,7 @@ def test_what_parquet_cannot_hold_costs_that_file_only(tmp_path: Path, monkeypat
     log.offer(None, TABLE, ANSWER)
     log.stop()
     assert counted(log) == {"failed": 2, "written": 2}
+    assert len(files(tmp_path)) == 1, "and no half file"
 
 
 def test_workers_write_their_own_files_and_count_together(tmp_path: Path) -> None:

@@ -208,9 +208,10 @@ def test_traces_go_on_credentials_do_not_and_no_copy_is_copied(other: Other, sha
     assert "secret" not in str(sent)
     assert sent["x-mlmodel-shadow"] == "true"
     assert sent["content-type"] == "application/octet-stream"
-    shadow.offer(ROWS, answer, {b"x-mlmodel-shadow": b"true"})
+    shadow.offer(ROWS[:1], answer, {b"x-mlmodel-shadow": b"true"})
     shadow.offer(ROWS, answer, {})
     assert settled(shadow, 2) == {"compared": 2}
+    assert [len(request.inputs) for request in other.requests] == [2, 2]
 
 
 def test_one_connection_is_kept_and_made_anew_when_the_other_side_closed_it(other: Other, shadow: Shadow) -> None:
