@@ -43,7 +43,10 @@ def compile_in_child(
     context = multiprocessing.get_context("fork")  # the estimator is shared, not sent
     given = {"seconds": seconds, "functions": functions}
     process = context.Process(target=_child, args=(sender, estimator, signature, table, given), daemon=True)
-    process.start()
+    try:
+        process.start()
+    except OSError as error:  # no memory or no process left
+        return Verdict("original", f"compiling did not start ({type(error).__name__})"), None
     sender.close()
     try:
         if not receiver.poll(limit):

@@ -39,31 +39,39 @@ def explore(functions: Functions, estimator: Any, signature: Signature, row: Arr
             return (False,) * len(numbers)
         return tuple(not answers(functions, changed(row, [column], value)) for column in numbers)
 
-    texts: dict[int, frozenset[str]] = {}
-    values: dict[int, frozenset[float]] = {}
-    for column, is_text in enumerate(text):
-        strangers = [STRANGER] if is_text else _strangers(row, column)
-        if not strangers or any(answers(functions, changed(row, [column], stranger)) for stranger in strangers):
-            continue
-        known = [
-            value for value in _categories(estimator, is_text) if answers(functions, changed(row, [column], value))
-        ]
-        if is_text:
-            texts[column] = frozenset(known)
-        else:
-            values[column] = frozenset(known)
-    return Domain(refused(np.nan), refused(np.inf), refused(BEYOND), texts, values)
+    def known(column: int) -> frozenset[Any] | None:
+        """The values that a column takes, None when it takes any."""
+        stranger = STRANGER if text[column] else strange(row, column)
+        if answers(functions, changed(row, [column], stranger)):
+            return None
+        categories = _categories(estimator, text[column])
+        return frozenset(value for value in categories if answers(functions, changed(row, [column], value)))
+
+    suspects = [column for column, is_text in enumerate(text) if is_text]
+    everything = row.copy()
+    for column in numbers:
+        everything[0, column] = strange(row, column)
+    if not answers(functions, everything):
+        suspects += numbers
+    found = {column: values for column in suspects if (values := known(column)) is not None}
+    return Domain(
+        refused(np.nan),
+        refused(np.inf),
+        refused(BEYOND),
+        {column: values for column, values in found.items() if text[column]},
+        {column: values for column, values in found.items() if not text[column]},
+    )
 
 
-def _strangers(row: Array, column: int) -> list[Any]:
-    """Numbers that are in no training row, and fine where any number is."""
-    present = row[0, column].item() if row.dtype.kind != "O" else float(row[0, column])
+def strange(row: Array, column: int) -> Any:
+    """A number that is in no training row, and fine where any number is."""
+    present = row[0, column]
     if row.dtype.kind in "fO":
-        return [present + 0.371, present - 0.371]
+        return float(present) + 0.371
     if row.dtype.kind == "b":
-        return []
+        return not present
     limits = np.iinfo(row.dtype)
-    return [value for value in (present + 1, present - 1) if limits.min <= value <= limits.max]
+    return limits.max if present != limits.max else limits.min
 
 
 def changed(row: Array, columns: list[int], value: Any) -> Array:

@@ -27,7 +27,6 @@ _DOUBLE = np.dtype(np.float64)
 SAFE = 1e30
 """A table whose squares add up to less has no number that any model refuses for being no number, or too great."""
 
-
 CHUNK = 512
 """Rows in one run: so many stay in the cache, and memory does not grow with the greatest request."""
 
@@ -51,10 +50,11 @@ class OnnxFunctions:
         self._session, self._run = session, session._sess.run
         self._dimensions = {spec.name: len(spec.shape) for spec in signature.outputs}
         self._guarded = GUARD in {given.name for given in session.get_outputs()}
-        self._inputs = {given.name for given in session.get_inputs()}
-        datatypes = [spec.datatype for spec in signature.inputs]
-        self._text = [index for index, datatype in enumerate(datatypes) if datatype == "BYTES"]
-        self._numbers = [index for index, datatype in enumerate(datatypes) if datatype != "BYTES"]
+        inputs = {given.name for given in session.get_inputs()}
+        self._needs_numbers, self._needs_text = NUMBERS in inputs, TEXT in inputs
+        text = np.array([spec.datatype == "BYTES" for spec in signature.inputs])
+        self._numbers, self._text = np.flatnonzero(~text), np.flatnonzero(text)
+        self._mixed = bool(text.any())
         domain = msgspec.json.decode(session.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
         self._check = Check(domain)
 
@@ -68,13 +68,15 @@ class OnnxFunctions:
         if len(table) > CHUNK:
             parts = [self(table[begin : begin + CHUNK], wanted) for begin in range(0, len(table), CHUNK)]
             return [np.concatenate(answers) for answers in zip(*parts, strict=True)]
-        if self._text:
-            numbers = table[:, self._numbers].astype(np.float64)
-            feeds = {NUMBERS: numbers, TEXT: table[:, self._text]}
-            feeds = {name: feeds[name] for name in self._inputs}
+        feeds = {}
+        if self._mixed:
+            numbers = table.take(self._numbers, axis=1).astype(np.float64)
+            if self._needs_text:
+                feeds[TEXT] = table.take(self._text, axis=1)
         else:
             numbers = table if table.dtype is _DOUBLE else table.astype(np.float64)
-            feeds = {NUMBERS: numbers}
+        if self._needs_numbers:
+            feeds[NUMBERS] = numbers
         flat = numbers.ravel()
         if not flat.dot(flat) < SAFE:
             self._check.numbers(numbers)

@@ -17,12 +17,15 @@ from ...manifest import Signature
 from ...protocol.tensors import Array
 from ..model import PREDICT
 from .domain import BEYOND, Domain
-from .explore import STRANGER, text_columns
+from .explore import STRANGER, changed, strange, text_columns
 
 SEED = 20240611
-GIVEN = 2_000
-MIXED = 800
-THRESHOLDS = 1_500
+GIVEN, INVENTED, MIXED = 2_000, 300, 800
+"""Rows at most of these kinds."""
+
+EXTREMES, THRESHOLDS, SINGLE = 100, 300, 10
+"""Columns with six extremes each; thresholds with ten values each; columns with five odd values each."""
+
 PAIRS = 96
 HALVINGS = 32
 """2^-32 of the way between two rows. Closer to a boundary than that, sums rounded in another order may decide."""
@@ -37,7 +40,7 @@ class Rows:
     exact: bool = False
 
 
-class Columns:
+class Freedom:
     """Which columns may take any number, and what the others are seen to hold."""
 
     def __init__(self, signature: Signature, domain: Domain) -> None:
@@ -52,26 +55,26 @@ class Columns:
         ]
 
 
-def revealing(estimator: Any, table: Array, columns: Columns) -> list[Rows]:
+def revealing(estimator: Any, table: Array, freedom: Freedom) -> list[Rows]:
     """Of all kinds but :func:`boundary` and :func:`odd`, made from the reference rows ``table``."""
     random = np.random.default_rng(SEED)
     given = table if len(table) <= GIVEN else table[random.choice(len(table), GIVEN, replace=False)]
-    base = np.concatenate([given, _invented(given, columns, random)])
+    base = np.concatenate([given, _invented(given, freedom, random)])
     return [
         Rows("given", given),
         Rows("invented", base[len(given) :]),
-        Rows("between two rows", _mixed(base, columns, random)),
-        Rows("with missing numbers", _with_missing(given, columns, random)),
-        Rows("with noise", _scattered(given, columns, random)),
-        Rows("at an extreme", _extremes(given, columns, random)),
-        Rows("at a threshold", _at_thresholds(estimator, base, columns, random), exact=True),
+        Rows("between two rows", _mixed(base, freedom, random)),
+        Rows("with missing numbers", _with_missing(given, freedom, random)),
+        Rows("with noise", _scattered(given, freedom, random)),
+        Rows("at an extreme", _extremes(given, freedom, random)),
+        Rows("at a threshold", _at_thresholds(estimator, base, freedom, random), exact=True),
     ]
 
 
-def _invented(table: Array, columns: Columns, random: np.random.Generator) -> Array:
+def _invented(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
     """From a thousandth to a hundred times the range of each column; where that is nothing, up to 10,000."""
-    rows = table[random.integers(len(table), size=300)]
-    for column in columns.open:
+    rows = table[random.integers(len(table), size=INVENTED)]
+    for column in freedom.open:
         low, high = _range(table[:, column])
         width, most = (high - low, 2) if high > low else (1.0, 4)
         size = random.normal(size=len(rows)) * 10.0 ** random.uniform(-3, most, size=len(rows))
@@ -93,46 +96,46 @@ def _fitting(table: Array, values: Array) -> Array:
     return np.clip(np.round(values), limits.min, limits.max)
 
 
-def _mixed(table: Array, columns: Columns, random: np.random.Generator) -> Array:
+def _mixed(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
     """Somewhere between two rows; what is no number comes from one of them."""
     first, second = (table[random.integers(len(table), size=MIXED)] for _ in range(2))
     rows = first.copy()
-    for column in columns.closed:
+    for column in freedom.closed:
         take = random.random(MIXED) < 0.5
         rows[take, column] = second[take, column]
-    for column in columns.open_text:
+    for column in freedom.open_text:
         rows[random.random(MIXED) < 0.05, column] = STRANGER
-    rows[:, columns.open] = _between(first, second, random.random((MIXED, 1)), columns)
+    rows[:, freedom.open] = _between(first, second, random.random((MIXED, 1)), freedom)
     return rows
 
 
-def _between(first: Array, second: Array, share: Array, columns: Columns) -> Array:
-    begin, end = (rows[:, columns.open].astype(np.float64) for rows in (first, second))
+def _between(first: Array, second: Array, share: Array, freedom: Freedom) -> Array:
+    begin, end = (rows[:, freedom.open].astype(np.float64) for rows in (first, second))
     return _fitting(first, begin + (end - begin) * share)
 
 
-def _with_missing(table: Array, columns: Columns, random: np.random.Generator) -> Array:
-    if not columns.maybe_missing:
+def _with_missing(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
+    if not freedom.maybe_missing:
         return table[:0]
-    rows = _mixed(table, columns, random)
-    values = rows[:, columns.maybe_missing].astype(np.float64)
-    rows[:, columns.maybe_missing] = np.where(random.random(values.shape) < 0.2, np.nan, values)
+    rows = _mixed(table, freedom, random)
+    values = rows[:, freedom.maybe_missing].astype(np.float64)
+    rows[:, freedom.maybe_missing] = np.where(random.random(values.shape) < 0.2, np.nan, values)
     return rows
 
 
-def _scattered(table: Array, columns: Columns, random: np.random.Generator) -> Array:
+def _scattered(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
     """Given rows with a little noise, from 1e-7 to 1e-1 of each value."""
     rows = table[random.integers(len(table), size=MIXED)]
-    values = rows[:, columns.open].astype(np.float64)
+    values = rows[:, freedom.open].astype(np.float64)
     noise = random.normal(size=values.shape) * 10.0 ** random.uniform(-7, -1, size=(len(rows), 1))
-    rows[:, columns.open] = _fitting(table, values * (1 + noise))
+    rows[:, freedom.open] = _fitting(table, values * (1 + noise))
     return rows
 
 
-def _extremes(table: Array, columns: Columns, random: np.random.Generator) -> Array:
-    """One column at the end of its range, far beyond it, at zero, or with the other sign; at most 100 columns."""
+def _extremes(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
+    """One column at the end of its range, far beyond it, at zero, or with the other sign."""
     rows = []
-    for column in random.permutation(columns.open)[:100]:
+    for column in random.permutation(freedom.open)[:EXTREMES]:
         low, high = _range(table[:, column])
         width = high - low or 1.0
         for value in (low, high, low - 10 * width, high + 10 * width, 0.0, -high):
@@ -142,12 +145,12 @@ def _extremes(table: Array, columns: Columns, random: np.random.Generator) -> Ar
     return np.array(rows, dtype=table.dtype)
 
 
-def _at_thresholds(estimator: Any, table: Array, columns: Columns, random: np.random.Generator) -> Array:
+def _at_thresholds(estimator: Any, table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
     """One column exactly at a threshold of a tree, and next to it on both sides, in float64 and in float32."""
     found = {(int(feature), float(threshold)) for feature, threshold in _thresholds(estimator)}
-    usable = sorted(pair for pair in found if pair[0] in columns.open and np.isfinite(pair[1]))
+    usable = sorted(pair for pair in found if pair[0] in freedom.open and np.isfinite(pair[1]))
     rows = []
-    for index in random.permutation(len(usable))[: THRESHOLDS // 10]:
+    for index in random.permutation(len(usable))[:THRESHOLDS]:
         column, threshold = usable[index]
         for value in _neighbours(threshold):
             row = table[random.integers(len(table))].copy()
@@ -181,29 +184,29 @@ def _thresholds(estimator: Any) -> Iterator[tuple[int, float]]:
             yield from _thresholds(part)
 
 
-def boundary(functions: Functions, table: Array, columns: Columns) -> Rows:
+def boundary(functions: Functions, table: Array, freedom: Freedom) -> Rows:
     """Rows on the line between two of ``table`` (all answered) with different answers, halving down to the boundary.
 
     The last ones are on both sides of it, 2^-32 of the line apart, or where that is less than 1e-12 of a value, so
     much.
     """
-    return Rows("near a boundary", _halved(lambda rows: functions(rows, (PREDICT,))[0], table, columns))
+    return Rows("near a boundary", _halved(lambda rows: functions(rows, (PREDICT,))[0], table, freedom))
 
 
-def _halved(predict: Callable[[Array], Array], table: Array, columns: Columns) -> Array:
+def _halved(predict: Callable[[Array], Array], table: Array, freedom: Freedom) -> Array:
     random = np.random.default_rng(SEED)
-    if not columns.open or table.dtype.kind not in "fO":
+    if not freedom.open or table.dtype.kind not in "fO":
         return table[:0]
     first, second = (table[random.integers(len(table), size=20 * PAIRS)] for _ in range(2))
-    second[:, columns.closed] = first[:, columns.closed]
+    second[:, freedom.closed] = first[:, freedom.closed]
     answer = _keys(predict(first))
-    usable = np.flatnonzero((answer != _keys(predict(second))) & _finite(first, columns) & _finite(second, columns))
+    usable = np.flatnonzero((answer != _keys(predict(second))) & _finite(first, freedom) & _finite(second, freedom))
     usable = usable[:PAIRS]
     if not len(usable):
         return table[:0]
     first, second, answer = first[usable], second[usable], answer[usable]
     low, high = np.zeros(len(first)), np.ones(len(first))
-    precision = _precision(first, second, columns)
+    precision = _precision(first, second, freedom)
     rows = []
     for _ in range(HALVINGS):
         going = high - low > precision
@@ -211,7 +214,7 @@ def _halved(predict: Callable[[Array], Array], table: Array, columns: Columns) -
             break
         middle = (low + high) / 2
         between = first.copy()
-        between[:, columns.open] = _between(first, second, middle[:, None], columns)
+        between[:, freedom.open] = _between(first, second, middle[:, None], freedom)
         same = _keys(predict(between)) == answer
         low, high = np.where(going & same, middle, low), np.where(going & ~same, middle, high)
         rows.append(between[going])
@@ -222,16 +225,16 @@ def _keys(answers: Array) -> Array:
     """One comparable key per row, also of several targets."""
     if answers.ndim == 1:
         return answers
-    return np.unique(answers.astype(str), axis=0, return_inverse=True)[1].ravel()
+    return np.array([str(row) for row in answers.tolist()])
 
 
-def _finite(rows: Array, columns: Columns) -> Array:
-    return np.asarray(np.isfinite(rows[:, columns.open].astype(np.float64)).all(axis=1))
+def _finite(rows: Array, freedom: Freedom) -> Array:
+    return np.asarray(np.isfinite(rows[:, freedom.open].astype(np.float64)).all(axis=1))
 
 
-def _precision(first: Array, second: Array, columns: Columns) -> Array:
+def _precision(first: Array, second: Array, freedom: Freedom) -> Array:
     """How close a pair may come, as a share of the line between them."""
-    begin, end = (rows[:, columns.open].astype(np.float64) for rows in (first, second))
+    begin, end = (rows[:, freedom.open].astype(np.float64) for rows in (first, second))
     length = np.abs(end - begin)
     size = np.maximum(np.abs(begin), np.abs(end))
     smallest = 1e-5 if first.dtype == np.float32 else 1e-12
@@ -240,7 +243,7 @@ def _precision(first: Array, second: Array, columns: Columns) -> Array:
     return closest
 
 
-def odd(row: Array, columns: Columns) -> list[Rows]:
+def odd(row: Array, freedom: Freedom) -> list[Rows]:
     """Single rows that some models refuse: a missing, infinite or too great number, a category never seen.
 
     ``row`` ([1, columns]) is one that is answered.
@@ -248,17 +251,11 @@ def odd(row: Array, columns: Columns) -> list[Rows]:
     made = []
     if row.dtype.kind in "fO":
         values = [np.nan, np.inf, -np.inf] + ([] if row.dtype == np.float32 else [BEYOND, -BEYOND])
-        positions = [[column] for column in columns.numbers[:50]] + [columns.numbers]
-        made += [_with(row, position, value) for value in values for position in positions if position]
-    for column in columns.closed:
-        if column not in columns.numbers:
-            made.append(_with(row, [column], STRANGER))
-        elif row.dtype.kind in "fO":
-            made.append(_with(row, [column], row[0, column] + 0.371))
+        positions = [[column] for column in freedom.numbers[:SINGLE]] + [freedom.numbers]
+        made += [changed(row, position, value) for value in values for position in positions if position]
+    for column in freedom.closed:
+        if column not in freedom.numbers:
+            made.append(changed(row, [column], STRANGER))
+        else:
+            made.append(changed(row, [column], strange(row, column)))
     return [Rows("missing, infinite or unknown", single) for single in made]
-
-
-def _with(row: Array, columns: list[int], value: Any) -> Array:
-    copy = row.copy()
-    copy[:, columns] = value
-    return copy

@@ -12,8 +12,8 @@ from .columns import looked_up
 from .graph import DOUBLE, ML, Answer, Columns, Graph, argmax, converts, either, pair, side_by_side, sigmoid
 from .verdict import Unsupported
 
-MAX_NODES = 2_000_000
-"""About 100 MB of ONNX."""
+MAX_NODES = 1_000_000
+"""ONNX Runtime takes about 320 bytes for each."""
 
 _AT_MOST, _LESS = 0, 1
 

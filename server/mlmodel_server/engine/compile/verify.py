@@ -14,7 +14,7 @@ from . import timing
 from .explore import answers, explore
 from .functions import OnnxFunctions
 from .parity import Comparison, Different
-from .rows import Columns, boundary, odd, revealing
+from .rows import Freedom, boundary, odd, revealing
 from .verdict import Unsupported, Verdict
 
 
@@ -56,6 +56,8 @@ def _compiled(
 ) -> tuple[Verdict, bytes | None]:
     from .convert import convert  # 40 MB of protobuf and its schemas
 
+    if signature.layout == "tensors":
+        raise Unsupported("its input is no table")
     row = next((row for row in np.array_split(table, len(table)) if answers(original, row)), None)
     if row is None:
         raise Unsupported("it answers none of the example rows")
@@ -63,15 +65,15 @@ def _compiled(
     onnx, ops = convert(estimator, signature, domain)
     compiled = OnnxFunctions(onnx, signature)
 
-    columns = Columns(signature, domain)
-    comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), columns.open)
-    for rows in revealing(estimator, table, columns):
+    freedom = Freedom(signature, domain)
+    comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), freedom.open)
+    for rows in revealing(estimator, table, freedom):
         comparison.same(rows)
-    comparison.same(boundary(original, comparison.answered(), columns))
-    for rows in odd(row, columns):
+    comparison.same(boundary(original, comparison.answered(), freedom))
+    for rows in odd(row, freedom):
         comparison.same(rows)
 
-    original_us, onnx_us = timing.measure(original, compiled, table, seconds)
+    original_us, onnx_us = timing.measure(original, compiled, comparison.answered(), seconds)
     chosen = timing.faster(original_us, onnx_us)
     verdict = Verdict(
         "onnx" if chosen else "original",
