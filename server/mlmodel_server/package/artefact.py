@@ -1,32 +1,173 @@
-"""Estimator to bytes, the same bytes every time: a digest that changes without a reason would start a rollout."""
+"""Model to files, the same bytes every time: a digest that changes without a reason would start a rollout."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import joblib
 
-from ..errors import RefusedModel, UsageError
-from ..loading.detect import Format
+from ..errors import MLModelError, RefusedModel, UsageError
+from ..formats.opened import Artefact
+from ..loading.detect import Format, detect
 from ..loading.trust import open_artefact
 
 FormatChoice = Literal["auto", "skops", "joblib"]
 
+NAMES: dict[Format, str] = {
+    "skops": "model.skops",
+    "joblib": "model.joblib",
+    "onnx": "model.onnx",
+    "xgboost": "model.ubj",
+    "lightgbm": "model.txt",
+    "torchscript": "model.pt",
+    "torch-export": "model.pt2",
+    "torch-pickle": "model.pth",
+    "keras": "model.keras",
+}
+"""What the artefact of a package is called; a SavedModel is a directory ``model``."""
 
-def dump(estimator: Any, format: FormatChoice, compress: int) -> tuple[Format, bytes]:
-    """Serialise as asked; ``auto`` is skops where skops can represent the model with trusted types, else joblib.
+DIRECTORY = "model"
 
-    ``compress`` is zlib's 0 to 9 in both. What was written is opened again through the server's own choke point;
+
+@dataclass(frozen=True)
+class Dumped:
+    """A model as files of a package; ``estimator`` is the scikit-learn one that it was made from."""
+
+    format: Format
+    artefact: Artefact
+    estimator: Any = None
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files by their names in the package."""
+        if self.format == "savedmodel":
+            return {f"{DIRECTORY}/{name}": data for name, data in self.artefact.files.items()}
+        return dict(self.artefact.files)
+
+    @property
+    def name(self) -> str:
+        """The file to begin with."""
+        return f"{DIRECTORY}/{self.artefact.name}" if self.format == "savedmodel" else self.artefact.name
+
+
+def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
+    """Serialise a model of whatever library: as scikit-learn's are by ``format`` and ``compress`` (0 to 9), those of
+    other libraries in their own format. ``model`` may also be a file or directory that was saved before, or the bytes
+    of a file. ``X`` are rows, for what is exported by running it.
+
     :class:`UsageError` says what in the model no server would accept.
     """
+    if isinstance(model, bytes):
+        return _saved("model", {"model": model}, format, compress)
+    if isinstance(model, (str, os.PathLike)):
+        return _read(Path(model), format, compress)
+    libraries = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
+    if "xgboost" in libraries and format == "auto":
+        return _one("xgboost", _xgboost(model))
+    if "lightgbm" in libraries and format == "auto":
+        text = _lightgbm(model)
+        if text is not None:
+            return _one("lightgbm", text)
+    if "torch" in libraries:
+        from .torch_program import export
+
+        return _one(*export(model, X))
+    if "keras" in libraries:
+        return _one("keras", _keras(model))
+    if "onnx" in libraries:
+        return _one("onnx", model.SerializeToString(deterministic=True))
+    return _estimator(model, format, compress)
+
+
+def _one(format: Format, data: bytes) -> Dumped:
+    return Dumped(format, Artefact(NAMES[format], {NAMES[format]: data}))
+
+
+def _read(path: Path, format: FormatChoice, compress: int) -> Dumped:
+    from ..loading.sources import Local
+
+    try:
+        source = Local(path)
+        names = source.names() if path.is_dir() else (source.entry,)
+        return _saved(source.entry, {name: source.read(name) for name in names}, format, compress)
+    except MLModelError as error:
+        raise UsageError(str(error)) from None
+
+
+def _saved(name: str, files: dict[str, bytes], format: FormatChoice, compress: int) -> Dumped:
+    try:
+        found = detect(name, files[name])
+        if found in ("skops", "joblib"):
+            return _estimator(open_artefact(files[name], name), format, compress)
+    except RefusedModel as error:
+        raise UsageError(str(error)) from None
+    if found == "mlflow" or name == "mlmodel.json":
+        raise UsageError(f"{name} describes a directory that a server takes as it is: give it that")
+    if found == "savedmodel":
+        return Dumped(found, Artefact(name, files))
+    dumped = _one(found, files[name])
+    if found == "xgboost" and not files[name].startswith(b"{L"):
+        return Dumped(found, Artefact("model.json", {"model.json": files[name]}))
+    return dumped
+
+
+def _xgboost(model: Any) -> bytes:
+    try:
+        booster = model.get_booster() if hasattr(model, "get_booster") else model
+    except Exception as error:  # xgboost's own NotFittedError is scikit-learn's
+        raise UsageError("model is not fitted: call fit first") from error
+    return bytes(booster.save_raw("ubj"))
+
+
+def _lightgbm(model: Any) -> bytes | None:
+    """The model as text; None for a classifier with labels of its own, which the text does not hold."""
+    if hasattr(model, "booster_") and hasattr(model, "classes_") and list(model.classes_) != [*range(model.n_classes_)]:
+        return None
+    if not hasattr(model, "model_to_string") and not hasattr(model, "booster_"):
+        raise UsageError("model is not fitted: call fit first")
+    text: str = getattr(model, "booster_", model).model_to_string()
+    return text.encode()
+
+
+def _keras(model: Any) -> bytes:
+    """Keras stamps its files with the time, and names shared parts by memory address; here by order of appearance."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="mlmodel-") as directory:
+        path = Path(directory) / "model.keras"
+        model.save(path)
+        data = path.read_bytes()
+    numbers: dict[str, str] = {}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(buffer, "w") as target:
+        for name in sorted(source.namelist()):
+            content = source.read(name)
+            if name == "metadata.json":
+                content = json.dumps({**json.loads(content), "date_saved": "1980-01-01@00:00:00"}).encode()
+            elif name == "config.json":
+                config = json.loads(content)
+                _renumber(config, numbers, "shared_object_id")
+                content = json.dumps(config).encode()
+            target.writestr(zipfile.ZipInfo(name), content)  # dated 1980
+    return buffer.getvalue()
+
+
+def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
+    """skops where skops can represent the model with trusted types, else joblib. What was written is opened again
+    through the server's own choke point."""
+    if not hasattr(estimator, "predict") or not hasattr(estimator, "n_features_in_"):
+        raise UsageError("model is not a fitted scikit-learn estimator that predicts rows of a table: call fit first")
     if format != "joblib":
         try:
             data = _skops(estimator, compress)
-            open_artefact(data, "model.skops")
-            return "skops", data
+            open_artefact(data, NAMES["skops"])
+            return Dumped("skops", Artefact(NAMES["skops"], {NAMES["skops"]: data}), estimator)
         except Exception as error:  # skops raises its own types and those of whatever it could not take apart
             if format == "skops":
                 raise UsageError(f"the model cannot be saved as skops ({error}): try format='joblib'") from error
@@ -35,11 +176,7 @@ def dump(estimator: Any, format: FormatChoice, compress: int) -> tuple[Format, b
         joblib.dump(estimator, buffer, compress=compress)
     except Exception as error:  # pickle has no common base for "this object cannot be pickled"
         raise UsageError(f"the model cannot be pickled ({error}): remove lambdas and open files from it") from error
-    try:
-        open_artefact(buffer.getvalue(), "model.joblib")
-    except RefusedModel as error:
-        raise UsageError(str(error)) from error
-    return "joblib", buffer.getvalue()
+    return Dumped("joblib", Artefact(NAMES["joblib"], {NAMES["joblib"]: buffer.getvalue()}), estimator)
 
 
 def _skops(estimator: Any, compress: int) -> bytes:
@@ -49,7 +186,7 @@ def _skops(estimator: Any, compress: int) -> bytes:
     numbers: dict[str, str] = {}
     with zipfile.ZipFile(io.BytesIO(skops.dumps(estimator))) as source:
         schema = json.loads(source.read("schema.json"))
-        _renumber(schema, numbers)
+        _renumber(schema, numbers, "__id__")
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as target:
             entries = {"schema.json": json.dumps(schema, separators=(",", ":")).encode()}
@@ -63,18 +200,18 @@ def _skops(estimator: Any, compress: int) -> bytes:
     return buffer.getvalue()
 
 
-def _renumber(node: Any, numbers: dict[str, str]) -> None:
+def _renumber(node: Any, numbers: dict[str, str], identity: str) -> None:
     if isinstance(node, list):
         for inner in node:
-            _renumber(inner, numbers)
+            _renumber(inner, numbers, identity)
     elif isinstance(node, dict):
-        if isinstance(node.get("__id__"), int):
-            node["__id__"] = int(_number(str(node["__id__"]), numbers))
+        if isinstance(node.get(identity), int):
+            node[identity] = int(_number(str(node[identity]), numbers))
         if isinstance(node.get("file"), str) and "__loader__" in node:
             node["file"] = _renamed(node["file"], numbers)
         for key, inner in node.items():
-            if key not in ("__id__", "file"):
-                _renumber(inner, numbers)
+            if key not in (identity, "file"):
+                _renumber(inner, numbers, identity)
 
 
 def _renamed(name: str, numbers: dict[str, str]) -> str:

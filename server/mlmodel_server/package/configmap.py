@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from .. import manifest
-from ..errors import UsageError
+from ..errors import MLModelError, UsageError
+from ..loading.sources import Local
+from ..loading.sources.entry import MLFLOW, SAVED_MODEL
 from ..manifest import MANIFEST
 
 MAX_CONFIG_MAP = 1 << 20
@@ -50,15 +52,24 @@ def _files(directory: Path) -> dict[str, bytes]:
         if described.is_file():
             names = [MANIFEST, *manifest.parse(described.read_bytes()).files]
         else:
-            names = [entry.name for entry in directory.iterdir() if entry.suffix in (".skops", ".joblib")]
-            if len(names) != 1:
-                raise UsageError(
-                    f"{directory} is no package: write one with package.save, or keep one model file in it"
-                )
+            names = [_only_model(directory)]
         files = {name: (directory / name).read_bytes() for name in names}
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}: give the directory of a package") from None
     for name in files:
         if not _KEY.fullmatch(name):
-            raise UsageError(f"{name!r} cannot be a key of a ConfigMap: rename it with letters, digits, '.', '-', '_'")
+            raise UsageError(
+                f"{name!r} cannot be a key of a ConfigMap, which has no folders: put the directory on a volume "
+                f"(pvc://CLAIM/PATH) or pack it and put it on a web server (https://)"
+            )
     return files
+
+
+def _only_model(directory: Path) -> str:
+    try:
+        entry = Local(directory).entry
+    except MLModelError:
+        entry = ""
+    if not entry or entry in (MLFLOW, SAVED_MODEL):
+        raise UsageError(f"{directory} is no package: write one with package.save, or keep one model file in it")
+    return entry

@@ -9,13 +9,6 @@ import numpy as np
 from ..protocol.tensors import Array
 
 
-def task_of(estimator: Any) -> str:
-    """``classification``, ``regression`` or ``other``, as scikit-learn itself tells."""
-    from sklearn.base import is_classifier, is_regressor
-
-    return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
-
-
 def scores(task: str, y: Array, predicted: Array) -> dict[str, Any]:
     """Accuracy, precision, recall and F1 of a classifier (of the second class when there are two, else the mean over
     classes); MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]."""

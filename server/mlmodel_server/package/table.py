@@ -1,14 +1,16 @@
-"""The training table as v2 tensors: which inputs a model has, of which datatypes."""
+"""The rows at hand as v2 tensors: which inputs a model has, of which datatypes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import UsageError
 from ..formats.opened import MATRIX
-from ..protocol.tensors import Array, Tensor, TensorSpec, datatype_of
+from ..manifest import Signature
+from ..protocol.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
 
 
 def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
@@ -31,6 +33,52 @@ def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
         array = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
         return "matrix", [Tensor(MATRIX, datatype_of(array.dtype), array)]
     return "columns", [_column(f"column-{index}", _narrowed(array[:, index])) for index in range(array.shape[1])]
+
+
+def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
+    """``X`` as the inputs that a model says it has: a table for the layouts ``columns`` and ``matrix``, else an array,
+    or one for each input, in a list or by name.
+
+    Raises :class:`UsageError` when they do not fit.
+    """
+    specs = signature.inputs
+    arrays: dict[str, Array]
+    if signature.layout == "tensors":
+        arrays = _by_name([spec.name for spec in specs], X)
+    else:
+        _, given = tensors_of(X)
+        table = given[0].array if len(given) == 1 and given[0].array.ndim == 2 else None
+        columns = [tensor.array for tensor in given] if table is None else list(table.T)
+        if signature.layout == "matrix":
+            arrays = {specs[0].name: np.column_stack(columns)}
+        else:
+            by_name = {tensor.name: tensor.array for tensor in given}
+            known = table is None and all(spec.name in by_name for spec in specs)
+            if not known and len(columns) != len(specs):
+                raise UsageError(
+                    f"X has {len(columns)} columns, but the model {len(specs)}: hand in rows as it was fitted"
+                )
+            arrays = by_name if known else {spec.name: column for spec, column in zip(specs, columns, strict=True)}
+    tensors = [_cast(spec, arrays[spec.name]) for spec in specs]
+    for spec, tensor in zip(specs, tensors, strict=True):
+        shape = tensor.array.shape
+        if len(shape) != len(spec.shape) or any(w not in (-1, s) for w, s in zip(spec.shape, shape, strict=True)):
+            raise UsageError(f"{spec.name} of X must have the shape {list(spec.shape)}, not {list(shape)}")
+    return tensors
+
+
+def tensors_as_given(X: Any) -> list[Tensor]:
+    """``X`` as inputs of a model that does not say what it takes: an array, or one for each, in a list or by name."""
+    if isinstance(X, Mapping):
+        arrays = _by_name([str(name) for name in X], X)
+    else:
+        given = list(X) if isinstance(X, (list, tuple)) else [X]
+        names = [f"input-{index}" for index in range(len(given))]
+        arrays = _by_name(names, dict(zip(names, given, strict=True)))
+    return [
+        _cast(TensorSpec(name, "FP32" if array.dtype.kind == "f" else datatype_of(array.dtype), ()), array)
+        for name, array in arrays.items()
+    ]
 
 
 def specs_of(tensors: list[Tensor]) -> tuple[TensorSpec, ...]:
@@ -61,3 +109,26 @@ def _narrowed(column: Array) -> Array:
 def _column(name: str, values: Array) -> Tensor:
     datatype = datatype_of(values.dtype)
     return Tensor(name, datatype, values.astype(object) if datatype == "BYTES" else values)
+
+
+def _by_name(names: list[str], X: Any) -> dict[str, Array]:
+    if isinstance(X, Mapping):
+        absent = [name for name in names if name not in X]
+        if absent:
+            raise UsageError(f"X lacks {', '.join(absent)}: hand in a dictionary with {', '.join(names)}")
+        given = [X[name] for name in names]
+    else:
+        given = list(X) if isinstance(X, (list, tuple)) and len(names) > 1 else [X]
+    if len(given) != len(names):
+        raise UsageError(f"X has {len(given)} arrays, but the model {len(names)} inputs: hand in {', '.join(names)}")
+    arrays = [np.asarray(array) for array in given]
+    if any(array.ndim == 0 or not len(array) for array in arrays):
+        raise UsageError("X has no rows: hand in arrays of shape [rows, ...]")
+    return dict(zip(names, arrays, strict=True))
+
+
+def _cast(spec: TensorSpec, array: Array) -> Tensor:
+    try:
+        return Tensor(spec.name, spec.datatype, array.astype(DTYPES[spec.datatype]))
+    except (TypeError, ValueError):
+        raise UsageError(f"{spec.name} of X must be of the type {spec.datatype}: hand in numbers") from None

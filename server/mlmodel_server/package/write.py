@@ -1,4 +1,4 @@
-"""``package.save``: a fitted model and some labelled rows become a directory that the server can check by itself."""
+"""``package.save``: a model and some labelled rows become a directory that the server can check by itself."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from .. import manifest
 from ..engine.model import Model
-from ..engine.prepare import prepare
-from ..errors import MLModelError, ModelFailure, UsageError
-from ..formats.sklearn import EstimatorFunctions, classes_of, outputs_of
-from ..loading.trust import open_artefact
+from ..errors import MLModelError, ModelFailure, RefusedModel, UsageError
+from ..formats.opened import PREDICT, Opened, layout_of
+from ..formats.table import FORMATS
+from ..formats.torch_common import TorchFunctions
+from ..loading.trust import open_model
 from ..manifest import MANIFEST, File, Golden, Manifest, Signature
-from ..protocol.tensors import Array, InferRequest, Tensor
+from ..protocol.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of
 from ..protocol.v2 import tensor_json
-from .artefact import FormatChoice, dump
+from .artefact import Dumped, FormatChoice, dump
 from .profile import predictions, profile
-from .scores import scores, task_of
-from .table import missing, specs_of, tensors_of
+from .scores import scores
+from .table import missing, specs_of, tensors_as_given, tensors_for, tensors_of
 
 GOLDEN_ROWS = 12
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
@@ -40,21 +41,34 @@ def save(
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
-    ``X`` (a DataFrame or array, [rows, columns]) and ``y`` ([rows], or None) should be held-out rows: metrics are
-    computed on them, the golden examples (12 rows and the model's answers) are taken from them and the reference
-    profile describes them. A fitted search (``GridSearchCV``) is saved as its best estimator. The same arguments give
-    the same bytes. Raises :class:`UsageError` with one sentence that says what to change.
+    ``model`` is a fitted estimator of scikit-learn, XGBoost or LightGBM, a booster, an ONNX, PyTorch or Keras model, or
+    a file or SavedModel directory (its path, or the bytes of the file). ``X`` (a DataFrame or array, [rows, columns];
+    for a model of tensors an array, or one for each input, in a list or by name) and ``y`` ([rows], or None) should be
+    held-out rows: metrics are computed on them, the golden examples (12 rows and the model's answers) are taken from
+    them and the reference profile describes them. A fitted search (``GridSearchCV``) is saved as its best estimator.
+    ``format`` and ``compress`` are for scikit-learn's; others are saved in their own. The same arguments give the same
+    bytes. Raises :class:`UsageError` with one sentence that says what to change.
     """
     directory = Path(path)
     files = build(model, X, y, format=format, compress=compress, version=version)
     directory.mkdir(parents=True, exist_ok=True)
-    for stale in ("model.skops", "model.joblib"):
-        if stale not in files:
-            (directory / stale).unlink(missing_ok=True)
+    for stale in _written_before(directory) - set(files):
+        (directory / stale).unlink(missing_ok=True)
     for name in sorted(files, key=lambda name: name == MANIFEST):  # last: who sees it finds the files it lists
-        (directory / f".{name}").write_bytes(files[name])
-        (directory / f".{name}").replace(directory / name)
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        hidden = target.with_name(f".{target.name}")
+        hidden.write_bytes(files[name])
+        hidden.replace(target)
     return directory
+
+
+def _written_before(directory: Path) -> set[str]:
+    """The files of the package that is there already; none when there is no package."""
+    try:
+        return set(manifest.parse((directory / MANIFEST).read_bytes()).files)
+    except (OSError, MLModelError):
+        return set()
 
 
 def build(
@@ -66,47 +80,94 @@ def build(
     if compress not in range(10):
         raise UsageError(f"compress is {compress!r}: use 0 (none) to 9 (smallest)")
     model = getattr(model, "best_estimator_", model)
-    if not hasattr(model, "predict") or not hasattr(model, "n_features_in_"):
-        raise UsageError("model is not a fitted scikit-learn estimator that predicts rows of a table: call fit first")
-    layout, tensors = tensors_of(X)
+    dumped = dump(model, X, format, compress)
+    try:
+        opened = open_model(dumped.artefact, dumped.format)
+    except RefusedModel as error:
+        raise UsageError(str(error)) from error
+    signature, tensors = _inputs(opened, X)
     labels = None if y is None else np.asarray(y)
-    if labels is not None and len(labels) != len(tensors[0].array):
-        raise UsageError(f"X has {len(tensors[0].array)} rows, but y has {len(labels)}: hand in one label for each row")
+    rows = len(tensors[0].array)
+    if labels is not None and len(labels) != rows:
+        raise UsageError(f"X has {rows} rows, but y has {len(labels)}: hand in one label for each row")
 
-    predicted = _predict(model, X)
-    kind, artefact = dump(model, format, compress)
-    served = prepare(open_artefact(artefact, f"model.{kind}"))
-    signature = Signature(layout, specs_of(tensors), (), classes_of(served))
-    functions = EstimatorFunctions(served)
-    table = np.asarray(Model(functions, signature).table(tensors))
-    if not _same(predicted, _predict(served, table)):
+    before = _before(dumped, model, X)
+    signature, answers = _answers(opened, signature, tensors)
+    predicted = answers[0]
+    if before is not None and not _same(before, predicted):
         raise UsageError("the model answers differently on plain arrays than on X: fit it on X.to_numpy()")
-    signature = Signature(layout, signature.inputs, outputs_of(served, table), signature.classes)
-    task = task_of(model)
-    name = f"model.{kind}"
+    served = Model(opened.functions, signature)
     content = Manifest(
         schema=manifest.SCHEMA,
-        artefact=name,
-        files={name: File(manifest.sha256(artefact), len(artefact))},
+        artefact=dumped.name,
+        files={name: File(manifest.sha256(data), len(data)) for name, data in dumped.files.items()},
         signature=signature,
-        golden=_golden(Model(functions, signature), tensors, predicted),
-        task=task,  # type: ignore[arg-type]
+        golden=_golden(served, tensors, predicted),
+        task=opened.task,
         version=version,
-        libraries=_libraries(),
-        metrics={} if labels is None else _scores(task, labels, predicted),
-        profile=profile(tensors),
-        predictions=predictions(task, predicted),
+        libraries=_libraries(dumped),
+        metrics={} if labels is None else _scores(opened.task, labels, predicted),
+        profile=profile([tensor for tensor in tensors if tensor.array.ndim <= 2]),
+        predictions=predictions(opened.task, predicted),
     )
-    return {name: artefact, MANIFEST: content.to_bytes()}
+    return {**dumped.files, MANIFEST: content.to_bytes()}
 
 
-def _predict(model: Any, X: Any) -> Array:
+def _inputs(opened: Opened, X: Any) -> tuple[Signature, list[Tensor]]:
+    """What the model takes, and ``X`` as that. The outputs are those that the artefact knows, if any."""
+    if opened.estimator is not None:  # it takes what it was fitted on, which X shows best
+        layout: Literal["columns", "matrix", "tensors"]
+        layout, tensors = tensors_of(X)
+        return Signature(layout, specs_of(tensors), (), opened.signature.classes if opened.signature else ()), tensors
+    if opened.signature is not None:
+        return opened.signature, tensors_for(opened.signature, X)
+    tensors = tensors_as_given(X)
+    inputs = specs_of(tensors)
+    return Signature(layout_of(inputs), inputs, ()), tensors
+
+
+def _before(dumped: Dumped, model: Any, X: Any) -> Array | None:
+    """What the model answered before it was saved; None when that is not comparable."""
+    estimator = dumped.estimator
+    if estimator is None and type(model).__module__.partition(".")[2] == "sklearn":  # a wrapper saved as its booster
+        estimator = model
+    if estimator is None:
+        return None
     try:
-        return np.asarray(model.predict(X))
+        return np.asarray(estimator.predict(X))
     except Exception as error:  # anything an estimator may raise
-        raise UsageError(
-            f"the model cannot predict X ({type(error).__name__}: {error}): hand in rows like those it was fitted on"
-        ) from error
+        raise _cannot_predict(error) from error
+
+
+def _cannot_predict(error: Exception) -> UsageError:
+    return UsageError(
+        f"the model cannot predict X ({type(error).__name__}: {error}): hand in rows like those it was fitted on"
+    )
+
+
+def _answers(opened: Opened, signature: Signature, tensors: list[Tensor]) -> tuple[Signature, list[Array]]:
+    """The signature with the outputs as they come out for ``tensors``, and these: ``predict`` first if there is one."""
+    try:
+        table = Model(opened.functions, signature).table(tensors)
+    except MLModelError as error:
+        raise UsageError(f"X does not make a valid request ({error})") from None
+    try:
+        if isinstance(opened.functions, TorchFunctions):
+            found = opened.functions.answers(table)
+        else:
+            names = [spec.name for spec in opened.signature.outputs] if opened.signature else [PREDICT]
+            found = dict(zip(names, opened.functions(table, names), strict=True))
+    except Exception as error:  # anything a model may raise
+        raise _cannot_predict(error) from error
+    found = {name: found[name] for name in sorted(found, key=lambda name: name != PREDICT)}
+    rows = len(tensors[0].array) if all(spec.shape[:1] == (-1,) for spec in signature.inputs) else -1
+    outputs = tuple(
+        TensorSpec(
+            name, datatype_of(array.dtype), (-1, *array.shape[1:]) if array.shape[:1] == (rows,) else array.shape
+        )
+        for name, array in found.items()
+    )
+    return Signature(signature.layout, signature.inputs, outputs, signature.classes), list(found.values())
 
 
 def _scores(task: str, labels: Array, predicted: Array) -> dict[str, Any]:
@@ -123,15 +184,18 @@ def _same(before: Array, after: Array) -> bool:
 
 
 def _golden(model: Model, tensors: list[Tensor], predicted: Array) -> Golden:
-    """Rows without missing values, spread evenly over what the model answers, so that every class is among them."""
-    complete = ~np.logical_or.reduce([missing(t.array).reshape(len(t.array), -1).any(axis=1) for t in tensors])
-    keys = predicted.reshape(len(predicted), -1)[:, 0]
-    order = np.argsort(keys.astype(str) if keys.dtype == object else keys, kind="stable")
-    candidates = order[complete[order]]
-    if not len(candidates):
-        raise UsageError("every row of X has a missing value, which JSON cannot carry: hand in some complete rows")
-    rows = candidates[np.linspace(0, len(candidates) - 1, min(GOLDEN_ROWS, len(candidates))).round().astype(int)]
-    examples = [Tensor(t.name, t.datatype, t.array[rows]) for t in tensors]
+    """Rows without missing values, spread evenly over what the model answers, so that every class is among them. All of
+    ``tensors`` when they are no rows."""
+    examples = tensors
+    if model.batchable:
+        complete = ~np.logical_or.reduce([missing(t.array).reshape(len(t.array), -1).any(axis=1) for t in tensors])
+        keys = predicted.reshape(len(predicted), -1)[:, 0]
+        order = np.argsort(keys.astype(str) if keys.dtype == object else keys, kind="stable")
+        candidates = order[complete[order]]
+        if not len(candidates):
+            raise UsageError("every row of X has a missing value, which JSON cannot carry: hand in some complete rows")
+        spread = np.linspace(0, len(candidates) - 1, min(GOLDEN_ROWS, len(candidates))).round().astype(int)
+        examples = [Tensor(t.name, t.datatype, t.array[candidates[spread]]) for t in tensors]
     wanted = [spec.name for spec in model.signature.outputs]
     try:
         response = model.infer(InferRequest(None, examples, wanted))
@@ -143,9 +207,11 @@ def _golden(model: Model, tensors: list[Tensor], predicted: Array) -> Golden:
     return Golden(tuple(tensor_json(tensor) for tensor in examples), outputs)
 
 
-def _libraries() -> dict[str, str]:
+def _libraries(dumped: Dumped) -> dict[str, str]:
+    """The versions of what the model was made with."""
+    own = FORMATS[dumped.format].distributions
     found = {"python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in dict.fromkeys((*own, *(LIBRARIES if dumped.estimator is not None else ("numpy",)))):
         try:
             found[library] = version(library)
         except PackageNotFoundError:
