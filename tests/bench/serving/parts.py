@@ -93,8 +93,6 @@ def numbers(folder: Path) -> Part:
         rounds.HEADER,
         rounds.rows(one),
     )
-        ],
-    )
 
 
 def own_code(folder: Path) -> Part:
