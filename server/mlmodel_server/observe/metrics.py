@@ -14,10 +14,10 @@ from typing import Protocol
 
 import numpy as np
 from prometheus_client import Metric
-from prometheus_client.exposition import choose_encoder
 
 from ..protocol.tensors import Array
 from .cells import Cells, Identity
+from .exposition import Exposition
 from .families import Buckets, Collector, counter, gauge, histogram, number
 from .processes import Processes
 
@@ -103,6 +103,7 @@ class Recorder:
         self._watch = watch
         self._collectors = collectors
         self._watts = watts_per_core
+        self._exposition = Exposition()
         self._processes = Processes()
         self._cpu_before = self._processes.cpu_seconds(()) or 0.0  # loading the model is no prediction
         self._requests: list[tuple[int, float, float, float, int]] = []
@@ -190,8 +191,7 @@ class Recorder:
         samples that are wanted (``?name[]=``), which spares the time for all others; none means all.
         """
         self.fold()
-        encode, content_type = choose_encoder(accept)
-        return encode(_Chosen(self._families(), names)), content_type
+        return self._exposition.page(_chosen(self._families(), frozenset(names)), accept)
 
     def _families(self) -> Iterator[Metric]:
         total, own = self._cells.total(), self._identity
@@ -247,18 +247,13 @@ class Recorder:
         yield from self._processes.collect(pids)
 
 
-class _Chosen:
-    """The families that hold the wanted samples; asks for no more once it has them."""
-
-    def __init__(self, families: Iterator[Metric], names: Collection[str]) -> None:
-        self._families, self._names = families, frozenset(names)
-
-    def collect(self) -> Iterator[Metric]:
-        wanted = self._names
-        for family in self._families:
-            samples = {family.name + suffix for suffix in ("", "_total", "_bucket", "_sum", "_count")}
-            if not self._names or wanted & samples:
-                yield family
-                wanted -= samples
-            if self._names and not wanted:
-                return
+def _chosen(families: Iterator[Metric], names: frozenset[str]) -> Iterator[Metric]:
+    """The families that hold the wanted samples, all without ``names``; asks for no more once it has them."""
+    wanted = names
+    for family in families:
+        samples = {family.name + suffix for suffix in ("", "_total", "_bucket", "_sum", "_count")}
+        if not names or wanted & samples:
+            yield family
+            wanted -= samples
+        if names and not wanted:
+            return

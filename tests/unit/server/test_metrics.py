@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from mlmodel_operator.scrape import Counts, parse_counts
 from mlmodel_server.observe.cells import Identity
+from mlmodel_server.observe.exposition import Exposition
+from mlmodel_server.observe.families import gauge
 from mlmodel_server.observe.metrics import PENDING, Recorder
 from mlmodel_server.observe.processes import Processes
 
@@ -265,3 +268,32 @@ def test_a_process_that_is_none_of_ours_is_left_out(tmp_path: Path) -> None:
 def test_without_proc_there_are_no_such_metrics(tmp_path: Path) -> None:
     assert Processes(tmp_path).cpu_seconds([]) is None
     assert list(Processes(tmp_path).collect([])) == []
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.1"])
+def test_pages_are_those_of_the_library_also_when_values_change(accept: str) -> None:
+    nasty = gauge("mlmodel_nasty", 'Help with \\ and\nmore "lines".', "text")
+    values = iter([[1.0, float("inf"), 2e6, 1e-9], [2.0, float("nan"), 0.1, -3.0]])
+
+    class Nasty:
+        def collect(self) -> list[Metric]:
+            nasty.samples = []
+            for text, value in zip(('a"b', "c\\d", "e\nf", "Köln {g}, h\u2028\x85\r"), next(values), strict=True):
+                nasty.add_metric([*IDENTITY, text], value)
+            return [nasty, *list(made._families())[:5]]
+
+    class Now:
+        def __init__(self, families: list[Metric]) -> None:
+            self.families = families
+
+        def collect(self) -> list[Metric]:
+            return self.families
+
+    made = recorder()
+    exposition = Exposition()
+    for code in (200, 500):
+        made.answered(code, 0.001, 0.0, 0.0005, 1)
+        made.fold()
+        families = Nasty().collect()
+        encode, kind = choose_encoder(accept)
+        assert exposition.page(families, accept) == (encode(Now(families)), kind)
