@@ -40,12 +40,12 @@ def compile_in_child(
     To be called before this process starts threads of its own.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    context = multiprocessing.get_context("fork")  # the estimator is shared, not sent
     given = {"seconds": seconds, "functions": functions}
-    process = context.Process(target=_child, args=(sender, estimator, signature, table, given), daemon=True)
     try:
+        context = multiprocessing.get_context("fork")  # the estimator is shared, not sent
+        process = context.Process(target=_child, args=(sender, estimator, signature, table, given), daemon=True)
         process.start()
-    except OSError as error:  # no memory or no process left
+    except (OSError, ValueError) as error:  # no memory or no process left; a system that cannot fork
         return Verdict("original", f"compiling did not start ({type(error).__name__})"), None
     sender.close()
     try:

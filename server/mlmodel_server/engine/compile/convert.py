@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from onnx import TensorProto, helper
 
+from ...formats.opened import PREDICT_PROBA
 from ...manifest import Signature
 from . import boosters, columns, ensembles, predictors, trees, vectors  # noqa: F401  they register converters
 from .domain import Domain
@@ -46,7 +47,7 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
     answer = predict(graph, estimator, table)
     outputs = []
     for spec in signature.outputs:
-        made = answer.proba if spec.name == "predict_proba" else answer.predict
+        made = answer.proba if spec.name == PREDICT_PROBA else answer.predict
         if not made:
             raise Unsupported(f"{spec.name} of {type(estimator).__name__} is not converted")
         # Labels are text, int64 or float64 up to here, all else float64; the cast is nothing where that is right.

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...formats.opened import Functions
+from ...formats.opened import PREDICT, Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array
-from ..model import PREDICT
 from .domain import BEYOND, Domain
 from .verdict import Unsupported
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...formats.opened import Functions
+from ...formats.opened import PREDICT, PREDICT_PROBA, Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array, TensorSpec
-from ..model import PREDICT
 from .rows import Rows
 
 TOLERANCE = {"double": 1e-6, "single": 1e-4}
@@ -23,8 +22,6 @@ EPSILONS = 4
 number moved at random by up to ``EPSILONS`` roundings. A label that it gives to one of these, or finds as probable as
 its own but for ``EPSILONS`` roundings, is as good as its own; so is a number as close as twice their spread. Of rows at
 the thresholds of trees this is not asked: there each rounding counts."""
-
-PREDICT_PROBA = "predict_proba"
 
 
 class Different(Exception):

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ...formats.opened import Functions
+from ...formats.opened import PREDICT, Functions
 from ...manifest import Signature
 from ...protocol.tensors import Array
-from ..model import PREDICT
 from .domain import BEYOND, Domain
 from .explore import STRANGER, changed, strange, text_columns
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...formats.opened import Functions
+from ...formats.opened import PREDICT, Functions
 from ...protocol.tensors import Array
-from ..model import PREDICT
 from .verdict import Times
 
 NOISE = 1.05
