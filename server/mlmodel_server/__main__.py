@@ -6,16 +6,14 @@ The reason is one line on stderr and in the termination message of the pod.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import cpu
+from . import cpu, options, workers
 from .errors import EXIT_CODES, MLModelError
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -24,69 +22,37 @@ MAX_REASON = 1000
 log = logging.getLogger("mlmodel")
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    def label(text: str) -> str:
-        if not re.fullmatch(r"[!-~]{0,128}", text):  # it becomes a header and part of a path
-            raise argparse.ArgumentTypeError("use up to 128 visible ASCII characters without spaces")
-        return text
-
-    def digest(text: str) -> str:
-        if not re.fullmatch(r"([0-9a-fA-F]{64})?", text):
-            raise argparse.ArgumentTypeError("give the 64 hexadecimal digits of a SHA-256")
-        return text.lower()
-
-    parser = argparse.ArgumentParser(prog="mlmodel-server", description="Serve one model over the v2 protocol.")
-    parser.add_argument("--name", required=True, type=label, help="model name, part of the address")
-    parser.add_argument("--uri", required=True, help="builtin://, configmap://, pvc:// or https://")
-    parser.add_argument("--path", type=Path, help="where a configmap:// or pvc:// is mounted")
-    parser.add_argument("--model-version", default="", type=label, help="label of this version")
-    parser.add_argument("--revision", default="", type=label, help="revision of the MLModel")
-    parser.add_argument("--sha256", default="", type=digest, help="of the model file, or of a package's mlmodel.json")
-    parser.add_argument("--format", default="auto", choices=("auto", "skops", "joblib"))
-    parser.add_argument("--host", default="", help="address to listen on (all)")
-    parser.add_argument("--port", type=int, default=8080)
-    parser.add_argument(
-        "--workers", type=int, default=cpu.quota() or 1, help="processes (the CPU limit, 1 without one)"
-    )
-    parser.add_argument("--grpc-port", type=int, default=0, help="to answer gRPC on as well (0: not at all)")
-    parser.add_argument("--feedback-key", type=Path, metavar="FILE", help="secret against forged prediction ids")
-    parser.add_argument("--shadow", default="", metavar="URL", help="of another version that gets copies of requests")
-    parser.add_argument("--shadow-percent", type=float, default=10.0, metavar="PERCENT", help="of the requests (10)")
-    parser.add_argument("--payload-log", type=Path, metavar="DIR", help="to write a sample of requests and answers to")
-    parser.add_argument("--payload-percent", type=float, default=1.0, metavar="PERCENT", help="of the requests (1)")
-    parser.add_argument("--payload-format", choices=("jsonl", "parquet"), default="jsonl")
-    parser.add_argument("--api-keys", type=Path, metavar="FILE", help="with a line 'NAME: SHA256' for each key")
-    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM; read again on change")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
-    parser.add_argument("--max-body", type=int, default=8 << 20, metavar="BYTES", help="of one request (8 MiB)")
-    parser.add_argument("--max-rows", type=int, default=100_000, metavar="ROWS", help="of one request (100000)")
-    parser.add_argument("--batch-rows", type=int, default=64, metavar="ROWS", help="predicted together, 1 is off (64)")
-    parser.add_argument("--queue", type=int, default=256, metavar="REQUESTS", help="that may wait; more get 429 (256)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a request (10)")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    started = time.monotonic()
-    arguments = _arguments(argv)
+    began = time.monotonic()
+    arguments = options.parse(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    cpu.restrict()
+    limit = cpu.quota()
+    arguments.workers = arguments.workers or limit or 1
+    arguments.threads = cpu.restrict(arguments.workers, limit)
     try:
-        from . import workers
-        from .assemble import assemble
+        from .assemble import assemble, can_be_shared, fetch
         from .serve import listen, run
 
-        serving = assemble(arguments)
+        loaded = fetch(arguments)
+        shared = can_be_shared(loaded, arguments.threads)
+        if not shared and arguments.workers > 1:
+            log.warning(
+                "a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads
+            )
+            arguments.workers = 1
+        serving = assemble(arguments, loaded) if shared else None
         socket = listen(arguments.host, arguments.port)
-        port = socket.getsockname()[1]
 
-        def ready() -> None:
-            seconds = time.monotonic() - started
-            log.info("ready in %.1f s: %s %s on port %d", seconds, serving.name, serving.version, port)
+        def serve(slot: int, ready: Callable[[], None]) -> None:
+            run(serving or assemble(arguments, loaded), socket, slot, ready)
 
-        code = workers.run(arguments.workers, lambda slot: _coded(lambda: run(serving, socket, slot)), ready)
+        def started() -> None:
+            seconds, port = time.monotonic() - began, socket.getsockname()[1]
+            log.info("ready in %.1f s: %s on port %d", seconds, arguments.name, port)
+
+        code = workers.run(arguments.workers, lambda slot, ready: _coded(lambda: serve(slot, ready)), started)
     except Exception as error:
         return _failed(error)
     except KeyboardInterrupt:  # while it was loading

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import warnings
 from importlib.util import find_spec
 
 from .access import ApiKeys, Certificate
 from .engine import selftest
+from .engine.choose import Choice, choose
 from .engine.cost import MEASURED_ROWS, Cost, measure
-from .engine.model import Model, model_of, repeated
+from .engine.model import Model, repeated
 from .errors import UsageError
+from .formats.table import FAMILIES
 from .loading.load import Loaded, load
 from .loading.sources import locate
 from .manifest import Manifest, Signature
@@ -24,22 +28,39 @@ from .observe.shadow import Shadow
 from .protocol import v2
 from .serving import Limits, Serving
 
+_PEM_END = b"-----END PUBLIC KEY-----\n"
 
-def assemble(arguments: argparse.Namespace) -> Serving:
+
+def fetch(arguments: argparse.Namespace) -> Loaded:
+    """The model's files, checked against digests and signatures, and not yet opened."""
+    return load(
+        locate(arguments.uri, arguments.path, arguments.sha256),
+        arguments.sha256,
+        arguments.format,
+        trust=arguments.trust,
+        keys=_signing_keys(arguments),
+        allow_unsafe=arguments.allow_unsafe,
+        threads=arguments.threads,
+    )
+
+
+def can_be_shared(loaded: Loaded, threads: int) -> bool:
+    """Whether a model that was opened before the fork works after it. Threads do not live on in a forked process:
+    neither those of TensorFlow, which it always has, nor those of a prediction on several."""
+    return threads == 1 and loaded.format not in FAMILIES["tensorflow"]
+
+
+def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
     """Everything that can be done once, before workers are forked. Raises :class:`.errors.MLModelError`."""
     keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
     certificate = _certificate(arguments)
-    loaded = load(locate(arguments.uri, arguments.path, arguments.sha256), arguments.sha256, arguments.format)
     warnings.simplefilter("ignore")  # one line per request of what nobody reads
     described = loaded.manifest
-    model = model_of(loaded.opened, described)
-    if described:
-        selftest.run(model, described.golden)
-        example = selftest.request_body(described.golden, rows=1)
-    else:
-        example = selftest.blank_body(model)
+    chosen = choose(loaded, arguments.compile, arguments.threads)
+    model = chosen.model
+    example = selftest.request_body(described.golden, rows=1) if described else selftest.blank_body(model)
     identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
-    ids = PredictionIds(_feedback_key(arguments), identity, _task(model, described), signature.classes)
+    ids = PredictionIds(_feedback_key(arguments), identity, _task(loaded, model), signature.classes)
     feedback = Feedback(ids, identity, slots, signature.classes)
     shadow = Shadow(identity, arguments.shadow, arguments.shadow_percent, slots) if arguments.shadow else None
     payloads = (
@@ -57,7 +78,8 @@ def assemble(arguments: argparse.Namespace) -> Serving:
     return Serving(
         identity=identity,
         model=model,
-        platform=loaded.opened.platform,
+        platform=chosen.platform,
+        properties=_properties(chosen, described),
         example=example,
         recorder=Recorder(
             identity,
@@ -81,6 +103,26 @@ def assemble(arguments: argparse.Namespace) -> Serving:
         keys=keys,
         certificate=certificate,
     )
+
+
+def _properties(chosen: Choice, described: Manifest | None) -> dict[str, str]:
+    properties = {"compiled": chosen.verdict} if chosen.verdict else {}
+    if described and described.metrics:
+        properties["training_metrics"] = json.dumps(described.metrics, ensure_ascii=False)
+    return properties
+
+
+def _signing_keys(arguments: argparse.Namespace) -> list[bytes]:
+    """Public keys of a file, or, in a pod, of the environment."""
+    pem = os.environ.get("MLMODEL_SIGNING_KEYS_PEM", "").encode()
+    if arguments.signing_keys:
+        try:
+            pem = arguments.signing_keys.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"the signing keys cannot be read ({error.strerror}): give a PEM file with --signing-keys"
+            ) from None
+    return [key.lstrip() + _PEM_END for key in pem.split(_PEM_END.rstrip()) if b"-----BEGIN" in key]
 
 
 def _certificate(arguments: argparse.Namespace) -> Certificate | None:
@@ -115,10 +157,10 @@ def _feedback_key(arguments: argparse.Namespace) -> bytes:
         ) from None
 
 
-def _task(model: Model, described: Manifest | None) -> str:
-    if described:
-        return described.task
-    return "classification" if model.signature.classes else "other"
+def _task(loaded: Loaded, model: Model) -> str:
+    if loaded.manifest:
+        return loaded.manifest.task
+    return "classification" if model.signature.classes else loaded.opened.task
 
 
 def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:

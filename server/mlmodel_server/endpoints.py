@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .body import JSON, Head
+from .errors import RequestError
+from .formats.opened import CONTRIBUTIONS
 from .inference import Answer
 from .protocol import invocations, rows, v1, v2
 from .protocol.tensors import InferRequest
@@ -49,6 +51,13 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
         lambda head, body: invocations.decode(body, head.content_type, specs),
         _v1_answer,
     )
+    explain = Endpoint(
+        "POST /v1/models/{name}:explain",
+        '{"instances": [...]}',
+        json,
+        lambda _, body: _explain_request(v1.decode(body, specs), serving),
+        _explain_answer,
+    )
     plain = Endpoint(
         "POST /predict",
         "a row as a JSON object, or an array of them",
@@ -60,6 +69,7 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
         f"{v2_base}/infer": infer,
         f"{v2_base}/versions/{serving.version}/infer": infer,
         f"{v1_base}:predict": predict,
+        f"{v1_base}:explain": explain,
         "/invocations": table,
         "/predict": plain,
     }
@@ -84,3 +94,15 @@ def _v2_answer(serving: Serving) -> Callable[[InferRequest, Answer], tuple[Heade
 
 def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
     return [(b"content-type", JSON)], v1.encode(answer.response)
+
+
+def _explain_request(request: InferRequest, serving: Serving) -> InferRequest:
+    if CONTRIBUTIONS not in (spec.name for spec in serving.model.signature.outputs):
+        raise RequestError(
+            f"a model of {serving.platform} cannot explain its predictions: XGBoost and LightGBM models can", 501
+        )
+    return InferRequest(request.id, request.inputs, [CONTRIBUTIONS])
+
+
+def _explain_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
+    return [(b"content-type", JSON)], v1.encode(answer.response, "explanations")

@@ -14,7 +14,8 @@ from .protocol.tensors import TensorSpec
 
 MANIFEST = "mlmodel.json"
 SCHEMA = 1
-_NAME = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]{0,252}")  # a plain file name, and a key of a ConfigMap
+_PART = r"[A-Za-z0-9_][-._A-Za-z0-9]{0,252}"  # of a path: no "..", nothing hidden
+_NAME = re.compile(rf"(?:{_PART}/){{0,8}}{_PART}")
 
 
 def sha256(data: bytes) -> str:
@@ -49,9 +50,22 @@ class Golden(msgspec.Struct, frozen=True):
     outputs: tuple[dict[str, Any], ...]
 
 
+class Compiled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of compiling the model when it was saved. No times: the same model shall have the same digest.
+
+    ``file`` is the ONNX model that answers alike and faster, "" when the artefact itself serves, for this ``reason``;
+    ``rows`` were compared; ``decisive`` when it is so much faster that no other CPU can change that.
+    """
+
+    file: str = ""
+    reason: str = ""
+    rows: int = 0
+    decisive: bool = False
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole file. ``profile`` (of the features), ``predictions`` (their profile) and ``metrics`` are for
-    people and for drift; the server needs the rest."""
+    people and for drift; the server needs the rest. ``compiled`` is None when nobody has tried."""
 
     schema: int
     artefact: str
@@ -64,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     metrics: dict[str, Any] = {}
     profile: dict[str, Any] = {}
     predictions: dict[str, Any] = {}
+    compiled: Compiled | None = None
 
     def to_bytes(self) -> bytes:
         """Sorted keys, no spaces: the same content is the same bytes, hence the same digest."""

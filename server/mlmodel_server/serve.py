@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket as sockets
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -40,8 +41,8 @@ def listen(host: str, port: int) -> sockets.socket:
         raise UsageError(f"cannot listen on port {port} ({why}): give another --port or --host") from None
 
 
-def run(serving: Serving, socket: sockets.socket, slot: int) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; as the worker of this slot."""
+def run(serving: Serving, socket: sockets.socket, slot: int, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; as the worker of this slot. ``ready`` is called when it answers."""
     sys.setswitchinterval(SWITCH_SECONDS)
     application = Application(serving)
     certificate = serving.certificate
@@ -61,17 +62,18 @@ def run(serving: Serving, socket: sockets.socket, slot: int) -> None:
         timeout_graceful_shutdown=GRACE,
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
-    _Server(config, application, slot).run([socket])
+    _Server(config, application, slot, ready).run([socket])
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, application: Application, slot: int) -> None:
+    def __init__(self, config: uvicorn.Config, application: Application, slot: int, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._application, self._slot = application, slot
+        self._application, self._slot, self._ready = application, slot, ready
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
         await self._application.start(self._slot)
         await super().startup(sockets)
+        self._ready()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""

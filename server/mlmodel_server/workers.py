@@ -22,7 +22,8 @@ CRASHES = 3
 
 CRASH_SECONDS = 60.0
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_READY = signal.SIGRTMIN  # real-time signals are queued: each of several is received
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, _READY)
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("mlmodel")
@@ -32,22 +33,31 @@ class WorkersDied(MLModelError):
     """Workers crash faster than it makes sense to start them. Exit code 1."""
 
 
-def run(count: int, serve: Callable[[int], int], started: Callable[[], None]) -> int:
-    """Run ``serve(slot)`` in ``count`` forked processes until SIGTERM or SIGINT; returns the exit code.
+Serve = Callable[[int, Callable[[], None]], int]
 
-    ``serve`` runs until its process gets SIGTERM, and returns an exit code: 0 drained, or one of
-    :data:`.errors.EXIT_CODES`, with which the whole server then ends. A worker that ends in any other way is started
-    again in its slot. ``started`` is called when all have been. No thread may run when this is called.
+
+def run(count: int, serve: Serve, started: Callable[[], None]) -> int:
+    """Run ``serve(slot, ready)`` in ``count`` forked processes until SIGTERM or SIGINT; returns the exit code.
+
+    ``serve`` calls ``ready`` when it answers requests and runs until its process gets SIGTERM. It returns an exit code:
+    0 drained, or one of :data:`.errors.EXIT_CODES`, with which the whole server then ends. A worker that ends in any
+    other way is started again in its slot. ``started`` is called in the parent when all are ready. No thread may run
+    when this is called.
     """
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, what the workers share
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     slots = {_fork(slot, serve): slot for slot in range(count)}
-    started()
+    ready = 0
     crashes: deque[float] = deque(maxlen=CRASHES + 1)
     ending, code = False, 0
     while slots:
         received = signal.sigwait(_SIGNALS)
+        if received == _READY:
+            ready += 1
+            if ready == count:
+                started()
+            continue
         if received != signal.SIGCHLD:
             ending = True
             _signal(slots)
@@ -74,7 +84,8 @@ def run(count: int, serve: Callable[[int], int], started: Callable[[], None]) ->
     return code
 
 
-def _fork(slot: int, serve: Callable[[int], int]) -> int:
+def _fork(slot: int, serve: Serve) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
@@ -84,7 +95,7 @@ def _fork(slot: int, serve: Callable[[int], int]) -> int:
         os.setpgid(0, 0)  # a terminal sends Ctrl-C to its whole group: the parent hands it on, once
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the server has its own
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        code = serve(slot)
+        code = serve(slot, lambda: os.kill(parent, _READY))
     finally:
         logging.shutdown()
         os._exit(code)  # never back into the parent's stack

@@ -110,7 +110,7 @@ def test_another_worker_costs_little_memory_for_a_large_model(tmp_path: Path) ->
     joblib.dump(ExtraTreesClassifier(110, random_state=SEED).fit(X, y), tmp_path / "large.joblib")
     size = (tmp_path / "large.joblib").stat().st_size
     row = json.dumps({"inputs": [{"name": "x", "shape": [1, 20], "datatype": "FP64", "data": X[0].tolist()}]})
-    with running("--uri", "pvc://x", "--path", tmp_path, "--workers", "2") as server:
+    with running("--uri", tmp_path, "--workers", "2", "--compile", "off") as server:
         for _ in range(40):
             assert server.ask("POST", INFER, row).status == 200
         own = {pid: private_bytes(pid) / 1e6 for pid in children(server)}
@@ -123,7 +123,8 @@ def test_a_client_that_is_too_slow_with_its_headers_is_let_go() -> None:
     with running("--uri", "builtin://iris") as server:
         kept = server.connect()  # an idle one that has been used stays
         assert server.ask("POST", INFER, ROW, kept).status == 200
-        silent, started = socket.create_connection(("127.0.0.1", server.port)), time.monotonic()
+        started = time.monotonic()
+        silent = socket.create_connection(("127.0.0.1", server.port))
         slow = socket.create_connection(("127.0.0.1", server.port))
         slow.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\n")
         for client in (silent, slow):

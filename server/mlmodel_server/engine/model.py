@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..errors import ModelFailure, RefusedModel, RequestError
-from ..formats.opened import Functions, Opened, Table
+from ..formats.opened import CONTRIBUTIONS, Functions, Opened, Table
 from ..manifest import Manifest, Signature
-from ..protocol.tensors import DTYPES, Array, InferRequest, InferResponse, Tensor, TensorSpec
+from ..protocol.tensors import DTYPES, Array, InferRequest, InferResponse, Tensor, TensorSpec, datatype_of
 from ..protocol.v2 import named, shown
 
 PREDICT = "predict"
@@ -25,10 +26,10 @@ class Model:
         """Whether the rows of several requests may be predicted together."""
         self._functions = functions
         self._outputs = tuple(spec.name for spec in signature.outputs)
-        self._default = (PREDICT,) if PREDICT in self._outputs else self._outputs
+        self._default = (PREDICT,) if PREDICT in self._outputs else tuple(self._outputs)
         self._columns = {spec.name: index for index, spec in enumerate(signature.inputs)}
         self._numeric = all(spec.datatype != "BYTES" for spec in signature.inputs)
-        self._width = signature.inputs[0].shape[-1] if signature.layout == "matrix" else len(signature.inputs)
+        self.width = signature.inputs[0].shape[-1] if signature.layout == "matrix" else len(signature.inputs)
         self._matrix_dtype = DTYPES[signature.inputs[0].datatype if signature.layout == "matrix" else "FP64"]
 
     def infer(self, request: InferRequest) -> InferResponse:
@@ -76,14 +77,14 @@ class Model:
             if layout == "matrix" or (single.array.ndim == 2 and single.name not in self._columns):
                 return self._matrix(single)
         if layout == "matrix":
-            raise RequestError(f"send one input of shape [rows, {self._width}], not {len(tensors)} inputs")
+            raise RequestError(f"send one input of shape [rows, {self.width}], not {len(tensors)} inputs")
         return self._joined(tensors)
 
     def _matrix(self, tensor: Tensor) -> Array:
         array, wanted = tensor.array, self._matrix_dtype
-        if array.ndim != 2 or array.shape[1] != self._width:
+        if array.ndim != 2 or array.shape[1] != self.width:
             raise RequestError(
-                f"input {shown(tensor.name)}: shape must be [rows, {self._width}], not {list(array.shape)}"
+                f"input {shown(tensor.name)}: shape must be [rows, {self.width}], not {list(array.shape)}"
             )
         if not len(array):
             raise RequestError(f"input {shown(tensor.name)}: send at least one row")
@@ -212,12 +213,31 @@ def model_of(opened: Opened, manifest: Manifest | None) -> Model:
         missing = [spec.name for spec in manifest.signature.outputs if found and spec.name not in _names_of(found)]
         if missing:
             raise RefusedModel(f"the model has no {missing[0]}, which its package promises: save the package again")
-        return Model(opened.functions, manifest.signature)
+        return _explaining(opened, manifest.signature)
     if found is None:
         raise RefusedModel(
             f"a bare {opened.format} file does not say what its inputs are: write a package with `mlmodel package`"
         )
-    return Model(opened.functions, found)
+    return _explaining(opened, found)
+
+
+def _explaining(opened: Opened, signature: Signature) -> Model:
+    """With the contributions of the features as one more output, where the model can tell them."""
+    explain, functions = opened.explain, opened.functions
+    if explain is None:
+        return Model(functions, signature)
+    row = np.zeros((1, Model(functions, signature).width))
+    (probe,) = explain(row, (CONTRIBUTIONS,))
+    spec = TensorSpec(CONTRIBUTIONS, datatype_of(probe.dtype), (-1, *probe.shape[1:]))
+
+    def both(table: Table, wanted: Sequence[str]) -> list[Array]:
+        asked = [name for name in wanted if name != CONTRIBUTIONS]
+        answers = dict(zip(asked, functions(table, asked), strict=True)) if asked else {}
+        if len(asked) < len(wanted):
+            (answers[CONTRIBUTIONS],) = explain(table, (CONTRIBUTIONS,))
+        return [answers[name] for name in wanted]
+
+    return Model(both, msgspec.structs.replace(signature, outputs=(*signature.outputs, spec)))
 
 
 def _names_of(signature: Signature) -> set[str]:

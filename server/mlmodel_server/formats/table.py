@@ -43,6 +43,13 @@ FORMATS: dict[str, Format] = {
     "keras": Format("keras", *_TENSORFLOW, "with model.save('model.keras')"),
 }
 
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "sklearn": ("skops", "joblib"),
+    "pytorch": ("torchscript", "torch-export", "torch-pickle"),
+    "tensorflow": ("savedmodel", "keras"),
+}
+"""What users call several formats of one library."""
+
 _PATH = re.compile(r"(?:/[\w.+@~-]+){2,}")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import get_args
 
 from .. import manifest
 from ..errors import RefusedModel
+from ..formats import table
 from ..formats.opened import Artefact, Opened
 from ..manifest import MANIFEST, Manifest
 from . import mlflow
@@ -17,15 +19,23 @@ from .sources import Source
 from .trust import Trust, open_model
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loaded:
-    """An opened model. ``manifest`` is None for what is no package; ``sha256`` is of ``mlmodel.json``, of the bare
-    file, or what pinned the directory; ``signed_by`` is the fingerprint of the key that signed it, "" if none did."""
+    """A model that is here, whole and as it was meant to be. ``manifest`` is None for what is no package; ``sha256`` is
+    of ``mlmodel.json``, of the bare file, or what pinned the directory; ``signed_by`` is the fingerprint of the key
+    that signed it, "" if none did; ``compiled`` is the ONNX model that the package brings beside the artefact."""
 
-    opened: Opened
+    format: Format
     manifest: Manifest | None
     sha256: str
     signed_by: str = ""
+    compiled: bytes | None = None
+    _open: Callable[[], Opened] = field(kw_only=True, repr=False)
+
+    @cached_property
+    def opened(self) -> Opened:
+        """The artefact, opened at the first use: what is compiled can do without. Raises :class:`RefusedModel`."""
+        return self._open()
 
 
 def load(
@@ -38,7 +48,7 @@ def load(
     allow_unsafe: bool = False,
     threads: int = 1,
 ) -> Loaded:
-    """Open the model of ``source``.
+    """Read the model of ``source``, and check everything that can be checked before it is opened.
 
     ``sha256`` (hex, "" = not pinned) is checked on the entry file, and a package's own digests on every file it lists,
     all before anything but ``mlmodel.json`` is parsed. ``format`` other than ``auto`` is what the file must be.
@@ -64,12 +74,19 @@ def load(
     described = manifest.parse(entry) if source.entry == MANIFEST else None
     if described is not None:
         files = _listed(source, described, files)
-        opened = _open(described.artefact, files, format, strict, threads)
+        name = described.artefact
     else:
         if detect(source.entry, entry) in ("mlflow", "savedmodel"):
             files = {name: files.get(name) or source.read(name) for name in source.names() if name != SIGNATURE}
-        opened = _open(source.entry, files, format, strict, threads)
-    return Loaded(opened, described, digest, signed_by)
+        name = source.entry
+    found, artefact, flavour = _told(name, files, format)
+
+    def opened() -> Opened:
+        model = open_model(artefact, found, strict=strict, threads=threads)
+        return model if flavour is None else replace(model, signature=mlflow.joined(model.signature, flavour))
+
+    compiled = files.get(described.compiled.file) if described and described.compiled else None
+    return Loaded(found, described, digest, signed_by, compiled, _open=opened)
 
 
 def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:
@@ -98,20 +115,17 @@ def _listed(source: Source, described: Manifest, read: Mapping[str, bytes]) -> d
     return contents
 
 
-def _open(name: str, files: Mapping[str, bytes], format: str, strict: bool, threads: int) -> Opened:
-    """The model that begins with the file ``name``: with it alone, or with all in its directory."""
+def _told(name: str, files: Mapping[str, bytes], format: str) -> tuple[Format, Artefact, mlflow.Flavour | None]:
+    """What the model that begins with the file ``name`` is: that file alone, or all in its directory."""
     found: Format = detect(name, files[name])
     artefact, flavour = _below(name, files), None
     if found == "mlflow":
         flavour = mlflow.flavour_of(artefact)
         artefact = _below(flavour.path, artefact.files)
         found = detect(artefact.name, artefact.data)
-    if format not in ("auto", found, "mlflow" if flavour else found):
+    if found not in table.FAMILIES.get(format, (format,)) and format not in ("auto", "mlflow" if flavour else "auto"):
         raise RefusedModel(f"{name} is {found}, but the format asked for is {format}: set spec.model.format: auto")
-    opened = open_model(artefact, found, strict=strict, threads=threads)
-    if flavour is None:
-        return opened
-    return replace(opened, signature=mlflow.joined(opened.signature, flavour))
+    return found, artefact, flavour
 
 
 def _below(name: str, files: Mapping[str, bytes]) -> Artefact:

@@ -35,13 +35,13 @@ def of_object(value: dict[str, Any], specs: rows.Specs) -> InferRequest:
     return rows.request(rows.tensors(instances, specs))
 
 
-def encode(response: InferResponse) -> bytes:
-    """The response body: a prediction for each row, or an object of them by name when there are several outputs."""
+def encode(response: InferResponse, key: str = "predictions") -> bytes:
+    """The response body, with one ``key``: a prediction for each row, or an object of them by name when there are several outputs."""
     predictions = {tensor.name: _rows(tensor.name, tensor.array) for tensor in response.outputs}
     if len(predictions) == 1:
-        return _encoder.encode({"predictions": next(iter(predictions.values()))})
+        return _encoder.encode({key: next(iter(predictions.values()))})
     by_row = [dict(zip(predictions, row, strict=True)) for row in zip(*predictions.values(), strict=True)]
-    return _encoder.encode({"predictions": by_row})
+    return _encoder.encode({key: by_row})
 
 
 def _rows(name: str, array: Array) -> list[Any]:
