@@ -1,7 +1,8 @@
 """Users of a model: a pod that asks at a fixed rate, from inside the cluster, as an application would.
 
-``client.py`` is the program in the pod and has only the standard library; ``Traffic`` starts it, follows what it says
-and stops it. It works on any cluster that ``kubectl`` reaches.
+``client.py`` is the program in the pod and has only the standard library, ``grpc_client.py`` the same for gRPC with
+what is in the server's image; ``Traffic`` starts one, follows what it says and stops it. It works on any cluster that
+``kubectl`` reaches.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-CLIENT = Path(__file__).with_name("client.py")
+PROGRAMS = {name: Path(__file__).with_name(name).read_text("utf-8") for name in ("client.py", "grpc_client.py")}
 
 
 class Kubectl(Protocol):
@@ -59,12 +60,13 @@ class Traffic:
         limit: int = 0,
         name: str = "users",
     ) -> None:
-        """``command`` is kubectl itself (for following logs); ``rate`` is in requests per second over all clients;
-        ``limit`` ends after so many requests (0: when stopped)."""
+        """``command`` is kubectl itself (for following logs); ``url`` is ``http://…/infer`` or ``grpc://HOST:PORT/MODEL``;
+        ``rate`` is in requests per second over all clients; ``limit`` ends after so many requests (0: when stopped)."""
         self._kubectl, self._command = kubectl, list(command)
         self._namespace, self._name = namespace, name
         self._arguments = ["--url", url, "--rate", str(rate), "--clients", str(clients), "--limit", str(limit)]
         self._bodies, self._image = bodies, image
+        self._program = "grpc_client.py" if url.startswith("grpc://") else "client.py"
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self.now = Second()
@@ -135,7 +137,7 @@ class Traffic:
                     "apiVersion": "v1",
                     "kind": "ConfigMap",
                     "metadata": metadata,
-                    "data": {"client.py": CLIENT.read_text(), "bodies.json": json.dumps(list(self._bodies))},
+                    "data": PROGRAMS | {"bodies.json": json.dumps(list(self._bodies))},
                 },
                 {
                     "apiVersion": "v1",
@@ -156,7 +158,7 @@ class Traffic:
                                 "name": "users",
                                 "image": self._image,
                                 "imagePullPolicy": "IfNotPresent",
-                                "command": ["python3", "-u", "/users/client.py", *self._arguments],
+                                "command": ["python3", "-u", f"/users/{self._program}", *self._arguments],
                                 "securityContext": {
                                     "allowPrivilegeEscalation": False,
                                     "capabilities": {"drop": ["ALL"]},

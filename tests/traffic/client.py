@@ -122,7 +122,7 @@ class Users:
         )
 
 
-def main() -> None:
+def main(kind: type[Users] = Users) -> None:
     """Reads the command line and asks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--limit", type=int, default=0)
     options = parser.parse_args()
-    users = Users(options.url, json.loads(Path(options.bodies).read_bytes()), options.clients)
+    users = kind(options.url, json.loads(Path(options.bodies).read_bytes()), options.clients)
     # The name is resolved once: what is measured here is the path behind the Service, not the cluster's DNS.
     users.host = socket.getaddrinfo(users.host, users.port, type=socket.SOCK_STREAM)[0][4][0]  # type: ignore[assignment]
 
