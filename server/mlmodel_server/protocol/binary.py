@@ -43,8 +43,6 @@ def _texts(name: str, shape: tuple[int, ...], raw: memoryview) -> Array:
     texts: list[bytes] = []
     while start + _LENGTH <= len(data) and len(texts) < wanted:
         end = start + _LENGTH + int.from_bytes(data[start : start + _LENGTH], "little")
-        if end > len(data):
-            break
         texts.append(data[start + _LENGTH : end])
         start = end
     if start != len(data) or len(texts) != wanted:

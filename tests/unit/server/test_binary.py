@@ -58,6 +58,14 @@ def test_the_layout_is_that_of_the_specification() -> None:
     assert to_raw(Tensor("x", "FP32", np.array([1.0], np.float32))) == b"\0\0\x80\x3f"
 
 
+def test_a_binary_output_keeps_its_parameters() -> None:
+    request = v2.decode(b'{"parameters": {"binary_data_output": true}, "inputs": [%s]}' % ONE)
+    answer, _ = split(
+        *v2.answer(request, InferResponse(None, [Tensor("y", "BOOL", np.array([True]), {"a": 1})]), "m", "1")
+    )
+    assert answer["outputs"][0]["parameters"] == {"a": 1, "binary_data_size": 1}
+
+
 def test_numbers_are_not_copied() -> None:
     raw = np.arange(30_000, dtype=np.float32).tobytes()
     head = json.dumps({"inputs": [announced(raw, [1000, 30], "FP32")]}).encode()

@@ -24,6 +24,7 @@ PEOPLE = (
     TensorSpec("member", "BOOL", (-1, 1)),
 )
 IRIS = (TensorSpec("input-0", "FP64", (-1, 4)),)
+WORDS = (TensorSpec("words", "BYTES", (-1, 2)),)
 IMAGES = (TensorSpec("pixels", "UINT8", (-1, 2, 3)), TensorSpec("scale", "FP32", (-1,)))
 
 ANN = {"age": 40, "height": 1.75, "city": "Größe", "member": True}
@@ -151,6 +152,8 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         ([[1, 2, 3]], IRIS, "feature 'input-0' must have 4 values in each row, not 3"),
         ([[1, 2, 3, 4], [1, 2]], IRIS, "feature 'input-0': the rows differ in length"),
         ([[1, 2, 3, 4], [1, 2, 3, "4"]], IRIS, "row 1: feature 'input-0' must be an array of numbers, not text"),
+        ([["a", "b"], ["c"]], WORDS, "feature 'words': the rows differ in length"),
+        ([["a"], ["c"]], WORDS, "feature 'words' must have 2 values in each row, not 1"),
         ([1], IRIS, "row 0: feature 'input-0' must be an array of numbers, not a number"),
         ([{"pixels": [[1, 2, 3]], "scale": 1}], IMAGES, "feature 'pixels' must have 2x3 values in each row, not 1x3"),
         ({"instances": [{"b64": "YQ=="}]}, IRIS, "base64 is not read"),

@@ -78,6 +78,7 @@ def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, nested: bool
         ({"shape": [2], "datatype": "BYTES", "data": ["a", ["b"]]}, "rows in data differ in length"),
         ({"shape": [4], "data": [[1, 2], [3, 4]]}, "data has shape 2x2, but shape says [4]"),
         ({"shape": [0, 2**63], "data": []}, "shape is too large"),
+        ({"shape": [0, 2**80], "data": []}, "shape is too large"),
         ({"shape": [2**40, 0, 2**40], "data": []}, "shape is too large"),
         ({"shape": [2**80], "data": []}, "data has shape 0, but shape says"),
         ({"shape": [1.0]}, "input 'x': shape[0]: Expected `int`, got `float`"),
