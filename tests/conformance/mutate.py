@@ -64,7 +64,7 @@ def mutated(random: Random, target: Target) -> Sent:
         length = len(head) if random.random() < 0.9 else random.randrange(len(head) + 50)
         headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
     if random.random() < 0.1:
-        tail = tail[: random.randrange(len(tail) + 1)] + random.randbytes(random.choice([0, 0, 1, 8]))
+        tail = tail[: random.randrange(len(tail) + 1)] + bytes(random.choice([0, 0, 1, 8]))
     return Sent(path, _spoiled(random, head) + tail, headers)
 
 
