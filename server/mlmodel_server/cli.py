@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-from .errors import MLModelError, UsageError
+from .errors import MLModelError, UnreachableSource, UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except MLModelError as error:
         sys.stderr.write(f"mlmodel: {error}\n")
         return 2
     except BrokenPipeError:  # piped into head
         return 0
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="mlmodel", description="Model packages: write, look into, hand to Kubernetes."
+        prog="mlmodel", description="Models on a laptop: package, look into, sign, serve as in the cluster."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model here, as the cluster does, with a page to try it",
+        description="mlmodel serve model.joblib   serves a model file or package on http://127.0.0.1:8080 until "
+        "Ctrl-C. Options of mlmodel-server may follow: mlmodel serve model.joblib --port 9000 --workers 2",
+    )
+    serve.add_argument("path", metavar="PATH", help="a model file, a package directory, or an address such as s3://…")
+    serve.add_argument("options", nargs=argparse.REMAINDER, metavar="…", help="options of mlmodel-server")
+    serve.set_defaults(run=_serve)
 
     package = commands.add_parser(
         "package",
@@ -44,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("--format", choices=("auto", "skops", "joblib"), default="auto")
     package.add_argument("--compress", type=int, default=3, metavar="0-9", help="9 is smallest (3)")
     package.add_argument("--version", default="", help="label of this version, for people")
+    package.add_argument("--no-compile", action="store_true", help="without the model as ONNX beside it")
+    package.add_argument("--sign", type=Path, metavar="KEY", help="sign all its files with this private key (PEM)")
     package.set_defaults(run=_package)
 
     inspect = commands.add_parser("inspect", help="what is in a package or model file, and would a server take it")
@@ -57,10 +69,14 @@ def _package(arguments: argparse.Namespace) -> None:
 
     directory: Path = arguments.source
     if directory.is_dir():
-        if not arguments.configmap:
-            raise UsageError(f"{directory} is a directory: add --configmap NAME to print it as a ConfigMap")
+        if not arguments.configmap and not arguments.sign:
+            raise UsageError(
+                f"{directory} is a directory: add --configmap NAME to print it as a ConfigMap, or --sign KEY to sign it"
+            )
     else:
         directory = _write(arguments)
+    if arguments.sign:
+        _sign(directory, arguments.sign)
     if arguments.configmap:
         sys.stdout.write(config_map(directory, arguments.configmap))
 
@@ -88,6 +104,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             format=arguments.format,
             compress=arguments.compress,
             version=arguments.version,
+            compile=not arguments.no_compile,
         )
     sys.stderr.write(f"wrote {written}: look into it with: mlmodel inspect {written}\n")
     return written
@@ -127,31 +144,55 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
     return X[list(names)], y
 
 
+def _sign(directory: Path, key: Path) -> None:
+    from .loading.signing import SIGNATURE, sign
+    from .loading.sources import locate
+
+    source = locate(str(directory), None, "")
+    files = {name: source.read(name) for name in source.names() if name != SIGNATURE}
+    try:
+        pem = key.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{key}: {error.strerror}: give the private key with --sign") from None
+    (directory / SIGNATURE).write_bytes(sign(files, pem, directory.name))
+    sys.stderr.write(f"signed {len(files)} files in {directory}: serve it with --trust signed\n")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from .__main__ import main as server
+
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.path.rstrip("/")).name.partition(".")[0]) or "model"
+    given = ["--name", name, "--uri", arguments.path, "--host", "127.0.0.1"]
+    return server([*given, *arguments.options])
+
+
 def _inspect(arguments: argparse.Namespace) -> None:
     from .engine import selftest
     from .engine.model import model_of
-    from .errors import UnreachableSource
+    from .formats.table import versions
     from .loading.load import load
-    from .loading.sources import Local
+    from .loading.signing import SIGNATURE
+    from .loading.sources import locate
 
     warnings.simplefilter("ignore")
     path: Path = arguments.path
     if not path.exists():
         raise UsageError(f"{path} does not exist: give a package directory or a model file")
     try:
-        source = Local(path)
-    except UnreachableSource:
-        raise UsageError(
-            f"{path} holds no mlmodel.json, *.skops or *.joblib: write a package with package.save"
-        ) from None
+        source = locate(str(path), None, "")
+    except UnreachableSource as error:
+        raise UsageError(f"{path}: {error}") from None
     loaded = load(source)
     described = loaded.manifest
-    model = model_of(loaded.opened, described)
+    model = model_of(loaded.opened, described)  # refused here, if at all
     out = sys.stdout.write
     out(f"{source.entry}  sha256 {loaded.sha256}\n")
     if described:
         for name, file in sorted(described.files.items()):
             out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
+    if SIGNATURE in source.names():
+        out(f"{SIGNATURE}  signed: a server with --trust signed checks by whom\n")
+    if described:
         selftest.run(model, described.golden)
     signature = model.signature
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
@@ -165,8 +206,10 @@ def _inspect(arguments: argparse.Namespace) -> None:
         for key, value in described.metrics.items():
             out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
         out("made with " + ", ".join(f"{key} {value}" for key, value in described.libraries.items()) + "\n")
+        if tried := described.compiled:
+            out(f"{'compiled to ONNX' if tried.file else 'not compiled'}: {tried.reason}\n")
         out(f"self-test passed on {described.golden.outputs[0]['shape'][0]} golden examples\n")
-    out(f"a server takes it: {loaded.opened.format}, every global in it is on the list\n")
+    out(f"a server with {versions(loaded.format)} takes it: {loaded.format}, strictly checked\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from .engine.batching import Overloaded
 from .errors import RequestError
 from .inference import Answer
 from .observe import tracing
+from .observe.shadow import MARK
 from .protocol.tensors import InferRequest
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Reporter:
     ) -> None:
         """One request with its answer. ``route`` names it in traces; ``started`` is a reading of ``perf_counter``."""
         seconds = perf_counter() - started
+        if MARK in headers:  # a copy of another version's request is no evidence about ours
+            return
         self._recorder.answered(200, seconds, answer.queue, answer.compute, answer.rows)
         if self._tracing:
             self._tracing.answered(route, headers, 200, seconds, answer.queue, answer.compute, answer.rows)
@@ -62,6 +65,8 @@ class Reporter:
     def failed(self, route: str, headers: Mapping[bytes, bytes], started: float, status: int, error: Exception) -> None:
         """One request that was answered with an error, as HTTP ``status``."""
         seconds = perf_counter() - started
+        if MARK in headers:
+            return
         self._recorder.answered(status, seconds)
         if isinstance(error, Overloaded):
             self._recorder.shed(error.reason)

@@ -114,7 +114,7 @@ def test_health_and_metadata_with_and_without_slash(tumour: Server) -> None:
             assert tumour.ask("GET", f"{model}/ready{slash}").json() == {"name": "tumour", "ready": True}
             metadata = tumour.ask("GET", f"{model}{slash}").json()
             assert metadata["versions"] == ["v2"]
-            assert metadata["platform"] == "sklearn_skops"
+            assert metadata["platform"] == "onnxruntime_onnx"
             assert metadata["inputs"][0] == {"name": "mean radius", "datatype": "FP64", "shape": [-1]}
             assert len(metadata["inputs"]) == 30
             assert metadata["outputs"] == [{"name": "predict", "datatype": "BYTES", "shape": [-1]}]

@@ -43,38 +43,34 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     nobody has tried to compile is compiled now, in another process. Raises :class:`~..errors.RefusedModel`.
     """
     described = loaded.manifest
-    tried = described.compiled if described else None
-    if compile == "auto" and described and tried and loaded.compiled and tried.decisive:
-        onnx = _onnx(loaded.compiled, described.signature, threads)
-        if onnx and _passes(model := Model(onnx, described.signature), described):
-            said = f"compiled to ONNX when it was packaged: {tried.reason}, {tried.rows:,} rows answered alike"
-            return _chosen(Choice(model, PLATFORM, said))
+    tried = described.compiled if described and compile == "auto" else None
+    packaged = _packaged(loaded, threads) if tried else None
+    if described and tried and packaged and tried.decisive:
+        said = f"compiled to ONNX when it was packaged: {tried.reason}, {tried.rows:,} rows answered alike"
+        return _chosen(Choice(Model(packaged, described.signature), PLATFORM, said))
     opened = loaded.opened
     original = model_of(opened, described)
     if described:
         selftest.run(original, described.golden)
     if compile == "off":
         return Choice(original, opened.platform)
-    if tried and not tried.file:
-        return _chosen(Choice(original, opened.platform, f"not compiled: {tried.reason}"))
     signature = described.signature if described else opened.signature
+    source = opened.estimator if opened.booster is None else opened.booster
     table = _rows(original, described)
-    if signature is None or table is None:  # only tables of numbers and text are compiled
+    if tried and not packaged:
+        reason = "its compiled form does not work here" if tried.file else tried.reason
+        return _chosen(Choice(original, opened.platform, f"not compiled: {reason}"))
+    if signature is None or table is None or source is None:  # only tables of numbers and text are compiled
         return Choice(original, opened.platform)
-    if tried and loaded.compiled:
-        verdict, form = _timed(opened, loaded.compiled, signature, table, tried.rows), loaded.compiled
-    elif opened.estimator is not None:
-        verdict, compiled = compile_in_child(
-            opened.estimator, signature, table, functions=opened.functions, limit=START_SECONDS
-        )
-        form = compiled or b""
+    if tried and packaged:
+        functions: OnnxFunctions | None = packaged
+        verdict = _timed(opened, packaged, table, tried.rows)
     else:
-        return Choice(original, opened.platform)
-    if verdict.chosen == "onnx" and (onnx := _onnx(form, signature, threads)):
-        model = model_of(replace(opened, functions=onnx), described)
-        if described is None or _passes(model, described):
-            return _chosen(Choice(model, PLATFORM, verdict.sentence()))
-    return _chosen(Choice(original, opened.platform, verdict.sentence()))
+        verdict, onnx = compile_in_child(source, signature, table, functions=opened.functions, limit=START_SECONDS)
+        functions = _loadable(onnx, signature, threads, described) if onnx else None
+    if verdict.chosen == "original" or functions is None:
+        return _chosen(Choice(original, opened.platform, verdict.sentence()))
+    return _chosen(Choice(model_of(replace(opened, functions=functions), described), PLATFORM, verdict.sentence()))
 
 
 def _chosen(choice: Choice) -> Choice:
@@ -82,21 +78,26 @@ def _chosen(choice: Choice) -> Choice:
     return choice
 
 
-def _onnx(onnx: bytes, signature: Signature, threads: int) -> OnnxFunctions | None:
-    try:
-        return OnnxFunctions(onnx, signature, threads)
-    except Exception as error:  # another ONNX Runtime than the one that it was compiled for
-        log.warning("the compiled form cannot be loaded here (%s): the model itself serves", type(error).__name__)
+def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
+    """The compiled form that the package brings, if it has one that answers right here."""
+    if loaded.manifest is None or loaded.compiled is None:
         return None
+    return _loadable(loaded.compiled, loaded.manifest.signature, threads, loaded.manifest)
 
 
-def _passes(model: Model, described: Manifest) -> bool:
+def _loadable(onnx: bytes, signature: Signature, threads: int, described: Manifest | None) -> OnnxFunctions | None:
     try:
-        selftest.run(model, described.golden)
-    except MLModelError as error:
-        log.warning("the compiled form does not serve: %s", error)
-        return False
-    return True
+        functions = OnnxFunctions(onnx, signature, threads)
+    except Exception as error:  # another ONNX Runtime than the one that it was compiled for
+        log.warning("the compiled form cannot be loaded here (%s)", type(error).__name__)
+        return None
+    if described:
+        try:
+            selftest.run(Model(functions, signature), described.golden)
+        except MLModelError as error:
+            log.warning("the compiled form does not serve: %s", error)
+            return None
+    return functions
 
 
 def _rows(model: Model, described: Manifest | None) -> Array | None:
@@ -108,8 +109,8 @@ def _rows(model: Model, described: Manifest | None) -> Array | None:
     return table if isinstance(table, np.ndarray) else None
 
 
-def _timed(opened: Opened, compiled: bytes, signature: Signature, table: Array, rows: int) -> Verdict:
-    original_us, onnx_us = timing.measure(opened.functions, OnnxFunctions(compiled, signature), table, TIMING_SECONDS)
+def _timed(opened: Opened, compiled: OnnxFunctions, table: Array, rows: int) -> Verdict:
+    original_us, onnx_us = timing.measure(opened.functions, compiled, table, TIMING_SECONDS)
     chosen = timing.faster(original_us, onnx_us)
     reason = "faster, here too" if chosen else "ONNX is not faster on this CPU"
     return Verdict("onnx" if chosen else "original", reason, onnx_us, original_us, rows)

@@ -55,7 +55,8 @@ class Opened:
     """An opened artefact.
 
     ``signature`` is what the artefact says of its inputs and outputs; None when only a package can tell. ``estimator``
-    is the scikit-learn estimator, for what may be compiled. ``explain`` answers one output, ``contributions`` of shape
+    is the scikit-learn estimator and ``booster`` that of XGBoost or LightGBM, from which either may be compiled.
+    ``explain`` answers one output, ``contributions`` of shape
     [rows, features + 1]: how much each feature adds to the raw score of a row, and last what every row begins with; of
     a model with several raw scores [rows, scores, features + 1]. A model that is not ``fork_safe`` (its library has
     started threads that a forked process lacks) is opened again by each worker.
@@ -67,6 +68,7 @@ class Opened:
     signature: Signature | None = None
     task: Task = "other"
     estimator: Any = None
+    booster: Any = None
     explain: Functions | None = None
     fork_safe: bool = True
 

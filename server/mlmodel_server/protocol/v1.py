@@ -36,7 +36,8 @@ def of_object(value: dict[str, Any], specs: rows.Specs) -> InferRequest:
 
 
 def encode(response: InferResponse, key: str = "predictions") -> bytes:
-    """The response body, with one ``key``: a prediction for each row, or an object of them by name when there are several outputs."""
+    """The response body, with one ``key``: a prediction for each row, or an object of them by name when there are
+    several outputs."""
     predictions = {tensor.name: _rows(tensor.name, tensor.array) for tensor in response.outputs}
     if len(predictions) == 1:
         return _encoder.encode({key: next(iter(predictions.values()))})

@@ -128,7 +128,7 @@ def test_a_file_that_is_too_large_is_refused_by_its_announced_size(
 
 
 def test_a_package_is_fetched_with_its_neighbours_and_its_signature(serve: Serve) -> None:
-    files = package.build(*iris())
+    files = package.build(*iris(), compile=False)
     key = ec.generate_private_key(ec.SECP256R1())
     files[SIGNATURE] = sign(files, pem(key), "iris")
     with serve(lambda asked: Reply(200, files[asked.path.rpartition("/")[2]])) as web:

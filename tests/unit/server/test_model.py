@@ -49,12 +49,12 @@ def column(name: str, *data: Any, datatype: str = "FP64", shape: list[int] | Non
 
 @pytest.fixture(scope="module")
 def flowers() -> Model:
-    return served(package.build(*iris()))[0]
+    return served(package.build(*iris(), compile=False))[0]
 
 
 @pytest.fixture(scope="module")
 def customers() -> Model:
-    return served(package.build(*mixed()))[0]
+    return served(package.build(*mixed(), compile=False))[0]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def numbers() -> Model:
     """Named columns, all of them numbers."""
     _, X, y = iris()
     table = pd.DataFrame(X[:, :2], columns=["length", "width"]).assign(n=np.arange(len(X)))
-    return served(package.build(LogisticRegression(max_iter=2000).fit(table, y), table, y))[0]
+    return served(package.build(LogisticRegression(max_iter=2000).fit(table, y), table, y, compile=False))[0]
 
 
 CUSTOMER = [
@@ -94,7 +94,7 @@ def test_a_matrix_may_be_of_any_number_type_and_any_name(flowers: Model, datatyp
 def test_a_single_precision_model_refuses_what_it_cannot_hold() -> None:
     _, X, y = iris()
     narrow = X.astype(np.float32)
-    model = served(package.build(LogisticRegression(max_iter=500).fit(narrow, y), narrow, y))[0]
+    model = served(package.build(LogisticRegression(max_iter=500).fit(narrow, y), narrow, y, compile=False))[0]
     assert model.signature.inputs[0].datatype == "FP32"
     with pytest.raises(RequestError, match="outside the range of FP32"):
         ask(model, {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [1e300, 1, 1, 1]})

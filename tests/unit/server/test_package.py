@@ -16,6 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import SVC
@@ -41,7 +42,7 @@ def served(files: dict[str, bytes]) -> tuple[Model, Manifest]:
 
 def test_a_saved_directory_holds_everything_a_server_checks(tmp_path: Path) -> None:
     directory = package.save(*iris(), tmp_path / "deep" / "iris", version="v1")
-    assert sorted(entry.name for entry in directory.iterdir()) == [MANIFEST, "model.skops"]
+    assert sorted(entry.name for entry in directory.iterdir()) == ["compiled.onnx", MANIFEST, "model.skops"]
     described = manifest.parse((directory / MANIFEST).read_bytes())
     artefact = (directory / "model.skops").read_bytes()
     assert described.files["model.skops"].sha256 == manifest.sha256(artefact)
@@ -62,7 +63,7 @@ def test_a_saved_directory_holds_everything_a_server_checks(tmp_path: Path) -> N
 
 def test_saving_again_in_another_format_leaves_one_artefact(tmp_path: Path) -> None:
     package.save(*iris(), tmp_path)
-    package.save(*iris(), tmp_path, format="joblib")
+    package.save(*iris(), tmp_path, format="joblib", compile=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [MANIFEST, "model.joblib"]
     assert load(Local(tmp_path)).opened.format == "joblib"
 
@@ -77,10 +78,26 @@ def test_the_same_model_gives_the_same_bytes(format: Any) -> None:
     assert first == second
 
 
+def test_a_package_brings_the_model_as_onnx_when_that_won_and_says_why_when_not() -> None:
+    files = package.build(*iris())
+    described = manifest.parse(files[MANIFEST])
+    assert described.compiled is not None
+    assert described.compiled.file == "compiled.onnx"
+    assert described.compiled.rows > 1000
+    assert described.files["compiled.onnx"].sha256 == manifest.sha256(files["compiled.onnx"])
+    _, X, y = iris()
+    files = package.build(KNeighborsClassifier().fit(X, y), X, y)
+    described = manifest.parse(files[MANIFEST])
+    assert described.compiled is not None
+    assert (described.compiled.file, "compiled.onnx" in files) == ("", False)
+    assert "KNeighborsClassifier" in described.compiled.reason
+    assert manifest.parse(package.build(*iris(), compile=False)[MANIFEST]).compiled is None
+
+
 def test_a_model_that_knows_columns_by_name_serves_without_pandas_and_answers_the_same() -> None:
     model, X, y = mixed()
     expected = model.predict(X).tolist()
-    engine, described = served(package.build(model, X, y))
+    engine, described = served(package.build(model, X, y, compile=False))
     selftest.run(engine, described.golden)
     assert [(spec.name, spec.datatype, spec.shape) for spec in described.signature.inputs] == [
         ("amount", "FP64", (-1,)),
@@ -121,7 +138,7 @@ def test_a_model_that_knows_columns_by_name_serves_without_pandas_and_answers_th
 def test_every_way_to_select_columns_survives(columns: Any) -> None:
     X, y = mixed_table()
     model = make_pipeline(columns, LogisticRegression()).fit(X, y)
-    engine, described = served(package.build(model, X, y))
+    engine, described = served(package.build(model, X, y, compile=False))
     selftest.run(engine, described.golden)
 
 
@@ -130,14 +147,14 @@ def test_a_search_is_saved_as_its_best_estimator() -> None:
     search = GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [1, 10]}, scoring="accuracy", cv=2).fit(
         X, y
     )
-    loaded = load(Memory(package.build(search, X, y)))
+    loaded = load(Memory(package.build(search, X, y, compile=False)))
     assert type(loaded.opened.estimator).__name__ == "Pipeline"
 
 
 def test_a_regressor_gets_mae_and_rmse() -> None:
     _, X, _ = iris()
     y = X @ [1.0, 2.0, 3.0, 4.0] + np.resize([0.5, -0.5], len(X))
-    described = manifest.parse(package.build(LinearRegression().fit(X, y), X, y)[MANIFEST])
+    described = manifest.parse(package.build(LinearRegression().fit(X, y), X, y, compile=False)[MANIFEST])
     assert described.task == "regression"
     assert described.metrics["mae"] == pytest.approx(0.5, abs=0.05)
     assert described.metrics["rmse"] == pytest.approx(0.5, abs=0.05)
@@ -147,7 +164,9 @@ def test_a_regressor_gets_mae_and_rmse() -> None:
 def test_scores_of_two_classes_are_of_the_second() -> None:
     X = np.array([[0.0], [0.0], [1.0], [1.0]] * 3)
     model = LogisticRegression(C=1e6).fit(X, np.array(["no", "no", "yes", "yes"] * 3))
-    metrics = manifest.parse(package.build(model, X, np.array(["no", "yes", "yes", "yes"] * 3))[MANIFEST]).metrics
+    metrics = manifest.parse(
+        package.build(model, X, np.array(["no", "yes", "yes", "yes"] * 3), compile=False)[MANIFEST]
+    ).metrics
     assert metrics == {"rows": 12, "of": "yes", "accuracy": 0.75, "precision": 1.0, "recall": 6 / 9, "f1": 0.8}
 
 
@@ -155,7 +174,7 @@ def test_rows_with_missing_values_are_no_golden_examples_but_count_in_the_profil
     X = pd.DataFrame({"a": [1.0, np.nan, 3.0, 4.0], "b": ["x", "y", None, "x"]})
     columns = ColumnTransformer([("a", SimpleImputer(), ["a"]), ("b", OneHotEncoder(handle_unknown="ignore"), ["b"])])
     model = make_pipeline(columns, LogisticRegression()).fit(X, [0, 1, 0, 1])
-    described = manifest.parse(package.build(model, X, None)[MANIFEST])
+    described = manifest.parse(package.build(model, X, None, compile=False)[MANIFEST])
     assert described.golden.inputs[0]["data"] == [1.0, 4.0] or described.golden.inputs[0]["data"] == [4.0, 1.0]
     assert described.profile["a"]["missing"] == described.profile["b"]["missing"] == 1
     assert described.profile["b"]["values"] == {"x": 2, "y": 1}
@@ -163,7 +182,7 @@ def test_rows_with_missing_values_are_no_golden_examples_but_count_in_the_profil
 
 
 def test_the_self_test_fails_when_the_answers_are_not_those_of_the_saved_model() -> None:
-    engine, described = served(package.build(*iris()))
+    engine, described = served(package.build(*iris(), compile=False))
     predict, proba = described.golden.outputs
     for output, wrong in ((predict, [9, *predict["data"][1:]]), (proba, [x + 1e-5 for x in proba["data"]])):
         golden = manifest.Golden(described.golden.inputs, ({**output, "data": wrong},))
@@ -221,7 +240,7 @@ def test_the_config_map_is_immutable_and_holds_the_package(tmp_path: Path) -> No
     assert content["metadata"] == {"name": "iris-v1"}
     assert content["immutable"] is True
     files = {name: base64.b64decode(data) for name, data in content["binaryData"].items()}
-    assert files == {name: (tmp_path / name).read_bytes() for name in (MANIFEST, "model.skops")}
+    assert files == {name: (tmp_path / name).read_bytes() for name in (MANIFEST, "model.skops", "compiled.onnx")}
 
 
 def test_a_package_that_does_not_fit_a_config_map_says_where_else_to_put_it(tmp_path: Path) -> None:

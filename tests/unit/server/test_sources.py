@@ -22,7 +22,7 @@ from .models import iris, joblib_bytes
 
 
 def files() -> dict[str, bytes]:
-    return package.build(*iris())
+    return package.build(*iris(), compile=False)
 
 
 def test_a_config_map_mount_is_read_through_its_links(tmp_path: Path) -> None:
