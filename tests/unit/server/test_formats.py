@@ -21,7 +21,7 @@ import onnx
 import pytest
 import xgboost
 from onnx import TensorProto, helper
-from skl2onnx import to_onnx
+from skl2onnx import to_onnx  # type: ignore[import-untyped]
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -160,7 +160,7 @@ def test_a_booster_in_a_pipeline_answers_the_same() -> None:
 
 def graph(inputs: list[Any], outputs: list[Any], *nodes: Any, weights: Any = ()) -> bytes:
     made = helper.make_graph(list(nodes), "g", inputs, outputs, list(weights))
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()  # type: ignore[no-any-return]
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
 def info(name: str, kind: int, *shape: Any) -> Any:
@@ -332,7 +332,7 @@ signature:
 NAMED = json.dumps([{"type": "double", "name": name, "required": True} for name in "abcd"])
 
 
-def mlflow(flavour: str, inputs: str = NAMED, **files: bytes) -> Opened:
+def mlflow(flavour: str, files: dict[str, bytes], inputs: str = NAMED) -> Opened:
     description = MLMODEL.format(flavour=flavour, inputs=inputs).encode()
     return load(Memory({"MLmodel": description, **files}, "MLmodel")).opened
 
@@ -343,7 +343,7 @@ def test_an_mlflow_directory_is_served_by_its_own_flavour(name: str) -> None:
     rows = iris()[1] if name == "sklearn" else X
     data = pickle.dumps(original) if name == "sklearn" else native(original)[0]
     key = "pickled_model" if name == "sklearn" else "data"
-    model = mlflow(f"{name}: {{{key}: data/model.bin}}", **{"data/model.bin": data})
+    model = mlflow(f"{name}: {{{key}: data/model.bin}}", {"data/model.bin": data})
     assert model.signature is not None
     assert model.signature.layout == "columns"
     assert [(spec.name, spec.datatype) for spec in model.signature.inputs] == [(name, "FP64") for name in "abcd"]
@@ -358,13 +358,13 @@ def test_mlflow_columns_that_do_not_fit_are_left_alone() -> None:
         "no json",
         json.dumps([{"type": "binary", "name": "a"}]),
     ):
-        model = mlflow("sklearn: {pickled_model: m.pkl}", inputs, **{"m.pkl": pickle.dumps(iris()[0])})
+        model = mlflow("sklearn: {pickled_model: m.pkl}", {"m.pkl": pickle.dumps(iris()[0])}, inputs)
         assert model.signature is not None
         assert model.signature.layout == "matrix"
 
 
 def test_mlflow_onnx_keeps_its_tensors() -> None:
-    model = mlflow("onnx: {data: model.onnx}", **{"model.onnx": FILES["onnx"]()})
+    model = mlflow("onnx: {data: model.onnx}", {"model.onnx": FILES["onnx"]()})
     assert model.format == "onnx"
 
 
@@ -384,11 +384,11 @@ PACKAGED: dict[str, Callable[[], Any]] = {
 def test_a_package_of_any_format_passes_its_own_self_test(name: str, tmp_path: Path) -> None:
     model = PACKAGED[name]()
     rows = iris()[1] if "onnx" in name or "joblib" in name else X
-    directory = package.save(model, rows, None, tmp_path / "model", version="v1")
+    directory = package.save(model, rows, None, tmp_path / "model", version="v1", compile=False)
     loaded = load(Local(directory))
     assert loaded.manifest is not None
     selftest.run(model_of(loaded.opened, loaded.manifest), loaded.manifest.golden)
-    again = package.build(PACKAGED[name](), rows, None, version="v1")
+    again = package.build(PACKAGED[name](), rows, None, version="v1", compile=False)
     assert {entry.name: entry.read_bytes() for entry in directory.iterdir()} == again
     assert loaded.manifest.profile
 
@@ -399,16 +399,16 @@ def test_what_was_learnt_is_scored_for_every_library() -> None:
         (wrappers()["lightgbm text"], TEXT, "accuracy"),
         (wrappers()["lightgbm number"].booster_, NUMBER, "rmse"),
     ):
-        described = manifest.parse(package.build(model, X, labels)["mlmodel.json"])
+        described = manifest.parse(package.build(model, X, labels, compile=False)["mlmodel.json"])
         assert name in described.metrics
         assert described.predictions
     assert described.libraries["lightgbm"] == lightgbm.__version__
 
 
 def test_a_package_over_another_leaves_none_of_its_files(tmp_path: Path) -> None:
-    package.save(*iris(), tmp_path)
+    package.save(*iris(), tmp_path, compile=False)
     (tmp_path / "notes.txt").write_text("mine")
-    package.save(wrappers()["xgboost two"], X, TWO, tmp_path)
+    package.save(wrappers()["xgboost two"], X, TWO, tmp_path, compile=False)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mlmodel.json", "model.ubj", "notes.txt"]
 
 
@@ -445,4 +445,7 @@ def test_a_model_of_one_row_is_packaged_with_it() -> None:
 
 
 def test_a_logistic_regression_is_not_taken_for_something_else() -> None:
-    assert package.build(LogisticRegression().fit(X, TWO), X, TWO, compile=False).keys() == {"model.skops", "mlmodel.json"}
+    assert package.build(LogisticRegression().fit(X, TWO), X, TWO, compile=False).keys() == {
+        "model.skops",
+        "mlmodel.json",
+    }
