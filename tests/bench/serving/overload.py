@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -24,7 +26,7 @@ ROWS = 32
 
 DEADLINE_MS = 250
 SETTLED = 10
-"""Seconds until caches, pools and queues have their size; from here on memory must not grow."""
+"""Samples until caches, pools and queues have their size; from here on memory must not grow."""
 
 
 def overload(folder: Path) -> Part:
@@ -41,8 +43,6 @@ def overload(folder: Path) -> Part:
     accepted = found.codes.get("200", 0)
     rejected = found.codes.get("429", 0) + found.codes.get("503", 0)
     others = sum(found.codes.values()) - accepted - rejected + found.broken
-    settled = memory[min(SETTLED, len(memory) - 1) :]
-    growth = 100 * (max(settled) / settled[0] - 1)
     figures = {
         "capacity, 32 connections, requests/s": capacity,
         "sent, requests/s": TIMES * capacity,
@@ -51,7 +51,7 @@ def overload(folder: Path) -> Part:
         "accepted, p99 ms": found.accepted_p99,
         "rejected with 429 or 503, requests/s": rejected / SECONDS,
         "rejected, p99 ms": found.rejected_p99,
-        "readiness probe, p50 ms": sorted(probes)[len(probes) // 2],
+        "readiness probe, p50 ms": statistics.median(probes),
         "readiness probe, slowest, ms": max(probes),
         "memory at most, MB": max(memory) / MB,
         "generator late, p99 ms": found.lag_p99,
@@ -64,9 +64,18 @@ def overload(folder: Path) -> Part:
         [
             Claim("overload: accepted within the deadline", 100 * found.in_time / max(1, accepted), 99, "%"),
             Claim("overload: answered neither 200, 429 nor 503, or not at all", others, 0, "", at_least=False),
-            Claim("overload: growth of memory", growth, 5, "%", at_least=False),
+            Claim("overload: growth of memory", growth(memory), 5, "%", at_least=False),
         ],
     )
+
+
+def growth(memory: Sequence[float]) -> float:
+    """Percent by which the last samples are above the first ones after it has settled; medians, for it may swing."""
+    if len(memory) < 3 * SETTLED:
+        raise ClusterError(
+            f"There are only {len(memory)} samples of memory: the machine is too busy to tell its growth."
+        )
+    return 100 * (statistics.median(memory[-SETTLED:]) / statistics.median(memory[SETTLED : 2 * SETTLED]) - 1)
 
 
 def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally, list[float], list[float]]:

@@ -16,6 +16,8 @@ import pytest
 
 from tests.bench.serving import load, models, openloop, process, report, rounds
 from tests.bench.serving.load import Sample
+from tests.bench.serving.overload import growth
+from tests.cluster.report import ClusterError
 
 
 def _sample(per_second: float) -> Sample:
@@ -73,6 +75,14 @@ def test_binary_request_holds_the_values_behind_the_json() -> None:
     length = int(dict(request.headers)[models.BINARY_HEADER])
     assert json.loads(request.body[:length])["inputs"][0]["shape"] == [2, 3]
     assert np.array_equal(np.frombuffer(request.body[length:], np.float32), table.ravel())
+
+
+def test_growth_is_told_from_settling_and_swinging() -> None:
+    settling = [50.0] * 10
+    assert growth([*settling, *[100.0, 90.0, 100.0] * 10]) == pytest.approx(0)
+    assert growth([*settling, *np.linspace(100, 150, 30)]) > 30
+    with pytest.raises(ClusterError):
+        growth(settling)
 
 
 class _Answers(socketserver.StreamRequestHandler):
