@@ -364,3 +364,23 @@ def test_rollouts_under_grpc_alone_promote_and_roll_back_and_no_call_fails(
     assert rejected["reason"] == "ErrorRate"
     assert seen.fallbacks > 0
     assert set(seen.versions) == {"v1", "v2"}
+
+
+def test_pods_and_routers_that_are_replaced_lose_no_call_over_grpc(
+    cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
+) -> None:
+    model.apply("v1", serving={"replicas": 2})
+    model.wait("2 pods are ready", 90, lambda status: status.get("replicas") == "2/2")
+    url = f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}"
+    image = operators.image("server")
+    command = cluster.kubectl_command
+    with Traffic(cluster.kubectl, command, model.namespace, url, trained[1], image=image, rate=100) as users:
+        for pod in sorted(model.pods()):
+            model("delete", "pod", pod, "--wait=true")
+            model.wait("2 pods are ready again", 90, lambda status: status.get("replicas") == "2/2")
+        model("rollout", "restart", f"deploy/{NAME}-router")
+        model("rollout", "status", f"deploy/{NAME}-router", "--timeout=90s")
+        users.more(200)
+        seen = users.stop()
+    print(f"{seen.failed} of {seen.sent} failed, slowest {seen.slowest_ms} ms")
+    assert seen.failed == 0, seen.errors

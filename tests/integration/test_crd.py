@@ -65,7 +65,7 @@ WRONG = {
         "64 lower-case hexadecimal digits",
     ),
     "version with a space": (manifest({"model": GOOD | {"version": "v 1"}}), "type for example `version: v7`"),
-    "unknown format": (manifest({"model": GOOD | {"format": "sql"}}), 'supported values: "auto", "skops", "joblib"'),
+    "unknown format": (manifest({"model": GOOD | {"format": "sql"}}), 'supported values: "auto", "sklearn", "skops"'),
     "falling weights": (
         manifest({"model": GOOD, "rollout": {"steps": [{"weight": 25}, {"weight": 5}]}}),
         "type for example `steps: [{weight: 5}, {weight: 25}, {weight: 50}]`",

@@ -18,7 +18,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "MLModel"
 PLURAL = "mlmodels"
 
-ModelFormat = Literal["auto", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow"]
+ModelFormat = Literal[
+    "auto", "sklearn", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow"
+]
 Trust = Literal["strict", "signed", "unsafe"]
 OnNoEvidence = Literal["Hold", "Promote", "RollBack"]
 
@@ -62,7 +64,11 @@ class ModelSource:
         Limits(maximum=64),
     ] = ""
     format: Annotated[
-        ModelFormat, Doc("Format of the artefact; auto tells it from the package or the file itself. Default: auto.")
+        ModelFormat,
+        Doc(
+            "What the artefact must be; auto takes whatever the package or the file itself says it is, sklearn is skops"
+            " or joblib. Default: auto."
+        ),
     ] = "auto"
     trust: Annotated[
         Trust,

@@ -111,7 +111,10 @@ def test_the_digest_is_of_the_model_or_of_its_image(model: ModelSource, digest: 
     [
         ({}, "spec.model is missing"),
         ({"model": {"uri": 7}}, "spec.model.uri must be of type str"),
-        ({"model": {"uri": "x", "format": "sql"}}, "spec.model.format must be one of auto, skops, joblib, onnx"),
+        (
+            {"model": {"uri": "x", "format": "sql"}},
+            "spec.model.format must be one of auto, sklearn, skops, joblib, onnx",
+        ),
         ({"model": {"uri": "x"}, "rollout": {"steps": 5}}, "spec.rollout.steps must be a list"),
         ({"model": {"uri": "x"}, "rollout": {"steps": [{}]}}, r"spec.rollout.steps\[0\].weight is missing"),
     ],
