@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -265,6 +266,31 @@ def test_a_large_message_is_asked_again_in_full_and_a_larger_one_passes_the_fail
         assert scene.a.sizes == scene.b.sizes == [60_000]
         assert await scene.client.ask(os.urandom(400_000)) == Answer(StatusCode.INTERNAL, "no luck")
         assert (await scene.slots())["b"] == {"requests": 2, "failed": 2, "fallbacks": 1}
+
+    play(act, canary(100), b=fails(StatusCode.INTERNAL))
+
+
+def test_a_failure_that_is_passed_on_has_the_status_that_grpc_asks_for(play: Play) -> None:
+    """Not every client looks for its own status beside one of HTTP that isn't 200."""
+
+    async def act(scene: Scene) -> None:
+        assert (await scene.client.ask(os.urandom(400_000))).code == StatusCode.INTERNAL
+        metrics = (await scene.router.look("/metrics")).body.decode()
+        (line,) = re.findall(r'haproxy_frontend_http_responses_total{proxy="grpc",code="(.xx)"} 1', metrics)
+        assert line == "2xx"
+
+    play(act, canary(100), b=fails(StatusCode.INTERNAL))
+
+
+def test_a_message_that_comes_slowly_is_asked_again_too(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        method: Any = scene.client.channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        call = method(timeout=10)
+        await call.write(b"{}")
+        await asyncio.sleep(0.2)  # the router has it by now, and not its end
+        await call.done_writing()
+        assert await call == b"a"
+        assert scene.a.sizes == scene.b.sizes == [2]
 
     play(act, canary(100), b=fails(StatusCode.INTERNAL))
 
