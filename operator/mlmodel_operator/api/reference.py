@@ -52,7 +52,7 @@ kubectl create secret generic mlmodel-storage --from-literal=AWS_ACCESS_KEY_ID=â
 Without the right, such a model is not started: `Stalled` is true with the reason `TrustNotAllowed`, and the version
 before goes on serving. Rights are arguments of the operator's container, which an administrator adds to its Deployment:
 `args: [--signing-keys, /etc/mlmodel/signing/keys.pem]`, with a ConfigMap of public keys (PEM, one after the other)
-mounted there; the operator hands the keys to the pods. Other rights or keys count for new revisions; pods that run stay.
+mounted there; the operator hands them to the pods. Other rights or keys count for new revisions; pods that run stay.
 
 ## API keys
 
