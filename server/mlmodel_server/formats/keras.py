@@ -16,7 +16,7 @@ from ..manifest import Signature
 from ..protocol.tensors import Array
 from .opened import PREDICT, Artefact, Opened, Table, layout_of
 from .table import library
-from .tensorflow_common import directory, spec_of, tensorflow
+from .tensorflow_common import array_of, directory, spec_of, tensorflow
 
 MAX_UNPACKED = 4 << 30
 """Bytes that may come out of a file."""
@@ -122,8 +122,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     inputs = tuple(spec_of(given.name, given.dtype, given.shape, artefact.name) for given in model.inputs)
     names = [PREDICT] if len(model.outputs) == 1 else list(model.output_names)
     outputs = tuple(
-        spec_of(name, given.dtype, given.shape, artefact.name)
-        for name, given in zip(names, model.outputs, strict=True)
+        spec_of(name, given.dtype, given.shape, artefact.name) for name, given in zip(names, model.outputs, strict=True)
     )
     call = tf.function(
         lambda *tensors: tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)),
@@ -146,4 +145,4 @@ class _ModelFunctions:
         tf = library("tensorflow")
         arrays = [table] if isinstance(table, np.ndarray) else list(table.values())
         found = self._call(*[tf.constant(array) for array in arrays])
-        return [found[self._positions[name]].numpy() for name in wanted]
+        return [array_of(found[self._positions[name]]) for name in wanted]

@@ -13,7 +13,7 @@ from ..manifest import Signature
 from ..protocol.tensors import Array
 from .opened import Artefact, Opened, Table, layout_of
 from .table import library
-from .tensorflow_common import directory, spec_of, tensorflow
+from .tensorflow_common import array_of, directory, spec_of, tensorflow
 
 SERVING = "serving_default"
 
@@ -147,4 +147,4 @@ class _SignatureFunctions:
         tf = library("tensorflow")
         arrays = {self._name: table} if isinstance(table, np.ndarray) else table
         found = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
-        return [found[name].numpy() for name in wanted]
+        return [array_of(found[name]) for name in wanted]

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import RefusedModel
-from ..protocol.tensors import TensorSpec
+from ..protocol.tensors import Array, TensorSpec
 from .table import library
 
 DATATYPES = {
@@ -54,6 +56,15 @@ def directory(files: Mapping[str, bytes]) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         yield top
+
+
+def array_of(tensor: Any) -> Array:
+    """A tensor as an array; text, which TensorFlow has as bytes, as text."""
+    array: Array = tensor.numpy()
+    if array.dtype != object:
+        return array
+    texts = np.array([text.decode("utf-8", "replace") for text in array.ravel()], object)
+    return texts.reshape(array.shape)
 
 
 def spec_of(name: str, datatype: str, shape: Any, file: str) -> TensorSpec:

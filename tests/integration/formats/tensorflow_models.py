@@ -130,7 +130,7 @@ def test_text_and_several_outputs() -> None:
     table = {"rows": ROWS[:2], "words": np.array(["a", "bb"], object)}
     lengths, upper, sums = model.functions(table, ["lengths", "upper", "sums"])
     assert lengths.tolist() == [1, 2]
-    assert upper.tolist() == [b"A", b"BB"]
+    assert upper.tolist() == ["A", "BB"]
     np.testing.assert_allclose(sums, ROWS[:2].sum(1, keepdims=True).repeat(2, 1), rtol=1e-5)
 
 

@@ -141,9 +141,9 @@ def _feature_outside(nodes: Any) -> None:
     nodes["feature"][0] = 1 << 40
 
 
-def _hist() -> Any:
+def _hist(column: str, value: int) -> Any:
     fitted = HistGradientBoostingClassifier(max_iter=1, min_samples_leaf=2).fit(X, Y)
-    fitted._predictors[0][0].nodes["feature_idx"][0] = 1 << 40
+    fitted._predictors[0][0].nodes[column][0] = value
     return fitted
 
 
@@ -164,6 +164,11 @@ def _forged_pointers() -> bytes:
         *(pickle.REDUCE, pickle.MARK, b"K\x01", (1,), Global("numpy", "dtype"), ("V8", False, True), pickle.REDUCE),
         *(forged, pickle.BUILD, b"\x89", b"C\x08" + struct.pack("<Q", 0xDEADBEEF), pickle.TUPLE, pickle.BUILD),
     )
+
+
+def _forged_dtype() -> bytes:
+    forged = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+    return stream(Global("numpy", "dtype"), ("V8", False, True), pickle.REDUCE, forged, pickle.BUILD)
 
 
 def _short_list() -> bytes:
@@ -432,6 +437,14 @@ def _protocol() -> Iterator[Malicious]:
 
 def _numbers() -> Iterator[Malicious]:
     yield _pickled("numbers for pointers", lambda _: _forged_pointers(), r"cannot be read \(ValueError: it has a ")
+    yield _pickled(
+        "data type of pointers", lambda _: _forged_dtype(), r"it has a (forged data type|table whose columns)"
+    )
+    yield _pickled(
+        "memory as it was left",
+        lambda _: stream(Global("numpy", "ndarray"), ((1_000_000,),), pickle.NEWOBJ),
+        r"refused a call of numpy\.ndarray in model\.joblib",
+    )
     yield _pickled("list shorter than its array", lambda _: _short_list(), r"of another length than its shape")
     yield _pickled("scalar longer than its bytes", lambda _: _scalar(), r"a number of another length than its type")
     yield _pickled("array of 8 TB", lambda _: _huge_array(), r"it unpacks to more than the limit")
@@ -446,7 +459,8 @@ def _numbers() -> Iterator[Malicious]:
     yield _pickled(
         "endless tree", lambda _: _changed_tree(_endless, DecisionTreeClassifier()), r"whose branches grow together"
     )
-    yield _pickled("histogram tree outside", lambda _: _hist(), outside)
+    yield _pickled("histogram tree outside", lambda _: _hist("left", 1 << 31), outside)
+    yield _pickled("histogram tree's feature outside", lambda _: _hist("feature_idx", 1 << 40), outside)
     yield _pickled("neighbour tree outside", lambda _: _neighbours(), outside)
     yield _pickled("narrow forest", lambda _: _narrow_forest(), outside)
     yield _pickled(
