@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal
 
-from joblib.compressor import BinaryZlibFile
-
 from ..errors import RefusedModel
 from ..formats import table
 from ..formats.opened import Artefact, Opened
@@ -44,11 +42,18 @@ MAX_UNPACKED = 4 << 30
 MAX_SCHEMA = 256 << 20
 """Bytes of the JSON in a skops file, which takes ten times as much memory."""
 
+
+def _zlib(stream: BinaryIO) -> Any:
+    from joblib.compressor import BinaryZlibFile  # like skops, only for files that need it
+
+    return BinaryZlibFile(stream, "rb")
+
+
 _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
     zip(
         COMPRESSED,
         (
-            lambda stream: BinaryZlibFile(stream, "rb"),
+            _zlib,
             lambda stream: gzip.GzipFile(fileobj=stream),
             bz2.BZ2File,
             lzma.LZMAFile,
