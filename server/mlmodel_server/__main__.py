@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from . import cpu, options, workers
@@ -42,11 +43,15 @@ def main(argv: list[str] | None = None) -> int:
                 "a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads
             )
             arguments.workers = 1
-        serving = assemble(arguments, loaded) if shared else None
+        serving = partial(assemble, arguments, loaded)
+        if shared:
+            opened = serving()
+            serving = partial(lambda: opened)
+        del loaded  # its files, of which nothing is needed any more once the model is opened
         socket = listen(arguments.host, arguments.port)
 
         def serve(slot: int, ready: Callable[[], None]) -> None:
-            run(serving or assemble(arguments, loaded), socket, slot, ready)
+            run(serving(), socket, slot, ready)
 
         def started() -> None:
             seconds, port = time.monotonic() - began, socket.getsockname()[1]

@@ -65,9 +65,7 @@ class Application:
         self._grpc: GrpcServer | None = None
         self._bytes = 0  # of bodies that are held
         self._recorder, self._reporter = serving.recorder, Reporter(serving)
-        self.hot = (
-            {path.encode(): endpoint for path, endpoint in self._endpoints.items()} if self._inference.inline else {}
-        )
+        self.hot = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
         """By target in the request line: what may be answered by :meth:`answer_now`. Empty while draining."""
 
     async def start(self, slot: int) -> None:
@@ -118,6 +116,9 @@ class Application:
         started = perf_counter()
         endpoint = self.hot[target]
         try:
+            self._inference.check_room()
+            if not self._inference.inline:
+                return None
             head = head_of(headers, endpoint.content_types, started, self._serving.limits)
             if self._keys:
                 self._keys.check(head.headers)
@@ -174,6 +175,7 @@ class Application:
             raise RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
         if self._keys:
             self._keys.check(dict(scope["headers"]))
+        self._inference.check_room()
         limits = self._serving.limits
         head = head_of(scope["headers"], endpoint.content_types, started, limits)
         if self._bytes + head.length > limits.max_held and self._bytes:

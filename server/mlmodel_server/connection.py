@@ -82,10 +82,17 @@ class HttpProtocol(HttpToolsProtocol):
             and self.parser.should_keep_alive()
             and not self.expect_100_continue
             and not self.flow.write_paused
+            and self._is_small()
         ):
             self._held, self._held_bytes = [], 0
         else:
             super().on_headers_complete()
+
+    def _is_small(self) -> bool:
+        for name, value in self.headers:
+            if name == b"content-length":
+                return int(value) <= HOT_BODY
+        return True  # in chunks: who is not small is found out
 
     def on_body(self, body: bytes) -> None:
         if self._held is None:

@@ -73,6 +73,10 @@ class Inference:
         """Requests that wait for the model or are being predicted."""
         return self._batcher.requests
 
+    def check_room(self) -> None:
+        """:class:`~.engine.batching.Overloaded` when so many wait that a request need not even be read."""
+        self._batcher.check_room()
+
     def call(self, request: InferRequest) -> Call:
         """Check a request against the model's signature and the limits."""
         table = self._model.table(request.inputs)

@@ -24,6 +24,10 @@ from .cost import Cost
 from .model import Model, rows_of
 
 
+MARGIN = 1.25
+"""Times the expected wait, to be on the safe side of a deadline: who is told at once can still ask elsewhere."""
+
+
 class Overloaded(RequestError):
     """This request is not taken, or is given up, for lack of time: 429 when too many wait, 503 when its deadline cannot
     be met. ``reason`` is a label for metrics, ``retry_after`` whole seconds."""
@@ -94,11 +98,10 @@ class Batcher:
 
         :class:`Overloaded` at once when the queue is full or when what waits already would take too long.
         """
+        self.check_room()
         now, rows = perf_counter(), rows_of(table)
-        if self.requests >= self._max_waiting:
-            raise Overloaded(f"{self.requests} requests wait already: send it again later", 429, "queue_full")
         batches = min(self.requests + 1, -(-(self.rows + rows) // self._max_rows))
-        if self.requests and now + self._cost.seconds(self.rows + rows, batches) > deadline:
+        if self.requests and now + MARGIN * self._cost.seconds(self.rows + rows, batches) > deadline:
             raise Overloaded("too many requests wait for this one to meet its deadline", 503, "deadline")
         future = self._loop.create_future()
         self.requests += 1
@@ -106,6 +109,11 @@ class Batcher:
         future.add_done_callback(lambda _: self._left(rows))
         self._arriving.put(_Waiting(table, wanted, rows, _kind(table, wanted), deadline, now, future))
         return future
+
+    def check_room(self) -> None:
+        """:class:`Overloaded` when the queue is full."""
+        if self.requests >= self._max_waiting:
+            raise Overloaded(f"{self.requests} requests wait already: send it again later", 429, "queue_full")
 
     def _left(self, rows: int) -> None:
         self.requests -= 1
@@ -139,8 +147,8 @@ class Batcher:
         for waiting in self._waiting:
             if waiting.future.cancelled():  # the client is gone
                 continue
-            if now > waiting.deadline:
-                late = Overloaded("its deadline passed while it waited", 503, "deadline")
+            if now + self._cost.seconds(waiting.rows) > waiting.deadline:
+                late = Overloaded("its deadline would pass", 503, "deadline")
                 self._loop.call_soon_threadsafe(_fail, waiting.future, late)
             elif not batch or (rows + waiting.rows <= self._max_rows and waiting.kind == batch[0].kind):
                 batch.append(waiting)

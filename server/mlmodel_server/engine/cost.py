@@ -18,22 +18,27 @@ class Cost:
 
     def __init__(self, one: float, many: float, rows: int = MEASURED_ROWS) -> None:
         """From the measured seconds for one row and for ``rows`` rows; infinite when the model cannot be measured."""
-        self.per_row = max(0.0, many - one) / (rows - 1) if many < float("inf") else float("inf")
+        self.per_row = max(0.0, many - one) / (rows - 1) if many < float("inf") else one
         self.base = max(0.0, one - self.per_row) if one < float("inf") else float("inf")
         self.factor = 1.0
 
+    @property
+    def known(self) -> bool:
+        """Whether it could be measured, or has been seen since."""
+        return self.base < float("inf")
+
     def seconds(self, rows: int, batches: int = 1) -> float:
-        """Expected for ``rows`` rows in so many batches."""
-        return (self.base * batches + self.per_row * rows) * self.factor
+        """Expected for ``rows`` rows in so many batches; 0 as long as nothing is known."""
+        return (self.base * batches + self.per_row * rows) * self.factor if self.known else 0.0
 
     def seen(self, rows: int, seconds: float) -> None:
         """Learn from one batch. Quick to believe in slowness, slow to believe in speed."""
         expected = self.base + self.per_row * rows
-        if 0.0 < expected < float("inf"):
+        if not self.known:  # the example could not be answered, these rows could
+            self.base, self.per_row = seconds, 0.0
+        elif expected > 0.0:
             ratio = min(max(seconds / expected, 0.1), 100.0)
             self.factor += (ratio - self.factor) * (0.3 if ratio > self.factor else 0.05)
-        elif seconds > 0.0 and self.base == float("inf"):  # the example could not be answered, this request could
-            self.base, self.per_row = seconds, 0.0
 
 
 def measure(ask: Callable[[], object]) -> float:

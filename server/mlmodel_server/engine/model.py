@@ -15,6 +15,7 @@ from ..protocol.tensors import DTYPES, Array, InferRequest, InferResponse, Tenso
 from ..protocol.v2 import named, shown
 
 PREDICT = "predict"
+_SINGLE = float(np.finfo(np.float32).max)
 
 
 class Model:
@@ -55,10 +56,19 @@ class Model:
         return tuple(outputs)
 
     def predict(self, table: Table, wanted: Sequence[str]) -> list[Array]:
-        """The answers for a table that :meth:`table` has made; :class:`ModelFailure` when the model raises."""
+        """The answers for a table that :meth:`table` has made.
+
+        :class:`RequestError` when the model raises on missing, infinite or huge numbers, which few models take;
+        :class:`ModelFailure` when it raises on anything else.
+        """
         try:
             answers = self._functions(table, wanted)
         except Exception as error:
+            if _holds_odd_numbers(table):
+                raise RequestError(
+                    "the model takes no missing or infinite number, nor one beyond single precision, as this request "
+                    "has: send finite numbers"
+                ) from None
             raise ModelFailure(f"the model failed on this input ({type(error).__name__})") from error
         if self.batchable:
             rows = rows_of(table)
@@ -162,6 +172,20 @@ def rows_of(table: Table) -> int:
     """The number of rows of a table of a model that is batchable; of another, the length of its first input."""
     array = table if isinstance(table, np.ndarray) else next(iter(table.values()))
     return len(array) if array.ndim else 1
+
+
+def _holds_odd_numbers(table: Table) -> bool:
+    """Whether a number is missing, infinite, or not to be had in single precision, to which many models round."""
+    for array in [table] if isinstance(table, np.ndarray) else table.values():
+        if array.dtype == object:
+            numbers = np.array([value for value in array.flat if isinstance(value, (int, float))], dtype=np.float64)
+        elif array.dtype.kind in "fiu":
+            numbers = array.astype(np.float64)
+        else:
+            continue
+        if not (np.abs(numbers) < _SINGLE).all():
+            return True
+    return False
 
 
 def repeated(table: Table, rows: int) -> Table:

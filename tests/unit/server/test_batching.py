@@ -210,11 +210,21 @@ def test_who_waited_too_long_is_told_and_costs_no_prediction() -> None:
         await asyncio.sleep(0.002)  # its deadline
         doubler.go.set()
         await first
-        with pytest.raises(Overloaded, match="passed while it waited"):
+        with pytest.raises(Overloaded, match="would pass"):
             await late
         assert doubler.calls == [1]
 
     run(scenario)
+
+
+def test_a_model_of_unknown_cost_turns_nobody_away() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, 1), ask(batcher, 2)]
+        doubler.go.set()
+        await asyncio.gather(first, *others)
+
+    assert run(scenario, cost=Cost(float("inf"), float("inf"))) == [1, 2]
 
 
 def test_stopping_answers_what_waits() -> None:
@@ -249,6 +259,7 @@ def test_a_model_that_cannot_answer_the_example_has_no_known_cost_until_it_answe
 
     assert measure(fails) == float("inf")
     cost = Cost(measure(fails), measure(fails))
-    assert cost.seconds(1) == float("inf")
+    assert not cost.known
+    assert cost.seconds(1) == 0, "so nobody is turned away for it"
     cost.seen(4, 0.2)
     assert cost.seconds(1) == pytest.approx(0.2)
