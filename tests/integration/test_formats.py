@@ -28,7 +28,7 @@ def run(python: Path, *tests: str) -> None:
     result = subprocess.run(
         [python, "-m", "pytest", "-c", os.devnull, "--rootdir", ROOT, "--noconftest", "-p", "no:cacheprovider", "-q",
          "-W", "ignore", *tests],
-        env={**os.environ, "PYTHONPATH": f"{ROOT / 'server'}{os.pathsep}{ROOT}", "CUDA_VISIBLE_DEVICES": "-1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'server'}{os.pathsep}{ROOT}"},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -55,7 +55,11 @@ def test_mlflow() -> None:
 def test_older_scikit_learn(version: str) -> None:
     """The list of globals is that of this version, its estimators load, and every malicious file is refused."""
     python = venv(f"scikit-learn-{version}", (*CORE, *ESTIMATORS, "onnxruntime>=1.23", f"scikit-learn=={version}.*"))
-    run(python, "tests/unit/server/test_trust.py")
+    run(python, "tests/unit/server/test_trust.py", "tests/integration/formats/estimators.py")
+
+
+def test_every_estimator_of_scikit_learn() -> None:
+    run(Path(sys.executable), "tests/integration/formats/estimators.py")
 
 
 def test_the_environment_of_the_others_is_the_newest() -> None:

@@ -40,7 +40,7 @@ def branching(children: Array, nodes: int) -> None:
 def as_long(count: int, *columns: Any) -> None:
     """Each of ``columns`` has ``count`` entries."""
     if any(len(column) != count for column in columns):
-        raise Damaged("it has a tree with more or fewer numbers than nodes")
+        raise Damaged("it has more or fewer numbers than its parts need")
 
 
 def whole(text: Any, lowest: int = 0, highest: int = 1 << 31) -> int:

@@ -17,7 +17,8 @@ server imports only the modules which its model names. For another version, with
 
     python -m mlmodel_server.loading.allowlist
 
-Lines of other versions stay, so a model written with one of them still loads where the class still exists.
+Lines of other versions stay, so a model written with one of them still loads where the class still exists; the kind is
+what the newest of them says.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,7 @@ EXPLICIT: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     ),
     ("value", "builtins", ("bool", "float", "int", "object", "str")),
     ("value", "numpy", ("clip", "mean", "median", "nan_to_num", "round")),
+    ("value", "scipy._lib.array_api_compat.numpy._aliases", ("asarray",)),
     ("value", "scipy.special._special_ufuncs", ("expit", "logit")),
     ("value", "sklearn.feature_selection._mutual_info", ("mutual_info_classif", "mutual_info_regression")),
     (
@@ -141,9 +143,13 @@ def _classes() -> Iterator[tuple[Pair, Kind]]:
 
 
 def _metrics() -> Iterator[tuple[Pair, Kind]]:
-    """What a search was scored with: it stays in the estimator."""
+    """What a search was scored with: it stays in the estimator, and a tuned threshold looks at its signature."""
     from sklearn import metrics
 
+    for name in metrics.get_scorer_names():
+        score = getattr(metrics.get_scorer(name), "_score_func", None)
+        if score is not None:
+            yield (score.__module__, score.__name__), "value"
     for name in metrics.__all__:
         value = getattr(metrics, name)
         if inspect.isfunction(value):
@@ -177,6 +183,11 @@ def installed_version() -> str:
     return ".".join(sklearn.__version__.split(".")[:2])
 
 
+def newest(versions: Iterable[str]) -> str:
+    """The highest of versions such as 1.9 and 1.10; "" of none."""
+    return max(versions, key=lambda version: [int(part) for part in version.split(".")], default="")
+
+
 def read() -> dict[Pair, tuple[Kind, list[str]]]:
     """The committed list: kind and versions of each global."""
     lines = (line.split() for line in LIST.read_text("utf-8").splitlines())
@@ -196,8 +207,10 @@ def update() -> str:
     for pair in sorted({*listed, *found}):
         kind, versions = listed.get(pair, ("name", []))
         marks = {*versions, version} if pair in found else {*versions} - {version}
+        if version == newest(marks):
+            kind = found.get(pair, kind)
         if marks:
-            lines.append(f"{' '.join(pair)} {found.get(pair, kind)} {' '.join(sorted(marks))}\n")
+            lines.append(f"{' '.join(pair)} {kind} {' '.join(sorted(marks))}\n")
     LIST.write_text("".join(lines), "utf-8")
     return f"{LIST.name}: {len(found)} globals of scikit-learn {version}, {len({*found} - {*listed})} of them new"
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RefusedModel
-from ..formats.trees import Damaged, branching, within
+from ..formats.trees import Damaged, as_long, branching, within
 from . import allowlist
 
 _FUNCTIONS = (types.FunctionType, type(np.mean))
@@ -32,6 +32,7 @@ _CODE = (
     types.ModuleType,
     np.vectorize,
 )
+_MADE_HERE = ("interp1d",)  # by the __setstate__ of an isotonic regression; on no list, so in no file
 _NEIGHBOURS = ("sklearn.neighbors._ball_tree", "sklearn.neighbors._kd_tree")
 
 
@@ -58,7 +59,7 @@ def _inside(part: Any) -> Iterator[Any]:
         yield from part
     elif isinstance(part, dict):
         yield from part.values()
-    elif hasattr(part, "__dict__") and not isinstance(part, _CODE):
+    elif hasattr(part, "__dict__") and not isinstance(part, _CODE) and type(part).__name__ not in _MADE_HERE:
         yield from vars(part).values()
 
 
@@ -87,6 +88,10 @@ def _check(part: Any, refuse: Callable[[str], RefusedModel]) -> None:
         raise refuse(f"{kind.__module__}.{kind.__name__} with input={str(part.input)[:20]!r}")
     elif kind.__module__.startswith(("sklearn.ensemble.", "sklearn.tree.")):
         _check_width(part)
+    elif kind.__module__ == "sklearn.svm._classes" and hasattr(part, "_n_support"):
+        _check_vectors(part)
+    elif kind.__module__ == "sklearn.cluster._kmeans" and hasattr(part, "cluster_centers_"):
+        as_long(part.n_features_in_, np.asarray(part.cluster_centers_).T)
 
 
 def _check_width(part: Any) -> None:
@@ -101,6 +106,30 @@ def _check_width(part: Any) -> None:
             within(np.asarray(columns), width)
     for predictor in np.ravel(getattr(part, "_predictors", ())):
         within(predictor.nodes["feature_idx"], width)
+    if type(part).__module__ == "sklearn.ensemble._gb" and hasattr(part, "n_trees_per_iteration_"):
+        # Each column of trees adds to a column of a table that the first guess has made.
+        first = getattr(part.init_, "classes_", None) if part.init_ != "zero" else None
+        columns = part.n_trees_per_iteration_ if first is None else len(first) if len(first) > 2 else 1
+        as_long(min(columns, part.n_trees_per_iteration_), np.asarray(part.estimators_).T)
+
+
+def _check_vectors(machine: Any) -> None:
+    """libsvm has no lengths of its own: what it reads follows from the number of classes and of support vectors."""
+    counts = np.asarray(machine._n_support)
+    vectors, classes = len(machine.support_), len(counts)
+    one = type(machine).__name__ not in ("SVC", "NuSVC")  # a regressor counts its vectors twice
+    pairs = 1 if one else classes * (classes - 1) // 2
+    sound = (
+        counts.min() >= 0
+        and (counts.max() if one else counts.sum()) == vectors
+        and machine.support_vectors_.shape[0] == (0 if machine.kernel == "precomputed" else vectors)
+        and machine._dual_coef_.shape == (1 if one else classes - 1, vectors)
+        and len(machine._intercept_) == pairs
+        and len(machine._probA) == len(machine._probB)
+        and len(machine._probA) in (0, pairs)
+    )
+    if not sound:
+        raise Damaged("it has a support vector machine that reads outside itself")
 
 
 def _check_histogram(predictor: Any) -> None:

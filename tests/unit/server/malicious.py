@@ -23,12 +23,14 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import joblib
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.cluster import KMeans
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from .models import joblib_bytes
@@ -462,7 +464,22 @@ def _numbers() -> Iterator[Malicious]:
     yield _pickled("histogram tree outside", lambda _: _hist("left", 1 << 31), outside)
     yield _pickled("histogram tree's feature outside", lambda _: _hist("feature_idx", 1 << 40), outside)
     yield _pickled("neighbour tree outside", lambda _: _neighbours(), outside)
-    yield _pickled("narrow forest", lambda _: _narrow_forest(), outside)
+    yield _pickled("narrow forest", lambda _: _altered(RandomForestClassifier(2), n_features_in_=1), outside)
+    yield _pickled(
+        "boosting with more trees than columns",
+        lambda _: _altered(GradientBoostingClassifier(n_estimators=1), estimators_=_wide(GradientBoostingClassifier)),
+        r"more or fewer numbers than its parts need",
+    )
+    yield _pickled(
+        "centres of fewer columns",
+        lambda _: _altered(KMeans(2, n_init=1), cluster_centers_=np.zeros((2, 1))),
+        r"more or fewer numbers than its parts need",
+    )
+    yield _pickled(
+        "support vectors that are not there",
+        lambda _: _altered(SVC(), _dual_coef_=np.zeros((1, 1))),
+        r"it has a support vector machine that reads outside itself",
+    )
     yield _pickled(
         "vectorizer that opens files",
         lambda _: _vectorizer(),
@@ -471,10 +488,14 @@ def _numbers() -> Iterator[Malicious]:
     yield _pickled("pickled booster nested deep", lambda _: _pickled_booster(), r"it is nested too deep")
 
 
-def _narrow_forest() -> Any:
-    fitted = RandomForestClassifier(2).fit(X, Y)
-    fitted.n_features_in_ = 1
+def _altered(model: Any, **changes: Any) -> Any:
+    fitted = model.fit(X, Y)
+    vars(fitted).update(changes)
     return fitted
+
+
+def _wide(kind: Any) -> Any:
+    return np.repeat(kind(n_estimators=1).fit(X, Y).estimators_, 9, axis=1)
 
 
 def _skops_files() -> Iterator[Malicious]:
@@ -565,7 +586,7 @@ def _others() -> Iterator[Malicious]:
         "lightgbm feature", _lightgbm("split_feature", "5000000"), r"model\.txt cannot be read \(Damaged: it has a tree"
     )
     yield Malicious(
-        "lightgbm leaves", _lightgbm("num_leaves", "2000000000"), r"model\.txt cannot be read \(Damaged: it has a tree"
+        "lightgbm leaves", _lightgbm("num_leaves", "2000000000"), r"model\.txt cannot be read \(Damaged: it has more or fewer"
     )
     runs = "flavors:\n  python_function:\n    loader_module: my_loader\n    code: code\n"
     yield Malicious(
