@@ -26,14 +26,14 @@ class Format:
     save: str
 
 
-_TORCH = ("torch", ("torch",), "torch")
+_TORCH = ("torch", ("torch",), "pytorch")
 _TENSORFLOW = ("tensorflow", ("tensorflow", "tensorflow-cpu"), "tensorflow")
-_SKLEARN = ("sklearn", "sklearn", ("scikit-learn",), "server")
+_SKLEARN = ("sklearn", "sklearn", ("scikit-learn",), "sklearn")
 
 FORMATS: dict[str, Format] = {
     "skops": Format(*_SKLEARN, "with skops.io.dump"),
     "joblib": Format(*_SKLEARN, "with joblib.dump"),
-    "onnx": Format("onnx", "onnxruntime", ("onnxruntime",), "onnx", "with onnx.save"),
+    "onnx": Format("onnx", "onnxruntime", ("onnxruntime",), "core", "with onnx.save"),
     "xgboost": Format("xgboost", "xgboost", ("xgboost", "xgboost-cpu"), "xgboost", "with booster.save_model"),
     "lightgbm": Format("lightgbm", "lightgbm", ("lightgbm",), "lightgbm", "with booster.save_model"),
     "torchscript": Format("torchscript", *_TORCH, "with torch.jit.save"),
@@ -50,6 +50,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """What users call several formats of one library."""
 
+_OTHERS = {"yaml": "mlflow", "h5py": "tensorflow", "joblib": "sklearn", "skops": "sklearn"}
+"""The extras of libraries that no format is named after."""
+
 _PATH = re.compile(r"(?:/[\w.+@~-]+){2,}")
 
 
@@ -62,11 +65,7 @@ def library(name: str) -> Any:
     """A format's library, or a module of it, imported now; :class:`RefusedModel` when it is not installed."""
     top = name.partition(".")[0]
     if top not in sys.modules and importlib.util.find_spec(top) is None:
-        extras = {
-            "yaml": "mlflow",
-            "h5py": "tensorflow",
-            **{format.library: format.extra for format in FORMATS.values()},
-        }
+        extras = {format.library: format.extra for format in FORMATS.values()} | _OTHERS
         raise RefusedModel(
             f"the model needs {top}: pip install 'mlmodel[{extras.get(top, top)}]'; "
             f"in the cluster use a server image with it"

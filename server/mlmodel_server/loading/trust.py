@@ -73,6 +73,8 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
     how many the model may use for one prediction. Raises :class:`RefusedModel` with one sentence that names the file
     (never its path) and what in it was refused.
     """
+    if format in ("skops", "joblib"):
+        table.library("sklearn")  # its module builds on it
     module = table.module_of(format)
     with _explained(artefact.name, format):
         if format in ("skops", "joblib"):

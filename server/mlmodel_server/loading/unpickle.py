@@ -250,9 +250,7 @@ Machine.dispatch |= {
 
 
 def _wrapper() -> type:
-    from joblib.numpy_pickle import NumpyArrayWrapper
-
-    return NumpyArrayWrapper  # type: ignore[no-any-return]
+    return library("joblib.numpy_pickle").NumpyArrayWrapper  # type: ignore[no-any-return]
 
 
 def _exactly(value: Any, kind: type) -> Any:

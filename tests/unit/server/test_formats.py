@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -291,6 +292,11 @@ def test_a_missing_library_says_which_extra_brings_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda _: None)  # type: ignore[attr-defined]
     with pytest.raises(RefusedModel, match=r"needs xgboost: pip install 'mlmodel\[xgboost\]'; in the cluster use"):
         opened(native(wrappers()["xgboost two"])[0])
+
+
+def test_every_extra_that_is_advised_exists() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {format.extra for format in table.FORMATS.values()} <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("format", list(FILES))
