@@ -53,6 +53,7 @@ generate: setup ## Write the CRD, install.yaml and the reference from the code
 	$(BIN)/python -m mlmodel_operator.api.crd > crds/mlmodels.yaml
 	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
 	$(BIN)/python -m mlmodel_operator.api.reference > docs/reference/mlmodel.md
+	$(BIN)/python -m tests.proto
 
 .PHONY: cluster
 cluster: setup ## Start a throwaway Kubernetes with the project's images; kubeconfig in .cluster/

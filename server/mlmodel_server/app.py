@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from .body import head_of, read
 from .cold import cold_routes
+from .connection import Answerable
 from .endpoints import Endpoint, Headers, endpoints
 from .engine.batching import Overloaded
 from .errors import ModelFailure, RequestError, UsageError
-from .inference import Answer, Inference
+from .inference import Answer, Call, Inference
 from .observe.failures import FailureLog, log
 from .plane import Plane
 from .protocol import v2
@@ -52,6 +53,18 @@ class Reply:
     body: bytes
 
 
+@dataclass(slots=True)
+class _Taken:
+    """A request on the short way that is not answered yet."""
+
+    connection: Answerable
+    endpoint: Endpoint
+    headers: dict[bytes, bytes]
+    started: float
+    request: InferRequest
+    call: Call
+
+
 class Application:
     """ASGI. Every inference request is answered, counted and timed here."""
 
@@ -66,7 +79,8 @@ class Application:
         self._bytes = 0  # of bodies that are held
         self._recorder, self._reporter = serving.recorder, Reporter(serving)
         self.hot = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
-        """By target in the request line: what may be answered by :meth:`answer_now`. Empty while draining."""
+        """By target in the request line: what :meth:`take` may take. Empty while draining."""
+        self._taken: list[_Taken] = []
 
     async def start(self, slot: int) -> None:
         """To be called before the first request, in the worker of this ``slot``."""
@@ -111,29 +125,50 @@ class Application:
             raise UsageError(f"cannot listen at {serving.grpc} for gRPC: give another --grpc-port") from None
         return grpc
 
-    def answer_now(self, target: bytes, headers: Headers, body: bytes) -> tuple[bytes, bytes] | None:
+    def take(self, connection: Answerable, target: bytes, headers: Headers, body: bytes) -> bool:
         """See :class:`.connection.Hot`."""
         started = perf_counter()
         endpoint = self.hot[target]
         try:
             self._inference.check_room()
             if not self._inference.inline:
-                return None
+                return False
             head = head_of(headers, endpoint.content_types, started, self._serving.limits)
             if self._keys:
                 self._keys.check(head.headers)
             if head.encoding:
-                return None
+                return False
             request = endpoint.decode(head, body)
-            answer = self._inference.now(self._inference.call(request))
-            if answer is None:
-                return None
-            reply = self._reply(endpoint, request, answer)
-            self._reporter.answered(endpoint.route, head.headers, started, request, answer)
+            call = self._inference.call(request)
+            if not self._inference.is_quick(call):
+                return False
         except Exception as error:
             reply = self._failed(error)
             self._reporter.failed(endpoint.route, dict(headers), started, reply.status, error)
-        return _start(reply), reply.body
+            connection.answer(_start(reply), reply.body)
+            return True
+        if not self._taken:
+            asyncio.get_running_loop().call_soon(self.answer_taken)
+        self._taken.append(_Taken(connection, endpoint, head.headers, started, request, call))
+        return True
+
+    def answer_taken(self) -> None:
+        """Answer all that :meth:`take` has taken. What came in one round of the event loop is predicted together, and
+        written together: a client that is woken for each answer by itself costs more than the answer."""
+        taken, self._taken = self._taken, []
+        replies = []
+        for one, answer in zip(taken, self._inference.together([one.call for one in taken]), strict=True):
+            try:
+                if isinstance(answer, Exception):
+                    raise answer
+                reply = self._reply(one.endpoint, one.request, answer)
+                self._reporter.answered(one.endpoint.route, one.headers, one.started, one.request, answer)
+            except Exception as error:
+                reply = self._failed(error)
+                self._reporter.failed(one.endpoint.route, one.headers, one.started, reply.status, error)
+            replies.append((one.connection, _start(reply), reply.body))
+        for connection, start, body in replies:
+            connection.answer(start, body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -188,7 +223,7 @@ class Application:
             threaded = len(body) > LARGE
             request = await asyncio.to_thread(endpoint.decode, head, body) if threaded else endpoint.decode(head, body)
             call = self._inference.call(request)
-            answer = self._inference.now(call) or await self._inference.later(call, head.deadline)
+            answer = await self._inference.answer(call, head.deadline)
             if threaded:
                 return request, answer, await asyncio.to_thread(self._reply, endpoint, request, answer)
             return request, answer, self._reply(endpoint, request, answer)

@@ -1,8 +1,8 @@
 """The HTTP protocol: uvicorn's, with a short way for small inference requests and no patience for slow clients.
 
-uvicorn makes a task, an event and a request cycle for every request. A small request to a fast model is answered before
-all of that would be set up: when its body is whole, the answer is computed and written in the same call. Everything
-else, and whatever is the least unusual, takes uvicorn's own way.
+uvicorn makes a task, an event and a request cycle for every request. A small request to a fast model goes without: it
+is answered before the event loop waits for anything again, together with all others that came in the same round.
+Everything else, and whatever is the least unusual, takes uvicorn's own way.
 """
 
 from __future__ import annotations
@@ -27,14 +27,27 @@ REQUEST_SECONDS = 60.0
 CHECK_SECONDS = 5.0
 
 
+class Answerable(Protocol):
+    """A connection that waits for an answer on the short way."""
+
+    def answer(self, start: bytes, body: bytes) -> None:
+        """Send status line and headers (without the default ones), and body."""
+        ...
+
+
 class Hot(Protocol):
     """What the application does for the short way."""
 
     hot: Mapping[bytes, Any]
-    """By targets, as they stand in the request line: what may be answered at once."""
+    """By targets, as they stand in the request line: what may be taken."""
 
-    def answer_now(self, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> tuple[bytes, bytes] | None:
-        """Status line and headers (without the default ones) and body; None when it must take the long way."""
+    def take(self, connection: Answerable, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """True when ``connection.answer`` was called, or will be before the event loop waits for anything again; False
+        when the request must take the long way."""
+        ...
+
+    def answer_taken(self) -> None:
+        """Answer now what was taken."""
         ...
 
 
@@ -52,6 +65,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._hot_app: Hot = config.loaded_app
         self._held: list[bytes] | None = None
         self._held_bytes = 0
+        self._taken = False
         self._began = 0.0  # when the message that is being received began; 0: none is
         self._head_done = False
         self._stuck_since = 0.0
@@ -69,6 +83,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
+        if self._taken:  # pipelined: answers go out in the order of the requests
+            self._hot_app.answer_taken()
         super().on_message_begin()
         self._began, self._head_done = self.loop.time(), False
 
@@ -108,16 +124,23 @@ class HttpProtocol(HttpToolsProtocol):
         if self._held is None:
             super().on_message_complete()
             return
-        answer = self._hot_app.answer_now(self.url, self.headers, b"".join(self._held))
-        if answer is None:
+        self._taken = True
+        if self._hot_app.take(self, self.url, self.headers, b"".join(self._held)):
+            self._held = None
+        else:
+            self._taken = False
             self._take_the_long_way()
             super().on_message_complete()
+
+    def answer(self, start: bytes, body: bytes) -> None:
+        """See :class:`Answerable`."""
+        self._taken = False
+        if self.transport.is_closing():
             return
-        self._held = None
-        head, body = answer
         defaults = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        self.transport.write(b"".join((head, *defaults, b"\r\n", body)))
+        self.transport.write(b"".join((start, *defaults, b"\r\n", body)))
         self.server_state.total_requests += 1
+        self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _take_the_long_way(self) -> None:

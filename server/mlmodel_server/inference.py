@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from .engine.batching import Batcher
+from .engine.batching import Batcher, joined, kind_of
 from .engine.model import PREDICT, rows_of
 from .errors import RequestError
 from .formats.opened import Table
@@ -85,14 +86,58 @@ class Inference:
             raise RequestError(f"the request has {rows} rows, the limit is {limit}: send fewer at a time", 413)
         return Call(request.id, table, self._model.wanted(request.outputs), rows)
 
-    def now(self, call: Call) -> Answer | None:
-        """The answer at once; None when it would take too long for the event loop: ask :meth:`later`."""
-        if self._cost.base + call.rows * self._cost.per_row > INLINE_SECONDS:
-            return None
+    def is_quick(self, call: Call) -> bool:
+        """Whether it may be answered on the event loop: :meth:`now`, or :meth:`together` with others."""
+        return self._cost.base + call.rows * self._cost.per_row <= INLINE_SECONDS
+
+    def now(self, call: Call) -> Answer:
+        """The answer to a quick call, at once."""
         started = perf_counter()
         arrays = self._model.predict(call.table, call.wanted)
         self._recorder.called(call.rows)
         return self._answer(call, arrays, 0.0, perf_counter() - started)
+
+    def together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
+        """The answers to quick calls, in their order; those of a kind share a run of the model."""
+        if len(calls) == 1 or not self._model.batchable:
+            return [self._tried(call) for call in calls]
+        groups: dict[object, list[int]] = {}
+        for place, call in enumerate(calls):
+            groups.setdefault(kind_of(call.table, call.wanted), []).append(place)
+        answers: dict[int, Answer | Exception] = {}
+        size = self._serving.limits.batch_rows
+        for places in groups.values():
+            for begin in range(0, len(places), size):
+                some = places[begin : begin + size]
+                answers.update(zip(some, self._joined([calls[place] for place in some]), strict=True))
+        return [answers[place] for place in range(len(calls))]
+
+    def _joined(self, calls: Sequence[Call]) -> Sequence[Answer | Exception]:
+        if len(calls) == 1:
+            return [self._tried(calls[0])]
+        started = perf_counter()
+        try:
+            arrays = self._model.predict(joined([call.table for call in calls]), calls[0].wanted)
+        except Exception:  # one bad request must not fail those that happen to come with it
+            return [self._tried(call) for call in calls]
+        compute = perf_counter() - started
+        answers, first = [], 0
+        for call in calls:
+            last = first + call.rows
+            answers.append(self._answer(call, [array[first:last] for array in arrays], 0.0, compute))
+            first = last
+        self._recorder.called(first)
+        return answers
+
+    def _tried(self, call: Call) -> Answer | Exception:
+        try:
+            return self.now(call)
+        except Exception as error:
+            return error
+
+    async def answer(self, call: Call, deadline: float) -> Answer:
+        """The answer: at once when it is quick, else :meth:`later`."""
+        return self.now(call) if self.is_quick(call) else await self.later(call, deadline)
 
     async def later(self, call: Call, deadline: float) -> Answer:
         """The answer when the model has had time for it; ``deadline`` is a reading of ``perf_counter``."""

@@ -36,7 +36,7 @@ class Plane:
                 serving.keys.check(headers)
             call = self._inference.call(request)
             until = min(deadline or float("inf"), started + serving.limits.timeout)
-            answer = self._inference.now(call) or await self._inference.later(call, until)
+            answer = await self._inference.answer(call, until)
         except Exception as error:
             self._reporter.failed(ROUTE, headers, started, status_of(error), error)
             raise

@@ -41,24 +41,23 @@ def run(count: int, serve: Serve, started: Callable[[], None]) -> int:
 
     ``serve`` calls ``ready`` when it answers requests and runs until its process gets SIGTERM. It returns an exit code:
     0 drained, or one of :data:`.errors.EXIT_CODES`, with which the whole server then ends. A worker that ends in any
-    other way is started again in its slot. ``started`` is called in the parent when all are ready. No thread may run
-    when this is called.
+    other way is started again in its slot. ``started`` is called in the parent when all are ready.
     """
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, what the workers share
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    received = _Signals()
     slots = {_fork(slot, serve): slot for slot in range(count)}
     ready = 0
     crashes: deque[float] = deque(maxlen=CRASHES + 1)
     ending, code = False, 0
     while slots:
-        received = signal.sigwait(_SIGNALS)
-        if received == _READY:
+        number = received.next()
+        if number == _READY:
             ready += 1
             if ready == count:
                 started()
             continue
-        if received != signal.SIGCHLD:
+        if number != signal.SIGCHLD:
             ending = True
             _signal(slots)
             continue
@@ -84,13 +83,39 @@ def run(count: int, serve: Serve, started: Callable[[], None]) -> int:
     return code
 
 
+class _Signals:
+    """The signals that this process gets, one after the other.
+
+    Not ``sigwait``: a library's thread that was there before would not have them blocked, and die of them.
+    """
+
+    def __init__(self) -> None:
+        self._pipe, into = os.pipe()
+        os.set_blocking(into, False)
+        signal.set_wakeup_fd(into)  # written to by whichever thread is interrupted
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        self._numbers: deque[int] = deque()
+
+    def next(self) -> int:
+        """The number of the next one; waits for it."""
+        if not self._numbers:
+            self._numbers.extend(os.read(self._pipe, 64))
+        return self._numbers.popleft()
+
+
 def _fork(slot: int, serve: Serve) -> int:
     parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has handlers of its own
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return pid
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # without a parent nobody would end it
         os.setpgid(0, 0)  # a terminal sends Ctrl-C to its whole group: the parent hands it on, once
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the server has its own

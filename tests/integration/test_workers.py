@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +183,24 @@ def test_https_with_a_certificate_that_is_replaced(tmp_path: Path) -> None:
             capture_output=True, text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
         assert json.loads(answer.stdout) == {"predictions": ["setosa"]}, answer.stderr
+
+
+def test_signals_reach_the_parent_whatever_threads_a_library_has_started(tmp_path: Path) -> None:
+    """A thread that was there before the workers has no signal blocked: it must not be the one that dies of it."""
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import sys, threading, time\n"
+        "for _ in range(8):\n"
+        "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "from mlmodel_server.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    given = ["--name", "a", "--uri", "builtin://iris", "--host", "127.0.0.1", "--port", "0", "--workers", "4"]
+    for _ in range(3):  # which thread gets a signal is up to the kernel
+        process = subprocess.Popen([sys.executable, script, *given], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        while "ready in" not in process.stderr.readline():
+            assert process.poll() is None
+        process.terminate()
+        _, log = process.communicate(timeout=SECONDS)
+        assert (process.returncode, "drained" in log) == (0, True)

@@ -23,7 +23,6 @@ from ..protocol.tensors import Array
 from .cost import Cost
 from .model import Model, rows_of
 
-
 MARGIN = 1.25
 """Times the expected wait, to be on the safe side of a deadline: who is told at once can still ask elsewhere."""
 
@@ -107,7 +106,7 @@ class Batcher:
         self.requests += 1
         self.rows += rows
         future.add_done_callback(lambda _: self._left(rows))
-        self._arriving.put(_Waiting(table, wanted, rows, _kind(table, wanted), deadline, now, future))
+        self._arriving.put(_Waiting(table, wanted, rows, kind_of(table, wanted), deadline, now, future))
         return future
 
     def check_room(self) -> None:
@@ -162,7 +161,7 @@ class Batcher:
         rows = sum(waiting.rows for waiting in batch)
         started = perf_counter()
         try:
-            table = batch[0].table if len(batch) == 1 else _joined([waiting.table for waiting in batch])
+            table = batch[0].table if len(batch) == 1 else joined([waiting.table for waiting in batch])
             answers = self._model.predict(table, batch[0].wanted)
         except Exception as error:
             if len(batch) > 1:  # one bad request must not fail those that happen to wait beside it
@@ -184,14 +183,15 @@ class Batcher:
         self._loop.call_soon_threadsafe(_deliver, batch, results)
 
 
-def _kind(table: Table, wanted: Sequence[str]) -> object:
+def kind_of(table: Table, wanted: Sequence[str]) -> object:
     """Equal for requests whose tables can be joined."""
     if isinstance(table, np.ndarray):
         return (*wanted, table.dtype.char, table.shape[1:])
     return (*wanted, *((array.dtype.char, array.shape[1:]) for array in table.values()))
 
 
-def _joined(tables: list[Table]) -> Table:
+def joined(tables: list[Table]) -> Table:
+    """The rows of several tables of one kind, one after the other."""
     arrays = [table for table in tables if isinstance(table, np.ndarray)]
     if arrays:
         return np.concatenate(arrays)

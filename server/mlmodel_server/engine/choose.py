@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import MLModelError
-from ..formats.opened import Opened
+from ..formats import onnx as onnx_format
+from ..formats.opened import Artefact, Opened
 from ..loading.load import Loaded
 from ..manifest import Manifest, Signature
 from ..protocol import v2
@@ -17,6 +18,7 @@ from . import selftest
 from .compile import OnnxFunctions, Verdict, compile_in_child, timing
 from .model import Model, model_of
 
+COMPILED = "compiled.onnx"
 PLATFORM = "onnxruntime_onnx"
 TIMING_SECONDS = 0.2
 
@@ -87,6 +89,7 @@ def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
 
 def _loadable(onnx: bytes, signature: Signature, threads: int, described: Manifest | None) -> OnnxFunctions | None:
     try:
+        onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # it came with the package, and is believed as little
         functions = OnnxFunctions(onnx, signature, threads)
     except Exception as error:  # another ONNX Runtime than the one that it was compiled for
         log.warning("the compiled form cannot be loaded here (%s)", type(error).__name__)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import manifest
+from ..engine.choose import COMPILED
 from ..engine.compile import compile_in_child
 from ..engine.model import Model
 from ..errors import MLModelError, ModelFailure, RefusedModel, UsageError
@@ -28,7 +29,6 @@ from .table import missing, specs_of, tensors_as_given, tensors_for, tensors_of
 
 GOLDEN_ROWS = 12
 COMPARED_ROWS = 5000
-COMPILED = "compiled.onnx"
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
 
 
