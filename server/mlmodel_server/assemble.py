@@ -80,6 +80,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         model=model,
         platform=chosen.platform,
         properties=_properties(chosen, described),
+        profile=described.profile if described else {},
         example=example,
         recorder=Recorder(
             identity,

@@ -1,20 +1,18 @@
-"""The routes that are not in a hurry: health, metadata, metrics, documentation."""
+"""The routes that are not in a hurry: health, metadata, metrics, feedback, documentation, the page."""
 
 from __future__ import annotations
 
-import html
-import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from . import describe
+from . import describe, openapi
 from .errors import RequestError
-from .protocol.tensors import DTYPES, TensorSpec
+from .page import Page, page
+from .page.reference import reference
 from .protocol.v2 import shown
 
 if TYPE_CHECKING:
@@ -28,95 +26,147 @@ def cold_routes(serving: Serving) -> FastAPI:
     app = FastAPI(
         title=f"{serving.name} {serving.version}", docs_url=None, redoc_url=None, redirect_slashes=False, version="2"
     )
-    model = f"/v2/models/{serving.name}"
+    _health(app, serving)
+    _descriptions(app, serving)
+    _watching(app, serving)
+    _pages(app, serving)
+    _errors(app, serving)
 
-    def reply(content: dict[str, Any], status: int = 200) -> JSONResponse:
-        return JSONResponse(content, status)
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(app, serving)
+        return app.openapi_schema
 
+    app.openapi = described  # type: ignore[method-assign]  # how FastAPI documents it
+    return app
+
+
+def _health(app: FastAPI, serving: Serving) -> None:
     async def live() -> JSONResponse:
         """Whether the process works; the liveness probe."""
-        return reply({"live": True})
+        return JSONResponse({"live": True})
 
     async def ready() -> JSONResponse:
         """Whether requests should be sent here; the readiness probe. False from SIGTERM on."""
-        return reply({"ready": not serving.draining}, 503 if serving.draining else 200)
+        return JSONResponse({"ready": not serving.draining}, 503 if serving.draining else 200)
 
     async def model_ready() -> JSONResponse:
         """Whether this model answers requests."""
-        return reply({"name": serving.name, "ready": not serving.draining}, 503 if serving.draining else 200)
+        ready = not serving.draining
+        return JSONResponse({"name": serving.name, "ready": ready}, 200 if ready else 503)
 
+    probed = openapi.answers("Ready") | {503: {**openapi.answers("Ready")[200], "description": "Not any more"}}
+    _get(app, "/v2/health/live", live, openapi.answers("Live"))
+    for path in ("/v2/health/ready", "/ping"):
+        _get(app, path, ready, probed)
+    model = f"/v2/models/{serving.name}"
+    for path in (f"{model}/ready", f"{model}/versions/{serving.version}/ready", f"/v1/models/{serving.name}"):
+        _get(app, path, model_ready, probed)
+
+
+def _descriptions(app: FastAPI, serving: Serving) -> None:
     async def server() -> JSONResponse:
         """What this server is."""
         name, version, extensions = describe.server()
-        return reply({"name": name, "version": version, "extensions": extensions})
+        return JSONResponse({"name": name, "version": version, "extensions": extensions})
+
+    async def models() -> JSONResponse:
+        """The models of this server: one."""
+        return JSONResponse({"models": [serving.name]})
 
     async def metadata() -> JSONResponse:
         """Inputs and outputs of the model; -1 in a shape is any number of rows."""
-        return reply(msgspec.to_builtins(describe.model(serving)))
+        return JSONResponse(msgspec.to_builtins(describe.model(serving)))
 
+    async def example() -> Response:
+        """A request of one real row that can be posted to infer as it is; zeros for a model without a package."""
+        return Response(serving.example, media_type="application/json")
+
+    async def profile() -> JSONResponse:
+        """What the columns looked like at training: ranges, deciles, the commonest texts."""
+        return JSONResponse(serving.profile)
+
+    model = f"/v2/models/{serving.name}"
+    _get(app, "/v2", server, openapi.answers("Server"))
+    _get(app, "/v1/models", models, openapi.answers("Models"))
+    for path in (model, f"{model}/versions/{serving.version}"):
+        _get(app, path, metadata, openapi.answers("Metadata"))
+    _get(app, f"{model}/example", example, openapi.answers("InferRequest"))
+    _get(app, f"{model}/profile", profile, openapi.answers("Profile"))
+
+
+def _watching(app: FastAPI, serving: Serving) -> None:
     async def feedback(request: Request) -> JSONResponse:
         """What really happened, by prediction id: scores the version that predicted."""
-        return reply(serving.feedback.post(await _bounded(request)))
+        return JSONResponse(serving.feedback.post(await _bounded(request)))
+
+    async def stats() -> JSONResponse:
+        """Requests, latency, drift and scores since the start, of all workers: the numbers of the page at /."""
+        return JSONResponse(describe.stats(serving))
 
     async def metrics(request: Request) -> Response:
-        """Prometheus metrics of all workers; ``?name[]=NAME`` for some of them."""
+        """Prometheus metrics of all workers; not passed on by the router."""
         names = request.query_params.getlist("name[]")
         body, content_type = serving.recorder.text(request.headers.get("accept", ""), names)
         return Response(body, media_type=content_type)
 
-    async def docs() -> HTMLResponse:
-        """A page that describes the model and how to ask it; needs nothing from the internet."""
-        return HTMLResponse(_page(serving))
+    model = f"/v2/models/{serving.name}"
+    app.post(
+        f"{model}/feedback",
+        responses=openapi.answers("Scored", 400, 413),
+        openapi_extra={"requestBody": openapi.feedback_body(serving.model.signature.classes)},
+    )(feedback)
+    _get(app, f"{model}/stats", stats, openapi.answers("Stats"))
+    chosen = {"name": "name[]", "in": "query", "description": "only these samples", "schema": {"type": "string"}}
+    app.get(
+        "/metrics",
+        response_class=Response,
+        responses=openapi.text("text/plain", "application/openmetrics-text"),
+        openapi_extra={"parameters": [chosen]},
+    )(metrics)
 
-    async def v1_models() -> JSONResponse:
-        """The models of the v1 protocol: this one."""
-        return reply({"models": [serving.name]})
 
-    async def v1_ready() -> JSONResponse:
-        """Whether this model answers requests, as the v1 protocol says it."""
-        return reply({"name": serving.name, "ready": not serving.draining}, 503 if serving.draining else 200)
+def _pages(app: FastAPI, serving: Serving) -> None:
+    first = page()
 
-    for path, endpoint in {
-        "/v2": server,
-        "/v1/models": v1_models,
-        f"/v1/models/{serving.name}": v1_ready,
-        "/ping": ready,
-        "/v2/health/live": live,
-        "/v2/health/ready": ready,
-        model: metadata,
-        f"{model}/ready": model_ready,
-        f"{model}/versions/{serving.version}": metadata,
-        f"{model}/versions/{serving.version}/ready": model_ready,
-    }.items():
-        app.get(path)(endpoint)
-        app.get(f"{path}/", include_in_schema=False)(endpoint)
-    app.post(f"{model}/feedback")(feedback)
-    app.get("/metrics", response_class=Response)(metrics)
+    def html(page: Page) -> HTMLResponse:
+        return HTMLResponse(page.body, headers=page.headers)
+
+    async def root() -> HTMLResponse:
+        """A page on which the model can be tried and watched."""
+        return html(first)
+
+    async def docs(request: Request) -> HTMLResponse:
+        """A page that tells how to ask this server; needs nothing from the internet."""
+        return html(reference(app.openapi(), serving, str(request.base_url).rstrip("/")))
+
+    app.get("/", response_class=HTMLResponse)(root)
     app.get("/docs", response_class=HTMLResponse)(docs)
 
+
+def _errors(app: FastAPI, serving: Serving) -> None:
     @app.exception_handler(RequestError)
     async def refused(_request: Request, error: RequestError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, error.status)
 
     @app.exception_handler(HTTPException)
     async def error(request: Request, failure: HTTPException) -> JSONResponse:
-        message = f"{request.method} is not possible at {shown(request.url.path)}"
+        path = shown(request.url.path)
+        message = f"{request.method} is not possible at {path}"
         if failure.status_code == 404:
-            message = f"there is nothing at {shown(request.url.path)}: this server serves {model}, described at /docs"
+            served = f"/v2/models/{serving.name}"
+            message = f"there is nothing at {path}: this server serves {served}, described at /docs"
         return JSONResponse({"error": message}, failure.status_code, failure.headers)
 
     @app.exception_handler(Exception)
     async def bug(_request: Request, failure: Exception) -> JSONResponse:
         return JSONResponse({"error": f"internal error ({type(failure).__name__})"}, 500)
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            app.openapi_schema["paths"][f"{model}/infer"] = {"post": _infer_operation(serving)}
-        return app.openapi_schema
 
-    app.openapi = openapi  # type: ignore[method-assign]  # how FastAPI documents it: infer never reaches its router
-    return app
+def _get(app: FastAPI, path: str, endpoint: Any, responses: dict[int | str, dict[str, Any]]) -> None:
+    """Answer at ``path``, with and without a slash at its end."""
+    app.get(path, responses=responses)(endpoint)
+    app.get(f"{path}/", include_in_schema=False)(endpoint)
 
 
 async def _bounded(request: Request) -> bytes:
@@ -126,83 +176,3 @@ async def _bounded(request: Request) -> bytes:
         if len(body) > FEEDBACK_BYTES:
             raise RequestError(f"more than {FEEDBACK_BYTES} bytes of feedback: send it in parts", 413)
     return bytes(body)
-
-
-def _infer_operation(serving: Serving) -> dict[str, Any]:
-    def tensor(*more: str) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "required": ["name", "shape", "datatype", *more],
-            "properties": {
-                "name": {"type": "string"},
-                "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                "datatype": {"enum": list(DTYPES)},
-                "data": {"type": "array", "items": {}, "description": "flat or nested, row-major"},
-            },
-        }
-
-    named = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
-    failure = {
-        "content": {
-            "application/json": {
-                "schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-            }
-        }
-    }
-    request = {
-        "type": "object",
-        "required": ["inputs"],
-        "properties": {
-            "id": {"type": "string"},
-            "inputs": {"type": "array", "items": tensor("data"), "minItems": 1},
-            "outputs": {"type": "array", "items": named},
-        },
-    }
-    response = {
-        "type": "object",
-        "required": ["model_name", "model_version", "outputs"],
-        "properties": {
-            "model_name": {"type": "string"},
-            "model_version": {"type": "string"},
-            "id": {"type": "string"},
-            "outputs": {"type": "array", "items": tensor("data")},
-        },
-    }
-    return {
-        "summary": "Infer",
-        "description": "Predict rows. Outputs: " + ", ".join(spec.name for spec in serving.model.signature.outputs),
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": request, "example": json.loads(serving.example)}},
-        },
-        "responses": {
-            "200": {"description": "The answers", "content": {"application/json": {"schema": response}}},
-            "400": {"description": "The request does not fit; the error names the field", **failure},
-            "413": {"description": f"More than {serving.limits.max_body} bytes", **failure},
-            "415": {"description": "Not JSON", **failure},
-            "500": {"description": "The model failed on this input", **failure},
-        },
-    }
-
-
-def _page(serving: Serving) -> str:
-    def table(specs: tuple[TensorSpec, ...]) -> str:
-        rows = "".join(f"<tr><td>{html.escape(spec.name)}<td>{spec.datatype}<td>{list(spec.shape)}" for spec in specs)
-        return f"<table><tr><th>name<th>datatype<th>shape{rows}</table>"
-
-    signature = serving.model.signature
-    address = f"/v2/models/{html.escape(serving.name)}/infer"
-    example = html.escape(serving.example.decode())
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(serving.name)}</title>
-<style>body{{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}}table{{border-collapse:collapse}}
-td,th{{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}}pre{{background:#f4f4f4;padding:1rem;
-white-space:pre-wrap;overflow-wrap:anywhere}}</style>
-<h1>{html.escape(serving.name)} {html.escape(serving.version)}</h1>
-<p>Ask it with the <a href="https://github.com/open-inference/open-inference-protocol">Open Inference Protocol v2</a>;
--1 in a shape is any number of rows. Machine-readable: <a href="/openapi.json">openapi.json</a>,
-<a href="/v2/models/{html.escape(serving.name)}">metadata</a>, <a href="/metrics">metrics</a>.</p>
-<h2>Ask</h2><pre>curl -H 'Content-Type: application/json' http://HOST{address} -d '{example}'</pre>
-<p>Add <code>"outputs": [{{"name": "..."}}]</code> to choose outputs; the default is <code>predict</code>.</p>
-<h2>Inputs</h2>{table(signature.inputs)}
-<h2>Outputs</h2>{table(signature.outputs)}
-</html>"""

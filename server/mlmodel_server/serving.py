@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from .access import ApiKeys, Certificate
 from .engine.cost import Cost
@@ -49,6 +50,8 @@ class Serving:
     """Writes some requests down."""
     properties: dict[str, str] = field(default_factory=dict)
     """Further facts for the model's metadata: verdict of the compilation, training metrics."""
+    profile: dict[str, Any] = field(default_factory=dict)
+    """What the columns looked like at training; see :mod:`.package.profile`. Empty without a package."""
     grpc: str = ""
     """HOST:PORT to answer gRPC at; empty for not at all."""
     keys: ApiKeys | None = None

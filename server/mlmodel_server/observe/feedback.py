@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -249,6 +249,19 @@ class Feedback:
                 )
                 family.add_metric(identity, value)  # type: ignore[attr-defined]
         yield from scores.values()
+
+    def report(self) -> list[dict[str, Any]]:
+        """The same for a page, JSON-ready: of each version that got labels here, how many, and its scores."""
+        return [
+            {
+                "version": identity.version,
+                "revision": identity.revision,
+                "labels": float(cells[_AT.labels]),
+                "scores": {name: value for name, value in self._scores(cells).items() if math.isfinite(value)},
+            }
+            for identity, cells in self._totals().items()
+            if cells[_AT.labels]
+        ]
 
     def _confusions(self, totals: dict[Identity, Array]) -> Iterator[Metric]:
         correct = counter("mlmodel_feedback_correct_total", "Labels that were as predicted.")

@@ -7,10 +7,11 @@ once, into shared memory.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from prometheus_client import Metric
@@ -52,6 +53,9 @@ class RowWatch(Collector, Protocol):
 
     def count(self, predicted: Sequence[tuple[Array | None, Array | None]]) -> None:
         """Count the tables and the predictions of several requests."""
+
+    def report(self) -> list[dict[str, Any]]:
+        """What has been counted, JSON-ready, for a page."""
 
 
 class _Layout:
@@ -98,6 +102,7 @@ class Recorder:
         watts_per_core: float = WATTS_PER_CORE,
     ) -> None:
         self.in_flight = self.queued = 0
+        self._since = time.time()
         self._identity = identity
         self._cells = Cells(slots, _AT.width)
         self._watch = watch
@@ -192,6 +197,28 @@ class Recorder:
         """
         self.fold()
         return self._exposition.page(_chosen(self._families(), frozenset(names)), accept)
+
+    def report(self) -> dict[str, Any]:
+        """The same for a page, JSON-ready: all counts since ``since``, seconds since 1970, which also tells one server
+        from another. ``seconds`` has three histograms over the upper bounds ``buckets`` in seconds, with one count more
+        for what is above them all, and their sums."""
+        self.fold()
+        total = self._cells.total()
+        in_flight, queued = total[_AT.now].tolist()
+        return {
+            "since": self._since,
+            "requests": {str(code): total[code] for code in np.flatnonzero(total[_AT.codes]).tolist()},
+            "rows": total[_AT.rows],
+            "shed": {reason: total[cell] for reason, cell in _SHED_CELL.items()},
+            "in_flight": in_flight,
+            "queued": queued,
+            "buckets": BUCKETS,
+            "seconds": {
+                name: {"counts": total[cells][:-1].tolist(), "sum": total[cells][-1]}
+                for name, cells in (("total", _AT.total), ("queue", _AT.queue), ("compute", _AT.compute))
+            },
+            "drift": self._watch.report() if self._watch else [],
+        }
 
     def _families(self) -> Iterator[Metric]:
         total, own = self._cells.total(), self._identity

@@ -1,0 +1,57 @@
+"""The page at ``/``, on which a person tries and watches the model, and the reference at ``/docs``.
+
+Each is one document that needs nothing else: no other file, no other host, and no right of its own, so that it may be
+shown before an API key is known. The browser runs only the scripts and styles whose hashes come along.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+
+_HEADERS = {"cache-control": "no-cache", "referrer-policy": "no-referrer", "x-content-type-options": "nosniff"}
+_LINKED = re.compile(r'<link rel="stylesheet" href="(\w+\.css)">|<script src="(\w+\.js)"></script>')
+
+
+@dataclass(frozen=True)
+class Page:
+    """A document and the headers to send with it."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+def page() -> Page:
+    """The page at ``/``. It knows no model: it asks the server that it came from."""
+    return whole(_read("index.html"))
+
+
+def whole(html: str) -> Page:
+    """``html`` with the style sheets and scripts that it links to, all of them files beside this one, put into it."""
+    hashes: dict[str, list[str]] = {"style": [], "script": []}
+
+    def inlined(link: re.Match[str]) -> str:
+        tag, content = ("style", _read(link[1])) if link[1] else ("script", _read(link[2]))
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        hashes[tag].append(f"'sha256-{digest}'")
+        return f"<{tag}>{content}</{tag}>"
+
+    body = _LINKED.sub(inlined, html).encode()
+    allowed = [f"{tag}-src {' '.join(found)}" for tag, found in hashes.items() if found]
+    policy = [
+        "default-src 'none'",
+        *allowed,
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+    return Page(body, {**_HEADERS, "content-security-policy": "; ".join(policy)})
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / name).read_text("utf-8")
