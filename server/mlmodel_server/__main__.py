@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from . import cpu, options, workers
@@ -33,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.workers = arguments.workers or limit or 1
     arguments.threads = cpu.restrict(arguments.workers, limit)
     try:
+        from .app import Application
         from .assemble import assemble, can_be_shared, fetch
         from .serve import listen, run
 
@@ -43,15 +43,17 @@ def main(argv: list[str] | None = None) -> int:
                 "a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads
             )
             arguments.workers = 1
-        serving = partial(assemble, arguments, loaded)
         if shared:
-            opened = serving()
-            serving = partial(lambda: opened)
-        del loaded  # its files, of which nothing is needed any more once the model is opened
+            application = Application(assemble(arguments, loaded))
+            del loaded  # its files, of which nothing is needed any more
+
+        def of_worker() -> Application:
+            return application if shared else Application(assemble(arguments, loaded))
+
         socket = listen(arguments.host, arguments.port)
 
         def serve(slot: int, ready: Callable[[], None]) -> None:
-            run(serving(), socket, slot, ready)
+            run(of_worker(), socket, slot, ready)
 
         def started() -> None:
             seconds, port = time.monotonic() - began, socket.getsockname()[1]

@@ -69,7 +69,7 @@ class Application:
     """ASGI. Every inference request is answered, counted and timed here."""
 
     def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+        self.serving = serving
         self._keys = serving.keys
         self._inference = Inference(serving)
         self._cold = cold_routes(serving)
@@ -86,19 +86,19 @@ class Application:
         """To be called before the first request, in the worker of this ``slot``."""
         self._reporter.start(slot)
         self._inference.start()
-        if self._serving.grpc:
+        if self.serving.grpc:
             self._grpc = await self._serve_grpc()
 
     def tick(self) -> None:
         """To be called some ten times a second."""
         self._recorder.queued = self._inference.waiting
         self._recorder.fold()
-        if self._serving.certificate:
-            self._serving.certificate.reload()
+        if self.serving.certificate:
+            self.serving.certificate.reload()
 
     def drain(self) -> None:
         """No short cut any more: every answer from now on asks its client to connect elsewhere."""
-        self._serving.draining = True
+        self.serving.draining = True
         self.hot = {}
 
     async def stop(self) -> None:
@@ -111,7 +111,7 @@ class Application:
     async def _serve_grpc(self) -> GrpcServer:
         from .protocol.grpc_service import GrpcServer  # 20 MB and threads that must not be there before the fork
 
-        serving = self._serving
+        serving = self.serving
         certificate = serving.certificate
         grpc = GrpcServer(
             Plane(serving, self._inference, self._reporter),
@@ -133,7 +133,7 @@ class Application:
             self._inference.check_room()
             if not self._inference.inline:
                 return False
-            head = head_of(headers, endpoint.content_types, started, self._serving.limits)
+            head = head_of(headers, endpoint.content_types, started, self.serving.limits)
             if self._keys:
                 self._keys.check(head.headers)
             if head.encoding:
@@ -174,7 +174,7 @@ class Application:
         path = scope["path"]
         endpoint = self._endpoints.get(path)
         if endpoint is None and not path.endswith(("/infer", "/infer/")):
-            if self._serving.draining:
+            if self.serving.draining:
                 send = _closing(send)
             if self._keys and not _open(path):
                 try:
@@ -197,7 +197,7 @@ class Application:
             self._reporter.failed(route, headers, started, reply.status, error)
         finally:
             self._recorder.in_flight -= 1
-        if self._serving.draining:
+        if self.serving.draining:
             send = _closing(send)
         await _send(send, reply)
 
@@ -205,13 +205,13 @@ class Application:
         self, endpoint: Endpoint | None, scope: Scope, receive: Receive, started: float
     ) -> tuple[InferRequest, Answer, Reply]:
         if endpoint is None:
-            raise RequestError(_unknown(scope["path"], self._serving), 404)
+            raise RequestError(_unknown(scope["path"], self.serving), 404)
         if scope["method"] != "POST":
             raise RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
         if self._keys:
             self._keys.check(dict(scope["headers"]))
         self._inference.check_room()
-        limits = self._serving.limits
+        limits = self.serving.limits
         head = head_of(scope["headers"], endpoint.content_types, started, limits)
         if self._bytes + head.length > limits.max_held and self._bytes:
             raise Overloaded("too many large requests at once: send it again later", 429, "memory")

@@ -13,7 +13,6 @@ import uvicorn
 from .app import Application
 from .connection import HttpProtocol
 from .errors import UsageError
-from .serving import Serving
 
 KEEP_ALIVE = 75
 """Seconds. Longer than the router keeps an idle connection, so that it is never we who close one that is being used."""
@@ -41,10 +40,10 @@ def listen(host: str, port: int) -> sockets.socket:
         raise UsageError(f"cannot listen on port {port} ({why}): give another --port or --host") from None
 
 
-def run(serving: Serving, socket: sockets.socket, slot: int, ready: Callable[[], None]) -> None:
+def run(application: Application, socket: sockets.socket, slot: int, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; as the worker of this slot. ``ready`` is called when it answers."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    application = Application(serving)
+    serving = application.serving
     certificate = serving.certificate
     config = uvicorn.Config(
         application,
