@@ -22,9 +22,9 @@ demo: setup ## The main job, live: four versions of a model on a real Kubernetes
 	$(BIN)/python -m tests.demo
 
 .PHONY: test
-test: check ## All tests, from nothing: checks, then a real API server, then a whole cluster with traffic
+test: check ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
 	$(BIN)/python -m tests.cluster images
-	$(BIN)/python -m pytest tests/integration tests/e2e --durations=15
+	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
 
 .PHONY: check
 check: setup ## The developer's loop, under a minute: lint, types, layers, generated files, links, unit tests
@@ -46,7 +46,7 @@ types: setup ## mypy --strict
 
 .PHONY: unit
 unit: setup ## Unit tests alone
-	$(BIN)/python -m pytest tests/unit -q
+	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal
 
 .PHONY: generate
 generate: setup ## Write the CRD, install.yaml and the reference from the code

@@ -69,6 +69,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._began = 0.0  # when the message that is being received began; 0: none is
         self._head_done = False
         self._stuck_since = 0.0
+        self._idle_since = 0.0  # when the last answer on the short way went out; 0: something is going on
+        self._default_headers: list[tuple[bytes, bytes]] = []
+        self._defaults = b"\r\n"
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -85,7 +88,11 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._taken:  # pipelined: answers go out in the order of the requests
             self._hot_app.answer_taken()
-        super().on_message_begin()
+        # uvicorn's own, without the scope: whatever takes the long way gets one
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._idle_since = 0.0
         self._began, self._head_done = self.loop.time(), False
 
     def on_headers_complete(self) -> None:
@@ -102,7 +109,7 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             self._held, self._held_bytes = [], 0
         else:
-            super().on_headers_complete()
+            self._begin_the_long_way()
 
     def _is_small(self) -> bool:
         for name, value in self.headers:
@@ -137,17 +144,25 @@ class HttpProtocol(HttpToolsProtocol):
         self._taken = False
         if self.transport.is_closing():
             return
-        defaults = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        self.transport.write(b"".join((start, *defaults, b"\r\n", body)))
+        if self._default_headers is not self.server_state.default_headers:  # another list every second
+            self._default_headers = self.server_state.default_headers
+            self._defaults = b"".join([b"%b: %b\r\n" % header for header in self._default_headers]) + b"\r\n"
+        self.transport.write(b"".join((start, self._defaults, body)))
         self.server_state.total_requests += 1
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._idle_since = self.loop.time()
 
     def _take_the_long_way(self) -> None:
         held, self._held = self._held or [], None
-        super().on_headers_complete()
+        self._begin_the_long_way()
         for chunk in held:
             super().on_body(chunk)
+
+    def _begin_the_long_way(self) -> None:
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers.extend(headers)  # the scope has this very list
+        super().on_headers_complete()
 
     def pause_writing(self) -> None:
         self._stuck_since = self.loop.time()
@@ -162,7 +177,9 @@ class HttpProtocol(HttpToolsProtocol):
         patience = REQUEST_SECONDS if self._head_done else HEAD_SECONDS
         if self._stuck_since and now - self._stuck_since > REQUEST_SECONDS:
             self.transport.abort()
-        elif self._began and now - self._began > patience:
+        elif (self._began and now - self._began > patience) or (
+            self._idle_since and now - self._idle_since > self.timeout_keep_alive
+        ):
             self.transport.close()
         else:
             self._watch = self.loop.call_later(CHECK_SECONDS, self._check)
