@@ -70,12 +70,12 @@ def document(app: FastAPI, serving: Serving) -> dict[str, Any]:
         routes=app.routes,
         description=f'Predictions of {serving.name}, version {serving.version}. Every error is `{{"error": …}}`.',
     )
-    examples = Examples(serving)
+    examples, predicting = Examples(serving), {}
     for path, endpoint in endpoints(serving).items():
         describe = _OPERATIONS[endpoint.route]
-        if path.endswith("/") or (describe is _explain and not _explains(serving)):
-            continue
-        described["paths"][path] = {"post": describe(serving, examples) | {"operationId": f"post{path}"}}
+        if not path.endswith("/") and (describe is not _explain or _explains(serving)):
+            predicting[path] = {"post": describe(serving, examples) | {"operationId": f"post{path}"}}
+    described["paths"] = predicting | described["paths"]
     described["components"] = {"schemas": _schemas(serving)}
     if serving.keys:
         _ask_for_keys(described)

@@ -95,7 +95,7 @@ def _feedback(serving: Serving) -> Iterator[str]:
         f"  {_post(serving, f'{model}/infer')} -d @- -o /dev/null -D - |\n"
         "  sed -n 's/^x-mlmodel-prediction-id: //p' | tr -d '\\r')\n"
         f"{_post(serving, f'{model}/feedback')} \\\n"
-        f"  -d '{{\"prediction_id\": \"'$ID'\", \"label\": '{shlex.quote(label)}'}}'"
+        '  -d \'{"prediction_id": "\'$ID' + shlex.quote(f'", "label": {label}}}')
     )
 
 
@@ -145,13 +145,14 @@ def _specs(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _addresses(openapi: Mapping[str, Any]) -> str:
+    """Those that do the same in one row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for path, methods in openapi["paths"].items():
+        for method, operation in methods.items():
+            rows.setdefault((method.upper(), operation["description"]), []).append(f"<code>{escape(path)}</code>")
     return _table(
         ("", "address", "what"),
-        [
-            (method.upper(), f"<code>{escape(path)}</code>", _text(operation.get("description", "")))
-            for path, methods in openapi["paths"].items()
-            for method, operation in methods.items()
-        ],
+        [(method, "<br>".join(paths), _text(what)) for (method, what), paths in rows.items()],
     )
 
 

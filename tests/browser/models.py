@@ -1,0 +1,91 @@
+"""The models that the page is tried with, each a server of its own that runs as long as tests need it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from mlmodel_server import package
+from tests.integration.processes import Server, running
+from tests.models import train
+from tests.unit.server.models import SEED, mixed
+
+KEY = "the-key-of-the-tests"
+EVIL = "<img src=x onerror=alert(1)>"
+EVIL_CLASS = "</script><script>alert(1)</script>"
+EVIL_TEXT = "\"'><b>bold</b>"
+
+
+def hostile() -> tuple[Any, Any, Any]:
+    """A classifier whose feature, category and class are HTML: model, X, y."""
+    texts = np.array([EVIL_TEXT, "plain"] * 40, object)
+    table = pd.DataFrame({EVIL: texts, "number": np.arange(80.0)})
+    labels = np.where(texts == EVIL_TEXT, EVIL_CLASS, "harmless")
+    columns = ColumnTransformer([("texts", OneHotEncoder(), [EVIL])], remainder="passthrough")
+    return make_pipeline(columns, LogisticRegression(max_iter=500)).fit(table, labels), table, labels
+
+
+def line() -> tuple[Any, Any, Any]:
+    """A regression on one number: twice it."""
+    X = pd.DataFrame({"x": np.arange(200.0)})
+    return LinearRegression().fit(X, 2 * X["x"]), X, 2 * X["x"]
+
+
+def wide() -> tuple[Any, Any, Any]:
+    """A classifier on a matrix of 64 columns."""
+    X = np.random.default_rng(SEED).normal(size=(120, 64))
+    labels = np.where(X[:, 0] > 0, "up", "down")
+    return LogisticRegression().fit(X, labels), X, labels
+
+
+def wide_table() -> tuple[Any, Any, Any]:
+    """The same with 60 columns that have names."""
+    _, X, labels = wide()
+    table = pd.DataFrame(X[:, :60], columns=[f"c{place}" for place in range(60)])
+    return LogisticRegression().fit(table, labels), table, labels
+
+
+@contextlib.contextmanager
+def served(name: str, folder: Path) -> Iterator[Server]:
+    """A server of one of these models, or of iris, or of the quickstart's tumour. ``keyed`` is iris with an API key."""
+    arguments: list[str | Path] = ["--uri", "builtin://iris"]
+    if name == "tumour":
+        train(folder / "tumour")
+        arguments = ["--uri", "pvc://claim", "--path", folder / "tumour" / "v2"]
+    elif name == "keyed":
+        keys = folder / "keys"
+        keys.write_text(f"tests: {hashlib.sha256(KEY.encode()).hexdigest()}\n")
+        arguments += ["--api-keys", keys]
+    elif name != "iris":
+        made = {"mixed": mixed, "hostile": hostile, "line": line, "wide": wide, "wide_table": wide_table}[name]
+        arguments = ["--uri", "pvc://claim", "--path", package.save(*made(), folder / name)]
+    with running("--name", name, "--compile", "off", *arguments) as server:
+        yield server
+
+
+def post(server: Server, name: str, request: Any) -> Any:
+    """The answer of the model, asked without the page."""
+    answer = server.ask("POST", f"/v2/models/{name}/infer", json.dumps(request))
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+def example(server: Server, name: str) -> Any:
+    """The request that the page fills in."""
+    return server.ask("GET", f"/v2/models/{name}/example").json()
+
+
+def stats(server: Server, name: str) -> Any:
+    """What the page draws."""
+    return server.ask("GET", f"/v2/models/{name}/stats").json()
