@@ -213,9 +213,10 @@ class Application:
         self._inference.check_room()
         limits = self.serving.limits
         head = head_of(scope["headers"], endpoint.content_types, started, limits)
-        if self._bytes + head.length > limits.max_held and self._bytes:
+        held = head.length or limits.max_body  # sent in chunks: it may become that much
+        if self._bytes + held > limits.max_held and self._bytes:
             raise Overloaded("too many large requests at once: send it again later", 429, "memory")
-        self._bytes += head.length
+        self._bytes += held
         try:
             body = await read(head, receive, limits)
             if body is None:
@@ -228,7 +229,7 @@ class Application:
                 return request, answer, await asyncio.to_thread(self._reply, endpoint, request, answer)
             return request, answer, self._reply(endpoint, request, answer)
         finally:
-            self._bytes -= head.length
+            self._bytes -= held
 
     def _reply(self, endpoint: Endpoint, request: InferRequest, answer: Answer) -> Reply:
         headers, body = endpoint.encode(request, answer)

@@ -132,9 +132,11 @@ def _pages(app: FastAPI, serving: Serving) -> None:
     def html(page: Page) -> HTMLResponse:
         return HTMLResponse(page.body, headers=page.headers)
 
-    async def root() -> HTMLResponse:
-        """A page on which the model can be tried and watched."""
-        return html(first)
+    async def root(request: Request) -> Response:
+        """A page on which the model can be tried and watched; for clients of the v1 protocol, a sign of life."""
+        if "text/html" in request.headers.get("accept", ""):
+            return html(first)
+        return JSONResponse({"status": "alive"})
 
     async def docs(request: Request) -> HTMLResponse:
         """A page that tells how to ask this server; needs nothing from the internet."""

@@ -133,7 +133,6 @@ def opened(artefact: Artefact, threads: int) -> Opened:
         "tensorflow_keras",
         _ModelFunctions(call, names),
         Signature(layout_of(inputs), inputs, outputs),
-        fork_safe=False,  # TensorFlow's threads are there as soon as it is
     )
 
 

@@ -69,7 +69,6 @@ def opened(artefact: Artefact, threads: int) -> Opened:
         "onnx_onnxv1",
         SessionFunctions(running, inputs),
         Signature(layout_of(inputs), inputs, outputs),
-        fork_safe=threads == 1,  # more would be threads of the session, which a forked process lacks
     )
 
 

@@ -56,10 +56,9 @@ class Opened:
 
     ``signature`` is what the artefact says of its inputs and outputs; None when only a package can tell. ``estimator``
     is the scikit-learn estimator and ``booster`` that of XGBoost or LightGBM, from which either may be compiled.
-    ``explain`` answers one output, ``contributions`` of shape
-    [rows, features + 1]: how much each feature adds to the raw score of a row, and last what every row begins with; of
-    a model with several raw scores [rows, scores, features + 1]. A model that is not ``fork_safe`` (its library has
-    started threads that a forked process lacks) is opened again by each worker.
+    ``explain`` answers one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
+    raw score of a row, and last what every row begins with; of a model with several raw scores [rows, scores,
+    features + 1].
     """
 
     format: str
@@ -70,7 +69,6 @@ class Opened:
     estimator: Any = None
     booster: Any = None
     explain: Functions | None = None
-    fork_safe: bool = True
 
 
 def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:

@@ -131,7 +131,6 @@ def opened(artefact: Artefact, threads: int) -> Opened:
         "tensorflow_savedmodel",
         _SignatureFunctions(model, function, inputs[0].name),
         Signature(layout_of(inputs), inputs, outputs),
-        fork_safe=False,  # TensorFlow's threads are there as soon as it is
     )
 
 

@@ -146,7 +146,6 @@ def opened(artefact: Artefact, threads: int) -> Opened:
         "pytorch_export",
         functions,
         Signature(layout_of(inputs), inputs, outputs),
-        fork_safe=threads == 1,  # OpenMP's threads do not live on in a forked process, and waiting for them never ends
     )
 
 

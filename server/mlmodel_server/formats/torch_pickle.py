@@ -29,4 +29,4 @@ def opened(artefact: Artefact, threads: int) -> Opened:
             f"{artefact.name} holds only weights: save the model as a program, "
             f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
         )
-    return Opened("torch-pickle", "pytorch_pickle", TorchFunctions(module.eval()), fork_safe=threads == 1)
+    return Opened("torch-pickle", "pytorch_pickle", TorchFunctions(module.eval()))

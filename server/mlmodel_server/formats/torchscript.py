@@ -50,5 +50,4 @@ def opened(artefact: Artefact, threads: int) -> Opened:
         "torchscript",
         "pytorch_torchscript",
         TorchFunctions(module),
-        fork_safe=threads == 1,  # OpenMP's threads do not live on in a forked process, and waiting for them never ends
     )

@@ -64,7 +64,6 @@ def _opened(booster: Any, format: str, platform: str, threads: int, labels: Arra
         task,
         booster=booster,
         explain=ContributionFunctions(values.contributions, width),
-        fork_safe=threads == 1,  # OpenMP's threads do not live on in a forked process, and waiting for them never ends
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import manifest
 from ..errors import MLModelError, UsageError
+from ..loading.signing import SIGNATURE
 from ..loading.sources import Local
 from ..loading.sources.entry import MLFLOW, SAVED_MODEL
 from ..manifest import MANIFEST
@@ -51,6 +52,8 @@ def _files(directory: Path) -> dict[str, bytes]:
         described = directory / MANIFEST
         if described.is_file():
             names = [MANIFEST, *manifest.parse(described.read_bytes()).files]
+            if (directory / SIGNATURE).is_file():
+                names.append(SIGNATURE)
         else:
             names = [_only_model(directory)]
         files = {name: (directory / name).read_bytes() for name in names}

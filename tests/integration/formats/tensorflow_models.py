@@ -89,7 +89,7 @@ class Words(Module):  # type: ignore[misc]
 
 def test_a_keras_file_is_served() -> None:
     model = opened({"model": saved(small())}, "model")
-    assert (model.format, model.platform, model.fork_safe) == ("keras", "tensorflow_keras", False)
+    assert (model.format, model.platform) == ("keras", "tensorflow_keras")
     assert model.signature is not None
     assert model.signature.layout == "matrix"
     assert model.signature.inputs == (TensorSpec("row", "FP32", (-1, 4)),)
@@ -115,7 +115,7 @@ def test_a_keras_model_of_several_tensors_keeps_their_names() -> None:
 def test_a_saved_model_is_served() -> None:
     files = directory(lambda path: small().export(path, verbose=False))
     model = opened(files, "saved_model.pb")
-    assert (model.format, model.platform, model.fork_safe) == ("savedmodel", "tensorflow_savedmodel", False)
+    assert (model.format, model.platform) == ("savedmodel", "tensorflow_savedmodel")
     assert model.signature is not None
     (output,) = model.signature.outputs
     np.testing.assert_allclose(model.functions(ROWS, [output.name])[0], expected(), rtol=1e-4)

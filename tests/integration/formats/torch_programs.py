@@ -173,7 +173,6 @@ def test_what_cannot_be_exported_is_told() -> None:
 @pytest.mark.parametrize("data", [script(), exported()], ids=["script", "exported"])
 def test_it_answers_in_a_fork(data: bytes) -> None:
     model = opened(data)
-    assert model.fork_safe
     model.functions(ROWS, ["predict"])
     child = os.fork()
     if not child:
@@ -186,7 +185,6 @@ def test_it_answers_in_a_fork(data: bytes) -> None:
             pytest.fail("the child hangs")
         time.sleep(0.005)
     assert ended[1] == 0
-    assert not opened(data, threads=2).fork_safe
 
 
 def test_a_pickle_is_refused_unless_it_is_signed() -> None:

@@ -300,10 +300,9 @@ def test_every_extra_that_is_advised_exists() -> None:
 
 
 @pytest.mark.parametrize("format", list(FILES))
-def test_a_model_that_says_it_is_fork_safe_answers_in_a_fork(format: str) -> None:
+def test_a_model_on_one_thread_answers_in_a_fork(format: str) -> None:
     model = opened(FILES[format](), threads=1)
     assert model.signature is not None
-    assert model.fork_safe
     rows = X.astype(np.float32) if model.signature.inputs[0].datatype == "FP32" else X
     names = [spec.name for spec in model.signature.outputs]
     expected = answers(model, rows, *names)  # the parent predicts first, as it does in its self-test
@@ -319,11 +318,6 @@ def test_a_model_that_says_it_is_fork_safe_answers_in_a_fork(format: str) -> Non
             pytest.fail("the child hangs")
         time.sleep(0.005)
     assert ended[1] == 0
-
-
-@pytest.mark.parametrize("format", ["onnx", "xgboost", "lightgbm"])
-def test_threads_that_a_fork_would_lack_are_told(format: str) -> None:
-    assert not opened(FILES[format](), threads=2).fork_safe
 
 
 MLMODEL = """
