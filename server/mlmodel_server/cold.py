@@ -142,7 +142,7 @@ def _pages(app: FastAPI, serving: Serving) -> None:
         """A page that tells how to ask this server; needs nothing from the internet."""
         return html(reference(app.openapi(), serving, str(request.base_url).rstrip("/")))
 
-    app.get("/", response_class=HTMLResponse)(root)
+    app.get("/", response_class=HTMLResponse, responses=openapi.answers("Alive"))(root)
     app.get("/docs", response_class=HTMLResponse)(docs)
 
 

@@ -312,6 +312,7 @@ def _schemas(serving: Serving) -> dict[str, Schema]:
     )
     return {
         "Error": _object("error", error={**_STRING, "description": "One sentence that says what to change"}),
+        "Alive": _object("status", status=_STRING),
         "Live": _object("live", live=_FLAG),
         "Ready": _object("ready", ready=_FLAG, name=_STRING),
         "Server": _object("name version extensions", name=_STRING, version=_STRING, extensions=_array(_STRING)),
