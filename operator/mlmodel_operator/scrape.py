@@ -80,7 +80,7 @@ class Scraper:
 
         None for a pod that does not answer within a second, or answers anything but its metrics. Never raises.
         """
-        return await self._read_all(addresses, self._server_port, "/metrics", parse_counts)
+        return await self._read_all(addresses, self._server_port, f"/metrics?name[]={_METRIC}", parse_counts)
 
     async def routers(self, addresses: Mapping[str, str]) -> dict[str, RouterStatus | None]:
         """The state of router pods, by the same names as their IP ``addresses``; None as for ``pods``."""

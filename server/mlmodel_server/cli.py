@@ -83,7 +83,6 @@ def _package(arguments: argparse.Namespace) -> None:
 
 def _write(arguments: argparse.Namespace) -> Path:
     from . import package
-    from .loading.trust import open_artefact
 
     needed = {"--data": arguments.data, "--label": arguments.label, "--out": arguments.out}
     absent = [flag for flag, value in needed.items() if value is None]
@@ -92,7 +91,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             f"{' '.join(absent)} missing: mlmodel package {arguments.source.name} "
             f"--data data.csv --label label --out DIR"
         )
-    model = open_artefact(_read(arguments.source), arguments.source.name)
+    model = _model(arguments.source)
     X, y = _table(arguments.data, arguments.label, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # plain arrays for a model that knows names, and the like
@@ -110,13 +109,16 @@ def _write(arguments: argparse.Namespace) -> Path:
     return written
 
 
-def _read(path: Path) -> bytes:
+def _model(path: Path) -> Any:
+    """A scikit-learn estimator, which knows the columns that it wants; the path of a file of any other format."""
+    from .loading.detect import detect
+    from .loading.trust import open_artefact
+
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"{path}: {error.strerror}: give a .joblib or .skops file, or the directory of a package"
-        ) from None
+        raise UsageError(f"{path}: {error.strerror}: give a model file, or the directory of a package") from None
+    return open_artefact(data, path.name) if detect(path.name, data) in ("skops", "joblib") else path
 
 
 def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:

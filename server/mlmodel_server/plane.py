@@ -46,6 +46,11 @@ class Plane:
         parameters = {PREDICTION_ID: answer.prediction_id} if answer.prediction_id else {}
         return InferResponse(answer.response.id, answer.response.outputs, parameters)
 
+    def refused(self, error: RequestError, metadata: Mapping[str, str]) -> None:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        headers = {name.encode(): value.encode() for name, value in metadata.items()}
+        self._reporter.failed(ROUTE, headers, perf_counter(), error.status, error)
+
     def metadata(self, model: str, version: str) -> ModelMetadata:
         """See :class:`.protocol.dataplane.DataPlane`."""
         self._check(model, version)

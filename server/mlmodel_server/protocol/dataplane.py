@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from ..errors import RequestError
 from .tensors import InferRequest, InferResponse, ModelMetadata
 
 
@@ -23,6 +24,10 @@ class DataPlane(Protocol):
         Raises :class:`~..errors.RequestError` with the HTTP status that says what is wrong, and
         :class:`~..errors.ModelFailure` when the model raises on input that fits.
         """
+        ...
+
+    def refused(self, error: RequestError, metadata: Mapping[str, str]) -> None:
+        """Hears of a request that could not be decoded, to count it as :meth:`infer` does others."""
         ...
 
     def metadata(self, model: str, version: str) -> ModelMetadata:

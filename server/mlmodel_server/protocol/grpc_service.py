@@ -34,6 +34,10 @@ _CODES = {
 }
 """By the status of a :class:`RequestError`; INTERNAL for any other."""
 
+_AGE = (("grpc.max_connection_age_ms", 3_000), ("grpc.max_connection_age_grace_ms", 60_000))
+"""Clients keep a connection for good, and one call too many on it is lost when its pod ends. So they are asked to make
+new ones more often than the five seconds for which a pod lives on after Kubernetes has stopped to send it any."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata = Sequence[tuple[str, str]]
 
@@ -55,7 +59,7 @@ class GrpcServer:
         self._metadata, self._failed = tuple(metadata), failed
         self._health = health.aio.HealthServicer()
         sizes = [("grpc.max_receive_message_length", max_message), ("grpc.max_send_message_length", max_message)]
-        self._server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1)])
+        self._server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1), *_AGE])
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(request, answer), None, lambda response: response.SerializeToString()
@@ -146,7 +150,12 @@ class _Service:
         deadline = None if left is None else perf_counter() + left
         sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
         name, version = request.model_name, request.model_version
+        try:
+            decoded = grpc_codec.decode(request)
+        except RequestError as error:
+            self._plane.refused(error, sent)
+            raise
+        response = await self._plane.infer(name, version, decoded, deadline, sent)
         described = self._plane.metadata(name, version)
-        response = await self._plane.infer(name, version, grpc_codec.decode(request), deadline, sent)
         raw = bool(request.raw_input_contents)
         return grpc_codec.encode(response, described.name, version or described.versions[0], raw=raw)

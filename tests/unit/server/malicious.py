@@ -586,7 +586,9 @@ def _others() -> Iterator[Malicious]:
         "lightgbm feature", _lightgbm("split_feature", "5000000"), r"model\.txt cannot be read \(Damaged: it has a tree"
     )
     yield Malicious(
-        "lightgbm leaves", _lightgbm("num_leaves", "2000000000"), r"model\.txt cannot be read \(Damaged: it has more or fewer"
+        "lightgbm leaves",
+        _lightgbm("num_leaves", "2000000000"),
+        r"model\.txt cannot be read \(Damaged: it has more or fewer",
     )
     runs = "flavors:\n  python_function:\n    loader_module: my_loader\n    code: code\n"
     yield Malicious(

@@ -28,14 +28,19 @@ class Plane:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.asked: list[tuple[float | None, Mapping[str, str]]] = []
+        self.refusals: list[str] = []
 
     async def infer(
         self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
     ) -> InferResponse:
+        self.model_ready(model, version)
         self.asked.append((deadline, metadata))
         if self.error:
             raise self.error
         return InferResponse(request.id, [named("y", request.inputs[0].array * 2)])
+
+    def refused(self, error: RequestError, metadata: Mapping[str, str]) -> None:
+        self.refusals.append(str(error))
 
     def metadata(self, model: str, version: str) -> ModelMetadata:
         self.model_ready(model, version)
@@ -169,6 +174,18 @@ def test_what_is_no_message_is_refused_and_not_logged() -> None:
         assert caught.value.details() == "the message is no ModelInferRequest"
 
     assert run(test) == []
+
+
+def test_a_request_that_cannot_be_decoded_is_told_to_who_counts() -> None:
+    plane = Plane()
+
+    async def test(client: Client, server: GrpcServer) -> None:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.call("ModelInfer", model_name="double", inputs=[])
+
+    run(test, plane)
+    assert len(plane.refusals) == 1
+    assert plane.asked == []
 
 
 def test_health_and_reflection_know_the_service() -> None:
