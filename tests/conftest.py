@@ -1,5 +1,6 @@
 """Fixtures for every test, and what a failed one shows of its cluster."""
 
+import os
 from collections.abc import Generator
 
 import pytest
@@ -12,6 +13,9 @@ from tests.cluster.fixtures import (
     kubectl,
     namespace,
 )
+
+# Tests fork in a process in which others have called gRPC, which would then write to standard error.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 __all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace"]
 
