@@ -54,13 +54,15 @@ class Visits:
     expected: set[str] = field(default_factory=set)
     """Words of errors on the console that a test provokes."""
 
-    def __call__(self, server: Server, path: str = "/", **options: Any) -> Page:
-        """A page in a context of its own, once it has what it shows; ``options`` are those of the context."""
+    def __call__(self, server: Server, path: str = "/", *, clock: bool = False, **options: Any) -> Page:
+        """A page in a context of its own, whose ``options`` they are; with ``clock`` its time can be moved on."""
         origin = f"http://127.0.0.1:{server.port}"
         context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(PATIENCE)
         self.contexts.append(context)
         page = context.new_page()
+        if clock:
+            page.clock.install()
         page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("dialog", self._refuse)

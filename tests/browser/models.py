@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder
 from mlmodel_server import package
 from tests.integration.processes import Server, running
 from tests.models import train
-from tests.unit.server.models import SEED, mixed
+from tests.unit.server.models import SEED, iris, mixed
 
 KEY = "the-key-of-the-tests"
 EVIL = "<img src=x onerror=alert(1)>"
@@ -56,6 +56,30 @@ def wide_table() -> tuple[Any, Any, Any]:
     return LogisticRegression().fit(table, labels), table, labels
 
 
+def boosted() -> tuple[Any, Any, Any]:
+    """A booster that tells what its predictions follow from, on four numbers, of three classes."""
+    import xgboost
+
+    _, X, y = iris()
+    return xgboost.XGBClassifier(n_estimators=5, n_jobs=1, random_state=SEED).fit(X, y), X, y
+
+
+def plus_one() -> bytes:
+    """An ONNX model of tensors that knows neither classes nor rows of a table: adds one to each of 2 x 2 numbers."""
+    from onnx import TensorProto, helper
+
+    square: list[str | int | None] = ["rows", 2, 2]
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["square", "one"], ["sum"])],
+        "plus_one",
+        [helper.make_tensor_value_info("square", TensorProto.FLOAT, square)],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, square)],
+        [helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
 @contextlib.contextmanager
 def served(name: str, folder: Path) -> Iterator[Server]:
     """A server of one of these models, or of iris, or of the quickstart's tumour. ``keyed`` is iris with an API key."""
@@ -67,8 +91,12 @@ def served(name: str, folder: Path) -> Iterator[Server]:
         keys = folder / "keys"
         keys.write_text(f"tests: {hashlib.sha256(KEY.encode()).hexdigest()}\n")
         arguments += ["--api-keys", keys]
+    elif name == "plus_one":
+        (folder / "plus_one.onnx").write_bytes(plus_one())
+        arguments = ["--uri", "pvc://claim", "--path", folder / "plus_one.onnx"]
     elif name != "iris":
-        made = {"mixed": mixed, "hostile": hostile, "line": line, "wide": wide, "wide_table": wide_table}[name]
+        makers = (mixed, hostile, line, wide, wide_table, boosted)
+        made = {maker.__name__: maker for maker in makers}[name]
         arguments = ["--uri", "pvc://claim", "--path", package.save(*made(), folder / name)]
     with running("--name", name, "--compile", "off", *arguments) as server:
         yield server

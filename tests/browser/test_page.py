@@ -131,6 +131,33 @@ def test_a_wide_row_is_one_text(serve: Serve, visit: Visits, name: str) -> None:
     expect(page.locator(".wrong")).to_be_visible()
 
 
+def test_what_a_prediction_follows_from(serve: Serve, visit: Visits) -> None:
+    server = serve("boosted")
+    page, request = visit(server), example(server, "boosted")
+    predict(page)
+    wanted = [*OUTPUTS, {"name": "contributions"}]
+    predicted, _, told = post(server, "boosted", request | {"outputs": wanted})["outputs"]
+    parts = told["data"][predicted["data"][0] * 5 :][:4]
+    reasons = page.locator(".bars", has_text="What it follows from")
+    expect(reasons.locator(".name")).to_have_count(4)
+    expect(reasons.locator(".name").first).to_have_text(f"input-0[{max(range(4), key=lambda at: abs(parts[at]))}]")
+    shown = [float(text.replace("−", "-")) for text in reasons.locator(".value").all_inner_texts()]
+    assert shown == pytest.approx(sorted(parts, key=abs, reverse=True), rel=1e-2)
+
+
+def test_a_model_that_knows_no_predictions(serve: Serve, visit: Visits) -> None:
+    """Its outputs are shown as they are; there is nothing to be right about."""
+    page = visit(serve("plus_one"))
+    expect(page.locator("#fields input")).to_have_count(4)
+    for place, field in enumerate(page.locator("#fields input").all()):
+        field.fill(str(place))
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#answer pre")).to_have_text("1, 2, 3, 4")
+    expect(page.locator("#answer h3")).to_have_text("sum")
+    for section in ("#feedback", "#quality", "#predictions", "#drift"):
+        expect(page.locator(section)).to_be_hidden()
+
+
 # Told what is wrong
 
 
@@ -284,19 +311,20 @@ def test_drift_is_drawn_once_there_are_rows_enough(visit: Visits, tmp_path: Path
 
 
 def test_a_page_that_nobody_sees_asks_for_nothing(serve: Serve, visit: Visits) -> None:
-    page = visit(serve("iris"))
+    page = visit(serve("iris"), clock=True)
     expect(page.locator("#state")).to_have_text("answers")
-    page.clock.install()
-    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true}); void live.now()")
-    with page.expect_response(lambda answer: answer.url.endswith("/stats")):
-        page.evaluate("void live.now()")
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.evaluate("live.now()")
     asked: list[Request] = []
     page.on("request", lambda request: asked.append(request))
     page.clock.run_for(20_000)
+    page.evaluate("0")  # all that was asked until now has been heard of
     assert not asked
-    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     with page.expect_response(lambda answer: answer.url.endswith("/stats")):
-        page.clock.run_for(4_000)
+        page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    page.evaluate("live.now()")
+    with page.expect_response(lambda answer: answer.url.endswith("/stats")):
+        page.clock.run_for(3_000)
 
 
 def test_several_copies_and_versions_behind_one_address(serve: Serve, visit: Visits) -> None:

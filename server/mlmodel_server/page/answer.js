@@ -11,6 +11,7 @@ const answer = {
     const { predict, predict_proba: probabilities, contributions } = found;
     const others = outputs.filter((output) => ![predict, probabilities, contributions].includes(output));
     const predicted = predict?.data.length === 1 ? predict.data[0] : undefined;
+    $("answer").classList.remove("stale");
     $("answer").replaceChildren(
       ...(predict ? [element("p", { class: "predicted" }, spoken(predict.data))] : []),
       ...(probabilities ? [this.chances(probabilities.data, predicted)] : []),

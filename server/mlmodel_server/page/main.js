@@ -67,6 +67,7 @@ $("form").addEventListener("submit", async (event) => {
   } catch (error) {
     if (error instanceof Refused && error.status >= 500) say($("refused"), `The model could not answer: ${error.message}.`);
     else if (error.status !== 401) form.tell(error.message);
+    $("answer").classList.add("stale");
   }
   $("predict").disabled = false;
 });
