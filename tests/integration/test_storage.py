@@ -97,7 +97,7 @@ def test_a_package_in_s3(s3: Service, bucket: Any, uri: str, monkeypatch: pytest
     use(monkeypatch, s3_variables(s3))
     digest = sha256(bucket[f"iris/v1/{MANIFEST}"])
     source = locate(uri, None, digest)
-    assert source.names() == (MANIFEST, "model.skops")
+    assert source.names() == ("compiled.onnx", MANIFEST, "model.skops")
     assert load(source, digest).manifest is not None
     with pytest.raises(RefusedModel, match=rf"mlmodel\.json has sha256 {digest}, but {ANY} was asked for"):
         load(locate(uri, None, ANY), ANY)
@@ -110,7 +110,7 @@ def test_a_bare_file_an_archive_and_a_directory_in_s3(
     bare = sha256(bucket["bare/iris.joblib"])
     assert load(locate("s3://models/bare", None, bare), bare).opened.format == "joblib"
     packed = sha256(bucket["packed/iris.tar.gz"])
-    assert locate("s3://models/packed/iris.tar.gz", None, packed).names() == (MANIFEST, "model.skops")
+    assert locate("s3://models/packed/iris.tar.gz", None, packed).names() == ("compiled.onnx", MANIFEST, "model.skops")
     with pytest.raises(RefusedModel, match=r"iris\.tar\.gz has sha256 \w+, but"):
         locate("s3://models/packed/iris.tar.gz", None, bare)
     with pytest.raises(RefusedModel, match=r"the directory with MLmodel has sha256 \w+, but") as caught:
