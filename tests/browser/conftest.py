@@ -19,9 +19,10 @@ PATIENCE = 15_000
 """Milliseconds for anything on the page to become as expected."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless, with a profile of its own that is gone afterwards."""
+    """Headless, with a profile of its own that is gone afterwards. Its driver runs an event loop in this thread, so it
+    must be gone before the tests of other modules begin theirs."""
     path = executable()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))

@@ -135,6 +135,7 @@ def test_what_a_prediction_follows_from(serve: Serve, visit: Visits) -> None:
     server = serve("boosted")
     page, request = visit(server), example(server, "boosted")
     predict(page)
+    assert fields(page) == ["5.1", "3.5", "1.4", "0.2"], "in as few digits as the model's FP32 needs"
     wanted = [*OUTPUTS, {"name": "contributions"}]
     predicted, _, told = post(server, "boosted", request | {"outputs": wanted})["outputs"]
     parts = told["data"][predicted["data"][0] * 5 :][:4]

@@ -57,7 +57,7 @@ const answer = {
         element("span", { class: "name" }, name),
         element("span", { class: "track signed", "aria-hidden": "true" },
           part < 0 ? bar(half, { class: "less" }, 0.5 - half) : bar(half, {}, 0.5)),
-        element("span", { class: "value" }, `${part < 0 ? "−" : "+"}${number(Math.abs(part), 3)}`),
+        element("span", { class: "value" }, `${part < 0 ? "−" : part > 0 ? "+" : ""}${number(Math.abs(part), 3)}`),
       );
     }
     return [made];

@@ -137,7 +137,7 @@ const form = {
 
   /** Makes the fields from the model's metadata, its example and its training profile. */
   make(metadata, example, profile) {
-    this.inputs = example.inputs.map((input) => ({ ...input, data: [input.data].flat(Infinity) }));
+    this.inputs = example.inputs.map((input) => ({ ...input, data: [input.data].flat(Infinity).map((value) => written(value, input.datatype)) }));
     const named = metadata.outputs.map(({ name }) => name);
     this.outputs = named.includes("predict") ? named.filter((name) => ["predict", "predict_proba", "contributions"].includes(name)) : [];
     const values = this.inputs.reduce((sum, { data }) => sum + data.length, 0);
@@ -196,6 +196,10 @@ const form = {
     (wrong[0] ?? this.fields[0])?.control.focus();
   },
 };
+
+/** An example's value in as few digits as mean the same to the model: 5.1 rather than 5.099999904632568. */
+const written = (value, datatype) =>
+  datatype === "FP32" ? [7, 8, 9].map((digits) => Number(value.toPrecision(digits))).find((short) => Math.fround(short) === Math.fround(value)) : value;
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
