@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,12 +21,13 @@ PATIENCE = 15_000
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Headless, with a profile of its own that is gone afterwards. Its driver runs an event loop in this thread, so it
     must be gone before the tests of other modules begin theirs."""
     path = executable()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        home = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("chromium"))}  # for its crash reports
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS), env={**os.environ, **home})
         yield browser
         browser.close()
 
