@@ -24,7 +24,7 @@ demo: setup ## The main job, live: four versions of a model on a real Kubernetes
 .PHONY: test
 test: check ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
 	$(BIN)/python -m tests.cluster images
-	$(BIN)/python -m pytest tests/integration tests/conformance tests/e2e --durations=15
+	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
 
 .PHONY: check
 check: setup ## The developer's loop, under a minute: lint, types, layers, generated files, links, unit tests

@@ -64,13 +64,21 @@ def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[in
 
 
 def blank_body(model: Model) -> bytes:
-    """A request of one row of zeros: the example for a bare model file, which brings none."""
+    """A request of one row of zeros, empty texts and false: the example for a bare model file, which brings none."""
     return msgspec.json.encode(
         {
             "inputs": [
-                {**msgspec.to_builtins(spec), "shape": shape, "data": [0.0] * prod(shape)}
+                {**msgspec.to_builtins(spec), "shape": shape, "data": [_blank(spec.datatype)] * prod(shape)}
                 for spec in model.signature.inputs
-                for shape in [[1, *spec.shape[1:]]]
+                for shape in [[max(1, length) for length in spec.shape]]
             ]
         }
     )
+
+
+def _blank(datatype: str) -> float | int | str | bool:
+    if datatype == "BYTES":
+        return ""
+    if datatype == "BOOL":
+        return False
+    return 0.0 if datatype.startswith("FP") else 0

@@ -22,9 +22,10 @@ from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.engine.prepare import prepare
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
 from mlmodel_server.formats import sklearn
+from mlmodel_server.manifest import Signature
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.protocol import v2
-from mlmodel_server.protocol.tensors import DTYPES
+from mlmodel_server.protocol.tensors import DTYPES, TensorSpec
 
 from .models import SEED, iris, mixed
 from .test_package import served
@@ -216,6 +217,24 @@ def test_a_bare_model_has_its_signature_from_what_it_was_fitted_on() -> None:
     for nothing in (LogisticRegression(), {"a": 1}, None, np.zeros(3)):
         with pytest.raises(RefusedModel, match="no fitted scikit-learn model"):
             bare(nothing)
+
+
+def test_a_bare_model_of_any_inputs_has_an_example() -> None:
+    inputs = (
+        TensorSpec("text", "BYTES", (-1,)),
+        TensorSpec("flag", "BOOL", (-1, 1)),
+        TensorSpec("count", "INT64", (-1,)),
+        TensorSpec("image", "FP32", (-1, 2, -1)),
+    )
+    outputs = (TensorSpec("y", "FP64", (-1,)),)
+    model = Model(lambda *_: [], Signature("tensors", inputs, outputs))
+    table = model.table(v2.decode(selftest.blank_body(model)).inputs)
+    assert {name: array.tolist() for name, array in dict(table).items()} == {
+        "text": [""],
+        "flag": [[False]],
+        "count": [0],
+        "image": [[[0.0], [0.0]]],
+    }
 
 
 def test_serving_uses_one_thread_and_forgets_names() -> None:
