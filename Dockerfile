@@ -79,13 +79,13 @@ FROM server-libraries AS server
 COPY --from=code /opt/mlmodel /opt/mlmodel
 ENV PATH=/opt/mlmodel/bin:$PATH
 USER 65532:65532
-EXPOSE 8080
+EXPOSE 8080 9000
 ENTRYPOINT ["mlmodel-server"]
 
 # The operator mounts the configuration, so the stock HAProxy image does as well.
 FROM ${ROUTER_IMAGE} AS router
 USER 65532:65532
-EXPOSE 8080 9090
+EXPOSE 8080 9000 9090
 STOPSIGNAL SIGUSR1
 ENTRYPOINT ["haproxy"]
 CMD ["-db", "-f", "/etc/mlmodel/haproxy/haproxy.cfg"]
