@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -117,36 +116,32 @@ class Model:
         return table
 
     def _joined(self, tensors: list[Tensor]) -> Array:
-        specs = self.signature.inputs
-        columns = self._by_position(tensors, lambda tensor, spec: _column(tensor, spec))
-        rows = len(columns[0])
-        for spec, column in zip(specs, columns, strict=True):
-            if len(column) != rows:
-                raise RequestError(
-                    f"input {shown(spec.name)} has {len(column)} rows, but {shown(specs[0].name)} has {rows}"
-                )
-        if not rows:
-            raise RequestError(f"input {shown(specs[0].name)}: send at least one row")
-        table: Array = np.empty((rows, len(specs)), dtype=np.float64 if self._numeric else object)
+        columns = self._by_position(tensors, _column)
+        rows = self._rows(columns)
+        table: Array = np.empty((rows, len(columns)), dtype=np.float64 if self._numeric else object)
         for index, column in enumerate(columns):
             table[:, index] = column
         return table
 
     def _as_sent(self, tensors: list[Tensor]) -> dict[str, Array]:
-        specs = self.signature.inputs
         arrays = self._by_position(tensors, _tensor)
         if self.batchable:
-            rows = len(arrays[0])
-            for spec, array in zip(specs, arrays, strict=True):
-                if len(array) != rows:
-                    raise RequestError(
-                        f"input {shown(spec.name)} has {len(array)} rows, but {shown(specs[0].name)} has {rows}"
-                    )
-            if not rows:
-                raise RequestError(f"input {shown(specs[0].name)}: send at least one row")
-        return {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
+            self._rows(arrays)
+        return {spec.name: array for spec, array in zip(self.signature.inputs, arrays, strict=True)}
 
-    def _by_position(self, tensors: list[Tensor], convert: Any) -> list[Array]:
+    def _rows(self, arrays: Sequence[Array]) -> int:
+        """How many rows the inputs have: all the same number, and not none."""
+        specs, rows = self.signature.inputs, len(arrays[0])
+        for spec, array in zip(specs, arrays, strict=True):
+            if len(array) != rows:
+                raise RequestError(
+                    f"input {shown(spec.name)} has {len(array)} rows, but {shown(specs[0].name)} has {rows}"
+                )
+        if not rows:
+            raise RequestError(f"input {shown(specs[0].name)}: send at least one row")
+        return rows
+
+    def _by_position(self, tensors: list[Tensor], convert: Callable[[Tensor, TensorSpec], Array]) -> list[Array]:
         """Each input's array in the order of the signature; one and only one for each."""
         specs = self.signature.inputs
         found: list[Array | None] = [None] * len(specs)
