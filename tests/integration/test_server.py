@@ -33,7 +33,7 @@ from cryptography.x509.oid import NameOID
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mlmodel_server.manifest import MANIFEST, sha256
-from tests.integration.processes import Server, failing, running
+from tests.integration.processes import START_SECONDS, Server, failing, running
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -344,6 +344,44 @@ def test_sigterm_finishes_what_is_in_flight_and_asks_clients_to_leave(slow: Path
         assert "drained" in log
         with pytest.raises(ConnectionRefusedError):
             server.ask("GET", "/v2/health/live")
+
+
+def in_flight(server: Server) -> float:
+    return sum(value for (name, _), value in server.samples().items() if name == "mlmodel_requests_in_flight")
+
+
+def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
+    given = (
+        "--uri",
+        "pvc://claim",
+        "--path",
+        slow,
+        "--timeout",
+        "60",
+        "--compile",
+        "off",
+        "--max-body",
+        64 << 20,
+        "--max-rows",
+        10**6,
+    )
+    with running(*map(str, given)) as server:
+        started = time.monotonic()
+        assert server.ask("POST", INFER, big_request).status == 200
+        rows = int(BIG_ROWS * min(8.0, 1.5 / (time.monotonic() - started)))
+        data = np.random.default_rng(SEED).random(rows * 4).round(3).tolist()
+        body = json.dumps({"inputs": [{"name": "x", "shape": [rows, 4], "datatype": "FP64", "data": data}]})
+        with ThreadPoolExecutor(10) as pool:
+            asked = [pool.submit(server.ask, "POST", INFER, body) for _ in range(10)]
+            wait_for = time.monotonic() + START_SECONDS
+            while in_flight(server) < 10:
+                assert time.monotonic() < wait_for, "ten requests are in flight"
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            answers = [future.result() for future in asked]
+            print(f"seed {SEED}, {rows} rows each, all answered {time.monotonic() - started:.1f} s after SIGTERM")
+        assert [answer.status for answer in answers] == [200] * 10
+        assert server.process.wait(60) == 0
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
