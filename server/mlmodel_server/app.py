@@ -188,7 +188,7 @@ class Application:
         route = endpoint.route if endpoint else "POST (unknown)"
         self._recorder.in_flight += 1
         try:
-            request, answer, reply = await self._answer(endpoint, scope, receive, started)
+            request, answer, reply = await self._answer(endpoint, scope, headers, receive, started)
             self._reporter.answered(route, headers, started, request, answer)
         except Gone:
             return
@@ -202,14 +202,19 @@ class Application:
         await _send(send, reply)
 
     async def _answer(
-        self, endpoint: Endpoint | None, scope: Scope, receive: Receive, started: float
+        self,
+        endpoint: Endpoint | None,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        started: float,
     ) -> tuple[InferRequest, Answer, Reply]:
         if endpoint is None:
             raise RequestError(_unknown(scope["path"], self.serving), 404)
         if scope["method"] != "POST":
             raise RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
         if self._keys:
-            self._keys.check(dict(scope["headers"]))
+            self._keys.check(headers)
         self._inference.check_room()
         limits = self.serving.limits
         head = head_of(scope["headers"], endpoint.content_types, started, limits)

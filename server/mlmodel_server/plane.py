@@ -28,7 +28,7 @@ class Plane:
     ) -> InferResponse:
         """See :class:`.protocol.dataplane.DataPlane`."""
         started, serving = perf_counter(), self._serving
-        headers = {name.encode(): value.encode() for name, value in metadata.items()}
+        headers = _headers(metadata)
         serving.recorder.in_flight += 1
         try:
             self._check(model, version)
@@ -48,8 +48,7 @@ class Plane:
 
     def refused(self, error: RequestError, metadata: Mapping[str, str]) -> None:
         """See :class:`.protocol.dataplane.DataPlane`."""
-        headers = {name.encode(): value.encode() for name, value in metadata.items()}
-        self._reporter.failed(ROUTE, headers, perf_counter(), error.status, error)
+        self._reporter.failed(ROUTE, _headers(metadata), perf_counter(), error.status, error)
 
     def metadata(self, model: str, version: str) -> ModelMetadata:
         """See :class:`.protocol.dataplane.DataPlane`."""
@@ -75,3 +74,8 @@ class Plane:
             raise RequestError(f"there is no model {shown(model)} here, but {serving.name}", 404)
         if version not in ("", serving.version):
             raise RequestError(f"model {model} has no version {shown(version)} here, but {serving.version}", 404)
+
+
+def _headers(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
+    """gRPC's metadata as HTTP's headers are known here."""
+    return {name.encode(): value.encode() for name, value in metadata.items()}

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 START_SECONDS = 60
+SECONDS = 30.0
+"""For what a running server is to do."""
 
 
 @dataclass
@@ -139,3 +142,11 @@ def failing(tmp_path: Path, *arguments: str | Path, **env: str) -> tuple[int, st
     assert "\n" not in reason
     assert reason in finished.stderr, "the same line is on stderr"
     return finished.returncode, reason
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"not within {SECONDS:.0f} s: {what}"
+        time.sleep(0.02)

@@ -4,8 +4,6 @@ drift shows; a sample is written down only when asked for."""
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,15 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from mlmodel_server import package
-from tests.integration.processes import Server, running
+from tests.integration.processes import Server, running, until
 
 SEED = 20261124
-SECONDS = 30.0
 INFER = "/v2/models/tumour/infer"
 FEEDBACK = "/v2/models/tumour/feedback"
 ID = "x-mlmodel-prediction-id"
 
 DATA = load_iris()
 NAMES = DATA.target_names[DATA.target]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 def metric(server: Server, name: str, **labels: str) -> float:

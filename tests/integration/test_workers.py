@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import joblib
@@ -18,10 +17,9 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mlmodel_server import connection
-from tests.integration.processes import Server, running
+from tests.integration.processes import SECONDS, Server, running, until
 
 SEED = 20261124
-SECONDS = 30.0
 ROW = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]})
 INFER = "/v2/models/tumour/infer"
 
@@ -29,13 +27,6 @@ INFER = "/v2/models/tumour/infer"
 def children(server: Server) -> list[int]:
     task = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
     return [int(pid) for pid in Path(task).read_text().split()]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"not within {SECONDS:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 def metric(server: Server, name: str) -> float:
