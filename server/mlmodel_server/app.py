@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from .body import head_of, read
+from .busypoll import BusyPoll
 from .cold import cold_routes
 from .connection import Answerable
 from .endpoints import Endpoint, Headers, endpoints
@@ -81,6 +82,7 @@ class Application:
         self.hot = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
         """By target in the request line: what :meth:`take` may take. Empty while draining."""
         self._taken: list[_Taken] = []
+        self._poll = BusyPoll()
 
     async def start(self, slot: int) -> None:
         """To be called before the first request, in the worker of this ``slot``."""
@@ -148,6 +150,7 @@ class Application:
             connection.answer(_start(reply), reply.body)
             return True
         if not self._taken:
+            self._poll.arrived(started)
             asyncio.get_running_loop().call_soon(self.answer_taken)
         self._taken.append(_Taken(connection, endpoint, head.headers, started, request, call))
         return True
@@ -169,6 +172,7 @@ class Application:
             replies.append((one.connection, _start(reply), reply.body))
         for connection, start, body in replies:
             connection.answer(start, body)
+        self._poll.answered()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]

@@ -75,6 +75,13 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         if arguments.payload_log
         else None
     )
+    recorder = Recorder(
+        identity,
+        slots,
+        watch=_drift(identity, slots, signature, described),
+        collectors=[feedback, *(one for one in (shadow, payloads) if one)],
+    )
+    recorder.rehearse()
     return Serving(
         identity=identity,
         model=model,
@@ -82,12 +89,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         properties=_properties(chosen, described),
         profile=described.profile if described else {},
         example=example,
-        recorder=Recorder(
-            identity,
-            slots,
-            watch=_drift(identity, slots, signature, described),
-            collectors=[feedback, *(one for one in (shadow, payloads) if one)],
-        ),
+        recorder=recorder,
         ids=ids,
         feedback=feedback,
         cost=_cost(model, example),

@@ -196,9 +196,9 @@ class Drift:
                 "window",
             )
             life, recent = self._counts.life(), self._counts.recent()
-            for bins, counted, lately in zip(self._bins, life, recent, strict=True):
+            for bins, counted, stability in zip(self._bins, life, _stability(self._bins, life, recent), strict=True):
                 _add(counts, [*self._identity, bins.name], bins, counted)
-                for window, index in _stability(bins, counted, lately):
+                for window, index in stability.items():
                     drift.add_metric([*self._identity, bins.name, window], index)
             yield counts
             yield drift
@@ -216,9 +216,9 @@ class Drift:
             "Stability index of the predictions against those at training.",
             "window",
         )
-        counted, lately = self._predicted.life()[0], self._predicted.recent()[0]
-        _add(counts, self._identity, bins, counted)
-        for window, index in _stability(bins, counted, lately):
+        life, recent = self._predicted.life(), self._predicted.recent()
+        _add(counts, self._identity, bins, life[0])
+        for window, index in _stability([bins], life, recent)[0].items():
             drift.add_metric([*self._identity, window], index)
         yield counts
         yield drift
@@ -226,9 +226,10 @@ class Drift:
     def report(self) -> list[dict[str, Any]]:
         """The same for a page, JSON-ready: of each feature, then of the predictions (``"predict"``), the bins with the
         share of rows at training, since the start and recently, and the index (absent below 1,000 rows)."""
-        shown = list(zip(self._bins, self._counts.life(), self._counts.recent(), strict=True))
+        columns, life, recent = self._bins, self._counts.life(), self._counts.recent()
         if self._predictions:
-            shown.append((self._predictions, self._predicted.life()[0], self._predicted.recent()[0]))
+            columns = [*columns, self._predictions]
+            life, recent = np.vstack([life, self._predicted.life()]), np.vstack([recent, self._predicted.recent()])
         return [
             {
                 "name": bins.name,
@@ -237,9 +238,11 @@ class Drift:
                 "training": _shares(bins, bins.reference),
                 "life": _shares(bins, counted),
                 "recent": _shares(bins, lately),
-                "psi": dict(_stability(bins, counted, lately)),
+                "psi": stability,
             }
-            for bins, counted, lately in shown
+            for bins, counted, lately, stability in zip(
+                columns, life, recent, _stability(columns, life, recent), strict=True
+            )
         ]
 
 
@@ -253,10 +256,15 @@ def _add(family: CounterMetricFamily, labels: Sequence[str], bins: Bins, counts:
             family.add_metric([*labels, label], count)
 
 
-def _stability(bins: Bins, life: Array, recent: Array) -> Iterator[tuple[str, float]]:
+def _stability(columns: Sequence[Bins], life: Array, recent: Array) -> list[dict[str, float]]:
+    """Of each column the index over each window, of those windows that have seen enough rows."""
+    reference: Array = np.array([bins.reference for bins in columns]).reshape(life.shape)
+    shown: list[dict[str, float]] = [{} for _ in columns]
     for window, counts in (("life", life), ("recent", recent)):
-        if counts.sum() >= MIN_ROWS and bins.reference.sum() >= MIN_TRAINING:
-            yield window, psi(bins.reference, counts)
+        enough = (counts.sum(axis=1) >= MIN_ROWS) & (reference.sum(axis=1) >= MIN_TRAINING)
+        for column, index in zip(np.flatnonzero(enough).tolist(), psi(reference, counts)[enough].tolist(), strict=True):
+            shown[column][window] = index
+    return shown
 
 
 def _shares(bins: Bins, counts: Array) -> list[float]:

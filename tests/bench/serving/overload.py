@@ -25,6 +25,12 @@ ROWS = 32
 """Of one request: so many that five times the capacity is a rate that the generator keeps up with."""
 
 DEADLINE_MS = 250
+BESIDE = (READY, "/metrics")
+"""What is asked beside the load."""
+
+ASKED = 5
+"""Times a second, each."""
+
 SETTLED = 10
 """Samples until caches, pools and queues have their size; from here on memory must not grow."""
 
@@ -39,7 +45,7 @@ def overload(folder: Path) -> Part:
         capacity = drive(server, request, 32, 5.0).per_second
         say(f"capacity {number(capacity)}/s, now {number(TIMES * capacity)}/s for {SECONDS} s")
         headers = dict([*request.headers, ("x-mlmodel-timeout-ms", str(DEADLINE_MS))])
-        found, memory, probes = _under(server, openloop.post(INFER, headers, request.body), TIMES * capacity)
+        found, memory, waits = _under(server, openloop.post(INFER, headers, request.body), TIMES * capacity)
     accepted = found.codes.get("200", 0)
     rejected = found.codes.get("429", 0) + found.codes.get("503", 0)
     others = sum(found.codes.values()) - accepted - rejected + found.broken
@@ -51,8 +57,11 @@ def overload(folder: Path) -> Part:
         "accepted, p99 ms": found.accepted_p99,
         "rejected with 429 or 503, requests/s": rejected / SECONDS,
         "rejected, p99 ms": found.rejected_p99,
-        "readiness probe, p50 ms": statistics.median(probes),
-        "readiness probe, slowest, ms": max(probes),
+        **{
+            f"{path}, {name} ms": statistics.quantiles(times, n=100)[percent - 1]
+            for path, times in waits.items()
+            for name, percent in (("p50", 50), ("p99", 99))
+        },
         "memory at most, MB": max(memory) / MB,
         "generator late, p99 ms": found.lag_p99,
         "not sent for want of connections": found.unsent,
@@ -64,6 +73,10 @@ def overload(folder: Path) -> Part:
         [
             Claim("overload: accepted within the deadline", 100 * found.in_time / max(1, accepted), 99, "%"),
             Claim("overload: answered neither 200, 429 nor 503, or not at all", others, 0, "", at_least=False),
+            *(
+                Claim(f"overload: {path}, p99", statistics.quantiles(times, n=100)[98], 10, "ms", at_least=False)
+                for path, times in waits.items()
+            ),
             Claim("overload: growth of memory", growth(memory), 5, "%", at_least=False),
         ],
     )
@@ -78,16 +91,17 @@ def growth(memory: Sequence[float]) -> float:
     return 100 * (statistics.median(memory[-SETTLED:]) / statistics.median(memory[SETTLED : 2 * SETTLED]) - 1)
 
 
-def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally, list[float], list[float]]:
-    """The tally, and every second the server's memory in bytes and how many milliseconds its readiness path took."""
+def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally, list[float], dict[str, list[float]]]:
+    """The tally, every second the server's memory in bytes, and how many milliseconds what is asked beside it took."""
     arguments = {"port": server.port, "rate": rate, "seconds": SECONDS, "deadline": DEADLINE_MS / 1000}
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
-    memory, probes = [], []
-    with TemporaryFile() as body:
+    memory: list[float] = []
+    waits: dict[str, list[float]] = {path: [] for path in BESIDE}
+    with TemporaryFile() as body, pinned.here(pinned.cpus()[1]):
         body.write(request)
         body.seek(0)
         generator = subprocess.Popen(
-            pinned.on(pinned.cpus()[1], [sys.executable, "-m", "tests.bench.serving.openloop", *words]),
+            [sys.executable, "-m", "tests.bench.serving.openloop", *words],
             stdin=body,
             stdout=subprocess.PIPE,
             text=True,
@@ -95,24 +109,26 @@ def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally,
         try:
             while generator.poll() is None:
                 memory.append(float(server.pss_bytes()))
-                probes.append(_probe(server.port))
-                with suppress(subprocess.TimeoutExpired):
-                    generator.wait(1)
+                for path in BESIDE * ASKED:
+                    waits[path].append(_asked(server.port, path))
+                    with suppress(subprocess.TimeoutExpired):
+                        generator.wait(1 / len(BESIDE * ASKED))
             printed = generator.communicate()[0]
         finally:
             generator.kill()
             generator.wait()
     if generator.returncode:
         raise ClusterError(f"The load generator ended with {generator.returncode}.")
-    return openloop.Tally(**json.loads(printed)), memory, probes
+    return openloop.Tally(**json.loads(printed)), memory, waits
 
 
-def _probe(port: int) -> float:
+def _asked(port: int, path: str) -> float:
     started = perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", READY)
-    status = connection.getresponse().status
+    connection.request("GET", path)
+    response = connection.getresponse()
+    response.read()
     connection.close()
-    if status != 200:
-        raise ClusterError(f"The readiness path answers {status} under load.")
+    if response.status != 200:
+        raise ClusterError(f"{path} answers {response.status} under load.")
     return 1000 * (perf_counter() - started)

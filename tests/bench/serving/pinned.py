@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.report import ClusterError
@@ -26,6 +27,17 @@ def cpus() -> tuple[int, int]:
 def on(cpu: int, argv: Sequence[str | Path]) -> list[str]:
     """The command that runs ``argv`` on one CPU."""
     return ["taskset", "--cpu-list", str(cpu), *map(str, argv)]
+
+
+@contextmanager
+def here(cpu: int) -> Iterator[None]:
+    """This thread, and what it starts, on one CPU: what measures a server must not stand in its way."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlmodel_server.engine.batching import Batcher, Overloaded
+from mlmodel_server.engine.batching import NICENESS, Batcher, Overloaded
 from mlmodel_server.engine.cost import Cost, measure
 from mlmodel_server.engine.model import Model
 from mlmodel_server.errors import ModelFailure
@@ -263,3 +265,19 @@ def test_a_model_that_cannot_answer_the_example_has_no_known_cost_until_it_answe
     assert cost.seconds(1) == 0, "so nobody is turned away for it"
     cost.seen(4, 0.2)
     assert cost.seconds(1) == pytest.approx(0.2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a priority of its own")
+def test_the_event_loop_comes_before_the_model() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        thread = next(thread for thread in threading.enumerate() if thread.name == "predict")
+        assert thread.native_id
+        assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == min(before + NICENESS, 19)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+        doubler.go.set()
+        await first
+
+    run(scenario)

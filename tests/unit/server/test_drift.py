@@ -187,7 +187,7 @@ def test_without_drift_the_index_is_not_about_the_number_of_rows() -> None:
         bins = bins_of("x", profile(tensors_of(column[:, None])[1])["input-0[0]"])
         assert isinstance(bins, Numbers)
         hit = np.bincount(number_bins(random.normal(size=(1000, 1)), bins.edges[None]).ravel(), minlength=WIDTH)
-        corrected.append(psi(bins.reference, hit.astype(float)))
+        corrected.append(psi(bins.reference[None], hit[None].astype(float))[0])
         p, q = bins.reference[1:11] / 200, hit[1:11] / 1000
         raw.append(((p - q) * np.log(p / q)).sum())
     print("seed", SEED, "raw", np.mean(raw), "corrected", np.mean(corrected), np.quantile(corrected, 0.99))
@@ -198,7 +198,7 @@ def test_without_drift_the_index_is_not_about_the_number_of_rows() -> None:
 
 def test_the_index_of_known_counts() -> None:
     """By hand: two bins, 50:50 at training and 90:10 now; many rows, so that nothing is to be corrected."""
-    found = psi(np.array([5e8, 5e8, 0.0]), np.array([9e8, 1e8, 0.0]))
+    found = psi(np.array([[5e8, 5e8, 0.0]]), np.array([[9e8, 1e8, 0.0]]))[0]
     assert found == pytest.approx(0.4 * np.log(9 / 5) + 0.4 * np.log(5 / 1), rel=1e-6)
 
 

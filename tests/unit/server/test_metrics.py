@@ -237,7 +237,8 @@ def test_cpu_time_never_goes_back_and_energy_is_its_estimate() -> None:
 def test_memory_of_all_processes_counts_what_they_share_once() -> None:
     ballast = np.ones(8 << 20)  # 64 MiB, shared by parent and child
     shared = Recorder(IDENTITY, 2)
-    alone = samples(list(Processes().collect([])))
+    own = Processes()
+    alone = samples(list(own.collect(own.read([]))))
 
     def work() -> None:
         shared.start(1)
@@ -262,12 +263,15 @@ def test_a_process_that_is_none_of_ours_is_left_out(tmp_path: Path) -> None:
     stat(child, me, 25)
     stat(stranger, 1, 9999)
     ticks = os.sysconf("SC_CLK_TCK")
-    assert Processes(tmp_path).cpu_seconds([child, stranger, 12]) == pytest.approx((100 + 300 + 50) / ticks)
+    processes = Processes(tmp_path)
+    found = processes.read([child, stranger, 12])
+    assert processes.cpu_seconds(found) == pytest.approx((100 + 300 + 50) / ticks)
 
 
 def test_without_proc_there_are_no_such_metrics(tmp_path: Path) -> None:
-    assert Processes(tmp_path).cpu_seconds([]) is None
-    assert list(Processes(tmp_path).collect([])) == []
+    processes = Processes(tmp_path)
+    assert processes.read([]) == []
+    assert list(processes.collect([])) == []
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.1"])
