@@ -16,6 +16,17 @@ from tests.models import Model, train
 from tests.traffic import Traffic
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("cluster")
+    group.addoption("--restarts", type=int, default=4, metavar="N", help="rolling restarts of a model under load (4)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "restarts" in metafunc.fixturenames:
+        number = metafunc.config.getoption("restarts", 4)
+        metafunc.parametrize("restarts", [pytest.param(number, marks=pytest.mark.timeout(300 + 30 * number))])
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """The quickstart's versions, trained: their folder and bodies of requests."""

@@ -7,17 +7,22 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests import operator as operators
 from tests.cluster import Cluster
-from tests.models import Model, condition, message
+from tests.models import NAME, Model, condition, message
 from tests.traffic import Traffic, wait_for
 
 pytestmark = pytest.mark.cluster
 
 StartTraffic = Callable[..., AbstractContextManager[Traffic]]
 MIB = 1024 * 1024
+SERVERS = "mlmodel.dev/component=server"
 
 
 def test_an_idle_operator_writes_nothing_but_its_lease(cluster: Cluster, model: Model) -> None:
@@ -65,6 +70,57 @@ def resident(cluster: Cluster, namespace: str, pod: str) -> int:
     text = cluster.kubectl("exec", "-n", namespace, pod, "--", "cat", "/proc/1/status")
     line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
+
+
+def test_rolling_restarts_lose_no_request(
+    cluster: Cluster, model: Model, traffic: StartTraffic, trained: tuple[Path, list[Any]], restarts: int
+) -> None:
+    """Half of them with one pod, half with two. Under three kinds of requests at once: short ones and gRPC, on kept and
+    on fresh connections; and some that take longer to send than a pod has before SIGTERM, so that it still holds some,
+    and that the router cannot send twice."""
+    model.apply("v1")
+    model.wait_ready(90, "v1")
+    (deployment,) = model("get", "deployments", "-l", SERVERS, "-o", "name").split()
+    start = partial(Traffic, cluster.kubectl, cluster.kubectl_command, model.namespace, image=operators.image("server"))
+    grpc = start(f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}", trained[1], rate=20, name="grpc")
+    slow = start(model.url, [large(trained[1])], rate=4, over=7, name="slow")
+    with traffic(rate=75) as http, grpc, slow:
+        began, replaced = time.monotonic(), 0
+        for number in range(restarts):
+            if number == restarts // 2:
+                model.apply("v1", serving={"replicas": 2})
+                model.wait("2 pods are ready", 60, lambda status: status.get("replicas") == "2/2")
+            before = model.pods()
+            model("rollout", "restart", deployment)
+            model("rollout", "status", deployment, "--timeout=55s")
+            after = model.pods()
+            assert len(after) == len(before)
+            assert not before.keys() & after.keys(), "each pod is another one"
+            replaced += len(before)
+        took = time.monotonic() - began
+        still = ("get", "pods", "-l", SERVERS, "-o", "name")
+        wait_for("those that were told to go are gone", 60, lambda: len(model(*still).split()) == len(after))
+        everybody = {"http": http, "grpc": grpc, "slow": slow}
+        for users in everybody.values():
+            users.more(10)
+        seen = {kind: users.stop() for kind, users in everybody.items()}
+    sent, failed = sum(total.sent for total in seen.values()), sum(total.failed for total in seen.values())
+    each = ", ".join(f"{kind} {total.sent} (slowest {total.slowest_ms:.0f} ms)" for kind, total in seen.items())
+    print(f"{restarts} rolling restarts ({replaced} pods) in {took:.0f} s: {sent} requests, {failed} failed; {each}")
+    assert failed == 0, {kind: total.errors for kind, total in seen.items()}
+    assert sent == sum(total.ok for total in seen.values())
+    status = model.status()
+    assert status["phase"] == "Stable"
+    assert not status.get("history"), "a restart is no rollout of the operator's"
+
+
+def large(bodies: list[Any]) -> dict[str, Any]:
+    """One request with the rows of many, larger than what the router holds (64 KiB, haproxy.cfg)."""
+    rows = [body["inputs"][0]["data"] for body in bodies] * 4
+    values = [value for row in rows for value in row]
+    body = {"inputs": [{"name": "row", "datatype": "FP64", "shape": [len(rows), len(rows[0])], "data": values}]}
+    assert len(json.dumps(body)) > 2 * 64 * 1024
+    return body
 
 
 def test_load_adds_pods_of_the_version_that_has_it(model: Model, traffic: StartTraffic) -> None:

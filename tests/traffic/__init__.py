@@ -58,13 +58,16 @@ class Traffic:
         rate: float = 50.0,
         clients: int = 1,
         limit: int = 0,
+        over: float = 0.0,
         name: str = "users",
     ) -> None:
         """``command`` is kubectl itself (for following logs); ``url`` is ``http://…/infer`` or ``grpc://HOST:PORT/MODEL``;
-        ``rate`` is in requests per second over all clients; ``limit`` ends after so many requests (0: when stopped)."""
+        ``rate`` is in requests per second over all clients; ``limit`` ends after so many requests (0: when stopped);
+        sending each takes ``over`` seconds (not over gRPC)."""
         self._kubectl, self._command = kubectl, list(command)
         self._namespace, self._name = namespace, name
         self._arguments = ["--url", url, "--rate", str(rate), "--clients", str(clients), "--limit", str(limit)]
+        self._arguments += ["--over", str(over)]
         self._bodies, self._image = bodies, image
         self._program = "grpc_client.py" if url.startswith("grpc://") else "client.py"
         self._changed = threading.Condition()

@@ -19,16 +19,19 @@ from urllib.parse import urlsplit
 TIMEOUT = 30.0
 IDLE = 30.0
 """Seconds after which an unused connection is not used again, as in common clients; the router keeps it longer."""
+PIECES = 10
+"""In which a request is sent that takes its time, as over a slow line."""
 
 
 class Users:
     """All clients; counts what they saw."""
 
-    def __init__(self, url: str, bodies: list[Any], clients: int) -> None:
+    def __init__(self, url: str, bodies: list[Any], clients: int, over: float = 0.0) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.path = parts.path
         self.turns = clients
+        self.over, self.pieces = over, PIECES if over else 1
         self.bodies = [json.dumps(body).encode() for body in bodies]
         self.sent = self.ok = self.failed = self.fallbacks = 0
         self.versions: dict[str, int] = {}
@@ -74,8 +77,12 @@ class Users:
             f"content-length: {len(body)}\r\n{'' if keep else 'connection: close' + chr(13) + chr(10)}\r\n"
         )
         try:
-            writer.write(head.encode() + body)
-            await writer.drain()
+            message = head.encode() + body
+            for piece in range(self.pieces):
+                if piece:
+                    await asyncio.sleep(self.over / (self.pieces - 1))
+                writer.write(message[piece * len(message) // self.pieces : (piece + 1) * len(message) // self.pieces])
+                await writer.drain()
             status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
             if headers.get("transfer-encoding") == "chunked":
@@ -130,8 +137,9 @@ def main(kind: type[Users] = Users) -> None:
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--over", type=float, default=0.0, help="seconds in which each request is sent")
     options = parser.parse_args()
-    users = kind(options.url, json.loads(Path(options.bodies).read_bytes()), options.clients)
+    users = kind(options.url, json.loads(Path(options.bodies).read_bytes()), options.clients, options.over)
     # The name is resolved once: what is measured here is the path behind the Service, not the cluster's DNS.
     users.host = socket.getaddrinfo(users.host, users.port, type=socket.SOCK_STREAM)[0][4][0]  # type: ignore[assignment]
 

@@ -15,8 +15,8 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 class GrpcUsers(Users):  # type: ignore[misc]
     """Every other call takes a fresh channel, the others share one."""
 
-    def __init__(self, url: str, bodies: list[Any], clients: int) -> None:
-        super().__init__(url, bodies, clients)
+    def __init__(self, url: str, bodies: list[Any], clients: int, over: float = 0.0) -> None:
+        super().__init__(url, bodies, clients, over)
         self.messages = [message(self.path.strip("/"), body) for body in bodies]
         self.shared: grpc.aio.Channel | None = None
 
