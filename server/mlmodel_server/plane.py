@@ -23,6 +23,15 @@ class Plane:
     def __init__(self, serving: Serving, inference: Inference, reporter: Reporter) -> None:
         self._serving, self._inference, self._reporter = serving, inference, reporter
 
+    def admit(self, metadata: Mapping[str, str]) -> None:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        if self._serving.keys:
+            self._serving.keys.check(_headers(metadata))
+
+    def check_room(self) -> None:
+        """See :class:`.protocol.dataplane.DataPlane`."""
+        self._inference.check_room()
+
     async def infer(
         self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
     ) -> InferResponse:
@@ -32,8 +41,6 @@ class Plane:
         serving.recorder.in_flight += 1
         try:
             self._check(model, version)
-            if serving.keys:
-                serving.keys.check(headers)
             call = self._inference.call(request)
             until = min(deadline or float("inf"), started + serving.limits.timeout)
             answer = await self._inference.answer(call, until)

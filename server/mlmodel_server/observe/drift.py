@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily
+from prometheus_client.samples import Sample
 
 from ..protocol.tensors import Array
 from .bins import WIDTH, Bins, Numbers, Values, edges_of, number_bins, numbers, psi, value_bins, values
@@ -152,6 +153,10 @@ class Drift:
         self._numbers = [place for place, bins in features if isinstance(bins, Numbers)]
         self._values = [(place, bins) for place, bins in features if isinstance(bins, Values)]
         self._predictions = predictions
+        # made once, so that a page of metrics is quickly written
+        own = identity._asdict()
+        self._series = [_series({**own, "feature": bins.name}, "bin", bins) for bins in self._bins]
+        self._classes = _series(own, "class" if isinstance(predictions, Values) else "bin", predictions)
         self._counts = _Counts(len(features), slots, clock)
         self._predicted = _Counts(1, slots, clock)
         offsets = {place: index * WIDTH for index, (place, _) in enumerate(features)}
@@ -196,8 +201,10 @@ class Drift:
                 "window",
             )
             life, recent = self._counts.life(), self._counts.recent()
-            for bins, counted, stability in zip(self._bins, life, _stability(self._bins, life, recent), strict=True):
-                _add(counts, [*self._identity, bins.name], bins, counted)
+            for bins, series, counted, stability in zip(
+                self._bins, self._series, life, _stability(self._bins, life, recent), strict=True
+            ):
+                _add(counts, series, counted)
                 for window, index in stability.items():
                     drift.add_metric([*self._identity, bins.name, window], index)
             yield counts
@@ -217,7 +224,7 @@ class Drift:
             "window",
         )
         life, recent = self._predicted.life(), self._predicted.recent()
-        _add(counts, self._identity, bins, life[0])
+        _add(counts, self._classes, life[0])
         for window, index in _stability([bins], life, recent)[0].items():
             drift.add_metric([*self._identity, window], index)
         yield counts
@@ -250,10 +257,17 @@ def _thinned(rows: Array) -> Array:
     return rows if len(rows) <= MAX_ROWS else rows[:: -(-len(rows) // MAX_ROWS)]
 
 
-def _add(family: CounterMetricFamily, labels: Sequence[str], bins: Bins, counts: Array) -> None:
-    for label, count in zip(bins.labels, counts.tolist(), strict=True):
-        if label:
-            family.add_metric([*labels, label], count)
+def _series(common: dict[str, str], label: str, bins: Bins | None) -> list[dict[str, str]]:
+    """The labels of each bin's series; none for one that is never hit."""
+    return [{**common, label: name} if name else {} for name in (bins.labels if bins else ())]
+
+
+def _add(family: CounterMetricFamily, series: Sequence[dict[str, str]], counts: Array) -> None:
+    """Counts [bins] as samples with these labels, empty ones where there is no such bin."""
+    name = f"{family.name}_total"
+    family.samples += [
+        Sample(name, labels, count) for labels, count in zip(series, counts.tolist(), strict=True) if labels
+    ]
 
 
 def _stability(columns: Sequence[Bins], life: Array, recent: Array) -> list[dict[str, float]]:

@@ -15,6 +15,15 @@ class DataPlane(Protocol):
     ``version`` "" is whichever there is. For a model or version that is not there, :class:`~..errors.RequestError` 404.
     """
 
+    def admit(self, metadata: Mapping[str, str]) -> None:
+        """Asked before anything of a call is looked at, but for those about health: :class:`~..errors.RequestError` 401
+        when whoever sent this ``metadata`` may not ask."""
+        ...
+
+    def check_room(self) -> None:
+        """Asked before a request is decoded: :class:`~..errors.RequestError` 429 when there is no room for one more."""
+        ...
+
     async def infer(
         self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
     ) -> InferResponse:

@@ -138,19 +138,22 @@ class _Service:
     async def model_ready(self, request: pb.ModelReadyRequest, _context: Context) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, request.version))
 
-    async def server_metadata(self, _request: pb.ServerMetadataRequest, _context: Context) -> pb.ServerMetadataResponse:
+    async def server_metadata(self, _request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
+        self._plane.admit(_sent(context))
         name, version, extensions = self._plane.describe()
         return pb.ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
-    async def model_metadata(self, request: pb.ModelMetadataRequest, _context: Context) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+        self._plane.admit(_sent(context))
         return grpc_codec.describe(self._plane.metadata(request.name, request.version))
 
     async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         left = context.time_remaining()
         deadline = None if left is None else perf_counter() + left
-        sent = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        name, version = request.model_name, request.model_version
+        sent, name, version = _sent(context), request.model_name, request.model_version
         try:
+            self._plane.admit(sent)
+            self._plane.check_room()
             decoded = grpc_codec.decode(request)
         except RequestError as error:
             self._plane.refused(error, sent)
@@ -159,3 +162,8 @@ class _Service:
         described = self._plane.metadata(name, version)
         raw = bool(request.raw_input_contents)
         return grpc_codec.encode(response, described.name, version or described.versions[0], raw=raw)
+
+
+def _sent(context: Context) -> dict[str, str]:
+    """The metadata of a call that is text."""
+    return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}

@@ -152,6 +152,7 @@ def running(label: str, start: Start, model: Path) -> Iterator[Server]:
         started = time.perf_counter()
         child = subprocess.Popen(
             argv,
+            cwd=model.parent,  # MLServer leaves files where it is started
             env=pinned.environment(**command.env),
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -27,8 +27,17 @@ class Plane:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.full = False
         self.asked: list[tuple[float | None, Mapping[str, str]]] = []
         self.refusals: list[str] = []
+
+    def admit(self, metadata: Mapping[str, str]) -> None:
+        if metadata.get("x-api-key") != "k":
+            raise RequestError("this model asks for an API key", 401)
+
+    def check_room(self) -> None:
+        if self.full:
+            raise RequestError("too many wait", 429)
 
     async def infer(
         self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
@@ -64,13 +73,13 @@ class Client:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
 
-    def call(self, name: str, /, **fields: Any) -> Any:
+    def call(self, name: str, /, *, key: str = "k", **fields: Any) -> Any:
         method: Any = self.channel.unary_unary(
             f"/{SERVICE}/{name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=getattr(pb, f"{name}Response").FromString,
         )
-        return method(getattr(pb, f"{name}Request")(**fields), timeout=10, metadata=(("x-api-key", "k"),))
+        return method(getattr(pb, f"{name}Request")(**fields), timeout=10, metadata=(("x-api-key", key),))
 
     def infer(self, model: str = "double", rows: int = 1, **fields: Any) -> Any:
         contents = pb.InferTensorContents(fp64_contents=[1.5] * rows)
@@ -186,6 +195,41 @@ def test_a_request_that_cannot_be_decoded_is_told_to_who_counts() -> None:
     run(test, plane)
     assert len(plane.refusals) == 1
     assert plane.asked == []
+
+
+def test_without_a_key_only_health_is_told_and_nothing_is_decoded() -> None:
+    plane = Plane()
+
+    async def test(client: Client, server: GrpcServer) -> None:
+        for call in (
+            client.infer(key="another"),
+            client.call("ModelInfer", key="another", model_name="double", inputs=[]),
+            client.call("ModelMetadata", key="another", name="double"),
+            client.call("ServerMetadata", key="another"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        for name in ("ServerLive", "ServerReady"):
+            await client.call(name, key="another")
+        await client.call("ModelReady", key="another", name="double")
+
+    run(test, plane)
+    assert plane.refusals == ["this model asks for an API key"] * 2, "predictions, decoded or not, are counted"
+    assert plane.asked == []
+
+
+def test_with_no_room_a_request_is_not_even_decoded() -> None:
+    plane = Plane()
+    plane.full = True
+
+    async def test(client: Client, server: GrpcServer) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.call("ModelInfer", model_name="double", inputs=[])
+        assert caught.value.details() == "too many wait"
+
+    run(test, plane)
+    assert plane.refusals == ["too many wait"]
 
 
 def test_health_and_reflection_know_the_service() -> None:
