@@ -80,6 +80,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         slots,
         watch=_drift(identity, slots, signature, described),
         collectors=[feedback, *(one for one in (shadow, payloads) if one)],
+        watts_per_core=arguments.watts_per_core,
     )
     recorder.rehearse()
     return Serving(

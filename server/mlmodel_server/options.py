@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+from .observe.metrics import WATTS_PER_CORE
+
 FORMATS = ("auto", "sklearn", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow")
 
 
@@ -57,6 +59,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--payload-log", type=Path, metavar="DIR", help="where to write a sample of requests and answers (nowhere)")
     add("--payload-percent", type=float, default=1.0, metavar="PERCENT", help="of the requests (1)")
     add("--payload-format", choices=("jsonl", "parquet"), default="jsonl")
+    watts = f"of a busy CPU, for the estimate of energy ({WATTS_PER_CORE})"
+    add("--watts-per-core", type=_watts, default=WATTS_PER_CORE, metavar="WATTS", help=watts)
     return parser.parse_args(argv)
 
 
@@ -92,3 +96,13 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError("give seconds, above 0 and up to 3600")
     return seconds
+
+
+def _watts(text: str) -> float:
+    try:
+        watts = float(text)
+    except ValueError:
+        watts = 0.0
+    if not 0 < watts <= 1000:
+        raise argparse.ArgumentTypeError("give watts, above 0 and up to 1000")
+    return watts

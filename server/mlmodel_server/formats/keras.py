@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import RefusedModel
 from ..manifest import Signature
 from ..protocol.tensors import Array
-from .opened import PREDICT, Artefact, Opened, Table, layout_of
+from .opened import PREDICT, Artefact, Opened, Table, layout_of, parts
 from .table import library
 from .tensorflow_common import array_of, directory, spec_of, tensorflow
 
@@ -73,23 +73,17 @@ def _refused(what: str, name: str) -> RefusedModel:
 
 def _beyond(content: Any) -> Iterator[str]:
     """What in the configuration is not Keras' own, or reads or runs something."""
-    stack = [content]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, list):
-            stack += part
-        elif isinstance(part, dict):
-            stack += part.values()
-            if "class_name" not in part:
-                continue
-            module, name = part.get("module"), part["class_name"]
-            if module is None and name in _PLAIN:
-                continue
-            shown = f"{module}.{name}"[:80]
-            if module not in _MODULES or name in _DENIED or not isinstance(name, str):
-                yield shown
-            elif part.get("registered_name") not in (None, name) and name != "function":
-                yield f"{shown} registered as {str(part['registered_name'])[:80]}"
+    for part in parts(content):
+        if not isinstance(part, dict) or "class_name" not in part:
+            continue
+        module, name = part.get("module"), part["class_name"]
+        if module is None and name in _PLAIN:
+            continue
+        shown = f"{module}.{name}"[:80]
+        if module not in _MODULES or name in _DENIED or not isinstance(name, str):
+            yield shown
+        elif part.get("registered_name") not in (None, name) and name != "function":
+            yield f"{shown} registered as {str(part['registered_name'])[:80]}"
 
 
 def _check_weights(data: bytes, name: str) -> None:

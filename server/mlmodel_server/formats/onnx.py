@@ -10,24 +10,10 @@ import numpy as np
 from ..errors import RefusedModel
 from ..manifest import Signature
 from ..protocol.tensors import Array, TensorSpec
-from .opened import Artefact, Opened, Table, layout_of
+from .opened import DATATYPES, Artefact, Opened, Table, layout_of
 from .table import library
 
-_DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float": "FP32",
-    "double": "FP64",
-    "string": "BYTES",
-}
+_DATATYPES = {{"float32": "float", "float64": "double"}.get(name, name): type for name, type in DATATYPES.items()}
 
 # Where a model can hold tensors: for each message of onnx.proto, its fields that lead on, by number.
 _LEADS: dict[str, dict[int, str]] = {

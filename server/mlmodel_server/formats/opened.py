@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from ..manifest import Signature
-from ..protocol.tensors import Array, TensorSpec
+from ..protocol.tensors import DTYPES, Array, TensorSpec
 
 Table = Array | Mapping[str, Array]
 """The rows of one or several requests. For the layouts ``columns`` and ``matrix`` one array of shape [rows, columns]:
@@ -23,6 +23,10 @@ CONTRIBUTIONS = "contributions"
 """The output of :attr:`Opened.explain`."""
 
 Task = Literal["classification", "regression", "other"]
+
+
+DATATYPES = {str(dtype): datatype for datatype, dtype in DTYPES.items() if datatype != "BYTES"} | {"string": "BYTES"}
+"""The protocol's datatype for what numpy and most libraries call a type of numbers, and for texts."""
 
 
 class Functions(Protocol):
@@ -77,3 +81,15 @@ def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:
     numbers = only.datatype.startswith(("FP", "INT", "UINT"))
     table = len(only.shape) == 2 and only.shape[0] == -1 and only.shape[1] > 0
     return "matrix" if len(inputs) == 1 and numbers and table else "tensors"
+
+
+def parts(content: Any) -> Iterator[Any]:
+    """Everything in a JSON document: itself, and all that is in its lists and objects; however deep it is nested."""
+    stack = [content]
+    while stack:
+        part = stack.pop()
+        yield part
+        if isinstance(part, list):
+            stack += part
+        elif isinstance(part, dict):
+            stack += part.values()

@@ -13,23 +13,8 @@ import numpy as np
 
 from ..errors import RefusedModel
 from ..protocol.tensors import Array, TensorSpec
+from .opened import DATATYPES
 from .table import library
-
-DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    "string": "BYTES",
-}
 
 
 def tensorflow(threads: int) -> Any:

@@ -8,24 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..protocol.tensors import Array
-from .opened import PREDICT, Table
+from .opened import DATATYPES, PREDICT, Table
 from .table import library
 
-DATATYPES = {
-    "torch.bool": "BOOL",
-    "torch.uint8": "UINT8",
-    "torch.uint16": "UINT16",
-    "torch.uint32": "UINT32",
-    "torch.uint64": "UINT64",
-    "torch.int8": "INT8",
-    "torch.int16": "INT16",
-    "torch.int32": "INT32",
-    "torch.int64": "INT64",
-    "torch.float16": "FP16",
-    "torch.bfloat16": "FP32",
-    "torch.float32": "FP32",
-    "torch.float64": "FP64",
-}
+TORCH_DATATYPES = {f"torch.{name}": datatype for name, datatype in DATATYPES.items()} | {"torch.bfloat16": "FP32"}
 """Of what a module answers; brain floats, which the protocol has not, are answered as FP32."""
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from ..errors import RefusedModel
 from ..manifest import Signature
 from ..protocol.tensors import DTYPES, TensorSpec
-from .opened import Artefact, Opened, layout_of
+from .opened import Artefact, Opened, layout_of, parts
 from .table import library
-from .torch_common import DATATYPES, TorchFunctions, restrict
+from .torch_common import TORCH_DATATYPES, TorchFunctions, restrict
 
 MAX_JSON = 256 << 20
 """Bytes of the JSON in one program."""
@@ -73,15 +73,11 @@ def _refused(what: str, name: str) -> RefusedModel:
 
 def _beyond(content: Any) -> Iterator[str]:
     """What in the description of a program is no computation."""
-    stack = [content]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, list):
-            stack += part
-        elif isinstance(part, str):
-            stack += _inner(part)
+    for part in parts(content):
+        if isinstance(part, str):
+            for inner in _inner(part):
+                yield from _beyond(inner)
         elif isinstance(part, dict):
-            stack += part.values()
             for target in (part.get("target"), part.get("as_operator")):
                 if isinstance(target, str) and target.startswith(_LOOKED_UP) and not _TARGET.fullmatch(target):
                     yield target[:80]
@@ -151,7 +147,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
 
 def _spec(name: str, node: Any, file: str) -> TensorSpec:
     value = node.meta.get("val")
-    datatype = DATATYPES.get(str(getattr(value, "dtype", None)))
+    datatype = TORCH_DATATYPES.get(str(getattr(value, "dtype", None)))
     if datatype is None:
         raise RefusedModel(
             f"{file}: {name} is no tensor that the protocol can carry: export it with tensors of numbers"
