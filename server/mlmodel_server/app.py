@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
@@ -32,6 +32,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PREDICTION_ID = b"x-mlmodel-prediction-id"
+
+ATTEMPT, REFUSED = b"x-mlmodel-attempt", b"x-mlmodel-refused"
+"""The router marks what it asks of a candidate first, ``own``, and asks stable for what the candidate fails. It cannot
+tell by a 400 whether a request is wrong or only does not fit this version. So in its place it gets 503, with the status
+that is meant in the second header, and learns from stable which it is."""
 
 LARGE = 256 << 10
 """Bytes of a body, from which on it is decoded, and its answer encoded, in a thread: it takes milliseconds."""
@@ -146,8 +151,9 @@ class Application:
                 return False
         except Exception as error:
             reply = self._failed(error)
-            self._reporter.failed(endpoint.route, dict(headers), started, reply.status, error)
-            connection.answer(_start(reply), reply.body)
+            sent = dict(headers)
+            self._reporter.failed(endpoint.route, sent, started, reply.status, error)
+            connection.answer(_start(_repeatable(reply, sent)), reply.body)
             return True
         if not self._taken:
             self._poll.arrived(started)
@@ -169,6 +175,7 @@ class Application:
             except Exception as error:
                 reply = self._failed(error)
                 self._reporter.failed(one.endpoint.route, one.headers, one.started, reply.status, error)
+                reply = _repeatable(reply, one.headers)
             replies.append((one.connection, _start(reply), reply.body))
         for connection, start, body in replies:
             connection.answer(start, body)
@@ -199,6 +206,7 @@ class Application:
         except Exception as error:
             reply = self._failed(error)
             self._reporter.failed(route, headers, started, reply.status, error)
+            reply = _repeatable(reply, headers)
         finally:
             self._recorder.in_flight -= 1
         if self.serving.draining:
@@ -276,6 +284,13 @@ class Application:
 
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def _repeatable(reply: Reply, headers: Mapping[bytes, bytes]) -> Reply:
+    """What is sent for a reply that refuses a request with these headers; see ``ATTEMPT``."""
+    if reply.status in (400, 429) and headers.get(ATTEMPT) == b"own":
+        return Reply(503, [*reply.headers, (REFUSED, b"%d" % reply.status)], reply.body)
+    return reply
 
 
 def _start(reply: Reply) -> bytes:

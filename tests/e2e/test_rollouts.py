@@ -7,11 +7,17 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from mlmodel_server import package
 from tests.cluster import Cluster
-from tests.models import Model, condition, message
+from tests.models import NAME, Model, condition, message
 from tests.traffic import Traffic, wait_for
 
 pytestmark = pytest.mark.cluster
@@ -99,6 +105,32 @@ def test_a_version_that_fails_everything_costs_no_user_an_error(model: Model, tr
     assert status["rejected"][0]["reason"] == "ErrorRate"
     assert condition(status, "Available") == "True"
     assert condition(status, "Stalled") == "True"
+
+
+def test_a_version_that_refuses_what_stable_takes_costs_no_user_an_error(
+    model: Model, traffic: StartTraffic, tmp_path: Path
+) -> None:
+    """It was trained on a third of the columns, so it answers every request with 400."""
+    X, y = load_breast_cancer(as_frame=True, return_X_y=True)
+    X = X.iloc[:, :10]
+    narrow = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    package.save(narrow, X, y, tmp_path / "narrow", version="narrow")
+    model("apply", "-f", "-", input=package.config_map(tmp_path / "narrow", "narrow"))
+    model.apply("v2")
+    model.wait_ready(90, "v2")
+    with traffic(rate=20) as users:
+        change = {"spec": {"model": {"uri": "configmap://narrow", "version": "narrow"}}}
+        model("patch", "mlm", NAME, "--type=merge", "-p", json.dumps(change))
+        status = model.wait_rejected(120)
+        fallbacks = users.now.fallbacks
+        users.more(20)
+        seen = users.stop()
+    print(f"{seen.fallbacks} rescued, {seen.failed} failed of {seen.sent}: {status['rejected'][0]['message']}")
+    assert seen.failed == 0, seen.errors
+    assert 0 < seen.fallbacks <= 10
+    assert seen.fallbacks == fallbacks, "nothing was asked after the rollback"
+    assert set(seen.versions) == {"v2"}
+    assert status["rejected"][0]["reason"] == "ErrorRate"
 
 
 def test_some_errors_are_enough_for_a_rollback(model: Model, traffic: StartTraffic) -> None:

@@ -54,6 +54,7 @@ class Reply:
     """What a revision does with one request; by default it answers 200 at once and keeps the connection."""
 
     status: int = 200
+    headers: tuple[str, ...] = ()
     seconds: float = 0.0
     raw: bytes | None = None  # sent instead of a response, then the connection is closed
     reset: bool = False  # the connection is reset without an answer
@@ -110,9 +111,8 @@ class Revision:
                     writer.write(reply.raw)
                     return
                 body = self.name.encode()
-                writer.write(
-                    f"HTTP/1.1 {reply.status} Status\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body,
-                )
+                lines = [f"HTTP/1.1 {reply.status} Status", f"content-length: {len(body)}", *reply.headers, "", ""]
+                writer.write("\r\n".join(lines).encode() + body)
                 if reply.close or request.headers.get("connection") == "close":
                     return
 

@@ -229,6 +229,68 @@ def test_client_errors_pass_and_are_no_failure(play: Play) -> None:
     play(act, canary(25), b=Reply(status=400))
 
 
+def refuses(status: int) -> Callable[[Message], Reply]:
+    """What a server of ours does with a request that it refuses."""
+
+    def behave(request: Message) -> Reply:
+        if request.headers.get("x-mlmodel-attempt") == "own":
+            return Reply(503, (f"x-mlmodel-refused: {status}",))
+        return Reply(status)
+
+    return behave
+
+
+@pytest.mark.parametrize("status", [400, 429])
+def test_what_only_the_candidate_refuses_stable_answers_and_it_is_a_failure(play: Play, status: int) -> None:
+    async def act(scene: Scene) -> None:
+        answers = await scene.ask(100)
+        assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 100}
+        assert sum(answer.headers.get("x-mlmodel-fallback") == "true" for answer in answers) == 25
+        slots = (await scene.router.counts())["slots"]
+        assert slots == {"a": {**Zeros, "requests": 75}, "b": {"requests": 25, "failed": 25, "fallbacks": 25}}
+        told = Counter(request.headers.get("x-mlmodel-attempt") for request in scene.a.requests)
+        assert told == {None: 75, "other": 25}
+
+    play(act, canary(25), b=refuses(status))
+
+
+@pytest.mark.parametrize("status", [400, 429])
+def test_what_both_versions_refuse_is_told_by_stable_and_is_no_failure(play: Play, status: int) -> None:
+    async def act(scene: Scene) -> None:
+        answers = await scene.ask(100)
+        assert Counter((answer.status, answer.body) for answer in answers) == {(status, b"a"): 100}
+        assert not any(answer.headers.keys() & {"x-mlmodel-fallback", "x-mlmodel-refused"} for answer in answers)
+        slots = (await scene.router.counts())["slots"]
+        assert slots == {"a": {**Zeros, "requests": 75}, "b": {**Zeros, "requests": 25}}
+
+    play(act, canary(25), a=refuses(status), b=refuses(status))
+
+
+@pytest.mark.parametrize("status", [400, 429])
+def test_a_refusal_that_cannot_be_repeated_is_passed_on_as_what_it_is(play: Play, status: int) -> None:
+    async def act(scene: Scene) -> None:
+        client = Client(scene.router.traffic)
+        answer = await client.ask(body=os.urandom(400_000))
+        client.close()
+        assert (answer.status, answer.body) == (status, b"b")
+        assert "x-mlmodel-refused" not in answer.headers
+        assert scene.a.requests == []
+        assert (await scene.router.counts())["slots"]["b"] == {**Zeros, "requests": 1}
+
+    play(act, canary(100), b=refuses(status))
+
+
+def test_no_client_makes_stable_look_as_if_it_failed(play: Play) -> None:
+    async def act(scene: Scene) -> None:
+        client = Client(scene.router.traffic)
+        answer = await client.ask(headers={"x-mlmodel-attempt": "own"})
+        client.close()
+        assert answer.status == 400
+        assert (await scene.router.counts())["slots"]["a"] == {**Zeros, "requests": 1}
+
+    play(act, a=refuses(400))
+
+
 def test_errors_of_stable_pass_and_are_never_asked_of_the_candidate(play: Play) -> None:
     async def act(scene: Scene) -> None:
         answers = await scene.ask(100)

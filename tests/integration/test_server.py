@@ -162,6 +162,19 @@ def test_every_error_has_the_protocols_form_and_the_version(
     assert tumour.requests(status) == before + ("infer" in path), "only inference requests are counted"
 
 
+@pytest.mark.parametrize("padding", [0, 70_000], ids=["short way", "long way"])
+def test_a_router_is_told_of_a_refusal_so_that_it_asks_another_version(
+    tumour: Server, rows: list[str], padding: int
+) -> None:
+    for attempt, status, refused in (("own", 503, "400"), ("other", 400, None), ("", 400, None)):
+        before = tumour.requests(400), tumour.requests(503)
+        answer = tumour.ask("POST", INFER, "{}" + " " * padding, x_mlmodel_attempt=attempt)
+        assert (answer.status, answer.headers.get("x-mlmodel-refused")) == (status, refused)
+        assert "inputs" in answer.json()["error"]
+        assert (tumour.requests(400), tumour.requests(503)) == (before[0] + 1, before[1]), "counted as what it is"
+    assert tumour.ask("POST", INFER, rows[0], x_mlmodel_attempt="own").status == 200
+
+
 def test_a_body_in_chunks_is_read_and_held_to_the_limit(tumour: Server, rows: list[str]) -> None:
     def chunks(text: str) -> Iterator[bytes]:
         for start in range(0, len(text), 1000):

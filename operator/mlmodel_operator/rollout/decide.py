@@ -402,6 +402,7 @@ def _found_failure(context: _Context, status: Status, candidate: Candidate) -> _
             evidence.candidate,
             evidence.stable,
             max_percent=rollout.gates.errors.max_percent,
+            refused=evidence.counted.client_errors - evidence.candidate.client_errors,
         )
         if verdict.decisive:
             return _roll_back(context, status, candidate, verdict.reason, verdict.message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -245,12 +246,24 @@ def test_going_bad_while_baking_rolls_back_to_the_warm_version() -> None:
     assert world.user_errors == 0
 
 
-def test_client_errors_that_stable_does_not_have_roll_back() -> None:
+def test_what_the_candidate_refuses_and_stable_takes_is_a_failure_of_which_no_user_learns() -> None:
     world = serving("v1")
-    world.behaviours["v2"] = Behaviour(client_error_rate=0.5)
+    world.behaviours["v2"] = Behaviour(client_error_rate=1.0)
     world.change(spec("v2"))
     world.run(lambda w: bool(w.status.rejected), limit=120)
-    assert world.status.rejected[0].reason == "ErrorRateAboveStable"
+    assert world.status.rejected[0].reason == "ErrorRate"
+    assert world.user_errors == 0
+    told = re.match(r"(\d+) of (\d+) requests failed \((\d+) were refused", world.status.rejected[0].message)
+    assert told
+    assert told[1] == told[2] == told[3], "each request counts once"
+
+
+def test_what_no_version_can_answer_is_not_held_against_the_candidate() -> None:
+    world = serving("v1", wrong_rate=0.2)
+    world.change(spec("v2", rollout=Rollout(bake_seconds=5)))
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
+    assert not world.status.rejected
+    assert world.user_errors == 0
 
 
 def test_what_both_versions_suffer_is_not_held_against_the_candidate() -> None:

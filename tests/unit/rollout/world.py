@@ -46,6 +46,7 @@ class Behaviour:
     seconds_to_ready: float = 2.0
     error_rate: float = 0.0
     client_error_rate: float = 0.0
+    """Of the requests that are right, those that this version refuses."""
     never_ready: bool = False
     broken: dict[str, object] = field(default_factory=dict)
     """Fields of Pod that say so, as ``{"exit_code": 3}``."""
@@ -66,6 +67,8 @@ class World:
     spec: Spec
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     requests_per_second: int = 50
+    wrong_rate: float = 0.0
+    """Of the requests, those that no version can answer."""
     now: float = 1_800_000_000.7
     generation: int = 1
     status: Status = field(default_factory=Status)
@@ -177,27 +180,31 @@ class World:
         self.status = plan.status
 
     def _requests(self, number: int) -> None:
-        """Users ask ``number`` times; what the candidate fails is asked of stable."""
+        """Users ask ``number`` times; what the candidate fails or refuses is asked of stable."""
         routes = self.followed
         if routes is None or routes.stable is None:
             return
         share = routes.weight if routes.candidate is not None else 0
-        asked = sum(self.rng.random() * 100 < share for _ in range(number))
-        rescued = self._ask(routes, routes.candidate, asked) if routes.candidate is not None else 0
-        self._count(routes.candidate, asked, rescued)
-        failed = self._ask(routes, routes.stable, number - asked)
-        self._count(routes.stable, number - asked, failed)
-        self.user_errors += failed + self._ask(routes, routes.stable, rescued)
+        wrong = sum(self.rng.random() < self.wrong_rate for _ in range(number)) if self.wrong_rate else 0
+        good = number - wrong
+        asked = sum(self.rng.random() * 100 < share for _ in range(good))
+        asked_wrong = sum(self.rng.random() * 100 < share for _ in range(wrong))
+        missed = self._ask(routes, routes.candidate, asked, asked_wrong) if routes.candidate is not None else 0
+        self._count(routes.candidate, asked + asked_wrong, missed)
+        failed = self._ask(routes, routes.stable, good - asked, wrong - asked_wrong)
+        self._count(routes.stable, number - asked - asked_wrong, failed)
+        self.user_errors += failed + self._ask(routes, routes.stable, missed, asked_wrong)
 
     def _count(self, slot: Slot | None, asked: int, failed: int) -> None:
         if slot is not None:
             before = self.slots[slot]
             self.slots[slot] = (before[0] + asked, before[1] + failed)
 
-    def _ask(self, routes: Routes, slot: Slot, number: int) -> int:
-        """Asks one slot ``number`` times and returns how many failed."""
+    def _ask(self, routes: Routes, slot: Slot, number: int, wrong: int) -> int:
+        """Asks one slot ``number`` times and returns how many it failed or refused; it also refuses ``wrong`` others,
+        as every version does."""
         name = next((n for n in self.revisions if routes.addresses[slot] == f"10.0.0.{int(n[:2], 16)}"), None)
-        if name is None or not number:
+        if name is None or not number + wrong:
             return number
         revision = self.revisions[name]
         behaviour = self.behaviour(revision.version)
@@ -214,10 +221,12 @@ class World:
         created, counts = revision.pods[pod]
         revision.pods[pod] = (
             created,
-            Cursor(counts.requests + number, counts.client_errors + refused, counts.server_errors + failed),
+            Cursor(
+                counts.requests + number + wrong, counts.client_errors + refused + wrong, counts.server_errors + failed
+            ),
         )
         self.answered[revision.version] = self.answered.get(revision.version, 0) + number
-        return failed
+        return failed + refused
 
     def observed_pods(self, name: str) -> tuple[Pod, ...]:
         """The pods of one revision as seen now."""

@@ -162,15 +162,18 @@ core.register_fetches("backend", function(txn, prefix)
 end)
 
 -- Counts how the request ended: `answered`, `failed` (an error reaches the client), or `fallback` (the slot's own revision
--- failed and the other one answered). What the client did wrong is no failure.
+-- failed or refused it and the other one did not). What both refuse the client did wrong, which is no failure.
 core.register_fetches("outcome", function(txn)
   local count = counts[txn.sf:be_name():sub(-1)] -- the slot ends the backend's name
-  if txn:get_var("txn.server") == "other" then
+  local status, code = tonumber(txn.sf:status()), txn.sf:res_hdr("grpc-status")
+  local failed = status >= 500 or GRPC_FAILURES[code]
+  local refused = not failed and (status >= 400 or code and code ~= "" and code ~= "0")
+  if txn:get_var("txn.server") == "other" and not refused then
     count.failed = count.failed + 1
     count.fallbacks = count.fallbacks + 1
     return "fallback"
   end
-  if tonumber(txn.sf:status()) >= 500 or GRPC_FAILURES[txn.sf:res_hdr("grpc-status")] then
+  if failed then
     count.failed = count.failed + 1
     return "failed"
   end

@@ -4,11 +4,12 @@ Each test is an e-process: the likelihood ratio of a mixture of alternatives aga
 by block. Under the hypothesis it exceeds K with probability at most 1/K over the whole rollout (Ville's inequality),
 so looking every second costs nothing. See docs/explanation/evidence.md for the derivation and the measured rates.
 
-* **Absolute**: the candidate's rate of server errors is at most the limit, or stable's own rate if that is higher.
+* **Absolute**: the candidate's rate of failures is at most the limit, or stable's own rate if that is higher. What it
+  refuses and stable takes is a failure too.
 * **Relative**: the candidate's share of all errors is its share of the requests. What both versions suffer in the same
-  block (a broken feature store, say) cancels. This one sees client errors too: a version that refuses what stable
-  accepts is broken, though it says 400.
-* **Certification**: the candidate's rate of server errors is at least the limit scaled to the exposure. Rejecting
+  block (a broken feature store, say) cancels. This one sees client errors too, for those that no router
+  could ask of stable.
+* **Certification**: the candidate's rate of failures is at least the limit scaled to the exposure. Rejecting
   *this* hypothesis is what lets the weight rise.
 """
 
@@ -104,8 +105,9 @@ def rounded(ledger: Ledger) -> Ledger:
     return Ledger(tuple(round(log, 6) for log in ledger.absolute), tuple(round(log, 6) for log in ledger.relative))
 
 
-def judge(ledger: Ledger, candidate: Tally, stable: Tally, *, max_percent: float) -> Verdict:
-    """What the ledger holds against the candidate, in words with figures.
+def judge(ledger: Ledger, candidate: Tally, stable: Tally, *, max_percent: float, refused: int = 0) -> Verdict:
+    """What the ledger holds against the candidate, in words with figures; ``refused`` of its failures are requests that
+    it answered with 4xx and stable took.
 
     The relative test is heard only when the excess that was observed is above the limit: with enough requests even a
     harmless difference is certain, and certainty is not harm.
@@ -117,10 +119,11 @@ def judge(ledger: Ledger, candidate: Tally, stable: Tally, *, max_percent: float
     stable_rate = stable_errors / stable.requests if stable.requests else 0.0
     relative = _mean_exp(ledger.relative) if 100.0 * (rate - stable_rate) > max_percent else 1.0
     if absolute >= relative:
+        how = f" ({refused} were refused with 4xx, and answered by stable)" if refused > 0 else ""
         return Verdict(
             absolute,
             "ErrorRate",
-            f"{candidate.failed} of {candidate.requests} requests failed, and at most {max_percent:g} % may",
+            f"{candidate.failed} of {candidate.requests} requests failed{how}, and at most {max_percent:g} % may",
         )
     return Verdict(
         relative,

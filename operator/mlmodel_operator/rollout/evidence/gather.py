@@ -117,7 +117,9 @@ def gather(
         # The pods that could not be read have mostly answered: how many requests is known when they can be.
         lone = 0
     failed = max(counted.failed + lone, evidence.candidate.failed)
-    combined = Tally(counted.requests - counted.failed + failed, counted.client_errors, failed)
+    # What the candidate refused and stable took: its pods counted a client error each, the routers a failure.
+    refused = min(failed - counted.failed, counted.client_errors)
+    combined = Tally(counted.requests + failed - counted.failed - refused, counted.client_errors - refused, failed)
     before = evidence.candidate
     block = errors.Block(
         Tally(
