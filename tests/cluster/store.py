@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -43,10 +43,15 @@ def fill(wanted: Sequence[Image], bin_dir: Path) -> int:
             return 0
         say(f"Importing {len(missing)} images: {', '.join(image.names[0] for image in missing)}")
         record.parent.mkdir(parents=True, exist_ok=True)
+        kept = blobs_of(root(), present.values())
+        new = {name: image.digest for image in missing for name in image.names}
+        # Should the import end halfway, nobody knows which images the new names stand for.
+        unchanged = {name: digest for name, digest in present.items() if name not in new}
+        record.write_text(json.dumps(unchanged, indent=1))
         with tempfile.TemporaryDirectory(dir=record.parent, prefix="import-") as work:
             archive = Path(work) / "images.tar"
             with archive.open("wb") as file:
-                write_archive(file, images.layout(), missing, blobs_in(root()))
+                write_archive(file, images.layout(), missing, kept)
             run(
                 [
                     *("unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc"),
@@ -57,15 +62,19 @@ def fill(wanted: Sequence[Image], bin_dir: Path) -> int:
                 what="Importing the images",
                 log=record.parent / "import.log",
             )
-        present |= {name: image.digest for image in missing for name in image.names}
-        record.write_text(json.dumps(present, indent=1))
+        record.write_text(json.dumps(unchanged | new, indent=1))
         return len(missing)
 
 
-def blobs_in(containerd_root: Path) -> set[str]:
-    """Return the digests of the blobs that a containerd root holds."""
-    folder = containerd_root / "io.containerd.content.v1.content" / "blobs" / "sha256"
-    return {f"sha256:{path.name}" for path in folder.iterdir()} if folder.is_dir() else set()
+def blobs_of(containerd_root: Path, manifests: Iterable[str]) -> set[str]:
+    """Return the digests of the blobs that a containerd root keeps, given the manifests that its names stand for.
+
+    There are others in it, of images whose names now stand for newer ones. These don't count: containerd deletes them
+    in its own time, a moment after its start for instance, which is when an import begins.
+    """
+    content = containerd_root / "io.containerd.content.v1.content"
+    held = [manifest for manifest in manifests if (content / "blobs" / manifest.replace(":", "/")).exists()]
+    return {blob for manifest in held for blob in images.blobs(content, manifest)}
 
 
 def write_archive(out: IO[bytes], layout: Path, wanted: Sequence[Image], present: set[str]) -> None:
@@ -113,11 +122,13 @@ def load(wanted: Sequence[Image], bin_dir: Path, run_dir: Path, node_pid: int) -
         *("--address", config.CONTAINERD_SOCKET, "--namespace", "k8s.io", "images"),
     ]
     listing = run([*ctr, "list"], what="Listing the node's images")
-    lines = {line.split()[0]: line for line in listing.splitlines()[1:]}
-    missing = [image for image in wanted if any(image.digest not in lines.get(name, "") for name in image.names)]
+    # The columns: name, media type, digest, …
+    there = {words[0]: words[2] for words in map(str.split, listing.splitlines()[1:])}
+    missing = [image for image in wanted if any(there.get(name) != image.digest for name in image.names)]
     if missing:
+        ours = [there[name] for image in wanted for name in image.names if name in there]
         with tempfile.TemporaryFile() as archive:
-            write_archive(archive, images.layout(), missing, blobs_in(run_dir / "containerd"))
+            write_archive(archive, images.layout(), missing, blobs_of(run_dir / "containerd", ours))
             archive.seek(0)
             done = subprocess.run(
                 [*ctr, "import", "--snapshotter", "overlayfs", "-"], stdin=archive, capture_output=True
