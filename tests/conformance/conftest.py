@@ -60,7 +60,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         return
     arguments = ["--uri", "builtin://iris"]
     if request.param == "mixed":
-        path = package.save(*mixed(), tmp_path_factory.mktemp("conformance") / "mixed")
+        path = package.save(*mixed("ignore"), tmp_path_factory.mktemp("conformance") / "mixed")
         arguments = ["--uri", "pvc://claim", "--path", str(path)]
     with running(request.param, *arguments) as server:
         ours = Target(server.url, request.param, server.grpc, own=True, pid=server.process.pid)

@@ -48,8 +48,8 @@ def alive(target: Target) -> Iterator[None]:
 
 
 def needs_no_known_texts(target: Target) -> None:
-    """A model may fail on a text that it has never seen, which is a 500 and no fault of the protocol."""
-    if any(tensor["datatype"] == "BYTES" for tensor in target.metadata["inputs"]):
+    """A model may fail on a text that it has never seen, which is a 500 and no fault of the protocol; ours does not."""
+    if not target.pid and any(tensor["datatype"] == "BYTES" for tensor in target.metadata["inputs"]):
         pytest.skip("the model takes text, and may fail on what it does not know")
 
 
@@ -96,6 +96,7 @@ def test_requests(target: Target, count: int) -> None:
 
 def test_bytes(target: Target, count: int) -> None:
     """What is no HTTP is answered with an error or a closed connection."""
+    needs_no_known_texts(target)
     random = Random(SEED)
     address = urlsplit(target.url)
     good = (
@@ -122,7 +123,8 @@ def whole_numbers(target: Target, raw: bool) -> Any:
     """The sample with integers instead, which no change of a byte turns into NaN."""
     sample = target.request()
     for tensor in sample["inputs"]:
-        tensor.update(datatype="INT32", data=[1] * len(flat(tensor["data"])))
+        if tensor["datatype"] not in ("BYTES", "BOOL"):
+            tensor.update(datatype="INT32", data=[1] * len(flat(tensor["data"])))
     return request(replace(target, sample=sample), raw=raw)
 
 
@@ -164,7 +166,7 @@ def test_schema(target: Target, count: int, tmp_path: Path) -> None:
     needs_no_known_texts(target)
     python = venv("schemathesis", SCHEMATHESIS)
     command = [str(python.with_name("schemathesis")), "run", f"{target.url}/openapi.json", "--seed", str(SEED)]
-    command += ["--max-examples", str(max(10, count // 20)), "--no-color"]
+    command += ["--max-examples", str(min(200, max(10, count // 20))), "--no-color"]  # it makes 30 requests a second
     command += [
         "--checks",
         "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",

@@ -41,11 +41,15 @@ def mixed_table() -> tuple[Any, Any]:
     return table, np.where((table["amount"] > 100) ^ table["member"], "yes", "no")
 
 
-def mixed() -> tuple[Any, Any, Any]:
-    """A classifier that selects DataFrame columns by name: model, X, y."""
+def mixed(unknown: str = "error") -> tuple[Any, Any, Any]:
+    """A classifier that selects DataFrame columns by name: model, X, y. ``unknown`` is what becomes of a text that it
+    has not seen: "error" or "ignore"."""
     table, labels = mixed_table()
     columns = ColumnTransformer(
-        [("numbers", StandardScaler(), ["amount", "count"]), ("texts", OneHotEncoder(), ["country", "level"])],
+        [
+            ("numbers", StandardScaler(), ["amount", "count"]),
+            ("texts", OneHotEncoder(handle_unknown=unknown), ["country", "level"]),
+        ],
         remainder="passthrough",
     )
     return make_pipeline(columns, LogisticRegression()).fit(table, labels), table, labels
