@@ -10,7 +10,7 @@ from . import observe, resources
 from .api.codec import decode, encode
 from .api.status import Status
 from .api.types import GROUP, KIND, PLURAL, VERSION, MLModel
-from .rollout.decide import decide, needs_pods, needs_routers
+from .rollout.decide import decide, needs_address, needs_pods, needs_routers
 from .rollout.observed import Observed
 from .rollout.plan import Plan, Want
 from .rollout.routes import Routes
@@ -138,11 +138,15 @@ class Controller:
         bare = Observed(revisions)
         if needs_routers(status, bare):
             found = await self._scraper.routers(_addresses(routers))
+        reachable = True
+        if routers and needs_address(status, bare):
+            reachable = await self._scraper.answers(_cluster_ip(services))
         return Observed(
             revisions,
             tuple(observe.read_router(pod, found.get(_name(pod))) for pod in routers),
-            await self._problem(model, status, bare, deployments),
-            self._settings.denial(model.spec.model.trust),
+            source_problem=await self._problem(model, status, bare, deployments),
+            reachable=reachable,
+            denied=self._settings.denial(model.spec.model.trust),
         )
 
     async def _problem(self, model: MLModel, status: Status, observed: Observed, deployments: list[Body]) -> str:
@@ -300,6 +304,12 @@ def _belongs_to(body: Body, owner: str) -> bool:
 
 def _name(body: Body) -> str:
     return str(metadata(body).get("name", ""))
+
+
+def _cluster_ip(services: list[Body]) -> str:
+    """The IP of the Service in front of the routers, empty as long as there is none."""
+    routers = (body for body in services if observe.label(body, observe.COMPONENT_LABEL) == "router")
+    return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")
 
 
 def _addresses(pods: list[Body]) -> dict[str, str]:

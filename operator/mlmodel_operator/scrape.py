@@ -18,10 +18,13 @@ import aiohttp
 
 SERVER_PORT = 8080
 ROUTER_PORT = 9090
+SERVICE_PORT = 80
 _SECONDS = 1.0
 _BODY_LIMIT = 1 << 20
 _COUNTER_LIMIT = 2**53  # beyond it a float is no exact count any more
 _AT_ONCE = 100
+_NONE: Mapping[str, str] = {}
+_STABLE = {"x-mlmodel-version": "stable"}
 
 _METRIC = "mlmodel_requests_total"
 # A label value ends at the first quote that is not escaped; no part of this can match in two ways.
@@ -62,9 +65,12 @@ class RouterStatus:
 class Scraper:
     """One HTTP session for all pods. Make and close it in the event loop that uses it."""
 
-    def __init__(self, server_port: int = SERVER_PORT, router_port: int = ROUTER_PORT) -> None:
+    def __init__(
+        self, server_port: int = SERVER_PORT, router_port: int = ROUTER_PORT, service_port: int = SERVICE_PORT
+    ) -> None:
         self._server_port = server_port
         self._router_port = router_port
+        self._service_port = service_port
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
             connector=aiohttp.TCPConnector(limit=_AT_ONCE),
@@ -86,6 +92,11 @@ class Scraper:
         """The state of router pods, by the same names as their IP ``addresses``; None as for ``pods``."""
         return await self._read_all(addresses, self._router_port, "/status", parse_router_status)
 
+    async def answers(self, address: str) -> bool:
+        """Whether the Service of a model, at its IP ``address``, leads to a router and on to a pod of stable. Never
+        raises."""
+        return await self._read(address, self._service_port, "/v2/health/live", _STABLE) is not None
+
     async def _read_all(
         self, addresses: Mapping[str, str], port: int, path: str, parse: Callable[[bytes], T | None]
     ) -> dict[str, T | None]:
@@ -93,12 +104,12 @@ class Scraper:
         bodies = await asyncio.gather(*(self._read(addresses[name], port, path) for name in names))
         return {name: None if body is None else parse(body) for name, body in zip(names, bodies, strict=True)}
 
-    async def _read(self, address: str, port: int, path: str) -> bytes | None:
+    async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] = _NONE) -> bytes | None:
         try:
             ip = ipaddress.ip_address(address)
             url = f"http://[{ip}]:{port}{path}" if ip.version == 6 else f"http://{ip}:{port}{path}"
             body = bytearray()
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
                     return None
                 async for chunk in response.content.iter_any():

@@ -147,6 +147,13 @@ def needs_pods(status: Status) -> bool:
     return status.candidate is not None and status.stable is not None
 
 
+def needs_address(status: Status, observed: Observed) -> bool:
+    """Whether the model's address has to be asked if it answers: when it has not before, and now could. The nodes learn
+    where a Service leads some time after its pods are ready."""
+    available = any(found.type == "Available" and found.status == "True" for found in status.conditions)
+    return not available and any(state.ready for state in observed.revisions.values())
+
+
 def needs_routers(status: Status, observed: Observed) -> bool:
     """Whether the routers have to be asked what they follow, and what they counted."""
     routes = routes_of(status, observed)
@@ -587,6 +594,8 @@ def _again(context: _Context, status: Status, routes: Routes | None) -> float | 
         starting = status.candidate.phase == "Preparing" and context.now > status.candidate.started_at + SLOW_START
         waits.append(SLOW_LOOK if starting else LOOK)
     if routes is not None and routes.stable is not None and routes.id() != status.routes:
+        waits.append(QUICK_LOOK)
+    if not context.observed.reachable:
         waits.append(QUICK_LOOK)
     for item in status.leaving:
         waits.append(QUICK_LOOK if item.until is None else max(item.until - context.now, LOOK))

@@ -64,6 +64,8 @@ class Observed:
     routers: tuple[Router, ...] = ()
     source_problem: str = ""
     """What is missing for the wanted revision's model to be mounted, in one sentence."""
+    reachable: bool = True
+    """Whether the model's address answers; true where nobody had to look."""
     denied: str = ""
     """Why no pod of the wanted revision may be made, in one sentence; empty if they may."""
 

@@ -29,7 +29,7 @@ def report(model: MLModel, observed: Observed, status: Status, wanted: Revision,
     rejected = _rejected(model, status, wanted)
     finding = _find(model, observed, status, wanted, rejected, now)
     answering = _answering(status)
-    available = bool(answering and observed.routers)
+    available = bool(answering and observed.routers and observed.reachable)
     paused = model.spec.rollout.paused
     conditions = [
         ("Ready", finding.ready, finding.reason, finding.message),
@@ -139,7 +139,7 @@ def _find(
         return _Finding("Unknown", "Preparing", f"{wanted.label} is about to be prepared", True)
     if observed.source_problem:
         return _Finding("False", "Refused", observed.source_problem, reconciling=True, stalled=True)
-    if stable.ready_replicas < _enough(model, stable.replicas) or not observed.routers:
+    if stable.ready_replicas < _enough(model, stable.replicas) or not observed.routers or not observed.reachable:
         return _Finding("False", "NotAvailable", _why_unavailable(observed, status), reconciling=True)
     return _Finding("True", "Serving", f"{stable.version} ({stable.revision}) serves all requests")
 
@@ -209,7 +209,9 @@ def _why_unavailable(observed: Observed, status: Status) -> str:
             tuple(pod for pod in observed.revision(stable.revision).pods if not pod.ready), observed.source_problem
         )
         return f"{stable.ready_replicas} of {stable.replicas} pods of {stable.version} are ready: {word}"
-    return "no router pod is ready"
+    if not observed.routers:
+        return "no router pod is ready"
+    return "the address of its Service does not answer yet: every node has to learn where it leads"
 
 
 def _rejected(model: MLModel, status: Status, wanted: Revision) -> Rejected | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from mlmodel_operator.api.types import Autoscaling, ErrorGate, Gates, Rollout, Serving
+from mlmodel_operator.rollout.decide import QUICK_LOOK, needs_address
 
 from .world import Behaviour, World, identity, serving, spec, steps
 
@@ -244,6 +245,20 @@ def test_going_bad_while_baking_rolls_back_to_the_warm_version() -> None:
     assert world.status.stable is not None
     assert world.status.stable.version == "v1"
     assert world.user_errors == 0
+
+
+def test_ready_is_said_when_the_address_answers_and_not_before() -> None:
+    world = World(random.Random(1), spec("v1"), reachable=False)
+    world.run(lambda w: w.status.stable is not None and w.status.stable.ready_replicas == 1, limit=60)
+    for _ in range(5):
+        plan = world.tick()
+        assert plan.again == QUICK_LOOK, "it looks again, though nothing will be seen to change"
+        assert (world.condition("Ready"), world.condition("Available")) == ("False", "False")
+    assert needs_address(world.status, world.observed())
+    world.reachable = True
+    world.run(lambda w: w.condition("Ready") == w.condition("Available") == "True", limit=5)
+    assert not needs_address(world.status, world.observed()), "once is enough"
+    assert world.tick().again is None
 
 
 def test_what_the_candidate_refuses_and_stable_takes_is_a_failure_of_which_no_user_learns() -> None:

@@ -80,6 +80,8 @@ class World:
     status_writes: int = 0
     answered: dict[str, int] = field(default_factory=dict)
     user_errors: int = 0
+    reachable: bool = True
+    """Whether the model's address answers."""
     denied: str = ""
     """Why the wanted revision may not be made."""
     served_by: dict[str, float] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class World:
     def decide(self) -> Plan:
         """One decision on what is there now, from the status as the API server would hand it back."""
         held = decode(Status, encode(self.status))
-        observed = replace(self.observed(), denied=self.denied)
+        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
         return decide(MLModel(OWNER, self.generation, self.spec), observed, held, IMAGE, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:

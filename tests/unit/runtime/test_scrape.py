@@ -126,6 +126,22 @@ async def test_routers_are_read() -> None:
     assert found == {"router": RouterStatus("abc", {"a": SlotCounts(9, 2, 1)})}
 
 
+@asynchronous
+async def test_an_address_answers_or_does_not() -> None:
+    async def live(request: web.Request) -> web.Response:
+        assert (request.path, request.headers["x-mlmodel-version"]) == ("/v2/health/live", "stable")
+        return web.Response(text="{}")
+
+    async def none(request: web.Request) -> web.Response:
+        return web.Response(status=503)
+
+    async with servers({"127.0.0.2": live, "127.0.0.3": none}) as port:
+        scraper = Scraper(service_port=port)
+        found = [await scraper.answers(address) for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4", "")]
+        await scraper.close()
+    assert found == [True, False, False, False]
+
+
 @pytest.mark.parametrize("version", ["v1", 'a"b', "a\\", 'x",code="500', "{}", "é", "line\nbreak", "a\u2028b\rc"])
 def test_labels_are_parsed_and_not_searched(version: str) -> None:
     assert parse_counts(page({"200": 3}, version)) == Counts(3, 0, 0)
