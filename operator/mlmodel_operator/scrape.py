@@ -23,7 +23,6 @@ _SECONDS = 1.0
 _BODY_LIMIT = 1 << 20
 _COUNTER_LIMIT = 2**53  # beyond it a float is no exact count any more
 _AT_ONCE = 100
-_NONE: Mapping[str, str] = {}
 _STABLE = {"x-mlmodel-version": "stable"}
 
 _METRIC = "mlmodel_requests_total"
@@ -104,7 +103,7 @@ class Scraper:
         bodies = await asyncio.gather(*(self._read(addresses[name], port, path) for name in names))
         return {name: None if body is None else parse(body) for name, body in zip(names, bodies, strict=True)}
 
-    async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] = _NONE) -> bytes | None:
+    async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         try:
             ip = ipaddress.ip_address(address)
             url = f"http://[{ip}]:{port}{path}" if ip.version == 6 else f"http://{ip}:{port}{path}"

@@ -150,10 +150,8 @@ class Application:
             if not self._inference.is_quick(call):
                 return False
         except Exception as error:
-            reply = self._failed(error)
-            sent = dict(headers)
-            self._reporter.failed(endpoint.route, sent, started, reply.status, error)
-            connection.answer(_start(_repeatable(reply, sent)), reply.body)
+            reply = self._refused(endpoint.route, dict(headers), started, error)
+            connection.answer(_start(reply), reply.body)
             return True
         if not self._taken:
             self._poll.arrived(started)
@@ -173,9 +171,7 @@ class Application:
                 reply = self._reply(one.endpoint, one.request, answer)
                 self._reporter.answered(one.endpoint.route, one.headers, one.started, one.request, answer)
             except Exception as error:
-                reply = self._failed(error)
-                self._reporter.failed(one.endpoint.route, one.headers, one.started, reply.status, error)
-                reply = _repeatable(reply, one.headers)
+                reply = self._refused(one.endpoint.route, one.headers, one.started, error)
             replies.append((one.connection, _start(reply), reply.body))
         for connection, start, body in replies:
             connection.answer(start, body)
@@ -204,9 +200,7 @@ class Application:
         except Gone:
             return
         except Exception as error:
-            reply = self._failed(error)
-            self._reporter.failed(route, headers, started, reply.status, error)
-            reply = _repeatable(reply, headers)
+            reply = self._refused(route, headers, started, error)
         finally:
             self._recorder.in_flight -= 1
         if self.serving.draining:
@@ -261,6 +255,14 @@ class Application:
         else:
             log.error("internal error: %s", type(error).__name__)
 
+    def _refused(self, route: str, headers: Mapping[bytes, bytes], started: float, error: Exception) -> Reply:
+        """What is sent to who asked for a prediction and gets none; it is counted as what it is, see ``ATTEMPT``."""
+        reply = self._failed(error)
+        self._reporter.failed(route, headers, started, reply.status, error)
+        if reply.status in (400, 429) and headers.get(ATTEMPT) == b"own":
+            return Reply(503, [*reply.headers, (REFUSED, b"%d" % reply.status)], reply.body)
+        return reply
+
     def _failed(self, error: Exception) -> Reply:
         """The reply that tells of an error: one sentence, no payload, no traceback."""
         headers = [(b"content-type", b"application/json")]
@@ -284,13 +286,6 @@ class Application:
 
 
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-def _repeatable(reply: Reply, headers: Mapping[bytes, bytes]) -> Reply:
-    """What is sent for a reply that refuses a request with these headers; see ``ATTEMPT``."""
-    if reply.status in (400, 429) and headers.get(ATTEMPT) == b"own":
-        return Reply(503, [*reply.headers, (REFUSED, b"%d" % reply.status)], reply.body)
-    return reply
 
 
 def _start(reply: Reply) -> bytes:

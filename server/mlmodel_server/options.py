@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from .observe.metrics import WATTS_PER_CORE
@@ -52,7 +53,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--max-body", type=_positive, default=8 << 20, metavar="BYTES", help="of one request (8 MiB)")
     add("--max-rows", type=_positive, default=100_000, metavar="N", help="of one request (100,000)")
     add("--queue", type=_positive, default=256, metavar="N", help="requests that may wait; more are told 429 (256)")
-    add("--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for a request that names no deadline (10)")
+    add(
+        "--timeout",
+        type=_above_zero("seconds", 3600),
+        default=10.0,
+        metavar="SECONDS",
+        help="for a request that names no deadline (10)",
+    )
     add = parser.add_argument_group("watching").add_argument
     add("--shadow", default="", metavar="URL", help="another version that gets copies of requests to compare")
     add("--shadow-percent", type=float, default=10.0, metavar="PERCENT", help="of the requests (10)")
@@ -60,7 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--payload-percent", type=float, default=1.0, metavar="PERCENT", help="of the requests (1)")
     add("--payload-format", choices=("jsonl", "parquet"), default="jsonl")
     watts = f"of a busy CPU, for the estimate of energy ({WATTS_PER_CORE})"
-    add("--watts-per-core", type=_watts, default=WATTS_PER_CORE, metavar="WATTS", help=watts)
+    add("--watts-per-core", type=_above_zero("watts", 1000), default=WATTS_PER_CORE, metavar="WATTS", help=watts)
     return parser.parse_args(argv)
 
 
@@ -88,21 +95,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError("give seconds, above 0 and up to 3600")
-    return seconds
+def _above_zero(unit: str, most: int) -> Callable[[str], float]:
+    def parsed(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(f"give {unit}, above 0 and up to {most}")
+        return value
 
-
-def _watts(text: str) -> float:
-    try:
-        watts = float(text)
-    except ValueError:
-        watts = 0.0
-    if not 0 < watts <= 1000:
-        raise argparse.ArgumentTypeError("give watts, above 0 and up to 1000")
-    return watts
+    return parsed

@@ -144,6 +144,12 @@ def failing(tmp_path: Path, *arguments: str | Path, **env: str) -> tuple[int, st
     return finished.returncode, reason
 
 
+def metric(server: Server, name: str, **labels: str) -> float:
+    """The sum of all samples of this name that have these labels."""
+    wanted = set(labels.items())
+    return sum(value for (found, held), value in server.samples().items() if found == name and wanted <= set(held))
+
+
 def until(condition: Callable[[], bool], what: str) -> None:
     """Wait for a condition."""
     end = time.monotonic() + SECONDS

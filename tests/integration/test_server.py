@@ -33,7 +33,7 @@ from cryptography.x509.oid import NameOID
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mlmodel_server.manifest import MANIFEST, sha256
-from tests.integration.processes import START_SECONDS, Server, failing, running
+from tests.integration.processes import Server, failing, metric, running, until
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -359,10 +359,6 @@ def test_sigterm_finishes_what_is_in_flight_and_asks_clients_to_leave(slow: Path
             server.ask("GET", "/v2/health/live")
 
 
-def in_flight(server: Server) -> float:
-    return sum(value for (name, _), value in server.samples().items() if name == "mlmodel_requests_in_flight")
-
-
 def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
     given = (
         "--uri",
@@ -386,9 +382,7 @@ def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(s
         body = json.dumps({"inputs": [{"name": "x", "shape": [rows, 4], "datatype": "FP64", "data": data}]})
         with ThreadPoolExecutor(10) as pool:
             asked = [pool.submit(server.ask, "POST", INFER, body) for _ in range(10)]
-            wait_for = time.monotonic() + START_SECONDS
-            while in_flight(server) < 10:
-                assert time.monotonic() < wait_for, "ten requests are in flight"
+            until(lambda: metric(server, "mlmodel_requests_in_flight") >= 10, "ten requests are in flight")
             started = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             answers = [future.result() for future in asked]

@@ -13,7 +13,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from mlmodel_server import package
-from tests.integration.processes import Server, running, until
+from tests.integration.processes import Server, metric, running, until
 
 SEED = 20261124
 INFER = "/v2/models/tumour/infer"
@@ -22,11 +22,6 @@ ID = "x-mlmodel-prediction-id"
 
 DATA = load_iris()
 NAMES = DATA.target_names[DATA.target]
-
-
-def metric(server: Server, name: str, **labels: str) -> float:
-    wanted = set(labels.items())
-    return sum(value for (found, held), value in server.samples().items() if found == name and wanted <= set(held))
 
 
 def request(*rows: Any) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mlmodel_server import connection
-from tests.integration.processes import SECONDS, Server, running, until
+from tests.integration.processes import SECONDS, Server, metric, running, until
 
 SEED = 20261124
 ROW = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]})
@@ -27,10 +27,6 @@ INFER = "/v2/models/tumour/infer"
 def children(server: Server) -> list[int]:
     task = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
     return [int(pid) for pid in Path(task).read_text().split()]
-
-
-def metric(server: Server, name: str) -> float:
-    return sum(value for (found, _), value in server.samples().items() if found == name)
 
 
 def test_any_worker_answers_for_all_and_their_counts_add_up() -> None:

@@ -149,14 +149,13 @@ def psi(reference: Array, live: Array) -> Array:
     Every bin that was hit on either side gets one row more, so that an empty one is no infinity. With ``b`` such bins
     and no drift at all the raw index is about ``(b - 1) (1/n + 1/m)`` on average; that is taken off, and the rest is
     never below 0. Usual reading: from 0.1 on look at it, from 0.25 on it has changed; with ``m`` = 200 rows at training
-    one undrifted feature in a hundred still shows 0.08. NaN where a side has no rows at all.
+    one undrifted feature in a hundred still shows 0.08. Both sides must have rows in every column.
     """
     used = (reference > 0) | (live > 0)
     expected, found = (reference + 1.0) * used, (live + 1.0) * used
-    with np.errstate(divide="ignore", invalid="ignore"):
-        chance = (used.sum(axis=1) - 1) * (1 / live.sum(axis=1) + 1 / reference.sum(axis=1))
-        expected, found = (side / side.sum(axis=1, keepdims=True) for side in (expected, found))
-        raw = ((found - expected) * np.log(np.divide(found, expected, out=np.ones_like(found), where=used))).sum(axis=1)
-        index: Array = np.maximum(0.0, raw - chance)
-    index[~((reference.sum(axis=1) > 0) & (live.sum(axis=1) > 0))] = np.nan
+    expected, found = (side / side.sum(axis=1, keepdims=True) for side in (expected, found))
+    ratio = np.divide(found, expected, out=np.ones_like(found), where=used)
+    raw = ((found - expected) * np.log(ratio)).sum(axis=1)
+    chance = (used.sum(axis=1) - 1) * (1 / live.sum(axis=1) + 1 / reference.sum(axis=1))
+    index: Array = np.maximum(0.0, raw - chance)
     return index

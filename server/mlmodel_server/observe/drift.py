@@ -276,7 +276,8 @@ def _stability(columns: Sequence[Bins], life: Array, recent: Array) -> list[dict
     shown: list[dict[str, float]] = [{} for _ in columns]
     for window, counts in (("life", life), ("recent", recent)):
         enough = (counts.sum(axis=1) >= MIN_ROWS) & (reference.sum(axis=1) >= MIN_TRAINING)
-        for column, index in zip(np.flatnonzero(enough).tolist(), psi(reference, counts)[enough].tolist(), strict=True):
+        indices = psi(reference[enough], counts[enough]).tolist()
+        for column, index in zip(np.flatnonzero(enough).tolist(), indices, strict=True):
             shown[column][window] = index
     return shown
 

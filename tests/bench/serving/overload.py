@@ -49,6 +49,7 @@ def overload(folder: Path) -> Part:
     accepted = found.codes.get("200", 0)
     rejected = found.codes.get("429", 0) + found.codes.get("503", 0)
     others = sum(found.codes.values()) - accepted - rejected + found.broken
+    percentiles = {path: statistics.quantiles(times, n=100) for path, times in waits.items()}
     figures = {
         "capacity, 32 connections, requests/s": capacity,
         "sent, requests/s": TIMES * capacity,
@@ -58,9 +59,9 @@ def overload(folder: Path) -> Part:
         "rejected with 429 or 503, requests/s": rejected / SECONDS,
         "rejected, p99 ms": found.rejected_p99,
         **{
-            f"{path}, {name} ms": statistics.quantiles(times, n=100)[percent - 1]
-            for path, times in waits.items()
-            for name, percent in (("p50", 50), ("p99", 99))
+            f"{path}, p{percent} ms": found_at[percent - 1]
+            for path, found_at in percentiles.items()
+            for percent in (50, 99)
         },
         "memory at most, MB": max(memory) / MB,
         "generator late, p99 ms": found.lag_p99,
@@ -74,8 +75,8 @@ def overload(folder: Path) -> Part:
             Claim("overload: accepted within the deadline", 100 * found.in_time / max(1, accepted), 99, "%"),
             Claim("overload: answered neither 200, 429 nor 503, or not at all", others, 0, "", at_least=False),
             *(
-                Claim(f"overload: {path}, p99", statistics.quantiles(times, n=100)[98], 10, "ms", at_least=False)
-                for path, times in waits.items()
+                Claim(f"overload: {path}, p99", found_at[98], 10, "ms", at_least=False)
+                for path, found_at in percentiles.items()
             ),
             Claim("overload: growth of memory", growth(memory), 5, "%", at_least=False),
         ],
