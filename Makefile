@@ -19,11 +19,11 @@ $(VENV)/.done: pyproject.toml
 
 .PHONY: demo
 demo: setup ## The main job, live: four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves it running)
-	$(BIN)/python -m tests.demo
+	$(BIN)/python -m hack.demo
 
 .PHONY: test
 test: check ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
-	$(BIN)/python -m tests.cluster images
+	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
 
 .PHONY: check
@@ -38,7 +38,7 @@ lint: setup ## Lint, layers, generated files, links
 	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
-	$(BIN)/python -m tests.links
+	$(BIN)/python -m hack.links
 
 .PHONY: types
 types: setup ## mypy --strict
@@ -53,23 +53,23 @@ generate: setup ## Write the CRD, install.yaml and the reference from the code
 	$(BIN)/python -m mlmodel_operator.api.crd > crds/mlmodels.yaml
 	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
 	$(BIN)/python -m mlmodel_operator.api.reference > docs/reference/mlmodel.md
-	$(BIN)/python -m tests.proto
+	$(BIN)/python -m hack.proto
 
 .PHONY: cluster
 cluster: setup ## Start a throwaway Kubernetes with the project's images; kubeconfig in .cluster/
-	$(BIN)/python -m tests.cluster up
+	$(BIN)/python -m hack.cluster up
 
 .PHONY: cluster-down
 cluster-down: setup ## Take it down; nothing is left
-	$(BIN)/python -m tests.cluster down
+	$(BIN)/python -m hack.cluster down
 
 .PHONY: images
 images: setup ## Build the images, and import them if a cluster runs
-	$(BIN)/python -m tests.cluster images
+	$(BIN)/python -m hack.cluster images
 
 .PHONY: bench
 bench: setup ## Measurements side by side with baselines, as ratios
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m bench
 
 .PHONY: clean
 clean: ## Remove what was built here (the cluster's caches stay)

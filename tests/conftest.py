@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.cluster.fixtures import (
+from tests.fixtures.cluster import (
     add_diagnosis,
     api_namespace,
     apiserver,

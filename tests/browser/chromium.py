@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.cluster import doctor
+from hack.cluster import doctor
 
 FLAGS = (
     "--no-sandbox",  # root has none

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
 
-from tests.integration.processes import Server
-
-from .chromium import FLAGS, executable
-from .models import served
+from tests.browser.chromium import FLAGS, executable
+from tests.browser.models import served
+from tests.integration.server.processes import Server
 
 PATIENCE = 15_000
 """Milliseconds for anything on the page to become as expected."""

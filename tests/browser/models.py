@@ -16,9 +16,9 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from hack.quickstart import train
 from mlmodel_server import package
-from tests.integration.processes import Server, running
-from tests.models import train
+from tests.integration.server.processes import Server, running
 from tests.unit.server.models import SEED, iris, mixed
 
 KEY = "the-key-of-the-tests"

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
-from tests.integration.processes import Server
-
-from .conftest import PATIENCE, Visits
-from .models import EVIL, EVIL_CLASS, EVIL_TEXT, KEY, example, post, served, stats
+from tests.browser.conftest import PATIENCE, Visits
+from tests.browser.models import EVIL, EVIL_CLASS, EVIL_TEXT, KEY, example, post, served, stats
+from tests.integration.server.processes import Server
 
 Serve = Callable[[str], Server]
 

@@ -11,9 +11,8 @@ from html import unescape
 
 import pytest
 
-from tests.integration.processes import Server
-
-from .models import KEY, example, post
+from tests.browser.models import KEY, example, post
+from tests.integration.server.processes import Server
 
 
 @pytest.mark.parametrize("name", ["mixed", "iris", "keyed"])

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from mlmodel_server import package
+from tests.conformance.own import running
+from tests.conformance.target import Target
 from tests.unit.server.models import mixed
-
-from .own import running
-from .target import Target
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,9 +8,8 @@ from random import Random
 from typing import Any
 
 from mlmodel_server.protocol.tensors import DTYPES
-
-from .target import Target
-from .test_binary import all_binary
+from tests.conformance.target import Target
+from tests.conformance.test_binary import all_binary
 
 # No number so large that a model may overflow: it then fails, and 500 is the right answer.
 JUNK: list[Any] = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .target import Answer, Target, flat
+from tests.conformance.target import Answer, Target, flat
 
 pytestmark = [
     pytest.mark.section("binary_tensor_data extension"),

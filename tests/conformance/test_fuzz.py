@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 
-from tests.venvs import venv
-
-from .mutate import mutated
-from .target import TIMEOUT, Target, flat
-from .test_grpc import SERVICE, Client, request
+from hack.venvs import venv
+from tests.conformance.mutate import mutated
+from tests.conformance.target import TIMEOUT, Target, flat
+from tests.conformance.test_grpc import SERVICE, Client, request
 
 pytestmark = pytest.mark.section("robustness")
 

@@ -11,9 +11,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mlmodel_server.protocol.proto import open_inference_pb2 as pb
-
-from .target import TIMEOUT, Target, flat
-from .test_binary import FORMATS, pack, same, unpack
+from tests.conformance.target import TIMEOUT, Target, flat
+from tests.conformance.test_binary import FORMATS, pack, same, unpack
 
 pytestmark = [pytest.mark.section("inference_grpc.md"), pytest.mark.grpc]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .target import Answer, Target, flat, nested
+from tests.conformance.target import Answer, Target, flat, nested
 
 pytestmark = [pytest.mark.section("docs/reference/server.md"), pytest.mark.house]
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from mlmodel_server.protocol.tensors import DTYPES
-
-from .target import Target, flat, nested, nulls, rows
+from tests.conformance.target import Target, flat, nested, nulls, rows
 
 pytestmark = pytest.mark.section("inference_rest.md, Inference")
 

@@ -12,8 +12,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from .own import running
-from .target import TIMEOUT, Target
+from tests.conformance.own import running
+from tests.conformance.target import TIMEOUT, Target
 
 pytestmark = pytest.mark.section("inference_rest.md, Health")
 

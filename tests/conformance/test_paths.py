@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlmodel_server.protocol.tensors import DTYPES
-
-from .target import Target, nulls
+from tests.conformance.target import Target, nulls
 
 pytestmark = pytest.mark.section("inference_rest.md, HTTP/REST")
 

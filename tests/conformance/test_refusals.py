@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .target import Target, flat, nested
+from tests.conformance.target import Target, flat, nested
 
 pytestmark = pytest.mark.section("inference_rest.md, Inference Response JSON Error Object")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests import operator as operators
-from tests.cluster import Cluster
-from tests.models import Model, train
-from tests.traffic import Traffic
+from hack import installed_operator
+from hack.cluster import Cluster
+from hack.quickstart import Model, train
+from hack.traffic import Traffic
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
 @pytest.fixture(scope="session")
 def operator(cluster: Cluster) -> Cluster:
     """The cluster with the operator in it, installed as users do."""
-    operators.install(cluster)
+    installed_operator.install(cluster)
     return cluster
 
 
@@ -57,17 +57,17 @@ def traffic(cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]) -> 
         model.namespace,
         model.url,
         trained[1],
-        image=operators.image("server"),
+        image=installed_operator.image("server"),
     )
 
 
 @pytest.fixture
 def operator_settings(cluster: Cluster, operator: Cluster) -> Callable[..., AbstractContextManager[None]]:
     """``with operator_settings(SERVER_IMAGE=…)``: the operator with other settings for a while."""
-    return partial(operators.settings, cluster)
+    return partial(installed_operator.settings, cluster)
 
 
 @pytest.fixture
 def kill_operator(cluster: Cluster, operator: Cluster) -> Callable[[], None]:
     """Kills the operator's process and waits until it has been started again."""
-    return partial(operators.kill, cluster)
+    return partial(installed_operator.kill, cluster)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster, cgroups, open_cluster, paths
-from tests.cluster.fixtures import Kubectl
-from tests.cluster.lifecycle import state
+from hack import ROOT
+from hack.cluster import Cluster, cgroups, open_cluster, paths
+from hack.cluster.lifecycle import state
+from tests.fixtures.cluster import Kubectl
 
 pytestmark = pytest.mark.cluster
 
@@ -52,7 +53,7 @@ def traces(name: str) -> list[str]:
             cgroup = (process / "cgroup").read_text()
         except OSError:
             continue  # it ended just now
-        if run_dir in command or paths.cgroup_name(name) in cgroup or f"tests.cluster.keeper {name} " in command:
+        if run_dir in command or paths.cgroup_name(name) in cgroup or f"hack.cluster.keeper {name} " in command:
             found.append(f"process {process.name}: {command}")
     found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if run_dir in line]
     found += [f"cgroup {folder}" for folder in cgroups.leftovers(paths.cgroup_name(name))]
@@ -73,7 +74,7 @@ def wait_until_gone(name: str, seconds: float = 30) -> None:
 
 HOLDER = """
 import sys
-from tests.cluster import start
+from hack.cluster import start
 start(sys.argv[1], attached=True, node=sys.argv[2] == "node")
 print("ready", flush=True)
 sys.stdin.read()
@@ -84,7 +85,7 @@ def hold(name: str, kind: str) -> "subprocess.Popen[str]":
     """Start a cluster that a process of its own holds, and return that process when the cluster is ready."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, name, kind],
-        cwd=paths.ROOT,
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -140,8 +141,8 @@ def test_an_unknown_name_is_refused_at_once(cluster: Cluster) -> None:
 def test_a_second_cluster_comes_and_goes_beside_the_first(cluster: Cluster) -> None:
     before = interfaces()
     name = f"second-{os.getpid()}"
-    command = [sys.executable, "-m", "tests.cluster"]
-    up = subprocess.run([*command, "up", "--name", name], cwd=paths.ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "hack.cluster"]
+    up = subprocess.run([*command, "up", "--name", name], cwd=ROOT, capture_output=True, text=True)
     try:
         assert up.returncode == 0, up.stderr
         assert "Importing" not in up.stderr  # the first one has brought all images
@@ -151,7 +152,7 @@ def test_a_second_cluster_comes_and_goes_beside_the_first(cluster: Cluster) -> N
         assert second.get("node")["items"][0]["metadata"]["uid"] != cluster.get("node")["items"][0]["metadata"]["uid"]
         assert traces(name)  # so that their absence below means something
     finally:
-        subprocess.run([*command, "down", "--name", name], cwd=paths.ROOT, check=True)
+        subprocess.run([*command, "down", "--name", name], cwd=ROOT, check=True)
     assert traces(name) == []
     assert interfaces() == before
     assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
@@ -180,7 +181,7 @@ def test_a_killed_keeper_leaves_no_process_and_down_removes_the_rest() -> None:
     while Path(f"/proc/{node}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    subprocess.run([sys.executable, "-m", "tests.cluster", "down", "--name", name], cwd=paths.ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "hack.cluster", "down", "--name", name], cwd=ROOT, check=True)
     assert traces(name) == []
     holder.communicate()
 
@@ -189,8 +190,8 @@ def test_ctrl_c_while_starting_leaves_nothing() -> None:
     name = f"interrupted-{os.getpid()}"
     up = subprocess.Popen(
         # Programs that a shell runs in the background inherit that SIGINT is ignored, and these tests may be one.
-        ["env", "--default-signal=INT", sys.executable, "-m", "tests.cluster", "up", "--name", name],
-        cwd=paths.ROOT,
+        ["env", "--default-signal=INT", sys.executable, "-m", "hack.cluster", "up", "--name", name],
+        cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
     )

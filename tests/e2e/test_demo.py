@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.models import ROOT
+from hack import ROOT
 
 pytestmark = pytest.mark.cluster
 
@@ -28,4 +28,4 @@ def test_the_demo_goes_as_told_and_leaves_nothing() -> None:
     ]
     assert "tumour   Stable" in done.stdout or "tumour   Draining" in done.stdout
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "tests.cluster.keeper demo" not in listed
+    assert "hack.cluster.keeper demo" not in listed

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests import operator as operators
-from tests.cluster import Cluster
-from tests.models import NAME, Model, condition, message
-from tests.traffic import Traffic, wait_for
+from hack import installed_operator
+from hack.cluster import Cluster
+from hack.quickstart import NAME, Model, condition, message
+from hack.traffic import Traffic, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -81,7 +81,9 @@ def test_rolling_restarts_lose_no_request(
     model.apply("v1")
     model.wait_ready(90, "v1")
     (deployment,) = model("get", "deployments", "-l", SERVERS, "-o", "name").split()
-    start = partial(Traffic, cluster.kubectl, cluster.kubectl_command, model.namespace, image=operators.image("server"))
+    start = partial(
+        Traffic, cluster.kubectl, cluster.kubectl_command, model.namespace, image=installed_operator.image("server")
+    )
     grpc = start(f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}", trained[1], rate=20, name="grpc")
     slow = start(model.url, [large(trained[1])], rate=4, over=7, name="slow")
     with traffic(rate=75) as http, grpc, slow:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import operator as operators
-from tests.cluster import Cluster
-from tests.models import ROOT
+from hack import ROOT, installed_operator
+from hack.cluster import Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -52,7 +51,7 @@ def test_the_readme_does_what_it_says(cluster: Cluster, operator: Cluster, names
         print(f"$ {command}\n{said}")
         ran.append(command)
         if command.endswith("manifests/install.yaml"):
-            operators.install(cluster)  # with the router image that is in this cluster
+            installed_operator.install(cluster)  # with the router image that is in this cluster
     assert len(ran) >= 8
     assert "tumour" in run("kubectl get mlm")
     assert (tmp_path / "tumour-mine.yaml").read_text().count("immutable: true") == 1

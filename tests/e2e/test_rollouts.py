@@ -15,10 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from hack.cluster import Cluster
+from hack.quickstart import NAME, Model, condition, message
+from hack.traffic import Traffic, wait_for
 from mlmodel_server import package
-from tests.cluster import Cluster
-from tests.models import NAME, Model, condition, message
-from tests.traffic import Traffic, wait_for
 
 pytestmark = pytest.mark.cluster
 

@@ -24,14 +24,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from hack import installed_operator
+from hack.cluster import Cluster
+from hack.cluster.cluster import Embedded
+from hack.go_programs import ORAS, REGISTRY, VERSITYGW, program
+from hack.quickstart import NAME, Model, condition, message
+from hack.traffic import Traffic
 from mlmodel_server.loading import signing
-from tests import operator as operators
-from tests.cluster import Cluster
-from tests.cluster.cluster import Embedded
-from tests.cluster.fixtures import OPERATOR_NAMESPACE
-from tests.models import NAME, Model, condition, message
-from tests.programs import ORAS, REGISTRY, VERSITYGW, program
-from tests.traffic import Traffic
 
 pytestmark = pytest.mark.cluster
 
@@ -220,8 +219,10 @@ def test_an_image_is_mounted_by_the_node_and_one_that_is_not_there_is_rejected(
 @contextlib.contextmanager
 def rights(cluster: Cluster, keys: str) -> Iterator[None]:
     """The operator with both rights for a while, its keys mounted from a ConfigMap, as an administrator does it."""
-    where = ("-n", OPERATOR_NAMESPACE)
-    template = json.loads(cluster.kubectl("get", *where, operators.DEPLOYMENT, "-o", "json"))["spec"]["template"]
+    where = ("-n", installed_operator.NAMESPACE)
+    template = json.loads(cluster.kubectl("get", *where, installed_operator.DEPLOYMENT, "-o", "json"))["spec"][
+        "template"
+    ]
     given = json.loads(json.dumps(template))
     container = given["spec"]["containers"][0]
     container["args"] = ["--allow-unsafe-models", "--signing-keys", "/etc/mlmodel/signing/keys.pem"]
@@ -230,8 +231,8 @@ def rights(cluster: Cluster, keys: str) -> Iterator[None]:
 
     def put(body: Mapping[str, Any]) -> None:
         patch = [{"op": "replace", "path": "/spec/template", "value": body}]
-        cluster.kubectl("patch", *where, operators.DEPLOYMENT, "--type=json", "-p", json.dumps(patch))
-        operators.wait_installed(cluster)
+        cluster.kubectl("patch", *where, installed_operator.DEPLOYMENT, "--type=json", "-p", json.dumps(patch))
+        installed_operator.wait_installed(cluster)
 
     cluster.kubectl("create", *where, "configmap", "signing-keys", f"--from-literal=keys.pem={keys}")
     try:
@@ -347,7 +348,7 @@ def test_rollouts_under_grpc_alone_promote_and_roll_back_and_no_call_fails(
     model.apply("v1")
     model.wait_ready(90, "v1")
     url = f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}"
-    image = operators.image("server")
+    image = installed_operator.image("server")
     with Traffic(cluster.kubectl, cluster.kubectl_command, model.namespace, url, trained[1], image=image) as users:
         model.apply("v2", rollout=QUICK)
         status = model.wait_ready(180, "v2")
@@ -372,7 +373,7 @@ def test_pods_and_routers_that_are_replaced_lose_no_call_over_grpc(
     model.apply("v1", serving={"replicas": 2})
     model.wait("2 pods are ready", 90, lambda status: status.get("replicas") == "2/2")
     url = f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}"
-    image = operators.image("server")
+    image = installed_operator.image("server")
     command = cluster.kubectl_command
     with Traffic(cluster.kubectl, command, model.namespace, url, trained[1], image=image, rate=100) as users:
         for pod in sorted(model.pods()):

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.bench.serving import load, models, openloop, process, report, rounds
-from tests.bench.serving.load import Sample
-from tests.bench.serving.overload import growth
-from tests.cluster.report import ClusterError
+from bench.serving import load, models, openloop, process, report, rounds
+from bench.serving.load import Sample
+from bench.serving.overload import growth
+from hack.cluster.report import ClusterError
 
 
 def _sample(per_second: float) -> Sample:

@@ -1,6 +1,6 @@
 """Models of every format that the development environment can make: what they say of themselves, and what they answer.
 
-PyTorch and TensorFlow are in tests/integration/test_formats.py, in environments of their own.
+PyTorch and TensorFlow are in tests/integration/server/test_formats.py, in environments of their own.
 """
 
 from __future__ import annotations

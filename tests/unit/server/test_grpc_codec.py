@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hack.proto import generated
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import grpc_codec
 from mlmodel_server.protocol.binary import to_raw
 from mlmodel_server.protocol.proto import open_inference_pb2 as pb
 from mlmodel_server.protocol.tensors import DTYPES, InferResponse, ModelMetadata, Tensor, TensorSpec, named
-from tests.proto import generated
 
 from .test_v2 import VALUES
 

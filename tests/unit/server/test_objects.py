@@ -1,7 +1,7 @@
 """Object stores: which objects are a model's files, and how each store is set up from variables and a mounted Secret.
 
-What S3 and Google really answer is tested with real servers in ``tests/integration/test_storage.py``. For Azure there
-is no light one, so here a recorder of requests takes its place.
+``tests/integration/server/test_storage.py`` tests with real servers what S3 and Google answer. Azure has no lightweight
+server, so here a recorder of requests takes its place.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Registries: which layers are files of the model, who gets which credentials, and digests of everything.
 
-What a real registry answers is tested in ``tests/integration/test_storage.py``.
+What a real registry answers is tested in ``tests/integration/server/test_storage.py``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Signatures: what was signed is accepted, and any change of files, key or form is refused. Interoperability with
-``model-signing`` itself is shown in ``tests/integration/test_signing.py``."""
+``model-signing`` itself is shown in ``tests/integration/server/test_signing.py``."""
 
 from __future__ import annotations
 

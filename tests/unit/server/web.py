@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.pki import Authority
+from hack.cluster.pki import Authority
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""Closed-loop load: so many connections, each with one request in flight, from wrk on a CPU of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from bench.serving import pinned
+from bench.serving.models import Request
+from bench.serving.servers import INFER, Server
+from hack.cluster import doctor
+from hack.cluster.report import ClusterError
+from hack.cluster.shell import run
+
+SCRIPT = Path(__file__).parent / "post.lua"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A server driven once. Latencies and CPU time in microseconds; the latter is of all its processes, per request."""
+
+    per_second: float
+    p50: float
+    p99: float
+    cpu: float
+    errors: int
+
+
+def require() -> None:
+    """Return if wrk is here, after installing it where apt can.
+
+    Raises:
+        ClusterError: it is not.
+    """
+    if not shutil.which("wrk") and shutil.which("apt-get"):
+        doctor.prepare(["wrk"])
+    if not shutil.which("wrk"):
+        raise ClusterError("wrk is missing (it drives the servers): install it from your distribution.")
+
+
+def drive(server: Server, request: Request, connections: int, seconds: float) -> Sample:
+    """Send the same request over and over."""
+    headers = [word for name, value in request.headers for word in ("-H", f"{name}: {value}")]
+    url = f"http://127.0.0.1:{server.port}{INFER}"
+    size = ["-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", *headers]
+    with NamedTemporaryFile() as body:
+        body.write(request.body)
+        body.flush()
+        before = server.cpu_seconds()
+        printed = run(pinned.on(pinned.cpus()[1], ["wrk", "-s", SCRIPT, *size, url, "--", body.name]), what="wrk")
+        spent = server.cpu_seconds() - before
+    return sample(printed, spent)
+
+
+def sample(printed: str, cpu_seconds: float) -> Sample:
+    """From what the script printed last to figures."""
+    found = json.loads(printed.splitlines()[-1])
+    done = max(1, found["requests"])
+    return Sample(
+        per_second=found["requests"] / (found["microseconds"] / 1e6),
+        p50=found["p50"],
+        p99=found["p99"],
+        cpu=1e6 * cpu_seconds / done,
+        errors=found["errors"],
+    )

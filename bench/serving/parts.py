@@ -1,0 +1,189 @@
+"""What is measured, one function each; README and issue name the bounds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.serving import models, pinned, rounds
+from bench.serving.load import drive
+from bench.serving.models import Trained
+from bench.serving.report import Claim, Part, number
+from bench.serving.rounds import Series, measure, p50, per_cpu_second, per_second
+from bench.serving.servers import FASTAPI, MLSERVER, PEER_STARTS, Server, Start, ours, running
+from hack.cluster.shell import run
+
+OURS = "mlmodel-server"
+CHECKED = 20
+SECONDS = 2.0
+MB = 1e6
+UNCONVERTED = ("--compile", "off")
+UNBATCHED = ("--batch-rows", "1")
+
+
+def iris(folder: Path) -> Part:
+    """The smallest model: what a server itself costs."""
+    trained = models.iris(folder / "iris")
+    requests = trained.requests(CHECKED)
+    with ExitStack() as stack:
+        servers = _all(stack, trained)
+        for server in servers:
+            server.check(requests)
+        subjects = [(server, requests[0]) for server in servers]
+        many, one = measure(subjects, 32, SECONDS), measure(subjects, 1, SECONDS)
+    by_label, single = _labelled(many), _labelled(one)
+    mine, alone = by_label[OURS], single[OURS]
+    what = "V2 JSON, one row of iris"
+    return Part(
+        f"{what}: a scaled logistic regression",
+        rounds.HEADER,
+        rounds.rows([*many, *one]),
+        [
+            Claim(f"{what}, 32 connections, on one CPU", mine.median(per_second), 25_000, "/s"),
+            Claim("the same for each second of CPU time", mine.median(per_cpu_second), 25_000, ""),
+            Claim(f"the same beside {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 20, "×"),
+            Claim("the same beside FastAPI + pydantic", mine.ratio(by_label[FASTAPI], per_second), 5, "×"),
+            Claim(f"{what}, 1 connection, median", alone.median(p50), 120, "µs", at_least=False),
+            Claim(f"{MLSERVER}'s median beside it", single[MLSERVER].ratio(alone, p50), 10, "×"),
+        ],
+    )
+
+
+def forest(folder: Path) -> Part:
+    """A model that scikit-learn itself is slow at."""
+    trained = models.forest(folder / "forest")
+    requests = trained.requests(CHECKED)
+    with ExitStack() as stack:
+        servers = _all(stack, trained)
+        for server in servers:
+            server.check(requests)
+        many = measure([(server, requests[0]) for server in servers], 32, SECONDS)
+    by_label = _labelled(many)
+    mine = by_label[OURS]
+    what = "a forest of 100 trees, 30 features"
+    return Part(
+        f"V2 JSON, {what}",
+        rounds.HEADER,
+        rounds.rows(many),
+        [
+            Claim(f"{what}, 32 connections, on one CPU", mine.median(per_second), 20_000, "/s"),
+            Claim("the same for each second of CPU time", mine.median(per_cpu_second), 20_000, ""),
+            Claim(f"the same beside {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 100, "×"),
+        ],
+    )
+
+
+def numbers(folder: Path) -> Part:
+    """A large request: JSON for all, and the binary extension for us (MLServer refuses it)."""
+    trained = models.linear(folder / "linear")
+    as_json, as_binary = trained.single(rows=1000)
+    with ExitStack() as stack:
+        servers = _all(stack, trained)
+        binary = stack.enter_context(running(f"{OURS}, binary", ours(), trained.folder))
+        for server in servers:
+            server.check([as_json])
+        binary.check([as_binary])
+        one = measure([(binary, as_binary), *((server, as_json) for server in servers)], 1, SECONDS)
+    return Part(
+        "30,000 FP32 values in one request, a scaled logistic regression",
+        rounds.HEADER,
+        rounds.rows(one),
+    )
+
+
+def own_code(folder: Path) -> Part:
+    """Our own code without network and model, in a process of its own on the servers' CPU."""
+    argv = pinned.on(pinned.cpus()[0], [sys.executable, "-m", "bench.serving.own"])
+    found: dict[str, float] = json.loads(run(argv, what="Timing our own code", env=pinned.ONE_THREAD))
+    return Part(
+        "Our own code, in process, least of the repetitions",
+        ("", "µs"),
+        [[what, number(microseconds)] for what, microseconds in found.items()],
+        [Claim("30,000 FP32 values, binary: decode", found["decode, 30,000 FP32, binary"], 5, "µs", at_least=False)],
+    )
+
+
+def batching(folder: Path) -> Part:
+    """What batching brings a model that it can help, and what it costs where it cannot."""
+    trained = models.forest(folder / "unconverted")
+    requests = trained.requests(CHECKED)
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(running(label, ours(*UNCONVERTED, *flags), trained.folder))
+            for label, flags in {"batching": (), "none": UNBATCHED}.items()
+        ]
+        for server in servers:
+            server.check(requests)
+        subjects = [(server, requests[0]) for server in servers]
+        (on, off), (on_one, off_one) = measure(subjects, 32, SECONDS), measure(subjects, 1, SECONDS)
+    added = 100 * (on_one.ratio(off_one, p50) - 1)
+    return Part(
+        "Batching: the forest as scikit-learn predicts it",
+        rounds.HEADER,
+        rounds.rows([on, off, on_one, off_one]),
+        [
+            Claim("batching, 1 connection: added to the median", added, 5, "%", at_least=False),
+            Claim("batching, 32 connections: beside none", on.ratio(off, per_second), 6, "×"),
+        ],
+    )
+
+
+def starts(folder: Path) -> Part:
+    """From the start of a process to its first 200 of the readiness path; what it then takes in memory."""
+    trained = models.iris(folder / "starts")
+    requests = trained.requests(CHECKED)
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for _ in range(rounds.ROUNDS):
+        for label, (start, model) in _starts(trained).items():
+            with running(label, start, model) as server:
+                cpu = server.cpu_seconds()
+                server.check(requests)
+                found.setdefault(label, []).append((server.start_seconds, cpu, server.pss_bytes() / MB))
+    medians = {label: [statistics.median(of) for of in zip(*pairs, strict=True)] for label, pairs in found.items()}
+    seconds, _, megabytes = medians[OURS]
+    return Part(
+        "Start and memory, the model of iris",
+        ("", "start to ready, s", "CPU until then, s", "memory (PSS), MB"),
+        [[label, *map(number, figures)] for label, figures in medians.items()],
+        [
+            Claim("start to ready", seconds, 1, "s", at_least=False),
+            Claim("memory of the base", megabytes, 100, "MB", at_least=False),
+        ],
+    )
+
+
+def second_worker(folder: Path) -> Part:
+    """What another process costs when the model is large and loaded before the fork."""
+    model, request = models.large(folder / "large")
+    used = []
+    for workers in (1, 2):
+        with running(f"{workers} workers", ours(*UNCONVERTED, "--workers", str(workers)), model) as server:
+            drive(server, request, 32, 2.0)
+            used.append(server.pss_bytes() / MB)
+    return Part(
+        f"A second worker, a forest of {model.stat().st_size / MB:.0f} MB",
+        ("workers", "memory (PSS), MB"),
+        [["1", number(used[0])], ["2", number(used[1])]],
+        [Claim("a second worker's memory, model of 110 MB", used[1] - used[0], 15, "MB", at_least=False)],
+    )
+
+
+ALL = (iris, forest, numbers, own_code, batching, starts, second_worker)
+
+
+def _starts(trained: Trained) -> dict[str, tuple[Start, Path]]:
+    """Ours and the peers, each with the model that it reads."""
+    peers = {label: (start, trained.artefact) for label, start in PEER_STARTS.items()}
+    return {OURS: (ours(), trained.folder), **peers}
+
+
+def _all(stack: ExitStack, trained: Trained) -> list[Server]:
+    return [stack.enter_context(running(label, *start)) for label, start in _starts(trained).items()]
+
+
+def _labelled(series: Sequence[Series]) -> Mapping[str, Series]:
+    return {each.label: each for each in series}

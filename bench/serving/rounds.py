@@ -1,0 +1,83 @@
+"""Rounds: every server in turn under the same load, again and again, so that noise hits all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bench.serving.load import Sample, drive
+from bench.serving.models import Request
+from bench.serving.report import number
+from bench.serving.servers import Server
+from hack.cluster.report import say
+
+ROUNDS = 5
+WARM_UP_SECONDS = 1.0
+
+Figure = Callable[[Sample], float]
+
+
+def per_second(sample: Sample) -> float:
+    """Requests answered in a second."""
+    return sample.per_second
+
+
+def p50(sample: Sample) -> float:
+    """Median latency in microseconds."""
+    return sample.p50
+
+
+def per_cpu_second(sample: Sample) -> float:
+    """Requests that a second of CPU time answers: what a core can do when nobody else is on it."""
+    return 1e6 / sample.cpu
+
+
+@dataclass(frozen=True)
+class Series:
+    """One server under one load, a sample for each round."""
+
+    label: str
+    connections: int
+    samples: list[Sample] = field(default_factory=list)
+
+    def median(self, figure: Figure) -> float:
+        """Over the rounds."""
+        return statistics.median(map(figure, self.samples))
+
+    def ratio(self, other: Series, figure: Figure) -> float:
+        """How many times as large the figure is as the other's: the median of the rounds' own ratios."""
+        pairs = zip(self.samples, other.samples, strict=True)
+        return statistics.median(figure(mine) / figure(its) for mine, its in pairs)
+
+
+def measure(subjects: Sequence[tuple[Server, Request]], connections: int, seconds: float) -> list[Series]:
+    """Drive each with its request, ``ROUNDS`` times in turns, after a warm-up."""
+    found = [Series(server.label, connections) for server, _ in subjects]
+    for server, request in subjects:
+        drive(server, request, connections, WARM_UP_SECONDS)
+    for round in range(ROUNDS):
+        for series, (server, request) in zip(found, subjects, strict=True):
+            series.samples.append(drive(server, request, connections, seconds))
+        rates = ", ".join(f"{series.label} {number(series.samples[-1].per_second)}/s" for series in found)
+        say(f"round {round + 1} of {ROUNDS}, {connections} connections: {rates}")
+    return found
+
+
+HEADER = ("", "connections", "requests/s", "p50 µs", "p99 µs", "CPU µs/request", "errors", "× requests/s", "× p50")
+
+
+def rows(all_series: Sequence[Series]) -> list[list[str]]:
+    """The table of medians; the last two columns say how many times better the first of the same load is."""
+    firsts: dict[int, Series] = {}
+    found = []
+    for series in all_series:
+        first = firsts.setdefault(series.connections, series)
+        figures = [series.median(per_second), series.median(p50)]
+        figures += [series.median(lambda sample: sample.p99), series.median(lambda sample: sample.cpu)]
+        errors = sum(sample.errors for sample in series.samples)
+        ratios = (
+            ["", ""] if first is series else [number(first.ratio(series, per_second)), number(series.ratio(first, p50))]
+        )
+        found.append([series.label, str(series.connections), *map(number, figures), str(errors), *ratios])
+    return found

@@ -1,0 +1,192 @@
+"""Ours and the peers as processes on one CPU: how each is started, and what it has cost."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.serving import pinned, process
+from bench.serving.models import NAME, Request
+from hack.cluster.report import ClusterError, tail
+from hack.venvs import venv
+
+START_SECONDS = 60
+STOP_SECONDS = 10
+PEERS = Path(__file__).parent / "peers"
+INFER = f"/v2/models/{NAME}/infer"
+READY = "/v2/health/ready"
+
+MLSERVER, FASTAPI, KSERVE = "MLServer 1.7.1", "FastAPI", "KServe SDK 0.21"
+
+
+@dataclass(frozen=True)
+class Command:
+    """What starts a server."""
+
+    argv: Sequence[str | Path]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+Start = Callable[[Path, int], Command]
+"""From the model (a file, or a package's directory) and a free port, in a directory of its own, to the command."""
+
+
+def same(*names: str) -> list[str]:
+    """Requirements: the versions of these that we have ourselves, so that all servers run the same model's code."""
+    return [f"{name}=={version(name)}" for name in names]
+
+
+def ours(*flags: str) -> Start:
+    """Our server with more arguments."""
+
+    def start(model: Path, port: int) -> Command:
+        fixed = ["--name", NAME, "--uri", f"pvc://bench/{model.name}", "--path", str(model), "--host", "127.0.0.1"]
+        return Command([sys.executable, "-m", "mlmodel_server", *fixed, "--port", str(port), *flags])
+
+    return start
+
+
+def mlserver(model: Path, port: int) -> Command:
+    """MLServer with its defaults (so one parallel worker), but for one in its favour: it writes no line per request."""
+    # uvloop 0.22 and newer end its start with "no current event loop" (its issue 2286).
+    needed = ["mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"]
+    python = venv("mlserver", [*needed, *same("scikit-learn", "numpy", "joblib")])
+    folder = model.with_name(f"{model.parent.name}-mlserver")
+    folder.mkdir(exist_ok=True)
+    ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
+    (folder / "settings.json").write_text(json.dumps({"host": "127.0.0.1", "debug": False, **ports}))
+    settings = {"name": NAME, "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": str(model)}}
+    (folder / "model-settings.json").write_text(json.dumps(settings))
+    return Command([python.with_name("mlserver"), "start", folder])
+
+
+def fastapi(model: Path, port: int) -> Command:
+    """The baseline in `peers/fastapi_app.py` under uvicorn with its fast loop and parser, no line per request."""
+    python = venv("fastapi", same("fastapi", "uvicorn", "uvloop", "httptools", "scikit-learn", "numpy", "joblib"))
+    place = ["--app-dir", str(PEERS), "--host", "127.0.0.1", "--port", str(port)]
+    argv = [str(python), "-m", "uvicorn", *place, "--no-access-log", "fastapi_app:app"]
+    return Command(argv, {"MODEL_FILE": str(model)})
+
+
+def kserve(model: Path, port: int) -> Command:
+    """`peers/kserve_app.py`."""
+    python = venv("kserve", ["kserve==0.21.0", *same("scikit-learn", "numpy", "joblib")])
+    return Command([python, PEERS / "kserve_app.py"], {"MODEL_FILE": str(model), "PORT": str(port)})
+
+
+_ports = iter(range(20_000, 32_768))
+
+PEER_STARTS: dict[str, Start] = {MLSERVER: mlserver, FASTAPI: fastapi, KSERVE: kserve}
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on now, another one each time.
+
+    Below those that the kernel gives to clients: one of them, such as a probe of ours, could take it before the server.
+    """
+    for port in _ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise ClusterError("There is no free port on loopback from 20000 to 32767.")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready."""
+
+    label: str
+    port: int
+    pid: int
+    start_seconds: float
+
+    def cpu_seconds(self) -> float:
+        """Of the whole process tree, so far."""
+        return process.cpu_seconds(self.pid)
+
+    def pss_bytes(self) -> int:
+        """Of the whole process tree, now."""
+        return process.pss_bytes(self.pid)
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Ask each request once.
+
+        Raises:
+            ClusterError: an answer is not the one that the model itself gives.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        for request in requests:
+            connection.request("POST", INFER, request.body, dict(request.headers))
+            response = connection.getresponse()
+            text = response.read()
+            if response.status != 200:
+                raise ClusterError(f"{self.label} answers {response.status}: {text[:300].decode(errors='replace')}")
+            labels = json.loads(text)["outputs"][0]["data"]
+            if labels != request.labels:
+                raise ClusterError(f"{self.label} answers {labels[:8]}, the model itself {request.labels[:8]}.")
+        connection.close()
+
+
+@contextmanager
+def running(label: str, start: Start, model: Path) -> Iterator[Server]:
+    """A server, from its start to its end.
+
+    Raises:
+        ClusterError: it ended, or was not ready in a minute; with the end of its log.
+    """
+    port = free_port()
+    command = start(model, port)
+    log = model.with_name(f"{model.name}-{port}.log")
+    argv = pinned.on(pinned.cpus()[0], command.argv)
+    with log.open("wb") as output:
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            argv,
+            cwd=model.parent,  # MLServer leaves files where it is started
+            env=pinned.environment(**command.env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            while not _ready(port):
+                if child.poll() is not None or time.perf_counter() > started + START_SECONDS:
+                    raise ClusterError(f"{label} did not become ready. Its log ends:\n{tail(log)}")
+                time.sleep(0.002)
+            yield Server(label, port, child.pid, time.perf_counter() - started)
+        finally:
+            _end(child)
+
+
+def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", READY)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM; then whatever is left of its session, for MLServer's own shutdown may hang."""
+    child.send_signal(signal.SIGTERM)
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_SECONDS)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()

@@ -1,0 +1,8 @@
+"""Tools for developers: the throwaway Kubernetes, the demo, checks, and what demo, benchmarks and tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout."""

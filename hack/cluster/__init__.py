@@ -1,0 +1,6 @@
+"""A throwaway Kubernetes for demo and tests: kind where Docker is, else a whole cluster inside its own namespaces."""
+
+from hack.cluster.cluster import Cluster, open_cluster, start
+from hack.cluster.report import ClusterError
+
+__all__ = ["Cluster", "ClusterError", "open_cluster", "start"]

@@ -1,0 +1,113 @@
+"""Build Kubernetes and what it runs on from the pinned Go module, once per content of the pins."""
+
+import hashlib
+import os
+import platform
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hack.cluster import paths
+from hack.cluster.report import ClusterError, say
+from hack.cluster.shell import locked, run
+
+MODULE = paths.HERE / "kubernetes"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program of the module: its file name, its package, and whether it needs a C compiler."""
+
+    name: str
+    package: str
+    c: bool = False
+    tags: str = ""
+
+
+PROGRAMS = (
+    Program("etcd", "go.etcd.io/etcd/server/v3"),
+    Program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    Program("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    Program("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    Program("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
+    Program("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
+    Program("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    Program("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
+    Program("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+    Program("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
+    # runc's seccomp filters, which `RuntimeDefault` asks for, come from a C library.
+    Program("runc", "github.com/opencontainers/runc", c=True, tags="seccomp"),
+    # Routed pods, as in kind: unlike a bridge this needs no br_netfilter module for Services to work among pods.
+    Program("ptp", "github.com/containernetworking/plugins/plugins/main/ptp"),
+    Program("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
+    Program("loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
+    Program("coredns", "github.com/coredns/coredns"),
+    Program("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server"),
+)
+
+
+def kubernetes_version(go_mod: str) -> str:
+    """Return the pinned version of Kubernetes, such as "v1.37.2", from the text of go.mod."""
+    found = re.search(r"^\s*k8s\.io/kubernetes (v\d+\.\d+\.\d+)", go_mod, re.MULTILINE)
+    if not found:
+        raise ClusterError(f"{MODULE / 'go.mod'} doesn't require k8s.io/kubernetes.")
+    return found[1]
+
+
+def linker_flags(version: str) -> str:
+    """Return the flags that tell the programs their version; without it the API server calls itself v0.0.0."""
+    major, minor, _ = version.removeprefix("v").split(".")
+    variables = {
+        "k8s.io/component-base/version.gitVersion": version,
+        "k8s.io/component-base/version.gitMajor": major,
+        "k8s.io/component-base/version.gitMinor": minor,
+        "k8s.io/client-go/pkg/version.gitVersion": version,
+    }
+    return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in variables.items())])
+
+
+def cache_key(go_mod: str, go_sum: str, flags: str, machine: str) -> str:
+    """Return the name of the folder for programs built from exactly this."""
+    parts = [go_mod, go_sum, flags, machine, *map(repr, PROGRAMS)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def build() -> Path:
+    """Return the folder with all programs, built now if they aren't there yet.
+
+    What is finished stays when the build is interrupted, and the next one goes on from there.
+    """
+    go_mod = (MODULE / "go.mod").read_text(encoding="utf-8")
+    version = kubernetes_version(go_mod)
+    flags = linker_flags(version)
+    key = cache_key(go_mod, (MODULE / "go.sum").read_text(encoding="utf-8"), flags, platform.machine())
+    folder = paths.cache() / "bin" / key
+    if all((folder / program.name).exists() for program in PROGRAMS):
+        return folder
+    with locked(paths.cache() / "bin.lock"):
+        _build_missing(folder, version, flags)
+    return folder
+
+
+def _build_missing(folder: Path, version: str, flags: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [program for program in PROGRAMS if not (folder / program.name).exists()]
+    if not missing:
+        return
+    started = time.monotonic()
+    say(f"Building Kubernetes {version} ({len(missing)} programs; the first time takes 10 to 25 minutes on 2 cores)")
+    run(["go", "mod", "download"], cwd=MODULE, what="Downloading the Go modules", log=folder / "download.log")
+    for number, program in enumerate(missing, 1):
+        minutes = (time.monotonic() - started) / 60
+        say(f"  building {number} of {len(missing)}: {program.name} ({minutes:.1f} min so far)")
+        unfinished = folder / f".{program.name}.unfinished"
+        run(
+            ["go", "build", "-trimpath", "-tags", program.tags, "-ldflags", flags, "-o", unfinished, program.package],
+            cwd=MODULE,
+            env={"CGO_ENABLED": "1" if program.c else "0"},
+            what=f"Building {program.name}",
+            log=folder / f"{program.name}.log",
+        )
+        os.replace(unfinished, folder / program.name)
+    say(f"  built in {(time.monotonic() - started) / 60:.1f} min, kept in {folder}")

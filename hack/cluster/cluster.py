@@ -1,0 +1,322 @@
+"""A running cluster, and how to get one."""
+
+import atexit
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from hack import ROOT
+from hack.cluster import binaries, config, doctor, images, kind, lifecycle, paths, store
+from hack.cluster.report import ClusterError, say, tail
+from hack.cluster.shell import wait_for
+
+READY_SECONDS = 120.0
+
+
+class Backend(Protocol):
+    """What differs between the embedded cluster and kind."""
+
+    name: str
+    kubectl: Path
+    kubeconfig: Path
+
+    def exec_args(self, argv: Sequence[str]) -> list[str]: ...
+
+    def audit_log(self) -> Path: ...
+
+    def node_log(self, service: str) -> str: ...
+
+    def load_images(self) -> int: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass
+class Embedded:
+    """A cluster in namespaces of its own on this machine."""
+
+    name: str
+    bin_dir: Path
+    node_pid: int
+    port: int
+    kubectl: Path = field(init=False)
+    kubeconfig: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kubectl = self.bin_dir / "kubectl"
+        self.kubeconfig = paths.user_dir(self.name) / "kubeconfig"
+        self.run_dir = paths.run_dir(self.name)
+
+    def exec_args(self, argv: Sequence[str]) -> list[str]:
+        """The node's network, the host's files, and the cluster's DNS laid over the host's in a mount namespace."""
+        files = self.run_dir / "exec"
+        lay_over = " && ".join(
+            f"mount --no-mtab --bind {files}/{file} /etc/{file}" for file in ("resolv.conf", "nsswitch.conf")
+        )
+        return [
+            *("nsenter", f"--net=/proc/{self.node_pid}/ns/net"),
+            *("unshare", "--mount", "sh", "-c", f'{lay_over} && exec "$@"', "sh", *argv),
+        ]
+
+    def audit_log(self) -> Path:
+        return self.run_dir / "log" / "audit.log"
+
+    def node_log(self, service: str) -> str:
+        return tail(self.run_dir / "log" / f"{service}.log", 200)
+
+    def load_images(self) -> int:
+        wanted = images.build()
+        store.fill(wanted, self.bin_dir)
+        return store.load(wanted, self.bin_dir, self.run_dir, self.node_pid)
+
+    def end(self) -> None:
+        self.remove_leftovers(self.name)
+
+    @staticmethod
+    def remove_leftovers(name: str) -> None:
+        """End the cluster of that name if it is up, and remove whatever there is of it."""
+        lifecycle.end(name)
+
+
+@dataclass
+class Cluster:
+    """A cluster that answers; use it as a context manager, or `down` it, if you started it attached."""
+
+    name: str
+    backend: Backend
+    images: tuple[str, ...] = ()
+    """Names of the project's images in the cluster, to be used in manifests."""
+    _lifeline: subprocess.Popen[str] | None = None
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Where plain `kubectl` and clients find the cluster, from the host's loopback."""
+        return self.backend.kubeconfig
+
+    @property
+    def kubectl_command(self) -> list[str]:
+        """kubectl for this cluster, as the beginning of a command line."""
+        return [str(self.backend.kubectl), "--kubeconfig", str(self.kubeconfig)]
+
+    def kubectl(self, *args: str, input: str | None = None, seconds: float = 60) -> str:
+        """Run kubectl and return what it printed.
+
+        Raises:
+            ClusterError: it failed; with what it said.
+        """
+        argv = [*self.kubectl_command, *args]
+        # What kubectl remembers of a server would outlive this one in the home directory.
+        environment = {**os.environ, "KUBECACHEDIR": str(self.kubeconfig.parent / "kubectl-cache")}
+        try:
+            done = subprocess.run(
+                argv, input=input or "", capture_output=True, text=True, timeout=seconds, env=environment
+            )
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"`kubectl {' '.join(args)}` took longer than {seconds:.0f} s.") from None
+        if done.returncode:
+            raise ClusterError(f"`kubectl {' '.join(args)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def get(self, *args: str) -> Any:
+        """Return what `kubectl get ARGS` finds, as parsed JSON."""
+        return json.loads(self.kubectl("get", *args, "-o", "json"))
+
+    def exec_args(self, argv: Sequence[str]) -> list[str]:
+        """Return the command line that runs `argv` where Service and pod addresses and cluster DNS are reachable."""
+        return self.backend.exec_args(argv)
+
+    def run(self, argv: Sequence[str], *, input: str | None = None, seconds: float = 60) -> str:
+        """Run a program inside the cluster's network and return what it printed; raises ClusterError if it failed."""
+        try:
+            done = subprocess.run(
+                self.exec_args(argv), input=input or "", capture_output=True, text=True, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            raise ClusterError(f"`{' '.join(argv)}` took longer than {seconds:.0f} s in the cluster.") from None
+        if done.returncode:
+            raise ClusterError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def audit_events(self, since: float = 0) -> list[dict[str, Any]]:
+        """Return the writes that the API server got since a time (Unix seconds), as audit.k8s.io/v1 events.
+
+        Only the embedded cluster keeps this log: each create, update, patch and delete, by whomever, refused ones too.
+        """
+        events = []
+        for line in self.backend.audit_log().read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            if datetime.datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp() >= since:
+                events.append(event)
+        return events
+
+    def node_log(self, service: str) -> str:
+        """Return the end of the log of one of the node's programs, such as "kubelet" or "kube-apiserver"."""
+        return self.backend.node_log(service)
+
+    def load_images(self) -> int:
+        """Rebuild the project's images and bring those that changed into this cluster; return how many that were."""
+        return self.backend.load_images()
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until `condition` holds; one that raises ClusterError doesn't hold yet.
+
+        Raises:
+            ClusterError: it didn't in time.
+        """
+
+        def holds() -> bool:
+            with contextlib.suppress(ClusterError):
+                return condition()
+            return False
+
+        wait_for(what, holds, seconds=seconds)
+
+    def down(self) -> None:
+        """End the cluster and remove everything of it but the caches."""
+        atexit.unregister(self.down)
+        self.backend.end()
+        if self._lifeline is not None:
+            self._lifeline.communicate()
+            self._lifeline = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.down()
+
+
+def open_cluster(name: str = paths.DEFAULT) -> Cluster | None:
+    """Return the running cluster of that name, or None."""
+    if kind.available():
+        found: Backend | None = kind.find(name)
+    else:
+        found = _embedded(name)
+    return Cluster(name, found, _image_names()) if found else None
+
+
+def _embedded(name: str) -> Embedded | None:
+    state = lifecycle.state(name)
+    if state is None:
+        return None
+    return Embedded(name, Path(str(state["bin_dir"])), int(str(state["node"])), int(str(state["port"])))
+
+
+def _image_names() -> tuple[str, ...]:
+    version = images.project_version()
+    return tuple(images.image_names(target, version)[0] for target in images.TARGETS)
+
+
+def start(name: str = paths.DEFAULT, *, attached: bool = True, node: bool = True) -> Cluster:
+    """Start a cluster and return it when it is ready for use.
+
+    Attached, it ends with this process, however that ends. Without `node` there are only etcd, the API server and the
+    controllers that remove what is deleted: ready in seconds, for tests that need no pods.
+
+    Raises:
+        ClusterError: it can't be started here, or didn't become ready; says what to do.
+    """
+    paths.check_name(name)
+    if node and kind.available():
+        return Cluster(name, kind.start(name), _image_names())
+    doctor.require()
+    bin_dir = binaries.build()
+    if lifecycle.keepers(name):
+        raise ClusterError(
+            f"Cluster '{name}' is up already: `python -m hack.cluster down --name {name}` ends it, "
+            "and another name starts one beside it."
+        )
+    lifecycle.end(name)  # what a killed keeper may have left
+    if node:
+        store.fill(images.build(), bin_dir)
+    begun = time.monotonic()
+    say(f"Starting cluster '{name}'" + ("" if node else " (API server only)"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hack.cluster.keeper", name, str(bin_dir), "node" if node else "api"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that Ctrl-C reaches this process alone, which then ends the cluster in order
+    )
+    try:
+        cluster = _wait_until_ready(name, process, node=node, begun=begun)
+    except BaseException:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(60)
+        raise
+    assert process.stdin is not None
+    if attached:
+        cluster._lifeline = process
+        atexit.register(cluster.down)
+    else:
+        process.stdin.write("detach\n")
+        process.stdin.close()
+    return cluster
+
+
+def _wait_until_ready(name: str, process: "subprocess.Popen[str]", *, node: bool, begun: float) -> Cluster:
+    assert process.stdout is not None
+    answer = process.stdout.readline()
+    error = json.loads(answer)["error"] if answer else "its keeper ended"
+    if error:
+        raise ClusterError(f"Cluster '{name}' did not start: {error}")
+    embedded = _embedded(name)
+    if embedded is None:
+        raise ClusterError(f"Cluster '{name}' ended at once: {tail(paths.run_dir(name) / 'log' / 'node.log')}")
+    cluster = Cluster(name, embedded, _image_names() if node else ())
+    _write_user_files(embedded)
+
+    def step(what: str, condition: Callable[[], bool], log: str) -> None:
+        def holds() -> bool:
+            if process.poll() is not None:
+                raise ClusterError(f"The node ended: {embedded.node_log('node')}")
+            with contextlib.suppress(ClusterError):
+                return condition()
+            return False
+
+        wait_for(what, holds, seconds=READY_SECONDS, log=embedded.run_dir / "log" / f"{log}.log")
+
+    step("The API server's start", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok", "kube-apiserver")
+    step("Namespace default", lambda: bool(cluster.get("serviceaccount", "default")), "kube-controller-manager")
+    if not node:
+        say(f"  API server ready after {time.monotonic() - begun:.1f} s")
+        return cluster
+    addons = json.dumps(config.addons((embedded.run_dir / "pki" / "ca.crt").read_bytes()))
+    step("Namespace kube-system", lambda: bool(cluster.kubectl("apply", "-f", "-", input=addons)), "kube-apiserver")
+    ready = '{.status.conditions[?(@.type=="Ready")].status}'
+    step(
+        "Node Ready",
+        lambda: cluster.kubectl("get", "node", config.NODE, "-o", f"jsonpath={ready}") == "True",
+        "kubelet",
+    )
+    say(f"  node Ready after {time.monotonic() - begun:.1f} s, with the project's images in place")
+    lookup = ["getent", "hosts", "kubernetes.default.svc.cluster.local"]
+    step("Cluster DNS", lambda: config.API_SERVICE_ADDRESS in cluster.run(lookup), "coredns")
+    available = '{.status.conditions[?(@.type=="Available")].status}'
+    metrics = ("get", "apiservice", "v1beta1.metrics.k8s.io", "-o", f"jsonpath={available}")
+    step("Metrics API", lambda: cluster.kubectl(*metrics) == "True", "metrics-server")
+    say(f"  Services, DNS and the metrics API answer after {time.monotonic() - begun:.1f} s")
+    return cluster
+
+
+def _write_user_files(embedded: Embedded) -> None:
+    (embedded.kubeconfig.parent / "bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(embedded.run_dir / "admin.kubeconfig", embedded.kubeconfig)
+    embedded.kubeconfig.chmod(0o600)
+    link = embedded.kubeconfig.parent / "bin" / "kubectl"
+    link.unlink(missing_ok=True)
+    os.symlink(embedded.kubectl, link)

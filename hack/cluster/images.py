@@ -1,0 +1,304 @@
+"""Build the project's images without Docker: the base by debootstrap, wheels from the index, the rest by buildah.
+
+What is unchanged since the last time isn't looked at again: each step is kept under a hash of what went into it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hack import ROOT
+from hack.cluster import paths
+from hack.cluster.report import say
+from hack.cluster.shell import locked, run
+
+SUITE = "bookworm"
+BASE_PACKAGES = ("python3", "ca-certificates", "haproxy")
+TARGETS = ("operator", "server", "router")
+PAUSE = "localhost/pause:3.10"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image in the local OCI layout: its names in the cluster, and the digest of its manifest."""
+
+    names: tuple[str, ...]
+    digest: str
+
+
+def project_version() -> str:
+    """Return the version in pyproject.toml, which is the images' tag."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["version"])
+
+
+def image_names(target: str, version: str) -> tuple[str, ...]:
+    """Return the names that an image has in the cluster.
+
+    The second is what Kubernetes makes of the plain `mlmodel-TARGET:VERSION` of the published manifests, so that these
+    can be applied as they are.
+    """
+    return (f"localhost/mlmodel-{target}:{version}", f"docker.io/library/mlmodel-{target}:{version}")
+
+
+def build() -> list[Image]:
+    """Return all images that a cluster needs, rebuilt where their sources changed since the last time."""
+    cache = paths.cache() / "images"
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(paths.cache() / "images.lock"):
+        record = _Record(cache / "record.json")
+        base = _base(cache)
+        wheels = {kind: _wheels(cache, kind) for kind in ("build", "operator", "server")}
+        keys = {kind: wheels_key(folder) for kind, folder in wheels.items()}
+        images = [_pause(cache, record)]
+        for target in TARGETS:
+            images.append(_target(cache, record, target, base, keys))
+        _prune(layout(), images)
+        return images
+
+
+def layout() -> Path:
+    """The folder in which `build` leaves the images, their blobs as in an OCI layout."""
+    return paths.cache() / "images" / "layout"
+
+
+# The base ------------------------------------------------------------------------------------------------------------
+
+
+def _base(cache: Path) -> str:
+    """Return the local name of the base image."""
+    dockerfile = paths.HERE / "images" / "base" / "Dockerfile"
+    key = hash_of([SUITE, *BASE_PACKAGES, dockerfile.read_text(encoding="utf-8")])
+    name = f"localhost/mlmodel-base:{key}"
+    done = cache / f"base-{key}"
+    if done.exists():
+        return name
+    say(f"Building the base image: debootstrap of Debian {SUITE} with {', '.join(BASE_PACKAGES)} (about a minute)")
+    with tempfile.TemporaryDirectory(dir=cache, prefix="base-") as work:
+        tree = Path(work) / "tree"
+        context = Path(work) / "context"
+        context.mkdir()
+        run(
+            [
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
+                *("debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", SUITE, tree),
+                *_mirror(),
+            ],
+            what="debootstrap",
+            log=cache / "debootstrap.log",
+        )
+        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
+            shutil.rmtree(tree / waste, ignore_errors=True)
+        run(["tar", "--numeric-owner", "-cf", context / "base.tar", "-C", tree, "."], what="Packing the base image")
+        shutil.copy(dockerfile, context)
+        _buildah(cache, ["bud", "--isolation", "chroot", "-t", name, context], what="Building the base image")
+    done.touch()
+    return name
+
+
+def _mirror() -> list[str]:
+    """Return the Debian mirror of this machine's apt, as debootstrap's last argument; empty for debootstrap's own."""
+    if shutil.which("apt-get") is None:
+        return []
+    sites = run(
+        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
+        what="Asking apt for its Debian mirror",
+    )
+    return [line.split()[0] for line in sites.splitlines() if line.split()[1:] == [SUITE, "main"]][:1]
+
+
+# Wheels --------------------------------------------------------------------------------------------------------------
+
+
+def requirements(pyproject: str, kind: str) -> list[str]:
+    """Return what to download for `build` (to make a wheel of the project) or an extra of pyproject.toml."""
+    project = tomllib.loads(pyproject)
+    if kind == "build":
+        return ["pip", *project["build-system"]["requires"]]
+    return list(_flat(project["project"]["optional-dependencies"], kind))
+
+
+def _flat(extras: Mapping[str, list[str]], kind: str) -> Iterator[str]:
+    """The requirements of an extra and of those that it names, as `mlmodel[a,b]`."""
+    for line in extras[kind]:
+        if line.startswith("mlmodel["):
+            for other in line.removeprefix("mlmodel[").removesuffix("]").split(","):
+                yield from _flat(extras, other)
+        else:
+            yield line
+
+
+def _wheels(cache: Path, kind: str) -> Path:
+    """Return the folder with the wheels of `kind` and all their dependencies, in the versions of this environment."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = requirements(pyproject, kind)
+    installed = sorted(
+        f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name.lower() != "mlmodel"
+    )
+    folder = cache / "wheels" / kind
+    stamp = folder / ".wanted"
+    key = hash_of([*wanted, "--", *installed])
+    if stamp.exists() and stamp.read_text() == key:
+        return folder
+    say(f"Downloading the wheels for {kind}")
+    with tempfile.TemporaryDirectory(dir=cache, prefix="wheels-") as work:
+        constraints = Path(work) / "constraints.txt"
+        constraints.write_text("\n".join(installed))
+        # Wheels for the base image's Python, whatever version runs this.
+        run(
+            [
+                *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", f"{work}/new"),
+                *("--only-binary", ":all:", "--python-version", "3.11", "--constraint", str(constraints), *wanted),
+            ],
+            what=f"Downloading the wheels for {kind}",
+        )
+        (Path(work) / "new" / ".wanted").write_text(key)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(f"{work}/new", folder)
+    return folder
+
+
+def wheels_key(folder: Path) -> str:
+    """Return a key for the wheels in a folder: their names, which hold their versions."""
+    return hash_of(sorted(path.name for path in folder.glob("*.whl")))
+
+
+# The images ----------------------------------------------------------------------------------------------------------
+
+
+def hash_of(parts: Iterable[str]) -> str:
+    """Return a short hash over texts in order."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def hash_of_files(root: Path, names: Iterable[str]) -> str:
+    """Return a hash over the paths and contents of files and of all files in folders, byte code aside."""
+    digest = hashlib.sha256()
+    for name in names:
+        top = root / name
+        files = [top] if top.is_file() else sorted(path for path in top.rglob("*") if path.is_file())
+        for path in files:
+            if "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(root)}\0{path.stat().st_mode}\0".encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
+class _Record:
+    """Remembers for each image what it was built from and the digest that came out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def digest(self, image: str, key: str) -> str | None:
+        entry = self._content.get(image, {})
+        return entry["digest"] if entry.get("key") == key else None
+
+    def put(self, image: str, key: str, digest: str) -> None:
+        self._content[image] = {"key": key, "digest": digest}
+        self._path.write_text(json.dumps(self._content, indent=1))
+
+
+def _target(cache: Path, record: _Record, target: str, base: str, wheels: dict[str, str]) -> Image:
+    sources = ["Dockerfile", ".dockerignore"]
+    if target != "router":
+        sources += ["pyproject.toml", "README.md", "crds", "operator", "server"]
+    names = image_names(target, project_version())
+    key = hash_of([base, hash_of_files(ROOT, sources), *names, *([] if target == "router" else wheels.values())])
+    digest = record.digest(target, key)
+    if digest is None:
+        say(f"Building image {names[0]}")
+        _buildah(cache, build_args(target, names[0], base, wheels, cache / "wheels"), what=f"Building {names[0]}")
+        digest = _push(cache, names[0])
+        record.put(target, key, digest)
+    return Image(names, digest)
+
+
+def build_args(target: str, name: str, base: str, wheels: dict[str, str], wheels_dir: Path) -> list[str]:
+    """Return buildah's arguments for one target of the Dockerfile."""
+    arguments = {f"WHEELS_{kind.upper()}": key for kind, key in wheels.items()}
+    arguments |= {"BASE_IMAGE": base, "ROUTER_IMAGE": base}
+    return [
+        *("bud", "--isolation", "chroot", "--layers", "--pull-never", "--target", target, "-t", name),
+        *(word for argument, value in arguments.items() for word in ("--build-arg", f"{argument}={value}")),
+        *("--build-context", f"wheels={wheels_dir}", "-f", str(ROOT / "Dockerfile"), str(ROOT)),
+    ]
+
+
+def _pause(cache: Path, record: _Record) -> Image:
+    source = paths.HERE / "images" / "pause"
+    key = hash_of_files(source, ["."])
+    digest = record.digest("pause", key)
+    if digest is None:
+        say(f"Building image {PAUSE}")
+        with tempfile.TemporaryDirectory(dir=cache, prefix="pause-") as work:
+            shutil.copy(source / "Dockerfile", work)
+            run(["gcc", "-static", "-Os", "-s", "-o", f"{work}/pause", source / "pause.c"], what="Compiling pause.c")
+            _buildah(cache, ["bud", "--isolation", "chroot", "-t", PAUSE, work], what=f"Building {PAUSE}")
+        digest = _push(cache, PAUSE)
+        record.put("pause", key, digest)
+    return Image((PAUSE,), digest)
+
+
+def _push(cache: Path, name: str) -> str:
+    """Copy an image into the layout; return the digest of its manifest.
+
+    By way of a plain directory, for into an OCI layout buildah compresses every layer, new or not, each time.
+    """
+    target = layout() / "blobs" / "sha256"
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="export-") as work:
+        _buildah(cache, ["push", "--disable-compression", name, f"dir:{work}"], what=f"Exporting {name}")
+        manifest = (Path(work) / "manifest.json").read_bytes()
+        digest = hashlib.sha256(manifest).hexdigest()
+        (target / digest).write_bytes(manifest)
+        content = json.loads(manifest)
+        for blob in (content["config"], *content["layers"]):
+            plain = blob["digest"].removeprefix("sha256:")
+            os.replace(Path(work) / plain, target / plain)
+    return f"sha256:{digest}"
+
+
+def _buildah(cache: Path, arguments: Sequence[str | Path], *, what: str) -> None:
+    """Run buildah on a store of our own, in mount and PID namespaces of its own: when it is gone, so are its mounts."""
+    run(
+        [
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(
+                "buildah",
+                "--root",
+                cache / "buildah",
+                "--runroot",
+                cache / "buildah-run",
+                "--storage-driver",
+                "overlay",
+            ),
+            *arguments,
+        ],
+        what=what,
+        log=cache / "buildah.log",
+    )
+
+
+def blobs(store: Path, manifest: str) -> list[str]:
+    """Return the digests of a manifest, its configuration and its layers."""
+    content = json.loads((store / "blobs" / manifest.replace(":", "/")).read_text())
+    return [manifest, content["config"]["digest"], *(layer["digest"] for layer in content["layers"])]
+
+
+def _prune(store: Path, images: Iterable[Image]) -> None:
+    """Remove the blobs that none of these images is made of."""
+    used = {blob for image in images for blob in blobs(store, image.digest)}
+    for path in (store / "blobs" / "sha256").iterdir():
+        if f"sha256:{path.name}" not in used:
+            path.unlink()

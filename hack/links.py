@@ -1,0 +1,53 @@
+"""Fails when a Markdown file of the repository points at a file or heading that is not there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hack import ROOT
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+CODE = re.compile(r"```.*?```", re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    found = (re.sub(r"[^\w\- ]", "", title.lower()) for title in HEADING.findall(CODE.sub("", text)))
+    return {title.strip().replace(" ", "-") for title in found}
+
+
+def broken(page: Path) -> list[str]:
+    """One sentence for each link of the page that leads nowhere."""
+    problems = []
+    for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists():
+            problems.append(f"{page.relative_to(ROOT)}: {target} does not exist")
+        elif anchor and anchor not in anchors(file.read_text(encoding="utf-8")):
+            problems.append(f"{page.relative_to(ROOT)}: {target} has no such heading")
+    return problems
+
+
+def main() -> int:
+    """Checks all pages that git knows."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    problems = [problem for name in listed for problem in broken(ROOT / name)]
+    print("\n".join(problems) or f"{len(listed)} pages, every link leads somewhere")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""An MLModel as a user handles it: apply a version, look, wait. For the demo and the tests on a whole cluster."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hack import ROOT
+from hack.traffic import Kubectl
+
+QUICKSTART = ROOT / "examples" / "quickstart"
+NAME = "tumour"
+
+
+def train(out: Path) -> list[dict[str, Any]]:
+    """Trains the versions of the quickstart into ``out``, unless they are there; returns bodies of requests."""
+    requests = out / "requests.jsonl"
+    if not requests.exists():
+        subprocess.run([sys.executable, QUICKSTART / "versions.py", "--out", out], check=True, capture_output=True)
+    return [json.loads(line) for line in requests.read_text().splitlines()]
+
+
+class Model:
+    """The quickstart's model in one namespace. ``out`` holds the ConfigMaps of its versions."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str, out: Path) -> None:
+        self.kubectl, self.namespace, self.out = kubectl, namespace, out
+        self.url = f"http://{NAME}.{namespace}.svc/v2/models/{NAME}/infer"
+
+    def __call__(self, *args: str, input: str | None = None) -> str:
+        """kubectl in the model's namespace."""
+        return self.kubectl("-n", self.namespace, *args, input=input)
+
+    def apply(
+        self, version: str, *, rollout: dict[str, Any] | None = None, serving: dict[str, Any] | None = None
+    ) -> None:
+        """Applies the version's ConfigMap and the MLModel; ``rollout`` and ``serving`` go into the spec."""
+        self("apply", "-f", str(self.out / f"{NAME}-{version}.yaml"))
+        file = "mlmodel.yaml" if version == "v1" else f"{version}.yaml"
+        manifest = yaml.safe_load((QUICKSTART / file).read_text())
+        if rollout is not None:
+            manifest["spec"]["rollout"] = rollout
+        if serving is not None:
+            manifest["spec"]["serving"] = {**manifest["spec"].get("serving", {}), **serving}
+        self("apply", "-f", "-", input=json.dumps(manifest))
+
+    def get(self) -> dict[str, Any]:
+        """The MLModel as it is now."""
+        found: dict[str, Any] = json.loads(self("get", "mlm", NAME, "-o", "json"))
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Its status, empty when it has none or is of an older spec."""
+        body = self.get()
+        status: dict[str, Any] = body.get("status", {})
+        return status if status.get("observedGeneration") == body["metadata"]["generation"] else {}
+
+    def wait(
+        self, what: str, seconds: float, until: Callable[[dict[str, Any]], bool], every: float = 0.2
+    ) -> dict[str, Any]:
+        """Polls until the status of the present spec is as wanted; AssertionError with all of it otherwise."""
+        end = time.monotonic() + seconds
+        while True:
+            status = self.status()
+            if status and until(status):
+                return status
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"not within {seconds:g} s: {what}\n{json.dumps(self.get().get('status'), indent=1)}"
+                )
+            time.sleep(every)
+
+    def wait_ready(self, seconds: float, version: str) -> dict[str, Any]:
+        """Waits until ``version`` is what the spec asks for and what serves."""
+        return self.wait(
+            f"{version} is ready",
+            seconds,
+            lambda status: condition(status, "Ready") == "True" and status["stable"]["version"] == version,
+        )
+
+    def wait_weight(self, weight: int) -> dict[str, Any]:
+        """Waits until the candidate has this share."""
+        return self.wait(
+            f"the candidate has {weight} %", 60, lambda status: (status.get("candidate") or {}).get("weight") == weight
+        )
+
+    def wait_rejected(self, seconds: float) -> dict[str, Any]:
+        """Waits until the wanted version is rolled back and nothing moves any more."""
+        return self.wait(
+            "it is rolled back",
+            seconds,
+            lambda status: condition(status, "RolledBack") == "True" and not status.get("leaving"),
+        )
+
+    def pods(self, component: str = "server") -> dict[str, tuple[str, int]]:
+        """UID and restarts of the pods that are not on their way out, by name."""
+        listed = json.loads(self("get", "pods", "-l", f"mlmodel.dev/component={component}", "-o", "json"))
+        return {
+            pod["metadata"]["name"]: (
+                pod["metadata"]["uid"],
+                sum(container["restartCount"] for container in pod["status"].get("containerStatuses", [])),
+            )
+            for pod in listed["items"]
+            if "deletionTimestamp" not in pod["metadata"]
+        }
+
+
+def condition(status: dict[str, Any], kind: str) -> str:
+    """The status of a condition, empty when it is not there."""
+    return next((found["status"] for found in status.get("conditions", []) if found["type"] == kind), "")
+
+
+def message(status: dict[str, Any], kind: str = "Ready") -> str:
+    """The message of a condition, empty when it is not there."""
+    return next((found["message"] for found in status.get("conditions", []) if found["type"] == kind), "")

@@ -1,6 +1,0 @@
-"""A throwaway Kubernetes for demo and tests: kind where Docker is, else a whole cluster inside its own namespaces."""
-
-from tests.cluster.cluster import Cluster, open_cluster, start
-from tests.cluster.report import ClusterError
-
-__all__ = ["Cluster", "ClusterError", "open_cluster", "start"]

@@ -1,0 +1,156 @@
+"""What the API server itself refuses, with the sentence that a user reads; and what it accepts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hack.cluster import Cluster, ClusterError
+
+SHA = "9f2c" * 16
+
+
+def manifest(spec: dict[str, Any], name: str = "fraud") -> str:
+    """An MLModel as JSON, which is YAML too."""
+    return json.dumps(
+        {"apiVersion": "mlmodel.dev/v1alpha1", "kind": "MLModel", "metadata": {"name": name}, "spec": spec}
+    )
+
+
+GOOD = {"uri": "configmap://fraud-v1"}
+
+WRONG = {
+    "no model": (manifest({}), "model: {uri: configmap://my-model-v1}"),
+    "no uri": (manifest({"model": {"version": "v1"}}), "for example `uri: configmap://my-model-v1`"),
+    "unknown scheme": (manifest({"model": {"uri": "ftp://a/b"}}), "must be builtin://NAME, configmap://NAME"),
+    "path upwards": (manifest({"model": {"uri": "pvc://claim/../x"}}), "type the path from the root of the claim"),
+    **{
+        f"{scheme} without digest": (
+            manifest({"model": {"uri": f"{scheme}://a/b"}}),
+            "spec.model.sha256 is required for https, s3, gs and az: type the output of `sha256sum FILE`",
+        )
+        for scheme in ("https", "s3", "gs", "az")
+    },
+    "bucket without a key": (manifest({"model": {"uri": "s3://bucket", "sha256": SHA}}), "s3://BUCKET/KEY"),
+    "image without a digest": (
+        manifest({"model": {"uri": "oci://r.example/fraud:v1"}}),
+        "names an image that can change: add its digest, oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+    ),
+    "image with half a digest": (
+        manifest({"model": {"uri": f"oci://r.example/fraud@sha256:{SHA[:60]}"}}),
+        "or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+    ),
+    "image without a registry": (manifest({"model": {"uri": "oci://fraud", "sha256": SHA}}), "oci://REGISTRY/"),
+    "unknown trust": (manifest({"model": GOOD | {"trust": "yes"}}), 'supported values: "strict", "signed", "unsafe"'),
+    "batches of nothing": (
+        manifest({"model": GOOD, "serving": {"batching": {"maxRows": 0}}}),
+        "should be greater than or equal to 1",
+    ),
+    "batches without end": (
+        manifest({"model": GOOD, "serving": {"batching": {"maxRows": 65537}}}),
+        "should be less than or equal to 65536",
+    ),
+    "API keys from nowhere": (
+        manifest({"model": GOOD, "serving": {"apiKeys": {}}}),
+        "for example `apiKeys: {secretName: fraud-keys}`",
+    ),
+    "API keys from a path": (
+        manifest({"model": GOOD, "serving": {"apiKeys": {"secretName": "../x"}}}),
+        "must be the name of a Secret",
+    ),
+    "digest with prefix": (
+        manifest({"model": {"uri": "https://a/b", "sha256": "sha256:" + SHA[:50]}}),
+        "64 lower-case hexadecimal digits",
+    ),
+    "version with a space": (manifest({"model": GOOD | {"version": "v 1"}}), "type for example `version: v7`"),
+    "unknown format": (manifest({"model": GOOD | {"format": "sql"}}), 'supported values: "auto", "sklearn", "skops"'),
+    "falling weights": (
+        manifest({"model": GOOD, "rollout": {"steps": [{"weight": 25}, {"weight": 5}]}}),
+        "type for example `steps: [{weight: 5}, {weight: 25}, {weight: 50}]`",
+    ),
+    "equal weights": (
+        manifest({"model": GOOD, "rollout": {"steps": [{"weight": 25}, {"weight": 25}]}}),
+        "weights must rise from step to step",
+    ),
+    "weight 100": (
+        manifest({"model": GOOD, "rollout": {"steps": [{"weight": 100}]}}),
+        "a weight is from 1 to 99; all requests (100) come after the last step by themselves",
+    ),
+    "replicas and autoscaling": (
+        manifest({"model": GOOD, "serving": {"replicas": 2, "autoscaling": {"maxReplicas": 3}}}),
+        "keep `replicas: N` for a fixed number of pods, or `autoscaling: {maxReplicas: N}`",
+    ),
+    "more than the most": (
+        manifest({"model": GOOD, "serving": {"autoscaling": {"minReplicas": 5, "maxReplicas": 3}}}),
+        "lower minReplicas or raise maxReplicas",
+    ),
+    "limit below request": (
+        manifest(
+            {
+                "model": GOOD,
+                "serving": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "512Mi"}}},
+            }
+        ),
+        "the memory limit is below the memory request: raise limits.memory or lower requests.memory",
+    ),
+    "unknown resource": (
+        manifest({"model": GOOD, "serving": {"resources": {"limits": {"ram": "1Gi"}}}}),
+        "takes cpu and memory: type for example `limits: {cpu: 500m, memory: 512Mi}`",
+    ),
+    "no replicas": (manifest({"model": GOOD, "serving": {"replicas": 0}}), "should be greater than or equal to 1"),
+    "name too long": (manifest({"model": GOOD}, "a" * 41), "at most 40 characters"),
+    "name with a digit first": (manifest({"model": GOOD}, "1a"), "must start with a letter"),
+    "unknown field": (manifest({"model": GOOD, "image": "evil"}), 'unknown field "spec.image"'),
+    "wrong gate": (
+        manifest({"model": GOOD, "rollout": {"gates": {"errors": {"maxPercent": 0}}}}),
+        "is from 0.1 to 50: type for example `maxPercent: 1`",
+    ),
+}
+
+
+def refusal(apiserver: Cluster, text: str) -> str:
+    """What ``kubectl apply`` says to a manifest that is refused."""
+    with pytest.raises(ClusterError) as caught:
+        apiserver.kubectl("apply", "--dry-run=server", "-f", "-", input=text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_manifest_is_refused_with_what_to_type(apiserver: Cluster, crd: None, kind: str) -> None:
+    text, sentence = WRONG[kind]
+    said = refusal(apiserver, text)
+    print(said)
+    assert sentence in said.replace('\\"', '"')
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"model": GOOD},
+        {"model": {"uri": "builtin://iris"}},
+        {"model": {"uri": "pvc://models/fraud/7"}},
+        {"model": {"uri": "https://example.com/fraud/mlmodel.json", "sha256": SHA, "format": "skops"}},
+        {"model": {"uri": "s3://models/fraud/7/", "sha256": SHA, "format": "onnx"}},
+        {"model": {"uri": "gs://models/fraud.skops", "sha256": SHA}},
+        {"model": {"uri": "az://models/fraud/mlmodel.json", "sha256": SHA, "trust": "unsafe"}},
+        {"model": {"uri": f"oci://registry.example:5000/team/fraud@sha256:{SHA}", "trust": "signed"}},
+        {"model": {"uri": f"oci://localhost:5000/fraud:v1@sha256:{SHA}"}},
+        {"model": {"uri": "oci://registry.example/fraud:v1", "sha256": SHA}},
+        {"model": GOOD, "serving": {"batching": {"maxRows": 65536}, "apiKeys": {"secretName": "fraud-keys"}}},
+        {"model": GOOD, "serving": {"autoscaling": {"maxReplicas": 3}}},
+        {"model": GOOD, "serving": {"resources": {"requests": {"cpu": 1, "memory": "1.5Gi"}, "limits": {"cpu": 2}}}},
+        {"model": GOOD, "rollout": {"steps": [{"weight": 1, "minRequests": 100, "minSeconds": 10}], "paused": True}},
+    ],
+)
+def test_a_right_manifest_is_accepted(apiserver: Cluster, crd: None, spec: dict[str, Any]) -> None:
+    apiserver.kubectl("apply", "--dry-run=server", "-f", "-", input=manifest(spec))
+
+
+def test_explain_has_a_sentence_for_every_field(apiserver: Cluster, crd: None) -> None:
+    said = apiserver.kubectl("explain", "mlmodel.spec", "--recursive=false")
+    assert "What is served. A change here is a new revision" in said
+    said = apiserver.kubectl("explain", "mlmodel.spec.rollout.bakeSeconds")
+    assert "in seconds. Default: 60." in said

@@ -1,0 +1,807 @@
+"""The runtime against a real API server: watches that break, writes that must not happen, leases, and the process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from hack import ROOT
+from mlmodel_operator.controller import MODELS
+from mlmodel_operator.runtime import api as api_module
+from mlmodel_operator.runtime.api import ApiError, KubeApi
+from mlmodel_operator.runtime.apply import Applier, NotOurs
+from mlmodel_operator.runtime.backoff import Backoff
+from mlmodel_operator.runtime.clock import SystemClock
+from mlmodel_operator.runtime.events import Events
+from mlmodel_operator.runtime.lease import Elector
+from mlmodel_operator.runtime.reflector import Reflector
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, EVENTS, LEASES, SERVICES, Body, Resource
+from mlmodel_operator.runtime.store import Store
+from tests.integration.operator.faults import FaultyProxy, faulty_proxy
+from tests.unit.operator.runtime.support import asynchronous
+
+pytestmark = pytest.mark.cluster
+
+GROUP = "example.org/group"
+ANNOTATION = "example.org/applied"
+PATIENCE = 15.0
+
+
+class ApiServer(Protocol):
+    """What these tests need of the fixture ``apiserver``."""
+
+    kubeconfig: Path
+
+    def kubectl(self, *args: str, input: str | None = None) -> str:
+        """The output of kubectl; raises when it fails."""
+        ...
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer) -> Iterator[str]:
+    """A namespace of this test's own."""
+    name = f"runtime-{uuid.uuid4().hex[:8]}"
+    apiserver.kubectl("create", "namespace", name)
+    yield name
+    apiserver.kubectl("delete", "deployments,services,configmaps,leases", "--all", "-n", name)
+    apiserver.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def connect(apiserver: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``async with connect() as api``; ``api.writes`` counts requests that write, by verb."""
+
+    @asynccontextmanager
+    async def open_api(kubeconfig: Path | None = None) -> AsyncIterator[tuple[KubeApi, list[str]]]:
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig or apiserver.kubeconfig))
+        writes: list[str] = []
+
+        def observe(verb: str, r: Resource, status: int) -> None:
+            if verb not in ("get", "list", "watch"):
+                writes.append(f"{verb} {r.plural} {status}")
+
+        api = await KubeApi.connect("runtime-test", observe)
+        try:
+            yield api, writes
+        finally:
+            await api.close()
+
+    return open_api
+
+
+NOTES = Resource("runtime.example.org", "v1", "notes", "Note")
+NOTES_CRD: Body = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": f"{NOTES.plural}.{NOTES.group}"},
+    "spec": {
+        "group": NOTES.group,
+        "scope": "Namespaced",
+        "names": {"kind": NOTES.kind, "plural": NOTES.plural, "singular": "note"},
+        "versions": [
+            {
+                "name": NOTES.version,
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {"data": {"type": "object", "additionalProperties": {"type": "string"}}},
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+@pytest.fixture
+def notes(apiserver: ApiServer) -> Iterator[None]:
+    """A kind that is younger than the API server, so that a watch of it from resourceVersion 1 has truly expired."""
+    apiserver.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(NOTES_CRD))
+    apiserver.kubectl("wait", "--for=condition=Established", f"crd/{NOTES_CRD['metadata']['name']}", "--timeout=30s")
+    yield
+    apiserver.kubectl("delete", "crd", NOTES_CRD["metadata"]["name"])
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition on our side; events bring it about, this only looks often."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s in vain for {what}"
+        await asyncio.sleep(0.01)
+
+
+def note(namespace: str, name: str, **data: str) -> Body:
+    return {**config_map(namespace, name, **data), "apiVersion": NOTES.api_version, "kind": NOTES.kind}
+
+
+def config_map(namespace: str, name: str, **data: str) -> Body:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": namespace, "name": name, "labels": {GROUP: "g"}},
+        "data": data,
+    }
+
+
+def deployment(namespace: str, *, uid: str = "", env: dict[str, str] | None = None) -> Body:
+    """A Deployment that the server normalises: 1000m is 1, and defaults everywhere."""
+    owners = [{"apiVersion": "v1", "kind": "Thing", "name": "t", "uid": uid, "controller": True}] if uid else []
+    container = {
+        "name": "c",
+        "image": "example.org/none",
+        "env": [{"name": name, "value": value} for name, value in (env or {"A": "1"}).items()],
+        "resources": {"requests": {"cpu": "1000m"}},
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"namespace": namespace, "name": "d", "labels": {GROUP: "g"}, "ownerReferences": owners},
+        "spec": {
+            "selector": {"matchLabels": {"x": "y"}},
+            "template": {"metadata": {"labels": {"x": "y"}}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- Reflector
+
+
+class Watched:
+    """A reflector of Notes behind a proxy that fails when told, and direct access past it."""
+
+    def __init__(self, api: KubeApi, proxy: FaultyProxy, direct: KubeApi, namespace: str) -> None:
+        self.proxy, self.direct, self.namespace = proxy, direct, namespace
+        self.store = Store(GROUP)
+        self.heard: list[tuple[Resource, str, str]] = []
+        self.store.on_change(lambda *change: self.heard.append(change))
+        self.reflector = Reflector(
+            api,
+            self.store,
+            NOTES,
+            GROUP,
+            namespace=namespace,
+            backoff=Backoff(base=0.05, cap=0.2, rng=random.Random(1)),
+        )
+        self.task = asyncio.create_task(self.reflector.run())
+
+    def names(self) -> set[str]:
+        return {body["metadata"]["name"] for body in self.store.all(NOTES)}
+
+    def data(self, name: str) -> Any:
+        return (self.store.get(NOTES, self.namespace, name) or {}).get("data")
+
+    async def make(self, name: str, **data: str) -> Body:
+        return await self.direct.apply(NOTES, note(self.namespace, name, **data), "test")
+
+    async def remove(self, name: str) -> None:
+        body = await self.direct.get(NOTES, self.namespace, name)
+        await self.direct.delete(NOTES, self.namespace, name, body["metadata"]["uid"])
+
+    async def watching(self) -> None:
+        await until(lambda: self.proxy.count(watch=True), "the watch")
+
+
+@pytest.fixture
+def watched(apiserver: ApiServer, notes: None, namespace: str, connect: Callable[..., Any]) -> Callable[..., Any]:
+    """``async with watched(names) as w``: a running reflector that has seen these Notes."""
+
+    kubeconfig = apiserver.kubectl("config", "view", "--raw", "--flatten", "-o", "json")
+
+    @asynccontextmanager
+    async def start(*names: str) -> AsyncIterator[Watched]:
+        async with (
+            connect() as (direct, _),
+            faulty_proxy(kubeconfig) as (proxy, way),
+            connect(way) as (api, _),
+        ):
+            for name in names:
+                await direct.apply(NOTES, note(namespace, name, v="1"), "test")
+            w = Watched(api, proxy, direct, namespace)
+            try:
+                await asyncio.wait_for(w.reflector.synced.wait(), PATIENCE)
+                assert w.names() == set(names)
+                await w.watching()
+                w.heard.clear()
+                yield w
+                assert not w.task.done()
+            finally:
+                w.task.cancel()
+                await asyncio.gather(w.task, return_exceptions=True)
+
+    return start
+
+
+@asynchronous
+async def test_a_reflector_shows_what_happens(watched: Callable[..., Any]) -> None:
+    async with watched("a", "b") as w:
+        await w.make("c", v="1")
+        await w.make("a", v="2")
+        await w.remove("b")
+        await until(lambda: w.names() == {"a", "c"} and w.data("a") == {"v": "2"}, "the three changes")
+        assert len(w.heard) == 3
+        stored = w.store.get(NOTES, w.namespace, "a")
+        assert stored is not None
+        assert (stored["apiVersion"], stored["kind"]) == ("runtime.example.org/v1", "Note")
+        assert "managedFields" not in stored["metadata"]
+
+
+@asynchronous
+async def test_an_object_that_leaves_the_selector_leaves_the_store_and_may_return(watched: Callable[..., Any]) -> None:
+    async with watched("a") as w:
+        await w.direct.patch(NOTES, w.namespace, "a", {"metadata": {"labels": {GROUP: None}}})
+        await until(lambda: w.names() == set(), "the object to leave")
+        await w.direct.patch(NOTES, w.namespace, "a", {"metadata": {"labels": {GROUP: "h"}}})
+        await until(lambda: w.names() == {"a"}, "the object to return")
+
+
+@asynchronous
+async def test_a_broken_connection_is_continued_without_listing_again(watched: Callable[..., Any]) -> None:
+    async with watched("a", "b") as w:
+        w.proxy.down = True
+        w.proxy.cut()
+        await w.make("c")
+        await w.remove("a")
+        w.proxy.down = False
+        await until(lambda: w.names() == {"b", "c"}, "what happened in the gap")
+        assert w.proxy.count(watch=False) == 1
+
+
+@asynchronous
+async def test_a_deletion_in_the_gap_of_an_expired_watch_is_made_up(watched: Callable[..., Any]) -> None:
+    async with watched("a", "b") as w:
+        w.proxy.down = True
+        w.proxy.cut()
+        await w.remove("a")
+        await w.make("b", v="2")
+        w.proxy.stale = 1  # the API server answers 410: that version is compacted away
+        w.proxy.down = False
+        await until(lambda: w.names() == {"b"}, "the deletion")
+        assert w.data("b") == {"v": "2"}
+        assert w.heard.count((NOTES, w.namespace, "g")) == 2
+        assert w.proxy.count(watch=False) == 2
+        await w.make("c")  # and the watch goes on
+        await until(lambda: w.names() == {"b", "c"}, "the watch to go on")
+
+
+@asynchronous
+async def test_an_error_in_the_stream_and_many_expired_versions_are_survived(watched: Callable[..., Any]) -> None:
+    async with watched("a") as w:
+        w.proxy.watch_errors = [
+            {"kind": "Status", "code": 500, "reason": "InternalError", "message": "etcdserver: no leader"},
+            {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"},
+        ]
+        w.proxy.stale = 3
+        w.proxy.cut()
+        await until(lambda: not w.proxy.stale and not w.proxy.watch_errors, "the errors to be met")
+        await w.remove("a")
+        await w.make("z")
+        await until(lambda: w.names() == {"z"}, "the watch to work again")
+
+
+@asynchronous
+async def test_long_lists_come_in_pages(watched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "PAGE", 2)
+    names = {f"cm-{number}" for number in range(5)}
+
+    async with watched(*names) as w:
+        assert w.proxy.count(watch=False) == 3
+        assert w.names() == names
+
+
+# ------------------------------------------------------------------------------------------------------------- Applier
+
+
+@asynchronous
+async def test_applying_twice_writes_once_even_where_the_server_normalises(
+    namespace: str, connect: Callable[..., Any]
+) -> None:
+    async with connect() as (api, writes):
+        store = Store(GROUP)
+        applier = Applier(api, store, ANNOTATION)
+        intents: list[tuple[Resource, Body]] = [
+            (DEPLOYMENTS, deployment(namespace)),
+            (CONFIG_MAPS, config_map(namespace, "c", k="v")),
+            (SERVICES, service(namespace)),
+        ]
+        for r, intent in intents:
+            await applier.apply(r, intent)
+        assert len(writes) == 3
+        before = [await api.get(r, namespace, intent["metadata"]["name"]) for r, intent in intents]
+        for _ in range(3):
+            for r, intent in intents:
+                await applier.apply(r, intent)
+        after = [await api.get(r, namespace, intent["metadata"]["name"]) for r, intent in intents]
+        assert len(writes) == 3
+        assert after == before
+
+        # A new process: what equals its intent is not written; 1000m, which the server turned into 1, once.
+        writes.clear()
+        store = Store(GROUP)
+        for (r, _), body in zip(intents, after, strict=True):
+            store.put(r, body)
+        applier = Applier(api, store, ANNOTATION)
+        for _ in range(2):
+            for r, intent in intents:
+                await applier.apply(r, intent)
+        assert writes == ["apply deployments 200"]
+
+
+def service(namespace: str) -> Body:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"namespace": namespace, "name": "s", "labels": {GROUP: "g"}},
+        "spec": {"selector": {"x": "y"}, "ports": [{"name": "http", "port": 8080, "targetPort": "http"}]},
+    }
+
+
+@asynchronous
+async def test_drift_is_repaired_and_what_others_own_is_left(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, writes):
+        store = Store(GROUP)
+        applier = Applier(api, store, ANNOTATION)
+        await applier.apply(DEPLOYMENTS, deployment(namespace))
+
+        async def edit(patch: Body) -> None:
+            store.put(DEPLOYMENTS, await api.patch(DEPLOYMENTS, namespace, "d", patch))
+            writes.clear()
+
+        await edit({"spec": {"replicas": 5}, "metadata": {"labels": {"theirs": "x"}}})
+        await applier.apply(DEPLOYMENTS, deployment(namespace))
+        assert writes == []
+        await edit({"metadata": {"labels": {GROUP: "stolen"}}})  # which does not move the generation
+        body = await applier.apply(DEPLOYMENTS, deployment(namespace))
+        assert writes == ["apply deployments 200"]
+        assert body["metadata"]["labels"] == {GROUP: "g", "theirs": "x"}
+        assert body["spec"]["replicas"] == 5
+
+
+@asynchronous
+async def test_what_the_intent_gives_up_disappears(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, _):
+        for restart in (False, True):
+            store = Store(GROUP)
+            applier = Applier(api, store, ANNOTATION)
+            await applier.apply(DEPLOYMENTS, deployment(namespace, env={"A": "1", "B": "2"}))
+            if restart:
+                applier = Applier(api, store, ANNOTATION)
+            body = await applier.apply(DEPLOYMENTS, deployment(namespace, env={"A": "1"}))
+            assert body["spec"]["template"]["spec"]["containers"][0]["env"] == [{"name": "A", "value": "1"}]
+
+
+@asynchronous
+async def test_what_belongs_to_another_is_not_touched(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, writes):
+        theirs = await api.create(DEPLOYMENTS, deployment(namespace, uid="another"))
+        nobodys = await api.create(CONFIG_MAPS, config_map(namespace, "c", k="theirs"))
+        writes.clear()
+        applier = Applier(api, Store(GROUP), ANNOTATION)
+        owner = deployment(namespace, uid="ours")["metadata"]["ownerReferences"]
+        mine = config_map(namespace, "c", k="mine")
+        mine["metadata"]["ownerReferences"] = owner
+        with pytest.raises(NotOurs, match="belongs"):
+            await applier.apply(DEPLOYMENTS, deployment(namespace, uid="ours"))
+        with pytest.raises(NotOurs, match="not made by this operator"):
+            await applier.apply(CONFIG_MAPS, mine)
+        assert writes == []
+        assert await api.get(DEPLOYMENTS, namespace, "d") == theirs
+        assert await api.get(CONFIG_MAPS, namespace, "c") == nobodys
+
+
+@asynchronous
+async def test_what_was_put_in_the_place_of_ours_is_not_taken_over(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, _):
+        applier = Applier(api, Store(GROUP), ANNOTATION)
+        ours = await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="1"))
+        await api.delete(CONFIG_MAPS, namespace, "c", ours["metadata"]["uid"])
+        with pytest.raises(ApiError) as error:  # the store still shows ours
+            await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="2"))
+        assert error.value.conflict
+        theirs = await api.create(CONFIG_MAPS, config_map(namespace, "c", k="theirs"))
+        with pytest.raises(ApiError) as error:
+            await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="2"))
+        assert error.value.conflict
+        assert await api.get(CONFIG_MAPS, namespace, "c") == theirs
+
+
+# ----------------------------------------------------------------------------------------------------------------- Api
+
+
+@asynchronous
+async def test_a_delete_removes_exactly_what_was_meant(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, _):
+        old = await api.create(CONFIG_MAPS, config_map(namespace, "c"))
+        uid, version = old["metadata"]["uid"], old["metadata"]["resourceVersion"]
+        await api.patch(CONFIG_MAPS, namespace, "c", {"data": {"changed": "yes"}})
+        for wrong in ((str(uuid.uuid4()), None), (uid, version)):
+            with pytest.raises(ApiError) as error:
+                await api.delete(CONFIG_MAPS, namespace, "c", *wrong)
+            assert error.value.conflict
+        await api.get(CONFIG_MAPS, namespace, "c")
+        await api.delete(CONFIG_MAPS, namespace, "c", uid)
+        await api.delete(CONFIG_MAPS, namespace, "c", uid)  # gone already is fine
+        with pytest.raises(ApiError) as error:
+            await api.get(CONFIG_MAPS, namespace, "c")
+        assert error.value.not_found
+
+
+@asynchronous
+async def test_errors_say_what_the_server_said(notes: None, namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, _):
+        body = await api.create(CONFIG_MAPS, config_map(namespace, "c"))
+        with pytest.raises(ApiError) as error:
+            await api.create(CONFIG_MAPS, config_map(namespace, "c"))
+        assert (error.value.status, error.value.reason) == (409, "AlreadyExists")
+        stale = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, "data": {"a": "b"}}
+        await api.patch(CONFIG_MAPS, namespace, "c", stale)
+        with pytest.raises(ApiError) as error:
+            await api.patch(CONFIG_MAPS, namespace, "c", stale)
+        assert error.value.conflict
+        with pytest.raises(ApiError) as error:
+            await api.apply(SERVICES, {**service(namespace), "spec": {"ports": [{"port": 99999}]}}, "test")
+        assert error.value.invalid
+        assert "99999" in error.value.message
+        with pytest.raises(ApiError) as error:
+            await api.list(Resource("example.org", "v9", "unicorns", "Unicorn"))
+        assert error.value.not_found
+        for _ in range(100):  # a kind that is only just established asks for patience first
+            with pytest.raises(ApiError) as error:
+                async for _event in api.watch(NOTES, "1", namespace):
+                    pass
+            if not error.value.retryable:
+                break
+            await asyncio.sleep(0.1)
+        assert error.value.gone
+
+
+@asynchronous
+async def test_a_server_that_is_not_there_is_one_sentence(connect: Callable[..., Any], tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        "clusters: [{name: x, cluster: {server: 'http://127.0.0.1:1'}}]\nusers: [{name: x, user: {}}]\n"
+        "contexts: [{name: x, context: {cluster: x, user: x}}]\ncurrent-context: x\n"
+    )
+
+    async with connect(kubeconfig) as (api, _):
+        with pytest.raises(ApiError) as error:
+            await api.get(CONFIG_MAPS, "x", "y")
+        assert error.value.retryable
+        assert "127.0.0.1" in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@asynchronous
+async def test_an_event_is_posted_once_per_transition(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, writes):
+        body = await api.create(CONFIG_MAPS, config_map(namespace, "c"))
+        events = Events(api, SystemClock(), "runtime-test", "pod-1")
+        for transition in ("1", "1", "2"):
+            await events.post(body, transition=transition, reason="Promoted", note="n" * 3000, warning=True)
+        posted, _ = await api.list(EVENTS, namespace)
+        assert len(posted) == 2
+        assert {(event["reason"], event["type"], len(event["note"])) for event in posted} == {
+            ("Promoted", "Warning", 1024)
+        }
+        assert posted[0]["regarding"]["uid"] == body["metadata"]["uid"]
+        await events.post(body, transition="3", reason="", note="refused by the server, and no error")
+        assert writes[-1] == "create events 422"
+
+
+# --------------------------------------------------------------------------------------------------------------- Lease
+
+
+def elector(api: KubeApi, namespace: str, identity: str, **times: float) -> Elector:
+    return Elector(api, SystemClock(), namespace, "lead", identity, **times)
+
+
+@asynchronous
+async def test_a_released_lease_is_taken_within_a_second(namespace: str, connect: Callable[..., Any]) -> None:
+    async with connect() as (api, _), connect() as (other, _):
+        first, second = elector(api, namespace, "first"), elector(other, namespace, "second")
+        await first.acquire()
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(0.5)  # a standby that waits for long, and not one that has just come
+        assert not waiting.done()
+        started = time.monotonic()
+        await first.release()
+        await asyncio.wait_for(waiting, PATIENCE)
+        assert time.monotonic() - started < 1.0
+
+
+@asynchronous
+async def test_an_abandoned_lease_is_taken_after_its_duration_and_not_before(
+    namespace: str, connect: Callable[..., Any]
+) -> None:
+    async with connect() as (api, _), connect() as (other, _):
+        times = {"duration": 3.0, "renew": 0.5, "deadline": 2.0}
+        first, second = elector(api, namespace, "first", **times), elector(other, namespace, "second", **times)
+        await first.acquire()
+        holding = asyncio.create_task(first.hold())
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(4)  # longer than the duration: renewals are seen
+        assert not waiting.done()
+        holding.cancel()
+        started = time.monotonic()
+        await asyncio.wait_for(waiting, PATIENCE)
+        assert 2.0 < time.monotonic() - started < 3.5
+        assert (await api.get(LEASES, namespace, "lead"))["spec"]["holderIdentity"] == "second"
+
+
+# --------------------------------------------------------------------------------------------------------- The process
+
+
+class Process:
+    """One operator process with the toy controller."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, pod: str, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log = log
+        env = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "SERVER_IMAGE": "server",
+            "ROUTER_IMAGE": "router",
+            "POD_NAMESPACE": namespace,
+            "POD_NAME": pod,
+        }
+        command = [sys.executable, "-m", "tests.integration.operator.toy_operator", str(self.port)]
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
+
+    def says(self, text: str) -> bool:
+        return text in self.log.read_text()
+
+    async def wait(self, text: str) -> None:
+        """Wait for a line of the log."""
+        await until(lambda: self.says(text) or self.process.poll() is not None, f"{text!r} in the log")
+        assert self.says(text), self.log.read_text()
+
+    def get(self, path: str) -> str:
+        """What its server answers, an error's text included; empty while it is not up."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:  # loopback, our own process
+                return str(answer.read().decode())
+        except URLError as error:
+            return str(error)
+
+    def writes(self) -> dict[str, float]:
+        """Requests that write, by the labels of their metric; renewals of the Lease aside."""
+        found = {}
+        for line in self.get("/metrics").splitlines():
+            if line.startswith("mlmodel_operator_api_requests_total{") and 'resource="leases"' not in line:
+                labels, value = line.rsplit(" ", 1)
+                if not any(f'verb="{verb}"' in labels for verb in ("get", "list", "watch")):
+                    found[labels] = float(value)
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+class Operators:
+    """Operator processes of one test, and the models that it makes."""
+
+    def __init__(self, apiserver: ApiServer, namespace: str, logs: Path) -> None:
+        self.apiserver, self.namespace, self.logs = apiserver, namespace, logs
+        self.running: list[Process] = []
+
+    def start(self, pod: str, *, kubeconfig: Path | None = None, system: str = "") -> Process:
+        """Start one as ``pod``; as administrator and with the Lease in the test's namespace unless said otherwise."""
+        log = self.logs / f"{pod}-{len(self.running)}.log"
+        started = Process(kubeconfig or self.apiserver.kubeconfig, system or self.namespace, pod, log)
+        self.running.append(started)
+        return started
+
+    def apply(self, name: str, uri: str) -> None:
+        """kubectl apply, as a user does it."""
+        body = {
+            "apiVersion": MODELS.api_version,
+            "kind": MODELS.kind,
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"model": {"uri": uri}},
+        }
+        self.apiserver.kubectl("apply", "-f", "-", input=json.dumps(body))
+
+    def toy(self, name: str) -> str:
+        """The uri in the model's ConfigMap, empty if there is none."""
+        args = ("get", "configmap", f"{name}-toy", "-n", self.namespace, "--ignore-not-found", "-o")
+        return self.apiserver.kubectl(*args, "jsonpath={.data.uri}")
+
+    def model(self, name: str) -> Body:
+        found: Body = json.loads(
+            self.apiserver.kubectl(
+                "get", MODELS.plural, name, "-n", self.namespace, "-o", "json", "--show-managed-fields"
+            )
+        )
+        return found
+
+
+@pytest.fixture
+def operators(apiserver: ApiServer, namespace: str, tmp_path: Path) -> Iterator[Operators]:
+    """Starts operators; ends them, and their models, afterwards."""
+    apiserver.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "mlmodels.yaml"))
+    apiserver.kubectl("wait", "--for=condition=Established", "crd/mlmodels.mlmodel.dev", "--timeout=30s")
+    found = Operators(apiserver, namespace, tmp_path)
+    yield found
+    for process in found.running:
+        if process.process.poll() is None:
+            process.stop(signal.SIGKILL)
+        print(f"--- {process.log.name}\n{process.log.read_text()}")
+    apiserver.kubectl("delete", MODELS.plural, "--all", "-n", namespace)
+
+
+@asynchronous
+async def test_from_kubectl_apply_to_the_child_and_then_silence(operators: Operators) -> None:
+    process = operators.start("pod")
+    await process.wait("Leading as pod")
+    assert process.get("/readyz") == "ok\n"
+    operators.apply("fraud", "builtin://one")
+    await process.wait("done builtin://one")
+    operators.apply("fraud", "builtin://two")
+    await process.wait("done builtin://two")
+    assert operators.toy("fraud") == "builtin://two"
+
+    model = operators.model("fraud")
+    assert model["status"] == {"url": "builtin://two"}
+    assert "finalizers" not in model["metadata"]
+    # kubectl's own annotation survives our write of the status, and kopf has added none.
+    assert set(model["metadata"]["annotations"]) == {"kubectl.kubernetes.io/last-applied-configuration"}
+    assert {entry["manager"] for entry in model["metadata"]["managedFields"]} == {
+        "kubectl-client-side-apply",
+        "mlmodel-operator",
+    }
+
+    # The child is changed by hand: its watch leads back here.
+    operators.apiserver.kubectl(
+        "patch", "configmap", "fraud-toy", "-n", operators.namespace, "-p", '{"data": {"uri": "foreign"}}'
+    )
+    await until(lambda: operators.toy("fraud") == "builtin://two", "the repair")
+
+    before = process.writes()
+    assert before
+    await asyncio.sleep(4)
+    assert process.writes() == before
+
+    operators.apiserver.kubectl("delete", MODELS.plural, "fraud", "-n", operators.namespace)
+    await process.wait("forgotten fraud")
+    assert process.stop() == 0
+
+
+@asynchronous
+async def test_a_standby_takes_over_at_once_and_work_in_progress_is_finished_first(operators: Operators) -> None:
+    first = operators.start("first")
+    await first.wait("Leading as first")
+    second = operators.start("second")
+    await second.wait("Standing by: first leads")
+    assert second.get("/readyz") == "ok\n"
+    operators.apply("fraud", "builtin://slow")
+    await first.wait("slow begins")
+    assert first.stop() == 0
+    assert first.says("done builtin://slow")
+    assert operators.toy("fraud") == "builtin://slow"
+    started = time.monotonic()
+    await second.wait("Leading as second")
+    assert time.monotonic() - started < 2
+    operators.apply("fraud", "builtin://two")
+    await second.wait("done builtin://two")
+    assert second.stop() == 0
+
+
+@asynchronous
+async def test_a_killed_container_goes_on_at_once_and_writes_nothing_that_is_there_already(
+    operators: Operators,
+) -> None:
+    process = operators.start("pod")
+    operators.apply("fraud", "builtin://one")
+    await process.wait("done builtin://one")
+    process.stop(signal.SIGKILL)
+    operators.apply("spam", "builtin://two")
+    again = operators.start("pod")
+    started = time.monotonic()
+    await again.wait("done builtin://two")
+    assert time.monotonic() - started < 8  # the Lease of the dead container has 15 s
+    await again.wait("done builtin://one")
+    assert sum(again.writes().values()) == 3  # spam's child, status and event; nothing for fraud
+    assert again.stop() == 0
+
+
+@asynchronous
+async def test_losing_the_lease_ends_the_process_with_one_line(
+    operators: Operators, connect: Callable[..., Any]
+) -> None:
+    process = operators.start("pod")
+    await process.wait("Leading as pod")
+    async with connect() as (api, _):
+        body = {"spec": {"holderIdentity": "usurper"}}
+        await api.patch(LEASES, operators.namespace, "mlmodel-operator", body)
+    assert await asyncio.to_thread(process.process.wait, 30) == 1
+    last = process.log.read_text().splitlines()[-1]
+    assert "the leading replica ended: usurper holds the Lease now" in last
+    assert "Traceback" not in last
+
+
+@asynchronous
+async def test_without_the_crd_it_waits_and_says_what_to_do(
+    operators: Operators, apiserver: ApiServer, tmp_path: Path
+) -> None:
+    crd = ROOT / "crds" / "mlmodels.yaml"
+    apiserver.kubectl("delete", "-f", str(crd))
+
+    process = operators.start("pod")
+    try:
+        await process.wait("apply its CustomResourceDefinition")
+        assert "the models have not been listed yet" not in process.get("/healthz")
+        assert process.get("/readyz") != "ok\n"
+    finally:
+        apiserver.kubectl("apply", "--server-side", "-f", str(crd))
+    await process.wait("Leading as pod")
+    operators.apply("fraud", "builtin://one")
+    await process.wait("done builtin://one")
+    assert process.stop() == 0
+
+
+@asynchronous
+async def test_the_rights_in_the_manifest_are_enough_and_its_token_is_used(
+    operators: Operators, apiserver: ApiServer, tmp_path: Path
+) -> None:
+    """With the service account's token, as in a pod; everything that the host and the runtime do is tried."""
+    system = "mlmodel-system"
+    documents = yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text())
+    kinds = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    rights = yaml.safe_dump_all(document for document in documents if document["kind"] in kinds)
+    apiserver.kubectl("apply", "--server-side", "-f", "-", input=rights)
+    token = apiserver.kubectl("create", "token", "mlmodel-operator", "-n", system).strip()
+    config = json.loads(apiserver.kubectl("config", "view", "--raw", "--flatten", "-o", "json"))
+    config["users"] = [{"name": config["contexts"][0]["context"]["user"], "user": {"token": token}}]
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(config))
+
+    first = operators.start("first", kubeconfig=kubeconfig, system=system)
+    await first.wait("Leading as first")
+    second = operators.start("second", kubeconfig=kubeconfig, system=system)
+    await second.wait("Standing by: first leads")
+    operators.apply("fraud", "builtin://one")
+    await first.wait("done builtin://one")
+    assert first.stop() == 0
+    await second.wait("Leading as second")
+    assert second.stop() == 0
+    for process in (first, second):
+        said = process.log.read_text()
+        assert "orbidden" not in said
+        assert "level=warning" not in said
+        assert "level=error" not in said
+
+
+@pytest.mark.parametrize("missing", ["SERVER_IMAGE", "POD_NAME"])
+def test_a_missing_setting_is_one_sentence(missing: str) -> None:
+    env = {"SERVER_IMAGE": "s", "ROUTER_IMAGE": "r", "POD_NAMESPACE": "n", "POD_NAME": "p", "PATH": os.environ["PATH"]}
+    del env[missing]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlmodel_operator"], env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"mlmodel-operator: the environment variable {missing} is not set")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,68 @@
+"""The whole operator process with a toy controller: ``python -m tests.integration.operator.toy_operator PORT``.
+
+For each MLModel it keeps one ConfigMap ``NAME-toy`` with the model's uri. A model whose uri is ``builtin://slow`` takes
+two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import mlmodel_operator.__main__ as process
+from mlmodel_operator.controller import MODELS
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, Body, uid
+from mlmodel_operator.runtime.workers import Key, Reconcile
+
+
+def build(parts: process.Parts) -> Reconcile:
+    """The toy."""
+
+    async def reconcile(key: Key) -> float | None:
+        model = parts.store.get(MODELS, *key)
+        if model is None or model["metadata"].get("deletionTimestamp"):
+            process.logger.info("forgotten %s", key[1])
+            return None
+        uri = model["spec"]["model"]["uri"]
+        if uri == "builtin://slow":
+            process.logger.info("slow begins")
+            await asyncio.sleep(2)
+        await parts.applier.apply(CONFIG_MAPS, toy(model))
+        status = {"url": uri}
+        if model.get("status") != status:
+            written = await parts.api.replace_status(MODELS, {**model, "status": status})
+            parts.store.put(MODELS, written)
+            await parts.events.post(model, transition=str(written["metadata"]["generation"]), reason="Seen", note=uri)
+        process.logger.info("done %s", uri)
+        return None
+
+    return reconcile
+
+
+def toy(model: Body) -> Body:
+    """The child of a model."""
+    meta = model["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "namespace": meta["namespace"],
+            "name": f"{meta['name']}-toy",
+            "labels": {"app.kubernetes.io/managed-by": process.COMPONENT, process.GROUP_LABEL: meta["name"]},
+            "ownerReferences": [
+                {
+                    "apiVersion": MODELS.api_version,
+                    "kind": MODELS.kind,
+                    "name": meta["name"],
+                    "uid": uid(model),
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "data": {"uri": model["spec"]["model"]["uri"]},
+    }
+
+
+if __name__ == "__main__":
+    process.main(build, int(sys.argv[1]), [])

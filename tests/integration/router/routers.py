@@ -1,0 +1,132 @@
+"""A real HAProxy with the shipped configuration, on loopback, for the tests of the router."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlmodel_operator.api.status import Slot
+from mlmodel_operator.api.types import Owner
+from mlmodel_operator.resources import router_config
+from mlmodel_operator.rollout.routes import Routes
+from tests.integration.router.loopback import Client, Message, free_port
+
+OWNER = Owner("m", "default", "uid")
+ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
+STABLE_A = Routes(ADDRESSES, stable="a")
+Zeros = {"requests": 0, "failed": 0, "fallbacks": 0}
+
+
+def canary(weight: int) -> Routes:
+    """Slot a is stable, slot b the candidate."""
+    return Routes(ADDRESSES, stable="a", candidate="b", weight=weight)
+
+
+@dataclass
+class Router:
+    """One HAProxy with its mounted files in ``folder``; the routes are swapped as the kubelet does it."""
+
+    folder: Path
+    changes: dict[str, str] = field(default_factory=dict)
+    grpc_port: int = 1
+    """Where the revisions answer gRPC."""
+    log: list[str] = field(default_factory=list)
+
+    async def __aenter__(self) -> Router:
+        binary = shutil.which(os.environ.get("HAPROXY", "haproxy"))
+        assert binary, "The router's tests need HAProxy. Type: apt-get install haproxy"
+        self.traffic, self.status, self.grpc = (("127.0.0.1", free_port("127.0.0.1")) for _ in range(3))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = dict(router_config(OWNER)["data"])
+        for old, new in {
+            "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
+            "bind :9090": f"bind {self.status[0]}:{self.status[1]}",
+            "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",
+            # Names of sockets that the whole machine shares.
+            "abns@mlmodel-grpc": f"abns@mlmodel-{os.getpid()}-{self.status[1]}",
+            **self.changes,
+        }.items():
+            assert old in files["haproxy.cfg"]
+            files["haproxy.cfg"] = files["haproxy.cfg"].replace(old, new)
+        for name, text in files.items():
+            (self.folder / name).write_text(text)
+        self.process = await asyncio.create_subprocess_exec(
+            *(binary, "-db", "-f", str(self.folder / "haproxy.cfg")),
+            env={"MLMODEL_ROUTES": str(self.folder / "routes"), "MLMODEL_GRPC_PORT": str(self.grpc_port)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reader = asyncio.ensure_future(self._read_log())
+        await self.until(self._live)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        await self._reader
+
+    async def _read_log(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.log.append(line.decode().rstrip())
+
+    async def _live(self) -> bool:
+        assert self.process.returncode is None, self.log
+        try:
+            return (await self.look("/live")).status == 200
+        except ConnectionError:
+            return False
+
+    async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+        """Waits for a condition, looked at a hundred times a second."""
+        end = time.monotonic() + seconds
+        while not await condition():
+            assert time.monotonic() < end, self.log
+            await asyncio.sleep(0.01)
+
+    async def look(self, path: str) -> Message:
+        """GETs a path of the status port."""
+        client = Client(self.status)
+        try:
+            return await client.get(path)
+        finally:
+            client.close()
+
+    async def counts(self) -> dict[str, Any]:
+        """What ``/status`` says."""
+        answer: dict[str, Any] = json.loads((await self.look("/status")).body)
+        return answer
+
+    def resident_kib(self) -> int:
+        """The memory of the process now."""
+        return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+
+    def write(self, text: str) -> None:
+        """Puts a text into the routes file by the swap of a symbolic link, as the kubelet does."""
+        data = self.folder / f"..{time.monotonic_ns()}"
+        data.mkdir()
+        (data / "routes").write_text(text)
+        link, new = self.folder / "..data", self.folder / "..data_tmp"
+        new.symlink_to(data.name)
+        new.rename(link)
+        if not (self.folder / "routes").is_symlink():
+            (self.folder / "routes").symlink_to("..data/routes")
+
+    async def route(self, routes: Routes) -> float:
+        """Writes routes and waits until the router echoes them; the seconds that it took."""
+        start = time.monotonic()
+        self.write(routes.text())
+
+        async def echoed() -> bool:
+            return bool((await self.counts())["id"] == routes.id())
+
+        await self.until(echoed)
+        return time.monotonic() - start

@@ -1,0 +1,134 @@
+"""Other people's clients, unmodified and with their defaults, against our server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.venvs import venv
+from mlmodel_server import package
+from tests.conformance.own import running
+from tests.conformance.target import Target, flat, nested
+from tests.unit.server.models import mixed
+
+SCRIPTS = Path(__file__).parent / "clients"
+TRITON = ("tritonclient[http,grpc]==2.73.0",)
+KSERVE = ("kserve==0.21.0",)
+MLSERVER = ("mlserver==1.7.1", "pandas<3")  # its codec of tables does not know the text columns of pandas 3
+
+
+@pytest.fixture(scope="module", params=["iris", "mixed"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """A server of a model that takes a matrix, and of one that takes columns of numbers, text and truth values."""
+    arguments = ["--uri", "builtin://iris"]
+    if request.param == "mixed":
+        path = package.save(*mixed(), tmp_path_factory.mktemp("clients") / "mixed")
+        arguments = ["--uri", "pvc://claim", "--path", str(path)]
+    with running(request.param, *arguments) as server:
+        made = Target(server.url, request.param, server.grpc, own=True)
+        made.discover()
+        yield made
+
+
+def ask(python: Path, script: str, target: Target) -> dict[str, Any]:
+    """What a script prints, run by the Python that has its client."""
+    columns = [nested(flat(tensor["data"]), tensor["shape"]) for tensor in target.sample["inputs"]]
+    rows = [
+        dict(zip([t["name"] for t in target.sample["inputs"]], row, strict=True)) for row in zip(*columns, strict=True)
+    ]
+    what = {
+        "url": target.url,
+        "grpc": target.grpc,
+        "model": target.model,
+        "version": target.version,
+        "inputs": target.sample["inputs"],
+        "outputs": [tensor["name"] for tensor in target.metadata["outputs"]],
+        "rows": rows,
+    }
+    command = [str(python), str(SCRIPTS / script), json.dumps(what)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    printed: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return printed
+
+
+def agree(target: Target, cases: dict[str, Any]) -> None:
+    """Each answer is what curl would get."""
+    names = [{"name": tensor["name"]} for tensor in target.metadata["outputs"]]
+    plain = target.outputs(target.infer(target.request(outputs=names)))
+    for case, answer in cases.items():
+        for name, found in answer.items():
+            assert found["shape"] == plain[name]["shape"], (case, name)
+            wanted = plain[name]["data"]
+            assert found["data"] == (pytest.approx(wanted, rel=1e-6) if isinstance(wanted[0], float) else wanted), case
+
+
+def test_tritonclient(target: Target) -> None:
+    told = ask(venv("tritonclient", TRITON), "triton.py", target)
+    for kind, cases in told.items():
+        if "metadata" in cases and kind.startswith("http"):
+            assert cases.pop("metadata") == target.metadata
+        if "server" in cases:
+            assert cases.pop("server") == target.server
+        assert cases.pop("id", "größe") == "größe"
+    assert told["http"].pop("refused")["status"] == "400"
+    refused = told["grpc"].pop("refused")
+    assert refused["status"] == "StatusCode.NOT_FOUND"
+    metadata = told["grpc"].pop("metadata")
+    assert [tensor["name"] for tensor in metadata["inputs"]] == [tensor["name"] for tensor in target.metadata["inputs"]]
+    for cases in told.values():
+        agree(target, cases)
+    counts = {kind: len(cases) for kind, cases in told.items()}
+    assert counts == {"http": 8, "http_aio": 2, "grpc": 5, "grpc_aio": 1}
+
+
+def test_kserve_sdk(target: Target) -> None:
+    told = ask(venv("kserve-client", KSERVE), "kserve_sdk.py", target)
+    refused = told["rest"].pop("refused")
+    assert refused["status"] == "400"
+    assert "inputs is empty" in refused["message"]
+    plain = target.outputs(target.infer(target.sample))["predict"]["data"]
+    assert told.pop("v1") == {"predictions": plain}
+    for cases in told.values():
+        agree(target, cases)
+
+
+def test_mlserver_codecs(target: Target) -> None:
+    told = ask(venv("mlserver-codecs", MLSERVER), "mlserver_codecs.py", target)
+    assert told["codecs"]
+    agree(target, told["codecs"])
+
+
+@pytest.mark.parametrize("options", [["-d"], ["--json"], ["-H", "Content-Type: application/json", "--data-binary"]])
+def test_curl(target: Target, options: list[str]) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    command = [
+        "curl",
+        "-sS",
+        "--fail-with-body",
+        f"{target.url}{target.base}/infer",
+        *options,
+        json.dumps(target.sample),
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    plain = target.outputs(target.infer(target.sample))
+    assert json.loads(finished.stdout)["outputs"] == list(plain.values())
+
+
+def test_curl_compressed_and_chunked(target: Target, tmp_path: Path) -> None:
+    """A body that comes in chunks, without its length, and asks for 100-continue."""
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps(target.sample))
+    command = ["curl", "-sS", "--fail-with-body", "--compressed", f"{target.url}{target.base}/infer"]
+    command += ["-H", "Transfer-Encoding: chunked", "-H", "Expect: 100-continue", "-d", f"@{body}"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(finished.stdout)["outputs"] == list(target.outputs(target.infer(target.sample)).values())

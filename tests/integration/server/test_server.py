@@ -1,0 +1,477 @@
+"""The model server as it runs in a pod: a process of its own, on a loopback port, serving what the quickstart makes."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import http.client
+import http.server
+import ipaddress
+import json
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from sklearn.ensemble import ExtraTreesClassifier
+
+from hack import ROOT
+from mlmodel_server.manifest import MANIFEST, sha256
+from tests.integration.server.processes import Server, failing, metric, running, until
+
+QUICKSTART = ROOT / "examples" / "quickstart"
+SEED = 7
+BIG_ROWS = 40_000
+INFER = "/v2/models/tumour/infer"
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages of the quickstart."""
+    out = tmp_path_factory.mktemp("versions")
+    subprocess.run(
+        [sys.executable, QUICKSTART / "versions.py", "--out", out], check=True, capture_output=True, timeout=120
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(versions: Path) -> list[str]:
+    """A v2 request for each held-out patient."""
+    return (versions / "requests.jsonl").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def tumour(versions: Path) -> Iterator[Server]:
+    given = ("--uri", "configmap://tumour-v2", "--path", versions / "v2", "--model-version", "v2")
+    with running(*given, "--revision", "abcdef12", "--max-body", "100000") as server:
+        yield server
+
+
+def test_train_prints_its_scores_and_saves_a_package(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, QUICKSTART / "train.py", "--out", "model", "--version", "v1"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    for word in ("seed 42", "accuracy", "precision", "recall", "malignant"):
+        assert word in finished.stdout
+    described = json.loads((tmp_path / "model" / MANIFEST).read_text())
+    assert described["version"] == "v1"
+    assert described["metrics"]["accuracy"] > 0.95
+    assert (tmp_path / "data.csv").read_text().splitlines()[0].endswith(",label")
+
+
+def test_a_row_is_answered_with_the_version_and_revision_in_the_headers(tumour: Server, rows: list[str]) -> None:
+    before = tumour.requests(200)
+    answer = tumour.ask("POST", INFER, rows[0])
+    assert answer.status == 200
+    assert answer.json() == {
+        "model_name": "tumour",
+        "model_version": "v2",
+        "outputs": [{"name": "predict", "shape": [1], "datatype": "BYTES", "data": ["malignant"]}],
+    }
+    assert answer.headers["x-mlmodel-version"] == "v2"
+    assert answer.headers["x-mlmodel-revision"] == "abcdef12"
+    for path in (INFER + "/", "/v2/models/tumour/versions/v2/infer", "/v2/models/tumour/versions/v2/infer/"):
+        assert tumour.ask("POST", path, rows[0]).body == answer.body
+    assert tumour.requests(200) == before + 4
+
+
+def test_most_answers_are_right(tumour: Server, versions: Path, rows: list[str]) -> None:
+    """All rows in one request agree with the accuracy that the package claims."""
+    data = [value for row in rows for value in json.loads(row)["inputs"][0]["data"]]
+    tensor = {"name": "rows", "shape": [len(rows), 30], "datatype": "FP64", "data": data}
+    batch = tumour.ask("POST", INFER, json.dumps({"inputs": [tensor]})).json()["outputs"][0]["data"]
+    assert batch == [tumour.ask("POST", INFER, row).json()["outputs"][0]["data"][0] for row in rows]
+    malignant = sum(label == "malignant" for label in batch) / len(batch)
+    assert 0.3 < malignant < 0.45
+    assert json.loads((versions / "v2" / MANIFEST).read_text())["metrics"]["accuracy"] > 0.95
+
+
+def test_health_and_metadata_with_and_without_slash(tumour: Server) -> None:
+    for slash in ("", "/"):
+        assert tumour.ask("GET", f"/v2/health/live{slash}").json() == {"live": True}
+        assert tumour.ask("GET", f"/v2/health/ready{slash}").json() == {"ready": True}
+        assert tumour.ask("GET", f"/v2{slash}").json()["name"] == "mlmodel-server"
+        for model in ("/v2/models/tumour", "/v2/models/tumour/versions/v2"):
+            assert tumour.ask("GET", f"{model}/ready{slash}").json() == {"name": "tumour", "ready": True}
+            metadata = tumour.ask("GET", f"{model}{slash}").json()
+            assert metadata["versions"] == ["v2"]
+            assert metadata["platform"] == "onnxruntime_onnx"
+            assert metadata["inputs"][0] == {"name": "mean radius", "datatype": "FP64", "shape": [-1]}
+            assert len(metadata["inputs"]) == 30
+            assert metadata["outputs"] == [{"name": "predict", "datatype": "BYTES", "shape": [-1]}]
+            assert json.loads(metadata["properties"]["classes"]) == ["benign", "malignant"]
+
+
+def test_the_documentation_needs_no_internet_and_its_example_works(tumour: Server) -> None:
+    page = tumour.ask("GET", "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.search(rb'(src|<link[^>]*href)="?https?://', page.body)
+    assert INFER.encode() in page.body
+    operation = tumour.ask("GET", "/openapi.json").json()["paths"][INFER]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    assert tumour.ask("POST", INFER, json.dumps(example)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "status", "words"),
+    [
+        ("POST", INFER, "{}", {}, 400, "missing required field `inputs`"),
+        ("POST", INFER, "nonsense", {}, 400, "not JSON"),
+        ("POST", "/v2/models/other/infer", "{}", {}, 404, "POST to /v2/models/tumour/infer"),
+        ("POST", "/v2/models/tumour/versions/v9/infer", "{}", {}, 404, "has no version 'v9' here, but v2"),
+        ("GET", "/v2/models/other", None, {}, 404, "this server serves /v2/models/tumour"),
+        ("GET", "/v2/models/tumour/versions/v9", None, {}, 404, "this server serves"),
+        ("GET", "/nothing", None, {}, 404, "there is nothing at '/nothing'"),
+        ("GET", INFER, None, {}, 405, "POST a v2 inference request"),
+        ("DELETE", "/v2/models/tumour", None, {}, 405, "DELETE is not possible"),
+        ("POST", INFER, "x" * 100_001, {}, 413, "the body has 100001 bytes, the limit is 100000"),
+        ("POST", INFER, "{}", {"content_type": "text/plain"}, 415, "Content-Type: application/json"),
+        ("POST", INFER, "{}", {"content_encoding": "br"}, 415, "gzip or deflate"),
+    ],
+)  # fmt: skip
+def test_every_error_has_the_protocols_form_and_the_version(
+    tumour: Server, method: str, path: str, body: str | None, headers: dict[str, Any], status: int, words: str
+) -> None:
+    before = tumour.requests(status)
+    answer = tumour.ask(method, path, body, **headers)
+    assert answer.status == status
+    assert list(answer.json()) == ["error"]
+    assert words in answer.json()["error"]
+    assert answer.headers["x-mlmodel-version"] == "v2"
+    assert answer.headers["x-mlmodel-revision"] == "abcdef12"
+    assert answer.headers["content-type"] == "application/json"
+    assert tumour.requests(status) == before + ("infer" in path), "only inference requests are counted"
+
+
+@pytest.mark.parametrize("padding", [0, 70_000], ids=["short way", "long way"])
+def test_a_router_is_told_of_a_refusal_so_that_it_asks_another_version(
+    tumour: Server, rows: list[str], padding: int
+) -> None:
+    for attempt, status, refused in (("own", 503, "400"), ("other", 400, None), ("", 400, None)):
+        before = tumour.requests(400), tumour.requests(503)
+        answer = tumour.ask("POST", INFER, "{}" + " " * padding, x_mlmodel_attempt=attempt)
+        assert (answer.status, answer.headers.get("x-mlmodel-refused")) == (status, refused)
+        assert "inputs" in answer.json()["error"]
+        assert (tumour.requests(400), tumour.requests(503)) == (before[0] + 1, before[1]), "counted as what it is"
+    assert tumour.ask("POST", INFER, rows[0], x_mlmodel_attempt="own").status == 200
+
+
+def test_a_body_in_chunks_is_read_and_held_to_the_limit(tumour: Server, rows: list[str]) -> None:
+    def chunks(text: str) -> Iterator[bytes]:
+        for start in range(0, len(text), 1000):
+            yield text[start : start + 1000].encode()
+
+    assert tumour.ask("POST", INFER, chunks(rows[0])).status == 200
+    assert tumour.ask("POST", INFER, chunks(" " * 50_000 + rows[0])).status == 200
+    # The refusal may come while we are still sending, so the connection may break before it is read.
+    with contextlib.suppress(ConnectionError, BrokenPipeError):
+        assert tumour.ask("POST", INFER, chunks(" " * 1_000_000)).status == 413
+    assert tumour.ask("POST", INFER, rows[0]).status == 200
+
+
+def test_connections_are_kept_and_pipelined_garbage_closes_only_its_own(tumour: Server, rows: list[str]) -> None:
+    kept = tumour.connect()
+    for row in rows[:20]:
+        assert tumour.ask("POST", INFER, row, kept).status == 200
+    with socket.create_connection(("127.0.0.1", tumour.port)) as raw:
+        raw.sendall(b"GARBAGE\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+    assert tumour.ask("POST", INFER, rows[0], kept).status == 200
+    kept.close()
+
+
+def test_metrics_are_counters_and_a_fine_histogram(tumour: Server, rows: list[str]) -> None:
+    tumour.ask("POST", INFER, rows[0])
+    labels = (("model", "tumour"), ("revision", "abcdef12"), ("version", "v2"))
+    samples = tumour.samples()
+    total = sum(value for (name, _), value in samples.items() if name == "mlmodel_requests_total")
+    assert samples["mlmodel_request_duration_seconds_count", labels] == total
+    edges = [float(dict(found)["le"]) for name, found in samples if name == "mlmodel_request_duration_seconds_bucket"]
+    assert {0.001, 0.005, 0.05, 0.5} <= set(edges)
+    assert samples["process_resident_memory_bytes", ()] > 0
+
+
+def test_a_wrong_model_fails_on_real_rows_although_its_self_test_passed(versions: Path, rows: list[str]) -> None:
+    given = ("--uri", "configmap://m", "--path", versions / "v3", "--model-version", "v2", "--revision", "abcdef12")
+    with running(*given) as server:
+        answers = [server.ask("POST", INFER, row) for row in rows]
+        failed = [answer for answer in answers if answer.status != 200]
+        assert 0.2 < len(failed) / len(rows) < 0.5
+        assert {answer.status for answer in failed} == {500}
+        assert {answer.body for answer in failed} == {b'{"error":"the model failed on this input (ValueError)"}'}
+        assert server.requests(500) == len(failed)
+        assert server.requests(200) == len(rows) - len(failed)
+        log = server.stop()
+    assert server.process.returncode == 0
+    assert "Traceback" not in log
+    assert str(versions) not in log
+    assert "Found unknown categories" not in log, "scikit-learn quotes the values"
+
+
+def test_the_worst_model_fails_on_nearly_all_rows(versions: Path, rows: list[str]) -> None:
+    with running("--uri", "configmap://m", "--path", versions / "v3-all", "--model-version", "v3") as server:
+        statuses = [server.ask("POST", INFER, row).status for row in rows]
+        assert statuses.count(500) / len(rows) > 0.95
+
+
+def test_a_model_that_calls_the_training_script_is_refused(versions: Path, tmp_path: Path) -> None:
+    code, reason = failing(tmp_path, "--uri", "configmap://tumour-v4", "--path", versions / "v4")
+    assert code == 3
+    assert reason.startswith("refused __main__.clipped in model.joblib: ")
+
+
+def test_models_that_can_never_work_exit_3(versions: Path, tmp_path: Path) -> None:
+    code, reason = failing(tmp_path, "--uri", "configmap://m", "--path", versions / "v2", "--sha256", "0" * 64)
+    assert (code, reason.partition(" but")[0]) == (
+        3, f"mlmodel.json has sha256 {sha256((versions / 'v2' / MANIFEST).read_bytes())},"
+    )  # fmt: skip
+
+    changed = shutil.copytree(versions / "v2", tmp_path / "changed")
+    with (changed / "model.skops").open("ab") as file:
+        file.write(b"x")
+    code, reason = failing(tmp_path, "--uri", "configmap://m", "--path", changed)
+    assert code == 3
+    assert "model.skops has sha256" in reason
+
+    other = shutil.copytree(versions / "v2", tmp_path / "other")
+    described = json.loads((other / MANIFEST).read_text())
+    described["golden"]["outputs"][0]["data"][3] = "unclear"
+    (other / MANIFEST).write_text(json.dumps(described))
+    code, reason = failing(tmp_path, "--uri", "configmap://m", "--path", other)
+    assert code == 3
+    assert reason.startswith("self-test: 1 of 12 golden examples differ in predict (first: example 3)")
+
+    assert failing(tmp_path, "--uri", "builtin://nothing")[0] == 3
+
+
+def test_a_source_that_is_not_there_yet_exits_4(tmp_path: Path) -> None:
+    code, reason = failing(tmp_path, "--uri", "pvc://claim/model", "--path", tmp_path / "missing")
+    assert code == 4
+    assert str(tmp_path) not in reason
+
+
+def test_a_wrong_argument_exits_2(tmp_path: Path) -> None:
+    assert failing(tmp_path, "--uri", "builtin://iris", "--sha256", "abc")[0] == 2
+    assert failing(tmp_path, "--uri", "builtin://iris", "--model-version", "a\nb")[0] == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, reason = failing(tmp_path, "--uri", "builtin://iris", "--port", port)
+    assert code == 2
+    assert reason.startswith(f"cannot listen on port {port}")
+
+
+def test_without_a_label_the_version_is_the_digest_then_the_revision(versions: Path) -> None:
+    digest = sha256((versions / "v4" / "model.joblib").read_bytes())
+    bare = versions / "bare"
+    bare.mkdir()
+    joblib.dump(slow_model(3), bare / "model.joblib")
+    digest = sha256((bare / "model.joblib").read_bytes())
+    given = ("--uri", "pvc://claim/bare", "--path", bare / "model.joblib", "--revision", "0123456789")
+    with running(*given, "--sha256", digest) as server:
+        assert server.ask("GET", "/v2/health/live").headers["x-mlmodel-version"] == digest[:7]
+    with running(*given) as server:
+        assert server.ask("GET", "/v2/health/live").headers["x-mlmodel-version"] == "0123456"
+
+
+def slow_model(trees: int) -> Any:
+    """Trees on noise: deep, hence slow on many rows."""
+    random = np.random.default_rng(SEED)
+    return ExtraTreesClassifier(trees, random_state=SEED).fit(random.random((2000, 4)), random.integers(0, 2, 2000))
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file that needs a second or two for ``big_request``."""
+    path = tmp_path_factory.mktemp("slow") / "model.joblib"
+    joblib.dump(slow_model(100), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def big_request() -> str:
+    data = np.random.default_rng(SEED).random(BIG_ROWS * 4).round(3).tolist()
+    return json.dumps({"inputs": [{"name": "x", "shape": [BIG_ROWS, 4], "datatype": "FP64", "data": data}]})
+
+
+def test_probes_and_metrics_answer_while_the_model_is_busy(slow: Path, big_request: str) -> None:
+    with (
+        running("--uri", "pvc://claim", "--path", slow) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        busy = pool.submit(server.ask, "POST", INFER, big_request)
+        waits = []
+        while not busy.done():
+            for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
+                started = time.monotonic()
+                assert server.ask("GET", path).status == 200
+                waits.append(time.monotonic() - started)
+        assert busy.result().status == 200
+        print(f"{len(waits)} probes, median {np.median(waits):.4f} s, slowest {max(waits):.4f} s")
+        assert len(waits) > 10, "the probes were answered during the prediction and not after it"
+        assert np.median(waits) < 0.1
+
+
+def test_sigterm_finishes_what_is_in_flight_and_asks_clients_to_leave(slow: Path, big_request: str) -> None:
+    one = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [0.1, 0.2, 0.3, 0.4]}]})
+    json_type = {"Content-Type": "application/json"}
+    with running("--uri", "pvc://claim", "--path", slow, "--timeout", "60") as server:
+        first, second = server.connect(), server.connect()
+        for connection in (first, second):  # keep-alive connections that are idle at the signal
+            assert "connection" not in server.ask("POST", INFER, one, connection).headers
+        busy = [server.connect() for _ in range(3)]
+        for connection in busy:
+            connection.request("POST", INFER, big_request, json_type)  # a megabyte: the server has to be reading it
+        server.process.send_signal(signal.SIGTERM)
+        while server.ask("GET", "/v2/health/ready", connection=first).status == 200:
+            pass  # the signal has not arrived yet
+        late = server.ask("POST", INFER, one, second)
+        assert late.status == 200
+        assert late.headers["connection"] == "close"
+        for connection in busy:
+            response = connection.getresponse()
+            assert response.status == 200
+            assert response.headers["connection"] == "close"
+            assert len(json.loads(response.read())["outputs"][0]["data"]) == BIG_ROWS
+            connection.close()
+        _, log = server.process.communicate(timeout=30)
+        assert server.process.returncode == 0
+        assert "drained" in log
+        with pytest.raises(ConnectionRefusedError):
+            server.ask("GET", "/v2/health/live")
+
+
+def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
+    given = (
+        "--uri",
+        "pvc://claim",
+        "--path",
+        slow,
+        "--timeout",
+        "60",
+        "--compile",
+        "off",
+        "--max-body",
+        64 << 20,
+        "--max-rows",
+        10**6,
+    )
+    with running(*map(str, given)) as server:
+        started = time.monotonic()
+        assert server.ask("POST", INFER, big_request).status == 200
+        rows = int(BIG_ROWS * min(8.0, 1.5 / (time.monotonic() - started)))
+        data = np.random.default_rng(SEED).random(rows * 4).round(3).tolist()
+        body = json.dumps({"inputs": [{"name": "x", "shape": [rows, 4], "datatype": "FP64", "data": data}]})
+        with ThreadPoolExecutor(10) as pool:
+            asked = [pool.submit(server.ask, "POST", INFER, body) for _ in range(10)]
+            until(lambda: metric(server, "mlmodel_requests_in_flight") >= 10, "ten requests are in flight")
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            answers = [future.result() for future in asked]
+            print(f"seed {SEED}, {rows} rows each, all answered {time.monotonic() - started:.1f} s after SIGTERM")
+        assert [answer.status for answer in answers] == [200] * 10
+        assert server.process.wait(60) == 0
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.startswith("/redirect"):
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:1/model.skops")
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def web(versions: Path) -> Iterator[tuple[str, Path]]:
+    """The versions on an HTTPS server of a private authority: its address and the authority's certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    authority, secret = versions / "ca.pem", versions / "key.pem"
+    authority.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )  # fmt: skip
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(versions)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, secret)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}", authority
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_https_serves_a_package_and_a_bare_file_by_digest(
+    web: tuple[str, Path], versions: Path, rows: list[str]
+) -> None:
+    address, authority = web
+    for path in ("v2/mlmodel.json", "v1/model.skops"):
+        digest = sha256((versions / path).read_bytes())
+        with running("--uri", f"{address}/{path}", "--sha256", digest, SSL_CERT_FILE=str(authority)) as server:
+            assert server.ask("POST", INFER, rows[0]).json()["outputs"][0]["data"] == ["malignant"]
+
+
+def test_https_failures_tell_what_may_heal_from_what_will_not(
+    web: tuple[str, Path], versions: Path, tmp_path: Path
+) -> None:
+    address, authority = web
+    ca = {"SSL_CERT_FILE": str(authority)}
+    digest = sha256((versions / "v2" / MANIFEST).read_bytes())
+    good = f"{address}/v2/mlmodel.json"
+    assert failing(tmp_path, "--uri", good, "--sha256", "0" * 64, **ca)[0] == 3
+    code, reason = failing(tmp_path, "--uri", good, **ca)
+    assert (code, reason) == (3, "an https:// model needs its digest: give --sha256 (spec.model.sha256)")
+    code, reason = failing(tmp_path, "--uri", f"{address}/gone.skops", "--sha256", digest, **ca)
+    assert code == 4
+    assert "answered 404" in reason
+    code, reason = failing(tmp_path, "--uri", good, "--sha256", digest)
+    assert code == 4
+    assert "certificate" in reason.lower()
+    code, reason = failing(tmp_path, "--uri", f"{address}/redirect/model.skops", "--sha256", digest, **ca)
+    assert code == 3
+    assert "redirects to one without TLS" in reason
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    code, reason = failing(tmp_path, "--uri", f"https://127.0.0.1:{port}/m.skops", "--sha256", digest, **ca)
+    assert code == 4
+    assert "cannot be reached (Connection refused)" in reason

@@ -1,0 +1,92 @@
+"""What `kubectl apply -f manifests/install.yaml` brings into a cluster."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from hack import ROOT
+from mlmodel_operator import manifests
+from mlmodel_operator.api.crd import crd
+from tests.unit.operator.resources.cast import Body, container, pod, restricted
+
+COMMITTED = ROOT / "manifests" / "install.yaml"
+
+
+def of_kind(kind: str) -> list[Body]:
+    return [body for body in manifests.install() if body["kind"] == kind]
+
+
+def rules() -> list[Body]:
+    """The operator's own rules, cluster-wide ones and those in its namespace."""
+    roles = [body for kind in ("ClusterRole", "Role") for body in of_kind(kind)]
+    return [rule for role in roles if role["metadata"]["name"] == "mlmodel-operator" for rule in role["rules"]]
+
+
+def test_the_committed_file_is_what_the_code_says() -> None:
+    assert COMMITTED.read_text() == manifests.text(), (
+        "manifests/install.yaml is out of date. Type: python -m mlmodel_operator.manifests > manifests/install.yaml"
+    )
+
+
+def test_the_text_is_the_objects_without_aliases() -> None:
+    assert list(yaml.safe_load_all(manifests.text())) == manifests.install()
+    assert not re.search(r"[&*]id[0-9]", manifests.text())
+
+
+def test_objects_come_after_what_they_need() -> None:
+    kinds = [body["kind"] for body in manifests.install()]
+    assert kinds[:2] == ["Namespace", "CustomResourceDefinition"]
+    assert kinds[-1] == "Deployment"
+    assert manifests.install()[1] == crd()
+
+
+def test_everything_lives_in_a_namespace_that_enforces_restricted_pods() -> None:
+    (namespace,) = of_kind("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for kind in ("ServiceAccount", "Role", "RoleBinding", "Deployment"):
+        assert {body["metadata"]["namespace"] for body in of_kind(kind)} == {namespace["metadata"]["name"]}
+    (deployment,) = of_kind("Deployment")
+    assert restricted(pod(deployment)) == []
+
+
+def test_the_operator_has_no_right_that_leads_to_more() -> None:
+    for rule in rules():
+        assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+        assert not {"bind", "escalate", "impersonate"} & set(rule["verbs"])
+        for resource in rule["resources"]:
+            assert resource not in (
+                "secrets",
+                "pods/exec",
+                "pods/ephemeralcontainers",
+                "serviceaccounts/token",
+                "nodes",
+            )
+        assert rule["apiGroups"] != ["rbac.authorization.k8s.io"]
+    verbs = {(rule["apiGroups"][0], resource): rule["verbs"] for rule in rules() for resource in rule["resources"]}
+    assert verbs[("mlmodel.dev", "mlmodels")] == ["get", "list", "watch"]  # never the spec
+    assert "delete" not in verbs[("", "configmaps")]
+
+
+def test_the_operator_is_told_who_it_is_and_which_images_it_hands_on() -> None:
+    (deployment,) = of_kind("Deployment")
+    env = {one["name"]: one for one in container(deployment)["env"]}
+    assert set(env) == {"SERVER_IMAGE", "ROUTER_IMAGE", "POD_NAMESPACE", "POD_NAME"}
+    assert env["POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    tag = container(deployment)["image"].rsplit(":")[-1]
+    assert env["SERVER_IMAGE"]["value"] == f"mlmodel-server:{tag}"
+
+
+def test_bindings_name_what_exists() -> None:
+    (account,) = of_kind("ServiceAccount")
+    for kind, role_kind in (("ClusterRoleBinding", "ClusterRole"), ("RoleBinding", "Role")):
+        (binding,) = of_kind(kind)
+        assert binding["roleRef"]["name"] in [role["metadata"]["name"] for role in of_kind(role_kind)]
+        (subject,) = binding["subjects"]
+        assert (subject["name"], subject["namespace"]) == (
+            account["metadata"]["name"],
+            account["metadata"]["namespace"],
+        )
+    (deployment,) = of_kind("Deployment")
+    assert pod(deployment)["serviceAccountName"] == account["metadata"]["name"]

@@ -1,0 +1,104 @@
+"""The router's children; how the router behaves is tested with a real HAProxy."""
+
+from __future__ import annotations
+
+import re
+
+from mlmodel_operator.resources import (
+    router_config,
+    router_config_hash,
+    router_deployment,
+    router_disruption_budget,
+    router_routes,
+    router_service,
+    service,
+)
+from mlmodel_operator.rollout.routes import Routes
+from tests.unit.operator.resources.cast import OWNER, Body, container, pod, restricted
+
+SELECTOR = {"mlmodel.dev/model": "fraud", "mlmodel.dev/component": "router"}
+ROUTES = Routes({"a": "10.0.0.1"}, stable="a")
+
+
+def deployed(replicas: int = 1, config_hash: str = "0123") -> Body:
+    return router_deployment(OWNER, replicas, "haproxy:3.2", config_hash)
+
+
+def test_names_and_owner() -> None:
+    children = [
+        deployed(),
+        router_service(OWNER),
+        router_config(OWNER),
+        router_routes(OWNER, ROUTES),
+        router_disruption_budget(OWNER),
+    ]
+    names = [(child["kind"], child["metadata"]["name"]) for child in children]
+    assert names == [
+        ("Deployment", "fraud-router"),
+        ("Service", "fraud"),
+        ("ConfigMap", "fraud-router-config"),
+        ("ConfigMap", "fraud-routes"),
+        ("PodDisruptionBudget", "fraud-router"),
+    ]
+    for child in children:
+        assert child["metadata"]["ownerReferences"][0]["uid"] == "7f3e"
+        assert child["metadata"]["labels"]["mlmodel.dev/component"] == "router"
+        assert "mlmodel.dev/revision" not in child["metadata"]["labels"]
+
+
+def test_the_service_is_the_models_address_and_finds_the_routers_only() -> None:
+    spec = router_service(OWNER)["spec"]
+    assert spec["ports"] == [
+        {"name": "http", "port": 80, "targetPort": "http"},
+        {"name": "grpc", "port": 9000, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c"},
+    ]
+    assert spec["selector"] == SELECTOR == deployed()["spec"]["selector"]["matchLabels"]
+    assert deployed()["spec"]["template"]["metadata"]["labels"].items() >= SELECTOR.items()
+    assert router_disruption_budget(OWNER)["spec"]["selector"]["matchLabels"] == SELECTOR
+
+
+def test_the_pod_is_locked_in() -> None:
+    assert restricted(pod(deployed())) == []
+    assert pod(deployed())["automountServiceAccountToken"] is False
+
+
+def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
+    assert deployed(config_hash="1") != deployed(config_hash="2")
+    assert deployed(replicas=1)["spec"]["template"] == deployed(replicas=3)["spec"]["template"]
+    assert deployed(replicas=3)["spec"]["replicas"] == 3
+
+
+def test_the_hash_is_of_the_files_as_mounted() -> None:
+    assert router_config_hash() == router_config_hash()
+    assert set(router_config(OWNER)["data"]) == {"haproxy.cfg", "routes.lua"}
+    assert re.fullmatch("[0-9a-f]{16}", router_config_hash())
+
+
+def test_the_routes_are_a_file_of_their_own() -> None:
+    assert router_routes(OWNER, ROUTES)["data"] == {"routes": ROUTES.text()}
+
+
+def test_the_pod_and_haproxys_configuration_agree() -> None:
+    """Ports, paths and times are said on both sides."""
+    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    router, spec = container(deployed()), pod(deployed())
+    for port in router["ports"]:
+        protocol = " proto h2" if port["name"] == "grpc" else ""
+        assert f"bind :{port['containerPort']}{protocol}\n" in config
+    mounts = {mount["name"]: mount["mountPath"] for mount in router["volumeMounts"]}
+    assert router["command"][-1] == f"{mounts['config']}/haproxy.cfg"
+    assert f"presetenv MLMODEL_ROUTES {mounts['routes']}/routes\n" in config
+    grpc = service(OWNER, "5f1c2e9a")["spec"]["ports"][1]
+    assert f"presetenv MLMODEL_GRPC_PORT {grpc['port']}\n" in config
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert router[probe]["httpGet"]["port"] == "status"
+        assert f"{{ path {router[probe]['httpGet']['path']} }}" in config
+    hard_stop = re.search(r"hard-stop-after (\d+)s", config)
+    assert hard_stop
+    pause = router["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause + int(hard_stop[1]) < spec["terminationGracePeriodSeconds"]
+
+
+def test_a_caller_cannot_spoil_the_next_body() -> None:
+    router_config(OWNER)["data"].clear()
+    assert router_config(OWNER)["data"]

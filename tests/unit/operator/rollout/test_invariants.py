@@ -1,0 +1,156 @@
+"""The invariants of a rollout as properties: random specs and behaviours, and deaths of the operator between writes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from mlmodel_operator.api.codec import encode
+from mlmodel_operator.api.types import Rollout, Serving
+from mlmodel_operator.rollout.decide import DRAIN_SECONDS
+from mlmodel_operator.rollout.plan import Plan
+from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
+
+SEED = 20260101
+
+BEHAVIOURS = st.sampled_from(
+    [
+        Behaviour(),
+        Behaviour(seconds_to_ready=15.0),
+        Behaviour(error_rate=1.0),
+        Behaviour(error_rate=0.2),
+        Behaviour(never_ready=True),
+        Behaviour(broken={"exit_code": 3}),
+        Behaviour(broken={"waiting": "ImagePullBackOff"}),
+    ]
+)
+ROLLOUTS = st.builds(
+    lambda weights, paused: Rollout(
+        steps=steps(*sorted(weights)), bake_seconds=3, preparing_deadline_seconds=30, paused=paused
+    ),
+    st.sets(st.integers(1, 99), min_size=1, max_size=4),
+    st.booleans(),
+)
+EVENTS = st.one_of(
+    st.tuples(st.just("apply"), st.sampled_from(["v1", "v2", "v3"]), ROLLOUTS, st.integers(1, 5)),
+    st.tuples(st.just("wait"), st.integers(1, 60)),
+    st.tuples(st.just("die"), st.integers(0, 6)),
+    st.tuples(st.just("evict"), st.integers(0, 10)),
+)
+
+
+def check(world: World, plan: Plan) -> None:
+    """Everything that must be true of every plan, whatever came before it."""
+    routes, status = plan.routes, plan.status
+    live = {} if routes is None else dict(routes.addresses)
+    assert len(live) <= 2, "at most two revisions get live traffic"
+    states = {state.address: (name, state) for name, state in world.observed().revisions.items()}
+    if routes is not None and routes.stable is not None:
+        assert routes.addresses[routes.stable] in states, "stable leads to something that exists"
+    if routes is not None and routes.candidate is not None and routes.weight:
+        name, state = states[routes.addresses[routes.candidate]]
+        assert state.ready > 0, "no weight to a set with no ready pod"
+        assert status.candidate is not None
+        assert status.candidate.revision == name
+        retry = world.spec.rollout.retry
+        assert not any(item.revision == name and item.retry == retry for item in status.rejected), (
+            "a rejected revision gets no traffic"
+        )
+    for name in plan.deletes:
+        assert world.now - world.served_by.get(name, 0.0) >= DRAIN_SECONDS - 1.0, "nothing in use is removed"
+        assert status.stable is None or status.stable.revision != name
+    if world.status.stable is not None:
+        assert status.stable is not None, "what serves is never forgotten"
+    if world.condition("Ready") == "True" and world.status.observed_generation == world.generation:
+        assert world.status.stable is not None
+        assert world.status.stable.revision == identity(str(world.spec.model.version))
+    before = world.status.candidate
+    after = status.candidate
+    if before is not None and after is not None and before.revision == after.revision and after.weight > before.weight:
+        assert not world.spec.rollout.paused or status.stable is None, "paused stops increases"
+        evidence = after.evidence
+        assert before.phase == "Preparing" or (evidence is not None and evidence.candidate.requests > 0), (
+            "weight rises only on evidence"
+        )
+    wanted = identity(str(world.spec.model.version))
+    settled = status.stable is not None and status.stable.revision == wanted
+    rejected = any(item.revision == wanted and item.retry == world.spec.rollout.retry for item in status.rejected)
+    if status.candidate is not None or not (settled or rejected):
+        assert plan.again is not None, "who has work left looks again by himself"
+    again = world.decide()
+    assert encode(again.status) == encode(plan.status), "a decision is a function of what it is given"
+    assert again.routes == plan.routes
+
+
+@seed(SEED)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    behaviours=st.fixed_dictionaries({"v2": BEHAVIOURS, "v3": BEHAVIOURS}),
+    events=st.lists(EVENTS, max_size=12),
+)
+def test_invariants_hold_whatever_happens_and_all_comes_to_rest(
+    behaviours: dict[str, Behaviour], events: list[tuple[object, ...]]
+) -> None:
+    world = serving("v1", requests_per_second=300)
+    world.behaviours |= behaviours
+    world.check = check
+    for event in events:
+        match event:
+            case ("apply", str(version), Rollout() as rollout, int(replicas)):
+                world.change(spec(version, rollout=rollout, serving=Serving(replicas=replicas)))
+            case ("wait", int(seconds)):
+                for _ in range(seconds):
+                    world.tick()
+            case ("die", int(writes)):
+                world.tick(dies_after=writes)
+            case ("evict", int(which)):
+                pods = [(held, pod) for held in world.revisions.values() for pod in held.pods]
+                # Of several pods, so that an eviction alone never leaves a version without any.
+                held, pod = pods[which % len(pods)]
+                if len(held.pods) > 1:
+                    del held.pods[pod]
+    final = Rollout(bake_seconds=3, preparing_deadline_seconds=30)
+    version = str(world.spec.model.version)
+    world.change(spec(version, rollout=final, serving=Serving(replicas=2)))
+    world.run(
+        lambda w: w.settled() and w.status.observed_generation == w.generation and w.status.replicas == "2/2",
+        limit=3000,
+    )
+    good = version == "v1" or (
+        behaviours[version].error_rate == 0 and not behaviours[version].broken and not behaviours[version].never_ready
+    )
+    stable = world.status.stable
+    assert stable is not None
+    if good and not world.status.rejected:
+        assert stable.version == version
+    if not good:
+        assert stable.version != version
+        assert world.condition("RolledBack") == "True"
+    assert set(world.revisions) == {stable.revision}
+    world.status_writes = 0
+    for _ in range(20):
+        plan = world.tick()
+        assert plan.again is None
+    assert world.status_writes == 0, "a converged system makes no write"
+
+
+@pytest.mark.parametrize("writes", range(6))
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_an_operator_that_dies_in_every_reconcile_reaches_the_same_end(writes: int, rate: float) -> None:
+    """Each reconcile is cut off after ``writes`` writes, except every third, which shows what was left behind."""
+    world = World(random.Random(SEED), spec("v1"))
+    world.run(lambda w: w.settled() and w.condition("Ready") == "True", 60)
+    world.check = check
+    world.behaviours["v2"] = Behaviour(error_rate=rate)
+    world.change(spec("v2"))
+    for turn in range(3000):
+        world.tick(dies_after=99 if turn % 3 == 0 else writes)
+        if world.settled() and world.status.observed_generation == 2 and turn % 3 == 0:
+            break
+    assert world.settled()
+    assert world.status.stable is not None
+    assert world.status.stable.version == ("v1" if rate else "v2")
+    assert world.user_errors == 0

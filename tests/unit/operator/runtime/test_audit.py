@@ -1,0 +1,102 @@
+"""The audit finds what a watch has lost, and says when the watch is dead."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.audit import Audit, WatchSilent
+from mlmodel_operator.runtime.health import Heartbeats
+from mlmodel_operator.runtime.resource import PODS, Body
+from mlmodel_operator.runtime.store import Store
+from tests.unit.operator.runtime.support import FakeClock, MemoryApi, asynchronous
+
+
+def pod(name: str) -> Body:
+    return {"metadata": {"namespace": "ns", "name": name}}
+
+
+class Scene:
+    """An audit of pods whose watch shows nothing unless the test says so."""
+
+    def __init__(self) -> None:
+        self.api, self.clock, self.store = MemoryApi(), FakeClock(), Store("group")
+        self.found: list[str] = []
+        self.missed: list[int] = []
+        self.heartbeats = Heartbeats(self.clock)
+        self.audit = Audit(
+            self.api,
+            self.store,
+            PODS,
+            self.clock,
+            lambda _, name: self.found.append(name),
+            heartbeats=self.heartbeats,
+            on_missed=self.missed.append,
+        )
+
+
+@asynchronous
+async def test_the_first_list_waits_for_the_kind_and_reports_everything() -> None:
+    scene = Scene()
+    await scene.api.create(PODS, pod("a"))
+    scene.api.fail = [ApiError(404, "NotFound", "page not found"), ApiError(0, "Unreachable", "refused")]
+    first = asyncio.create_task(scene.audit.first())
+    await scene.clock.advance(60)
+    await asyncio.wait_for(first, 1)
+    assert scene.found == ["a"]
+    assert scene.store.get(PODS, "ns", "a") is not None
+
+
+@asynchronous
+async def test_a_lost_deletion_is_made_up_and_does_not_condemn_the_watch() -> None:
+    scene = Scene()
+    scene.store.put(PODS, await scene.api.create(PODS, pod("a")))
+    running = asyncio.create_task(scene.audit.run())
+    del scene.api.objects[PODS, "ns", "a"]
+    scene.api._version += 1
+    await scene.clock.advance(1000)
+    assert scene.store.get(PODS, "ns", "a") is None
+    assert scene.found == ["a"]
+    assert scene.missed == [1]
+    assert not running.done()
+    running.cancel()
+
+
+@asynchronous
+async def test_what_arrives_within_seconds_was_not_missed() -> None:
+    scene = Scene()
+    running = asyncio.create_task(scene.audit.run())
+    await scene.clock.advance(299)
+    created = await scene.api.create(PODS, pod("a"))
+    await scene.clock.advance(3)  # the audit has listed it
+    scene.store.put(PODS, created)  # and now the watch shows it
+    await scene.clock.advance(10)
+    assert scene.missed == []
+    running.cancel()
+
+
+@asynchronous
+async def test_a_watch_that_misses_changes_twice_running_ends_the_process() -> None:
+    scene = Scene()
+    running = asyncio.create_task(scene.audit.run())
+    await scene.api.create(PODS, pod("a"))
+    await scene.clock.advance(310)
+    assert scene.found == ["a"]
+    assert not running.done()
+    await scene.api.patch(PODS, "ns", "a", {"metadata": {"labels": {"x": "y"}}})
+    await scene.clock.advance(310)
+    with pytest.raises(WatchSilent):
+        await running
+
+
+@asynchronous
+async def test_an_audit_that_hangs_is_found() -> None:
+    scene = Scene()
+    running = asyncio.create_task(scene.audit.run())
+    await scene.clock.advance(3000)
+    assert scene.heartbeats.late() == []
+    running.cancel()
+    await scene.clock.advance(3000)
+    assert scene.heartbeats.late() == ["audit"]

@@ -1,0 +1,142 @@
+"""The Lease: one holder, handed over at once when released, after its duration when abandoned."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.lease import Elector, LeaseLost
+from mlmodel_operator.runtime.resource import LEASES
+from tests.unit.operator.runtime.support import FakeClock, MemoryApi, asynchronous, settle
+
+
+def elector(api: MemoryApi, clock: FakeClock, identity: str) -> Elector:
+    return Elector(api, clock, "ns", "lease", identity)
+
+
+def holder(api: MemoryApi) -> str:
+    return str(api.objects[LEASES, "ns", "lease"]["spec"]["holderIdentity"])
+
+
+@asynchronous
+async def test_the_first_leads_and_renews_so_the_second_waits() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    first, second = elector(api, clock, "first"), elector(api, clock, "second")
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    waiting = asyncio.create_task(second.acquire())
+    for _ in range(60):
+        await clock.advance(1)
+    assert holder(api) == "first"
+    assert first.leading
+    assert not second.leading
+    assert api.writes().count("patch") == 1 + 60 // 5
+    holding.cancel()
+    waiting.cancel()
+
+
+@asynchronous
+async def test_of_two_at_the_same_moment_one_leads() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    candidates = [elector(api, clock, name) for name in ("a", "b", "c")]
+    tasks = [asyncio.create_task(candidate.acquire()) for candidate in candidates]
+    await settle()
+    assert sum(candidate.leading for candidate in candidates) == 1
+    assert sum(task.done() for task in tasks) == 1
+    for task in tasks:
+        task.cancel()
+
+
+@asynchronous
+async def test_a_release_hands_over_at_once() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    first, second = elector(api, clock, "first"), elector(api, clock, "second")
+    await first.acquire()
+    waiting = asyncio.create_task(second.acquire())
+    await settle()
+    await first.release()
+    await asyncio.wait_for(waiting, 1)  # and the clock has not moved
+    assert holder(api) == "second"
+    assert api.objects[LEASES, "ns", "lease"]["spec"]["leaseTransitions"] == 2
+
+
+@asynchronous
+async def test_a_restarted_container_goes_on_without_waiting() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    await elector(api, clock, "pod").acquire()
+    await asyncio.wait_for(elector(api, clock, "pod").acquire(), 1)
+    assert api.objects[LEASES, "ns", "lease"]["spec"]["leaseTransitions"] == 1
+
+
+@asynchronous
+async def test_without_an_answer_the_holder_gives_up_before_its_lease_can_expire() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    first = elector(api, clock, "first")
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    await clock.advance(5)
+    api.down = True
+    await clock.advance(10.5)
+    assert not holding.done()
+    await clock.advance(1)
+    with pytest.raises(LeaseLost):
+        await holding
+    assert not first.leading
+
+
+@asynchronous
+async def test_a_hiccup_does_not_cost_the_lead() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    first = elector(api, clock, "first")
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    await clock.advance(4)
+    api.down = True
+    await clock.advance(5)
+    api.down = False
+    await clock.advance(60)
+    assert not holding.done()
+    assert first.leading
+    holding.cancel()
+
+
+@asynchronous
+async def test_an_edit_by_hand_is_written_over_and_another_holder_is_obeyed() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    first = elector(api, clock, "first")
+    await first.acquire()
+    holding = asyncio.create_task(first.hold())
+    await api.patch(LEASES, "ns", "lease", {"metadata": {"labels": {"by": "hand"}}})
+    await clock.advance(6)
+    assert not holding.done()
+    await api.patch(LEASES, "ns", "lease", {"spec": {"holderIdentity": "usurper"}})
+    await clock.advance(6)
+    with pytest.raises(LeaseLost, match="usurper"):
+        await holding
+
+
+@asynchronous
+async def test_a_release_never_raises_and_takes_nothing_from_a_successor() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    first = elector(api, clock, "first")
+    await first.acquire()
+    await api.patch(LEASES, "ns", "lease", {"spec": {"holderIdentity": "second"}})
+    await first.release()
+    assert holder(api) == "second"
+    api.fail = [ApiError(0, "Unreachable", "away")]
+    await first.release()
+
+
+@asynchronous
+async def test_a_server_that_is_away_is_waited_for() -> None:
+    api, clock = MemoryApi(), FakeClock()
+    api.down = True
+    first = elector(api, clock, "first")
+    waiting = asyncio.create_task(first.acquire())
+    await clock.advance(30)
+    assert not waiting.done()
+    api.down = False
+    await clock.advance(2)
+    await asyncio.wait_for(waiting, 1)
