@@ -41,7 +41,7 @@ def main(argv: Sequence[str] = ()) -> None:
     print(markdown(found, machine()))
 
 
-def machine() -> str:
+def machine(count: int = ROUNDS) -> str:
     """What it was measured on and how."""
     cpu = next(
         (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ": ?"
@@ -51,7 +51,7 @@ def machine() -> str:
         f"{os.cpu_count()} × {cpu.partition(':')[2].strip()}, Linux {platform.release()}, "
         f"Python {platform.python_version()}, {libraries}. Each server has one worker, on one CPU with one thread per "
         f"numeric library; wrk with one thread is on another. "
-        f"Medians of {ROUNDS} interleaved rounds; ratios are the medians of the rounds' own ratios."
+        f"Medians of {count} interleaved rounds; ratios are the medians of the rounds' own ratios."
     )
 
 

@@ -51,16 +51,18 @@ class Series:
         return statistics.median(figure(mine) / figure(its) for mine, its in pairs)
 
 
-def measure(subjects: Sequence[tuple[Server, Request]], connections: int, seconds: float) -> list[Series]:
-    """Drive each with its request, ``ROUNDS`` times in turns, after a warm-up."""
+def measure(
+    subjects: Sequence[tuple[Server, Request]], connections: int, seconds: float, count: int = ROUNDS
+) -> list[Series]:
+    """Drive each with its request, ``count`` times in turns, after a warm-up."""
     found = [Series(server.label, connections) for server, _ in subjects]
     for server, request in subjects:
         drive(server, request, connections, WARM_UP_SECONDS)
-    for round in range(ROUNDS):
+    for round in range(count):
         for series, (server, request) in zip(found, subjects, strict=True):
             series.samples.append(drive(server, request, connections, seconds))
         rates = ", ".join(f"{series.label} {number(series.samples[-1].per_second)}/s" for series in found)
-        say(f"round {round + 1} of {ROUNDS}, {connections} connections: {rates}")
+        say(f"round {round + 1} of {count}, {connections} connections: {rates}")
     return found
 
 
