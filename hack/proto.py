@@ -11,7 +11,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 from hack import ROOT
 
 SERVER = ROOT / "server"
-PROTO = "mlmodel_server/protocol/proto/open_inference.proto"
+PROTO = "mlmodel_server/rpc/proto/open_inference.proto"
 HEADER = '# ruff: noqa\n# fmt: off\n# mypy: disable-error-code="type-arg"\n'  # what protoc writes stays as it is
 
 

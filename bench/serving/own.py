@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.serving.models import binary_request, json_request
 from mlmodel_server.protocol import v2
-from mlmodel_server.protocol.tensors import InferResponse
+from mlmodel_server.tensors import InferResponse, named
 
 REPETITIONS = 200
 
@@ -27,7 +27,7 @@ def main() -> None:
     large = binary_request(table, [])
     length = dict(large.headers)["Inference-Header-Content-Length"]
     small = json_request(np.array([[5.1, 3.5, 1.4, 0.2]]), "FP64", []).body
-    answer = InferResponse(None, [v2.named("predict", np.array([1]))])
+    answer = InferResponse(None, [named("predict", np.array([1]))])
     print(
         json.dumps(
             {

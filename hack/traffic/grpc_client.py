@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 from client import Users, main  # type: ignore[import-not-found]  # the script beside this one
 
-from mlmodel_server.protocol.proto import open_inference_pb2 as pb
+from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .errors import MLModelError, UnreachableSource, UsageError
+from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _package(arguments: argparse.Namespace) -> None:
-    from .package import config_map
+    from mlmodel_server.package import config_map
 
     directory: Path = arguments.source
     if directory.is_dir():
@@ -82,7 +82,7 @@ def _package(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> Path:
-    from . import package
+    from mlmodel_server import package
 
     needed = {"--data": arguments.data, "--label": arguments.label, "--out": arguments.out}
     absent = [flag for flag, value in needed.items() if value is None]
@@ -111,8 +111,8 @@ def _write(arguments: argparse.Namespace) -> Path:
 
 def _model(path: Path) -> Any:
     """A scikit-learn estimator, which knows the columns that it wants; the path of a file of any other format."""
-    from .loading.detect import detect
-    from .loading.trust import open_artefact
+    from mlmodel_server.loading.detect import detect
+    from mlmodel_server.loading.trust import open_artefact
 
     try:
         data = path.read_bytes()
@@ -147,8 +147,8 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
 
 
 def _sign(directory: Path, key: Path) -> None:
-    from .loading.signing import SIGNATURE, sign
-    from .loading.sources import locate
+    from mlmodel_server.loading.signing import SIGNATURE, sign
+    from mlmodel_server.loading.sources import locate
 
     source = locate(str(directory), None, "")
     files = {name: source.read(name) for name in source.names() if name != SIGNATURE}
@@ -161,7 +161,7 @@ def _sign(directory: Path, key: Path) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from .__main__ import main as server
+    from mlmodel_server.startup.run import main as server
 
     name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.path.rstrip("/")).name.partition(".")[0]) or "model"
     given = ["--name", name, "--uri", arguments.path, "--host", "127.0.0.1"]
@@ -169,12 +169,12 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from .engine import selftest
-    from .engine.model import model_of
-    from .formats.table import versions
-    from .loading.load import load
-    from .loading.signing import SIGNATURE
-    from .loading.sources import locate
+    from mlmodel_server.engine import selftest
+    from mlmodel_server.engine.model import model_of
+    from mlmodel_server.formats.table import versions
+    from mlmodel_server.loading.load import load
+    from mlmodel_server.loading.signing import SIGNATURE
+    from mlmodel_server.loading.sources import locate
 
     warnings.simplefilter("ignore")
     path: Path = arguments.path

@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from .errors import RefusedModel
-from .protocol.tensors import TensorSpec
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.tensors import TensorSpec
 
 MANIFEST = "mlmodel.json"
+COMPILED = "compiled.onnx"
+"""The file beside the artefact that holds the model compiled to ONNX."""
+
 SCHEMA = 1
 _PART = r"[A-Za-z0-9_][-._A-Za-z0-9]{0,252}"  # of a path: no "..", nothing hidden
 _NAME = re.compile(rf"(?:{_PART}/){{0,8}}{_PART}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from mlmodel_server.protocol.tensors import DTYPES
+from mlmodel_server.tensors import DTYPES
 from tests.conformance.target import Target
 from tests.conformance.test_binary import all_binary
 

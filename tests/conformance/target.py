@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from mlmodel_server.protocol.tensors import DTYPES
+from mlmodel_server.tensors import DTYPES
 
 TIMEOUT = 30
 JSON = "application/json"

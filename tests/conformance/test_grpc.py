@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from mlmodel_server.protocol.proto import open_inference_pb2 as pb
+from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from tests.conformance.target import TIMEOUT, Target, flat
 from tests.conformance.test_binary import FORMATS, pack, same, unpack
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlmodel_server.protocol.tensors import DTYPES
+from mlmodel_server.tensors import DTYPES
 from tests.conformance.target import Target, flat, nested, nulls, rows
 
 pytestmark = pytest.mark.section("inference_rest.md, Inference")

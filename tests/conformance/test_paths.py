@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlmodel_server.protocol.tensors import DTYPES
+from mlmodel_server.tensors import DTYPES
 from tests.conformance.target import Target, nulls
 
 pytestmark = pytest.mark.section("inference_rest.md, HTTP/REST")

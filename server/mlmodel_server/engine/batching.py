@@ -20,11 +20,11 @@ from time import perf_counter
 
 import numpy as np
 
-from ..errors import MLModelError, RequestError
-from ..formats.opened import Table
-from ..protocol.tensors import Array
-from .cost import Cost
-from .model import Model, rows_of
+from mlmodel_server.engine.cost import Cost
+from mlmodel_server.engine.model import Model, rows_of
+from mlmodel_server.errors import MLModelError, RequestError
+from mlmodel_server.formats.opened import Table
+from mlmodel_server.tensors import Array
 
 NICENESS = 7
 """Of the thread that predicts: where both want the same core, the event loop comes first, so that probes, metrics and

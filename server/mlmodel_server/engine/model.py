@@ -7,11 +7,20 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from ..errors import ModelFailure, RefusedModel, RequestError
-from ..formats.opened import CONTRIBUTIONS, Functions, Opened, Table
-from ..manifest import Manifest, Signature
-from ..protocol.tensors import DTYPES, Array, InferRequest, InferResponse, Tensor, TensorSpec, datatype_of
-from ..protocol.v2 import named, shown
+from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
+from mlmodel_server.formats.opened import CONTRIBUTIONS, Functions, Opened, Table
+from mlmodel_server.manifest import Manifest, Signature
+from mlmodel_server.tensors import (
+    DTYPES,
+    Array,
+    InferRequest,
+    InferResponse,
+    Tensor,
+    TensorSpec,
+    datatype_of,
+    named,
+    shown,
+)
 
 PREDICT = "predict"
 _SINGLE = float(np.finfo(np.float32).max)

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ModelFailure, RefusedModel, RequestError
-from ..manifest import Golden
-from ..protocol import v2
-from .model import Model
+from mlmodel_server.engine.model import Model
+from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
+from mlmodel_server.manifest import Golden
+from mlmodel_server.protocol import v2
 
 TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
 """Relative; everything else must be equal."""

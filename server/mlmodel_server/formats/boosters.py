@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from ..manifest import Signature
-from ..protocol.tensors import Array, TensorSpec, datatype_of
-from .opened import CONTRIBUTIONS, MATRIX, PREDICT, PREDICT_PROBA, Table
+from mlmodel_server.formats.opened import CONTRIBUTIONS, MATRIX, PREDICT, PREDICT_PROBA, Table
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 
 Kind = Literal["number", "probability", "probabilities", "label"]
 """What a booster gives for a row: a number (or several), the probability of the second class (of several targets: of

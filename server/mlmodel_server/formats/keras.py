@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..manifest import Signature
-from ..protocol.tensors import Array
-from .opened import PREDICT, Artefact, Opened, Table, layout_of, parts
-from .table import library
-from .tensorflow_common import array_of, directory, spec_of, tensorflow
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, parts
+from mlmodel_server.formats.table import library
+from mlmodel_server.formats.tensorflow_common import array_of, directory, spec_of, tensorflow
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array
 
 MAX_UNPACKED = 4 << 30
 """Bytes that may come out of a file."""

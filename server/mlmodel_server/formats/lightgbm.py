@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..protocol.tensors import Array
-from .boosters import BoosterFunctions, ContributionFunctions, Kind, signature_of
-from .lightgbm_trees import check_text
-from .opened import Artefact, Opened, Table, Task
-from .table import library
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.boosters import BoosterFunctions, ContributionFunctions, Kind, signature_of
+from mlmodel_server.formats.lightgbm_trees import check_text
+from mlmodel_server.formats.opened import Artefact, Opened, Table, Task
+from mlmodel_server.formats.table import library
+from mlmodel_server.tensors import Array
 
 _CLASSES: dict[str, Kind] = {"binary": "probability", "multiclass": "probabilities", "multiclassova": "probabilities"}
 _NUMBERS = (

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.tensors import Array
-from .trees import Damaged, as_long, branching, whole, within
+from mlmodel_server.formats.trees import Damaged, as_long, branching, whole, within
+from mlmodel_server.tensors import Array
 
 MAX_FEATURES = 10_000_000
 MAX_GROUPS = 100_000

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..manifest import Signature
-from ..protocol.tensors import Array, TensorSpec
-from .opened import DATATYPES, Artefact, Opened, Table, layout_of
-from .table import library
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import DATATYPES, Artefact, Opened, Table, layout_of
+from mlmodel_server.formats.table import library
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array, TensorSpec
 
 _DATATYPES = {{"float32": "float", "float64": "double"}.get(name, name): type for name, type in DATATYPES.items()}
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ..manifest import Signature
-from ..protocol.tensors import DTYPES, Array, TensorSpec
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import DTYPES, Array, TensorSpec
 
 Table = Array | Mapping[str, Array]
 """The rows of one or several requests. For the layouts ``columns`` and ``matrix`` one array of shape [rows, columns]:

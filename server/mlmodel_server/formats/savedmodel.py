@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..manifest import Signature
-from ..protocol.tensors import Array
-from .opened import Artefact, Opened, Table, layout_of
-from .table import library
-from .tensorflow_common import array_of, directory, spec_of, tensorflow
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import Artefact, Opened, Table, layout_of
+from mlmodel_server.formats.table import library
+from mlmodel_server.formats.tensorflow_common import array_of, directory, spec_of, tensorflow
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array
 
 SERVING = "serving_default"
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.prepare import prepare
-from ..errors import RefusedModel
-from ..manifest import Signature
-from ..protocol.tensors import Array, TensorSpec, datatype_of
-from .opened import MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.formats.prepare import prepare
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 
 
 class EstimatorFunctions:
@@ -29,7 +29,7 @@ class EstimatorFunctions:
 
 
 def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
-    """The estimator as a model. It is changed in place: see :mod:`~mlmodel_server.engine.prepare`.
+    """The estimator as a model. It is changed in place: see :mod:`.prepare`.
 
     The wrappers of XGBoost and LightGBM become models of those. ``threads`` is for them; scikit-learn's own follow the
     process. :class:`RefusedModel` when it is not fitted or cannot predict.

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
-from ..errors import RefusedModel
+from mlmodel_server.errors import RefusedModel
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..protocol.tensors import Array, TensorSpec
-from .opened import DATATYPES
-from .table import library
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import DATATYPES
+from mlmodel_server.formats.table import library
+from mlmodel_server.tensors import Array, TensorSpec
 
 
 def tensorflow(threads: int) -> Any:

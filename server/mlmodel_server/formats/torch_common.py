@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.tensors import Array
-from .opened import DATATYPES, PREDICT, Table
-from .table import library
+from mlmodel_server.formats.opened import DATATYPES, PREDICT, Table
+from mlmodel_server.formats.table import library
+from mlmodel_server.tensors import Array
 
 TORCH_DATATYPES = {f"torch.{name}": datatype for name, datatype in DATATYPES.items()} | {"torch.bfloat16": "FP32"}
 """Of what a module answers; brain floats, which the protocol has not, are answered as FP32."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..manifest import Signature
-from ..protocol.tensors import DTYPES, TensorSpec
-from .opened import Artefact, Opened, layout_of, parts
-from .table import library
-from .torch_common import TORCH_DATATYPES, TorchFunctions, restrict
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import Artefact, Opened, layout_of, parts
+from mlmodel_server.formats.table import library
+from mlmodel_server.formats.torch_common import TORCH_DATATYPES, TorchFunctions, restrict
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import DTYPES, TensorSpec
 
 MAX_JSON = 256 << 20
 """Bytes of the JSON in one program."""

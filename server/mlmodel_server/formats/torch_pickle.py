@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 
-from ..errors import RefusedModel
-from .opened import Artefact, Opened
-from .table import library
-from .torch_common import TorchFunctions, restrict
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.formats.table import library
+from mlmodel_server.formats.torch_common import TorchFunctions, restrict
 
 
 def check(artefact: Artefact) -> None:

@@ -6,10 +6,10 @@ import io
 import re
 import zipfile
 
-from ..errors import RefusedModel
-from .opened import Artefact, Opened
-from .table import library
-from .torch_common import TorchFunctions, restrict
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.formats.table import library
+from mlmodel_server.formats.torch_common import TorchFunctions, restrict
 
 MAX_CODE = 64 << 20
 """Bytes of source text in one program."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.tensors import Array
+from mlmodel_server.tensors import Array
 
 
 class Damaged(ValueError):

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..protocol.tensors import Array
-from .boosters import BoosterFunctions, ContributionFunctions, Kind, signature_of
-from .opened import Artefact, Opened, Table, Task
-from .table import library
-from .xgboost_trees import check_file
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.boosters import BoosterFunctions, ContributionFunctions, Kind, signature_of
+from mlmodel_server.formats.opened import Artefact, Opened, Table, Task
+from mlmodel_server.formats.table import library
+from mlmodel_server.formats.xgboost_trees import check_file
+from mlmodel_server.tensors import Array
 
 
 def check(artefact: Artefact) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from . import ubjson
-from .trees import Damaged, as_long, branching, integers, whole, within
+from mlmodel_server.formats import ubjson
+from mlmodel_server.formats.trees import Damaged, as_long, branching, integers, whole, within
 
 MAX_FEATURES = 10_000_000
 MAX_GROUPS = 100_000

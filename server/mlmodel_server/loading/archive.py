@@ -16,8 +16,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..errors import MLModelError, RefusedModel
-from .limits import MAX_FILE, MAX_TOTAL, at_most, checked_name, hidden
+from mlmodel_server.errors import MLModelError, RefusedModel
+from mlmodel_server.loading.limits import MAX_FILE, MAX_TOTAL, at_most, checked_name, hidden
 
 MAX_RATIO = 200
 """Bytes that may come out per byte of the archive; tables of numbers rarely shrink to a tenth."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..formats.trees import Damaged, as_long, branching, within
-from . import allowlist
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.trees import Damaged, as_long, branching, within
+from mlmodel_server.loading import allowlist
 
 _FUNCTIONS = (types.FunctionType, type(np.mean))
 _CODE = (

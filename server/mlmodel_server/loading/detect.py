@@ -7,7 +7,7 @@ import re
 import zipfile
 from typing import Literal
 
-from ..errors import RefusedModel
+from mlmodel_server.errors import RefusedModel
 
 Format = Literal[
     "skops",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import RefusedModel
+from mlmodel_server.errors import RefusedModel
 
 MAX_FILE = 1 << 30
 """Bytes of one file. Larger models need a format that can be memory-mapped."""

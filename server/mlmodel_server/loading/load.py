@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import get_args
 
-from .. import manifest
-from ..errors import RefusedModel
-from ..formats import table
-from ..formats.opened import Artefact, Opened
-from ..manifest import MANIFEST, Manifest
-from . import mlflow
-from .detect import Format, detect
-from .signing import SIGNATURE, verify
-from .sources import Source
-from .trust import Trust, open_model
+from mlmodel_server import manifest
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats import table
+from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.loading import mlflow
+from mlmodel_server.loading.detect import Format, detect
+from mlmodel_server.loading.signing import SIGNATURE, verify
+from mlmodel_server.loading.sources import Source
+from mlmodel_server.loading.trust import Trust, open_model
+from mlmodel_server.manifest import MANIFEST, Manifest
 
 
 @dataclass

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import RefusedModel
-from ..formats.opened import PREDICT, Artefact
-from ..formats.table import library
-from ..manifest import Signature
-from ..protocol.tensors import TensorSpec, datatype_of
-from .detect import MLFLOW
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import PREDICT, Artefact
+from mlmodel_server.formats.table import library
+from mlmodel_server.loading.detect import MLFLOW
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import TensorSpec, datatype_of
 
 MAX_DESCRIPTION = 1 << 20
 """Bytes of ``MLmodel``."""

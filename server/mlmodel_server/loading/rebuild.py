@@ -12,15 +12,13 @@ import math
 import re
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..formats.lightgbm_trees import check_text
-from ..formats.xgboost_trees import check_pickled
-
-if TYPE_CHECKING:
-    from .unpickle import Named
+from mlmodel_server.formats.lightgbm_trees import check_text
+from mlmodel_server.formats.xgboost_trees import check_pickled
+from mlmodel_server.loading.named import Named, resolve
 
 _DTYPE = re.compile(r"[|<>=]?(?:[biufc?][0-9]{0,2}|[SUV][0-9]{1,9}|[mM]8?|O8?)")
 _REFERENCES = 1 | 2 | 4  # a dtype's flags: its items are Python objects
@@ -228,7 +226,7 @@ def constructor(named: Named) -> Callable[..., Any] | None:
     if named.name.startswith(_PYX):
         return lambda cls, checksum, state: _compiled(named, cls, checksum, state)
     if named.module in LOSSES:
-        return lambda *numbers: _resolved(named)(*_of_numbers(*numbers))
+        return lambda *numbers: resolve(named)(*_of_numbers(*numbers))
     return None
 
 
@@ -236,7 +234,7 @@ def _blank(named: Named, cls: Any) -> Any:
     """An instance of a compiled class (of the module of ``newObj``) before its state is set."""
     if getattr(cls, "module", None) != named.module:
         raise ValueError(f"it calls {named} for a class of another module")
-    kind = _resolved(cls)
+    kind = resolve(cls)
     return kind.__new__(kind)
 
 
@@ -246,10 +244,4 @@ def _compiled(named: Named, cls: Any, checksum: Any, state: Any) -> Any:
         raise ValueError(f"it calls {named} for another class")
     if not (state is None or isinstance(state, tuple)):
         raise ValueError(f"it calls {named} without a state")
-    return _resolved(named)(_resolved(cls), checksum, state)
-
-
-def _resolved(named: Any) -> Any:
-    from .unpickle import resolve
-
-    return resolve(named)
+    return resolve(named)(resolve(cls), checksum, state)

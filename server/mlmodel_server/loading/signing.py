@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..errors import RefusedModel, UsageError
-from ..manifest import sha256
-from .limits import hidden
+from mlmodel_server.errors import RefusedModel, UsageError
+from mlmodel_server.loading.limits import hidden
+from mlmodel_server.manifest import sha256
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey

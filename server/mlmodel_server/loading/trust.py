@@ -26,13 +26,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal
 
-from ..errors import RefusedModel
-from ..formats import table
-from ..formats.opened import Artefact, Opened
-from . import allowlist
-from .audit import audit
-from .detect import COMPRESSED, Format, detect
-from .unpickle import Machine, Stream
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats import table
+from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.loading import allowlist
+from mlmodel_server.loading.audit import audit
+from mlmodel_server.loading.detect import COMPRESSED, Format, detect
+from mlmodel_server.loading.unpickle import Machine, Stream
 
 Trust = Literal["strict", "signed", "unsafe"]
 

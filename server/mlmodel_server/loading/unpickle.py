@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import RefusedModel
-from ..formats.table import library
-from . import allowlist, rebuild
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.table import library
+from mlmodel_server.loading import allowlist, rebuild
+from mlmodel_server.loading.named import Named, resolve
 
 MAX_OPCODES = 30_000_000
 """Of one file, nested pickles included: a compressed file can hold billions, each of them an object in memory."""
@@ -31,18 +32,6 @@ _MOVED = {"__builtin__": "builtins", "_loss": "sklearn._loss._loss"}  # Python 2
 _FOREIGN = (
     pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID,
 )  # fmt: skip
-
-
-class Named:
-    """The name of a global, as a file may mention it. It stands for the global wherever the file puts it."""
-
-    __slots__ = ("module", "name")
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
 
 
 class Stream:
@@ -76,15 +65,6 @@ class _Budget(dict[int, Callable[[Any], None]]):
         if self.left < 0:
             raise ValueError("it unpacks to more than the limit")
         return super().__getitem__(opcode)
-
-
-def resolve(named: Named) -> Any:
-    """The thing itself."""
-    module = named.module.replace("numpy.core.", "numpy._core.")
-    try:
-        return getattr(library(module), named.name)
-    except (ImportError, AttributeError):
-        raise ValueError(f"{named} does not exist in this version") from None
 
 
 _Unpickler: Any = pickle._Unpickler  # the one in Python, of which opcodes can be replaced

@@ -17,7 +17,7 @@ IDLE_SECONDS = 1.0
 
 T = TypeVar("T")
 
-log = logging.getLogger("mlmodel")
+logger = logging.getLogger(__name__)
 
 
 class Background(Generic[T]):
@@ -69,7 +69,7 @@ class Background(Generic[T]):
             if self._end:
                 self._end()
         except Exception as error:  # a bug; its text may hold what nobody should read
-            log.error("%s has ended: internal error (%s)", self._name, type(error).__name__)
+            logger.error("%s has ended: internal error (%s)", self._name, type(error).__name__)
 
     def _next(self) -> T | None:
         while self._idle:

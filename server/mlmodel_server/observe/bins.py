@@ -1,6 +1,6 @@
 """Bins of a column: which one a value falls into, and how far two distributions over the same bins are apart.
 
-Training counts with the same functions (:mod:`..package.profile`), so the two sides cannot disagree about an edge.
+Training counts with the same functions (``package/profile.py``), so the two sides cannot disagree about an edge.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..protocol.tensors import Array
+from mlmodel_server.tensors import Array
 
 MAX_VALUES = 20
 """Values of a text column, or classes, with a bin of their own."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..protocol.tensors import Array
+from mlmodel_server.tensors import Array
 
 
 class Identity(NamedTuple):

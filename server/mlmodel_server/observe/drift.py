@@ -16,10 +16,21 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.samples import Sample
 
-from ..protocol.tensors import Array
-from .bins import WIDTH, Bins, Numbers, Values, edges_of, number_bins, numbers, psi, value_bins, values
-from .cells import Cells, Identity
-from .families import counter, gauge
+from mlmodel_server.observe.bins import (
+    WIDTH,
+    Bins,
+    Numbers,
+    Values,
+    edges_of,
+    number_bins,
+    numbers,
+    psi,
+    value_bins,
+    values,
+)
+from mlmodel_server.observe.cells import Cells, Identity
+from mlmodel_server.observe.families import counter, gauge
+from mlmodel_server.tensors import Array
 
 FEATURES = 20
 """Features that are watched, the first ones; each costs some 15 time series."""
@@ -35,11 +46,11 @@ MIN_TRAINING = 100
 MAX_ROWS = 1000
 """Of a request with more rows than that, some 500 to 1,000 evenly spaced ones are looked at."""
 
-log = logging.getLogger("mlmodel")
+logger = logging.getLogger(__name__)
 
 
 class _Profile(msgspec.Struct):
-    """What the package says about one column; see :mod:`..package.profile`."""
+    """What the package says about one column; see :mod:`mlmodel_server.package.profile`."""
 
     missing: int = 0
     min: float | None = None
@@ -73,7 +84,7 @@ def features_of(profile: Mapping[str, Any], columns: Sequence[str], limit: int =
     wanted = [(place, name) for place, name in enumerate(columns) if name in profile][:limit]
     found = [(place, bins) for place, name in wanted if (bins := bins_of(name, profile[name])) is not None]
     if len(found) < len(wanted):
-        log.warning("drift of %d features is not watched: their profile in the package has no counts, save it again",
+        logger.warning("drift of %d features is not watched: their profile in the package has no counts, save it again",
                     len(wanted) - len(found))  # fmt: skip
     return found
 

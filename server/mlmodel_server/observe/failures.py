@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-from ..errors import ModelFailure
+from mlmodel_server.errors import ModelFailure
 
-log = logging.getLogger("mlmodel")
+logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 """Seconds between two lines."""
@@ -27,7 +27,7 @@ class FailureLog:
             return
         more = f" ({self._silent} more since the last line)" if self._silent else ""
         self._next, self._silent = now + INTERVAL, 0
-        log.error("%s%s%s", failure, _place(failure.__cause__), more)
+        logger.error("%s%s%s", failure, _place(failure.__cause__), more)
 
 
 def _place(cause: BaseException | None) -> str:

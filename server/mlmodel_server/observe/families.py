@@ -9,8 +9,8 @@ import numpy as np
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-from ..protocol.tensors import Array
-from .cells import Identity
+from mlmodel_server.observe.cells import Identity
+from mlmodel_server.tensors import Array
 
 
 class Collector(Protocol):

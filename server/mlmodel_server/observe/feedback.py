@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 from prometheus_client import Metric
 
-from ..errors import RequestError
-from ..protocol.tensors import Array
-from .bins import MAX_VALUES, apart, value_index
-from .cells import Cells, Identity
-from .families import Buckets, counter, gauge, histogram
-from .ids import PredictionIds, class_hash
+from mlmodel_server.errors import RequestError
+from mlmodel_server.observe.bins import MAX_VALUES, apart, value_index
+from mlmodel_server.observe.cells import Cells, Identity
+from mlmodel_server.observe.families import Buckets, counter, gauge, histogram
+from mlmodel_server.observe.ids import PredictionIds, class_hash
+from mlmodel_server.tensors import Array
 
 MAX_IDS = 1000
 """Ids in one request of feedback."""
@@ -293,7 +293,7 @@ class Feedback:
 
 
 def precision_recall_f1(confusion: Array) -> dict[str, float]:
-    """From counts [actual, predicted] and defined as in :mod:`..package.scores`: of the second class when the model has
+    """From counts [actual, predicted] and defined as in ``package/scores.py``: of the second class when the model has
     two, else the mean over the classes that occur on either side."""
     hit, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     chosen = slice(1, 2) if len(confusion) == 2 else (actual + predicted) > 0

@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import RequestError
-from ..protocol.tensors import Array
-from .bins import spellings
-from .cells import Identity
+from mlmodel_server.errors import RequestError
+from mlmodel_server.observe.bins import spellings
+from mlmodel_server.observe.cells import Identity
+from mlmodel_server.tensors import Array
 
 MAX_ROWS = 64
 """Rows of a request that gets an id; a longer one would not fit into a header any more."""

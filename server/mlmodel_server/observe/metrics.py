@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from prometheus_client import Metric
 
-from ..protocol.tensors import Array
-from .cells import Cells, Identity
-from .exposition import OPENMETRICS, Exposition
-from .families import Buckets, Collector, counter, gauge, histogram, number
-from .processes import Processes
+from mlmodel_server.observe.cells import Cells, Identity
+from mlmodel_server.observe.exposition import OPENMETRICS, Exposition
+from mlmodel_server.observe.families import Buckets, Collector, counter, gauge, histogram, number
+from mlmodel_server.observe.processes import Processes
+from mlmodel_server.tensors import Array
 
 BUCKETS = (
     0.00005, 0.000075, 0.0001, 0.00015, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03,
@@ -30,10 +30,6 @@ BUCKETS = (
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 """Rows of one call of the model."""
-
-WATTS_PER_CORE = 3.5
-"""A busy vCPU of a public cloud: the average "max watts" of AWS in the methodology of Cloud Carbon Footprint
-(cloudcarbonfootprint.org/docs/methodology, "Compute"; GCP 4.26, Azure 3.76). Whoever knows better sets it."""
 
 SHED = ("queue_full", "deadline", "memory", "other")
 """Why a request was turned away."""
@@ -100,7 +96,7 @@ class Recorder:
         *,
         watch: RowWatch | None = None,
         collectors: Sequence[Collector] = (),
-        watts_per_core: float = WATTS_PER_CORE,
+        watts_per_core: float = 0.0,
     ) -> None:
         self.in_flight = self.queued = 0
         self._since = time.time()

@@ -20,11 +20,11 @@ import msgspec
 import numpy as np
 from prometheus_client import Metric
 
-from ..errors import UsageError
-from ..protocol.tensors import Array, Tensor
-from .background import Background
-from .cells import Cells, Identity
-from .families import counter
+from mlmodel_server.errors import UsageError
+from mlmodel_server.observe.background import Background
+from mlmodel_server.observe.cells import Cells, Identity
+from mlmodel_server.observe.families import counter
+from mlmodel_server.tensors import Array, Tensor
 
 WAITING = 256
 """Requests that may wait in a worker."""
@@ -45,7 +45,7 @@ LOG_SECONDS = 60.0
 
 OUTCOMES = ("written", "dropped", "failed")
 
-log = logging.getLogger("mlmodel")
+logger = logging.getLogger(__name__)
 
 _CELL = {outcome: place for place, outcome in enumerate(OUTCOMES)}
 _encoder = msgspec.json.Encoder(enc_hook=lambda value: value.item() if isinstance(value, np.generic) else str(value))
@@ -142,7 +142,7 @@ class PayloadLog:
             if now >= self._quiet_until:
                 self._quiet_until = now + LOG_SECONDS
                 reason = getattr(error, "strerror", None) or type(error).__name__
-                log.warning("the payload log cannot be written (%s): make room in its volume", reason)
+                logger.warning("the payload log cannot be written (%s): make room in its volume", reason)
 
     def collect(self) -> Iterator[Metric]:
         """What became of the rows that were drawn."""

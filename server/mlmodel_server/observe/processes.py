@@ -16,7 +16,7 @@ from pathlib import Path
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from .cells import Cells
+from mlmodel_server.observe.cells import Cells
 
 SHARE_SECONDS = 30.0
 """The kernel walks through all page tables for a proportional share, 0.4 ms for each 100 MB: not at every reading."""

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 from prometheus_client import Metric
 
-from ..errors import RequestError, UsageError
-from ..protocol.binary import from_raw, to_raw
-from ..protocol.tensors import DTYPES, Array, Tensor, elements
-from .background import Background
-from .cells import Cells, Identity
-from .families import Buckets, counter, histogram
+from mlmodel_server.errors import RequestError, UsageError
+from mlmodel_server.observe.background import Background
+from mlmodel_server.observe.cells import Cells, Identity
+from mlmodel_server.observe.families import Buckets, counter, histogram
+from mlmodel_server.protocol.binary import from_raw, to_raw
+from mlmodel_server.tensors import DTYPES, Array, Tensor, elements
 
 WAITING = 64
 """Copies that may wait in a worker."""

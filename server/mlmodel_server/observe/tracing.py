@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .cells import Identity
+from mlmodel_server.observe.cells import Identity
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 2.0
 """For the spans that are left when the server ends; a collector that is away must not hold it up."""
 
-log = logging.getLogger("mlmodel")
+logger = logging.getLogger(__name__)
 
 
 def start(identity: Identity, environ: Mapping[str, str] = os.environ) -> Tracing | None:
@@ -33,13 +33,13 @@ def start(identity: Identity, environ: Mapping[str, str] = os.environ) -> Tracin
         return None
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if chosen not in ("", "otlp") or protocol not in (None, "http/protobuf"):
-        log.warning("no traces: they go over OTLP/HTTP only, set OTEL_TRACES_EXPORTER=otlp and "
+        logger.warning("no traces: they go over OTLP/HTTP only, set OTEL_TRACES_EXPORTER=otlp and "
                     "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (port 4318)")  # fmt: skip
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
-        log.warning("no traces: the environment asks for them, but their library is missing: "
+        logger.warning("no traces: the environment asks for them, but their library is missing: "
                     "pip install 'mlmodel[tracing]'")  # fmt: skip
         return None
     return Tracing(identity, OTLPSpanExporter(), environ)

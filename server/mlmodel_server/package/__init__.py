@@ -6,7 +6,7 @@ package.save(model, X_test, y_test, "model")
 
 from __future__ import annotations
 
-from .configmap import config_map
-from .write import build, save
+from mlmodel_server.package.configmap import config_map
+from mlmodel_server.package.write import build, save
 
 __all__ = ["build", "config_map", "save"]

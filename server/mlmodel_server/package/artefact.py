@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import joblib
 
-from ..errors import MLModelError, RefusedModel, UsageError
-from ..formats.opened import Artefact
-from ..loading.detect import Format, detect
-from ..loading.trust import open_artefact
+from mlmodel_server.errors import MLModelError, RefusedModel, UsageError
+from mlmodel_server.formats.opened import Artefact
+from mlmodel_server.loading.detect import Format, detect
+from mlmodel_server.loading.trust import open_artefact
 
 FormatChoice = Literal["auto", "skops", "joblib"]
 
@@ -75,7 +75,7 @@ def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
         if text is not None:
             return _one("lightgbm", text)
     if "torch" in libraries:
-        from .torch_program import export
+        from mlmodel_server.package.torch_program import export
 
         return _one(*export(model, X))
     if "keras" in libraries:
@@ -90,7 +90,7 @@ def _one(format: Format, data: bytes) -> Dumped:
 
 
 def _read(path: Path, format: FormatChoice, compress: int) -> Dumped:
-    from ..loading.sources import Local
+    from mlmodel_server.loading.sources import Local
 
     try:
         source = Local(path)

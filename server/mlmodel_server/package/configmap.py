@@ -7,12 +7,12 @@ import json
 import re
 from pathlib import Path
 
-from .. import manifest
-from ..errors import MLModelError, UsageError
-from ..loading.signing import SIGNATURE
-from ..loading.sources import Local
-from ..loading.sources.entry import MLFLOW, SAVED_MODEL
-from ..manifest import MANIFEST
+from mlmodel_server import manifest
+from mlmodel_server.errors import MLModelError, UsageError
+from mlmodel_server.loading.signing import SIGNATURE
+from mlmodel_server.loading.sources import Local
+from mlmodel_server.loading.sources.entry import MLFLOW, SAVED_MODEL
+from mlmodel_server.manifest import MANIFEST
 
 MAX_CONFIG_MAP = 1 << 20
 """Bytes of all values together that the API server accepts."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..observe.bins import MAX_TEXT, MAX_VALUES, edges_of, number_bins
-from ..protocol.tensors import Array, Tensor
-from .table import missing
+from mlmodel_server.observe.bins import MAX_TEXT, MAX_VALUES, edges_of, number_bins
+from mlmodel_server.package.table import missing
+from mlmodel_server.tensors import Array, Tensor
 
 MAX_FEATURES = 200
 

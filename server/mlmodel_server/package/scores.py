@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.tensors import Array
+from mlmodel_server.tensors import Array
 
 
 def scores(task: str, y: Array, predicted: Array) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import UsageError
-from ..formats.opened import MATRIX
-from ..manifest import Signature
-from ..protocol.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
+from mlmodel_server.errors import UsageError
+from mlmodel_server.formats.opened import MATRIX
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
 
 
 def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import UsageError
-from ..formats.table import library
+from mlmodel_server.errors import UsageError
+from mlmodel_server.formats.table import library
 
 
 def export(module: Any, X: Any) -> tuple[Literal["torchscript", "torch-export"], bytes]:

@@ -10,22 +10,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import manifest
-from ..engine.choose import COMPILED
-from ..engine.compile import compile_in_child
-from ..engine.model import Model
-from ..errors import MLModelError, ModelFailure, RefusedModel, UsageError
-from ..formats.opened import PREDICT, Opened, Table, layout_of
-from ..formats.table import FORMATS
-from ..formats.torch_common import TorchFunctions
-from ..loading.trust import open_model
-from ..manifest import MANIFEST, Compiled, File, Golden, Manifest, Signature
-from ..protocol.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of
-from ..protocol.v2 import tensor_json
-from .artefact import Dumped, FormatChoice, dump
-from .profile import predictions, profile
-from .scores import scores
-from .table import missing, specs_of, tensors_as_given, tensors_for, tensors_of
+from mlmodel_server import manifest
+from mlmodel_server.compile import compile_in_child
+from mlmodel_server.engine.model import Model
+from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
+from mlmodel_server.formats.opened import PREDICT, Opened, Table, layout_of
+from mlmodel_server.formats.table import FORMATS
+from mlmodel_server.formats.torch_common import TorchFunctions
+from mlmodel_server.loading.trust import open_model
+from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
+from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
+from mlmodel_server.package.profile import predictions, profile
+from mlmodel_server.package.scores import scores
+from mlmodel_server.package.table import missing, specs_of, tensors_as_given, tensors_for, tensors_of
+from mlmodel_server.protocol.v2 import tensor_json
+from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of
 
 GOLDEN_ROWS = 12
 COMPARED_ROWS = 5000

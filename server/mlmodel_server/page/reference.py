@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..protocol.tensors import TensorSpec
-from ..protocol.v2 import kind
-from ..serving import Serving
-from . import Page, whole
+from mlmodel_server.page import Page, whole
+from mlmodel_server.serving.context import Serving
+from mlmodel_server.tensors import TensorSpec, kind
 
 _JSON = "application/json"
 _GRPC_FIELDS = {

@@ -10,8 +10,8 @@ from math import prod
 
 import numpy as np
 
-from ..errors import RequestError
-from .tensors import DTYPES, Array, Tensor, elements, shaped, shown
+from mlmodel_server.errors import RequestError
+from mlmodel_server.tensors import DTYPES, Array, Tensor, elements, shaped, shown
 
 _LENGTH = 4
 

@@ -10,10 +10,9 @@ import io
 from math import isinf
 from typing import Any
 
-from ..errors import RequestError
-from . import jsonbody, rows, v1
-from .tensors import InferRequest, Tensor, shown
-from .v2 import kind
+from mlmodel_server.errors import RequestError
+from mlmodel_server.protocol import jsonbody, rows, v1
+from mlmodel_server.tensors import InferRequest, Tensor, kind, shown
 
 CSV = b"text/csv"
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from ..errors import RequestError
+from mlmodel_server.errors import RequestError
 
 _NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
 _decoder = msgspec.json.Decoder()

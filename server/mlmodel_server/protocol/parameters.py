@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..errors import RequestError
-from .tensors import NO_PARAMETERS, InferRequest, Parameters, shown
+from mlmodel_server.errors import RequestError
+from mlmodel_server.tensors import NO_PARAMETERS, InferRequest, Parameters, shown
 
 BINARY = "binary_data"
 ALL_BINARY = "binary_data_output"

@@ -16,10 +16,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..errors import RequestError
-from . import jsonbody
-from .tensors import DTYPES, Array, InferRequest, Tensor, TensorSpec, refuse_twice, shown
-from .v2 import kind
+from mlmodel_server.errors import RequestError
+from mlmodel_server.protocol import jsonbody
+from mlmodel_server.tensors import DTYPES, Array, InferRequest, Tensor, TensorSpec, kind, refuse_twice, shown
 
 Specs = Sequence[TensorSpec]
 

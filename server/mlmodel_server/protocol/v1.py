@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ModelFailure, RequestError
-from . import jsonbody, rows
-from .tensors import Array, InferRequest, InferResponse, elements, finite
+from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.protocol import jsonbody, rows
+from mlmodel_server.tensors import Array, InferRequest, InferResponse, elements, finite
 
 _encoder = msgspec.json.Encoder()
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union
 import msgspec
 import numpy as np
 
-from ..errors import ModelFailure, RequestError
-from . import binary, jsonbody, parameters
-from .tensors import (
+from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.protocol import binary, jsonbody, parameters
+from mlmodel_server.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
     NO_PARAMETERS,
@@ -27,26 +27,14 @@ from .tensors import (
     InferResponse,
     Parameter,
     Tensor,
-    datatype_of,
     elements,
     finite,
-    named,
+    kind,
     refuse_twice,
     shaped,
     shown,
     unknown,
 )
-
-__all__ = ["answer", "datatype_of", "decode", "encode", "error", "named", "shown", "tensor_json"]
-
-
-def kind(datatype: str) -> type:
-    """What an element is in JSON."""
-    if datatype == "BYTES":
-        return str
-    if datatype == "BOOL":
-        return bool
-    return float if datatype.startswith("FP") else int
 
 
 def _nested(element: Any) -> Any:

@@ -74,13 +74,13 @@ from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mlmodel_server.engine.compile import OnnxFunctions, compile_in_child
+from mlmodel_server.compile import OnnxFunctions, compile_in_child
 from mlmodel_server.engine.model import Model
-from mlmodel_server.engine.prepare import prepare
+from mlmodel_server.formats.prepare import prepare
 from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of, opened, outputs_of
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package.table import specs_of, tensors_of
-from mlmodel_server.protocol.tensors import Array
+from mlmodel_server.tensors import Array
 
 SEED = 7
 pytestmark = pytest.mark.filterwarnings("ignore")  # of training: none of these models has to be a good one

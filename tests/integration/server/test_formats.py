@@ -57,7 +57,7 @@ def test_mlflow() -> None:
 def test_older_scikit_learn(version: str) -> None:
     """The list of globals is that of this version, its estimators load, and every malicious file is refused."""
     python = venv(f"scikit-learn-{version}", (*CORE, *ESTIMATORS, "onnxruntime>=1.23", f"scikit-learn=={version}.*"))
-    run(python, "tests/unit/server/test_trust.py", "tests/integration/server/formats/estimators.py")
+    run(python, "tests/unit/server/loading/test_trust.py", "tests/integration/server/formats/estimators.py")
 
 
 def test_every_estimator_of_scikit_learn() -> None:

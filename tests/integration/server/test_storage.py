@@ -29,8 +29,8 @@ from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import locate, transfer
 from mlmodel_server.manifest import MANIFEST, sha256
 from tests.integration.server.storage import PASSWORD, USER, Cut, Service, gcs, registry, s3
+from tests.unit.server.loading.test_archive import tar
 from tests.unit.server.models import iris, joblib_bytes
-from tests.unit.server.test_archive import tar
 
 __all__ = ["gcs", "registry", "s3"]
 

@@ -16,7 +16,7 @@ import joblib
 import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 
-from mlmodel_server import connection
+from mlmodel_server.rest import connection
 from tests.integration.server.processes import SECONDS, Server, metric, running, until
 
 SEED = 20261124
@@ -179,7 +179,7 @@ def test_signals_reach_the_parent_whatever_threads_a_library_has_started(tmp_pat
         "import sys, threading, time\n"
         "for _ in range(8):\n"
         "    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
-        "from mlmodel_server.__main__ import main\n"
+        "from mlmodel_server.startup.run import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     given = ["--name", "a", "--uri", "builtin://iris", "--host", "127.0.0.1", "--port", "0", "--workers", "4"]

@@ -11,9 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from mlmodel_server import package
 from mlmodel_server.cli import main
-
-from .malicious import payload
-from .models import iris, joblib_bytes, mixed
+from tests.unit.server.loading.malicious import payload
+from tests.unit.server.models import iris, joblib_bytes, mixed
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ Files are read once into memory and digests are taken of those very bytes, so no
 swap a file between the check and the parse. What is read is bounded per file, in number and altogether.
 """
 
-from .local import Local
-from .locate import locate
-from .source import Memory, Source
+from mlmodel_server.loading.sources.local import Local
+from mlmodel_server.loading.sources.locate import locate
+from mlmodel_server.loading.sources.source import Memory, Source
 
 __all__ = ["Local", "Memory", "Source", "locate"]

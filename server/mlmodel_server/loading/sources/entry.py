@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from ...errors import RefusedModel, UnreachableSource
-from ...manifest import MANIFEST
-from ..archive import is_archive
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading.archive import is_archive
+from mlmodel_server.manifest import MANIFEST
 
 MLFLOW = "MLmodel"
 SAVED_MODEL = "saved_model.pb"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from ... import manifest
-from ...errors import RefusedModel
-from ...manifest import MANIFEST
-from ..limits import Allowance, checked_name
-from ..signing import SIGNATURE
-from .entry import MLFLOW, SAVED_MODEL
-from .transfer import receive
-from .web import Download, Web
+from mlmodel_server import manifest
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.loading.limits import Allowance, checked_name
+from mlmodel_server.loading.signing import SIGNATURE
+from mlmodel_server.loading.sources.entry import MLFLOW, SAVED_MODEL
+from mlmodel_server.loading.sources.transfer import receive
+from mlmodel_server.loading.sources.web import Download, Web
+from mlmodel_server.manifest import MANIFEST
 
 
 class Https:

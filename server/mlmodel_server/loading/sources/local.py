@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from ...errors import RefusedModel, UnreachableSource
-from ...manifest import MANIFEST
-from ..limits import MAX_FILE, Allowance, at_most, checked_name, hidden
-from ..signing import SIGNATURE
-from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading.limits import MAX_FILE, Allowance, at_most, checked_name, hidden
+from mlmodel_server.loading.signing import SIGNATURE
+from mlmodel_server.loading.sources.entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
+from mlmodel_server.manifest import MANIFEST
 
 
 class Local:

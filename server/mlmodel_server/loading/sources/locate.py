@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ...errors import RefusedModel
-from .local import Local
-from .pin import pinned
-from .source import Memory, Source
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.loading.sources.local import Local
+from mlmodel_server.loading.sources.pin import pinned
+from mlmodel_server.loading.sources.source import Source
 
 MOUNTED = ("configmap", "pvc")
 REMOTE = ("https", "s3", "gs", "az", "oci")
@@ -25,13 +25,9 @@ def locate(uri: str, path: Path | None, sha256: str) -> Source:
 
 
 def _source(uri: str, path: Path | None, sha256: str) -> Source:
-    scheme, separator, rest = uri.partition("://")
+    scheme, separator, _ = uri.partition("://")
     if not separator and os.path.exists(uri):
         return Local(Path(uri))
-    if scheme == "builtin":
-        from ... import builtin
-
-        return Memory(builtin.build(rest))
     if scheme in MOUNTED and path is None:
         raise RefusedModel(f"{scheme}:// needs --path, the directory at which the source is mounted")
     if path is not None and scheme in (*MOUNTED, "oci"):
@@ -60,14 +56,14 @@ def _remote(scheme: str, uri: str, sha256: str) -> Source:
         or_that = ", or the digest in the reference: oci://HOST/NAME@sha256:..." if scheme == "oci" else ""
         raise RefusedModel(f"{article} {scheme}:// model needs its digest: give --sha256 (spec.model.sha256){or_that}")
     if scheme == "https":
-        from .https import Https
+        from mlmodel_server.loading.sources.https import Https
 
         return Https(uri)
     if scheme == "oci":
-        from .oci import pull
+        from mlmodel_server.loading.sources.oci import pull
 
         return pull(uri)
-    from .objects import Objects
+    from mlmodel_server.loading.sources.objects import Objects
 
     return Objects(uri)
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...errors import MLModelError, RefusedModel, UnreachableSource
-from ...manifest import MANIFEST
-from ..limits import Allowance, at_most, checked_name, hidden
-from ..signing import SIGNATURE
-from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
-from .stores import KINDS, store_of
-from .transfer import PASSING, Broken, Part, receive, retried
+from mlmodel_server.errors import MLModelError, RefusedModel, UnreachableSource
+from mlmodel_server.loading.limits import Allowance, at_most, checked_name, hidden
+from mlmodel_server.loading.signing import SIGNATURE
+from mlmodel_server.loading.sources.entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
+from mlmodel_server.loading.sources.stores import KINDS, store_of
+from mlmodel_server.loading.sources.transfer import PASSING, Broken, Part, receive, retried
+from mlmodel_server.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

@@ -13,14 +13,14 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from ...errors import RefusedModel, UnreachableSource
-from ..archive import is_archive, members, without_common_top
-from ..limits import Allowance, at_most, checked_name, hidden
-from .pin import in_memory
-from .source import Memory
-from .storage import mounted, setting
-from .transfer import receive, retried
-from .web import Download, Web, host
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading.archive import is_archive, members, without_common_top
+from mlmodel_server.loading.limits import Allowance, at_most, checked_name, hidden
+from mlmodel_server.loading.sources.pin import in_memory
+from mlmodel_server.loading.sources.source import Memory
+from mlmodel_server.loading.sources.storage import mounted, setting
+from mlmodel_server.loading.sources.transfer import receive, retried
+from mlmodel_server.loading.sources.web import Download, Web, host
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"

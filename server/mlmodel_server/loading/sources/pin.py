@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...errors import RefusedModel, UnreachableSource
-from ...manifest import sha256 as digest_of
-from ..archive import is_archive, unpack
-from .entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
-from .source import Memory, Source
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading.archive import is_archive, unpack
+from mlmodel_server.loading.sources.entry import HEAD_BYTES, MLFLOW, SAVED_MODEL, entry_of
+from mlmodel_server.loading.sources.source import Memory, Source
+from mlmodel_server.manifest import sha256 as digest_of
 
 
 def pinned(source: Source, sha256: str) -> Source:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from ...errors import UnreachableSource
-from ...manifest import MANIFEST
+from mlmodel_server.errors import UnreachableSource
+from mlmodel_server.manifest import MANIFEST
 
 
 class Source(Protocol):

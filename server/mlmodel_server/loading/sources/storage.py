@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...errors import RefusedModel, UnreachableSource
+from mlmodel_server.errors import RefusedModel, UnreachableSource
 
 DIRECTORY = "MLMODEL_STORAGE_CREDENTIALS"
 

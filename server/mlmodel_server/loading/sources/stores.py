@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ...errors import RefusedModel, UnreachableSource
-from .storage import mounted, setting
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading.sources.storage import mounted, setting
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

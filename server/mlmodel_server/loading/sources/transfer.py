@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ...errors import UnreachableSource
-from ..limits import Allowance
+from mlmodel_server.errors import UnreachableSource
+from mlmodel_server.loading.limits import Allowance
 
 TRIES = 4
 """Failures in a row, without a byte in between, after which it is given up; the kubelet starts the pod again."""
@@ -29,7 +29,7 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 T = TypeVar("T")
 
-log = logging.getLogger("mlmodel")
+logger = logging.getLogger(__name__)
 
 
 class Broken(Exception):
@@ -99,7 +99,7 @@ def receive(name: str, open_at: Callable[[int], Part], allowance: Allowance) -> 
                 if now - said > PROGRESS_SECONDS:
                     said = now
                     of = f" of {part.total / 1e6:,.0f}" if part.total else ""
-                    log.info("%s: %s%s MB", name, f"{buffer.tell() / 1e6:,.0f}", of)
+                    logger.info("%s: %s%s MB", name, f"{buffer.tell() / 1e6:,.0f}", of)
             if part.total is None or buffer.tell() >= part.total:
                 return allowance.took(name, buffer.getvalue())
             if buffer.tell() == part.start:

@@ -14,8 +14,8 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...errors import RefusedModel, UnreachableSource
-from .transfer import PASSING, Broken, Part
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading.sources.transfer import PASSING, Broken, Part
 
 TIMEOUT = 20.0
 """Seconds without a byte before a connection counts as broken."""

@@ -20,7 +20,7 @@ from mlmodel_server.formats.table import library
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local
 from mlmodel_server.package.table import tensors_of
-from mlmodel_server.protocol.tensors import InferRequest
+from mlmodel_server.tensors import InferRequest
 
 mlflow = library("mlflow")
 PythonModel: Any = mlflow.pyfunc.PythonModel

@@ -23,7 +23,7 @@ from mlmodel_server.formats.table import library
 from mlmodel_server.formats.tensorflow_common import tensorflow
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local, Memory
-from mlmodel_server.protocol.tensors import TensorSpec
+from mlmodel_server.tensors import TensorSpec
 
 tf = tensorflow(1)
 Module: Any = tf.Module

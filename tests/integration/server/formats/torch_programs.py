@@ -24,7 +24,7 @@ from mlmodel_server.formats.table import library
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.signing import SIGNATURE, sign
 from mlmodel_server.loading.sources import Local, Memory
-from mlmodel_server.protocol.tensors import TensorSpec
+from mlmodel_server.tensors import TensorSpec
 
 torch = library("torch")
 Module: Any = torch.nn.Module

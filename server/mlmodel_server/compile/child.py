@@ -1,0 +1,79 @@
+"""Compiles in a process of its own: what the converter loads, leaks or crashes stays there."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from typing import Any
+
+import msgspec
+
+from mlmodel_server.compile.verdict import Verdict
+from mlmodel_server.compile.verify import compile_model
+from mlmodel_server.formats.opened import Functions
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array
+
+LIMIT = 60.0
+"""Seconds."""
+
+
+class _Result(msgspec.Struct, frozen=True):
+    verdict: Verdict
+    onnx: bytes | None
+
+
+def compile_in_child(
+    estimator: Any,
+    signature: Signature,
+    table: Array,
+    *,
+    seconds: float = 0.3,
+    functions: Functions | None = None,
+    limit: float = LIMIT,
+) -> tuple[Verdict, bytes | None]:
+    """As :func:`compile_model`, in a forked process that is killed after ``limit`` seconds; never raises.
+
+    To be called before this process starts threads of its own.
+    """
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    given = {"seconds": seconds, "functions": functions}
+    try:
+        context = multiprocessing.get_context("fork")  # the estimator is shared, not sent
+        process = context.Process(target=_child, args=(sender, estimator, signature, table, given), daemon=True)
+        process.start()
+    except (OSError, ValueError) as error:  # no memory or no process left; a system that cannot fork
+        return Verdict("original", f"compiling did not start ({type(error).__name__})"), None
+    sender.close()
+    try:
+        if not receiver.poll(limit):
+            return Verdict("original", f"compiling took longer than {limit:g} s"), None
+        result = msgspec.msgpack.decode(receiver.recv_bytes(), type=_Result)
+        return result.verdict, result.onnx
+    except EOFError:
+        process.join()
+        return Verdict("original", f"compiling crashed ({_how(process.exitcode)})"), None
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        receiver.close()
+
+
+def _child(sender: Connection, estimator: Any, signature: Signature, table: Array, given: dict[str, Any]) -> None:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)  # converters and native libraries print, even values of the model
+    os.dup2(quiet, 2)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # when memory runs out, this process goes and not the server
+    verdict, onnx = compile_model(estimator, signature, table, **given)
+    sender.send_bytes(msgspec.msgpack.encode(_Result(verdict, onnx)))
+
+
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    return signal.Signals(-code).name

@@ -1,0 +1,289 @@
+"""Steps that make columns of columns: scalers, encoders, imputers, and what joins them."""
+
+from __future__ import annotations
+
+from itertools import combinations, combinations_with_replacement
+from typing import Any
+
+import numpy as np
+
+from mlmodel_server.compile.explore import STRANGER
+from mlmodel_server.compile.graph import DOUBLE, Columns, Graph, converts, side_by_side, transform
+from mlmodel_server.compile.verdict import Unsupported
+from mlmodel_server.tensors import Array
+
+MAX_CATEGORIES = 10_000
+
+
+@converts("sklearn.StandardScaler")
+def _standard_scaler(graph: Graph, scaler: Any, table: Columns) -> Columns:
+    return _scaled(graph, table, scaler.mean_ if scaler.with_mean else None, scaler.scale_)
+
+
+@converts("sklearn.RobustScaler")
+def _robust_scaler(graph: Graph, scaler: Any, table: Columns) -> Columns:
+    return _scaled(graph, table, scaler.center_, scaler.scale_ if scaler.with_scaling else None)
+
+
+def _scaled(graph: Graph, table: Columns, center: Array | None, scale: Array | None) -> Columns:
+    matrix = table.matrix(graph)
+    if center is not None:
+        matrix = graph.add("Sub", matrix, center)
+    if scale is not None:
+        matrix = graph.add("Div", matrix, scale)
+    return Columns.of(matrix, len(table.places))
+
+
+@converts("sklearn.MinMaxScaler")
+def _min_max_scaler(graph: Graph, scaler: Any, table: Columns) -> Columns:
+    matrix = graph.add("Add", graph.add("Mul", table.matrix(graph), scaler.scale_), scaler.min_)
+    if scaler.clip:
+        matrix = graph.add("Clip", matrix, float(scaler.feature_range[0]), float(scaler.feature_range[1]))
+    return Columns.of(matrix, len(table.places))
+
+
+@converts("sklearn.MaxAbsScaler")
+def _max_abs_scaler(graph: Graph, scaler: Any, table: Columns) -> Columns:
+    matrix = graph.add("Div", table.matrix(graph), scaler.scale_)
+    if getattr(scaler, "clip", False):
+        matrix = graph.add("Clip", matrix, -1.0, 1.0)
+    return Columns.of(matrix, len(table.places))
+
+
+@converts("sklearn.Normalizer")
+def _normalizer(graph: Graph, normalizer: Any, table: Columns) -> Columns:
+    matrix = table.matrix(graph)
+    if normalizer.norm == "l2":
+        length = graph.add("Sqrt", graph.over_columns("ReduceSum", graph.add("Mul", matrix, matrix)))
+    else:
+        reduce = "ReduceSum" if normalizer.norm == "l1" else "ReduceMax"
+        length = graph.over_columns(reduce, graph.add("Abs", matrix))
+    divisor = graph.add("Where", graph.add("Equal", length, 0.0), 1.0, length)
+    return Columns.of(graph.add("Div", matrix, divisor), len(table.places))
+
+
+@converts("sklearn.PowerTransformer")
+def _power_transformer(graph: Graph, transformer: Any, table: Columns) -> Columns:
+    matrix, powers = table.matrix(graph), transformer.lambdas_
+    if transformer.method != "yeo-johnson" or np.isnan(powers).any() or np.isin(powers, (0.0, 2.0)).any():
+        raise Unsupported(f"PowerTransformer({transformer.method!r}) is not converted")
+
+    def half(values: str, power: Array) -> str:
+        logarithm = elementwise(graph, np.log1p, graph.add("Relu", values))
+        return graph.add("Div", elementwise(graph, np.expm1, graph.add("Mul", logarithm, power)), power)
+
+    positive = half(matrix, powers)
+    negative = graph.add("Neg", half(graph.add("Neg", matrix), 2.0 - powers))
+    matrix = graph.finite(graph.add("Where", graph.add("Less", matrix, 0.0), negative, positive))
+    made = Columns.of(matrix, len(table.places))
+    return transform(graph, transformer._scaler, made) if transformer.standardize else made
+
+
+@converts("sklearn.PolynomialFeatures")
+def _polynomial_features(graph: Graph, features: Any, table: Columns) -> Columns:
+    matrix, width = table.matrix(graph), len(table.places)
+    choose = combinations if features.interaction_only else combinations_with_replacement
+    terms = list(choose(range(width), 1))
+    parts = [matrix] if features._min_degree <= 1 <= features._max_degree else []
+    product = matrix
+    for degree in range(2, features._max_degree + 1):
+        longer = list(choose(range(width), degree))
+        if not longer:
+            break
+        position = {term: index for index, term in enumerate(terms)}
+        rest = graph.columns(product, [position[term[1:]] for term in longer])
+        product = graph.add("Mul", rest, graph.columns(matrix, [term[0] for term in longer]))
+        terms = longer
+        if degree >= features._min_degree:
+            parts.append(product)
+    if features.include_bias:
+        one = graph.columns(matrix, [0])
+        parts.insert(0, graph.add("Where", graph.add("IsNaN", one), 1.0, 1.0))
+    return Columns.of(graph.concat(parts), features.n_output_features_)
+
+
+@converts("sklearn._BasePCA")
+def _pca(graph: Graph, pca: Any, table: Columns) -> Columns:
+    components = pca.components_.T
+    matrix = graph.add(
+        "Sub", graph.add("MatMul", table.matrix(graph), components), pca.mean_.reshape(1, -1) @ components
+    )
+    if pca.whiten:
+        scale = np.sqrt(pca.explained_variance_)
+        matrix = graph.add("Div", matrix, np.maximum(scale, np.finfo(scale.dtype).eps))
+    return Columns.of(matrix, components.shape[1])
+
+
+@converts("sklearn.TruncatedSVD")
+def _truncated_svd(graph: Graph, svd: Any, table: Columns) -> Columns:
+    return Columns.of(graph.add("MatMul", table.matrix(graph), svd.components_.T), len(svd.components_))
+
+
+@converts("sklearn.SelectorMixin")
+def _selector(_graph: Graph, selector: Any, table: Columns) -> Columns:
+    return table.pick(selector.get_support(indices=True))
+
+
+@converts("sklearn.SimpleImputer")
+def _simple_imputer(graph: Graph, imputer: Any, table: Columns) -> Columns:
+    if any(text for text, _ in table.places):
+        # Text never arrives missing, except as a text that was agreed on.
+        if not _is_nan(imputer.missing_values) and imputer.missing_values is not None:
+            raise Unsupported("SimpleImputer replaces a text")
+        if imputer.add_indicator or len(imputer.statistics_) != len(table.places):
+            raise Unsupported("SimpleImputer adds or removes columns beside text")
+        if not all(text for text, _ in table.places):
+            raise Unsupported("SimpleImputer takes text and numbers together")
+        return table
+    matrix = table.matrix(graph)
+    numbers = _is_nan(imputer.missing_values)
+    if not numbers and not isinstance(imputer.missing_values, (int, float)):
+        raise Unsupported("SimpleImputer replaces something else than a number")
+    mask = graph.add("IsNaN", matrix) if numbers else graph.add("Equal", matrix, float(imputer.missing_values))
+    values = imputer.statistics_.astype(np.float64)
+    known = range(len(values)) if imputer.keep_empty_features else np.flatnonzero(~np.isnan(values))
+    filled = Columns.of(graph.add("Where", mask, values, matrix), len(values)).pick(known)
+    if not imputer.add_indicator:
+        return filled
+    flags = Columns.of(graph.add("Cast", mask, to=DOUBLE), len(values)).pick(imputer.indicator_.features_)
+    return side_by_side(graph, [filled, flags])
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and np.isnan(value)
+
+
+@converts("sklearn.OneHotEncoder", "sklearn.OrdinalEncoder", "sklearn.TargetEncoder")
+def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
+    """Each output column depends on one input column: what it becomes for each category is asked of the encoder."""
+    categories = encoder.categories_
+    if sum(map(len, categories)) > MAX_CATEGORIES:
+        raise Unsupported(f"{type(encoder).__name__} knows more than {MAX_CATEGORIES:,} categories")
+    if any(_missing(value) for known in categories for value in known):
+        raise Unsupported(f"{type(encoder).__name__} takes missing as a category")
+    first = [known[0] for known in categories]
+    base = _encoded(encoder, [first])
+    owner = np.zeros(base.shape[1], dtype=int)
+    blocks = []
+    for index, known in enumerate(categories):
+        block = _encoded(encoder, [[*first[:index], value, *first[index + 1 :]] for value in known])
+        unknown = _unknown(encoder, first, index)
+        changing = block if unknown is None else np.concatenate([block, unknown])
+        owner[(changing != base).any(axis=0)] = index
+        blocks.append((block, unknown))
+    parts: list[str] = []
+    order: list[int] = []
+    for index, (block, unknown) in enumerate(blocks):
+        mine = np.flatnonzero(owner == index)
+        if not len(mine):
+            continue
+        none = np.zeros((1, len(mine))) if unknown is None else unknown[:, mine]
+        parts.append(looked_up(graph, table.pick([index]), categories[index], block[:, mine], none))
+        order.extend(mine)
+    return Columns.of(graph.concat(parts), base.shape[1]).pick(np.argsort(order))
+
+
+def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknown: Array) -> str:
+    """The row of ``values`` ([categories, columns]) for the category in the column; ``unknown`` where it is none."""
+    name, is_text = column.column(graph, 0)
+    known = known.astype(str).astype(object) if is_text else known.astype(np.float64)
+    found = graph.add("Cast", graph.add("Equal", name, known.reshape(1, -1)), to=DOUBLE)
+    rows = graph.add("MatMul", found, values)
+    if unknown.any():
+        none = graph.add("Equal", graph.over_columns("ReduceMax", found), 0.0)
+        rows = graph.add("Where", none, unknown, rows)
+    return rows
+
+
+def _missing(value: Any) -> bool:
+    return value is None or bool(value != value)
+
+
+def _encoded(encoder: Any, rows: list[list[Any]]) -> Array:
+    table: Array = np.empty((len(rows), len(rows[0])), dtype=object)
+    table[:] = rows
+    encoded = encoder.transform(table)
+    return np.asarray(encoded.toarray() if hasattr(encoded, "toarray") else encoded, dtype=np.float64)
+
+
+def _unknown(encoder: Any, first: list[Any], index: int) -> Array | None:
+    """What the encoder makes of a value that it does not know, [columns]; None when it refuses it."""
+    known = encoder.categories_[index]
+    stranger = STRANGER if isinstance(known[0], str) else float(np.abs(known.astype(np.float64)).max()) + 1
+    changed = [*first[:index], stranger, *first[index + 1 :]]
+    try:
+        return _encoded(encoder, [changed])
+    except ValueError:
+        return None
+
+
+@converts("sklearn.KBinsDiscretizer")
+def _k_bins(graph: Graph, bins: Any, table: Columns) -> Columns:
+    parts = []
+    for index, edges in enumerate(bins.bin_edges_):
+        column, _ = table.column(graph, index)
+        reached = graph.add("LessOrEqual", edges[1:-1].reshape(1, -1), column)
+        parts.append(graph.over_columns("ReduceSum", graph.add("Cast", reached, to=DOUBLE)))
+    binned = Columns.of(graph.concat(parts), len(parts))
+    return binned if bins.encode == "ordinal" else transform(graph, bins._encoder, binned)
+
+
+@converts("sklearn.FunctionTransformer")
+def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
+    if transformer.func is None:
+        return table
+    matrix = graph.finite(elementwise(graph, transformer.func, table.matrix(graph)))
+    return Columns.of(matrix, len(table.places))
+
+
+def elementwise(graph: Graph, function: Any, values: str) -> str:
+    """A numpy function of each value."""
+    if not isinstance(function, np.ufunc):
+        raise Unsupported("a function of the user's own is not converted")
+    simple = {"log": "Log", "exp": "Exp", "sqrt": "Sqrt", "absolute": "Abs"}.get(function.__name__)
+    if simple:
+        return graph.add(simple, values)
+    if function.__name__ == "log1p":  # Kahan: what rounding 1 + x loses is in the quotient
+        more = graph.add("Add", values, 1.0)
+        quotient = graph.add("Div", values, graph.add("Sub", more, 1.0))
+        exact = graph.add("Mul", graph.add("Log", more), quotient)
+        return graph.add("Where", graph.add("Equal", more, 1.0), values, exact)
+    if function.__name__ == "expm1":
+        power = graph.add("Exp", values)
+        less = graph.add("Sub", power, 1.0)
+        exact = graph.add("Mul", less, graph.add("Div", values, graph.add("Log", power)))
+        small = graph.add("Where", graph.add("Equal", power, 1.0), values, exact)
+        return graph.add("Where", graph.add("Less", graph.add("Abs", values), 1.0), small, less)
+    raise Unsupported(f"the function {function.__name__} is not converted")
+
+
+@converts("sklearn.ColumnTransformer")
+def _column_transformer(graph: Graph, union: Any, table: Columns) -> Columns:
+    parts = []
+    for name, step, _ in union.transformers_:
+        positions = union._transformer_to_input_indices.get(name, [])
+        if (isinstance(step, str) and step == "drop") or not len(positions):
+            continue
+        parts.append(_weighted(graph, union, name, _step(graph, step, table.pick(positions))))
+    return side_by_side(graph, parts)
+
+
+@converts("sklearn.FeatureUnion")
+def _feature_union(graph: Graph, union: Any, table: Columns) -> Columns:
+    parts = [
+        _weighted(graph, union, name, _step(graph, step, table))
+        for name, step in union.transformer_list
+        if not (isinstance(step, str) and step == "drop")
+    ]
+    return side_by_side(graph, parts)
+
+
+def _step(graph: Graph, step: Any, table: Columns) -> Columns:
+    return table if isinstance(step, str) else transform(graph, step, table)  # "passthrough"
+
+
+def _weighted(graph: Graph, union: Any, name: str, part: Columns) -> Columns:
+    weight = (union.transformer_weights or {}).get(name)
+    if weight is None:
+        return part
+    return Columns.of(graph.add("Mul", part.matrix(graph), float(weight)), len(part.places))

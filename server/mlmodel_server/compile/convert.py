@@ -1,0 +1,100 @@
+"""From a fitted estimator to an ONNX model that answers what its signature promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from onnx import TensorProto, helper
+
+from mlmodel_server.compile import (  # noqa: F401  they register converters
+    boosters,
+    columns,
+    ensembles,
+    predictors,
+    trees,
+    vectors,
+)
+from mlmodel_server.compile.domain import Domain
+from mlmodel_server.compile.functions import DOMAIN, GUARD, NUMBERS, TEXT
+from mlmodel_server.compile.graph import DOUBLE, ML, Columns, Graph, predict
+from mlmodel_server.compile.verdict import Unsupported
+from mlmodel_server.formats.opened import PREDICT_PROBA
+from mlmodel_server.manifest import Signature
+
+OPSET, ML_OPSET, IR_VERSION = 21, 5, 10
+"""ONNX 1.17: TreeEnsemble in float64 is new in ai.onnx.ml 5, and ONNX Runtime reads it since 1.20."""
+
+_TYPES = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BYTES": TensorProto.STRING,
+}
+
+
+def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes, tuple[str, ...]]:
+    """The ONNX model, and which operations it consists of, most frequent first.
+
+    Inputs: ``numbers`` (float64 [rows, columns], all columns that are no text) and ``text`` (strings [rows, columns]);
+    outputs: those of the signature, and ``guard`` where some finite rows are refused.
+    Raises :class:`Unsupported`, or whatever a converter stumbles over.
+    """
+    graph = Graph()
+    table = _table(signature)
+    answer = predict(graph, estimator, table)
+    outputs = []
+    for spec in signature.outputs:
+        made = answer.proba if spec.name == PREDICT_PROBA else answer.predict
+        if not made:
+            raise Unsupported(f"{spec.name} of {type(estimator).__name__} is not converted")
+        # Labels are text, int64 or float64 up to here, all else float64; the cast is nothing where that is right.
+        if spec.datatype not in ("FP64", "INT64", "BYTES"):
+            made = graph.add("Cast", made, to=_TYPES[spec.datatype])
+        graph.nodes.append(helper.make_node("Identity", [made], [spec.name]))
+        outputs.append(helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], None))
+    if graph.guarded:
+        graph.nodes.append(helper.make_node("Identity", [graph.guard()], [GUARD]))
+        outputs.append(helper.make_tensor_value_info(GUARD, DOUBLE, [1]))
+    nodes, constants = graph.reachable(output.name for output in outputs)
+    used = {name for node in nodes for name in node.input}
+    inputs = [
+        helper.make_tensor_value_info(name, kind, [None, width])
+        for name, kind, width in (
+            (NUMBERS, DOUBLE, table.width),
+            (TEXT, int(TensorProto.STRING), len(table.places) - table.width),
+        )
+        if name in used
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "model", inputs, outputs, constants),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(ML, ML_OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="mlmodel",
+    )
+    helper.set_model_props(model, {DOMAIN: msgspec.json.encode(domain).decode()})
+    return model.SerializeToString(), _operations([node.op_type for node in nodes])
+
+
+def _operations(names: list[str]) -> tuple[str, ...]:
+    distinct = sorted(set(names) - {"Identity"})
+    return tuple(sorted(distinct, key=names.count, reverse=True))
+
+
+def _table(signature: Signature) -> Columns:
+    if signature.layout == "matrix":
+        return Columns.of(NUMBERS, signature.inputs[0].shape[-1])
+    places: list[tuple[bool, int]] = []
+    for spec in signature.inputs:
+        text = spec.datatype == "BYTES"
+        places.append((text, sum(place[0] is text for place in places)))
+    return Columns(NUMBERS, TEXT, tuple(places), sum(not text for text, _ in places))

@@ -1,0 +1,219 @@
+"""Models made of models: pipelines, votes, stacks, calibration, one model per class or per target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mlmodel_server.compile.columns import elementwise
+from mlmodel_server.compile.graph import (
+    DOUBLE,
+    INT64,
+    Answer,
+    Columns,
+    Graph,
+    argmax,
+    converts,
+    labels,
+    normalised,
+    pair,
+    predict,
+    side_by_side,
+    sigmoid,
+    transform,
+)
+from mlmodel_server.compile.verdict import Unsupported
+
+
+@converts("sklearn.Pipeline")
+def _pipeline(graph: Graph, pipeline: Any, table: Columns) -> Columns | Answer:
+    *steps, (_, last) = pipeline.steps
+    for _, step in steps:
+        if step is not None and not isinstance(step, str):  # "passthrough"
+            table = transform(graph, step, table)
+    if last is None or isinstance(last, str):
+        return table
+    return predict(graph, last, table) if hasattr(last, "predict") else transform(graph, last, table)
+
+
+def _probabilities(graph: Graph, model: Any, table: Columns, classes: int) -> str:
+    answer = predict(graph, model, table)
+    if not answer.proba or not hasattr(model, "predict_proba"):
+        raise Unsupported(f"the probabilities of {type(model).__name__} are not converted")
+    if len(model.classes_) != classes:
+        raise Unsupported(f"{type(model).__name__} did not see every class")
+    return answer.proba
+
+
+@converts("sklearn.VotingClassifier")
+def _voting_classifier(graph: Graph, voting: Any, table: Columns) -> Answer:
+    weights = [1.0] * len(voting.estimators_) if voting.weights is None else voting._weights_not_none
+    count = len(voting.classes_)
+    if voting.voting == "soft":
+        parts = [_probabilities(graph, model, table, count) for model in voting.estimators_]
+    else:
+        parts = [_one_hot(graph, model, table, count) for model in voting.estimators_]
+    weighted = [graph.add("Mul", part, float(weight)) for part, weight in zip(parts, weights, strict=True)]
+    if voting.voting == "hard":
+        return argmax(graph, voting.classes_, graph.sum(weighted))
+    proba = graph.add("Div", graph.sum(weighted), float(np.sum(weights)))
+    return argmax(graph, voting.classes_, proba, proba=proba)
+
+
+def _one_hot(graph: Graph, model: Any, table: Columns, classes: int) -> str:
+    index = predict(graph, model, table).index
+    if not index or len(model.classes_) != classes:
+        raise Unsupported(f"{type(model).__name__} has no vote")
+    column = graph.add("Reshape", index, np.array([-1, 1]))
+    return graph.add("Cast", graph.add("Equal", column, np.arange(classes).reshape(1, -1)), to=DOUBLE)
+
+
+@converts("sklearn.VotingRegressor")
+def _voting_regressor(graph: Graph, voting: Any, table: Columns) -> Answer:
+    weights = [1.0] * len(voting.estimators_) if voting.weights is None else voting._weights_not_none
+    parts = [
+        graph.add("Mul", _column(graph, predict(graph, model, table).predict), float(weight))
+        for model, weight in zip(voting.estimators_, weights, strict=True)
+    ]
+    return Answer(graph.add("Div", graph.sum(parts), float(np.sum(weights))))
+
+
+def _column(graph: Graph, values: str) -> str:
+    return graph.add("Reshape", values, np.array([-1, 1]))
+
+
+@converts("sklearn._BaseStacking")
+def _stacking(graph: Graph, stacking: Any, table: Columns) -> Answer:
+    parts = []
+    for model, method in zip(stacking.estimators_, stacking.stack_method_, strict=True):
+        if method == "predict_proba":
+            count = len(stacking.classes_)
+            proba = Columns.of(_probabilities(graph, model, table, count), count)
+            parts.append(proba.pick([1]) if count == 2 else proba)
+        elif method == "decision_function":
+            parts.append(_scores(graph, model, table, len(stacking.classes_)))
+        elif hasattr(stacking, "classes_"):
+            raise Unsupported(f"{type(stacking).__name__} stacks labels")
+        else:
+            parts.append(Columns.of(_column(graph, predict(graph, model, table).predict), 1))
+    if stacking.passthrough:
+        parts.append(table)
+    answer = predict(graph, stacking.final_estimator_, side_by_side(graph, parts))
+    if not hasattr(stacking, "classes_"):
+        return answer
+    if not answer.index or len(stacking.final_estimator_.classes_) != len(stacking.classes_):
+        raise Unsupported(f"{type(stacking.final_estimator_).__name__} has no vote")
+    named = graph.add("Gather", labels(stacking.classes_), answer.index)
+    return Answer(named, answer.index, answer.proba, answer.scores)
+
+
+def _scores(graph: Graph, model: Any, table: Columns, classes: int) -> Columns:
+    """Its decision function, [rows, 1] for two classes."""
+    answer = predict(graph, model, table)
+    if not answer.scores or len(model.classes_) != classes:
+        raise Unsupported(f"the decision function of {type(model).__name__} is not converted")
+    if classes == 2:
+        return Columns.of(answer.scores, 1)
+    if getattr(model, "decision_function_shape", "ovr") != "ovr":
+        raise Unsupported(f"{type(model).__name__} decides between pairs")
+    return Columns.of(answer.scores, classes)
+
+
+@converts("sklearn.BaggingClassifier")
+def _bagging_classifier(graph: Graph, bagging: Any, table: Columns) -> Answer:
+    count = len(bagging.classes_)
+    parts = []
+    for model, features in zip(bagging.estimators_, bagging.estimators_features_, strict=True):
+        part = table.pick(features)
+        vote = _probabilities if hasattr(model, "predict_proba") else _one_hot
+        parts.append(vote(graph, model, part, count))
+    proba = graph.add("Div", graph.sum(parts), float(bagging.n_estimators))
+    return argmax(graph, bagging.classes_, proba, proba=proba)
+
+
+@converts("sklearn.BaggingRegressor")
+def _bagging_regressor(graph: Graph, bagging: Any, table: Columns) -> Answer:
+    parts = [
+        predict(graph, model, table.pick(features)).predict
+        for model, features in zip(bagging.estimators_, bagging.estimators_features_, strict=True)
+    ]
+    return Answer(graph.add("Div", graph.sum(parts), float(bagging.n_estimators)))
+
+
+@converts("sklearn.CalibratedClassifierCV")
+def _calibrated(graph: Graph, calibrated: Any, table: Columns) -> Answer:
+    parts = [_calibration(graph, part, table) for part in calibrated.calibrated_classifiers_]
+    proba = graph.add("Div", graph.sum(parts), float(len(parts)))
+    return argmax(graph, calibrated.classes_, proba, proba=proba)
+
+
+def _calibration(graph: Graph, part: Any, table: Columns) -> str:
+    """Each class against the rest through a curve of its own, then shares of the sum."""
+    count = len(part.classes)
+    if hasattr(part.estimator, "decision_function"):
+        responses = _scores(graph, part.estimator, table, count)
+    else:
+        proba = Columns.of(_probabilities(graph, part.estimator, table, count), count)
+        responses = proba.pick([1]) if count == 2 else proba
+    if part.method == "temperature":
+        raise Unsupported("CalibratedClassifierCV calibrates by temperature")
+    curve = _sigmoid if part.method == "sigmoid" else _isotonic
+    curves = [
+        curve(graph, calibrator, responses.column(graph, index)[0]) for index, calibrator in enumerate(part.calibrators)
+    ]
+    return pair(graph, curves[0]) if count == 2 else normalised(graph, graph.concat(curves), count)
+
+
+def _sigmoid(graph: Graph, curve: Any, values: str) -> str:
+    line = graph.add("Add", graph.add("Mul", values, float(curve.a_)), float(curve.b_))
+    return sigmoid(graph, graph.add("Neg", line))
+
+
+def _isotonic(graph: Graph, curve: Any, values: str) -> str:
+    """A line from each threshold to the next."""
+    x, y = curve.X_thresholds_.astype(np.float64), curve.y_thresholds_.astype(np.float64)
+    if curve.out_of_bounds != "clip" or len(x) < 2:
+        raise Unsupported("an isotonic curve has no bounds")
+    inside = graph.add("Clip", values, float(x[0]), float(x[-1]))
+    passed = graph.add("Cast", graph.add("LessOrEqual", x.reshape(1, -1), inside), to=DOUBLE)
+    position = graph.add("Cast", graph.over_columns("ReduceSum", passed), to=INT64)
+    low = graph.add("Sub", graph.add("Clip", position, np.array(1), np.array(len(x) - 1)), np.array(1))
+    slope, x_low, y_low = (graph.add("Gather", table, low) for table in (np.diff(y) / np.diff(x), x[:-1], y[:-1]))
+    return graph.add("Add", graph.add("Mul", slope, graph.add("Sub", inside, x_low)), y_low)
+
+
+@converts("sklearn.OneVsRestClassifier")
+def _one_against_rest(graph: Graph, model: Any, table: Columns) -> Answer:
+    if model.label_binarizer_.y_type_ != "multiclass":
+        raise Unsupported("OneVsRestClassifier has no more than two classes, or several targets")
+    scores, shares = [], []
+    for part in model.estimators_:
+        answer = predict(graph, part, table)
+        if answer.proba:
+            shares.append(Columns.of(answer.proba, 2).pick([1]).matrix(graph))
+        if hasattr(part, "decision_function") and answer.scores:
+            scores.append(answer.scores)
+    count = len(model.estimators_)
+    if count not in (len(scores), len(shares)):
+        raise Unsupported("a class of OneVsRestClassifier never or always occurs")
+    decisions = graph.concat(scores if len(scores) == count else shares)
+    proba = ""
+    if len(shares) == count:
+        joined = graph.concat(shares)
+        total = graph.over_columns("ReduceSum", joined)
+        proba = graph.add("Div", joined, graph.add("Where", graph.add("Equal", total, 0.0), 1.0, total))
+    return argmax(graph, model.classes_, decisions, proba=proba, scores=decisions)
+
+
+@converts("sklearn._MultiOutputEstimator")
+def _several_targets(graph: Graph, model: Any, table: Columns) -> Answer:
+    return Answer(graph.concat([_column(graph, predict(graph, part, table).predict) for part in model.estimators_]))
+
+
+@converts("sklearn.TransformedTargetRegressor")
+def _transformed_target(graph: Graph, model: Any, table: Columns) -> Answer:
+    inverse = model.inverse_func if model.transformer is None else None
+    if inverse is None:
+        raise Unsupported("TransformedTargetRegressor transforms by a model")
+    return Answer(elementwise(graph, inverse, predict(graph, model.regressor_, table).predict))

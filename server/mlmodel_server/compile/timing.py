@@ -1,0 +1,51 @@
+"""How long a model and its compiled form take on this CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mlmodel_server.compile.verdict import Times
+from mlmodel_server.formats.opened import PREDICT, Functions
+from mlmodel_server.tensors import Array
+
+NOISE = 1.05
+"""A median must be smaller by this factor to count as faster."""
+
+MIN_ROUNDS = 5
+
+
+def measure(original: Functions, compiled: Functions, table: Array, seconds: float) -> tuple[Times, Times]:
+    """Medians of both, for 1 and for 64 of the rows.
+
+    The four are called in turn until ``seconds`` are over, so that a busy moment of the machine meets all of them.
+    """
+    one, many = table[:1].copy(), table[np.arange(64) % len(table)]
+    calls: list[Callable[[], Any]] = [
+        lambda: original(one, (PREDICT,)),
+        lambda: compiled(one, (PREDICT,)),
+        lambda: original(many, (PREDICT,)),
+        lambda: compiled(many, (PREDICT,)),
+    ]
+    for call in calls:
+        call()
+    taken: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < MIN_ROUNDS or time.perf_counter() < end:
+        for call, times in zip(calls, taken, strict=True):
+            call()  # what the others left in the caches is not its fault
+            begun = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - begun)
+    original_1, onnx_1, original_64, onnx_64 = (round(median(times) * 1e6, 2) for times in taken)
+    return Times(original_1, original_64), Times(onnx_1, onnx_64)
+
+
+def faster(original: Times, onnx: Times) -> bool:
+    """Faster than noise for 1 row or for 64, and not slower for the other: who gains here and loses there is not."""
+    gains = (original.rows_1 / onnx.rows_1, original.rows_64 / onnx.rows_64)
+    return min(gains) >= 1 and max(gains) > NOISE

@@ -1,0 +1,28 @@
+"""Globals that a pickle mentions, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlmodel_server.formats.table import library
+
+
+class Named:
+    """The name of a global, as a file may mention it. It stands for the global wherever the file puts it."""
+
+    __slots__ = ("module", "name")
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+def resolve(named: Named) -> Any:
+    """The thing itself."""
+    module = named.module.replace("numpy.core.", "numpy._core.")
+    try:
+        return getattr(library(module), named.name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"{named} does not exist in this version") from None

@@ -1,0 +1,108 @@
+"""The addresses at which the model is asked, each with its wire format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlmodel_server.errors import RequestError
+from mlmodel_server.formats.opened import CONTRIBUTIONS
+from mlmodel_server.protocol import invocations, rows, v1, v2
+from mlmodel_server.rest.body import JSON, Head
+from mlmodel_server.serving.context import Serving
+from mlmodel_server.serving.inference import Answer
+from mlmodel_server.tensors import InferRequest
+
+Headers = list[tuple[bytes, bytes]]
+
+BINARY = b"application/octet-stream"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One wire format. ``route`` names it in traces, ``what`` says what to send. ``decode`` raises
+    :class:`~mlmodel_server.errors.RequestError`; ``encode`` gives headers and body."""
+
+    route: str
+    what: str
+    content_types: frozenset[bytes]
+    decode: Callable[[Head, bytes], InferRequest]
+    encode: Callable[[InferRequest, Answer], tuple[Headers, bytes]]
+
+
+def endpoints(serving: Serving) -> dict[str, Endpoint]:
+    """By path."""
+    v2_base, v1_base = f"/v2/models/{serving.name}", f"/v1/models/{serving.name}"
+    specs, json = serving.model.signature.inputs, frozenset((JSON,))
+    infer = Endpoint(
+        "POST /v2/models/{name}/infer", "a v2 inference request", json | {BINARY}, _v2_request, _v2_answer(serving)
+    )
+    predict = Endpoint(
+        "POST /v1/models/{name}:predict",
+        '{"instances": [...]}',
+        json,
+        lambda _, body: v1.decode(body, specs),
+        _v1_answer,
+    )
+    table = Endpoint(
+        "POST /invocations",
+        "a table as MLflow takes it",
+        json | {invocations.CSV},
+        lambda head, body: invocations.decode(body, head.content_type, specs),
+        _v1_answer,
+    )
+    explain = Endpoint(
+        "POST /v1/models/{name}:explain",
+        '{"instances": [...]}',
+        json,
+        lambda _, body: _explain_request(v1.decode(body, specs), serving),
+        _explain_answer,
+    )
+    plain = Endpoint(
+        "POST /predict",
+        "a row as a JSON object, or an array of them",
+        json,
+        lambda _, body: rows.decode(body, specs),
+        _v1_answer,
+    )
+    paths = {
+        f"{v2_base}/infer": infer,
+        f"{v2_base}/versions/{serving.version}/infer": infer,
+        f"{v1_base}:predict": predict,
+        f"{v1_base}:explain": explain,
+        "/invocations": table,
+        "/predict": plain,
+    }
+    return paths | {f"{path}/": endpoint for path, endpoint in paths.items()}
+
+
+def _v2_request(head: Head, body: bytes) -> InferRequest:
+    return v2.decode(body, head.json_length)
+
+
+def _v2_answer(serving: Serving) -> Callable[[InferRequest, Answer], tuple[Headers, bytes]]:
+    name, version = serving.name, serving.version
+
+    def encode(request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
+        body, json_length = v2.answer(request, answer.response, name, version)
+        if json_length is None:
+            return [(b"content-type", JSON)], body
+        return [(b"content-type", BINARY), (b"inference-header-content-length", b"%d" % json_length)], body
+
+    return encode
+
+
+def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
+    return [(b"content-type", JSON)], v1.encode(answer.response)
+
+
+def _explain_request(request: InferRequest, serving: Serving) -> InferRequest:
+    if CONTRIBUTIONS not in (spec.name for spec in serving.model.signature.outputs):
+        raise RequestError(
+            f"a model of {serving.platform} cannot explain its predictions: XGBoost and LightGBM models can", 501
+        )
+    return InferRequest(request.id, request.inputs, [CONTRIBUTIONS])
+
+
+def _explain_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
+    return [(b"content-type", JSON)], v1.encode(answer.response, "explanations")

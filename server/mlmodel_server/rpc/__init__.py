@@ -1,0 +1,1 @@
+"""gRPC. Only this package imports grpc, and only a process that serves gRPC imports this package, after the fork."""

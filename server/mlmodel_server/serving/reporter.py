@@ -1,0 +1,79 @@
+"""What is noted of every request once it has been answered: counts, and where asked for traces, shadow, payload log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from mlmodel_server.engine.batching import Overloaded
+from mlmodel_server.errors import RequestError
+from mlmodel_server.observe import tracing
+from mlmodel_server.observe.shadow import MARK
+from mlmodel_server.serving.inference import Answer
+from mlmodel_server.tensors import InferRequest
+
+if TYPE_CHECKING:
+    from mlmodel_server.serving.context import Serving
+
+
+class Reporter:
+    """Belongs to one process. Nothing here holds up an answer: it is given after the response has been made."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving, self._recorder = serving, serving.recorder
+        self._shadow, self._payloads = serving.shadow, serving.payloads
+        self._tracing: tracing.Tracing | None = None
+
+    def start(self, slot: int) -> None:
+        """This process is the worker of that slot; to be called after the fork."""
+        serving = self._serving
+        serving.recorder.start(slot)
+        serving.ids.start()
+        serving.feedback.start(slot)
+        if self._shadow:
+            self._shadow.start(slot)
+        if self._payloads:
+            self._payloads.start(slot)
+        self._tracing = tracing.start(serving.identity)
+
+    def stop(self) -> None:
+        """After the last answer."""
+        if self._shadow:
+            self._shadow.stop()
+        if self._payloads:
+            self._payloads.stop()
+        if self._tracing:
+            self._tracing.stop()
+        self._recorder.fold()
+
+    def answered(
+        self, route: str, headers: Mapping[bytes, bytes], started: float, request: InferRequest, answer: Answer
+    ) -> None:
+        """One request with its answer. ``route`` names it in traces; ``started`` is a reading of ``perf_counter``."""
+        seconds = perf_counter() - started
+        if MARK in headers:  # a copy of another version's request is no evidence about ours
+            return
+        self._recorder.answered(200, seconds, answer.queue, answer.compute, answer.rows)
+        if self._tracing:
+            self._tracing.answered(route, headers, 200, seconds, answer.queue, answer.compute, answer.rows)
+        if self._shadow:
+            self._shadow.offer(request.inputs, answer.response.outputs, headers)
+        if self._payloads:
+            self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
+
+    def failed(self, route: str, headers: Mapping[bytes, bytes], started: float, status: int, error: Exception) -> None:
+        """One request that was answered with an error, as HTTP ``status``."""
+        seconds = perf_counter() - started
+        if MARK in headers:
+            return
+        self._recorder.answered(status, seconds)
+        if isinstance(error, Overloaded):
+            self._recorder.shed(error.reason)
+        if self._tracing:
+            self._tracing.answered(route, headers, status, seconds)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error; 500 for what is no fault of the request."""
+    return error.status if isinstance(error, RequestError) else 500

@@ -1,0 +1,202 @@
+"""From the command line to what is served: fetched, checked, opened, tested, measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import warnings
+from importlib.util import find_spec
+
+from mlmodel_server.engine import selftest
+from mlmodel_server.engine.cost import MEASURED_ROWS, Cost, measure
+from mlmodel_server.engine.model import Model, repeated
+from mlmodel_server.errors import UsageError
+from mlmodel_server.formats.table import FAMILIES
+from mlmodel_server.loading.load import Loaded, load
+from mlmodel_server.loading.sources import Memory, locate
+from mlmodel_server.manifest import Manifest, Signature
+from mlmodel_server.observe.cells import Identity
+from mlmodel_server.observe.drift import Drift, features_of, predictions_of
+from mlmodel_server.observe.feedback import Feedback
+from mlmodel_server.observe.ids import PredictionIds, key_of
+from mlmodel_server.observe.metrics import Recorder
+from mlmodel_server.observe.payloads import PayloadLog
+from mlmodel_server.observe.shadow import Shadow
+from mlmodel_server.protocol import v2
+from mlmodel_server.serving.access import ApiKeys, Certificate
+from mlmodel_server.serving.context import Limits, Serving
+from mlmodel_server.startup.builtin import build
+from mlmodel_server.startup.choose import Choice, choose
+
+_PEM_END = b"-----END PUBLIC KEY-----\n"
+
+
+def fetch(arguments: argparse.Namespace) -> Loaded:
+    """The model's files, checked against digests and signatures, and not yet opened."""
+    scheme, _, name = arguments.uri.partition("://")
+    return load(
+        Memory(build(name)) if scheme == "builtin" else locate(arguments.uri, arguments.path, arguments.sha256),
+        arguments.sha256,
+        arguments.format,
+        trust=arguments.trust,
+        keys=_signing_keys(arguments),
+        allow_unsafe=arguments.allow_unsafe,
+        threads=arguments.threads,
+    )
+
+
+def can_be_shared(loaded: Loaded, threads: int) -> bool:
+    """Whether a model that was opened before the fork works after it. Threads do not live on in a forked process:
+    neither those of TensorFlow, which it always has, nor those of a prediction on several."""
+    return threads == 1 and loaded.format not in FAMILIES["tensorflow"]
+
+
+def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
+    """Everything that can be done once, before workers are forked. Raises :class:`MLModelError`."""
+    keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
+    certificate = _certificate(arguments)
+    warnings.simplefilter("ignore")  # one line per request of what nobody reads
+    described = loaded.manifest
+    chosen = choose(loaded, arguments.compile, arguments.threads)
+    model = chosen.model
+    example = selftest.request_body(described.golden, rows=1) if described else selftest.blank_body(model)
+    identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
+    ids = PredictionIds(_feedback_key(arguments), identity, _task(loaded, model), signature.classes)
+    feedback = Feedback(ids, identity, slots, signature.classes)
+    shadow = Shadow(identity, arguments.shadow, arguments.shadow_percent, slots) if arguments.shadow else None
+    payloads = (
+        PayloadLog(
+            identity,
+            arguments.payload_log,
+            _columns(signature),
+            arguments.payload_percent,
+            slots,
+            form=arguments.payload_format,
+        )
+        if arguments.payload_log
+        else None
+    )
+    recorder = Recorder(
+        identity,
+        slots,
+        watch=_drift(identity, slots, signature, described),
+        collectors=[feedback, *(one for one in (shadow, payloads) if one)],
+        watts_per_core=arguments.watts_per_core,
+    )
+    recorder.rehearse()
+    return Serving(
+        identity=identity,
+        model=model,
+        platform=chosen.platform,
+        properties=_properties(chosen, described),
+        profile=described.profile if described else {},
+        example=example,
+        recorder=recorder,
+        ids=ids,
+        feedback=feedback,
+        cost=_cost(model, example),
+        limits=Limits(
+            max_body=arguments.max_body,
+            max_rows=arguments.max_rows,
+            batch_rows=arguments.batch_rows,
+            max_waiting=arguments.queue,
+            timeout=arguments.timeout,
+        ),
+        shadow=shadow,
+        payloads=payloads,
+        grpc=_grpc(arguments),
+        keys=keys,
+        certificate=certificate,
+    )
+
+
+def _properties(chosen: Choice, described: Manifest | None) -> dict[str, str]:
+    properties = {"compiled": chosen.verdict} if chosen.verdict else {}
+    if described and described.metrics:
+        properties["training_metrics"] = json.dumps(described.metrics, ensure_ascii=False)
+    return properties
+
+
+def _signing_keys(arguments: argparse.Namespace) -> list[bytes]:
+    """Public keys of a file, or, in a pod, of the environment."""
+    pem = os.environ.get("MLMODEL_SIGNING_KEYS_PEM", "").encode()
+    if arguments.signing_keys:
+        try:
+            pem = arguments.signing_keys.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"the signing keys cannot be read ({error.strerror}): give a PEM file with --signing-keys"
+            ) from None
+    return [key.lstrip() + _PEM_END for key in pem.split(_PEM_END.rstrip()) if b"-----BEGIN" in key]
+
+
+def _certificate(arguments: argparse.Namespace) -> Certificate | None:
+    if not arguments.tls_cert and not arguments.tls_key:
+        return None
+    if not arguments.tls_cert or not arguments.tls_key:
+        raise UsageError("TLS needs both: give --tls-cert and --tls-key")
+    return Certificate(arguments.tls_cert, arguments.tls_key)
+
+
+def _grpc(arguments: argparse.Namespace) -> str:
+    if not arguments.grpc_port:
+        return ""
+    if find_spec("grpc") is None:
+        raise UsageError("gRPC needs its library: pip install 'mlmodel[grpc]', or leave out --grpc-port")
+    host = arguments.host or "[::]"
+    return (
+        f"[{host}]:{arguments.grpc_port}"
+        if ":" in host.strip("[]") and "[" not in host
+        else f"{host}:{arguments.grpc_port}"
+    )
+
+
+def _feedback_key(arguments: argparse.Namespace) -> bytes:
+    if not arguments.feedback_key:
+        return key_of(arguments.name)
+    try:
+        return key_of(arguments.name, arguments.feedback_key.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"the key of prediction ids cannot be read ({error.strerror}): give a file with --feedback-key"
+        ) from None
+
+
+def _task(loaded: Loaded, model: Model) -> str:
+    if loaded.manifest:
+        return loaded.manifest.task
+    return "classification" if model.signature.classes else loaded.opened.task
+
+
+def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
+    version = (
+        arguments.model_version
+        or (loaded.manifest.version if loaded.manifest else "")
+        or arguments.sha256[:7]
+        or arguments.revision[:7]
+        or loaded.sha256[:7]
+    )
+    return Identity(arguments.name, version, arguments.revision or loaded.sha256[:8])
+
+
+def _cost(model: Model, example: bytes) -> Cost:
+    row = model.table(v2.decode(example).inputs)
+    rows = repeated(row, MEASURED_ROWS) if model.batchable else row
+    wanted = model.wanted(None)
+    return Cost(measure(lambda: model.predict(row, wanted)), measure(lambda: model.predict(rows, wanted)))
+
+
+def _drift(identity: Identity, slots: int, signature: Signature, described: Manifest | None) -> Drift:
+    features, predictions = (described.profile, described.predictions) if described else ({}, {})
+    return Drift(
+        identity, slots, features_of(features, _columns(signature)), predictions_of(predictions, signature.classes)
+    )
+
+
+def _columns(signature: Signature) -> list[str]:
+    """The names of the table's columns, as the profile has them."""
+    if signature.layout == "matrix":
+        only = signature.inputs[0]
+        return [f"{only.name}[{index}]" for index in range(only.shape[-1])]
+    return [spec.name for spec in signature.inputs]

@@ -1,0 +1,464 @@
+"""Verified compile: the same answers or none, the same refusals, and what the verdict says."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+)
+from sklearn.feature_selection import SelectKBest
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from mlmodel_server.compile import OnnxFunctions, Verdict, child, compile_in_child, compile_model, timing, trees
+from mlmodel_server.compile import columns as columns_module
+from mlmodel_server.compile import graph as graph_module
+from mlmodel_server.compile.domain import Check
+from mlmodel_server.compile.graph import Columns, Graph
+from mlmodel_server.compile.verdict import Times
+from mlmodel_server.engine.model import Model
+from mlmodel_server.formats.prepare import prepare
+from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of, outputs_of
+from mlmodel_server.manifest import Signature
+from mlmodel_server.package.table import specs_of, tensors_of
+from mlmodel_server.tensors import Array, TensorSpec, datatype_of
+from tests.unit.server.models import SEED
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    "ignore:'n_jobs' has no effect:FutureWarning",
+    "ignore:overflow encountered in cast",
+)
+
+QUICK = 0.01
+"""Seconds of timing: what is tested here is 5 to 500 times faster when compiled."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """OpenMP's threads spin while they wait for each other: on a busy machine that takes a hundred times longer."""
+    with threadpool_limits(1):
+        yield
+
+
+@cache
+def tumours() -> tuple[Array, Array]:
+    data = load_breast_cancer()
+    return data.data, data.target
+
+
+@cache
+def flowers() -> tuple[Array, Array]:
+    data = load_iris()
+    return data.data, data.target_names[data.target]
+
+
+def with_holes() -> tuple[Array, Array]:
+    X, y = tumours()
+    return np.where(np.random.default_rng(SEED).random(X.shape) < 0.1, np.nan, X), y
+
+
+@cache
+def customers() -> tuple[pd.DataFrame, Array]:
+    random = np.random.default_rng(SEED)
+    table = pd.DataFrame(
+        {
+            "city": random.choice(["Bern", "Kyjiw", "Oslo", "Tromsø"], 300),
+            "age": random.normal(40, 12, 300).round(1),
+            "kind": random.choice(["a", "b"], 300),
+            "visits": random.integers(0, 5, 300),
+        }
+    )
+    return table, np.where((table["age"] > 40) ^ (table["city"] == "Oslo"), "yes", "no")
+
+
+def fitted(estimator: Any, X: Any, y: Any) -> tuple[Any, Signature, Array]:
+    """A prepared estimator, its signature and the model's table of ``X``."""
+    estimator = prepare(estimator.fit(X, y))
+    layout, tensors = tensors_of(X)
+    signature = Signature(layout, specs_of(tensors), (), classes_of(estimator))
+    table = np.asarray(Model(EstimatorFunctions(estimator), signature).table(tensors))
+    return estimator, msgspec.structs.replace(signature, outputs=outputs_of(estimator, table)), table
+
+
+def compiled(estimator: Any, X: Any, y: Any) -> tuple[Any, OnnxFunctions, Array]:
+    """The estimator, what it was compiled to from every other row, and all rows."""
+    estimator, signature, table = fitted(estimator, X, y)
+    verdict, onnx = compile_model(estimator, signature, table[::2], seconds=QUICK)
+    assert onnx is not None, verdict.sentence()
+    return estimator, OnnxFunctions(onnx, signature), table
+
+
+def verdict_of(estimator: Any, X: Any, y: Any) -> Verdict:
+    estimator, signature, table = fitted(estimator, X, y)
+    return compile_model(estimator, signature, table[::2], seconds=QUICK)[0]
+
+
+def by_category(encoder: Any) -> Any:
+    parts = [("texts", encoder, ["city", "kind"]), ("numbers", StandardScaler(), ["age", "visits"])]
+    return make_pipeline(ColumnTransformer(parts), LogisticRegression())
+
+
+# ---- the same answers
+
+
+@pytest.mark.parametrize(
+    ("estimator", "data"),
+    [
+        (make_pipeline(StandardScaler(), LogisticRegression()), tumours),
+        (make_pipeline(StandardScaler(), SelectKBest(k=5), SVC()), tumours),
+        (SVC(), flowers),
+        (RandomForestClassifier(4, max_depth=5, random_state=SEED), tumours),
+        (GradientBoostingRegressor(n_estimators=10, random_state=SEED), tumours),
+        (HistGradientBoostingClassifier(max_iter=4), with_holes),
+        (make_pipeline(SimpleImputer(add_indicator=True), Ridge()), with_holes),
+        (IsolationForest(n_estimators=10, random_state=SEED), flowers),
+        (by_category(OneHotEncoder(handle_unknown="ignore")), customers),
+        (HistGradientBoostingClassifier(max_iter=4, categorical_features=["city", "kind"]), customers),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(getattr(value, "steps", [[value]])[-1][-1]).__name__),
+)
+def test_answers_are_the_same(estimator: Any, data: Callable[[], tuple[Any, Array]]) -> None:
+    estimator, functions, table = compiled(estimator, *data())
+    for name in ("predict", "predict_proba"):
+        if hasattr(estimator, name):
+            expected = np.asarray(getattr(estimator, name)(table))
+            (got,) = functions(table, (name,))
+            assert got.shape == expected.shape
+            if expected.dtype.kind == "f":
+                np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+            else:
+                np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("labels", [bool, np.int8, np.int64, np.float64, np.str_])
+def test_labels_keep_their_type(labels: Any) -> None:
+    X, y = tumours()
+    estimator, functions, table = compiled(LogisticRegression(C=1e-6), X, y.astype(labels))
+    (got,) = functions(table, ("predict",))
+    expected = estimator.predict(table)
+    assert datatype_of(got.dtype) == datatype_of(expected.dtype)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8])
+def test_tables_of_other_number_types(dtype: Any) -> None:
+    X, y = tumours()
+    table = np.clip(X, 0, 255).astype(dtype)
+    estimator, signature, _ = fitted(RandomForestClassifier(5, random_state=SEED), table, y)
+    signature = msgspec.structs.replace(signature, inputs=(TensorSpec("row", datatype_of(table.dtype), (-1, 30)),))
+    verdict, onnx = compile_model(estimator, signature, table[::2], seconds=QUICK)
+    assert onnx is not None, verdict.sentence()
+    (proba,) = OnnxFunctions(onnx, signature)(table, ("predict_proba",))
+    np.testing.assert_array_equal(proba, estimator.predict_proba(table))
+
+
+def test_trees_are_equal_to_the_last_bit_at_their_thresholds() -> None:
+    X, y = tumours()
+    for estimator in (
+        RandomForestClassifier(8, max_depth=6, random_state=SEED),
+        HistGradientBoostingRegressor(max_iter=10),
+    ):
+        estimator, functions, table = compiled(estimator, X, y)
+        name = "predict_proba" if hasattr(estimator, "predict_proba") else "predict"
+        rows: list[Array] = []
+        for column, threshold in _thresholds(estimator)[:300]:
+            single = np.float32(threshold)
+            for value in (
+                threshold,
+                np.nextafter(threshold, np.inf),
+                np.nextafter(threshold, -np.inf),
+                single,
+                np.nextafter(single, np.float32(np.inf)),
+                np.nextafter(single, np.float32(-np.inf)),
+            ):
+                row = table[len(rows) % len(table)].copy()
+                row[column] = value
+                rows.append(row)
+        np.testing.assert_array_equal(functions(np.array(rows), (name,))[0], getattr(estimator, name)(np.array(rows)))
+
+
+def _thresholds(estimator: Any) -> list[tuple[int, float]]:
+    if hasattr(estimator, "estimators_"):
+        parts = [tree.tree_ for tree in estimator.estimators_]
+        return [pair for tree in parts for pair in zip(tree.feature, tree.threshold, strict=True) if pair[0] >= 0]
+    nodes = np.concatenate([tree.nodes for stage in estimator._predictors for tree in stage])
+    nodes = nodes[nodes["is_leaf"] == 0]
+    return list(zip(nodes["feature_idx"], nodes["num_threshold"], strict=True))
+
+
+# ---- a wrong conversion is found
+
+
+def test_a_threshold_rounded_to_float32_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "as_double", lambda threshold: threshold.astype(np.float32).astype(np.float64))
+    verdict = verdict_of(RandomForestClassifier(8, random_state=SEED), *tumours())
+    assert verdict.chosen == "original"
+    assert "at a threshold" in verdict.reason
+
+
+def test_computing_in_float32_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(graph: Graph, scaler: Any, table: Columns) -> Columns:
+        exact = columns_module._standard_scaler(graph, scaler, table)
+        single = graph.add("Cast", exact.matrix(graph), to=1)
+        return Columns.of(graph.add("Cast", single, to=graph_module.DOUBLE), exact.width)
+
+    monkeypatch.setitem(graph_module._CONVERTERS, "sklearn.StandardScaler", rounded)
+    verdict = verdict_of(make_pipeline(StandardScaler(), SVC()), *tumours())
+    assert verdict.reason.startswith("predict differs in ")
+    assert "near a boundary" in verdict.reason
+
+
+def test_missing_numbers_on_the_wrong_side_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = trees._hist_tree
+    monkeypatch.setattr(
+        trees, "_hist_tree", lambda *given: tree(*given)._replace(missing_left=1 - tree(*given).missing_left)
+    )
+    # The rows given have none missing: those that show it are made.
+    X, y = with_holes()
+    estimator, signature, table = fitted(HistGradientBoostingClassifier(max_iter=4), X, y)
+    complete = table[~np.isnan(table).any(axis=1)]
+    verdict, onnx = compile_model(estimator, signature, complete, seconds=QUICK)
+    assert onnx is None
+    assert "missing" in verdict.reason
+
+
+def test_a_category_that_only_the_model_refuses_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Check, "categories", lambda *_: None)
+    verdict = verdict_of(by_category(OneHotEncoder()), *customers())
+    assert "ONNX answers a row" in verdict.reason
+
+
+# ---- the same refusals
+
+
+def labels_of(functions: OnnxFunctions) -> Callable[[Array], Any]:
+    return lambda table: functions(table, ("predict",))
+
+
+def refuses(functions: Callable[[Array], Any], table: Array) -> bool:
+    try:
+        functions(table)
+    except ValueError:
+        return True
+    return False
+
+
+def test_refuses_what_the_model_refuses() -> None:
+    X, y = tumours()
+    for estimator, values in (
+        (
+            RandomForestClassifier(3, random_state=SEED),
+            {np.nan: False, np.inf: True, 1e39: True, 3e38: False, 1e40: True},
+        ),
+        (LogisticRegression(C=1e-6), {np.nan: True, -np.inf: True, 1e39: False, -1e39: False}),
+        (HistGradientBoostingClassifier(max_iter=3), {np.nan: False, np.inf: False, -np.inf: False, 1e39: False}),
+    ):
+        estimator, functions, table = compiled(estimator, X, y)
+        for value, refused in values.items():
+            rows = table[:3].copy()
+            rows[1, 2] = value
+            assert refuses(estimator.predict, rows) is refused
+            assert refuses(labels_of(functions), rows) is refused
+
+
+def test_refuses_numbers_beyond_what_was_compared() -> None:
+    estimator, functions, table = compiled(LogisticRegression(C=1e-6), *tumours())
+    row = table[:1].copy()
+    row[0, 0] = 1e40
+    assert not refuses(estimator.predict, row)
+    assert refuses(labels_of(functions), row)
+
+
+def test_refuses_unknown_categories_only_where_the_model_does() -> None:
+    for encoder, refused in ((OneHotEncoder(), True), (OneHotEncoder(handle_unknown="ignore"), False)):
+        estimator, functions, table = compiled(by_category(encoder), *customers())
+        row = table[:1].copy()
+        row[0, 0] = "Rome"
+        assert refuses(estimator.predict, row) is refused
+        assert refuses(labels_of(functions), row) is refused
+
+
+def test_refuses_unknown_categories_that_are_numbers() -> None:
+    table, y = customers()
+    columns = ColumnTransformer([("visits", OneHotEncoder(), [0])], remainder=StandardScaler())
+    numbers = table[["visits", "age"]].to_numpy(dtype=float)
+    estimator, functions, _ = compiled(make_pipeline(columns, SVC()), numbers, y)
+    for visits, refused in ((4.0, False), (5.0, True), (0.5, True)):
+        row = np.array([[visits, 40.0]])
+        assert refuses(estimator.predict, row) is refused
+        assert refuses(labels_of(functions), row) is refused
+
+
+def test_refuses_where_a_step_makes_no_number() -> None:
+    X, y = tumours()
+    estimator, functions, table = compiled(make_pipeline(FunctionTransformer(np.log1p), Ridge()), X, y)
+    row = table[:1].copy()
+    row[0, 0] = -2.0
+    with np.errstate(invalid="ignore"):
+        assert refuses(estimator.predict, row)
+    assert refuses(labels_of(functions), row)
+    np.testing.assert_allclose(functions(table, ("predict",))[0], estimator.predict(table), rtol=1e-9)
+
+
+# ---- the verdict
+
+
+def test_what_is_not_converted_stays() -> None:
+    assert (
+        verdict_of(KNeighborsClassifier(), *flowers()).sentence()
+        == "not compiled: KNeighborsClassifier is not converted"
+    )
+
+
+class Own(LogisticRegression):  # type: ignore[misc]
+    """A user's class, which may answer something else."""
+
+
+def test_a_users_own_class_stays() -> None:
+    assert verdict_of(Own(), *flowers()).reason == "Own is not converted"
+
+
+def test_a_converter_that_fails_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Columns:
+        raise AttributeError("secret")
+
+    monkeypatch.setitem(graph_module._CONVERTERS, "sklearn.LinearClassifierMixin", broken)
+    assert verdict_of(LogisticRegression(), *flowers()).reason == "LogisticRegression does not convert (AttributeError)"
+
+
+def test_what_is_not_faster_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "measure", lambda *_: (Times(100, 900), Times(50, 1000)))
+    estimator, signature, table = fitted(LogisticRegression(), *flowers())
+    verdict, onnx = compile_model(estimator, signature, table)
+    assert onnx is None
+    assert verdict.sentence() == (
+        "not compiled: ONNX is not faster; 1 row 50.0 us, was 100.0; 64 rows 1,000.0 us, was 900.0"
+    )
+
+
+def test_faster_is_never_slower() -> None:
+    was = Times(100, 1000)
+    assert timing.faster(was, Times(90, 1000))
+    assert timing.faster(was, Times(100, 900))
+    assert not timing.faster(was, Times(99, 990))  # noise
+    assert not timing.faster(was, Times(10, 1001))
+    assert not timing.faster(was, Times(101, 10))
+
+
+def test_the_verdict_tells_and_travels() -> None:
+    estimator, signature, table = fitted(RandomForestClassifier(4, random_state=SEED), *tumours())
+    verdict, _ = compile_model(estimator, signature, table, seconds=QUICK)
+    assert verdict.chosen == "onnx"
+    assert verdict.rows >= 2000
+    assert verdict.deviation == 0.0
+    assert verdict.ops[0] == "TreeEnsemble" or "TreeEnsemble" in verdict.ops
+    assert verdict.decisive
+    assert verdict.sentence().startswith("compiled to ONNX: faster, ")
+    assert msgspec.convert(msgspec.to_builtins(verdict), Verdict) == verdict
+    close = msgspec.structs.replace(verdict, onnx_us=Times(100, 100), original_us=Times(1000, 250))
+    assert not close.decisive
+
+
+# ---- in service
+
+
+def test_serves_without_scikit_learn(tmp_path: Path) -> None:
+    """In a new process, on a signature and bytes alone."""
+    estimator, signature, table = fitted(by_category(OneHotEncoder()), *customers())
+    _, onnx = compile_model(estimator, signature, table, seconds=QUICK)
+    assert onnx
+    (tmp_path / "model").write_bytes(onnx)
+    (tmp_path / "signature").write_bytes(msgspec.json.encode(signature))
+    (tmp_path / "rows").write_bytes(msgspec.json.encode(table[:9].tolist()))
+    code = """
+import sys, msgspec, numpy as np
+from mlmodel_server.compile import OnnxFunctions, Verdict, compile_in_child
+from mlmodel_server.manifest import Signature
+read = lambda name: open(f"{sys.argv[1]}/{name}", "rb").read()
+functions = OnnxFunctions(read("model"), msgspec.json.decode(read("signature"), type=Signature))
+print(*functions(np.array(msgspec.json.decode(read("rows")), dtype=object), ("predict",))[0])
+print(*sorted({"sklearn", "scipy", "onnx", "pandas", "joblib"}.intersection(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    answers, heavy = done.stdout.split("\n")[:2]
+    assert answers.split() == estimator.predict(table[:9]).tolist()
+    assert heavy == ""
+
+
+def test_survives_fork_and_threads() -> None:
+    estimator, functions, table = compiled(RandomForestClassifier(4, random_state=SEED), *tumours())
+    expected = estimator.predict_proba(table)
+
+    def right() -> bool:
+        return bool(np.array_equal(functions(table, ("predict_proba",))[0], expected))
+
+    assert right()
+    process = os.fork()
+    if not process:
+        os._exit(0 if right() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda _: right(), range(100)))
+
+
+def test_both_outputs_come_from_one_run() -> None:
+    estimator, functions, table = compiled(LogisticRegression(C=1e-6), *tumours())
+    proba, labels = functions(table, ("predict_proba", "predict"))
+    np.testing.assert_array_equal(labels, estimator.predict(table))
+    np.testing.assert_allclose(proba, estimator.predict_proba(table), rtol=1e-9)
+
+
+# ---- in a child process
+
+
+def test_a_child_compiles(capfd: pytest.CaptureFixture[str]) -> None:
+    estimator, signature, table = fitted(HistGradientBoostingClassifier(max_iter=2), *tumours())
+    with threadpool_limits(2):
+        estimator.predict(table)  # OpenMP's threads run in this process now, as where a model has just been trained
+    verdict, onnx = compile_in_child(estimator, signature, table, seconds=QUICK)
+    assert onnx is not None, verdict.sentence()
+    functions = OnnxFunctions(onnx, signature)
+    np.testing.assert_array_equal(functions(table, ("predict",))[0], estimator.predict(table))
+    assert multiprocessing.active_children() == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_crash_in_the_child_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "compile_model", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    verdict, onnx = compile_in_child(*fitted(LogisticRegression(), *flowers()))
+    assert (verdict.reason, onnx) == ("compiling crashed (SIGKILL)", None)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_child_that_takes_too_long_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "compile_model", lambda *_, **__: time.sleep(60))
+    verdict, onnx = compile_in_child(*fitted(LogisticRegression(), *flowers()), limit=0.05)
+    assert (verdict.reason, onnx) == ("compiling took longer than 0.05 s", None)
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,283 @@
+"""What waits together is predicted together, nobody waits for more work, and whose time is over is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlmodel_server.engine.batching import NICENESS, Batcher, Overloaded
+from mlmodel_server.engine.cost import Cost, measure
+from mlmodel_server.engine.model import Model
+from mlmodel_server.errors import ModelFailure
+from mlmodel_server.formats.opened import Table
+from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import TensorSpec
+
+SECONDS = 30.0
+
+
+class Doubler:
+    """Answers twice its input; notes the size of every call, and can be held up."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.busy = threading.Event()
+
+    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Any]:
+        array = np.asarray(next(iter(table.values())) if isinstance(table, dict) else table)
+        self.calls.append(len(array))
+        self.busy.set()
+        assert self.go.wait(SECONDS)
+        if (array == -1).any():
+            raise ValueError("an unlucky number")
+        return [array[:, 0] * 2 for _ in wanted]
+
+    def hold(self) -> None:
+        self.go.clear()
+        self.busy.clear()
+
+
+def signature(layout: Any = "matrix", rows: int = -1) -> Signature:
+    output = TensorSpec("predict", "FP64", (rows,))
+    return Signature(layout, (TensorSpec("input-0", "FP64", (rows, 1)),), (output,))
+
+
+def run(
+    scenario: Callable[[Batcher, Doubler], Any],
+    *,
+    cost: Cost | None = None,
+    max_rows: int = 8,
+    max_waiting: int = 64,
+    of: Signature | None = None,
+) -> list[int]:
+    """The sizes of the batches that the scenario led to."""
+    doubler = Doubler()
+    sizes: list[int] = []
+
+    async def main() -> None:
+        model = Model(doubler, of or signature())
+        batcher = Batcher(
+            model, cost or Cost(0.0, 0.0), max_rows=max_rows, max_waiting=max_waiting, called=sizes.append
+        )
+        batcher.start()
+        try:
+            await asyncio.wait_for(scenario(batcher, doubler), SECONDS)
+        finally:
+            doubler.go.set()
+            await asyncio.to_thread(batcher.stop)
+        assert (batcher.requests, batcher.rows) == (0, 0)
+
+    asyncio.run(main())
+    return sizes
+
+
+def rows(*values: float) -> Any:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+def ask(batcher: Batcher, *values: float, seconds: float = SECONDS, **more: Any) -> asyncio.Future[Any]:
+    return batcher.submit(rows(*values), more.get("wanted", ("predict",)), perf_counter() + seconds)
+
+
+async def holding(batcher: Batcher, doubler: Doubler) -> asyncio.Future[Any]:
+    """The model is busy with one request until ``doubler.go`` is set."""
+    doubler.hold()
+    first = ask(batcher, 0)
+    await asyncio.to_thread(doubler.busy.wait, SECONDS)
+    return first
+
+
+def test_a_lone_request_is_a_batch_of_its_own_at_once() -> None:
+    async def scenario(batcher: Batcher, _: Doubler) -> None:
+        answer = await ask(batcher, 1, 2, 3)
+        assert answer.arrays[0].tolist() == [2, 4, 6]
+        assert answer.batch_rows == 3
+
+    assert run(scenario) == [3]
+
+
+def test_what_came_while_the_model_was_busy_is_one_batch_and_everyone_gets_their_own_rows() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, 1), ask(batcher, 2, 3), ask(batcher, 4)]
+        doubler.go.set()
+        await first
+        answers = await asyncio.gather(*others)
+        assert [answer.arrays[0].tolist() for answer in answers] == [[2], [4, 6], [8]]
+        assert all(answer.batch_rows == 4 and answer.queue > 0 for answer in answers)
+
+    assert run(scenario) == [1, 4]
+
+
+def test_a_batch_counts_rows_keeps_the_order_and_a_large_request_goes_alone() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, *range(5)), ask(batcher, *range(4)), ask(batcher, *range(3)), ask(batcher, *range(20))]
+        doubler.go.set()
+        await asyncio.gather(first, *others)
+
+    assert run(scenario, max_rows=8) == [1, 8, 4, 20]
+
+
+def test_requests_for_other_outputs_are_not_mixed() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, 1), ask(batcher, 2, wanted=("predict", "predict")), ask(batcher, 3)]
+        doubler.go.set()
+        await first
+        answers = await asyncio.gather(*others)
+        assert [len(answer.arrays) for answer in answers] == [1, 2, 1]
+
+    assert run(scenario) == [1, 2, 1]
+
+
+def test_a_model_of_fixed_shape_is_never_batched() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, 1), ask(batcher, 2)]
+        doubler.go.set()
+        await asyncio.gather(first, *others)
+
+    assert run(scenario, of=signature(rows=1)) == [1, 1, 1]
+
+
+def test_named_tensors_are_joined_by_name() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        doubler.hold()
+        asked = [
+            batcher.submit({"input-0": rows(value)}, ("predict",), perf_counter() + SECONDS) for value in (1, 2, 3)
+        ]
+        await asyncio.to_thread(doubler.busy.wait, SECONDS)
+        doubler.go.set()
+        assert [answer.arrays[0].tolist() for answer in await asyncio.gather(*asked)] == [[2], [4], [6]]
+
+    assert sum(run(scenario, of=signature("tensors"))) == 3
+
+
+def test_one_bad_request_fails_alone() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, 1), ask(batcher, -1), ask(batcher, 2)]
+        doubler.go.set()
+        await first
+        good, bad, fine = await asyncio.gather(*others, return_exceptions=True)
+        assert (good.arrays[0].tolist(), fine.arrays[0].tolist()) == ([2], [4])  # type: ignore[union-attr]
+        assert isinstance(bad, ModelFailure)
+
+    assert run(scenario) == [1, 1, 1]  # the batch that failed was none
+
+
+def test_a_full_queue_answers_429_at_once() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        second = ask(batcher, 1)
+        with pytest.raises(Overloaded, match="2 requests wait already") as refused:
+            ask(batcher, 2)
+        assert (refused.value.status, refused.value.reason, refused.value.retry_after) == (429, "queue_full", 1)
+        doubler.go.set()
+        await asyncio.gather(first, second)
+
+    run(scenario, max_waiting=2)
+
+
+def test_who_cannot_be_served_in_time_is_told_before_waiting() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        second = ask(batcher, 1, seconds=3)  # two batches of a second each
+        with pytest.raises(Overloaded, match="deadline") as refused:
+            ask(batcher, *range(8), seconds=1.5)  # 10 rows, 8 of which are a batch
+        assert refused.value.status == 503
+        doubler.go.set()
+        await asyncio.gather(first, second)
+
+    run(scenario, cost=Cost(1.0, 1.0))
+
+
+def test_who_waited_too_long_is_told_and_costs_no_prediction() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        late = ask(batcher, 1, seconds=0.001)
+        gone = ask(batcher, 2)
+        gone.cancel()
+        await asyncio.sleep(0.002)  # its deadline
+        doubler.go.set()
+        await first
+        with pytest.raises(Overloaded, match="would pass"):
+            await late
+        assert doubler.calls == [1]
+
+    run(scenario)
+
+
+def test_a_model_of_unknown_cost_turns_nobody_away() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, 1), ask(batcher, 2)]
+        doubler.go.set()
+        await asyncio.gather(first, *others)
+
+    assert run(scenario, cost=Cost(float("inf"), float("inf"))) == [1, 2]
+
+
+def test_stopping_answers_what_waits() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        others = [ask(batcher, value) for value in range(20)]
+        stopped = asyncio.create_task(asyncio.to_thread(batcher.stop))
+        doubler.go.set()
+        answers = await asyncio.gather(first, *others)
+        assert [answer.arrays[0].tolist() for answer in answers[1:]] == [[2 * value] for value in range(20)]
+        await stopped
+
+    run(scenario)
+
+
+def test_cost_is_a_base_and_so_much_per_row_and_learns_that_it_is_slower() -> None:
+    cost = Cost(0.010, 0.073, 64)
+    assert cost.seconds(1) == pytest.approx(0.010)
+    assert cost.seconds(64) == pytest.approx(0.073)
+    assert cost.seconds(128, batches=2) == pytest.approx(0.146)
+    for _ in range(20):
+        cost.seen(64, 0.146)
+    assert cost.seconds(64) == pytest.approx(0.146, rel=0.01)
+    before = cost.seconds(64)
+    cost.seen(64, 0.073)
+    assert before > cost.seconds(64) > 0.13, "one quick batch is no reason to promise more"
+
+
+def test_a_model_that_cannot_answer_the_example_has_no_known_cost_until_it_answers_something() -> None:
+    def fails() -> None:
+        raise ValueError
+
+    assert measure(fails) == float("inf")
+    cost = Cost(measure(fails), measure(fails))
+    assert not cost.known
+    assert cost.seconds(1) == 0, "so nobody is turned away for it"
+    cost.seen(4, 0.2)
+    assert cost.seconds(1) == pytest.approx(0.2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a priority of its own")
+def test_the_event_loop_comes_before_the_model() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        thread = next(thread for thread in threading.enumerate() if thread.name == "predict")
+        assert thread.native_id
+        assert os.getpriority(os.PRIO_PROCESS, thread.native_id) == min(before + NICENESS, 19)
+        assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+        doubler.go.set()
+        await first
+
+    run(scenario)

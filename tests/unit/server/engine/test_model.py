@@ -1,0 +1,246 @@
+"""Requests against a signature: which tensors fit, and what is said of those that do not."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from mlmodel_server import package
+from mlmodel_server.engine import selftest
+from mlmodel_server.engine.model import Model, model_of
+from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
+from mlmodel_server.formats import sklearn
+from mlmodel_server.formats.prepare import prepare
+from mlmodel_server.manifest import Signature
+from mlmodel_server.observe.failures import FailureLog
+from mlmodel_server.protocol import v2
+from mlmodel_server.tensors import DTYPES, TensorSpec
+from tests.unit.server.models import SEED, iris, mixed
+from tests.unit.server.package.test_package import served
+
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
+
+
+def bare(estimator: Any) -> Model:
+    return model_of(sklearn.opened(estimator, "joblib"), None)
+
+
+def ask(model: Model, *tensors: dict[str, Any], outputs: list[str] | None = None) -> Any:
+    body: dict[str, Any] = {"inputs": list(tensors)}
+    if outputs is not None:
+        body["outputs"] = [{"name": name} for name in outputs]
+    return json.loads(v2.encode(model.infer(v2.decode(json.dumps(body).encode())), "m", "1"))["outputs"]
+
+
+def column(name: str, *data: Any, datatype: str = "FP64", shape: list[int] | None = None) -> dict[str, Any]:
+    return {"name": name, "shape": shape or [len(data)], "datatype": datatype, "data": list(data)}
+
+
+@pytest.fixture(scope="module")
+def flowers() -> Model:
+    return served(package.build(*iris(), compile=False))[0]
+
+
+@pytest.fixture(scope="module")
+def customers() -> Model:
+    return served(package.build(*mixed(), compile=False))[0]
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Model:
+    """Named columns, all of them numbers."""
+    _, X, y = iris()
+    table = pd.DataFrame(X[:, :2], columns=["length", "width"]).assign(n=np.arange(len(X)))
+    return served(package.build(LogisticRegression(max_iter=2000).fit(table, y), table, y, compile=False))[0]
+
+
+CUSTOMER = [
+    column("amount", 120.5),
+    column("count", 3, datatype="INT64"),
+    column("country", "de", datatype="BYTES"),
+    column("level", "low", datatype="BYTES"),
+    column("member", True, datatype="BOOL"),
+]
+
+
+def test_predict_is_the_default_and_probabilities_come_on_request(flowers: Model) -> None:
+    row = {"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
+    assert ask(flowers, row) == [{"name": "predict", "shape": [1], "datatype": "INT64", "data": [0]}]
+    proba, predict = ask(flowers, row, outputs=["predict_proba", "predict"])
+    assert proba["shape"] == [1, 3]
+    assert sum(proba["data"]) == pytest.approx(1)
+    assert predict["name"] == "predict"
+    with pytest.raises(RequestError, match="output 'loss' does not exist; there is predict, predict_proba"):
+        ask(flowers, row, outputs=["loss"])
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "FP32", "FP16", "INT64", "UINT8"])
+def test_a_matrix_may_be_of_any_number_type_and_any_name(flowers: Model, datatype: str) -> None:
+    row = {"name": "anything", "shape": [2, 4], "datatype": datatype, "data": [5, 3, 1, 0, 6, 3, 5, 2]}
+    assert ask(flowers, row)[0]["data"] == [0, 2]
+
+
+def test_a_single_precision_model_refuses_what_it_cannot_hold() -> None:
+    _, X, y = iris()
+    narrow = X.astype(np.float32)
+    model = served(package.build(LogisticRegression(max_iter=500).fit(narrow, y), narrow, y, compile=False))[0]
+    assert model.signature.inputs[0].datatype == "FP32"
+    with pytest.raises(RequestError, match="outside the range of FP32"):
+        ask(model, {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [1e300, 1, 1, 1]})
+
+
+@given(
+    datatype=st.sampled_from(list(DTYPES)),
+    shape=st.lists(st.integers(0, 5), max_size=3),
+    data=st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()),
+)
+def test_whatever_is_sent_is_answered_or_refused(
+    flowers: Model, datatype: str, shape: list[int], data: list[Any]
+) -> None:
+    try:
+        outputs = ask(flowers, {"name": "x", "shape": shape, "datatype": datatype, "data": data})
+    except RequestError:
+        return
+    assert outputs[0]["datatype"] == "INT64"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            [{"name": "i", "shape": [1, 3], "datatype": "FP64", "data": [1, 2, 3]}],
+            r"shape must be \[rows, 4\], not \[1, 3\]",
+        ),
+        (
+            [{"name": "i", "shape": [4], "datatype": "FP64", "data": [1, 2, 3, 4]}],
+            r"shape must be \[rows, 4\], not \[4\]",
+        ),
+        ([{"name": "i", "shape": [0, 4], "datatype": "FP64", "data": []}], "send at least one row"),
+        (
+            [{"name": "i", "shape": [1, 4], "datatype": "BYTES", "data": list("abcd")}],
+            "must be a number type, not BYTES",
+        ),
+        ([column("a", 1.0), column("b", 1.0)], r"send one input of shape \[rows, 4\], not 2 inputs"),
+    ],
+)
+def test_a_wrong_matrix_is_refused(flowers: Model, tensors: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        ask(flowers, *tensors)
+
+
+def test_columns_come_in_any_order_and_as_one_or_two_dimensions(customers: Model) -> None:
+    expected = ask(customers, *CUSTOMER)
+    assert ask(customers, *reversed(CUSTOMER)) == expected
+    assert ask(customers, *({**tensor, "shape": [1, 1]} for tensor in CUSTOMER)) == expected
+    assert expected[0]["data"][0] in ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("index", "tensor", "words"),
+    [
+        (0, column("amount", "x", datatype="BYTES"), "input 'amount': datatype must be FP64, not BYTES"),
+        (0, column("amount", True, datatype="BOOL"), "input 'amount': datatype must be FP64, not BOOL"),
+        (1, column("count", 1.5), "input 'count': datatype must be INT64, not FP64"),
+        (4, column("member", 1, datatype="INT64"), "input 'member': datatype must be BOOL, not INT64"),
+        (2, column("country", "de", "fr", datatype="BYTES"), "input 'country' has 2 rows, but 'amount' has 1"),
+        (
+            2,
+            column("country", "de", "fr", datatype="BYTES", shape=[1, 2]),
+            r"must be \[rows\] or \[rows, 1\], not \[1, 2\]",
+        ),
+        (2, column("amount", 1.0), "input 'amount' is there twice"),
+        (
+            2,
+            column("land", "de", datatype="BYTES"),
+            "input 'land' does not exist; there is amount, count, country, level",
+        ),
+    ],
+)
+def test_a_wrong_column_is_named(customers: Model, index: int, tensor: dict[str, Any], words: str) -> None:
+    tensors = [*CUSTOMER[:index], tensor, *CUSTOMER[index + 1 :]]
+    with pytest.raises(RequestError, match=words):
+        ask(customers, *tensors)
+
+
+def test_missing_columns_and_rows_are_named(customers: Model) -> None:
+    with pytest.raises(RequestError, match="input 'country', 'member' is missing"):
+        ask(customers, CUSTOMER[0], CUSTOMER[1], CUSTOMER[3])
+    with pytest.raises(RequestError, match="send at least one row"):
+        ask(customers, *({**tensor, "shape": [0], "data": []} for tensor in CUSTOMER))
+
+
+def test_numeric_columns_may_come_as_one_matrix(numbers: Model) -> None:
+    separate = ask(numbers, column("length", 5.1), column("width", 3.5), column("n", 7, datatype="INT64"))
+    assert ask(numbers, {"name": "row", "shape": [1, 3], "datatype": "FP64", "data": [5.1, 3.5, 7]}) == separate
+    with pytest.raises(RequestError, match="'width', 'n' is missing"):
+        ask(numbers, column("length", 5.1))
+
+
+def test_a_model_that_raises_is_a_failure_without_the_values(caplog: pytest.LogCaptureFixture) -> None:
+    X = np.array([[1.0], [2.0]])
+    model = bare(make_pipeline(OneHotEncoder(), LogisticRegression()).fit(X, [0, 1]))
+    log = FailureLog()
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            with pytest.raises(ModelFailure, match=r"^the model failed on this input \(ValueError\)$") as caught:
+                ask(model, {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [4711.0]})
+            log.failed(caught.value)
+    (line,) = caplog.messages
+    assert "sklearn.preprocessing._encoders" in line
+    assert "4711" not in line
+    assert "/" not in line
+
+
+def test_a_bare_model_has_its_signature_from_what_it_was_fitted_on() -> None:
+    _, X, y = iris()
+    plain = bare(LogisticRegression(max_iter=500).fit(X, np.array(["a", "b", "c"])[y]))
+    assert [(spec.name, spec.shape) for spec in plain.signature.inputs] == [("input-0", (-1, 4))]
+    assert {spec.name: spec.datatype for spec in plain.signature.outputs} == {
+        "predict": "BYTES",
+        "predict_proba": "FP64",
+    }
+    named = bare(LogisticRegression(max_iter=500).fit(pd.DataFrame(X, columns=list("abcd")), y))
+    assert [spec.name for spec in named.signature.inputs] == list("abcd")
+    assert ask(named, *json.loads(selftest.blank_body(named))["inputs"])
+    for nothing in (LogisticRegression(), {"a": 1}, None, np.zeros(3)):
+        with pytest.raises(RefusedModel, match="no fitted scikit-learn model"):
+            bare(nothing)
+
+
+def test_a_bare_model_of_any_inputs_has_an_example() -> None:
+    inputs = (
+        TensorSpec("text", "BYTES", (-1,)),
+        TensorSpec("flag", "BOOL", (-1, 1)),
+        TensorSpec("count", "INT64", (-1,)),
+        TensorSpec("image", "FP32", (-1, 2, -1)),
+    )
+    outputs = (TensorSpec("y", "FP64", (-1,)),)
+    model = Model(lambda *_: [], Signature("tensors", inputs, outputs))
+    table = model.table(v2.decode(selftest.blank_body(model)).inputs)
+    assert {name: array.tolist() for name, array in dict(table).items()} == {
+        "text": [""],
+        "flag": [[False]],
+        "count": [0],
+        "image": [[[0.0], [0.0]]],
+    }
+
+
+def test_serving_uses_one_thread_and_forgets_names() -> None:
+    _, X, y = iris()
+    table = pd.DataFrame(X, columns=list("abcd"))
+    forest = prepare(make_pipeline(RandomForestClassifier(3, n_jobs=-1, verbose=1, random_state=SEED)).fit(table, y))
+    assert forest[0].n_jobs == 1
+    assert forest[0].verbose == 0
+    assert not hasattr(forest[0], "feature_names_in_")
+    assert not hasattr(forest[0].estimators_[0], "feature_names_in_")

@@ -1,0 +1,244 @@
+"""Object stores: which objects are a model's files, and how each store is set up from variables and a mounted Secret.
+
+``tests/integration/server/test_storage.py`` tests with real servers what S3 and Google answer. Azure has no lightweight
+server, so here a recorder of requests takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+pytest.importorskip("obstore", reason="object stores need obstore: pip install 'mlmodel[storage]'")
+
+from obstore.store import MemoryStore
+
+from mlmodel_server import package
+from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.loading import limits
+from mlmodel_server.loading.load import load
+from mlmodel_server.loading.signing import SIGNATURE
+from mlmodel_server.loading.sources import Source, locate, objects, storage, transfer
+from mlmodel_server.manifest import MANIFEST, sha256
+from tests.unit.server.loading.web import Asked, Reply, Web, serving
+from tests.unit.server.models import iris
+
+ANY = "0" * 64
+Serve = Callable[[Callable[[Asked], Reply]], AbstractContextManager[Web]]
+VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "OCI_", "MLMODEL_STORAGE", "HTTP", "HTTPS", "ALL_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of this machine matters, and tries follow at once."""
+    for name in os.environ:
+        if name.upper().startswith(VARIABLES):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(transfer, "PAUSE", 0.0)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """An empty bucket; every ``s3://`` URI is in it."""
+    store = MemoryStore()
+    monkeypatch.setattr(objects, "store_of", lambda _kind, _bucket: (store, "storage"))
+    return store
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Servers whose authority is trusted."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    return lambda answer: serving(tmp_path, answer)
+
+
+def at(uri: str, digest: str = ANY) -> Source:
+    return locate(uri, None, digest)
+
+
+def test_an_object_is_a_bare_file(bucket: MemoryStore) -> None:
+    bucket.put("models/model.onnx", b"weights")
+    bucket.put("models/other.onnx", b"others")
+    source = at("s3://bucket/models/model.onnx")
+    assert (source.entry, source.names()) == ("model.onnx", ("model.onnx",))
+    assert source.read("model.onnx") == b"weights"
+    bucket.put(f"models/{SIGNATURE}", b"{}")
+    assert source.names() == ("model.onnx", SIGNATURE)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/iris", "s3://bucket/iris/", f"s3://bucket/iris/{MANIFEST}"])
+def test_a_prefix_is_a_directory(bucket: MemoryStore, uri: str) -> None:
+    files = package.build(*iris(), compile=False)
+    for name, data in {**files, "variables/index": b"1", ".git/HEAD": b"2", "variables": b""}.items():
+        bucket.put(f"iris/{name}", data)
+    bucket.put("iris-2/model.skops", b"a neighbour")
+    source = at(uri)
+    assert source.entry == MANIFEST
+    assert source.names() == (MANIFEST, "model.skops", "variables/index")
+    assert load(source, sha256(files[MANIFEST])).manifest is not None
+    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+        source.read("../iris-2/model.skops")
+
+
+def test_large_objects_are_read_in_blocks_and_empty_ones_not_at_all(
+    bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(range(256)) * 3
+    bucket.put("model.onnx", content)
+    bucket.put("empty.onnx", b"")
+    monkeypatch.setattr(objects, "BLOCK", 100)
+    assert at("s3://bucket/model.onnx").read("model.onnx") == content
+    assert at("s3://bucket/empty.onnx").read("empty.onnx") == b""
+
+
+def test_an_object_that_is_replaced_in_between_is_not_pieced_together(
+    bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put("model.onnx", b"first")
+    source = at("s3://bucket/model.onnx")
+    bucket.put("model.onnx", b"other")
+    with pytest.raises(UnreachableSource, match="was replaced while it was being read"):
+        source.read("model.onnx")
+
+
+def test_objects_are_bounded_before_they_are_read(bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        bucket.put(f"many/{number}", b"12345")
+    monkeypatch.setattr(limits, "MAX_FILE", 4)
+    with pytest.raises(RefusedModel, match="0 is larger than"):
+        at("s3://bucket/many/0").read("0")
+    monkeypatch.setattr(limits, "MAX_FILES", 2)
+    with pytest.raises(RefusedModel, match="more than 2 files"):
+        at("s3://bucket/many/")
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("s3://bucket/gone", r"s3://bucket/gone holds no model yet: .*aws s3 cp --recursive model s3://bucket/gone/$"),
+        ("gs://bucket/gone/", r"gcloud storage cp --recursive model gs://bucket/gone/$"),
+        ("az://box/a/gone", r"az storage blob upload-batch .* --destination box --destination-path a/gone$"),
+    ],
+)
+def test_what_is_not_there_yet_says_how_to_copy_it(bucket: MemoryStore, uri: str, words: str) -> None:
+    with pytest.raises(UnreachableSource, match=words):
+        at(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3://bucket", "s3://bucket/", "s3://me:hush@bucket/key", "s3:///key"])
+def test_an_address_without_bucket_or_path_is_refused(uri: str) -> None:
+    with pytest.raises(RefusedModel, match=r"S3 models are given as s3://BUCKET/PATH") as caught:
+        at(uri)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["a//b", "../b", "a/.hidden/b", "a\\b"])
+def test_a_key_that_is_no_path_is_refused(key: str) -> None:
+    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+        at(f"s3://bucket/{key}")
+
+
+def test_an_endpoint_without_tls_must_be_on_this_machine_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.example")
+    words = "AWS_ENDPOINT_URL is an address without TLS: use https://, or set AWS_ALLOW_HTTP=true"
+    with pytest.raises(RefusedModel, match=words):
+        at("s3://bucket/model.onnx")
+
+
+def test_a_secret_that_cannot_be_read_or_holds_something_else_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(tmp_path / "missing"))
+    with pytest.raises(UnreachableSource, match="mount the Secret at the directory that MLMODEL_STORAGE_CREDENTIALS"):
+        at("s3://bucket/model.onnx")
+    monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(tmp_path))
+    (tmp_path / "AWS_SECRET_KEY").write_text("hush")
+    with pytest.raises(RefusedModel, match="have AWS_SECRET_KEY, which S3 does not know: use AWS_ACCESS_KEY_ID"):
+        at("s3://bucket/model.onnx")
+    (tmp_path / "AWS_SECRET_KEY").write_bytes(b"\xff")
+    with pytest.raises(RefusedModel, match="are no text"):
+        at("s3://bucket/model.onnx")
+    (tmp_path / "AWS_SECRET_KEY").write_bytes(b"x" * 70_000)
+    with pytest.raises(RefusedModel, match="AWS_SECRET_KEY of the storage credentials is larger than 64 KiB"):
+        at("s3://bucket/model.onnx")
+
+
+def test_the_secret_comes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Kubernetes mounts it: through links, with a newline at the end that an editor has left."""
+    dated = tmp_path / "..2026_01_01"
+    dated.mkdir()
+    (dated / "OCI_PASSWORD").write_text("mounted\n")
+    (tmp_path / "..data").symlink_to(dated.name)
+    (tmp_path / "OCI_PASSWORD").symlink_to("..data/OCI_PASSWORD")
+    monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(tmp_path))
+    monkeypatch.setenv("OCI_PASSWORD", "environment")
+    monkeypatch.setenv("OCI_USERNAME", "environment")
+    secret = storage.mounted()
+    assert secret == {"OCI_PASSWORD": "mounted"}
+    assert storage.setting("OCI_PASSWORD", secret) == "mounted"
+    assert storage.setting("OCI_USERNAME", secret) == "environment"
+    assert storage.setting("OTHER", secret) == ""
+
+
+@pytest.mark.parametrize(
+    ("uri", "secret", "path", "authorization"),
+    [
+        (
+            "s3://bucket/models/model.onnx",
+            {
+                "AWS_ENDPOINT_URL": "{url}",
+                "AWS_ACCESS_KEY_ID": "me",
+                "AWS_SECRET_ACCESS_KEY": "hush",
+                "AWS_REGION": "eu-central-1",
+            },
+            "/bucket/models/model.onnx",
+            "AWS4-HMAC-SHA256 Credential=me/",
+        ),
+        (
+            "gs://bucket/models/model.onnx",
+            {"GOOGLE_BASE_URL": "{url}", "GOOGLE_BEARER_TOKEN": "hush-token"},
+            "/bucket/models/model.onnx",
+            "Bearer hush-token",
+        ),
+        (
+            "az://box/models/model.onnx",
+            {
+                "AZURE_STORAGE_ENDPOINT": "{url}",
+                "AZURE_STORAGE_ACCOUNT_NAME": "me",
+                "AZURE_STORAGE_ACCOUNT_KEY": "aHVzaA==",
+            },
+            "/box/models/model.onnx",
+            "SharedKey me:",
+        ),
+    ],
+)
+def test_each_store_is_asked_over_tls_with_the_mounted_credentials(
+    uri: str,
+    secret: dict[str, str],
+    path: str,
+    authorization: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Serve,
+) -> None:
+    with serve(lambda _: Reply(403, b"<Error/>")) as web:
+        folder = tmp_path / "secret"
+        folder.mkdir()
+        for name, value in secret.items():
+            (folder / name).write_text(value.format(url=web.url))
+        monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(folder))
+        with pytest.raises(UnreachableSource, match=r"127\.0\.0\.1:\d+ refused the credentials: check \w+") as caught:
+            at(uri)
+    assert "hush" not in str(caught.value)
+    assert unquote(web.asked[0].path.partition("?")[0]) == path
+    assert web.asked[0].headers["authorization"].startswith(authorization)
+
+
+def test_azure_needs_to_know_the_account() -> None:
+    with pytest.raises(UnreachableSource, match=r"Azure Blob Storage is not set up right .*ACCOUNT_NAME"):
+        at("az://box/model.onnx")

@@ -1,0 +1,315 @@
+"""The choke point: common estimators come through, programs do not."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_classification
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    IsolationForest,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import SelectKBest
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+from skops import io as skops
+
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.opened import Opened
+from mlmodel_server.loading import allowlist, trust, unpickle
+from mlmodel_server.loading.load import load
+from mlmodel_server.loading.signing import SIGNATURE, sign
+from mlmodel_server.loading.sources import Memory
+from mlmodel_server.loading.trust import open_artefact
+from tests.unit.server.loading import malicious
+from tests.unit.server.models import SEED, joblib_bytes
+
+FEATURES, LABELS = make_classification(60, 6, random_state=SEED)
+
+COMMON: list[Any] = [
+    AdaBoostClassifier(n_estimators=3, random_state=SEED),
+    BaggingClassifier(n_estimators=3, random_state=SEED),
+    CalibratedClassifierCV(LinearSVC(), cv=2),
+    CalibratedClassifierCV(LinearSVC(), method="isotonic", cv=2),
+    DecisionTreeClassifier(random_state=SEED),
+    ExtraTreesClassifier(3, random_state=SEED),
+    GaussianNB(),
+    GaussianProcessClassifier(),
+    GradientBoostingClassifier(n_estimators=3, random_state=SEED),
+    GridSearchCV(SVC(), {"C": [1, 2]}, cv=2),
+    HistGradientBoostingClassifier(max_iter=3),
+    IsolationForest(n_estimators=3, random_state=SEED),
+    KMeans(2, n_init=1, random_state=SEED),
+    KNeighborsClassifier(algorithm="ball_tree"),
+    KNeighborsClassifier(algorithm="kd_tree"),
+    LinearDiscriminantAnalysis(),
+    LinearRegression(),
+    MLPClassifier((4,), max_iter=500, early_stopping=True, random_state=SEED),
+    RandomForestClassifier(3, random_state=SEED),
+    Ridge(),
+    SGDClassifier(random_state=SEED),
+    StackingClassifier([("a", GaussianNB()), ("b", LogisticRegression())], cv=2),
+    VotingClassifier([("a", GaussianNB()), ("b", LogisticRegression())]),
+    make_pipeline(StandardScaler(), SelectKBest(k=3), PCA(2), SVC()),
+    make_pipeline(FunctionTransformer(np.sinh), LogisticRegression()),
+]
+
+
+@pytest.mark.parametrize("estimator", COMMON, ids=lambda estimator: type(estimator).__name__)
+def test_a_common_estimator_loads_from_joblib_and_answers_the_same(estimator: Any) -> None:
+    fitted = estimator.fit(FEATURES, LABELS)
+    estimator = open_artefact(joblib_bytes(fitted), "model.joblib")
+    np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
+
+
+@pytest.mark.parametrize("estimator", COMMON, ids=lambda estimator: type(estimator).__name__)
+def test_a_common_estimator_loads_from_skops_and_answers_the_same(estimator: Any) -> None:
+    fitted = estimator.fit(FEATURES, LABELS)
+    estimator = open_artefact(skops.dumps(fitted), "model.skops")
+    np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
+
+
+def test_a_text_model_loads() -> None:
+    texts, labels = ["good day", "bad night", "good night", "bad day"], [1, 0, 1, 0]
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, labels)
+    assert open_artefact(joblib_bytes(fitted), "model.joblib").predict(texts).tolist() == labels
+
+
+@pytest.mark.parametrize("compress", [("zlib", 3), ("gzip", 3), ("bz2", 3), ("lzma", 3), ("xz", 3)])
+def test_compressed_joblib_loads(compress: tuple[str, int]) -> None:
+    fitted = LinearRegression().fit(FEATURES, LABELS)
+    estimator = open_artefact(joblib_bytes(fitted, compress), "model.joblib")
+    np.testing.assert_array_equal(estimator.coef_, fitted.coef_)
+
+
+def opened(files: dict[str, bytes], **options: Any) -> Opened:
+    """The model in ``files``, of which the first is the one to begin with."""
+    return load(Memory(files, next(iter(files))), **options).opened
+
+
+@pytest.mark.parametrize("artefact", malicious.ALL, ids=lambda artefact: artefact.name)
+def test_a_malicious_file_is_refused_for_the_right_reason(artefact: malicious.Malicious, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    files = artefact.make(marker)
+    assert not marker.exists(), "making it must not run it"
+    with pytest.raises(RefusedModel, match=artefact.reason) as caught:
+        opened(files)
+    assert not marker.exists()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_payloads_run_where_nothing_stops_them(tmp_path: Path) -> None:
+    for artefact in malicious.ALL[:10]:
+        marker = tmp_path / artefact.name.replace(" ", "-")
+        (data,) = artefact.make(marker).values()
+        joblib.load(io.BytesIO(data))
+        assert marker.exists(), artefact.name
+
+
+def test_no_file_takes_more_memory_than_a_model() -> None:
+    code = """
+import resource
+import tempfile
+from pathlib import Path
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.loading.load import load
+from mlmodel_server.loading.sources import Memory
+from tests.unit.server.loading import malicious
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with tempfile.TemporaryDirectory() as folder:
+    for artefact in malicious.ALL:
+        files = artefact.make(Path(folder) / "ran")
+        try:
+            load(Memory(files, next(iter(files)))).opened
+        except RefusedModel:
+            continue
+        raise SystemExit(artefact.name)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120,
+                            cwd=Path(__file__).parents[4])  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 200, "MiB"
+
+
+def test_a_function_of_the_training_script_is_named_with_the_file() -> None:
+    fitted = make_pipeline(FunctionTransformer(helper), LogisticRegression()).fit(FEATURES, LABELS)
+    with pytest.raises(RefusedModel, match=rf"refused {helper.__module__}\.helper in fraud\.joblib"):
+        open_artefact(joblib_bytes(fitted), "fraud.joblib")
+    with pytest.raises(RefusedModel, match=r"refused .*helper in fraud\.skops"):
+        open_artefact(skops.dumps(fitted), "fraud.skops")
+
+
+def helper(X: Any) -> Any:
+    return X
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"hello", b"PK\x03\x04 not a zip", b"\x78\x9c broken", b"\x80\x04\x95\xff"]
+)
+def test_a_damaged_file_is_refused_in_one_sentence(data: bytes) -> None:
+    with pytest.raises(
+        RefusedModel, match=r"^model (cannot be read \(.*\)|is a damaged zip file): .*save it again"
+    ) as caught:
+        open_artefact(data, "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bomb_is_stopped_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "MAX_UNPACKED", 100_000)
+    for data in (joblib_bytes(np.zeros(1_000_000), 9), joblib_bytes(b"0" * 1_000_000, ("xz", 9))):
+        with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
+            open_artefact(data, "model.joblib")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", b" " * 1_000_000)
+    with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
+        open_artefact(buffer.getvalue(), "model.skops")
+
+
+def test_a_bomb_of_opcodes_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpickle._Budget, "left", 10_000)
+    with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
+        open_artefact(lzma.compress(b"\x80\x04" + b"}" * 1_000_000), "model.joblib")
+
+
+@pytest.mark.parametrize("function", [np.tanh, np.nan_to_num, np.round])
+def test_functions_of_numpy_may_be_part_of_a_model(function: Any) -> None:
+    fitted = make_pipeline(FunctionTransformer(function), LogisticRegression()).fit(FEATURES, LABELS)
+    estimator = open_artefact(joblib_bytes(fitted), "model.joblib")
+    np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
+
+
+def test_numpy_itself_stays_as_it_is() -> None:
+    """A file may not change the data types that all others share."""
+    stream = malicious.stream(
+        *(malicious.Global("numpy", "dtype"), ("f8", False, False), pickle.REDUCE),
+        *((3, ">", None, None, None, -1, -1, 0), pickle.BUILD),
+    )
+    assert open_artefact(stream, "model.joblib").byteorder == ">"
+    assert np.dtype("f8").isnative
+
+
+@pytest.fixture(scope="module")
+def keys() -> tuple[bytes, bytes]:
+    """A private and its public key, PEM."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    return (
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
+    )
+
+
+def own_files() -> dict[str, bytes]:
+    """A model with a function of its own, which strict refuses."""
+    fitted = make_pipeline(FunctionTransformer(helper), LogisticRegression()).fit(FEATURES, LABELS)
+    return {"model.joblib": joblib_bytes(fitted)}
+
+
+def test_a_signed_model_may_hold_anything(keys: tuple[bytes, bytes]) -> None:
+    private, public = keys
+    files = own_files()
+    with pytest.raises(RefusedModel, match=r"helper in model\.joblib"):
+        opened(files)
+    signed = {**files, SIGNATURE: sign(files, private, "own")}
+    loaded = load(Memory(signed, "model.joblib"), trust="signed", keys=[public])
+    assert loaded.signed_by
+    assert loaded.opened.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
+
+
+def test_a_signature_is_of_every_file(keys: tuple[bytes, bytes]) -> None:
+    private, public = keys
+    files = own_files()
+    signature = sign(files, private, "own")
+    for changed in (
+        {"model.joblib": files["model.joblib"] + b" "},
+        {**files, "more.txt": b""},
+    ):
+        with pytest.raises(RefusedModel):
+            opened({**changed, SIGNATURE: signature}, trust="signed", keys=[public])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trust": "signed", "keys": [b"key"]}, "the model is not signed"),
+        ({"trust": "signed"}, "no public key is known"),
+        ({"trust": "unsafe"}, "have the administrator add --allow-unsafe"),
+        ({"trust": "all"}, "use strict, signed, unsafe"),
+    ],
+)
+def test_no_trust_without_its_ground(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RefusedModel, match=words):
+        opened(own_files(), **options)
+
+
+def test_unsafe_opens_anything_where_it_is_allowed() -> None:
+    model = opened(own_files(), trust="unsafe", allow_unsafe=True)
+    assert model.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
+
+
+def test_the_committed_list_is_that_of_the_installed_version() -> None:
+    version = allowlist.installed_version()
+    listed = {pair: entry for pair, entry in allowlist.read().items() if version in entry[1]}
+    found = allowlist.generate()
+    assert set(listed) == set(found), "run: python -m mlmodel_server.loading.allowlist"
+    kinds = {pair: kind for pair, (kind, versions) in listed.items() if version == allowlist.newest(versions)}
+    assert kinds == {pair: found[pair] for pair in kinds}, "run: python -m mlmodel_server.loading.allowlist"
+
+
+def test_no_name_on_the_list_can_start_a_program() -> None:
+    modules = {module for module, _ in allowlist.read()}
+    assert not modules & {"os", "posix", "sys", "subprocess", "importlib", "functools", "operator", "types", "codecs"}
+    builtins = {name for module, name in allowlist.read() if module == "builtins"}
+    assert not builtins & {
+        "eval",
+        "exec",
+        "getattr",
+        "setattr",
+        "compile",
+        "open",
+        "__import__",
+        "map",
+        "apply",
+        "type",
+    }
+    assert all(
+        module.split(".")[0]
+        in {"_codecs", "builtins", "collections", "joblib", "lightgbm", "numpy", "scipy", "sklearn", "xgboost"}
+        for module in modules
+    )

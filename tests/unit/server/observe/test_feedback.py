@@ -1,0 +1,323 @@
+"""Feedback: an id is all that is needed to score a prediction, and nobody can make it say something else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlmodel_server.errors import RequestError
+from mlmodel_server.observe.cells import Identity
+from mlmodel_server.observe.feedback import MAX_IDS, REVISIONS, Cell, Feedback
+from mlmodel_server.observe.ids import MAX_ROWS, PredictionIds, key_of
+from mlmodel_server.package.scores import scores
+from tests.unit.server.models import SEED
+from tests.unit.server.observe.test_metrics import in_child, samples
+
+IDENTITY = Identity("tumour", "v2", "3f9c2a1b")
+BINARY = ("benign", "malignant")
+
+
+class Pod:
+    """One pod of the model: it predicts, and takes feedback."""
+
+    def __init__(
+        self, classes: tuple[str, ...] = BINARY, version: str = "v2", revision: str = "3f9c2a1b", *, slots: int = 1,
+        model: str = "tumour", secret: bytes = b"", clock: Any = time.time,
+    ) -> None:  # fmt: skip
+        identity = Identity(model, version, revision)
+        task = "classification" if classes else "regression"
+        self.ids = PredictionIds(key_of(model, secret), identity, task, classes)
+        self.ids.start()
+        self.feedback = Feedback(self.ids, identity, slots, classes, clock)
+        self.feedback.start()
+
+    def predict(self, *predictions: Any) -> str:
+        made = self.ids.make(np.array(predictions))
+        assert made is not None
+        return made
+
+    def post(self, prediction_id: str, *labels: Any) -> dict[str, int]:
+        return self.feedback.post(json.dumps({"prediction_id": prediction_id, "labels": labels}).encode())
+
+    def shown(self, **labels: str) -> dict[str, float]:
+        return samples(list(self.feedback.collect()), **labels)
+
+
+def test_a_label_scores_its_prediction() -> None:
+    pod = Pod()
+    body = {"prediction_id": pod.predict("malignant"), "label": "benign"}
+    assert pod.feedback.post(json.dumps(body).encode()) == {"scored": 1, "duplicates": 0, "unknown": 0}
+    seen = pod.shown(version="v2", revision="3f9c2a1b")
+    assert seen["mlmodel_feedback_total benign malignant"] == 1
+    assert seen["mlmodel_feedback_total malignant malignant"] == 0
+    assert (seen["mlmodel_feedback_labels_total"], seen["mlmodel_feedback_correct_total"]) == (1, 0)
+    assert seen["mlmodel_accuracy"] == 0
+
+
+def test_an_id_is_short_goes_into_a_header_and_shows_no_input() -> None:
+    pod = Pod()
+    made = pod.predict("malignant")
+    assert len(made) == 50
+    assert set(made) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert made != pod.predict("malignant"), "two requests are two, although they were answered alike"
+    assert len(pod.predict(*["benign"] * MAX_ROWS)) < 400
+    assert len(Pod(()).predict(*[0.5] * MAX_ROWS)) < 800
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, MAX_ROWS])
+def test_several_rows_are_scored_in_their_order(count: int) -> None:
+    pod = Pod(("a", "b", "c"))
+    predicted = np.resize(["a", "b", "c", "c"], count)
+    actual = np.resize(["c", "b", "b", "a", "c"], count)
+    assert pod.post(pod.predict(*predicted), *actual)["scored"] == count
+    assert pod.shown()["mlmodel_feedback_correct_total"] == (predicted == actual).sum()
+
+
+@pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c", "d")])
+def test_scores_are_those_that_the_package_computes(classes: tuple[str, ...]) -> None:
+    random = np.random.default_rng(SEED)
+    predicted, actual = random.choice(classes, (2, 60), p=[0.7, 0.3, *[0.0] * (len(classes) - 2)])
+    pod = Pod(classes)
+    pod.post(pod.predict(*predicted), *actual)
+    expected = scores("classification", actual, predicted) if len(classes) == 2 else None  # d never occurs
+    if expected is None:  # the package calls it two classes when two occur; with a third one it is the mean
+        predicted[0] = actual[0] = "c"
+        pod = Pod(classes)
+        pod.post(pod.predict(*predicted), *actual)
+        expected = scores("classification", actual, predicted)
+    seen = pod.shown()
+    for name in ("accuracy", "precision", "recall", "f1"):
+        assert seen[f"mlmodel_{name}"] == pytest.approx(expected[name]), name
+
+
+def test_a_regressor_is_scored_by_its_errors() -> None:
+    random = np.random.default_rng(SEED)
+    predicted, actual = random.normal(size=(2, 50))
+    pod = Pod(())
+    pod.post(pod.predict(*predicted), *actual)
+    expected = scores("regression", actual, predicted)
+    seen = pod.shown()
+    assert seen["mlmodel_mae"] == pytest.approx(expected["mae"], rel=1e-12)
+    assert seen["mlmodel_rmse"] == pytest.approx(expected["rmse"], rel=1e-12)
+    assert seen["mlmodel_feedback_absolute_error_total"] == pytest.approx(np.abs(predicted - actual).sum())
+    assert seen["mlmodel_feedback_squared_error_total"] == pytest.approx(((predicted - actual) ** 2).sum())
+    assert "mlmodel_accuracy" not in seen
+
+
+def test_a_regressor_of_single_precision_is_scored_too() -> None:
+    pod = Pod(())
+    made = pod.ids.make(np.array([0.1], np.float32))
+    assert made is not None
+    pod.post(made, 1)
+    assert pod.shown()["mlmodel_mae"] == pytest.approx(1 - float(np.float32(0.1)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("classes", "predicted", "label"),
+    [
+        (("0", "1"), np.array([1]), 1),
+        (("0", "1"), np.array([1]), "1"),
+        (("0", "1"), np.array([1]), 1.0),
+        (("0.0", "1.0"), np.array([1.0]), 1),
+        (("False", "True"), np.array([True]), True),
+        (("False", "True"), np.array([True]), "True"),
+        (("no", "yes"), np.array(["yes"], object), "yes"),
+    ],
+)
+def test_a_label_may_be_spelled_as_json_has_it(classes: tuple[str, ...], predicted: Any, label: Any) -> None:
+    pod = Pod(classes)
+    made = pod.ids.make(predicted)
+    assert made is not None
+    pod.post(made, label)
+    assert pod.shown()["mlmodel_feedback_correct_total"] == 1
+
+
+def test_two_workers_never_make_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 1)
+    drawn = iter([b"\x00\x01", b"\x00\x02"])
+    monkeypatch.setattr("os.urandom", lambda _: next(drawn))
+    assert Pod().predict("benign") != Pod().predict("benign")
+
+
+def test_what_has_no_labels_gets_no_id() -> None:
+    identity, key = IDENTITY, key_of("tumour")
+    assert PredictionIds(key, identity, "other").make(np.array([1])) is None
+    assert PredictionIds(key, identity, "classification").make(np.array([1])) is None
+    classes = PredictionIds(key, identity, "classification", ("0", "1"))
+    assert classes.make(None) is None
+    assert classes.make(np.zeros((1, 2))) is None
+    assert classes.make(np.array([], int)) is None
+    assert classes.make(np.array([2])) is None, "no class of the model"
+    assert classes.make(np.zeros(MAX_ROWS + 1, int)) is None
+
+
+def refused(pod: Pod, body: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        pod.feedback.post(body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert caught.value.status == 400
+    assert not any(value for key, value in pod.shown().items() if "total" in key), "nothing is counted"
+    return str(caught.value)
+
+
+def test_what_is_wrong_with_feedback_is_said() -> None:
+    pod, other = Pod(), Pod(model="flowers")
+    made, two = pod.predict("benign"), pod.predict("benign", "malignant")
+    unknown = "prediction_id was changed, or is none of model tumour: send it exactly as it was answered"
+    whole = "prediction_id is not whole: send it exactly as it was answered"
+    for body, text in (
+        (b"{", 'the body is not JSON: send {"prediction_id": "...", "label": ...}'),
+        (b"\xff", 'the body is not JSON: send {"prediction_id": "...", "label": ...}'),
+        ({"label": 1}, "the feedback does not fit: Object missing required field `prediction_id`"),
+        ({"prediction_id": made}, "send label for one row, or labels for several"),
+        ({"prediction_id": made, "label": "benign", "labels": ["benign"]}, "send label or labels, not both"),
+        ({"prediction_id": made, "label": None},
+         "the feedback does not fit: Expected `bool | int | float | str`, got `null` - at `$.label`"),
+        ({"prediction_id": made, "actual": 1}, "the feedback does not fit: Object contains unknown field `actual`"),
+        ({"prediction_id": two, "label": "benign"}, "there are 1 labels for 2 rows: send one for each, in their order"),
+        ({"prediction_id": "", "label": "benign"}, unknown),
+        ({"prediction_id": "ü", "label": "benign"}, whole),
+        ({"prediction_id": made[:-1], "label": "benign"}, whole),
+        ({"prediction_id": made[:-2], "label": "benign"}, unknown),
+        ({"prediction_id": other.predict("benign"), "label": "benign"}, unknown),
+        ([], "send 1 to 1000 objects at a time, not 0"),
+        ([{"prediction_id": made, "label": "benign"}] * (MAX_IDS + 1), "send 1 to 1000 objects at a time, not 1001"),
+        ([{"prediction_id": made, "label": "benign"}, {"prediction_id": "x", "label": 1}], f"[1]: {whole}"),
+    ):  # fmt: skip
+        assert refused(pod, body) == text
+
+
+@pytest.mark.parametrize("label", ["1", True, [1], 10**400])
+def test_a_regressor_wants_finite_numbers(label: Any) -> None:
+    pod = Pod(())
+    assert refused(pod, {"prediction_id": pod.predict(1.0), "label": label}).startswith(
+        ("the label of row 0 is no finite number: send a number", "the feedback does not fit: Expected")
+    )
+
+
+def test_a_label_that_the_model_does_not_know_counts_as_wrong_and_is_told() -> None:
+    pod = Pod(("benign", "malignant"))
+    body = {"prediction_id": pod.predict("benign", "benign"), "labels": ["benign", "unclear"]}
+    assert pod.feedback.post(json.dumps(body).encode()) == {"scored": 2, "duplicates": 0, "unknown": 1}
+    assert pod.shown()["mlmodel_feedback_total other benign"] == 1
+    assert pod.shown()["mlmodel_accuracy"] == 0.5
+
+
+@given(st.integers(0, 40 * 8 - 1))
+@settings(max_examples=50, deadline=None)
+def test_no_changed_bit_goes_unnoticed(bit: int) -> None:
+    pod = Pod()
+    raw = bytearray(base64.urlsafe_b64decode(pod.predict("malignant") + "=="))
+    raw[bit // 8 % len(raw)] ^= 1 << bit % 8
+    forged = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    with pytest.raises(RequestError, match="was changed"):
+        pod.feedback.score(forged, ["benign"])
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(RequestError, match="prediction_id"):
+        Pod().ids.read(text)
+
+
+def test_with_a_secret_an_id_made_without_it_is_none() -> None:
+    with pytest.raises(RequestError, match="was changed"):
+        Pod(secret=b"s3cret").ids.read(Pod().predict("benign"))
+    assert Pod(secret=b"s3cret").ids.read(Pod(secret=b"s3cret").predict("benign")).version == "v2"
+
+
+def test_the_second_try_of_a_client_does_not_count_on_any_worker() -> None:
+    pod = Pod(slots=2)
+    made = pod.predict("benign")
+
+    def other_worker() -> None:
+        pod.feedback.start(1)
+        assert pod.post(made, "benign") == {"scored": 1, "duplicates": 0, "unknown": 0}
+
+    in_child(other_worker)
+    assert pod.post(made, "benign") == {"scored": 0, "duplicates": 1, "unknown": 0}
+    twice = [{"prediction_id": pod.predict("benign"), "label": "benign"}] * 2
+    assert pod.feedback.post(json.dumps(twice).encode()) == {"scored": 1, "duplicates": 1, "unknown": 0}
+    seen = pod.shown()
+    assert seen["mlmodel_feedback_labels_total"] == 2
+    assert seen["mlmodel_feedback_duplicates_total"] == 2
+
+
+def test_a_pod_of_another_revision_scores_the_one_that_predicted() -> None:
+    """It knows classes in another order, and lacks one: right is still right and wrong is wrong."""
+    new = Pod(("benign", "malignant", "unclear"), "v3", "77aa")
+    old = Pod(("malignant", "benign"), "v2", "3f9c2a1b", slots=2)
+
+    def other_worker() -> None:
+        old.feedback.start(1)
+        old.post(new.predict("malignant"), "malignant")
+
+    in_child(other_worker)
+    old.post(new.predict("benign", "unclear"), "malignant", "unclear")
+    old.post(new.predict("unclear"), "nobody knows it")
+    seen = old.shown(version="v3", revision="77aa")
+    assert seen["mlmodel_feedback_labels_total"] == 4
+    assert seen["mlmodel_feedback_correct_total"] == 2
+    assert seen["mlmodel_accuracy"] == 0.5
+    assert seen["mlmodel_feedback_total malignant malignant"] == 1
+    assert seen["mlmodel_feedback_total malignant benign"] == 1
+    assert seen["mlmodel_feedback_total other other"] == 2
+    assert "mlmodel_f1" not in seen, "some classes cannot be told apart here"
+    assert old.shown(version="v2")["mlmodel_feedback_labels_total"] == 0
+
+
+def test_the_successor_of_a_worker_goes_on_with_the_revisions_it_knew() -> None:
+    pod = Pod(slots=1)
+    for number in range(REVISIONS):
+        pod.post(Pod(version="v1", revision=f"r{number}").predict("benign"), "benign")
+    pod.feedback.start()
+    pod.post(Pod(version="v1", revision="r0").predict("benign"), "benign")
+    for revision in ("one", "too many"):
+        pod.post(Pod(version="v1", revision=revision).predict("benign"), "benign")
+    name = "mlmodel_feedback_labels_total"
+    assert pod.shown(version="v1", revision="r0")[name] == 2
+    assert pod.shown(version="v1", revision="r5")[name] == 1
+    assert pod.shown(version="other", revision="other")[name] == 2
+
+
+def test_very_long_names_still_fit() -> None:
+    other = Pod(version="v" * 300, revision="r" * 300)
+    pod = Pod()
+    pod.post(other.predict("benign"), "benign")
+    assert pod.shown(version="v" * 127, revision="r" * 127)["mlmodel_feedback_correct_total"] == 1
+    other.post(other.predict("benign"), "benign")
+    assert other.shown(version="v" * 300)["mlmodel_feedback_correct_total"] == 1
+
+
+def test_an_id_of_another_task_cannot_be_scored_here() -> None:
+    with pytest.raises(RequestError, match="of a revision with another task: only its own pods"):
+        Pod(()).post(Pod(version="v1").predict("benign"), "benign")
+
+
+def test_the_lag_of_labels_is_shown() -> None:
+    later = time.time() + 3000
+    pod = Pod(clock=lambda: later)
+    pod.post(pod.predict("benign"), "benign")
+    early = Pod(clock=lambda: 0.0)
+    early.post(early.predict("benign"), "benign")
+    seen = pod.shown()
+    name = "mlmodel_feedback_lag_seconds"
+    assert (seen[f"{name}_bucket 600.0"], seen[f"{name}_bucket 3600.0"]) == (0, 1)
+    assert 2990 < seen[f"{name}_sum"] < 3001
+    assert early.shown()[f"{name}_sum"] == 0, "clocks of two machines may differ a little"
+
+
+def test_of_many_classes_only_cells_that_occurred_are_shown_and_the_rest_share_one() -> None:
+    pod = Pod(tuple(f"c{n:02}" for n in range(30)))
+    pod.post(pod.predict("c00", "c25", "c26"), "c01", "c25", "c27")
+    seen = {key: value for key, value in pod.shown().items() if key.startswith("mlmodel_feedback_total")}
+    assert seen == {"mlmodel_feedback_total c01 c00": 1, "mlmodel_feedback_total other other": 2}
+    assert pod.shown()["mlmodel_accuracy"] == pytest.approx(1 / 3)
+    assert pod.feedback.score(pod.predict("c25"), ["c25"]).rows == (Cell(20, 20, True, True),)

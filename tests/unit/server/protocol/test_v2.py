@@ -1,0 +1,268 @@
+"""The v2 wire format: what is accepted, what is refused and with which words, and what goes out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.protocol import v2
+from mlmodel_server.tensors import DTYPES, InferResponse, Tensor, named
+
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
+
+VALUES: dict[str, list[Any]] = {
+    "BOOL": [True, False, True, False, True, True],
+    "UINT8": [0, 255, 1, 2, 3, 4],
+    "UINT16": [0, 65535, 1, 2, 3, 4],
+    "UINT32": [0, 2**32 - 1, 1, 2, 3, 4],
+    "UINT64": [0, 2**64 - 1, 2**53 + 1, 2, 3, 4],
+    "INT8": [-128, 127, 1, 2, 3, 4],
+    "INT16": [-(2**15), 2**15 - 1, 1, 2, 3, 4],
+    "INT32": [-(2**31), 2**31 - 1, 1, 2, 3, 4],
+    "INT64": [-(2**63), 2**63 - 1, 2**53 + 1, 2, 3, 4],
+    "FP16": [0.5, -2, 1, 2, 3, 4],
+    "FP32": [0.5, -2, 1, 2, 3, 4],
+    "FP64": [0.1, 1e300, -1, 2, 3, 4],
+    "BYTES": ["", "größe", "雪", "a\nb", '"', "x"],
+}
+
+
+def body(**tensor: Any) -> bytes:
+    return json.dumps(
+        {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.0], **tensor}]}, ensure_ascii=False
+    ).encode()
+
+
+@pytest.mark.parametrize("datatype", list(DTYPES))
+@pytest.mark.parametrize("nested", [False, True])
+def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, nested: bool) -> None:
+    flat = VALUES[datatype]
+    data = [flat[:3], flat[3:]] if nested else flat
+    (tensor,) = v2.decode(body(shape=[2, 3], datatype=datatype, data=data)).inputs
+    assert tensor.array.shape == (2, 3)
+    assert tensor.array.dtype == DTYPES[datatype]
+    sent = json.loads(v2.encode(InferResponse(None, [tensor]), "m", "1"))["outputs"][0]
+    assert sent == {"name": "x", "shape": [2, 3], "datatype": datatype, "data": flat}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ({"data": ["1.5"]}, "input 'x': data[0] of datatype FP64: Expected `float`, got `str`"),
+        ({"data": [[1.5], ["2.5"]]}, "input 'x': data[1][0] of datatype FP64: Expected `float`, got `str`"),
+        ({"data": [{}]}, "Expected `float`, got `object`"),
+        ({"data": [True]}, "Expected `float`, got `bool`"),
+        ({"data": [None]}, "Expected `float`, got `null`"),
+        ({"datatype": "INT64", "data": [1.5]}, "Expected `int`, got `float`"),
+        ({"datatype": "BOOL", "data": [1]}, "Expected `bool`, got `int`"),
+        ({"datatype": "BYTES", "data": [1]}, "Expected `str`, got `int`"),
+        ({"datatype": "INT8", "data": [128]}, "outside the range of INT8"),
+        ({"datatype": "UINT64", "data": [-1]}, "outside the range of UINT64"),
+        ({"datatype": "UINT64", "data": [2**64]}, "outside the range of UINT64"),
+        ({"datatype": "FP32", "data": [1e300]}, "outside the range of FP32"),
+        ({"datatype": "FP16", "data": [65520]}, "outside the range of FP16"),
+        ({"datatype": "FP64", "data": [10**400]}, "out of range"),
+        ({"datatype": "FP8"}, "datatype 'FP8' is unknown; use one of BOOL, UINT8"),
+        ({"datatype": "BF16"}, "datatype 'BF16' is unknown; use one of"),
+        ({"datatype": 1}, "input 'x': datatype: Expected `str`"),
+        ({"shape": [2]}, "data has shape 1, but shape says [2]"),
+        ({"shape": [2, 2], "data": [[1, 2], [3]]}, "rows in data differ in length"),
+        ({"shape": [2, 2], "data": [[1, 2], 3]}, "rows in data differ in length"),
+        ({"shape": [2], "datatype": "BYTES", "data": [["a"], ["b", "c"]]}, "rows in data differ in length"),
+        ({"shape": [2], "datatype": "BYTES", "data": ["a", ["b"]]}, "rows in data differ in length"),
+        ({"shape": [4], "data": [[1, 2], [3, 4]]}, "data has shape 2x2, but shape says [4]"),
+        ({"shape": [0, 2**63], "data": []}, "shape is too large"),
+        ({"shape": [0, 2**80], "data": []}, "shape is too large"),
+        ({"shape": [2**40, 0, 2**40], "data": []}, "shape is too large"),
+        ({"shape": [2**80], "data": []}, "data has shape 0, but shape says"),
+        ({"shape": [1.0]}, "input 'x': shape[0]: Expected `int`, got `float`"),
+        ({"shape": []}, "shape must be"),
+        ({"shape": [-1]}, "shape must be"),
+        ({"shape": [1] * 9}, "shape must be"),
+        ({"shape": "1"}, "input 'x': shape: Expected `array`, got `str`; shape must be 1 to 8 whole numbers"),
+        ({"data": 1}, "input 'x': data: Expected `array`, got `int`"),
+        ({"data": {}}, "input 'x': data: Expected `array`, got `object`"),
+        ({"data": None}, "input 'x': data: Expected `array`, got `null`"),
+        ({"shape": [1] * 8, "data": eval("[" * 9 + "1" + "]" * 9)}, "Expected `float`, got `array`"),
+        ({"name": 1}, "`$.inputs[0].name`"),
+        ({"parameters": {"a": {}}}, "input 'x': parameters[...]: Expected `bool | int | float | str`, got `object`"),
+        ({"parameters": {"shared_memory_region": "a"}}, "the parameter shared_memory_region is not supported"),
+    ],
+)
+def test_a_wrong_tensor_is_refused_naming_the_field(tensor: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        v2.decode(body(**tensor))
+    assert words in str(caught.value)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b'{"inputs": [{"datatype": "FP64", "name": "x\xee", "shape": [1], "data": [1]}]}', "not in UTF-8"),
+        (b'{"inputs": [{"datatype": "FP64", "name": 1, "shape": [1], "data": [1]}], "id": "\xee"}', "Expected `str`"),
+        (b"{", "not JSON"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"{}", "missing required field `inputs`"),
+        (b'{"inputs": []}', "inputs is empty"),
+        (b'{"inputs": null}', "Expected `array`, got `null`"),
+        (b'{"id": 1, "inputs": []}', "Expected `str | null`, got `int`"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64"}]}', "data is missing"),
+        (
+            b'{"inputs": [{"name": "x", "shape": [1], "data": [1]}]}',
+            "input 'x': Object missing required field `datatype`",
+        ),
+        (b'{"inputs": [{"shape": [1], "datatype": "FP64", "data": [1]}]}', "missing required field `name`"),
+        (b'{"inputs": [1]}', "Expected `object`, got `int`"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}, null]}', "got `null`"),
+        (b'{"parameters": 1, "inputs": []}', "`$.parameters`"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": ["a"]}], ]', "`$.inputs[0].data[0]`"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [NaN]}]}', "NaN and Infinity"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [-Infinity]}]}', "NaN and Infinity"),
+        (b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1e999]}]}', "out of range"),
+        (b'{"unknown": {"a": ' + b"[" * 200_000, "nested too deeply"),
+        (b'{"inputs": [{"name": "x", "data": ' + b"[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_a_wrong_body_is_refused_with_the_reason(text: bytes, words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        v2.decode(text)
+    assert words in str(caught.value)
+
+
+def request(**more: Any) -> bytes:
+    return json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}], **more}).encode()
+
+
+def test_optional_fields_may_be_left_out_or_null() -> None:
+    decoded = v2.decode(request(id=None, parameters=None, outputs=None))
+    assert (decoded.id, decoded.outputs, dict(decoded.parameters)) == (None, None, {})
+    assert v2.decode(request(outputs=[])).outputs is None
+
+
+def test_parameters_arrive_with_what_they_belong_to() -> None:
+    more = {"text": "é", "whole": 2**53 + 1, "half": 0.5, "flag": False}
+    tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [1], "parameters": more}
+    outputs = [{"name": "a", "parameters": more}, {"name": "b"}]
+    decoded = v2.decode(json.dumps({"inputs": [tensor], "outputs": outputs, "parameters": more}).encode())
+    assert decoded.outputs == ["a", "b"]
+    assert dict(decoded.parameters) == dict(decoded.inputs[0].parameters) == decoded.output_parameters["a"] == more
+    assert "b" not in decoded.output_parameters
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"outputs": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}, "output 'a' is there twice"),
+        ({"outputs": [{}]}, "missing required field `name`"),
+        ({"outputs": [{"name": "a", "parameters": {"classification": 3}}]}, "classification is not supported; ask for"),
+        (
+            {"outputs": [{"name": "a", "parameters": {"binary_data": 1}}]},
+            "output 'a': the parameter binary_data must be",
+        ),
+        ({"parameters": {"binary_data_output": "yes"}}, "the parameter binary_data_output must be true or false"),
+    ],
+)
+def test_what_is_asked_for_must_be_possible(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        v2.decode(request(**more))
+
+
+def test_an_input_may_be_there_only_once() -> None:
+    tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}
+    with pytest.raises(RequestError, match="input 'x' is there twice"):
+        v2.decode(json.dumps({"inputs": [tensor, {**tensor, "name": "y"}, tensor]}).encode())
+
+
+def test_the_datatype_may_come_after_the_data() -> None:
+    (tensor,) = v2.decode(b'{"inputs": [{"data": [[1, 2]], "datatype": "INT8", "shape": [1, 2], "name": "x"}]}').inputs
+    assert tensor.array.tolist() == [[1, 2]]
+    assert tensor.array.dtype == np.int8
+
+
+def test_the_answer_echoes_the_id_and_holds_no_null() -> None:
+    tensor = Tensor("predict", "INT64", np.array([1]))
+    assert json.loads(v2.encode(InferResponse("é-1", [tensor]), "m", "v1"))["id"] == "é-1"
+    bare = v2.encode(InferResponse(None, [tensor]), "m", "v1")
+    assert b"null" not in bare
+    assert json.loads(bare).keys() == {"model_name", "model_version", "outputs"}
+    assert "model_version" not in json.loads(v2.encode(InferResponse(None, [tensor]), "m", ""))
+
+
+def test_the_answer_tells_parameters_where_there_are_any() -> None:
+    tensor = Tensor("predict", "INT64", np.array([1]), {"unit": "m"})
+    sent = json.loads(v2.encode(InferResponse(None, [tensor], {"prediction_id": "p", "rows": 1}), "m", "v1"))
+    assert sent["parameters"] == {"prediction_id": "p", "rows": 1}
+    assert sent["outputs"][0]["parameters"] == {"unit": "m"}
+
+
+@pytest.mark.parametrize(
+    ("array", "datatype", "data"),
+    [
+        (np.array(["a", "b"]), "BYTES", ["a", "b"]),
+        (np.array([b"a", b"b"]), "BYTES", ["a", "b"]),
+        (np.array([1, None], dtype=object), "BYTES", ["1", "None"]),
+        (np.array([[1.5], [2.5]], dtype=">f4"), "FP32", [1.5, 2.5]),
+        (np.array([[1, 2], [3, 4]], order="F"), "INT64", [1, 2, 3, 4]),
+        (np.array([1.5], dtype=np.longdouble), "BYTES", ["1.5"]),
+    ],
+)
+def test_whatever_array_a_model_answers_with_is_written(array: Any, datatype: str, data: list[Any]) -> None:
+    sent = v2.tensor_json(named("y", array))
+    assert (sent["datatype"], sent["shape"], sent["data"]) == (datatype, list(array.shape), data)
+    assert json.loads(v2.encode(InferResponse(None, [named("y", array)]), "m", "1"))["outputs"] == [sent]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_infinity_is_found_in_small_and_large_answers(datatype: str, size: int) -> None:
+    array = np.ones(size, DTYPES[datatype])
+    v2.encode(InferResponse(None, [Tensor("y", datatype, array)]), "m", "1")
+    array[-1] = np.inf
+    with pytest.raises(ModelFailure):
+        v2.encode(InferResponse(None, [Tensor("y", datatype, array)]), "m", "1")
+
+
+def test_nan_from_a_model_is_a_failure_and_never_a_null() -> None:
+    with pytest.raises(ModelFailure, match="output predict is NaN"):
+        v2.encode(InferResponse(None, [Tensor("predict", "FP64", np.array([np.nan]))]), "m", "1")
+
+
+def test_a_long_name_is_cut_in_the_error() -> None:
+    with pytest.raises(RequestError) as caught:
+        v2.decode(body(name="n" * 10_000, shape=[2]))
+    assert len(str(caught.value)) < 200
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    tensor=st.fixed_dictionaries(
+        {},
+        optional={
+            "name": st.text(max_size=5) | json_values,
+            "shape": st.lists(st.integers(-1, 4) | st.integers(), max_size=4) | json_values,
+            "datatype": st.sampled_from(list(DTYPES)) | json_values,
+            "data": json_values,
+        },
+    )
+)
+def test_whatever_is_sent_is_decoded_or_refused(tensor: dict[str, Any]) -> None:
+    try:
+        request = v2.decode(json.dumps({"inputs": [tensor]}).encode())
+    except RequestError:
+        return
+    assert request.inputs[0].array.shape == tuple(tensor["shape"])

@@ -1,0 +1,110 @@
+"""API keys, of which the server knows hashes only, and certificates: read again when they change, kept when broken."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from mlmodel_server.errors import RequestError, UsageError
+from mlmodel_server.serving import access
+from mlmodel_server.serving.access import ApiKeys
+
+
+def line(name: str, key: str) -> str:
+    return f"{name}: {hashlib.sha256(key.encode()).hexdigest()}\n"
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock, to be moved."""
+    seconds = [1000.0]
+    monkeypatch.setattr(access, "monotonic", lambda: seconds[0])
+    return seconds
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text("# of the shop\n\n" + line("shop", "s3cret") + line("tests", "other"))
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    """As kubelet does: another file takes its place."""
+    new = path.with_name("new")
+    new.write_text(text)
+    os.replace(new, path)
+
+
+def test_a_key_is_known_by_its_hash_in_either_header(file: Path) -> None:
+    keys = ApiKeys(file)
+    assert keys.check({b"authorization": b"Bearer s3cret"}) == "shop"
+    assert keys.check({b"authorization": b"bearer  other "}) == "tests"
+    assert keys.check({b"x-api-key": b"other"}) == "tests"
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({}, "send it as 'Authorization: Bearer KEY'"),
+        ({b"authorization": b"Basic czNjcmV0"}, "send it as"),
+        ({b"authorization": b"Bearer "}, "send it as"),
+        ({b"x-api-key": b""}, "send it as"),
+        ({b"x-api-key": b"S3cret"}, "not known"),
+        ({b"authorization": b"Bearer s3cret2"}, "not known"),
+        ({b"x-api-key": hashlib.sha256(b"s3cret").hexdigest().encode()}, "not known"),
+    ],
+)
+def test_any_other_is_refused(file: Path, headers: dict[bytes, bytes], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as refused:
+        ApiKeys(file).check(headers)
+    assert refused.value.status == 401
+
+
+def test_a_changed_file_counts_after_a_second(file: Path, now: list[float]) -> None:
+    keys = ApiKeys(file)
+    assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
+    replace(file, line("shop", "new"))
+    now[0] += access.RELOAD_SECONDS
+    assert keys.check({b"x-api-key": b"new"}) == "shop"
+    with pytest.raises(RequestError, match="not known"):
+        keys.check({b"x-api-key": b"s3cret"})
+
+
+@pytest.mark.parametrize("broken", ["", "nonsense\n", "shop: abc\n", None])
+def test_a_broken_file_gives_access_to_nobody_else_and_takes_it_from_nobody(
+    file: Path, now: list[float], caplog: pytest.LogCaptureFixture, broken: str | None
+) -> None:
+    keys = ApiKeys(file)
+    if broken is None:
+        file.unlink()
+    else:
+        replace(file, broken)
+    now[0] += access.RELOAD_SECONDS
+    with caplog.at_level(logging.ERROR, "mlmodel_server"):
+        assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
+    assert "stay as they were" in caplog.text
+    with pytest.raises(RequestError):
+        keys.check({b"x-api-key": b"anything"})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "cannot be read"),
+        ("", "has none"),
+        ("# nothing\n", "has none"),
+        (line("shop", "a") + "tests=abc\n", "line 2 of the API keys is not 'NAME: SHA256'"),
+        ("shop: " + "A" * 64 + "\n", "sha256sum"),
+    ],
+)
+def test_a_server_that_shall_ask_for_keys_never_starts_without(tmp_path: Path, text: str | None, reason: str) -> None:
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        ApiKeys(path)

@@ -1,0 +1,24 @@
+"""The built-in model: a package like any other, and no other name."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.startup import options
+from mlmodel_server.startup.assemble import fetch
+
+
+def test_the_built_in_model_is_a_package_like_any_other() -> None:
+    parsed = options.parse(["--name", "m", "--uri", "builtin://iris"])
+    parsed.threads = 1
+    loaded = fetch(parsed)
+    assert loaded.manifest is not None
+    assert loaded.manifest.metrics["accuracy"] > 0.9
+
+
+def test_another_name_is_refused_with_the_one_to_use() -> None:
+    parsed = options.parse(["--name", "m", "--uri", "builtin://nothing"])
+    parsed.threads = 1
+    with pytest.raises(RefusedModel, match="no built-in model 'nothing': use builtin://iris"):
+        fetch(parsed)
