@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from bench.serving import pinned, process
 from bench.serving.models import NAME, Request
 from hack.cluster.report import ClusterError, tail
+from hack.ports import free_port
 from hack.venvs import venv
 
 START_SECONDS = 60
@@ -85,20 +85,7 @@ def kserve(model: Path, port: int) -> Command:
     return Command([python, PEERS / "kserve_app.py"], {"MODEL_FILE": str(model), "PORT": str(port)})
 
 
-_ports = iter(range(20_000, 32_768))
-
 PEER_STARTS: dict[str, Start] = {MLSERVER: mlserver, FASTAPI: fastapi, KSERVE: kserve}
-
-
-def free_port() -> int:
-    """A port on loopback that nobody listens on now, another one each time.
-
-    Below those that the kernel gives to clients: one of them, such as a probe of ours, could take it before the server.
-    """
-    for port in _ports:
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise ClusterError("There is no free port on loopback from 20000 to 32767.")
 
 
 @dataclass(frozen=True)

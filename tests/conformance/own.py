@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from hack.ports import free_port
 
 START_SECONDS = 60
 
@@ -23,14 +23,6 @@ class Server:
     url: str
     grpc: str
     process: subprocess.Popen[str]
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on, below those that the kernel gives to clients meanwhile."""
-    for port in random.sample(range(20_000, 32_768), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port of 100 tried is free")
 
 
 @contextlib.contextmanager

@@ -201,20 +201,6 @@ class Load:
             client.close()
 
 
-def free_port(*addresses: str) -> int:
-    """A TCP port that is free on all of the addresses."""
-    for _ in range(100):
-        with contextlib.ExitStack() as stack:
-            port = 0
-            with contextlib.suppress(OSError):
-                for address in addresses:
-                    sock = stack.enter_context(socket.socket())
-                    sock.bind((address, port))
-                    port = sock.getsockname()[1]
-                return int(port)
-    raise OSError(f"no port is free on all of {addresses}")
-
-
 def versions(answers: list[Message]) -> Iterator[str]:
     """Who answered each request."""
     return (answer.body.decode() for answer in answers)

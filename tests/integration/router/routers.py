@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import Owner
 from mlmodel_operator.resources import router_config
 from mlmodel_operator.rollout.routes import Routes
-from tests.integration.router.loopback import Client, Message, free_port
+from tests.integration.router.loopback import Client, Message
 
 OWNER = Owner("m", "default", "uid")
 ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
@@ -42,7 +43,7 @@ class Router:
     async def __aenter__(self) -> Router:
         binary = shutil.which(os.environ.get("HAPROXY", "haproxy"))
         assert binary, "The router's tests need HAProxy. Type: apt-get install haproxy"
-        self.traffic, self.status, self.grpc = (("127.0.0.1", free_port("127.0.0.1")) for _ in range(3))
+        self.traffic, self.status, self.grpc = (("127.0.0.1", free_port()) for _ in range(3))
         self.folder.mkdir(parents=True, exist_ok=True)
         files = dict(router_config(OWNER)["data"])
         for old, new in {

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
-from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, free_port, versions
+from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, versions
 from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, Zeros, canary
 
 

@@ -20,10 +20,11 @@ import grpc
 import pytest
 from grpc import StatusCode
 
+from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
-from tests.integration.router.loopback import Client, Revision, free_port
+from tests.integration.router.loopback import Client, Revision
 from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, Zeros, canary
 
 SERVICE = "inference.GRPCInferenceService"

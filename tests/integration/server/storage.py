@@ -20,7 +20,7 @@ import pytest
 from hack.cluster.pki import Authority
 from hack.cluster.shell import wait_for
 from hack.go_programs import FAKE_GCS, REGISTRY, VERSITYGW, Program, program
-from tests.integration.router.loopback import free_port
+from hack.ports import free_port
 
 START_SECONDS = 30
 USER, PASSWORD = "tester", "hush-hush"
@@ -133,7 +133,7 @@ def running(
 def _with_tls(folder: Path) -> Service:
     """A free port for a server with a certificate of its own in ``folder``."""
     Authority.create(folder, "ca").issue("server", "server", hosts=["127.0.0.1"])
-    port = free_port("127.0.0.1")
+    port = free_port()
     return Service(port, f"https://127.0.0.1:{port}", folder / "server.log", folder / "ca.crt")
 
 
@@ -160,7 +160,7 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("gcs")
     (folder / "data" / "models").mkdir(parents=True)
     (folder / "data" / "models" / "readme.md").write_text("a bucket")
-    port = free_port("127.0.0.1")
+    port = free_port()
     service = Service(port, f"http://127.0.0.1:{port}", folder / "server.log")
     arguments = (
         "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-public-host", "127.0.0.1",

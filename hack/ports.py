@@ -1,0 +1,30 @@
+"""Free TCP ports on loopback."""
+
+from __future__ import annotations
+
+import random
+import socket
+from contextlib import ExitStack
+
+_FIRST, _LAST = 20_000, 32_767
+# In random order, so that processes side by side rarely try the same one. Each is tried once: none is returned twice.
+_untried = iter(random.SystemRandom().sample(range(_FIRST, _LAST + 1), _LAST + 1 - _FIRST))
+
+
+def free_port(*addresses: str) -> int:
+    """Return a port that nobody listens on at any of the addresses (127.0.0.1 by default), another one on each call.
+
+    It is below those that the kernel gives to clients: one of them, such as a probe, could take it before the server.
+
+    Raises:
+        OSError: no port from 20000 to 32767 is left.
+    """
+    for port in _untried:
+        with ExitStack() as stack:
+            try:
+                for address in addresses or ("127.0.0.1",):
+                    stack.enter_context(socket.create_server((address, port)))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no port from {_FIRST} to {_LAST} is free on all of {', '.join(addresses) or '127.0.0.1'}")

@@ -1,0 +1,30 @@
+"""Ports that are free when they are returned."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from hack import ports
+
+
+def test_a_port_is_free_on_all_addresses_and_is_returned_once() -> None:
+    found = [ports.free_port("127.0.0.1", "127.0.0.2") for _ in range(20)]
+    assert len(set(found)) == 20
+    for port in found:
+        for address in ("127.0.0.1", "127.0.0.2"):
+            socket.create_server((address, port)).close()
+
+
+def test_a_port_that_is_taken_on_one_of_the_addresses_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, free = ports.free_port("127.0.0.2"), ports.free_port("127.0.0.2")
+    monkeypatch.setattr(ports, "_untried", iter([taken, free]))
+    with socket.create_server(("127.0.0.2", taken)):
+        assert ports.free_port("127.0.0.1", "127.0.0.2") == free
+
+
+def test_when_no_port_is_left_the_error_names_the_range_and_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_untried", iter(()))
+    with pytest.raises(OSError, match=r"no port from 20000 to 32767 is free on all of 127\.0\.0\.1"):
+        ports.free_port()
