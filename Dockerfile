@@ -34,10 +34,10 @@ COPY --from=requirements /operator.txt /tmp/
 ARG WHEELS_OPERATOR=
 RUN --mount=type=bind,from=wheels,target=/wheels \
     if [ -n "$WHEELS_OPERATOR" ]; \
-    then pip=$(echo /wheels/build/pip-*.whl)/pip; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/operator; \
-    else pip="-m pip"; fi \
+    then set -- "$(echo /wheels/build/pip-*.whl)/pip"; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/operator; \
+    else set -- -m pip; fi \
     && python3 -m venv --without-pip /opt/mlmodel \
-    && python3 $pip --python /opt/mlmodel/bin/python install --no-cache-dir --no-compile -r /tmp/operator.txt \
+    && python3 "$@" --python /opt/mlmodel/bin/python install --no-cache-dir --no-compile -r /tmp/operator.txt \
     && find /opt/mlmodel/lib -depth -type d -name tests -exec rm -r {} + \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/mlmodel/lib
 
@@ -46,10 +46,10 @@ COPY --from=requirements /server.txt /tmp/
 ARG WHEELS_SERVER=
 RUN --mount=type=bind,from=wheels,target=/wheels \
     if [ -n "$WHEELS_SERVER" ]; \
-    then pip=$(echo /wheels/build/pip-*.whl)/pip; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/server; \
-    else pip="-m pip"; fi \
+    then set -- "$(echo /wheels/build/pip-*.whl)/pip"; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/server; \
+    else set -- -m pip; fi \
     && python3 -m venv --without-pip /opt/mlmodel \
-    && python3 $pip --python /opt/mlmodel/bin/python install --no-cache-dir --no-compile -r /tmp/server.txt \
+    && python3 "$@" --python /opt/mlmodel/bin/python install --no-cache-dir --no-compile -r /tmp/server.txt \
     && find /opt/mlmodel/lib -depth -type d -name tests -exec rm -r {} + \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/mlmodel/lib
 
@@ -59,10 +59,10 @@ COPY --from=requirements /build.txt /tmp/
 ARG WHEELS_BUILD=
 RUN --mount=type=bind,from=wheels,target=/wheels \
     if [ -n "$WHEELS_BUILD" ]; \
-    then pip=$(echo /wheels/build/pip-*.whl)/pip; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/build; \
-    else pip="-m pip"; fi \
+    then set -- "$(echo /wheels/build/pip-*.whl)/pip"; export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels/build; \
+    else set -- -m pip; fi \
     && python3 -m venv --without-pip /opt/build && python3 -m venv --without-pip /opt/mlmodel \
-    && python3 $pip --python /opt/build/bin/python install --no-cache-dir pip -r /tmp/build.txt
+    && python3 "$@" --python /opt/build/bin/python install --no-cache-dir pip -r /tmp/build.txt
 WORKDIR /src
 COPY . ./
 RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \

@@ -23,6 +23,7 @@ demo: setup ## The main job, live: four versions of a model on a real Kubernetes
 
 .PHONY: test
 test: check ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
+	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
 
@@ -31,7 +32,7 @@ check: setup ## The developer's loop, under a minute: lint, types, layers, gener
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
 
 .PHONY: lint
-lint: setup ## Lint, layers, generated files, links
+lint: setup ## Lint of every language, layers, generated files, links
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
@@ -39,6 +40,7 @@ lint: setup ## Lint, layers, generated files, links
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m hack.links
+	$(BIN)/python -m hack.lint
 
 .PHONY: types
 types: setup ## mypy --strict

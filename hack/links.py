@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
-from hack import ROOT
+from hack import ROOT, tracked
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
@@ -36,16 +35,10 @@ def broken(page: Path) -> list[str]:
 
 
 def main() -> int:
-    """Checks all pages that git knows."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    problems = [problem for name in listed for problem in broken(ROOT / name)]
-    print("\n".join(problems) or f"{len(listed)} pages, every link leads somewhere")
+    """Check every page."""
+    pages = tracked("*.md")
+    problems = [problem for page in pages for problem in broken(page)]
+    print("\n".join(problems) or f"{len(pages)} pages, every link leads somewhere")
     return 1 if problems else 0
 
 

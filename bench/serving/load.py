@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -35,9 +34,7 @@ def require() -> None:
     Raises:
         ClusterError: it is not.
     """
-    if not shutil.which("wrk") and shutil.which("apt-get"):
-        doctor.prepare(["wrk"])
-    if not shutil.which("wrk"):
+    if doctor.find("wrk", "wrk") is None:
         raise ClusterError("wrk is missing (it drives the servers): install it from your distribution.")
 
 

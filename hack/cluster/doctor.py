@@ -154,6 +154,15 @@ def require() -> None:
         raise ClusterError("This machine can't run the embedded cluster yet:\n  " + "\n  ".join(report))
 
 
+def find(program: str, *wanted: str) -> str | None:
+    """Return the path of a program, after installing its Debian packages if root and apt can; None if it is missing."""
+    found = shutil.which(program)
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        prepare(wanted)
+        found = shutil.which(program)
+    return found
+
+
 def prepare(wanted: Sequence[str]) -> None:
     """Install Debian packages with apt, as it is set up on this machine."""
     if not wanted:

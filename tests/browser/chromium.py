@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
 from hack.cluster import doctor
@@ -23,10 +20,7 @@ PACKAGES = ("chromium", "fonts-dejavu-core")
 
 def executable() -> str:
     """Its path, after installing it where that is one `apt-get` away; the test is skipped where it is not."""
-    found = shutil.which("chromium")
-    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
-        doctor.prepare(PACKAGES)
-        found = shutil.which("chromium")
+    found = doctor.find("chromium", *PACKAGES)
     if found is None:
         pytest.skip(f"Chromium is missing: apt-get install {' '.join(PACKAGES)}")
     return found

@@ -1,7 +1,7 @@
 -- Draws, for each request, the slot that answers it; counts what becomes of it; follows the routes file.
 --
 -- The draw is from permuted blocks: of each 100 requests exactly `weight` go to the candidate, in random order. So the
--- share is exact, and no rhythm among the clients can line up with it, which would make comparing the versions worthless.
+-- weight is exact, and no rhythm among the clients can line up with it, which would make the comparison worthless.
 --
 -- HAProxy runs this with one Lua state, and nothing here yields within a request, so no locking is needed.
 
@@ -161,8 +161,9 @@ core.register_fetches("backend", function(txn, prefix)
   return prefix .. role .. "_" .. slot
 end)
 
--- Counts how the request ended: `answered`, `failed` (an error reaches the client), or `fallback` (the slot's own revision
--- failed or refused it and the other one did not). What both refuse the client did wrong, which is no failure.
+-- Counts the outcome of the request: `answered`, `failed` (an error reaches the client), or `fallback` (the slot's own
+-- revision failed or rejected it and the other one did not). A request that both reject is the client's mistake, not a
+-- failure.
 core.register_fetches("outcome", function(txn)
   local count = counts[txn.sf:be_name():sub(-1)] -- the slot ends the backend's name
   local status, code = tonumber(txn.sf:status()), txn.sf:res_hdr("grpc-status")
