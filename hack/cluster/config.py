@@ -50,7 +50,12 @@ def service_list(*, node: bool, listener: int, api_port: int) -> list[Service]:
     `listener` is the number of the inherited socket on which the host reaches the API server, and `api_port` the port
     of both: the same address, 127.0.0.1:PORT, is then right on the host and inside.
     """
-    control_plane = [
+    control_plane = _control_plane(node=node, listener=listener, api_port=api_port)
+    return [*control_plane, *_node_services()] if node else control_plane
+
+
+def _control_plane(*, node: bool, listener: int, api_port: int) -> list[Service]:
+    return [
         Service("etcd", (f"{BIN}/etcd", *_etcd_flags())),
         Service("kube-apiserver", (f"{BIN}/kube-apiserver", *_api_server_flags(api_port))),
         Service("relay", ("PYTHON", "-m", "hack.cluster.relay", str(listener), "127.0.0.1", str(api_port))),
@@ -72,10 +77,10 @@ def service_list(*, node: bool, listener: int, api_port: int) -> list[Service]:
             after_api=True,
         ),
     ]
-    if not node:
-        return control_plane
+
+
+def _node_services() -> list[Service]:
     return [
-        *control_plane,
         Service("containerd", (f"{BIN}/containerd", "--config", f"{DATA}/containerd.toml")),
         Service(
             "kube-scheduler",
