@@ -11,11 +11,16 @@ help: ## Show this list
 .PHONY: setup
 setup: $(VENV)/.done ## Create the virtual environment with all that development needs
 
-$(VENV)/.done: pyproject.toml
+$(VENV)/.done: pyproject.toml requirements/dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it, or say PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.PHONY: lock
+lock: setup ## Bring the lock files in step with pyproject.toml (UPGRADE=1 takes the newest versions)
+	$(BIN)/python -m hack.lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: demo
 demo: setup ## The main job, live: four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves it running)
@@ -41,6 +46,7 @@ lint: setup ## Lint of every language, layers, generated files, links
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m hack.links
 	$(BIN)/python -m hack.lint
+	$(BIN)/python -m hack.lock --check
 
 .PHONY: types
 types: setup ## mypy --strict

@@ -4,25 +4,26 @@ What is unchanged since the last time isn't looked at again: each step is kept u
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack import ROOT
+from hack import ROOT, lock
 from hack.cluster import paths
 from hack.cluster.report import say
 from hack.cluster.shell import locked, run
 
 SUITE = "bookworm"
 BASE_PACKAGES = ("python3", "ca-certificates", "haproxy")
-TARGETS = ("operator", "server", "router")
+PYTHON_TARGETS = ("operator", "server")
+"""Those with packages, from the lock of the same name."""
+TARGETS = (*PYTHON_TARGETS, "router")
 PAUSE = "localhost/pause:3.10"
 
 
@@ -56,11 +57,11 @@ def build() -> list[Image]:
     with locked(paths.cache() / "images.lock"):
         record = _Record(cache / "record.json")
         base = _base(cache)
-        wheels = {kind: _wheels(cache, kind) for kind in ("build", "operator", "server")}
-        keys = {kind: wheels_key(folder) for kind, folder in wheels.items()}
+        for name in (lock.BUILD, *PYTHON_TARGETS):
+            _download(cache, name)
         images = [_pause(cache, record)]
         for target in TARGETS:
-            images.append(_target(cache, record, target, base, keys))
+            images.append(_target(cache, record, target, base))
         _prune(layout(), images)
         return images
 
@@ -118,58 +119,28 @@ def _mirror() -> list[str]:
 # Wheels --------------------------------------------------------------------------------------------------------------
 
 
-def requirements(pyproject: str, kind: str) -> list[str]:
-    """Return what to download for `build` (to make a wheel of the project) or an extra of pyproject.toml."""
-    project = tomllib.loads(pyproject)
-    if kind == "build":
-        return ["pip", *project["build-system"]["requires"]]
-    return list(_flat(project["project"]["optional-dependencies"], kind))
-
-
-def _flat(extras: Mapping[str, list[str]], kind: str) -> Iterator[str]:
-    """The requirements of an extra and of those that it names, as `mlmodel[a,b]`."""
-    for line in extras[kind]:
-        if line.startswith("mlmodel["):
-            for other in line.removeprefix("mlmodel[").removesuffix("]").split(","):
-                yield from _flat(extras, other)
-        else:
-            yield line
-
-
-def _wheels(cache: Path, kind: str) -> Path:
-    """Return the folder with the wheels of `kind` and all their dependencies, in the versions of this environment."""
-    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    wanted = requirements(pyproject, kind)
-    installed = sorted(
-        f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions() if dist.name.lower() != "mlmodel"
-    )
-    folder = cache / "wheels" / kind
-    stamp = folder / ".wanted"
-    key = hash_of([*wanted, "--", *installed])
+def _download(cache: Path, name: str) -> None:
+    """Download the wheels of a lock, unless they are there."""
+    path = lock.FOLDER / f"{name}.txt"
+    key = hash_of([path.read_text(encoding="utf-8")])
+    folder = cache / "wheels" / name
+    stamp = folder / ".lock"
     if stamp.exists() and stamp.read_text() == key:
-        return folder
-    say(f"Downloading the wheels for {kind}")
+        return
+    say(f"Downloading the wheels for {name}")
     with tempfile.TemporaryDirectory(dir=cache, prefix="wheels-") as work:
-        constraints = Path(work) / "constraints.txt"
-        constraints.write_text("\n".join(installed))
         # Wheels for the base image's Python, whatever version runs this.
         run(
             [
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", f"{work}/new"),
-                *("--only-binary", ":all:", "--python-version", "3.11", "--constraint", str(constraints), *wanted),
+                *("--only-binary", ":all:", "--python-version", lock.PYTHON, "--require-hashes", "-r", str(path)),
             ],
-            what=f"Downloading the wheels for {kind}",
+            what=f"Downloading the wheels for {name}",
         )
-        (Path(work) / "new" / ".wanted").write_text(key)
+        (Path(work) / "new" / ".lock").write_text(key)
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.replace(f"{work}/new", folder)
-    return folder
-
-
-def wheels_key(folder: Path) -> str:
-    """Return a key for the wheels in a folder: their names, which hold their versions."""
-    return hash_of(sorted(path.name for path in folder.glob("*.whl")))
 
 
 # The images ----------------------------------------------------------------------------------------------------------
@@ -209,29 +180,34 @@ class _Record:
         self._path.write_text(json.dumps(self._content, indent=1))
 
 
-def _target(cache: Path, record: _Record, target: str, base: str, wheels: dict[str, str]) -> Image:
-    sources = ["Dockerfile", ".dockerignore"]
-    if target != "router":
-        sources += ["pyproject.toml", "README.md", "crds", "operator", "server"]
+def sources(target: str) -> list[str]:
+    """Return the files and folders of the checkout that an image is built from."""
+    found = ["Dockerfile", ".dockerignore"]
+    if target in PYTHON_TARGETS:
+        found += ["pyproject.toml", "README.md", "LICENSE", "crds", "operator", "server"]
+        found += [f"requirements/{name}.txt" for name in (lock.BUILD, target)]
+    return found
+
+
+def _target(cache: Path, record: _Record, target: str, base: str) -> Image:
     names = image_names(target, project_version())
-    key = hash_of([base, hash_of_files(ROOT, sources), *names, *([] if target == "router" else wheels.values())])
+    key = hash_of([base, hash_of_files(ROOT, sources(target)), *names])
     digest = record.digest(target, key)
     if digest is None:
         say(f"Building image {names[0]}")
-        _buildah(cache, build_args(target, names[0], base, wheels, cache / "wheels"), what=f"Building {names[0]}")
+        _buildah(cache, build_args(target, names[0], base, cache / "wheels"), what=f"Building {names[0]}")
         digest = _push(cache, names[0])
         record.put(target, key, digest)
     return Image(names, digest)
 
 
-def build_args(target: str, name: str, base: str, wheels: dict[str, str], wheels_dir: Path) -> list[str]:
-    """Return buildah's arguments for one target of the Dockerfile."""
-    arguments = {f"WHEELS_{kind.upper()}": key for kind, key in wheels.items()}
-    arguments |= {"BASE_IMAGE": base, "ROUTER_IMAGE": base}
+def build_args(target: str, name: str, base: str, wheels: Path) -> list[str]:
+    """Return buildah's arguments for one target of the Dockerfile, with a folder of wheels for each lock."""
+    arguments = {"BASE_IMAGE": base, "ROUTER_IMAGE": base, "WHEELS": "yes"}
     return [
         *("bud", "--isolation", "chroot", "--layers", "--pull-never", "--target", target, "-t", name),
         *(word for argument, value in arguments.items() for word in ("--build-arg", f"{argument}={value}")),
-        *("--build-context", f"wheels={wheels_dir}", "-f", str(ROOT / "Dockerfile"), str(ROOT)),
+        *("--build-context", f"wheels={wheels}", "-f", str(ROOT / "Dockerfile"), str(ROOT)),
     ]
 
 

@@ -40,19 +40,18 @@ def test_the_module_pins_every_program() -> None:
     assert pinned == {program.package for program in binaries.PROGRAMS}
 
 
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-[project]
-name = "mlmodel"
-[project.optional-dependencies]
-server = ["numpy>=2"]
-"""
+def test_an_image_is_built_again_when_its_lock_changes_and_no_other() -> None:
+    operator = {name for name in images.sources("operator") if name.startswith("requirements/")}
+    assert operator == {"requirements/build.txt", "requirements/operator.txt"}
+    assert not [name for name in images.sources("router") if name.startswith("requirements/")]
 
 
-def test_requirements_come_from_pyproject() -> None:
-    assert images.requirements(PYPROJECT, "server") == ["numpy>=2"]
-    assert images.requirements(PYPROJECT, "build") == ["pip", "hatchling"]
+def test_every_source_of_an_image_is_in_the_checkout_and_in_the_build_context() -> None:
+    context = (ROOT / ".dockerignore").read_text()
+    for target in images.TARGETS:
+        for name in images.sources(target):
+            assert (ROOT / name).exists()
+            assert f"!{name.split('/')[0]}\n" in context or name in ("Dockerfile", ".dockerignore")
 
 
 def test_an_image_has_the_name_of_the_published_manifests() -> None:
@@ -75,10 +74,10 @@ def test_a_change_of_sources_changes_the_hash_and_byte_code_does_not(tmp_path: P
 
 
 def test_an_image_is_built_from_local_things_only(tmp_path: Path) -> None:
-    arguments = images.build_args("server", "localhost/x:1", "localhost/base:1", {"server": "abc"}, tmp_path)
+    arguments = images.build_args("server", "localhost/x:1", "localhost/base:1", tmp_path)
     assert "--pull-never" in arguments
     assert f"wheels={tmp_path}" in arguments
-    assert {"BASE_IMAGE=localhost/base:1", "ROUTER_IMAGE=localhost/base:1", "WHEELS_SERVER=abc"} <= set(arguments)
+    assert {"BASE_IMAGE=localhost/base:1", "ROUTER_IMAGE=localhost/base:1", "WHEELS=yes"} <= set(arguments)
 
 
 def test_the_dockerfile_has_every_target() -> None:
