@@ -26,6 +26,10 @@ lock: setup ## Bring the lock files in step with pyproject.toml (UPGRADE=1 takes
 demo: setup ## The main job, live: four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves it running)
 	$(BIN)/python -m hack.demo
 
+.PHONY: picture
+picture: setup ## Draw docs/rollout.svg from what the last make demo recorded
+	$(BIN)/python -m hack.picture out/demo.jsonl docs/rollout.svg
+
 .PHONY: test
 test: check ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
 	$(BIN)/python -m hack.lint --install

@@ -1,7 +1,8 @@
 """`make demo`: four versions of a model on a real Kubernetes, live, under constant traffic.
 
 Everything shown is what a user of the cluster sees: the MLModel's status, and what came back to the users' requests.
-Ends with a table, and with an error if anything was not as told.
+Ends with a table, and with an error if anything was not as told. ``out/demo.jsonl`` has what was shown, for
+``make picture``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any
 from hack import ROOT, installed_operator
 from hack.cluster import Cluster, ClusterError, start
 from hack.quickstart import NAME, Model, condition, message, train
+from hack.recording import Recorder
 from hack.traffic import Second, Traffic
 
 RATE = 100.0
 NAMESPACE = "demo"
+RECORDING = "demo.jsonl"
 
 
 @dataclass
@@ -77,31 +80,46 @@ def _columns() -> int:
 class Demo:
     """The story; each chapter applies one version and tells how it went."""
 
-    def __init__(self, model: Model, users: Traffic, screen: Screen) -> None:
-        self.model, self.users, self.screen = model, users, screen
+    def __init__(self, model: Model, users: Traffic, screen: Screen, recorder: Recorder) -> None:
+        self.model, self.users, self.screen, self.recorder = model, users, screen, recorder
         self.rows: list[Row] = []
 
     def chapter(
         self, version: str, headline: str, expected: str, until: Callable[[dict[str, Any]], str], seconds: float
     ) -> dict[str, Any]:
-        """Applies ``version`` and watches until ``until`` names an outcome; "timeout" after ``seconds``."""
+        """Apply ``version`` and watch until ``until`` names an outcome; "timeout" after ``seconds``."""
         self.screen.say(headline)
         before, began = self.users.now, time.monotonic()
         self.model.apply(version)
-        outcome, status = "", {}
-        while not outcome:
-            status = self.model.status()
-            outcome = until(status) if status else ""
-            if not outcome and time.monotonic() - began > seconds:
-                outcome = "timeout"
-            self.screen.show(*_picture(status, self.users.now))
-            time.sleep(0.25)
+        self.recorder.mark(f"{version} applied")
+        outcome, status = self.watch(until, seconds)
+        self.recorder.mark(f"{version} {outcome}")
         took = time.monotonic() - began
         # What was on its way at that moment belongs to this chapter too.
         seen = self.users.more(round(RATE))
         self.rows.append(Row(version, outcome, expected, took, seen.sent - before.sent, seen.failed - before.failed))
         self.screen.say(f"→ {version} {outcome} after {took:.1f} s. {message(status)}")
         return status
+
+    def watch(self, until: Callable[[dict[str, Any]], str], seconds: float) -> tuple[str, dict[str, Any]]:
+        """Show and record until ``until`` names an outcome; return it with the last status, "timeout" after
+        ``seconds``."""
+        began = time.monotonic()
+        while True:
+            status = self.model.status()
+            self.screen.show(*_picture(status, self.users.now))
+            self.recorder.sample(status, self.users.now)
+            if status and (outcome := until(status)):
+                return outcome, status
+            if time.monotonic() - began > seconds:
+                return "timeout", status
+            time.sleep(0.25)
+
+    def settle(self) -> None:
+        """Watch until the old version's pods are gone."""
+        outcome, status = self.watch(lambda status: "gone" if status["phase"] == "Stable" else "", 60)
+        if outcome != "gone":
+            raise AssertionError(f"the old version's pods are not gone after 60 s: {status}")
 
 
 def _picture(status: dict[str, Any], seen: Second) -> tuple[str, str]:
@@ -139,7 +157,8 @@ def story(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
     rows.append(Row("v1", "serving", "serving", time.monotonic() - began, 0, 0))
     screen.say(f"→ v1 serving after {rows[0].seconds:.1f} s, at {model.url}")
 
-    with Traffic(
+    recorder = Recorder(out / RECORDING)
+    traffic = Traffic(
         cluster.kubectl,
         cluster.kubectl_command,
         NAMESPACE,
@@ -147,11 +166,12 @@ def story(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
         bodies,
         image=installed_operator.image("server"),
         rate=RATE,
-    ) as users:
+    )
+    with recorder, traffic as users:
         screen.say(f"users ask {RATE:g} times per second, over kept and fresh connections")
-        demo = Demo(model, users, screen)
+        demo = Demo(model, users, screen, recorder)
         demo.chapter("v2", "v2 is better: canary 5, 25, 50 %, then everything", "promoted", _is("v2", "promoted"), 240)
-        model.wait("v1 has gone", 60, lambda status: status["phase"] == "Stable")
+        demo.settle()
         demo.chapter("v3", "v3 fails some requests", "rolled back", _is("v3", "promoted"), 120)
         demo.chapter("v4", "v4 cannot be loaded", "rejected", _is("v4", "promoted"), 60)
         demo.chapter(
