@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 
-from hack import lock
+from hack import ROOT, lock
 
 PYPROJECT = """
 [build-system]
@@ -77,3 +79,8 @@ def test_every_locked_package_has_a_hash() -> None:
         blocks = [block for block in text.replace("\\\n", "").splitlines() if not block.startswith("#")]
         assert blocks
         assert all("--hash=sha256:" in block for block in blocks), path.name
+
+
+def test_the_locks_begin_at_the_oldest_python_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["requires-python"].startswith(f">={lock.PYTHON},")
