@@ -32,7 +32,8 @@ picture: setup ## Draw docs/rollout.svg from what the last make demo recorded
 	$(BIN)/python -m hack.picture out/demo.jsonl docs/rollout.svg
 
 .PHONY: test
-test: check ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
+test: setup ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
@@ -46,6 +47,7 @@ lint: setup ## Lint of every language, layers, generated files, links
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
 	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
@@ -60,6 +62,13 @@ types: setup ## mypy --strict
 .PHONY: unit
 unit: setup ## Unit tests alone
 	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal
+
+.PHONY: coverage
+coverage: setup ## Unit tests, and the share of the lines that they run; fails below the floor in pyproject.toml
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --format=total
 
 .PHONY: generate
 generate: setup ## Write the CRD, install.yaml and the reference from the code
