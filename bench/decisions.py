@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mlmodel_operator.api.status import Ledger, Tally
+from mlmodel_operator.api.evidence import Counts, Ledger, Sides
 from mlmodel_operator.rollout.evidence import errors
 
 SEED = 20260104
@@ -27,11 +27,11 @@ Policy = Callable[[Iterator[Second]], int | None]
 
 def sequential(seconds: Iterator[Second]) -> int | None:
     """Ours, looking every second."""
-    ledger, own, others = Ledger(), Tally(), Tally()
+    ledger, own, others = Ledger(), Counts(), Counts()
     for now, (n, k, m, j) in enumerate(seconds, 1):
-        block = errors.Block(Tally(n, 0, k), Tally(m, 0, j))
+        block = Sides(Counts(n, 0, k), Counts(m, 0, j))
         ledger = errors.update(ledger, block, max_percent=1.0, stable_before=others)
-        own, others = errors.add(own, block.candidate), errors.add(others, block.stable)
+        own, others = own + block.candidate, others + block.stable
         if errors.judge(ledger, own, others, max_percent=1.0).decisive:
             return now
     return None

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from . import observe, resources
-from .api.codec import decode, encode
-from .api.status import Status
-from .api.types import GROUP, KIND, PLURAL, VERSION, MLModel
-from .rollout.decide import decide, needs_address, needs_pods, needs_routers
-from .rollout.observed import Observed
-from .rollout.plan import Plan, Want
-from .rollout.routes import Routes
-from .runtime.api import Api, ApiError
-from .runtime.apply import Applier
-from .runtime.clock import Clock
-from .runtime.events import Events
-from .runtime.resource import (
+from mlmodel_operator import observe, resources
+from mlmodel_operator.api.codec import encode
+from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import FORMAT_VERSION, Status
+from mlmodel_operator.api.types import GROUP, KIND, PLURAL, VERSION, MLModel
+from mlmodel_operator.api.upgrade import newer_format, read_status
+from mlmodel_operator.rollout.decide import decide
+from mlmodel_operator.rollout.needs import needs_address, needs_pods, needs_routers
+from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.obstacles import needs_config_map
+from mlmodel_operator.rollout.plan import DesiredRevision, Plan
+from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.runtime.api import Api, ApiError
+from mlmodel_operator.runtime.apply import Applier
+from mlmodel_operator.runtime.clock import Clock
+from mlmodel_operator.runtime.events import Events
+from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -33,16 +39,14 @@ from .runtime.resource import (
     resource_version,
     uid,
 )
-from .runtime.store import Store
-from .scrape import Counts, RouterStatus, Scraper
-from .settings import Settings
+from mlmodel_operator.runtime.store import Store
+from mlmodel_operator.scrape import RouterStatus, Scraper
+from mlmodel_operator.settings import Settings
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has its own; removed with it, the Deployment last: by it a revision is found."""
 ROUTES_ANNOTATION = "mlmodel.dev/routes"
-MOUNT_SECONDS = 15.0
-"""What a pod mounts is normally there sooner."""
 MANAGER = "mlmodel-operator"
 
 _log = logging.getLogger(__name__)
@@ -70,6 +74,8 @@ class Controller:
         self._clock = clock
         # What the API server last refused, by model: told in the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
+        # Models whose status a newer release wrote, so that this is reported once.
+        self._newer: set[tuple[str, str]] = set()
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Reconciles the MLModel ``key`` (namespace, name).
@@ -78,12 +84,17 @@ class Controller:
         again later; whatever could be done without the failed call has been done.
         """
         body = self._store.get(MODELS, *key)
-        if body is None or observe.is_leaving(body):
+        if body is None or observe.is_terminating(body):
             # The children belong to it: the garbage collector takes them, nothing is ours to do.
             self._refusals.pop(key, None)
+            self._newer.discard(key)
             return None
-        model = observe.read_model(body)
-        status = decode(Status, body.get("status") or {}, "status")
+        raw = body.get("status") or {}
+        newer = newer_format(raw)
+        if newer is not None:
+            await self._report_newer_status(body, key, newer)
+            return None
+        model, status = observe.read_model(body), read_status(raw)
         observed = await self._look(model, status)
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
         refusal: ApiError | None = None
@@ -98,11 +109,24 @@ class Controller:
         for revision in plan.deletes:
             await self._delete(model, revision)
         if refusal is not None:
-            if plan.again is None or refusal.conflict:
+            if plan.requeue_after is None or refusal.conflict:
                 raise refusal
             # A rollout is watched on at its own pace, whatever else is refused.
             _log.warning("%s; the rollout goes on", refusal)
-        return plan.again
+        return plan.requeue_after
+
+    async def _report_newer_status(self, body: Body, key: tuple[str, str], newer: int) -> None:
+        """Report, once per model and process, that only a newer release may work on it."""
+        if key in self._newer:
+            return
+        self._newer.add(key)
+        note = (
+            f"a newer release of the operator wrote this status (format {newer}; this release knows up to"
+            f" {FORMAT_VERSION}), so this one changes nothing: upgrade the operator"
+        )
+        _log.warning("%s/%s: %s", *key, note)
+        transition = f"format {newer}"
+        await self._events.post(body, transition=transition, reason=Reason.NEWER_STATUS, note=note, warning=True)
 
     # ------------------------------------------------------------------------------------------------------ looking
 
@@ -121,7 +145,7 @@ class Controller:
             and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
         ]
         routers = [pod for pod in pods if observe.label(pod, observe.COMPONENT_LABEL) == "router"]
-        routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_leaving(pod)]
+        routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
         counts: Mapping[str, Counts | None] = {}
         if needs_pods(status):
@@ -141,46 +165,23 @@ class Controller:
         reachable = True
         if routers and needs_address(status, bare):
             reachable = await self._scraper.answers(_cluster_ip(services))
+        refusal = self._refusals.get((namespace, name), "")
+        config_map = needs_config_map(status, replace(bare, refusal=refusal))
         return Observed(
             revisions,
             tuple(observe.read_router(pod, found.get(_name(pod))) for pod in routers),
-            source_problem=await self._problem(model, status, bare, deployments),
+            refusal=refusal,
+            config_map_missing=config_map is not None and await self._is_missing(namespace, config_map),
             reachable=reachable,
             denied=self._settings.denial(model.spec.model.trust),
         )
 
-    async def _problem(self, model: MLModel, status: Status, observed: Observed, deployments: list[Body]) -> str:
-        """What keeps the candidate's pods from starting, where the pods themselves do not say."""
-        refusal = self._refusals.get((model.owner.namespace, model.owner.name))
-        if refusal:
-            return refusal
-        candidate = status.candidate
-        if candidate is None or observed.revision(candidate.revision).ready:
-            return ""
-        for deployment in deployments:
-            if observe.label(deployment, observe.REVISION_LABEL) == candidate.revision:
-                failure = observe.replica_failure(deployment)
-                if failure:
-                    return failure
-        scheme, _, source = candidate.snapshot.model.uri.partition("://")
-        waiting = [pod for pod in observed.revision(candidate.revision).pods if pod.waiting == "ContainerCreating"]
-        if scheme == "configmap" and waiting:
-            try:
-                await self._api.get(CONFIG_MAPS, model.owner.namespace, source)
-            except ApiError as error:
-                if error.not_found:
-                    return (
-                        f"ConfigMap {source} is not in namespace {model.owner.namespace}: apply it (`mlmodel package"
-                        f" PACKAGE --configmap {source} | kubectl apply -f -`), or correct spec.model.uri"
-                    )
-        keys = candidate.snapshot.api_keys
-        if keys and any(self._clock.now() - pod.created > MOUNT_SECONDS for pod in waiting):
-            # Secrets are not ours to look at, so it is a question.
-            return (
-                f"the pods wait for what they mount: is there a Secret {keys.secret_name} with the key `keys` in"
-                f" namespace {model.owner.namespace}, as spec.serving.apiKeys says?"
-            )
-        return ""
+    async def _is_missing(self, namespace: str, config_map: str) -> bool:
+        try:
+            await self._api.get(CONFIG_MAPS, namespace, config_map)
+        except ApiError as error:
+            return error.not_found
+        return False
 
     # -------------------------------------------------------------------------------------------------- carrying out
 
@@ -210,16 +211,16 @@ class Controller:
             await apply(DISRUPTION_BUDGETS, resources.router_disruption_budget(owner))
         else:
             await self._remove(DISRUPTION_BUDGETS, owner.namespace, f"{owner.name}-router", owner.uid)
-        for want in plan.wants:
-            await self._want(model, want, apply)
+        for desired in plan.desired:
+            await self._apply_revision(model, desired, apply)
         if refusals:
             raise refusals[0]
 
-    async def _want(self, model: MLModel, want: Want, apply: ApplyOne) -> None:
-        owner, revision = model.owner, want.revision
+    async def _apply_revision(self, model: MLModel, desired: DesiredRevision, apply: ApplyOne) -> None:
+        owner, revision, replicas = model.owner, desired.revision, desired.replicas
         name = f"{owner.name}-{revision.id}"
         await apply(SERVICES, resources.service(owner, revision.id))
-        wanted = resources.deployment(
+        intent = resources.deployment(
             owner,
             revision,
             signing_keys=self._settings.signing_keys,
@@ -227,19 +228,19 @@ class Controller:
         )
         deployment = self._store.get(DEPLOYMENTS, owner.namespace, name)
         made_by = observe.annotation(deployment, resources.TEMPLATE_ANNOTATION) if deployment else ""
-        if not made_by or made_by == observe.annotation(wanted, resources.TEMPLATE_ANNOTATION):
-            deployment = await apply(DEPLOYMENTS, wanted)
+        if not made_by or made_by == observe.annotation(intent, resources.TEMPLATE_ANNOTATION):
+            deployment = await apply(DEPLOYMENTS, intent)
         # Else another release of the operator made its pods: they stay as they are, until the next revision.
         autoscaling = model.spec.serving.autoscaling
         if autoscaling is not None:
-            await apply(AUTOSCALERS, resources.autoscaler(owner, revision.id, autoscaling, want.pods))
+            await apply(AUTOSCALERS, resources.autoscaler(owner, revision.id, autoscaling, replicas))
         else:
             await self._remove(AUTOSCALERS, owner.namespace, name, owner.uid)
-            if deployment is not None and (deployment.get("spec") or {}).get("replicas") != want.pods:
+            if deployment is not None and (deployment.get("spec") or {}).get("replicas") != replicas:
                 # Not part of the applied intent: giving the field up to an autoscaler would reset it to one.
-                patched = await self._api.patch(DEPLOYMENTS, owner.namespace, name, {"spec": {"replicas": want.pods}})
+                patched = await self._api.patch(DEPLOYMENTS, owner.namespace, name, {"spec": {"replicas": replicas}})
                 self._store.put(DEPLOYMENTS, patched)
-        if want.pods > 1:
+        if replicas > 1:
             await apply(DISRUPTION_BUDGETS, resources.disruption_budget(owner, revision.id))
         else:
             await self._remove(DISRUPTION_BUDGETS, owner.namespace, name, owner.uid)
@@ -247,7 +248,7 @@ class Controller:
     async def _announce(self, model: MLModel, routes: Routes) -> None:
         """Makes kubelet refresh the routers' mounted file at once: a changed annotation of the pod does."""
         for pod in self._store.group(PODS, model.owner.namespace, model.owner.name):
-            if observe.label(pod, observe.COMPONENT_LABEL) != "router" or observe.is_leaving(pod):
+            if observe.label(pod, observe.COMPONENT_LABEL) != "router" or observe.is_terminating(pod):
                 continue
             if observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
                 continue
@@ -260,10 +261,10 @@ class Controller:
 
     async def _write_status(self, body: Body, plan: Plan) -> None:
         """Status last, only when it differs, and only onto the very version that was decided on."""
-        wanted = encode(plan.status)
-        if wanted == body.get("status"):
+        status = encode(plan.status)
+        if status == body.get("status"):
             return
-        written = await self._api.replace_status(MODELS, {**body, "status": wanted})
+        written = await self._api.replace_status(MODELS, {**body, "status": status})
         self._store.put(MODELS, written)
         for notice in plan.notices:
             # The version decided on names the transition: one that is decided again after a crash is not told twice.
@@ -282,7 +283,7 @@ class Controller:
     async def _remove(self, resource: Resource, namespace: str, name: str, owner: str) -> None:
         """Deletes a child if it is there and ours."""
         body = self._store.get(resource, namespace, name)
-        if body is None or observe.is_leaving(body):
+        if body is None or observe.is_terminating(body):
             return
         if not _belongs_to(body, owner):
             return

@@ -120,8 +120,16 @@ def _cluster_roles() -> list[Body]:
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME},
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
         },
-        role("mlmodel-viewer", [_rule(GROUP, [PLURAL], *look)], to_view | to_edit | to_admin),
-        role("mlmodel-editor", [_rule(GROUP, [PLURAL], *look, *change)], to_edit | to_admin),
+        role(
+            "mlmodel-viewer",
+            [_rule(GROUP, [PLURAL], *look), _rule(GROUP, [f"{PLURAL}/scale"], "get")],
+            to_view | to_edit | to_admin,
+        ),
+        role(
+            "mlmodel-editor",
+            [_rule(GROUP, [PLURAL], *look, *change), _rule(GROUP, [f"{PLURAL}/scale"], "get", "update", "patch")],
+            to_edit | to_admin,
+        ),
     ]
 
 

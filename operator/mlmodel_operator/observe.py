@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .api.codec import DecodeError, decode, parse_time
-from .api.status import Cursor, Slot
-from .api.types import MLModel, Owner, Spec
-from .rollout.observed import Pod, RevisionState, Router
-from .runtime.resource import Body, metadata, uid
-from .scrape import Counts, RouterStatus
+from mlmodel_operator.api.codec import DecodeError, decode, parse_time
+from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.api.status import Slot
+from mlmodel_operator.api.types import MLModel, Owner, Spec
+from mlmodel_operator.rollout.observed import Pod, RevisionState, Router
+from mlmodel_operator.runtime.resource import Body, metadata, uid
+from mlmodel_operator.scrape import RouterStatus
 
 REVISION_LABEL = "mlmodel.dev/revision"
 COMPONENT_LABEL = "mlmodel.dev/component"
@@ -34,7 +35,7 @@ def annotation(body: Body, name: str) -> str:
     return str((metadata(body).get("annotations") or {}).get(name, ""))
 
 
-def is_leaving(body: Body) -> bool:
+def is_terminating(body: Body) -> bool:
     """Whether the object is being deleted."""
     return bool(metadata(body).get("deletionTimestamp"))
 
@@ -71,7 +72,7 @@ def read_pod(body: Body, counts: Counts | None) -> Pod:
         name=str(metadata(body).get("name", "")),
         created=created(body),
         ready=is_ready(body),
-        leaving=is_leaving(body),
+        terminating=is_terminating(body),
         restarts=int(container.get("restartCount", 0)),
         waiting=str(waiting.get("reason", "")),
         waiting_message=str(waiting.get("message", "")),
@@ -79,32 +80,41 @@ def read_pod(body: Body, counts: Counts | None) -> Pod:
         exit_reason=str(ended.get("reason", "")),
         exit_message=str(ended.get("message", "")).strip(),
         unschedulable=str(unschedulable.get("message", "")) if unschedulable.get("status") == "False" else "",
-        counts=Cursor(counts.requests, counts.client_errors, counts.server_errors) if counts else None,
+        counts=counts,
     )
 
 
 def read_revisions(
     deployments: Iterable[Body], services: Iterable[Body], pods: Iterable[tuple[str, Pod]]
 ) -> Mapping[str, RevisionState]:
-    """States by revision; ``pods`` come with the revision that each belongs to."""
-    wanted = {label(body, REVISION_LABEL): int((body.get("spec") or {}).get("replicas", 1)) for body in deployments}
+    """Return the states by revision; ``pods`` come with the revision that each belongs to."""
+    found = {label(body, REVISION_LABEL): body for body in deployments}
     addresses = {label(body, REVISION_LABEL): str((body.get("spec") or {}).get("clusterIP", "")) for body in services}
     grouped: dict[str, list[Pod]] = {}
     for revision, pod in pods:
         grouped.setdefault(revision, []).append(pod)
     return {
-        name: RevisionState(tuple(grouped.get(name, ())), addresses.get(name, ""), wanted.get(name, 0))
-        for name in (wanted | addresses)
+        name: RevisionState(
+            tuple(grouped.get(name, ())),
+            addresses.get(name, ""),
+            _replicas(found[name]) if name in found else 0,
+            replica_failure(found[name]) if name in found else "",
+        )
+        for name in (found | addresses)
         if name
     }
 
 
 def read_router(body: Body, status: RouterStatus | None) -> Router:
-    """One router pod with what it said of itself."""
+    """Return one router pod with the status that it reported."""
     if status is None:
         return Router(str(metadata(body).get("name", "")), created(body))
-    slots = {slot: (found.requests, found.failed) for slot in SLOTS if (found := status.slots.get(slot)) is not None}
+    slots = {slot: found for slot in SLOTS if (found := status.slots.get(slot)) is not None}
     return Router(str(metadata(body).get("name", "")), created(body), status.id, slots)
+
+
+def _replicas(deployment: Body) -> int:
+    return int((deployment.get("spec") or {}).get("replicas", 1))
 
 
 def replica_failure(deployment: Body) -> str:

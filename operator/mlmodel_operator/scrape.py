@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import aiohttp
 
+from mlmodel_operator.api.evidence import Counts
+
 SERVER_PORT = 8080
 ROUTER_PORT = 9090
 SERVICE_PORT = 80
@@ -35,30 +37,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Inference requests that one pod has answered since it started; errors are part of ``requests``."""
-
-    requests: int
-    client_errors: int
-    server_errors: int
-
-
-@dataclass(frozen=True)
-class SlotCounts:
-    """What one router has seen of one slot since it started: requests assigned to it, of those the ones that its own
-    revision failed to answer, and of those the ones that the other slot answered."""
-
-    requests: int
-    failed: int
-    fallbacks: int
-
-
-@dataclass(frozen=True)
 class RouterStatus:
-    """One router: the id of the routes in force there, and its counts per slot (``a``, ``b``)."""
+    """One router: the id of the routes that it follows, and per slot (``a``, ``b``) the requests that it sent there and
+    how many of them the slot's own revision failed, since the process began."""
 
     id: str
-    slots: Mapping[str, SlotCounts]
+    slots: Mapping[str, Counts]
 
 
 class Scraper:
@@ -146,7 +130,7 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
     try:
         found = json.loads(body)
         slots = {
-            slot: SlotCounts(*(_natural(counts[key]) for key in ("requests", "failed", "fallbacks")))
+            slot: Counts(_natural(counts["requests"]), failed=_natural(counts["failed"]))
             for slot, counts in found["slots"].items()
         }
         if not isinstance(found["id"], str):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import types
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .schema import Doc, Limits, Quantity, Rule, Time
+from mlmodel_operator.api.schema import Doc, Limits, Opaque, Quantity, Rule, Time
 
 T = TypeVar("T")
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -32,6 +33,7 @@ class _Field:
     doc: str
     limits: Limits
     required: bool
+    opaque: bool
 
 
 def camel(name: str) -> str:
@@ -52,7 +54,7 @@ def _fields(cls: type) -> tuple[_Field, ...]:
     hints = get_type_hints(cls, include_extras=True)
     found = []
     for item in dataclasses.fields(cls):
-        kind, doc, limits = hints[item.name], "", Limits()
+        kind, doc, limits, opaque = hints[item.name], "", Limits(), False
         if get_origin(kind) is Annotated:
             kind, *extras = get_args(kind)
             for extra in extras:
@@ -60,8 +62,10 @@ def _fields(cls: type) -> tuple[_Field, ...]:
                     doc = extra.text
                 elif isinstance(extra, Limits):
                     limits = extra
+                elif isinstance(extra, Opaque):
+                    opaque = True
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        found.append(_Field(item.name, camel(item.name), _unwrap(kind), doc, limits, required))
+        found.append(_Field(item.name, camel(item.name), _unwrap(kind), doc, limits, required, opaque))
     return tuple(found)
 
 
@@ -81,8 +85,16 @@ def decode(cls: type[T], data: Any, path: str = "") -> T:
             if item.required:
                 raise DecodeError(f"{where} is missing")
             continue
-        values[item.name] = _decode(item.type, value, where)
+        values[item.name] = _decode(item.type, _parse(value, where) if item.opaque else value, where)
     return cls(**values)
+
+
+def _parse(text: Any, path: str) -> Any:
+    """The data in an opaque field."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        raise DecodeError(f"{path} must be a JSON string") from None
 
 
 def _decode(kind: Any, value: Any, path: str) -> Any:
@@ -122,7 +134,8 @@ def encode(value: Any) -> Any:
             held = getattr(value, item.name)
             if held is None or held == "" or held == () or held == {}:
                 continue
-            result[item.wire] = format_time(held) if item.type is Time else encode(held)
+            found = format_time(held) if item.type is Time else encode(held)
+            result[item.wire] = json.dumps(found, separators=(",", ":"), sort_keys=True) if item.opaque else found
         return result
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
@@ -155,9 +168,8 @@ def schema(cls: type, *, with_rules: bool = True) -> dict[str, Any]:
     properties = {}
     required = []
     for item in _fields(cls):
-        properties[item.wire] = _schema(item.type, item.limits, with_rules) | (
-            {"description": item.doc} if item.doc else {}
-        )
+        shape = {"type": "string"} if item.opaque else _schema(item.type, item.limits, with_rules)
+        properties[item.wire] = shape | ({"description": item.doc} if item.doc else {})
         if item.required and f"has(self.{item.wire})" not in kindly:
             required.append(item.wire)
     doc = (cls.__doc__ or "").strip().split("\n\n")[0]

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import yaml
 
-from .codec import schema
-from .schema import Doc
-from .status import Status
-from .types import GROUP, KIND, MAX_NAME, PLURAL, VERSION, Spec
+from mlmodel_operator.api.codec import schema
+from mlmodel_operator.api.schema import Doc
+from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.types import GROUP, KIND, MAX_NAME, PLURAL, VERSION, Spec
 
 _HEADER = "# Generated from operator/mlmodel_operator/api by `make generate`. Do not edit.\n"
 
@@ -21,9 +22,9 @@ _COLUMNS = (
     ("Phase", "string", ".status.phase", "Where the rollout is.", 0),
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether the spec is what is served.", 0),
     ("Stable", "string", ".status.stable.version", "The version that answers.", 0),
-    ("Candidate", "string", ".status.candidate.version", "The version on its way in.", 0),
+    ("Candidate", "string", ".status.candidate.version", "The version that is being rolled out.", 0),
     ("Weight", "integer", ".status.candidate.weight", "Percentage of requests that the candidate gets.", 0),
-    ("Replicas", "string", ".status.replicas", "Ready and wanted pods of stable.", 0),
+    ("Replicas", "string", ".status.replicas", "Ready and desired pods of stable.", 0),
     ("Age", "date", ".metadata.creationTimestamp", "", 0),
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not.", 1),
     ("Digest", "string", ".status.stable.digest", "Digest of the model that answers.", 1),
@@ -41,7 +42,7 @@ class _Root:
 def crd() -> dict[str, Any]:
     """The CustomResourceDefinition as a JSON object."""
     root = schema(_Root)
-    root["properties"]["status"] = schema(Status, with_rules=False)
+    root["properties"]["status"] = _keep_unknown_fields(schema(Status, with_rules=False))
     root["properties"] = {
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
@@ -88,13 +89,52 @@ def crd() -> dict[str, Any]:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.serving.replicas",
+                            "statusReplicasPath": ".status.stable.replicas",
+                            "labelSelectorPath": ".status.selector",
+                        },
+                    },
                     "additionalPrinterColumns": columns,
                     "schema": {"openAPIV3Schema": root},
                 }
             ],
         },
     }
+
+
+def crd_problem(found: Mapping[str, Any]) -> str:
+    """Return why this operator cannot work with the CustomResourceDefinition ``found`` in the cluster, empty if it can.
+
+    An older one drops the fields of ``status`` that it does not know, and with them the state of a rollout.
+    """
+    for version in (found.get("spec") or {}).get("versions") or []:
+        if version.get("name") == VERSION:
+            place = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+            for name in ("status", "formatVersion"):
+                place = (place.get("properties") or {}).get(name) or {}
+            if place:
+                return ""
+    return (
+        f"the CustomResourceDefinition {PLURAL}.{GROUP} in the cluster is older than this operator:"
+        " type `kubectl apply -f crds/mlmodels.yaml`"
+    )
+
+
+def _keep_unknown_fields(field: dict[str, Any]) -> dict[str, Any]:
+    """Let every object in ``field`` keep what this schema does not know.
+
+    The operator and its CRD are upgraded at different times; whichever is newer, no field of a status may be lost.
+    """
+    kept = dict(field)
+    if "properties" in field:
+        kept["properties"] = {name: _keep_unknown_fields(inner) for name, inner in field["properties"].items()}
+        kept["x-kubernetes-preserve-unknown-fields"] = True
+    if "items" in field:
+        kept["items"] = _keep_unknown_fields(field["items"])
+    return kept
 
 
 def text() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .crd import crd
+from mlmodel_operator.api.crd import crd
+from mlmodel_operator.api.reasons import Reason
 
 _HEAD = """# MLModel
 
@@ -79,6 +80,13 @@ _CONDITIONS = """
 | `Stalled` | it cannot go on without a change of the spec, or of the operator's rights (kstatus) | |
 | `RolledBack` | the version in the spec was rolled back; the reason is beside it | |
 | `Paused` | `spec.rollout.paused` is set | |
+
+## Reasons
+
+The machine-readable reasons of conditions, Events and `status.rejected`.
+
+| reason | meaning | what to do |
+|---|---|---|
 """
 
 
@@ -90,7 +98,8 @@ def page() -> str:
         sections.append(f"## {part}\n\n| field | type | |\n|---|---|---|\n")
         sections += [f"| `{path}` | {kind} | {text} |\n" for path, kind, text in _rows(part, properties[part])]
         sections.append("\n")
-    return "".join(sections).rstrip("\n") + "\n" + _SOURCES + _CONDITIONS
+    reasons = "".join(f"| `{reason}` | {reason.meaning} | {reason.action} |\n" for reason in sorted(Reason))
+    return "".join(sections).rstrip("\n") + "\n" + _SOURCES + _CONDITIONS + reasons
 
 
 def _rows(path: str, schema: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -106,7 +115,7 @@ def _rows(path: str, schema: dict[str, Any]) -> list[tuple[str, str, str]]:
         rows.append((here, kind, field.get("description", "").replace("|", r"\|")))
         if item.get("properties"):
             rows += _rows(f"{here}[]", item)
-        elif field.get("properties") and not here.endswith((".snapshot", ".ledger", ".counted")):
+        elif field.get("properties") and not here.endswith(".snapshot"):
             rows += _rows(here, field)
     return rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
-from .codec import encode
-from .types import Batching, ModelSource, Revision, Snapshot, Spec
+from mlmodel_operator.api.codec import encode
+from mlmodel_operator.api.types import Batching, ModelSource, Revision, Snapshot, Spec
 
 
 def revision_id(snapshot: Snapshot) -> str:
@@ -29,7 +29,7 @@ def revision_id(snapshot: Snapshot) -> str:
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def wanted_revision(spec: Spec, image: str) -> Revision:
+def desired_revision(spec: Spec, image: str) -> Revision:
     """The revision that the spec asks for, to be served by ``image``."""
     serving = spec.serving
     snapshot = Snapshot(spec.model, image, serving.resources, serving.batching, serving.api_keys)

@@ -28,6 +28,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Opaque:
+    """Marks a field that is one JSON string on the wire: its inside is no part of the API."""
+
+
+@dataclass(frozen=True)
 class Rule:
     """A CEL rule on an object; ``message`` says what to type instead."""
 

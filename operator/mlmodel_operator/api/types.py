@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from .schema import Doc, Limits, Quantity, Rule
+from mlmodel_operator.api.schema import Doc, Limits, Quantity, Rule
 
 GROUP = "mlmodel.dev"
 VERSION = "v1alpha1"

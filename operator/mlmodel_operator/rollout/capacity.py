@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from math import ceil
 
-from ..api.types import Serving
+from mlmodel_operator.api.types import Serving
 
 
-def full(serving: Serving, running: int) -> int:
-    """Pods that all requests need: the fixed number, or what the autoscaler of stable has come to."""
+def full_capacity(serving: Serving, running: int) -> int:
+    """Return the number of pods that all requests need: the fixed one, or what stable's autoscaler has come to."""
     if serving.autoscaling is None:
         return serving.replicas or 1
     return min(max(running, serving.autoscaling.min_replicas), serving.autoscaling.max_replicas)
 
 
-def for_weight(weight: int, everything: int) -> int:
-    """Pods for ``weight`` percent, such that the candidate's share of all pods is at least its share of requests.
+def for_weight(weight: int, full: int) -> int:
+    """Return the number of pods for ``weight`` percent, so that the candidate's share of all pods is at least its
+    share of the requests.
 
-    At most ``everything``: that many serve all requests by themselves.
+    At most ``full``: that many serve all requests by themselves.
     """
     if weight >= 100:
-        return everything
-    return min(max(1, ceil(everything * weight / (100 - weight))), everything)
+        return full
+    return min(max(1, ceil(full * weight / (100 - weight))), full)

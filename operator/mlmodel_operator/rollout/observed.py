@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..api.status import Cursor, Slot
+from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.api.status import Slot
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,16 @@ class Pod:
     name: str
     created: float
     ready: bool = False
-    leaving: bool = False
+    terminating: bool = False
     restarts: int = 0
     waiting: str = ""
     waiting_message: str = ""
     exit_code: int | None = None
-    """Of the last container that ended."""
+    """Exit code of the last container that exited."""
     exit_reason: str = ""
     exit_message: str = ""
     unschedulable: str = ""
-    counts: Cursor | None = None
+    counts: Counts | None = None
     """Cumulative counters of the present container; None when they could not be read."""
 
 
@@ -35,13 +36,15 @@ class RevisionState:
     pods: tuple[Pod, ...] = ()
     address: str = ""
     """ClusterIP of its Service; empty as long as there is none."""
-    wanted: int = 0
-    """Pods that its Deployment wants now."""
+    replicas: int = 0
+    """Number of pods that its Deployment asks for now."""
+    replica_failure: str = ""
+    """Why its Deployment cannot create pods (a quota, an admission policy); empty if it can."""
 
     @property
     def ready(self) -> int:
-        """Pods that answer."""
-        return sum(pod.ready and not pod.leaving for pod in self.pods)
+        """Number of pods that are ready."""
+        return sum(pod.ready and not pod.terminating for pod in self.pods)
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ class Router:
     name: str
     created: float
     routes: str = ""
-    """Identity of the routes that it follows; empty when it could not be asked."""
-    slots: Mapping[Slot, tuple[int, int]] = field(default_factory=dict)
-    """Per slot, requests that it was given and how many of them it failed, since the process began."""
+    """Identity of the routes that it follows; empty when it could not be read."""
+    slots: Mapping[Slot, Counts] = field(default_factory=dict)
+    """Per slot, the requests that it was sent and how many of them failed, since the process began."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,15 @@ class Observed:
 
     revisions: Mapping[str, RevisionState] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
-    source_problem: str = ""
-    """What is missing for the wanted revision's model to be mounted, in one sentence."""
+    refusal: str = ""
+    """Why the API server rejected the last write of a child, in one sentence; empty if it did not."""
+    config_map_missing: bool = False
+    """Whether the ConfigMap that ``needs_config_map`` names does not exist; false unless it was looked up."""
     reachable: bool = True
-    """Whether the model's address answers; true where nobody had to look."""
+    """Whether the model's address answers; true unless ``needs_address`` and it did not."""
     denied: str = ""
-    """Why no pod of the wanted revision may be made, in one sentence; empty if they may."""
+    """Why this operator may not serve the desired revision, in one sentence; empty if it may."""
 
     def revision(self, identity: str) -> RevisionState:
-        """The state of a revision; empty when nothing of it exists."""
+        """Return the state of a revision; empty when nothing of it exists."""
         return self.revisions.get(identity, RevisionState())

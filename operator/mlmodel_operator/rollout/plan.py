@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..api.status import Status
-from ..api.types import Revision
-from .routes import Routes
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.types import Revision
+from mlmodel_operator.rollout.routes import Routes
 
 
 @dataclass(frozen=True)
-class Want:
+class DesiredRevision:
     """A revision whose children must exist."""
 
     revision: Revision
-    pods: int
+    replicas: int
     """Number of pods; with an autoscaler, its lower bound."""
 
 
@@ -24,7 +25,7 @@ class Notice:
     """An Event on the MLModel."""
 
     type: Literal["Normal", "Warning"]
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -32,12 +33,12 @@ class Notice:
 class Plan:
     """The whole outcome of one decision."""
 
-    wants: tuple[Want, ...]
+    desired: tuple[DesiredRevision, ...]
     routes: Routes | None
     """None: leave the routes as they are, because an address is missing."""
     status: Status
     deletes: tuple[str, ...] = ()
-    """Revisions whose children go."""
+    """Revisions whose children are deleted."""
     notices: tuple[Notice, ...] = ()
-    again: float | None = None
-    """Seconds after which to decide again though nothing was seen to change."""
+    requeue_after: float | None = None
+    """Seconds after which to decide again even if nothing changes; None: only a change leads to the next decision."""

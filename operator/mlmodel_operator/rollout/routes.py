@@ -6,14 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..api.status import Slot
+from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.rollout.observed import Observed
 
 SERVER_PORT = 8080
-
-
-def other(slot: Slot) -> Slot:
-    """The slot that ``slot`` is not."""
-    return "b" if slot == "a" else "a"
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class Routes:
 
     ``addresses`` maps a slot to the ClusterIP of its revision's Service. ``stable`` and ``candidate`` say which slot
     has which role (None: nobody); ``weight`` is the candidate's share in percent, 0 to 100. While there is a candidate,
-    what it fails to answer is asked of stable.
+    requests that it fails are retried on stable.
     """
 
     addresses: Mapping[Slot, str] = field(default_factory=dict)
@@ -44,3 +40,36 @@ class Routes:
     def id(self) -> str:
         """The identity of this routing, as the router echoes it."""
         return self.text().split("\n", 1)[0].removeprefix("id ")
+
+
+def routes_for(status: Status, observed: Observed) -> Routes | None:
+    """Return the routes that this state means; None as long as an address that they need is not known."""
+    stable, candidate = status.stable, status.candidate
+    slots: dict[Slot, str] = {}
+    stable_slot: Slot | None = None
+    candidate_slot: Slot | None = None
+    weight = 0
+    if stable is not None:
+        stable_slot = stable.slot
+        slots[stable.slot] = observed.revision(stable.revision).address
+    if candidate is not None and candidate.slot is not None:
+        state = observed.revision(candidate.revision)
+        slots[candidate.slot] = state.address
+        if stable is None:
+            stable_slot = candidate.slot
+        else:
+            candidate_slot = candidate.slot
+            # No weight without a ready pod: stable answers until one is back.
+            weight = candidate.weight if state.ready else 0
+    if not all(slots.values()):
+        return None
+    return Routes(slots, stable_slot, candidate_slot, weight)
+
+
+def are_confirmed(routes: Routes | None, observed: Observed) -> bool:
+    """Whether there are routes and ready routers, and every ready router follows these routes."""
+    return (
+        routes is not None
+        and bool(observed.routers)
+        and all(router.routes == routes.id() for router in observed.routers)
+    )

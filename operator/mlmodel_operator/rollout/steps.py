@@ -1,28 +1,36 @@
-"""Where a share stands among the steps, and what the next one takes."""
+"""Where a weight stands among the steps, and what the next one requires."""
 
 from __future__ import annotations
 
-from ..api.status import Evidence
-from ..api.types import Rollout, Step
-from .evidence import errors
+from dataclasses import dataclass
+
+from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.types import Rollout, Step
+from mlmodel_operator.rollout.evidence import errors
 
 
-def next_weight(steps: tuple[Step, ...], weight: int) -> int:
-    """The share after ``weight``: progress is kept by weight, so that edited steps never restart a rollout."""
-    return min((step.weight for step in steps if step.weight > weight), default=100)
+@dataclass(frozen=True)
+class Target:
+    """The next step, and what proves that the candidate may take it."""
+
+    weight: int
+    """Percent of the requests; 100 after the last step."""
+    limit: float
+    """Error rate (0 to 1) that the candidate must be proven to stay below."""
+
+
+def next_target(rollout: Rollout, weight: int, evidence: Evidence) -> Target:
+    """Return the target after ``weight``: steps are found by weight, so that edited steps never restart a rollout."""
+    following = min((step.weight for step in rollout.steps if step.weight > weight), default=100)
+    limit = errors.limit_for(following, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
+    return Target(following, limit)
 
 
 def step_at(steps: tuple[Step, ...], weight: int) -> Step:
-    """The step with this share; one without conditions when the steps were edited meanwhile."""
+    """Return the step with this weight; one without conditions if the steps were edited meanwhile."""
     return next((step for step in steps if step.weight == weight), Step(weight))
 
 
 def number(steps: tuple[Step, ...], weight: int) -> int:
-    """The number of the step with this share, from 1."""
+    """Return the number of the step with this weight, from 1."""
     return sum(step.weight <= weight for step in steps)
-
-
-def goal(rollout: Rollout, weight: int, evidence: Evidence) -> tuple[int, float]:
-    """The share after ``weight``, and the error rate (0 to 1) below which the candidate must be proven to be for it."""
-    target = next_weight(rollout.steps, weight)
-    return target, errors.limit_for(target, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)

@@ -11,14 +11,8 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from mlmodel_operator.scrape import (
-    Counts,
-    RouterStatus,
-    Scraper,
-    SlotCounts,
-    parse_counts,
-    parse_router_status,
-)
+from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.scrape import RouterStatus, Scraper, parse_counts, parse_router_status
 from tests.unit.operator.runtime.support import asynchronous
 
 LABELS = ["model", "version", "revision", "code"]
@@ -123,7 +117,7 @@ async def test_routers_are_read() -> None:
         scraper = Scraper(router_port=port)
         found = await scraper.routers({"router": "127.0.0.1"})
         await scraper.close()
-    assert found == {"router": RouterStatus("abc", {"a": SlotCounts(9, 2, 1)})}
+    assert found == {"router": RouterStatus("abc", {"a": Counts(9, failed=2)})}
 
 
 @asynchronous
@@ -185,7 +179,7 @@ def test_garbage_is_no_answer(body: bytes) -> None:
         '{"id": 5, "slots": {}}',
         '{"id": "x", "slots": []}',
         '{"id": "x", "slots": {"a": 5}}',
-        '{"id": "x", "slots": {"a": {"requests": 1, "failed": 0}}}',
+        '{"id": "x", "slots": {"a": {"requests": 1, "fallbacks": 0}}}',
         '{"id": "x", "slots": {"a": {"requests": -1, "failed": 0, "fallbacks": 0}}}',
         '{"id": "x", "slots": {"a": {"requests": 1.5, "failed": 0, "fallbacks": 0}}}',
         '{"id": "x", "slots": {"a": {"requests": true, "failed": 0, "fallbacks": 0}}}',

@@ -4,11 +4,11 @@ Each test is an e-process: the likelihood ratio of a mixture of alternatives aga
 by block. Under the hypothesis it exceeds K with probability at most 1/K over the whole rollout (Ville's inequality),
 so looking every second costs nothing. See docs/explanation/evidence.md for the derivation and the measured rates.
 
-* **Absolute**: the candidate's rate of failures is at most the limit, or stable's own rate if that is higher. What it
-  refuses and stable takes is a failure too.
-* **Relative**: the candidate's share of all errors is its share of the requests. What both versions suffer in the same
-  block (a broken feature store, say) cancels. This one sees client errors too, for those that no router
-  could ask of stable.
+* **Absolute**: the candidate's rate of failures is at most the limit, or stable's own rate if that is higher. A request
+  that the candidate rejects and stable answers is a failure too.
+* **Relative**: the candidate's share of all errors is its share of the requests. An incident that hits both sides in
+  the same block (a broken feature store, say) cancels. This test counts rejected requests too, for those that no
+  router could retry on stable.
 * **Certification**: the candidate's rate of failures is at least the limit scaled to the exposure. Rejecting
   *this* hypothesis is what lets the weight rise.
 """
@@ -16,9 +16,10 @@ so looking every second costs nothing. See docs/explanation/evidence.md for the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ...api.status import Ledger, Tally
+from mlmodel_operator.api.evidence import Counts, Ledger, Sides
+from mlmodel_operator.api.reasons import Reason
 
 DECISIVE = 1000.0
 """Evidence at which a decision is taken: the chance of a wrong one is at most one in a thousand per test."""
@@ -33,30 +34,17 @@ _BETTER = ((0.0, 0.8), (0.25, 0.1), (0.5, 0.1))
 
 
 @dataclass(frozen=True)
-class Block:
-    """What both sides did in the same stretch of time."""
-
-    candidate: Tally = field(default_factory=Tally)
-    stable: Tally = field(default_factory=Tally)
-
-
-@dataclass(frozen=True)
 class Verdict:
     """Evidence against the candidate, and which test holds it."""
 
     against: float
-    reason: str
+    reason: Reason
     message: str
 
     @property
     def decisive(self) -> bool:
-        """Whether the candidate has to go."""
+        """Whether the candidate is rolled back."""
         return self.against >= DECISIVE
-
-
-def add(left: Tally, right: Tally) -> Tally:
-    """The sum of two tallies."""
-    return Tally(left.requests + right.requests, left.client_errors + right.client_errors, left.failed + right.failed)
 
 
 def _mean_exp(logs: tuple[float, ...]) -> float:
@@ -65,20 +53,16 @@ def _mean_exp(logs: tuple[float, ...]) -> float:
     return math.exp(min(top + math.log(sum(math.exp(x - top) for x in logs) / len(logs)), 200.0)) if logs else 1.0
 
 
-def _rate(tally: Tally) -> float:
-    return tally.failed / tally.requests if tally.requests else 0.0
+def update(ledger: Ledger, block: Sides, *, max_percent: float, stable_before: Counts) -> Ledger:
+    """Return the ledger after ``block``, the counts of one more stretch of time.
 
-
-def update(ledger: Ledger, block: Block, *, max_percent: float, stable_before: Tally) -> Ledger:
-    """The ledger after one more block.
-
-    ``stable_before`` is what stable had done before the block: the hypothesis must not depend on what is tested.
+    ``stable_before`` are the counts of stable before the block: the hypothesis must not depend on what is tested.
     """
-    # An incident that hits both versions must not be held against one: what stable fails in this very block counts too,
-    # with twice its standard error. It does not depend on the candidate's answers, so the test stays valid.
-    now = _rate(block.stable)
+    # An incident that hits both sides must not count against one: what stable fails in this very block raises the
+    # limit, with twice its standard error. It does not depend on the candidate's answers, so the test stays valid.
+    now = block.stable.failure_rate
     now += 2.0 * math.sqrt(max(now * (1.0 - now), 0.0) / max(block.stable.requests, 1))
-    limit = min(max(max_percent / 100.0, _rate(stable_before), now), 0.99)
+    limit = min(max(max_percent / 100.0, stable_before.failure_rate, now), 0.99)
     n, k = block.candidate.requests, min(block.candidate.failed, block.candidate.requests)
     absolute = ledger.absolute or (0.0,) * len(_EXCESS)
     alternatives = tuple(limit + (1.0 - limit) * excess for excess in _EXCESS)
@@ -91,57 +75,58 @@ def update(ledger: Ledger, block: Block, *, max_percent: float, stable_before: T
     total = block.candidate.requests + block.stable.requests
     if block.candidate.requests and block.stable.requests:
         share = block.candidate.requests / total
-        own = block.candidate.failed + block.candidate.client_errors
-        others = block.stable.failed + block.stable.client_errors
+        own, all_errors = block.candidate.errors, block.candidate.errors + block.stable.errors
         relative = tuple(
-            log + own * math.log(ratio) - (own + others) * math.log1p(share * (ratio - 1.0))
+            log + own * math.log(ratio) - all_errors * math.log1p(share * (ratio - 1.0))
             for log, ratio in zip(relative, RISK_RATIOS, strict=True)
         )
     return Ledger(absolute, relative)
 
 
 def rounded(ledger: Ledger) -> Ledger:
-    """The ledger as it is kept: six digits are plenty for a decision at 1000, and status stays small."""
+    """Return the ledger as status keeps it: six digits are plenty for a decision at 1000."""
     return Ledger(tuple(round(log, 6) for log in ledger.absolute), tuple(round(log, 6) for log in ledger.relative))
 
 
-def judge(ledger: Ledger, candidate: Tally, stable: Tally, *, max_percent: float, refused: int = 0) -> Verdict:
-    """What the ledger holds against the candidate, in words with figures; ``refused`` of its failures are requests that
-    it answered with 4xx and stable took.
+def figures(counts: Counts) -> str:
+    """Return the failures among these requests, in one clause."""
+    return f"{counts.failed} of {counts.requests} requests failed"
 
-    The relative test is heard only when the excess that was observed is above the limit: with enough requests even a
-    harmless difference is certain, and certainty is not harm.
+
+def judge(ledger: Ledger, candidate: Counts, stable: Counts, *, max_percent: float, rejected: int = 0) -> Verdict:
+    """Return the stronger evidence of the two tests, in words with figures.
+
+    ``rejected`` of the candidate's failures are requests that it rejected with 4xx and stable answered. The relative
+    test counts only when the excess that was observed is above the limit: with enough requests even a harmless
+    difference is certain, and certainty is not harm.
     """
     absolute = _mean_exp(ledger.absolute)
-    errors = candidate.failed + candidate.client_errors
-    stable_errors = stable.failed + stable.client_errors
-    rate = errors / candidate.requests if candidate.requests else 0.0
-    stable_rate = stable_errors / stable.requests if stable.requests else 0.0
-    relative = _mean_exp(ledger.relative) if 100.0 * (rate - stable_rate) > max_percent else 1.0
+    excess = 100.0 * (candidate.error_rate - stable.error_rate)
+    relative = _mean_exp(ledger.relative) if excess > max_percent else 1.0
     if absolute >= relative:
-        how = f" ({refused} were refused with 4xx, and answered by stable)" if refused > 0 else ""
+        how = f" ({rejected} were rejected with 4xx, and answered by stable)" if rejected > 0 else ""
         return Verdict(
             absolute,
-            "ErrorRate",
-            f"{candidate.failed} of {candidate.requests} requests failed{how}, and at most {max_percent:g} % may",
+            Reason.ERROR_RATE,
+            f"{figures(candidate)}{how}, and at most {max_percent:g} % may",
         )
     return Verdict(
         relative,
-        "ErrorRateAboveStable",
-        f"{errors} of {candidate.requests} requests were answered with an error, and {stable_errors} of"
+        Reason.ERROR_RATE_ABOVE_STABLE,
+        f"{candidate.errors} of {candidate.requests} requests were answered with an error, and {stable.errors} of"
         f" {stable.requests} by stable in the same time",
     )
 
 
-def limit_for(weight: int, *, max_percent: float, stable: Tally) -> float:
-    """The error rate (0 to 1) below which the candidate must be proven to be before it gets ``weight`` percent.
+def limit_for(weight: int, *, max_percent: float, stable: Counts) -> float:
+    """Return the error rate (0 to 1) that the candidate must be proven to stay below before it gets ``weight`` percent.
 
     The exposure is what counts: at 25 % of the requests a candidate that fails 4 % of its own makes 1 % of all fail.
     """
-    return min(_rate(stable) + max_percent / max(weight, 1), 0.5)
+    return min(stable.failure_rate + max_percent / max(weight, 1), 0.5)
 
 
-def certified(candidate: Tally, limit: float) -> bool:
+def certified(candidate: Counts, limit: float) -> bool:
     """Whether it is proven that the candidate fails less than ``limit`` (0 to 1) of its requests."""
     n, k = candidate.requests, candidate.failed
     evidence = 0.0
@@ -155,10 +140,10 @@ def certified(candidate: Tally, limit: float) -> bool:
     return evidence >= DECISIVE
 
 
-def missing_requests(candidate: Tally, limit: float) -> int:
-    """How many more requests without a failure would certify ``limit``; 0 when it is."""
+def missing_requests(candidate: Counts, limit: float) -> int:
+    """Return how many more requests without a failure would certify ``limit``; 0 when it is certified."""
     low, high = 0, 1
-    while not certified(add(candidate, Tally(high)), limit):
+    while not certified(candidate + Counts(high), limit):
         low, high = high, high * 2
         if high > 10_000_000:
             return high
@@ -166,12 +151,12 @@ def missing_requests(candidate: Tally, limit: float) -> int:
         return 0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if certified(add(candidate, Tally(middle)), limit) else (middle, high)
+        low, high = (low, middle) if certified(candidate + Counts(middle), limit) else (middle, high)
     return high
 
 
-def certified_percent(candidate: Tally) -> float | None:
-    """The lowest error rate, in percent to two digits, that is proven not to be reached; None when none is."""
+def certified_percent(candidate: Counts) -> float | None:
+    """Return the lowest error rate, in percent to two digits, that is proven not to be reached; None without one."""
     if not certified(candidate, 0.5):
         return None
     low, high = 0.0, 0.5

@@ -1,6 +1,6 @@
 """From cumulative counters of pods and routers to blocks of evidence.
 
-The counters are cumulative and the cursors are in status, so nothing is lost while the operator is down or when a
+The counters are cumulative and status holds the last ones read, so nothing is lost while the operator is down or when a
 reading fails: the next block is just larger.
 """
 
@@ -8,152 +8,161 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from ...api.status import Cursor, Evidence, Slot, Tally
-from ..observed import Observed, Pod, Router
-from . import errors
+from mlmodel_operator.api.evidence import Counts, Evidence, Sides
+from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.api.types import MLModel
+from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.observed import Observed, Pod, Router
 
-
-def _pods(pods: tuple[Pod, ...], cursors: Mapping[str, Cursor], began: float) -> tuple[Tally, dict[str, Cursor]]:
-    """What these pods did since their cursors, and the cursors after it.
-
-    A pod that is older than the rollout has counted requests that are not ours to judge; a younger one has not. A
-    counter that went back is that of a new container, which starts from zero.
-    """
-    total, after = Tally(), {}
-    for pod in pods:
-        last = cursors.get(pod.name)
-        now = pod.counts
-        if now is None:
-            if last is not None:
-                after[pod.name] = last
-            continue
-        if last is None:
-            last = now if pod.created < began else Cursor()
-        elif (
-            now.requests < last.requests
-            or now.client_errors < last.client_errors
-            or now.server_errors < last.server_errors
-        ):
-            last = Cursor()
-        after[pod.name] = now
-        total = errors.add(
-            total,
-            Tally(
-                now.requests - last.requests,
-                now.client_errors - last.client_errors,
-                now.server_errors - last.server_errors,
-            ),
-        )
-    return total, after
+Read = TypeVar("Read", Counts, Sides)
 
 
-def _routers(
-    routers: tuple[Router, ...],
-    cursors: Mapping[str, tuple[int, ...]],
-    candidate: Slot,
-    stable: Slot,
-    began: float,
-) -> tuple[tuple[int, int, int], dict[str, tuple[int, ...]]]:
-    """Requests sent to candidate and stable, and failures of the candidate, since the cursors."""
-    total, after = (0, 0, 0), {}
-    for router in routers:
-        if not router.routes:
-            if router.name in cursors:
-                after[router.name] = cursors[router.name]
-            continue
-        asked, failed = router.slots.get(candidate, (0, 0))
-        now = (asked, router.slots.get(stable, (0, 0))[0], failed)
-        last = cursors.get(router.name)
-        if last is None:
-            last = now if router.created < began else (0, 0, 0)
-        elif any(new < old for new, old in zip(now, last, strict=True)):
-            last = (0, 0, 0)
-        after[router.name] = now
-        total = (total[0] + now[0] - last[0], total[1] + now[1] - last[1], total[2] + now[2] - last[2])
-    return total, after
+@dataclass(frozen=True)
+class Side:
+    """A revision, and the slot of the router that leads to it."""
+
+    revision: str
+    slot: Slot
 
 
-def _is_replaced(pods: tuple[Pod, ...], cursors: Mapping[str, Cursor]) -> bool:
-    """Whether a pod is going or coming: evicted, say. One that has answered before and does not now has gone bad."""
-
-    def is_fresh(pod: Pod) -> bool:
-        answered = (pod.counts or cursors.get(pod.name, Cursor())).requests
-        return not pod.ready and not pod.restarts and not answered
-
-    return not pods or any(pod.leaving or is_fresh(pod) for pod in pods)
+def fresh_evidence(model: MLModel, observed: Observed, status: Status) -> Evidence | None:
+    """Return the evidence in ``status`` with what was counted since; None outside a comparison of two revisions."""
+    candidate, stable = status.candidate, status.stable
+    if candidate is None or stable is None or candidate.slot is None or candidate.evidence is None:
+        return None
+    return gather(
+        candidate.evidence,
+        observed,
+        candidate=Side(candidate.revision, candidate.slot),
+        stable=Side(stable.revision, stable.slot),
+        began=candidate.started_at,
+        max_percent=model.spec.rollout.gates.errors.max_percent,
+    )
 
 
 def gather(
-    evidence: Evidence,
-    observed: Observed,
-    *,
-    candidate: tuple[str, Slot],
-    stable: tuple[str, Slot],
-    began: float,
-    max_percent: float,
+    evidence: Evidence, observed: Observed, *, candidate: Side, stable: Side, began: float, max_percent: float
 ) -> Evidence:
-    """The evidence after one more look at all counters.
-
-    ``candidate`` and ``stable`` are revision and slot; ``began`` is the start of the rollout in seconds.
-    """
+    """Return the evidence after one more look at all counters; ``began`` is the start of the rollout in seconds."""
     # Kubernetes gives creation times in whole seconds: a pod of the very second in which the rollout began is ours.
     began = math.floor(began)
-    own, own_cursors = _pods(observed.revision(candidate[0]).pods, evidence.pods, began)
-    others, other_cursors = _pods(observed.revision(stable[0]).pods, evidence.pods, began)
-    routed, router_cursors = _routers(observed.routers, evidence.routers, candidate[1], stable[1], began)
+    state, before = evidence.state, Sides(evidence.candidate, evidence.stable)
+    own_pods = observed.revision(candidate.revision).pods
+    own, own_read = _read_pods(own_pods, state.pods, began)
+    others, others_read = _read_pods(observed.revision(stable.revision).pods, state.pods, began)
+    seen, routers_read = _read_routers(observed.routers, state.routers, candidate.slot, stable.slot, began)
+    counted, routed = state.counted + own, state.routed + seen
 
-    counted = errors.add(evidence.counted, own)
-    seen = tuple(before + now for before, now in zip(evidence.routed, routed, strict=True))
-    # A request that found no living pod is counted by the router alone. Failures that the pods did count are in both
-    # counts, and either may be read first: the larger total is the number of failures.
-    excused = evidence.excused
-    if _is_replaced(observed.revision(candidate[0]).pods, evidence.pods):
-        excused = max(excused, seen[2] - max(evidence.candidate.failed, counted.failed))
-    lone = max(0, seen[2] - excused - counted.failed)
-    silent = seen[0] - counted.requests
-    if 0 < lone < silent / 2 and any(pod.counts is None for pod in observed.revision(candidate[0]).pods):
-        # The pods that could not be read have mostly answered: how many requests is known when they can be.
-        lone = 0
-    failed = max(counted.failed + lone, evidence.candidate.failed)
-    # What the candidate refused and stable took: its pods counted a client error each, the routers a failure.
-    refused = min(failed - counted.failed, counted.client_errors)
-    combined = Tally(counted.requests + failed - counted.failed - refused, counted.client_errors - refused, failed)
-    before = evidence.candidate
-    block = errors.Block(
-        Tally(
-            combined.requests - before.requests,
-            combined.client_errors - before.client_errors,
-            combined.failed - before.failed,
-        ),
-        others,
+    excused = state.excused
+    if _is_replaced(own_pods, state.pods):
+        excused = max(excused, routed.candidate.failed - max(before.candidate.failed, counted.failed))
+    is_complete = all(pod.counts is not None for pod in own_pods)
+    total = Sides(
+        _combined(counted, routed.candidate, before.candidate.failed, excused, is_complete=is_complete),
+        before.stable + others,
     )
-    ledger = errors.update(evidence.ledger, block, max_percent=max_percent, stable_before=evidence.stable)
-    stable_total = errors.add(evidence.stable, others)
-    verdict = errors.judge(ledger, combined, stable_total, max_percent=max_percent)
+    ledger = errors.update(state.ledger, total - before, max_percent=max_percent, stable_before=before.stable)
+    verdict = errors.judge(ledger, total.candidate, total.stable, max_percent=max_percent)
     return replace(
         evidence,
-        candidate=combined,
-        stable=stable_total,
+        candidate=total.candidate,
+        stable=total.stable,
         against=round(min(verdict.against, 1e9), 3),
-        certified_percent=errors.certified_percent(combined),
-        ledger=errors.rounded(ledger),
-        counted=counted,
-        excused=excused,
-        routed=seen,
-        pods=own_cursors | other_cursors,
-        routers=router_cursors,
+        certified_percent=errors.certified_percent(total.candidate),
+        state=replace(
+            state,
+            ledger=errors.rounded(ledger),
+            counted=counted,
+            excused=excused,
+            routed=routed,
+            pods=own_read | others_read,
+            routers=routers_read,
+        ),
     )
+
+
+def _combined(counted: Counts, routed: Counts, failed_before: int, excused: int, *, is_complete: bool) -> Counts:
+    """Return the candidate's requests from the counts of its pods and those of the routers.
+
+    A request that found no living pod is counted by the router alone. Failures that the pods did count are in both
+    counts, and either may be read first: the larger total is the number of failures.
+    """
+    uncounted = max(0, routed.failed - excused - counted.failed)
+    unread = routed.requests - counted.requests
+    if 0 < uncounted < unread / 2 and not is_complete:
+        # The pods that could not be read have mostly answered: how many requests is known when they can be.
+        uncounted = 0
+    failed = max(counted.failed + uncounted, failed_before)
+    # Of a request that the candidate rejected and stable answered, its pods counted a 4xx and the routers a failure.
+    rejected = min(failed - counted.failed, counted.rejected)
+    return Counts(counted.requests + failed - counted.failed - rejected, counted.rejected - rejected, failed)
+
+
+def _since(last: Read | None, now: Read, *, is_older: bool) -> Read:
+    """Return what a counter counted since it was ``last`` read.
+
+    One that is older than the rollout has counted requests that are not evidence; a younger one has not. A counter that
+    went back is that of a new process, which starts from zero.
+    """
+    if last is None:
+        return now - now if is_older else now
+    return now if now.is_reset_since(last) else now - last
+
+
+def _read_pods(pods: tuple[Pod, ...], last: Mapping[str, Counts], began: float) -> tuple[Counts, dict[str, Counts]]:
+    """Return what these pods counted since ``last``, and the counters to remember."""
+    total, read = Counts(), {}
+    for pod in pods:
+        if pod.counts is not None:
+            total += _since(last.get(pod.name), pod.counts, is_older=pod.created < began)
+            read[pod.name] = pod.counts
+        elif pod.name in last:
+            read[pod.name] = last[pod.name]
+    return total, read
+
+
+def _read_routers(
+    routers: tuple[Router, ...], last: Mapping[str, Sides], candidate: Slot, stable: Slot, began: float
+) -> tuple[Sides, dict[str, Sides]]:
+    """Return what these routers counted since ``last``, and the counters to remember."""
+    total, read = Sides(), {}
+    for router in routers:
+        if router.routes:
+            # Failures of stable are no evidence: its pods count those that it answered, which is what is compared.
+            now = Sides(router.slots.get(candidate, Counts()), Counts(router.slots.get(stable, Counts()).requests))
+            total += _since(last.get(router.name), now, is_older=router.created < began)
+            read[router.name] = now
+        elif router.name in last:
+            read[router.name] = last[router.name]
+    return total, read
+
+
+def _is_replaced(pods: tuple[Pod, ...], last: Mapping[str, Counts]) -> bool:
+    """Whether a pod terminates or starts: after an eviction, say. A pod that answered before and is not ready has
+    failed."""
+
+    def is_fresh(pod: Pod) -> bool:
+        answered = (pod.counts or last.get(pod.name, Counts())).requests
+        return not pod.ready and not pod.restarts and not answered
+
+    return not pods or any(pod.terminating or is_fresh(pod) for pod in pods)
+
+
+def begin_step(evidence: Evidence) -> Evidence:
+    """Return the evidence with a new step beginning now."""
+    return replace(evidence, state=replace(evidence.state, routed_before_step=evidence.state.routed))
 
 
 def observed_percent(evidence: Evidence) -> float | None:
-    """The candidate's share of the requests of this step, in percent, as the routers counted them."""
-    own = evidence.routed[0] - evidence.step_routed[0]
-    total = own + evidence.routed[1] - evidence.step_routed[1]
-    return round(100.0 * own / total, 1) if total > 0 else None
+    """Return the candidate's share of the requests of this step, in percent, as the routers counted them."""
+    step = evidence.state.routed - evidence.state.routed_before_step
+    total = step.candidate.requests + step.stable.requests
+    return round(100.0 * step.candidate.requests / total, 1) if total > 0 else None
 
 
 def step_requests(evidence: Evidence) -> int:
-    """Requests that the candidate was given in this step."""
-    return evidence.routed[0] - evidence.step_routed[0]
+    """Return the number of requests that the routers sent to the candidate in this step."""
+    return (evidence.state.routed - evidence.state.routed_before_step).candidate.requests

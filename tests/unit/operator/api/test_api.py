@@ -9,14 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmodel_operator.api.codec import DecodeError, decode, encode, format_time, parse_time
-from mlmodel_operator.api.revision import revision_id, wanted_revision
+from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.revision import desired_revision, revision_id
 from mlmodel_operator.api.schema import Quantity, Time
-from mlmodel_operator.api.status import Candidate, Condition, Evidence, Stable, Status
+from mlmodel_operator.api.status import Candidate, Condition, Stable, Status
 from mlmodel_operator.api.types import ApiKeys, Batching, ModelSource, Resources, Revision, Snapshot, Spec
 
 
 def revision(spec: dict[str, object]) -> str:
-    return wanted_revision(decode(Spec, spec), "image").id
+    return desired_revision(decode(Spec, spec), "image").id
 
 
 BASE: dict[str, object] = {"model": {"uri": "configmap://fraud-v1", "version": "v1"}}

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from mlmodel_operator.api.types import Autoscaling, ErrorGate, Gates, Rollout, Serving
-from mlmodel_operator.rollout.decide import QUICK_LOOK, needs_address
+from mlmodel_operator.rollout.needs import needs_address
+from mlmodel_operator.rollout.requeue import QUICK_POLL_SECONDS
 from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
 
 
@@ -251,13 +252,13 @@ def test_ready_is_said_when_the_address_answers_and_not_before() -> None:
     world.run(lambda w: w.status.stable is not None and w.status.stable.ready_replicas == 1, limit=60)
     for _ in range(5):
         plan = world.tick()
-        assert plan.again == QUICK_LOOK, "it looks again, though nothing will be seen to change"
+        assert plan.requeue_after == QUICK_POLL_SECONDS, "it is decided again, though nothing will be seen to change"
         assert (world.condition("Ready"), world.condition("Available")) == ("False", "False")
     assert needs_address(world.status, world.observed())
     world.reachable = True
     world.run(lambda w: w.condition("Ready") == w.condition("Available") == "True", limit=5)
     assert not needs_address(world.status, world.observed()), "once is enough"
-    assert world.tick().again is None
+    assert world.tick().requeue_after is None
 
 
 def test_what_the_candidate_refuses_and_stable_takes_is_a_failure_of_which_no_user_learns() -> None:
@@ -267,7 +268,7 @@ def test_what_the_candidate_refuses_and_stable_takes_is_a_failure_of_which_no_us
     world.run(lambda w: bool(w.status.rejected), limit=120)
     assert world.status.rejected[0].reason == "ErrorRate"
     assert world.user_errors == 0
-    told = re.match(r"(\d+) of (\d+) requests failed \((\d+) were refused", world.status.rejected[0].message)
+    told = re.match(r"(\d+) of (\d+) requests failed \((\d+) were rejected", world.status.rejected[0].message)
     assert told
     assert told[1] == told[2] == told[3], "each request counts once"
 
@@ -308,14 +309,14 @@ def test_an_autoscaled_stable_keeps_its_pods_while_a_candidate_takes_its_share()
     world = serving("v1")
     world.change(spec("v1", serving=scaled))
     world.run(lambda w: w.status.replicas == "2/2")
-    world._want(identity("v1"), "v1", 6)  # the autoscaler's doing
+    world._scale(identity("v1"), "v1", 6)  # the autoscaler's doing
     world.change(spec("v2", serving=scaled))
     plan = world.tick()
     while world.status.phase != "Baking":
         plan = world.tick()
-    assert [want.pods for want in plan.wants] == [6, 6]
+    assert [desired.replicas for desired in plan.desired] == [6, 6]
     world.run(World.settled)
-    assert [want.pods for want in world.tick().wants] == [2]
+    assert [desired.replicas for desired in world.tick().desired] == [2]
 
 
 def test_an_evicted_candidate_has_no_share_until_it_is_back_and_is_not_blamed() -> None:
@@ -354,9 +355,9 @@ def test_a_dead_stable_gives_way_to_a_ready_candidate() -> None:
 
 def test_an_unknown_revision_is_drained_and_removed() -> None:
     world = serving("v1")
-    world._want("deadbeef", "v0", 1)
+    world._scale("deadbeef", "v0", 1)
     world.tick()
-    assert world.status.leaving[0].revision == "deadbeef"
+    assert world.status.draining[0].revision == "deadbeef"
     world.run(World.settled, limit=20)
     assert list(world.revisions) == [identity("v1")]
 
@@ -366,7 +367,7 @@ def test_a_settled_world_writes_nothing() -> None:
     world.status_writes = 0
     for _ in range(300):
         plan = world.tick()
-        assert plan.again is None
+        assert plan.requeue_after is None
         assert not plan.deletes
         assert not plan.notices
     assert world.status_writes == 0
@@ -400,7 +401,7 @@ def test_every_request_of_the_rollout_counts_and_none_from_before() -> None:
     evidence = world.status.candidate.evidence
     assert evidence is not None
     assert evidence.candidate.requests == world.answered["v2"]
-    assert evidence.counted.requests == world.answered["v2"]
+    assert evidence.state.counted.requests == world.answered["v2"]
     during = world.answered["v1"] - before["v1"]
     assert during - 600 <= evidence.stable.requests <= during
     assert abs((world.status.candidate.observed_percent or 0) - 10) < 1.5
@@ -519,7 +520,7 @@ def test_another_try_begins_with_new_pods() -> None:
     world.behaviours["v2"] = Behaviour()
     world.change(spec("v2", rollout=Rollout(bake_seconds=5, retry="2")))
     plan = world.tick()
-    assert plan.again is not None
+    assert plan.requeue_after is not None
     world.run(lambda w: w.status.candidate is not None, limit=30)
     assert not old & set(world.revisions.get(identity("v2"), world.revisions[identity("v1")]).pods)
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
@@ -535,7 +536,7 @@ def test_a_first_version_without_the_right_to_its_trust_is_never_made() -> None:
     world = World(random.Random(1), spec("v1"), denied="spec.model.trust is unsafe: ask")
     for _ in range(5):
         plan = world.tick()
-    assert (plan.wants, plan.again, world.revisions) == ((), None, {})
+    assert (plan.desired, plan.requeue_after, world.revisions) == ((), None, {})
     assert ready_condition(world) == (
         "False",
         "TrustNotAllowed",

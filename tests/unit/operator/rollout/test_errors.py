@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmodel_operator.api.status import Ledger, Tally
+from mlmodel_operator.api.evidence import Counts, Ledger, Sides
 from mlmodel_operator.rollout.evidence import errors
 
 SEED = 20260102
@@ -18,15 +18,15 @@ def first_rejection(
     rng: random.Random, candidate: float, stable: float, *, looks: int, share: float, per_look: int, limit: float = 1.0
 ) -> tuple[int, int] | None:
     """(requests, failures) of the candidate at which it was rejected, looking after every block; None if never."""
-    ledger, own, others = Ledger(), Tally(), Tally()
+    ledger, own, others = Ledger(), Counts(), Counts()
     for _ in range(looks):
         n = sum(rng.random() < share for _ in range(per_look))
-        block = errors.Block(
-            Tally(n, 0, sum(rng.random() < candidate for _ in range(n))),
-            Tally(per_look - n, 0, sum(rng.random() < stable for _ in range(per_look - n))),
+        block = Sides(
+            Counts(n, 0, sum(rng.random() < candidate for _ in range(n))),
+            Counts(per_look - n, 0, sum(rng.random() < stable for _ in range(per_look - n))),
         )
         ledger = errors.update(ledger, block, max_percent=limit, stable_before=others)
-        own, others = errors.add(own, block.candidate), errors.add(others, block.stable)
+        own, others = own + block.candidate, others + block.stable
         if errors.judge(ledger, own, others, max_percent=limit).decisive:
             return own.requests, own.failed
     return None
@@ -44,17 +44,17 @@ def test_an_incident_that_hits_both_versions_rejects_none() -> None:
     rng = random.Random(SEED)
     rejected = 0
     for _ in range(100):
-        ledger, own, others = Ledger(), Tally(), Tally()
+        ledger, own, others = Ledger(), Counts(), Counts()
         for look in range(60):
             rate = 0.3 if 20 <= look < 40 else 0.0
             # The share rises in the middle of the incident: totals alone would blame the candidate.
             n = 2 if look < 30 else 20
-            block = errors.Block(
-                Tally(n, 0, sum(rng.random() < rate for _ in range(n))),
-                Tally(40 - n, 0, sum(rng.random() < rate for _ in range(40 - n))),
+            block = Sides(
+                Counts(n, 0, sum(rng.random() < rate for _ in range(n))),
+                Counts(40 - n, 0, sum(rng.random() < rate for _ in range(40 - n))),
             )
             ledger = errors.update(ledger, block, max_percent=50, stable_before=others)
-            own, others = errors.add(own, block.candidate), errors.add(others, block.stable)
+            own, others = own + block.candidate, others + block.stable
             if errors.judge(ledger, own, others, max_percent=50).decisive:
                 rejected += 1
                 break
@@ -73,49 +73,49 @@ def test_a_bad_candidate_is_rejected_after_few_requests(rate: float, at_most: in
 
 
 def test_two_failures_of_two_are_decisive_at_the_default_limit() -> None:
-    block = errors.Block(Tally(2, 0, 2), Tally(38))
-    ledger = errors.update(Ledger(), block, max_percent=1.0, stable_before=Tally())
+    block = Sides(Counts(2, 0, 2), Counts(38))
+    ledger = errors.update(Ledger(), block, max_percent=1.0, stable_before=Counts())
     assert errors.judge(ledger, block.candidate, block.stable, max_percent=1.0).decisive
-    one = errors.Block(Tally(1, 0, 1), Tally(19))
-    ledger = errors.update(Ledger(), one, max_percent=1.0, stable_before=Tally())
+    one = Sides(Counts(1, 0, 1), Counts(19))
+    ledger = errors.update(Ledger(), one, max_percent=1.0, stable_before=Counts())
     assert not errors.judge(ledger, one.candidate, one.stable, max_percent=1.0).decisive
 
 
 def test_a_certain_but_harmless_difference_is_no_reason() -> None:
-    ledger, own, others = Ledger(), Tally(), Tally()
+    ledger, own, others = Ledger(), Counts(), Counts()
     for _ in range(1000):
-        block = errors.Block(Tally(1000, 5, 0), Tally(1000, 0, 0))
+        block = Sides(Counts(1000, 5, 0), Counts(1000, 0, 0))
         ledger = errors.update(ledger, block, max_percent=1.0, stable_before=others)
-        own, others = errors.add(own, block.candidate), errors.add(others, block.stable)
+        own, others = own + block.candidate, others + block.stable
     assert not errors.judge(ledger, own, others, max_percent=1.0).decisive
 
 
 @pytest.mark.parametrize(("percent", "clean"), [(20, 32), (4, 175), (2, 352), (1, 708)])
 def test_certification_takes_the_requests_that_the_documentation_says(percent: float, clean: int) -> None:
-    assert errors.missing_requests(Tally(), percent / 100) == clean
-    assert errors.certified(Tally(clean), percent / 100)
-    assert not errors.certified(Tally(clean - 1), percent / 100)
-    assert not errors.certified(Tally(clean, 0, 1), percent / 100)
+    assert errors.missing_requests(Counts(), percent / 100) == clean
+    assert errors.certified(Counts(clean), percent / 100)
+    assert not errors.certified(Counts(clean - 1), percent / 100)
+    assert not errors.certified(Counts(clean, 0, 1), percent / 100)
 
 
 def test_a_candidate_at_the_limit_is_hardly_ever_certified_though_looked_at_all_the_time() -> None:
     rng = random.Random(SEED)
     certified = 0
     for _ in range(500):
-        tally = Tally()
+        counts = Counts()
         for _ in range(200):
-            tally = errors.add(tally, Tally(10, 0, sum(rng.random() < 0.04 for _ in range(10))))
-            if errors.certified(tally, 0.04):
+            counts += Counts(10, 0, sum(rng.random() < 0.04 for _ in range(10)))
+            if errors.certified(counts, 0.04):
                 certified += 1
                 break
     assert certified <= 3
 
 
 def test_the_limit_of_a_step_is_the_harm_that_it_exposes_users_to() -> None:
-    assert errors.limit_for(25, max_percent=1.0, stable=Tally()) == pytest.approx(0.04)
-    assert errors.limit_for(100, max_percent=1.0, stable=Tally()) == pytest.approx(0.01)
-    assert errors.limit_for(100, max_percent=1.0, stable=Tally(1000, 0, 20)) == pytest.approx(0.03)
-    assert errors.limit_for(1, max_percent=50, stable=Tally()) == 0.5
+    assert errors.limit_for(25, max_percent=1.0, stable=Counts()) == pytest.approx(0.04)
+    assert errors.limit_for(100, max_percent=1.0, stable=Counts()) == pytest.approx(0.01)
+    assert errors.limit_for(100, max_percent=1.0, stable=Counts(1000, 0, 20)) == pytest.approx(0.03)
+    assert errors.limit_for(1, max_percent=50, stable=Counts()) == 0.5
 
 
 @given(
@@ -123,11 +123,11 @@ def test_the_limit_of_a_step_is_the_harm_that_it_exposes_users_to() -> None:
     st.floats(0.1, 50),
 )
 def test_no_counts_break_the_arithmetic(blocks: list[tuple[int, int, int, int]], limit: float) -> None:
-    ledger, own, others = Ledger(), Tally(), Tally()
+    ledger, own, others = Ledger(), Counts(), Counts()
     for a, b, c, d in blocks:
-        block = errors.Block(Tally(a + b, 0, b), Tally(c + d, 0, d))
+        block = Sides(Counts(a + b, 0, b), Counts(c + d, 0, d))
         ledger = errors.rounded(errors.update(ledger, block, max_percent=limit, stable_before=others))
-        own, others = errors.add(own, block.candidate), errors.add(others, block.stable)
+        own, others = own + block.candidate, others + block.stable
         verdict = errors.judge(ledger, own, others, max_percent=limit)
         assert 0.0 <= verdict.against < float("inf")
         assert errors.certified_percent(own) is None or errors.certified_percent(own) >= 0.0  # type: ignore[operator]

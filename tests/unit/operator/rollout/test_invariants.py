@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.types import Rollout, Serving
-from mlmodel_operator.rollout.decide import DRAIN_SECONDS
+from mlmodel_operator.rollout.draining import DRAIN_SECONDS
 from mlmodel_operator.rollout.plan import Plan
 from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
 
@@ -79,7 +79,7 @@ def check(world: World, plan: Plan) -> None:
     settled = status.stable is not None and status.stable.revision == wanted
     rejected = any(item.revision == wanted and item.retry == world.spec.rollout.retry for item in status.rejected)
     if status.candidate is not None or not (settled or rejected):
-        assert plan.again is not None, "who has work left looks again by himself"
+        assert plan.requeue_after is not None, "whoever has work left is requeued"
     again = world.decide()
     assert encode(again.status) == encode(plan.status), "a decision is a function of what it is given"
     assert again.routes == plan.routes
@@ -133,7 +133,7 @@ def test_invariants_hold_whatever_happens_and_all_comes_to_rest(
     world.status_writes = 0
     for _ in range(20):
         plan = world.tick()
-        assert plan.again is None
+        assert plan.requeue_after is None
     assert world.status_writes == 0, "a converged system makes no write"
 
 

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from mlmodel_operator.api.codec import decode, encode
-from mlmodel_operator.api.revision import wanted_revision
-from mlmodel_operator.api.status import Cursor, Slot, Status
+from mlmodel_operator.api.codec import encode
+from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.api.revision import desired_revision
+from mlmodel_operator.api.status import Slot, Status
 from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
-from mlmodel_operator.rollout.decide import decide, needs_pods, needs_routers
+from mlmodel_operator.api.upgrade import read_status
+from mlmodel_operator.rollout.decide import decide
+from mlmodel_operator.rollout.needs import needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.routes import Routes
@@ -36,7 +39,7 @@ def spec(version: str, *, rollout: Rollout | None = None, serving: Serving | Non
 
 def identity(version: str) -> str:
     """The revision of ``spec(version)``."""
-    return wanted_revision(spec(version), IMAGE).id
+    return desired_revision(spec(version), IMAGE).id
 
 
 @dataclass
@@ -55,8 +58,8 @@ class Behaviour:
 @dataclass
 class _Revision:
     version: str
-    wanted: int
-    pods: dict[str, tuple[float, Cursor]] = field(default_factory=dict)
+    replicas: int
+    pods: dict[str, tuple[float, Counts]] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,7 +78,7 @@ class World:
     routes: Routes | None = None
     followed: Routes | None = None
     revisions: dict[str, _Revision] = field(default_factory=dict)
-    slots: dict[Slot, tuple[int, int]] = field(default_factory=lambda: {"a": (0, 0), "b": (0, 0)})
+    slots: dict[Slot, Counts] = field(default_factory=lambda: {"a": Counts(), "b": Counts()})
     notices: list[Notice] = field(default_factory=list)
     status_writes: int = 0
     answered: dict[str, int] = field(default_factory=dict)
@@ -113,7 +116,7 @@ class World:
                 read = counts if needs_pods(self.status) else None
                 seen = Pod(pod, math.floor(created), ready=ready, counts=read)
                 pods.append(replace(seen, **behaviour.broken))  # type: ignore[arg-type]
-            states[name] = RevisionState(tuple(pods), f"10.0.0.{int(name[:2], 16)}", revision.wanted)
+            states[name] = RevisionState(tuple(pods), f"10.0.0.{int(name[:2], 16)}", revision.replicas)
         if not needs_routers(self.status, Observed(states)):
             return Observed(states, (Router("router-1", 0.0),))
         router = Router("router-1", 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
@@ -121,7 +124,7 @@ class World:
 
     def decide(self) -> Plan:
         """One decision on what is there now, from the status as the API server would hand it back."""
-        held = decode(Status, encode(self.status))
+        held = read_status(encode(self.status))
         observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
         return decide(MLModel(OWNER, self.generation, self.spec), observed, held, IMAGE, self.now)
 
@@ -131,7 +134,10 @@ class World:
         if self.check is not None:
             self.check(self, plan)
         writes: list[Callable[[], object]] = [partial(self._route, plan)]
-        writes += [partial(self._want, want.revision.id, want.revision.label, want.pods) for want in plan.wants]
+        writes += [
+            partial(self._scale, desired.revision.id, desired.revision.label, desired.replicas)
+            for desired in plan.desired
+        ]
         writes += [partial(self._write, plan)]
         writes += [partial(self.revisions.pop, name, None) for name in plan.deletes]
         for write in writes[:dies_after]:
@@ -154,7 +160,7 @@ class World:
 
     def settled(self) -> bool:
         """Nothing moves any more."""
-        return self.status.candidate is None and not self.status.leaving and self.status.stable is not None
+        return self.status.candidate is None and not self.status.draining and self.status.stable is not None
 
     def condition(self, kind: str) -> str:
         """The status of a condition."""
@@ -164,14 +170,14 @@ class World:
         if plan.routes is not None:
             self.routes = plan.routes
 
-    def _want(self, name: str, version: str, pods: int) -> None:
+    def _scale(self, name: str, version: str, pods: int) -> None:
         revision = self.revisions.setdefault(name, _Revision(version, pods))
         if self.spec.serving.autoscaling is not None:
-            pods = max(pods, revision.wanted)  # the number is the autoscaler's, only its lower bound is ours
-        revision.wanted = pods
+            pods = max(pods, revision.replicas)  # the number is the autoscaler's, only its lower bound is ours
+        revision.replicas = pods
         while len(revision.pods) < pods:
             self.serial += 1
-            revision.pods[f"{name}-{self.serial}"] = (self.now, Cursor())
+            revision.pods[f"{name}-{self.serial}"] = (self.now, Counts())
         for extra in list(revision.pods)[pods:]:
             del revision.pods[extra]
 
@@ -199,8 +205,7 @@ class World:
 
     def _count(self, slot: Slot | None, asked: int, failed: int) -> None:
         if slot is not None:
-            before = self.slots[slot]
-            self.slots[slot] = (before[0] + asked, before[1] + failed)
+            self.slots[slot] += Counts(asked, failed=failed)
 
     def _ask(self, routes: Routes, slot: Slot, number: int, wrong: int) -> int:
         """Asks one slot ``number`` times and returns how many it failed or refused; it also refuses ``wrong`` others,
@@ -221,12 +226,7 @@ class World:
             refused += behaviour.error_rate <= roll < behaviour.error_rate + behaviour.client_error_rate
         pod = self.rng.choice(ready)
         created, counts = revision.pods[pod]
-        revision.pods[pod] = (
-            created,
-            Cursor(
-                counts.requests + number + wrong, counts.client_errors + refused + wrong, counts.server_errors + failed
-            ),
-        )
+        revision.pods[pod] = (created, counts + Counts(number + wrong, refused + wrong, failed))
         self.answered[revision.version] = self.answered.get(revision.version, 0) + number
         return failed + refused
 

@@ -16,7 +16,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
-from mlmodel_operator.scrape import Counts, parse_counts
+from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.scrape import parse_counts
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.exposition import Exposition
 from mlmodel_server.observe.families import gauge
@@ -70,7 +71,7 @@ def test_any_worker_answers_for_all_and_the_operator_reads_it() -> None:
     in_child(lambda: work(1, [200, 200, 503]))
     in_child(lambda: work(2, [200, 400]))
     work(0, [200, 500])
-    assert parse_counts(shared.text()[0]) == Counts(requests=7, client_errors=1, server_errors=2)
+    assert parse_counts(shared.text()[0]) == Counts(requests=7, rejected=1, failed=2)
     assert samples(shared)["mlmodel_request_duration_seconds_count"] == 7
     assert samples(shared)["mlmodel_rows_total"] == 7
 

@@ -1,11 +1,12 @@
-"""Hard signals: states of a pod that need no statistics."""
+"""What pods say about why they do not serve: failures that need no statistics, and what merely takes time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .observed import Pod
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.rollout.observed import Pod
 
 MODEL_REJECTED = 3
 """Exit code of the server for a model that can never work."""
@@ -20,43 +21,45 @@ _CRASHES = 2
 
 
 @dataclass(frozen=True)
-class Signal:
-    """Why a revision cannot work: a word for machines and a sentence for people."""
+class Failure:
+    """Why a revision cannot go on: a machine-readable reason and a human-readable message."""
 
-    reason: str
+    reason: Reason
     message: str
 
 
-def hard_signal(pods: Sequence[Pod], now: float) -> Signal | None:
-    """The first reason to give a revision up at once, or None."""
+def pod_failure(pods: Sequence[Pod], now: float) -> Failure | None:
+    """Return the first reason to give a revision up at once, or None."""
     for pod in pods:
-        signal = None if pod.leaving else _of(pod, now)
-        if signal is not None:
-            return signal
+        failure = None if pod.terminating else _failure_of(pod, now)
+        if failure is not None:
+            return failure
     return None
 
 
-def _of(pod: Pod, now: float) -> Signal | None:
+def _failure_of(pod: Pod, now: float) -> Failure | None:
     if pod.exit_code == MODEL_REJECTED:
-        return Signal("ModelRejected", pod.exit_message or "the server refused the model; see the log of its pod")
+        message = pod.exit_message or "the server rejected the model; see the log of its pod"
+        return Failure(Reason.MODEL_REJECTED, message)
     if pod.exit_reason == "OOMKilled":
-        return Signal(
-            "OutOfMemory",
+        return Failure(
+            Reason.OUT_OF_MEMORY,
             "the server was killed because it used more memory than its limit; raise"
             " spec.serving.resources.limits.memory",
         )
     if pod.waiting in _IMAGE or (pod.waiting in _IMAGE_SOON and now - pod.created > _IMAGE_GRACE):
-        return Signal("ImageFailed", pod.waiting_message or f"the pod is waiting: {pod.waiting}")
+        return Failure(Reason.IMAGE_FAILED, pod.waiting_message or f"the pod is waiting: {pod.waiting}")
     crashed = pod.waiting == "CrashLoopBackOff" or pod.restarts >= _CRASHES
     if crashed and pod.exit_code not in (None, 0, SOURCE_UNREACHABLE):
-        return Signal("CrashLoop", pod.exit_message or f"the server ended {pod.restarts} times (exit {pod.exit_code})")
+        message = pod.exit_message or f"the container exited {pod.restarts} times (exit code {pod.exit_code})"
+        return Failure(Reason.CRASH_LOOP, message)
     return None
 
 
-def last_word(pods: Sequence[Pod], source_problem: str) -> str:
-    """What the pods say about why they are not ready, for people; never empty."""
-    if source_problem:
-        return source_problem
+def why_not_ready(pods: Sequence[Pod], obstacle: str) -> str:
+    """Return why these pods are not ready, for people; never empty. An ``obstacle`` comes before all else."""
+    if obstacle:
+        return obstacle
     for pod in pods:
         for text in (pod.exit_message, pod.unschedulable, pod.waiting_message):
             if text:

@@ -1,0 +1,76 @@
+"""Reads a status of any release: of this one, of the one before, and of a newer one, which is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlmodel_operator.api.codec import decode
+from mlmodel_operator.api.status import FORMAT_VERSION, Status
+
+Json = Mapping[str, Any]
+
+
+def read_status(raw: Json) -> Status:
+    """Return the ``status`` of an MLModel, upgraded to this release's format; raise DecodeError if it does not fit.
+
+    Must not be called with a status for which ``newer_format`` returns a number.
+    """
+    return decode(Status, upgraded(raw), "status")
+
+
+def newer_format(raw: Json) -> int | None:
+    """Return the format of a status that a newer release wrote; None if this release can read it."""
+    found = _format(raw)
+    return found if found > FORMAT_VERSION else None
+
+
+def upgraded(raw: Json) -> Json:
+    """Return the same status in this release's format."""
+    return raw if _format(raw) == FORMAT_VERSION else _from_1(raw)
+
+
+def _format(raw: Json) -> int:
+    return int(raw.get("formatVersion") or 1)
+
+
+def _from_1(raw: Json) -> Json:
+    """Format 2 has ``draining`` for ``leaving``, and the state of the statistics as one opaque string."""
+    status = dict(raw)
+    if leaving := status.pop("leaving", None):
+        status["draining"] = leaving
+    candidate = status.get("candidate") or {}
+    if evidence := candidate.get("evidence"):
+        status["candidate"] = {**candidate, "evidence": _evidence_from_1(evidence)}
+    return {**status, "formatVersion": 2}
+
+
+def _evidence_from_1(evidence: Json) -> Json:
+    state = {
+        "ledger": evidence.get("ledger", {}),
+        "counted": _counts_from_1(evidence.get("counted", {})),
+        "routed": _sides_from_1(evidence.get("routed", ())),
+        "routedBeforeStep": _sides_from_1(evidence.get("stepRouted", ())),
+        "excused": evidence.get("excused", 0),
+        "pods": {name: _counts_from_1(counts) for name, counts in evidence.get("pods", {}).items()},
+        "routers": {name: _sides_from_1(numbers) for name, numbers in evidence.get("routers", {}).items()},
+    }
+    kept = {key: evidence[key] for key in ("against", "certifiedPercent", "at") if key in evidence}
+    sides = {side: _counts_from_1(evidence.get(side, {})) for side in ("candidate", "stable")}
+    return {**kept, **sides, "state": json.dumps(state)}
+
+
+def _counts_from_1(counts: Json) -> Json:
+    """Format 1 called failures ``failed`` in totals and ``serverErrors`` in the counters of a pod."""
+    return {
+        "requests": counts.get("requests", 0),
+        "rejected": counts.get("clientErrors", 0),
+        "failed": counts.get("failed", counts.get("serverErrors", 0)),
+    }
+
+
+def _sides_from_1(numbers: Sequence[int]) -> Json:
+    """Format 1 listed requests of the candidate, requests of stable and, where known, failures of the candidate."""
+    candidate, stable, failed = (*numbers, 0, 0, 0)[:3]
+    return {"candidate": {"requests": candidate, "failed": failed}, "stable": {"requests": stable}}

@@ -1,0 +1,89 @@
+"""One moment of one model: what is known, and what follows from it for every phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.revision import desired_revision
+from mlmodel_operator.api.status import Candidate, Status
+from mlmodel_operator.api.types import MLModel, Revision, Rollout
+from mlmodel_operator.rollout.capacity import full_capacity
+from mlmodel_operator.rollout.evidence.gather import fresh_evidence
+from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.obstacles import obstacle
+from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for
+
+STABLE_DOWN_SECONDS = 30.0
+"""Time without a ready pod of stable after which a ready candidate takes over without certification."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The input of a decision; ``status`` is the state before it."""
+
+    model: MLModel
+    observed: Observed
+    status: Status
+    now: float
+    desired: Revision
+    routes: Routes | None
+    """The routes that ``status`` means."""
+    is_confirmed: bool
+    """Whether every ready router follows ``routes``."""
+    evidence: Evidence | None
+    """The evidence of this moment, while the one in ``status`` may be up to ten seconds old."""
+    full_capacity: int
+    """Number of pods that all requests need."""
+    obstacle: str
+    """What keeps the candidate's pods from starting, where they do not say it themselves; empty if nothing does."""
+
+    @property
+    def rollout(self) -> Rollout:
+        """How the spec wants revisions to be rolled out."""
+        return self.model.spec.rollout
+
+    @property
+    def stable_label(self) -> str:
+        """The version of stable, for people."""
+        return self.status.stable.version if self.status.stable else "nothing"
+
+    def ready(self, candidate: Candidate) -> int:
+        """Return the number of the candidate's ready pods."""
+        return self.observed.revision(candidate.revision).ready
+
+    def serves_alone(self, candidate: Candidate) -> bool:
+        """Whether the candidate answers requests and stable has no ready pod to take them back."""
+        stable = self.status.stable
+        return (
+            candidate.weight > 0
+            and stable is not None
+            and self.observed.revision(stable.revision).ready == 0
+            and self.ready(candidate) > 0
+        )
+
+    def stable_is_down(self, candidate: Candidate) -> bool:
+        """Whether stable has been without a ready pod for so long that the candidate takes over."""
+        return (
+            candidate.stable_down_since is not None
+            and self.now >= candidate.stable_down_since + STABLE_DOWN_SECONDS
+            and self.ready(candidate) > 0
+        )
+
+
+def context_of(model: MLModel, observed: Observed, status: Status, image: str, now: float) -> Context:
+    """Derive the context of a decision; ``image`` is the server image that a new revision gets."""
+    routes = routes_for(status, observed)
+    running = observed.revision(status.stable.revision).replicas if status.stable else 0
+    return Context(
+        model,
+        observed,
+        status,
+        now,
+        desired=desired_revision(model.spec, image),
+        routes=routes,
+        is_confirmed=are_confirmed(routes, observed),
+        evidence=fresh_evidence(model, observed, status),
+        full_capacity=full_capacity(model.spec.serving, running),
+        obstacle=obstacle(model, status, observed, now),
+    )

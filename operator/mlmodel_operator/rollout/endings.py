@@ -1,0 +1,122 @@
+"""How a rollout ends: the candidate is promoted, rolled back, or withdrawn because the spec has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.schema import Time
+from mlmodel_operator.api.status import (
+    MAX_HISTORY,
+    MAX_REJECTED,
+    Candidate,
+    Draining,
+    HistoryEntry,
+    Outcome,
+    Rejected,
+    Stable,
+    Status,
+    verdict_on,
+)
+from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.plan import Notice
+from mlmodel_operator.rollout.pod_failures import Failure
+from mlmodel_operator.rollout.transition import Decision, Stay, Transition
+
+
+def promote(context: Context, candidate: Candidate) -> Transition:
+    """Make the candidate stable where it is; the stable before it drains."""
+    status = context.status
+    seen = errors.figures((context.evidence or Evidence()).candidate)
+    message = f"{candidate.version} ({candidate.revision}) is promoted: {seen}"
+    draining = status.draining
+    if status.stable is not None:
+        draining = (*draining, Draining(status.stable.revision, "Promoted", status.stable.slot))
+    promoted = replace(
+        status,
+        stable=as_stable(candidate),
+        candidate=None,
+        draining=draining,
+        rejected=tuple(item for item in status.rejected if item.revision != candidate.revision),
+        history=_history(context, candidate, "Promoted", message),
+    )
+    return Transition(promoted, (Notice("Normal", Reason.PROMOTED, message),))
+
+
+def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decision:
+    """Give all requests to stable and remember why; stay as long as only the candidate has ready pods."""
+    if context.serves_alone(candidate):
+        return Stay(f"it fails ({failure.reason}), but no pod of {context.stable_label} is ready to serve instead")
+    rejected = Rejected(
+        candidate.revision,
+        candidate.version,
+        failure.reason,
+        failure.message,
+        Time(context.now),
+        candidate.weight,
+        context.rollout.retry,
+    )
+    others = tuple(item for item in context.status.rejected if item.revision != candidate.revision)
+    without = _without(context, candidate, "RolledBack", failure.message)
+    notice = Notice(
+        "Warning",
+        Reason.ROLLED_BACK,
+        f"{candidate.version} ({candidate.revision}) {verdict_on(rejected)}"
+        + (f" at {candidate.weight} % of the requests" if candidate.weight else "")
+        + f": {failure.message}. {context.stable_label} serves all requests. To try it again, change"
+        " spec.rollout.retry",
+    )
+    return Transition(replace(without, rejected=(rejected, *others)[:MAX_REJECTED]), (notice,))
+
+
+def withdraw(context: Context, candidate: Candidate) -> Transition:
+    """Give all requests to stable because the spec desires another revision, or this one may not be served any more."""
+    stable, desired = context.status.stable, context.desired
+    outcome: Outcome = "Superseded"
+    if stable is not None and stable.revision == desired.id:
+        outcome = "Reverted"
+        message = f"the spec went back to {context.stable_label}"
+    elif candidate.revision == desired.id:
+        message = context.observed.denied
+    else:
+        message = f"the spec went on to {desired.label} ({desired.id})"
+    notice = Notice(
+        "Normal",
+        Reason.REVERTED if outcome == "Reverted" else Reason.SUPERSEDED,
+        f"{candidate.version} ({candidate.revision}) is withdrawn at {candidate.weight} %: {message}",
+    )
+    return Transition(_without(context, candidate, outcome, message), (notice,))
+
+
+def as_stable(candidate: Candidate) -> Stable:
+    """Return the candidate as the stable that it becomes."""
+    assert candidate.slot is not None, "only a revision with requests becomes stable"
+    return Stable(
+        candidate.version,
+        candidate.revision,
+        candidate.slot,
+        candidate.snapshot,
+        candidate.digest,
+        candidate.replicas,
+        candidate.ready_replicas,
+    )
+
+
+def _without(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> Status:
+    """Return the status with the candidate draining. A revision that never had requests drains at once."""
+    until = None if candidate.slot is not None else Time(context.now)
+    return replace(
+        context.status,
+        candidate=None,
+        draining=(*context.status.draining, Draining(candidate.revision, outcome, candidate.slot, until)),
+        history=_history(context, candidate, outcome, message),
+    )
+
+
+def _history(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> tuple[HistoryEntry, ...]:
+    entry = HistoryEntry(
+        candidate.revision, candidate.version, outcome, candidate.started_at, Time(context.now), message
+    )
+    return (entry, *context.status.history)[:MAX_HISTORY]

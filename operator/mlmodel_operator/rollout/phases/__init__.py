@@ -1,0 +1,1 @@
+"""One module per phase: when it ends, and into what."""

@@ -1,0 +1,43 @@
+"""Promoting: the candidate has passed all steps, and grows until it can take all requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import Candidate
+from mlmodel_operator.rollout import endings, failures
+from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.phases import baking
+from mlmodel_operator.rollout.plan import Notice
+from mlmodel_operator.rollout.transition import Decision, Stay, Transition
+
+
+def advance(context: Context, candidate: Candidate) -> Decision:
+    """Roll back, wait, or give the candidate all requests."""
+    if context.status.stable is None:
+        return _first_revision(context, candidate)
+    failure = failures.with_requests(context, candidate)
+    if failure is not None:
+        return endings.roll_back(context, candidate, failure)
+    if context.rollout.paused:
+        return Stay("it waits for spec.rollout.paused to become false")
+    if not context.is_confirmed:
+        return Stay("it waits for the routers")
+    if context.ready(candidate) < context.full_capacity and not context.stable_is_down(candidate):
+        return Stay(f"all requests need {context.full_capacity} ready pods")
+    notice = Notice(
+        "Normal",
+        Reason.BAKING,
+        f"{candidate.version} gets all requests; {context.stable_label} stays warm for"
+        f" {context.rollout.bake_seconds} s",
+    )
+    return baking.enter(context, candidate, notice)
+
+
+def _first_revision(context: Context, candidate: Candidate) -> Decision:
+    """It becomes stable as soon as the routers lead to it."""
+    if not context.is_confirmed:
+        return Stay("it waits for the routers")
+    notice = Notice("Normal", Reason.SERVING, f"{candidate.version} ({candidate.revision}) serves all requests")
+    return Transition(replace(context.status, stable=endings.as_stable(candidate), candidate=None), (notice,))

@@ -1,0 +1,49 @@
+"""No candidate: either the desired revision is what serves, or its rollout starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.schema import Time
+from mlmodel_operator.api.status import Candidate, Status, rejection
+from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.plan import Notice
+from mlmodel_operator.rollout.transition import Decision, Stay, Transition
+
+
+def advance(context: Context) -> Decision:
+    """Start the rollout of the desired revision, if there is a reason to."""
+    status, desired = context.status, context.desired
+    if is_settled(context, status):
+        return Stay()
+    if any(item.revision == desired.id and item.outcome == "RolledBack" for item in status.draining):
+        # Its pods remember why they failed: another try begins with new ones.
+        return Stay("the pods of its last rollout have to be removed first")
+    candidate = Candidate(
+        version=desired.label,
+        revision=desired.id,
+        phase="Preparing",
+        snapshot=desired.snapshot,
+        started_at=Time(context.now),
+        since=Time(context.now),
+        digest=desired.snapshot.model.digest,
+        steps=len(context.rollout.steps),
+        replicas=context.observed.revision(desired.id).replicas,
+    )
+    # A draining revision that is desired again keeps its warm pods.
+    draining = tuple(item for item in status.draining if item.revision != desired.id)
+    serving = f"{context.stable_label} goes on serving" if status.stable else "it serves as soon as it is ready"
+    return Transition(
+        replace(status, candidate=candidate, draining=draining),
+        (Notice("Normal", Reason.PREPARING, f"{desired.label} ({desired.id}) is being prepared; {serving}"),),
+    )
+
+
+def is_settled(context: Context, status: Status) -> bool:
+    """Whether nothing is to be rolled out: the desired revision is stable, may not be served, or was rejected and
+    spec.rollout.retry asks for no other try."""
+    desired = context.desired.id
+    if context.observed.denied or (status.stable is not None and status.stable.revision == desired):
+        return True
+    return rejection(status, desired, context.rollout.retry) is not None

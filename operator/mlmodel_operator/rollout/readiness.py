@@ -1,0 +1,131 @@
+"""What the condition Ready says, with figures and the next step; Reconciling and Stalled follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import Candidate, ConditionStatus, Rejected, Stable, Status, verdict_on
+from mlmodel_operator.rollout.availability import answering_version, is_fully_available, why_unavailable
+from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.draining import is_rolling_back
+from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
+from mlmodel_operator.rollout.steps import next_target
+from mlmodel_operator.rollout.transition import Decision, Stay
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """How things are, before it is spread over conditions."""
+
+    ready: ConditionStatus
+    reason: Reason
+    message: str
+    reconciling: bool = False
+    stalled: bool = False
+
+
+def readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
+    """Return what to say about ``state``; ``rejected`` is the desired revision if it was rolled back."""
+    stay = decision if isinstance(decision, Stay) else Stay()
+    if state.candidate is None:
+        return _settled(context, state, stay, rejected)
+    if state.stable is None:
+        return _first_revision(context, state.candidate)
+    return _rollout(context, state.stable, state.candidate, stay)
+
+
+def _first_revision(context: Context, candidate: Candidate) -> Readiness:
+    pods = context.observed.revision(candidate.revision).pods
+    failure = pod_failure(pods, context.now)
+    if failure is not None:
+        return Readiness(
+            "False",
+            failure.reason,
+            f"{candidate.version} cannot serve: {failure.message}. It is the first version, so there is none to go"
+            " back to; correct spec.model",
+            stalled=True,
+        )
+    if candidate.phase == "Preparing":
+        is_late = context.now >= candidate.started_at + context.rollout.preparing_deadline_seconds
+        return Readiness(
+            "False",
+            Reason.NEVER_READY if is_late else Reason.PREPARING,
+            f"{candidate.version} is being prepared: {why_not_ready(pods, context.obstacle)}",
+            reconciling=True,
+            stalled=is_late,
+        )
+    message = f"{candidate.version} is ready; the routers have not confirmed their routes yet"
+    return Readiness("False", Reason.ROUTING, message, reconciling=True)
+
+
+def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay) -> Readiness:
+    """A rollout is on: Ready is Unknown until it ends."""
+    seen = errors.figures((candidate.evidence or Evidence()).candidate)
+    match candidate.phase:
+        case "Preparing":
+            why = stay.why or why_not_ready(context.observed.revision(candidate.revision).pods, context.obstacle)
+            reason = Reason.PREPARING
+            message = f"{candidate.version} is being prepared, {stable.version} serves all requests: {why}"
+        case "Canary":
+            reason = Reason.CANARY
+            message = (
+                f"{candidate.version} gets {candidate.weight} % of the requests, {stable.version} the rest: {seen}"
+                f"{_clause(stay.why)}; {_next_step(context, candidate)}"
+            )
+        case "Promoting":
+            reason = Reason.PROMOTING
+            message = (
+                f"{candidate.version} has passed all steps ({seen}); {candidate.ready_replicas} of"
+                f" {candidate.replicas} of its pods are ready for all requests{_clause(stay.why)}"
+            )
+        case "Baking":
+            reason = Reason.BAKING
+            message = f"{candidate.version} gets all requests ({seen}){_clause(stay.why)}"
+        case other:
+            assert_never(other)
+    return Readiness("Unknown", stay.reason or reason, message, reconciling=True)
+
+
+def _clause(why: str) -> str:
+    return f"; {why}" if why else ""
+
+
+def _next_step(context: Context, candidate: Candidate) -> str:
+    evidence = candidate.evidence or Evidence()
+    target = next_target(context.rollout, candidate.weight, evidence)
+    missing = errors.missing_requests(evidence.candidate, target.limit)
+    if not missing:
+        return f"{target.weight} % next"
+    return f"{target.weight} % after about {missing} more without a failure"
+
+
+def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | None) -> Readiness:
+    """No rollout is on. The order goes from what a person has to change to what passes by itself."""
+    version = answering_version(state)
+    serving = f"{version} serves all requests" if version else "no version has a ready pod"
+    denied, stable = context.observed.denied, state.stable
+    if denied:
+        return Readiness("False", Reason.TRUST_NOT_ALLOWED, f"{denied}. {serving}", stalled=True)
+    if rejected is not None:
+        return Readiness(
+            "False",
+            Reason.ROLLED_BACK,
+            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving}. Set"
+            " spec.model to a corrected version, or change spec.rollout.retry to try this one again",
+            stalled=True,
+        )
+    if is_rolling_back(state):
+        message = "the routers stop sending requests to the candidate"
+        return Readiness("Unknown", Reason.ROLLING_BACK, message, reconciling=True)
+    if stable is None or stable.revision != context.desired.id:
+        message = f"{context.desired.label} is about to be prepared{_clause(stay.why)}"
+        return Readiness("Unknown", Reason.PREPARING, message, reconciling=True)
+    if context.obstacle:
+        return Readiness("False", Reason.APPLY_REJECTED, context.obstacle, reconciling=True, stalled=True)
+    if not is_fully_available(context, stable):
+        return Readiness("False", Reason.NOT_AVAILABLE, why_unavailable(context, state), reconciling=True)
+    return Readiness("True", Reason.SERVING, f"{stable.version} ({stable.revision}) serves all requests")

@@ -1,0 +1,65 @@
+"""How many pods each revision gets, and how many it has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.schema import Time
+from mlmodel_operator.api.status import Candidate, Status, revision_of
+from mlmodel_operator.rollout import capacity
+from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.plan import DesiredRevision
+from mlmodel_operator.rollout.steps import next_target
+
+
+def count_replicas(context: Context, state: Status) -> Status:
+    """Return ``state`` with the number of desired and ready pods of both sides."""
+    stable, candidate, observed = state.stable, state.candidate, context.observed
+    if stable is not None:
+        ready = observed.revision(stable.revision).ready
+        stable = replace(stable, replicas=context.full_capacity, ready_replicas=ready)
+    if candidate is not None:
+        ready = context.ready(candidate)
+        is_down = candidate.evidence is not None and ready == 0
+        stable_is_down = stable is not None and stable.ready_replicas == 0
+        needed = context.full_capacity if stable is None else _needed(context, candidate)
+        candidate = replace(
+            candidate,
+            # Never fewer than before: evidence may waver between two looks, pods should not.
+            replicas=min(max(needed, candidate.replicas), context.full_capacity),
+            ready_replicas=ready,
+            down_since=(candidate.down_since or Time(context.now)) if is_down else None,
+            stable_down_since=(candidate.stable_down_since or Time(context.now)) if stable_is_down else None,
+        )
+    column = f"{stable.ready_replicas}/{stable.replicas}" if stable else ""
+    return replace(state, stable=stable, candidate=candidate, replicas=column)
+
+
+def desired_revisions(context: Context, state: Status) -> tuple[DesiredRevision, ...]:
+    """Return the revisions whose children must exist, with their number of pods."""
+    desired = []
+    if state.stable is not None:
+        # While a candidate gets requests, stable keeps the pods to take them back.
+        is_alone = state.candidate is None or state.candidate.slot is None
+        autoscaling = context.model.spec.serving.autoscaling
+        replicas = autoscaling.min_replicas if autoscaling and is_alone else context.full_capacity
+        desired.append(DesiredRevision(revision_of(state.stable), replicas))
+    if state.candidate is not None:
+        desired.append(DesiredRevision(revision_of(state.candidate), state.candidate.replicas))
+    return tuple(desired)
+
+
+def _needed(context: Context, candidate: Candidate) -> int:
+    """Return how many pods the candidate needs beside stable: in a step that is won, those of the next one."""
+    rollout, full = context.rollout, context.full_capacity
+    if candidate.phase == "Preparing":
+        return capacity.for_weight(rollout.steps[0].weight, full)
+    if candidate.phase != "Canary":
+        return full
+    evidence = context.evidence or Evidence()
+    target = next_target(rollout, candidate.weight, evidence)
+    is_overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
+    is_won = is_overdue or errors.certified(evidence.candidate, target.limit)
+    return capacity.for_weight(target.weight if is_won and not rollout.paused else candidate.weight, full)
