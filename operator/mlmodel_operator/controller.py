@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import TypeVar
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
-from mlmodel_operator.api.types import GROUP, KIND, PLURAL, VERSION, MLModel
+from mlmodel_operator.api.types import GROUP, KIND, PLURAL, VERSION, MLModel, Owner, Revision
 from mlmodel_operator.api.upgrade import newer_format, read_status
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_address, needs_pods, needs_routers
@@ -33,7 +33,6 @@ from mlmodel_operator.runtime.resource import (
     SERVICES,
     Body,
     Resource,
-    address,
     controller_of,
     metadata,
     resource_version,
@@ -45,11 +44,13 @@ from mlmodel_operator.settings import Settings
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
-"""Kinds of which each revision has its own; removed with it, the Deployment last: by it a revision is found."""
+"""Kinds of which each revision has one object. The Deployment is deleted last: a revision is found by it."""
 ROUTES_ANNOTATION = "mlmodel.dev/routes"
 MANAGER = "mlmodel-operator"
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Controller:
@@ -72,20 +73,20 @@ class Controller:
         self._scraper = scraper
         self._settings = settings
         self._clock = clock
-        # What the API server last refused, by model: told in the conditions of the next decision.
+        # The last write of each model that the API server rejected, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
         # Models whose status a newer release wrote, so that this is reported once.
         self._newer: set[tuple[str, str]] = set()
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
-        """Reconciles the MLModel ``key`` (namespace, name).
+        """Reconcile the MLModel ``key`` (namespace, name).
 
-        Returns seconds after which to look again though nothing changes, or None. Raises ApiError for the queue to try
-        again later; whatever could be done without the failed call has been done.
+        Return the seconds after which to reconcile again though nothing changes, or None. Raise ApiError for the queue
+        to retry with backoff; every write that does not depend on the failed one has been made.
         """
         body = self._store.get(MODELS, *key)
         if body is None or observe.is_terminating(body):
-            # The children belong to it: the garbage collector takes them, nothing is ours to do.
+            # Its children belong to it, so the garbage collector deletes them.
             self._refusals.pop(key, None)
             self._newer.discard(key)
             return None
@@ -95,24 +96,19 @@ class Controller:
             await self._report_newer_status(body, key, newer)
             return None
         model, status = observe.read_model(body), read_status(raw)
-        observed = await self._look(model, status)
+        observed = await self._observe(model, status)
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
-        refusal: ApiError | None = None
-        try:
-            await self._carry_out(model, plan)
-            self._refusals.pop(key, None)
-        except ApiError as error:
-            refusal = error
-            if not error.retryable and not error.conflict:
-                self._refusals[key] = f"the API server refused it: {error.message}"
+        attempt = _Attempts()
+        await self._write_children(model, plan, attempt)
+        self._remember(key, attempt.refusal)
         await self._write_status(body, plan)
         for revision in plan.deletes:
-            await self._delete(model, revision)
-        if refusal is not None:
-            if plan.requeue_after is None or refusal.conflict:
-                raise refusal
-            # A rollout is watched on at its own pace, whatever else is refused.
-            _log.warning("%s; the rollout goes on", refusal)
+            await attempt(self._delete_revision(model.owner, revision))
+        if attempt.refusal is not None:
+            if plan.requeue_after is None or attempt.refusal.conflict:
+                raise attempt.refusal
+            # Backoff would slow the rollout down: it must see a failing candidate within seconds.
+            logger.warning("%s; the rollout goes on", attempt.refusal)
         return plan.requeue_after
 
     async def _report_newer_status(self, body: Body, key: tuple[str, str], newer: int) -> None:
@@ -124,13 +120,20 @@ class Controller:
             f"a newer release of the operator wrote this status (format {newer}; this release knows up to"
             f" {FORMAT_VERSION}), so this one changes nothing: upgrade the operator"
         )
-        _log.warning("%s/%s: %s", *key, note)
+        logger.warning("%s/%s: %s", *key, note)
         transition = f"format {newer}"
         await self._events.post(body, transition=transition, reason=Reason.NEWER_STATUS, note=note, warning=True)
 
-    # ------------------------------------------------------------------------------------------------------ looking
+    def _remember(self, key: tuple[str, str], refusal: ApiError | None) -> None:
+        """Keep a refusal that a retry alone does not cure; forget it when all writes have succeeded."""
+        if refusal is None:
+            self._refusals.pop(key, None)
+        elif not refusal.retryable and not refusal.conflict:
+            self._refusals[key] = f"the API server refused it: {refusal.message}"
 
-    async def _look(self, model: MLModel, status: Status) -> Observed:
+    # ---------------------------------------------------------------------------------------------------- observing
+
+    async def _observe(self, model: MLModel, status: Status) -> Observed:
         namespace, name = model.owner.namespace, model.owner.name
 
         def mine(resource: Resource) -> list[Body]:
@@ -183,91 +186,84 @@ class Controller:
             return error.not_found
         return False
 
-    # -------------------------------------------------------------------------------------------------- carrying out
+    # ----------------------------------------------------------------------------------------------------- writing
 
-    async def _carry_out(self, model: MLModel, plan: Plan) -> None:
-        """Routes first: taking a bad version off comes before everything else. One failure does not stop the rest."""
-        refusals: list[ApiError] = []
-        owner = model.owner
-
-        async def apply(resource: Resource, body: Body) -> Body | None:
-            try:
-                return await self._applier.apply(resource, body, MANAGER)
-            except ApiError as error:
-                refusals.append(error)
-                return None
-
+    async def _write_children(self, model: MLModel, plan: Plan, attempt: _Attempts) -> None:
+        """Write the routes first: to stop requests to a bad version comes before everything else."""
+        owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
-            await apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes))
-            await self._announce(model, plan.routes)
-        replicas = model.spec.traffic.router.replicas
-        await apply(CONFIG_MAPS, resources.router_config(owner))
-        await apply(SERVICES, resources.router_service(owner))
-        await apply(
-            DEPLOYMENTS,
-            resources.router_deployment(owner, replicas, self._settings.router_image, resources.router_config_hash()),
-        )
-        if replicas > 1:
-            await apply(DISRUPTION_BUDGETS, resources.router_disruption_budget(owner))
-        else:
-            await self._remove(DISRUPTION_BUDGETS, owner.namespace, f"{owner.name}-router", owner.uid)
+            await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes), attempt)
+            await self._annotate_routers(owner, plan.routes)
+        await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
+        await self._apply(SERVICES, resources.router_service(owner), attempt)
+        config = resources.router_config_hash()
+        router = resources.router_deployment(owner, replicas, self._settings.router_image, config)
+        await self._apply(DEPLOYMENTS, router, attempt)
+        await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:
-            await self._apply_revision(model, desired, apply)
-        if refusals:
-            raise refusals[0]
+            await self._write_revision(model, desired, attempt)
 
-    async def _apply_revision(self, model: MLModel, desired: DesiredRevision, apply: ApplyOne) -> None:
+    async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
         owner, revision, replicas = model.owner, desired.revision, desired.replicas
-        name = f"{owner.name}-{revision.id}"
-        await apply(SERVICES, resources.service(owner, revision.id))
+        await self._apply(SERVICES, resources.service(owner, revision.id), attempt)
+        deployment = await self._write_deployment(owner, revision, attempt)
+        autoscaling = model.spec.serving.autoscaling
+        if autoscaling is not None:
+            autoscaler = resources.autoscaler(owner, revision.id, autoscaling, replicas)
+            await self._apply(AUTOSCALERS, autoscaler, attempt)
+        else:
+            await attempt(self._delete(AUTOSCALERS, owner, f"{owner.name}-{revision.id}"))
+            if deployment is not None and (deployment.get("spec") or {}).get("replicas") != replicas:
+                # Not part of the applied intent: giving the field up to an autoscaler would reset it to one.
+                await attempt(self._applier.patch(DEPLOYMENTS, deployment, {"spec": {"replicas": replicas}}))
+        await self._write_budget(owner, replicas, resources.disruption_budget(owner, revision.id), attempt)
+
+    async def _write_deployment(self, owner: Owner, revision: Revision, attempt: _Attempts) -> Body | None:
+        """Return the Deployment as it then is, None when it was rejected."""
         intent = resources.deployment(
             owner,
             revision,
             signing_keys=self._settings.signing_keys,
             allow_unsafe=self._settings.allow_unsafe_models,
         )
-        deployment = self._store.get(DEPLOYMENTS, owner.namespace, name)
-        made_by = observe.annotation(deployment, resources.TEMPLATE_ANNOTATION) if deployment else ""
-        if not made_by or made_by == observe.annotation(intent, resources.TEMPLATE_ANNOTATION):
-            deployment = await apply(DEPLOYMENTS, intent)
-        # Else another release of the operator made its pods: they stay as they are, until the next revision.
-        autoscaling = model.spec.serving.autoscaling
-        if autoscaling is not None:
-            await apply(AUTOSCALERS, resources.autoscaler(owner, revision.id, autoscaling, replicas))
-        else:
-            await self._remove(AUTOSCALERS, owner.namespace, name, owner.uid)
-            if deployment is not None and (deployment.get("spec") or {}).get("replicas") != replicas:
-                # Not part of the applied intent: giving the field up to an autoscaler would reset it to one.
-                patched = await self._api.patch(DEPLOYMENTS, owner.namespace, name, {"spec": {"replicas": replicas}})
-                self._store.put(DEPLOYMENTS, patched)
-        if replicas > 1:
-            await apply(DISRUPTION_BUDGETS, resources.disruption_budget(owner, revision.id))
-        else:
-            await self._remove(DISRUPTION_BUDGETS, owner.namespace, name, owner.uid)
+        live = self._store.get(DEPLOYMENTS, owner.namespace, _name(intent))
+        if live is not None and _belongs_to(live, owner.uid):
+            made_from = observe.annotation(live, resources.TEMPLATE_ANNOTATION)
+            if made_from and made_from != observe.annotation(intent, resources.TEMPLATE_ANNOTATION):
+                # Another release of the operator made its pods: they stay as they are until the next revision.
+                return live
+        return await self._apply(DEPLOYMENTS, intent, attempt)
 
-    async def _announce(self, model: MLModel, routes: Routes) -> None:
-        """Makes kubelet refresh the routers' mounted file at once: a changed annotation of the pod does."""
-        for pod in self._store.group(PODS, model.owner.namespace, model.owner.name):
-            if observe.label(pod, observe.COMPONENT_LABEL) != "router" or observe.is_terminating(pod):
+    async def _write_budget(self, owner: Owner, pods: int, budget: Body, attempt: _Attempts) -> None:
+        """Apply the disruption budget where there are pods to spare, else delete it: it would block a node's drain."""
+        if pods > 1:
+            await self._apply(DISRUPTION_BUDGETS, budget, attempt)
+        else:
+            await attempt(self._delete(DISRUPTION_BUDGETS, owner, _name(budget)))
+
+    async def _annotate_routers(self, owner: Owner, routes: Routes) -> None:
+        """Make kubelet refresh the routers' mounted file at once: a changed annotation of the pod does."""
+        change = {"metadata": {"annotations": {ROUTES_ANNOTATION: routes.id()}}}
+        for pod in self._store.group(PODS, owner.namespace, owner.name):
+            if not _is_pod_of(pod, f"{owner.name}-router") or observe.is_terminating(pod):
                 continue
             if observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
                 continue
             try:
-                patch = {"metadata": {"uid": uid(pod), "annotations": {ROUTES_ANNOTATION: routes.id()}}}
-                self._store.put(PODS, await self._api.patch(PODS, *address(pod), patch))
+                await self._applier.patch(PODS, pod, change)
             except ApiError as error:
-                # Only slower without it: kubelet refreshes mounts by itself within a minute or so.
-                _log.info("pod %s was not told of new routes: %s", _name(pod), error.message)
+                # Only slower: kubelet refreshes mounts within about a minute anyway.
+                logger.info("pod %s was not told of new routes: %s", _name(pod), error.message)
 
     async def _write_status(self, body: Body, plan: Plan) -> None:
-        """Status last, only when it differs, and only onto the very version that was decided on."""
-        status = encode(plan.status)
-        if status == body.get("status"):
+        """Write the status last, only when it differs, and only onto the very version that was decided on."""
+        desired = encode(plan.status)
+        if desired == body.get("status"):
             return
-        written = await self._api.replace_status(MODELS, {**body, "status": status})
+        written = await self._api.replace_status(MODELS, {**body, "status": desired})
         self._store.put(MODELS, written)
         for notice in plan.notices:
-            # The version decided on names the transition: one that is decided again after a crash is not told twice.
+            # The version decided on names the transition, so one that is decided again after a crash is posted once.
             await self._events.post(
                 body,
                 transition=resource_version(body),
@@ -276,31 +272,50 @@ class Controller:
                 warning=notice.type == "Warning",
             )
 
-    async def _delete(self, model: MLModel, revision: str) -> None:
+    async def _delete_revision(self, owner: Owner, revision: str) -> None:
+        """Delete its children one after the other; after a failure the rest, the Deployment included, stays."""
         for resource in PER_REVISION:
-            await self._remove(resource, model.owner.namespace, f"{model.owner.name}-{revision}", model.owner.uid)
+            await self._delete(resource, owner, f"{owner.name}-{revision}")
 
-    async def _remove(self, resource: Resource, namespace: str, name: str, owner: str) -> None:
-        """Deletes a child if it is there and ours."""
-        body = self._store.get(resource, namespace, name)
-        if body is None or observe.is_terminating(body):
-            return
-        if not _belongs_to(body, owner):
+    async def _apply(self, resource: Resource, body: Body, attempt: _Attempts) -> Body | None:
+        return await attempt(self._applier.apply(resource, body, MANAGER))
+
+    async def _delete(self, resource: Resource, owner: Owner, name: str) -> None:
+        """Delete a child if it exists and this model owns it."""
+        body = self._store.get(resource, owner.namespace, name)
+        if body is None or observe.is_terminating(body) or not _belongs_to(body, owner.uid):
             return
         # No resourceVersion: the name and the UID are what we mean, and status updates of a Deployment are frequent.
-        await self._api.delete(resource, namespace, name, uid(body))
+        await self._api.delete(resource, owner.namespace, name, uid(body))
         self._store.remove(resource, body)
 
 
-class ApplyOne(Protocol):
-    """Applies one child; None when the API server refused."""
+class _Attempts:
+    """Awaits writes one after the other; a refused one does not stop the next."""
 
-    async def __call__(self, resource: Resource, body: Body) -> Body | None: ...
+    def __init__(self) -> None:
+        self.refusal: ApiError | None = None
+        """The first one."""
+
+    async def __call__(self, write: Awaitable[T]) -> T | None:
+        """Return what ``write`` returns, None when the API server refuses it."""
+        try:
+            return await write
+        except ApiError as error:
+            self.refusal = self.refusal or error
+            return None
 
 
 def _belongs_to(body: Body, owner: str) -> bool:
     """Whether the object's controller is the one with this UID."""
     return (controller_of(body) or {}).get("uid") == owner
+
+
+def _is_pod_of(pod: Body, deployment: str) -> bool:
+    """Whether a ReplicaSet of this Deployment controls the pod. Labels alone are not proof: anyone may copy them."""
+    replica_set = f"{deployment}-{observe.label(pod, 'pod-template-hash')}"
+    controller = controller_of(pod) or {}
+    return (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
 
 
 def _name(body: Body) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,16 +109,21 @@ class Applier:
         self._store.put(r, written)
         return self._store.get(r, namespace, name) or written
 
+    async def patch(self, r: Resource, live: Body, change: Body) -> Body:
+        """Change some fields of the object ``live``, which are no part of an applied intent; return it as it then is.
+
+        Raises ApiError, a conflict when another object has taken its place.
+        """
+        request = _with_uid(change, uid(live))
+        with _another_uid_is_a_conflict(r, live):
+            written = await self._api.patch(r, *address(live), request)
+        self._store.put(r, written)
+        return self._store.get(r, *address(live)) or written
+
     async def _update(self, r: Resource, intent: Body, known: str, manager: str) -> Body:
         """Apply onto the very object that we know: one that somebody has just put in its place is not taken over."""
-        request = {**intent, "metadata": {**intent["metadata"], "uid": known}}
-        try:
-            return await self._api.apply(r, request, manager)
-        except ApiError as error:
-            # An object that is gone is a conflict already; one with another UID is told as an invalid intent.
-            if error.invalid and "metadata.uid" in error.message:
-                raise ApiError(409, "Conflict", f"{r.kind} {'/'.join(address(intent))} was replaced") from error
-            raise
+        with _another_uid_is_a_conflict(r, intent):
+            return await self._api.apply(r, _with_uid(intent, known), manager)
 
     async def _read(self, r: Resource, namespace: str, name: str) -> Body | None:
         try:
@@ -143,6 +150,21 @@ class Applier:
         self._applied[(r, *address(live))] = _Applied(uid(live), intent_hash, _hash(_project(live, intent)))
         while len(self._applied) > _REMEMBERED:
             self._applied.popitem(last=False)
+
+
+def _with_uid(body: Body, known: str) -> Body:
+    return {**body, "metadata": {**metadata(body), "uid": known}}
+
+
+@contextmanager
+def _another_uid_is_a_conflict(r: Resource, body: Body) -> Iterator[None]:
+    """An object that is gone is a conflict already; one with another UID is reported as an invalid request."""
+    try:
+        yield
+    except ApiError as error:
+        if error.invalid and "metadata.uid" in error.message:
+            raise ApiError(409, "Conflict", f"{r.kind} {'/'.join(address(body))} was replaced") from error
+        raise
 
 
 def _refuse_if_not_ours(r: Resource, intent: Body, live: Body) -> None:

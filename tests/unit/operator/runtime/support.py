@@ -65,18 +65,37 @@ class FakeClock:
         await settle()
 
 
-class MemoryApi:
-    """Objects in memory with resourceVersions, conflicts and UIDs. Apply is a merge without field ownership.
+Admit = Callable[[Resource, Body], None]
 
-    ``calls`` lists (verb, plural, name); ``fail`` holds errors to raise, one per call of any verb, None for success.
+
+def _admit_as_it_is(r: Resource, body: Body) -> None:
+    """Fill in nothing."""
+
+
+class MemoryApi:
+    """Objects in memory, with what the operator relies on in a real API server.
+
+    - Each object gets a UID, a resourceVersion, and a generation that rises with everything but metadata and status.
+    - ``apply`` removes the fields that the same manager applied before and now leaves out; the fields of others stay. A
+      list counts as one field. What changes nothing keeps its resourceVersion.
+    - ``apply`` and ``patch`` write no status; ``replace_status`` and the subresource write nothing else.
+    - A stale resourceVersion, another UID and a name that is taken or missing are rejected.
+
+    ``admit`` fills in what the API server would (defaults, addresses). ``calls`` lists (verb, plural, name). ``fail``
+    holds errors to raise, one per call of any verb, None for success; ``refusals`` holds errors to raise at every call
+    that equals the key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, admit: Admit = _admit_as_it_is) -> None:
         self.objects: dict[tuple[Resource, str, str], Body] = {}
         self.calls: list[tuple[str, str, str]] = []
         self.fail: list[ApiError | None] = []
+        self.refusals: dict[tuple[str, str, str], ApiError] = {}
         self.down = False
+        self._admit = admit
+        self._applied: dict[tuple[Resource, str, str, str], Body] = {}  # what each manager applied last
         self._version = 100
+        self._uids = count(1)
         self._changed = asyncio.Condition()
 
     def writes(self) -> list[str]:
@@ -86,13 +105,21 @@ class MemoryApi:
         self.calls.append((verb, r.plural, name))
         if self.down:
             raise ApiError(0, "Unreachable", "the test took the server away")
-        error = self.fail.pop(0) if self.fail else None
+        error = self.fail.pop(0) if self.fail else self.refusals.get((verb, r.plural, name))
         if error is not None:
             raise error
 
     async def _save(self, r: Resource, body: Body) -> Body:
+        """Keep ``body`` in the place of the object that was there."""
+        live = self.objects.get((r, *address(body)))
+        self._admit(r, body)
+        meta = body["metadata"]
+        if live is None:
+            meta |= {"uid": f"uid-{next(self._uids)}", "generation": 1}
+        elif _without(live, "metadata", "status") != _without(body, "metadata", "status"):
+            meta["generation"] = meta.get("generation", 1) + 1
         self._version += 1
-        body["metadata"]["resourceVersion"] = str(self._version)
+        meta["resourceVersion"] = str(self._version)
         self.objects[r, *address(body)] = body
         async with self._changed:
             self._changed.notify_all()
@@ -131,42 +158,86 @@ class MemoryApi:
     async def apply(self, r: Resource, body: Body, manager: str) -> Body:
         self._call("apply", r, address(body)[1])
         live = self.objects.get((r, *address(body)))
-        if live is not None and "uid" in body["metadata"] and uid(live) != uid(body):
-            raise ApiError(409, "Conflict", "the UID differs")
-        merged = _merge(live or {"metadata": {"uid": f"uid-{self._version}"}}, body)
+        if "uid" in body["metadata"]:
+            if live is None:
+                raise ApiError(409, "Conflict", "the object to be updated does not exist")
+            _refuse_another_uid(live, body)
+        intent = _without(body, "status")
+        before = self._applied.get((r, *address(body), manager), {}) if live is not None else {}
+        merged = _merge(_release(live or {"metadata": {}}, before, intent), intent)
+        self._applied[r, *address(body), manager] = copy.deepcopy(intent)
         if merged == live:
             return copy.deepcopy(merged)
         return await self._save(r, merged)
 
     async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
         self._call("patch", r, name)
-        live = self.objects.get((r, namespace, name))
-        if live is None:
-            raise ApiError(404, "NotFound", f"{name} not found")
-        if resource_version(body) not in ("", resource_version(live)):
-            raise ApiError(409, "Conflict", "the object has been modified")
-        return await self._save(r, _merge(live, body))
+        live = self._live(r, namespace, name, body)
+        if "uid" in (body.get("metadata") or {}):
+            _refuse_another_uid(live, body)
+        change = {"status": body.get("status")} if subresource == "status" else _without(body, "status")
+        return await self._save(r, _merge(live, change))
 
     async def replace_status(self, r: Resource, body: Body) -> Body:
-        raise NotImplementedError
+        self._call("update", r, address(body)[1])
+        live = self._live(r, *address(body), body)
+        return await self._save(r, copy.deepcopy({**live, "status": body.get("status")}))
 
     async def create(self, r: Resource, body: Body) -> Body:
         self._call("create", r, address(body)[1])
         if (r, *address(body)) in self.objects:
             raise ApiError(409, "AlreadyExists", "the name is taken")
-        return await self._save(r, _merge({"metadata": {"uid": f"uid-{self._version}"}}, body))
+        return await self._save(r, _merge({"metadata": {}}, body))
 
     async def delete(
         self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
     ) -> None:
         self._call("delete", r, name)
-        self.objects.pop((r, namespace, name), None)
+        live = self.objects.get((r, namespace, name))
+        if live is None:
+            return
+        if live["metadata"]["uid"] != uid or resource_version not in (None, live["metadata"]["resourceVersion"]):
+            raise ApiError(409, "Conflict", "the UID or resourceVersion in the precondition differs")
+        del self.objects[r, namespace, name]
+
+    def _live(self, r: Resource, namespace: str, name: str, body: Body) -> Body:
+        """The object that ``body`` changes, if it is the version that ``body`` names."""
+        live = self.objects.get((r, namespace, name))
+        if live is None:
+            raise ApiError(404, "NotFound", f"{name} not found")
+        if resource_version(body) not in ("", resource_version(live)):
+            raise ApiError(409, "Conflict", "the object has been modified")
+        return live
+
+
+def _refuse_another_uid(live: Body, body: Body) -> None:
+    if uid(live) != uid(body):
+        raise ApiError(422, "Invalid", f"metadata.uid: Invalid value: {uid(body)}: field is immutable")
+
+
+def _without(body: Body, *keys: str) -> Body:
+    return {key: value for key, value in body.items() if key not in keys}
 
 
 def _merge(live: Any, patch: Any) -> Any:
+    """``live`` as a merge patch changes it: null removes a field."""
     if not isinstance(live, dict) or not isinstance(patch, dict):
         return copy.deepcopy(patch)
     merged = copy.deepcopy(live)
     for key, value in patch.items():
-        merged[key] = _merge(live.get(key), value)
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(live.get(key), value)
     return merged
+
+
+def _release(live: Any, before: Any, after: Any) -> Any:
+    """``live`` without the fields that are in ``before`` and not in ``after``: their manager has given them up."""
+    if not (isinstance(live, dict) and isinstance(before, dict) and isinstance(after, dict)):
+        return live
+    return {
+        key: _release(value, before.get(key), after.get(key))
+        for key, value in live.items()
+        if key in after or key not in before
+    }

@@ -209,3 +209,25 @@ async def test_a_failed_write_is_tried_again() -> None:
     with pytest.raises(ApiError, match="etcd"):
         await world.apply(intent(image="two"))
     assert await world.apply(intent(image="two")) == ["apply"]
+
+
+@asynchronous
+async def test_a_patch_is_read_back_from_the_store_at_once_and_is_no_part_of_the_intent() -> None:
+    world = World()
+    live = await world.applier.apply(DEPLOYMENTS, intent())
+    patched = await world.applier.patch(DEPLOYMENTS, live, {"spec": {"replicas": 3}})
+    assert patched["spec"] == {"image": "one", "replicas": 3}
+    assert world.store.get(DEPLOYMENTS, "ns", "x") == patched
+    assert await world.apply(intent()) == []
+
+
+@asynchronous
+async def test_a_patch_of_an_object_put_in_the_place_of_the_known_one_is_a_conflict() -> None:
+    world = World()
+    live = await world.applier.apply(DEPLOYMENTS, intent())
+    replaced = world.api.objects[DEPLOYMENTS, "ns", "x"]
+    replaced["metadata"]["uid"] = "another"
+    with pytest.raises(ApiError) as error:
+        await world.applier.patch(DEPLOYMENTS, live, {"spec": {"replicas": 3}})
+    assert error.value.conflict
+    assert replaced["spec"] == {"image": "one"}

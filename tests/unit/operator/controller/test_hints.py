@@ -1,0 +1,147 @@
+"""What the conditions say when pods do not start, and what the controller reads for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Body
+from tests.unit.operator.controller.world import KEY, SETTINGS, World
+from tests.unit.operator.runtime.support import asynchronous
+
+CREATING: Body = {
+    "phase": "Pending",
+    "containerStatuses": [{"name": "server", "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}],
+}
+CONFIG_MAP: dict[str, Any] = {"model": {"uri": "configmap://fraud-v1"}}
+KEYS: dict[str, Any] = {"serving": {"apiKeys": {"secretName": "fraud-keys"}}}
+
+
+async def waiting(**spec: Any) -> World:
+    """A first version whose pod waits for what it mounts."""
+    world = World()
+    await world.apply_model("v1", **spec)
+    await world.reconcile()
+    world.waiting[f"fraud{world.revision('candidate')}"] = CREATING
+    await world.tick()
+    return world
+
+
+def message(world: World) -> str:
+    return str(world.condition("Ready")["message"])
+
+
+@asynchronous
+async def test_a_missing_config_map_is_named_with_what_to_type() -> None:
+    world = await waiting(**CONFIG_MAP)
+    await world.tick()
+    assert "ConfigMap fraud-v1 is not in namespace bank" in message(world)
+    assert "mlmodel package PACKAGE --configmap fraud-v1 | kubectl apply -f -" in message(world)
+    meta = {"namespace": KEY[0], "name": "fraud-v1"}
+    await world.api.create(CONFIG_MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    await world.tick()
+    assert "ConfigMap" not in message(world)
+
+
+@asynchronous
+async def test_a_config_map_that_may_not_be_read_is_not_called_missing() -> None:
+    world = await waiting(**CONFIG_MAP)
+    world.api.refusals["get", "configmaps", "fraud-v1"] = ApiError(403, "Forbidden", "no")
+    await world.tick()
+    assert "ConfigMap" not in message(world)
+
+
+@pytest.mark.parametrize("spec", [{}, {"model": {"uri": "pvc://claim"}}], ids=["builtin", "pvc"])
+@asynchronous
+async def test_no_config_map_is_looked_up_for_another_source(spec: dict[str, Any]) -> None:
+    world = await waiting(**spec)
+    await world.tick()
+    assert "get" not in [verb for verb, _, _ in world.api.calls]
+
+
+@asynchronous
+async def test_no_config_map_is_looked_up_once_pods_run() -> None:
+    world = World()
+    await world.apply_model("v1", **CONFIG_MAP)
+    await world.tick()
+    await world.tick()
+    assert "get" not in [verb for verb, _, _ in world.api.calls]
+
+
+@asynchronous
+async def test_the_secret_with_the_keys_is_asked_about_when_pods_wait_for_long() -> None:
+    world = await waiting(**KEYS)
+    for _ in range(12):
+        await world.tick()
+        assert "Secret" not in message(world)
+    for _ in range(10):
+        await world.tick()
+    assert "is there a Secret fraud-keys with the key `keys` in namespace bank" in message(world)
+
+
+@asynchronous
+async def test_pods_that_wait_without_keys_are_not_blamed_on_a_secret() -> None:
+    world = await waiting()
+    for _ in range(30):
+        await world.tick()
+    assert "Secret" not in message(world)
+
+
+@asynchronous
+async def test_a_deployment_that_can_create_no_pod_says_why() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.reconcile()
+    name = f"fraud{world.revision('candidate')}"
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods"}
+    await world.edit(DEPLOYMENTS, name, {"status": {"conditions": [failure]}}, "status")
+    world.waiting[name] = CREATING
+    await world.tick()
+    assert message(world).endswith("exceeded quota: pods")
+
+
+@asynchronous
+async def test_a_model_that_this_operator_may_not_serve_gets_no_pod() -> None:
+    world = World()
+    await world.apply_model("v1", model={"trust": "unsafe"})
+    await world.reconcile()
+    assert world.condition("Stalled")["reason"] == "TrustNotAllowed"
+    assert not [call for call in world.writes() if call[2].startswith("fraud-") and call[1] == "services"]
+    world = World(replace(SETTINGS, allow_unsafe_models=True))
+    await world.serve("v1", model={"trust": "unsafe"})
+    deployment = world.child(DEPLOYMENTS, world.revision("stable"))
+    assert deployment is not None
+    assert "--allow-unsafe" in deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+@asynchronous
+async def test_a_model_is_available_once_its_address_answers_and_is_asked_no_more_after_that() -> None:
+    world = World()
+    world.reachable = False
+    await world.apply_model("v1")
+    for _ in range(5):
+        again = await world.tick()
+    assert again is not None
+    assert again < 1
+    assert world.condition("Available")["status"] == "False"
+    world.reachable = True
+    await world.tick()
+    assert world.is_ready()
+    await world.tick()
+    assert world.http.asked == []
+
+
+@asynchronous
+async def test_only_a_rollout_reads_the_counters_of_pods() -> None:
+    world = World()
+    await world.serve("v1", serving={"replicas": 2})
+    await world.tick(100)
+    assert world.http.asked == []
+    await world.apply_model("v2", serving={"replicas": 2})
+    await world.run(lambda: world.weight() == 5)
+    await world.tick(100)
+    assert [port for _, port in world.http.asked] == [8080, 8080, 8080, 9090]  # two of stable, one candidate, a router

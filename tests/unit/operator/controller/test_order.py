@@ -1,0 +1,193 @@
+"""In which order a reconcile writes, and when it writes nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlmodel_operator.controller import MODELS
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES
+from tests.unit.operator.controller.world import DOWN, KEY, STALE, World
+from tests.unit.operator.runtime.support import asynchronous
+
+ROUTES = ("apply", "configmaps", "fraud-routes")
+STATUS = ("update", "mlmodels", "fraud")
+
+
+async def in_canary(world: World) -> None:
+    """v1 is stable, and v2 has its first share of the requests."""
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.run(lambda: world.weight() == 5)
+    await world.tick()
+
+
+@asynchronous
+async def test_the_first_reconcile_writes_the_routes_first_and_the_status_last() -> None:
+    world = World()
+    await world.apply_model("v1")
+    await world.reconcile()
+    writes = world.writes()
+    assert writes[0] == ROUTES
+    assert [call[1] for call in writes].index("mlmodels") == len(writes) - 2
+    assert {call[1] for call in writes[1:-2]} == {"configmaps", "services", "deployments"}
+    assert writes[-1][:2] == ("create", "events")
+
+
+@asynchronous
+async def test_a_candidate_loses_its_share_before_anything_else_is_repaired() -> None:
+    world = World()
+    await in_canary(world)
+    stable = world.revision("stable")
+    await world.edit(DEPLOYMENTS, f"fraud{stable}", {"spec": {"replicas": 7}})
+    await world.edit(SERVICES, "fraud", {"metadata": {"labels": {"mlmodel.dev/component": "foreign"}}})
+    await world.apply_model("v1")
+    await world.reconcile()
+    assert world.writes()[0] == ROUTES
+    assert world.weight() == 0
+    assert ("patch", "deployments", f"fraud{stable}") in world.writes()
+    assert ("apply", "services", "fraud") in world.writes()
+
+
+@asynchronous
+async def test_the_status_comes_after_every_child_and_before_every_deletion_and_event() -> None:
+    world = World()
+    await in_canary(world)
+    await world.apply_model("v1")
+    deletions = 0
+    for _ in range(30):
+        await world.tick()
+        verbs = [verb for verb, _, _ in world.writes()]
+        deletions += verbs.count("delete")
+        ranks = {"apply": 0, "patch": 0, "update": 1, "create": 2, "delete": 3}
+        assert [ranks[verb] for verb in verbs] == sorted(ranks[verb] for verb in verbs)
+        assert verbs.count("update") <= 1
+    assert deletions == 2  # the Service and the Deployment of v2
+
+
+@asynchronous
+async def test_a_model_at_rest_costs_no_request_also_after_a_restart() -> None:
+    world = World()
+    await world.serve(serving={"replicas": 2}, traffic={"router": {"replicas": 2}})
+    assert await world.reconcile() is None
+    assert (world.api.calls, world.http.asked) == ([], [])
+    world.restart()
+    assert await world.reconcile() is None
+    assert (world.api.calls, world.http.asked) == ([], [])
+
+
+@asynchronous
+async def test_the_status_is_written_only_when_it_differs() -> None:
+    world = World()
+    await world.serve()
+    await world.edit(SERVICES, "fraud", {"metadata": {"labels": {"mlmodel.dev/component": "foreign"}}})
+    await world.reconcile()
+    assert world.writes() == [("apply", "services", "fraud")]
+    await world.edit(MODELS, "fraud", {"status": {"phase": "Draining"}}, "status")
+    await world.reconcile()
+    assert world.writes() == [STATUS]
+    assert world.status["phase"] == "Stable"
+
+
+@asynchronous
+async def test_the_status_is_never_written_onto_another_version_than_the_one_decided_on() -> None:
+    world = World()
+    await world.apply_model("v1")
+    world.see()
+    await world.apply_model("v2")  # after the watch: the store still shows v1
+    with pytest.raises(ApiError) as raised:
+        await world.controller.reconcile(KEY)
+    assert raised.value.conflict
+    assert world.status == {}
+    assert world.reasons() == []
+
+
+@asynchronous
+async def test_a_model_that_is_being_deleted_or_gone_costs_nothing() -> None:
+    world = World()
+    await in_canary(world)
+    children = dict(world.api.objects)
+    await world.edit(MODELS, "fraud", {"metadata": {"deletionTimestamp": "2027-01-15T08:00:00Z"}})
+    for body in (world.api.objects[MODELS, *KEY], None):
+        if body is None:
+            del world.api.objects[MODELS, *KEY], children[MODELS, *KEY]
+        else:
+            children[MODELS, *KEY] = body
+        assert await world.reconcile() is None
+        assert (world.api.calls, world.http.asked) == ([], [])
+        assert world.api.objects == children
+
+
+@asynchronous
+async def test_each_transition_of_a_whole_rollout_is_one_event() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    ticks = 0
+    while not (world.is_ready() and world.status["stable"]["version"] == "v2"):
+        ticks += 1
+        assert ticks < 100, world.status
+        if ticks % 2:
+            world.restart()
+        await world.tick(2000)
+    assert world.reasons() == [
+        *("Preparing", "Serving"),
+        *("Preparing", "CanaryStep", "CanaryStep", "CanaryStep", "Promoting", "Baking", "Promoted"),
+    ]
+
+
+@asynchronous
+async def test_an_event_that_cannot_be_posted_does_not_fail_the_reconcile() -> None:
+    world = World()
+    await world.apply_model("v1")
+    await world.reconcile()
+    event = world.writes()[-1]
+    again = World()
+    again.api.refusals[event] = DOWN
+    await again.apply_model("v1")
+    await again.reconcile()
+    assert again.writes()[-1] == event
+    assert again.reasons() == []
+    assert again.status["phase"] == "Preparing"
+
+
+@asynchronous
+async def test_routers_are_told_of_new_routes_once_and_only_the_ones_that_stay() -> None:
+    world = World()
+    await world.serve("v1", traffic={"router": {"replicas": 2}})
+    await world.edit(PODS, "fraud-router-pod-1", {"metadata": {"deletionTimestamp": "2027-01-15T08:00:00Z"}})
+    await world.apply_model("v2", traffic={"router": {"replicas": 2}})
+    await world.run(lambda: world.weight() == 5)
+    told = [call for call in world.writes() if call[1] == "pods"]
+    assert told == [("patch", "pods", "fraud-router-pod-0")]
+    assert world.writes().index(ROUTES) < world.writes().index(told[0])
+    pod = world.child(PODS, "-router-pod-0")
+    assert pod is not None
+    assert pod["metadata"]["annotations"]["mlmodel.dev/routes"] == world.routes_id()
+    await world.tick()
+    assert "pods" not in [plural for _, plural, _ in world.writes()]
+
+
+@asynchronous
+async def test_a_router_that_cannot_be_told_does_not_hold_up_the_rollout() -> None:
+    world = World()
+    await world.serve("v1")
+    for error in (DOWN, STALE):
+        world.api.refusals["patch", "pods", "fraud-router-pod-0"] = error
+        await world.apply_model(f"v2-{error.status}")
+        await world.run(lambda: world.weight() == 5)
+        assert world.writes()[-2] == STATUS
+        assert world.condition("Ready")["reason"] == "Canary"
+        await world.apply_model("v1")
+        await world.run(world.is_ready)
+
+
+@asynchronous
+async def test_routes_are_left_alone_while_an_address_is_missing() -> None:
+    world = World()
+    await world.serve("v1")
+    routes = world.child(CONFIG_MAPS, "-routes")
+    await world.edit(SERVICES, f"fraud{world.revision('stable')}", {"spec": {"clusterIP": ""}})
+    await world.reconcile()
+    assert ROUTES not in world.writes()
+    assert world.child(CONFIG_MAPS, "-routes") == routes

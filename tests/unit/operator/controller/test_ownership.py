@@ -1,0 +1,187 @@
+"""The controller writes, patches and deletes what this MLModel owns, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.resource import (
+    AUTOSCALERS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    PODS,
+    SERVICES,
+    Body,
+    Resource,
+)
+from tests.unit.operator.controller.world import KEY, World
+from tests.unit.operator.runtime.support import asynchronous
+
+OWNERS: dict[str, list[Body]] = {
+    "nobody": [],
+    "another": [{"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "other", "controller": True}],
+    "a former model": [
+        {"apiVersion": "mlmodel.dev/v1alpha1", "kind": "MLModel", "name": "fraud", "uid": "former", "controller": True}
+    ],
+}
+owned = pytest.mark.parametrize("owners", OWNERS.values(), ids=OWNERS)
+
+
+async def grown() -> World:
+    """A world with every kind of child, to copy foreign objects from."""
+    world = World()
+    await world.serve(
+        serving={"autoscaling": {"minReplicas": 2, "maxReplicas": 4}}, traffic={"router": {"replicas": 2}}
+    )
+    return world
+
+
+async def plant(world: World, r: Resource, body: Body, owners: list[Body], **metadata: Any) -> Body:
+    """A copy of a child that somebody else controls."""
+    foreign = copy.deepcopy(body)
+    foreign["metadata"] = {
+        **{key: foreign["metadata"][key] for key in ("namespace", "name", "labels")},
+        "annotations": foreign["metadata"].get("annotations", {}) | {"mlmodel.dev/template": "another"},
+        "ownerReferences": owners,
+        **metadata,
+    }
+    await world.api.create(r, foreign)
+    return copy.deepcopy(world.api.objects[r, KEY[0], foreign["metadata"]["name"]])
+
+
+@owned
+@pytest.mark.parametrize("labelled", [True, False], ids=["with our labels", "without"])
+@pytest.mark.parametrize(
+    ("r", "suffix"),
+    [
+        (CONFIG_MAPS, "-routes"),
+        (CONFIG_MAPS, "-router-config"),
+        (SERVICES, ""),
+        (DEPLOYMENTS, "-router"),
+        (DISRUPTION_BUDGETS, "-router"),
+        (SERVICES, "{}"),
+        (DEPLOYMENTS, "{}"),
+        (DISRUPTION_BUDGETS, "{}"),
+    ],
+    ids=lambda value: value.plural if isinstance(value, Resource) else f"fraud{value}",
+)
+@asynchronous
+async def test_an_object_in_the_place_of_a_child_is_left_as_it_is(
+    r: Resource, suffix: str, labelled: bool, owners: list[Body]
+) -> None:
+    source = await grown()
+    child = source.child(r, suffix.format(source.revision("stable")))
+    assert child is not None
+    world = World()
+    foreign = await plant(world, r, child, owners, **({} if labelled else {"labels": {}}))
+    await world.apply_model("v1", serving={"replicas": 3}, traffic={"router": {"replicas": 2}})
+    for _ in range(4):
+        with suppress(ApiError):  # for the queue: it tries again later
+            await world.tick()
+        assert world.api.objects[r, KEY[0], foreign["metadata"]["name"]] == foreign
+
+
+@pytest.mark.parametrize("owner", ["nobody", "another"])
+@asynchronous
+async def test_the_conditions_name_the_object_that_is_in_the_way(owner: str) -> None:
+    source = await grown()
+    child = source.child(SERVICES, source.revision("stable"))
+    assert child is not None
+    world = World()
+    await plant(world, SERVICES, child, OWNERS[owner])
+    await world.apply_model("v1")
+    await world.tick()
+    await world.tick()
+    said = world.condition("Ready")["message"]
+    assert f"Service bank/fraud{source.revision('stable')}" in said
+    assert "delete it, or choose another name" in said
+
+
+@owned
+@asynchronous
+async def test_a_foreign_autoscaler_or_budget_is_not_removed(owners: list[Body]) -> None:
+    source = await grown()
+    world = World()
+    await world.serve()
+    kept = []
+    for r, suffix in (
+        (AUTOSCALERS, "{}"),
+        (DISRUPTION_BUDGETS, "{}"),
+        (DISRUPTION_BUDGETS, "-router"),
+    ):
+        child = source.child(r, suffix.format(source.revision("stable")))
+        assert child is not None
+        kept.append((r, await plant(world, r, child, owners)))
+    await world.reconcile()
+    assert world.writes() == []
+    for r, body in kept:
+        assert world.api.objects[r, KEY[0], body["metadata"]["name"]] == body
+
+
+@owned
+@asynchronous
+async def test_a_foreign_object_is_not_removed_with_the_revision_whose_name_it_has(owners: list[Body]) -> None:
+    source = await grown()
+    child = source.child(AUTOSCALERS, source.revision("stable"))
+    assert child is not None
+    world = World()
+    await world.serve("v0")
+    await world.apply_model("v1")
+    await world.tick()
+    candidate = world.revision("candidate")
+    assert candidate == source.revision("stable")
+    foreign = await plant(world, AUTOSCALERS, child, owners)
+    await world.apply_model("v0")
+    await world.run(world.is_ready)
+    assert world.child(DEPLOYMENTS, candidate) is None
+    assert world.child(AUTOSCALERS, candidate) == foreign
+
+
+@pytest.mark.parametrize("controller", [None, "fraud-other-6f9c"], ids=["nobody", "another ReplicaSet"])
+@asynchronous
+async def test_a_pod_that_only_has_the_labels_of_a_router_is_not_annotated(controller: str | None) -> None:
+    world = World()
+    await world.serve("v1")
+    router = world.child(PODS, "-router-pod-0")
+    assert router is not None
+    owners = [{"kind": "ReplicaSet", "name": controller, "uid": "u", "controller": True}] if controller else []
+    foreign = await plant(world, PODS, router, owners, name="debug")
+    await world.apply_model("v2")
+    await world.run(lambda: world.weight() == 5)
+    assert world.api.objects[PODS, KEY[0], "debug"] == foreign
+    assert ("patch", "pods", "fraud-router-pod-0") in world.writes()
+
+
+@asynchronous
+async def test_a_deployment_made_after_the_watch_is_not_scaled() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v1", serving={"replicas": 3})
+    world.see()
+    replaced = world.child(DEPLOYMENTS, world.revision("stable"))
+    assert replaced is not None
+    replaced["metadata"]["uid"] = "made after the watch"
+    with pytest.raises(ApiError) as raised:
+        await world.controller.reconcile(KEY)
+    assert raised.value.conflict
+    assert replaced["spec"]["replicas"] == 1
+
+
+@asynchronous
+async def test_a_deletion_names_the_uid_so_that_what_was_put_in_the_place_stays() -> None:
+    world = World()
+    await world.serve("v1", serving={"autoscaling": {"maxReplicas": 4}})
+    stable = world.revision("stable")
+    await world.apply_model("v1", serving={"replicas": 1})
+    world.see()
+    replaced = world.api.objects[AUTOSCALERS, KEY[0], f"fraud{stable}"]
+    replaced["metadata"]["uid"] = "made after the watch"
+    with pytest.raises(ApiError) as raised:
+        await world.controller.reconcile(KEY)
+    assert raised.value.conflict
+    assert world.child(AUTOSCALERS, stable) is replaced
