@@ -420,7 +420,12 @@ async def test_what_was_put_in_the_place_of_ours_is_not_taken_over(namespace: st
         with pytest.raises(ApiError) as error:
             await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="2"))
         assert error.value.conflict
+        with pytest.raises(ApiError) as error:
+            await applier.patch(CONFIG_MAPS, ours, {"data": {"k": "2"}})
+        assert error.value.conflict
         assert await api.get(CONFIG_MAPS, namespace, "c") == theirs
+        patched = await applier.patch(CONFIG_MAPS, theirs, {"data": {"k": "2"}})
+        assert patched["data"] == {"k": "2"}
 
 
 # ----------------------------------------------------------------------------------------------------------------- Api
