@@ -145,3 +145,19 @@ async def test_only_a_rollout_reads_the_counters_of_pods() -> None:
     await world.run(lambda: world.weight() == 5)
     await world.tick(100)
     assert [port for _, port in world.http.asked] == [8080, 8080, 8080, 9090]  # two of stable, one candidate, a router
+
+
+@asynchronous
+async def test_a_pod_that_was_evicted_says_nothing_of_its_version() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.tick()
+    name = f"fraud{world.revision('candidate')}"
+    killed = {"name": "server", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    world.waiting[name] = {"phase": "Failed", "reason": "Evicted", "containerStatuses": [killed]}
+    await world.tick()
+    assert world.status["candidate"]["version"] == "v2"
+    world.waiting[name] = {**world.waiting[name], "phase": "Running"}
+    await world.tick()
+    assert world.status["rejected"][0]["reason"] == "OutOfMemory"

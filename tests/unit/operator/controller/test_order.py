@@ -66,6 +66,37 @@ async def test_the_status_comes_after_every_child_and_before_every_deletion_and_
 
 
 @asynchronous
+async def test_a_revision_is_deleted_after_the_status_that_no_longer_needs_it() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.tick()
+    await world.apply_model("v1")
+    await world.reconcile()
+    writes = [(verb, plural) for verb, plural, _ in world.writes()]
+    assert writes[-4:] == [
+        ("update", "mlmodels"),
+        ("create", "events"),
+        ("delete", "services"),
+        ("delete", "deployments"),
+    ]
+
+
+@asynchronous
+async def test_a_reconcile_sees_its_own_writes_before_the_watch_brings_them() -> None:
+    world = World()
+    await world.serve("v1", serving={"replicas": 2})
+    await world.apply_model("v1")
+    await world.reconcile()
+    assert {verb for verb, _, _ in world.writes()} == {"patch", "delete", "update"}
+    for _ in range(2):
+        await world.controller.reconcile(KEY)
+    assert [verb for verb, _, _ in world.writes()].count("update") == 1
+    assert [verb for verb, _, _ in world.writes()].count("patch") == 1
+    assert [verb for verb, _, _ in world.writes()].count("delete") == 1
+
+
+@asynchronous
 async def test_a_model_at_rest_costs_no_request_also_after_a_restart() -> None:
     world = World()
     await world.serve(serving={"replicas": 2}, traffic={"router": {"replicas": 2}})

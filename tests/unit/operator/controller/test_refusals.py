@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.resource import AUTOSCALERS, DEPLOYMENTS, DISRUPTION_BUDGETS, SERVICES
-from tests.unit.operator.controller.world import DOWN, QUOTA, STALE, World
+from tests.unit.operator.controller.world import DOWN, KEY, QUOTA, STALE, World
 from tests.unit.operator.runtime.support import asynchronous
 
 TWO: dict[str, Any] = {"serving": {"replicas": 2}, "traffic": {"router": {"replicas": 2}}}
@@ -46,14 +48,24 @@ async def test_a_refusal_is_forgotten_with_its_model() -> None:
     candidate = await preparing(world)
     world.api.refusals["apply", "deployments", f"fraud{candidate}"] = QUOTA
     await world.reconcile()
-    models = {key: body for key, body in world.api.objects.items() if key[0].plural == "mlmodels"}
-    for key in models:
-        del world.api.objects[key]
-    await world.reconcile()
-    world.api.objects |= models
     world.api.refusals.clear()
+    del world.api.objects[MODELS, *KEY]
     await world.reconcile()
+    await world.apply_model("v2")
+    with suppress(ApiError):  # the children still belong to the model that was deleted
+        await world.reconcile()
     assert "quota" not in world.condition("Ready")["message"]
+
+
+@asynchronous
+async def test_of_several_refusals_the_first_is_reported() -> None:
+    world = World()
+    await world.apply_model("v1", **TWO)
+    world.api.refusals["apply", "deployments", "fraud-router"] = QUOTA
+    world.api.refusals["apply", "poddisruptionbudgets", "fraud-router"] = ApiError(403, "Forbidden", "not this either")
+    await world.reconcile()
+    await world.reconcile()
+    assert "exceeded quota" in world.condition("Ready")["message"]
 
 
 @asynchronous
