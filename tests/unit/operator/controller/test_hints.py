@@ -72,7 +72,7 @@ async def test_no_config_map_is_looked_up_once_pods_run() -> None:
 
 
 @asynchronous
-async def test_the_secret_with_the_keys_is_asked_about_when_pods_wait_for_long() -> None:
+async def test_the_secret_with_the_keys_is_named_when_pods_wait_for_long() -> None:
     world = await waiting(**KEYS)
     for _ in range(12):
         await world.tick()
@@ -91,7 +91,7 @@ async def test_pods_that_wait_without_keys_are_not_blamed_on_a_secret() -> None:
 
 
 @asynchronous
-async def test_a_deployment_that_can_create_no_pod_says_why() -> None:
+async def test_the_reason_why_a_deployment_can_create_no_pod_is_reported() -> None:
     world = World()
     await world.serve("v1")
     await world.apply_model("v2")
@@ -119,7 +119,7 @@ async def test_a_model_that_this_operator_may_not_serve_gets_no_pod() -> None:
 
 
 @asynchronous
-async def test_a_model_is_available_once_its_address_answers_and_is_asked_no_more_after_that() -> None:
+async def test_a_model_is_available_once_its_address_answers_which_is_then_checked_no_more() -> None:
     world = World()
     world.reachable = False
     await world.apply_model("v1")
@@ -132,7 +132,7 @@ async def test_a_model_is_available_once_its_address_answers_and_is_asked_no_mor
     await world.tick()
     assert world.is_ready()
     await world.tick()
-    assert world.http.asked == []
+    assert world.http.requests == []
 
 
 @asynchronous
@@ -140,15 +140,20 @@ async def test_only_a_rollout_reads_the_counters_of_pods() -> None:
     world = World()
     await world.serve("v1", serving={"replicas": 2})
     await world.tick(100)
-    assert world.http.asked == []
+    assert world.http.requests == []
     await world.apply_model("v2", serving={"replicas": 2})
     await world.run(lambda: world.weight() == 5)
     await world.tick(100)
-    assert [port for _, port in world.http.asked] == [8080, 8080, 8080, 9090]  # two of stable, one candidate, a router
+    assert [port for _, port in world.http.requests] == [
+        8080,
+        8080,
+        8080,
+        9090,
+    ]  # two of stable, one candidate, a router
 
 
 @asynchronous
-async def test_a_pod_that_was_evicted_says_nothing_of_its_version() -> None:
+async def test_an_evicted_pod_is_no_failure_of_its_version() -> None:
     world = World()
     await world.serve("v1")
     await world.apply_model("v2")

@@ -101,10 +101,10 @@ async def test_a_model_at_rest_costs_no_request_also_after_a_restart() -> None:
     world = World()
     await world.serve(serving={"replicas": 2}, traffic={"router": {"replicas": 2}})
     assert await world.reconcile() is None
-    assert (world.api.calls, world.http.asked) == ([], [])
+    assert (world.api.calls, world.http.requests) == ([], [])
     world.restart()
     assert await world.reconcile() is None
-    assert (world.api.calls, world.http.asked) == ([], [])
+    assert (world.api.calls, world.http.requests) == ([], [])
 
 
 @asynchronous
@@ -145,7 +145,7 @@ async def test_a_model_that_is_being_deleted_or_gone_costs_nothing() -> None:
         else:
             children[MODELS, *KEY] = body
         assert await world.reconcile() is None
-        assert (world.api.calls, world.http.asked) == ([], [])
+        assert (world.api.calls, world.http.requests) == ([], [])
         assert world.api.objects == children
 
 
@@ -183,15 +183,15 @@ async def test_an_event_that_cannot_be_posted_does_not_fail_the_reconcile() -> N
 
 
 @asynchronous
-async def test_routers_are_told_of_new_routes_once_and_only_the_ones_that_stay() -> None:
+async def test_routers_are_annotated_once_per_change_of_routes_unless_they_terminate() -> None:
     world = World()
     await world.serve("v1", traffic={"router": {"replicas": 2}})
     await world.edit(PODS, "fraud-router-pod-1", {"metadata": {"deletionTimestamp": "2027-01-15T08:00:00Z"}})
     await world.apply_model("v2", traffic={"router": {"replicas": 2}})
     await world.run(lambda: world.weight() == 5)
-    told = [call for call in world.writes() if call[1] == "pods"]
-    assert told == [("patch", "pods", "fraud-router-pod-0")]
-    assert world.writes().index(ROUTES) < world.writes().index(told[0])
+    annotated = [call for call in world.writes() if call[1] == "pods"]
+    assert annotated == [("patch", "pods", "fraud-router-pod-0")]
+    assert world.writes().index(ROUTES) < world.writes().index(annotated[0])
     pod = world.child(PODS, "-router-pod-0")
     assert pod is not None
     assert pod["metadata"]["annotations"]["mlmodel.dev/routes"] == world.routes_id()
@@ -200,7 +200,7 @@ async def test_routers_are_told_of_new_routes_once_and_only_the_ones_that_stay()
 
 
 @asynchronous
-async def test_a_router_that_cannot_be_told_does_not_hold_up_the_rollout() -> None:
+async def test_a_router_that_cannot_be_annotated_does_not_hold_up_the_rollout() -> None:
     world = World()
     await world.serve("v1")
     for error in (DOWN, STALE):

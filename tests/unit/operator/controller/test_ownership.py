@@ -42,7 +42,7 @@ async def grown() -> World:
 
 
 async def plant(world: World, r: Resource, body: Body, owners: list[Body], **metadata: Any) -> Body:
-    """A copy of a child that somebody else controls."""
+    """A copy of a child that another owner controls."""
     foreign = copy.deepcopy(body)
     foreign["metadata"] = {
         **{key: foreign["metadata"][key] for key in ("namespace", "name", "labels")},
@@ -97,9 +97,9 @@ async def test_the_conditions_name_the_object_that_is_in_the_way(owner: str) -> 
     await world.apply_model("v1")
     await world.tick()
     await world.tick()
-    said = world.condition("Ready")["message"]
-    assert f"Service bank/fraud{source.revision('stable')}" in said
-    assert "delete it, or choose another name" in said
+    message = world.condition("Ready")["message"]
+    assert f"Service bank/fraud{source.revision('stable')}" in message
+    assert "delete it, or choose another name" in message
 
 
 @owned

@@ -77,7 +77,7 @@ async def test_without_a_rollout_a_refusal_is_raised_and_makes_the_model_not_rea
     for _ in range(2):
         with pytest.raises(ApiError, match="exceeded quota"):
             await world.reconcile()
-    assert (world.condition("Ready")["status"], world.condition("Ready")["reason"]) == ("False", "Refused")
+    assert (world.condition("Ready")["status"], world.condition("Ready")["reason"]) == ("False", "ApplyRejected")
     assert world.condition("Stalled")["status"] == "True"
     assert world.condition("Available")["status"] == "True"
 

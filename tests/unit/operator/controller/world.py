@@ -49,10 +49,10 @@ class PodHttp(Scraper):
         # No session is opened; the parent's methods need the ports only.
         self._server_port, self._router_port, self._service_port = 8080, 9090, 80
         self._world = world
-        self.asked: list[tuple[str, int]] = []
+        self.requests: list[tuple[str, int]] = []
 
     async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
-        self.asked.append((address, port))
+        self.requests.append((address, port))
         if port == self._server_port:
             answered = self._world.answered[address]
             return f'# TYPE mlmodel_requests_total counter\nmlmodel_requests_total{{code="200"}} {answered}\n'.encode()
@@ -106,7 +106,7 @@ class World:
         """One reconcile of what the cluster shows now; ``api.calls`` then lists the requests of this one."""
         self.see()
         self.api.calls.clear()
-        self.http.asked.clear()
+        self.http.requests.clear()
         return await self.controller.reconcile(KEY)
 
     async def tick(self, requests: int = 0) -> float | None:
