@@ -17,7 +17,7 @@ from mlmodel_server.errors import RequestError
 Array = NDArray[Any]
 
 Parameter = str | int | float | bool
-"""What a parameter may be, of a request, a response or a tensor."""
+"""Value of a parameter of a request, a response or a tensor."""
 
 Parameters = Mapping[str, Parameter]
 NO_PARAMETERS: Parameters = MappingProxyType({})
@@ -37,19 +37,19 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(object),
 }
-"""Datatype to numpy. BYTES holds Python strings: a table's text; every wire format refuses what is not UTF-8."""
+"""Datatype to numpy. BYTES are Python strings, the text of a table; every wire format rejects what is not UTF-8."""
 
 MAX_DIMENSIONS = 8
-"""More than any model of tables has, and how deep data may be nested."""
+"""Maximum number of dimensions, and of levels of nested data; models of tables need fewer."""
 
-SHAPE_RULE = f"shape must be 1 to {MAX_DIMENSIONS} whole numbers, none below 0"
+SHAPE_RULE = f"shape must be 1 to {MAX_DIMENSIONS} integers, none below 0"
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_FEW = 64  # below it, calling numpy costs more than a loop
+_FEW = 64  # up to here a loop is faster than a call of numpy
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
-    """One input or output as metadata shows it; -1 in ``shape`` is any length."""
+    """One input or output, as in the metadata; -1 in ``shape`` is any length."""
 
     name: str
     datatype: str
@@ -57,7 +57,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model as both transports describe it."""
+    """Metadata of a model, for both transports."""
 
     name: str
     versions: tuple[str, ...]
@@ -68,9 +68,9 @@ class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tensor(msgspec.Struct, frozen=True, eq=False):
-    """A named array; ``datatype`` is what was declared on the wire, ``array.dtype`` its numpy counterpart.
+    """A named array; ``datatype`` is the one of the request or response, ``array.dtype`` its numpy counterpart.
 
-    An array that came as binary data shows the bytes of the request themselves: read-only, and not always aligned.
+    An array that was sent as binary data is a view of the request's bytes: read-only, and not always aligned.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Tensor(msgspec.Struct, frozen=True, eq=False):
 class InferRequest(msgspec.Struct, frozen=True, eq=False):
     """A decoded inference request; ``outputs`` None means the model's default.
 
-    ``output_parameters`` holds those of the requested outputs that have any, by name.
+    ``output_parameters`` has the parameters of the requested outputs, by name, for outputs that have any.
     """
 
     id: str | None
@@ -93,7 +93,7 @@ class InferRequest(msgspec.Struct, frozen=True, eq=False):
 
 
 class InferResponse(msgspec.Struct, frozen=True, eq=False):
-    """What the model answered; ``parameters`` is what else is to be told about it."""
+    """Outputs of the model; ``parameters`` are those of the response."""
 
     id: str | None
     outputs: list[Tensor]
@@ -101,7 +101,7 @@ class InferResponse(msgspec.Struct, frozen=True, eq=False):
 
 
 def kind(datatype: str) -> type:
-    """The Python type of one element, as JSON carries it."""
+    """Return the Python type of one element in JSON."""
     if datatype == "BYTES":
         return str
     if datatype == "BOOL":
@@ -110,24 +110,24 @@ def kind(datatype: str) -> type:
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """The v2 datatype of a numpy dtype; whatever is not a number or a truth value travels as text (BYTES)."""
+    """Return the v2 datatype of a numpy dtype; what is neither a number nor a boolean is sent as text (BYTES)."""
     return _NAMES.get(dtype if dtype.isnative else dtype.newbyteorder("="), "BYTES")
 
 
 def named(name: str, array: Array) -> Tensor:
-    """A tensor whose datatype follows from the array."""
+    """Return a tensor with the datatype of the array."""
     return Tensor(name, datatype_of(array.dtype), array)
 
 
 def finite(array: Array) -> bool:
-    """Whether an array of floats holds neither NaN nor infinity."""
+    """Return whether an array of floats has neither NaN nor infinity."""
     if array.size <= _FEW:
         return all(map(isfinite, array.ravel().tolist()))
     return bool(np.isfinite(array).all())
 
 
 def elements(array: Array) -> list[Any]:
-    """The elements, row-major, as Python's own int, float, bool or str."""
+    """Return the elements, row-major, as int, float, bool or str of Python."""
     flat: list[Any] = array.ravel().tolist()
     if array.dtype.kind == "U" or datatype_of(array.dtype) != "BYTES":
         return flat
@@ -139,25 +139,25 @@ def _text(element: Any) -> str:
 
 
 def shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """``array`` in a shape that has as many elements; :class:`RequestError` when no array can be that large."""
+    """Return ``array`` in a shape of as many elements; raise :class:`RequestError` when no array can be that large."""
     try:
         return array.reshape(shape)
-    except (ValueError, OverflowError):  # no elements, as one dimension is 0, and beyond all bounds in the others
+    except (ValueError, OverflowError):  # one dimension is 0, and another is too large for numpy
         raise RequestError(f"input {shown(name)}: shape is too large") from None
 
 
 def unknown(name: str, datatype: str) -> RequestError:
-    """The error for a datatype that is none."""
+    """Return the error for an unknown datatype."""
     return RequestError(f"input {shown(name)}: datatype {shown(datatype)} is unknown; use one of {', '.join(DTYPES)}")
 
 
 def shown(text: str) -> str:
-    """A name that came from the client, short enough to quote in an error."""
+    """Quote a name that the client sent, cut to at most 64 characters, for an error."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
 
 def refuse_twice(names: list[str], what: str) -> None:
-    """:class:`RequestError` when a name is there twice; ``what`` it names."""
+    """Raise :class:`RequestError` when a name appears twice; ``what`` is input, output or column."""
     if len(set(names)) != len(names):
         twice = next(name for name, times in Counter(names).items() if times > 1)
-        raise RequestError(f"{what} {shown(twice)} is there twice")
+        raise RequestError(f"{what} {shown(twice)} appears twice: names must be unique")

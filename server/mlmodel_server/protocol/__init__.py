@@ -1,1 +1,1 @@
-"""Wire formats. Nothing here knows what a model is: bytes in, tensors out, and back."""
+"""Wire formats: bytes to tensors and back. This package knows nothing of models."""

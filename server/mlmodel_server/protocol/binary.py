@@ -1,4 +1,4 @@
-"""Tensors as raw bytes: what follows the JSON of a v2 request or response, and the raw contents of gRPC.
+"""Tensors as raw bytes, which follow the JSON of a v2 request or response, or are the raw contents of gRPC.
 
 Source: the binary tensor data extension of the Open Inference Protocol. Row-major, little-endian, no padding; BOOL is
 one byte, 0 or 1; each element of BYTES is its length (4 bytes, unsigned) and then the element.
@@ -17,18 +17,18 @@ _LENGTH = 4
 
 
 def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> Array:
-    """The array that the bytes are, without copying them (BYTES are decoded as UTF-8).
+    """Return the bytes as an array, without a copy (BYTES are decoded as UTF-8).
 
-    :class:`RequestError` names the tensor when they are no such array.
+    Raise :class:`RequestError`, which names the tensor, when the bytes do not fit datatype and shape.
     """
     if datatype == "BYTES":
         return _texts(name, shape, raw)
     dtype = DTYPES[datatype]
-    wanted = prod(shape) * dtype.itemsize
-    if len(raw) != wanted:
+    expected = prod(shape) * dtype.itemsize
+    if len(raw) != expected:
         raise RequestError(
             f"input {shown(name)}: the binary data has {len(raw)} bytes, "
-            f"but shape {list(shape)} of {datatype} takes {wanted}"
+            f"but shape {list(shape)} of {datatype} takes {expected}"
         )
     if datatype == "BOOL":
         bytewise = np.frombuffer(raw, np.uint8)
@@ -39,22 +39,22 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) 
 
 
 def _texts(name: str, shape: tuple[int, ...], raw: memoryview) -> Array:
-    wanted, data, start = prod(shape), bytes(raw), 0
+    count, data, start = prod(shape), bytes(raw), 0
     texts: list[bytes] = []
-    while start + _LENGTH <= len(data) and len(texts) < wanted:
+    while start + _LENGTH <= len(data) and len(texts) < count:
         end = start + _LENGTH + int.from_bytes(data[start : start + _LENGTH], "little")
         texts.append(data[start + _LENGTH : end])
         start = end
-    if start != len(data) or len(texts) != wanted:
+    if start != len(data) or len(texts) != count:
         raise RequestError(
-            f"input {shown(name)}: the binary data must be {wanted} elements, "
-            "each of them its length in 4 bytes (little-endian) and then so many bytes"
+            f"input {shown(name)}: the binary data must be {count} elements, "
+            "each its length in 4 bytes (little-endian) and then its bytes"
         )
     return shaped(name, text_array(name, texts), shape)
 
 
 def text_array(name: str, texts: list[bytes]) -> Array:
-    """Elements of BYTES as strings, shape [elements]."""
+    """Return elements of BYTES as strings, shape [elements]."""
     array: Array = np.empty(len(texts), DTYPES["BYTES"])
     try:
         array[:] = [text.decode() for text in texts]
@@ -64,7 +64,7 @@ def text_array(name: str, texts: list[bytes]) -> Array:
 
 
 def to_raw(tensor: Tensor) -> bytes:
-    """The bytes of a tensor of any datatype."""
+    """Return the bytes of a tensor of any datatype."""
     if tensor.datatype == "BYTES":
         texts = [text.encode(errors="replace") for text in elements(tensor.array)]
         return b"".join(part for text in texts for part in (len(text).to_bytes(_LENGTH, "little"), text))

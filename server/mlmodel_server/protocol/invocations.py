@@ -1,6 +1,6 @@
-"""``POST /invocations``, as MLflow's scoring server takes it: a table as JSON or CSV.
+"""``POST /invocations``, as in MLflow's scoring server: a table as JSON or CSV.
 
-Source: the documentation of MLflow 3, "Local inference server". The answer is that of :func:`.v1.encode`.
+Source: the documentation of MLflow 3, "Local inference server". The response is that of :func:`.v1.encode`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 def decode(body: bytes, content_type: bytes, specs: rows.Specs) -> InferRequest:
     """Parse a request: CSV when ``content_type``, without its parameters, is ``text/csv``; else JSON.
 
-    :class:`RequestError` 400 names the feature that is wrong, and its row.
+    Raise :class:`RequestError` 400, which names the feature and the row.
     """
     if content_type == CSV:
         return _of_csv(body, specs)
     value = jsonbody.parse(body)
     if not isinstance(value, dict) or sum(form in value for form in _FORMS) != 1:
-        raise RequestError(f"send an object with one of {', '.join(_FORMS)}")
+        raise RequestError(f"send an object with exactly one of {', '.join(_FORMS)}")
     if "dataframe_split" in value:
         return rows.request(_of_split(value["dataframe_split"], specs))
     if "dataframe_records" in value:
@@ -53,34 +53,34 @@ def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
     if not header or all(map(_is_number, header)):
         raise RequestError("the first line of the CSV must be the names of the features")
     kinds = {spec.name: kind(spec.datatype) for spec in specs}
-    # The columns of a model with one input may have any names; elsewhere an unknown one is refused with its row unread.
+    # Columns of a model with one input may have any names. For other models, rows.table rejects unknown names.
     other = kind(specs[0].datatype) if len(specs) == 1 else str
-    wanted = [kinds.get(name, other) for name in header]
+    types = [kinds.get(name, other) for name in header]
     for index, row in enumerate(cells):
         if len(row) != len(header):
             raise RequestError(
                 f"row {index} has {len(row)} values, but the first line of the CSV has {len(header)} names"
             )
         for column, text in enumerate(row):
-            row[column] = _value(text, wanted[column], index, header[column])
+            row[column] = _value(text, types[column], index, header[column])
     return rows.request(rows.table(header, list(cells), specs))
 
 
-def _value(text: str, wanted: type, row: int, name: str) -> Any:
-    """What a cell says; an empty one, of numbers, is a missing value."""
-    if wanted is str:
+def _value(text: str, element: type, row: int, name: str) -> Any:
+    """Return the value of a cell; an empty cell of numbers is a missing value."""
+    if element is str:
         return text
-    if wanted is bool and text.lower() in ("true", "false"):
+    if element is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if wanted is float and not text.strip():
+    if element is float and not text.strip():
         return None
     try:
-        number = wanted(text)
+        number = element(text)
     except ValueError:
         number = None
-    if wanted is bool or number is None or "_" in text or (wanted is float and isinf(number)):
-        told = {float: "a number", int: "a whole number", bool: "true or false"}[wanted]
-        raise RequestError(f"row {row}: feature {shown(name)} must be {told}")
+    if element is bool or number is None or "_" in text or (element is float and isinf(number)):
+        expected = {float: "a number", int: "an integer", bool: "true or false"}[element]
+        raise RequestError(f"row {row}: feature {shown(name)} must be {expected}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""JSON that came from a client, and what is said of a body that is none."""
+"""JSON of a client, and the errors for a body that is not JSON."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mlmodel_server.errors import RequestError
 _NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
 _decoder = msgspec.json.Decoder()
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises at a body that is not JSON."""
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Errors of msgspec for a body that is not JSON."""
 
 
 def parse(body: bytes) -> Any:
-    """The value of a body, of Python's own types; :class:`RequestError` when it is not JSON."""
+    """Return the value of a body, in built-in types; raise :class:`RequestError` when it is not JSON."""
     try:
         return _decoder.decode(body)
-    except UNREADABLE as error:
-        refuse(error, body)
+    except DECODE_ERRORS as error:
+        reject(error, body)
 
 
-def refuse(error: Exception, body: bytes | memoryview) -> NoReturn:
-    """Raise the :class:`RequestError` for a body at which msgspec raised this ``error``, one of :data:`UNREADABLE`."""
+def reject(error: Exception, body: bytes | memoryview) -> NoReturn:
+    """Raise the :class:`RequestError` for a body and the ``error`` of msgspec, one of :data:`DECODE_ERRORS`."""
     if isinstance(error, UnicodeDecodeError):
         raise RequestError("the body is not JSON: it is not in UTF-8")
     if isinstance(error, RecursionError):

@@ -1,4 +1,4 @@
-"""Parameters that a request carries: what of them the server knows, on every transport."""
+"""Parameters of a request that the server supports or rejects, on every transport."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ BINARY = "binary_data"
 ALL_BINARY = "binary_data_output"
 SIZE = "binary_data_size"
 
-# Known to some clients, and an answer without them would be a wrong one. Every other unknown parameter is let pass.
+# Some clients send these, and a response that ignores them would be wrong. Other unknown parameters are ignored.
 _UNSUPPORTED = {
-    "classification": "ask for the output predict_proba instead",
-    "shared_memory_region": "send the data in the request and read it from the answer",
+    "classification": "request the output predict_proba instead",
+    "shared_memory_region": "send the data in the request and read it from the response",
 }
 
 
 def check_request(parameters: Parameters) -> None:
-    """:class:`RequestError` when a parameter of the whole request is of the wrong type."""
+    """Raise :class:`RequestError` when a parameter of the whole request has the wrong type."""
     _check_flag(parameters, ALL_BINARY, "the request")
 
 
 def check_input(name: str, parameters: Parameters) -> None:
-    """:class:`RequestError` when a parameter of an input asks for what this server does not do."""
+    """Raise :class:`RequestError` when a parameter of an input is not supported."""
     _check_supported(parameters, f"input {shown(name)}")
 
 
 def check_output(name: str, parameters: Parameters) -> None:
-    """:class:`RequestError` when a parameter of a requested output is of the wrong type or asks for what cannot be."""
+    """Raise :class:`RequestError` when a parameter of a requested output has the wrong type or is not supported."""
     _check_flag(parameters, BINARY, f"output {shown(name)}")
     _check_supported(parameters, f"output {shown(name)}")
 
 
-def wants_binary(request: InferRequest, output: str) -> bool:
-    """Whether the client asked for this output as binary data: for this one, or else for all of them."""
+def is_binary_requested(request: InferRequest, output: str) -> bool:
+    """Return whether the client requests this output as binary data: this one, or else all of them."""
     own = request.output_parameters.get(output, NO_PARAMETERS).get(BINARY)
     return bool(request.parameters.get(ALL_BINARY) if own is None else own)
 

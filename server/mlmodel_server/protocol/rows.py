@@ -1,9 +1,9 @@
-"""Rows of a table, by feature name or by position, as the tensors that a model takes.
+"""Rows of a table, by feature name or by position, to the tensors of a model.
 
-Every format that knows rows rather than tensors ends here, and the simplest of them is a plain JSON object such as
-``{"age": 4, "city": "Rome"}``, or an array of those. A feature is one input of the model: a value in each row, or an
-array of them for an input of more dimensions. Values are never coerced between kinds, as in v2; ``null`` is a missing
-value, NaN, which only an input of floating-point numbers can hold. Rows are counted from 0 in errors.
+Every format of rows ends here. The simplest is a plain JSON object such as ``{"age": 4, "city": "Rome"}``, or an array
+of such objects. A feature is one input of the model: a value in each row, or an array of values for an input of more
+dimensions. Values are never coerced between kinds, as in v2; ``null`` is a missing value, NaN, and valid only for an
+input of floating-point numbers. Errors count rows from 0.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from mlmodel_server.tensors import DTYPES, Array, InferRequest, Tensor, TensorSp
 
 Specs = Sequence[TensorSpec]
 
-_ONE = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-_MANY = {float: "numbers", int: "whole numbers", bool: "true or false", str: "texts"}
-_FOUND = {
-    "float": "a number", "int": "a number", "bool": "true or false", "str": "text", "null": "null", "array": "an array",
-    "object": "an object",
+_ONE = {float: "a number", int: "an integer", bool: "true or false", str: "text"}
+_MANY = {float: "numbers", int: "integers", bool: "booleans", str: "texts"}
+_SENT = {
+    "float": "a floating-point number", "int": "a number", "bool": "a boolean", "str": "text", "null": "null",
+    "array": "an array", "object": "an object",
 }  # fmt: skip
 _MISFIT = re.compile(r".*?(?:got `(\w+)`)?(?: - at `\$\[(\d+)\].*`)?", re.DOTALL)
 
 
 def decode(body: bytes, specs: Specs) -> InferRequest:
-    """Parse one row, or an array of rows; :class:`RequestError` 400 names the feature that is wrong, and its row."""
+    """Parse one row, or an array of rows; raise :class:`RequestError` 400, which names the feature and the row."""
     value = jsonbody.parse(body)
     return request(tensors([value] if isinstance(value, dict) else value, specs))
 
 
 def request(tensors: list[Tensor]) -> InferRequest:
-    """The request for the model's default outputs."""
+    """Return a request for the model's default outputs."""
     return InferRequest(None, tensors, None)
 
 
 def tensors(rows: Any, specs: Specs) -> list[Tensor]:
-    """The tensors of rows that are all objects by feature name, or all arrays in the inputs' order."""
+    """Return the tensors of rows: all objects by feature name, or all arrays in the order of the inputs."""
     if not isinstance(rows, list):
         raise RequestError("send rows as a JSON array")
     if not rows:
-        raise RequestError("there are no rows: send at least one")
+        raise RequestError("the request has no rows: send at least one")
     if isinstance(rows[0], dict):
         return _by_name(rows, specs)
     return _by_position(rows, specs)
 
 
 def table(names: list[str], rows: list[Any], specs: Specs) -> list[Tensor]:
-    """The tensors of rows that are arrays, in the order of ``names``, which are those of the features.
+    """Return the tensors of rows that are arrays, in the order of ``names``, the names of the features.
 
-    A model with one input of many columns has no names for them: there they may be any, in the model's order.
+    A model with one input of many columns has no names for them: then ``names`` may be any, in the model's order.
     """
     if not rows:
-        raise RequestError("there are no rows: send at least one")
+        raise RequestError("the request has no rows: send at least one")
     for index, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(names):
             raise RequestError(f"row {index} must be an array of {len(names)} values, one for each column")
@@ -70,16 +70,16 @@ def table(names: list[str], rows: list[Any], specs: Specs) -> list[Tensor]:
 
 
 def columns(columns: Mapping[str, Any], specs: Specs) -> list[Tensor]:
-    """The tensors of columns by feature name, each with a value for every row."""
-    _refuse_names(columns, specs, "")
+    """Return the tensors of columns by feature name, each with a value for every row."""
+    _check_names(columns, specs, "")
     lengths = {}
     for name, values in columns.items():
         if not isinstance(values, list) or not values:
             raise RequestError(f"feature {shown(name)} must be an array with a value for each row")
         lengths[name] = len(values)
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{shown(name)} has {length}" for name, length in list(lengths.items())[:3])
-        raise RequestError(f"every feature must have a value for each row, but {told}")
+        first = ", ".join(f"{shown(name)} has {length}" for name, length in list(lengths.items())[:3])
+        raise RequestError(f"every feature must have a value for each row, but {first}")
     return [_tensor(spec, columns[spec.name]) for spec in specs]
 
 
@@ -88,7 +88,7 @@ def _by_name(rows: list[Any], specs: Specs) -> list[Tensor]:
         if not isinstance(row, dict):
             raise RequestError(f"row {index} must be an object by feature name, like row 0")
         if len(row) != len(specs) or any(spec.name not in row for spec in specs):
-            _refuse_names(row, specs, f"row {index}: ")
+            _check_names(row, specs, f"row {index}: ")
     return [_tensor(spec, [row[spec.name] for row in rows]) for spec in specs]
 
 
@@ -103,16 +103,16 @@ def _by_position(rows: list[Any], specs: Specs) -> list[Tensor]:
     return [_tensor(spec, list(values)) for spec, values in zip(specs, zip(*rows, strict=True), strict=True)]
 
 
-def _refuse_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
-    """:class:`RequestError` when ``given`` lacks a feature or has one that the model has not."""
+def _check_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
+    """Raise :class:`RequestError` when ``given`` lacks a feature or has an unknown one."""
     known = {spec.name for spec in specs}
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise RequestError(f"{where}feature {shown(unknown[0])} is unknown; there is {_listed(specs)}")
+        raise RequestError(f"{where}unknown feature {shown(unknown[0])}; the model has {_listed(specs)}")
     missing = [spec.name for spec in specs if spec.name not in given]
     if missing:
-        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise RequestError(f"{where}feature {shown(missing[0])} is missing{more}")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RequestError(f"{where}missing feature {shown(missing[0])}{more}")
 
 
 def _listed(specs: Specs) -> str:
@@ -121,22 +121,22 @@ def _listed(specs: Specs) -> str:
 
 @cache
 def _type(kind: type, depth: int) -> Any:
-    wanted: Any = float | None if kind is float else kind
+    nested: Any = float | None if kind is float else kind
     for _ in range(depth):
-        wanted = list[wanted]
-    return wanted
+        nested = list[nested]
+    return nested
 
 
 def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
-    """One feature of all rows, checked."""
+    """Return one feature of all rows, checked against its spec."""
     name, datatype, inner = shown(spec.name), spec.datatype, spec.shape[1:]
     if inner == (1,) and not isinstance(values[0], list):
         values = [[value] for value in values]
-    wanted = kind(datatype)
+    element = kind(datatype)
     try:
-        checked = msgspec.convert(values, _type(wanted, 1 + len(inner)))
+        checked = msgspec.convert(values, _type(element, 1 + len(inner)))
     except msgspec.ValidationError as error:
-        raise RequestError(_misfit(str(error), name, wanted, len(inner))) from None
+        raise RequestError(_misfit(str(error), name, element, len(inner))) from None
     try:
         array: Array = np.array(checked, DTYPES[datatype])
     except OverflowError:
@@ -145,16 +145,16 @@ def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
         raise RequestError(f"feature {name}: the rows differ in length") from None
     if array.ndim != 1 + len(inner):
         raise RequestError(f"feature {name}: the rows differ in length")
-    if any(size not in (-1, found) for size, found in zip(inner, array.shape[1:], strict=True)):
-        right, sent = ("x".join(map(str, sizes)) for sizes in (inner, array.shape[1:]))
-        raise RequestError(f"feature {name} must have {right} values in each row, not {sent}")
-    if wanted is float and np.isinf(array).any():
+    if any(size not in (-1, sent) for size, sent in zip(inner, array.shape[1:], strict=True)):
+        expected, sent = ("x".join(map(str, sizes)) for sizes in (inner, array.shape[1:]))
+        raise RequestError(f"feature {name} must have {expected} values in each row, not {sent}")
+    if element is float and np.isinf(array).any():
         raise RequestError(f"feature {name} holds a number outside the range of {datatype}")
     return Tensor(spec.name, datatype, array)
 
 
-def _misfit(message: str, name: str, wanted: type, depth: int) -> str:
-    found = _MISFIT.fullmatch(message)
-    row = f"row {found[2]}: " if found and found[2] else ""
-    instead = f", not {_FOUND.get(found[1], found[1])}" if found and found[1] else ""
-    return f"{row}feature {name} must be {f'an array of {_MANY[wanted]}' if depth else _ONE[wanted]}{instead}"
+def _misfit(message: str, name: str, element: type, depth: int) -> str:
+    match = _MISFIT.fullmatch(message)
+    row = f"row {match[2]}: " if match and match[2] else ""
+    instead = f", not {_SENT.get(match[1], match[1])}" if match and match[1] else ""
+    return f"{row}feature {name} must be {f'an array of {_MANY[element]}' if depth else _ONE[element]}{instead}"

@@ -1,6 +1,6 @@
 """The v1 protocol of KServe and TensorFlow Serving: ``{"instances": [...]}``, answered with ``{"predictions": [...]}``.
 
-Instances are rows; ``inputs``, in their place, may be rows too, or an object with a column for each feature.
+Instances are rows; ``inputs``, instead of them, are rows too, or an object with a column for each feature.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode(body: bytes, specs: rows.Specs) -> InferRequest:
-    """Parse a ``:predict`` request; :class:`RequestError` 400 names the feature that is wrong, and its row."""
+    """Parse a ``:predict`` request; raise :class:`RequestError` 400, which names the feature and the row."""
     value = jsonbody.parse(body)
     if not isinstance(value, dict) or ("instances" in value) == ("inputs" in value):
         raise RequestError('send an object with "instances": an array of rows')
@@ -26,18 +26,18 @@ def decode(body: bytes, specs: rows.Specs) -> InferRequest:
 
 
 def of_object(value: dict[str, Any], specs: rows.Specs) -> InferRequest:
-    """The request of an object that has either ``instances`` or ``inputs``."""
+    """Return the request of an object with either ``instances`` or ``inputs``."""
     instances = value.get("instances", value.get("inputs"))
     if "inputs" in value and isinstance(instances, dict):
         return rows.request(rows.columns(instances, specs))
     if isinstance(instances, list) and any(isinstance(row, dict) and row.keys() == {"b64"} for row in instances):
-        raise RequestError("base64 is not read: send text as it is")
+        raise RequestError("base64 is not supported: send plain text")
     return rows.request(rows.tensors(instances, specs))
 
 
 def encode(response: InferResponse, key: str = "predictions") -> bytes:
-    """The response body, with one ``key``: a prediction for each row, or an object of them by name when there are
-    several outputs."""
+    """Return the response body, with one ``key``: a prediction for each row, or an object by output name for each row
+    when the response has several outputs."""
     predictions = {tensor.name: _rows(tensor.name, tensor.array) for tensor in response.outputs}
     if len(predictions) == 1:
         return _encoder.encode({key: next(iter(predictions.values()))})
@@ -47,7 +47,7 @@ def encode(response: InferResponse, key: str = "predictions") -> bytes:
 
 def _rows(name: str, array: Array) -> list[Any]:
     if array.dtype.kind == "f" and not finite(array):
-        raise ModelFailure(f"output {name} is NaN or infinite, which JSON cannot carry")
+        raise ModelFailure(f"output {name} has NaN or infinity, which JSON cannot hold")
     nested = elements(array)
     for axis in range(array.ndim - 1, 0, -1):
         size, count = array.shape[axis], prod(array.shape[:axis])

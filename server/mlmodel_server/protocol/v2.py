@@ -1,9 +1,9 @@
 """The Open Inference Protocol (v2) over REST: JSON to :class:`InferRequest`, :class:`InferResponse` to JSON.
 
 Source: github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and its extension
-for binary tensor data. Data may be flat or nested, row-major. Elements are never coerced between kinds: a string is no
-number, a truth value is no number, 1.5 is no integer; JSON has no NaN, and no null is an element. A field that may be
-left out may also be null in a request; no null is ever sent.
+for binary tensor data. Data may be flat or nested, row-major. Elements are never coerced between kinds: neither a
+string nor a boolean is a number, and 1.5 is not an integer. JSON has no NaN, and null is not an element. In a request,
+an optional field may also be null; a response has no null.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Input(msgspec.Struct):
     data: Any = msgspec.UNSET
 
 
-# One class for each datatype, told apart by it, so that msgspec checks the elements while it reads them.
+# One class for each datatype, selected by it, so that msgspec checks the elements while it parses them.
 _INPUTS = tuple(
     msgspec.defstruct(
         datatype,
@@ -117,18 +117,18 @@ _IN_INPUT = re.compile(r"(.*) - at `\$\.inputs\[(\d+)\]\.?(.*)`", re.DOTALL)
 
 
 def decode(body: bytes, json_length: int | None = None) -> InferRequest:
-    """Parse an inference request; :class:`RequestError` 400 says which field is wrong.
+    """Parse an inference request; raise :class:`RequestError` 400, which names the field.
 
-    ``json_length`` is what the header ``Inference-Header-Content-Length`` says: that many
-    bytes of ``body`` are JSON, and the binary data of the inputs that have a ``binary_data_size`` follows.
+    ``json_length`` is the value of the header ``Inference-Header-Content-Length``: the number of bytes of ``body`` that
+    are JSON. The binary data of the inputs with a ``binary_data_size`` follows.
     """
     head = body if json_length is None else _head(body, json_length)
     try:
         sent = _decoder.decode(head)
     except msgspec.ValidationError as error:
         raise RequestError(_misfit(str(error), head)) from None
-    except jsonbody.UNREADABLE as error:
-        jsonbody.refuse(error, head)
+    except jsonbody.DECODE_ERRORS as error:
+        jsonbody.reject(error, head)
     if not sent.inputs:
         raise RequestError("inputs is empty: send at least one tensor")
     inputs = [_tensor(tensor) for tensor in sent.inputs] if json_length is None else _tensors(sent, body, json_length)
@@ -140,10 +140,10 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
         return InferRequest(sent.id, inputs, None, sent.parameters or NO_PARAMETERS)
     names = [output.name for output in sent.outputs]
     refuse_twice(names, "output")
-    special = {output.name: output.parameters for output in sent.outputs if output.parameters}
-    for name, more in special.items():
-        parameters.check_output(name, more)
-    return InferRequest(sent.id, inputs, names, sent.parameters or NO_PARAMETERS, special)
+    of_outputs = {output.name: output.parameters for output in sent.outputs if output.parameters}
+    for name, own in of_outputs.items():
+        parameters.check_output(name, own)
+    return InferRequest(sent.id, inputs, names, sent.parameters or NO_PARAMETERS, of_outputs)
 
 
 def _head(body: bytes, length: int) -> memoryview:
@@ -153,15 +153,15 @@ def _head(body: bytes, length: int) -> memoryview:
 
 
 def _misfit(message: str, body: bytes | memoryview) -> str:
-    """The message of msgspec, with the name of the input that it is about rather than its index."""
-    found = _IN_INPUT.fullmatch(message)
+    """Return the message of msgspec with the name of the input instead of its index."""
+    match = _IN_INPUT.fullmatch(message)
     try:
-        input = msgspec.json.decode(body, type=_Heads).inputs[int(found[2])] if found else _Head()
-    except jsonbody.UNREADABLE:  # something else is wrong further on
+        input = msgspec.json.decode(body, type=_Heads).inputs[int(match[2])] if match else _Head()
+    except jsonbody.DECODE_ERRORS:  # there is another error further on
         input = _Head()
-    if not found or not isinstance(input.name, str):
-        return f"the request does not fit the v2 protocol: {message}"
-    where, reason = found[3], found[1].replace(" | array`", "`")
+    if not match or not isinstance(input.name, str):
+        return f"not a v2 request: {message}"
+    where, reason = match[3], match[1].replace(" | array`", "`")
     if where == "datatype" and isinstance(input.datatype, str):
         return str(unknown(input.name, input.datatype))
     if where.startswith("data["):
@@ -172,34 +172,34 @@ def _misfit(message: str, body: bytes | memoryview) -> str:
 
 
 def _tensor(sent: _Input) -> Tensor:
-    """The tensor of an input whose data is in the JSON."""
+    """Return the tensor of an input whose data is in the JSON."""
     name, datatype, shape, data = sent.name, sent.datatype, sent.shape, sent.data
     if sent.parameters:
         parameters.check_input(name, sent.parameters)
     if data is msgspec.UNSET:
         if sent.parameters and parameters.SIZE in sent.parameters:
-            raise RequestError(f"input {shown(name)}: binary data needs the header Inference-Header-Content-Length")
+            raise RequestError(f"input {shown(name)}: binary data requires the header Inference-Header-Content-Length")
         raise RequestError(f"input {shown(name)}: data is missing")
     try:
         array: Array = np.array(data, DTYPES[datatype])
         if datatype == "BYTES":
-            "".join(array.ravel().tolist())  # TypeError for a list, of which numpy makes an element when rows differ
+            "".join(array.ravel().tolist())  # TypeError: when rows differ in length, numpy keeps lists as elements
     except OverflowError:
         raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}") from None
     except (ValueError, TypeError):
         raise RequestError(f"input {shown(name)}: the rows in data differ in length") from None
-    if datatype in ("FP16", "FP32") and not finite(array):  # numpy rounds too large numbers to infinity
+    if datatype in ("FP16", "FP32") and not finite(array):  # numpy turns numbers that are too large into infinity
         raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}")
     if array.shape != shape:
         if array.ndim != 1 or array.size != prod(shape):
-            found = "x".join(map(str, array.shape))
-            raise RequestError(f"input {shown(name)}: data has shape {found}, but shape says {list(shape)}")
+            sizes = "x".join(map(str, array.shape))
+            raise RequestError(f"input {shown(name)}: data has shape {sizes}, but shape says {list(shape)}")
         array = shaped(name, array, shape)
     return Tensor(name, datatype, array, sent.parameters or NO_PARAMETERS)
 
 
 def _tensors(sent: _Request[_Input], body: bytes, start: int) -> list[Tensor]:
-    """The tensors of a request with binary data, which begins at ``start``."""
+    """Return the tensors of a request whose binary data starts at ``start``."""
     view, tensors = memoryview(body), []
     for tensor in sent.inputs:
         name, size = tensor.name, (tensor.parameters or NO_PARAMETERS).get(parameters.SIZE)
@@ -212,20 +212,20 @@ def _tensors(sent: _Request[_Input], body: bytes, start: int) -> list[Tensor]:
             raise RequestError(f"input {shown(name)}: send either data or binary_data_size, not both")
         if start + size > len(body):
             raise RequestError(
-                f"input {shown(name)}: binary_data_size is {size}, but only {len(body) - start} are left"
+                f"input {shown(name)}: binary_data_size is {size}, but only {len(body) - start} bytes are left"
             )
         array = binary.from_raw(name, tensor.datatype, tensor.shape, view[start : start + size])
         tensors.append(Tensor(name, tensor.datatype, array, tensor.parameters or NO_PARAMETERS))
         start += size
     if start != len(body):
         raise RequestError(
-            f"{len(body) - start} bytes of binary data belong to no input: give each its binary_data_size"
+            f"{len(body) - start} bytes of binary data belong to no input: set binary_data_size of each binary input"
         )
     return tensors
 
 
 def tensor_json(tensor: Tensor) -> dict[str, Any]:
-    """One tensor as the protocol writes it, data flat and row-major."""
+    """Return a tensor as JSON of the protocol, data flat and row-major."""
     return {
         "name": tensor.name,
         "shape": list(tensor.array.shape),
@@ -236,27 +236,27 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
 
 def _data(tensor: Tensor) -> list[Any]:
     if tensor.array.dtype.kind == "f" and not finite(tensor.array):
-        raise ModelFailure(f"output {tensor.name} is NaN or infinite, which JSON cannot carry: ask for binary data")
+        raise ModelFailure(f"output {tensor.name} has NaN or infinity, which JSON cannot hold: request binary data")
     return elements(tensor.array)
 
 
 def encode(response: InferResponse, model: str, version: str) -> bytes:
-    """The response body, all of it JSON. ``id`` is there only when the request had one; there are no nulls."""
-    return _response(response, model, version, [_written(tensor) for tensor in response.outputs])
+    """Return the response body, all of it JSON. It has an ``id`` only if the request had one, and no null."""
+    return _response(response, model, version, [_json_output(tensor) for tensor in response.outputs])
 
 
 def answer(request: InferRequest, response: InferResponse, model: str, version: str) -> tuple[bytes, int | None]:
-    """The response body, with binary data for the outputs for which the request asks for it.
+    """Return the response body, with binary data for the outputs that the request selects for it, and a length.
 
-    The number is None when all of it is JSON. Otherwise it is the length of the JSON part, to be sent as the header
+    The length is None when all of the body is JSON. Otherwise it is the length of the JSON part: send it in the header
     ``Inference-Header-Content-Length``, with the content type ``application/octet-stream``.
     """
     if not request.parameters and not request.output_parameters:
         return encode(response, model, version), None
-    raws = {t.name: binary.to_raw(t) for t in response.outputs if parameters.wants_binary(request, t.name)}
+    raws = {t.name: binary.to_raw(t) for t in response.outputs if parameters.is_binary_requested(request, t.name)}
     if not raws:
         return encode(response, model, version), None
-    outputs = [_announced(t, raws[t.name]) if t.name in raws else _written(t) for t in response.outputs]
+    outputs = [_binary_output(t, raws[t.name]) if t.name in raws else _json_output(t) for t in response.outputs]
     head = _response(response, model, version, outputs)
     return b"".join((head, *raws.values())), len(head)
 
@@ -268,16 +268,16 @@ def _response(response: InferResponse, model: str, version: str, outputs: list[_
     )
 
 
-def _written(tensor: Tensor) -> _Tensor:
+def _json_output(tensor: Tensor) -> _Tensor:
     more = dict(tensor.parameters) if tensor.parameters else None
     return _Tensor(tensor.name, tensor.array.shape, tensor.datatype, more, _data(tensor))
 
 
-def _announced(tensor: Tensor, raw: bytes) -> _Tensor:
+def _binary_output(tensor: Tensor, raw: bytes) -> _Tensor:
     more = {**tensor.parameters, parameters.SIZE: len(raw)}
     return _Tensor(tensor.name, tensor.array.shape, tensor.datatype, more)
 
 
 def error(message: str) -> bytes:
-    """The one form that every error has."""
+    """Return the body of an error."""
     return _encoder.encode({"error": message})

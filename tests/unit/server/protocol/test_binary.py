@@ -1,4 +1,4 @@
-"""The binary tensor extension: both ways, and every way in which a body can contradict itself."""
+"""Binary tensors in requests and responses, and bodies that contradict themselves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def decode(inputs: list[dict[str, Any]], tail: bytes, **more: Any) -> list[Tenso
 
 
 @pytest.mark.parametrize("datatype", list(DTYPES))
-def test_every_datatype_arrives_and_leaves_unchanged(datatype: str) -> None:
+def test_every_datatype_is_decoded_and_encoded_unchanged(datatype: str) -> None:
     sent = Tensor("x", datatype, np.array(VALUES[datatype], DTYPES[datatype]).reshape(2, 3))
     raw = to_raw(sent)
     head = json.dumps({"inputs": [announced(raw, [2, 3], datatype)], "parameters": {"binary_data_output": True}})
@@ -48,7 +48,7 @@ def test_every_datatype_arrives_and_leaves_unchanged(datatype: str) -> None:
 
 
 def test_the_layout_is_that_of_the_specification() -> None:
-    """Little-endian numbers, one byte for a truth value, four bytes of length before each text."""
+    """Little-endian numbers, one byte for a boolean, four bytes of length before each text."""
     assert to_raw(Tensor("x", "UINT16", np.array([[1, 2], [3, 256]], np.uint16))) == b"\1\0\2\0\3\0\0\1"
     assert to_raw(Tensor("x", "UINT16", np.array([1, 256], ">u2"))) == b"\1\0\0\1"
     assert to_raw(Tensor("x", "INT8", np.array([[1, 2], [3, 4]], np.int8, order="F"))) == b"\1\2\3\4"
@@ -73,7 +73,7 @@ def test_numbers_are_not_copied() -> None:
     assert np.shares_memory(tensor.array, np.frombuffer(body, np.uint8))
 
 
-def test_nan_and_infinity_travel_as_binary() -> None:
+def test_nan_and_infinity_can_be_binary_data() -> None:
     array = np.array([np.nan, -np.inf])
     (tensor,) = decode([announced(array.tobytes(), [2], "FP64")], array.tobytes())
     np.testing.assert_array_equal(tensor.array, array)
@@ -102,7 +102,7 @@ def test_json_and_binary_inputs_may_be_mixed() -> None:
         (None, {"b": True, "a": None}, ["b"]),
     ],
 )
-def test_each_output_is_binary_when_it_or_all_are_asked_for_so(
+def test_an_output_is_binary_when_the_request_selects_it_or_all(
     everywhere: bool | None, own: dict[str, bool | None], binary: list[str]
 ) -> None:
     outputs = [
@@ -136,7 +136,7 @@ TEXTS = b"\1\0\0\0a\1\0\0\0b"
         (announced(FP32, [2], "FP64"), FP32, "has 8 bytes, but shape [2] of FP64 takes 16"),
         (announced(FP32, [0, 2**63], "FP32"), FP32, "has 8 bytes, but shape [0, 9223372036854775808] of FP32 takes 0"),
         (announced(b"", [0, 2**63], "FP32"), b"", "input 'x': shape is too large"),
-        (announced(FP32, [2], "FP32"), FP32[:-1], "input 'x': binary_data_size is 8, but only 7 are left"),
+        (announced(FP32, [2], "FP32"), FP32[:-1], "input 'x': binary_data_size is 8, but only 7 bytes are left"),
         (announced(FP32, [2], "FP32"), FP32 + b"\0", "1 bytes of binary data belong to no input"),
         (announced(FP32, [2], "FP32", binary_data_size=-1), FP32, "input 'x': the parameter binary_data_size must be"),
         (announced(FP32, [2], "FP32", binary_data_size="8"), FP32, "the parameter binary_data_size must be"),
@@ -155,7 +155,7 @@ TEXTS = b"\1\0\0\0a\1\0\0\0b"
         (announced(b"\1\0\0\0\xff", [1], "BYTES"), b"\1\0\0\0\xff", "input 'x': BYTES must be text in UTF-8"),
     ],
 )  # fmt: skip
-def test_a_body_that_contradicts_itself_is_refused_naming_the_tensor(
+def test_a_body_that_contradicts_itself_is_rejected_naming_the_tensor(
     tensor: dict[str, Any], tail: bytes, words: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
@@ -164,9 +164,9 @@ def test_a_body_that_contradicts_itself_is_refused_naming_the_tensor(
     assert caught.value.status == 400
 
 
-def test_the_header_must_be_there_and_must_fit() -> None:
+def test_the_header_is_required_and_must_fit() -> None:
     tensor = {"inputs": [announced(FP32, [2], "FP32")]}
-    with pytest.raises(RequestError, match="needs the header Inference-Header-Content-Length"):
+    with pytest.raises(RequestError, match="requires the header Inference-Header-Content-Length"):
         v2.decode(json.dumps(tensor).encode())
     with pytest.raises(RequestError, match="Inference-Header-Content-Length is 9, but the body has 2 bytes"):
         v2.decode(b"{}", 9)
@@ -181,7 +181,7 @@ def test_the_header_must_be_there_and_must_fit() -> None:
     size=st.integers(-1, 41),
     length=st.integers(-3, 3),
 )
-def test_whatever_bytes_follow_they_are_decoded_or_refused(
+def test_any_bytes_after_the_json_are_decoded_or_rejected(
     datatype: str, shape: list[int], tail: bytes, size: int, length: int
 ) -> None:
     head = json.dumps({"inputs": [announced(b"", shape, datatype, binary_data_size=size)]}).encode()

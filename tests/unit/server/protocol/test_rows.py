@@ -1,4 +1,4 @@
-"""Rows by feature name and by position, and tables: which tensors they become, and how a wrong one is told."""
+"""Rows by feature name and by position, and tables, to tensors; errors name feature and row."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TWO = {"age": [40, 41], "height": [1.75, None], "city": ["Größe", ""], "member
         "\ufeffcity,age,height,member\r\nGröße,40,1.75,true\r\n\r\n,41,,False\n",
     ],
 )  # fmt: skip
-def test_every_form_of_the_same_rows_becomes_the_same_tensors(body: Any) -> None:
+def test_every_form_of_the_same_rows_gives_the_same_tensors(body: Any) -> None:
     request = ask(body)
     assert content(request) == TWO
     assert [tensor.name for tensor in request.inputs] == list(ANN)
@@ -102,7 +102,7 @@ def test_one_plain_object_is_one_row() -> None:
         [[1, 2, 3, 4], [5, 6, None, 8.5]],
     ],
 )
-def test_a_model_with_one_input_of_many_columns_takes_arrays(body: Any) -> None:
+def test_a_model_with_one_input_of_many_columns_accepts_arrays(body: Any) -> None:
     (tensor,) = ask(body, IRIS).inputs
     assert tensor.array.dtype == np.float64
     np.testing.assert_array_equal(tensor.array, [[1, 2, 3, 4], [5, 6, np.nan, 8.5]])
@@ -114,7 +114,7 @@ def test_inputs_of_more_dimensions_are_nested_arrays_in_each_row() -> None:
     assert content(ask(row, IMAGES)) == {"pixels": pixels, "scale": [0.5, 2.0]}
 
 
-def test_a_model_with_one_column_takes_bare_values() -> None:
+def test_a_model_with_one_column_accepts_bare_values() -> None:
     one = (TensorSpec("x", "FP64", (-1,)),)
     for body in ({"instances": [1, 2]}, {"instances": [[1], [2]]}, {"inputs": {"x": [1, 2]}}, "x\n1\n2"):
         assert content(ask(body, one)) == {"x": [1.0, 2.0]}
@@ -127,27 +127,27 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("body", "specs", "words"),
     [
-        (people(age="41"), PEOPLE, "row 1: feature 'age' must be a whole number, not text"),
-        (people(age=1.5), PEOPLE, "row 1: feature 'age' must be a whole number, not a number"),
-        (people(age=None), PEOPLE, "row 1: feature 'age' must be a whole number, not null"),
-        (people(age=True), PEOPLE, "row 1: feature 'age' must be a whole number, not true or false"),
+        (people(age="41"), PEOPLE, "row 1: feature 'age' must be an integer, not text"),
+        (people(age=1.5), PEOPLE, "row 1: feature 'age' must be an integer, not a floating-point number"),
+        (people(age=None), PEOPLE, "row 1: feature 'age' must be an integer, not null"),
+        (people(age=True), PEOPLE, "row 1: feature 'age' must be an integer, not a boolean"),
         (people(height="tall"), PEOPLE, "row 1: feature 'height' must be a number, not text"),
         (people(height=[1.5]), PEOPLE, "row 1: feature 'height' must be a number, not an array"),
         (people(height=1e300), PEOPLE, "feature 'height' holds a number outside the range of FP32"),
         (people(age=2**63), PEOPLE, "feature 'age' holds a number outside the range of INT64"),
         (people(city=None), PEOPLE, "row 1: feature 'city' must be text, not null"),
         (people(city={"b64": "YQ=="}), PEOPLE, "row 1: feature 'city' must be text, not an object"),
-        (people(member=1), PEOPLE, "feature 'member' must be an array of true or false, not a number"),
-        (people(agee=1), PEOPLE, "row 1: feature 'agee' is unknown; there is age, height, city, member"),
-        ([ANN, {"age": 1}], PEOPLE, "row 1: feature 'height' is missing, and 2 more"),
-        ([ANN, {**ANN, "extra": 1}], PEOPLE, "row 1: feature 'extra' is unknown"),
+        (people(member=1), PEOPLE, "feature 'member' must be an array of booleans, not a number"),
+        (people(agee=1), PEOPLE, "row 1: unknown feature 'agee'; the model has age, height, city, member"),
+        ([ANN, {"age": 1}], PEOPLE, "row 1: missing feature 'height' and 2 more"),
+        ([ANN, {**ANN, "extra": 1}], PEOPLE, "row 1: unknown feature 'extra'"),
         ([ANN, [1]], PEOPLE, "row 1 must be an object by feature name"),
         ([[1, 2]], PEOPLE, "row 0 must be an array of 4 values: age, height, city, member"),
         ([list(ANN.values()), ANN], PEOPLE, "row 1 must be an array of 4 values"),
         ([[[1]], 2], IMAGES, "send each row as an object by feature name: pixels, scale"),
-        ([], PEOPLE, "there are no rows"),
+        ([], PEOPLE, "the request has no rows"),
         (1, PEOPLE, "send rows as a JSON array"),
-        ({}, PEOPLE, "row 0: feature 'age' is missing, and 3 more"),
+        ({}, PEOPLE, "row 0: missing feature 'age' and 3 more"),
         ({"n" * 999: 1}, PEOPLE, "..."),
         ([[1, 2, 3]], IRIS, "feature 'input-0' must have 4 values in each row, not 3"),
         ([[1, 2, 3, 4], [1, 2]], IRIS, "feature 'input-0': the rows differ in length"),
@@ -156,35 +156,35 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         ([["a"], ["c"]], WORDS, "feature 'words' must have 2 values in each row, not 1"),
         ([1], IRIS, "row 0: feature 'input-0' must be an array of numbers, not a number"),
         ([{"pixels": [[1, 2, 3]], "scale": 1}], IMAGES, "feature 'pixels' must have 2x3 values in each row, not 1x3"),
-        ({"instances": [{"b64": "YQ=="}]}, IRIS, "base64 is not read"),
+        ({"instances": [{"b64": "YQ=="}]}, IRIS, "base64 is not supported"),
         ({"instances": {}}, IRIS, "send rows as a JSON array"),
         ({"inputs": None}, IRIS, "send rows as a JSON array"),
-        ({"inputs": {"age": [1]}}, PEOPLE, "feature 'height' is missing, and 2 more"),
+        ({"inputs": {"age": [1]}}, PEOPLE, "missing feature 'height' and 2 more"),
         ({"inputs": {**TWO, "age": [1]}}, PEOPLE, "must have a value for each row, but 'age' has 1, 'height'"),
         ({"inputs": {**TWO, "age": []}}, PEOPLE, "feature 'age' must be an array with a value for each row"),
         ({"inputs": {**TWO, "age": 1}}, PEOPLE, "feature 'age' must be an array with a value for each row"),
         ({"dataframe_split": 1}, PEOPLE, "dataframe_split must be an object like"),
         ({"dataframe_split": {"columns": 1, "data": [[1]]}}, PEOPLE, "columns must be an array of names"),
-        ({"dataframe_split": {"columns": ["age", "age"], "data": [[1, 2]]}}, PEOPLE, "column 'age' is there twice"),
-        ({"dataframe_split": {"columns": ["age"], "data": [[1]]}}, PEOPLE, "feature 'height' is missing, and 2 more"),
+        ({"dataframe_split": {"columns": ["age", "age"], "data": [[1, 2]]}}, PEOPLE, "column 'age' appears twice"),
+        ({"dataframe_split": {"columns": ["age"], "data": [[1]]}}, PEOPLE, "missing feature 'height' and 2 more"),
         ({"dataframe_split": {"columns": ["age"], "data": [[1, 2]]}}, PEOPLE, "row 0 must be an array of 1 values"),
-        ({"dataframe_split": {"columns": ["age"], "data": []}}, PEOPLE, "there are no rows"),
+        ({"dataframe_split": {"columns": ["age"], "data": []}}, PEOPLE, "the request has no rows"),
         ({"dataframe_records": ANN}, PEOPLE, "send rows as a JSON array"),
         ("", PEOPLE, "first line of the CSV must be the names"),
         ("1,2,3,4\n5,6,7,8", IRIS, "first line of the CSV must be the names"),
-        ("a,b,c,d", IRIS, "there are no rows"),
+        ("a,b,c,d", IRIS, "the request has no rows"),
         ("a,b,c,d\n1,2,3", IRIS, "row 0 has 3 values, but the first line of the CSV has 4 names"),
         ("a,b,c,d\n1,2,3,x", IRIS, "row 0: feature 'd' must be a number"),
         ("a,b,c,d\n1,2,3,inf", IRIS, "row 0: feature 'd' must be a number"),
         ("a,b,c,d\n1,2,3,1_0", IRIS, "row 0: feature 'd' must be a number"),
         ('a,b,c,d\n1,2,3,"4', IRIS, "not CSV"),
-        ("agee,height,city,member\nx,1,a,true", PEOPLE, "feature 'agee' is unknown"),
-        ("age,height,city,member\n1,1,a,true\n1.5,1,a,true", PEOPLE, "row 1: feature 'age' must be a whole number"),
-        ("age,height,city,member\n,1,a,true", PEOPLE, "row 0: feature 'age' must be a whole number"),
+        ("agee,height,city,member\nx,1,a,true", PEOPLE, "unknown feature 'agee'"),
+        ("age,height,city,member\n1,1,a,true\n1.5,1,a,true", PEOPLE, "row 1: feature 'age' must be an integer"),
+        ("age,height,city,member\n,1,a,true", PEOPLE, "row 0: feature 'age' must be an integer"),
         ("age,height,city,member\n1,1,a,1", PEOPLE, "row 0: feature 'member' must be true or false"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_feature_and_row(body: Any, specs: rows.Specs, words: str) -> None:
+def test_an_error_names_feature_and_row(body: Any, specs: rows.Specs, words: str) -> None:
     with pytest.raises(RequestError) as caught:
         ask(body, specs)
     assert words in str(caught.value)
@@ -193,7 +193,7 @@ def test_what_is_wrong_is_told_with_its_feature_and_row(body: Any, specs: rows.S
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[NaN]", b"\xff", b'["\xee"]', b"[" * 200_000])
-def test_what_is_no_json_is_refused(text: bytes) -> None:
+def test_a_body_that_is_not_json_is_rejected(text: bytes) -> None:
     for decode in (rows.decode, v1.decode):
         with pytest.raises(RequestError, match=r"not JSON|nested too deeply"):
             decode(text, PEOPLE)
@@ -207,11 +207,11 @@ def test_csv_must_be_utf8() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, [], 1, {"instances": [[1]], "inputs": [[1]]}])
-def test_v1_and_invocations_say_what_to_send(body: Any) -> None:
+def test_errors_of_v1_and_invocations_name_what_to_send(body: Any) -> None:
     text = json.dumps(body).encode()
     with pytest.raises(RequestError, match='"instances": an array of rows'):
         v1.decode(text, IRIS)
-    with pytest.raises(RequestError, match="one of dataframe_split, dataframe_records, instances, inputs"):
+    with pytest.raises(RequestError, match="exactly one of dataframe_split, dataframe_records, instances, inputs"):
         invocations.decode(text, b"application/json", IRIS)
 
 
@@ -224,7 +224,7 @@ anything = st.recursive(
 
 
 @given(body=anything, specs=st.sampled_from([PEOPLE, IRIS, IMAGES]), form=st.sampled_from(["instances", "inputs", ""]))
-def test_whatever_is_sent_becomes_the_models_tensors_or_is_refused(body: Any, specs: rows.Specs, form: str) -> None:
+def test_any_json_is_decoded_to_the_models_tensors_or_rejected(body: Any, specs: rows.Specs, form: str) -> None:
     text = json.dumps({form: body} if form else body).encode()
     try:
         request = v1.decode(text, specs) if form else rows.decode(text, specs)
@@ -238,7 +238,7 @@ def test_whatever_is_sent_becomes_the_models_tensors_or_is_refused(body: Any, sp
 
 
 @given(text=st.text(alphabet='a,"\n1.e-', max_size=30) | st.text(max_size=30))
-def test_whatever_csv_is_sent_becomes_the_models_tensors_or_is_refused(text: str) -> None:
+def test_any_csv_is_decoded_to_the_models_tensors_or_rejected(text: str) -> None:
     try:
         request = invocations.decode(text.encode(errors="replace"), b"text/csv", IRIS)
     except RequestError:

@@ -1,4 +1,4 @@
-"""Answers of v1: a prediction for each row."""
+"""Responses of v1: a prediction for each row."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def test_several_outputs_are_an_object_for_each_row() -> None:
     assert answer == [{"predict": "a", "predict_proba": [0.9, 0.1]}, {"predict": "b", "predict_proba": [0.2, 0.8]}]
 
 
-def test_nan_from_a_model_is_a_failure_and_never_a_null() -> None:
-    with pytest.raises(ModelFailure, match="output predict is NaN"):
+def test_nan_of_a_model_is_a_failure_and_never_null() -> None:
+    with pytest.raises(ModelFailure, match="output predict has NaN"):
         predictions(predict=[np.nan])

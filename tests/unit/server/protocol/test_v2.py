@@ -1,4 +1,4 @@
-"""The v2 wire format: what is accepted, what is refused and with which words, and what goes out."""
+"""The v2 wire format: accepted requests, rejected requests with their errors, and responses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def body(**tensor: Any) -> bytes:
 
 @pytest.mark.parametrize("datatype", list(DTYPES))
 @pytest.mark.parametrize("nested", [False, True])
-def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, nested: bool) -> None:
+def test_every_datatype_is_decoded_and_encoded_unchanged(datatype: str, nested: bool) -> None:
     flat = VALUES[datatype]
     data = [flat[:3], flat[3:]] if nested else flat
     (tensor,) = v2.decode(body(shape=[2, 3], datatype=datatype, data=data)).inputs
@@ -85,7 +85,7 @@ def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, nested: bool
         ({"shape": []}, "shape must be"),
         ({"shape": [-1]}, "shape must be"),
         ({"shape": [1] * 9}, "shape must be"),
-        ({"shape": "1"}, "input 'x': shape: Expected `array`, got `str`; shape must be 1 to 8 whole numbers"),
+        ({"shape": "1"}, "input 'x': shape: Expected `array`, got `str`; shape must be 1 to 8 integers"),
         ({"data": 1}, "input 'x': data: Expected `array`, got `int`"),
         ({"data": {}}, "input 'x': data: Expected `array`, got `object`"),
         ({"data": None}, "input 'x': data: Expected `array`, got `null`"),
@@ -95,7 +95,7 @@ def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, nested: bool
         ({"parameters": {"shared_memory_region": "a"}}, "the parameter shared_memory_region is not supported"),
     ],
 )
-def test_a_wrong_tensor_is_refused_naming_the_field(tensor: dict[str, Any], words: str) -> None:
+def test_a_wrong_tensor_is_rejected_naming_the_field(tensor: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError) as caught:
         v2.decode(body(**tensor))
     assert words in str(caught.value)
@@ -132,7 +132,7 @@ def test_a_wrong_tensor_is_refused_naming_the_field(tensor: dict[str, Any], word
         (b'{"inputs": [{"name": "x", "data": ' + b"[" * 200_000, "nested too deeply"),
     ],
 )
-def test_a_wrong_body_is_refused_with_the_reason(text: bytes, words: str) -> None:
+def test_a_wrong_body_is_rejected_with_the_reason(text: bytes, words: str) -> None:
     with pytest.raises(RequestError) as caught:
         v2.decode(text)
     assert words in str(caught.value)
@@ -142,13 +142,13 @@ def request(**more: Any) -> bytes:
     return json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}], **more}).encode()
 
 
-def test_optional_fields_may_be_left_out_or_null() -> None:
+def test_optional_fields_may_be_absent_or_null() -> None:
     decoded = v2.decode(request(id=None, parameters=None, outputs=None))
     assert (decoded.id, decoded.outputs, dict(decoded.parameters)) == (None, None, {})
     assert v2.decode(request(outputs=[])).outputs is None
 
 
-def test_parameters_arrive_with_what_they_belong_to() -> None:
+def test_parameters_stay_with_their_request_input_or_output() -> None:
     more = {"text": "é", "whole": 2**53 + 1, "half": 0.5, "flag": False}
     tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [1], "parameters": more}
     outputs = [{"name": "a", "parameters": more}, {"name": "b"}]
@@ -161,9 +161,9 @@ def test_parameters_arrive_with_what_they_belong_to() -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"outputs": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}, "output 'a' is there twice"),
+        ({"outputs": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}, "output 'a' appears twice"),
         ({"outputs": [{}]}, "missing required field `name`"),
-        ({"outputs": [{"name": "a", "parameters": {"classification": 3}}]}, "classification is not supported; ask for"),
+        ({"outputs": [{"name": "a", "parameters": {"classification": 3}}]}, "classification is not supported; request"),
         (
             {"outputs": [{"name": "a", "parameters": {"binary_data": 1}}]},
             "output 'a': the parameter binary_data must be",
@@ -171,14 +171,14 @@ def test_parameters_arrive_with_what_they_belong_to() -> None:
         ({"parameters": {"binary_data_output": "yes"}}, "the parameter binary_data_output must be true or false"),
     ],
 )
-def test_what_is_asked_for_must_be_possible(more: dict[str, Any], words: str) -> None:
+def test_outputs_and_parameters_must_be_valid(more: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         v2.decode(request(**more))
 
 
-def test_an_input_may_be_there_only_once() -> None:
+def test_an_input_may_appear_only_once() -> None:
     tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}
-    with pytest.raises(RequestError, match="input 'x' is there twice"):
+    with pytest.raises(RequestError, match="input 'x' appears twice"):
         v2.decode(json.dumps({"inputs": [tensor, {**tensor, "name": "y"}, tensor]}).encode())
 
 
@@ -188,7 +188,7 @@ def test_the_datatype_may_come_after_the_data() -> None:
     assert tensor.array.dtype == np.int8
 
 
-def test_the_answer_echoes_the_id_and_holds_no_null() -> None:
+def test_the_response_repeats_the_id_and_has_no_null() -> None:
     tensor = Tensor("predict", "INT64", np.array([1]))
     assert json.loads(v2.encode(InferResponse("é-1", [tensor]), "m", "v1"))["id"] == "é-1"
     bare = v2.encode(InferResponse(None, [tensor]), "m", "v1")
@@ -197,7 +197,7 @@ def test_the_answer_echoes_the_id_and_holds_no_null() -> None:
     assert "model_version" not in json.loads(v2.encode(InferResponse(None, [tensor]), "m", ""))
 
 
-def test_the_answer_tells_parameters_where_there_are_any() -> None:
+def test_the_response_has_parameters_only_where_they_are_set() -> None:
     tensor = Tensor("predict", "INT64", np.array([1]), {"unit": "m"})
     sent = json.loads(v2.encode(InferResponse(None, [tensor], {"prediction_id": "p", "rows": 1}), "m", "v1"))
     assert sent["parameters"] == {"prediction_id": "p", "rows": 1}
@@ -215,7 +215,7 @@ def test_the_answer_tells_parameters_where_there_are_any() -> None:
         (np.array([1.5], dtype=np.longdouble), "BYTES", ["1.5"]),
     ],
 )
-def test_whatever_array_a_model_answers_with_is_written(array: Any, datatype: str, data: list[Any]) -> None:
+def test_any_array_of_a_model_is_encoded(array: Any, datatype: str, data: list[Any]) -> None:
     sent = v2.tensor_json(named("y", array))
     assert (sent["datatype"], sent["shape"], sent["data"]) == (datatype, list(array.shape), data)
     assert json.loads(v2.encode(InferResponse(None, [named("y", array)]), "m", "1"))["outputs"] == [sent]
@@ -223,7 +223,7 @@ def test_whatever_array_a_model_answers_with_is_written(array: Any, datatype: st
 
 @pytest.mark.parametrize("size", [1, 1000])
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-def test_infinity_is_found_in_small_and_large_answers(datatype: str, size: int) -> None:
+def test_infinity_is_detected_in_small_and_large_outputs(datatype: str, size: int) -> None:
     array = np.ones(size, DTYPES[datatype])
     v2.encode(InferResponse(None, [Tensor("y", datatype, array)]), "m", "1")
     array[-1] = np.inf
@@ -231,12 +231,12 @@ def test_infinity_is_found_in_small_and_large_answers(datatype: str, size: int) 
         v2.encode(InferResponse(None, [Tensor("y", datatype, array)]), "m", "1")
 
 
-def test_nan_from_a_model_is_a_failure_and_never_a_null() -> None:
-    with pytest.raises(ModelFailure, match="output predict is NaN"):
+def test_nan_of_a_model_is_a_failure_and_never_null() -> None:
+    with pytest.raises(ModelFailure, match="output predict has NaN"):
         v2.encode(InferResponse(None, [Tensor("predict", "FP64", np.array([np.nan]))]), "m", "1")
 
 
-def test_a_long_name_is_cut_in_the_error() -> None:
+def test_an_error_cuts_a_long_name() -> None:
     with pytest.raises(RequestError) as caught:
         v2.decode(body(name="n" * 10_000, shape=[2]))
     assert len(str(caught.value)) < 200
@@ -260,7 +260,7 @@ json_values = st.recursive(
         },
     )
 )
-def test_whatever_is_sent_is_decoded_or_refused(tensor: dict[str, Any]) -> None:
+def test_any_json_is_decoded_or_rejected(tensor: dict[str, Any]) -> None:
     try:
         request = v2.decode(json.dumps({"inputs": [tensor]}).encode())
     except RequestError:

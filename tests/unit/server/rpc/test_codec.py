@@ -85,9 +85,9 @@ def test_all_outputs_are_raw_when_one_has_to_be() -> None:
         (message(datatype="BF16"), "input 'x': datatype 'BF16' is unknown; use one of BOOL"),
         (message(fp64_contents=[1, 2]), "input 'x': fp64_contents has 2 elements, but shape says [1]"),
         (message(), "input 'x': fp64_contents has 0 elements, but shape says [1]"),
-        (message(shape=()), "input 'x': shape must be 1 to 8 whole numbers, none below 0"),
-        (message(shape=(-1,)), "input 'x': shape must be 1 to 8 whole numbers, none below 0"),
-        (message(shape=[1] * 9), "input 'x': shape must be 1 to 8 whole numbers, none below 0"),
+        (message(shape=()), "input 'x': shape must be 1 to 8 integers, none below 0"),
+        (message(shape=(-1,)), "input 'x': shape must be 1 to 8 integers, none below 0"),
+        (message(shape=[1] * 9), "input 'x': shape must be 1 to 8 integers, none below 0"),
         (message(shape=(0, 2**62, 2**62)), "input 'x': shape is too large"),
         (message(datatype="INT8", int_contents=[128]), "input 'x': data holds a number outside the range of INT8"),
         (message(datatype="UINT16", uint_contents=[65536]), "outside the range of UINT16"),
@@ -108,12 +108,12 @@ def test_a_wrong_request_is_refused_naming_the_field(request_: Any, words: str) 
 def test_names_may_be_there_only_once() -> None:
     twice = message(fp64_contents=[1])
     twice.inputs.append(twice.inputs[0])
-    with pytest.raises(RequestError, match="input 'x' is there twice"):
+    with pytest.raises(RequestError, match="input 'x' appears twice"):
         codec.decode(twice)
     asked = message(fp64_contents=[1])
     for _ in range(2):
         asked.outputs.add(name="y")
-    with pytest.raises(RequestError, match="output 'y' is there twice"):
+    with pytest.raises(RequestError, match="output 'y' appears twice"):
         codec.decode(asked)
 
 
@@ -139,7 +139,7 @@ def test_parameters_that_cannot_be_are_refused() -> None:
         codec.decode(empty)
     asked = message(fp64_contents=[1])
     asked.outputs.add(name="y").parameters["classification"].int64_param = 3
-    with pytest.raises(RequestError, match="classification is not supported; ask for the output predict_proba"):
+    with pytest.raises(RequestError, match="classification is not supported; request the output predict_proba"):
         codec.decode(asked)
 
 
