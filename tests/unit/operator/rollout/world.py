@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
-from mlmodel_operator.api.codec import encode
-from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.api.codec import decode, encode
+from mlmodel_operator.api.evidence import Counts, EvidenceState
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Slot, Status
 from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
@@ -22,7 +23,7 @@ from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.plan import Notice, Plan
-from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.rollout.routes import Routes, routes_for
 
 IMAGE = "mlmodel-server:test"
 OWNER = Owner("fraud", "default", "uid-1")
@@ -78,6 +79,7 @@ class World:
     routes: Routes | None = None
     followed: Routes | None = None
     revisions: dict[str, _Revision] = field(default_factory=dict)
+    router: str = "router-1"
     slots: dict[Slot, Counts] = field(default_factory=lambda: {"a": Counts(), "b": Counts()})
     notices: list[Notice] = field(default_factory=list)
     status_writes: int = 0
@@ -116,10 +118,10 @@ class World:
                 read = counts if needs_pods(self.status) else None
                 seen = Pod(pod, math.floor(created), ready=ready, counts=read)
                 pods.append(replace(seen, **behaviour.broken))  # type: ignore[arg-type]
-            states[name] = RevisionState(tuple(pods), f"10.0.0.{int(name[:2], 16)}", revision.replicas)
+            states[name] = RevisionState(tuple(pods), _address(name), revision.replicas)
         if not needs_routers(self.status, Observed(states)):
-            return Observed(states, (Router("router-1", 0.0),))
-        router = Router("router-1", 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
+            return Observed(states, (Router(self.router, 0.0),))
+        router = Router(self.router, 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
         return Observed(states, (router,))
 
     def decide(self) -> Plan:
@@ -210,7 +212,7 @@ class World:
     def _ask(self, routes: Routes, slot: Slot, number: int, wrong: int) -> int:
         """Asks one slot ``number`` times and returns how many it failed or refused; it also refuses ``wrong`` others,
         as every version does."""
-        name = next((n for n in self.revisions if routes.addresses[slot] == f"10.0.0.{int(n[:2], 16)}"), None)
+        name = next((n for n in self.revisions if routes.addresses[slot] == _address(n)), None)
         if name is None or not number + wrong:
             return number
         revision = self.revisions[name]
@@ -245,6 +247,11 @@ class World:
         )
 
 
+def _address(revision: str) -> str:
+    """The ClusterIP of a revision's Service."""
+    return ".".join(str(int(revision[at : at + 2], 16)) for at in (0, 2, 4, 6))
+
+
 def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
     """A world in which ``version`` serves."""
     world = World(random.Random(seed), spec(version), **how)  # type: ignore[arg-type]
@@ -255,3 +262,41 @@ def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
 def steps(*weights: int, **more: int) -> tuple[Step, ...]:
     """Steps with these weights."""
     return tuple(Step(weight, **more) for weight in weights)
+
+
+def resumed(body: Mapping[str, Any], **how: object) -> World:
+    """The world in which a recorded MLModel continues: pods, counters and routes as its status remembers them."""
+    status = read_status(body["status"])
+    world = World(
+        random.Random(1),
+        decode(Spec, body["spec"], "spec"),
+        generation=body["metadata"]["generation"],
+        status=status,
+        now=max(_times(status)) + 1.0,
+        serial=1000,
+        **how,  # type: ignore[arg-type]
+    )
+    evidence = status.candidate.evidence if status.candidate else None
+    state = evidence.state if evidence else EvidenceState()
+    for item in status.draining:
+        world.revisions[item.revision] = _Revision(item.revision, 1, {f"{item.revision}-1": (0.0, Counts())})
+    for held, created in ((status.stable, 0.0), (status.candidate, status.candidate and status.candidate.started_at)):
+        if held is not None:
+            names = [name for name in state.pods if held.revision in name] or [f"{held.revision}-1"]
+            pods = {name: (created or 0.0, state.pods.get(name, Counts())) for name in names}
+            world.revisions[held.revision] = _Revision(held.version, held.replicas, pods)
+    if state.routers and status.stable is not None and status.candidate is not None and status.candidate.slot:
+        world.router, sides = next(iter(state.routers.items()))
+        world.slots = {status.candidate.slot: sides.candidate, status.stable.slot: sides.stable}
+    world.routes = world.followed = routes_for(status, world.observed())
+    return world
+
+
+def _times(status: Status) -> Iterator[float]:
+    """All times in the past that a status names."""
+    yield from (found.last_transition_time for found in status.conditions)
+    yield from (entry.ended_at for entry in status.history)
+    if status.candidate is not None:
+        yield status.candidate.since
+        if status.candidate.evidence is not None and status.candidate.evidence.at is not None:
+            yield status.candidate.evidence.at

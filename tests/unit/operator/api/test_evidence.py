@@ -1,0 +1,66 @@
+"""Counts add and subtract, and a new process shows in them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmodel_operator.api.codec import DecodeError, decode, encode
+from mlmodel_operator.api.evidence import Counts, Evidence, EvidenceState, Ledger, Sides
+
+NUMBERS = st.builds(Counts, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+BOTH = st.builds(Sides, NUMBERS, NUMBERS)
+
+
+@given(NUMBERS, NUMBERS)
+def test_what_is_added_can_be_subtracted(left: Counts, right: Counts) -> None:
+    assert left + right - right == left
+    assert left + Counts() == left
+    assert not (left + right).is_reset_since(left)
+    assert left.is_reset_since(right) == (
+        left.requests < right.requests or left.rejected < right.rejected or left.failed < right.failed
+    )
+
+
+@given(BOTH, BOTH)
+def test_both_sides_are_counted_alike(left: Sides, right: Sides) -> None:
+    assert left + right - right == left
+    assert (left + right).candidate == left.candidate + right.candidate
+    assert (left - right).stable == left.stable - right.stable
+    assert left.is_reset_since(right) == (
+        left.candidate.is_reset_since(right.candidate) or left.stable.is_reset_since(right.stable)
+    )
+
+
+def test_rates_are_shares_of_the_requests() -> None:
+    counts = Counts(200, rejected=30, failed=10)
+    assert (counts.errors, counts.error_rate, counts.failure_rate) == (40, 0.2, 0.05)
+    assert (Counts().error_rate, Counts().failure_rate) == (0.0, 0.0)
+
+
+def test_the_state_is_one_string_on_the_wire_and_comes_back_whole() -> None:
+    state = EvidenceState(
+        ledger=Ledger((0.25, -1.5), (3.0,)),
+        counted=Counts(5, 1, 1),
+        routed=Sides(Counts(5, failed=1), Counts(95)),
+        excused=2,
+        pods={"a-1": Counts(5, 1, 1)},
+        routers={"r": Sides(Counts(5, failed=1), Counts(95))},
+    )
+    sent = encode(Evidence(state=state))
+    assert isinstance(sent["state"], str)
+    assert " " not in sent["state"]
+    assert decode(Evidence, sent).state == state
+
+
+def test_equal_states_are_the_same_string() -> None:
+    pods = {"a": Counts(1), "b": Counts(2)}
+    other = dict(reversed(pods.items()))
+    assert encode(Evidence(state=EvidenceState(pods=pods))) == encode(Evidence(state=EvidenceState(pods=other)))
+
+
+@pytest.mark.parametrize("state", ["{", 5, {"counted": {}}])
+def test_a_state_that_is_no_json_string_is_named(state: object) -> None:
+    with pytest.raises(DecodeError, match=r"evidence\.state must be a JSON string"):
+        decode(Evidence, {"state": state}, "evidence")

@@ -1,0 +1,188 @@
+"""Statuses of other releases: one of the release before is continued, a newer one is recognised."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlmodel_operator.api.codec import encode
+from mlmodel_operator.api.crd import crd
+from mlmodel_operator.api.evidence import Counts, Sides
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import FORMAT_VERSION
+from mlmodel_operator.api.upgrade import newer_format, read_status, upgraded
+from tests.unit.operator.rollout.world import Behaviour, World, resumed
+
+HERE = Path(__file__).parent
+BODIES: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("statuses_v1/*.json"))
+}
+IN_ROLLOUT = [name for name, body in BODIES.items() if {"stable", "candidate"} <= body["status"].keys()]
+COMPARED = [name for name in IN_ROLLOUT if "evidence" in BODIES[name]["status"]["candidate"]]
+ENDED = [name for name, body in BODIES.items() if "candidate" not in body["status"]]
+
+
+def counts(raw: dict[str, int], failed: str = "failed") -> Counts:
+    """Counts of format 1."""
+    return Counts(raw["requests"], raw["clientErrors"], raw[failed])
+
+
+def sides(numbers: list[int]) -> Sides:
+    """Requests of candidate and stable, and failures of the candidate, as format 1 listed them."""
+    return Sides(Counts(numbers[0], failed=sum(numbers[2:])), Counts(numbers[1]))
+
+
+def test_every_phase_is_recorded() -> None:
+    phases = {body["status"]["phase"] for body in BODIES.values()}
+    assert phases == {"Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"}
+    assert {BODIES[name]["status"]["candidate"]["step"] for name in COMPARED} >= {1, 2, 3}
+    assert any(BODIES[name]["status"]["candidate"]["evidence"]["excused"] for name in COMPARED)
+    assert any(body["status"].get("rejected") for body in BODIES.values())
+    assert all("formatVersion" not in body["status"] for body in BODIES.values())
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_all_that_people_read_is_carried_over(name: str) -> None:
+    raw = BODIES[name]["status"]
+    status = encode(read_status(raw))
+    assert status.pop("formatVersion") == FORMAT_VERSION
+    assert status.pop("draining", None) == raw.get("leaving")
+    assert status.keys() == raw.keys() - {"leaving"}
+    for key in status.keys() - {"candidate"}:
+        assert status[key] == raw[key]
+    candidate, before = status.get("candidate", {}), raw.get("candidate", {})
+    assert candidate.keys() == before.keys()
+    assert all(candidate[key] == before[key] for key in candidate.keys() - {"evidence"})
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_all_evidence_is_carried_over(name: str) -> None:
+    raw = BODIES[name]["status"]["candidate"]["evidence"]
+    candidate = read_status(BODIES[name]["status"]).candidate
+    assert candidate is not None
+    evidence = candidate.evidence
+    assert evidence is not None
+    assert (evidence.candidate, evidence.stable) == (counts(raw["candidate"]), counts(raw["stable"]))
+    assert (evidence.against, evidence.certified_percent) == (raw["against"], raw.get("certifiedPercent"))
+    state = evidence.state
+    assert (list(state.ledger.absolute), list(state.ledger.relative)) == (
+        raw["ledger"].get("absolute", []),
+        raw["ledger"].get("relative", []),
+    )
+    assert (state.counted, state.excused) == (counts(raw["counted"]), raw["excused"])
+    assert (state.routed, state.routed_before_step) == (sides(raw["routed"]), sides(raw["stepRouted"]))
+    assert state.pods == {pod: counts(read, "serverErrors") for pod, read in raw.get("pods", {}).items()}
+    assert state.routers == {router: sides(read) for router, read in raw.get("routers", {}).items()}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_an_upgraded_status_is_of_this_format_and_survives_the_wire(name: str) -> None:
+    status = read_status(BODIES[name]["status"])
+    assert read_status(json.loads(json.dumps(encode(status)))) == status
+    assert upgraded(encode(status)) == encode(status)
+
+
+def continued(world: World) -> bool:
+    """Whether the recorded rollout has ended."""
+    return world.status.candidate is None and not world.status.draining
+
+
+@pytest.mark.parametrize("name", IN_ROLLOUT)
+@pytest.mark.parametrize("error_rate", [0.0, 1.0], ids=["good", "bad"])
+def test_a_rollout_continues_where_it_was_and_ends_as_it_should(name: str, error_rate: float) -> None:
+    body = BODIES[name]
+    before = read_status(body["status"])
+    assert before.candidate is not None
+    world = resumed(body, requests_per_second=100)
+    stable_pods = {revision: list(held.pods) for revision, held in world.revisions.items()}
+    world.behaviours[before.candidate.version] = Behaviour(error_rate=error_rate)
+
+    world.reconcile()  # no time has passed and no request was sent: nothing may change but what had become due
+    now = world.status.candidate
+    assert now is not None
+    assert (now.revision, now.started_at) == (before.candidate.revision, before.candidate.started_at)
+    assert now.weight >= before.candidate.weight
+    if before.candidate.evidence is not None:
+        assert now.evidence is not None
+        assert (now.evidence.candidate, now.evidence.stable) == (
+            before.candidate.evidence.candidate,
+            before.candidate.evidence.stable,
+        )
+
+    world.change(replace(world.spec, rollout=replace(world.spec.rollout, paused=False)))
+    world.run(continued)
+    entry = world.status.history[0]
+    assert (entry.revision, entry.started_at) == (before.candidate.revision, before.candidate.started_at)
+    assert entry.outcome == ("RolledBack" if error_rate else "Promoted")
+    assert Reason.PREPARING not in [notice.reason for notice in world.notices], "no rollout began anew"
+    if before.candidate.evidence is not None:
+        seen = re.search(r"of (\d+) requests", entry.message)
+        assert seen is not None
+        assert int(seen[1]) > before.candidate.evidence.candidate.requests, "the requests so far count"
+    survivor = world.status.stable
+    assert survivor is not None
+    assert set(stable_pods[survivor.revision]) <= set(world.revisions[survivor.revision].pods), "no pod was restarted"
+
+
+@pytest.mark.parametrize("name", ENDED)
+def test_what_has_ended_stays_ended(name: str) -> None:
+    body = BODIES[name]
+    before = read_status(body["status"])
+    world = resumed(body)
+    world.run(lambda w: continued(w) and w.condition("Available") == "True")
+    for _ in range(30):
+        world.tick()
+    after = world.status
+    assert after.stable is not None
+    if name != "superseded":
+        assert (after.stable, after.rejected, after.history) == (before.stable, before.rejected, before.history)
+        assert not world.notices
+    assert set(world.revisions) == {after.stable.revision}
+
+
+@pytest.mark.parametrize("name", ["preparing-first", "promoting-first"])
+def test_a_first_revision_becomes_stable(name: str) -> None:
+    world = resumed(BODIES[name])
+    revisions = set(world.revisions)
+    world.run(lambda w: w.settled() and w.condition("Ready") == "True")
+    assert set(world.revisions) == revisions
+    assert [notice.reason for notice in world.notices] == [Reason.SERVING]
+
+
+@pytest.mark.parametrize(
+    ("raw", "newer"),
+    [
+        ({}, None),
+        ({"formatVersion": 1}, None),
+        ({"formatVersion": FORMAT_VERSION}, None),
+        ({"formatVersion": FORMAT_VERSION + 1, "candidate": {"phase": "Unheard"}}, FORMAT_VERSION + 1),
+    ],
+)
+def test_a_newer_format_is_recognised_without_reading_more(raw: dict[str, Any], newer: int | None) -> None:
+    assert newer_format(raw) == newer
+
+
+def types(path: str, field: dict[str, Any]) -> dict[str, str]:
+    """The type of every field below ``path``."""
+    found = {path: field.get("type", "quantity")}
+    for name, inner in field.get("properties", {}).items():
+        found |= types(f"{path}.{name}", inner)
+    for ending, key in (("[]", "items"), ("{}", "additionalProperties")):
+        if isinstance(field.get(key), dict):
+            found |= types(path + ending, field[key])
+    return found
+
+
+def test_no_field_of_format_1_has_another_type() -> None:
+    before = json.loads((HERE / "status_fields_v1.json").read_text())
+    properties = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    now = types("status", properties["status"])
+    assert len(now.keys() & before.keys()) > 80
+    assert {path: now[path] for path in now.keys() & before.keys()} == {
+        path: before[path] for path in now.keys() & before.keys()
+    }
