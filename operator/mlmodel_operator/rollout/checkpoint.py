@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.rollout.context import Context
@@ -19,9 +20,16 @@ def checkpoint(context: Context) -> Status:
     if status.candidate is None or status.candidate.evidence is None or fresh is None:
         return status
     held = status.candidate.evidence
-    if replace(fresh, at=held.at) == held or (held.at is not None and context.now < held.at + CHECKPOINT_SECONDS):
+    is_new = replace(fresh, at=held.at) != held
+    if not is_new or not _is_due(held, fresh, context.now):
         return status
     return stamped(replace(status, candidate=replace(status.candidate, evidence=fresh)), context.now)
+
+
+def _is_due(held: Evidence, fresh: Evidence, now: float) -> bool:
+    # What is excused shows only while a pod is being replaced: it must be kept before that is over.
+    excuses_more = fresh.state.excused > held.state.excused
+    return excuses_more or held.at is None or now >= held.at + CHECKPOINT_SECONDS
 
 
 def stamped(status: Status, now: float) -> Status:

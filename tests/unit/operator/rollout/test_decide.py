@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from mlmodel_operator import resources
 from mlmodel_operator.api.types import Autoscaling, ErrorGate, Gates, Rollout, Serving
 from mlmodel_operator.rollout.needs import needs_address
 from mlmodel_operator.rollout.requeue import QUICK_POLL_SECONDS
-from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
+from tests.unit.operator.rollout.world import OWNER, Behaviour, World, identity, serving, spec, steps
 
 
 def phases(world: World, limit: float = 1000.0) -> list[str]:
@@ -524,6 +525,73 @@ def test_another_try_begins_with_new_pods() -> None:
     world.run(lambda w: w.status.candidate is not None, limit=30)
     assert not old & set(world.revisions.get(identity("v2"), world.revisions[identity("v1")]).pods)
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
+
+
+def test_requests_that_an_eviction_cost_are_excused_for_good() -> None:
+    """Also when the new pod is ready before the next regular write of the evidence."""
+    world = serving("v1", requests_per_second=200)
+    world.change(spec("v2", rollout=Rollout(steps=steps(5, min_seconds=60), bake_seconds=5)))
+    world.run(lambda w: w.status.phase == "Canary" and w.answered.get("v2", 0) > 45)
+    world.revisions[identity("v2")].pods.clear()
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
+    assert not world.status.rejected
+    assert world.user_errors == 0
+
+
+def test_without_a_verdict_nothing_is_taken_off_the_only_version_that_answers() -> None:
+    world = serving("v1", requests_per_second=0)
+    rollout = Rollout(bake_seconds=5, max_seconds=60, on_no_evidence="RollBack")
+    world.change(spec("v2", rollout=rollout))
+    world.run(lambda w: w.status.phase == "Canary")
+    while world.status.candidate is not None and world.now < world.status.candidate.since + 58:
+        world.tick()
+    world.behaviours["v1"] = Behaviour(never_ready=True)
+    for _ in range(10):
+        world.tick()
+    assert not world.status.rejected
+    assert "it fails (NoEvidence), but no pod of v1 is ready to serve instead" in ready_condition(world)[2]
+    world.behaviours["v1"] = Behaviour()
+    world.run(lambda w: bool(w.status.rejected), limit=5)
+    assert world.status.rejected[0].reason == "NoEvidence"
+
+
+def test_ready_says_what_a_rollout_waits_for() -> None:
+    world = serving("v1", requests_per_second=5)
+    world.change(spec("v2", rollout=Rollout(steps=steps(5, min_seconds=20), bake_seconds=5)))
+    world.run(lambda w: w.status.phase == "Canary")
+    world.reconcile()
+    assert "; it waits for the routers; " in ready_condition(world)[2]
+    world.tick()
+    assert "; this step takes at least 20 s; " in ready_condition(world)[2]
+    world.run(lambda w: "it needs more evidence" in ready_condition(w)[2], limit=30)
+    assert re.search(r"100 % after about \d+ more without a failure$", ready_condition(world)[2])
+    world.change(spec("v2", rollout=Rollout(steps=steps(5), bake_seconds=5, paused=True)))
+    world.tick()
+    assert "; it waits for spec.rollout.paused to become false; " in ready_condition(world)[2]
+
+
+def test_every_condition_has_a_reason_in_camel_case() -> None:
+    world = serving("v1")
+    found = {condition.type: condition.reason for condition in world.status.conditions}
+    assert found == {
+        "Ready": "Serving",
+        "Available": "Serving",
+        "Reconciling": "Serving",
+        "Stalled": "Serving",
+        "RolledBack": "NotRolledBack",
+        "Paused": "NotPaused",
+    }
+
+
+def test_the_selector_finds_the_pods_of_stable() -> None:
+    world = World(random.Random(1), spec("v1"))
+    world.tick()
+    assert world.status.selector == ""
+    world.run(World.settled)
+    (desired,) = world.tick().desired
+    deployment = resources.deployment(OWNER, desired.revision, signing_keys="", allow_unsafe=False)
+    selected = dict(label.split("=") for label in world.status.selector.split(","))
+    assert selected == deployment["spec"]["selector"]["matchLabels"]
 
 
 def ready_condition(world: World) -> tuple[str, str, str]:
