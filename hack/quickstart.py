@@ -96,7 +96,7 @@ class Model:
         return self.wait(
             "it is rolled back",
             seconds,
-            lambda status: condition(status, "RolledBack") == "True" and not status.get("leaving"),
+            lambda status: condition(status, "RolledBack") == "True" and not status.get("draining"),
         )
 
     def pods(self, component: str = "server") -> dict[str, tuple[str, int]]:

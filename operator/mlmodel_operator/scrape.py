@@ -1,6 +1,6 @@
 """Reads counters from the pods themselves: what the serving pods answered, and what the routers assigned.
 
-The figures decide about rollouts, so an answer that is not exactly as expected is no answer.
+The figures decide about rollouts, so an answer that is not exactly as expected is ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROUTER_PORT = 9090
 SERVICE_PORT = 80
 _SECONDS = 1.0
 _BODY_LIMIT = 1 << 20
-_COUNTER_LIMIT = 2**53  # beyond it a float is no exact count any more
+_COUNTER_LIMIT = 2**53  # beyond it a float does not hold every integer
 _AT_ONCE = 100
 _STABLE = {"x-mlmodel-version": "stable"}
 

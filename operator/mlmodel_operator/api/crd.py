@@ -50,7 +50,7 @@ def crd() -> dict[str, Any]:
         **root["properties"],
     }
     # The status is as open as its writer is trusted; only conditions follow the standard's list type, so that other
-    # tools may apply one of their own.
+    # tools may apply conditions too.
     root["properties"]["status"]["properties"]["conditions"] |= {
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
@@ -126,7 +126,7 @@ def crd_problem(found: Mapping[str, Any]) -> str:
 def _keep_unknown_fields(field: dict[str, Any]) -> dict[str, Any]:
     """Let every object in ``field`` keep what this schema does not know.
 
-    The operator and its CRD are upgraded at different times; whichever is newer, no field of a status may be lost.
+    The operator and its CRD are upgraded at different times, and neither order may lose a field of a status.
     """
     kept = dict(field)
     if "properties" in field:

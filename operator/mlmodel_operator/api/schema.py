@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Opaque:
-    """Marks a field that is one JSON string on the wire: its inside is no part of the API."""
+    """Marks a field that is one JSON string on the wire: its content is not part of the API."""
 
 
 @dataclass(frozen=True)

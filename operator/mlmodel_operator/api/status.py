@@ -30,77 +30,83 @@ MAX_HISTORY = 10
 
 @dataclass(frozen=True)
 class Stable:
-    """The version that answers the requests."""
+    """The revision that serves requests."""
 
-    version: Annotated[str, Doc("Name of the version, for people.")]
-    revision: Annotated[str, Doc("Identity: head of the SHA-256 over what its pods run.")]
-    slot: Annotated[Slot, Doc("Slot of the router that leads to it.")]
-    snapshot: Annotated[Snapshot, Doc("What it runs.")]
-    digest: Annotated[str, Doc("Digest of the model, when the spec pins it.")] = ""
+    version: Annotated[str, Doc("Version: the label that people read.")]
+    revision: Annotated[str, Doc("Revision: the first 8 hexadecimal digits of the SHA-256 over what its pods run.")]
+    slot: Annotated[Slot, Doc("Slot of the router that points to it.")]
+    snapshot: Annotated[Snapshot, Doc("What its pods run.")]
+    digest: Annotated[str, Doc("Digest of the model; absent unless the spec pins it.")] = ""
     replicas: Annotated[int, Doc("Number of pods desired.")] = 0
     ready_replicas: Annotated[int, Doc("Number of pods ready.")] = 0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The version on its way in."""
+    """The revision that is being rolled out."""
 
-    version: Annotated[str, Doc("Name of the version, for people.")]
-    revision: Annotated[str, Doc("Identity: head of the SHA-256 over what its pods run.")]
-    phase: Annotated[CandidatePhase, Doc("How far it is.")]
-    snapshot: Annotated[Snapshot, Doc("What it runs.")]
-    started_at: Annotated[Time, Doc("When the rollout began.")]
-    since: Annotated[Time, Doc("When the present phase or step began.")]
-    slot: Annotated[Slot | None, Doc("Slot of the router that leads to it, once it has one.")] = None
-    digest: Annotated[str, Doc("Digest of the model, when the spec pins it.")] = ""
-    weight: Annotated[int, Doc("Share of the requests that it gets, in percent.")] = 0
-    observed_percent: Annotated[float | None, Doc("Share that the routers counted in this step, in percent.")] = None
+    version: Annotated[str, Doc("Version: the label that people read.")]
+    revision: Annotated[str, Doc("Revision: the first 8 hexadecimal digits of the SHA-256 over what its pods run.")]
+    phase: Annotated[CandidatePhase, Doc("Phase of its rollout.")]
+    snapshot: Annotated[Snapshot, Doc("What its pods run.")]
+    started_at: Annotated[Time, Doc("Time at which the rollout began.")]
+    since: Annotated[Time, Doc("Time at which the present phase or step began.")]
+    slot: Annotated[Slot | None, Doc("Slot of the router that points to it; absent before it gets requests.")] = None
+    digest: Annotated[str, Doc("Digest of the model; absent unless the spec pins it.")] = ""
+    weight: Annotated[int, Doc("Share of the requests that it gets, in percent, 0 to 100.")] = 0
+    observed_percent: Annotated[
+        float | None, Doc("Share of the requests of this step that the routers counted, in percent.")
+    ] = None
     step: Annotated[int, Doc("Number of the present step, from 1.")] = 0
-    steps: Annotated[int, Doc("Number of steps.")] = 0
+    steps: Annotated[int, Doc("Number of steps in the spec.")] = 0
     replicas: Annotated[int, Doc("Number of pods desired.")] = 0
     ready_replicas: Annotated[int, Doc("Number of pods ready.")] = 0
-    down_since: Annotated[Time | None, Doc("Since when it has had no ready pod, though it had before.")] = None
-    stable_down_since: Annotated[Time | None, Doc("Since when stable has had no ready pod.")] = None
-    evidence: Annotated[Evidence | None, Doc("What has been seen of it.")] = None
+    down_since: Annotated[
+        Time | None, Doc("Time since which it has no ready pod, though it had one; absent if it has one.")
+    ] = None
+    stable_down_since: Annotated[
+        Time | None, Doc("Time since which stable has no ready pod; absent if it has one.")
+    ] = None
+    evidence: Annotated[Evidence | None, Doc("Requests and errors so far, and what they prove.")] = None
 
 
 @dataclass(frozen=True)
 class Draining:
     """A revision that gets no new request and is removed when its requests in flight are answered."""
 
-    revision: Annotated[str, Doc("Which revision.")]
+    revision: Annotated[str, Doc("Revision.")]
     outcome: Annotated[
         Outcome, Doc("Why it is removed: RolledBack, Superseded, Reverted, or Promoted for the stable before.")
     ]
-    slot: Annotated[Slot | None, Doc("Slot of the router that led to it.")] = None
-    until: Annotated[Time | None, Doc("When it is removed; unset until every router has confirmed the new routes.")] = (
-        None
-    )
+    slot: Annotated[Slot | None, Doc("Slot of the router that pointed to it.")] = None
+    until: Annotated[
+        Time | None, Doc("Time of its removal; absent until every router has confirmed the new routes.")
+    ] = None
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A revision that is not tried again by itself."""
+    """A revision that is not rolled out again unless spec.rollout.retry changes."""
 
-    revision: Annotated[str, Doc("Which revision.")]
-    version: Annotated[str, Doc("Name of the version, for people.")]
+    revision: Annotated[str, Doc("Revision.")]
+    version: Annotated[str, Doc("Version: the label that people read.")]
     reason: Annotated[str, Doc("Machine-readable reason in CamelCase.")]
     message: Annotated[str, Doc("Human-readable message.")]
-    at: Annotated[Time, Doc("When.")]
-    weight: Annotated[int, Doc("Share of the requests that it had, in percent; 0: it never got one.")] = 0
-    retry: Annotated[str, Doc("Value of spec.rollout.retry then; another value tries it again.")] = ""
+    at: Annotated[Time, Doc("Time of the rejection.")]
+    weight: Annotated[int, Doc("Share of the requests that it had, in percent; 0: it never got a request.")] = 0
+    retry: Annotated[str, Doc("Value of spec.rollout.retry at that time; another value tries the revision again.")] = ""
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One rollout that has ended."""
+    """One finished rollout."""
 
-    revision: Annotated[str, Doc("Which revision.")]
-    version: Annotated[str, Doc("Name of the version, for people.")]
-    outcome: Annotated[Outcome, Doc("How it ended.")]
-    started_at: Annotated[Time, Doc("When it began.")]
-    ended_at: Annotated[Time, Doc("When it ended.")]
-    message: Annotated[str, Doc("One sentence for people.")] = ""
+    revision: Annotated[str, Doc("Revision.")]
+    version: Annotated[str, Doc("Version: the label that people read.")]
+    outcome: Annotated[Outcome, Doc("How it ended: Promoted, RolledBack, Superseded or Reverted.")]
+    started_at: Annotated[Time, Doc("Time at which it began.")]
+    ended_at: Annotated[Time, Doc("Time at which it ended.")]
+    message: Annotated[str, Doc("Human-readable message.")] = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class Condition:
     status: Annotated[ConditionStatus, Doc("True, False or Unknown.")]
     reason: Annotated[str, Doc("Machine-readable reason in CamelCase.")]
     message: Annotated[str, Doc("Human-readable message.")]
-    last_transition_time: Annotated[Time, Doc("When the status last changed.")]
+    last_transition_time: Annotated[Time, Doc("Time at which the condition last changed.")]
     observed_generation: Annotated[int, Doc("Generation of the spec that this was computed from.")] = 0
 
 
@@ -123,29 +129,31 @@ class Status:
         int, Doc("Format of this status. An operator that meets a newer one changes nothing for the model.")
     ] = FORMAT_VERSION
     observed_generation: Annotated[int, Doc("Generation of the spec that this status was computed from.")] = 0
-    url: Annotated[str, Doc("Where the model answers, inside the cluster.")] = ""
-    phase: Annotated[Phase, Doc("Where the rollout is.")] = "Stable"
+    url: Annotated[str, Doc("Address of the model inside the cluster.")] = ""
+    phase: Annotated[Phase, Doc("Phase of the rollout; Stable without one.")] = "Stable"
     replicas: Annotated[str, Doc("Ready and desired pods of stable, for the column.")] = ""
     selector: Annotated[str, Doc("Label selector of the pods of stable, for the scale subresource.")] = ""
-    stable: Annotated[Stable | None, Doc("The version that answers the requests.")] = None
-    candidate: Annotated[Candidate | None, Doc("The version on its way in.")] = None
+    stable: Annotated[Stable | None, Doc("The revision that serves requests.")] = None
+    candidate: Annotated[Candidate | None, Doc("The revision that is being rolled out.")] = None
     draining: Annotated[tuple[Draining, ...], Doc("Revisions that finish their requests in flight.")] = ()
-    rejected: Annotated[tuple[Rejected, ...], Doc("Versions that were rolled back, newest first.")] = ()
-    history: Annotated[tuple[HistoryEntry, ...], Doc("Rollouts that ended, newest first.")] = ()
+    rejected: Annotated[
+        tuple[Rejected, ...], Doc("Revisions that were rolled back or rejected, newest first, up to 10.")
+    ] = ()
+    history: Annotated[tuple[HistoryEntry, ...], Doc("Finished rollouts, newest first, up to 10.")] = ()
     routes: Annotated[str, Doc("Identity of the routes that every router has confirmed.")] = ""
-    conditions: Annotated[tuple[Condition, ...], Doc("The state in standard conditions.")] = ()
+    conditions: Annotated[tuple[Condition, ...], Doc("Standard Kubernetes conditions.")] = ()
 
 
 def rejection(status: Status, revision: str, retry: str) -> Rejected | None:
-    """Why a revision is not tried again by itself; None when it never failed, or ``retry`` asks for another try."""
+    """Return why a revision is not rolled out; None if it never failed, or ``retry`` has another value than then."""
     return next((item for item in status.rejected if item.revision == revision and item.retry == retry), None)
 
 
 def verdict_on(rejected: Rejected) -> str:
-    """How it ended, for people."""
+    """Return how it ended, as a clause for messages."""
     return "was rolled back" if rejected.weight else "was rejected before it got a request"
 
 
 def revision_of(held: Stable | Candidate) -> Revision:
-    """The snapshot in status as a revision to build."""
+    """Return the snapshot in status as a revision to build."""
     return Revision(held.revision, held.snapshot)

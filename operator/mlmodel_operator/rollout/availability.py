@@ -26,7 +26,7 @@ def answering_version(state: Status) -> str:
 def is_fully_available(context: Context, stable: Stable) -> bool:
     """Whether stable has the pods that the spec promises, behind an address that answers.
 
-    An autoscaler's present number is no promise, its lower bound is.
+    An autoscaler promises only its lower bound, not its present number.
     """
     autoscaling = context.model.spec.serving.autoscaling
     promised = autoscaling.min_replicas if autoscaling else stable.replicas

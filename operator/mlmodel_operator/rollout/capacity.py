@@ -18,7 +18,7 @@ def for_weight(weight: int, full: int) -> int:
     """Return the number of pods for ``weight`` percent, so that the candidate's share of all pods is at least its
     share of the requests.
 
-    At most ``full``: that many serve all requests by themselves.
+    At most ``full``, which is enough for all requests.
     """
     if weight >= 100:
         return full

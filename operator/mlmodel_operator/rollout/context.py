@@ -45,7 +45,7 @@ class Context:
 
     @property
     def stable_label(self) -> str:
-        """The version of stable, for people."""
+        """The version of stable, for messages."""
         return self.status.stable.version if self.status.stable else "nothing"
 
     def ready(self, candidate: Candidate) -> int:

@@ -57,7 +57,7 @@ def _failure_of(pod: Pod, now: float) -> Failure | None:
 
 
 def why_not_ready(pods: Sequence[Pod], obstacle: str) -> str:
-    """Return why these pods are not ready, for people; never empty. An ``obstacle`` comes before all else."""
+    """Return why these pods are not ready, as a clause for messages; never empty. An ``obstacle`` comes first."""
     if obstacle:
         return obstacle
     for pod in pods:

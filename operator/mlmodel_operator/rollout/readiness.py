@@ -104,7 +104,7 @@ def _next_step(context: Context, candidate: Candidate) -> str:
 
 
 def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | None) -> Readiness:
-    """No rollout is on. The order goes from what a person has to change to what passes by itself."""
+    """No rollout is on. The order goes from what a person has to change to what only takes time."""
     version = answering_version(state)
     serving = f"{version} serves all requests" if version else "no version has a ready pod"
     denied, stable = context.observed.denied, state.stable

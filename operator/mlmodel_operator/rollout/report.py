@@ -1,4 +1,4 @@
-"""Status for people: phase, address, selector, and conditions after kstatus."""
+"""The part of status that people read: phase, address, selector, and conditions after kstatus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Finding:
 
 
 def report(context: Context, state: Status, decision: Decision) -> Status:
-    """Return ``state`` with phase, address, selector and conditions that tell the truth about this moment."""
+    """Return ``state`` with phase, address, selector and conditions as they are at this moment."""
     generation = context.model.generation
     return replace(
         state,

@@ -17,8 +17,8 @@ class Routes:
     """The two slots of the router.
 
     ``addresses`` maps a slot to the ClusterIP of its revision's Service. ``stable`` and ``candidate`` say which slot
-    has which role (None: nobody); ``weight`` is the candidate's share in percent, 0 to 100. While there is a candidate,
-    requests that it fails are retried on stable.
+    has which role (None: no slot has it); ``weight`` is the candidate's share in percent, 0 to 100. Requests that a
+    candidate fails are retried on stable.
     """
 
     addresses: Mapping[Slot, str] = field(default_factory=dict)

@@ -121,7 +121,7 @@ def judge(ledger: Ledger, candidate: Counts, stable: Counts, *, max_percent: flo
 def limit_for(weight: int, *, max_percent: float, stable: Counts) -> float:
     """Return the error rate (0 to 1) that the candidate must be proven to stay below before it gets ``weight`` percent.
 
-    The exposure is what counts: at 25 % of the requests a candidate that fails 4 % of its own makes 1 % of all fail.
+    The exposure is what counts: at 25 % of the requests a candidate that fails 4 % of them makes 1 % of all fail.
     """
     return min(stable.failure_rate + max_percent / max(weight, 1), 0.5)
 

@@ -46,7 +46,7 @@ def fresh_evidence(model: MLModel, observed: Observed, status: Status) -> Eviden
 def gather(
     evidence: Evidence, observed: Observed, *, candidate: Side, stable: Side, began: float, max_percent: float
 ) -> Evidence:
-    """Return the evidence after one more look at all counters; ``began`` is the start of the rollout in seconds."""
+    """Return the evidence after one more reading of all counters; ``began`` is the start of the rollout in seconds."""
     # Kubernetes gives creation times in whole seconds: a pod of the very second in which the rollout began is ours.
     began = math.floor(began)
     state, before = evidence.state, Sides(evidence.candidate, evidence.stable)
@@ -131,7 +131,7 @@ def _read_routers(
     total, read = Sides(), {}
     for router in routers:
         if router.routes:
-            # Failures of stable are no evidence: its pods count those that it answered, which is what is compared.
+            # Not the failures of stable: its pods count those that it answered, and these are what is compared.
             now = Sides(router.slots.get(candidate, Counts()), Counts(router.slots.get(stable, Counts()).requests))
             total += _since(last.get(router.name), now, is_older=router.created < began)
             read[router.name] = now

@@ -45,7 +45,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
 
 
 def _first_revision(context: Context, candidate: Candidate, slot: Slot | None) -> Decision:
-    """There is no revision to compare it with, and none to go back to."""
+    """The first revision is not measured: it has no stable to compare it with or to go back to."""
     state = context.observed.revision(candidate.revision)
     if not state.ready or not state.address or slot is None:
         return Stay(why_not_ready(state.pods, context.obstacle))

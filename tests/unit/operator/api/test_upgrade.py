@@ -88,7 +88,7 @@ def test_an_upgraded_status_is_of_this_format_and_survives_the_wire(name: str) -
 
 
 def continued(world: World) -> bool:
-    """Whether the recorded rollout has ended."""
+    """Whether the recorded rollout is over."""
     return world.status.candidate is None and not world.status.draining
 
 

@@ -1,4 +1,4 @@
-"""The chain of failures: each check alone, and that the most telling one is reported."""
+"""The chain of failures: each check alone, and which one is reported of several."""
 
 from __future__ import annotations
 
