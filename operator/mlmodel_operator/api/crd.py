@@ -39,30 +39,15 @@ class _Root:
     spec: Annotated[Spec, Doc("What is wanted.")]
 
 
+_SCALE = {
+    "specReplicasPath": ".spec.serving.replicas",
+    "statusReplicasPath": ".status.stable.replicas",
+    "labelSelectorPath": ".status.selector",
+}
+
+
 def crd() -> dict[str, Any]:
-    """The CustomResourceDefinition as a JSON object."""
-    root = schema(_Root)
-    root["properties"]["status"] = _keep_unknown_fields(schema(Status, with_rules=False))
-    root["properties"] = {
-        "apiVersion": {"type": "string"},
-        "kind": {"type": "string"},
-        "metadata": {"type": "object"},
-        **root["properties"],
-    }
-    # The status is as open as its writer is trusted; only conditions follow the standard's list type, so that other
-    # tools may apply conditions too.
-    root["properties"]["status"]["properties"]["conditions"] |= {
-        "x-kubernetes-list-type": "map",
-        "x-kubernetes-list-map-keys": ["type"],
-    }
-    root["x-kubernetes-validations"] = [
-        {
-            "rule": f"self.metadata.name.size() <= {MAX_NAME}"
-            " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "message": "metadata.name must start with a letter, have only lower-case letters, digits and `-`, and at"
-            f" most {MAX_NAME} characters, because it names the Service: type for example `name: fraud`",
-        }
-    ]
+    """Return the CustomResourceDefinition as a JSON object."""
     columns = [
         {"name": name, "type": kind, "jsonPath": path}
         | ({"description": text} if text else {})
@@ -89,20 +74,40 @@ def crd() -> dict[str, Any]:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.serving.replicas",
-                            "statusReplicasPath": ".status.stable.replicas",
-                            "labelSelectorPath": ".status.selector",
-                        },
-                    },
+                    "subresources": {"status": {}, "scale": _SCALE},
                     "additionalPrinterColumns": columns,
-                    "schema": {"openAPIV3Schema": root},
+                    "schema": {"openAPIV3Schema": _root_schema()},
                 }
             ],
         },
     }
+
+
+def _root_schema() -> dict[str, Any]:
+    """Return the schema of the whole object."""
+    root = schema(_Root)
+    root["properties"]["status"] = _keep_unknown_fields(schema(Status, with_rules=False))
+    root["properties"] = {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+        **root["properties"],
+    }
+    # The status is as open as its writer is trusted; only conditions follow the standard's list type, so that other
+    # tools may apply conditions too.
+    root["properties"]["status"]["properties"]["conditions"] |= {
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    }
+    root["x-kubernetes-validations"] = [
+        {
+            "rule": f"self.metadata.name.size() <= {MAX_NAME}"
+            " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "message": "metadata.name must start with a letter, have only lower-case letters, digits and `-`, and at"
+            f" most {MAX_NAME} characters, because it names the Service: type for example `name: fraud`",
+        }
+    ]
+    return root
 
 
 def crd_problem(found: Mapping[str, Any]) -> str:
