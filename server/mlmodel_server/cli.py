@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError
+from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError, not_installed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,7 +125,7 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
     try:
         import pandas as pd
     except ImportError:
-        raise UsageError("reading a CSV needs pandas: pip install 'mlmodel[cli]'") from None
+        raise UsageError(not_installed("reading a CSV", "pandas", "cli")) from None
     try:
         table = pd.read_csv(path)
     except OSError as error:

@@ -35,5 +35,13 @@ class ModelFailure(MLModelError):
     because scikit-learn quotes the offending values in it."""
 
 
+def not_installed(what: str, library: str, extra: str) -> str:
+    """Return the sentence for a missing library: what needs it, and the command that installs its ``extra``.
+
+    The project is on no package index, so the command is one for a clone.
+    """
+    return f"{what} needs {library}, which is not installed: in a clone of the project, run pip install '.[{extra}]'"
+
+
 EXIT_CODES: dict[type[MLModelError], int] = {UsageError: 2, RefusedModel: 3, UnreachableSource: 4}
 """Of both command lines' processes; 1 is a bug, or a model that crashes its process."""

@@ -11,13 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, not_installed
 
 
 @dataclass(frozen=True)
 class Format:
     """``module`` is of this package; ``library`` what it imports; ``distributions`` what may bring that, for its
-    version; ``extra`` of ``pip install 'mlmodel[...]'``; ``save`` completes "save it again"."""
+    version; ``extra`` of this project that brings it; ``save`` completes "save it again"."""
 
     module: str
     library: str
@@ -67,8 +67,7 @@ def library(name: str) -> Any:
     if top not in sys.modules and importlib.util.find_spec(top) is None:
         extras = {format.library: format.extra for format in FORMATS.values()} | _OTHERS
         raise RefusedModel(
-            f"the model needs {top}: pip install 'mlmodel[{extras.get(top, top)}]'; "
-            f"in the cluster use a server image with it"
+            f"{not_installed('the model', top, extras.get(top, top))}; in the cluster, use a server image with it"
         )
     return importlib.import_module(name)
 

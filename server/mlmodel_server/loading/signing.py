@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlmodel_server.errors import RefusedModel, UsageError
+from mlmodel_server.errors import RefusedModel, UsageError, not_installed
 from mlmodel_server.loading.limits import hidden
 from mlmodel_server.manifest import sha256
 
@@ -274,5 +274,5 @@ def _require_cryptography() -> None:
         import cryptography  # noqa: F401
     except ImportError:
         raise RefusedModel(
-            "signatures need cryptography: pip install 'mlmodel[signing]'; in the cluster, use a server image with it"
+            f"{not_installed('a signature', 'cryptography', 'signing')}; in the cluster, use a server image with it"
         ) from None

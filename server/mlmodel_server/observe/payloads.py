@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from prometheus_client import Metric
 
-from mlmodel_server.errors import UsageError
+from mlmodel_server.errors import UsageError, not_installed
 from mlmodel_server.observe.background import Background
 from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.families import counter
@@ -272,7 +272,7 @@ def _pyarrow() -> Any:
         return import_module("pyarrow")
     except ImportError:
         raise UsageError(
-            "a payload log in Parquet needs pyarrow: pip install 'mlmodel[parquet]', or choose jsonl"
+            not_installed("a payload log in Parquet", "pyarrow", "parquet") + ", or choose jsonl"
         ) from None
 
 

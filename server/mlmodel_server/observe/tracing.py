@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from mlmodel_server.errors import not_installed
 from mlmodel_server.observe.cells import Identity
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def start(identity: Identity, environ: Mapping[str, str] = os.environ) -> Tracin
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
-        logger.warning("no traces: the environment asks for them, but their library is missing: "
-                    "pip install 'mlmodel[tracing]'")  # fmt: skip
+        logger.warning("no traces: %s", not_installed("tracing", "OpenTelemetry", "tracing"))
         return None
     return Tracing(identity, OTLPSpanExporter(), environ)
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.cost import MEASURED_ROWS, Cost, measure
 from mlmodel_server.engine.model import Model, repeated
-from mlmodel_server.errors import UsageError
+from mlmodel_server.errors import UsageError, not_installed
 from mlmodel_server.formats.table import FAMILIES
 from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.sources import Memory, locate
@@ -143,7 +143,7 @@ def _grpc(arguments: argparse.Namespace) -> str:
     if not arguments.grpc_port:
         return ""
     if find_spec("grpc") is None:
-        raise UsageError("gRPC needs its library: pip install 'mlmodel[grpc]', or leave out --grpc-port")
+        raise UsageError(not_installed("gRPC", "grpcio", "grpc") + ", or leave out --grpc-port")
     host = arguments.host or "[::]"
     return (
         f"[{host}]:{arguments.grpc_port}"

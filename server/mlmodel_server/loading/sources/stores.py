@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mlmodel_server.errors import RefusedModel, UnreachableSource
+from mlmodel_server.errors import RefusedModel, UnreachableSource, not_installed
 from mlmodel_server.loading.sources.storage import mounted, setting
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def store_of(kind: Kind, bucket: str) -> tuple[ObjectStore, str]:
         from obstore import exceptions, store
     except ImportError:
         raise RefusedModel(
-            f"{kind.label} needs obstore: pip install 'mlmodel[storage]'; in the cluster, use a server image with it"
+            f"{not_installed(kind.label, 'obstore', 'storage')}; in the cluster, use a server image with it"
         ) from None
     secret = mounted()
     endpoint = next(filter(None, (setting(name, secret) for name in kind.endpoints)), "")

@@ -289,7 +289,7 @@ def test_a_missing_library_says_which_extra_brings_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "xgboost", None)
     monkeypatch.delitem(sys.modules, "xgboost")
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda _: None)  # type: ignore[attr-defined]
-    with pytest.raises(RefusedModel, match=r"needs xgboost: pip install 'mlmodel\[xgboost\]'; in the cluster use"):
+    with pytest.raises(RefusedModel, match=r"needs xgboost, .* pip install '\.\[xgboost\]'; in the cluster, use"):
         opened(native(wrappers()["xgboost two"])[0])
 
 

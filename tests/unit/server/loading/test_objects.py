@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
-pytest.importorskip("obstore", reason="object stores need obstore: pip install 'mlmodel[storage]'")
+pytest.importorskip("obstore", reason="object stores need obstore: pip install '.[storage]'")
 
 from obstore.store import MemoryStore
 

@@ -260,5 +260,5 @@ def test_what_is_wrong_with_its_settings_is_said(tmp_path: Path, monkeypatch: py
         with pytest.raises(UsageError, match=f"^{text}$"):
             PayloadLog(IDENTITY, **arguments)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"needs pyarrow: pip install 'mlmodel\[parquet\]', or choose jsonl$"):
+    with pytest.raises(UsageError, match=r"needs pyarrow, .* pip install '\.\[parquet\]', or choose jsonl$"):
         PayloadLog(IDENTITY, tmp_path, [], 1, form="parquet")

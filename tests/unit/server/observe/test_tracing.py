@@ -133,7 +133,8 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert start(IDENTITY, {"OTEL_TRACES_EXPORTER": "otlp"}) is None
     assert caplog.messages == [
-        "no traces: the environment asks for them, but their library is missing: pip install 'mlmodel[tracing]'"
+        "no traces: tracing needs OpenTelemetry, which is not installed: "
+        "in a clone of the project, run pip install '.[tracing]'"
     ]
 
 
