@@ -1,6 +1,6 @@
 """Prometheus metrics of the inference path, of all workers, answered by any of them.
 
-On the hot path a request only appends a tuple to a list; :meth:`Recorder.fold` counts what has come together, many at
+On the fast path a request only appends a tuple to a list; :meth:`Recorder.fold` counts what has come together, many at
 once, into shared memory.
 """
 

@@ -1,267 +1,110 @@
-"""The HTTP application: what predicts is answered here, in as few steps as it takes; FastAPI has the rest."""
+"""The HTTP application: inference requests go to the pipeline, all others to the routes of FastAPI."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
 
-from mlmodel_server.engine.batching import Overloaded
-from mlmodel_server.errors import ModelFailure, RequestError
-from mlmodel_server.observe.failures import FailureLog
-from mlmodel_server.protocol import v2
+from mlmodel_server.errors import RequestError
 from mlmodel_server.rest import management
-from mlmodel_server.rest.body import head_of, read
+from mlmodel_server.rest.body import ENCODING
 from mlmodel_server.rest.busypoll import BusyPoll
 from mlmodel_server.rest.connection import Answerable
-from mlmodel_server.rest.endpoints import Endpoint, Headers, endpoints
+from mlmodel_server.rest.endpoints import UNKNOWN, Endpoint, endpoints
+from mlmodel_server.rest.exchange import AsgiExchange, FastExchange, Receive
+from mlmodel_server.rest.reply import Headers, Reply, reply_of
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.serving.inference import Answer, Call, Inference
-from mlmodel_server.serving.reporter import Reporter
-from mlmodel_server.tensors import InferRequest, shown
+from mlmodel_server.serving.exchange import Gone
+from mlmodel_server.serving.pipeline import Pipeline
+from mlmodel_server.tensors import shown
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-logger = logging.getLogger(__name__)
-
-PREDICTION_ID = b"x-mlmodel-prediction-id"
-
-ATTEMPT, REFUSED = b"x-mlmodel-attempt", b"x-mlmodel-refused"
-"""The router marks what it asks of a candidate first, ``own``, and asks stable for what the candidate fails. It cannot
-tell by a 400 whether a request is wrong or only does not fit this version. So in its place it gets 503, with the status
-that is meant in the second header, and learns from stable which it is."""
-
-LARGE = 256 << 10
-"""Bytes of a body, from which on it is decoded, and its answer encoded, in a thread: it takes milliseconds."""
-
-
-class Gone(Exception):
-    """The client went away before its request was whole."""
-
-
-@dataclass(slots=True)
-class Reply:
-    """What is sent: status, headers beside the default ones, body."""
-
-    status: int
-    headers: Headers
-    body: bytes
-
-
-@dataclass(slots=True)
-class _Taken:
-    """A request on the short way that is not answered yet."""
-
-    connection: Answerable
-    endpoint: Endpoint
-    headers: dict[bytes, bytes]
-    started: float
-    request: InferRequest
-    call: Call
 
 
 class Application:
-    """ASGI. Every inference request is answered, counted and timed here."""
+    """An ASGI application that is a :class:`~mlmodel_server.rest.connection.FastPath` as well."""
 
-    def __init__(self, serving: Serving) -> None:
-        self.serving = serving
-        self._keys = serving.keys
-        self.inference = Inference(serving)
+    def __init__(self, pipeline: Pipeline) -> None:
+        serving = pipeline.serving
+        self.pipeline = pipeline
+        self._limits = serving.limits
         self._management = management.routes(serving)
-        self._failures = FailureLog()
         self._endpoints = endpoints(serving)
-        self._bytes = 0  # of bodies that are held
-        self._recorder, self.reporter = serving.recorder, Reporter(serving)
-        self.hot = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
-        """By target in the request line: what :meth:`take` may take. Empty while draining."""
-        self._taken: list[_Taken] = []
+        self.fast = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
+        """By target in the request line: what :meth:`accept` may accept. Empty while draining."""
+        self._accepted: list[FastExchange] = []
         self._poll = BusyPoll()
 
-    def start(self, slot: int) -> None:
-        """To be called before the first request, in the worker of this ``slot``."""
-        self.reporter.start(slot)
-        self.inference.start()
-
-    def tick(self) -> None:
-        """To be called some ten times a second."""
-        self._recorder.queued = self.inference.waiting
-        self._recorder.fold()
-
     def drain(self) -> None:
-        """No short cut any more: every answer from now on asks its client to connect elsewhere."""
-        self.serving.draining = True
-        self.hot = {}
+        """Close the fast path: from now on every reply asks its client to connect elsewhere."""
+        self.pipeline.serving.draining = True
+        self.fast = {}
 
-    async def stop(self) -> None:
-        """To be called after the last answer over HTTP."""
-        await asyncio.to_thread(self.inference.stop)
-        await asyncio.to_thread(self.reporter.stop)
-
-    def take(self, connection: Answerable, target: bytes, headers: Headers, body: bytes) -> bool:
-        """See :class:`~mlmodel_server.rest.connection.Hot`."""
+    def accept(self, connection: Answerable, target: bytes, headers: Headers, body: bytes) -> bool:
+        """See :class:`~mlmodel_server.rest.connection.FastPath`."""
         started = perf_counter()
-        endpoint = self.hot[target]
+        exchange = FastExchange(self.fast[target], dict(headers), started, self._limits, body, connection)
+        if ENCODING in exchange.headers:  # to unpack it may take long
+            return False
         try:
-            self.inference.check_room()
-            if not self.inference.inline:
-                return False
-            head = head_of(headers, endpoint.content_types, started, self.serving.limits)
-            if self._keys:
-                self._keys.check(head.headers)
-            if head.encoding:
-                return False
-            request = endpoint.decode(head, body)
-            call = self.inference.call(request)
-            if not self.inference.is_quick(call):
+            if not self.pipeline.accept(exchange):
                 return False
         except Exception as error:
-            reply = self._refused(endpoint.route, dict(headers), started, error)
-            connection.answer(_start(reply), reply.body)
+            reply = self.pipeline.reject(exchange, error)
+            connection.answer(reply.start(), reply.body)
             return True
-        if not self._taken:
+        if not self._accepted:
             self._poll.arrived(started)
-            asyncio.get_running_loop().call_soon(self.answer_taken)
-        self._taken.append(_Taken(connection, endpoint, head.headers, started, request, call))
+            asyncio.get_running_loop().call_soon(self.answer_accepted)
+        self._accepted.append(exchange)
         return True
 
-    def answer_taken(self) -> None:
-        """Answer all that :meth:`take` has taken. What came in one round of the event loop is predicted together, and
+    def answer_accepted(self) -> None:
+        """Answer all requests that were accepted. Those of one round of the event loop are predicted together, and
         written together: a client that is woken for each answer by itself costs more than the answer."""
-        taken, self._taken = self._taken, []
-        replies = []
-        for one, answer in zip(taken, self.inference.together([one.call for one in taken]), strict=True):
-            try:
-                if isinstance(answer, Exception):
-                    raise answer
-                reply = self._reply(one.endpoint, one.request, answer)
-                self.reporter.answered(one.endpoint.route, one.headers, one.started, one.request, answer)
-            except Exception as error:
-                reply = self._refused(one.endpoint.route, one.headers, one.started, error)
-            replies.append((one.connection, _start(reply), reply.body))
-        for connection, start, body in replies:
-            connection.answer(start, body)
+        accepted, self._accepted = self._accepted, []
+        for exchange, reply in zip(accepted, self.pipeline.answer(accepted), strict=True):
+            exchange.connection.answer(reply.start(), reply.body)
         self._poll.answered()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         endpoint = self._endpoints.get(path)
         if endpoint is None and not path.endswith(("/infer", "/infer/")):
-            if self.serving.draining:
-                send = _closing(send)
-            if self._keys and not _open(path):
-                try:
-                    self._keys.check(dict(scope["headers"]))
-                except RequestError as error:
-                    await _send(send, self._failed(error))
-                    return
-            await self._management(scope, receive, send)
+            await self._manage(scope, receive, send)
             return
-        started, headers = perf_counter(), dict(scope["headers"])
-        route = endpoint.route if endpoint else "POST (unknown)"
-        self._recorder.in_flight += 1
+        exchange = AsgiExchange(endpoint or UNKNOWN, dict(scope["headers"]), perf_counter(), self._limits, receive)
+        misdirected = _misdirected(scope, endpoint, self.pipeline.serving)
         try:
-            request, answer, reply = await self._answer(endpoint, scope, headers, receive, started)
-            self.reporter.answered(route, headers, started, request, answer)
+            reply = self.pipeline.reject(exchange, misdirected) if misdirected else await self.pipeline.serve(exchange)
         except Gone:
             return
-        except Exception as error:
-            reply = self._refused(route, headers, started, error)
-        finally:
-            self._recorder.in_flight -= 1
-        if self.serving.draining:
-            send = _closing(send)
-        await _send(send, reply)
+        await _send(self._closing(send), reply)
 
-    async def _answer(
-        self,
-        endpoint: Endpoint | None,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        receive: Receive,
-        started: float,
-    ) -> tuple[InferRequest, Answer, Reply]:
-        if endpoint is None:
-            raise RequestError(_unknown(scope["path"], self.serving), 404)
-        if scope["method"] != "POST":
-            raise RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
-        if self._keys:
-            self._keys.check(headers)
-        self.inference.check_room()
-        limits = self.serving.limits
-        head = head_of(scope["headers"], endpoint.content_types, started, limits)
-        held = head.length or limits.max_body  # sent in chunks: it may become that much
-        if self._bytes + held > limits.max_held and self._bytes:
-            raise Overloaded("too many large requests at once: send it again later", 429, "memory")
-        self._bytes += held
-        try:
-            body = await read(head, receive, limits)
-            if body is None:
-                raise Gone
-            threaded = len(body) > LARGE
-            request = await asyncio.to_thread(endpoint.decode, head, body) if threaded else endpoint.decode(head, body)
-            call = self.inference.call(request)
-            answer = await self.inference.answer(call, head.deadline)
-            if threaded:
-                return request, answer, await asyncio.to_thread(self._reply, endpoint, request, answer)
-            return request, answer, self._reply(endpoint, request, answer)
-        finally:
-            self._bytes -= held
+    async def _manage(self, scope: Scope, receive: Receive, send: Send) -> None:
+        send = self._closing(send)
+        if not _open(scope["path"]):
+            try:
+                self.pipeline.authorise(dict(scope["headers"]))
+            except RequestError as error:
+                await _send(send, reply_of(self.pipeline.failure(error)))
+                return
+        await self._management(scope, receive, send)
 
-    def _reply(self, endpoint: Endpoint, request: InferRequest, answer: Answer) -> Reply:
-        headers, body = endpoint.encode(request, answer)
-        headers.append((b"content-length", b"%d" % len(body)))
-        if answer.prediction_id:
-            headers.append((PREDICTION_ID, answer.prediction_id.encode()))
-        return Reply(200, headers, body)
+    def _closing(self, send: Send) -> Send:
+        """``send``; while draining, it asks the client to open its next connection elsewhere."""
+        if not self.pipeline.serving.draining:
+            return send
 
-    def log_failure(self, error: Exception) -> None:
-        if isinstance(error, ModelFailure):
-            self._failures.failed(error)
-        else:
-            logger.error("internal error: %s", type(error).__name__)
+        async def closing(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
 
-    def _refused(self, route: str, headers: Mapping[bytes, bytes], started: float, error: Exception) -> Reply:
-        """What is sent to who asked for a prediction and gets none; it is counted as what it is, see ``ATTEMPT``."""
-        reply = self._failed(error)
-        self.reporter.failed(route, headers, started, reply.status, error)
-        if reply.status in (400, 429) and headers.get(ATTEMPT) == b"own":
-            return Reply(503, [*reply.headers, (REFUSED, b"%d" % reply.status)], reply.body)
-        return reply
-
-    def _failed(self, error: Exception) -> Reply:
-        """The reply that tells of an error: one sentence, no payload, no traceback."""
-        headers = [(b"content-type", b"application/json")]
-        if isinstance(error, RequestError):
-            status, text = error.status, str(error)
-            if status == 405:
-                headers.append((b"allow", b"POST"))
-            elif status == 413:
-                headers.append((b"connection", b"close"))  # the rest of the body is not read
-            elif status == 401:
-                headers.append((b"www-authenticate", b"Bearer"))
-            if isinstance(error, Overloaded):
-                headers.append((b"retry-after", b"%d" % error.retry_after))
-        else:
-            self.log_failure(error)
-            failed = isinstance(error, ModelFailure)
-            status, text = 500, str(error) if failed else f"internal error ({type(error).__name__})"
-        body = v2.error(text)
-        headers.append((b"content-length", b"%d" % len(body)))
-        return Reply(status, headers, body)
-
-
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-def _start(reply: Reply) -> bytes:
-    lines = [b"%b: %b\r\n" % header for header in reply.headers]
-    return b"".join((_STATUS_LINES[reply.status], *lines))
+        return closing
 
 
 async def _send(send: Send, reply: Reply) -> None:
@@ -270,19 +113,17 @@ async def _send(send: Send, reply: Reply) -> None:
 
 
 def _open(path: str) -> bool:
-    """What is answered without an API key: probes, metrics, and the page on which a key can be typed."""
+    """Whether a path needs no API key: probes, metrics, and the page on which a key can be typed."""
     return path in ("/", "/metrics") or path.rstrip("/").endswith(("/ready", "/live"))
 
 
-def _closing(send: Send) -> Send:
-    """Ask the client to open its next connection elsewhere."""
-
-    async def closing(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"connection", b"close")]
-        await send(message)
-
-    return closing
+def _misdirected(scope: Scope, endpoint: Endpoint | None, serving: Serving) -> RequestError | None:
+    """The error of a request whose address or method is not one for predictions."""
+    if endpoint is None:
+        return RequestError(_unknown(scope["path"], serving), 404)
+    if scope["method"] != "POST":
+        return RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
+    return None
 
 
 def _unknown(path: str, serving: Serving) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ JSON = b"application/json"
 FORM = b"application/x-www-form-urlencoded"
 """What ``curl -d`` says of everything; no form is ever expected here, so it is taken for JSON."""
 
+ENCODING = b"content-encoding"
 TIMEOUT = b"x-mlmodel-timeout-ms"
 JSON_LENGTH = b"inference-header-content-length"
 
@@ -30,19 +31,14 @@ class Head:
     """Bytes of JSON before binary tensors; None when all of it is JSON."""
     content_type: bytes
     encoding: bytes
-    headers: dict[bytes, bytes]
-    """All of them; of those sent twice the last."""
 
 
-def head_of(
-    headers: list[tuple[bytes, bytes]], content_types: frozenset[bytes], started: float, limits: Limits
-) -> Head:
-    """Check the headers; :class:`RequestError` 400, 413 or 415 says which one is wrong."""
-    found = dict(headers)
-    length = int(found.get(b"content-length", 0))  # the HTTP parser has made sure that it is a number
+def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], started: float, limits: Limits) -> Head:
+    """Check the headers, by lower-case name; :class:`RequestError` 400, 413 or 415 says which one is wrong."""
+    length = int(headers.get(b"content-length", 0))  # the HTTP parser has made sure that it is a number
     if length > limits.max_body:
         raise RequestError(f"the body has {length} bytes, the limit is {limits.max_body}: send fewer rows", 413)
-    kind = found.get(b"content-type", JSON)
+    kind = headers.get(b"content-type", JSON)
     if kind not in content_types:
         kind = kind.partition(b";")[0].strip().lower()
         if kind == FORM and JSON in content_types:
@@ -50,16 +46,17 @@ def head_of(
         if kind not in content_types:
             wanted = " or ".join(sorted(name.decode() for name in content_types))
             raise RequestError(f"send the body with the header 'Content-Type: {wanted}'", 415)
-    encoding = found.get(b"content-encoding", b"").strip().lower()
-    if encoding not in (b"", b"identity", b"gzip", b"deflate"):
-        raise RequestError("the body may be compressed as gzip or deflate, or not at all", 415)
+    encoding = headers.get(ENCODING, b"")
+    if encoding:
+        encoding = encoding.strip().lower()
+        if encoding not in (b"", b"identity", b"gzip", b"deflate"):
+            raise RequestError("the body may be compressed as gzip or deflate, or not at all", 415)
     return Head(
-        started + (_natural(found[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in found else limits.timeout),
+        started + (_natural(headers[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in headers else limits.timeout),
         length,
-        _natural(found[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in found else None,
+        _natural(headers[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in headers else None,
         kind,
         b"" if encoding == b"identity" else encoding,
-        found,
     )
 
 

@@ -1,8 +1,8 @@
-"""The HTTP protocol: uvicorn's, with a short way for small inference requests and no patience for slow clients.
+"""The HTTP protocol: uvicorn's, with a fast path for small inference requests and no patience for slow clients.
 
-uvicorn makes a task, an event and a request cycle for every request. A small request to a fast model goes without: it
-is answered before the event loop waits for anything again, together with all others that came in the same round.
-Everything else, and whatever is the least unusual, takes uvicorn's own way.
+uvicorn makes a task, an event and a request cycle for every request. A small request to a fast model needs none of
+them: it is answered before the event loop waits for I/O again, together with all others that came in the same round.
+Every other request takes uvicorn's own path, by ASGI.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-HOT_BODY = 64 << 10
-"""Bytes; larger bodies take the long way, where they can be decoded while others are served."""
+FAST_BODY = 64 << 10
+"""Bytes; larger bodies take the ASGI path, where they can be decoded while others are served."""
 
 HEAD_SECONDS = 10.0
 """For the first line and the headers of a request, and for a new connection to send anything at all."""
@@ -28,26 +28,26 @@ CHECK_SECONDS = 5.0
 
 
 class Answerable(Protocol):
-    """A connection that waits for an answer on the short way."""
+    """A connection whose request was accepted on the fast path."""
 
     def answer(self, start: bytes, body: bytes) -> None:
         """Send status line and headers (without the default ones), and body."""
         ...
 
 
-class Hot(Protocol):
-    """What the application does for the short way."""
+class FastPath(Protocol):
+    """What the application does for the fast path."""
 
-    hot: Mapping[bytes, Any]
-    """By targets, as they stand in the request line: what may be taken."""
+    fast: Mapping[bytes, Any]
+    """By targets, as they stand in the request line: what may be accepted."""
 
-    def take(self, connection: Answerable, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-        """True when ``connection.answer`` was called, or will be before the event loop waits for anything again; False
-        when the request must take the long way."""
+    def accept(self, connection: Answerable, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """True when ``connection.answer`` was called, or will be before the event loop waits for I/O again; False when
+        the request must take the ASGI path."""
         ...
 
-    def answer_taken(self) -> None:
-        """Answer now what was taken."""
+    def answer_accepted(self) -> None:
+        """Answer now what was accepted."""
         ...
 
 
@@ -62,14 +62,14 @@ class HttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._hot_app: Hot = config.loaded_app
+        self._fast_path: FastPath = config.loaded_app
         self._held: list[bytes] | None = None
         self._held_bytes = 0
-        self._taken = False
+        self._accepted = False
         self._began = 0.0  # when the message that is being received began; 0: none is
         self._head_done = False
         self._stuck_since = 0.0
-        self._idle_since = 0.0  # when the last answer on the short way went out; 0: something is going on
+        self._idle_since = 0.0  # when the last answer on the fast path went out; 0: a request is being served
         self._default_headers: list[tuple[bytes, bytes]] = []
         self._defaults = b"\r\n"
         self._watch: asyncio.TimerHandle | None = None
@@ -86,9 +86,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        if self._taken:  # pipelined: answers go out in the order of the requests
-            self._hot_app.answer_taken()
-        # uvicorn's own, without the scope: whatever takes the long way gets one
+        if self._accepted:  # pipelined: answers go out in the order of the requests
+            self._fast_path.answer_accepted()
+        # uvicorn's own, without the scope: only requests on the ASGI path get one
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
@@ -98,7 +98,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_done = True
         if (
-            self.url in self._hot_app.hot
+            self.url in self._fast_path.fast
             and (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
@@ -109,13 +109,13 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             self._held, self._held_bytes = [], 0
         else:
-            self._begin_the_long_way()
+            self._begin_asgi_path()
 
     def _is_small(self) -> bool:
         for name, value in self.headers:
             if name == b"content-length":
-                return int(value) <= HOT_BODY
-        return True  # in chunks: who is not small is found out
+                return int(value) <= FAST_BODY
+        return True  # in chunks: on_body counts them
 
     def on_body(self, body: bytes) -> None:
         if self._held is None:
@@ -123,25 +123,25 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._held.append(body)
         self._held_bytes += len(body)
-        if self._held_bytes > HOT_BODY:
-            self._take_the_long_way()
+        if self._held_bytes > FAST_BODY:
+            self._switch_to_asgi_path()
 
     def on_message_complete(self) -> None:
         self._began = 0.0
         if self._held is None:
             super().on_message_complete()
             return
-        self._taken = True
-        if self._hot_app.take(self, self.url, self.headers, b"".join(self._held)):
+        self._accepted = True
+        if self._fast_path.accept(self, self.url, self.headers, b"".join(self._held)):
             self._held = None
         else:
-            self._taken = False
-            self._take_the_long_way()
+            self._accepted = False
+            self._switch_to_asgi_path()
             super().on_message_complete()
 
     def answer(self, start: bytes, body: bytes) -> None:
         """See :class:`Answerable`."""
-        self._taken = False
+        self._accepted = False
         if self.transport.is_closing():
             return
         if self._default_headers is not self.server_state.default_headers:  # another list every second
@@ -151,13 +151,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         self._idle_since = self.loop.time()
 
-    def _take_the_long_way(self) -> None:
+    def _switch_to_asgi_path(self) -> None:
         held, self._held = self._held or [], None
-        self._begin_the_long_way()
+        self._begin_asgi_path()
         for chunk in held:
             super().on_body(chunk)
 
-    def _begin_the_long_way(self) -> None:
+    def _begin_asgi_path(self) -> None:
         url, headers, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expect

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.formats.opened import CONTRIBUTIONS
 from mlmodel_server.protocol import invocations, rows, v1, v2
 from mlmodel_server.rest.body import JSON, Head
+from mlmodel_server.rest.reply import Headers
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.tensors import InferRequest
-
-Headers = list[tuple[bytes, bytes]]
 
 BINARY = b"application/octet-stream"
 
@@ -28,6 +28,14 @@ class Endpoint:
     content_types: frozenset[bytes]
     decode: Callable[[Head, bytes], InferRequest]
     encode: Callable[[InferRequest, Answer], tuple[Headers, bytes]]
+
+
+def _not_served(*_: Any) -> Any:
+    raise AssertionError("the pipeline rejects what has no endpoint")
+
+
+UNKNOWN = Endpoint("POST (unknown)", "", frozenset(), _not_served, _not_served)
+"""Stands for the endpoint of a request that predicts at an address that does not exist: it is counted and rejected."""
 
 
 def endpoints(serving: Serving) -> dict[str, Endpoint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -14,10 +14,9 @@ from mlmodel_server.page import Page, page
 from mlmodel_server.page.reference import reference
 from mlmodel_server.rest import openapi
 from mlmodel_server.serving import describe
+from mlmodel_server.serving.context import Serving
+from mlmodel_server.serving.exchange import failure_of
 from mlmodel_server.tensors import shown
-
-if TYPE_CHECKING:
-    from mlmodel_server.serving.context import Serving
 
 FEEDBACK_BYTES = 1 << 20
 
@@ -149,21 +148,19 @@ def _pages(app: FastAPI, serving: Serving) -> None:
 
 def _errors(app: FastAPI, serving: Serving) -> None:
     @app.exception_handler(RequestError)
-    async def refused(_request: Request, error: RequestError) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, error.status)
+    @app.exception_handler(Exception)
+    async def failed(_request: Request, error: Exception) -> JSONResponse:
+        failure = failure_of(error)
+        return JSONResponse({"error": failure.message}, failure.status)
 
     @app.exception_handler(HTTPException)
-    async def error(request: Request, failure: HTTPException) -> JSONResponse:
+    async def not_found(request: Request, failure: HTTPException) -> JSONResponse:
         path = shown(request.url.path)
         message = f"{request.method} is not possible at {path}"
         if failure.status_code == 404:
             served = f"/v2/models/{serving.name}"
             message = f"there is nothing at {path}: this server serves {served}, described at /docs"
         return JSONResponse({"error": message}, failure.status_code, failure.headers)
-
-    @app.exception_handler(Exception)
-    async def bug(_request: Request, failure: Exception) -> JSONResponse:
-        return JSONResponse({"error": f"internal error ({type(failure).__name__})"}, 500)
 
 
 def _get(app: FastAPI, path: str, endpoint: Any, responses: dict[int | str, dict[str, Any]]) -> None:

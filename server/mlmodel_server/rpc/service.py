@@ -1,12 +1,11 @@
-"""The gRPC server: the inference service in front of a :class:`DataPlane`, with reflection and the health service.
+"""The gRPC server: the inference service in front of the pipeline, with reflection and the health service.
 
 gRPC starts threads: make a :class:`GrpcServer` in the process that serves, after it has been forked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from time import perf_counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -15,11 +14,13 @@ from grpc import StatusCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.rpc import codec
-from mlmodel_server.rpc.dataplane import DataPlane
+from mlmodel_server.rpc.exchange import Context, GrpcExchange, headers_of
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
+from mlmodel_server.serving import describe
 from mlmodel_server.serving.access import Certificate
+from mlmodel_server.serving.exchange import Failure
+from mlmodel_server.serving.pipeline import Pipeline
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -33,39 +34,29 @@ _CODES = {
     503: StatusCode.UNAVAILABLE,
     504: StatusCode.DEADLINE_EXCEEDED,
 }
-"""By the status of a :class:`RequestError`; INTERNAL for any other."""
+"""By the HTTP status of a failure; INTERNAL for any other."""
 
 _AGE = (("grpc.max_connection_age_ms", 3_000), ("grpc.max_connection_age_grace_ms", 60_000))
 """Clients keep a connection for good, and one call too many on it is lost when its pod ends. So they are asked to make
 new ones more often than the five seconds for which a pod lives on after Kubernetes has stopped to send it any."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Metadata = Sequence[tuple[str, str]]
-
 
 class GrpcServer:
-    """``metadata`` is sent with every answer, after it; ``max_message`` bytes is the limit of requests and answers.
+    """Every answer has the version and the revision of the model in its trailing metadata."""
 
-    ``failed`` is called with whatever the data plane raises that is no :class:`RequestError`, so that it can be logged.
-    """
-
-    def __init__(
-        self,
-        plane: DataPlane,
-        *,
-        max_message: int,
-        metadata: Metadata = (),
-        failed: Callable[[Exception], None] = lambda _: None,
-    ) -> None:
-        self._metadata, self._failed = tuple(metadata), failed
+    def __init__(self, pipeline: Pipeline) -> None:
+        serving = pipeline.serving
+        self._pipeline = pipeline
+        self._trailer = (("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision))
         self._health = health.aio.HealthServicer()
-        sizes = [("grpc.max_receive_message_length", max_message), ("grpc.max_send_message_length", max_message)]
+        limit = serving.limits.max_body
+        sizes = [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
         self._server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1), *_AGE])
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(request, answer), None, lambda response: response.SerializeToString()
             )
-            for name, (request, answer) in _Service(plane).methods().items()
+            for name, (request, answer) in _Service(pipeline).methods().items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -94,21 +85,19 @@ class GrpcServer:
     def _guarded(
         self, request: Any, answer: Callable[[Any, Context], Awaitable[Any]]
     ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        """``answer`` to messages of the type ``request``, with errors as gRPC has them: a code and one sentence."""
+        """``answer`` to messages of the type ``request``; its failures become gRPC's codes, each with one sentence."""
 
         async def guarded(raw: bytes, context: Context) -> Any:
-            context.set_trailing_metadata(self._metadata)
+            context.set_trailing_metadata(self._trailer)
             try:
-                return await answer(request.FromString(raw), context)
+                reply = await answer(request.FromString(raw), context)
             except DecodeError:  # parsed here, as gRPC would log it with a traceback
-                code, text = StatusCode.INVALID_ARGUMENT, f"the message is no {request.DESCRIPTOR.name}"
-            except RequestError as error:
-                code, text = _CODES.get(error.status, StatusCode.INTERNAL), str(error)
+                reply = Failure(400, f"the message is no {request.DESCRIPTOR.name}")
             except Exception as error:
-                self._failed(error)
-                failed = isinstance(error, ModelFailure)
-                code, text = StatusCode.INTERNAL, str(error) if failed else f"internal error ({type(error).__name__})"
-            return await context.abort(code, text)
+                reply = self._pipeline.failure(error)
+            if isinstance(reply, Failure):
+                await context.abort(_CODES.get(reply.status, StatusCode.INTERNAL), reply.message)
+            return reply
 
         return guarded
 
@@ -123,13 +112,13 @@ def credentials(certificate: Certificate) -> grpc.ServerCredentials:
 
 
 class _Service:
-    """The methods of the service, by what they are asked."""
+    """The methods of the service."""
 
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._serving = pipeline, pipeline.serving
 
     def methods(self) -> dict[str, tuple[Any, Callable[[Any, Context], Awaitable[Any]]]]:
-        """The message and the function of each, by name."""
+        """Return the message and the function of each, by name."""
         return {
             "ServerLive": (pb.ServerLiveRequest, self.live),
             "ServerReady": (pb.ServerReadyRequest, self.ready),
@@ -143,37 +132,21 @@ class _Service:
         return pb.ServerLiveResponse(live=True)
 
     async def ready(self, _request: pb.ServerReadyRequest, _context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._plane.ready())
+        return pb.ServerReadyResponse(ready=not self._serving.draining)
 
     async def model_ready(self, request: pb.ModelReadyRequest, _context: Context) -> pb.ModelReadyResponse:
-        return pb.ModelReadyResponse(ready=self._plane.model_ready(request.name, request.version))
+        describe.check(self._serving, request.name, request.version)
+        return pb.ModelReadyResponse(ready=not self._serving.draining)
 
     async def server_metadata(self, _request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        self._plane.admit(_sent(context))
-        name, version, extensions = self._plane.describe()
+        self._pipeline.authorise(headers_of(context))
+        name, version, extensions = describe.server()
         return pb.ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        self._plane.admit(_sent(context))
-        return codec.describe(self._plane.metadata(request.name, request.version))
+        self._pipeline.authorise(headers_of(context))
+        describe.check(self._serving, request.name, request.version)
+        return codec.describe(describe.model(self._serving))
 
-    async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        left = context.time_remaining()
-        deadline = None if left is None else perf_counter() + left
-        sent, name, version = _sent(context), request.model_name, request.model_version
-        try:
-            self._plane.admit(sent)
-            self._plane.check_room()
-            decoded = codec.decode(request)
-        except RequestError as error:
-            self._plane.refused(error, sent)
-            raise
-        response = await self._plane.infer(name, version, decoded, deadline, sent)
-        described = self._plane.metadata(name, version)
-        raw = bool(request.raw_input_contents)
-        return codec.encode(response, described.name, version or described.versions[0], raw=raw)
-
-
-def _sent(context: Context) -> dict[str, str]:
-    """The metadata of a call that is text."""
-    return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+    async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | Failure:
+        return await self._pipeline.serve(GrpcExchange(request, context, self._serving))

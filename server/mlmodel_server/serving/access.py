@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from time import monotonic
 
@@ -35,7 +36,7 @@ class ApiKeys:
         self._names = _parsed(path)
         self._next = 0.0
 
-    def check(self, headers: dict[bytes, bytes]) -> str:
+    def check(self, headers: Mapping[bytes, bytes]) -> str:
         """The name that belongs to the key in ``Authorization: Bearer KEY`` or ``x-api-key: KEY``.
 
         :class:`RequestError` 401 without a key that is known.

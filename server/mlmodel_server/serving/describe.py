@@ -6,9 +6,10 @@ import json
 from importlib.metadata import version as installed
 from typing import Any
 
+from mlmodel_server.errors import RequestError
 from mlmodel_server.observe.drift import MIN_ROWS
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.tensors import ModelMetadata
+from mlmodel_server.tensors import ModelMetadata, shown
 
 SERVER = "mlmodel-server"
 EXTENSIONS = ("binary_tensor_data",)
@@ -28,6 +29,14 @@ def model(serving: Serving) -> ModelMetadata:
     return ModelMetadata(
         serving.name, (serving.version,), serving.platform, signature.inputs, signature.outputs, properties
     )
+
+
+def check(serving: Serving, model: str, version: str) -> None:
+    """Raise :class:`RequestError` 404 unless this server serves this model and version; ``version`` "" is any."""
+    if model != serving.name:
+        raise RequestError(f"there is no model {shown(model)} here, but {serving.name}", 404)
+    if version not in ("", serving.version):
+        raise RequestError(f"model {model} has no version {shown(version)} here, but {serving.version}", 404)
 
 
 def stats(serving: Serving) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Inference:
     """Belongs to one process and its event loop."""
 
     def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+        self._limits = serving.limits
         self._model, self._cost, self._recorder = serving.model, serving.cost, serving.recorder
         self._ids = serving.ids
         self._batcher = Batcher(
@@ -57,6 +57,8 @@ class Inference:
             max_waiting=serving.limits.max_waiting,
             called=serving.recorder.called,
         )
+        self.check_room = self._batcher.check_room
+        """Raises :class:`Overloaded` when so many wait that a request need not even be read."""
         self.inline = self._cost.base + self._cost.per_row <= INLINE_SECONDS
         """Whether requests of one row are answered without waiting."""
 
@@ -73,14 +75,10 @@ class Inference:
         """Requests that wait for the model or are being predicted."""
         return self._batcher.requests
 
-    def check_room(self) -> None:
-        """:class:`Overloaded` when so many wait that a request need not even be read."""
-        self._batcher.check_room()
-
     def call(self, request: InferRequest) -> Call:
         """Check a request against the model's signature and the limits."""
         table = self._model.table(request.inputs)
-        rows, limit = rows_of(table), self._serving.limits.max_rows
+        rows, limit = rows_of(table), self._limits.max_rows
         if rows > limit:
             raise RequestError(f"the request has {rows} rows, the limit is {limit}: send fewer at a time", 413)
         return Call(request.id, table, self._model.wanted(request.outputs), rows)
@@ -104,7 +102,7 @@ class Inference:
         for place, call in enumerate(calls):
             groups.setdefault(kind_of(call.table, call.wanted), []).append(place)
         answers: dict[int, Answer | Exception] = {}
-        size = self._serving.limits.batch_rows
+        size = self._limits.batch_rows
         for places in groups.values():
             for begin in range(0, len(places), size):
                 some = places[begin : begin + size]

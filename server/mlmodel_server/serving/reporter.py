@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mlmodel_server.engine.batching import Overloaded
-from mlmodel_server.errors import RequestError
 from mlmodel_server.observe import tracing
 from mlmodel_server.observe.shadow import MARK
+from mlmodel_server.serving.context import Serving
+from mlmodel_server.serving.exchange import Exchange
 from mlmodel_server.serving.inference import Answer
-from mlmodel_server.tensors import InferRequest
-
-if TYPE_CHECKING:
-    from mlmodel_server.serving.context import Serving
 
 
 class Reporter:
@@ -47,33 +43,26 @@ class Reporter:
             self._tracing.stop()
         self._recorder.fold()
 
-    def answered(
-        self, route: str, headers: Mapping[bytes, bytes], started: float, request: InferRequest, answer: Answer
-    ) -> None:
-        """One request with its answer. ``route`` names it in traces; ``started`` is a reading of ``perf_counter``."""
-        seconds = perf_counter() - started
+    def answered(self, exchange: Exchange[Any], answer: Answer) -> None:
+        """Report one request with its answer."""
+        seconds, headers = perf_counter() - exchange.started, exchange.headers
         if MARK in headers:  # a copy of another version's request is no evidence about ours
             return
         self._recorder.answered(200, seconds, answer.queue, answer.compute, answer.rows)
         if self._tracing:
-            self._tracing.answered(route, headers, 200, seconds, answer.queue, answer.compute, answer.rows)
+            self._tracing.answered(exchange.route, headers, 200, seconds, answer.queue, answer.compute, answer.rows)
         if self._shadow:
-            self._shadow.offer(request.inputs, answer.response.outputs, headers)
+            self._shadow.offer(exchange.request.inputs, answer.response.outputs, headers)
         if self._payloads:
             self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
 
-    def failed(self, route: str, headers: Mapping[bytes, bytes], started: float, status: int, error: Exception) -> None:
-        """One request that was answered with an error, as HTTP ``status``."""
-        seconds = perf_counter() - started
+    def failed(self, exchange: Exchange[Any], status: int, error: Exception) -> None:
+        """Report one request that got an error, as HTTP ``status``."""
+        seconds, headers = perf_counter() - exchange.started, exchange.headers
         if MARK in headers:
             return
         self._recorder.answered(status, seconds)
         if isinstance(error, Overloaded):
             self._recorder.shed(error.reason)
         if self._tracing:
-            self._tracing.answered(route, headers, status, seconds)
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status of an error; 500 for what is no fault of the request."""
-    return error.status if isinstance(error, RequestError) else 500
+            self._tracing.answered(exchange.route, headers, status, seconds)

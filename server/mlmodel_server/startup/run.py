@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.threads = cpu.restrict(arguments.workers, limit)
     try:
         from mlmodel_server.rest.app import Application
+        from mlmodel_server.serving.pipeline import Pipeline
         from mlmodel_server.startup.assemble import assemble, can_be_shared, fetch
         from mlmodel_server.startup.server import listen, run
 
@@ -41,17 +42,18 @@ def main(argv: list[str] | None = None) -> int:
                 "a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads
             )
             arguments.workers = 1
-        if shared:
-            application = Application(assemble(arguments, loaded))
-            del loaded  # its files, of which nothing is needed any more
 
-        def of_worker() -> Application:
-            return application if shared else Application(assemble(arguments, loaded))
+        def application() -> Application:
+            return Application(Pipeline(assemble(arguments, loaded)))
+
+        made = application() if shared else None
+        if shared:
+            del loaded  # its files, of which nothing is needed any more
 
         socket = listen(arguments.host, arguments.port)
 
         def serve(slot: int, ready: Callable[[], None]) -> None:
-            run(of_worker(), socket, slot, ready)
+            run(made or application(), socket, slot, ready)
 
         def started() -> None:
             seconds, port = time.monotonic() - began, socket.getsockname()[1]

@@ -14,6 +14,7 @@ import uvicorn
 from mlmodel_server.errors import UsageError
 from mlmodel_server.rest.app import Application
 from mlmodel_server.rest.connection import HttpProtocol
+from mlmodel_server.serving.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from mlmodel_server.rpc.service import GrpcServer
@@ -50,7 +51,7 @@ def listen(host: str, port: int) -> sockets.socket:
 def run(application: Application, socket: sockets.socket, slot: int, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; as the worker of this slot. ``ready`` is called when it answers."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    serving = application.serving
+    serving = application.pipeline.serving
     certificate = serving.certificate
     config = uvicorn.Config(
         application,
@@ -75,19 +76,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, application: Application, slot: int, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._application, self._slot, self._ready = application, slot, ready
-        self._certificate = application.serving.certificate
+        self._pipeline, self._certificate = application.pipeline, application.pipeline.serving.certificate
         self._grpc: GrpcServer | None = None
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
-        self._application.start(self._slot)
-        if self._application.serving.grpc:
-            self._grpc = await _serve_grpc(self._application)
+        self._pipeline.start(self._slot)
+        if self._pipeline.serving.grpc:
+            self._grpc = await _serve_grpc(self._pipeline)
         await super().startup(sockets)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        self._application.tick()
+        self._pipeline.tick()
         if self._certificate:
             self._certificate.reload()
         return await super().on_tick(counter)
@@ -108,22 +109,16 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self._grpc:
             await self._grpc.stop(GRPC_GRACE)
-        await self._application.stop()
+        await self._pipeline.stop()
 
 
-async def _serve_grpc(application: Application) -> GrpcServer:
-    from mlmodel_server.rpc.plane import Plane
+async def _serve_grpc(pipeline: Pipeline) -> GrpcServer:
     from mlmodel_server.rpc.service import GrpcServer, credentials  # 20 MB and threads: only after the fork
 
-    serving, certificate = application.serving, application.serving.certificate
-    grpc = GrpcServer(
-        Plane(serving, application.inference, application.reporter),
-        max_message=serving.limits.max_body,
-        metadata=[("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision)],
-        failed=application.log_failure,
-    )
+    address, certificate = pipeline.serving.grpc, pipeline.serving.certificate
+    grpc = GrpcServer(pipeline)
     try:
-        await grpc.start(serving.grpc, credentials(certificate) if certificate else None)
+        await grpc.start(address, credentials(certificate) if certificate else None)
     except RuntimeError:
-        raise UsageError(f"cannot listen at {serving.grpc} for gRPC: give another --grpc-port") from None
+        raise UsageError(f"cannot listen at {address} for gRPC: give another --grpc-port") from None
     return grpc

@@ -162,7 +162,7 @@ def test_every_error_has_the_protocols_form_and_the_version(
     assert tumour.requests(status) == before + ("infer" in path), "only inference requests are counted"
 
 
-@pytest.mark.parametrize("padding", [0, 70_000], ids=["short way", "long way"])
+@pytest.mark.parametrize("padding", [0, 70_000], ids=["fast path", "ASGI path"])
 def test_a_router_is_told_of_a_refusal_so_that_it_asks_another_version(
     tumour: Server, rows: list[str], padding: int
 ) -> None:

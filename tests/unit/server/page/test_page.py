@@ -76,7 +76,7 @@ def described(serving: Serving) -> Any:
 
 def table(serving: Serving, path: str, body: bytes, content_type: bytes = JSON) -> Any:
     """What the model gets of a request."""
-    head = Head(0.0, 0, None, content_type, b"", {})
+    head = Head(0.0, 0, None, content_type, b"")
     return serving.model.table(endpoints(serving)[path].decode(head, body).inputs)
 
 

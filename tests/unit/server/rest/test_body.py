@@ -19,7 +19,7 @@ JSON = frozenset((b"application/json",))
 
 def head(**headers: str) -> Head:
     sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return head_of(sent, JSON, 100.0, LIMITS)
+    return head_of(dict(sent), JSON, 100.0, LIMITS)
 
 
 def body(found: Head, *chunks: bytes, gone: bool = False) -> bytes | None:

@@ -1,15 +1,16 @@
-"""The gRPC server in front of a data plane: every method, codes of errors, health and reflection."""
+"""The gRPC server in front of the pipeline: every method, codes of errors, health and reflection."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -17,54 +18,46 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.rpc.service import SERVICE, GrpcServer
-from mlmodel_server.tensors import InferRequest, InferResponse, ModelMetadata, TensorSpec, named
+from mlmodel_server.serving import describe
+from mlmodel_server.serving.access import ApiKeys
+from mlmodel_server.serving.context import Limits
+from mlmodel_server.serving.exchange import Exchange
+from mlmodel_server.serving.inference import Answer, Call
+from mlmodel_server.serving.pipeline import Pipeline
+from tests.unit.server.doubling import serving
 
-SPEC = TensorSpec("x", "FP64", (-1,))
 
+class Watched(Pipeline):
+    """Keeps the exchanges, and raises ``error`` in place of predicting."""
 
-class Plane:
-    """Doubles numbers, or raises what it is told to."""
-
-    def __init__(self) -> None:
+    def __init__(self, keys: Path) -> None:
+        keys.write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
+        super().__init__(serving(limits=Limits(max_body=10_000, timeout=100.0), keys=ApiKeys(keys)))
+        self.exchanges: list[Exchange[Any]] = []
         self.error: Exception | None = None
-        self.full = False
-        self.asked: list[tuple[float | None, Mapping[str, str]]] = []
-        self.refusals: list[str] = []
+        self.predicted = 0
+        answer = self.inference.answer
 
-    def admit(self, metadata: Mapping[str, str]) -> None:
-        if metadata.get("x-api-key") != "k":
-            raise RequestError("this model asks for an API key", 401)
+        async def watched(call: Call, deadline: float) -> Answer:
+            self.predicted += 1
+            if self.error:
+                raise self.error
+            return await answer(call, deadline)
 
-    def check_room(self) -> None:
-        if self.full:
-            raise RequestError("too many wait", 429)
+        self.inference.answer = watched  # type: ignore[method-assign]
 
-    async def infer(
-        self, model: str, version: str, request: InferRequest, deadline: float | None, metadata: Mapping[str, str]
-    ) -> InferResponse:
-        self.model_ready(model, version)
-        self.asked.append((deadline, metadata))
-        if self.error:
-            raise self.error
-        return InferResponse(request.id, [named("y", request.inputs[0].array * 2)])
+    async def serve(self, exchange: Exchange[Any]) -> Any:
+        self.exchanges.append(exchange)
+        return await super().serve(exchange)
 
-    def refused(self, error: RequestError, metadata: Mapping[str, str]) -> None:
-        self.refusals.append(str(error))
+    def counted(self) -> Any:
+        """Requests by HTTP status."""
+        return self.serving.recorder.report()["requests"]
 
-    def metadata(self, model: str, version: str) -> ModelMetadata:
-        self.model_ready(model, version)
-        return ModelMetadata("double", ("v1",), "test", (SPEC,), (SPEC,))
 
-    def model_ready(self, model: str, version: str) -> bool:
-        if model != "double" or version not in ("", "v1"):
-            raise RequestError("there is no such model", 404)
-        return True
-
-    def ready(self) -> bool:
-        return True
-
-    def describe(self) -> tuple[str, str, tuple[str, ...]]:
-        return "server", "1", ("binary_tensor_data",)
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Watched:
+    return Watched(tmp_path / "keys")
 
 
 class Client:
@@ -88,38 +81,36 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(plane: Plane, failed: Callable[[Exception], None]) -> AsyncIterator[tuple[Client, GrpcServer]]:
-    server = GrpcServer(plane, max_message=10_000, metadata=(("x-mlmodel-version", "v1"),), failed=failed)
+async def served(pipeline: Pipeline) -> AsyncIterator[tuple[Client, GrpcServer]]:
+    pipeline.start(0)
+    server = GrpcServer(pipeline)
     port = await server.start("127.0.0.1:0")
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Client(channel), server
     finally:
         await server.stop(0)
+        await pipeline.stop()
 
 
-def run(test: Callable[[Client, GrpcServer], Awaitable[None]], plane: Plane | None = None) -> list[Exception]:
-    """Run a test against a server; returns what the server was told of failures."""
-    failures: list[Exception] = []
+def run(test: Callable[[Client, GrpcServer], Awaitable[None]], pipeline: Pipeline) -> None:
+    """Run a test against a server."""
 
     async def whole() -> None:
-        async with serving(plane or Plane(), failures.append) as (client, server):
+        async with served(pipeline) as (client, server):
             await test(client, server)
 
     asyncio.run(whole())
-    return failures
 
 
-def test_every_method_answers() -> None:
-    plane = Plane()
-
+def test_every_method_answers(pipeline: Watched, caplog: pytest.LogCaptureFixture) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         assert (await client.call("ServerLive")).live
         assert (await client.call("ServerReady")).ready
         assert (await client.call("ModelReady", name="double")).ready
         assert (await client.call("ModelReady", name="double", version="v1")).ready
         told = await client.call("ServerMetadata")
-        assert (told.name, told.version, list(told.extensions)) == ("server", "1", ["binary_tensor_data"])
+        assert (told.name, told.version, list(told.extensions)) == (*describe.server()[:2], ["binary_tensor_data"])
         assert list((await client.call("ModelMetadata", name="double")).inputs[0].shape) == [-1]
         call = client.infer(id="7")
         answer = await call
@@ -127,11 +118,12 @@ def test_every_method_answers() -> None:
         assert list(answer.outputs[0].contents.fp64_contents) == [3.0]
         assert ("x-mlmodel-version", "v1") in [(key, value) for key, value in await call.trailing_metadata()]
 
-    assert run(test, plane) == []
-    deadline, metadata = plane.asked[0]
-    assert metadata["x-api-key"] == "k"
-    assert deadline is not None
-    assert 0 < deadline - perf_counter() < 11, "10 s, which gRPC rounds up"
+    run(test, pipeline)
+    assert caplog.messages == []
+    (exchange,) = pipeline.exchanges
+    assert exchange.headers[b"x-api-key"] == b"k"
+    assert 0 < exchange.deadline - perf_counter() < 11, "10 s, which gRPC rounds up"
+    assert pipeline.counted() == {"200": 1}
 
 
 @pytest.mark.parametrize(
@@ -148,9 +140,10 @@ def test_every_method_answers() -> None:
         (KeyError("secret"), grpc.StatusCode.INTERNAL, "internal error (KeyError)"),
     ],
 )
-def test_errors_have_a_code_and_a_sentence(error: Exception, code: grpc.StatusCode, words: str) -> None:
-    plane = Plane()
-    plane.error = error
+def test_errors_have_a_code_and_a_sentence(
+    error: Exception, code: grpc.StatusCode, words: str, pipeline: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.error = error
 
     async def test(client: Client, server: GrpcServer) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -158,10 +151,12 @@ def test_errors_have_a_code_and_a_sentence(error: Exception, code: grpc.StatusCo
         assert (caught.value.code(), caught.value.details()) == (code, words)
         assert ("x-mlmodel-version", "v1") in [(key, value) for key, value in caught.value.trailing_metadata()]
 
-    assert run(test, plane) == ([] if isinstance(error, RequestError) else [error])
+    run(test, pipeline)
+    assert len(caplog.messages) == (0 if isinstance(error, RequestError) else 1)
+    assert "secret" not in caplog.text
 
 
-def test_what_is_not_there_is_not_found_and_what_is_too_long_is_refused() -> None:
+def test_what_is_not_there_is_not_found_and_what_is_too_long_is_refused(pipeline: Watched) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         for call in (client.infer("other"), client.infer(model_version="v2"), client.call("ModelReady", name="other")):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -171,10 +166,10 @@ def test_what_is_not_there_is_not_found_and_what_is_too_long_is_refused() -> Non
             await client.infer(rows=2_000)
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    run(test)
+    run(test, pipeline)
 
 
-def test_what_is_no_message_is_refused_and_not_logged() -> None:
+def test_what_is_no_message_is_refused_and_not_logged(pipeline: Watched, caplog: pytest.LogCaptureFixture) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         method: Any = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -182,24 +177,21 @@ def test_what_is_no_message_is_refused_and_not_logged() -> None:
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details() == "the message is no ModelInferRequest"
 
-    assert run(test) == []
+    run(test, pipeline)
+    assert caplog.messages == []
 
 
-def test_a_request_that_cannot_be_decoded_is_told_to_who_counts() -> None:
-    plane = Plane()
-
+def test_a_request_that_cannot_be_decoded_is_counted(pipeline: Watched) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await client.call("ModelInfer", model_name="double", inputs=[])
 
-    run(test, plane)
-    assert len(plane.refusals) == 1
-    assert plane.asked == []
+    run(test, pipeline)
+    assert pipeline.counted() == {"400": 1}
+    assert pipeline.predicted == 0
 
 
-def test_without_a_key_only_health_is_told_and_nothing_is_decoded() -> None:
-    plane = Plane()
-
+def test_without_a_key_only_health_is_told_and_nothing_is_decoded(pipeline: Watched) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         for call in (
             client.infer(key="another"),
@@ -214,25 +206,27 @@ def test_without_a_key_only_health_is_told_and_nothing_is_decoded() -> None:
             await client.call(name, key="another")
         await client.call("ModelReady", key="another", name="double")
 
-    run(test, plane)
-    assert plane.refusals == ["this model asks for an API key"] * 2, "predictions, decoded or not, are counted"
-    assert plane.asked == []
+    run(test, pipeline)
+    assert pipeline.counted() == {"401": 2}, "predictions, decoded or not, are counted"
+    assert pipeline.predicted == 0
 
 
-def test_with_no_room_a_request_is_not_even_decoded() -> None:
-    plane = Plane()
-    plane.full = True
+def test_with_no_room_a_request_is_not_even_decoded(pipeline: Watched) -> None:
+    def full() -> None:
+        raise RequestError("too many wait", 429)
+
+    pipeline.inference.check_room = full
 
     async def test(client: Client, server: GrpcServer) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.call("ModelInfer", model_name="double", inputs=[])
         assert caught.value.details() == "too many wait"
 
-    run(test, plane)
-    assert plane.refusals == ["too many wait"]
+    run(test, pipeline)
+    assert pipeline.counted() == {"429": 1}
 
 
-def test_health_and_reflection_know_the_service() -> None:
+def test_health_and_reflection_know_the_service(pipeline: Watched) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         health: Any = health_pb2_grpc.HealthStub(client.channel)
         for service in ("", SERVICE):
@@ -244,29 +238,25 @@ def test_health_and_reflection_know_the_service() -> None:
         (described,) = [answer async for answer in reflection.ServerReflectionInfo(iter(asked))]
         assert b"ModelInfer" in described.file_descriptor_response.file_descriptor_proto[0]
 
-    run(test)
+    run(test, pipeline)
 
 
-def test_stopping_answers_what_is_in_flight() -> None:
-    class Slow(Plane):
-        def __init__(self) -> None:
-            super().__init__()
-            self.begun, self.go_on = asyncio.Event(), asyncio.Event()
-
-        async def infer(self, *arguments: Any) -> InferResponse:
-            self.begun.set()
-            await self.go_on.wait()
-            return InferResponse(None, [named("y", np.array([1.0]))])
-
-    plane = Slow()
-
+def test_stopping_answers_what_is_in_flight(pipeline: Watched) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
+        begun, go_on, answer = asyncio.Event(), asyncio.Event(), pipeline.inference.answer
+
+        async def slow(call: Call, deadline: float) -> Answer:
+            begun.set()
+            await go_on.wait()
+            return await answer(call, deadline)
+
+        pipeline.inference.answer = slow  # type: ignore[method-assign]
         call = asyncio.ensure_future(client.infer())
-        await plane.begun.wait()
+        await begun.wait()
         stopping = asyncio.ensure_future(server.stop(10))
         await asyncio.sleep(0)
-        plane.go_on.set()
+        go_on.set()
         assert (await call).outputs[0].name == "y"
         await stopping
 
-    run(test, plane)
+    run(test, pipeline)

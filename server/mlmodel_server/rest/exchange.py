@@ -1,0 +1,109 @@
+"""An inference request over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from mlmodel_server.rest.body import Head, head_of, read
+from mlmodel_server.rest.connection import Answerable
+from mlmodel_server.rest.endpoints import Endpoint
+from mlmodel_server.rest.reply import Reply, reply_of
+from mlmodel_server.serving.context import Limits
+from mlmodel_server.serving.exchange import Exchange, Failure, Gone
+from mlmodel_server.serving.inference import Answer
+from mlmodel_server.tensors import InferRequest
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+PREDICTION_ID = b"x-mlmodel-prediction-id"
+
+ATTEMPT, REFUSED = b"x-mlmodel-attempt", b"x-mlmodel-refused"
+"""The router marks a request to the candidate with ``own``, and retries on stable what the candidate fails. A 400 does
+not show whether the request is wrong or only does not fit this version. So the router gets 503 instead, with the status
+that is meant in the second header, and learns from stable which it is."""
+
+LARGE = 256 << 10
+"""Bytes of a body, from which on it is decoded, and its answer encoded, in a thread: that takes milliseconds."""
+
+
+class HttpExchange(Exchange[Reply]):
+    """What both paths have in common."""
+
+    __slots__ = ("body", "endpoint", "head", "headers", "limits", "started")
+
+    endpoint: Endpoint
+    limits: Limits
+    body: bytes
+    head: Head
+
+    @property
+    def route(self) -> str:
+        return self.endpoint.route
+
+    def check(self) -> int:
+        head = self.head = head_of(self.headers, self.endpoint.content_types, self.started, self.limits)
+        return head.length or self.limits.max_body  # sent in chunks: it may become that much
+
+    @property
+    def deadline(self) -> float:
+        return self.head.deadline
+
+    @property
+    def is_large(self) -> bool:
+        return len(self.body) > LARGE
+
+    def decode(self) -> InferRequest:
+        return self.endpoint.decode(self.head, self.body)
+
+    def encode(self, answer: Answer) -> Reply:
+        headers, body = self.endpoint.encode(self.request, answer)
+        headers.append((b"content-length", b"%d" % len(body)))
+        if answer.prediction_id:
+            headers.append((PREDICTION_ID, answer.prediction_id.encode()))
+        return Reply(200, headers, body)
+
+    def reject(self, failure: Failure) -> Reply:
+        reply = reply_of(failure)
+        if failure.status in (400, 429) and self.headers.get(ATTEMPT) == b"own":
+            return Reply(503, [*reply.headers, (REFUSED, b"%d" % failure.status)], reply.body)
+        return reply
+
+
+class FastExchange(HttpExchange):
+    """On the fast path: the body is complete, and the reply is written to the ``connection``."""
+
+    __slots__ = ("connection",)
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        headers: Mapping[bytes, bytes],
+        started: float,
+        limits: Limits,
+        body: bytes,
+        connection: Answerable,
+    ) -> None:
+        self.endpoint, self.headers, self.started, self.limits = endpoint, headers, started, limits
+        self.body, self.connection = body, connection
+
+    async def read(self) -> None:
+        pass
+
+
+class AsgiExchange(HttpExchange):
+    """On the ASGI path: ``receive`` delivers the body."""
+
+    __slots__ = ("_receive",)
+
+    def __init__(
+        self, endpoint: Endpoint, headers: Mapping[bytes, bytes], started: float, limits: Limits, receive: Receive
+    ) -> None:
+        self.endpoint, self.headers, self.started, self.limits = endpoint, headers, started, limits
+        self._receive = receive
+
+    async def read(self) -> None:
+        body = await read(self.head, self._receive, self.limits)
+        if body is None:
+            raise Gone
+        self.body = body

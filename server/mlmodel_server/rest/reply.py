@@ -1,0 +1,45 @@
+"""What goes back over HTTP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from mlmodel_server.protocol import v2
+from mlmodel_server.serving.exchange import Failure
+
+Headers = list[tuple[bytes, bytes]]
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+_EXTRA: dict[int, Headers] = {
+    401: [(b"www-authenticate", b"Bearer")],
+    405: [(b"allow", b"POST")],
+    413: [(b"connection", b"close")],  # the rest of the body is not read
+}
+
+
+@dataclass(slots=True)
+class Reply:
+    """Status, headers beside the default ones, body."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def start(self) -> bytes:
+        """Return the status line and the headers, each with its line end."""
+        start = _STATUS_LINES[self.status]
+        for header in self.headers:
+            start += b"%b: %b\r\n" % header
+        return start
+
+
+def reply_of(failure: Failure) -> Reply:
+    """Return the reply that reports a failure, in the form that every error has."""
+    body = v2.error(failure.message)
+    headers = [(b"content-type", b"application/json"), *_EXTRA.get(failure.status, ())]
+    if failure.retry_after:
+        headers.append((b"retry-after", b"%d" % failure.retry_after))
+    headers.append((b"content-length", b"%d" % len(body)))
+    return Reply(failure.status, headers, body)

@@ -1,0 +1,67 @@
+"""An inference request over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from time import perf_counter
+from typing import Any
+
+import grpc
+
+from mlmodel_server.rpc import codec
+from mlmodel_server.rpc.proto import open_inference_pb2 as pb
+from mlmodel_server.serving import describe
+from mlmodel_server.serving.context import Serving
+from mlmodel_server.serving.exchange import Exchange, Failure
+from mlmodel_server.serving.inference import Answer
+from mlmodel_server.tensors import InferRequest, InferResponse
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+PREDICTION_ID = "prediction_id"
+
+
+class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
+    """gRPC has read the message and bounded its size before it is here."""
+
+    __slots__ = ("_deadline", "_message", "_serving", "headers", "started")
+
+    route = "inference.GRPCInferenceService/ModelInfer"
+    is_large = False
+
+    def __init__(self, message: pb.ModelInferRequest, context: Context, serving: Serving) -> None:
+        self._message, self._serving = message, serving
+        self.headers, self.started = headers_of(context), perf_counter()
+        left = context.time_remaining()
+        self._deadline = self.started + min(inf if left is None else left, serving.limits.timeout)
+
+    @property
+    def deadline(self) -> float:
+        return self._deadline
+
+    def check(self) -> int:
+        return 0
+
+    async def read(self) -> None:
+        pass
+
+    def decode(self) -> InferRequest:
+        request = codec.decode(self._message)
+        describe.check(self._serving, self._message.model_name, self._message.model_version)
+        return request
+
+    def encode(self, answer: Answer) -> pb.ModelInferResponse:
+        parameters = {PREDICTION_ID: answer.prediction_id} if answer.prediction_id else {}
+        response = InferResponse(answer.response.id, answer.response.outputs, parameters)
+        raw = bool(self._message.raw_input_contents)
+        return codec.encode(response, self._serving.name, self._serving.version, raw=raw)
+
+    def reject(self, failure: Failure) -> Failure:
+        return failure
+
+
+def headers_of(context: Context) -> Mapping[bytes, bytes]:
+    """Return the metadata of a call that is text, as HTTP's headers."""
+    metadata = context.invocation_metadata() or ()
+    return {name.encode(): value.encode() for name, value in metadata if isinstance(value, str)}

@@ -1,0 +1,242 @@
+"""The pipeline: the same steps in the same order on both paths; each error is answered, counted and logged once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlmodel_server.engine.batching import Overloaded
+from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.observe.shadow import MARK
+from mlmodel_server.serving.access import ApiKeys
+from mlmodel_server.serving.context import Limits
+from mlmodel_server.serving.exchange import Exchange, Failure, Gone, failure_of
+from mlmodel_server.serving.inference import Answer
+from mlmodel_server.serving.pipeline import Pipeline
+from mlmodel_server.tensors import InferRequest, named
+from tests.unit.server.doubling import serving
+
+SLOW = 1.0
+
+
+class Sent(Exchange[float | Failure]):
+    """One number; notes the steps, and raises ``error`` at the step ``at``."""
+
+    route = "test"
+    is_large = False
+
+    def __init__(
+        self, number: float = 1.0, *, at: str = "", error: Exception | None = None, size: int = 1, header: bytes = b""
+    ) -> None:
+        self.number, self.at, self.error, self.size = number, at, error, size
+        self.steps: list[str] = []
+        self.headers = {header: b"k"}
+        self.started = perf_counter()
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    def _step(self, name: str) -> None:
+        self.steps.append(name)
+        if self.error and name == self.at:
+            raise self.error
+
+    def check(self) -> int:
+        self._step("check")
+        return self.size
+
+    @property
+    def deadline(self) -> float:
+        return self.started + 30
+
+    async def read(self) -> None:
+        self._step("read")
+        await self.go_on.wait()
+
+    def decode(self) -> InferRequest:
+        self._step("decode")
+        return InferRequest(None, [named("x", np.array([self.number]))], None)
+
+    def encode(self, answer: Answer) -> float:
+        self._step("encode")
+        return float(answer.response.outputs[0].array[0])
+
+    def reject(self, failure: Failure) -> Failure:
+        self._step("reject")
+        return failure
+
+
+def run(pipeline: Pipeline, test: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a test while the pipeline is started."""
+
+    async def whole() -> Any:
+        pipeline.start(0)
+        try:
+            return await test()
+        finally:
+            await pipeline.stop()
+
+    return asyncio.run(whole())
+
+
+def fast(pipeline: Pipeline, sent: Sent) -> Any:
+    """The reply on the fast path."""
+
+    async def test() -> Any:
+        try:
+            assert pipeline.accept(sent)
+        except Exception as error:
+            return pipeline.reject(sent, error)
+        return pipeline.answer([sent])[0]
+
+    return run(pipeline, test)
+
+
+def slow(pipeline: Pipeline, sent: Sent) -> Any:
+    """The reply on the other path."""
+    return run(pipeline, lambda: pipeline.serve(sent))
+
+
+def counted(pipeline: Pipeline) -> Any:
+    """Requests by HTTP status."""
+    return pipeline.serving.recorder.report()["requests"]
+
+
+def test_both_paths_take_the_same_steps() -> None:
+    one, two = Sent(4.0), Sent(4.0)
+    assert fast(Pipeline(serving()), one) == slow(Pipeline(serving()), two) == 8.0
+    assert one.steps == ["check", "decode", "encode"]
+    assert two.steps == ["check", "read", "decode", "encode"]
+
+
+@pytest.mark.parametrize("path", [fast, slow])
+@pytest.mark.parametrize("at", ["check", "decode", "encode"])
+@pytest.mark.parametrize(
+    ("error", "failure", "lines"),
+    [
+        (RequestError("no"), Failure(400, "no"), 0),
+        (RequestError("no", 413), Failure(413, "no"), 0),
+        (Overloaded("full", 429, "memory", retry_after=7), Failure(429, "full", 7), 0),
+        (ModelFailure("it failed"), Failure(500, "it failed"), 1),
+        (KeyError("secret"), Failure(500, "internal error (KeyError)"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_at_any_step_is_answered_counted_and_logged_once(
+    path: Any, at: str, error: Exception, failure: Failure, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(serving())
+    assert path(pipeline, Sent(at=at, error=error)) == failure == failure_of(error)
+    assert counted(pipeline) == {str(failure.status): 1}
+    assert pipeline.serving.recorder.report()["shed"]["memory"] == (1 if isinstance(error, Overloaded) else 0)
+    assert len(caplog.messages) == lines
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("path", [fast, slow])
+def test_a_key_comes_first_then_the_room_then_the_headers(path: Any, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
+
+    def full() -> None:
+        raise Overloaded("full", 429, "queue_full")
+
+    pipeline = Pipeline(serving(keys=ApiKeys(file)))
+    pipeline.inference.check_room = full
+    unknown, known = Sent(), Sent(header=b"x-api-key")
+    assert path(pipeline, unknown).status == 401
+    assert path(pipeline, known).status == 429
+    assert unknown.steps == known.steps == ["reject"]
+
+
+def test_a_request_that_takes_long_is_left_to_the_other_path() -> None:
+    pipeline, sent = Pipeline(serving(seconds=SLOW)), Sent(3.0)
+
+    async def test() -> Any:
+        assert not pipeline.accept(sent)
+        assert sent.steps == []
+        return await pipeline.serve(sent)
+
+    assert run(pipeline, test) == 6.0
+    assert counted(pipeline) == {"200": 1}
+
+
+def test_what_is_accepted_in_one_round_is_predicted_together_and_answered_in_order() -> None:
+    pipeline = Pipeline(serving())
+    sent = [Sent(1.0), Sent(2.0, at="encode", error=RequestError("no")), Sent(3.0)]
+
+    async def test() -> Any:
+        assert all(pipeline.accept(one) for one in sent)
+        return pipeline.answer(sent)
+
+    assert run(pipeline, test) == [2.0, Failure(400, "no"), 6.0]
+    assert counted(pipeline) == {"200": 2, "400": 1}
+
+
+def test_bodies_beyond_the_memory_bound_are_rejected_until_there_is_room() -> None:
+    pipeline = Pipeline(serving(limits=Limits(max_held=100)))
+
+    async def test() -> None:
+        first, second, third = Sent(1.0, size=101), Sent(2.0), Sent(3.0, size=60)
+        first.go_on.clear()
+        serving_first = asyncio.ensure_future(pipeline.serve(first))
+        await asyncio.sleep(0)
+        assert first.steps == ["check", "read"], "a request that is alone may be larger"
+        assert (await pipeline.serve(second)).status == 429  # type: ignore[union-attr]
+        assert await pipeline.serve(Sent(2.0, size=0)) == 4.0, "its transport bounds it"
+        first.go_on.set()
+        assert await serving_first == 2.0
+        assert await pipeline.serve(third) == 6.0
+
+    run(pipeline, test)
+    assert pipeline.serving.recorder.report()["shed"]["memory"] == 1
+
+
+def test_a_client_that_is_gone_is_not_counted_and_leaves_nothing_behind() -> None:
+    pipeline = Pipeline(serving(limits=Limits(max_held=100)))
+
+    async def test() -> None:
+        with pytest.raises(Gone):
+            await pipeline.serve(Sent(at="read", error=Gone(), size=100))
+        assert pipeline.serving.recorder.in_flight == 0
+        first = Sent(1.0, size=60)
+        first.go_on.clear()
+        task = asyncio.ensure_future(pipeline.serve(first))
+        await asyncio.sleep(0)
+        assert pipeline.serving.recorder.in_flight == 1
+        assert await pipeline.serve(Sent(2.0, size=40)) == 4.0, "the memory of the one that is gone is free"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert pipeline.serving.recorder.in_flight == 0
+        assert await pipeline.serve(Sent(2.0, size=100)) == 4.0
+
+    run(pipeline, test)
+    assert counted(pipeline) == {"200": 2}
+
+
+@pytest.mark.parametrize("path", [fast, slow])
+def test_a_copy_of_another_versions_request_is_answered_and_not_counted(path: Any) -> None:
+    pipeline = Pipeline(serving())
+    assert path(pipeline, Sent(2.0, header=MARK)) == 4.0
+    assert path(pipeline, Sent(at="decode", error=RequestError("no"), header=MARK)) == Failure(400, "no")
+    assert counted(pipeline) == {}
+
+
+def test_what_is_large_is_decoded_and_encoded_outside_the_event_loop() -> None:
+    class Large(Sent):
+        is_large = True
+
+        def _step(self, name: str) -> None:
+            if name in ("decode", "encode"):
+                with pytest.raises(RuntimeError):
+                    asyncio.get_running_loop()
+            super()._step(name)
+
+    assert slow(Pipeline(serving()), Large(2.0)) == 4.0
