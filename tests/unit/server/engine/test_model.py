@@ -159,7 +159,7 @@ def test_columns_come_in_any_order_and_as_one_or_two_dimensions(customers: Model
             column("country", "de", "fr", datatype="BYTES", shape=[1, 2]),
             r"must be \[rows\] or \[rows, 1\], not \[1, 2\]",
         ),
-        (2, column("amount", 1.0), "input 'amount' is there twice"),
+        (2, column("amount", 1.0), "input 'amount' appears twice"),
         (
             2,
             column("land", "de", datatype="BYTES"),
