@@ -30,6 +30,7 @@ from mlmodel_server.observe.bins import (
 )
 from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.families import counter, gauge
+from mlmodel_server.observe.reports import DriftReport
 from mlmodel_server.tensors import Array
 
 FEATURES = 20
@@ -241,7 +242,7 @@ class Drift:
         yield counts
         yield drift
 
-    def report(self) -> list[dict[str, Any]]:
+    def report(self) -> list[DriftReport]:
         """The same for a page, JSON-ready: of each feature, then of the predictions (``"predict"``), the bins with the
         share of rows at training, since the start and recently, and the index (absent below 1,000 rows)."""
         columns, life, recent = self._bins, self._counts.life(), self._counts.recent()

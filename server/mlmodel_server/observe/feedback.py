@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from mlmodel_server.observe.bins import MAX_VALUES, apart, value_index
 from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.families import Buckets, counter, gauge, histogram
 from mlmodel_server.observe.ids import PredictionIds, class_hash
+from mlmodel_server.observe.reports import Scored, ScoreReport
 from mlmodel_server.tensors import Array
 
 MAX_IDS = 1000
@@ -51,13 +52,15 @@ _SIDE = MAX_VALUES + 1
 _NAME_BYTES = 256
 
 
-class _Item(msgspec.Struct, forbid_unknown_fields=True):
+class Labelled(msgspec.Struct, forbid_unknown_fields=True):
+    """The ``label`` of a prediction of one row, or the ``labels`` of several, in their order."""
+
     prediction_id: str
     label: Label | msgspec.UnsetType = msgspec.UNSET
     labels: list[Label] | msgspec.UnsetType = msgspec.UNSET
 
 
-_decoder = msgspec.json.Decoder(_Item | list[_Item])
+_decoder = msgspec.json.Decoder(Labelled | list[Labelled])
 
 
 class Cell(NamedTuple):
@@ -133,7 +136,7 @@ class Feedback:
         self._entries = row[1:].reshape(REVISIONS + 2, _AT.width)  # own, other revisions, all further ones
         self._known = {name: place for place, entry in enumerate(self._entries) if (name := _name(entry))}
 
-    def post(self, body: bytes) -> dict[str, int]:
+    def post(self, body: bytes) -> Scored:
         """Score a request of feedback, JSON: ``{"prediction_id": "...", "label": x}``, with ``"labels": [x, ...]`` when
         there were several rows, or an array of such objects.
 
@@ -167,7 +170,7 @@ class Feedback:
         lag = max(0.0, self._clock() - predicted.time)
         return Outcome(predicted.version, predicted.revision, lag, rows, predicted.mac)
 
-    def _scored(self, item: _Item, where: str) -> Outcome:
+    def _scored(self, item: Labelled, where: str) -> Outcome:
         try:
             return self.score(item.prediction_id, _labels(item))
         except RequestError as error:
@@ -250,7 +253,7 @@ class Feedback:
                 family.add_metric(identity, value)  # type: ignore[attr-defined]
         yield from scores.values()
 
-    def report(self) -> list[dict[str, Any]]:
+    def report(self) -> list[ScoreReport]:
         """The same for a page, JSON-ready: of each version that got labels here, how many, and its scores."""
         return [
             {
@@ -315,21 +318,21 @@ def _errors(totals: dict[Identity, Array]) -> Iterator[Metric]:
     yield squared
 
 
-def _items(body: bytes) -> list[tuple[_Item, str]]:
+def _items(body: bytes) -> list[tuple[Labelled, str]]:
     try:
         decoded = _decoder.decode(body)
     except msgspec.ValidationError as error:
         raise RequestError(f"the feedback does not fit: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError('the body is not JSON: send {"prediction_id": "...", "label": ...}') from None
-    if isinstance(decoded, _Item):
+    if isinstance(decoded, Labelled):
         return [(decoded, "")]
     if not 0 < len(decoded) <= MAX_IDS:
         raise RequestError(f"send 1 to {MAX_IDS} objects at a time, not {len(decoded)}")
     return [(item, f"[{place}]: ") for place, item in enumerate(decoded)]
 
 
-def _labels(item: _Item) -> list[Label]:
+def _labels(item: Labelled) -> list[Label]:
     if item.label is msgspec.UNSET:
         if item.labels is msgspec.UNSET:
             raise RequestError("send label for one row, or labels for several")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from prometheus_client import Metric
@@ -20,6 +20,7 @@ from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.exposition import OPENMETRICS, Exposition
 from mlmodel_server.observe.families import Buckets, Collector, counter, gauge, histogram, number
 from mlmodel_server.observe.processes import Processes
+from mlmodel_server.observe.reports import SHED, DriftReport, Histogram, RequestReport
 from mlmodel_server.tensors import Array
 
 BUCKETS = (
@@ -30,9 +31,6 @@ BUCKETS = (
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 """Rows of one call of the model."""
-
-SHED = ("queue_full", "deadline", "memory", "other")
-"""Why a request was turned away."""
 
 PENDING = 256
 """So many requests, or rows, are counted at once at the latest: 0.4 ms of work. Fewer cost more each, more hold up
@@ -51,7 +49,7 @@ class RowWatch(Collector, Protocol):
     def count(self, predicted: Sequence[tuple[Array | None, Array | None]]) -> None:
         """Count the tables and the predictions of several requests."""
 
-    def report(self) -> list[dict[str, Any]]:
+    def report(self) -> list[DriftReport]:
         """What has been counted, JSON-ready, for a page."""
 
 
@@ -200,7 +198,7 @@ class Recorder:
         self.fold()
         return self._exposition.page(_chosen(self._families(), frozenset(names)), accept)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> RequestReport:
         """The same for a page, JSON-ready: all counts since ``since``, seconds since 1970, which also tells one server
         from another. ``seconds`` has three histograms over the upper bounds ``buckets`` in seconds, with one count more
         for what is above them all, and their sums."""
@@ -216,8 +214,9 @@ class Recorder:
             "queued": queued,
             "buckets": BUCKETS,
             "seconds": {
-                name: {"counts": total[cells][:-1].tolist(), "sum": total[cells][-1]}
-                for name, cells in (("total", _AT.total), ("queue", _AT.queue), ("compute", _AT.compute))
+                "total": _histogram(total[_AT.total]),
+                "queue": _histogram(total[_AT.queue]),
+                "compute": _histogram(total[_AT.compute]),
             },
             "drift": self._watch.report() if self._watch else [],
         }
@@ -273,6 +272,10 @@ class Recorder:
         energy.add_metric([*self._identity, number(self._watts)], seconds * self._watts)
         yield energy
         yield from self._processes.collect(found)
+
+
+def _histogram(cells: Array) -> Histogram:
+    return {"counts": cells[:-1].tolist(), "sum": cells[-1]}
 
 
 def _chosen(families: Iterator[Metric], names: frozenset[str]) -> Iterator[Metric]:

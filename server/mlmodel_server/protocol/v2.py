@@ -44,15 +44,13 @@ def _nested(element: Any) -> Any:
     return data
 
 
-_Shape = Annotated[
-    tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1, max_length=MAX_DIMENSIONS)
-]
+Shape = Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(min_length=1, max_length=MAX_DIMENSIONS)]
 
 
 class _Input(msgspec.Struct):
     datatype: ClassVar[str]
     name: str
-    shape: _Shape
+    shape: Shape
     parameters: dict[str, Parameter] | None = None
     data: Any = msgspec.UNSET
 
@@ -71,35 +69,43 @@ _INPUTS = tuple(
 )
 
 
-class _Output(msgspec.Struct):
+class OutputJson(msgspec.Struct):
+    """A requested output; the parameter ``binary_data`` asks for it as binary data."""
+
     name: str
     parameters: dict[str, Parameter] | None = None
 
 
-T = TypeVar("T", bound=_Input)
+T = TypeVar("T")
 
 
-class _Request(msgspec.Struct, Generic[T]):
+class InferRequestJson(msgspec.Struct, Generic[T]):
+    """An inference request, its inputs of the type ``T``."""
+
     inputs: list[T]
     id: str | None = None
-    outputs: list[_Output] | None = None
+    outputs: list[OutputJson] | None = None
     parameters: dict[str, Parameter] | None = None
 
 
-class _Tensor(msgspec.Struct, omit_defaults=True):
+class TensorJson(msgspec.Struct, omit_defaults=True):
+    """A tensor; its elements are in ``data``, or follow the JSON as binary data."""
+
     name: str
-    shape: tuple[int, ...]
-    datatype: str
+    shape: Shape
+    datatype: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(DTYPES)})]
     parameters: dict[str, Parameter] | None = None
-    data: list[Any] | None = None
+    data: Annotated[list[Any], msgspec.Meta(description="flat or nested, row-major")] | None = None
 
 
-class _Response(msgspec.Struct, omit_defaults=True, kw_only=True):
+class InferResponseJson(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The answer to an inference request."""
+
     model_name: str
     model_version: str = ""
     id: str | None = None
     parameters: dict[str, Parameter] | None = None
-    outputs: list[_Tensor]
+    outputs: list[TensorJson]
 
 
 class _Head(msgspec.Struct):
@@ -111,7 +117,7 @@ class _Heads(msgspec.Struct):
     inputs: list[_Head]
 
 
-_decoder: msgspec.json.Decoder[_Request[_Input]] = msgspec.json.Decoder(_Request[Union[_INPUTS]])  # type: ignore[valid-type]  # noqa: UP007
+_decoder: msgspec.json.Decoder[InferRequestJson[_Input]] = msgspec.json.Decoder(InferRequestJson[Union[_INPUTS]])  # type: ignore[valid-type]  # noqa: UP007
 _encoder = msgspec.json.Encoder()
 _IN_INPUT = re.compile(r"(.*) - at `\$\.inputs\[(\d+)\]\.?(.*)`", re.DOTALL)
 
@@ -198,7 +204,7 @@ def _tensor(sent: _Input) -> Tensor:
     return Tensor(name, datatype, array, sent.parameters or NO_PARAMETERS)
 
 
-def _tensors(sent: _Request[_Input], body: bytes, start: int) -> list[Tensor]:
+def _tensors(sent: InferRequestJson[_Input], body: bytes, start: int) -> list[Tensor]:
     """Return the tensors of a request whose binary data starts at ``start``."""
     view, tensors = memoryview(body), []
     for tensor in sent.inputs:
@@ -261,21 +267,21 @@ def answer(request: InferRequest, response: InferResponse, model: str, version: 
     return b"".join((head, *raws.values())), len(head)
 
 
-def _response(response: InferResponse, model: str, version: str, outputs: list[_Tensor]) -> bytes:
+def _response(response: InferResponse, model: str, version: str, outputs: list[TensorJson]) -> bytes:
     more = dict(response.parameters) if response.parameters else None
     return _encoder.encode(
-        _Response(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
+        InferResponseJson(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
     )
 
 
-def _json_output(tensor: Tensor) -> _Tensor:
+def _json_output(tensor: Tensor) -> TensorJson:
     more = dict(tensor.parameters) if tensor.parameters else None
-    return _Tensor(tensor.name, tensor.array.shape, tensor.datatype, more, _data(tensor))
+    return TensorJson(tensor.name, tensor.array.shape, tensor.datatype, more, _data(tensor))
 
 
-def _binary_output(tensor: Tensor, raw: bytes) -> _Tensor:
+def _binary_output(tensor: Tensor, raw: bytes) -> TensorJson:
     more = {**tensor.parameters, parameters.SIZE: len(raw)}
-    return _Tensor(tensor.name, tensor.array.shape, tensor.datatype, more)
+    return TensorJson(tensor.name, tensor.array.shape, tensor.datatype, more)
 
 
 def error(message: str) -> bytes:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from mlmodel_server.errors import RequestError
 from mlmodel_server.page import Page, page
 from mlmodel_server.page.reference import reference
-from mlmodel_server.rest import openapi
+from mlmodel_server.rest import openapi, schemas
 from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import failure_of
@@ -44,16 +44,16 @@ def routes(serving: Serving) -> FastAPI:
 def _health(app: FastAPI, serving: Serving) -> None:
     async def live() -> JSONResponse:
         """Whether the process works; the liveness probe."""
-        return JSONResponse({"live": True})
+        return JSONResponse(schemas.Live(live=True))
 
     async def ready() -> JSONResponse:
         """Whether requests should be sent here; the readiness probe. False from SIGTERM on."""
-        return JSONResponse({"ready": not serving.draining}, 503 if serving.draining else 200)
+        return JSONResponse(schemas.Ready(ready=not serving.draining), 503 if serving.draining else 200)
 
     async def model_ready() -> JSONResponse:
         """Whether this model answers requests."""
         ready = not serving.draining
-        return JSONResponse({"name": serving.name, "ready": ready}, 200 if ready else 503)
+        return JSONResponse(schemas.Ready(name=serving.name, ready=ready), 200 if ready else 503)
 
     probed = openapi.answers("Ready") | {503: {**openapi.answers("Ready")[200], "description": "Not any more"}}
     _get(app, "/v2/health/live", live, openapi.answers("Live"))
@@ -68,11 +68,11 @@ def _descriptions(app: FastAPI, serving: Serving) -> None:
     async def server() -> JSONResponse:
         """What this server is."""
         name, version, extensions = describe.server()
-        return JSONResponse({"name": name, "version": version, "extensions": extensions})
+        return JSONResponse(schemas.Server(name=name, version=version, extensions=extensions))
 
     async def models() -> JSONResponse:
         """The models of this server: one."""
-        return JSONResponse({"models": [serving.name]})
+        return JSONResponse(schemas.Models(models=[serving.name]))
 
     async def metadata() -> JSONResponse:
         """Inputs and outputs of the model; -1 in a shape is any number of rows."""
@@ -90,7 +90,7 @@ def _descriptions(app: FastAPI, serving: Serving) -> None:
     _get(app, "/v2", server, openapi.answers("Server"))
     _get(app, "/v1/models", models, openapi.answers("Models"))
     for path in (model, f"{model}/versions/{serving.version}"):
-        _get(app, path, metadata, openapi.answers("Metadata"))
+        _get(app, path, metadata, openapi.answers("ModelMetadata"))
     _get(app, f"{model}/example", example, openapi.answers("InferRequest"))
     _get(app, f"{model}/profile", profile, openapi.answers("Profile"))
 
@@ -136,7 +136,7 @@ def _pages(app: FastAPI, serving: Serving) -> None:
         """A page on which the model can be tried and watched; for clients of the v1 protocol, a sign of life."""
         if "text/html" in request.headers.get("accept", ""):
             return html(first)
-        return JSONResponse({"status": "alive"})
+        return JSONResponse(schemas.Alive(status="alive"))
 
     async def docs(request: Request) -> HTMLResponse:
         """A page that tells how to ask this server; needs nothing from the internet."""
@@ -151,7 +151,7 @@ def _errors(app: FastAPI, serving: Serving) -> None:
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> JSONResponse:
         failure = failure_of(error)
-        return JSONResponse({"error": failure.message}, failure.status)
+        return JSONResponse(schemas.Error(error=failure.message), failure.status)
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, failure: HTTPException) -> JSONResponse:
@@ -160,7 +160,7 @@ def _errors(app: FastAPI, serving: Serving) -> None:
         if failure.status_code == 404:
             served = f"/v2/models/{serving.name}"
             message = f"there is nothing at {path}: this server serves {served}, described at /docs"
-        return JSONResponse({"error": message}, failure.status_code, failure.headers)
+        return JSONResponse(schemas.Error(error=message), failure.status_code, failure.headers)
 
 
 def _get(app: FastAPI, path: str, endpoint: Any, responses: dict[int | str, dict[str, Any]]) -> None:

@@ -12,17 +12,13 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from mlmodel_server.formats.opened import CONTRIBUTIONS
-from mlmodel_server.observe.feedback import MAX_IDS
-from mlmodel_server.observe.metrics import SHED
 from mlmodel_server.rest.body import TIMEOUT
 from mlmodel_server.rest.endpoints import endpoints
+from mlmodel_server.rest.schemas import ref, schemas
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.tensors import DTYPES, TensorSpec, kind
 
 LARGE = 16 << 10
 """Bytes of an example, from which on it is not shown; ``…/example`` has it."""
-
-Schema = dict[str, Any]
 
 ERRORS = {
     400: "The request does not fit: the error names the field",
@@ -37,7 +33,6 @@ ERRORS = {
 }
 """What each status means, on every path."""
 
-_JSON_TYPES = {float: "number", int: "integer", bool: "boolean", str: "string"}
 _OPEN = ("/", "/metrics")
 _BODY_ERRORS = (400, 413, 415, 429, 500, 503)
 
@@ -75,7 +70,7 @@ def document(app: FastAPI, serving: Serving) -> dict[str, Any]:
         if not path.endswith("/") and (describe is not _explain or _explains(serving)):
             predicting[path] = {"post": describe(serving, examples) | {"operationId": f"post{path}"}}
     described["paths"] = predicting | described["paths"]
-    described["components"] = {"schemas": _schemas(serving)}
+    described["components"] = {"schemas": schemas(serving.model.signature.inputs)}
     if serving.keys:
         _ask_for_keys(described)
     return described
@@ -140,7 +135,7 @@ def _explains(serving: Serving) -> bool:
 
 
 def _json(schema: str, example: Any = None) -> dict[str, Any]:
-    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}}
+    content: dict[str, Any] = {"schema": ref(schema)}
     return {"application/json": content if example is None else content | {"example": example}}
 
 
@@ -198,12 +193,12 @@ def _infer(serving: Serving, examples: Examples) -> dict[str, Any]:
 
 def _predict(_serving: Serving, examples: Examples) -> dict[str, Any]:
     said = "Predict rows, as KServe's v1 protocol and TensorFlow Serving say it: arrays, or objects by feature name."
-    return _operation("Predict (v1)", said, _json("Instances", examples.instances), _json("Predictions"))
+    return _operation("Predict (v1)", said, _json("RowsV1", examples.instances), _json("Predictions"))
 
 
 def _explain(_serving: Serving, examples: Examples) -> dict[str, Any]:
     said = "How much each feature of a row adds to the model's raw score; last comes what every row begins with."
-    return _operation("Explain (v1)", said, _json("Instances", examples.instances), _json("Explanations"))
+    return _operation("Explain (v1)", said, _json("RowsV1", examples.instances), _json("Explanations"))
 
 
 def _invocations(_serving: Serving, examples: Examples) -> dict[str, Any]:
@@ -242,148 +237,3 @@ def _ask_for_keys(described: dict[str, Any]) -> None:
                 operation["security"] = []
             else:
                 operation["responses"] |= {str(status): said for status, said in _failures(401).items()}
-
-
-def _object(required: str, **properties: Schema) -> Schema:
-    """An object with these ``properties``, of which those named in ``required`` are always there."""
-    return {"type": "object", "required": required.split(), "properties": properties}
-
-
-def _array(items: Schema, **more: Any) -> Schema:
-    return {"type": "array", "items": items, **more}
-
-
-_STRING: Schema = {"type": "string"}
-_NUMBER: Schema = {"type": "number"}
-_COUNTS: Schema = {"type": "object", "additionalProperties": _NUMBER}
-_FLAG: Schema = {"type": "boolean"}
-_LABEL: Schema = {"type": ["string", "number", "boolean"]}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _value(spec: TensorSpec) -> Schema:
-    """One row's part of an input, as rows have it."""
-    schema: Schema = {"type": _JSON_TYPES[kind(spec.datatype)]}
-    if schema["type"] == "number":
-        schema = {"type": ["number", "null"]}
-    inner = () if spec.shape[1:] == (1,) else spec.shape[1:]
-    for size in reversed(inner):
-        schema = _array(schema) if size == -1 else _array(schema, minItems=size, maxItems=size)
-    return schema
-
-
-def _schemas(serving: Serving) -> dict[str, Schema]:
-    inputs = serving.model.signature.inputs
-    row = {
-        "type": "object",
-        "required": [spec.name for spec in inputs],
-        "properties": {spec.name: _value(spec) for spec in inputs},
-    }
-    rows = _array({"oneOf": [_ref("Row"), {"type": ["array", "number", "string", "boolean"]}]}, minItems=1)
-    by_column = {"type": "object", "additionalProperties": _array({})}
-    spec = _object("name datatype shape", name=_STRING, datatype=_STRING, shape=_array({"type": "integer"}))
-    parameters = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
-    tensor = _object(
-        "name shape datatype",
-        name=_STRING,
-        shape=_array({"type": "integer", "minimum": 0}, minItems=1),
-        datatype={"enum": list(DTYPES)},
-        parameters=parameters,
-        data=_array({}, description="flat or nested, row-major"),
-    )
-    histogram = _object("counts sum", counts=_array(_NUMBER), sum=_NUMBER)
-    shares = _array(_NUMBER)
-    drift = _object(
-        "name rows bins training life recent psi",
-        name=_STRING,
-        rows=_NUMBER,
-        bins=_array(_STRING),
-        training=shares,
-        life=shares,
-        recent=shares,
-        psi=_COUNTS,
-    )
-    scores = _object(
-        "version revision labels scores", version=_STRING, revision=_STRING, labels=_NUMBER, scores=_COUNTS
-    )
-    return {
-        "Error": _object("error", error={**_STRING, "description": "One sentence that says what to change"}),
-        "Alive": _object("status", status=_STRING),
-        "Live": _object("live", live=_FLAG),
-        "Ready": _object("ready", ready=_FLAG, name=_STRING),
-        "Server": _object("name version extensions", name=_STRING, version=_STRING, extensions=_array(_STRING)),
-        "Models": _object("models", models=_array(_STRING)),
-        "Metadata": _object(
-            "name versions platform inputs outputs",
-            name=_STRING,
-            versions=_array(_STRING),
-            platform=_STRING,
-            inputs=_array(spec),
-            outputs=_array(spec),
-            properties={"type": "object", "additionalProperties": _STRING},
-        ),
-        "Tensor": tensor,
-        "InferRequest": _object(
-            "inputs",
-            id=_STRING,
-            inputs=_array(_ref("Tensor"), minItems=1),
-            outputs=_array(_object("name", name=_STRING, parameters=parameters)),
-            parameters=parameters,
-        ),
-        "InferResponse": _object(
-            "model_name model_version outputs",
-            model_name=_STRING,
-            model_version=_STRING,
-            id=_STRING,
-            outputs=_array(_ref("Tensor")),
-            parameters=parameters,
-        ),
-        "Row": row,
-        "Rows": {"oneOf": [_ref("Row"), _array(_ref("Row"), minItems=1)]},
-        "Instances": {
-            "oneOf": [_object("instances", instances=rows), _object("inputs", inputs={"oneOf": [rows, by_column]})]
-        },
-        "Table": {
-            "oneOf": [
-                _object("dataframe_split", dataframe_split=_object("data", columns=_array(_STRING), data=_array({}))),
-                _object("dataframe_records", dataframe_records=_array(_ref("Row"), minItems=1)),
-                _object("instances", instances=rows),
-                _object("inputs", inputs={"oneOf": [rows, by_column]}),
-            ]
-        },
-        "Predictions": _object("predictions", predictions=_array({})),
-        "Explanations": _object("explanations", explanations=_array({})),
-        "Label": _object("prediction_id", prediction_id=_STRING, label=_LABEL, labels=_array(_LABEL)),
-        "Feedback": {"oneOf": [_ref("Label"), _array(_ref("Label"), minItems=1, maxItems=MAX_IDS)]},
-        "Scored": _object(
-            "scored duplicates unknown",
-            scored={**_NUMBER, "description": "labels that count now"},
-            duplicates={**_NUMBER, "description": "ids that had counted before"},
-            unknown={**_NUMBER, "description": "labels that are no class of the model; they count as wrong"},
-        ),
-        "Profile": {
-            "type": "object",
-            "description": "By column; of a matrix by input and place, such as input-0[3]",
-            "additionalProperties": {"type": "object"},
-        },
-        "Stats": _object(
-            "name version revision since requests rows shed in_flight queued buckets seconds drift drift_rows feedback",
-            name=_STRING,
-            version=_STRING,
-            revision=_STRING,
-            since={**_NUMBER, "description": "seconds since 1970; all counts begin there"},
-            requests={**_COUNTS, "description": "by HTTP status"},
-            rows=_NUMBER,
-            shed=_object(" ".join(SHED), **dict.fromkeys(SHED, _NUMBER)),
-            in_flight=_NUMBER,
-            queued=_NUMBER,
-            buckets=_array(_NUMBER, description="upper bounds of the histograms, in seconds"),
-            seconds=_object("total queue compute", total=histogram, queue=histogram, compute=histogram),
-            drift=_array(drift, description="of each watched feature, then of the predictions; shares of rows by bin"),
-            drift_rows={**_NUMBER, "description": "fewer rows say nothing about drift"},
-            feedback=_array(scores),
-        ),
-    }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version as installed
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.observe.drift import MIN_ROWS
+from mlmodel_server.observe.reports import RequestReport, ScoreReport
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.tensors import ModelMetadata, shown
 
@@ -39,7 +42,17 @@ def check(serving: Serving, model: str, version: str) -> None:
         raise RequestError(f"model {model} has no version {shown(version)} here, but {serving.version}", 404)
 
 
-def stats(serving: Serving) -> dict[str, Any]:
+class Stats(RequestReport):
+    """What all workers have counted since they started."""
+
+    name: str
+    version: str
+    revision: str
+    drift_rows: Annotated[int, Meta(description="fewer rows say nothing about drift")]
+    feedback: list[ScoreReport]
+
+
+def stats(serving: Serving) -> Stats:
     """What all workers have seen since they were started, JSON-ready: see the ``report`` of the recorder, of drift and
     of feedback. Sums over shared memory, 1 ms of work."""
     return {

@@ -16,6 +16,7 @@ from mlmodel_server.errors import RequestError
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.feedback import MAX_IDS, REVISIONS, Cell, Feedback
 from mlmodel_server.observe.ids import MAX_ROWS, PredictionIds, key_of
+from mlmodel_server.observe.reports import Scored
 from mlmodel_server.package.scores import scores
 from tests.unit.server.models import SEED
 from tests.unit.server.observe.test_metrics import in_child, samples
@@ -43,7 +44,7 @@ class Pod:
         assert made is not None
         return made
 
-    def post(self, prediction_id: str, *labels: Any) -> dict[str, int]:
+    def post(self, prediction_id: str, *labels: Any) -> Scored:
         return self.feedback.post(json.dumps({"prediction_id": prediction_id, "labels": labels}).encode())
 
     def shown(self, **labels: str) -> dict[str, float]:

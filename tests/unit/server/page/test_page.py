@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from fastapi.routing import APIRoute
@@ -28,7 +29,7 @@ from mlmodel_server.observe.feedback import Feedback
 from mlmodel_server.observe.ids import PredictionIds, key_of
 from mlmodel_server.observe.metrics import BUCKETS, Recorder
 from mlmodel_server.page.reference import reference
-from mlmodel_server.rest import management, openapi
+from mlmodel_server.rest import management, openapi, schemas
 from mlmodel_server.rest.body import JSON, Head
 from mlmodel_server.rest.endpoints import endpoints
 from mlmodel_server.rpc import codec
@@ -158,12 +159,41 @@ def references(value: Any) -> Iterator[str]:
 
 def test_every_schema_that_is_referred_to_is_there(serving: Serving) -> None:
     found = described(serving)
-    schemas = {f"#/components/schemas/{name}" for name in found["components"]["schemas"]}
-    assert set(references(found)) <= schemas
+    names = {f"#/components/schemas/{name}" for name in found["components"]["schemas"]}
+    assert set(references(found)) <= names
     for methods in found["paths"].values():
         for operation in methods.values():
             assert operation["description"]
             assert operation["responses"]["200"]["content"]
+
+
+def test_every_answer_fits_its_schema_and_the_example_that_of_a_request(serving: Serving) -> None:
+    types = schemas.types(serving.model.signature.inputs)
+    found, checked = described(serving), set()
+    for path, methods in found["paths"].items():
+        content = methods.get("get", {"responses": {"200": {"content": {}}}})["responses"]["200"]["content"]
+        if "application/json" not in content or path == "/":
+            continue
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        msgspec.convert(ask(serving, path).json(), types[name])
+        checked.add(name)
+    assert checked == {"Live", "Ready", "Server", "Models", "ModelMetadata", "InferRequest", "Profile", "Stats"}
+    for path, name in ((f"{MODEL}/infer", "InferRequest"), ("/predict", "Rows")):
+        example = found["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        msgspec.convert(example, types[name])
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"another": 1}, types[name])
+
+
+def test_a_row_has_the_shapes_of_its_inputs() -> None:
+    specs = [TensorSpec("a b", "FP64", (-1,)), TensorSpec("c", "BYTES", (-1, 2, -1)), TensorSpec("d", "INT8", (-1, 1))]
+    row = schemas.schemas(specs)["Row"]
+    assert row["required"] == ["a b", "c", "d"]
+    assert row["properties"] == {
+        "a b": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        "c": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}, "minItems": 2, "maxItems": 2},
+        "d": {"type": "integer"},
+    }
 
 
 def test_every_example_means_the_same_row(serving: Serving) -> None:
@@ -298,26 +328,29 @@ def test_the_stats_are_as_described(serving: Serving) -> None:
     posted = {"prediction_id": serving.ids.make(predictions), "label": label}
     assert ask(serving, f"{MODEL}/feedback", posted).json() == {"scored": 1, "duplicates": 0, "unknown": 0}
     found = ask(serving, f"{MODEL}/stats").json()
-    fits(found, described(serving)["components"]["schemas"]["Stats"])
+    components = described(serving)["components"]["schemas"]
+    fits(found, components["Stats"], components)
     assert [report["rows"] for report in found["drift"]] == [1] * len(found["drift"])
     assert found["drift"][-1]["name"] == "predict"
     assert found["feedback"][0]["scores"]["accuracy"] == 0
 
 
-def fits(value: Any, schema: Any) -> None:
+def fits(value: Any, schema: Any, components: Any) -> None:
     """As much of JSON Schema as the description of the stats needs."""
-    kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "number": (int, float)}
+    if "$ref" in schema:
+        schema = components[schema["$ref"].rpartition("/")[2]]
+    kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int}
     assert isinstance(value, kinds[schema["type"]])
     if schema["type"] == "array":
         for part in value:
-            fits(part, schema["items"])
+            fits(part, schema["items"], components)
     if schema["type"] == "object" and "properties" in schema:
         assert set(value) == set(schema["properties"]) == set(schema["required"])
         for name, part in value.items():
-            fits(part, schema["properties"][name])
+            fits(part, schema["properties"][name], components)
     elif schema["type"] == "object":
         for part in value.values():
-            fits(part, schema["additionalProperties"])
+            fits(part, schema["additionalProperties"], components)
 
 
 def test_scores_that_no_json_can_carry_are_left_out() -> None:
