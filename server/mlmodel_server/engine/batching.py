@@ -128,12 +128,12 @@ class Batcher:
     def _run(self) -> None:
         _step_back()
         while self._waiting or not self._ending:
-            self._take(block=not self._waiting and not self._ending)
+            self._collect(block=not self._waiting and not self._ending)
             batch = self._next()
             if batch:
                 self._predict(batch)
 
-    def _take(self, block: bool) -> None:
+    def _collect(self, block: bool) -> None:
         """Move all that has arrived to the thread's own queue."""
         try:
             while True:

@@ -79,7 +79,7 @@ def load(
         if detect(source.entry, entry) in ("mlflow", "savedmodel"):
             files = {name: files.get(name) or source.read(name) for name in source.names() if name != SIGNATURE}
         name = source.entry
-    found, artefact, flavour = _told(name, files, format)
+    found, artefact, flavour = _detected(name, files, format)
 
     def opened() -> Opened:
         model = open_model(artefact, found, strict=strict, threads=threads)
@@ -115,7 +115,7 @@ def _listed(source: Source, described: Manifest, read: Mapping[str, bytes]) -> d
     return contents
 
 
-def _told(name: str, files: Mapping[str, bytes], format: str) -> tuple[Format, Artefact, mlflow.Flavour | None]:
+def _detected(name: str, files: Mapping[str, bytes], format: str) -> tuple[Format, Artefact, mlflow.Flavour | None]:
     """What the model that begins with the file ``name`` is: that file alone, or all in its directory."""
     found: Format = detect(name, files[name])
     artefact, flavour = _below(name, files), None

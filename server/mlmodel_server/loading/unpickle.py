@@ -40,7 +40,7 @@ class Stream:
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream, self.left = stream, limit
 
-    def _taken(self, data: bytes) -> bytes:
+    def _counted(self, data: bytes) -> bytes:
         self.left -= len(data)
         if self.left < 0:
             raise ValueError("it unpacks to more than the limit")
@@ -48,11 +48,11 @@ class Stream:
 
     def read(self, size: int = -1) -> bytes:
         """Up to ``size`` bytes; all there are when it is negative."""
-        return self._taken(self._stream.read(size if 0 <= size <= self.left else self.left + 1))
+        return self._counted(self._stream.read(size if 0 <= size <= self.left else self.left + 1))
 
     def readline(self) -> bytes:
         """Up to and with the next line feed."""
-        return self._taken(self._stream.readline(self.left + 1))
+        return self._counted(self._stream.readline(self.left + 1))
 
 
 class _Budget(dict[int, Callable[[Any], None]]):

@@ -108,9 +108,9 @@ def values(name: str, counts: Mapping[str, int], others: int, missing: int) -> V
     return Values(name, index, len(chosen), (*labels, *[""] * (WIDTH - len(labels))), reference)
 
 
-def apart(label: str, taken: Sequence[str]) -> str:
+def apart(label: str, used: Sequence[str]) -> str:
     """``label``, in parentheses when a value or class is called like it."""
-    while label in taken:
+    while label in used:
         label = f"({label})"
     return label
 

@@ -95,15 +95,15 @@ class _Layout:
 
     def __init__(self) -> None:
         self.width = 0
-        self.name = self._take(_NAME_BYTES // 8)  # two lengths and both texts, as bytes; unused for the own revision
-        self.labels = self._take(1).start
-        self.correct = self._take(1).start
-        self.confusion = self._take(_SIDE * _SIDE)  # [actual, predicted]
-        self.absolute = self._take(1).start
-        self.squared = self._take(1).start
-        self.lag = self._take(_LAG.cells)
+        self.name = self._reserve(_NAME_BYTES // 8)  # two lengths and both texts, as bytes; unused for the own revision
+        self.labels = self._reserve(1).start
+        self.correct = self._reserve(1).start
+        self.confusion = self._reserve(_SIDE * _SIDE)  # [actual, predicted]
+        self.absolute = self._reserve(1).start
+        self.squared = self._reserve(1).start
+        self.lag = self._reserve(_LAG.cells)
 
-    def _take(self, size: int) -> slice:
+    def _reserve(self, size: int) -> slice:
         self.width += size
         return slice(self.width - size, self.width)
 

@@ -58,18 +58,18 @@ class _Layout:
 
     def __init__(self) -> None:
         self.width = 0
-        self.codes = self._take(_CODES)
-        self.total = self._take(_SECONDS.cells)
-        self.queue = self._take(_SECONDS.cells)
-        self.compute = self._take(_SECONDS.cells)
-        self.batch = self._take(_ROWS.cells)
-        self.rows = self._take(1).start
-        self.starts = self._take(1).start
-        self.shed = self._take(len(SHED))
-        self.now = self._take(2)  # in flight, queued
-        self.pid = self._take(1).start
+        self.codes = self._reserve(_CODES)
+        self.total = self._reserve(_SECONDS.cells)
+        self.queue = self._reserve(_SECONDS.cells)
+        self.compute = self._reserve(_SECONDS.cells)
+        self.batch = self._reserve(_ROWS.cells)
+        self.rows = self._reserve(1).start
+        self.starts = self._reserve(1).start
+        self.shed = self._reserve(len(SHED))
+        self.now = self._reserve(2)  # in flight, queued
+        self.pid = self._reserve(1).start
 
-    def _take(self, size: int) -> slice:
+    def _reserve(self, size: int) -> slice:
         self.width += size
         return slice(self.width - size, self.width)
 

@@ -158,10 +158,12 @@ def _addresses(openapi: Mapping[str, Any]) -> str:
 def _headers(openapi: Mapping[str, Any], serving: Serving) -> str:
     operation = openapi["paths"][f"/v2/models/{serving.name}/infer"]["post"]
     asked = [(said["name"], "request", said["description"]) for said in operation["parameters"]]
-    told = [(name, "answer", said["description"]) for name, said in operation["responses"]["200"]["headers"].items()]
+    answered = [
+        (name, "answer", said["description"]) for name, said in operation["responses"]["200"]["headers"].items()
+    ]
     keys = [("authorization", "request", "Bearer, and the API key")] if serving.keys else []
     return _table(
-        ("name", "of the", "what"), [(f"<code>{escape(n)}</code>", w, escape(t)) for n, w, t in asked + keys + told]
+        ("name", "of the", "what"), [(f"<code>{escape(n)}</code>", w, escape(t)) for n, w, t in asked + keys + answered]
     )
 
 

@@ -6,6 +6,7 @@ The reason is one line on stderr and in the termination message of the pod.
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import time
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until SIGTERM; returns the exit code."""
+    """Run until SIGTERM; return the exit code."""
     began = time.monotonic()
     arguments = options.parse(argv)
     log.configure()
@@ -30,36 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.workers = arguments.workers or limit or 1
     arguments.threads = cpu.restrict(arguments.workers, limit)
     try:
-        from mlmodel_server.rest.app import Application
-        from mlmodel_server.serving.pipeline import Pipeline
-        from mlmodel_server.startup.assemble import assemble, can_be_shared, fetch
-        from mlmodel_server.startup.server import listen, run
-
-        loaded = fetch(arguments)
-        shared = can_be_shared(loaded, arguments.threads)
-        if not shared and arguments.workers > 1:
-            logger.warning(
-                "a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads
-            )
-            arguments.workers = 1
-
-        def application() -> Application:
-            return Application(Pipeline(assemble(arguments, loaded)))
-
-        made = application() if shared else None
-        if shared:
-            del loaded  # its files, of which nothing is needed any more
-
-        socket = listen(arguments.host, arguments.port)
-
-        def serve(slot: int, ready: Callable[[], None]) -> None:
-            run(made or application(), socket, slot, ready)
-
-        def started() -> None:
-            seconds, port = time.monotonic() - began, socket.getsockname()[1]
-            logger.info("ready in %.1f s: %s on port %d", seconds, arguments.name, port)
-
-        code = workers.run(arguments.workers, lambda slot, ready: _coded(lambda: serve(slot, ready)), started)
+        code = _run(arguments, began)
     except Exception as error:
         return _failed(error)
     except KeyboardInterrupt:  # while it was loading
@@ -67,6 +39,37 @@ def main(argv: list[str] | None = None) -> int:
     if code == 0:
         logger.info("drained")
     return code
+
+
+def _run(arguments: argparse.Namespace, began: float) -> int:
+    """Load the model, fork the workers, and return their exit code. Imports numpy and more: after the CPU is shared."""
+    from mlmodel_server.rest.app import Application
+    from mlmodel_server.serving.pipeline import Pipeline
+    from mlmodel_server.startup.assemble import assemble, can_be_shared, fetch
+    from mlmodel_server.startup.server import listen, run
+
+    loaded = fetch(arguments)
+    shared = can_be_shared(loaded, arguments.threads)
+    if not shared and arguments.workers > 1:
+        logger.warning("a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads)
+        arguments.workers = 1
+
+    def application() -> Application:
+        return Application(Pipeline(assemble(arguments, loaded)))
+
+    made = application() if shared else None
+    if shared:
+        del loaded  # its files, of which nothing is needed any more
+    socket = listen(arguments.host, arguments.port)
+
+    def serve(slot: int, ready: Callable[[], None]) -> int:
+        return _coded(lambda: run(made or application(), socket, slot, ready))
+
+    def started() -> None:
+        seconds, port = time.monotonic() - began, socket.getsockname()[1]
+        logger.info("ready in %.1f s: %s on port %d", seconds, arguments.name, port)
+
+    return workers.run(arguments.workers, serve, started)
 
 
 def _coded(serve: Callable[[], None]) -> int:
