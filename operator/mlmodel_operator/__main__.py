@@ -20,6 +20,14 @@ from typing import Any
 from mlmodel_operator import handlers
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.handlers import WatchEnded
+from mlmodel_operator.names import (
+    APPLIED_ANNOTATION,
+    FIELD_MANAGER,
+    MANAGED_BY_LABEL,
+    MODEL_LABEL,
+    OPERATOR,
+    OPERATOR_PORT,
+)
 from mlmodel_operator.runtime import log, metrics
 from mlmodel_operator.runtime.api import ApiError, KubeApi
 from mlmodel_operator.runtime.apply import Applier
@@ -48,12 +56,8 @@ from mlmodel_operator.settings import Settings, SettingsError
 
 logger = logging.getLogger("mlmodel_operator")
 
-COMPONENT = "mlmodel-operator"
 CHILDREN: tuple[Resource, ...] = (DEPLOYMENTS, SERVICES, PODS, CONFIG_MAPS, AUTOSCALERS, DISRUPTION_BUDGETS)
-CHILD_SELECTOR = f"app.kubernetes.io/managed-by={COMPONENT}"
-GROUP_LABEL = "mlmodel.dev/model"
-HASH_ANNOTATION = "mlmodel.dev/applied"
-PORT = 8081
+CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
 WORKERS = 8
 FINISH_SECONDS = 10.0
 RESYNC_SECONDS = 600.0
@@ -89,7 +93,7 @@ def _controller(parts: Parts) -> Reconcile:
     ).reconcile
 
 
-def main(build: Build = _controller, port: int = PORT, argv: Sequence[str] | None = None) -> None:
+def main(build: Build = _controller, port: int = OPERATOR_PORT, argv: Sequence[str] | None = None) -> None:
     """The console script ``mlmodel-operator``; exit code 0 after SIGTERM or SIGINT, 2 for a wrong command line, 1 after
     anything else.
 
@@ -128,21 +132,21 @@ async def run(settings: Settings, build: Build, port: int) -> None:
     heartbeats = Heartbeats(clock)
     instruments = Metrics("mlmodel_operator")
     async with AsyncExitStack() as stack:
-        api = await KubeApi.connect(f"{COMPONENT}/{version('mlmodel')}", instruments.observe_request)
+        api = await KubeApi.connect(f"{OPERATOR}/{version('mlmodel')}", instruments.observe_request)
         stack.push_async_callback(api.close)
         scraper = Scraper()
         stack.push_async_callback(scraper.close)
 
-        store = Store(GROUP_LABEL)
+        store = Store(MODEL_LABEL)
         queue: WorkQueue[Key] = WorkQueue(clock)
         store.on_change(lambda _, namespace, name: queue.add((namespace, name)))
         instruments.queue_due.set_function(lambda: len(queue))
         instruments.queue_working.set_function(lambda: queue.working)
-        applier = Applier(api, store, HASH_ANNOTATION)
-        events = Events(api, clock, COMPONENT, settings.pod_name)
+        applier = Applier(api, store, FIELD_MANAGER, APPLIED_ANNOTATION)
+        events = Events(api, clock, OPERATOR, settings.pod_name)
         reconcile = build(Parts(api, store, applier, events, scraper, settings, clock))
         workers = Workers(queue, reconcile, clock, instruments, heartbeats)
-        elector = Elector(api, clock, settings.pod_namespace, COMPONENT, settings.pod_name)
+        elector = Elector(api, clock, settings.pod_namespace, OPERATOR, settings.pod_name)
         audit = Audit(
             api,
             store,
@@ -171,7 +175,7 @@ async def run(settings: Settings, build: Build, port: int) -> None:
         async def watch_models() -> None:
             await audit.first()
             synced["the models"].set()
-            await handlers.watch_models(api, store, queue, take_signals, settings.pod_name)
+            await handlers.watch(MODELS, api, store, queue, take_signals, settings.pod_name)
 
         async def audit_models() -> None:
             await synced["the models"].wait()

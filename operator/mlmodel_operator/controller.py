@@ -12,8 +12,21 @@ from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
-from mlmodel_operator.api.types import GROUP, KIND, PLURAL, VERSION, MLModel, Owner, Revision
+from mlmodel_operator.api.types import MLModel, Owner, Revision
 from mlmodel_operator.api.upgrade import newer_format, read_status
+from mlmodel_operator.names import (
+    COMPONENT_LABEL,
+    GROUP,
+    KIND,
+    PLURAL,
+    REVISION_LABEL,
+    ROUTER,
+    ROUTES_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+    VERSION,
+    revision_name,
+    router_name,
+)
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_address, needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed
@@ -45,8 +58,6 @@ from mlmodel_operator.settings import Settings
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has one object. The Deployment is deleted last: a revision is found by it."""
-ROUTES_ANNOTATION = "mlmodel.dev/routes"
-MANAGER = "mlmodel-operator"
 
 logger = logging.getLogger(__name__)
 
@@ -144,10 +155,10 @@ class Controller:
         servers = [
             pod
             for pod in pods
-            if observe.label(pod, observe.REVISION_LABEL)
+            if observe.label(pod, REVISION_LABEL)
             and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
         ]
-        routers = [pod for pod in pods if observe.label(pod, observe.COMPONENT_LABEL) == "router"]
+        routers = [pod for pod in pods if observe.label(pod, COMPONENT_LABEL) == ROUTER]
         routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
         counts: Mapping[str, Counts | None] = {}
@@ -156,10 +167,7 @@ class Controller:
         revisions = observe.read_revisions(
             deployments,
             services,
-            [
-                (observe.label(pod, observe.REVISION_LABEL), observe.read_pod(pod, counts.get(_name(pod))))
-                for pod in servers
-            ],
+            [(observe.label(pod, REVISION_LABEL), observe.read_pod(pod, counts.get(_name(pod)))) for pod in servers],
         )
         found: Mapping[str, RouterStatus | None] = {}
         bare = Observed(revisions)
@@ -212,7 +220,7 @@ class Controller:
             autoscaler = resources.autoscaler(owner, revision.id, autoscaling, replicas)
             await self._apply(AUTOSCALERS, autoscaler, attempt)
         else:
-            await attempt(self._delete(AUTOSCALERS, owner, f"{owner.name}-{revision.id}"))
+            await attempt(self._delete(AUTOSCALERS, owner, revision_name(owner.name, revision.id)))
             if deployment is not None and (deployment.get("spec") or {}).get("replicas") != replicas:
                 # Not part of the applied intent: giving the field up to an autoscaler would reset it to one.
                 await attempt(self._applier.patch(DEPLOYMENTS, deployment, {"spec": {"replicas": replicas}}))
@@ -228,8 +236,8 @@ class Controller:
         )
         live = self._store.get(DEPLOYMENTS, owner.namespace, _name(intent))
         if live is not None and _belongs_to(live, owner.uid):
-            made_from = observe.annotation(live, resources.TEMPLATE_ANNOTATION)
-            if made_from and made_from != observe.annotation(intent, resources.TEMPLATE_ANNOTATION):
+            made_from = observe.annotation(live, TEMPLATE_ANNOTATION)
+            if made_from and made_from != observe.annotation(intent, TEMPLATE_ANNOTATION):
                 # Another release of the operator made its pods: they stay as they are until the next revision.
                 return live
         return await self._apply(DEPLOYMENTS, intent, attempt)
@@ -245,7 +253,7 @@ class Controller:
         """Make kubelet refresh the routers' mounted file at once: a changed annotation of the pod does."""
         change = {"metadata": {"annotations": {ROUTES_ANNOTATION: routes.id()}}}
         for pod in self._store.group(PODS, owner.namespace, owner.name):
-            if not _is_pod_of(pod, f"{owner.name}-router") or observe.is_terminating(pod):
+            if not _is_pod_of(pod, router_name(owner.name)) or observe.is_terminating(pod):
                 continue
             if observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
                 continue
@@ -275,10 +283,10 @@ class Controller:
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete its children one after the other; after a failure the rest, the Deployment included, stays."""
         for resource in PER_REVISION:
-            await self._delete(resource, owner, f"{owner.name}-{revision}")
+            await self._delete(resource, owner, revision_name(owner.name, revision))
 
     async def _apply(self, resource: Resource, body: Body, attempt: _Attempts) -> Body | None:
-        return await attempt(self._applier.apply(resource, body, MANAGER))
+        return await attempt(self._applier.apply(resource, body))
 
     async def _delete(self, resource: Resource, owner: Owner, name: str) -> None:
         """Delete a child if it exists and this model owns it."""
@@ -324,7 +332,7 @@ def _name(body: Body) -> str:
 
 def _cluster_ip(services: list[Body]) -> str:
     """The IP of the Service in front of the routers, empty as long as there is none."""
-    routers = (body for body in services if observe.label(body, observe.COMPONENT_LABEL) == "router")
+    routers = (body for body in services if observe.label(body, COMPONENT_LABEL) == ROUTER)
     return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")
 
 

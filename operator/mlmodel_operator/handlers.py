@@ -13,11 +13,9 @@ from typing import Any, cast
 
 import kopf
 
-from mlmodel_operator.api.types import GROUP, PLURAL, VERSION
-from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime.api import CONNECT_SECONDS, SILENCE_SECONDS, WATCH_SECONDS, KubeApi
 from mlmodel_operator.runtime.queue import Priority, WorkQueue
-from mlmodel_operator.runtime.resource import address
+from mlmodel_operator.runtime.resource import Resource, address
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.runtime.workers import Key
 
@@ -26,8 +24,13 @@ class WatchEnded(Exception):
     """kopf does not watch any more."""
 
 
-async def watch_models(
-    api: KubeApi, store: Store, queue: WorkQueue[Key], take_back_signals: Callable[[], None], identity: str
+async def watch(
+    resource: Resource,
+    api: KubeApi,
+    store: Store,
+    queue: WorkQueue[Key],
+    take_back_signals: Callable[[], None],
+    identity: str,
 ) -> None:
     """Run kopf until it ends. Raises WatchEnded: it gives up at any error in a watch but an expired version.
 
@@ -37,7 +40,7 @@ async def watch_models(
     """
     ours = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=_registry(api, store, queue),
+        registry=_registry(resource, api, store, queue),
         settings=_settings(),
         clusterwide=True,
         identity=cast(Any, identity),  # kopf does not export its type
@@ -50,7 +53,7 @@ async def watch_models(
         raise WatchEnded(f"kopf gave up ({type(error).__name__}: {error})") from None
 
 
-def _registry(api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
+def _registry(resource: Resource, api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -69,11 +72,11 @@ def _registry(api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.Operato
             token=token.strip() or None,
         )
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry)
     async def model_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
         take = store.observe_deletion if event["type"] == "DELETED" else store.put
-        if take(MODELS, body):  # and not the echo of our own write of the status
+        if take(resource, body):  # and not the echo of our own write of the status
             # The first list is not a person's edit: a restart must not make the edits of this moment wait.
             queue.add(address(body), Priority.EDIT if event["type"] else Priority.RESYNC)
 

@@ -8,13 +8,11 @@ from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import MLModel, Owner, Spec
+from mlmodel_operator.names import REVISION_LABEL, SERVER
 from mlmodel_operator.rollout.observed import Pod, RevisionState, Router
 from mlmodel_operator.runtime.resource import Body, metadata, uid
 from mlmodel_operator.scrape import RouterStatus
 
-REVISION_LABEL = "mlmodel.dev/revision"
-COMPONENT_LABEL = "mlmodel.dev/component"
-MODEL_LABEL = "mlmodel.dev/model"
 SLOTS: tuple[Slot, ...] = ("a", "b")
 
 
@@ -63,7 +61,7 @@ def read_pod(body: Body, counts: Counts | None) -> Pod:
     status = body.get("status") or {}
     containers = status.get("containerStatuses") or []
     # By name: a mesh's sidecar may come first, and its troubles are not the model's.
-    container: Body = next((found for found in containers if found.get("name") == "server"), {})
+    container: Body = next((found for found in containers if found.get("name") == SERVER), {})
     waiting = (container.get("state") or {}).get("waiting") or {}
     ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
     ended = ended or {}

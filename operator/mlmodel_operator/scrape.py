@@ -17,10 +17,8 @@ from typing import TypeVar
 import aiohttp
 
 from mlmodel_operator.api.evidence import Counts
+from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT
 
-SERVER_PORT = 8080
-ROUTER_PORT = 9090
-SERVICE_PORT = 80
 _SECONDS = 1.0
 _BODY_LIMIT = 1 << 20
 _COUNTER_LIMIT = 2**53  # beyond it a float does not hold every integer
@@ -49,7 +47,7 @@ class Scraper:
     """One HTTP session for all pods. Make and close it in the event loop that uses it."""
 
     def __init__(
-        self, server_port: int = SERVER_PORT, router_port: int = ROUTER_PORT, service_port: int = SERVICE_PORT
+        self, server_port: int = SERVER_PORT, router_port: int = ROUTER_STATUS_PORT, service_port: int = SERVICE_PORT
     ) -> None:
         self._server_port = server_port
         self._router_port = router_port

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .api.types import Trust
+from mlmodel_operator.api.types import Trust
+from mlmodel_operator.names import OPERATOR
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -84,7 +85,7 @@ class Settings:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mlmodel-operator", description="Serves MLModels and rolls them out.")
+    parser = argparse.ArgumentParser(prog=OPERATOR, description="Serves MLModels and rolls them out.")
     parser.add_argument(
         "--allow-unsafe-models",
         action="store_true",

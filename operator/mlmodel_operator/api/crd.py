@@ -14,7 +14,8 @@ import yaml
 from mlmodel_operator.api.codec import schema
 from mlmodel_operator.api.schema import Doc
 from mlmodel_operator.api.status import Status
-from mlmodel_operator.api.types import GROUP, KIND, MAX_NAME, PLURAL, VERSION, Spec
+from mlmodel_operator.api.types import MAX_NAME, Spec
+from mlmodel_operator.names import CRD, GROUP, KIND, PART_OF_LABEL, PLURAL, PROJECT, VERSION
 
 _HEADER = "# Generated from operator/mlmodel_operator/api by `make generate`. Do not edit.\n"
 
@@ -57,7 +58,7 @@ def crd() -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}", "labels": {"app.kubernetes.io/part-of": "mlmodel"}},
+        "metadata": {"name": CRD, "labels": {PART_OF_LABEL: PROJECT}},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
@@ -123,7 +124,7 @@ def crd_problem(found: Mapping[str, Any]) -> str:
             if place:
                 return ""
     return (
-        f"the CustomResourceDefinition {PLURAL}.{GROUP} in the cluster is older than this operator:"
+        f"the CustomResourceDefinition {CRD} in the cluster is older than this operator:"
         " type `kubectl apply -f crds/mlmodels.yaml`"
     )
 

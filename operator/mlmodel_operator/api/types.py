@@ -12,12 +12,6 @@ from typing import Annotated, ClassVar, Literal
 
 from mlmodel_operator.api.schema import Doc, Limits, Quantity, Rule
 
-GROUP = "mlmodel.dev"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
-KIND = "MLModel"
-PLURAL = "mlmodels"
-
 ModelFormat = Literal[
     "auto", "sklearn", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow"
 ]

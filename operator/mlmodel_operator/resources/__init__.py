@@ -12,10 +12,9 @@ from mlmodel_operator.resources.router import (
     router_routes,
     router_service,
 )
-from mlmodel_operator.resources.server import TEMPLATE_ANNOTATION, autoscaler, deployment, disruption_budget, service
+from mlmodel_operator.resources.server import autoscaler, deployment, disruption_budget, service
 
 __all__ = [
-    "TEMPLATE_ANNOTATION",
     "autoscaler",
     "deployment",
     "disruption_budget",

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from mlmodel_operator.api.types import API_VERSION, KIND, Owner
+from mlmodel_operator.api.types import Owner
+from mlmodel_operator.names import (
+    API_VERSION,
+    KIND,
+    MANAGED_BY_LABEL,
+    NAME_LABEL,
+    OPERATOR,
+    PART_OF_LABEL,
+    PROJECT,
+    Component,
+    selector,
+)
 
 Body = dict[str, Any]
-Component = Literal["server", "router"]
 
-MODEL_LABEL = "mlmodel.dev/model"
-COMPONENT_LABEL = "mlmodel.dev/component"
-REVISION_LABEL = "mlmodel.dev/revision"
-
-# Where servers and routers answer gRPC: HTTP/2 from the first byte, without TLS.
-GRPC_PORT = 9000
 GRPC_PROTOCOL = "kubernetes.io/h2c"
+"""Standard name of HTTP/2 without TLS, for `appProtocol` of a Service."""
 
 # The user and group of our images; also given to stock images, none of which needs a user of its own.
 USER = 65532
 
 
-def selector(owner: Owner, component: Component, revision_id: str = "") -> dict[str, str]:
-    """The labels that find one component's pods; with a revision, that revision's only."""
-    labels = {MODEL_LABEL: owner.name, COMPONENT_LABEL: component}
-    return labels | {REVISION_LABEL: revision_id} if revision_id else labels
-
-
 def labels(owner: Owner, component: Component, revision_id: str = "") -> dict[str, str]:
     """All labels of a child and its pods. Never ``app.kubernetes.io/instance``: GitOps tools claim it as their own."""
     return {
-        "app.kubernetes.io/managed-by": "mlmodel-operator",
-        "app.kubernetes.io/part-of": "mlmodel",
-        "app.kubernetes.io/name": owner.name,
-    } | selector(owner, component, revision_id)
+        MANAGED_BY_LABEL: OPERATOR,
+        PART_OF_LABEL: PROJECT,
+        NAME_LABEL: owner.name,
+    } | selector(owner.name, component, revision_id)
 
 
 def metadata(owner: Owner, name: str, component: Component, revision_id: str = "") -> Body:
@@ -81,7 +80,7 @@ def spread(owner: Owner, component: Component, revision_id: str = "") -> list[Bo
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": selector(owner, component, revision_id)},
+            "labelSelector": {"matchLabels": selector(owner.name, component, revision_id)},
         }
     ]
 
@@ -101,6 +100,6 @@ def budget(owner: Owner, name: str, component: Component, revision_id: str = "")
         "spec": {
             "maxUnavailable": 1,
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
-            "selector": {"matchLabels": selector(owner, component, revision_id)},
+            "selector": {"matchLabels": selector(owner.name, component, revision_id)},
         },
     }

@@ -11,15 +11,22 @@ from functools import cache
 from importlib.resources import files
 
 from mlmodel_operator.api.types import Owner
+from mlmodel_operator.names import (
+    CONFIG_ANNOTATION,
+    GRPC_PORT,
+    ROUTER,
+    ROUTER_PORT,
+    ROUTER_STATUS_PORT,
+    SERVICE_PORT,
+    router_name,
+    selector,
+)
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 from mlmodel_operator.rollout.routes import Routes
 
-TRAFFIC_PORT = 8080
-STATUS_PORT = 9090
 CONFIG_PATH = "/etc/mlmodel/haproxy"
 ROUTES_PATH = "/etc/mlmodel/routes"
-CONFIG_ANNOTATION = "mlmodel.dev/config"
 
 # As for the servers: first leave the Service, then stop. HAProxy's own `hard-stop-after` (30 s) fits in what is left.
 PRE_STOP_SECONDS = 5
@@ -34,15 +41,15 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": common.metadata(owner, _name(owner), "router"),
+        "metadata": common.metadata(owner, router_name(owner.name), ROUTER),
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 1,
-            "selector": {"matchLabels": common.selector(owner, "router")},
+            "selector": {"matchLabels": selector(owner.name, ROUTER)},
             "strategy": common.rolling(),
             "template": {
                 "metadata": {
-                    "labels": common.labels(owner, "router"),
+                    "labels": common.labels(owner, ROUTER),
                     "annotations": {CONFIG_ANNOTATION: config_hash},
                 },
                 "spec": {
@@ -50,17 +57,17 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": common.pod_security(),
-                    "topologySpreadConstraints": common.spread(owner, "router"),
+                    "topologySpreadConstraints": common.spread(owner, ROUTER),
                     "containers": [
                         {
-                            "name": "router",
+                            "name": ROUTER,
                             "image": image,
                             # One process: a master would cost memory and only serves reloads, which we never do.
                             "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
                             "ports": [
-                                {"name": "http", "containerPort": TRAFFIC_PORT},
-                                {"name": "grpc", "containerPort": common.GRPC_PORT},
-                                {"name": "status", "containerPort": STATUS_PORT},
+                                {"name": "http", "containerPort": ROUTER_PORT},
+                                {"name": "grpc", "containerPort": GRPC_PORT},
+                                {"name": "status", "containerPort": ROUTER_STATUS_PORT},
                             ],
                             # Ordinary traffic takes 20 MiB; the limit holds two thousand requests under way at once.
                             "resources": {
@@ -93,15 +100,15 @@ def router_service(owner: Owner) -> Body:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": common.metadata(owner, owner.name, "router"),
+        "metadata": common.metadata(owner, owner.name, ROUTER),
         "spec": {
             "type": "ClusterIP",
-            "selector": common.selector(owner, "router"),
+            "selector": selector(owner.name, ROUTER),
             "ports": [
-                {"name": "http", "port": 80, "targetPort": "http"},
+                {"name": "http", "port": SERVICE_PORT, "targetPort": "http"},
                 {
                     "name": "grpc",
-                    "port": common.GRPC_PORT,
+                    "port": GRPC_PORT,
                     "targetPort": "grpc",
                     "appProtocol": common.GRPC_PROTOCOL,
                 },
@@ -130,15 +137,11 @@ def router_routes(owner: Owner, routes: Routes) -> Body:
 
 def router_disruption_budget(owner: Owner) -> Body:
     """The PodDisruptionBudget of the router; the caller makes one only where there is more than one replica."""
-    return common.budget(owner, _name(owner), "router")
-
-
-def _name(owner: Owner) -> str:
-    return f"{owner.name}-router"
+    return common.budget(owner, router_name(owner.name), ROUTER)
 
 
 def _config_name(owner: Owner) -> str:
-    return f"{owner.name}-router-config"
+    return f"{router_name(owner.name)}-config"
 
 
 def _routes_name(owner: Owner) -> str:
@@ -155,7 +158,7 @@ def _config_map(owner: Owner, name: str, data: dict[str, str]) -> Body:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": common.metadata(owner, name, "router"),
+        "metadata": common.metadata(owner, name, ROUTER),
         "data": dict(data),
     }
 

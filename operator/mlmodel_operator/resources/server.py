@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from mlmodel_operator.api.types import Autoscaling, Owner, Resources, Revision, Snapshot
+from mlmodel_operator.names import GRPC_PORT, SERVER, SERVER_PORT, TEMPLATE_ANNOTATION, revision_name, selector
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
-from mlmodel_operator.rollout.routes import SERVER_PORT
 
 MODEL_PATH = "/mnt/model"
 STORAGE_PATH = "/etc/mlmodel/storage"
@@ -19,8 +19,6 @@ STORAGE_SECRET = "mlmodel-storage"  # noqa: S105 - its name
 """In the model's namespace, for sources that the server fetches itself; each of its keys is named like the environment
 variable that tools for this storage read. The server gets them as files: an environment is inherited and shown by too
 much."""
-TEMPLATE_ANNOTATION = "mlmodel.dev/template"
-"""On a Deployment, the hash of the pod template: another one means that another release of the operator made it."""
 
 # What a server asks for when the user says nothing. The CPU request is what the autoscaler's percentage refers to. No
 # limit by default: one on CPU only adds latency, and one on memory would kill a model larger than we guessed.
@@ -43,34 +41,34 @@ def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allo
     ``allow_unsafe``. A Deployment whose template would come out another one is left as it is (see
     ``TEMPLATE_ANNOTATION``), so neither an upgrade nor other rights restart anything.
     """
-    name = _name(owner, revision.id)
+    name = revision_name(owner.name, revision.id)
     snapshot = revision.snapshot
     volumes, mounts = _volumes(snapshot)
     body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": common.metadata(owner, name, "server", revision.id),
+        "metadata": common.metadata(owner, name, SERVER, revision.id),
         "spec": {
             "revisionHistoryLimit": 1,
-            "selector": {"matchLabels": common.selector(owner, "server", revision.id)},
+            "selector": {"matchLabels": selector(owner.name, SERVER, revision.id)},
             "strategy": common.rolling(),
             "template": {
-                "metadata": {"labels": common.labels(owner, "server", revision.id)},
+                "metadata": {"labels": common.labels(owner, SERVER, revision.id)},
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": common.pod_security(),
-                    "topologySpreadConstraints": common.spread(owner, "server", revision.id),
+                    "topologySpreadConstraints": common.spread(owner, SERVER, revision.id),
                     "containers": [
                         {
-                            "name": "server",
+                            "name": SERVER,
                             "image": snapshot.image,
                             "args": _args(owner, revision, allow_unsafe),
                             **_env(snapshot, signing_keys),
                             "ports": [
                                 {"name": "http", "containerPort": SERVER_PORT},
-                                {"name": "grpc", "containerPort": common.GRPC_PORT},
+                                {"name": "grpc", "containerPort": GRPC_PORT},
                             ],
                             "resources": _resources(snapshot.resources),
                             "securityContext": common.container_security(),
@@ -98,15 +96,15 @@ def service(owner: Owner, revision_id: str) -> Body:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": common.metadata(owner, _name(owner, revision_id), "server", revision_id),
+        "metadata": common.metadata(owner, revision_name(owner.name, revision_id), SERVER, revision_id),
         "spec": {
             "type": "ClusterIP",
-            "selector": common.selector(owner, "server", revision_id),
+            "selector": selector(owner.name, SERVER, revision_id),
             "ports": [
                 {"name": "http", "port": SERVER_PORT, "targetPort": "http"},
                 {
                     "name": "grpc",
-                    "port": common.GRPC_PORT,
+                    "port": GRPC_PORT,
                     "targetPort": "grpc",
                     "appProtocol": common.GRPC_PROTOCOL,
                 },
@@ -122,11 +120,11 @@ def autoscaler(owner: Owner, revision_id: str, autoscaling: Autoscaling, min_rep
     is added as fast as Kubernetes does by default; after five quiet minutes, also the default, it is given back by at
     most half per minute.
     """
-    name = _name(owner, revision_id)
+    name = revision_name(owner.name, revision_id)
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
-        "metadata": common.metadata(owner, name, "server", revision_id),
+        "metadata": common.metadata(owner, name, SERVER, revision_id),
         "spec": {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
             "minReplicas": min_replicas,
@@ -147,11 +145,7 @@ def autoscaler(owner: Owner, revision_id: str, autoscaling: Autoscaling, min_rep
 
 def disruption_budget(owner: Owner, revision_id: str) -> Body:
     """The PodDisruptionBudget of one revision; the caller makes one only where there is more than one replica."""
-    return common.budget(owner, _name(owner, revision_id), "server", revision_id)
-
-
-def _name(owner: Owner, revision_id: str) -> str:
-    return f"{owner.name}-{revision_id}"
+    return common.budget(owner, revision_name(owner.name, revision_id), SERVER, revision_id)
 
 
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
@@ -163,7 +157,7 @@ def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
     args += ["--model-version", revision.label, "--revision", revision.id]
     if model.sha256:
         args += ["--sha256", model.sha256]
-    args += ["--format", model.format, "--port", str(SERVER_PORT), "--grpc-port", str(common.GRPC_PORT)]
+    args += ["--format", model.format, "--port", str(SERVER_PORT), "--grpc-port", str(GRPC_PORT)]
     args += ["--batch-rows", str(snapshot.batching.max_rows)]
     if model.trust != "strict":
         args += ["--trust", model.trust]

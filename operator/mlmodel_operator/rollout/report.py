@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Condition, ConditionStatus, Phase, Rejected, Status, rejection
-from mlmodel_operator.resources.common import selector
+from mlmodel_operator.names import SERVER, selector
 from mlmodel_operator.rollout.availability import answering_version, url, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
@@ -52,7 +52,7 @@ def _selector(context: Context, state: Status) -> str:
     """Return the label selector of the pods of stable, in the form that the scale subresource requires."""
     if state.stable is None:
         return ""
-    labels = selector(context.model.owner, "server", state.stable.revision)
+    labels = selector(context.model.owner.name, SERVER, state.stable.revision)
     return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
-
-SERVER_PORT = 8080
 
 
 @dataclass(frozen=True)

@@ -74,18 +74,19 @@ class Applier:
 
     The comparison is over the fields of the intent, as the server answered when they were last applied: a drift of any
     of them, labels and annotations included, is written again; fields of others (an autoscaler's ``replicas``) are not
-    looked at. ``hash_annotation`` names an annotation in which each object carries the hash of its intent, so that
-    after a restart an object that still equals its intent needs no write either.
+    looked at. ``manager`` is the field manager. ``hash_annotation`` names the annotation of each object with the hash
+    of its intent, so that after a restart an object that still equals its intent needs no write either.
     """
 
-    def __init__(self, api: Api, store: Store, hash_annotation: str) -> None:
+    def __init__(self, api: Api, store: Store, manager: str, hash_annotation: str) -> None:
         self._api = api
         self._store = store
+        self._manager = manager
         self._hash_annotation = hash_annotation
         # Bounded, oldest out: forgetting costs at most one apply that changes nothing.
         self._applied: OrderedDict[tuple[Resource, str, str], _Applied] = OrderedDict()
 
-    async def apply(self, r: Resource, body: Body, manager: str = "mlmodel-operator") -> Body:
+    async def apply(self, r: Resource, body: Body) -> Body:
         """Make the object as ``body`` says, and return it as it now is (shared with the store: read only).
 
         Raises NotOurs instead of touching an object of another controller, and ApiError. An object that is being
@@ -102,9 +103,9 @@ class Applier:
             _refuse_if_not_ours(r, intent, live)
             if metadata(live).get("deletionTimestamp") or self._is_current(r, intent, intent_hash, live):
                 return live
-            written = await self._update(r, intent, uid(live), manager)
+            written = await self._update(r, intent, uid(live))
         else:
-            written = await self._api.apply(r, intent, manager)
+            written = await self._api.apply(r, intent, self._manager)
         self._remember(r, written, intent_hash, intent)
         self._store.put(r, written)
         return self._store.get(r, namespace, name) or written
@@ -120,10 +121,10 @@ class Applier:
         self._store.put(r, written)
         return self._store.get(r, *address(live)) or written
 
-    async def _update(self, r: Resource, intent: Body, known: str, manager: str) -> Body:
+    async def _update(self, r: Resource, intent: Body, known: str) -> Body:
         """Apply onto the very object that we know: one that somebody has just put in its place is not taken over."""
         with _another_uid_is_a_conflict(r, intent):
-            return await self._api.apply(r, _with_uid(intent, known), manager)
+            return await self._api.apply(r, _with_uid(intent, known), self._manager)
 
     async def _read(self, r: Resource, namespace: str, name: str) -> Body | None:
         try:

@@ -316,7 +316,7 @@ async def test_applying_twice_writes_once_even_where_the_server_normalises(
 ) -> None:
     async with connect() as (api, writes):
         store = Store(GROUP)
-        applier = Applier(api, store, ANNOTATION)
+        applier = Applier(api, store, "test", ANNOTATION)
         intents: list[tuple[Resource, Body]] = [
             (DEPLOYMENTS, deployment(namespace)),
             (CONFIG_MAPS, config_map(namespace, "c", k="v")),
@@ -338,7 +338,7 @@ async def test_applying_twice_writes_once_even_where_the_server_normalises(
         store = Store(GROUP)
         for (r, _), body in zip(intents, after, strict=True):
             store.put(r, body)
-        applier = Applier(api, store, ANNOTATION)
+        applier = Applier(api, store, "test", ANNOTATION)
         for _ in range(2):
             for r, intent in intents:
                 await applier.apply(r, intent)
@@ -358,7 +358,7 @@ def service(namespace: str) -> Body:
 async def test_drift_is_repaired_and_what_others_own_is_left(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, writes):
         store = Store(GROUP)
-        applier = Applier(api, store, ANNOTATION)
+        applier = Applier(api, store, "test", ANNOTATION)
         await applier.apply(DEPLOYMENTS, deployment(namespace))
 
         async def edit(patch: Body) -> None:
@@ -380,10 +380,10 @@ async def test_what_the_intent_gives_up_disappears(namespace: str, connect: Call
     async with connect() as (api, _):
         for restart in (False, True):
             store = Store(GROUP)
-            applier = Applier(api, store, ANNOTATION)
+            applier = Applier(api, store, "test", ANNOTATION)
             await applier.apply(DEPLOYMENTS, deployment(namespace, env={"A": "1", "B": "2"}))
             if restart:
-                applier = Applier(api, store, ANNOTATION)
+                applier = Applier(api, store, "test", ANNOTATION)
             body = await applier.apply(DEPLOYMENTS, deployment(namespace, env={"A": "1"}))
             assert body["spec"]["template"]["spec"]["containers"][0]["env"] == [{"name": "A", "value": "1"}]
 
@@ -394,7 +394,7 @@ async def test_what_belongs_to_another_is_not_touched(namespace: str, connect: C
         theirs = await api.create(DEPLOYMENTS, deployment(namespace, uid="another"))
         nobodys = await api.create(CONFIG_MAPS, config_map(namespace, "c", k="theirs"))
         writes.clear()
-        applier = Applier(api, Store(GROUP), ANNOTATION)
+        applier = Applier(api, Store(GROUP), "test", ANNOTATION)
         owner = deployment(namespace, uid="ours")["metadata"]["ownerReferences"]
         mine = config_map(namespace, "c", k="mine")
         mine["metadata"]["ownerReferences"] = owner
@@ -410,7 +410,7 @@ async def test_what_belongs_to_another_is_not_touched(namespace: str, connect: C
 @asynchronous
 async def test_what_was_put_in_the_place_of_ours_is_not_taken_over(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, _):
-        applier = Applier(api, Store(GROUP), ANNOTATION)
+        applier = Applier(api, Store(GROUP), "test", ANNOTATION)
         ours = await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="1"))
         await api.delete(CONFIG_MAPS, namespace, "c", ours["metadata"]["uid"])
         with pytest.raises(ApiError) as error:  # the store still shows ours

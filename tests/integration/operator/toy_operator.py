@@ -11,6 +11,7 @@ import sys
 
 import mlmodel_operator.__main__ as process
 from mlmodel_operator.controller import MODELS
+from mlmodel_operator.names import MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR
 from mlmodel_operator.runtime.resource import CONFIG_MAPS, Body, uid
 from mlmodel_operator.runtime.workers import Key, Reconcile
 
@@ -48,7 +49,7 @@ def toy(model: Body) -> Body:
         "metadata": {
             "namespace": meta["namespace"],
             "name": f"{meta['name']}-toy",
-            "labels": {"app.kubernetes.io/managed-by": process.COMPONENT, process.GROUP_LABEL: meta["name"]},
+            "labels": {MANAGED_BY_LABEL: OPERATOR, MODEL_LABEL: meta["name"]},
             "ownerReferences": [
                 {
                     "apiVersion": MODELS.api_version,

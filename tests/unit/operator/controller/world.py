@@ -12,8 +12,17 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from mlmodel_operator.__main__ import CHILD_SELECTOR, CHILDREN, GROUP_LABEL, HASH_ANNOTATION
+from mlmodel_operator.__main__ import CHILD_SELECTOR, CHILDREN
 from mlmodel_operator.controller import MODELS, Controller
+from mlmodel_operator.names import (
+    APPLIED_ANNOTATION,
+    FIELD_MANAGER,
+    MODEL_LABEL,
+    OPERATOR,
+    ROUTER_STATUS_PORT,
+    SERVER_PORT,
+    SERVICE_PORT,
+)
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
@@ -47,7 +56,7 @@ class PodHttp(Scraper):
 
     def __init__(self, world: World) -> None:
         # No session is opened; the parent's methods need the ports only.
-        self._server_port, self._router_port, self._service_port = 8080, 9090, 80
+        self._server_port, self._router_port, self._service_port = SERVER_PORT, ROUTER_STATUS_PORT, SERVICE_PORT
         self._world = world
         self.requests: list[tuple[str, int]] = []
 
@@ -86,9 +95,9 @@ class World:
 
     def restart(self) -> None:
         """A new operator process: it knows only what the cluster shows."""
-        self.store = Store(GROUP_LABEL)
-        applier = Applier(self.api, self.store, HASH_ANNOTATION)
-        events = Events(self.api, self.clock, "mlmodel-operator", "operator-1")
+        self.store = Store(MODEL_LABEL)
+        applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
+        events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
 
     def see(self) -> None:

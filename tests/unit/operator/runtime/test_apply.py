@@ -43,7 +43,7 @@ class World:
         self.store = Store("group")
         for (r, _, _), body in self.api.objects.items():
             self.store.put(r, copy.deepcopy(body))
-        self.applier = Applier(self.api, self.store, ANNOTATION)
+        self.applier = Applier(self.api, self.store, "test", ANNOTATION)
 
     async def edit(self, patch: Body) -> None:
         """Somebody else changes the object, and the watch shows it."""

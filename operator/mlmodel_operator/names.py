@@ -1,0 +1,59 @@
+"""Names and ports on which several modules, other programs and objects that are already installed agree.
+
+They are part of what users see and of what a running cluster contains: a change here needs a migration.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+GROUP = "mlmodel.dev"  # API group of MLModel, and prefix of its labels and annotations
+VERSION = "v1alpha1"  # version of the API
+API_VERSION = f"{GROUP}/{VERSION}"  # `apiVersion` of an MLModel
+KIND = "MLModel"  # `kind` of an MLModel
+PLURAL = "mlmodels"  # name of the kind in URLs and roles
+CRD = f"{PLURAL}.{GROUP}"  # name of the CustomResourceDefinition
+
+OPERATOR = "mlmodel-operator"  # its program, image, Deployment, ServiceAccount, roles, Lease and Event source
+FIELD_MANAGER = OPERATOR  # owner of the fields that server-side apply writes
+NAMESPACE = "mlmodel-system"  # where install.yaml puts the operator
+PROJECT = "mlmodel"  # value of the part-of label of everything that the project installs or creates
+
+NAME_LABEL = "app.kubernetes.io/name"  # standard label: the model's name, or the operator's
+PART_OF_LABEL = "app.kubernetes.io/part-of"  # standard label: PROJECT
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"  # standard label of every child: OPERATOR; watches select by it
+MODEL_LABEL = f"{GROUP}/model"  # on every child: the name of its MLModel; the store groups by it
+COMPONENT_LABEL = f"{GROUP}/component"  # on every child: SERVER or ROUTER
+REVISION_LABEL = f"{GROUP}/revision"  # on the children of one revision: its identity
+
+APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent that was last applied
+TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of its pod template
+CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template: hash of its configuration
+ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a router pod: identity of the routes; a change refreshes the mount
+
+Component = Literal["server", "router"]
+SERVER: Final = "server"  # component that runs a model, and the container in its pods
+ROUTER: Final = "router"  # component that routes a model's requests, and the container in its pods
+
+SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
+ROUTER_PORT = 8080  # HTTP of a router pod
+GRPC_PORT = 9000  # gRPC of server and router pods and of both Services: HTTP/2 from the first byte, without TLS
+ROUTER_STATUS_PORT = 9090  # status, metrics and probes of a router pod
+SERVICE_PORT = 80  # HTTP of the model's Service, which leads to the routers
+OPERATOR_PORT = 8081  # metrics and probes of the operator
+
+
+def selector(model: str, component: Component, revision: str = "") -> dict[str, str]:
+    """Return the labels that find the pods of one component of a model; with ``revision``, only that revision's."""
+    labels = {MODEL_LABEL: model, COMPONENT_LABEL: component}
+    return labels | {REVISION_LABEL: revision} if revision else labels
+
+
+def revision_name(model: str, revision: str) -> str:
+    """Return the name of the Deployment, Service, autoscaler and disruption budget of one revision."""
+    return f"{model}-{revision}"
+
+
+def router_name(model: str) -> str:
+    """Return the name of the router's Deployment and disruption budget; its Service has the model's own name."""
+    return f"{model}-{ROUTER}"
