@@ -119,7 +119,7 @@ class Controller:
             if plan.requeue_after is None or attempt.refusal.conflict:
                 raise attempt.refusal
             # Backoff would slow the rollout down: it must see a failing candidate within seconds.
-            logger.warning("%s; the rollout goes on", attempt.refusal)
+            logger.warning("write rejected, the rollout goes on", extra={"error": attempt.refusal})
         return plan.requeue_after
 
     async def _report_newer_status(self, body: Body, key: tuple[str, str], newer: int) -> None:
@@ -131,7 +131,7 @@ class Controller:
             f"a newer release of the operator wrote this status (format {newer}; this release knows up to"
             f" {FORMAT_VERSION}), so this one changes nothing: upgrade the operator"
         )
-        logger.warning("%s/%s: %s", *key, note)
+        logger.warning("status of a newer release", extra={"format": newer, "known": FORMAT_VERSION})
         transition = f"format {newer}"
         await self._events.post(body, transition=transition, reason=Reason.NEWER_STATUS, note=note, warning=True)
 
@@ -140,7 +140,7 @@ class Controller:
         if refusal is None:
             self._refusals.pop(key, None)
         elif not refusal.retryable and not refusal.conflict:
-            self._refusals[key] = f"the API server refused it: {refusal.message}"
+            self._refusals[key] = f"the API server rejected it: {refusal.message}"
 
     # ---------------------------------------------------------------------------------------------------- observing
 
@@ -261,7 +261,7 @@ class Controller:
                 await self._applier.patch(PODS, pod, change)
             except ApiError as error:
                 # Only slower: kubelet refreshes mounts within about a minute anyway.
-                logger.info("pod %s was not told of new routes: %s", _name(pod), error.message)
+                logger.info("router not annotated", extra={"pod": _name(pod), "error": error})
 
     async def _write_status(self, body: Body, plan: Plan) -> None:
         """Write the status last, only when it differs, and only onto the very version that was decided on."""

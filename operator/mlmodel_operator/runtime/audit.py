@@ -60,10 +60,11 @@ class Audit:
             except ApiError as error:
                 failures += 1
                 kind = f"{self._resource.plural}.{self._resource.group}"
+                values = {"resource": kind, "error": error}
                 if error.not_found:
-                    logger.warning("The API server does not know %s: apply its CustomResourceDefinition", kind)
+                    logger.warning("kind not found, apply its CustomResourceDefinition", extra=values)
                 else:
-                    logger.warning("Cannot list %s: %s", kind, error)
+                    logger.warning("list failed", extra=values)
                 await self._clock.sleep(1.0 + self._backoff.delay(failures))
             else:
                 self._store.replace(self._resource, bodies, version)
@@ -80,7 +81,7 @@ class Audit:
             try:
                 silent = silent + 1 if await self._once() else 0
             except ApiError as error:
-                logger.warning("The audit of %s failed: %s", self._resource.plural, error)
+                logger.warning("audit failed", extra={"resource": self._resource.plural, "error": error})
             if silent >= 2:
                 raise WatchSilent(f"the watch on {self._resource.plural} shows no changes any more")
 
@@ -94,10 +95,6 @@ class Audit:
             self._found(*address(body))
         if missed or removed:
             self._on_missed(len(missed) + len(removed))
-            logger.warning(
-                "The audit of %s found %d changes and %d deletions that the watch had not shown",
-                self._resource.plural,
-                len(missed),
-                len(removed),
-            )
+            values = {"resource": self._resource.plural, "changes": len(missed), "deletions": len(removed)}
+            logger.warning("audit found missed changes", extra=values)
         return len(missed)

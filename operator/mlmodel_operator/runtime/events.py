@@ -55,4 +55,4 @@ class Events:
             await self._api.create(EVENTS, body)
         except ApiError as error:
             if not error.conflict:
-                logger.warning("The event %s was not posted: %s", reason, error)
+                logger.warning("event not posted", extra={"reason": reason, "error": error})

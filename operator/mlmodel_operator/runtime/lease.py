@@ -52,6 +52,7 @@ class Elector:
         self._clock = clock
         self._namespace = namespace
         self._name = name
+        self._path = f"{namespace}/{name}"
         self._identity = identity
         self._duration = duration
         self._renew = renew
@@ -76,12 +77,12 @@ class Elector:
                         return
                     continue
                 if not self._lease:
-                    logger.info("Standing by: %s leads", holder)
+                    logger.info("standing by", extra={"leader": holder})
                 self._lease = lease
                 # A change ends the watch early; the reading that follows tells whether it was a renewal or a release.
                 await self._wait_for_change(seen, expires - now)
             except ApiError as error:
-                logger.warning("Cannot read the Lease %s/%s: %s", self._namespace, self._name, error)
+                logger.warning("cannot read the Lease", extra={"lease": self._path, "error": error})
                 await self._clock.sleep(_RETRY_SECONDS)
 
     async def hold(self) -> None:
@@ -117,7 +118,7 @@ class Elector:
                 if error.conflict or error.not_found:
                     await self._look_again()
                     continue
-                logger.warning("Cannot renew the Lease: %s", error)
+                logger.warning("cannot renew the Lease", extra={"lease": self._path, "error": error})
                 await self._clock.sleep(min(_RETRY_SECONDS, remaining))
 
     async def _look_again(self) -> None:

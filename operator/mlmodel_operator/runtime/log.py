@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-OURS = "mlmodel_operator"
+OURS = __name__.partition(".")[0]
 current_key: ContextVar[tuple[str, str] | None] = ContextVar("current_key", default=None)
 
 
-class LineFormatter(logging.Formatter):
-    """``time=… level=… from=LOGGER model=NAMESPACE/NAME msg="…"``.
+# The last two are set by other formatters.
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_PLAIN = re.compile(r'[^\s"=]+')
 
-    Our own tracebacks stay in the line, escaped; of a library's, which tell of a broken connection as often as of a
-    bug, only the error is kept.
+
+class LineFormatter(logging.Formatter):
+    """``time=… level=… from=LOGGER model=NAMESPACE/NAME msg="an event" KEY=VALUE …``.
+
+    The values of an event are those in ``extra``: ``logger.info("leading", extra={"pod": name})``. Our own tracebacks
+    stay in the message, escaped; of a library's, which report a broken connection as often as a bug, only the error is
+    kept.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         stamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
         fields = [f"time={stamp}", f"level={record.levelname.lower()}", f"from={record.name}"]
         key = current_key.get()
         if key is not None:
             fields.append(f"model={key[0]}/{key[1]}")
         message = record.getMessage()
-        if record.exc_info and record.name.startswith(OURS):
-            message += "\n" + self.formatException(record.exc_info)
+        extra = {}
+        if record.name.startswith(OURS):
+            extra = {key: value for key, value in vars(record).items() if key not in _OF_EVERY_RECORD}
+            if record.exc_info:
+                message += "\n" + self.formatException(record.exc_info)
         elif record.exc_info and record.exc_info[1] is not None:
             message += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
         fields.append(f"msg={json.dumps(message, ensure_ascii=False)}")
+        fields += [f"{key}={_text(value)}" for key, value in extra.items()]
         return " ".join(fields)
+
+
+def _text(value: object) -> str:
+    """Return a value as it stands in a line: quoted unless it is one plain word or number."""
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def configure(level: str) -> None:

@@ -79,14 +79,16 @@ class Reflector:
                 delay = 0.0 if error.gone and self._failures == 1 else self._backoff.delay(self._failures)
                 self._on_restart(self._resource, error.reason)
                 if not error.gone:
-                    logger.warning("Watching %s: %s; again in %.1f s", self._resource.plural, error, delay)
+                    values = {"resource": self._resource.plural, "error": error, "retry_seconds": delay}
+                    logger.warning("watch failed", extra=values)
                 await self._clock.sleep(delay)
 
     async def _list(self) -> None:
         bodies, version = await self._api.list(self._resource, self._namespace, self._label_selector)
         removed = self._store.replace(self._resource, bodies, version)
         if removed and self.synced.is_set():
-            logger.info("%d %s were deleted while nobody watched", len(removed), self._resource.plural)
+            values = {"resource": self._resource.plural, "count": len(removed)}
+            logger.info("objects deleted while no watch was open", extra=values)
         self._version = version
         self.synced.set()
 

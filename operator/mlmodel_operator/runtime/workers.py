@@ -64,13 +64,13 @@ class Workers:
         except ApiError as error:
             delay = self._queue.retry(key, error.retry_after or 0.0)
             if error.conflict:  # somebody wrote in between: normal, and the next look sees it
-                logger.debug("%s; again in %.1f s", error, delay)
+                logger.debug("conflict, reconcile requeued", extra={"error": error, "retry_seconds": delay})
                 return "conflict"
-            logger.warning("%s; again in %.1f s", error, delay)
+            logger.warning("reconcile rejected", extra={"error": error, "retry_seconds": delay})
             return "refused"
         except Exception:  # a bug of one model must not stop the others
             delay = self._queue.retry(key)
-            logger.exception("The reconcile failed; again in %.1f s", delay)
+            logger.exception("reconcile failed", extra={"retry_seconds": delay})
             return "error"
         self._queue.forget(key)
         if again is not None:

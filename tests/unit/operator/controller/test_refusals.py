@@ -35,7 +35,7 @@ async def test_a_refusal_is_in_the_conditions_until_the_write_goes_through() -> 
     assert await world.reconcile() is not None  # the rollout is watched on
     assert "quota" not in world.condition("Ready")["message"]
     await world.reconcile()
-    assert world.condition("Ready")["message"].endswith("the API server refused it: exceeded quota: team")
+    assert world.condition("Ready")["message"].endswith("the API server rejected it: exceeded quota: team")
     world.api.refusals.clear()
     await world.reconcile()  # goes through; the decision before it did not know
     await world.reconcile()

@@ -27,6 +27,22 @@ def test_a_line_has_the_model_while_it_is_worked_on() -> None:
     assert "model=" not in formatter.format(record("mlmodel_operator.x", "m"))
 
 
+def test_the_values_of_an_event_follow_it_quoted_where_they_must_be() -> None:
+    values = {
+        "pod": "fraud-1",
+        "error": ValueError("no such\nthing"),
+        "delay_seconds": 1.23456,
+        "empty": "",
+        "a": "b=c",
+    }
+    named = logging.getLogger("mlmodel_operator.x")
+    event = named.makeRecord(named.name, logging.INFO, __file__, 1, "new routes", (), None, extra=values)
+    line = LineFormatter().format(event)
+    assert line.endswith('msg="new routes" pod=fraud-1 error="no such\\nthing" delay_seconds=1.23 empty="" a="b=c"')
+    event.name = "library.x"  # whose values may be whole objects
+    assert LineFormatter().format(event).endswith('msg="new routes"')
+
+
 def test_our_tracebacks_stay_in_the_line_and_a_librarys_is_its_last_line() -> None:
     ours = LineFormatter().format(record("mlmodel_operator.x", "failed", error=True))
     theirs = LineFormatter().format(record("library.x", "failed", error=True))

@@ -11,12 +11,14 @@ import pytest
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.backoff import Backoff
 from mlmodel_operator.runtime.health import Heartbeats
+from mlmodel_operator.runtime.log import LineFormatter
 from mlmodel_operator.runtime.metrics import Metrics
 from mlmodel_operator.runtime.queue import WorkQueue
 from mlmodel_operator.runtime.workers import RECONCILE_SECONDS, Key, Workers
 from tests.unit.operator.runtime.support import FakeClock, asynchronous, settle
 
 KEY = ("ns", "model")
+line = LineFormatter().format
 
 
 class Bench:
@@ -76,7 +78,8 @@ async def test_a_refusal_is_one_line_and_a_bug_a_traceback_and_neither_ends_the_
     await bench.clock.advance(10)
     refusal, bug = caplog.records
     assert refusal.exc_info is None
-    assert "connection refused" in refusal.getMessage()
+    assert 'msg="reconcile rejected" error="Unreachable: connection refused" retry_seconds=' in line(refusal)
+    assert 'ZeroDivisionError: oh" retry_seconds=' in line(bug)
     assert bug.exc_info is not None
     assert len(bench.calls) == 3
     assert bench.queue.failures(KEY) == 0  # the third succeeded
