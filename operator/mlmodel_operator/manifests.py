@@ -11,7 +11,17 @@ from typing import Any
 import yaml
 
 from mlmodel_operator.api.crd import crd
-from mlmodel_operator.names import GROUP, NAME_LABEL, NAMESPACE, OPERATOR, OPERATOR_PORT, PART_OF_LABEL, PLURAL, PROJECT
+from mlmodel_operator.names import (
+    CRD,
+    GROUP,
+    NAME_LABEL,
+    NAMESPACE,
+    OPERATOR,
+    OPERATOR_PORT,
+    PART_OF_LABEL,
+    PLURAL,
+    PROJECT,
+)
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 
@@ -108,6 +118,7 @@ def _cluster_roles() -> list[Body]:
                 # An annotation on a router's pod makes its node read the new routes at once.
                 _rule("", ["pods"], *look, "patch"),
                 _rule("events.k8s.io", ["events"], "create"),
+                _rule("apiextensions.k8s.io", ["customresourcedefinitions"], "get") | {"resourceNames": [CRD]},
             ],
         ),
         {

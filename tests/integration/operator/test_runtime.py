@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
@@ -587,6 +587,8 @@ class Process:
         try:
             with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:  # loopback, our own process
                 return str(answer.read().decode())
+        except HTTPError as error:
+            return str(error.read().decode())
         except URLError as error:
             return str(error)
 
@@ -661,7 +663,7 @@ def operators(apiserver: ApiServer, namespace: str, tmp_path: Path) -> Iterator[
 @asynchronous
 async def test_from_kubectl_apply_to_the_child_and_then_silence(operators: Operators) -> None:
     process = operators.start("pod")
-    await process.wait("Leading as pod")
+    await process.wait('msg="leading" pod=pod')
     assert process.get("/readyz") == "ok\n"
     operators.apply("fraud", "builtin://one")
     await process.wait("done builtin://one")
@@ -698,9 +700,9 @@ async def test_from_kubectl_apply_to_the_child_and_then_silence(operators: Opera
 @asynchronous
 async def test_a_standby_takes_over_at_once_and_work_in_progress_is_finished_first(operators: Operators) -> None:
     first = operators.start("first")
-    await first.wait("Leading as first")
+    await first.wait('msg="leading" pod=first')
     second = operators.start("second")
-    await second.wait("Standing by: first leads")
+    await second.wait('msg="standing by" leader=first')
     assert second.get("/readyz") == "ok\n"
     operators.apply("fraud", "builtin://slow")
     await first.wait("slow begins")
@@ -708,7 +710,7 @@ async def test_a_standby_takes_over_at_once_and_work_in_progress_is_finished_fir
     assert first.says("done builtin://slow")
     assert operators.toy("fraud") == "builtin://slow"
     started = time.monotonic()
-    await second.wait("Leading as second")
+    await second.wait('msg="leading" pod=second')
     assert time.monotonic() - started < 2
     operators.apply("fraud", "builtin://two")
     await second.wait("done builtin://two")
@@ -738,13 +740,13 @@ async def test_losing_the_lease_ends_the_process_with_one_line(
     operators: Operators, connect: Callable[..., Any]
 ) -> None:
     process = operators.start("pod")
-    await process.wait("Leading as pod")
+    await process.wait('msg="leading" pod=pod')
     async with connect() as (api, _):
         body = {"spec": {"holderIdentity": "usurper"}}
         await api.patch(LEASES, operators.namespace, "mlmodel-operator", body)
     assert await asyncio.to_thread(process.process.wait, 30) == 1
     last = process.log.read_text().splitlines()[-1]
-    assert "the leading replica ended: usurper holds the Lease now" in last
+    assert 'msg="part stopped" error="leader: usurper holds the Lease now"' in last
     assert "Traceback" not in last
 
 
@@ -757,14 +759,37 @@ async def test_without_the_crd_it_waits_and_says_what_to_do(
 
     process = operators.start("pod")
     try:
-        await process.wait("apply its CustomResourceDefinition")
+        await process.wait("the cluster has no CustomResourceDefinition mlmodels.mlmodel.dev: type `kubectl apply")
         assert "the models have not been listed yet" not in process.get("/healthz")
-        assert process.get("/readyz") != "ok\n"
+        assert process.get("/readyz").startswith("the cluster has no CustomResourceDefinition")
     finally:
         apiserver.kubectl("apply", "--server-side", "-f", str(crd))
-    await process.wait("Leading as pod")
+    await process.wait('msg="leading" pod=pod')
     operators.apply("fraud", "builtin://one")
     await process.wait("done builtin://one")
+    assert process.stop() == 0
+
+
+@asynchronous
+async def test_with_an_older_crd_it_is_not_ready_and_waits_for_the_new_one(
+    operators: Operators, apiserver: ApiServer
+) -> None:
+    crd = ROOT / "crds" / "mlmodels.yaml"
+    older = yaml.safe_load(crd.read_text())
+    del older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["formatVersion"]
+    operators.apply("fraud", "builtin://one")
+    apiserver.kubectl("replace", "-f", "-", input=json.dumps(older))
+    process = operators.start("pod")
+    try:
+        await process.wait("is older than this operator: type `kubectl apply -f crds/mlmodels.yaml`")
+        assert "older than this operator" in process.get("/readyz")
+        assert process.get("/healthz") == "ok\n"
+        assert process.writes() == {}
+    finally:
+        apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd))
+    await process.wait("done builtin://one")
+    assert process.get("/readyz") == "ok\n"
+    assert process.log.read_text().count("older than this operator") == 1
     assert process.stop() == 0
 
 
@@ -785,13 +810,13 @@ async def test_the_rights_in_the_manifest_are_enough_and_its_token_is_used(
     kubeconfig.write_text(json.dumps(config))
 
     first = operators.start("first", kubeconfig=kubeconfig, system=system)
-    await first.wait("Leading as first")
+    await first.wait('msg="leading" pod=first')
     second = operators.start("second", kubeconfig=kubeconfig, system=system)
-    await second.wait("Standing by: first leads")
+    await second.wait('msg="standing by" leader=first')
     operators.apply("fraud", "builtin://one")
     await first.wait("done builtin://one")
     assert first.stop() == 0
-    await second.wait("Leading as second")
+    await second.wait('msg="leading" pod=second')
     assert second.stop() == 0
     for process in (first, second):
         said = process.log.read_text()

@@ -7,26 +7,31 @@ two seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
-import mlmodel_operator.__main__ as process
+from mlmodel_operator.__main__ import main
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.names import MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR
+from mlmodel_operator.process import Parts
 from mlmodel_operator.runtime.resource import CONFIG_MAPS, Body, uid
 from mlmodel_operator.runtime.workers import Key, Reconcile
 
+# Below the operator's own loggers, so that its level and format are theirs.
+logger = logging.getLogger("mlmodel_operator.toy")
 
-def build(parts: process.Parts) -> Reconcile:
+
+def build(parts: Parts) -> Reconcile:
     """The toy."""
 
     async def reconcile(key: Key) -> float | None:
         model = parts.store.get(MODELS, *key)
         if model is None or model["metadata"].get("deletionTimestamp"):
-            process.logger.info("forgotten %s", key[1])
+            logger.info("forgotten %s", key[1])
             return None
         uri = model["spec"]["model"]["uri"]
         if uri == "builtin://slow":
-            process.logger.info("slow begins")
+            logger.info("slow begins")
             await asyncio.sleep(2)
         await parts.applier.apply(CONFIG_MAPS, toy(model))
         status = {"url": uri}
@@ -34,7 +39,7 @@ def build(parts: process.Parts) -> Reconcile:
             written = await parts.api.replace_status(MODELS, {**model, "status": status})
             parts.store.put(MODELS, written)
             await parts.events.post(model, transition=str(written["metadata"]["generation"]), reason="Seen", note=uri)
-        process.logger.info("done %s", uri)
+        logger.info("done %s", uri)
         return None
 
     return reconcile
@@ -66,4 +71,4 @@ def toy(model: Body) -> Body:
 
 
 if __name__ == "__main__":
-    process.main(build, int(sys.argv[1]), [])
+    main(build, int(sys.argv[1]), [])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from mlmodel_operator.__main__ import CHILD_SELECTOR, CHILDREN
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.names import (
     APPLIED_ANNOTATION,
@@ -23,6 +22,7 @@ from mlmodel_operator.names import (
     SERVER_PORT,
     SERVICE_PORT,
 )
+from mlmodel_operator.process import CHILD_SELECTOR, CHILDREN
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time

@@ -67,6 +67,8 @@ def test_the_operator_has_no_right_that_leads_to_more() -> None:
     verbs = {(rule["apiGroups"][0], resource): rule["verbs"] for rule in rules() for resource in rule["resources"]}
     assert verbs[("mlmodel.dev", "mlmodels")] == ["get", "list", "watch"]  # never the spec
     assert "delete" not in verbs[("", "configmaps")]
+    (definitions,) = [rule for rule in rules() if rule["apiGroups"] == ["apiextensions.k8s.io"]]
+    assert (definitions["verbs"], definitions["resourceNames"]) == (["get"], ["mlmodels.mlmodel.dev"])
 
 
 def test_the_operator_is_told_who_it_is_and_which_images_it_hands_on() -> None:

@@ -1,0 +1,53 @@
+"""Waits, before any model is worked on, for a CustomResourceDefinition that this operator can work with.
+
+An API server drops the fields of a status that its CustomResourceDefinition does not know: with an older one the
+operator would forget what it has just decided. The two are upgraded at different moments, so this is a state to wait in
+and not an error; this replica is not ready meanwhile, so the release before it keeps running.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from mlmodel_operator.api.crd import crd_problem
+from mlmodel_operator.names import CRD
+from mlmodel_operator.runtime.api import Api, ApiError
+from mlmodel_operator.runtime.clock import Clock
+from mlmodel_operator.runtime.resource import CRDS
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 3.0
+
+
+class CrdCheck:
+    """``problem`` is what is wrong and what to type, for the readiness probe; empty once ``wait`` has returned."""
+
+    def __init__(self, api: Api, clock: Clock) -> None:
+        self._api = api
+        self._clock = clock
+        self.problem = f"the CustomResourceDefinition {CRD} has not been read yet"
+
+    async def wait(self) -> None:
+        """Return when the CustomResourceDefinition in the cluster fits; log each new problem once until then."""
+        while True:
+            problem = await self._find_problem()
+            if problem and problem != self.problem:
+                logger.warning("waiting for the CustomResourceDefinition", extra={"reason": problem})
+            self.problem = problem
+            if not problem:
+                return
+            await self._clock.sleep(RETRY_SECONDS)
+
+    async def _find_problem(self) -> str:
+        try:
+            return crd_problem(await self._api.get(CRDS, "", CRD))
+        except ApiError as error:
+            if error.not_found:
+                return f"the cluster has no CustomResourceDefinition {CRD}: type `kubectl apply -f crds/mlmodels.yaml`"
+            if error.forbidden:
+                return (
+                    f"the operator may not read the CustomResourceDefinition {CRD}: apply the roles of this release,"
+                    " which are in install.yaml"
+                )
+            return f"the CustomResourceDefinition {CRD} cannot be read ({error})"

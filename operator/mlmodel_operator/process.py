@@ -1,0 +1,276 @@
+"""The process: constructs its parts, starts and supervises them, leads, answers probes, and stops as a whole.
+
+Any part that stops takes the process with it, and the pod starts again from what is in the cluster; there is no state
+here that is worth a repair. SIGTERM is the orderly stop: work in progress is finished, and the Lease released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from mlmodel_operator import handlers
+from mlmodel_operator.controller import MODELS, Controller
+from mlmodel_operator.crd_check import CrdCheck
+from mlmodel_operator.handlers import WatchEnded
+from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, PROJECT
+from mlmodel_operator.runtime import metrics
+from mlmodel_operator.runtime.api import ApiError, KubeApi
+from mlmodel_operator.runtime.apply import Applier
+from mlmodel_operator.runtime.audit import Audit, WatchSilent
+from mlmodel_operator.runtime.clock import Clock, SystemClock
+from mlmodel_operator.runtime.events import Events
+from mlmodel_operator.runtime.health import Heartbeats
+from mlmodel_operator.runtime.lease import Elector, LeaseLost
+from mlmodel_operator.runtime.metrics import Metrics
+from mlmodel_operator.runtime.queue import Priority, WorkQueue
+from mlmodel_operator.runtime.reflector import Reflector
+from mlmodel_operator.runtime.resource import (
+    AUTOSCALERS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    PODS,
+    SERVICES,
+    Resource,
+    address,
+)
+from mlmodel_operator.runtime.store import Store
+from mlmodel_operator.runtime.workers import Key, Reconcile, Workers
+from mlmodel_operator.scrape import Scraper
+from mlmodel_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CHILDREN: tuple[Resource, ...] = (DEPLOYMENTS, SERVICES, PODS, CONFIG_MAPS, AUTOSCALERS, DISRUPTION_BUDGETS)
+CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
+WORKERS = 8
+FINISH_SECONDS = 10.0
+"""For the reconciles in progress when the process is told to stop."""
+RESYNC_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a controller works with."""
+
+    api: KubeApi
+    store: Store
+    applier: Applier
+    events: Events
+    scraper: Scraper
+    settings: Settings
+    clock: Clock
+
+
+Build = Callable[[Parts], Reconcile]
+
+
+def controller(parts: Parts) -> Reconcile:
+    """Return the reconcile of the real controller."""
+    return Controller(
+        parts.api, parts.store, parts.applier, parts.events, parts.scraper, parts.settings, parts.clock
+    ).reconcile
+
+
+class PartStopped(Exception):
+    """A part that must run as long as the process has stopped."""
+
+
+EXPECTED = (PartStopped, ApiError, LeaseLost, WatchEnded, WatchSilent, OSError)
+"""Causes that the environment can have. Any other is a bug, of which the log shows the traceback."""
+
+
+async def run(settings: Settings, build: Build, port: int) -> None:
+    """Run the operator until SIGTERM or SIGINT.
+
+    Raises OSError when there is no configuration to reach an API server or the port is taken, and a group of
+    PartStopped when a part stopped before that.
+    """
+    stop = asyncio.Event()
+    take_signals(stop)
+    instruments = Metrics("mlmodel_operator")
+    async with AsyncExitStack() as stack:
+        api = await KubeApi.connect(f"{OPERATOR}/{version(PROJECT)}", instruments.observe_request)
+        stack.push_async_callback(api.close)
+        scraper = Scraper()
+        stack.push_async_callback(scraper.close)
+        operator = Operator(settings, api, scraper, instruments, build, stop)
+        await stack.enter_async_context(metrics.serve(instruments, port, operator.not_alive, operator.not_ready))
+        await operator.run()
+
+
+def take_signals(stop: asyncio.Event) -> None:
+    """Make SIGTERM and SIGINT set ``stop``."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+def report(stopped: ExceptionGroup[Exception]) -> None:
+    """Log, one line each, which parts stopped and why; of what is no expected cause, with the traceback."""
+    for part in _leaves(stopped):
+        expected = all(isinstance(cause, EXPECTED) for cause in _leaves(part.__cause__ or part))
+        logger.error("part stopped", extra={"error": part}, exc_info=None if expected else part)
+
+
+class Operator:
+    """All parts of one process over one API server. Construct it in the event loop that runs it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        api: KubeApi,
+        scraper: Scraper,
+        instruments: Metrics,
+        build: Build,
+        stop: asyncio.Event,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings, self._api, self._metrics, self._stop = settings, api, instruments, stop
+        self._clock = clock = clock or SystemClock()
+        self._heartbeats = Heartbeats(clock)
+        self._store = Store(MODEL_LABEL)
+        self._queue: WorkQueue[Key] = WorkQueue(clock)
+        self._store.on_change(lambda _, namespace, name: self._queue.add((namespace, name)))
+        instruments.queue_due.set_function(lambda: len(self._queue))
+        instruments.queue_working.set_function(lambda: self._queue.working)
+        self._crd = CrdCheck(api, clock)
+        self._audit = self._make_audit()
+        self._reflectors = {resource: self._make_reflector(resource) for resource in CHILDREN}
+        self._models_listed = asyncio.Event()
+        self._elector = Elector(api, clock, settings.pod_namespace, OPERATOR, settings.pod_name)
+        applier = Applier(api, self._store, FIELD_MANAGER, APPLIED_ANNOTATION)
+        events = Events(api, clock, OPERATOR, settings.pod_name)
+        reconcile = build(Parts(api, self._store, applier, events, scraper, settings, clock))
+        self._workers = Workers(self._queue, reconcile, clock, instruments, self._heartbeats)
+
+    def _make_audit(self) -> Audit:
+        return Audit(
+            self._api,
+            self._store,
+            MODELS,
+            self._clock,
+            lambda namespace, name: self._queue.add((namespace, name), Priority.RESYNC),
+            heartbeats=self._heartbeats,
+            on_missed=self._metrics.missed.inc,
+        )
+
+    def _make_reflector(self, resource: Resource) -> Reflector:
+        return Reflector(
+            self._api,
+            self._store,
+            resource,
+            CHILD_SELECTOR,
+            clock=self._clock,
+            heartbeats=self._heartbeats,
+            on_restart=self._metrics.observe_watch_restart,
+        )
+
+    # ---------------------------------------------------------------------------------- starting, supervising, stopping
+
+    async def run(self) -> None:
+        """Run all parts until ``stop`` is set. Raises a group of PartStopped when one stops before."""
+        async with asyncio.TaskGroup() as group:
+
+            def start(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+                return group.create_task(self._supervise(name, work), name=name)
+
+            reflectors = ((f"reflector of {kind.plural}", one.run()) for kind, one in self._reflectors.items())
+            leader = start("leader", self._lead())
+            others = [
+                start("audit", self._audit_models()),
+                start("resync", self._resync()),
+                *(start(name, work) for name, work in reflectors),
+                # Last: when kopf stops, it cancels all tasks that were started after it.
+                start("watch on models", self._watch_models()),
+            ]
+            await self._stop.wait()
+            await self._finish(leader)
+            for task in (leader, *others):
+                task.cancel()
+
+    async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Await ``work``, which does not stop by itself before ``stop`` is set; if it does, raise PartStopped."""
+        try:
+            await work
+        except Exception as error:
+            reasons = "; ".join(str(leaf) or type(leaf).__name__ for leaf in _leaves(error))
+            raise PartStopped(f"{name}: {reasons}") from error
+        if not self._stop.is_set():
+            raise PartStopped(f"{name}: stopped without an error")
+
+    async def _finish(self, leader: asyncio.Task[None]) -> None:
+        """Start no more reconciles, and wait for those in progress and for the release of the Lease."""
+        logger.info("stopping")
+        self._queue.close()
+        if self._elector.leading:
+            await asyncio.wait({leader}, timeout=FINISH_SECONDS)
+
+    # ------------------------------------------------------------------------------------------------- the models
+
+    async def _watch_models(self) -> None:
+        await self._crd.wait()
+        await self._audit.first()
+        self._models_listed.set()
+        await handlers.watch(
+            MODELS, self._api, self._store, self._queue, partial(take_signals, self._stop), self._settings.pod_name
+        )
+
+    async def _audit_models(self) -> None:
+        await self._models_listed.wait()
+        await self._audit.run()
+
+    async def _resync(self) -> None:
+        """Reconcile every model now and then though no event comes. It costs no write where nothing has changed."""
+        while True:
+            await self._clock.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
+            for body in self._store.all(MODELS):
+                self._queue.add(address(body), Priority.RESYNC)
+
+    # ---------------------------------------------------------------------------------------------------- leading
+
+    async def _lead(self) -> None:
+        """Work as long as this replica holds the Lease. It acquires the Lease only after all its caches have synced."""
+        await self._models_listed.wait()
+        for reflector in self._reflectors.values():
+            await reflector.synced.wait()
+        await self._elector.acquire()
+        logger.info("leading", extra={"pod": self._settings.pod_name})
+        self._metrics.leader.set(1)
+        try:
+            async with asyncio.TaskGroup() as group:
+                holding = group.create_task(self._elector.hold())
+                crew = [group.create_task(self._workers.run(f"worker {number}")) for number in range(WORKERS)]
+                await asyncio.wait(crew)
+                holding.cancel()
+        finally:
+            await self._elector.release()
+
+    # ----------------------------------------------------------------------------------------------------- probes
+
+    def not_ready(self) -> list[str]:
+        """Return what keeps this replica from leading; a standby that waits for the Lease is ready."""
+        synced = {"models": self._models_listed} | {
+            resource.plural: reflector.synced for resource, reflector in self._reflectors.items()
+        }
+        waiting = [f"the {plural} have not been listed yet" for plural, event in synced.items() if not event.is_set()]
+        return [self._crd.problem, *waiting] if self._crd.problem else waiting
+
+    def not_alive(self) -> list[str]:
+        """Return which parts hang."""
+        return [f"no heartbeat from the {name}" for name in self._heartbeats.late()]
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors in a group of groups; the error itself if it is not a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for member in error.exceptions for leaf in _leaves(member)]
+    return [error]

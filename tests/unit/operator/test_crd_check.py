@@ -1,0 +1,85 @@
+"""Before it works on models the operator waits for a CustomResourceDefinition that keeps what it writes."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+
+from mlmodel_operator.api.crd import crd
+from mlmodel_operator.crd_check import RETRY_SECONDS, CrdCheck
+from mlmodel_operator.names import CRD
+from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.log import LineFormatter
+from mlmodel_operator.runtime.resource import CRDS
+from tests.unit.operator.runtime.support import FakeClock, MemoryApi, asynchronous
+
+GET = ("get", "customresourcedefinitions", CRD)
+
+
+def older() -> dict[str, Any]:
+    """The CustomResourceDefinition of a release whose status had no format."""
+    body = copy.deepcopy(crd())
+    del body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["formatVersion"]
+    return body
+
+
+class Scene:
+    """A check that has just begun."""
+
+    def __init__(self) -> None:
+        self.api, self.clock = MemoryApi(), FakeClock()
+        self.check = CrdCheck(self.api, self.clock)
+        self.waiting = asyncio.create_task(self.check.wait())
+
+
+@asynchronous
+async def test_the_one_of_this_release_is_read_once_and_waited_for_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    assert "has not been read yet" in scene.check.problem
+    await scene.api.create(CRDS, crd())
+    await scene.clock.advance(0)
+    assert scene.waiting.done()
+    assert scene.check.problem == ""
+    assert scene.api.calls[1:] == [GET]
+    assert caplog.records == []
+
+
+@asynchronous
+async def test_an_older_one_is_reported_once_and_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+    await scene.api.create(CRDS, older())
+    await scene.clock.advance(10 * RETRY_SECONDS)
+    assert not scene.waiting.done()
+    assert "older than this operator: type `kubectl apply -f crds/mlmodels.yaml`" in scene.check.problem
+    assert scene.api.calls.count(GET) == 11
+    (record,) = caplog.records
+    assert scene.check.problem in LineFormatter().format(record)
+    await scene.api.apply(CRDS, crd(), "kubectl")
+    await scene.clock.advance(RETRY_SECONDS)
+    assert scene.waiting.done()
+    assert scene.check.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (ApiError(404, "NotFound", "no"), "has no CustomResourceDefinition mlmodels.mlmodel.dev: type `kubectl apply"),
+        (ApiError(403, "Forbidden", "no"), "may not read the CustomResourceDefinition mlmodels.mlmodel.dev: apply"),
+        (ApiError(0, "Unreachable", "connection refused"), "cannot be read (Unreachable: connection refused)"),
+    ],
+    ids=["missing", "forbidden", "unreachable"],
+)
+@asynchronous
+async def test_one_that_cannot_be_read_is_waited_for_with_the_reason(error: ApiError, problem: str) -> None:
+    scene = Scene()
+    scene.api.refusals[GET] = error
+    await scene.clock.advance(RETRY_SECONDS)
+    assert not scene.waiting.done()
+    assert problem in scene.check.problem
+    scene.api.refusals.clear()
+    await scene.api.create(CRDS, crd())
+    await scene.clock.advance(RETRY_SECONDS)
+    assert scene.waiting.done()
