@@ -73,6 +73,16 @@ def container_security() -> Body:
     }
 
 
+def probe(port: str, path: str, *, period: int, timeout: int, failures: int) -> Body:
+    """Return an HTTP probe of the port with this name; ``period`` and ``timeout`` are in seconds."""
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period,
+        "timeoutSeconds": timeout,
+        "failureThreshold": failures,
+    }
+
+
 def spread(owner: Owner, component: Component, revision_id: str = "") -> list[Body]:
     """Keep the pods on different nodes where that is possible, without ever holding one back."""
     return [

@@ -58,32 +58,7 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, ROUTER),
-                    "containers": [
-                        {
-                            "name": ROUTER,
-                            "image": image,
-                            # One process: a master would cost memory and only serves reloads, which we never do.
-                            "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
-                            "ports": [
-                                {"name": "http", "containerPort": ROUTER_PORT},
-                                {"name": "grpc", "containerPort": GRPC_PORT},
-                                {"name": "status", "containerPort": ROUTER_STATUS_PORT},
-                            ],
-                            # Ordinary traffic takes 20 MiB; the limit holds two thousand requests under way at once.
-                            "resources": {
-                                "requests": {"cpu": "50m", "memory": "32Mi"},
-                                "limits": {"memory": "512Mi"},
-                            },
-                            "securityContext": common.container_security(),
-                            "readinessProbe": _probe("/ready", period=1, timeout=1, failures=3),
-                            "livenessProbe": _probe("/live", period=10, timeout=5, failures=3),
-                            "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-                            "volumeMounts": [
-                                {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
-                                {"name": "routes", "mountPath": ROUTES_PATH, "readOnly": True},
-                            ],
-                        }
-                    ],
+                    "containers": [_container(image)],
                     "volumes": [
                         {"name": "config", "configMap": {"name": _config_name(owner)}},
                         {"name": "routes", "configMap": {"name": _routes_name(owner)}},
@@ -140,6 +115,33 @@ def router_disruption_budget(owner: Owner) -> Body:
     return common.budget(owner, router_name(owner.name), ROUTER)
 
 
+def _container(image: str) -> Body:
+    return {
+        "name": ROUTER,
+        "image": image,
+        # One process: a master would cost memory and only serves reloads, which we never do.
+        "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
+        "ports": [
+            {"name": "http", "containerPort": ROUTER_PORT},
+            {"name": "grpc", "containerPort": GRPC_PORT},
+            {"name": "status", "containerPort": ROUTER_STATUS_PORT},
+        ],
+        # Ordinary traffic takes 20 MiB; the limit holds two thousand requests under way at once.
+        "resources": {
+            "requests": {"cpu": "50m", "memory": "32Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "securityContext": common.container_security(),
+        "readinessProbe": common.probe("status", "/ready", period=1, timeout=1, failures=3),
+        "livenessProbe": common.probe("status", "/live", period=10, timeout=5, failures=3),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_PATH, "readOnly": True},
+            {"name": "routes", "mountPath": ROUTES_PATH, "readOnly": True},
+        ],
+    }
+
+
 def _config_name(owner: Owner) -> str:
     return f"{router_name(owner.name)}-config"
 
@@ -160,13 +162,4 @@ def _config_map(owner: Owner, name: str, data: dict[str, str]) -> Body:
         "kind": "ConfigMap",
         "metadata": common.metadata(owner, name, ROUTER),
         "data": dict(data),
-    }
-
-
-def _probe(path: str, *, period: int, timeout: int, failures: int) -> Body:
-    return {
-        "httpGet": {"path": path, "port": "status"},
-        "periodSeconds": period,
-        "timeoutSeconds": timeout,
-        "failureThreshold": failures,
     }

@@ -60,27 +60,7 @@ def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allo
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, SERVER, revision.id),
-                    "containers": [
-                        {
-                            "name": SERVER,
-                            "image": snapshot.image,
-                            "args": _args(owner, revision, allow_unsafe),
-                            **_env(snapshot, signing_keys),
-                            "ports": [
-                                {"name": "http", "containerPort": SERVER_PORT},
-                                {"name": "grpc", "containerPort": GRPC_PORT},
-                            ],
-                            "resources": _resources(snapshot.resources),
-                            "securityContext": common.container_security(),
-                            # Ten minutes for a large model; a model that can't work ends the process much sooner.
-                            "startupProbe": _probe("/v2/health/ready", period=1, timeout=1, failures=600),
-                            "readinessProbe": _probe("/v2/health/ready", period=2, timeout=2, failures=3),
-                            # Only a process that is truly stuck for half a minute is killed: a busy one is not dead.
-                            "livenessProbe": _probe("/v2/health/live", period=10, timeout=5, failures=3),
-                            "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-                            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *mounts],  # noqa: S108
-                        }
-                    ],
+                    "containers": [_container(owner, revision, mounts, signing_keys, allow_unsafe)],
                     "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_SIZE}}, *volumes],
                 },
             },
@@ -146,6 +126,29 @@ def autoscaler(owner: Owner, revision_id: str, autoscaling: Autoscaling, min_rep
 def disruption_budget(owner: Owner, revision_id: str) -> Body:
     """The PodDisruptionBudget of one revision; the caller makes one only where there is more than one replica."""
     return common.budget(owner, revision_name(owner.name, revision_id), SERVER, revision_id)
+
+
+def _container(owner: Owner, revision: Revision, mounts: list[Body], signing_keys: str, allow_unsafe: bool) -> Body:
+    snapshot = revision.snapshot
+    return {
+        "name": SERVER,
+        "image": snapshot.image,
+        "args": _args(owner, revision, allow_unsafe),
+        **_env(snapshot, signing_keys),
+        "ports": [
+            {"name": "http", "containerPort": SERVER_PORT},
+            {"name": "grpc", "containerPort": GRPC_PORT},
+        ],
+        "resources": _resources(snapshot.resources),
+        "securityContext": common.container_security(),
+        # Ten minutes for a large model; a model that can't work ends the process much sooner.
+        "startupProbe": common.probe("http", "/v2/health/ready", period=1, timeout=1, failures=600),
+        "readinessProbe": common.probe("http", "/v2/health/ready", period=2, timeout=2, failures=3),
+        # Only a process that is truly stuck for half a minute is killed: a busy one is not dead.
+        "livenessProbe": common.probe("http", "/v2/health/live", period=10, timeout=5, failures=3),
+        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *mounts],  # noqa: S108
+    }
 
 
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
@@ -230,12 +233,3 @@ def _resources(wanted: Resources) -> Body:
     if wanted.limits:
         resources["limits"] = dict(wanted.limits)
     return resources
-
-
-def _probe(path: str, *, period: int, timeout: int, failures: int) -> Body:
-    return {
-        "httpGet": {"path": path, "port": "http"},
-        "periodSeconds": period,
-        "timeoutSeconds": timeout,
-        "failureThreshold": failures,
-    }
