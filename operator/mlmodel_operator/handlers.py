@@ -20,7 +20,7 @@ from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.runtime.workers import Key
 
 
-class WatchEnded(Exception):
+class WatchStopped(Exception):
     """kopf does not watch any more."""
 
 
@@ -32,7 +32,7 @@ async def watch(
     take_back_signals: Callable[[], None],
     identity: str,
 ) -> None:
-    """Run kopf until it ends. Raises WatchEnded: it gives up at any error in a watch but an expired version.
+    """Run kopf until it ends. Raises WatchStopped: it gives up at any error in a watch but an expired version.
 
     kopf installs signal handlers when it starts; ``take_back_signals`` is called right after that. When it ends it
     cancels whatever task was started after it. ``identity`` names this process; without it kopf looks up the name of
@@ -50,7 +50,7 @@ async def watch(
         await kopf.run_tasks(tasks, ignored=ours)
     except Exception as error:
         # Its errors are of private classes; what happened is in the message.
-        raise WatchEnded(f"kopf gave up ({type(error).__name__}: {error})") from None
+        raise WatchStopped(f"kopf gave up ({type(error).__name__}: {error})") from None
 
 
 def _registry(resource: Resource, api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:

@@ -25,6 +25,7 @@ from mlmodel_operator.names import (
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 
+READ = ("get", "list", "watch")
 ROUTER_IMAGE = "docker.io/library/haproxy:3.2"
 
 _SELECTOR = {NAME_LABEL: OPERATOR}
@@ -82,13 +83,7 @@ def _rule(group: str, plurals: list[str], *verbs: str) -> Body:
 
 
 def _cluster_roles() -> list[Body]:
-    """The operator's rights, exactly the verbs that it uses, and two roles for people.
-
-    No Secrets, no exec, no roles. ConfigMaps can't be narrowed to ours (a role knows no labels, and names vary), so at
-    least none is deleted: they go with their owner.
-    """
-    children = ("get", "list", "watch", "create", "patch", "delete")
-    look = ("get", "list", "watch")
+    """Return the operator's role with its binding, and two roles for people."""
     change = ("create", "update", "patch", "delete", "deletecollection")
     to_view, to_edit, to_admin = (
         {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true"} for role in ("view", "edit", "admin")
@@ -103,24 +98,7 @@ def _cluster_roles() -> list[Body]:
         }
 
     return [
-        role(
-            OPERATOR,
-            [
-                _rule(GROUP, [PLURAL], *look),
-                _rule(GROUP, [f"{PLURAL}/status"], "update"),
-                # Asked for by clusters that check who may hold up an owner's deletion (blockOwnerDeletion).
-                _rule(GROUP, [f"{PLURAL}/finalizers"], "update"),
-                _rule("apps", ["deployments"], *children),
-                _rule("", ["services"], *children),
-                _rule("", ["configmaps"], "get", "list", "watch", "create", "patch"),
-                _rule("autoscaling", ["horizontalpodautoscalers"], *children),
-                _rule("policy", ["poddisruptionbudgets"], *children),
-                # An annotation on a router's pod makes its node read the new routes at once.
-                _rule("", ["pods"], *look, "patch"),
-                _rule("events.k8s.io", ["events"], "create"),
-                _rule("apiextensions.k8s.io", ["customresourcedefinitions"], "get") | {"resourceNames": [CRD]},
-            ],
-        ),
+        role(OPERATOR, _operator_rules()),
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
@@ -130,14 +108,38 @@ def _cluster_roles() -> list[Body]:
         },
         role(
             "mlmodel-viewer",
-            [_rule(GROUP, [PLURAL], *look), _rule(GROUP, [f"{PLURAL}/scale"], "get")],
+            [_rule(GROUP, [PLURAL], *READ), _rule(GROUP, [f"{PLURAL}/scale"], "get")],
             to_view | to_edit | to_admin,
         ),
         role(
             "mlmodel-editor",
-            [_rule(GROUP, [PLURAL], *look, *change), _rule(GROUP, [f"{PLURAL}/scale"], "get", "update", "patch")],
+            [_rule(GROUP, [PLURAL], *READ, *change), _rule(GROUP, [f"{PLURAL}/scale"], "get", "update", "patch")],
             to_edit | to_admin,
         ),
+    ]
+
+
+def _operator_rules() -> list[Body]:
+    """Return the operator's rights in all namespaces, exactly the verbs that it uses.
+
+    No Secrets, no exec, no roles. ConfigMaps can't be narrowed to ours (a role knows no labels, and names vary), so at
+    least none is deleted: they go with their owner.
+    """
+    children = (*READ, "create", "patch", "delete")
+    return [
+        _rule(GROUP, [PLURAL], *READ),
+        _rule(GROUP, [f"{PLURAL}/status"], "update"),
+        # Required by clusters that check who may hold up an owner's deletion (blockOwnerDeletion).
+        _rule(GROUP, [f"{PLURAL}/finalizers"], "update"),
+        _rule("apps", ["deployments"], *children),
+        _rule("", ["services"], *children),
+        _rule("", ["configmaps"], "get", "list", "watch", "create", "patch"),
+        _rule("autoscaling", ["horizontalpodautoscalers"], *children),
+        _rule("policy", ["poddisruptionbudgets"], *children),
+        # An annotation on a router's pod makes its node read the new routes at once.
+        _rule("", ["pods"], *READ, "patch"),
+        _rule("events.k8s.io", ["events"], "create"),
+        _rule("apiextensions.k8s.io", ["customresourcedefinitions"], "get") | {"resourceNames": [CRD]},
     ]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from mlmodel_operator import handlers
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.crd_check import CrdCheck
-from mlmodel_operator.handlers import WatchEnded
+from mlmodel_operator.handlers import WatchStopped
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, PROJECT
 from mlmodel_operator.runtime import metrics
 from mlmodel_operator.runtime.api import ApiError, KubeApi
@@ -85,7 +85,7 @@ class PartStopped(Exception):
     """A part that must run as long as the process has stopped."""
 
 
-EXPECTED = (PartStopped, ApiError, LeaseLost, WatchEnded, WatchSilent, OSError)
+EXPECTED = (PartStopped, ApiError, LeaseLost, WatchStopped, WatchSilent, OSError)
 """Causes that the environment can have. Any other is a bug, of which the log shows the traceback."""
 
 

@@ -12,7 +12,7 @@ import pytest
 from mlmodel_operator import handlers, process
 from mlmodel_operator.api.crd import crd
 from mlmodel_operator.controller import MODELS
-from mlmodel_operator.handlers import WatchEnded
+from mlmodel_operator.handlers import WatchStopped
 from mlmodel_operator.names import MODEL_LABEL, OPERATOR
 from mlmodel_operator.process import CHILDREN, Operator, Parts, PartStopped
 from mlmodel_operator.runtime.api import KubeApi
@@ -130,7 +130,7 @@ async def test_a_part_that_stops_stops_the_process_with_one_line(
     await scene.install()
     task = asyncio.create_task(scene.operator.run())
     await scene.clock.advance(0)
-    scene.ended.set_exception(WatchEnded("kopf gave up"))
+    scene.ended.set_exception(WatchStopped("kopf gave up"))
     with pytest.raises(ExceptionGroup) as stopped:
         await asyncio.wait_for(task, 1)
     caplog.clear()
