@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hack import ROOT
+from hack import ROOT, lock
 from hack.venvs import venv
 from mlmodel_server.loading.allowlist import installed_version
 
@@ -38,14 +38,20 @@ def run(python: Path, *tests: str) -> None:
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 
+def locked(name: str, package: str) -> str:
+    """The version of a package that the image of this lock has, as a requirement."""
+    (version,) = lock.pins((lock.FOLDER / f"{name}.txt").read_text("utf-8"))[package]
+    return f"{package}=={version}"
+
+
 def test_pytorch() -> None:
-    run(venv("pytorch", (*SERVER, "torch==2.15.0")), "tests/integration/server/formats/torch_programs.py")
+    python = venv("pytorch", (*SERVER, locked("server-pytorch", "torch")))
+    run(python, "tests/integration/server/formats/torch_programs.py")
 
 
 def test_tensorflow() -> None:
-    run(
-        venv("tensorflow", (*SERVER, "tensorflow-cpu==2.21.0")), "tests/integration/server/formats/tensorflow_models.py"
-    )
+    python = venv("tensorflow", (*SERVER, locked("server-tensorflow", "tensorflow-cpu")))
+    run(python, "tests/integration/server/formats/tensorflow_models.py")
 
 
 def test_mlflow() -> None:
