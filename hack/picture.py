@@ -87,17 +87,13 @@ def versions(samples: Sequence[Sample]) -> list[str]:
 
 def rates(samples: Sequence[Sample], version: str, seconds: float) -> list[Point]:
     """Return the requests per second that a version answered, as (end of the interval, rate)."""
-    counts: list[Point] = []
-    for one in samples:
-        if not counts or one.counted > counts[-1][0]:
-            counts.append((one.counted, float(one.requests.get(version, 0))))
+    counts = [(one.counted, one.requests.get(version, 0)) for one in samples]
     found = []
-    if len(counts) > 1:
-        edge, before = counts[0]
-        for at, count in counts[1:]:
-            if at - edge >= seconds:
-                found.append((at, (count - before) / (at - edge)))
-                edge, before = at, count
+    edge, before = counts[0]
+    for at, count in counts[1:]:
+        if at - edge >= seconds:
+            found.append((at, (count - before) / (at - edge)))
+            edge, before = at, count
     return found
 
 

@@ -138,6 +138,7 @@ def test_certificates_are_accepted_for_their_hosts_and_by_their_authority_only(t
         server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
         client = ssl.create_default_context(cafile=tmp_path / f"{trusted}.crt")
+        client.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         sides = [
             client.wrap_bio(to_client, to_server, server_hostname=host),
