@@ -47,7 +47,7 @@ Scale = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of the picture with an axis of its own. ``top`` and ``bottom`` are pixels from the top."""
+    """A part of the picture with its own axis. ``top`` and ``bottom`` are pixels from the top."""
 
     top: float
     bottom: float
