@@ -1,7 +1,7 @@
 """`make demo`: four versions of a model on a real Kubernetes, live, under constant traffic.
 
 Everything shown is what a user of the cluster sees: the MLModel's status, and what came back to the users' requests.
-Ends with a table, and with an error if anything was not as told. ``out/demo.jsonl`` has what was shown, for
+Ends with a table, and with an error if anything was not as expected. ``out/demo.jsonl`` has what was shown, for
 ``make picture``.
 """
 
@@ -38,8 +38,8 @@ class Row:
     failed: int
 
     @property
-    def as_told(self) -> bool:
-        """Whether it went as the demo says that it goes."""
+    def as_expected(self) -> bool:
+        """Whether it went as expected, without a failed request."""
         return self.outcome == self.expected and self.failed == 0
 
 
@@ -78,7 +78,7 @@ def _columns() -> int:
 
 
 class Demo:
-    """The story; each chapter applies one version and tells how it went."""
+    """The story; each chapter applies one version and reports how it went."""
 
     def __init__(self, model: Model, users: Traffic, screen: Screen, recorder: Recorder) -> None:
         self.model, self.users, self.screen, self.recorder = model, users, screen, recorder
@@ -143,7 +143,7 @@ def _is(version: str, word: str) -> Callable[[dict[str, Any]], str]:
 
 
 def story(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
-    """Plays all chapters on a cluster with the operator in it."""
+    """Play all chapters on a cluster with the operator in it."""
     bodies = train(out)
     screen.say(f"trained v1 to v4 of {NAME} from a table, as packages in ConfigMaps")
     cluster.kubectl("create", "namespace", NAMESPACE)
@@ -189,13 +189,13 @@ def table(rows: list[Row]) -> str:
     """The closing table."""
     lines = [f"{'version':<9}{'outcome':<15}{'seconds':>8}{'requests':>10}{'failed':>8}"]
     for row in rows:
-        told = "" if row.as_told else f"   ← expected: {row.expected}, 0 failed"
-        lines.append(f"{row.version:<9}{row.outcome:<15}{row.seconds:>8.1f}{row.requests:>10}{row.failed:>8}{told}")
+        note = "" if row.as_expected else f"   ← expected: {row.expected}, 0 failed"
+        lines.append(f"{row.version:<9}{row.outcome:<15}{row.seconds:>8.1f}{row.requests:>10}{row.failed:>8}{note}")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Sets everything up, plays, tells, and takes everything down unless KEEP=1."""
+    """Set everything up, play, report, and take everything down unless KEEP=1."""
     screen, keep = Screen(), os.environ.get("KEEP") == "1"
     began = time.monotonic()
     try:
@@ -217,12 +217,12 @@ def main() -> int:
                 f"  kubectl -n {NAMESPACE} describe mlm {NAME}\n"
                 f"and `{sys.executable} -m hack.cluster down --name demo` when you are done."
             )
-        failed = [row for row in rows if not row.as_told]
+        failed = [row for row in rows if not row.as_expected]
         if failed:
-            print(f"NOT as told: {', '.join(row.version for row in failed)}", file=sys.stderr)
+            print(f"Not as expected: {', '.join(row.version for row in failed)}", file=sys.stderr)
         return 1 if failed else 0
     except (AssertionError, ClusterError) as error:
-        print(f"NOT as told: {error}", file=sys.stderr)
+        print(f"Not as expected: {error}", file=sys.stderr)
         return 1
     finally:
         if not keep:

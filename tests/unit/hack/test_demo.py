@@ -82,5 +82,5 @@ def test_each_look_is_a_sample_and_each_end_of_a_chapter_a_mark(chapter: Any) ->
 def test_a_chapter_that_does_not_end_is_a_timeout(chapter: Any) -> None:
     row, found = chapter(status("Canary", 5), seconds=0.0)
     assert row.outcome == "timeout"
-    assert not row.as_told
+    assert not row.as_expected
     assert found.marks[-1].text == "v2 timeout"
