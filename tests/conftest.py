@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 from tests.fixtures.cluster import (
@@ -16,6 +17,11 @@ from tests.fixtures.cluster import (
 
 # Tests fork in a process in which others have called gRPC, which would then write to standard error.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
+# The same examples in every run, so that a failure repeats; no time limit per example, because another process may be
+# using the CPU.
+hypothesis.settings.register_profile("mlmodel", derandomize=True, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("mlmodel")
 
 __all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace"]
 

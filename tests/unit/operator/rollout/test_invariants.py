@@ -86,7 +86,7 @@ def check(world: World, plan: Plan) -> None:
 
 
 @seed(SEED)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     behaviours=st.fixed_dictionaries({"v2": BEHAVIOURS, "v3": BEHAVIOURS}),
     events=st.lists(EVENTS, max_size=12),

@@ -49,7 +49,7 @@ def test_numbers_fall_between_the_deciles_of_training_or_outside() -> None:
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=40), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_training_value_is_in_a_bin_of_its_own_profile_and_no_other(training: list[float], data: Any) -> None:
     column = np.array(training, data.draw(st.sampled_from(["f8", "f4"])))
     described = profile(tensors_of(column[:, None])[1])["input-0[0]"]

@@ -211,7 +211,7 @@ def test_a_label_that_the_model_does_not_know_counts_as_wrong_and_is_told() -> N
 
 
 @given(st.integers(0, 40 * 8 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_changed_bit_goes_unnoticed(bit: int) -> None:
     pod = Pod()
     raw = bytearray(base64.urlsafe_b64decode(pod.predict("malignant") + "=="))
@@ -222,7 +222,7 @@ def test_no_changed_bit_goes_unnoticed(bit: int) -> None:
 
 
 @given(st.text(max_size=80))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_text_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(RequestError, match="prediction_id"):
         Pod().ids.read(text)
