@@ -1,1 +1,1 @@
-"""From an opened estimator to a function on tensors."""
+"""The model behind the protocols: a function on tensors, its queue and its cost."""

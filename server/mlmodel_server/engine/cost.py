@@ -1,4 +1,4 @@
-"""How long this model takes for how many rows, on this CPU: what is answered at once, and what may still wait."""
+"""Expected time of a prediction on this CPU. It decides which requests run at once, and which are shed."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ _SECONDS = 0.05
 
 
 class Cost:
-    """Seconds as ``base + rows * per_row``, and a factor that follows what is really seen.
+    """Seconds as ``base + rows * per_row``, times a factor that follows the measured batches.
 
-    The factor covers what a quiet measurement at start cannot know: neighbours on the CPU, a frequency that falls, rows
-    that are dearer than the example. Thread-safe enough: one thread writes it, and a stale reading does no harm.
+    The factor covers what the measurement at start cannot: other load on the CPU, a lower frequency, rows that take
+    longer than the example. Thread-safe enough: one thread writes it, and a stale value does no harm.
     """
 
     def __init__(self, one: float, many: float, rows: int = MEASURED_ROWS) -> None:
-        """From the measured seconds for one row and for ``rows`` rows; infinite when the model cannot be measured."""
+        """``one`` and ``many``: measured seconds for one row and for ``rows`` rows, infinite when the model failed."""
         self.per_row = max(0.0, many - one) / (rows - 1) if many < float("inf") else one
         self.base = max(0.0, one - self.per_row) if one < float("inf") else float("inf")
         self.factor = 1.0
 
     @property
-    def known(self) -> bool:
-        """Whether it could be measured, or has been seen since."""
+    def is_known(self) -> bool:
+        """Whether the cost was measured at start or observed since."""
         return self.base < float("inf")
 
     def seconds(self, rows: int, batches: int = 1) -> float:
-        """Expected for ``rows`` rows in so many batches; 0 as long as nothing is known."""
-        return (self.base * batches + self.per_row * rows) * self.factor if self.known else 0.0
+        """Return the expected seconds for ``rows`` rows in this number of batches; 0 while the cost is unknown."""
+        return (self.base * batches + self.per_row * rows) * self.factor if self.is_known else 0.0
 
-    def seen(self, rows: int, seconds: float) -> None:
-        """Learn from one batch. Quick to believe in slowness, slow to believe in speed."""
+    def observe(self, rows: int, seconds: float) -> None:
+        """Update the factor from one batch: fast when it was slower than expected, slowly when it was faster."""
         expected = self.base + self.per_row * rows
-        if not self.known:  # the example could not be answered, these rows could
+        if not self.is_known:  # the model failed on the example, but not on these rows
             self.base, self.per_row = seconds, 0.0
         elif expected > 0.0:
             ratio = min(max(seconds / expected, 0.1), 100.0)
             self.factor += (ratio - self.factor) * (0.3 if ratio > self.factor else 0.05)
 
 
-def measure(ask: Callable[[], object]) -> float:
-    """The best seconds of one call within 50 ms (at least two calls: the first is cold); infinite when it raises."""
+def measure(predict: Callable[[], object]) -> float:
+    """Return the seconds of the fastest call within 50 ms, infinite when one raises. The first only warms up."""
     best, end = float("inf"), perf_counter() + _SECONDS
     calls = 0
     while calls < 2 or perf_counter() < end:
         started = perf_counter()
         try:
-            ask()
-        except Exception:  # whatever the model raises on the example says nothing about other rows
+            predict()
+        except Exception:  # a failure on the example does not mean that other rows fail
             return float("inf")
         if calls:
             best = min(best, perf_counter() - started)

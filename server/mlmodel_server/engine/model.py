@@ -1,4 +1,4 @@
-"""One model, asked with tensors: which fit its signature, and how they become the table that it predicts."""
+"""A model behind tensors: checks them against its signature and turns them into the table that it predicts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SINGLE = float(np.finfo(np.float32).max)
 
 
 class Model:
-    """Functions and their signature. Safe to call from several threads: predicting changes nothing."""
+    """Functions and their signature. Safe to call from several threads: a prediction changes no state."""
 
     def __init__(self, functions: Functions, signature: Signature) -> None:
         self.signature = signature
@@ -42,10 +42,10 @@ class Model:
         self._matrix_dtype = DTYPES[signature.inputs[0].datatype if signature.layout == "matrix" else "FP64"]
 
     def infer(self, request: InferRequest) -> InferResponse:
-        """Answer one request.
+        """Predict one request.
 
-        :class:`RequestError` when the tensors do not fit the signature; :class:`ModelFailure` when the model raises
-        although they do.
+        Raise :class:`RequestError` when the tensors do not fit the signature, :class:`ModelFailure` when the model
+        raises although they do.
         """
         wanted = self.wanted(request.outputs)
         table = self.table(request.inputs)
@@ -53,40 +53,40 @@ class Model:
         return InferResponse(request.id, [named(name, array) for name, array in zip(wanted, answers, strict=True)])
 
     def wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
-        """The outputs that a request gets: those it names, else ``predict``, else all that there are."""
+        """Return the outputs for a request: those that it names, else ``predict``, else all."""
         if not outputs:
             return self._default
         for name in outputs:
             if name not in self._outputs:
-                raise RequestError(f"output {shown(name)} does not exist; there is {', '.join(self._outputs)}")
+                raise RequestError(f"unknown output {shown(name)}; the model has {', '.join(self._outputs)}")
         if len(set(outputs)) < len(outputs):
-            raise RequestError("outputs names the same output twice: ask for each once")
+            raise RequestError("outputs has the same name twice: names must be unique")
         return tuple(outputs)
 
     def predict(self, table: Table, wanted: Sequence[str]) -> list[Array]:
-        """The answers for a table that :meth:`table` has made.
+        """Return the outputs for a table made by :meth:`table`.
 
-        :class:`RequestError` when the model raises on missing, infinite or huge numbers, which few models take;
-        :class:`ModelFailure` when it raises on anything else.
+        Raise :class:`RequestError` when the model raises on missing, infinite or huge numbers, which few models accept,
+        and :class:`ModelFailure` when it raises on anything else.
         """
         try:
             answers = self._functions(table, wanted)
         except Exception as error:
-            if _holds_odd_numbers(table):
+            if _has_extreme_numbers(table):
                 raise RequestError(
-                    "the model takes no missing or infinite number, nor one beyond single precision, as this request "
-                    "has: send finite numbers"
+                    "this model rejects missing, infinite and too large numbers, and the request has one: send finite "
+                    "numbers up to 3.4e38"
                 ) from None
             raise ModelFailure(f"the model failed on this input ({type(error).__name__})") from error
         if self.batchable:
             rows = rows_of(table)
             for answer in answers:
                 if answer.shape[:1] != (rows,):
-                    raise ModelFailure("the model answered with another number of rows than it was asked")
+                    raise ModelFailure(f"the model returned shape {list(answer.shape)} for {rows} rows")
         return answers
 
     def table(self, tensors: list[Tensor]) -> Table:
-        """The rows as the model wants them: see :data:`~mlmodel_server.formats.opened.Table`."""
+        """Return the rows in the layout of the model: see :data:`~mlmodel_server.formats.opened.Table`."""
         layout = self.signature.layout
         if layout == "tensors":
             return self._as_sent(tensors)
@@ -99,26 +99,26 @@ class Model:
         return self._joined(tensors)
 
     def _matrix(self, tensor: Tensor) -> Array:
-        array, wanted = tensor.array, self._matrix_dtype
+        array, dtype = tensor.array, self._matrix_dtype
         if array.ndim != 2 or array.shape[1] != self.width:
             raise RequestError(
                 f"input {shown(tensor.name)}: shape must be [rows, {self.width}], not {list(array.shape)}"
             )
         if not len(array):
             raise RequestError(f"input {shown(tensor.name)}: send at least one row")
-        if array.dtype == wanted:
+        if array.dtype == dtype:
             return array
         if array.dtype.kind not in "fiu":
             raise RequestError(f"input {shown(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
-        if wanted.kind != "f" and not _fits(tensor.datatype, self.signature.inputs[0].datatype):
+        if dtype.kind != "f" and not _fits(tensor.datatype, self.signature.inputs[0].datatype):
             raise RequestError(
                 f"input {shown(tensor.name)}: datatype must be {self.signature.inputs[0].datatype}, "
                 f"not {tensor.datatype}"
             )
-        table = array.astype(wanted)
+        table = array.astype(dtype)
         if (
-            wanted != np.float64
-            and array.dtype.itemsize > wanted.itemsize
+            dtype != np.float64
+            and array.dtype.itemsize > dtype.itemsize
             and not np.array_equal(np.isfinite(array), np.isfinite(table))
         ):
             raise RequestError(f"input {shown(tensor.name)}: data holds a number outside the range of FP32")
@@ -139,7 +139,7 @@ class Model:
         return {spec.name: array for spec, array in zip(self.signature.inputs, arrays, strict=True)}
 
     def _rows(self, arrays: Sequence[Array]) -> int:
-        """How many rows the inputs have: all the same number, and not none."""
+        """Return the number of rows, which must be the same for all inputs and at least 1."""
         specs, rows = self.signature.inputs, len(arrays[0])
         for spec, array in zip(specs, arrays, strict=True):
             if len(array) != rows:
@@ -151,21 +151,21 @@ class Model:
         return rows
 
     def _by_position(self, tensors: list[Tensor], convert: Callable[[Tensor, TensorSpec], Array]) -> list[Array]:
-        """Each input's array in the order of the signature; one and only one for each."""
+        """Return the array of each input in the order of the signature, exactly one for each."""
         specs = self.signature.inputs
-        found: list[Array | None] = [None] * len(specs)
+        arrays: list[Array | None] = [None] * len(specs)
         for tensor in tensors:
             index = self._columns.get(tensor.name)
             if index is None:
-                raise RequestError(f"input {shown(tensor.name)} does not exist; there is {self._names()}")
-            if found[index] is not None:
-                raise RequestError(f"input {shown(tensor.name)} is there twice")
-            found[index] = convert(tensor, specs[index])
-        missing = [spec.name for spec, array in zip(specs, found, strict=True) if array is None]
+                raise RequestError(f"unknown input {shown(tensor.name)}; the model has {self._names()}")
+            if arrays[index] is not None:
+                raise RequestError(f"input {shown(tensor.name)} appears twice: names must be unique")
+            arrays[index] = convert(tensor, specs[index])
+        missing = [spec.name for spec, array in zip(specs, arrays, strict=True) if array is None]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise RequestError(f"input {', '.join(map(shown, missing[:5]))}{more} is missing")
-        return [array for array in found if array is not None]
+            raise RequestError(f"missing input {', '.join(map(shown, missing[:5]))}{more}")
+        return [array for array in arrays if array is not None]
 
     def _names(self) -> str:
         names = [spec.name for spec in self.signature.inputs]
@@ -173,13 +173,13 @@ class Model:
 
 
 def rows_of(table: Table) -> int:
-    """The number of rows of a table of a model that is batchable; of another, the length of its first input."""
+    """Return the number of rows of a table; for a model that is not batchable, the length of its first input."""
     array = table if isinstance(table, np.ndarray) else next(iter(table.values()))
     return len(array) if array.ndim else 1
 
 
-def _holds_odd_numbers(table: Table) -> bool:
-    """Whether a number is missing, infinite, or not to be had in single precision, to which many models round."""
+def _has_extreme_numbers(table: Table) -> bool:
+    """Return whether a number is missing, infinite, or too large for single precision, to which many models round."""
     for array in [table] if isinstance(table, np.ndarray) else table.values():
         if array.dtype == object:
             numbers = np.array([value for value in array.flat if isinstance(value, (int, float))], dtype=np.float64)
@@ -193,7 +193,7 @@ def _holds_odd_numbers(table: Table) -> bool:
 
 
 def repeated(table: Table, rows: int) -> Table:
-    """The one row of ``table``, ``rows`` times."""
+    """Return the one row of ``table``, repeated ``rows`` times."""
     if isinstance(table, np.ndarray):
         return np.repeat(table, rows, axis=0)
     return {name: np.repeat(array, rows, axis=0) for name, array in table.items()}
@@ -211,7 +211,7 @@ def _tensor(tensor: Tensor, spec: TensorSpec) -> Array:
     _must_fit(tensor, spec)
     shape = tensor.array.shape
     if len(shape) != len(spec.shape) or any(
-        wanted not in (-1, found) for wanted, found in zip(spec.shape, shape, strict=True)
+        expected not in (-1, sent) for expected, sent in zip(spec.shape, shape, strict=True)
     ):
         raise RequestError(f"input {shown(tensor.name)}: shape must be {list(spec.shape)}, not {list(shape)}")
     return tensor.array.astype(DTYPES[spec.datatype], copy=False)
@@ -222,25 +222,25 @@ def _must_fit(tensor: Tensor, spec: TensorSpec) -> None:
         raise RequestError(f"input {shown(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
 
 
-def _fits(sent: str, wanted: str) -> bool:
-    """Numbers may be sent as any number type that means the same; a fraction never becomes an integer."""
-    if sent == wanted:
+def _fits(sent: str, declared: str) -> bool:
+    """Return whether ``sent`` is valid: any number type for a float, any integer type for an integer."""
+    if sent == declared:
         return True
-    if "BYTES" in (sent, wanted) or "BOOL" in (sent, wanted):
+    if "BYTES" in (sent, declared) or "BOOL" in (sent, declared):
         return False
-    return wanted.startswith("FP") or not sent.startswith("FP")
+    return declared.startswith("FP") or not sent.startswith("FP")
 
 
 def model_of(opened: Opened, manifest: Manifest | None) -> Model:
-    """The model as it is served: a package's signature is the one written at training time.
+    """Return the model to serve: with the signature of its package, else with that of the artefact.
 
-    :class:`RefusedModel` when the artefact does not have what its package promises, or says too little by itself.
+    Raise :class:`RefusedModel` when the artefact lacks an output of its package, or does not describe its inputs.
     """
     found = opened.signature
     if manifest is not None:
         missing = [spec.name for spec in manifest.signature.outputs if found and spec.name not in _names_of(found)]
         if missing:
-            raise RefusedModel(f"the model has no {missing[0]}, which its package promises: save the package again")
+            raise RefusedModel(f"the model has no output {missing[0]}, which its package lists: save the package again")
         return _explaining(opened, manifest.signature)
     if found is None:
         raise RefusedModel(
@@ -250,7 +250,7 @@ def model_of(opened: Opened, manifest: Manifest | None) -> Model:
 
 
 def _explaining(opened: Opened, signature: Signature) -> Model:
-    """With the contributions of the features as one more output, where the model can tell them."""
+    """Return the model, with the contributions of the features as one more output if it can explain."""
     explain, functions = opened.explain, opened.functions
     if explain is None:
         return Model(functions, signature)
@@ -258,14 +258,14 @@ def _explaining(opened: Opened, signature: Signature) -> Model:
     (probe,) = explain(row, (CONTRIBUTIONS,))
     spec = TensorSpec(CONTRIBUTIONS, datatype_of(probe.dtype), (-1, *probe.shape[1:]))
 
-    def both(table: Table, wanted: Sequence[str]) -> list[Array]:
-        asked = [name for name in wanted if name != CONTRIBUTIONS]
-        answers = dict(zip(asked, functions(table, asked), strict=True)) if asked else {}
-        if len(asked) < len(wanted):
+    def predict_and_explain(table: Table, wanted: Sequence[str]) -> list[Array]:
+        predicted = [name for name in wanted if name != CONTRIBUTIONS]
+        answers = dict(zip(predicted, functions(table, predicted), strict=True)) if predicted else {}
+        if len(predicted) < len(wanted):
             (answers[CONTRIBUTIONS],) = explain(table, (CONTRIBUTIONS,))
         return [answers[name] for name in wanted]
 
-    return Model(both, msgspec.structs.replace(signature, outputs=(*signature.outputs, spec)))
+    return Model(predict_and_explain, msgspec.structs.replace(signature, outputs=(*signature.outputs, spec)))
 
 
 def _names_of(signature: Signature) -> set[str]:

@@ -1,4 +1,4 @@
-"""The self-test: the golden examples of a package, through the very path that requests take."""
+"""The self-test: predicts the golden examples of a package through the code that serves requests."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mlmodel_server.manifest import Golden
 from mlmodel_server.protocol import v2
 
 TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
-"""Relative; everything else must be equal."""
+"""Relative tolerance by datatype; other datatypes must be equal."""
 
 
 def run(model: Model, golden: Golden) -> None:
-    """Raise :class:`RefusedModel` unless the model answers its golden examples as it did when it was saved."""
+    """Raise :class:`RefusedModel` unless the model predicts its golden examples as it did when it was saved."""
     try:
         response = model.infer(v2.decode(request_body(golden)))
         answers = {tensor.name: v2.tensor_json(tensor) for tensor in response.outputs}
     except (RequestError, ModelFailure) as error:
-        raise RefusedModel(f"self-test: {error}: the package does not fit this server, save it again") from None
+        raise RefusedModel(f"self-test: {error}: save the package again with this version of the server") from None
     for expected in golden.outputs:
         wrong = _differing_rows(expected, answers[expected["name"]])
         if wrong:
@@ -33,7 +33,7 @@ def run(model: Model, golden: Golden) -> None:
 
 
 def request_body(golden: Golden, rows: int | None = None) -> bytes:
-    """The golden examples (the first ``rows`` of them) as the body of a request for every output."""
+    """Return all golden examples as the body of a request for every output, or ``rows`` of them for the default one."""
     inputs = [_head(tensor, rows) if rows else tensor for tensor in golden.inputs]
     body: dict[str, Any] = {"inputs": inputs}
     if rows is None:
@@ -55,16 +55,16 @@ def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[in
     return sorted(
         {
             index // per_row
-            for index, (wanted, got) in enumerate(zip(expected["data"], answer["data"], strict=True))
+            for index, (value, got) in enumerate(zip(expected["data"], answer["data"], strict=True))
             if not (
-                wanted == got if tolerance is None else isclose(wanted, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
+                value == got if tolerance is None else isclose(value, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
             )
         }
     )
 
 
 def blank_body(model: Model) -> bytes:
-    """A request of one row of zeros, empty texts and false: the example for a bare model file, which brings none."""
+    """Return a request with one row of zeros, empty texts and false: the example for a model without a package."""
     return msgspec.json.encode(
         {
             "inputs": [

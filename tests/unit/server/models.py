@@ -20,14 +20,14 @@ SEED = 7
 
 @cache
 def iris() -> tuple[Any, Any, Any]:
-    """A classifier on an array of four numbers, and its table: model, X, y."""
+    """A classifier on an array of four numbers: model, X, y."""
     data = load_iris()
     return LogisticRegression(max_iter=500).fit(data.data, data.target), data.data, data.target
 
 
 @cache
 def mixed_table() -> tuple[Any, Any]:
-    """A DataFrame with columns of every kind, and labels that follow from it."""
+    """A DataFrame with columns of every kind, and labels that depend on it."""
     random = np.random.default_rng(SEED)
     table = pd.DataFrame(
         {
@@ -42,8 +42,8 @@ def mixed_table() -> tuple[Any, Any]:
 
 
 def mixed(unknown: str = "error") -> tuple[Any, Any, Any]:
-    """A classifier that selects DataFrame columns by name: model, X, y. ``unknown`` is what becomes of a text that it
-    has not seen: "error" or "ignore"."""
+    """A classifier that selects DataFrame columns by name: model, X, y. ``unknown`` is "error" or "ignore": what
+    it does with a text that was not in the training data."""
     table, labels = mixed_table()
     columns = ColumnTransformer(
         [

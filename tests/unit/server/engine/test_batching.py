@@ -1,4 +1,4 @@
-"""What waits together is predicted together, nobody waits for more work, and whose time is over is told so."""
+"""Requests that wait together are predicted together, without waiting for more; late requests are rejected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 30.0
 
 
 class Doubler:
-    """Answers twice its input; notes the size of every call, and can be held up."""
+    """A model that returns twice its input. It records the size of every call, and can be blocked."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []
@@ -39,7 +39,7 @@ class Doubler:
         self.busy.set()
         assert self.go.wait(SECONDS)
         if (array == -1).any():
-            raise ValueError("an unlucky number")
+            raise ValueError("bad number")
         return [array[:, 0] * 2 for _ in wanted]
 
     def hold(self) -> None:
@@ -60,7 +60,7 @@ def run(
     max_waiting: int = 64,
     of: Signature | None = None,
 ) -> list[int]:
-    """The sizes of the batches that the scenario led to."""
+    """Run a scenario and return the sizes of its batches."""
     doubler = Doubler()
     sizes: list[int] = []
 
@@ -90,14 +90,14 @@ def ask(batcher: Batcher, *values: float, seconds: float = SECONDS, **more: Any)
 
 
 async def holding(batcher: Batcher, doubler: Doubler) -> asyncio.Future[Any]:
-    """The model is busy with one request until ``doubler.go`` is set."""
+    """Keep the model busy with one request until ``doubler.go`` is set."""
     doubler.hold()
     first = ask(batcher, 0)
     await asyncio.to_thread(doubler.busy.wait, SECONDS)
     return first
 
 
-def test_a_lone_request_is_a_batch_of_its_own_at_once() -> None:
+def test_a_lone_request_is_predicted_at_once() -> None:
     async def scenario(batcher: Batcher, _: Doubler) -> None:
         answer = await ask(batcher, 1, 2, 3)
         assert answer.arrays[0].tolist() == [2, 4, 6]
@@ -106,7 +106,7 @@ def test_a_lone_request_is_a_batch_of_its_own_at_once() -> None:
     assert run(scenario) == [3]
 
 
-def test_what_came_while_the_model_was_busy_is_one_batch_and_everyone_gets_their_own_rows() -> None:
+def test_requests_that_wait_while_the_model_is_busy_are_one_batch_and_each_gets_its_rows() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         others = [ask(batcher, 1), ask(batcher, 2, 3), ask(batcher, 4)]
@@ -119,7 +119,7 @@ def test_what_came_while_the_model_was_busy_is_one_batch_and_everyone_gets_their
     assert run(scenario) == [1, 4]
 
 
-def test_a_batch_counts_rows_keeps_the_order_and_a_large_request_goes_alone() -> None:
+def test_a_batch_is_limited_by_rows_and_keeps_the_order_and_a_large_request_is_alone() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         others = [ask(batcher, *range(5)), ask(batcher, *range(4)), ask(batcher, *range(3)), ask(batcher, *range(20))]
@@ -129,7 +129,7 @@ def test_a_batch_counts_rows_keeps_the_order_and_a_large_request_goes_alone() ->
     assert run(scenario, max_rows=8) == [1, 8, 4, 20]
 
 
-def test_requests_for_other_outputs_are_not_mixed() -> None:
+def test_requests_for_different_outputs_are_not_in_one_batch() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         others = [ask(batcher, 1), ask(batcher, 2, wanted=("predict", "predict")), ask(batcher, 3)]
@@ -174,10 +174,10 @@ def test_one_bad_request_fails_alone() -> None:
         assert (good.arrays[0].tolist(), fine.arrays[0].tolist()) == ([2], [4])  # type: ignore[union-attr]
         assert isinstance(bad, ModelFailure)
 
-    assert run(scenario) == [1, 1, 1]  # the batch that failed was none
+    assert run(scenario) == [1, 1, 1]  # the failed batch is not counted
 
 
-def test_a_full_queue_answers_429_at_once() -> None:
+def test_a_full_queue_rejects_with_429_at_once() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         second = ask(batcher, 1)
@@ -190,7 +190,7 @@ def test_a_full_queue_answers_429_at_once() -> None:
     run(scenario, max_waiting=2)
 
 
-def test_who_cannot_be_served_in_time_is_told_before_waiting() -> None:
+def test_a_request_that_would_miss_its_deadline_is_rejected_before_it_waits() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         second = ask(batcher, 1, seconds=3)  # two batches of a second each
@@ -203,7 +203,7 @@ def test_who_cannot_be_served_in_time_is_told_before_waiting() -> None:
     run(scenario, cost=Cost(1.0, 1.0))
 
 
-def test_who_waited_too_long_is_told_and_costs_no_prediction() -> None:
+def test_a_request_that_waited_too_long_is_rejected_without_a_prediction() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         late = ask(batcher, 1, seconds=0.001)
@@ -212,14 +212,14 @@ def test_who_waited_too_long_is_told_and_costs_no_prediction() -> None:
         await asyncio.sleep(0.002)  # its deadline
         doubler.go.set()
         await first
-        with pytest.raises(Overloaded, match="would pass"):
+        with pytest.raises(Overloaded, match="would miss the deadline of the request"):
             await late
         assert doubler.calls == [1]
 
     run(scenario)
 
 
-def test_a_model_of_unknown_cost_turns_nobody_away() -> None:
+def test_a_model_of_unknown_cost_rejects_no_request() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         others = [ask(batcher, 1), ask(batcher, 2)]
@@ -229,7 +229,7 @@ def test_a_model_of_unknown_cost_turns_nobody_away() -> None:
     assert run(scenario, cost=Cost(float("inf"), float("inf"))) == [1, 2]
 
 
-def test_stopping_answers_what_waits() -> None:
+def test_stop_predicts_the_waiting_requests() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
         others = [ask(batcher, value) for value in range(20)]
@@ -242,33 +242,33 @@ def test_stopping_answers_what_waits() -> None:
     run(scenario)
 
 
-def test_cost_is_a_base_and_so_much_per_row_and_learns_that_it_is_slower() -> None:
+def test_cost_is_a_base_and_seconds_per_row_and_follows_slower_batches() -> None:
     cost = Cost(0.010, 0.073, 64)
     assert cost.seconds(1) == pytest.approx(0.010)
     assert cost.seconds(64) == pytest.approx(0.073)
     assert cost.seconds(128, batches=2) == pytest.approx(0.146)
     for _ in range(20):
-        cost.seen(64, 0.146)
+        cost.observe(64, 0.146)
     assert cost.seconds(64) == pytest.approx(0.146, rel=0.01)
     before = cost.seconds(64)
-    cost.seen(64, 0.073)
-    assert before > cost.seconds(64) > 0.13, "one quick batch is no reason to promise more"
+    cost.observe(64, 0.073)
+    assert before > cost.seconds(64) > 0.13, "one fast batch hardly lowers the cost"
 
 
-def test_a_model_that_cannot_answer_the_example_has_no_known_cost_until_it_answers_something() -> None:
+def test_a_model_that_fails_on_the_example_has_unknown_cost_until_its_first_batch() -> None:
     def fails() -> None:
         raise ValueError
 
     assert measure(fails) == float("inf")
     cost = Cost(measure(fails), measure(fails))
-    assert not cost.known
-    assert cost.seconds(1) == 0, "so nobody is turned away for it"
-    cost.seen(4, 0.2)
+    assert not cost.is_known
+    assert cost.seconds(1) == 0, "so that no request is rejected"
+    cost.observe(4, 0.2)
     assert cost.seconds(1) == pytest.approx(0.2)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux has a thread a priority of its own")
-def test_the_event_loop_comes_before_the_model() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority only on Linux")
+def test_the_event_loop_has_priority_over_the_model() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
 
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:

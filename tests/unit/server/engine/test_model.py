@@ -1,4 +1,4 @@
-"""Requests against a signature: which tensors fit, and what is said of those that do not."""
+"""Requests against a signature: tensors that fit, and the errors for those that do not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def customers() -> Model:
 
 @pytest.fixture(scope="module")
 def numbers() -> Model:
-    """Named columns, all of them numbers."""
+    """A model of named columns, all of them numbers."""
     _, X, y = iris()
     table = pd.DataFrame(X[:, :2], columns=["length", "width"]).assign(n=np.arange(len(X)))
     return served(package.build(LogisticRegression(max_iter=2000).fit(table, y), table, y, compile=False))[0]
@@ -74,24 +74,24 @@ CUSTOMER = [
 ]
 
 
-def test_predict_is_the_default_and_probabilities_come_on_request(flowers: Model) -> None:
+def test_predict_is_the_default_and_probabilities_are_returned_on_request(flowers: Model) -> None:
     row = {"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
     assert ask(flowers, row) == [{"name": "predict", "shape": [1], "datatype": "INT64", "data": [0]}]
     proba, predict = ask(flowers, row, outputs=["predict_proba", "predict"])
     assert proba["shape"] == [1, 3]
     assert sum(proba["data"]) == pytest.approx(1)
     assert predict["name"] == "predict"
-    with pytest.raises(RequestError, match="output 'loss' does not exist; there is predict, predict_proba"):
+    with pytest.raises(RequestError, match="unknown output 'loss'; the model has predict, predict_proba"):
         ask(flowers, row, outputs=["loss"])
 
 
 @pytest.mark.parametrize("datatype", ["FP64", "FP32", "FP16", "INT64", "UINT8"])
-def test_a_matrix_may_be_of_any_number_type_and_any_name(flowers: Model, datatype: str) -> None:
+def test_a_matrix_may_have_any_number_type_and_any_name(flowers: Model, datatype: str) -> None:
     row = {"name": "anything", "shape": [2, 4], "datatype": datatype, "data": [5, 3, 1, 0, 6, 3, 5, 2]}
     assert ask(flowers, row)[0]["data"] == [0, 2]
 
 
-def test_a_single_precision_model_refuses_what_it_cannot_hold() -> None:
+def test_a_single_precision_model_rejects_numbers_that_are_too_large() -> None:
     _, X, y = iris()
     narrow = X.astype(np.float32)
     model = served(package.build(LogisticRegression(max_iter=500).fit(narrow, y), narrow, y, compile=False))[0]
@@ -105,9 +105,7 @@ def test_a_single_precision_model_refuses_what_it_cannot_hold() -> None:
     shape=st.lists(st.integers(0, 5), max_size=3),
     data=st.lists(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()),
 )
-def test_whatever_is_sent_is_answered_or_refused(
-    flowers: Model, datatype: str, shape: list[int], data: list[Any]
-) -> None:
+def test_any_request_is_predicted_or_rejected(flowers: Model, datatype: str, shape: list[int], data: list[Any]) -> None:
     try:
         outputs = ask(flowers, {"name": "x", "shape": shape, "datatype": datatype, "data": data})
     except RequestError:
@@ -134,12 +132,12 @@ def test_whatever_is_sent_is_answered_or_refused(
         ([column("a", 1.0), column("b", 1.0)], r"send one input of shape \[rows, 4\], not 2 inputs"),
     ],
 )
-def test_a_wrong_matrix_is_refused(flowers: Model, tensors: list[dict[str, Any]], words: str) -> None:
+def test_a_wrong_matrix_is_rejected(flowers: Model, tensors: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         ask(flowers, *tensors)
 
 
-def test_columns_come_in_any_order_and_as_one_or_two_dimensions(customers: Model) -> None:
+def test_columns_may_be_in_any_order_and_of_one_or_two_dimensions(customers: Model) -> None:
     expected = ask(customers, *CUSTOMER)
     assert ask(customers, *reversed(CUSTOMER)) == expected
     assert ask(customers, *({**tensor, "shape": [1, 1]} for tensor in CUSTOMER)) == expected
@@ -163,31 +161,31 @@ def test_columns_come_in_any_order_and_as_one_or_two_dimensions(customers: Model
         (
             2,
             column("land", "de", datatype="BYTES"),
-            "input 'land' does not exist; there is amount, count, country, level",
+            "unknown input 'land'; the model has amount, count, country, level",
         ),
     ],
 )
-def test_a_wrong_column_is_named(customers: Model, index: int, tensor: dict[str, Any], words: str) -> None:
+def test_an_error_names_the_wrong_column(customers: Model, index: int, tensor: dict[str, Any], words: str) -> None:
     tensors = [*CUSTOMER[:index], tensor, *CUSTOMER[index + 1 :]]
     with pytest.raises(RequestError, match=words):
         ask(customers, *tensors)
 
 
-def test_missing_columns_and_rows_are_named(customers: Model) -> None:
-    with pytest.raises(RequestError, match="input 'country', 'member' is missing"):
+def test_an_error_names_missing_columns_and_rows(customers: Model) -> None:
+    with pytest.raises(RequestError, match="missing input 'country', 'member'"):
         ask(customers, CUSTOMER[0], CUSTOMER[1], CUSTOMER[3])
     with pytest.raises(RequestError, match="send at least one row"):
         ask(customers, *({**tensor, "shape": [0], "data": []} for tensor in CUSTOMER))
 
 
-def test_numeric_columns_may_come_as_one_matrix(numbers: Model) -> None:
+def test_numeric_columns_may_be_sent_as_one_matrix(numbers: Model) -> None:
     separate = ask(numbers, column("length", 5.1), column("width", 3.5), column("n", 7, datatype="INT64"))
     assert ask(numbers, {"name": "row", "shape": [1, 3], "datatype": "FP64", "data": [5.1, 3.5, 7]}) == separate
-    with pytest.raises(RequestError, match="'width', 'n' is missing"):
+    with pytest.raises(RequestError, match="missing input 'width', 'n'"):
         ask(numbers, column("length", 5.1))
 
 
-def test_a_model_that_raises_is_a_failure_without_the_values(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_error_and_log_of_a_failing_model_have_no_values(caplog: pytest.LogCaptureFixture) -> None:
     X = np.array([[1.0], [2.0]])
     model = bare(make_pipeline(OneHotEncoder(), LogisticRegression()).fit(X, [0, 1]))
     log = FailureLog()
@@ -202,7 +200,7 @@ def test_a_model_that_raises_is_a_failure_without_the_values(caplog: pytest.LogC
     assert "/" not in line
 
 
-def test_a_bare_model_has_its_signature_from_what_it_was_fitted_on() -> None:
+def test_a_bare_model_has_the_signature_of_its_training_data() -> None:
     _, X, y = iris()
     plain = bare(LogisticRegression(max_iter=500).fit(X, np.array(["a", "b", "c"])[y]))
     assert [(spec.name, spec.shape) for spec in plain.signature.inputs] == [("input-0", (-1, 4))]
@@ -236,7 +234,7 @@ def test_a_bare_model_of_any_inputs_has_an_example() -> None:
     }
 
 
-def test_serving_uses_one_thread_and_forgets_names() -> None:
+def test_a_model_is_prepared_to_use_one_thread_and_no_names() -> None:
     _, X, y = iris()
     table = pd.DataFrame(X, columns=list("abcd"))
     forest = prepare(make_pipeline(RandomForestClassifier(3, n_jobs=-1, verbose=1, random_state=SEED)).fit(table, y))
