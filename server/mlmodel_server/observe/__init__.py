@@ -1,1 +1,1 @@
-"""What the server tells about itself."""
+"""Metrics, drift, feedback, shadow, payload log and traces of the server."""

@@ -1,4 +1,4 @@
-"""Numbers that several worker processes share: every worker writes its own row, readers add the rows up."""
+"""Numbers that worker processes share: each worker writes one row, readers add up the rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlmodel_server.tensors import Array
 
 
 class Identity(NamedTuple):
-    """Whose numbers they are; the first labels of every metric."""
+    """Model, version and revision that numbers belong to: the first labels of every metric."""
 
     model: str
     version: str
@@ -19,12 +19,12 @@ class Identity(NamedTuple):
 
 
 class Cells:
-    """float64 numbers in anonymous shared memory, shape [slots, width], zero at first.
+    """float64 numbers in anonymous shared memory, shape [slots, width], initially zero.
 
-    Make them before the fork. A slot is the place of one worker, and of its successor if it crashes: what is counted
-    there outlives the process, so that a sum never goes back. Only one process writes into a row, hence no locks; a
-    number is eight aligned bytes, so a reader sees it before or after a change and never in between. Whole counts are
-    exact up to 2**53.
+    Create them before the fork. A slot belongs to one worker and, if it crashes, to its successor: the counts outlive
+    the process, so that a sum never decreases. Only one process writes to a row, so no locks are needed; a number is
+    eight aligned bytes, so a reader sees the value before or after a change, never a mix. Integers are exact up to
+    2**53.
     """
 
     def __init__(self, slots: int, width: int) -> None:
@@ -32,15 +32,15 @@ class Cells:
         self._rows: Array = np.frombuffer(memory, dtype=np.float64).reshape(slots, width)
 
     def row(self, slot: int) -> Array:
-        """The numbers of one worker, shape [width], to write into."""
+        """Return the numbers of one worker, shape [width], as a writable view."""
         row: Array = self._rows[slot]
         return row
 
     def rows(self) -> Array:
-        """All of them, shape [slots, width], to read."""
+        """Return all numbers, shape [slots, width], to read."""
         return self._rows
 
     def total(self) -> Array:
-        """The sum over the workers, shape [width]; a copy."""
+        """Return the sum over the workers, shape [width]; a copy."""
         total: Array = self._rows.sum(axis=0)
         return total

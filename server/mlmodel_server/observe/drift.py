@@ -1,6 +1,6 @@
-"""Whether what arrives still looks like the training data, and what is predicted like the predictions back then.
+"""Drift: how far the features and predictions of served rows differ from those at training.
 
-Plain counts per bin, so that those of all pods of a version add up; the stability index is computed from them here.
+Counts per bin, so that the counts of all pods of a version add up. The stability index is computed from them here.
 """
 
 from __future__ import annotations
@@ -34,24 +34,27 @@ from mlmodel_server.observe.reports import DriftReport
 from mlmodel_server.tensors import Array
 
 FEATURES = 20
-"""Features that are watched, the first ones; each costs some 15 time series."""
+"""Number of features whose drift is measured, the first ones; each costs about 15 time series."""
 
 WINDOW = 3600.0
-"""Seconds. "recent" is the current period of that length and the one before: one to two hours."""
+"""Seconds. "recent" is the current period of this length and the one before: one to two hours."""
 
 MIN_ROWS = 1000
-"""Below it, or below 100 rows at training, the index says more about chance than about drift: it is not shown."""
+"""Minimum number of served rows for an index: with fewer, it is mostly chance."""
 
 MIN_TRAINING = 100
+"""Minimum number of training rows for an index, for the same reason."""
 
 MAX_ROWS = 1000
-"""Of a request with more rows than that, some 500 to 1,000 evenly spaced ones are looked at."""
+"""A request with more rows is sampled: 500 to 1,000 evenly spaced rows."""
 
 logger = logging.getLogger(__name__)
 
+_WINDOWS = "window life (since the start) or recent (the last one to two hours)"
+
 
 class _Profile(msgspec.Struct):
-    """What the package says about one column; see :mod:`mlmodel_server.package.profile`."""
+    """Profile of one column in the package; see :mod:`mlmodel_server.package.profile`."""
 
     missing: int = 0
     min: float | None = None
@@ -63,7 +66,7 @@ class _Profile(msgspec.Struct):
 
 
 def bins_of(name: str, profile: Mapping[str, Any]) -> Bins | None:
-    """The bins of one column from its profile; None when that does not tell enough."""
+    """Return the bins of one column from its profile; None when the profile lacks the counts."""
     try:
         described = msgspec.convert(profile, _Profile)
         if described.values is not None:
@@ -77,24 +80,23 @@ def bins_of(name: str, profile: Mapping[str, Any]) -> Bins | None:
 
 
 def features_of(profile: Mapping[str, Any], columns: Sequence[str], limit: int = FEATURES) -> list[tuple[int, Bins]]:
-    """The first ``limit`` columns that can be watched, each with its place in the table.
+    """Return the first ``limit`` columns that have a profile, each with its position in the table.
 
-    ``profile`` is that of the package, ``columns`` are the names of the table's columns as the profile has them
+    ``profile`` is that of the package, ``columns`` are the names of the table's columns as in the profile
     (``input-0[3]`` for the fourth of a matrix).
     """
     wanted = [(place, name) for place, name in enumerate(columns) if name in profile][:limit]
     found = [(place, bins) for place, name in wanted if (bins := bins_of(name, profile[name])) is not None]
     if len(found) < len(wanted):
-        logger.warning("drift of %d features is not watched: their profile in the package has no counts, save it again",
+        logger.warning("drift of %d features is not measured: their profile has no counts, save the package again",
                     len(wanted) - len(found))  # fmt: skip
     return found
 
 
 def predictions_of(profile: Mapping[str, Any], classes: Sequence[str]) -> Bins | None:
-    """The bins of the predictions: of a classifier its classes, the commonest first; else those of their profile.
+    """Return the bins of the predictions: classes of a classifier, the most frequent first; else those of the profile.
 
-    ``profile`` is that of the predictions in the package and may be empty: then classes are counted and compared with
-    nothing.
+    ``profile`` is that of the predictions in the package. It may be empty: then classes are counted, without an index.
     """
     bins = bins_of("predict", profile)
     if not classes:
@@ -109,7 +111,7 @@ def predictions_of(profile: Mapping[str, Any], classes: Sequence[str]) -> Bins |
 
 
 class _Counts:
-    """Rows by column and bin: since the beginning, and in two periods that take turns."""
+    """Rows by column and bin: since the start, and in two alternating periods."""
 
     def __init__(self, columns: int, slots: int, clock: Callable[[], float]) -> None:
         self._shape = (columns, WIDTH)
@@ -121,25 +123,25 @@ class _Counts:
         row = self._cells.row(slot)
         self._life = row[: self._size]
         self._periods = row[self._size : -2].reshape(2, self._size)
-        self._numbers = row[-2:]  # of the periods, so that readers know which they are
+        self._numbers = row[-2:]  # numbers of the two periods, for readers
 
     def add(self, indices: Array) -> None:
-        """``indices`` [n]: bin, plus the column's offset."""
-        found = np.bincount(indices, minlength=self._size)
+        """Count ``indices`` [n]: bin plus offset of the column."""
+        counts = np.bincount(indices, minlength=self._size)
         period = self._clock() // WINDOW
         turn = int(period % 2)
         if self._numbers[turn] != period:
             self._periods[turn] = 0
             self._numbers[turn] = period
-        self._life += found
-        self._periods[turn] += found
+        self._life += counts
+        self._periods[turn] += counts
 
     def life(self) -> Array:
-        """Counts [columns, bins] since the beginning."""
+        """Return counts [columns, bins] since the start."""
         return self._cells.total()[: self._size].reshape(self._shape)
 
     def recent(self) -> Array:
-        """Counts [columns, bins] of this period and the one before; a worker that was idle since has none there."""
+        """Return counts [columns, bins] of this period and the one before, without older ones of idle workers."""
         rows = self._cells.rows()
         period = self._clock() // WINDOW
         valid = (rows[:, -2:] == period) | (rows[:, -2:] == period - 1)
@@ -149,7 +151,7 @@ class _Counts:
 
 
 class Drift:
-    """Counts the rows and the predictions of one revision. Make it before the fork, :meth:`start` it in each worker."""
+    """Counts the rows and predictions of one revision. Create it before the fork; :meth:`start` it in each worker."""
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class Drift:
         self._numbers = [place for place, bins in features if isinstance(bins, Numbers)]
         self._values = [(place, bins) for place, bins in features if isinstance(bins, Values)]
         self._predictions = predictions
-        # made once, so that a page of metrics is quickly written
+        # created once, because /metrics must be fast
         own = identity._asdict()
         self._series = [_series({**own, "feature": bins.name}, "bin", bins) for bins in self._bins]
         self._classes = _series(own, "class" if isinstance(predictions, Values) else "bin", predictions)
@@ -181,7 +183,7 @@ class Drift:
         self._predicted.start(slot)
 
     def count(self, predicted: Sequence[tuple[Array | None, Array | None]]) -> None:
-        """Count several requests: tables [rows, columns] of numbers or objects, predictions [rows]; None is neither."""
+        """Count requests: tables [rows, columns] of numbers or objects, and predictions [rows]; each may be None."""
         tables = [_thinned(table) for table, _ in predicted if table is not None]
         if self._bins and tables:
             self._counts.add(np.concatenate(list(self._binned(np.concatenate(tables)))))
@@ -201,14 +203,17 @@ class Drift:
             yield value_bins(table[:, place], bins) + offset
 
     def collect(self) -> Iterator[Metric]:
-        """Counts by bin, and the stability index over life and recently."""
+        """Yield counts by bin, and the stability indices of both windows."""
         if self._bins:
             counts = counter(
-                "mlmodel_feature_bin_total", "Rows by feature and bin of the training profile.", "feature", "bin"
+                "mlmodel_feature_bin_total",
+                f"Rows by feature and bin of the training profile, for the first {FEATURES} features.",
+                "feature",
+                "bin",
             )
             drift = gauge(
                 "mlmodel_feature_drift_psi",
-                "Stability index against the training profile: of all rows, and of those of the last hour or two.",
+                f"Stability index (PSI) of a feature against training; {_WINDOWS}.",
                 "feature",
                 "window",
             )
@@ -226,13 +231,15 @@ class Drift:
 
     def _collect_predictions(self, bins: Bins) -> Iterator[Metric]:
         counts = (
-            counter("mlmodel_predictions_total", "Predictions by class.", "class")
+            counter("mlmodel_predictions_total", "Predictions of a classifier by class.", "class")
             if isinstance(bins, Values)
-            else counter("mlmodel_prediction_bin_total", "Predictions by bin of those at training.", "bin")
+            else counter(
+                "mlmodel_prediction_bin_total", "Predictions of a regressor by bin of the training profile.", "bin"
+            )
         )
         drift = gauge(
             "mlmodel_prediction_drift_psi",
-            "Stability index of the predictions against those at training.",
+            f"Stability index (PSI) of the predictions against training; {_WINDOWS}.",
             "window",
         )
         life, recent = self._predicted.life(), self._predicted.recent()
@@ -243,8 +250,8 @@ class Drift:
         yield drift
 
     def report(self) -> list[DriftReport]:
-        """The same for a page, JSON-ready: of each feature, then of the predictions (``"predict"``), the bins with the
-        share of rows at training, since the start and recently, and the index (absent below 1,000 rows)."""
+        """Return the same for the page, as JSON values: for each feature, then for the predictions (``"predict"``), the
+        bins with the share of rows at training, since the start and recently, and the indices (from 1,000 rows on)."""
         columns, life, recent = self._bins, self._counts.life(), self._counts.recent()
         if self._predictions:
             columns = [*columns, self._predictions]
@@ -270,12 +277,12 @@ def _thinned(rows: Array) -> Array:
 
 
 def _series(common: dict[str, str], label: str, bins: Bins | None) -> list[dict[str, str]]:
-    """The labels of each bin's series; none for one that is never hit."""
+    """Return the labels of the series of each bin; none for an unused bin."""
     return [{**common, label: name} if name else {} for name in (bins.labels if bins else ())]
 
 
 def _add(family: CounterMetricFamily, series: Sequence[dict[str, str]], counts: Array) -> None:
-    """Counts [bins] as samples with these labels, empty ones where there is no such bin."""
+    """Add counts [bins] as samples; ``series`` are their labels, empty for an unused bin."""
     name = f"{family.name}_total"
     family.samples += [
         Sample(name, labels, count) for labels, count in zip(series, counts.tolist(), strict=True) if labels
@@ -283,15 +290,15 @@ def _add(family: CounterMetricFamily, series: Sequence[dict[str, str]], counts: 
 
 
 def _stability(columns: Sequence[Bins], life: Array, recent: Array) -> list[dict[str, float]]:
-    """Of each column the index over each window, of those windows that have seen enough rows."""
+    """Return the indices of each column, for the windows with enough rows."""
     reference: Array = np.array([bins.reference for bins in columns]).reshape(life.shape)
-    shown: list[dict[str, float]] = [{} for _ in columns]
+    indices: list[dict[str, float]] = [{} for _ in columns]
     for window, counts in (("life", life), ("recent", recent)):
         enough = (counts.sum(axis=1) >= MIN_ROWS) & (reference.sum(axis=1) >= MIN_TRAINING)
-        indices = psi(reference[enough], counts[enough]).tolist()
-        for column, index in zip(np.flatnonzero(enough).tolist(), indices, strict=True):
-            shown[column][window] = index
-    return shown
+        found = psi(reference[enough], counts[enough]).tolist()
+        for column, index in zip(np.flatnonzero(enough).tolist(), found, strict=True):
+            indices[column][window] = index
+    return indices
 
 
 def _shares(bins: Bins, counts: Array) -> list[float]:

@@ -1,4 +1,4 @@
-"""The metrics as a page of text, in the format that its reader asks for."""
+"""Metrics as text, in the format that the client requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _END = "# EOF\n"
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """How a family with these series is written: its head, and each series up to its value."""
+    """The text of a family with these series: its head, and each line up to the value."""
 
     names: list[str]
     labels: list[dict[str, str]]
@@ -26,23 +26,23 @@ class _Written:
 
 
 class Exposition:
-    """Writes pages. How a family is written is asked of the library once; from then on, as long as its series are the
-    same, only their values are put behind them, which takes a fifth of the time for pages of hundreds of series."""
+    """Encodes metrics. The library encodes a family once. While its series stay the same, only values are added to the
+    cached text, which takes a fifth of the time for hundreds of series."""
 
     def __init__(self) -> None:
         self._written: dict[tuple[str, str], _Written] = {}
 
     def page(self, families: Iterable[Metric], accept: str) -> tuple[bytes, str]:
-        """The page and its content type; ``accept`` is the header of that name."""
+        """Return the text and its content type; ``accept`` is the header of that name."""
         openmetrics = OPENMETRICS in accept
         encode, kind = choose_encoder(f"{OPENMETRICS};version=1.0.0" if openmetrics else "")
         parts = []
         for family in families:
             written = self._written.get((kind, family.name))
             names = [sample.name for sample in family.samples]
-            labels = [sample.labels for sample in family.samples]  # equal at a glance where they are the same objects
+            labels = [sample.labels for sample in family.samples]  # the comparison is fast for the same objects
             if written is None or written.labels != labels or written.names != names:
-                written = self._written[kind, family.name] = _Written(names, labels, *_learnt(encode, family))
+                written = self._written[kind, family.name] = _Written(names, labels, *_split(encode, family))
             parts.append(written.head)
             parts += [
                 f"{series} {_number(sample.value)}\n"
@@ -53,15 +53,15 @@ class Exposition:
         return "".join(parts).encode(), kind
 
 
-def _learnt(encode: Callable[[Any], bytes], family: Metric) -> tuple[str, list[str]]:
-    """How the library writes the head of this family, and its samples in their order up to their values."""
+def _split(encode: Callable[[Any], bytes], family: Metric) -> tuple[str, list[str]]:
+    """Return the library's text of a family: its head, and each sample up to the value."""
     lines = encode(_Only(family)).decode().removesuffix(_END).split("\n")[:-1]
     head = "".join(f"{line}\n" for line in lines if line.startswith("#"))
     return head, [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
 
 
 def _number(value: float) -> str:
-    """As the library writes it; most are counts, which are quick."""
+    """Format as the library does; ``repr`` is faster for counts, the most frequent values."""
     return repr(float(value)) if 0 <= value < 1e6 else floatToGoString(value)  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""A model that fails on every request must not fill the disk with its log."""
+"""The log of failed predictions, with a limited rate: a model may fail on every request."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from mlmodel_server.errors import ModelFailure
 logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0
-"""Seconds between two lines."""
+"""Minimum seconds between two lines."""
 
 
 class FailureLog:
-    """At most one line a second; it names the place in the code and never the input."""
+    """At most one line per second, with the place in the code and never the input."""
 
     def __init__(self) -> None:
-        self._next, self._silent = 0.0, 0
+        self._next, self._skipped = 0.0, 0
 
     def failed(self, failure: ModelFailure) -> None:
         """Log a failed prediction, with the number of those that were not logged."""
         now = time.monotonic()
         if now < self._next:
-            self._silent += 1
+            self._skipped += 1
             return
-        more = f" ({self._silent} more since the last line)" if self._silent else ""
-        self._next, self._silent = now + INTERVAL, 0
+        more = f" ({self._skipped} more since the last line)" if self._skipped else ""
+        self._next, self._skipped = now + INTERVAL, 0
         logger.error("%s%s%s", failure, _place(failure.__cause__), more)
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metric families whose first labels say whose numbers they are."""
+"""Prometheus metric families whose first labels are model, version and revision."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from mlmodel_server.tensors import Array
 
 
 class Collector(Protocol):
-    """Whatever has metrics to show."""
+    """An object that has metrics."""
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics as they are now."""
+        """Return the current metrics."""
 
 
 def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
-    """A counter without samples; ``labels`` come after those of the identity."""
+    """Return a counter without samples; ``labels`` follow those of the identity."""
     return CounterMetricFamily(name, text, labels=[*Identity._fields, *labels])
 
 
 def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    """A gauge without samples."""
+    """Return a gauge without samples."""
     return GaugeMetricFamily(name, text, labels=[*Identity._fields, *labels])
 
 
 def histogram(name: str, text: str, *labels: str) -> HistogramMetricFamily:
-    """A histogram without samples."""
+    """Return a histogram without samples."""
     return HistogramMetricFamily(name, text, labels=[*Identity._fields, *labels])
 
 
 def number(value: float) -> str:
-    """A number as Prometheus writes it in labels: 0.5, 1.0, 1e-05."""
+    """Format a number as Prometheus does in labels: 0.5, 1.0, 1e-05."""
     return repr(float(value))
 
 
 class Buckets:
-    """The upper bounds of a histogram. Its cells are the count of each bucket by itself, and the sum of the values."""
+    """The upper bounds of a histogram. Its cells are the counts of the buckets, not cumulative, and the sum."""
 
     def __init__(self, *bounds: float) -> None:
         self._bounds: Array = np.array(bounds)
@@ -54,7 +54,7 @@ class Buckets:
         cells[-1] += values.sum()
 
     def add(self, family: HistogramMetricFamily, labels: Sequence[str], cells: Array) -> HistogramMetricFamily:
-        """``family`` with these ``cells`` as one more sample."""
+        """Add these ``cells`` to ``family`` as a sample, and return it."""
         cumulative = np.cumsum(cells[:-1]).tolist()
         family.add_metric(labels, list(zip(self._names, cumulative, strict=True)), float(cells[-1]))
         return family

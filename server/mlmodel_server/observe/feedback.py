@@ -1,4 +1,4 @@
-"""What really happened, told later: labels score the version that predicted, on whichever pod they arrive."""
+"""Feedback: labels, sent after the prediction to any pod of the model, score the version that predicted."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ from mlmodel_server.observe.reports import Scored, ScoreReport
 from mlmodel_server.tensors import Array
 
 MAX_IDS = 1000
-"""Ids in one request of feedback."""
+"""Maximum number of ids in one request of feedback."""
 
 REVISIONS = 6
-"""Other revisions of the model whose labels may arrive here; those of any further one count as "other"."""
+"""Number of other revisions whose labels are counted separately; labels of further ones count as "other"."""
 
 RECENT = 1 << 16
-"""Places to remember an id in, so that a client's second try does not count again. A newer id may take the place of an
-older one, after some 65,000 others on average; and another pod does not know of it."""
+"""Number of slots for ids that were scored, so that a client's retry does not count again. A newer id may overwrite an
+older one, after about 65,000 others on average. Other pods do not know these ids."""
 
 EVERY_CELL = 5
-"""Up to so many classes, every cell of the confusion matrix is shown from the start; of more, those that occurred."""
+"""Up to this number of classes, every cell of the confusion matrix has a series; beyond it, cells that occurred."""
 
 LAGS = (1, 10, 60, 600, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400)
-"""Seconds from the prediction to its label."""
+"""Bounds of the histogram of seconds from a prediction to its label."""
 
 Label = str | int | float | bool
 
 _SCORES = {
-    "accuracy": "Share of labels that were as predicted",
+    "accuracy": "Share of labels that equal the prediction",
     "precision": "Precision of the second class, or the mean over classes",
     "recall": "Recall of the second class, or the mean over classes",
     "f1": "F1 of the second class, or the mean over classes",
     "mae": "Mean absolute error, in the unit of the label",
     "rmse": "Root of the mean squared error, in the unit of the label",
 }
+_SCOPE = "over the labels posted to this pod; for all pods, compute it from the mlmodel_feedback counters."
 _LAG = Buckets(*LAGS)
-_OTHER = MAX_VALUES  # the place of any class beyond the twentieth, or unknown here
+_OTHER = MAX_VALUES  # the index of classes beyond the twentieth, and of unknown ones
 _SIDE = MAX_VALUES + 1
 _NAME_BYTES = 256
 
@@ -64,8 +65,8 @@ _decoder = msgspec.json.Decoder(Labelled | list[Labelled])
 
 
 class Cell(NamedTuple):
-    """One label of a class: the places of the actual and the predicted one in the confusion matrix, and whether they
-    are the same class (both may be in the place of the others). ``known`` is whether the label is a class here."""
+    """One label of a class: ``actual`` and ``predicted`` are indices of the confusion matrix, ``right`` is whether they
+    are the same class (both may be among the others), ``known`` whether the label is a class of this model."""
 
     actual: int
     predicted: int
@@ -75,8 +76,8 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One scored id: whose prediction, the seconds since, and per row a cell of the confusion matrix, or the error of a
-    number: predicted less actual."""
+    """One scored id: version and revision that predicted, seconds since then (``lag``), and for each row a cell of the
+    confusion matrix, or the error of a number, predicted minus actual."""
 
     version: str
     revision: str
@@ -86,16 +87,16 @@ class Outcome:
 
     @property
     def unknown(self) -> int:
-        """Labels that are no class of the model on this pod."""
+        """Number of labels that are not a class of the model on this pod."""
         return sum(isinstance(row, Cell) and not row.known for row in self.rows)
 
 
 class _Layout:
-    """Where in the cells of one revision each number is."""
+    """Positions of the numbers in the cells of one revision."""
 
     def __init__(self) -> None:
         self.width = 0
-        self.name = self._reserve(_NAME_BYTES // 8)  # two lengths and both texts, as bytes; unused for the own revision
+        self.name = self._reserve(_NAME_BYTES // 8)  # two lengths and both texts, as bytes; unused for this revision
         self.labels = self._reserve(1).start
         self.correct = self._reserve(1).start
         self.confusion = self._reserve(_SIDE * _SIDE)  # [actual, predicted]
@@ -112,7 +113,7 @@ _AT = _Layout()
 
 
 class Feedback:
-    """Scores labels and counts the outcomes. Make it before the fork, :meth:`start` it in each worker."""
+    """Scores labels and counts the outcomes. Create it before the fork; :meth:`start` it in each worker."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class Feedback:
         classes: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``classes`` of a classifier, none for a regressor."""
+        """``classes`` are those of a classifier, empty for a regressor."""
         self._ids, self._identity, self._classes, self._clock = ids, identity, tuple(classes), clock
         self._places = value_index(self._classes)
         self._by_hash = {class_hash(text): place for place, text in enumerate(self._classes)}
@@ -133,17 +134,16 @@ class Feedback:
         """Count in this slot from now on."""
         row = self._cells.row(slot)
         self._duplicates = row[:1]
-        self._entries = row[1:].reshape(REVISIONS + 2, _AT.width)  # own, other revisions, all further ones
+        self._entries = row[1:].reshape(REVISIONS + 2, _AT.width)  # this revision, other revisions, all further ones
         self._known = {name: place for place, entry in enumerate(self._entries) if (name := _name(entry))}
 
     def post(self, body: bytes) -> Scored:
-        """Score a request of feedback, JSON: ``{"prediction_id": "...", "label": x}``, with ``"labels": [x, ...]`` when
-        there were several rows, or an array of such objects.
+        """Score a request of feedback, JSON: ``{"prediction_id": "...", "label": x}``, with ``"labels": [x, ...]`` for
+        several rows, or an array of such objects.
 
-        Answers how many labels were scored, how many ids were left out because they had been scored already, and how
-        many of the labels are no class of the model on this pod. Those count as wrong, since a version that lacks a
-        class is wrong about all of it, and must not look better for that.
-        :class:`RequestError` says what is wrong; then nothing has been counted.
+        Return the number of labels that were scored, of ids that were skipped because they had been scored before, and
+        of labels that are not a class of the model on this pod. These count as wrong: a version that lacks a class
+        must not look better for that. Raise :class:`RequestError`, which names the error; then nothing is counted.
         """
         outcomes = [self._scored(item, where) for item, where in _items(body)]
         fresh = [outcome for outcome in outcomes if self._first_time(outcome.mac)]
@@ -157,11 +157,11 @@ class Feedback:
         }
 
     def score(self, prediction_id: str, labels: Sequence[Label]) -> Outcome:
-        """Compare an id with the ``labels`` of its rows; counts nothing. :class:`RequestError` when they do not fit."""
+        """Compare an id with the ``labels`` of its rows; count nothing. Raise :class:`RequestError` on a mismatch."""
         predicted = self._ids.read(prediction_id)
         if len(labels) != len(predicted.rows):
             raise RequestError(
-                f"there are {len(labels)} labels for {len(predicted.rows)} rows: send one for each, in their order"
+                f"{len(labels)} labels for {len(predicted.rows)} rows: send one label for each row, in their order"
             )
         rows = tuple(
             self._compared(row, label) if isinstance(row, bytes) else row - _number(label, place)
@@ -217,7 +217,7 @@ class Feedback:
         return self._entries[place]  # type: ignore[no-any-return]
 
     def _totals(self) -> dict[Identity, Array]:
-        """The cells of each revision, added up over the workers."""
+        """Return the cells of each revision, added up over the workers."""
         rows = self._cells.rows()
         entries = rows[:, 1:].reshape(len(rows), REVISIONS + 2, _AT.width)
         totals = {self._identity: entries[:, 0].sum(axis=0)}
@@ -231,30 +231,31 @@ class Feedback:
         return totals
 
     def collect(self) -> Iterator[Metric]:
-        """Counts that add up across pods, and the usual scores of what was labelled on this one."""
+        """Yield counts that add up over pods, and scores over the labels posted to this pod."""
         totals = self._totals()
-        labels = counter("mlmodel_feedback_labels_total", "Labels that were compared with a prediction.")
-        lag = histogram("mlmodel_feedback_lag_seconds", "Time from a prediction to its label.")
+        labels = counter(
+            "mlmodel_feedback_labels_total",
+            "Labels compared with a prediction; version and revision are those that predicted.",
+        )
+        lag = histogram("mlmodel_feedback_lag_seconds", "Time from a prediction to its label, in seconds.")
         for identity, cells in totals.items():
             labels.add_metric(identity, cells[_AT.labels])
             _LAG.add(lag, identity, cells[_AT.lag])
         yield labels
         yield lag
-        duplicates = counter("mlmodel_feedback_duplicates_total", "Prediction ids that had been scored already.")
+        duplicates = counter("mlmodel_feedback_duplicates_total", "Prediction ids that had been scored before.")
         duplicates.add_metric(self._identity, float(self._cells.total()[0]))
         yield duplicates
         yield from self._confusions(totals) if self._classes else _errors(totals)
         scores: dict[str, Metric] = {}
         for identity, cells in totals.items():
             for name, value in self._scores(cells).items():
-                family = scores.setdefault(
-                    name, gauge(f"mlmodel_{name}", f"{_SCORES[name]}, of the labels posted here.")
-                )
+                family = scores.setdefault(name, gauge(f"mlmodel_{name}", f"{_SCORES[name]}, {_SCOPE}"))
                 family.add_metric(identity, value)  # type: ignore[attr-defined]
         yield from scores.values()
 
     def report(self) -> list[ScoreReport]:
-        """The same for a page, JSON-ready: of each version that got labels here, how many, and its scores."""
+        """Return the same for the page, as JSON values: labels and scores of each version with labels on this pod."""
         return [
             {
                 "version": identity.version,
@@ -267,17 +268,22 @@ class Feedback:
         ]
 
     def _confusions(self, totals: dict[Identity, Array]) -> Iterator[Metric]:
-        correct = counter("mlmodel_feedback_correct_total", "Labels that were as predicted.")
-        cells = counter("mlmodel_feedback_total", "Labels by actual and predicted class.", "actual", "predicted")
+        correct = counter("mlmodel_feedback_correct_total", "Labels of a classifier that equal the prediction.")
+        cells = counter(
+            "mlmodel_feedback_total",
+            "Labels of a classifier as a confusion matrix, by actual and predicted class.",
+            "actual",
+            "predicted",
+        )
         own = self._classes[:MAX_VALUES]
         names = [*own, *[apart("other", own)] * (_SIDE - len(own))]
         every = len(self._classes) if len(self._classes) <= EVERY_CELL else 0
         for identity, numbers in totals.items():
             correct.add_metric(identity, numbers[_AT.correct])
             confusion = numbers[_AT.confusion].reshape(_SIDE, _SIDE)
-            shown = confusion > 0
-            shown[:every, :every] = True
-            for actual, predicted in np.argwhere(shown):
+            exported = confusion > 0
+            exported[:every, :every] = True
+            for actual, predicted in np.argwhere(exported):
                 cells.add_metric([*identity, names[actual], names[predicted]], confusion[actual, predicted])
         yield correct
         yield cells
@@ -289,15 +295,15 @@ class Feedback:
         if not self._classes:
             return {"mae": float(cells[_AT.absolute]) / rows, "rmse": math.sqrt(cells[_AT.squared] / rows)}
         confusion = cells[_AT.confusion].reshape(_SIDE, _SIDE)
-        found = {"accuracy": float(cells[_AT.correct]) / rows}
+        accuracy = {"accuracy": float(cells[_AT.correct]) / rows}
         if confusion[_OTHER].any() or confusion[:, _OTHER].any():
-            return found  # classes that are not told apart here
-        return found | precision_recall_f1(confusion[: len(self._classes), : len(self._classes)])
+            return accuracy  # some classes share one cell here
+        return accuracy | precision_recall_f1(confusion[: len(self._classes), : len(self._classes)])
 
 
 def precision_recall_f1(confusion: Array) -> dict[str, float]:
-    """From counts [actual, predicted] and defined as in ``package/scores.py``: of the second class when the model has
-    two, else the mean over the classes that occur on either side."""
+    """Return the scores of counts [actual, predicted], as defined in ``package/scores.py``: of the second class of two,
+    else the mean over the classes that occur on either side."""
     hit, actual, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     chosen = slice(1, 2) if len(confusion) == 2 else (actual + predicted) > 0
     hit, actual, predicted = hit[chosen], actual[chosen], predicted[chosen]
@@ -309,8 +315,13 @@ def precision_recall_f1(confusion: Array) -> dict[str, float]:
 
 
 def _errors(totals: dict[Identity, Array]) -> Iterator[Metric]:
-    absolute = counter("mlmodel_feedback_absolute_error_total", "Sum of the absolute errors, in the unit of the label.")
-    squared = counter("mlmodel_feedback_squared_error_total", "Sum of the squared errors.")
+    absolute = counter(
+        "mlmodel_feedback_absolute_error_total", "Sum of the absolute errors of a regressor, in the unit of the label."
+    )
+    squared = counter(
+        "mlmodel_feedback_squared_error_total",
+        "Sum of the squared errors of a regressor, in the square of the unit of the label.",
+    )
     for identity, cells in totals.items():
         absolute.add_metric(identity, cells[_AT.absolute])
         squared.add_metric(identity, cells[_AT.squared])
@@ -322,7 +333,7 @@ def _items(body: bytes) -> list[tuple[Labelled, str]]:
     try:
         decoded = _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(f"the feedback does not fit: {error}") from None
+        raise RequestError(f"invalid feedback: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError('the body is not JSON: send {"prediction_id": "...", "label": ...}') from None
     if isinstance(decoded, Labelled):
@@ -348,7 +359,7 @@ def _number(label: Label, row: int) -> float:
             return value
     except OverflowError:
         pass
-    raise RequestError(f"the label of row {row} is no finite number: send a number, as the model predicts")
+    raise RequestError(f"the label of row {row} must be a finite number: the model predicts numbers")
 
 
 def _bytes(entry: Array) -> Array:
@@ -356,13 +367,13 @@ def _bytes(entry: Array) -> Array:
 
 
 def _encoded(version: str, revision: str) -> bytes:
-    """The name of another revision, to be kept in its cells; what is too long is cut."""
+    """Return version and revision as bytes for the cells, each cut to 127 bytes."""
     texts = version.encode()[: _NAME_BYTES // 2 - 1], revision.encode()[: _NAME_BYTES // 2 - 1]
     return bytes(map(len, texts)) + b"".join(texts)
 
 
 def _name(entry: Array) -> bytes:
-    """What :func:`_encoded` gave; empty where no revision has been noted."""
+    """Return what :func:`_encoded` wrote; empty for an unused entry."""
     raw = _bytes(entry).tobytes()
     return raw[: 2 + raw[0] + raw[1]] if raw[0] or raw[1] else b""
 

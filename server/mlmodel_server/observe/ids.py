@@ -1,10 +1,10 @@
-"""Prediction ids that say by themselves what was predicted, when and by whom: any pod can score them, none stores them.
+"""Prediction ids. An id contains the predictions, their time and version: any pod can score it, and none stores it.
 
     format (1 byte), lengths of version and revision (2 bytes each), both texts, nanoseconds since 1970 (8), a random
     number of the worker (2), per row 4 bytes of the hash of the class, or 8 of the number, checksum (8): base64url
 
-A class is a hash of its text and no index, because a pod of another revision may know other classes, or the same ones
-in another order: it can still tell right from wrong.
+A class is a hash of its text, not an index: a pod of another revision, with other classes or another order of them, can
+still compare it with a label.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlmodel_server.observe.cells import Identity
 from mlmodel_server.tensors import Array
 
 MAX_ROWS = 64
-"""Rows of a request that gets an id; a longer one would not fit into a header any more."""
+"""Maximum number of rows of a request that gets an id; a longer id would not fit into a header."""
 
 _CLASSES, _NUMBERS = 1, 2
 _HEAD = struct.Struct(">BHH")
@@ -35,20 +35,20 @@ _PLAIN = bytes.maketrans(b"-_", b"+/")
 
 
 def key_of(model: str, secret: bytes = b"") -> bytes:
-    """The key of the checksum, 64 bytes. Without a ``secret`` it follows from the model's name alone: then a checksum
-    finds ids that were cut or mixed up, and stops nobody who forges one."""
+    """Return the key of the checksum, 64 bytes. Without a ``secret`` it depends on the model's name alone: then the
+    checksum detects ids that were cut or mixed up, but not forged ones."""
     return hashlib.blake2b(model.encode(), key=hashlib.blake2b(secret).digest()).digest()
 
 
 def class_hash(text: str) -> bytes:
-    """What stands for a class in an id, 4 bytes."""
+    """Return the hash of a class in an id, 4 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=4).digest()
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an id says: who predicted, when (seconds since 1970), and of each row the hash of its class, or its number.
-    ``mac`` tells it from any other."""
+    """The content of an id: version and revision that predicted, time (seconds since 1970), and for each row the hash
+    of its class or its number. ``mac`` is unique to the id."""
 
     version: str
     revision: str
@@ -58,10 +58,10 @@ class Prediction:
 
 
 class PredictionIds:
-    """Makes and reads the ids of one model. :meth:`start` it in each worker."""
+    """Creates and reads the ids of one model. Call :meth:`start` in each worker."""
 
     def __init__(self, key: bytes, identity: Identity, task: str, classes: Sequence[str] = ()) -> None:
-        """``task`` is "classification", which needs ``classes``, or "regression"; no other has ids."""
+        """``task`` is "classification", which requires ``classes``, or "regression"; other tasks have no ids."""
         version, revision = identity.version.encode(), identity.revision.encode()
         self._model = identity.model
         self._format = _NUMBERS if task == "regression" else _CLASSES if task == "classification" and classes else 0
@@ -71,12 +71,12 @@ class PredictionIds:
         self._salt = 0
 
     def start(self) -> None:
-        """Tell this worker's ids from those that another one makes in the same nanosecond."""
+        """Draw the salt that keeps ids of this worker apart from those of another in the same nanosecond."""
         self._salt = int.from_bytes(os.urandom(2))
 
     def make(self, predictions: Array | None) -> str | None:
-        """The id of one request from its predictions [rows]; None when it gets none: more than 64 rows, more than one
-        answer for a row, or a task without labels."""
+        """Return the id of one request from its predictions [rows]. None for more than 64 rows, several predictions per
+        row, or a task without labels."""
         if not self._format or predictions is None or predictions.ndim != 1 or not 0 < len(predictions) <= MAX_ROWS:
             return None
         if self._format == _NUMBERS:
@@ -91,20 +91,22 @@ class PredictionIds:
         return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
 
     def read(self, text: str) -> Prediction:
-        """What an id says; :class:`RequestError` when it is not whole, or none of this model's."""
+        """Return the content of an id; raise :class:`RequestError` if it is malformed, changed or of another model."""
         try:
             padded = text.encode("ascii").translate(_PLAIN) + b"=" * (-len(text) % 4)
             raw = binascii.a2b_base64(padded, strict_mode=True)
         except (UnicodeEncodeError, binascii.Error):
-            raise RequestError("prediction_id is not whole: send it exactly as it was answered") from None
+            raise RequestError("prediction_id is malformed: send it exactly as in the response") from None
         content, mac = raw[:-_MAC], raw[-_MAC:]
         if not hmac.compare_digest(self._mac(content), mac):
             raise RequestError(
-                f"prediction_id was changed, or is none of model {self._model}: send it exactly as it was answered"
+                f"prediction_id was changed, or is not of model {self._model}: send it exactly as in the response"
             )
         form, version, revision = _HEAD.unpack_from(content)
         if form != self._format:
-            raise RequestError("prediction_id is of a revision with another task: only its own pods can score it")
+            raise RequestError(
+                "prediction_id is of a revision with another task: only pods of that revision can score it"
+            )
         middle, end = _HEAD.size + version, _HEAD.size + version + revision
         made, _ = _MADE.unpack_from(content, end)
         rows = content[end + _MADE.size :]

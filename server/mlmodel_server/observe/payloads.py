@@ -1,7 +1,7 @@
-"""A log of requests and answers, for those who ask for one: a sample, in files of bounded size and number.
+"""The payload log: a sample of requests and responses, in files of limited size and number.
 
-One record per row: when, prediction id, row, version, revision, inputs by feature, outputs by name. A thread writes
-them; a disk that is full or gone costs records, never an answer.
+One record per row: time, prediction id, row, version, revision, inputs by feature, outputs by name. A thread writes
+them. When the disk is full or fails, records are lost, but requests are not affected.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ from mlmodel_server.observe.families import counter
 from mlmodel_server.tensors import Array, Tensor
 
 WAITING = 256
-"""Requests that may wait in a worker."""
+"""Maximum number of requests that wait in a worker."""
 
 MAX_ROWS = 100
-"""The first rows of a request, which are logged."""
+"""Maximum number of rows of a request that are logged, the first ones."""
 
 FILE_BYTES = 16 << 20
+"""Maximum size of a JSON file, in bytes."""
+
 FILES = 8
-"""Of each worker; the oldest is deleted for the next."""
+"""Maximum number of files of each worker; a new file replaces the oldest."""
 
 TABLE_ROWS = 1000
 TABLE_SECONDS = 60.0
-"""A Parquet file is written whole, with so many rows or as soon as its first row is that old."""
+"""A Parquet file is written at once, when it has this number of rows or its first row is this old."""
 
 LOG_SECONDS = 60.0
-"""Between two lines about a disk that fails."""
+"""Minimum seconds between two log lines about a failing disk."""
 
 OUTCOMES = ("written", "dropped", "failed")
 
@@ -63,7 +65,7 @@ class _Entry(NamedTuple):
 
 
 class PayloadLog:
-    """Writes a sample of the requests of one revision. Make it before the fork, :meth:`start` it in each worker."""
+    """Writes a sample of the requests of one revision. Create it before the fork; :meth:`start` it in each worker."""
 
     def __init__(
         self,
@@ -78,14 +80,14 @@ class PayloadLog:
         files: int = FILES,
         seed: int = 0,
     ) -> None:
-        """``columns`` are the features of a table, in their order; ``percent`` of the requests are drawn by a generator
-        that begins with ``seed`` plus the slot; ``form`` is "jsonl" or "parquet". Raises :class:`UsageError`."""
+        """``columns`` are the features of a table, in their order. ``percent`` of the requests are drawn by a generator
+        with ``seed`` plus the slot. ``form`` is "jsonl" or "parquet". Raise :class:`UsageError` for a wrong value."""
         if form not in ("jsonl", "parquet"):
-            raise UsageError("the payload log is either jsonl or parquet")
+            raise UsageError(f"the format of the payload log must be jsonl or parquet, not {form}")
         if not 0 < percent <= 100:
-            raise UsageError("the percentage of the payload log must be above 0 and at most 100")
+            raise UsageError(f"the percentage of the payload log must be above 0 and at most 100, not {percent:g}")
         if not directory.is_dir() or not os.access(directory, os.W_OK):
-            raise UsageError("the directory of the payload log is not there or not writable: mount a volume there")
+            raise UsageError(f"{directory}, for the payload log, is not a writable directory: mount a volume there")
         self._identity, self._columns, self._share, self._seed = identity, tuple(columns), percent / 100, seed
         self._files = (directory, form, file_bytes, files)
         self._arrow = _pyarrow() if form == "parquet" else None
@@ -103,12 +105,12 @@ class PayloadLog:
         self._background.start()
 
     def stop(self) -> None:
-        """Write what waits, for two seconds at most."""
+        """Write the waiting records, for at most two seconds."""
         self._background.stop(seconds=2.0)
 
     def offer(self, prediction_id: str | None, table: Array | Mapping[str, Array], outputs: Sequence[Tensor]) -> None:
-        """A request that has been answered: the table [rows, columns] that the model saw, or its tensors by name, and
-        the outputs. From then on nobody may write into them."""
+        """Log an answered request, if it is drawn: the table [rows, columns] of the model, or its tensors by name, and
+        the outputs. Do not write to them any more."""
         if self._random() >= self._share:
             return
         inputs = table.items() if isinstance(table, Mapping) else zip(self._columns, table.T, strict=False)
@@ -131,23 +133,25 @@ class PayloadLog:
         self._to_disk(self._writer.close)
 
     def _to_disk(self, action: Callable[[], int], rows: int = 0) -> None:
-        """Do what may fail, with ``rows`` new ones, and count what became of them and of those that waited."""
+        """Run ``action``, which may fail, and count the outcome of ``rows`` new rows and of the waiting ones."""
         at_stake = self._writer.waiting + rows
         try:
             self._row[_CELL["written"]] += action()
-        except (OSError, ValueError, TypeError) as error:  # pyarrow's own errors are such
+        except (OSError, ValueError, TypeError) as error:  # errors of pyarrow are subclasses
             self._row[_CELL["failed"]] += at_stake
             self._writer.reset()
             now = time.monotonic()
             if now >= self._quiet_until:
                 self._quiet_until = now + LOG_SECONDS
                 reason = getattr(error, "strerror", None) or type(error).__name__
-                logger.warning("the payload log cannot be written (%s): make room in its volume", reason)
+                logger.warning("cannot write the payload log (%s): make room in its volume", reason)
 
     def collect(self) -> Iterator[Metric]:
-        """What became of the rows that were drawn."""
+        """Yield the rows that were drawn, by outcome."""
         rows = counter(
-            "mlmodel_payload_log_rows_total", "Rows drawn for the payload log, by what became of them.", "outcome"
+            "mlmodel_payload_log_rows_total",
+            f"Rows selected for the payload log, by outcome: {', '.join(OUTCOMES)}.",
+            "outcome",
         )
         for outcome, cell in _CELL.items():
             rows.add_metric([*self._identity, outcome], self._cells.total()[cell])
@@ -155,41 +159,41 @@ class PayloadLog:
 
 
 class _Folder:
-    """The files of one worker: named by the time, so that their order is that of their names."""
+    """The files of one worker, named by time, so that the oldest is the first by name."""
 
     def __init__(self, directory: Path, slot: int, suffix: str, files: int) -> None:
         self._directory, self._prefix, self._suffix, self._files = directory, f"payloads-{slot}-", suffix, files
 
     def next(self) -> Path:
-        """The path of a new file; makes room for it."""
-        there = sorted(self._directory.glob(f"{self._prefix}*.{self._suffix}"))
-        for oldest in there[: max(0, len(there) - self._files + 1)]:
+        """Return the path of a new file, after deleting the oldest ones if necessary."""
+        existing = sorted(self._directory.glob(f"{self._prefix}*.{self._suffix}"))
+        for oldest in existing[: max(0, len(existing) - self._files + 1)]:
             oldest.unlink(missing_ok=True)
         return self._directory / f"{self._prefix}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}.{self._suffix}"
 
 
 class _Writer(Protocol):
-    """Where records go. Each method returns how many rows it brought to the disk, and may raise OSError."""
+    """Writes records. Each method except ``reset`` returns how many rows it wrote to disk, and may raise OSError."""
 
     @property
     def waiting(self) -> int:
-        """Rows that it holds."""
+        """Number of rows in memory."""
 
     def write(self, records: list[dict[str, Any]]) -> int:
-        """Take more records."""
+        """Write or buffer more records."""
 
     def idle(self) -> int:
-        """There is time to do something."""
+        """Write records that are due, while the queue is empty."""
 
     def close(self) -> int:
-        """There are no more."""
+        """Write all buffered records and close the file."""
 
     def reset(self) -> None:
-        """Forget what is held, and begin a new file."""
+        """Discard the buffered records, and start a new file."""
 
 
 class _Lines:
-    """JSON, one line per record, at once."""
+    """Writes JSON, one line per record, unbuffered."""
 
     def __init__(self, folder: _Folder, file_bytes: int) -> None:
         self._folder, self._limit = folder, file_bytes
@@ -225,7 +229,7 @@ class _Lines:
 
 
 class _Tables:
-    """Parquet, whole files."""
+    """Writes Parquet, one whole file at a time."""
 
     def __init__(self, folder: _Folder, pyarrow: Any) -> None:
         self._folder, self._pyarrow = folder, pyarrow
@@ -248,7 +252,7 @@ class _Tables:
         if not self._records:
             return 0
         path = self._folder.next()
-        hidden = path.with_name(f".{path.name}")  # nobody shall read half of it
+        hidden = path.with_name(f".{path.name}")  # readers must not see a half-written file
         try:
             with open(hidden, "xb", opener=_private) as file:
                 self._pyarrow.parquet.write_table(self._pyarrow.Table.from_pylist(self._records), file)
@@ -266,7 +270,7 @@ class _Tables:
 
 
 def _pyarrow() -> Any:
-    """Loaded before the fork: it takes a quarter of a second, in which a worker could answer nothing."""
+    """Load pyarrow before the fork: this takes 0.25 s, in which a worker could not answer."""
     try:
         import_module("pyarrow.parquet")
         return import_module("pyarrow")
@@ -277,12 +281,12 @@ def _pyarrow() -> Any:
 
 
 def _private(path: str, flags: int) -> int:
-    """Not for other users: it holds what people sent."""
+    """Open a file that other users cannot read: it has data of requests."""
     return os.open(path, flags, 0o640)
 
 
 def _head(array: Array) -> Array:
-    return array if len(array) <= MAX_ROWS else array[:MAX_ROWS].copy()  # not to keep all of it
+    return array if len(array) <= MAX_ROWS else array[:MAX_ROWS].copy()  # a copy, so that the rest can be freed
 
 
 def _records(entry: _Entry, identity: Identity) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""A copy of some requests for another version, after they were answered, to compare what it says with what we said.
+"""Shadow: sends copies of some answered requests to another version, and compares its responses with ours.
 
-One thread per worker sends the copies; the request is never touched by it. What it cannot keep up with is dropped and
+One thread per worker sends the copies, without effect on the requests. Copies beyond its capacity are dropped and
 counted.
 """
 
@@ -24,25 +24,25 @@ from mlmodel_server.protocol.binary import from_raw, to_raw
 from mlmodel_server.tensors import DTYPES, Array, Tensor, elements
 
 WAITING = 64
-"""Copies that may wait in a worker."""
+"""Maximum number of copies that wait in a worker."""
 
-MAX_ANSWER = 64 << 20
-"""Bytes of an answer; there is no version that needs more for what ours answered in less."""
+MAX_RESPONSE = 64 << 20
+"""Maximum size of a response in bytes; a comparable response is not larger."""
 
 JSON_LENGTH = "inference-header-content-length"
 
 MARK = b"x-mlmodel-shadow"
-"""The header of a copy. Whoever gets it sends no copy of the copy."""
+"""The header that marks a copy. A server does not copy a copy."""
 
 PASSED_ON = (b"traceparent", b"tracestate")
-"""Headers of the request that the copy has too; credentials are not among them."""
+"""Headers that the copy has from the request; credentials are not among them."""
 
 OUTCOMES = ("compared", "dropped", "unreachable", "timeout", "refused", "unreadable", "different")
-"""What became of a copy: no room, no connection, no answer in time, an answer other than 200, none that can be read, or
-with other outputs or shapes than ours."""
+"""Outcomes of a copy. ``dropped``: queue full; ``unreachable``: no connection; ``timeout``: no response in time;
+``refused``: a status other than 200; ``unreadable``: not a v2 response; ``different``: other outputs or shapes."""
 
 DIFFERENCES = (0, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10, 100, 1000)
-"""Absolute, in the unit of the output."""
+"""Bounds of the absolute difference, in the unit of the output."""
 
 _DIFFERENCE = Buckets(*DIFFERENCES)
 _CELL = {outcome: place for place, outcome in enumerate(OUTCOMES)}
@@ -72,14 +72,14 @@ _decoder = msgspec.json.Decoder(_Response)
 
 
 class Shadow:
-    """Sends copies to one other version. Make it before the fork, :meth:`start` it in each worker."""
+    """Sends copies to one other version. Create it before the fork; :meth:`start` it in each worker."""
 
     def __init__(
         self, identity: Identity, url: str, percent: float, slots: int = 1, *, timeout: float = 5.0, seed: int = 0
     ) -> None:
-        """``url`` is ``http://HOST[:PORT]`` of another server of this protocol, or with the whole path to its model;
-        ``percent`` of the requests are copied, drawn by a generator that begins with ``seed`` plus the slot. Each step
-        of a copy may take ``timeout`` seconds. Raises :class:`UsageError`."""
+        """``url`` is ``http://HOST[:PORT]`` of another server of this protocol, optionally with the path of its model.
+        ``percent`` of the requests are copied, drawn by a generator with ``seed`` plus the slot. Each step of a copy
+        may take ``timeout`` seconds. Raise :class:`UsageError` for a wrong value."""
         parts = urlsplit(url)
         try:
             self._host, self._port = parts.hostname or "", parts.port or 80
@@ -88,7 +88,7 @@ class Shadow:
         if parts.scheme != "http" or not self._host or parts.username or parts.query:
             raise UsageError("the address of the shadow must be like http://NAME.NAMESPACE.svc:8080")
         if not 0 < percent <= 100:
-            raise UsageError("the percentage of the shadow must be above 0 and at most 100")
+            raise UsageError(f"the percentage of the shadow must be above 0 and at most 100, not {percent:g}")
         self._identity, self._labels = identity, [*identity, parts.netloc]
         self._path = parts.path.rstrip("/") or f"/v2/models/{identity.model}/infer"
         self._share, self._timeout, self._seed = percent / 100, timeout, seed
@@ -103,25 +103,25 @@ class Shadow:
         self._background.start()
 
     def stop(self) -> None:
-        """Send no more. The thread ends as soon as it has its last answer or has waited for it long enough."""
+        """Discard the queue. The thread stops after the response to the current copy, or its timeout."""
         self._background.stop(discard=True)
 
     def offer(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], headers: Mapping[bytes, bytes]) -> None:
-        """A request that has been answered: its tensors, those of the answer, and its headers by lower-case name. From
-        then on nobody may write into the tensors."""
+        """Copy an answered request, if it is drawn: its tensors, those of the response, and its headers by lower-case
+        name. Do not write to the tensors any more."""
         if self._random() >= self._share or MARK in headers:
             return
-        kept = {name.decode(): headers[name].decode("latin-1") for name in PASSED_ON if name in headers}
-        if not self._background.offer(_Copy(inputs, outputs, kept)):
+        passed_on = {name.decode(): headers[name].decode("latin-1") for name in PASSED_ON if name in headers}
+        if not self._background.offer(_Copy(inputs, outputs, passed_on)):
             self._row[_CELL["dropped"]] += 1
 
     def _send(self, copy: _Copy) -> None:
         self._row[_CELL[self._compared(copy)]] += 1
 
     def _compared(self, copy: _Copy) -> str:
-        """Ask the other version and count the differences; returns the outcome."""
+        """Send the copy and count the differences; return the outcome."""
         try:
-            status, body, json_length = self._ask(*_request(copy))
+            status, body, json_length = self._request(*_encoded(copy))
         except (OSError, http.client.HTTPException) as error:
             self._close()
             return "timeout" if isinstance(error, TimeoutError) else "unreachable"
@@ -136,17 +136,17 @@ class Shadow:
         self._count([(_values(tensor), theirs[tensor.name]) for tensor in copy.outputs])
         return "compared"
 
-    def _ask(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes, int | None]:
-        """Status, body, and how much of it is JSON if not all. A connection that was kept may have been closed by the
-        other side meanwhile: then it is asked once more on a new one."""
+    def _request(self, headers: dict[str, str], body: bytes) -> tuple[int, bytes, int | None]:
+        """Return status, body, and the length of its JSON if that is not all of it. The other side may have closed the
+        idle connection: then retry once on a new one."""
         kept = self._connection
         if kept:
             try:
-                return _asked(kept, self._path, headers, body)
+                return _post(kept, self._path, headers, body)
             except ConnectionError:
                 kept.close()
         self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        return _asked(self._connection, self._path, headers, body)
+        return _post(self._connection, self._path, headers, body)
 
     def _close(self) -> None:
         if self._connection:
@@ -162,32 +162,35 @@ class Shadow:
             self._row[_SAME : _SAME + 2] += same, len(labels[0]) - same
         for ours, theirs in pairs:
             if ours.dtype.kind == "f" and len(ours):
-                apart = np.abs(ours.astype(np.float64) - theirs).reshape(len(ours), -1).max(axis=1, initial=0.0)
-                _DIFFERENCE.observe(self._row[_DIFFERENCES], np.nan_to_num(apart, nan=np.inf, posinf=np.inf))
+                gap = np.abs(ours.astype(np.float64) - theirs).reshape(len(ours), -1).max(axis=1, initial=0.0)
+                _DIFFERENCE.observe(self._row[_DIFFERENCES], np.nan_to_num(gap, nan=np.inf, posinf=np.inf))
 
     def collect(self) -> Iterator[Metric]:
-        """What became of the copies, and how far the answers were apart."""
+        """Yield the outcomes of the copies and the differences of the responses."""
         total = self._cells.total()
         requests = counter(
-            "mlmodel_shadow_requests_total", "Copies of requests by what became of them.", "to", "outcome"
+            "mlmodel_shadow_requests_total", f"Copies of requests, by outcome: {', '.join(OUTCOMES)}.", "to", "outcome"
         )
         for outcome, cell in _CELL.items():
             requests.add_metric([*self._labels, outcome], total[cell])
         yield requests
         rows = counter(
-            "mlmodel_shadow_rows_total", "Rows by whether the other version gives all the same labels.", "to", "agree"
+            "mlmodel_shadow_rows_total", "Rows of copies, by whether all labels are the same.", "to", "agree"
         )
         rows.add_metric([*self._labels, "true"], total[_SAME])
         rows.add_metric([*self._labels, "false"], total[_SAME + 1])
         yield rows
         difference = histogram(
-            "mlmodel_shadow_difference", "Largest absolute difference of a row, of each output with fractions.", "to"
+            "mlmodel_shadow_difference",
+            "Largest absolute difference of a row, in the unit of the output, for each output of floating-point "
+            "numbers.",
+            "to",
         )
         yield _DIFFERENCE.add(difference, self._labels, total[_DIFFERENCES])
 
 
-def _request(copy: _Copy) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a v2 request with binary data, which also carries what JSON cannot."""
+def _encoded(copy: _Copy) -> tuple[dict[str, str], bytes]:
+    """Return headers and body of a v2 request with binary data, which can also hold NaN."""
     raws = [to_raw(tensor) for tensor in copy.inputs]
     head = msgspec.json.encode(
         {
@@ -212,20 +215,20 @@ def _request(copy: _Copy) -> tuple[dict[str, str], bytes]:
     return headers, b"".join((head, *raws))
 
 
-def _asked(
+def _post(
     connection: http.client.HTTPConnection, path: str, headers: dict[str, str], body: bytes
 ) -> tuple[int, bytes, int | None]:
     connection.request("POST", path, body, headers)
     with connection.getresponse() as response:
-        answer = response.read(MAX_ANSWER + 1)
-        if len(answer) > MAX_ANSWER:
-            connection.close()  # its rest is not read
+        answer = response.read(MAX_RESPONSE + 1)
+        if len(answer) > MAX_RESPONSE:
+            connection.close()  # the rest is not read
         length = response.getheader(JSON_LENGTH)
         return response.status, answer, int(length) if length and length.isdecimal() else None
 
 
 def _outputs(body: bytes, json_length: int | None) -> dict[str, Array]:
-    """The outputs of a v2 response by name. Raises one of several errors when it is none."""
+    """Return the outputs of a v2 response by name. Raise one of several errors when it is not a v2 response."""
     head = len(body) if json_length is None else json_length
     outputs, start = {}, head
     for output in _decoder.decode(body[:head]).outputs:
@@ -240,7 +243,7 @@ def _outputs(body: bytes, json_length: int | None) -> dict[str, Array]:
 
 
 def _values(tensor: Tensor) -> Array:
-    """The array as it would arrive: texts as such, whatever the model's own type for them."""
+    """Return the array as decoded from a response: texts as str, for any type that the model uses."""
     if tensor.datatype != "BYTES":
         return tensor.array
     texts: Array = np.array(elements(tensor.array), object)

@@ -1,7 +1,7 @@
-"""OpenTelemetry: one span for each inference request, when the environment asks for it.
+"""OpenTelemetry: one span for each inference request, when the environment turns traces on.
 
-The variables are OpenTelemetry's own: ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``OTEL_TRACES_EXPORTER=otlp``) turns it on;
-sampler, headers, service name and limits are read by its SDK. Spans go over OTLP/HTTP.
+The variables are those of OpenTelemetry: ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_TRACES_EXPORTER=otlp`` turns traces
+on; its SDK reads sampler, headers, service name and limits. Spans are sent over OTLP/HTTP.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
 FLUSH_SECONDS = 2.0
-"""For the spans that are left when the server ends; a collector that is away must not hold it up."""
+"""Maximum seconds for sending the last spans; an unreachable collector must not delay the exit."""
 
 logger = logging.getLogger(__name__)
 
 
 def start(identity: Identity, environ: Mapping[str, str] = os.environ) -> Tracing | None:
-    """What traces, in this process: call it in each worker, as it starts a thread. None when the environment does not
-    ask for traces, or in a way that cannot be; the log then says what to change."""
+    """Return the tracing of this process; call it in each worker, as it starts a thread. None when the environment does
+    not turn traces on, or sets something unsupported; the log then names what to change."""
     chosen = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     address = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or chosen == "none" or not (chosen or address):
         return None
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if chosen not in ("", "otlp") or protocol not in (None, "http/protobuf"):
-        logger.warning("no traces: they go over OTLP/HTTP only, set OTEL_TRACES_EXPORTER=otlp and "
+        logger.warning("traces are off: only OTLP/HTTP is supported, set OTEL_TRACES_EXPORTER=otlp and "
                     "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (port 4318)")  # fmt: skip
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
-        logger.warning("no traces: %s", not_installed("tracing", "OpenTelemetry", "tracing"))
+        logger.warning("traces are off: %s", not_installed("tracing", "OpenTelemetry", "tracing"))
         return None
     return Tracing(identity, OTLPSpanExporter(), environ)
 
 
 class Tracing:
-    """Makes spans of one revision and hands them to an exporter, in batches by a thread of the SDK."""
+    """Creates spans of one revision. A thread of the SDK exports them in batches."""
 
     def __init__(self, identity: Identity, exporter: SpanExporter, environ: Mapping[str, str] = os.environ) -> None:
         from opentelemetry.context import Context
@@ -64,7 +64,7 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("mlmodel_server")
         self._extract = TraceContextTextMapPropagator().extract
-        self._nobody, self._kind, self._error = Context(), SpanKind.SERVER, StatusCode.ERROR
+        self._no_parent, self._kind, self._error = Context(), SpanKind.SERVER, StatusCode.ERROR
         self._model = {
             "mlmodel.model": identity.model,
             "mlmodel.version": identity.version,
@@ -81,10 +81,10 @@ class Tracing:
         compute: float = 0.0,
         rows: int = 0,
     ) -> None:
-        """One request that has just been answered. ``name`` is its method and route, ``headers`` (lower-case names) may
-        hold a W3C trace context to belong to; the rest is that of :meth:`.metrics.Recorder.answered`."""
+        """Record a span that ends now. ``name`` is method and route, ``headers`` (lower-case names) may have the trace
+        context (W3C) of the caller; the other arguments are those of :meth:`.metrics.Recorder.answered`."""
         ended = time.time_ns()
-        parent = self._nobody
+        parent = self._no_parent
         if b"traceparent" in headers:
             parent = self._extract(
                 {
@@ -92,7 +92,7 @@ class Tracing:
                     for key in ("traceparent", "tracestate")
                     if key.encode() in headers
                 },
-                self._nobody,
+                self._no_parent,
             )
         span = self._tracer.start_span(
             name,
@@ -112,7 +112,7 @@ class Tracing:
         span.end(ended)
 
     def stop(self) -> None:
-        """Send what is left, for two seconds at most."""
+        """Send the last spans, for at most two seconds."""
         thread = threading.Thread(target=self._provider.shutdown, daemon=True)
         thread.start()
         thread.join(FLUSH_SECONDS)

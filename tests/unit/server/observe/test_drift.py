@@ -1,4 +1,4 @@
-"""Drift: training and serving count alike, the index says nothing of chance, and forgets what is long past."""
+"""Drift: training and serving count the same way; the index is corrected for chance and follows recent rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDENTITY = Identity("tumour", "v2", "3f9c2a1b")
 
 
 def drift(X: Any, *, slots: int = 1, clock: Any = time.time, limit: int = 20, predicted: Any = None) -> Drift:
-    """As made from a package whose profile describes the table ``X``; through JSON, as in a package."""
+    """Return the drift of a package with the profile of table ``X``, which passes through JSON as in a package."""
     tensors = tensors_of(X)[1]
     described = json.loads(json.dumps(profile(tensors)))
     made = Drift(IDENTITY, slots, features_of(described, list(described), limit), predicted, clock)
@@ -32,13 +32,13 @@ def drift(X: Any, *, slots: int = 1, clock: Any = time.time, limit: int = 20, pr
     return made
 
 
-def counts(of: Drift, name: str = "feature_bin", **labels: str) -> dict[str, int]:
+def counts(drift: Drift, name: str = "feature_bin", **labels: str) -> dict[str, int]:
     prefix = f"mlmodel_{name}_total "
-    found = samples(list(of.collect()), **labels)
+    found = samples(list(drift.collect()), **labels)
     return {key.removeprefix(prefix): int(value) for key, value in found.items() if key.startswith(prefix) and value}
 
 
-def test_numbers_fall_between_the_deciles_of_training_or_outside() -> None:
+def test_numbers_are_counted_between_the_deciles_of_training_or_outside() -> None:
     watched = drift(np.arange(1.0, 102.0)[:, None])  # deciles 11, 21 ... 91
     assert counts(watched) == {}
     table = np.array([[1.0], [11.0], [11.5], [101.0], [0.999], [101.001], [np.inf], [-np.inf], [np.nan], [np.nan]])
@@ -57,15 +57,15 @@ def test_every_training_value_is_in_a_bin_of_its_own_profile_and_no_other(traini
     assert isinstance(bins, Numbers)
     hit = np.bincount(number_bins(column[:, None], bins.edges[None]).ravel(), minlength=WIDTH)
     assert hit.tolist() == bins.reference.tolist()
-    assert hit[0] == 0, "none is below"
+    assert hit[0] == 0, "no training value is below the bins"
     named = [label for label in bins.labels if label]
-    assert len(set(named)) == len(named), "two samples of the same labels make Prometheus refuse the page"
+    assert len(set(named)) == len(named), "Prometheus rejects two samples with the same labels"
     outside = number_bins(np.array([[np.nextafter(bins.edges[0], -np.inf)], [np.nan]]), bins.edges[None])
     assert [bins.labels[place] for place in outside.ravel()] == ["below", "missing"]
 
 
 @pytest.mark.parametrize("values", [[5.0] * 9, [0.0] * 50 + [1.0], [1.0] + [7.0] * 50, [1e15, 1e15 + 1, 1e15 + 2] * 5])
-def test_ties_and_constants_have_bins_too(values: list[float]) -> None:
+def test_ties_and_constants_have_bins(values: list[float]) -> None:
     watched = drift(np.array(values)[:, None])
     watched.count([(np.array(values)[:, None], None)])
     found = counts(watched, feature="input-0[0]")
@@ -73,7 +73,7 @@ def test_ties_and_constants_have_bins_too(values: list[float]) -> None:
     assert not {"below", "above", "missing"} & set(found)
 
 
-def test_text_truth_and_integers_are_counted_by_their_own_kind() -> None:
+def test_texts_booleans_and_integers_have_bins_of_their_kind() -> None:
     X, _ = mixed_table()
     watched = drift(X)
     row = np.array([[100.0, 3, "de", "low", True], [1e9, -1, "xx", None, False]], dtype=object)
@@ -84,14 +84,14 @@ def test_text_truth_and_integers_are_counted_by_their_own_kind() -> None:
     assert counts(watched, feature="amount")["above"] == counts(watched, feature="count")["below"] == 1
 
 
-def test_truth_values_in_a_table_of_numbers() -> None:
+def test_booleans_in_a_table_of_numbers() -> None:
     X = mixed_table()[0][["amount", "member"]]
     watched = drift(X)
     watched.count([(np.array([[100.0, 1.0], [100.0, 0.0], [100.0, 1.0]]), None)])
     assert counts(watched, feature="member") == {"True": 2, "False": 1}
 
 
-def test_rare_values_share_a_bin_and_a_value_may_be_called_like_one() -> None:
+def test_rare_values_share_a_bin_and_a_value_may_have_the_name_of_a_bin() -> None:
     texts = [f"v{n}" for n in range(19) for _ in range(3)] + ["other"] * 5 + ["missing"] + ["x" * 70]
     watched = drift(np.array([[text, 1.0] for text in texts], dtype=object))
     watched.count(
@@ -100,13 +100,13 @@ def test_rare_values_share_a_bin_and_a_value_may_be_called_like_one() -> None:
     assert counts(watched, feature="column-0") == {"other": 1, "(other)": 2, "missing": 1, "v3": 1}
 
 
-def test_values_longer_than_a_label_are_cut_on_both_sides() -> None:
+def test_long_values_are_cut_at_training_and_serving() -> None:
     watched = drift(np.array([["x" * 70, 1.0], ["y", 2.0]], dtype=object))
     watched.count([(np.array([["x" * 70, 1.0]], object), None)])
     assert counts(watched, feature="column-0") == {"x" * 64: 1}
 
 
-def test_only_the_first_features_cost_time_series() -> None:
+def test_only_the_first_features_have_time_series() -> None:
     watched = drift(np.random.default_rng(SEED).normal(size=(50, 30)), limit=7)
     watched.count([(np.zeros((5, 30)), None)])
     family = next(iter(watched.collect()))
@@ -114,7 +114,7 @@ def test_only_the_first_features_cost_time_series() -> None:
     assert sum(sample.value for sample in family.samples) == 35
 
 
-def test_counts_of_workers_add_up_and_survive_them() -> None:
+def test_counts_of_workers_add_up_and_outlive_them() -> None:
     watched = drift(np.arange(101.0)[:, None], slots=2)
 
     def work() -> None:
@@ -127,7 +127,7 @@ def test_counts_of_workers_add_up_and_survive_them() -> None:
     assert counts(watched, feature="input-0[0]") == {"[0, 10]": 8}
 
 
-def test_of_a_huge_request_evenly_spaced_rows_count() -> None:
+def test_evenly_spaced_rows_of_a_huge_request_are_counted() -> None:
     watched = drift(np.arange(101.0)[:, None])
     watched.count([(np.linspace(0, 100, 50 * MAX_ROWS)[:, None], None)])
     found = counts(watched, feature="input-0[0]")
@@ -135,7 +135,7 @@ def test_of_a_huge_request_evenly_spaced_rows_count() -> None:
     assert max(found.values()) - min(found.values()) <= 2
 
 
-def test_an_index_appears_with_a_thousand_rows_and_says_how_far_they_drifted() -> None:
+def test_an_index_exists_from_a_thousand_rows_on_and_grows_with_drift() -> None:
     random = np.random.default_rng(SEED)
     watched = drift(random.normal(size=(2000, 2)))
     rows = random.normal([0.0, 1.0], size=(1000, 2))
@@ -148,10 +148,10 @@ def test_an_index_appears_with_a_thousand_rows_and_says_how_far_they_drifted() -
     assert found[f"{name} input-0[1] life"] > 0.5
     few = drift(random.normal(size=(99, 1)))
     few.count([(rows[:, :1], None)])
-    assert not any(key.startswith(name) for key in samples(list(few.collect()))), "99 rows say little about training"
+    assert not any(key.startswith(name) for key in samples(list(few.collect()))), "99 training rows are too few"
 
 
-def test_the_recent_index_forgets_within_two_windows_and_the_life_one_never() -> None:
+def test_the_recent_index_covers_two_windows_and_the_life_index_all_rows() -> None:
     now = [10 * WINDOW]
     random = np.random.default_rng(SEED)
     watched = drift(random.normal(size=(2000, 1)), slots=2, clock=lambda: now[0])
@@ -164,7 +164,7 @@ def test_the_recent_index_forgets_within_two_windows_and_the_life_one_never() ->
         watched.count([(random.normal(size=(1000, 1)) + 3, None)])
 
     watched.count([(random.normal(size=(1000, 1)) + 3, None)])
-    in_child(other_worker)  # it is idle from then on, and never clears its own counts
+    in_child(other_worker)  # it is idle from now on, and does not clear its counts
     assert (index("recent") or 0) > 1
     now[0] += WINDOW
     watched.count([(random.normal(size=(1000, 1)), None)])
@@ -177,8 +177,8 @@ def test_the_recent_index_forgets_within_two_windows_and_the_life_one_never() ->
     assert index("recent") is None
 
 
-def test_without_drift_the_index_is_not_about_the_number_of_rows() -> None:
-    """Raw, it would be near 9 (1/200 + 1/1000) = 0.054 here; corrected, chance alone says next to nothing."""
+def test_without_drift_the_index_hardly_depends_on_the_number_of_rows() -> None:
+    """The raw index is about 9 (1/200 + 1/1000) = 0.054 here; the corrected one is near 0."""
     random = np.random.default_rng(SEED)
     raw, corrected = [], []
     for _ in range(300):
@@ -196,7 +196,7 @@ def test_without_drift_the_index_is_not_about_the_number_of_rows() -> None:
 
 
 def test_the_index_of_known_counts() -> None:
-    """By hand: two bins, 50:50 at training and 90:10 now; many rows, so that nothing is to be corrected."""
+    """By hand: two bins, 50:50 at training and 90:10 now; with so many rows the correction is 0."""
     found = psi(np.array([[5e8, 5e8, 0.0]]), np.array([[9e8, 1e8, 0.0]]))[0]
     assert found == pytest.approx(0.4 * np.log(9 / 5) + 0.4 * np.log(5 / 1), rel=1e-6)
 
@@ -219,17 +219,17 @@ def test_predictions_of_a_classifier_are_counted_by_class() -> None:
      (("False", "True"), np.array([True, True, False])), (("0.0", "1.0"), np.array([1.0, 1.0, 0.0]))],
     ids=["str", "object", "bool", "float"],
 )  # fmt: skip
-def test_classes_of_every_kind_are_found(classes: tuple[str, ...], answers: Any) -> None:
+def test_classes_of_every_kind_are_counted(classes: tuple[str, ...], answers: Any) -> None:
     watched = drift(np.zeros((3, 1)), predicted=predictions_of({}, classes))
     watched.count([(None, answers)])
     assert counts(watched, "predictions") == {classes[1]: 2, classes[0]: 1}
     watched.count([(None, np.resize(answers, 2000))])
     assert "mlmodel_prediction_drift_psi life" not in samples(list(watched.collect())), (
-        "there is nothing to compare with"
+        "the profile has no predictions to compare with"
     )
 
 
-def test_of_many_classes_the_commonest_have_a_bin() -> None:
+def test_the_most_frequent_of_many_classes_have_a_bin() -> None:
     at_training = predictions("classification", np.repeat(np.arange(30), np.arange(1, 31)))
     bins = predictions_of(at_training, [str(label) for label in range(30)])
     watched = drift(np.zeros((3, 1)), predicted=bins)
@@ -242,14 +242,14 @@ def test_predictions_of_a_regressor_are_counted_between_deciles() -> None:
     watched = drift(np.zeros((3, 1)), predicted=predictions_of(at_training, ()))
     watched.count([(None, np.array([5.0, 10.0, 100.1], np.float32))])
     assert counts(watched, "prediction_bin") == {"[0, 10]": 2, "above": 1}
-    assert predictions("regression", np.zeros((5, 2))) == {}, "several answers for a row have no one distribution"
+    assert predictions("regression", np.zeros((5, 2))) == {}, "several predictions per row have no single distribution"
 
 
-def test_a_model_without_a_profile_is_served_and_not_watched(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_a_profile_is_served_without_drift(caplog: pytest.LogCaptureFixture) -> None:
     described = {"a": {"rows": 3, "missing": 0, "min": 0.0, "max": 1.0, "deciles": [0.5]}, "b": {"values": 7}}
     assert features_of(described, ["a", "b"]) == []
     assert caplog.messages == [
-        "drift of 2 features is not watched: their profile in the package has no counts, save it again"
+        "drift of 2 features is not measured: their profile has no counts, save the package again"
     ]
     watched = Drift(IDENTITY, 1, features_of({}, ["a"]), predictions_of({}, ()))
     watched.start(0)
@@ -258,7 +258,7 @@ def test_a_model_without_a_profile_is_served_and_not_watched(caplog: pytest.LogC
     assert watched.report() == []
 
 
-def test_the_report_is_for_a_page() -> None:
+def test_the_report_is_json_for_the_page() -> None:
     watched = drift(np.arange(101.0)[:, None], predicted=predictions_of({}, ("a", "b")))
     watched.count([(np.array([[5.0], [200.0]]), np.array(["a", "a"]))])
     feature, predicted = json.loads(json.dumps(watched.report()))
@@ -274,8 +274,8 @@ def test_the_report_is_for_a_page() -> None:
     assert predicted["life"] == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_a_request_of_twenty_features_costs_a_few_microseconds() -> None:
-    """Everything that is recorded of one, counting included: 1.3 us on a quiet core, held to 6 on a busy one."""
+def test_recording_a_request_of_twenty_features_takes_a_few_microseconds() -> None:
+    """All records of one request, with counting: 1.3 us on an idle core; the limit is 6 us for a busy one."""
     random = np.random.default_rng(SEED)
     watched = drift(random.normal(size=(100, 20)), predicted=predictions_of({}, ("0", "1")))
     recorder = Recorder(IDENTITY, watch=watched)
@@ -291,7 +291,7 @@ def test_a_request_of_twenty_features_costs_a_few_microseconds() -> None:
         best = min(best, (time.perf_counter() - started) / 500)
     print(f"{best * 1e6:.2f} us")
     assert best < 6e-6
-    assert samples(recorder)["mlmodel_predictions_total 1"] == 10_000, "the recorder shows what it has watched"
+    assert samples(recorder)["mlmodel_predictions_total 1"] == 10_000, "the recorder exports the drift"
 
 
 def test_edges_are_distinct_and_in_order() -> None:

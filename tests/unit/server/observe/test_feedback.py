@@ -1,4 +1,4 @@
-"""Feedback: an id is all that is needed to score a prediction, and nobody can make it say something else."""
+"""Feedback: an id is sufficient to score a prediction, and changes of an id are detected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BINARY = ("benign", "malignant")
 
 
 class Pod:
-    """One pod of the model: it predicts, and takes feedback."""
+    """One pod of the model: it predicts and receives feedback."""
 
     def __init__(
         self, classes: tuple[str, ...] = BINARY, version: str = "v2", revision: str = "3f9c2a1b", *, slots: int = 1,
@@ -47,7 +47,7 @@ class Pod:
     def post(self, prediction_id: str, *labels: Any) -> Scored:
         return self.feedback.post(json.dumps({"prediction_id": prediction_id, "labels": labels}).encode())
 
-    def shown(self, **labels: str) -> dict[str, float]:
+    def exported(self, **labels: str) -> dict[str, float]:
         return samples(list(self.feedback.collect()), **labels)
 
 
@@ -55,19 +55,19 @@ def test_a_label_scores_its_prediction() -> None:
     pod = Pod()
     body = {"prediction_id": pod.predict("malignant"), "label": "benign"}
     assert pod.feedback.post(json.dumps(body).encode()) == {"scored": 1, "duplicates": 0, "unknown": 0}
-    seen = pod.shown(version="v2", revision="3f9c2a1b")
+    seen = pod.exported(version="v2", revision="3f9c2a1b")
     assert seen["mlmodel_feedback_total benign malignant"] == 1
     assert seen["mlmodel_feedback_total malignant malignant"] == 0
     assert (seen["mlmodel_feedback_labels_total"], seen["mlmodel_feedback_correct_total"]) == (1, 0)
     assert seen["mlmodel_accuracy"] == 0
 
 
-def test_an_id_is_short_goes_into_a_header_and_shows_no_input() -> None:
+def test_an_id_is_short_fits_into_a_header_and_has_no_input() -> None:
     pod = Pod()
     made = pod.predict("malignant")
     assert len(made) == 50
     assert set(made) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
-    assert made != pod.predict("malignant"), "two requests are two, although they were answered alike"
+    assert made != pod.predict("malignant"), "two requests with the same prediction have different ids"
     assert len(pod.predict(*["benign"] * MAX_ROWS)) < 400
     assert len(Pod(()).predict(*[0.5] * MAX_ROWS)) < 800
 
@@ -78,22 +78,22 @@ def test_several_rows_are_scored_in_their_order(count: int) -> None:
     predicted = np.resize(["a", "b", "c", "c"], count)
     actual = np.resize(["c", "b", "b", "a", "c"], count)
     assert pod.post(pod.predict(*predicted), *actual)["scored"] == count
-    assert pod.shown()["mlmodel_feedback_correct_total"] == (predicted == actual).sum()
+    assert pod.exported()["mlmodel_feedback_correct_total"] == (predicted == actual).sum()
 
 
 @pytest.mark.parametrize("classes", [("no", "yes"), ("a", "b", "c", "d")])
-def test_scores_are_those_that_the_package_computes(classes: tuple[str, ...]) -> None:
+def test_scores_are_those_of_the_package(classes: tuple[str, ...]) -> None:
     random = np.random.default_rng(SEED)
     predicted, actual = random.choice(classes, (2, 60), p=[0.7, 0.3, *[0.0] * (len(classes) - 2)])
     pod = Pod(classes)
     pod.post(pod.predict(*predicted), *actual)
     expected = scores("classification", actual, predicted) if len(classes) == 2 else None  # d never occurs
-    if expected is None:  # the package calls it two classes when two occur; with a third one it is the mean
+    if expected is None:  # the package counts the classes that occur; with a third one the score is the mean
         predicted[0] = actual[0] = "c"
         pod = Pod(classes)
         pod.post(pod.predict(*predicted), *actual)
         expected = scores("classification", actual, predicted)
-    seen = pod.shown()
+    seen = pod.exported()
     for name in ("accuracy", "precision", "recall", "f1"):
         assert seen[f"mlmodel_{name}"] == pytest.approx(expected[name]), name
 
@@ -104,7 +104,7 @@ def test_a_regressor_is_scored_by_its_errors() -> None:
     pod = Pod(())
     pod.post(pod.predict(*predicted), *actual)
     expected = scores("regression", actual, predicted)
-    seen = pod.shown()
+    seen = pod.exported()
     assert seen["mlmodel_mae"] == pytest.approx(expected["mae"], rel=1e-12)
     assert seen["mlmodel_rmse"] == pytest.approx(expected["rmse"], rel=1e-12)
     assert seen["mlmodel_feedback_absolute_error_total"] == pytest.approx(np.abs(predicted - actual).sum())
@@ -112,12 +112,12 @@ def test_a_regressor_is_scored_by_its_errors() -> None:
     assert "mlmodel_accuracy" not in seen
 
 
-def test_a_regressor_of_single_precision_is_scored_too() -> None:
+def test_a_regressor_of_single_precision_is_scored() -> None:
     pod = Pod(())
     made = pod.ids.make(np.array([0.1], np.float32))
     assert made is not None
     pod.post(made, 1)
-    assert pod.shown()["mlmodel_mae"] == pytest.approx(1 - float(np.float32(0.1)), rel=1e-12)
+    assert pod.exported()["mlmodel_mae"] == pytest.approx(1 - float(np.float32(0.1)), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -132,22 +132,22 @@ def test_a_regressor_of_single_precision_is_scored_too() -> None:
         (("no", "yes"), np.array(["yes"], object), "yes"),
     ],
 )
-def test_a_label_may_be_spelled_as_json_has_it(classes: tuple[str, ...], predicted: Any, label: Any) -> None:
+def test_a_label_may_have_any_spelling_of_json(classes: tuple[str, ...], predicted: Any, label: Any) -> None:
     pod = Pod(classes)
     made = pod.ids.make(predicted)
     assert made is not None
     pod.post(made, label)
-    assert pod.shown()["mlmodel_feedback_correct_total"] == 1
+    assert pod.exported()["mlmodel_feedback_correct_total"] == 1
 
 
-def test_two_workers_never_make_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_never_create_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1)
     drawn = iter([b"\x00\x01", b"\x00\x02"])
     monkeypatch.setattr("os.urandom", lambda _: next(drawn))
     assert Pod().predict("benign") != Pod().predict("benign")
 
 
-def test_what_has_no_labels_gets_no_id() -> None:
+def test_predictions_without_labels_get_no_id() -> None:
     identity, key = IDENTITY, key_of("tumour")
     assert PredictionIds(key, identity, "other").make(np.array([1])) is None
     assert PredictionIds(key, identity, "classification").make(np.array([1])) is None
@@ -155,64 +155,64 @@ def test_what_has_no_labels_gets_no_id() -> None:
     assert classes.make(None) is None
     assert classes.make(np.zeros((1, 2))) is None
     assert classes.make(np.array([], int)) is None
-    assert classes.make(np.array([2])) is None, "no class of the model"
+    assert classes.make(np.array([2])) is None, "2 is not a class of the model"
     assert classes.make(np.zeros(MAX_ROWS + 1, int)) is None
 
 
-def refused(pod: Pod, body: Any) -> str:
+def error_of(pod: Pod, body: Any) -> str:
     with pytest.raises(RequestError) as caught:
         pod.feedback.post(body if isinstance(body, bytes) else json.dumps(body).encode())
     assert caught.value.status == 400
-    assert not any(value for key, value in pod.shown().items() if "total" in key), "nothing is counted"
+    assert not any(value for key, value in pod.exported().items() if "total" in key), "nothing is counted"
     return str(caught.value)
 
 
-def test_what_is_wrong_with_feedback_is_said() -> None:
+def test_errors_of_feedback() -> None:
     pod, other = Pod(), Pod(model="flowers")
     made, two = pod.predict("benign"), pod.predict("benign", "malignant")
-    unknown = "prediction_id was changed, or is none of model tumour: send it exactly as it was answered"
-    whole = "prediction_id is not whole: send it exactly as it was answered"
+    unknown = "prediction_id was changed, or is not of model tumour: send it exactly as in the response"
+    malformed = "prediction_id is malformed: send it exactly as in the response"
     for body, text in (
         (b"{", 'the body is not JSON: send {"prediction_id": "...", "label": ...}'),
         (b"\xff", 'the body is not JSON: send {"prediction_id": "...", "label": ...}'),
-        ({"label": 1}, "the feedback does not fit: Object missing required field `prediction_id`"),
+        ({"label": 1}, "invalid feedback: Object missing required field `prediction_id`"),
         ({"prediction_id": made}, "send label for one row, or labels for several"),
         ({"prediction_id": made, "label": "benign", "labels": ["benign"]}, "send label or labels, not both"),
         ({"prediction_id": made, "label": None},
-         "the feedback does not fit: Expected `bool | int | float | str`, got `null` - at `$.label`"),
-        ({"prediction_id": made, "actual": 1}, "the feedback does not fit: Object contains unknown field `actual`"),
-        ({"prediction_id": two, "label": "benign"}, "there are 1 labels for 2 rows: send one for each, in their order"),
+         "invalid feedback: Expected `bool | int | float | str`, got `null` - at `$.label`"),
+        ({"prediction_id": made, "actual": 1}, "invalid feedback: Object contains unknown field `actual`"),
+        ({"prediction_id": two, "label": "benign"}, "1 labels for 2 rows: send one label for each row, in their order"),
         ({"prediction_id": "", "label": "benign"}, unknown),
-        ({"prediction_id": "ü", "label": "benign"}, whole),
-        ({"prediction_id": made[:-1], "label": "benign"}, whole),
+        ({"prediction_id": "ü", "label": "benign"}, malformed),
+        ({"prediction_id": made[:-1], "label": "benign"}, malformed),
         ({"prediction_id": made[:-2], "label": "benign"}, unknown),
         ({"prediction_id": other.predict("benign"), "label": "benign"}, unknown),
         ([], "send 1 to 1000 objects at a time, not 0"),
         ([{"prediction_id": made, "label": "benign"}] * (MAX_IDS + 1), "send 1 to 1000 objects at a time, not 1001"),
-        ([{"prediction_id": made, "label": "benign"}, {"prediction_id": "x", "label": 1}], f"[1]: {whole}"),
+        ([{"prediction_id": made, "label": "benign"}, {"prediction_id": "x", "label": 1}], f"[1]: {malformed}"),
     ):  # fmt: skip
-        assert refused(pod, body) == text
+        assert error_of(pod, body) == text
 
 
 @pytest.mark.parametrize("label", ["1", True, [1], 10**400])
-def test_a_regressor_wants_finite_numbers(label: Any) -> None:
+def test_a_regressor_requires_finite_numbers(label: Any) -> None:
     pod = Pod(())
-    assert refused(pod, {"prediction_id": pod.predict(1.0), "label": label}).startswith(
-        ("the label of row 0 is no finite number: send a number", "the feedback does not fit: Expected")
+    assert error_of(pod, {"prediction_id": pod.predict(1.0), "label": label}).startswith(
+        ("the label of row 0 must be a finite number: the model predicts numbers", "invalid feedback: Expected")
     )
 
 
-def test_a_label_that_the_model_does_not_know_counts_as_wrong_and_is_told() -> None:
+def test_an_unknown_label_counts_as_wrong_and_is_reported() -> None:
     pod = Pod(("benign", "malignant"))
     body = {"prediction_id": pod.predict("benign", "benign"), "labels": ["benign", "unclear"]}
     assert pod.feedback.post(json.dumps(body).encode()) == {"scored": 2, "duplicates": 0, "unknown": 1}
-    assert pod.shown()["mlmodel_feedback_total other benign"] == 1
-    assert pod.shown()["mlmodel_accuracy"] == 0.5
+    assert pod.exported()["mlmodel_feedback_total other benign"] == 1
+    assert pod.exported()["mlmodel_accuracy"] == 0.5
 
 
 @given(st.integers(0, 40 * 8 - 1))
 @settings(max_examples=50)
-def test_no_changed_bit_goes_unnoticed(bit: int) -> None:
+def test_every_changed_bit_is_detected(bit: int) -> None:
     pod = Pod()
     raw = bytearray(base64.urlsafe_b64decode(pod.predict("malignant") + "=="))
     raw[bit // 8 % len(raw)] ^= 1 << bit % 8
@@ -223,18 +223,18 @@ def test_no_changed_bit_goes_unnoticed(bit: int) -> None:
 
 @given(st.text(max_size=80))
 @settings(max_examples=100)
-def test_any_text_is_refused_in_a_sentence(text: str) -> None:
+def test_any_text_is_rejected_with_a_sentence(text: str) -> None:
     with pytest.raises(RequestError, match="prediction_id"):
         Pod().ids.read(text)
 
 
-def test_with_a_secret_an_id_made_without_it_is_none() -> None:
+def test_with_a_secret_an_id_without_it_is_rejected() -> None:
     with pytest.raises(RequestError, match="was changed"):
         Pod(secret=b"s3cret").ids.read(Pod().predict("benign"))
     assert Pod(secret=b"s3cret").ids.read(Pod(secret=b"s3cret").predict("benign")).version == "v2"
 
 
-def test_the_second_try_of_a_client_does_not_count_on_any_worker() -> None:
+def test_a_retry_of_a_client_is_not_counted_again_on_any_worker() -> None:
     pod = Pod(slots=2)
     made = pod.predict("benign")
 
@@ -246,13 +246,13 @@ def test_the_second_try_of_a_client_does_not_count_on_any_worker() -> None:
     assert pod.post(made, "benign") == {"scored": 0, "duplicates": 1, "unknown": 0}
     twice = [{"prediction_id": pod.predict("benign"), "label": "benign"}] * 2
     assert pod.feedback.post(json.dumps(twice).encode()) == {"scored": 1, "duplicates": 1, "unknown": 0}
-    seen = pod.shown()
+    seen = pod.exported()
     assert seen["mlmodel_feedback_labels_total"] == 2
     assert seen["mlmodel_feedback_duplicates_total"] == 2
 
 
 def test_a_pod_of_another_revision_scores_the_one_that_predicted() -> None:
-    """It knows classes in another order, and lacks one: right is still right and wrong is wrong."""
+    """Its classes have another order, and one is missing: labels are still compared correctly."""
     new = Pod(("benign", "malignant", "unclear"), "v3", "77aa")
     old = Pod(("malignant", "benign"), "v2", "3f9c2a1b", slots=2)
 
@@ -262,19 +262,19 @@ def test_a_pod_of_another_revision_scores_the_one_that_predicted() -> None:
 
     in_child(other_worker)
     old.post(new.predict("benign", "unclear"), "malignant", "unclear")
-    old.post(new.predict("unclear"), "nobody knows it")
-    seen = old.shown(version="v3", revision="77aa")
+    old.post(new.predict("unclear"), "a class of no revision")
+    seen = old.exported(version="v3", revision="77aa")
     assert seen["mlmodel_feedback_labels_total"] == 4
     assert seen["mlmodel_feedback_correct_total"] == 2
     assert seen["mlmodel_accuracy"] == 0.5
     assert seen["mlmodel_feedback_total malignant malignant"] == 1
     assert seen["mlmodel_feedback_total malignant benign"] == 1
     assert seen["mlmodel_feedback_total other other"] == 2
-    assert "mlmodel_f1" not in seen, "some classes cannot be told apart here"
-    assert old.shown(version="v2")["mlmodel_feedback_labels_total"] == 0
+    assert "mlmodel_f1" not in seen, "some classes share one cell here"
+    assert old.exported(version="v2")["mlmodel_feedback_labels_total"] == 0
 
 
-def test_the_successor_of_a_worker_goes_on_with_the_revisions_it_knew() -> None:
+def test_the_successor_of_a_worker_keeps_its_revisions() -> None:
     pod = Pod(slots=1)
     for number in range(REVISIONS):
         pod.post(Pod(version="v1", revision=f"r{number}").predict("benign"), "benign")
@@ -283,42 +283,42 @@ def test_the_successor_of_a_worker_goes_on_with_the_revisions_it_knew() -> None:
     for revision in ("one", "too many"):
         pod.post(Pod(version="v1", revision=revision).predict("benign"), "benign")
     name = "mlmodel_feedback_labels_total"
-    assert pod.shown(version="v1", revision="r0")[name] == 2
-    assert pod.shown(version="v1", revision="r5")[name] == 1
-    assert pod.shown(version="other", revision="other")[name] == 2
+    assert pod.exported(version="v1", revision="r0")[name] == 2
+    assert pod.exported(version="v1", revision="r5")[name] == 1
+    assert pod.exported(version="other", revision="other")[name] == 2
 
 
 def test_very_long_names_still_fit() -> None:
     other = Pod(version="v" * 300, revision="r" * 300)
     pod = Pod()
     pod.post(other.predict("benign"), "benign")
-    assert pod.shown(version="v" * 127, revision="r" * 127)["mlmodel_feedback_correct_total"] == 1
+    assert pod.exported(version="v" * 127, revision="r" * 127)["mlmodel_feedback_correct_total"] == 1
     other.post(other.predict("benign"), "benign")
-    assert other.shown(version="v" * 300)["mlmodel_feedback_correct_total"] == 1
+    assert other.exported(version="v" * 300)["mlmodel_feedback_correct_total"] == 1
 
 
 def test_an_id_of_another_task_cannot_be_scored_here() -> None:
-    with pytest.raises(RequestError, match="of a revision with another task: only its own pods"):
+    with pytest.raises(RequestError, match="of a revision with another task: only pods of that revision"):
         Pod(()).post(Pod(version="v1").predict("benign"), "benign")
 
 
-def test_the_lag_of_labels_is_shown() -> None:
+def test_the_lag_of_labels_is_exported() -> None:
     later = time.time() + 3000
     pod = Pod(clock=lambda: later)
     pod.post(pod.predict("benign"), "benign")
     early = Pod(clock=lambda: 0.0)
     early.post(early.predict("benign"), "benign")
-    seen = pod.shown()
+    seen = pod.exported()
     name = "mlmodel_feedback_lag_seconds"
     assert (seen[f"{name}_bucket 600.0"], seen[f"{name}_bucket 3600.0"]) == (0, 1)
     assert 2990 < seen[f"{name}_sum"] < 3001
-    assert early.shown()[f"{name}_sum"] == 0, "clocks of two machines may differ a little"
+    assert early.exported()[f"{name}_sum"] == 0, "clocks of two nodes may differ"
 
 
-def test_of_many_classes_only_cells_that_occurred_are_shown_and_the_rest_share_one() -> None:
+def test_of_many_classes_cells_that_occurred_are_exported_and_rare_classes_share_one() -> None:
     pod = Pod(tuple(f"c{n:02}" for n in range(30)))
     pod.post(pod.predict("c00", "c25", "c26"), "c01", "c25", "c27")
-    seen = {key: value for key, value in pod.shown().items() if key.startswith("mlmodel_feedback_total")}
+    seen = {key: value for key, value in pod.exported().items() if key.startswith("mlmodel_feedback_total")}
     assert seen == {"mlmodel_feedback_total c01 c00": 1, "mlmodel_feedback_total other other": 2}
-    assert pod.shown()["mlmodel_accuracy"] == pytest.approx(1 / 3)
+    assert pod.exported()["mlmodel_accuracy"] == pytest.approx(1 / 3)
     assert pod.feedback.score(pod.predict("c25"), ["c25"]).rows == (Cell(20, 20, True, True),)

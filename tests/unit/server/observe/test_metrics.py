@@ -1,4 +1,4 @@
-"""Metrics: what several workers count is one page, and nothing counted is lost when one of them dies."""
+"""Metrics: any worker returns the counts of all workers, and no count is lost when a worker dies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def recorder(slots: int = 1) -> Recorder:
 
 
 def in_child(work: Callable[[], None]) -> None:
-    """Run ``work`` in a forked process, as a worker does, and wait for its end."""
+    """Run ``work`` in a forked process, like a worker, and wait for its exit."""
     pid = os.fork()
     if not pid:
         code = 1
@@ -48,7 +48,7 @@ def in_child(work: Callable[[], None]) -> None:
 
 
 def samples(of: Recorder | list[Metric], **labels: str) -> dict[str, float]:
-    """Every sample by name and by those labels that ``labels`` does not ask for."""
+    """Return the samples with ``labels``, by name and by their other labels."""
     families = list(plain(of.text()[0].decode())) if isinstance(of, Recorder) else of
     found = {}
     for family in families:
@@ -59,7 +59,7 @@ def samples(of: Recorder | list[Metric], **labels: str) -> dict[str, float]:
     return found
 
 
-def test_any_worker_answers_for_all_and_the_operator_reads_it() -> None:
+def test_any_worker_returns_the_counts_of_all_and_the_operator_parses_them() -> None:
     shared = Recorder(IDENTITY, 3)
 
     def work(slot: int, codes: list[int]) -> None:
@@ -76,11 +76,11 @@ def test_any_worker_answers_for_all_and_the_operator_reads_it() -> None:
     assert samples(shared)["mlmodel_rows_total"] == 7
 
 
-def test_before_the_first_request_the_operator_reads_zeros() -> None:
+def test_before_the_first_request_the_operator_parses_zeros() -> None:
     assert parse_counts(recorder().text()[0]) == Counts(0, 0, 0)
 
 
-def test_the_successor_of_a_dead_worker_goes_on_counting_but_begins_its_gauges_anew() -> None:
+def test_the_successor_of_a_dead_worker_keeps_the_counts_and_resets_the_gauges() -> None:
     shared = Recorder(IDENTITY, 2)
     shared.start(0)
 
@@ -101,11 +101,11 @@ def test_the_successor_of_a_dead_worker_goes_on_counting_but_begins_its_gauges_a
     assert seen["mlmodel_worker_restarts_total"] == 1
 
 
-def test_times_are_split_and_a_bound_belongs_to_its_bucket() -> None:
+def test_times_have_histograms_and_a_bound_belongs_to_its_bucket() -> None:
     made = recorder()
     made.answered(200, total=0.001, queue=0.00005, compute=0.0002, rows=3)
     made.answered(200, total=0.0010001, queue=0.00006, compute=20.0, rows=1)
-    made.answered(400, total=0.00004)  # it never reached the model
+    made.answered(400, total=0.00004)  # rejected before the model
     seen = samples(made)
     name = "mlmodel_request_duration_seconds_bucket"
     assert [seen[f"{name} {le}"] for le in ("5e-05", "0.0005", "0.001", "0.002", "+Inf")] == [1, 1, 2, 3, 3]
@@ -120,11 +120,11 @@ def test_times_are_split_and_a_bound_belongs_to_its_bucket() -> None:
     assert seen["mlmodel_rows_total"] == 4
 
 
-def test_batches_are_counted_by_size_and_refusals_by_reason() -> None:
+def test_batches_are_counted_by_size_and_shed_requests_by_reason() -> None:
     made = recorder()
     for rows in (1, 1, 64, 65):
         made.called(rows)
-    for reason in ("queue_full", "deadline", "deadline", "never heard of"):
+    for reason in ("queue_full", "deadline", "deadline", "unknown reason"):
         made.shed(reason)
     seen = samples(made)
     assert [seen[f"mlmodel_batch_rows_bucket {le}"] for le in ("1.0", "32.0", "64.0", "128.0")] == [2, 2, 3, 4]
@@ -137,7 +137,7 @@ def test_batches_are_counted_by_size_and_refusals_by_reason() -> None:
     }
 
 
-def test_much_is_counted_before_anybody_asks() -> None:
+def test_many_records_are_counted_without_a_scrape() -> None:
     made = recorder()
     for _ in range(PENDING + 1):
         made.answered(200, 0.001)
@@ -147,7 +147,7 @@ def test_much_is_counted_before_anybody_asks() -> None:
     assert len(made._predicted) == 1
 
 
-def test_threads_that_record_while_others_count_lose_nothing() -> None:
+def test_records_of_other_threads_during_a_count_are_not_lost() -> None:
     made = recorder()
 
     def record() -> None:
@@ -166,7 +166,7 @@ def test_threads_that_record_while_others_count_lose_nothing() -> None:
 
 
 class Busy(list[Any]):
-    """A list that grows while it is read, as by another thread."""
+    """A list that grows while it is read, as if by another thread."""
 
     def __getitem__(self, key: Any) -> Any:
         taken = super().__getitem__(key)
@@ -174,7 +174,7 @@ class Busy(list[Any]):
         return taken
 
 
-def test_what_is_recorded_while_others_are_counted_is_counted_next() -> None:
+def test_a_record_during_a_count_is_counted_next() -> None:
     made = recorder()
     made.answered(200, 0.001)
     made._requests = Busy(made._requests)
@@ -183,7 +183,7 @@ def test_what_is_recorded_while_others_are_counted_is_counted_next() -> None:
     assert samples(made)["mlmodel_requests_total 200"] >= 2
 
 
-def test_openmetrics_is_answered_to_those_who_ask_for_it() -> None:
+def test_openmetrics_is_returned_on_request() -> None:
     made = recorder()
     made.answered(200, 0.001)
     body, kind = made.text("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
@@ -193,17 +193,18 @@ def test_openmetrics_is_answered_to_those_who_ask_for_it() -> None:
     assert made.text("text/html")[1].startswith("text/plain")
 
 
-def test_who_wants_one_sample_gets_its_family_only() -> None:
+def test_selecting_one_sample_returns_its_family_only() -> None:
     class Costly:
         def collect(self) -> list[Metric]:
-            raise AssertionError("nobody wanted to know")
+            raise AssertionError("this family is not selected")
 
     made = Recorder(IDENTITY, collectors=[Costly()])
     made.start()
     made.answered(200, 0.001)
     body, _ = made.text(names=["mlmodel_requests_total"])
     assert body.decode().splitlines() == [
-        "# HELP mlmodel_requests_total Inference requests by HTTP status.",
+        "# HELP mlmodel_requests_total Inference requests by HTTP status; gRPC requests by the HTTP status that "
+        "corresponds to their code.",
         "# TYPE mlmodel_requests_total counter",
         'mlmodel_requests_total{code="200",model="tumour",revision="3f9c2a1b",version="v2"} 1.0',
     ]
@@ -218,8 +219,8 @@ def burn(seconds: float) -> None:
         pass
 
 
-def test_cpu_time_never_goes_back_and_energy_is_its_estimate() -> None:
-    burn(0.05)  # as loading a model does
+def test_cpu_time_never_decreases_and_energy_follows_it() -> None:
+    burn(0.05)  # like loading a model
     shared = Recorder(IDENTITY, 2, watts_per_core=7.0)
     shared.start(0)
 
@@ -230,12 +231,12 @@ def test_cpu_time_never_goes_back_and_energy_is_its_estimate() -> None:
 
     in_child(work)
     seen = samples(shared)
-    assert seen["mlmodel_cpu_seconds_total"] >= 0.04, "that of a worker that has ended still counts"
+    assert seen["mlmodel_cpu_seconds_total"] >= 0.04, "the CPU time of an exited worker still counts"
     assert seen["mlmodel_energy_joules_estimated_total 7.0"] == pytest.approx(7 * seen["mlmodel_cpu_seconds_total"])
     assert seen["process_cpu_seconds_total"] >= seen["mlmodel_cpu_seconds_total"] + 0.04
 
 
-def test_memory_of_all_processes_counts_what_they_share_once() -> None:
+def test_memory_of_all_processes_counts_shared_pages_once() -> None:
     ballast = np.ones(8 << 20)  # 64 MiB, shared by parent and child
     shared = Recorder(IDENTITY, 2)
     own = Processes()
@@ -253,7 +254,7 @@ def test_memory_of_all_processes_counts_what_they_share_once() -> None:
     assert abs(alone["process_start_time_seconds"] - time.time()) < 60
 
 
-def test_a_process_that_is_none_of_ours_is_left_out(tmp_path: Path) -> None:
+def test_a_process_of_another_program_is_not_counted(tmp_path: Path) -> None:
     def stat(pid: int, parent: int, ticks: int) -> None:
         (tmp_path / str(pid) / "fd").mkdir(parents=True)
         numbers = [parent, *[0] * 9, ticks, ticks, 100, 200, *[0] * 5, 4096, 1]
@@ -269,14 +270,14 @@ def test_a_process_that_is_none_of_ours_is_left_out(tmp_path: Path) -> None:
     assert processes.cpu_seconds(found) == pytest.approx((100 + 300 + 50) / ticks)
 
 
-def test_without_proc_there_are_no_such_metrics(tmp_path: Path) -> None:
+def test_without_proc_there_are_no_process_metrics(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     assert processes.read([]) == []
     assert list(processes.collect([])) == []
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.1"])
-def test_pages_are_those_of_the_library_also_when_values_change(accept: str) -> None:
+def test_the_text_is_that_of_the_library_also_when_values_change(accept: str) -> None:
     nasty = gauge("mlmodel_nasty", 'Help with \\ and\nmore "lines".', "text")
     values = iter([[1.0, float("inf"), 2e6, 1e-9], [2.0, float("nan"), 0.1, -3.0]])
 

@@ -1,4 +1,4 @@
-"""The payload log: what was asked and answered, in bounded files, and a broken disk that nobody notices."""
+"""The payload log: requests and responses in limited files; a failing disk does not affect requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def counted(log: PayloadLog) -> dict[str, int]:
 
 
 def settled(log: PayloadLog, wanted: dict[str, int]) -> None:
-    """Wait until that is what became of all rows."""
+    """Wait until the rows have these outcomes."""
     end = time.monotonic() + 10
     while counted(log) != wanted:
         assert time.monotonic() < end, counted(log)
@@ -78,10 +78,10 @@ def test_each_row_is_a_line(tmp_path: Path) -> None:
     assert (second["row"], second["inputs"]) == (1, {"age": 3.0, "size": -4.0})
     assert counted(log) == {"written": 2}
     (file,) = files(tmp_path)
-    assert file.stat().st_mode & 0o777 == 0o640, "not for everybody"
+    assert file.stat().st_mode & 0o777 == 0o640, "not readable by other users"
 
 
-def test_tables_of_objects_and_tensors_are_logged_too(tmp_path: Path) -> None:
+def test_tables_of_objects_and_tensors_are_logged(tmp_path: Path) -> None:
     log = log_to(tmp_path)
     log.offer(None, np.array([["Köln", np.int64(3)]], object), [named("predict", np.array([np.float32(0.5)]))])
     log.offer(None, {"image": np.zeros((1, 2, 2), np.uint8)}, [named("predict", np.array([[True]]))])
@@ -108,31 +108,31 @@ def test_parquet_has_the_same_records(tmp_path: Path) -> None:
         expected.pop("time")
         assert record.pop("time").tzinfo is not None
         if np.isnan(record["inputs"]["size"]):
-            record["inputs"]["size"] = None  # Parquet tells NaN from nothing, JSON cannot
+            record["inputs"]["size"] = None  # Parquet has NaN and null, JSON only null
         assert record == expected
 
 
-def test_parquet_is_written_when_there_is_enough_or_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_is_written_after_enough_rows_or_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = log_to(tmp_path, form="parquet")
     for _ in range(payloads.TABLE_ROWS // 2):
         log._write(payloads._Entry(0.0, None, [("age", TABLE[:, 0])], [("predict", TABLE[:, 1])]))
     log._write(payloads._Entry(0.0, None, [("age", TABLE[:, 0])], [("predict", TABLE[:, 1])]))
     assert len(files(tmp_path)) == 1
     log._idle()
-    assert len(files(tmp_path)) == 1, "it waits for more"
+    assert len(files(tmp_path)) == 1, "it buffers more rows"
     later = time.monotonic() + payloads.TABLE_SECONDS + 1
     monkeypatch.setattr(time, "monotonic", lambda: later)
     log._idle()
     assert len(files(tmp_path)) == 2
     assert counted(log) == {"written": payloads.TABLE_ROWS + 2}
     log.stop()
-    assert len(files(tmp_path)) == 2, "nothing was left"
+    assert len(files(tmp_path)) == 2, "the buffer was empty"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_files_are_bounded_in_size_and_number(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_limited_in_size_and_number(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payloads, "TABLE_ROWS", 4)
-    (tmp_path / "somebody-elses.jsonl").write_text("keep")
+    (tmp_path / "other.jsonl").write_text("keep")
     log = log_to(tmp_path, form=form, file_bytes=1000, files=3)
     for _ in range(20):
         log.offer("an-id", TABLE, ANSWER)
@@ -140,16 +140,16 @@ def test_files_are_bounded_in_size_and_number(tmp_path: Path, form: str, monkeyp
     there = [path for path in files(tmp_path) if path.name.startswith("payloads-0-")]
     assert len(there) == 3
     assert form == "parquet" or all(path.stat().st_size <= 1000 for path in there)
-    assert (tmp_path / "somebody-elses.jsonl").read_text() == "keep"
+    assert (tmp_path / "other.jsonl").read_text() == "keep"
     assert counted(log) == {"written": 40}
-    again = log_to(tmp_path, form=form, file_bytes=1000, files=3)  # the successor of a worker
-    again.offer("the-last", TABLE, ANSWER)
-    again.stop()
+    successor = log_to(tmp_path, form=form, file_bytes=1000, files=3)  # of a worker that died
+    successor.offer("the-last", TABLE, ANSWER)
+    successor.stop()
     assert len([path for path in files(tmp_path) if path.name.startswith("payloads-0-")]) == 3
     assert len(files(tmp_path)) == 4
 
 
-def test_of_a_large_request_the_first_rows_are_logged_and_the_rest_is_let_go(tmp_path: Path) -> None:
+def test_the_first_rows_of_a_large_request_are_logged_and_the_rest_is_freed(tmp_path: Path) -> None:
     log = log_to(tmp_path)
     log.offer(None, np.zeros((5000, 2)), [named("predict", np.arange(5000))])
     log.stop()
@@ -158,7 +158,7 @@ def test_of_a_large_request_the_first_rows_are_logged_and_the_rest_is_let_go(tmp
     assert payloads._head(array).base is None
 
 
-def test_a_sample_is_drawn_alike_every_time_and_the_rest_costs_nothing(tmp_path: Path) -> None:
+def test_the_same_seed_draws_the_same_sample(tmp_path: Path) -> None:
     drawn = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -172,8 +172,8 @@ def test_a_sample_is_drawn_alike_every_time_and_the_rest_costs_nothing(tmp_path:
     assert 30 < len(drawn[0]) / 2 < 70
 
 
-def test_what_has_no_room_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlmodel_server.observe.background.SHARE", 1e-6)  # after the first it pauses for very long
+def test_rows_beyond_the_queue_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlmodel_server.observe.background.SHARE", 1e-6)  # a long pause after the first request
     log = log_to(tmp_path)
     log.offer(None, TABLE, ANSWER)
     settled(log, {"written": 2})
@@ -185,7 +185,7 @@ def test_what_has_no_room_is_dropped_and_counted(tmp_path: Path, monkeypatch: py
 
 
 class FullDisk:
-    """Fails as a full disk does, as long as it is full."""
+    """Fails like a full disk while ``full`` is true."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = True
@@ -204,7 +204,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_a_full_disk_costs_records_and_one_line_of_the_log(
+def test_a_full_disk_loses_records_and_logs_one_line(
     tmp_path: Path, form: str, disk: FullDisk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(payloads, "TABLE_ROWS", 2)
@@ -216,21 +216,21 @@ def test_a_full_disk_costs_records_and_one_line_of_the_log(
     log.offer("an-id", TABLE, ANSWER)
     log.stop()
     assert counted(log) == {"failed": 6, "written": 2}
-    assert len(files(tmp_path)) == 1, "and no half file"
-    assert caplog.messages == ["the payload log cannot be written (No space left on device): make room in its volume"]
+    assert len(files(tmp_path)) == 1, "no half-written file"
+    assert caplog.messages == ["cannot write the payload log (No space left on device): make room in its volume"]
 
 
-def test_what_parquet_cannot_hold_costs_that_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_parquet_cannot_hold_lose_one_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payloads, "TABLE_ROWS", 2)
     log = log_to(tmp_path, form="parquet")
     log.offer(None, np.array([["text", 1.0], [2.0, 1.0]], object), ANSWER)
     log.offer(None, TABLE, ANSWER)
     log.stop()
     assert counted(log) == {"failed": 2, "written": 2}
-    assert len(files(tmp_path)) == 1, "and no half file"
+    assert len(files(tmp_path)) == 1, "no half-written file"
 
 
-def test_workers_write_their_own_files_and_count_together(tmp_path: Path) -> None:
+def test_workers_write_separate_files_and_share_the_counts(tmp_path: Path) -> None:
     shared = PayloadLog(IDENTITY, tmp_path, ["age", "size"], 100, slots=2)
 
     def work() -> None:
@@ -247,13 +247,13 @@ def test_workers_write_their_own_files_and_count_together(tmp_path: Path) -> Non
     assert FILES == 8
 
 
-def test_what_is_wrong_with_its_settings_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for change, text in (
-        ({"form": "csv"}, "the payload log is either jsonl or parquet"),
-        ({"percent": 0}, "the percentage of the payload log must be above 0 and at most 100"),
+        ({"form": "csv"}, "the format of the payload log must be jsonl or parquet, not csv"),
+        ({"percent": 0}, "the percentage of the payload log must be above 0 and at most 100, not 0"),
         (
             {"directory": tmp_path / "none"},
-            "the directory of the payload log is not there or not writable: mount a volume there",
+            f"{tmp_path}/none, for the payload log, is not a writable directory: mount a volume there",
         ),
     ):
         arguments: dict[str, Any] = {"directory": tmp_path, "percent": 1, "columns": [], **change}

@@ -1,4 +1,4 @@
-"""Shadow: copies reach the other version as they were, answers are compared, and nothing of it is felt by requests."""
+"""Shadow: copies equal their requests, responses are compared, and requests are not affected."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ROWS = [
 
 
 class Other:
-    """Another version on loopback: gives ``answer``, or misbehaves, and keeps what it got."""
+    """Another version on loopback: returns ``answer``, or misbehaves, and records its requests."""
 
     def __init__(self) -> None:
         self.answer: list[Tensor] = []
-        self.raw: tuple[int, bytes] | None = None  # sent instead
-        self.hang = threading.Event()  # as long as it is clear, nothing is answered
+        self.raw: tuple[int, bytes] | None = None  # the response instead
+        self.hang = threading.Event()  # while it is clear, no response is sent
         self.hang.set()
-        self.close = False  # the connection, after an answer that says nothing of it
+        self.close = False  # close the connection after a response without Connection: close
         self.requests: list[InferRequest] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -44,7 +44,7 @@ class Other:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # else the second write of an answer waits 40 ms for the first one
+            disable_nagle_algorithm = True  # else the second write of a response waits 40 ms for the first one
 
             def setup(self) -> None:
                 other.connections += 1
@@ -69,7 +69,7 @@ class Other:
                     self.send_header("inference-header-content-length", str(length))
                 self.end_headers()
                 self.close_connection = other.close
-                with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+                with contextlib.suppress(BrokenPipeError):  # the client has disconnected
                     self.wfile.write(content)
 
             def log_message(self, *_: Any) -> None:
@@ -91,8 +91,8 @@ def other() -> Iterator[Other]:
     server.thread.join()
 
 
-def ended(shadow: Shadow) -> None:
-    """Stop it and wait for its thread."""
+def stop(shadow: Shadow) -> None:
+    """Stop the shadow and wait for its thread."""
     shadow.stop()
     shadow._background._thread.join(10)
     assert not shadow._background._thread.is_alive()
@@ -104,19 +104,19 @@ def shadow(other: Other) -> Iterator[Shadow]:
     made.start()
     yield made
     other.hang.set()
-    ended(made)
+    stop(made)
 
 
 def counted(shadow: Shadow) -> dict[str, int]:
     seen = samples(list(shadow.collect()))
     prefix = "mlmodel_shadow_requests_total "
     found = {key.split()[-1]: int(value) for key, value in seen.items() if key.startswith(prefix)}
-    assert set(found) == set(OUTCOMES), "every outcome has its series from the start"
+    assert set(found) == set(OUTCOMES), "every outcome has a series from the start"
     return {outcome: value for outcome, value in found.items() if value}
 
 
 def settled(shadow: Shadow, count: int = 1) -> dict[str, int]:
-    """The outcomes, once there are so many."""
+    """Wait for this number of outcomes and return them."""
     end = time.monotonic() + 10
     while sum((found := counted(shadow)).values()) < count:
         assert time.monotonic() < end, found
@@ -133,7 +133,7 @@ def difference(shadow: Shadow, le: str) -> float:
     return samples(list(shadow.collect()), to=shadow._labels[-1])[f"mlmodel_shadow_difference_bucket {le}"]
 
 
-def test_the_copy_is_the_request_and_equal_answers_agree(other: Other, shadow: Shadow) -> None:
+def test_the_copy_equals_the_request_and_equal_responses_agree(other: Other, shadow: Shadow) -> None:
     answer = [
         named("predict", np.array(["benign", "malignant"])),
         named("predict_proba", np.array([[0.5, 0.5], [1.0, 0.0]])),
@@ -148,7 +148,7 @@ def test_the_copy_is_the_request_and_equal_answers_agree(other: Other, shadow: S
     assert request.inputs[1].array.tolist() == ["Rom", "Köln"]
     assert request.outputs == ["predict", "predict_proba"]
     assert rows(shadow) == (2, 0)
-    assert difference(shadow, "0.0") == 2, "no difference at all"
+    assert difference(shadow, "0.0") == 2, "no difference"
 
 
 @pytest.mark.parametrize(
@@ -176,22 +176,22 @@ def test_a_row_agrees_when_all_its_labels_do(other: Other, shadow: Shadow) -> No
     assert rows(shadow) == (0, 2)
 
 
-def test_numbers_are_apart_by_their_largest_difference(other: Other, shadow: Shadow) -> None:
+def test_the_difference_of_a_row_is_its_largest_one(other: Other, shadow: Shadow) -> None:
     other.answer = [named("predict", np.array([[1.0, 2.05], [3.0, 4.0], [np.nan, 1.0]]))]
     shadow.offer(ROWS, [named("predict", np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 1.0]], np.float32))], {})
     settled(shadow)
-    assert rows(shadow) == (0, 0), "of a regressor no two versions give the very same number"
+    assert rows(shadow) == (0, 0), "rows of floating-point numbers have no labels to agree"
     assert [difference(shadow, le) for le in ("0.0", "0.01", "0.1", "1000.0", "+Inf")] == [1, 1, 2, 2, 3]
 
 
-def test_an_answer_in_json_will_do(other: Other, shadow: Shadow) -> None:
+def test_a_response_in_json_is_compared(other: Other, shadow: Shadow) -> None:
     other.raw = 200, v2.encode(InferResponse(None, [named("predict", np.array([1, 0]))]), "tumour", "v3")
     shadow.offer(ROWS, [named("predict", np.array([1, 1]))], {})
     assert settled(shadow) == {"compared": 1}
     assert rows(shadow) == (1, 1)
 
 
-def test_traces_go_on_credentials_do_not_and_no_copy_is_copied(other: Other, shadow: Shadow) -> None:
+def test_a_copy_has_the_trace_but_no_credentials_and_is_not_copied_again(other: Other, shadow: Shadow) -> None:
     other.answer = [named("predict", np.array([1, 0]))]
     answer = [named("predict", np.array([1, 0]))]
     headers = {
@@ -213,7 +213,7 @@ def test_traces_go_on_credentials_do_not_and_no_copy_is_copied(other: Other, sha
     assert [len(request.inputs) for request in other.requests] == [2, 2]
 
 
-def test_one_connection_is_kept_and_made_anew_when_the_other_side_closed_it(other: Other, shadow: Shadow) -> None:
+def test_the_connection_is_reused_and_reopened_when_the_other_side_closed_it(other: Other, shadow: Shadow) -> None:
     other.answer = [named("predict", np.array([1, 0]))]
     for count in range(1, 4):
         shadow.offer(ROWS, other.answer, {})
@@ -242,56 +242,58 @@ def test_one_connection_is_kept_and_made_anew_when_the_other_side_closed_it(othe
         ),
     ],
 )
-def test_what_cannot_be_compared_is_counted_by_reason(other: Other, shadow: Shadow, body: bytes, outcome: str) -> None:
+def test_responses_that_cannot_be_compared_are_counted_by_reason(
+    other: Other, shadow: Shadow, body: bytes, outcome: str
+) -> None:
     other.raw = 200, body
     shadow.offer(ROWS, [named("predict", np.array([1, 0]))], {})
     assert settled(shadow) == {outcome: 1}
     assert rows(shadow) == (0, 0)
 
 
-def test_an_answer_other_than_200_is_counted(other: Other, shadow: Shadow) -> None:
+def test_a_response_other_than_200_is_counted(other: Other, shadow: Shadow) -> None:
     other.raw = 401, b'{"error": "send an API key"}'
     shadow.offer(ROWS, [named("predict", np.array([1, 0]))], {})
     assert settled(shadow) == {"refused": 1}
 
 
-def test_nobody_there_and_no_answer_in_time(other: Other) -> None:
+def test_an_unreachable_server_and_a_timeout_are_counted(other: Other) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    nobody = Shadow(IDENTITY, f"http://127.0.0.1:{port}", 100)
-    nobody.start()
+    unreachable = Shadow(IDENTITY, f"http://127.0.0.1:{port}", 100)
+    unreachable.start()
     slow = Shadow(IDENTITY, other.url, 100, timeout=0.05)
     slow.start()
     other.hang.clear()
     other.answer = [named("predict", np.array([1]))]
-    for made in (nobody, slow):
+    for made in (unreachable, slow):
         made.offer(ROWS, [named("predict", np.array([1]))], {})
-    assert settled(nobody) == {"unreachable": 1}
+    assert settled(unreachable) == {"unreachable": 1}
     assert settled(slow) == {"timeout": 1}
     other.hang.set()
     slow.offer(ROWS, [named("predict", np.array([1]))], {})
     assert settled(slow, 2) == {"timeout": 1, "compared": 1}
-    for made in (nobody, slow):
+    for made in (unreachable, slow):
         made.stop()
-    ended(slow)
+    stop(slow)
 
 
-def test_what_it_cannot_keep_up_with_is_dropped_and_counted(other: Other, shadow: Shadow) -> None:
+def test_copies_beyond_the_queue_are_dropped_and_counted(other: Other, shadow: Shadow) -> None:
     other.hang.clear()
     for _ in range(WAITING + 50):
         shadow.offer(ROWS, [named("predict", np.array([1]))], {})
-    assert counted(shadow)["dropped"] in (49, 50), "one is perhaps on its way"
+    assert counted(shadow)["dropped"] in (49, 50), "the thread may have taken one"
     other.hang.set()
-    ended(shadow)
-    assert counted(shadow).get("compared", 0) <= 2, "what still waited is not sent"
+    stop(shadow)
+    assert counted(shadow).get("compared", 0) <= 2, "the queue is discarded"
 
 
-def test_a_percentage_is_sent_drawn_alike_every_time(other: Other) -> None:
+def test_the_same_seed_draws_the_same_percentage(other: Other) -> None:
     drawn = []
     for _ in range(2):
         made = Shadow(IDENTITY, other.url, 25, seed=7)
         made.start()
-        ended(made)
+        stop(made)
         for _ in range(2000):
             made.offer(ROWS, [], {})
         drawn.append(made._background._queue.qsize() + counted(made)["dropped"])
@@ -299,7 +301,7 @@ def test_a_percentage_is_sent_drawn_alike_every_time(other: Other) -> None:
     assert 430 < drawn[0] < 570
 
 
-def test_workers_send_their_own_and_count_together(other: Other) -> None:
+def test_workers_send_separate_copies_and_share_the_counts(other: Other) -> None:
     other.answer = [named("predict", np.array([1]))]
     shared = Shadow(IDENTITY, other.url, 100, slots=2)
 
@@ -315,32 +317,32 @@ def test_workers_send_their_own_and_count_together(other: Other) -> None:
 @pytest.mark.parametrize(
     "url", ["https://x", "x:80", "http://", "http://user:secret@x", "http://x:99999", "http://x?y", ""]
 )
-def test_an_address_must_be_one(url: str) -> None:
+def test_the_address_must_be_valid(url: str) -> None:
     with pytest.raises(UsageError, match=r"^the address of the shadow must be like http://NAME.NAMESPACE.svc:8080$"):
         Shadow(IDENTITY, url, 10)
 
 
-def test_a_path_of_the_address_is_used(other: Other) -> None:
+def test_the_path_of_the_address_is_used(other: Other) -> None:
     made = Shadow(IDENTITY, f"{other.url}/v2/models/elsewhere/infer", 100)
     made.start()
     other.answer = [named("predict", np.array([1]))]
     made.offer(ROWS, [named("predict", np.array([1]))], {})
     assert settled(made) == {"compared": 1}
     assert other.paths == ["/v2/models/elsewhere/infer"]
-    ended(made)
+    stop(made)
 
 
 @pytest.mark.parametrize("percent", [0, -1, 101, float("nan")])
-def test_a_percentage_must_be_one(percent: float) -> None:
+def test_the_percentage_must_be_valid(percent: float) -> None:
     with pytest.raises(UsageError, match="above 0 and at most 100"):
         Shadow(IDENTITY, "http://x", percent)
 
 
-def test_offering_costs_next_to_nothing() -> None:
-    """0.3 us when it is queued, on a quiet core; held to 5 on a busy one. No thread runs here to take it."""
+def test_offering_takes_microseconds() -> None:
+    """0.3 us on an idle core; the limit is 5 us for a busy one. The thread is stopped here."""
     made = Shadow(IDENTITY, "http://127.0.0.1:9", 100)
     made.start()
-    ended(made)
+    stop(made)
     answer, headers, best = [named("predict", np.array([1]))], {b"content-type": b"application/json"}, float("inf")
     for _ in range(50):
         while made._background._queue.qsize():

@@ -1,4 +1,4 @@
-"""Traces: spans as OpenTelemetry's own SDK and a real collector's protocol have them, and nothing when not asked."""
+"""Traces: spans of the OpenTelemetry SDK, sent to a collector, and no spans by default."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def spans(*requests: dict[str, Any]) -> Any:
     return exporter.get_finished_spans()
 
 
-def test_a_request_is_a_server_span_with_what_it_took() -> None:
+def test_a_request_is_a_server_span_with_its_times() -> None:
     before = time.time_ns()
     (span,) = spans({"code": 200, "total": 0.002, "queue": 0.0005, "compute": 0.001, "rows": 3})
     assert span.name == ROUTE
@@ -68,14 +68,14 @@ def test_a_request_belongs_to_the_trace_of_its_caller() -> None:
         {"headers": {b"traceparent": PARENT[:-2] + b"00"}},
         {"headers": {b"traceparent": b"nonsense \xff"}},
     )
-    assert len(found) == 3, "the caller said that this trace is not kept"
+    assert len(found) == 3, "the caller does not sample the third trace"
     assert [span.parent is None for span in found] == [True, False, True]
     assert f"{found[1].context.trace_id:x}" == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert f"{found[1].parent.span_id:016x}" == "00f067aa0ba902b7"
     assert found[1].context.trace_state.get("vendor") == "1"
 
 
-def test_our_own_failures_are_marked_and_the_callers_are_not() -> None:
+def test_failures_of_the_server_are_errors_and_those_of_the_client_are_not() -> None:
     assert [span.status.status_code for span in spans({"code": 400}, {"code": 500}, {"code": 503})] == [
         StatusCode.UNSET,
         StatusCode.ERROR,
@@ -87,7 +87,7 @@ def test_our_own_failures_are_marked_and_the_callers_are_not() -> None:
     "environ",
     [{"OTEL_SERVICE_NAME": "mine"}, {"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine,service.namespace=shop"}],
 )
-def test_who_names_the_service_is_heard(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_service(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     (span,) = spans({})
@@ -107,7 +107,7 @@ def test_the_sampler_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatc
         {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"},
     ],
 )
-def test_not_asked_for_there_is_nothing(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_traces_are_off_by_default(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     threads = threading.active_count()
     assert start(IDENTITY, environ) is None
     assert threading.active_count() == threads
@@ -121,25 +121,25 @@ def test_not_asked_for_there_is_nothing(environ: dict[str, str], caplog: pytest.
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
     ],
 )
-def test_what_is_not_possible_is_said(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unsupported_setting_is_logged(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     assert start(IDENTITY, environ) is None
     assert caplog.messages == [
-        "no traces: they go over OTLP/HTTP only, set OTEL_TRACES_EXPORTER=otlp and "
+        "traces are off: only OTLP/HTTP is supported, set OTEL_TRACES_EXPORTER=otlp and "
         "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (port 4318)"
     ]
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_library_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert start(IDENTITY, {"OTEL_TRACES_EXPORTER": "otlp"}) is None
     assert caplog.messages == [
-        "no traces: tracing needs OpenTelemetry, which is not installed: "
+        "traces are off: tracing needs OpenTelemetry, which is not installed: "
         "in a clone of the project, run pip install '.[tracing]'"
     ]
 
 
 class Collector:
-    """A collector on loopback that keeps what it gets."""
+    """A collector on loopback that records its requests."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, ExportTraceServiceRequest]] = []
@@ -183,7 +183,7 @@ def traced(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Tracing:
     return made
 
 
-def test_a_collector_gets_the_spans(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_receives_the_spans(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     traced(collector, monkeypatch).stop()
     ((path, sent),) = collector.requests
     assert path == "/v1/traces"
@@ -195,7 +195,7 @@ def test_a_collector_gets_the_spans(collector: Collector, monkeypatch: pytest.Mo
     assert resource["service.name"] == "tumour"
 
 
-def test_a_collector_that_does_not_answer_holds_nobody_up(
+def test_a_collector_that_does_not_respond_does_not_delay_the_exit(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.05)
