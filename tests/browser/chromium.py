@@ -1,4 +1,4 @@
-"""The browser of the tests: Debian's Chromium, without a screen and without a word to anybody but the page's server."""
+"""The browser of the tests: Chromium of Debian, headless and without connections to other hosts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hack.cluster import doctor
 
 FLAGS = (
-    "--no-sandbox",  # root has none
+    "--no-sandbox",  # root cannot use the sandbox
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -19,7 +19,7 @@ PACKAGES = ("chromium", "fonts-dejavu-core")
 
 
 def executable() -> str:
-    """Its path, after installing it where that is one `apt-get` away; the test is skipped where it is not."""
+    """Return the path of Chromium, after `apt-get install` if possible; else skip the test."""
     found = doctor.find("chromium", *PACKAGES)
     if found is None:
         pytest.skip(f"Chromium is missing: apt-get install {' '.join(PACKAGES)}")

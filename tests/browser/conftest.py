@@ -1,4 +1,4 @@
-"""A browser for all tests, servers for those that share one, and what must never happen on the page."""
+"""A browser and shared servers for the tests, and checks for all of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.browser.models import served
 from tests.integration.server.processes import Server
 
 PATIENCE = 15_000
-"""Milliseconds for anything on the page to become as expected."""
+"""Milliseconds to wait for an expected state of the page."""
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Headless, with a profile of its own that is gone afterwards. Its driver runs an event loop in this thread, so it
-    must be gone before the tests of other modules begin theirs."""
+    """A headless browser with a temporary profile. Its driver runs an event loop in this thread, so it must stop before
+    tests of other modules start theirs."""
     path = executable()
     with sync_playwright() as playwright:
         home = {"XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("chromium"))}  # for its crash reports
@@ -33,7 +33,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
-    """The server of a model by name, started when it is first asked for."""
+    """The server of a model by name, started on first use."""
     folder, started = tmp_path_factory.mktemp("browser"), dict[str, Server]()
     with ExitStack() as stack:
 
@@ -47,17 +47,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 @dataclass
 class Visits:
-    """Opens pages and remembers what they did."""
+    """Opens pages and records their errors and requests."""
 
     browser: Browser
     contexts: list[BrowserContext] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    strangers: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     expected: set[str] = field(default_factory=set)
-    """Words of errors on the console that a test provokes."""
+    """Words of console errors that a test expects."""
 
     def __call__(self, server: Server, path: str = "/", *, clock: bool = False, **options: Any) -> Page:
-        """A page in a context of its own, whose ``options`` they are; with ``clock`` its time can be moved on."""
+        """Open a page in a new context with these ``options``; with ``clock``, a test can advance its time."""
         origin = f"http://127.0.0.1:{server.port}"
         context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_default_timeout(PATIENCE)
@@ -65,28 +65,28 @@ class Visits:
         page = context.new_page()
         if clock:
             page.clock.install()
-        page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("console", lambda line: self.errors.append(line.text) if line.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("dialog", self._refuse)
+        page.on("dialog", self._dismiss)
         page.on(
             "request",
-            lambda asked: None if asked.url.startswith((origin, "data:")) else self.strangers.append(asked.url),
+            lambda sent: None if sent.url.startswith((origin, "data:")) else self.foreign.append(sent.url),
         )
         page.goto(origin + path)
         return page
 
-    def _refuse(self, dialog: Dialog) -> None:
+    def _dismiss(self, dialog: Dialog) -> None:
         self.errors.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visits]:
-    """Opens a page. Whatever a test is about, nothing goes to another origin, and the console has no error that the
-    test does not expect."""
+    """Open pages. After each test, check that no request went to another origin and that the console has only errors
+    that the test expects."""
     visits = Visits(browser)
     yield visits
     for context in visits.contexts:
         context.close()
-    assert not visits.strangers
+    assert not visits.foreign
     assert [error for error in visits.errors if not any(words in error for words in visits.expected)] == []

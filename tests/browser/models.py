@@ -1,4 +1,4 @@
-"""The models that the page is tried with, each a server of its own that runs as long as tests need it."""
+"""The models of the browser tests, each with a server."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def wide() -> tuple[Any, Any, Any]:
 
 
 def wide_table() -> tuple[Any, Any, Any]:
-    """The same with 60 columns that have names."""
+    """The same with 60 named columns."""
     _, X, labels = wide()
     table = pd.DataFrame(X[:, :60], columns=[f"c{place}" for place in range(60)])
     return LogisticRegression().fit(table, labels), table, labels
 
 
 def boosted() -> tuple[Any, Any, Any]:
-    """A booster that tells what its predictions follow from, on four numbers, of three classes."""
+    """A booster that can explain, on four numbers, with three classes."""
     import xgboost
 
     _, X, y = iris()
@@ -65,7 +65,7 @@ def boosted() -> tuple[Any, Any, Any]:
 
 
 def plus_one() -> bytes:
-    """An ONNX model of tensors that knows neither classes nor rows of a table: adds one to each of 2 x 2 numbers."""
+    """An ONNX model of tensors, without classes or table rows: adds one to each of 2 x 2 numbers."""
     from onnx import TensorProto, helper
 
     square: list[str | int | None] = ["rows", 2, 2]
@@ -82,7 +82,7 @@ def plus_one() -> bytes:
 
 @contextlib.contextmanager
 def served(name: str, folder: Path) -> Iterator[Server]:
-    """A server of one of these models, or of iris, or of the quickstart's tumour. ``keyed`` is iris with an API key."""
+    """Run a server of one of these models, of iris, or of the quickstart's tumour; ``keyed`` is iris with a key."""
     arguments: list[str | Path] = ["--uri", "builtin://iris"]
     if name == "tumour":
         train(folder / "tumour")
@@ -103,17 +103,17 @@ def served(name: str, folder: Path) -> Iterator[Server]:
 
 
 def post(server: Server, name: str, request: Any) -> Any:
-    """The answer of the model, asked without the page."""
+    """Return the response to a request that the test sends without the page."""
     answer = server.ask("POST", f"/v2/models/{name}/infer", json.dumps(request))
     assert answer.status == 200, answer.body
     return answer.json()
 
 
 def example(server: Server, name: str) -> Any:
-    """The request that the page fills in."""
+    """Return the example, which the page fills in."""
     return server.ask("GET", f"/v2/models/{name}/example").json()
 
 
 def stats(server: Server, name: str) -> Any:
-    """What the page draws."""
+    """Return the counts that the page draws."""
     return server.ask("GET", f"/v2/models/{name}/stats").json()

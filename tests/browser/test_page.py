@@ -1,4 +1,4 @@
-"""The page at ``/`` in a real browser: what a person sees of the model, does with it, and is told."""
+"""The page at ``/`` in a real browser: form, response, errors, feedback, live charts and API keys."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ OUTPUTS = [{"name": "predict"}, {"name": "predict_proba"}]
 
 
 def predict(page: Page) -> None:
-    """Press the button and wait for the answer."""
+    """Press the button and wait for the response."""
     page.get_by_role("button", name="Predict").click()
     expect(page.locator(".predicted")).to_be_visible()
 
 
 def fields(page: Page) -> list[str | bool]:
-    """What stands in the form."""
+    """Return the values of the form."""
     controls = page.locator("#fields input, #fields textarea").all()
     return [one.is_checked() if one.get_attribute("type") == "checkbox" else one.input_value() for one in controls]
 
 
 def drawn(page: Page, chart: str, shape: str) -> list[str]:
-    """The lines of a picture that have this class, as they are drawn now."""
+    """Return the current paths of the lines of a chart that have this class."""
     lines = page.locator(f"#{chart} .plot path.line.{shape}")
     return [line.get_attribute("d") or "" for line in lines.all()]
 
 
-# To try it
+# The form and the response
 
 
 @pytest.mark.parametrize("name", ["iris", "mixed", "tumour"])
-def test_the_example_is_filled_in_and_predicts_what_the_model_answers(serve: Serve, visit: Visits, name: str) -> None:
+def test_the_example_is_filled_in_and_predicted(serve: Serve, visit: Visits, name: str) -> None:
     server = serve(name)
     page, request = visit(server), example(server, name)
     expect(page.locator("h1")).to_have_text(name)
@@ -58,26 +58,26 @@ def test_the_example_is_filled_in_and_predicts_what_the_model_answers(serve: Ser
     assert server.ask("GET", f"/v2/models/{name}").json()["platform"] in page.locator("#facts").inner_text()
 
     predict(page)
-    has_chances = name != "tumour"
-    answer = post(server, name, request | {"outputs": OUTPUTS[: 1 + has_chances]})["outputs"]
+    has_probabilities = name != "tumour"
+    answer = post(server, name, request | {"outputs": OUTPUTS[: 1 + has_probabilities]})["outputs"]
     assert page.locator(".predicted").inner_text() == answer[0]["data"][0]
-    if has_chances:
+    if has_probabilities:
         classes = json.loads(server.ask("GET", f"/v2/models/{name}").json()["properties"]["classes"])
         bars = page.locator("#answer .bars")
-        shown = zip(bars.locator(".name").all_inner_texts(), bars.locator(".value").all_inner_texts(), strict=True)
-        assert dict(shown) == {c: f"{100 * p:.1f} %" for c, p in zip(classes, answer[1]["data"], strict=True)}
+        displayed = zip(bars.locator(".name").all_inner_texts(), bars.locator(".value").all_inner_texts(), strict=True)
+        assert dict(displayed) == {c: f"{100 * p:.1f} %" for c, p in zip(classes, answer[1]["data"], strict=True)}
         expect(page.locator(".bars .chosen")).to_have_text(answer[0]["data"][0])
     expect(page.locator("#took")).to_have_text(re.compile(r"^[\d.]+ (µs|ms|s), with the network$"))
     assert len(page.locator("#prediction").inner_text()) > 20
 
 
-def test_what_is_typed_is_what_is_asked(serve: Serve, visit: Visits) -> None:
+def test_typed_values_are_sent(serve: Serve, visit: Visits) -> None:
     page = visit(serve("iris"))
     for place, value in enumerate(VIRGINICA):
         page.locator(f"#field-0-{place}").fill(value)
     predict(page)
     expect(page.locator(".predicted")).to_have_text("virginica")
-    page.get_by_role("button", name="Example again").click()
+    page.get_by_role("button", name="Reset to the example").click()
     page.get_by_role("button", name="Predict").click()
     expect(page.locator(".predicted")).to_have_text("setosa")
 
@@ -91,7 +91,7 @@ def test_every_kind_of_column_has_its_kind_of_field(serve: Serve, visit: Visits)
     page.get_by_label("country").fill("xx")
     expect(page.locator("#field-2-0-hint")).to_have_text(re.compile("not in the training data"))
     page.get_by_label("amount").fill("100000")
-    expect(page.locator("#field-0-0-hint")).to_have_text(re.compile("outside what it was trained on"))
+    expect(page.locator("#field-0-0-hint")).to_have_text(re.compile("outside the training data"))
 
 
 def test_a_checkbox_and_a_text_change_the_request(serve: Serve, visit: Visits) -> None:
@@ -108,7 +108,7 @@ def test_a_checkbox_and_a_text_change_the_request(serve: Serve, visit: Visits) -
 
 
 @pytest.mark.parametrize("name", ["wide", "wide_table"])
-def test_a_wide_row_is_one_text(serve: Serve, visit: Visits, name: str) -> None:
+def test_a_wide_row_is_one_text_area(serve: Serve, visit: Visits, name: str) -> None:
     server = serve(name)
     page, request = visit(server), example(server, name)
     expect(page.locator("#fields input")).to_have_count(0)
@@ -130,23 +130,23 @@ def test_a_wide_row_is_one_text(serve: Serve, visit: Visits, name: str) -> None:
     expect(page.locator(".wrong")).to_be_visible()
 
 
-def test_what_a_prediction_follows_from(serve: Serve, visit: Visits) -> None:
+def test_contributions_of_the_features(serve: Serve, visit: Visits) -> None:
     server = serve("boosted")
     page, request = visit(server), example(server, "boosted")
     predict(page)
-    assert fields(page) == ["5.1", "3.5", "1.4", "0.2"], "in as few digits as the model's FP32 needs"
-    wanted = [*OUTPUTS, {"name": "contributions"}]
-    predicted, _, told = post(server, "boosted", request | {"outputs": wanted})["outputs"]
-    parts = told["data"][predicted["data"][0] * 5 :][:4]
-    reasons = page.locator(".bars", has_text="What it follows from")
-    expect(reasons.locator(".name")).to_have_count(4)
-    expect(reasons.locator(".name").first).to_have_text(f"input-0[{max(range(4), key=lambda at: abs(parts[at]))}]")
-    shown = [float(text.replace("−", "-")) for text in reasons.locator(".value").all_inner_texts()]
-    assert shown == pytest.approx(sorted(parts, key=abs, reverse=True), rel=1e-2)
+    assert fields(page) == ["5.1", "3.5", "1.4", "0.2"], "with as few digits as FP32 needs"
+    outputs = [*OUTPUTS, {"name": "contributions"}]
+    predicted, _, contributions = post(server, "boosted", request | {"outputs": outputs})["outputs"]
+    parts = contributions["data"][predicted["data"][0] * 5 :][:4]
+    bars = page.locator(".bars", has_text="Contributions of the features")
+    expect(bars.locator(".name")).to_have_count(4)
+    expect(bars.locator(".name").first).to_have_text(f"input-0[{max(range(4), key=lambda at: abs(parts[at]))}]")
+    displayed = [float(text.replace("−", "-")) for text in bars.locator(".value").all_inner_texts()]
+    assert displayed == pytest.approx(sorted(parts, key=abs, reverse=True), rel=1e-2)
 
 
-def test_a_model_that_knows_no_predictions(serve: Serve, visit: Visits) -> None:
-    """Its outputs are shown as they are; there is nothing to be right about."""
+def test_a_model_without_predictions(serve: Serve, visit: Visits) -> None:
+    """Its outputs are shown unchanged; the sections about predictions are hidden."""
     page = visit(serve("plus_one"))
     expect(page.locator("#fields input")).to_have_count(4)
     for place, field in enumerate(page.locator("#fields input").all()):
@@ -158,10 +158,10 @@ def test_a_model_that_knows_no_predictions(serve: Serve, visit: Visits) -> None:
         expect(page.locator(section)).to_be_hidden()
 
 
-# Told what is wrong
+# Errors
 
 
-def test_a_value_that_is_no_number_is_told_at_its_field(serve: Serve, visit: Visits) -> None:
+def test_an_invalid_number_is_an_error_at_its_field(serve: Serve, visit: Visits) -> None:
     visit.expected.add("400")
     page = visit(serve("iris"))
     third = page.locator("#field-0-2")
@@ -175,10 +175,10 @@ def test_a_value_that_is_no_number_is_told_at_its_field(serve: Serve, visit: Vis
     third.fill("1.4")
     expect(page.locator("[aria-invalid]")).to_have_count(0)
     predict(page)
-    expect(page.locator("#refused")).to_be_hidden()
+    expect(page.locator("#error")).to_be_hidden()
 
 
-def test_what_only_the_server_knows_is_told_at_the_field_that_it_names(serve: Serve, visit: Visits) -> None:
+def test_an_error_of_the_server_is_shown_at_the_field_that_it_names(serve: Serve, visit: Visits) -> None:
     visit.expected.add("400")
     server = serve("mixed")
     page = visit(server)
@@ -188,37 +188,37 @@ def test_what_only_the_server_knows_is_told_at_the_field_that_it_names(serve: Se
     expect(page.locator("[aria-invalid]")).to_have_count(1)
     request = example(server, "mixed")
     request["inputs"][1]["data"] = [1.5]
-    said = server.ask("POST", "/v2/models/mixed/infer", json.dumps(request)).json()["error"]
-    expect(page.locator("#refused")).to_contain_text(said)
-    assert said.removeprefix("input 'count': ")[1:] in page.locator("#field-1-0-wrong").inner_text()
+    message = server.ask("POST", "/v2/models/mixed/infer", json.dumps(request)).json()["error"]
+    expect(page.locator("#error")).to_contain_text(message)
+    assert message.removeprefix("input 'count': ")[1:] in page.locator("#field-1-0-wrong").inner_text()
 
 
-def test_a_row_at_which_the_model_fails(serve: Serve, visit: Visits) -> None:
+def test_a_row_on_which_the_model_fails(serve: Serve, visit: Visits) -> None:
     visit.expected.add("500")
     page = visit(serve("mixed"))
     page.get_by_label("country").fill("xx")
     page.get_by_role("button", name="Predict").click()
-    expect(page.get_by_role("alert").filter(has_text="The model could not answer")).to_contain_text("ValueError")
+    expect(page.get_by_role("alert").filter(has_text="The server could not answer")).to_contain_text("ValueError")
 
 
-def test_a_server_that_is_gone(visit: Visits, tmp_path: Path) -> None:
+def test_a_stopped_server(visit: Visits, tmp_path: Path) -> None:
     visit.expected.add("ERR_")
     with served("iris", tmp_path) as server:
         page = visit(server)
-        expect(page.locator("#state")).to_have_text("answers")
+        expect(page.locator("#state")).to_have_text("responds")
         server.stop()
-        expect(page.locator("#state")).to_have_text("does not answer")
+        expect(page.locator("#state")).to_have_text("does not respond")
         page.get_by_role("button", name="Predict").click()
-        expect(page.locator("#refused")).to_contain_text("does not answer")
+        expect(page.locator("#error")).to_contain_text("does not respond")
 
 
-# The same elsewhere
+# The request as curl
 
 
 @pytest.mark.parametrize("name", ["mixed", "hostile"])
-def test_the_command_does_the_same(serve: Serve, visit: Visits, name: str) -> None:
+def test_the_curl_command_sends_the_same_request(serve: Serve, visit: Visits, name: str) -> None:
     page = visit(serve(name), permissions=["clipboard-read", "clipboard-write"])
-    page.get_by_text("The same from a shell").click()
+    page.get_by_text("This request as curl").click()
     page.locator('[data-of="curl"]').click()
     expect(page.locator('[data-of="curl"]')).to_have_text("Copied")
     command = page.evaluate("navigator.clipboard.readText()")
@@ -229,7 +229,7 @@ def test_the_command_does_the_same(serve: Serve, visit: Visits, name: str) -> No
     assert json.loads(page.locator("#json").inner_text())["outputs"] == OUTPUTS
 
 
-# What really happened
+# Feedback
 
 
 def test_feedback_counts(visit: Visits, tmp_path: Path) -> None:
@@ -238,11 +238,11 @@ def test_feedback_counts(visit: Visits, tmp_path: Path) -> None:
         predict(page)
         page.get_by_role("button", name="Yes, setosa").click()
         expect(page.get_by_text("Counted.")).to_be_visible()
-        expect(page.locator("#live-accuracy")).to_have_text(re.compile("^1, likely"))
+        expect(page.locator("#live-accuracy")).to_have_text(re.compile("^1, 95 % interval"))
         predict(page)
-        page.get_by_label("What it really was").select_option("virginica")
+        page.get_by_label("Actual class").select_option("virginica")
         page.get_by_role("button", name="No, it was").click()
-        expect(page.locator("#live-accuracy")).to_have_text(re.compile("^0.5, likely 0.095 to 0.91"))
+        expect(page.locator("#live-accuracy")).to_have_text(re.compile("^0.5, 95 % interval 0.095 to 0.91"))
         (found,) = stats(server, "iris")["feedback"]
         assert (found["labels"], found["scores"]["accuracy"]) == (2, 0.5)
         expect(page.locator("#scores")).to_contain_text("at training")
@@ -254,11 +254,11 @@ def test_feedback_of_a_number(serve: Serve, visit: Visits) -> None:
     page.get_by_label("x").fill("10")
     predict(page)
     expect(page.locator(".predicted")).to_have_text("20")
-    page.get_by_label("What was it really?").fill("much")
+    page.get_by_label("Actual value").fill("much")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#feedback")).to_contain_text("send a number")
-    page.get_by_label("What was it really?").fill("23")
-    page.get_by_label("What was it really?").press("Enter")
+    expect(page.locator("#feedback")).to_contain_text("must be a finite number")
+    page.get_by_label("Actual value").fill("23")
+    page.get_by_label("Actual value").press("Enter")
     expect(page.get_by_text("Counted.")).to_be_visible()
     expect(page.locator("#live-mae")).to_have_text("3")
 
@@ -266,7 +266,7 @@ def test_feedback_of_a_number(serve: Serve, visit: Visits) -> None:
 # Live
 
 
-def test_the_pictures_move_with_traffic(visit: Visits, tmp_path: Path) -> None:
+def test_the_charts_follow_traffic(visit: Visits, tmp_path: Path) -> None:
     with served("iris", tmp_path) as server:
         page = visit(server)
         latency = page.get_by_role("img", name=re.compile("^Latency"))
@@ -283,7 +283,7 @@ def test_the_pictures_move_with_traffic(visit: Visits, tmp_path: Path) -> None:
         traffic = page.get_by_role("img", name=re.compile("^Requests per second"))
         before = traffic.inner_html()
         server.ask("POST", "/v2/models/iris/infer", "nonsense", connection)
-        expect(page.locator("#refused-count")).to_contain_text("1")
+        expect(page.locator("#rejected")).to_contain_text("1")
         assert traffic.inner_html() != before
         page.get_by_label("computing").check()
         computing = latency.get_attribute("aria-label")
@@ -293,7 +293,7 @@ def test_the_pictures_move_with_traffic(visit: Visits, tmp_path: Path) -> None:
         connection.close()
 
 
-def test_drift_is_drawn_once_there_are_rows_enough(visit: Visits, tmp_path: Path) -> None:
+def test_drift_is_drawn_after_enough_rows(visit: Visits, tmp_path: Path) -> None:
     with served("iris", tmp_path) as server:
         page = visit(server)
         first = page.locator("#features li").first
@@ -310,16 +310,16 @@ def test_drift_is_drawn_once_there_are_rows_enough(visit: Visits, tmp_path: Path
         expect(page.locator("#predictions .verdict")).to_contain_text("Has changed")
 
 
-def test_a_page_that_nobody_sees_asks_for_nothing(serve: Serve, visit: Visits) -> None:
+def test_a_hidden_page_sends_no_requests(serve: Serve, visit: Visits) -> None:
     page = visit(serve("iris"), clock=True)
-    expect(page.locator("#state")).to_have_text("answers")
+    expect(page.locator("#state")).to_have_text("responds")
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     page.evaluate("live.now()")
-    asked: list[Request] = []
-    page.on("request", lambda request: asked.append(request))
+    sent: list[Request] = []
+    page.on("request", lambda request: sent.append(request))
     page.clock.run_for(20_000)
-    page.evaluate("0")  # all that was asked until now has been heard of
-    assert not asked
+    page.evaluate("0")  # process the events of all requests sent so far
+    assert not sent
     with page.expect_response(lambda answer: answer.url.endswith("/stats")):
         page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     page.evaluate("live.now()")
@@ -327,22 +327,22 @@ def test_a_page_that_nobody_sees_asks_for_nothing(serve: Serve, visit: Visits) -
         page.clock.run_for(3_000)
 
 
-def test_several_copies_and_versions_behind_one_address(serve: Serve, visit: Visits) -> None:
-    """Every copy counts by itself: the pictures add them up, and no count ever seems to go back."""
+def test_several_replicas_and_versions_at_one_address(serve: Serve, visit: Visits) -> None:
+    """Each replica has its own counts: the charts add them up, and no rate is negative."""
     server = serve("iris")
     found, turns = stats(server, "iris"), iter(range(10_000))
 
     def answer(route: Route) -> None:
         turn = next(turns)
-        copy = {**found, "since": turn % 2, "requests": {"200": 1000 * (1 + turn % 2) + 10 * turn}}
+        replica = {**found, "since": turn % 2, "requests": {"200": 1000 * (1 + turn % 2) + 10 * turn}}
         if turn % 5 == 4:
-            copy |= {"revision": "other", "version": "v9"}
-        route.fulfill(json=copy)
+            replica |= {"revision": "other", "version": "v9"}
+        route.fulfill(json=replica)
 
     context = visit(server)
     context.route("**/stats", answer)
     expect(context.locator("#live-note")).to_contain_text("Version v9 answers some requests too.")
-    expect(context.locator("#live-note")).to_contain_text("copies answer")
+    expect(context.locator("#live-note")).to_contain_text("replicas answer")
     rates = context.evaluate("live.steps.map((step) => step.all)")
     assert rates
     assert all(0 <= rate < 1000 for rate in rates)
@@ -351,32 +351,32 @@ def test_several_copies_and_versions_behind_one_address(serve: Serve, visit: Vis
 # API keys
 
 
-def test_an_api_key_is_asked_for_used_and_kept_nowhere(serve: Serve, visit: Visits) -> None:
+def test_an_api_key_is_required_used_and_not_stored(serve: Serve, visit: Visits) -> None:
     visit.expected.add("401")
     page = visit(serve("keyed"))
-    expect(page.get_by_role("heading", name="An API key is needed")).to_be_visible()
+    expect(page.get_by_role("heading", name="API key required")).to_be_visible()
     expect(page.locator("#try")).to_be_hidden()
     page.get_by_label("API key").fill("wrong")
     page.get_by_role("button", name="Use this key").click()
-    expect(page.locator("#key-why")).to_contain_text("not known")
+    expect(page.locator("#key-error")).to_contain_text("not known")
     page.get_by_label("API key").fill(KEY)
     page.get_by_role("button", name="Use this key").click()
     predict(page)
     expect(page.locator("#key")).to_be_hidden()
-    expect(page.locator("#state")).to_have_text("answers")
+    expect(page.locator("#state")).to_have_text("responds")
     curl = page.locator("#curl").text_content() or ""
     assert "Bearer $KEY" in curl
     assert KEY not in page.locator("body").inner_html()
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
-    page.get_by_role("link", name="How to ask this server").click()
+    page.get_by_role("link", name="How to send requests").click()
     expect(page.locator("dialog")).to_contain_text("/invocations")
     page.keyboard.press("Escape")
     page.reload()
-    expect(page.get_by_role("heading", name="An API key is needed")).to_be_visible()
+    expect(page.get_by_role("heading", name="API key required")).to_be_visible()
 
 
-# Hostile names
+# HTML in names
 
 
 def test_html_in_names_is_shown_as_text(serve: Serve, visit: Visits) -> None:
@@ -396,11 +396,11 @@ def test_html_in_names_is_shown_as_text(serve: Serve, visit: Visits) -> None:
         assert EVIL in place.locator("body").inner_text()
 
 
-# For everybody
+# Accessibility
 
 
 def contrast(one: str, other: str) -> float:
-    """Of two colours such as ``rgb(1, 2, 3)``, as WCAG 2 defines it."""
+    """Return the contrast ratio of two colours such as ``rgb(1, 2, 3)``, as defined in WCAG 2."""
 
     def luminance(colour: str) -> float:
         parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
@@ -412,7 +412,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_by_day_and_by_night(serve: Serve, visit: Visits, scheme: Any) -> None:
+def test_the_contrast_is_sufficient_in_light_and_dark_mode(serve: Serve, visit: Visits, scheme: Any) -> None:
     visit.expected.add("400")
     page = visit(serve("iris"), color_scheme=scheme)
     page.locator("#field-0-0").fill("x")
@@ -431,9 +431,9 @@ def test_it_can_be_read_by_day_and_by_night(serve: Serve, visit: Visits, scheme:
           return [one.textContent.trim().slice(0, 40), getComputedStyle(one).color, back(behind)];
         })"""
     )
-    pale = {text: contrast(front, behind) for text, front, behind in colours if behind.startswith("rgb(")}
-    assert len(pale) > 40
-    assert {text: ratio for text, ratio in pale.items() if ratio < 4.5} == {}
+    ratios = {text: contrast(front, behind) for text, front, behind in colours if behind.startswith("rgb(")}
+    assert len(ratios) > 40
+    assert {text: ratio for text, ratio in ratios.items() if ratio < 4.5} == {}
 
 
 @pytest.mark.parametrize("name", ["iris", "mixed", "tumour", "hostile", "wide"])
@@ -442,16 +442,16 @@ def test_it_fits_a_phone(serve: Serve, visit: Visits, name: str, path: str) -> N
     page = visit(serve(name), path, viewport={"width": 360, "height": 740})
     if path == "/":
         predict(page)
-        page.get_by_text("The same from a shell").click()
+        page.get_by_text("This request as curl").click()
         page.locator("#features summary").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_it_works_with_the_keyboard_alone(serve: Serve, visit: Visits) -> None:
+def test_it_works_with_the_keyboard_only(serve: Serve, visit: Visits) -> None:
     page = visit(serve("iris"))
     expect(page.locator("#try")).to_be_visible()
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="To the form")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the form")).to_be_focused()
     page.keyboard.press("Enter")
     for _ in range(3):
         page.keyboard.press("Tab")
@@ -464,8 +464,8 @@ def test_it_works_with_the_keyboard_alone(serve: Serve, visit: Visits) -> None:
 
 
 @pytest.mark.parametrize("name", ["mixed", "wide", "line"])
-def test_everything_has_a_name(serve: Serve, visit: Visits, name: str) -> None:
-    """As a screen reader says it."""
+def test_every_control_has_an_accessible_name(serve: Serve, visit: Visits, name: str) -> None:
+    """Screen readers read these names."""
     page = visit(serve(name))
     predict(page)
     nameless = page.evaluate(

@@ -1,4 +1,4 @@
-"""The reference at ``/docs``: its commands, typed into a shell as they stand there, do what it says."""
+"""The reference at ``/docs``: its commands work unchanged in a shell."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_every_command_works(serve: Callable[[str], Server], name: str) -> None:
         typed = ["bash", "-euc", f"{setting}\n{command}"]
         answers.append(json.loads(subprocess.run(typed, capture_output=True, text=True, check=True, timeout=60).stdout))
     infer, predict, split, lines, rows, feedback = answers
-    wanted = infer["outputs"][0]["data"]
+    expected = infer["outputs"][0]["data"]
     if name != "keyed":
-        assert wanted == post(server, name, example(server, name))["outputs"][0]["data"]
-    assert predict == split == lines == rows == {"predictions": wanted}
+        assert expected == post(server, name, example(server, name))["outputs"][0]["data"]
+    assert predict == split == lines == rows == {"predictions": expected}
     assert feedback == {"scored": 1, "duplicates": 0, "unknown": 0}

@@ -1,7 +1,7 @@
-"""The page at ``/``, on which a person tries and watches the model, and the reference at ``/docs``.
+"""The page at ``/``, to try the model and to watch it, and the reference at ``/docs``.
 
-Each is one document that needs nothing else: no other file, no other host, and no right of its own, so that it may be
-shown before an API key is known. The browser runs only the scripts and styles whose hashes come along.
+Each is a single document, without other files or hosts. The page at ``/`` has no data of the model, so it requires no
+API key. The browser runs only scripts and styles whose hashes are in the header.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Page:
 
 
 def page() -> Page:
-    """The page at ``/``. It knows no model: it asks the server that it came from."""
+    """Return the page at ``/``. It is the same for every model, and requests the data from its server."""
     return whole(_read("index.html"))
 
 
 def whole(html: str) -> Page:
-    """``html`` with the style sheets and scripts that it links to, all of them files beside this one, put into it."""
+    """Return ``html`` with the linked style sheets and scripts, files of this directory, inlined."""
     hashes: dict[str, list[str]] = {"style": [], "script": []}
 
     def inlined(link: re.Match[str]) -> str:

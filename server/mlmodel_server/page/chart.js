@@ -1,20 +1,20 @@
-// Lines over the last minutes. The legend tells the values, of now or of the moment under the pointer.
+// Lines over the last minutes. The legend has the values of now, or of the time under the pointer.
 
 const HEIGHT = 192, LEFT = 52, RIGHT = 10, TOP = 8, BOTTOM = 20;
 
 class Chart {
-  /** `lines` are {key, name, kind}, `kind` a class of the style sheet; `format` writes a value. */
+  /** `lines` are {key, name, kind}, `kind` is a class of the style sheet; `format` formats a value. */
   constructor(target, title, lines, { format, logarithmic = false, empty }) {
     Object.assign(this, { title, lines, format, logarithmic, empty, points: [], at: null });
     this.legend = element("span", { class: "legend" });
-    this.svg = drawn("svg", { class: "plot", role: "img" });
+    this.svg = svg("svg", { class: "plot", role: "img" });
     target.replaceChildren(element("figure", {}, element("figcaption", {}, element("b", {}, title), this.legend), this.svg));
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.point(null));
     new ResizeObserver(() => this.paint()).observe(this.svg);
   }
 
-  /** Shows `points` of {time, values}, oldest first, in seconds; a value that is null is a gap. */
+  /** Draws `points` of {time, values}, oldest first, over `span` seconds; null is a gap. */
   draw(points, span) {
     Object.assign(this, { points, span });
     this.paint();
@@ -40,24 +40,24 @@ class Chart {
     const scale = this.logarithmic ? logScale(values) : linearScale(values);
     const x = (time) => LEFT + (width - LEFT - RIGHT) * (1 - (this.end - time) / this.span);
     const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - scale.share(value));
-    const shown = this.at === null ? this.points.at(-1) : nearest(this.points, this.at);
+    const current = this.at === null ? this.points.at(-1) : nearest(this.points, this.at);
     const parts = [
       ...scale.ticks.flatMap((tick) => [
-        drawn("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
-        drawn("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, this.format(tick)),
+        svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick) }),
+        svg("text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, this.format(tick)),
       ]),
-      drawn("text", { x: LEFT, y: HEIGHT - 4 }, `${Math.round(this.span / 60)} minutes ago`),
-      drawn("text", { x: width - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, "now"),
+      svg("text", { x: LEFT, y: HEIGHT - 4 }, `${Math.round(this.span / 60)} minutes ago`),
+      svg("text", { x: width - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, "now"),
       ...this.lines.flatMap(({ key, kind }) => this.curve(key, kind, x, y)),
     ];
-    if (this.at !== null && shown) parts.push(drawn("line", { class: "cursor", x1: x(shown.time), x2: x(shown.time), y1: TOP, y2: HEIGHT - BOTTOM }));
-    if (!values.length) parts.push(drawn("text", { x: (width + LEFT) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, this.empty));
+    if (this.at !== null && current) parts.push(svg("line", { class: "cursor", x1: x(current.time), x2: x(current.time), y1: TOP, y2: HEIGHT - BOTTOM }));
+    if (!values.length) parts.push(svg("text", { x: (width + LEFT) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, this.empty));
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(...parts);
-    this.tell(shown);
+    this.showLegend(current);
   }
 
-  /** One line, in as many pieces as its gaps make; a lone point is a dot. */
+  /** Returns one line, in pieces between its gaps; a single point is a dot. */
   curve(key, kind, x, y) {
     const pieces = [[]];
     for (const { time, values } of this.points) {
@@ -65,29 +65,29 @@ class Chart {
       else if (time >= this.end - this.span) pieces.at(-1).push([x(time), y(values[key])]);
     }
     return pieces.filter((piece) => piece.length).flatMap((piece) => {
-      if (piece.length === 1) return [drawn("circle", { class: `line ${kind}`, cx: piece[0][0], cy: piece[0][1], r: 2.5 })];
+      if (piece.length === 1) return [svg("circle", { class: `line ${kind}`, cx: piece[0][0], cy: piece[0][1], r: 2.5 })];
       const path = piece.map(([left, top]) => `${left.toFixed(1)} ${top.toFixed(1)}`).join("L");
-      const line = drawn("path", { class: `line ${kind}`, d: `M${path}` });
+      const line = svg("path", { class: `line ${kind}`, d: `M${path}` });
       if (this.logarithmic) return [line];
       const floor = y(0);
       const area = `M${piece[0][0]} ${floor}L${path}L${piece.at(-1)[0]} ${floor}Z`;
-      return [drawn("path", { class: `area ${kind}`, d: area }), line];
+      return [svg("path", { class: `area ${kind}`, d: area }), line];
     });
   }
 
-  tell(shown) {
-    const told = this.lines.map(({ key, name, kind }) => [name, kind, shown ? this.format(shown.values[key] ?? NaN) : "–"]);
-    const when = this.at === null || !shown ? "" : `${Math.round(this.end - shown.time)} s ago: `;
-    this.legend.replaceChildren(when, ...told.map(([name, kind, value]) => element("span", {},
-      drawn("svg", { viewBox: "0 0 26 11", "aria-hidden": "true" }, drawn("path", { class: `line ${kind}`, d: "M0 6H26" })), `${name} ${value}`)));
-    this.svg.setAttribute("aria-label", `${this.title}, now: ${told.map(([name, , value]) => `${name} ${value}`).join(", ")}`);
+  showLegend(current) {
+    const values = this.lines.map(({ key, name, kind }) => [name, kind, current ? this.format(current.values[key] ?? NaN) : "–"]);
+    const when = this.at === null || !current ? "" : `${Math.round(this.end - current.time)} s ago: `;
+    this.legend.replaceChildren(when, ...values.map(([name, kind, value]) => element("span", {},
+      svg("svg", { viewBox: "0 0 26 11", "aria-hidden": "true" }, svg("path", { class: `line ${kind}`, d: "M0 6H26" })), `${name} ${value}`)));
+    this.svg.setAttribute("aria-label", `${this.title}, now: ${values.map(([name, , value]) => `${name} ${value}`).join(", ")}`);
   }
 }
 
 const nearest = (points, time) =>
   points.reduce((best, point) => (Math.abs(point.time - time) < Math.abs(best.time - time) ? point : best), points[0]);
 
-/** From 0 to a round number above all values. */
+/** Returns a scale from 0 to a round number above all values. */
 const linearScale = (values) => {
   const most = Math.max(...values, 1e-9);
   const power = 10 ** Math.floor(Math.log10(most));
@@ -96,7 +96,7 @@ const linearScale = (values) => {
   return { share: (value) => value / top, ticks: values.length ? Array.from({ length: Math.round(top / step) + 1 }, (_, place) => place * step) : [0] };
 };
 
-/** Over whole decades around the values; in between there are ticks at 2 and 5 when there is room. */
+/** Returns a scale of whole decades around the values, with ticks at 2 and 5 for one or two decades. */
 const logScale = (values) => {
   if (!values.length) return { share: () => 0, ticks: [] };
   const low = Math.floor(Math.log10(Math.min(...values))), high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))));

@@ -1,5 +1,5 @@
 "use strict";
-// Elements and words. Whatever a server or a person says becomes text: nothing is ever parsed as HTML.
+// Elements and formats. Text of the server or the user is never parsed as HTML.
 
 const $ = (id) => document.getElementById(id);
 
@@ -13,18 +13,18 @@ const fill = (made, attributes, children) => {
 };
 
 const element = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
-const drawn = (tag, attributes = {}, ...children) =>
+const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-/** Puts `children` into the place of all that an element holds, unless `key` is what it was the last time. */
-const keyed = new WeakMap();
+/** Replaces the children of an element, unless `key` is the same as the last time. */
+const lastKeys = new WeakMap();
 const replace = (target, key, make) => {
-  if (keyed.get(target) === key) return;
-  keyed.set(target, key);
+  if (lastKeys.get(target) === key) return;
+  lastKeys.set(target, key);
   target.replaceChildren(...make());
 };
 
-const say = (target, text) => {
+const setText = (target, text) => {
   target.textContent = text;
   target.hidden = !text;
 };
@@ -42,7 +42,7 @@ const duration = (seconds) => {
 
 const plural = (many, one) => `${count(many)} ${one}${many === 1 ? "" : "s"}`;
 
-/** A bar as wide as this share of its track; `from` is where it begins. */
+/** Returns a bar of the width `share` of its track; it starts at `from`. */
 const bar = (share, attributes = {}, from = 0) => {
   const made = element("i", attributes);
   made.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;

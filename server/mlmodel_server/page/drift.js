@@ -1,23 +1,23 @@
-// What arrives and what is predicted, beside the training data; and how often it was right.
+// Features and predictions beside the training data, and the scores.
 
-const LOOK = 0.1, CHANGED = 0.25; // of the stability index, as it is usually read
-const METER = 0.5; // the index at the right end of the picture
+const WARN = 0.1, CHANGED = 0.25; // common limits of the stability index
+const METER = 0.5; // the index at the right end of the scale
 
-/** What is to be shown of one report: the last hour or two once that says enough, else all rows since the start. */
+/** Returns the window of one report: recent, once it has enough rows for an index, else all rows since the start. */
 const windowOf = (report) => (report.psi.recent === undefined ? "life" : "recent");
-const WINDOWS = { recent: "the last hour or two", life: "since the server started" };
+const WINDOWS = { recent: "the last one to two hours", life: "since the start of the server" };
 
-const verdict = (report, needed) => {
+const verdict = (report, minimum) => {
   const index = report.psi[windowOf(report)];
   if (index === undefined) {
-    if (report.rows < needed) return { level: "none", text: `not enough rows yet: ${count(report.rows)} of ${count(needed)}` };
-    return { level: "none", text: "too few rows at training to compare with" };
+    if (report.rows < minimum) return { level: "none", text: `not enough rows yet: ${count(report.rows)} of ${count(minimum)}` };
+    return { level: "none", text: "too few training rows for an index" };
   }
-  const [level, words] = index < LOOK ? ["good", "like the training data"] : index < CHANGED ? ["warn", "look at it"] : ["bad", "has changed"];
+  const [level, words] = index < WARN ? ["good", "like the training data"] : index < CHANGED ? ["warn", "differs slightly"] : ["bad", "has changed"];
   return { level, index, text: `${words} (PSI ${index.toFixed(2)})` };
 };
 
-/** Bins with a bar for the share at training and one for the share now. */
+/** Returns the bins, each with a bar for its share at training and a bar for its share now. */
 const comparison = (report) => {
   const now = report[windowOf(report)];
   const known = report.training.some((share) => share > 0);
@@ -35,8 +35,8 @@ const miniature = (report) => {
   const now = report[windowOf(report)], wide = 120 / report.bins.length;
   const most = Math.max(...report.training, ...now, 1e-9);
   const column = (share, kind, left, width) =>
-    drawn("rect", { class: kind, x: left, y: 30 - 28 * share / most, width, height: 28 * share / most });
-  return drawn("svg", { class: "mini", viewBox: "0 0 120 30", preserveAspectRatio: "none", "aria-hidden": "true" },
+    svg("rect", { class: kind, x: left, y: 30 - 28 * share / most, width, height: 28 * share / most });
+  return svg("svg", { class: "mini", viewBox: "0 0 120 30", preserveAspectRatio: "none", "aria-hidden": "true" },
     ...report.bins.flatMap((_, place) => [
       column(report.training[place], "before", place * wide + wide * 0.08, wide * 0.4),
       column(now[place], "now", place * wide + wide * 0.5, wide * 0.4),
@@ -45,27 +45,27 @@ const miniature = (report) => {
 
 const meter = ({ index, level }) => {
   const at = (value) => 4 + 152 * Math.min(value, METER) / METER;
-  return drawn("svg", { class: "psi", viewBox: "0 0 160 30", "aria-hidden": "true" },
-    drawn("rect", { class: "track", x: 4, y: 6, width: 152, height: 8, rx: 3 }),
-    ...(index === undefined ? [] : [drawn("rect", { class: level, x: 4, y: 6, width: Math.max(2, at(index) - 4), height: 8, rx: 3 })]),
-    ...[LOOK, CHANGED].flatMap((limit) => [
-      drawn("line", { class: "limit", x1: at(limit), x2: at(limit), y1: 3, y2: 17 }),
-      drawn("text", { x: at(limit), y: 27, "text-anchor": "middle" }, String(limit)),
+  return svg("svg", { class: "psi", viewBox: "0 0 160 30", "aria-hidden": "true" },
+    svg("rect", { class: "track", x: 4, y: 6, width: 152, height: 8, rx: 3 }),
+    ...(index === undefined ? [] : [svg("rect", { class: level, x: 4, y: 6, width: Math.max(2, at(index) - 4), height: 8, rx: 3 })]),
+    ...[WARN, CHANGED].flatMap((limit) => [
+      svg("line", { class: "limit", x1: at(limit), x2: at(limit), y1: 3, y2: 17 }),
+      svg("text", { x: at(limit), y: 27, "text-anchor": "middle" }, String(limit)),
     ]));
 };
 
 const drift = {
   rows: new Map(),
 
-  /** Shows the reports of one copy of the model; `columns` is how many columns the model has. */
+  /** Shows the reports of one replica; `columns` is the number of columns of the model. */
   show(stats, columns) {
     const reports = stats.drift.slice();
     const predicted = reports.at(-1)?.name === "predict" ? reports.pop() : null;
     this.showPredictions(predicted, stats.drift_rows);
     $("drift").hidden = !reports.length;
     if (!reports.length) return;
-    const rest = columns > reports.length ? ` The first ${reports.length} of ${columns} columns that can be compared are watched.` : "";
-    $("drift-note").textContent = `PSI, the population stability index, says how far two distributions are apart: below ${LOOK} they are alike, above ${CHANGED} they are not.${rest}`;
+    const limit = columns > reports.length ? ` Measured are the first ${reports.length} columns with a profile, of ${columns}.` : "";
+    $("drift-note").textContent = `PSI, the population stability index, is the distance between two distributions: below ${WARN} they are alike, above ${CHANGED} they differ.${limit}`;
     legend("drift", reports);
     replace($("features"), reports.map(({ name }) => name).join("\n"), () => reports.map(({ name }) => this.row(name)));
     for (const report of reports) this.update(report, stats.drift_rows);
@@ -78,23 +78,23 @@ const drift = {
       element("summary", {}, element("span", { class: "name" }, name), parts.mini, parts.psi, parts.verdict), parts.bins));
   },
 
-  update(report, needed) {
-    const { mini, psi, verdict: told, bins } = this.rows.get(report.name);
-    const found = verdict(report, needed), key = JSON.stringify(report);
+  update(report, minimum) {
+    const { mini, psi, verdict: label, bins } = this.rows.get(report.name);
+    const found = verdict(report, minimum), key = JSON.stringify(report);
     replace(mini, key, () => [miniature(report)]);
     replace(psi, key, () => [meter(found)]);
     replace(bins, key, () => [comparison(report)]);
-    told.className = `verdict ${found.level}`;
-    told.textContent = found.text;
+    label.className = `verdict ${found.level}`;
+    label.textContent = found.text;
   },
 
-  showPredictions(report, needed) {
+  showPredictions(report, minimum) {
     $("predictions").hidden = !report;
     if (!report) return;
     legend("predictions", [report]);
-    const found = verdict(report, needed);
+    const found = verdict(report, minimum);
     replace($("predicted"), JSON.stringify(report), () => [
-      report.rows ? comparison(report) : element("p", { class: "empty" }, "Nothing has been predicted yet."),
+      report.rows ? comparison(report) : element("p", { class: "empty" }, "No predictions yet."),
       element("p", { class: `verdict ${found.level}` }, sentence(found.text)),
     ]);
   },
@@ -114,7 +114,7 @@ const SCORES = { accuracy: "Accuracy", precision: "Precision", recall: "Recall",
 const scores = {
   training: {},
 
-  /** A column for the training metrics and one for each version that got labels. */
+  /** Shows a column for the training metrics and one for each version with labels. */
   show(stats) {
     const own = stats.feedback.filter(({ revision }) => revision === stats.revision);
     const columns = [...own, ...stats.feedback.filter((version) => !own.includes(version))];
@@ -123,8 +123,8 @@ const scores = {
     replace($("scores"), JSON.stringify([columns, names]), () => [
       ...(names.length ? [this.table(names, columns)] : []),
       element("p", { class: "hint" }, columns.length
-        ? "Of the labels that were posted to this copy of the server."
-        : "No labels yet. Say below an answer whether it was right, or post labels with the prediction ids once they are known."),
+        ? "Over the labels posted to this replica."
+        : "No labels yet. Confirm or correct a prediction in its response, or post labels with their prediction ids later."),
     ]);
   },
 
@@ -138,12 +138,12 @@ const scores = {
       ...names.map((name) => element("tr", {}, element("th", { scope: "row" }, SCORES[name]),
         ...(rows === undefined ? [] : [element("td", {}, number(this.training[name] ?? NaN, 3))]),
         ...columns.map(({ scores: found, labels }) => element("td", { id: `live-${name}` }, number(found[name] ?? NaN, 3),
-          ...(name === "accuracy" ? [element("span", { class: "hint" }, `, likely ${likely(found.accuracy, labels)}`)] : [])))))));
+          ...(name === "accuracy" ? [element("span", { class: "hint" }, `, 95 % interval ${interval(found.accuracy, labels)}`)] : [])))))));
   },
 };
 
-/** Where the true share lies in 19 of 20 cases, when `share` was found in `many` (Wilson's interval). */
-const likely = (share, many) => {
+/** Returns the 95 % confidence interval of a `share` that was observed in `many` (Wilson). */
+const interval = (share, many) => {
   const z = 1.96, middle = share + (z * z) / (2 * many);
   const around = z * Math.sqrt((share * (1 - share)) / many + (z * z) / (4 * many * many)), scale = 1 + (z * z) / many;
   return [middle - around, middle + around].map((bound) => number(bound / scale, 2)).join(" to ");

@@ -1,9 +1,9 @@
-// The form for one request: made from the model's example, sent as the text that stands in it.
+// The form for one request, made from the example of the model. It is sent as typed.
 
-const FIELDS = 50; // of more values than these, all go into one text area
+const MAX_FIELDS = 50; // more values share one text area
 const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
-/** A field for one value. `text()` is what to send, as JSON; what is no number goes out as text, and the server tells. */
+/** A field for one value. `text()` returns it as JSON; an invalid number is sent as text, and the server rejects it. */
 class Field {
   constructor(input, name, value, profile, id) {
     this.input = input;
@@ -13,8 +13,8 @@ class Field {
     this.profile = profile ?? {};
     this.control = element("input", { id, autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-hint ${id}-wrong` });
     this.hint = element("p", { id: `${id}-hint`, class: "hint" });
-    this.wrong = element("p", { id: `${id}-wrong`, class: "wrong", hidden: true });
-    this.element = element("div", { class: "field" }, ...this.parts(id), this.hint, this.wrong);
+    this.error = element("p", { id: `${id}-wrong`, class: "wrong", hidden: true });
+    this.element = element("div", { class: "field" }, ...this.parts(id), this.hint, this.error);
     this.reset();
   }
 
@@ -40,34 +40,34 @@ class Field {
 
   clear() {
     this.control.removeAttribute("aria-invalid");
-    say(this.wrong, "");
+    setText(this.error, "");
   }
 
-  tell(message) {
+  showError(message) {
     this.control.setAttribute("aria-invalid", "true");
-    say(this.wrong, message);
+    setText(this.error, message);
   }
 
   get value() {
     return this.control.value.trim();
   }
 
-  get misfits() {
+  get isInvalid() {
     return this.kind === "number" && !JSON_NUMBER.test(this.value);
   }
 
   text() {
     if (this.kind === "flag") return String(this.control.checked);
-    return this.kind === "text" || this.misfits ? JSON.stringify(this.kind === "text" ? this.control.value : this.value) : this.value;
+    return this.kind === "text" || this.isInvalid ? JSON.stringify(this.kind === "text" ? this.control.value : this.value) : this.value;
   }
 
-  /** Shows what the training data had, and whether this is beyond it. */
+  /** Shows the range of the training data, and whether the value is outside. */
   compare() {
     const { min, max, values, others } = this.profile;
     let hint = "", outside = false;
     if (this.kind === "number" && min !== undefined) {
-      outside = !this.misfits && (Number(this.value) < min || Number(this.value) > max);
-      hint = outside ? `outside what it was trained on: ${number(min)} to ${number(max)}` : `${number(min)} to ${number(max)}`;
+      outside = !this.isInvalid && (Number(this.value) < min || Number(this.value) > max);
+      hint = outside ? `outside the training data: ${number(min)} to ${number(max)}` : `${number(min)} to ${number(max)}`;
     } else if (this.kind === "text" && values) {
       outside = !others && !Object.hasOwn(values, this.control.value);
       hint = outside ? `not in the training data, which had ${Object.keys(values).slice(0, 3).join(", ")}${Object.keys(values).length > 3 ? ", …" : ""}` : "";
@@ -77,7 +77,7 @@ class Field {
   }
 }
 
-/** One text area for a wide row: numbers in any spelling of a list, or an object by input name. */
+/** One text area for a wide row: numbers in any list syntax, or an object by input name. */
 class Wide {
   constructor(inputs, id) {
     this.inputs = inputs;
@@ -87,9 +87,9 @@ class Wide {
       ? only.data.map((value) => JSON.stringify(value)).join(", ")
       : JSON.stringify(Object.fromEntries(inputs.map(({ name, data }) => [name, data.length === 1 ? data[0] : data])), null, 1);
     this.control = element("textarea", { id, spellcheck: "false", "aria-describedby": `${id}-wrong` });
-    this.wrong = element("p", { id: `${id}-wrong`, class: "wrong", hidden: true });
-    const label = only ? `${only.name}: ${count(only.data.length)} values, with commas or spaces between them` : "Values by input, as JSON";
-    this.element = element("div", { class: "field wide" }, element("label", { for: id }, label), this.control, this.wrong);
+    this.error = element("p", { id: `${id}-wrong`, class: "wrong", hidden: true });
+    const label = only ? `${only.name}: ${count(only.data.length)} values, separated by commas or spaces` : "Values by input, as JSON";
+    this.element = element("div", { class: "field wide" }, element("label", { for: id }, label), this.control, this.error);
     this.reset();
   }
 
@@ -100,31 +100,31 @@ class Wide {
 
   clear() {
     this.control.removeAttribute("aria-invalid");
-    say(this.wrong, "");
+    setText(this.error, "");
   }
 
-  tell(message) {
+  showError(message) {
     this.control.setAttribute("aria-invalid", "true");
-    say(this.wrong, message);
+    setText(this.error, message);
   }
 
   compare() {}
 
-  /** The values of each input as JSON; throws an Error that says what is wrong with the text. */
+  /** Returns the values of each input as JSON; throws an Error that names what is wrong with the text. */
   texts() {
-    const written = this.control.value.trim();
+    const typed = this.control.value.trim();
     if (this.single && this.single.datatype !== "BYTES")
-      return [written.replace(/[[\]]/g, " ").split(/[\s,;]+/).filter(Boolean).map((word) =>
+      return [typed.replace(/[[\]]/g, " ").split(/[\s,;]+/).filter(Boolean).map((word) =>
         JSON_NUMBER.test(word) || word === "true" || word === "false" ? word : JSON.stringify(word))];
     let read;
     try {
-      read = JSON.parse(this.single ? `[${written.replace(/^\[|\]$/g, "")}]` : written);
+      read = JSON.parse(this.single ? `[${typed.replace(/^\[|\]$/g, "")}]` : typed);
     } catch (error) {
       throw new Error(`This is not JSON: ${error.message}`);
     }
     if (this.single) return [read.map((value) => JSON.stringify(value))];
     return this.inputs.map(({ name }) => {
-      if (!Object.hasOwn(read ?? {}, name)) throw new Error(`There is no “${name}”.`);
+      if (!Object.hasOwn(read ?? {}, name)) throw new Error(`“${name}” is missing.`);
       return [read[name]].flat(Infinity).map((value) => JSON.stringify(value));
     });
   }
@@ -135,13 +135,13 @@ const form = {
   fields: [],
   outputs: [],
 
-  /** Makes the fields from the model's metadata, its example and its training profile. */
+  /** Creates the fields from the metadata of the model, its example and its training profile. */
   make(metadata, example, profile) {
-    this.inputs = example.inputs.map((input) => ({ ...input, data: [input.data].flat(Infinity).map((value) => written(value, input.datatype)) }));
+    this.inputs = example.inputs.map((input) => ({ ...input, data: [input.data].flat(Infinity).map((value) => shortest(value, input.datatype)) }));
     const named = metadata.outputs.map(({ name }) => name);
     this.outputs = named.includes("predict") ? named.filter((name) => ["predict", "predict_proba", "contributions"].includes(name)) : [];
     const values = this.inputs.reduce((sum, { data }) => sum + data.length, 0);
-    this.fields = values > FIELDS
+    this.fields = values > MAX_FIELDS
       ? [new Wide(this.inputs, "wide")]
       : this.inputs.flatMap((input, place) => input.data.map((value, index) => {
           const plain = input.data.length === 1 && (input.shape.length === 1 || !Object.hasOwn(profile, `${input.name}[0]`));
@@ -150,11 +150,11 @@ const form = {
         }));
     $("fields").replaceChildren(...this.fields.map((field) => field.element));
     const known = Object.keys(profile).length > 0;
-    say($("form-note"), known ? "Filled in is a real row that the model was tested with. Below a number: its range in the training data." : "");
+    setText($("form-note"), known ? "The form has a real row from the test of the model. Below a number: its range in the training data." : "");
     this.show();
   },
 
-  /** The body of the request. */
+  /** Returns the body of the request. */
   body() {
     const wide = this.fields[0] instanceof Wide ? this.fields[0].texts() : null;
     const tensors = this.inputs.map((input, place) => {
@@ -162,8 +162,8 @@ const form = {
       const { name, shape, datatype } = input;
       return `{"name": ${JSON.stringify(name)}, "shape": ${JSON.stringify(shape)}, "datatype": "${datatype}", "data": [${texts.join(", ")}]}`;
     });
-    const wanted = this.outputs.map((name) => `{"name": ${JSON.stringify(name)}}`);
-    return `{"inputs": [\n  ${tensors.join(",\n  ")}\n]${wanted.length ? `, "outputs": [${wanted.join(", ")}]` : ""}}`;
+    const outputs = this.outputs.map((name) => `{"name": ${JSON.stringify(name)}}`);
+    return `{"inputs": [\n  ${tensors.join(",\n  ")}\n]${outputs.length ? `, "outputs": [${outputs.join(", ")}]` : ""}}`;
   },
 
   /** Shows the request as a command and as JSON. */
@@ -177,33 +177,33 @@ const form = {
     const quoted = body.replaceAll("'", "'\\''");
     const key = server.key ? ` \\\n  -H "Authorization: Bearer $KEY"` : "";
     $("json").textContent = body;
-    $("curl").textContent = `curl -s '${new URL(ofModel("infer"), document.baseURI)}'${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
+    $("curl").textContent = `curl -s '${new URL(modelPath("infer"), document.baseURI)}'${key} \\\n  -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;
   },
 
   clear() {
-    say($("refused"), "");
+    setText($("error"), "");
     for (const field of this.fields) field.clear();
   },
 
-  /** Tells what is wrong, at the fields that the server names, or else that cannot be right. */
-  tell(message) {
+  /** Shows an error at the fields that it names, or at those that are not numbers, and after `prefix` above the form. */
+  showError(message, prefix) {
     const named = this.fields.filter((field) => field.input && mentions(message, field.input.name));
-    const wrong = named.some((field) => field.misfits) ? named.filter((field) => field.misfits) : named;
+    const wrong = named.some((field) => field.isInvalid) ? named.filter((field) => field.isInvalid) : named;
     const short = message.replace(/^input ('[^']*'|"[^"]*"): /, "");
-    for (const field of wrong.length <= 8 ? wrong : []) field.tell(field.misfits ? `This must be a number.` : sentence(short));
-    if (!wrong.length && this.fields[0] instanceof Wide) this.fields[0].tell(sentence(short));
-    say($("refused"), `The server refused this: ${message}`);
+    for (const field of wrong.length <= 8 ? wrong : []) field.showError(field.isInvalid ? `This must be a number.` : sentence(short));
+    if (!wrong.length && this.fields[0] instanceof Wide) this.fields[0].showError(sentence(short));
+    setText($("error"), prefix + message);
     (wrong[0] ?? this.fields[0])?.control.focus();
   },
 };
 
-/** An example's value in as few digits as mean the same to the model: 5.1 rather than 5.099999904632568. */
-const written = (value, datatype) =>
+/** Returns a value of the example with as few digits as its datatype needs: 5.1, not 5.099999904632568. */
+const shortest = (value, datatype) =>
   datatype === "FP32" ? [7, 8, 9].map((digits) => Number(value.toPrecision(digits))).find((short) => Math.fround(short) === Math.fround(value)) : value;
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** Whether an error of the server is about the input of this name, which it quotes, and cuts when it is long. */
+/** Returns whether an error of the server quotes this input name, which it cuts when it is long. */
 const mentions = (message, name) => {
   const shown = name.length > 64 ? `${name.slice(0, 61)}...` : name;
   return message.includes(`input '${shown}'`) || message.includes(`input "${shown}"`);

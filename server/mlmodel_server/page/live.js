@@ -1,13 +1,13 @@
-// The server's counts, read again and again: what happened in between is drawn. One address may have several copies of
-// the model behind it, which answer in turn: each is told from the others by when its counts began.
+// Live charts of the differences between readings of the server's counts. Several replicas may answer in turn at one
+// address: the start time of the counts identifies each.
 
-const EVERY = 2; // seconds
-const SPAN = 300; // seconds that are drawn
-const SMOOTH = 10; // seconds whose requests make one quantile
-const GONE = 60; // seconds without a word, after which a copy is thought to have ended
+const EVERY = 2; // seconds between readings
+const SPAN = 300; // seconds of the charts
+const SMOOTH = 10; // seconds of requests for one quantile
+const TERMINATED = 60; // seconds without a reading after which a replica is dropped
 
-/** What one copy counted from one reading to the next. */
-const between = (before, after) => {
+/** Returns what one replica counted between two readings. */
+const difference = (before, after) => {
   const change = (of) => of(after.stats) - of(before.stats);
   const histogram = (part) => ({
     counts: after.stats.seconds[part].counts.map((many, place) => many - before.stats.seconds[part].counts[place]),
@@ -24,7 +24,7 @@ const between = (before, after) => {
 const total = (stats, codes) => Object.entries(stats.requests).reduce((sum, [code, many]) => sum + (codes.test(code) ? many : 0), 0);
 const added = (many) => many.reduce((sum, counts) => sum.map((value, place) => value + counts[place]));
 
-/** The value below which this share of what a histogram counted lies, even within a bucket; NaN of nothing. */
+/** Returns a quantile of a histogram, interpolated within its bucket; NaN without counts. */
 const quantile = (counts, bounds, share) => {
   let left = share * counts.reduce((sum, many) => sum + many, 0);
   if (!left) return NaN;
@@ -37,8 +37,8 @@ const quantile = (counts, bounds, share) => {
 };
 
 const live = {
-  copies: new Map(), // of the version that is shown, by when they began: the last reading
-  steps: [], // of all of them, oldest first
+  replicas: new Map(), // of the version of this page: the last reading by start time
+  steps: [], // differences of all replicas, oldest first
   revision: null,
   other: "",
   part: "total",
@@ -47,9 +47,9 @@ const live = {
   start(columns) {
     this.columns = columns;
     this.traffic = new Chart($("traffic"), "Requests per second", [{ key: "all", name: "all", kind: "all" }, { key: "failed", name: "failed", kind: "bad" }],
-      { format: (value) => number(value, 3), empty: "no requests in these minutes" });
+      { format: (value) => number(value, 3), empty: "no requests in the last 5 minutes" });
     this.latency = new Chart($("latency"), "Latency", ["p50", "p95", "p99"].map((key) => ({ key, name: key, kind: key })),
-      { format: duration, logarithmic: true, empty: "no requests in these minutes" });
+      { format: duration, logarithmic: true, empty: "no requests in the last 5 minutes" });
     $("part").addEventListener("change", (event) => {
       this.part = event.target.value;
       this.draw();
@@ -59,42 +59,42 @@ const live = {
     this.now();
   },
 
-  /** Reads the counts at once, and again from then on while the page is visible. */
+  /** Reads the counts now, and then periodically while the page is visible. */
   async now() {
     clearTimeout(this.timer);
     const turn = (this.turn = {});
     try {
-      const stats = await askJson(ofModel("stats"));
-      this.take(stats);
-      this.state(true, "answers");
+      const stats = await requestJson(modelPath("stats"));
+      this.add(stats);
+      this.showState(true, "responds");
     } catch (error) {
-      this.state(false, error.status === 401 ? "needs an API key" : "does not answer");
+      this.showState(false, error.status === 401 ? "requires an API key" : "does not respond");
     }
     if (turn === this.turn && !document.hidden) this.timer = setTimeout(() => this.now(), EVERY * 1000);
   },
 
-  state(good, text) {
+  showState(good, text) {
     $("state").className = `state ${good ? "good" : "bad"}`;
     if ($("state").textContent !== text) $("state").textContent = text;
   },
 
-  take(stats) {
+  add(stats) {
     const time = performance.now() / 1000;
     this.revision ??= stats.revision;
     if (stats.revision !== this.revision) {
       this.other = stats.version;
     } else {
-      const reading = { stats, time }, before = this.copies.get(stats.since);
-      if (before) this.steps.push(between(before, reading));
-      this.copies.set(stats.since, reading);
+      const reading = { stats, time }, before = this.replicas.get(stats.since);
+      if (before) this.steps.push(difference(before, reading));
+      this.replicas.set(stats.since, reading);
     }
     this.steps = this.steps.filter((step) => step.to > time - SPAN - SMOOTH);
-    for (const [since, copy] of this.copies) if (copy.time < time - GONE) this.copies.delete(since);
+    for (const [since, reading] of this.replicas) if (reading.time < time - TERMINATED) this.replicas.delete(since);
     this.draw();
   },
 
   draw() {
-    const readings = [...this.copies.values()];
+    const readings = [...this.replicas.values()];
     if (!readings.length) {
       $("live-note").textContent = `Version ${this.other} answers now: reload the page to see it.`;
       return;
@@ -105,17 +105,17 @@ const live = {
     for (let time = end - SPAN; time <= end + 1e-9; time += EVERY) points.push({ time, values: this.at(time, stats[0].buckets) });
     this.traffic.draw(points, SPAN);
     this.latency.draw(points, SPAN);
-    this.tell(stats, end);
+    this.showTiles(stats, end);
     const busiest = stats.reduce((most, one) => (one.rows > most.rows ? one : most));
     drift.show(busiest, this.columns);
     scores.show(busiest);
     $("live-note").textContent = [
-      stats.length > 1 ? `${stats.length} copies answer; the pictures below the first two show the busiest.` : "",
+      stats.length > 1 ? `${stats.length} replicas answer; predictions, scores and drift are those of the busiest.` : "",
       this.other ? `Version ${this.other} answers some requests too.` : "",
     ].join(" ").trim();
   },
 
-  /** Rates and quantiles at one moment; null where nobody has counted, or nothing was to be counted. */
+  /** Returns rates and quantiles at one time; null without a reading or without requests. */
   at(time, bounds) {
     const now = this.steps.filter(({ from, to }) => from < time && time <= to + 1e-6);
     const lately = this.steps.filter(({ from, to }) => to > time - SMOOTH && from < time);
@@ -125,11 +125,11 @@ const live = {
     return { all: rate("all"), failed: rate("failed"), p50: of(0.5), p95: of(0.95), p99: of(0.99) };
   },
 
-  tell(stats, end) {
+  showTiles(stats, end) {
     const sum = (of) => stats.reduce((all, one) => all + of(one), 0);
     const lately = this.steps.filter(({ to }) => to > end - SMOOTH);
     const seconds = lately.reduce((span, step) => span + step.to - step.from, 0) / Math.max(1, stats.length);
-    const all = sum((one) => total(one, /./)), failed = sum((one) => total(one, /^5/)), refused = sum((one) => total(one, /^4/));
+    const all = sum((one) => total(one, /./)), failed = sum((one) => total(one, /^5/)), rejected = sum((one) => total(one, /^4/));
     const life = added(stats.map((one) => one.seconds.total.counts));
     const median = (share) => duration(quantile(life, stats[0].buckets, share));
     const hours = (Date.now() / 1000 - Math.min(...stats.map((one) => one.since))) / 3600;
@@ -140,14 +140,14 @@ const live = {
         `${count(all)} in ${hours < 1 ? plural(Math.max(1, Math.round(hours * 60)), "minute") : plural(Math.round(hours), "hour")}`),
       tile("median", "Median latency", median(0.5), `p95 ${median(0.95)}, p99 ${median(0.99)}`),
       tile("failed", "Failed", count(failed), all ? `${percent(failed / all, 2)} of all requests` : "no requests yet", failed ? "bad" : ""),
-      tile("refused-count", "Refused", count(refused), "the client has to change them"),
-      tile("flying", "In flight", count(sum((one) => one.in_flight)), `${count(sum((one) => one.queued))} of them wait`),
+      tile("rejected", "Rejected", count(rejected), "answered with a 4xx"),
+      tile("in-flight", "In flight", count(sum((one) => one.in_flight)), `${count(sum((one) => one.queued))} of them wait`),
     );
-    this.split(stats);
+    this.showSplit(stats);
   },
 
-  /** Where the time of a request goes, on average. */
-  split(stats) {
+  /** Shows how the time of a request is split, on average. */
+  showSplit(stats) {
     const sum = (part) => stats.reduce((all, one) => all + one.seconds[part].sum, 0);
     const whole = sum("total"), queue = sum("queue"), compute = sum("compute"), rest = Math.max(0, whole - queue - compute);
     const parts = [["queue", "waiting", queue], ["compute", "computing", compute], ["rest", "reading and writing", rest]];

@@ -1,21 +1,21 @@
-// Begins: asks what the model is, and wires the form.
+// The start: loads the description of the model, and connects the form.
 
 const start = async () => {
   try {
-    const { models: [name] } = await askJson("v1/models");
+    const { models: [name] } = await requestJson("v1/models");
     server.name = name;
-    const [metadata, example, profile] = await Promise.all(["", "example", "profile"].map((what) => askJson(ofModel(what))));
+    const [metadata, example, profile] = await Promise.all(["", "example", "profile"].map((part) => requestJson(modelPath(part))));
     $("key").hidden = true;
     introduce(metadata);
     form.make(metadata, example, profile);
     $("try").hidden = false;
-    say($("trouble"), "");
+    setText($("trouble"), "");
     const columns = form.inputs.reduce((sum, { data }) => sum + data.length, 0);
     live.start(columns);
   } catch (error) {
     if (error.status === undefined) throw error;
     if (error.status !== 401) {
-      say($("trouble"), error.message);
+      setText($("trouble"), error.message);
       setTimeout(start, 3000);
     }
   }
@@ -28,18 +28,18 @@ const introduce = ({ name, versions, platform, outputs, properties = {} }) => {
   scores.training = metrics;
   document.title = `${name} ${versions[0]}`;
   $("name").textContent = name;
-  say($("version"), versions[0]);
-  $("metadata").href = ofModel("");
+  setText($("version"), versions[0]);
+  $("metadata").href = modelPath("");
   const named = outputs.map((output) => output.name);
   const { classes } = answer;
   $("what").textContent = classes.length
     ? `Predicts one of ${classes.length} classes: ${classes.slice(0, 12).join(", ")}${classes.length > 12 ? ", …" : ""}.`
-    : named.includes("predict") ? `Predicts ${outputs[0].datatype === "BYTES" ? "a text" : "a number"}.` : `Answers ${named.join(", ")}.`;
+    : named.includes("predict") ? `Predicts ${outputs[0].datatype === "BYTES" ? "a text" : "a number"}.` : `Returns ${named.join(", ")}.`;
   const facts = [
     ["platform", platform],
-    ["tested at training", Object.entries(SCORES).filter(([key]) => key in metrics).map(([key, word]) => `${word.toLowerCase()} ${number(metrics[key], 3)}`).join(", ")
+    ["scores at training", Object.entries(SCORES).filter(([key]) => key in metrics).map(([key, word]) => `${word.toLowerCase()} ${number(metrics[key], 3)}`).join(", ")
       + (metrics.rows ? ` on ${plural(metrics.rows, "row")}` : "")],
-    ["speed", properties.compiled],
+    ["compilation", properties.compiled],
   ];
   $("facts").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) => element("div", {}, element("dt", {}, key), element("dd", {}, value))));
 };
@@ -60,13 +60,14 @@ $("form").addEventListener("submit", async (event) => {
   $("predict").disabled = true;
   form.clear();
   try {
-    const found = await ask(ofModel("infer"), form.body());
-    answer.show(found);
+    answer.show(await request(modelPath("infer"), form.body()));
     $("answer").scrollIntoView({ block: "nearest" });
     live.now();
   } catch (error) {
-    if (error instanceof Refused && error.status >= 500) say($("refused"), `The model could not answer: ${error.message}.`);
-    else if (error.status !== 401) form.tell(error.message);
+    const failed = error instanceof ServerError;
+    if (failed && error.status === 0) setText($("error"), error.message);
+    else if (failed && error.status >= 500) setText($("error"), `The server could not answer: ${error.message}.`);
+    else if (error.status !== 401) form.showError(error.message, failed ? "The server rejected the request: " : "");
     $("answer").classList.add("stale");
   }
   $("predict").disabled = false;
@@ -79,8 +80,8 @@ $("form").addEventListener("input", (event) => {
   form.show();
 });
 
-$("again").addEventListener("click", () => {
-  say($("refused"), "");
+$("reset").addEventListener("click", () => {
+  setText($("error"), "");
   for (const field of form.fields) field.reset();
   form.show();
 });
@@ -90,7 +91,7 @@ for (const button of document.querySelectorAll(".copy")) {
     const source = $(button.dataset.of);
     try {
       await navigator.clipboard.writeText(source.textContent);
-    } catch { // not over plain HTTP: the old way, by what is selected
+    } catch { // the clipboard API requires HTTPS: copy the selection instead
       getSelection().selectAllChildren(source);
       document.execCommand("copy");
     }
@@ -99,20 +100,20 @@ for (const button of document.querySelectorAll(".copy")) {
   });
 }
 
-// A link cannot carry a key: where one is needed, what it leads to is fetched and shown here.
+// A link cannot send a key: with a key, its target is fetched and shown here.
 for (const link of document.querySelectorAll("footer a")) {
   link.addEventListener("click", async (event) => {
     if (!server.key) return;
     event.preventDefault();
     try {
-      const { text } = await ask(link.getAttribute("href"));
-      const shown = link.id === "docs"
+      const { text } = await request(link.getAttribute("href"));
+      const content = link.id === "docs"
         ? [new DOMParser().parseFromString(text, "text/html").querySelector("main")]
         : [element("pre", { tabindex: "0" }, JSON.stringify(JSON.parse(text), null, 2))];
-      $("reference-text").replaceChildren(...shown);
+      $("reference-text").replaceChildren(...content);
       $("reference").showModal();
     } catch (error) {
-      say($("trouble"), error.message);
+      setText($("trouble"), error.message);
     }
   });
 }

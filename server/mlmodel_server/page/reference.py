@@ -1,4 +1,4 @@
-"""The page at ``/docs``: how to ask this server, written from its own OpenAPI description, so that it cannot differ."""
+"""The page at ``/docs``: how to send requests to this server, made from its OpenAPI description."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ _GRPC_FIELDS = {
 
 
 def reference(openapi: Mapping[str, Any], serving: Serving, host: str) -> Page:
-    """The document. ``host`` is what the reader reached the server as, such as ``http://127.0.0.1:8080``."""
+    """Return the document. ``host`` is the address that the client used, such as ``http://127.0.0.1:8080``."""
     name, signature = escape(serving.name), serving.model.signature
     key = "KEY=…\n" if serving.keys else ""
     body = [
         f"<h1>{name} {escape(serving.version)}</h1>",
-        '<p>How to ask this server. <a href="./">Try the model</a> in the browser; for programs there is '
+        '<p>How to send requests to this server. <a href="./">Try the model</a> in the browser; programs can read '
         '<a href="openapi.json">openapi.json</a>.</p>',
-        f"<h2>Ask</h2><p>Every command below works as it is, after:</p>{_pre(f'{key}HOST={shlex.quote(host)}')}",
+        f"<h2>Requests</h2><p>All commands below work unchanged after:</p>{_pre(f'{key}HOST={shlex.quote(host)}')}",
         *_predicting(openapi, serving),
         *_feedback(serving),
         *_grpc(serving, host),
         f"<h2>Inputs</h2><p>-1 is any number of rows.</p>{_specs(signature.inputs)}",
         f"<h2>Outputs</h2>{_specs(signature.outputs)}",
-        f"<h2>All addresses</h2>{_addresses(openapi)}",
+        f"<h2>Paths</h2>{_paths(openapi)}",
         f"<h2>Headers</h2>{_headers(openapi, serving)}",
-        f"<h2>Errors</h2><p>Always <code>{{&quot;error&quot;: &quot;…&quot;}}</code>, one sentence that says what to "
-        f"change.</p>{_errors(openapi)}",
+        f"<h2>Errors</h2><p>Every error is <code>{{&quot;error&quot;: &quot;…&quot;}}</code>, one sentence that names "
+        f"what to change.</p>{_errors(openapi)}",
     ]
     return whole(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>How to ask {name}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Requests to {name}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f'<link rel="stylesheet" href="style.css"><main class="card reference">{"".join(body)}</main></html>'
     )
 
 
 def _predicting(openapi: Mapping[str, Any], serving: Serving) -> Iterator[str]:
-    """A section for each address that predicts; those of a version by itself are in the table alone."""
+    """Yield a section for each path that predicts; paths with a version are only in the table."""
     for path, methods in openapi["paths"].items():
         operation = methods.get("post", {})
         if "predict" not in operation.get("tags", ()) or "/versions/" in path:
             continue
         yield f"<h3>{escape(operation['summary'])}</h3><p>{_text(operation['description'])}</p>"
         content = operation["requestBody"]["content"]
-        shown = [_curl(serving, path, kind, said["example"]) for kind, said in content.items() if "example" in said]
-        if not shown and path.endswith("/infer"):
-            shown = [f"{_get_example(serving)} |\n  {_post(serving, path)} -d @-"]
-        yield from map(_pre, shown)
+        commands = [_curl(serving, path, kind, body["example"]) for kind, body in content.items() if "example" in body]
+        if not commands and path.endswith("/infer"):
+            commands = [f"{_get_example(serving)} |\n  {_post(serving, path)} -d @-"]
+        yield from map(_pre, commands)
 
 
 def _curl(serving: Serving, path: str, content_type: str, example: Any) -> str:
@@ -67,10 +67,10 @@ def _curl(serving: Serving, path: str, content_type: str, example: Any) -> str:
 
 
 def _post(serving: Serving, path: str, content_type: str = _JSON) -> str:
-    return f"curl -s{_key(serving)} {_at(path)} -H 'Content-Type: {content_type}'"
+    return f"curl -s{_key(serving)} {_url(path)} -H 'Content-Type: {content_type}'"
 
 
-def _at(path: str) -> str:
+def _url(path: str) -> str:
     return f"$HOST{shlex.quote(path)}"
 
 
@@ -79,15 +79,15 @@ def _key(serving: Serving) -> str:
 
 
 def _get_example(serving: Serving) -> str:
-    return f"curl -s{_key(serving)} {_at(f'/v2/models/{serving.name}/example')}"
+    return f"curl -s{_key(serving)} {_url(f'/v2/models/{serving.name}/example')}"
 
 
 def _feedback(serving: Serving) -> Iterator[str]:
     model, classes = f"/v2/models/{serving.name}", serving.model.signature.classes
     label = json.dumps(classes[0] if classes else 1.5, ensure_ascii=False)
     yield (
-        "<h3>Say what really happened</h3><p>The answer to up to 64 rows has an id in its header. Posted later "
-        "together with the label, or with labels for several rows, it scores the version that predicted.</p>"
+        "<h3>Feedback</h3><p>The response for up to 64 rows has a prediction id in its header. Post the id later with "
+        "the label, or with labels for several rows: it scores the version that predicted.</p>"
     )
     yield _pre(
         f"ID=$({_get_example(serving)} |\n"
@@ -104,11 +104,11 @@ def _grpc(serving: Serving, host: str) -> Iterator[str]:
     address = f"{host.partition('://')[2].rpartition(':')[0] or 'HOST'}:{serving.grpc.rpartition(':')[2]}"
     yield (
         "<h3>gRPC</h3><p>The same protocol as <code>inference.GRPCInferenceService</code>, with reflection and the "
-        "standard health service. The prediction id is a parameter of the answer.</p>"
+        "standard health service. The prediction id is a parameter of the response.</p>"
     )
     request = json.loads(serving.example) if len(serving.example) < 1 << 14 else {"inputs": []}
     fields = [_GRPC_FIELDS.get(tensor["datatype"]) for tensor in request["inputs"]]
-    if not fields or None in fields:  # FP16 has no field of its own: it is sent as bytes
+    if not fields or None in fields:  # FP16 has no typed field: it is sent as raw bytes
         return
     message = {
         "model_name": serving.name,
@@ -135,51 +135,52 @@ def _encoded(tensor: Mapping[str, Any]) -> list[Any]:
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:
-    said = {float: "numbers", int: "whole numbers", bool: "true or false", str: "text"}
+    descriptions = {float: "numbers", int: "integers", bool: "true or false", str: "text"}
     rows = [
-        (escape(spec.name), f"<code>{spec.datatype}</code>, {said[kind(spec.datatype)]}", str(list(spec.shape)))
+        (escape(spec.name), f"<code>{spec.datatype}</code>, {descriptions[kind(spec.datatype)]}", str(list(spec.shape)))
         for spec in specs
     ]
     return _table(("name", "type", "shape"), rows)
 
 
-def _addresses(openapi: Mapping[str, Any]) -> str:
-    """Those that do the same in one row."""
+def _paths(openapi: Mapping[str, Any]) -> str:
+    """Return a table of all paths; paths with the same description share a row."""
     rows: dict[tuple[str, str], list[str]] = {}
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             rows.setdefault((method.upper(), operation["description"]), []).append(f"<code>{escape(path)}</code>")
     return _table(
-        ("", "address", "what"),
+        ("method", "path", "description"),
         [(method, "<br>".join(paths), _text(what)) for (method, what), paths in rows.items()],
     )
 
 
 def _headers(openapi: Mapping[str, Any], serving: Serving) -> str:
     operation = openapi["paths"][f"/v2/models/{serving.name}/infer"]["post"]
-    asked = [(said["name"], "request", said["description"]) for said in operation["parameters"]]
-    answered = [
-        (name, "answer", said["description"]) for name, said in operation["responses"]["200"]["headers"].items()
+    sent = [(header["name"], "request", header["description"]) for header in operation["parameters"]]
+    returned = [
+        (name, "response", header["description"]) for name, header in operation["responses"]["200"]["headers"].items()
     ]
     keys = [("authorization", "request", "Bearer, and the API key")] if serving.keys else []
     return _table(
-        ("name", "of the", "what"), [(f"<code>{escape(n)}</code>", w, escape(t)) for n, w, t in asked + keys + answered]
+        ("name", "in the", "description"),
+        [(f"<code>{escape(n)}</code>", where, escape(text)) for n, where, text in sent + keys + returned],
     )
 
 
 def _errors(openapi: Mapping[str, Any]) -> str:
     found = {
-        str(status): said["description"]
+        str(status): response["description"]
         for methods in openapi["paths"].values()
         for operation in methods.values()
-        for status, said in operation["responses"].items()
-        if _JSON in said.get("content", {}) and "Error" in str(said["content"][_JSON])
+        for status, response in operation["responses"].items()
+        if _JSON in response.get("content", {}) and "Error" in str(response["content"][_JSON])
     }
-    return _table(("status", "what"), [(status, escape(what)) for status, what in sorted(found.items())])
+    return _table(("status", "description"), [(status, escape(text)) for status, text in sorted(found.items())])
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Cells are HTML."""
+    """Return a table; its cells are HTML."""
     top = "".join(f"<th scope=col>{cell}" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}' for cell in row)}" for row in rows)
     return f'<div class="scroll"><table><tr>{top}{body}</table></div>'
@@ -190,6 +191,6 @@ def _pre(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, with what stands between backticks as code."""
+    """Escape ``text``, with text between backticks as code."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts))

@@ -1,4 +1,4 @@
-"""What the page at ``/`` and the reference at ``/docs`` are made of, and the JSON that they are made from."""
+"""The documents at ``/`` and ``/docs``, and the JSON that they use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MODEL = "/v2/models/m"
 
 @pytest.fixture(scope="module", params=["iris", "mixed"])
 def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Serving:
-    """A model of one matrix, and one of named columns of every kind, as a worker has them."""
+    """A model of one matrix and a model of named columns of every kind, as in a worker."""
     model, X, y = iris() if request.param == "iris" else mixed()
     path = package.save(model, X, y, tmp_path_factory.mktemp("page"))
     arguments = ["--name", "m", "--model-version", "v1", "--uri", "pvc://claim", "--path", str(path)]
@@ -59,24 +59,24 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return made
 
 
-def ask(serving: Serving, path: str, body: Any = None) -> httpx.Response:
-    """GET, or POST a body of JSON."""
+def fetch_path(serving: Serving, path: str, body: Any = None) -> httpx.Response:
+    """GET a path, or POST a JSON body to it."""
 
-    async def asked() -> httpx.Response:
+    async def response() -> httpx.Response:
         transport = httpx.ASGITransport(management.routes(serving))
         headers = {"accept": "text/html, */*"}
         async with httpx.AsyncClient(transport=transport, base_url="http://h:1", headers=headers) as client:
             return await (client.get(path) if body is None else client.post(path, json=body))
 
-    return asyncio.run(asked())
+    return asyncio.run(response())
 
 
 def described(serving: Serving) -> Any:
-    return ask(serving, "/openapi.json").json()
+    return fetch_path(serving, "/openapi.json").json()
 
 
 def table(serving: Serving, path: str, body: bytes, content_type: bytes = JSON) -> Any:
-    """What the model gets of a request."""
+    """Return the table that the model gets from a request."""
     head = Head(0.0, 0, None, content_type, b"")
     return serving.model.table(endpoints(serving)[path].decode(head, body).inputs)
 
@@ -86,7 +86,7 @@ def example_table(serving: Serving) -> Any:
 
 
 class Tags(HTMLParser):
-    """What a document consists of: the text within scripts and styles, and every attribute."""
+    """The parts of a document: the text in scripts and styles, and all attributes."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -110,8 +110,8 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_browser_runs_what_is_in_the_document_and_nothing_else(serving: Serving, path: str) -> None:
-    answer = ask(serving, path)
+def test_a_browser_runs_only_scripts_of_the_document(serving: Serving, path: str) -> None:
+    answer = fetch_path(serving, path)
     tags = Tags(answer.text)
     policy = dict(rule.split(" ", 1) for rule in answer.headers["content-security-policy"].split("; "))
     for tag in ("script", "style"):
@@ -128,23 +128,23 @@ def test_a_browser_runs_what_is_in_the_document_and_nothing_else(serving: Servin
             assert value == "data:," or (value and re.fullmatch(r"(\./|#?[\w./]+)", value) and value[0] != "/")
 
 
-def test_the_page_says_nothing_of_the_model_before_it_may(serving: Serving) -> None:
-    """It is shown without a key: it is the same for every model."""
-    assert ask(serving, "/").text == page.page().body.decode()
+def test_the_page_has_no_data_of_the_model(serving: Serving) -> None:
+    """The page requires no key: it is the same for every model."""
+    assert fetch_path(serving, "/").text == page.page().body.decode()
 
 
 # The description
 
 
-def test_every_address_is_described_and_no_other(serving: Serving) -> None:
+def test_the_description_has_all_paths_and_no_other(serving: Serving) -> None:
     paths = set(described(serving)["paths"])
     routes = {
         route.path
         for route in management.routes(serving).routes
         if isinstance(route, APIRoute) and route.include_in_schema
     }
-    asked = {path for path in endpoints(serving) if not path.endswith("/")} - {"/v1/models/m:explain"}
-    assert paths == routes | asked
+    inference = {path for path in endpoints(serving) if not path.endswith("/")} - {"/v1/models/m:explain"}
+    assert paths == routes | inference
     assert {f"{MODEL}/{what}" for what in ("infer", "feedback", "stats", "example", "profile")} < paths
 
 
@@ -157,7 +157,7 @@ def references(value: Any) -> Iterator[str]:
             yield from references(part)
 
 
-def test_every_schema_that_is_referred_to_is_there(serving: Serving) -> None:
+def test_every_referenced_schema_exists(serving: Serving) -> None:
     found = described(serving)
     names = {f"#/components/schemas/{name}" for name in found["components"]["schemas"]}
     assert set(references(found)) <= names
@@ -167,7 +167,7 @@ def test_every_schema_that_is_referred_to_is_there(serving: Serving) -> None:
             assert operation["responses"]["200"]["content"]
 
 
-def test_every_answer_fits_its_schema_and_the_example_that_of_a_request(serving: Serving) -> None:
+def test_responses_and_examples_of_requests_follow_their_schemas(serving: Serving) -> None:
     types = schemas.types(serving.model.signature.inputs)
     found, checked = described(serving), set()
     for path, methods in found["paths"].items():
@@ -175,7 +175,7 @@ def test_every_answer_fits_its_schema_and_the_example_that_of_a_request(serving:
         if "application/json" not in content or path == "/":
             continue
         name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
-        msgspec.convert(ask(serving, path).json(), types[name])
+        msgspec.convert(fetch_path(serving, path).json(), types[name])
         checked.add(name)
     assert checked == {"Live", "Ready", "Server", "Models", "ModelMetadata", "InferRequest", "Profile", "Stats"}
     for path, name in ((f"{MODEL}/infer", "InferRequest"), ("/predict", "Rows")):
@@ -196,14 +196,14 @@ def test_a_row_has_the_shapes_of_its_inputs() -> None:
     }
 
 
-def test_every_example_means_the_same_row(serving: Serving) -> None:
-    """That of the package: whatever the format, the model gets the same table."""
-    ways, wanted = endpoints(serving), example_table(serving)
-    assert len(wanted) == 1
+def test_every_example_is_the_same_row(serving: Serving) -> None:
+    """In every format, the model gets the same table: the row of the package."""
+    by_path, expected = endpoints(serving), example_table(serving)
+    assert len(expected) == 1
     formats = []
     for path, methods in described(serving)["paths"].items():
         operation = methods.get("post", {})
-        if path not in ways:
+        if path not in by_path:
             continue
         for content_type, content in operation["requestBody"]["content"].items():
             if content_type == "application/octet-stream":
@@ -211,18 +211,18 @@ def test_every_example_means_the_same_row(serving: Serving) -> None:
             example = content["example"]
             body = example if content_type == "text/csv" else json.dumps(example)
             found = table(serving, path, body.encode(), content_type.encode())
-            assert np.array_equal(found, wanted), f"{content_type} at {path}"
+            assert np.array_equal(found, expected), f"{content_type} at {path}"
             formats.append(f"{path} {content_type}")
     assert len(formats) == 6
 
 
-def test_the_example_can_be_posted_as_it_is(serving: Serving) -> None:
-    assert ask(serving, f"{MODEL}/example").content == serving.example
-    assert ask(serving, f"{MODEL}/profile").json() == serving.profile
+def test_the_example_is_that_of_the_package(serving: Serving) -> None:
+    assert fetch_path(serving, f"{MODEL}/example").content == serving.example
+    assert fetch_path(serving, f"{MODEL}/profile").json() == serving.profile
     assert serving.profile
 
 
-def test_an_example_of_many_numbers_is_left_out_and_fetched_instead(serving: Serving) -> None:
+def test_a_large_example_is_fetched_instead_of_shown(serving: Serving) -> None:
     data = [0.5] * 5000
     large = {"inputs": [{"name": "input-0", "shape": [1, 5000], "datatype": "FP64", "data": data}]}
     changed = dataclasses.replace(serving, example=json.dumps(large).encode())
@@ -234,16 +234,16 @@ def test_an_example_of_many_numbers_is_left_out_and_fetched_instead(serving: Ser
     assert "0.5, 0.5" not in text
 
 
-def test_with_keys_the_description_says_where_one_is_needed(serving: Serving, tmp_path: Path) -> None:
+def test_with_keys_the_description_lists_where_a_key_is_required(serving: Serving, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"a: {hashlib.sha256(b'k').hexdigest()}\n")
     changed = dataclasses.replace(serving, keys=ApiKeys(keys))
     found = described(changed)
     assert found["security"] == [{"bearer": []}, {"key": []}]
-    unasked = {
+    without_key = {
         path for path, methods in found["paths"].items() if any(o.get("security") == [] for o in methods.values())
     }
-    assert unasked == {
+    assert without_key == {
         "/",
         "/metrics",
         "/v2/health/live",
@@ -253,13 +253,13 @@ def test_with_keys_the_description_says_where_one_is_needed(serving: Serving, tm
     }
     for path, methods in found["paths"].items():
         for operation in methods.values():
-            assert ("401" in operation["responses"]) == (path not in unasked)
-    text = unescape(ask(changed, "/docs").text)
+            assert ("401" in operation["responses"]) == (path not in without_key)
+    text = unescape(fetch_path(changed, "/docs").text)
     assert text.count('-H "Authorization: Bearer $KEY"') == text.count("curl -s")
     assert "security" not in described(serving)
 
 
-def test_nested() -> None:
+def test_nested_data_of_an_example() -> None:
     assert openapi.nested([1, 2, 3, 4, 5, 6], [1, 2, 3]) == [[[1, 2, 3], [4, 5, 6]]]
     assert openapi.nested([1, 2], [2]) == [1, 2]
     assert openapi.nested([], [1, 0]) == []
@@ -268,7 +268,7 @@ def test_nested() -> None:
 # The reference
 
 
-def test_the_reference_of_grpc_is_a_message_of_the_same_row(serving: Serving) -> None:
+def test_the_grpc_command_sends_the_same_row(serving: Serving) -> None:
     found = described(serving)
     assert "grpcurl" not in reference(found, serving, "http://h:1").body.decode()
     changed = dataclasses.replace(serving, grpc="127.0.0.1:9000")
@@ -280,7 +280,7 @@ def test_the_reference_of_grpc_is_a_message_of_the_same_row(serving: Serving) ->
     assert np.array_equal(np.asarray(serving.model.table(request.inputs)), example_table(serving))
 
 
-def test_names_and_hosts_are_text(serving: Serving) -> None:
+def test_names_and_hosts_are_escaped(serving: Serving) -> None:
     evil = "<script>alert(1)</script>"
     found, signature = described(serving), serving.model.signature
     spec = TensorSpec(evil, "FP64", (-1,))
@@ -320,14 +320,14 @@ def test_the_counts_are_those_of_all_workers() -> None:
     assert found["drift"] == []
 
 
-def test_the_stats_are_as_described(serving: Serving) -> None:
+def test_the_stats_follow_their_schema(serving: Serving) -> None:
     row, (right, wrong) = example_table(serving), serving.model.signature.classes[:2]
     (predictions,) = serving.model.predict(row, ("predict",))
     serving.recorder.predicted(row, predictions)
     label = wrong if str(predictions[0]) == right else right
     posted = {"prediction_id": serving.ids.make(predictions), "label": label}
-    assert ask(serving, f"{MODEL}/feedback", posted).json() == {"scored": 1, "duplicates": 0, "unknown": 0}
-    found = ask(serving, f"{MODEL}/stats").json()
+    assert fetch_path(serving, f"{MODEL}/feedback", posted).json() == {"scored": 1, "duplicates": 0, "unknown": 0}
+    found = fetch_path(serving, f"{MODEL}/stats").json()
     components = described(serving)["components"]["schemas"]
     fits(found, components["Stats"], components)
     assert [report["rows"] for report in found["drift"]] == [1] * len(found["drift"])
@@ -336,7 +336,7 @@ def test_the_stats_are_as_described(serving: Serving) -> None:
 
 
 def fits(value: Any, schema: Any, components: Any) -> None:
-    """As much of JSON Schema as the description of the stats needs."""
+    """Check a value against the subset of JSON Schema that the stats use."""
     if "$ref" in schema:
         schema = components[schema["$ref"].rpartition("/")[2]]
     kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int}
@@ -353,7 +353,7 @@ def fits(value: Any, schema: Any, components: Any) -> None:
             fits(part, schema["additionalProperties"], components)
 
 
-def test_scores_that_no_json_can_carry_are_left_out() -> None:
+def test_scores_that_json_cannot_hold_are_omitted() -> None:
     ids = PredictionIds(key_of("m"), Identity("m", "v1", "r1"), "regression")
     feedback = Feedback(ids, Identity("m", "v1", "r1"))
     ids.start()
@@ -364,7 +364,7 @@ def test_scores_that_no_json_can_carry_are_left_out() -> None:
     assert json.dumps(found, allow_nan=False)
 
 
-def test_nothing_is_said_of_versions_without_labels() -> None:
+def test_versions_without_labels_are_not_reported() -> None:
     ids = PredictionIds(key_of("m"), Identity("m", "v1", "r1"), "regression")
     feedback = Feedback(ids, Identity("m", "v1", "r1"))
     feedback.start()
