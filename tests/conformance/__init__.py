@@ -1,1 +1,1 @@
-"""Does a server keep the Open Inference Protocol? Any can be asked: see README.md."""
+"""Tests of the Open Inference Protocol, for any server: see README.md."""

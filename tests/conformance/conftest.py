@@ -1,4 +1,4 @@
-"""Options, the server under test, and failures that say which rule of which section is broken."""
+"""Options, the server under test, and failures that name the broken rule and its section."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tests.unit.server.models import mixed
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance")
-    group.addoption("--url", help="http://HOST:PORT of a running server; our own is started without it")
-    group.addoption("--grpc", help="HOST:PORT of its gRPC")
-    group.addoption("--model", help="name of the model to ask (needed with --url)")
-    group.addoption("--request", type=Path, help="JSON file with a request that the model answers, if zeros are none")
-    group.addoption("--house", action="store_true", help="test what only our server promises, too")
-    group.addoption("--fuzz", type=int, default=300, metavar="N", help="random requests to send (300)")
+    group.addoption("--url", help="http://HOST:PORT of a running server (default: start our own)")
+    group.addoption("--grpc", help="HOST:PORT of its gRPC port")
+    group.addoption("--model", help="name of the model to test (required with --url)")
+    group.addoption("--request", type=Path, help="JSON file with a request that the model answers, if it rejects zeros")
+    group.addoption("--house", action="store_true", help="also test what only our server promises")
+    group.addoption("--fuzz", type=int, default=300, metavar="N", help="number of random requests (default: 300)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
-        "section(text): of the specification that a test is about",
-        "extension(name): only for a server whose metadata lists it",
-        "grpc: only for a server whose gRPC address is known",
-        "house: promised by our server beyond the protocol",
+        "section(text): section of the specification that the test is about",
+        "extension(name): only for servers whose metadata lists this extension",
+        "grpc: only for servers with a known gRPC address",
+        "house: a promise of our server beyond the protocol",
     ):
         config.addinivalue_line("markers", line)
 
 
 def _models(config: pytest.Config) -> list[str]:
-    """Ours is tested with a model of one matrix and with a model of named columns, of numbers and of text."""
+    """Our server is tested with a model of one matrix and a model of named columns, of numbers and text."""
     return ["given"] if config.getoption("url", None) else ["iris", "mixed"]
 
 
@@ -51,7 +51,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     option = request.config.getoption
     if option("url", None):
         if not option("model"):
-            raise pytest.UsageError("name the model to ask with --model")
+            raise pytest.UsageError("--url requires --model NAME")
         sample = json.loads(option("request").read_text()) if option("request") else {}
         given = Target(option("url").rstrip("/"), option("model"), option("grpc"), own=option("house"), sample=sample)
         given.discover()
@@ -69,10 +69,10 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest, served: Target) -> Target:
-    """The server under test, if the test's rule is one that it has to keep."""
+    """The server under test; skip the test if its rule does not apply to this server."""
     node = request.node
     if node.get_closest_marker("house") and not served.own:
-        pytest.skip("promised by our server only; --house tests it")
+        pytest.skip("a promise of our server only; test it with --house")
     if node.get_closest_marker("grpc") and not served.grpc:
         pytest.skip("give the server's gRPC address with --grpc HOST:PORT")
     for marker in node.iter_markers("extension"):
@@ -86,7 +86,7 @@ def target(request: pytest.FixtureRequest, served: Target) -> Target:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say which rule a failed test is about."""
+    """Add the broken rule to the report of a failed test."""
     report = yield
     if report.failed and (section := item.get_closest_marker("section")):
         rule = inspect.getdoc(getattr(item, "function", None)) or item.name

@@ -1,4 +1,4 @@
-"""Requests gone wrong: a good one with a few changes of every kind, from a seeded generator."""
+"""Mutated requests: a valid one with a few random changes, from a seeded generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlmodel_server.tensors import DTYPES
 from tests.conformance.target import Target
 from tests.conformance.test_binary import all_binary
 
-# No number so large that a model may overflow: it then fails, and 500 is the right answer.
+# No number is so large that a model overflows, because 500 would then be the correct status.
 JUNK: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 255, 2**31, 2**53 + 1, 2**63, -(2**63) - 1, 2**64, 10**30, 0.5, -0.0, 1e-320,
     1e38, 1e39, 1e154, "", "a", "1", "NaN", "\0", "größe 雪 😀", "x" * 300, [], [[]], [[[]]], [1, [2]], ["a", 1],
@@ -36,7 +36,7 @@ KEYS = [
 
 @dataclass
 class Sent:
-    """One request to be sent."""
+    """One request."""
 
     path: str
     body: bytes
@@ -44,7 +44,7 @@ class Sent:
 
 
 def mutated(random: Random, target: Target) -> Sent:
-    """A request of the v2 protocol, JSON or binary, or to another address; mostly wrong, and sometimes right."""
+    """Return a request of the v2 protocol, JSON or binary, or to another path; mostly invalid, sometimes valid."""
     path = f"{target.base}/infer"
     headers = {"Content-Type": "application/json"}
     value: Any
@@ -68,7 +68,7 @@ def mutated(random: Random, target: Target) -> Sent:
 
 
 def _changed(random: Random, value: Any) -> Any:
-    """``value`` with one place in it replaced, removed, doubled or added to."""
+    """Return ``value`` with one part replaced, removed, repeated or added."""
     if isinstance(value, dict) and value and random.random() < 0.85:
         key = random.choice(list(value))
         action = random.random()
@@ -89,7 +89,7 @@ def _changed(random: Random, value: Any) -> Any:
 
 
 def _spoiled(random: Random, raw: bytes) -> bytes:
-    """The bytes, seldom cut, with one of them changed, or with something behind."""
+    """Return the bytes, rarely cut, with one byte changed, or with more bytes at the end."""
     action = random.random()
     if not raw or action < 0.9:
         return raw

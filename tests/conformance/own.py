@@ -1,4 +1,4 @@
-"""Our own server as a process, on free ports of the loopback."""
+"""Our server as a process, on free ports of the loopback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Server:
 
 @contextlib.contextmanager
 def running(name: str, *arguments: str) -> Iterator[Server]:
-    """A server of a model called ``name`` that is ready; it is stopped at the end."""
+    """Run a server of the model ``name`` until the end of the context; it is ready at the start."""
     grpc = free_port()
     command = [sys.executable, "-m", "mlmodel_server", "--name", name, "--model-version", "v1", "--host", "127.0.0.1"]
     command += ["--port", "0", "--grpc-port", str(grpc), "--workers", "1", *arguments]
@@ -46,7 +46,7 @@ def running(name: str, *arguments: str) -> Iterator[Server]:
         else:
             raise AssertionError(f"the server did not start: {''.join(lines)}")
         timer.cancel()
-        reader.start()  # so that a server that logs much never waits for us
+        reader.start()  # so that the pipe of a server that logs much is never full
         yield Server(f"http://127.0.0.1:{found[1]}", f"127.0.0.1:{grpc}", process)
     finally:
         timer.cancel()

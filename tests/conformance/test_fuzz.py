@@ -1,4 +1,4 @@
-"""Whatever is sent, the server answers it: never with a status of the 500s, and it lives on."""
+"""Any request gets a response, never a 5xx, and the server keeps running."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCHEMATHESIS = ("schemathesis==4.32.5",)
 
 @pytest.fixture
 def count(pytestconfig: pytest.Config) -> int:
-    """How many requests to send; the seed is printed with them."""
+    """Number of requests to send; the test prints it with the seed."""
     number: int = pytestconfig.getoption("fuzz", 300)
     print(f"{number} requests, seed {SEED}")
     return number
@@ -40,20 +40,20 @@ def count(pytestconfig: pytest.Config) -> int:
 
 @pytest.fixture(autouse=True)
 def alive(target: Target) -> Iterator[None]:
-    """The server answers after a test as it did before."""
+    """Check that the server answers after a test as before."""
     before = target.outputs(target.infer(target.sample))
     yield
     assert target.outputs(target.infer(target.sample)) == before
 
 
 def needs_no_known_texts(target: Target) -> None:
-    """A model may fail on a text that it has never seen, which is a 500 and no fault of the protocol; ours does not."""
+    """Skip the test for models of text, which may fail on unknown text with 500; our models do not."""
     if not target.pid and any(tensor["datatype"] == "BYTES" for tensor in target.metadata["inputs"]):
-        pytest.skip("the model takes text, and may fail on what it does not know")
+        pytest.skip("the model may fail on unknown text")
 
 
 def memory(target: Target) -> int:
-    """Bytes that our server's processes hold for themselves."""
+    """Return the private memory of our server's processes, in bytes."""
     total = 0
     for process in [target.pid, *_children(target.pid)]:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
@@ -66,27 +66,29 @@ def _children(pid: int) -> list[int]:
 
 
 def test_requests(target: Target, count: int) -> None:
-    """A request that is wrong in any way gets an error of the 400s that is JSON."""
+    """An invalid request gets a 4xx with an error in JSON."""
     needs_no_known_texts(target)
     random, statuses = Random(SEED), Counter[int]()
     connection = http.client.HTTPConnection(urlsplit(target.url).netloc, timeout=TIMEOUT)
     before = 0
     for number in range(count):
         if number == count // 10 and target.pid:
-            before = memory(target)  # after a tenth: what is loaded at first use is there
+            before = memory(target)  # after a tenth, everything is loaded that loads on first use
         sent = mutated(random, target)
         connection.request("POST", sent.path, sent.body, sent.headers)
         answer = connection.getresponse()
         body = answer.read()
-        told = f"request {number} of seed {SEED}: {answer.status} {body[:200]!r} to {sent.body[:2000]!r} {sent.headers}"
-        assert answer.status < 500, told
+        details = (
+            f"request {number} of seed {SEED}: {answer.status} {body[:200]!r} to {sent.body[:2000]!r} {sent.headers}"
+        )
+        assert answer.status < 500, details
         if answer.status != 200:
-            assert json.loads(body).keys() == {"error"}, told
+            assert json.loads(body).keys() == {"error"}, details
         statuses[answer.status] += 1
     connection.close()
     print(dict(statuses))
-    assert statuses[200] > count / 100, "some of the requests are good"
-    assert statuses[400] > count / 10, "many of the requests are bad"
+    assert statuses[200] > count / 100, "some of the requests are valid"
+    assert statuses[400] > count / 10, "many of the requests are invalid"
     if target.pid:
         grown = memory(target) - before
         print(f"memory grew by {grown / 2**20:.1f} MiB")
@@ -94,7 +96,7 @@ def test_requests(target: Target, count: int) -> None:
 
 
 def test_bytes(target: Target, count: int) -> None:
-    """What is no HTTP is answered with an error or a closed connection."""
+    """Bytes that are not HTTP get an error or a closed connection."""
     needs_no_known_texts(target)
     random = Random(SEED)
     address = urlsplit(target.url)
@@ -118,8 +120,8 @@ def test_bytes(target: Target, count: int) -> None:
             assert not answer.startswith(b"HTTP/1.1 5"), (bytes(whole), answer[:300])
 
 
-def whole_numbers(target: Target, raw: bool) -> Any:
-    """The sample with integers instead, which no change of a byte turns into NaN."""
+def with_integers(target: Target, raw: bool) -> Any:
+    """Return the sample with integers, because a changed byte cannot turn them into NaN."""
     sample = target.request()
     for tensor in sample["inputs"]:
         if tensor["datatype"] not in ("BYTES", "BOOL"):
@@ -129,14 +131,14 @@ def whole_numbers(target: Target, raw: bool) -> Any:
 
 @pytest.mark.grpc
 def test_messages(target: Target, count: int) -> None:
-    """A message that is wrong in any way is an error of the client."""
+    """An invalid message gets an error code of the client."""
     needs_no_known_texts(target)
     assert target.grpc
     random, codes = Random(SEED), Counter[Any]()
     client = Client(target.grpc)
     method: Any = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
     for number in range(count // 3):
-        raw = bytearray(whole_numbers(target, random.random() < 0.5).SerializeToString())
+        raw = bytearray(with_integers(target, random.random() < 0.5).SerializeToString())
         for _ in range(random.randrange(4)):
             action, index = random.random(), random.randrange(len(raw))
             if action < 0.7:
@@ -151,8 +153,8 @@ def test_messages(target: Target, count: int) -> None:
         except grpc.RpcError as error:
             failed: Any = error
             codes[failed.code().name] += 1
-            told = f"message {number} of seed {SEED}: {failed.code()} {failed.details()} to {bytes(raw)!r}"
-            assert failed.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), told
+            details = f"message {number} of seed {SEED}: {failed.code()} {failed.details()} to {bytes(raw)!r}"
+            assert failed.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), details
     client.channel.close()
     print(dict(codes))
     assert codes["OK"]
@@ -161,11 +163,11 @@ def test_messages(target: Target, count: int) -> None:
 
 @pytest.mark.house
 def test_schema(target: Target, count: int, tmp_path: Path) -> None:
-    """What schemathesis makes of /openapi.json is answered as it describes."""
+    """Responses to the requests of schemathesis follow /openapi.json."""
     needs_no_known_texts(target)
     python = venv("schemathesis", SCHEMATHESIS)
     command = [str(python.with_name("schemathesis")), "run", f"{target.url}/openapi.json", "--seed", str(SEED)]
-    command += ["--max-examples", str(min(200, max(10, count // 20))), "--no-color"]  # it makes 30 requests a second
+    command += ["--max-examples", str(min(200, max(10, count // 20))), "--no-color"]  # it sends 30 requests per second
     command += [
         "--checks",
         "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",

@@ -1,4 +1,4 @@
-"""The protocol over gRPC: every method, typed and raw contents, refusals, health and reflection."""
+"""The protocol over gRPC: every method, typed and raw contents, errors, health and reflection."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ FIELDS = {
 
 
 class Client:
-    """Calls methods by their names."""
+    """Calls methods by name."""
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address)
 
     def call(self, method: str, /, **fields: Any) -> Any:
-        """The answer of a method to a request of these fields."""
+        """Call a method with a request of these fields."""
         return self.send(method, getattr(pb, f"{method}Request")(**fields))
 
     def send(self, method: str, message: Any) -> Any:
-        """The answer of a method to a message."""
+        """Call a method with a message."""
         called: Any = self.channel.unary_unary(
             f"/{SERVICE}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
@@ -55,7 +55,7 @@ def client(target: Target) -> Iterator[Client]:
 
 
 def request(target: Target, *, raw: bool, **fields: Any) -> Any:
-    """The sample as a message."""
+    """Return the sample as a message."""
     message = pb.ModelInferRequest(model_name=target.model, **fields)
     for sent in target.sample["inputs"]:
         tensor = message.inputs.add(name=sent["name"], datatype=sent["datatype"], shape=sent["shape"])
@@ -69,9 +69,9 @@ def request(target: Target, *, raw: bool, **fields: Any) -> Any:
 
 
 def read(answer: Any) -> dict[str, list[Any]]:
-    """The data of every output by name."""
+    """Return the data of every output by name."""
     found = {}
-    assert len(answer.raw_output_contents) in (0, len(answer.outputs)), "raw contents are those of every output"
+    assert len(answer.raw_output_contents) in (0, len(answer.outputs)), "all outputs or none have raw contents"
     for index, output in enumerate(answer.outputs):
         if answer.raw_output_contents:
             assert not output.contents.ListFields(), "an output has either contents or raw contents"
@@ -82,20 +82,20 @@ def read(answer: Any) -> dict[str, list[Any]]:
     return found
 
 
-def refused(
+def rejected(
     target: Target, client: Client, message: Any, *names: str, code: Any = grpc.StatusCode.INVALID_ARGUMENT
 ) -> None:
-    """Check that a request is an error as the protocol wants it; ours also names what is wrong."""
+    """Check that a request gets an error of the protocol; our server also names what is wrong."""
     with pytest.raises(grpc.RpcError) as caught:
         client.send("ModelInfer", message)
     error: Any = caught.value
-    target.told(error.details(), *names)
-    if target.own:  # the specification names no codes
+    target.check_message(error.details(), *names)
+    if target.own:  # the specification defines no codes
         assert error.code() == code
 
 
 def test_live_and_ready(client: Client, target: Target) -> None:
-    """ServerLive, ServerReady and ModelReady."""
+    """ServerLive, ServerReady and ModelReady return true."""
     assert client.call("ServerLive").live
     assert client.call("ServerReady").ready
     assert client.call("ModelReady", name=target.model).ready
@@ -104,9 +104,9 @@ def test_live_and_ready(client: Client, target: Target) -> None:
 
 
 def test_metadata(client: Client, target: Target) -> None:
-    """ServerMetadata and ModelMetadata tell what REST tells."""
-    told = client.call("ServerMetadata")
-    assert [told.name, told.version, list(told.extensions)] == list(target.server.values())
+    """ServerMetadata and ModelMetadata return the same as REST."""
+    metadata = client.call("ServerMetadata")
+    assert [metadata.name, metadata.version, list(metadata.extensions)] == list(target.server.values())
     for version in {"", target.version or ""}:
         model = client.call("ModelMetadata", name=target.model, version=version)
         assert (model.name, model.platform) == (target.metadata["name"], target.metadata["platform"])
@@ -118,7 +118,7 @@ def test_metadata(client: Client, target: Target) -> None:
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_infer(client: Client, target: Target, raw: bool) -> None:
-    """ModelInfer takes typed and raw contents, and answers as REST does."""
+    """ModelInfer accepts typed and raw contents, and returns the same as REST."""
     plain = target.outputs(target.infer(target.sample))
     for version in {"", target.version or ""}:
         answer = client.send("ModelInfer", request(target, raw=raw, model_version=version))
@@ -132,28 +132,28 @@ def test_infer(client: Client, target: Target, raw: bool) -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "größe-雪-😀", "x" * 1000])
-def test_id_comes_back(client: Client, target: Target, text: str) -> None:
-    """The id of a request is in its answer."""
+def test_id_is_returned(client: Client, target: Target, text: str) -> None:
+    """The response repeats the id of the request."""
     assert client.send("ModelInfer", request(target, raw=True, id=text)).id == text
 
 
 @pytest.mark.house
-def test_contents_as_asked(client: Client, target: Target) -> None:
-    """Who asks with raw contents is answered with raw contents."""
+def test_contents_have_the_form_of_the_request(client: Client, target: Target) -> None:
+    """A request with raw contents gets raw contents, and one with typed contents typed ones."""
     for raw in (False, True):
         assert bool(client.send("ModelInfer", request(target, raw=raw)).raw_output_contents) == raw
 
 
 def test_outputs_are_selected(client: Client, target: Target) -> None:
-    """Only the outputs that a request names are answered."""
+    """The response has only the outputs that the request selects."""
     for name in target.output_names:
         message = request(target, raw=False)
         message.outputs.add(name=name)
         assert list(read(client.send("ModelInfer", message))) == [name]
 
 
-def test_parameters_are_let_pass(client: Client, target: Target) -> None:
-    """Parameters of all kinds may be given for a request, its inputs and its outputs."""
+def test_unknown_parameters_are_accepted(client: Client, target: Target) -> None:
+    """A request, its inputs and its outputs may have parameters of every type."""
     message = request(target, raw=True)
     output = message.outputs.add(name=target.output_names[0])
     for parameters in (message.parameters, message.inputs[0].parameters, output.parameters):
@@ -166,21 +166,21 @@ def test_parameters_are_let_pass(client: Client, target: Target) -> None:
 
 
 def test_unknown_model_and_version(client: Client, target: Target) -> None:
-    """A model or a version that is not there is NOT_FOUND."""
+    """An unknown model or version is NOT_FOUND."""
     sample = request(target, raw=False)
     sample.model_name = "no-such-model"
-    refused(target, client, sample, code=grpc.StatusCode.NOT_FOUND)
+    rejected(target, client, sample, code=grpc.StatusCode.NOT_FOUND)
     sample.model_name, sample.model_version = target.model, "no-such-version"
     if target.version:
-        refused(target, client, sample, "no-such-version", code=grpc.StatusCode.NOT_FOUND)
+        rejected(target, client, sample, "no-such-version", code=grpc.StatusCode.NOT_FOUND)
     with pytest.raises(grpc.RpcError):
         client.call("ModelMetadata", name="no-such-model")
 
 
 def test_wrong_requests(client: Client, target: Target) -> None:
-    """What is wrong is INVALID_ARGUMENT."""
+    """An invalid request is INVALID_ARGUMENT."""
     name = target.sample["inputs"][0]["name"]
-    refused(target, client, pb.ModelInferRequest(model_name=target.model), "inputs is empty")
+    rejected(target, client, pb.ModelInferRequest(model_name=target.model), "inputs is empty")
     for field, value, *words in (
         ("datatype", "FP8", name, "datatype"),
         ("datatype", "", name, "datatype"),
@@ -195,45 +195,45 @@ def test_wrong_requests(client: Client, target: Target) -> None:
                 sample.inputs[0].shape.extend(value)
             else:
                 sample.inputs[0].datatype = value
-            refused(target, client, sample, *words)
+            rejected(target, client, sample, *words)
     sample = request(target, raw=False)
     sample.outputs.add(name="no-such-output")
-    refused(target, client, sample, "no-such-output")
+    rejected(target, client, sample, "no-such-output")
 
 
 def test_typed_contents_in_the_wrong_field(client: Client, target: Target) -> None:
-    """Elements are in the field that is made for their datatype."""
+    """Elements are in the field of their datatype."""
     sample = request(target, raw=False)
     tensor = sample.inputs[0]
     count = len(flat(target.sample["inputs"][0]["data"]))
     tensor.ClearField("contents")
     wrong = "int64_contents" if tensor.datatype != "INT64" else "fp64_contents"
     getattr(tensor.contents, wrong).extend([1] * count)
-    refused(target, client, sample, tensor.name, FIELDS[tensor.datatype])
+    rejected(target, client, sample, tensor.name, FIELDS[tensor.datatype])
 
 
 def test_raw_contents_cover_every_input(client: Client, target: Target) -> None:
-    """Raw contents are those of every input, and then no input has contents."""
+    """With raw contents, every input has them and none has typed contents."""
     sample = request(target, raw=True)
     sample.raw_input_contents.append(b"")
-    refused(target, client, sample, "raw_input_contents")
+    rejected(target, client, sample, "raw_input_contents")
     sample = request(target, raw=False)
     sample.raw_input_contents.extend(request(target, raw=True).raw_input_contents)
-    refused(target, client, sample, target.sample["inputs"][0]["name"], "both")
+    rejected(target, client, sample, target.sample["inputs"][0]["name"], "both")
 
 
 def test_raw_contents_of_the_wrong_length(client: Client, target: Target) -> None:
-    """Raw contents are as long as shape and datatype say."""
+    """Raw contents have the length of shape and datatype."""
     for shorter in (True, False):
         sample = request(target, raw=True)
         raw = sample.raw_input_contents[0]
         sample.raw_input_contents[0] = raw[:-1] if shorter else raw + b"\0"
-        refused(target, client, sample, target.sample["inputs"][0]["name"])
+        rejected(target, client, sample, target.sample["inputs"][0]["name"])
 
 
 @pytest.mark.parametrize("datatype", [*FORMATS, "BYTES"])
-def test_every_datatype_is_read(client: Client, target: Target, datatype: str) -> None:
-    """A tensor of each datatype is read: the model answers, or it is told which datatype is wanted instead."""
+def test_every_datatype_is_parsed(client: Client, target: Target, datatype: str) -> None:
+    """A server parses each datatype: the model answers, or an error names the datatype that it requires."""
     sample = request(target, raw=True)
     element: Any = {"BYTES": "größe 雪", "BOOL": True}.get(datatype, 1)
     sample.inputs[0].datatype = datatype
@@ -241,22 +241,22 @@ def test_every_datatype_is_read(client: Client, target: Target, datatype: str) -
     try:
         assert read(client.send("ModelInfer", sample))
     except grpc.RpcError:
-        refused(target, client, sample, sample.inputs[0].name, datatype)
+        rejected(target, client, sample, sample.inputs[0].name, datatype)
 
 
 @pytest.mark.house
 def test_narrow_integers_are_not_wrapped_round(client: Client, target: Target) -> None:
-    """A number that INT8 cannot hold is refused although the field could hold it."""
+    """A number outside the range of INT8 is rejected, although the field can hold it."""
     sample = request(target, raw=False)
     count = len(flat(target.sample["inputs"][0]["data"]))
     sample.inputs[0].datatype = "INT8"
     sample.inputs[0].contents.CopyFrom(pb.InferTensorContents(int_contents=[128] * count))
-    refused(target, client, sample, sample.inputs[0].name, "outside the range of INT8")
+    rejected(target, client, sample, sample.inputs[0].name, "outside the range of INT8")
 
 
 @pytest.mark.house
 def test_health(client: Client, target: Target) -> None:
-    """grpc.health.v1 says that it serves, as Kubernetes asks it."""
+    """grpc.health.v1 answers SERVING, for probes of Kubernetes."""
     health: Any = health_pb2_grpc.HealthStub(client.channel)
     for service in ("", SERVICE):
         answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
@@ -268,14 +268,14 @@ def test_reflection(client: Client, target: Target) -> None:
     """Reflection lists the service, so that grpcurl needs no .proto file."""
     messages: Any = reflection_pb2
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-    asked = [messages.ServerReflectionRequest(list_services="")]
-    (answer,) = stub.ServerReflectionInfo(iter(asked), timeout=TIMEOUT)
+    requests = [messages.ServerReflectionRequest(list_services="")]
+    (answer,) = stub.ServerReflectionInfo(iter(requests), timeout=TIMEOUT)
     assert SERVICE in [service.name for service in answer.list_services_response.service]
 
 
 @pytest.mark.house
-def test_who_answered(client: Client, target: Target) -> None:
-    """Every answer says which version gave it."""
+def test_version_metadata(client: Client, target: Target) -> None:
+    """Every response names the version that answered."""
     called: Any = client.channel.unary_unary(f"/{SERVICE}/ServerLive", response_deserializer=lambda raw: raw)
     _, call = called.with_call(b"", timeout=TIMEOUT)
     assert dict(call.trailing_metadata())["x-mlmodel-version"] == target.version

@@ -1,11 +1,11 @@
-"""Health, metadata, and the addresses of everything."""
+"""Health, metadata and paths."""
 
 from __future__ import annotations
 
 import pytest
 
 from mlmodel_server.tensors import DTYPES
-from tests.conformance.target import Target, nulls
+from tests.conformance.target import Target, has_null
 
 pytestmark = pytest.mark.section("inference_rest.md, HTTP/REST")
 
@@ -14,57 +14,57 @@ READ = [(method, part) for part in ("", "ready") for method in ("POST", "PUT", "
 
 
 def test_live(target: Target) -> None:
-    """GET /v2/health/live is 200 while the server lives."""
-    assert target.ask("GET", "/v2/health/live").status == 200
+    """GET /v2/health/live answers 200 while the process answers."""
+    assert target.send("GET", "/v2/health/live").status == 200
 
 
 def test_ready(target: Target) -> None:
-    """GET /v2/health/ready is 200 when every model is ready."""
-    assert target.ask("GET", "/v2/health/ready").status == 200
+    """GET /v2/health/ready answers 200 when every model is ready."""
+    assert target.send("GET", "/v2/health/ready").status == 200
 
 
 def test_model_ready(target: Target) -> None:
-    """GET /v2/models/MODEL[/versions/VERSION]/ready is 200 when the model is ready."""
+    """GET /v2/models/MODEL[/versions/VERSION]/ready answers 200 when the model is ready."""
     for base in target.bases:
-        assert target.ask("GET", f"{base}/ready").status == 200, base
+        assert target.send("GET", f"{base}/ready").status == 200, base
 
 
 @pytest.mark.house
 def test_bodies_of_health(target: Target) -> None:
-    """Health says in its body what its status says."""
-    assert target.ask("GET", "/v2/health/live").json == {"live": True}
-    assert target.ask("GET", "/v2/health/ready").json == {"ready": True}
+    """The body of a health response agrees with its status."""
+    assert target.send("GET", "/v2/health/live").json == {"live": True}
+    assert target.send("GET", "/v2/health/ready").json == {"ready": True}
     for base in target.bases:
-        assert target.ask("GET", f"{base}/ready").json == {"name": target.model, "ready": True}
+        assert target.send("GET", f"{base}/ready").json == {"name": target.model, "ready": True}
 
 
 def test_server_metadata(target: Target) -> None:
-    """GET /v2 gives name, version and extensions."""
-    told = target.server
-    assert isinstance(told["name"], str)
-    assert isinstance(told["version"], str)
-    assert all(isinstance(extension, str) for extension in told["extensions"])
-    assert not nulls(told)
+    """GET /v2 returns name, version and extensions."""
+    metadata = target.server
+    assert isinstance(metadata["name"], str)
+    assert isinstance(metadata["version"], str)
+    assert all(isinstance(extension, str) for extension in metadata["extensions"])
+    assert not has_null(metadata)
 
 
 def test_model_metadata(target: Target) -> None:
-    """GET /v2/models/MODEL[/versions/VERSION] gives name, platform, inputs and outputs; -1 is a variable dimension."""
+    """GET /v2/models/MODEL[/versions/VERSION] returns name, platform, inputs and outputs; -1 is any size."""
     for base in target.bases:
-        told = target.ask("GET", base).json
-        assert told == target.metadata, f"{base} tells the same"
-    assert told["name"] == target.model
-    assert isinstance(told["platform"], str)
-    assert all(isinstance(version, str) for version in told.get("versions", []))
-    for tensor in told["inputs"] + told["outputs"]:
+        metadata = target.send("GET", base).json
+        assert metadata == target.metadata, f"{base} returns the same"
+    assert metadata["name"] == target.model
+    assert isinstance(metadata["platform"], str)
+    assert all(isinstance(version, str) for version in metadata.get("versions", []))
+    for tensor in metadata["inputs"] + metadata["outputs"]:
         assert isinstance(tensor["name"], str)
         assert tensor["datatype"] in DTYPES, f"{tensor['datatype']} is one of the thirteen datatypes"
         assert all(isinstance(size, int) and size >= -1 for size in tensor["shape"])
-    assert not nulls(told), "no field of the metadata is null"
+    assert not has_null(metadata), "no field of the metadata is null"
 
 
 @pytest.mark.house
 def test_model_metadata_is_real(target: Target) -> None:
-    """Metadata has the inputs that the model takes and the outputs that it gives."""
+    """Metadata has the inputs that the model accepts and the outputs that it returns."""
     assert [tensor["name"] for tensor in target.metadata["inputs"]] == [
         tensor["name"] for tensor in target.sample["inputs"]
     ]
@@ -78,32 +78,32 @@ def test_model_metadata_is_real(target: Target) -> None:
 
 @pytest.mark.parametrize("part", ["", "/ready", "/versions/1/ready", "/versions/1"])
 def test_unknown_model(target: Target, part: str) -> None:
-    """A model that is not there is an error."""
-    answer = target.ask("GET", f"/v2/models/no-such-model{part}")
+    """A path of an unknown model is an error."""
+    answer = target.send("GET", f"/v2/models/no-such-model{part}")
     assert answer.status >= 400
     if part.endswith("ready"):
         return  # only the status counts for readiness
-    target.refused(answer, "no-such-model", status=404)
+    target.rejected(answer, "no-such-model", status=404)
 
 
 def test_unknown_model_infer(target: Target) -> None:
-    """A model that is not there cannot be asked."""
-    target.refused(target.infer(target.sample, "/v2/models/no-such-model/infer"), status=404)
+    """A request to an unknown model is rejected."""
+    target.rejected(target.infer(target.sample, "/v2/models/no-such-model/infer"), status=404)
 
 
 def test_unknown_version(target: Target) -> None:
-    """A version that is not there is an error."""
+    """A path of an unknown version is an error."""
     if not target.version:
-        pytest.skip("the server knows no versions")
+        pytest.skip("the server has no versions")
     base = f"{target.base}/versions/no-such-version"
-    target.refused(target.ask("GET", base), status=404)
-    assert target.ask("GET", f"{base}/ready").status >= 400
-    target.refused(target.infer(target.sample, f"{base}/infer"), "no-such-version", status=404)
+    target.rejected(target.send("GET", base), status=404)
+    assert target.send("GET", f"{base}/ready").status >= 400
+    target.rejected(target.infer(target.sample, f"{base}/infer"), "no-such-version", status=404)
 
 
 @pytest.mark.house
 def test_trailing_slash(target: Target) -> None:
-    """Every address may end with a slash, with the same answer and no redirect."""
+    """Every path may end with a slash, with the same response and no redirect."""
     for path in (
         "/v2",
         "/v2/health/live",
@@ -111,7 +111,7 @@ def test_trailing_slash(target: Target) -> None:
         *target.bases,
         *(f"{base}/ready" for base in target.bases),
     ):
-        assert target.ask("GET", f"{path}/") == target.ask("GET", path), path
+        assert target.send("GET", f"{path}/") == target.send("GET", path), path
     for base in target.bases:
         assert target.infer(target.sample, f"{base}/infer/").json == target.infer(target.sample, f"{base}/infer").json
 
@@ -119,18 +119,18 @@ def test_trailing_slash(target: Target) -> None:
 @pytest.mark.house
 @pytest.mark.parametrize(("method", "part"), POSTED + READ)
 def test_wrong_method(target: Target, method: str, part: str) -> None:
-    """A method that an address does not have is 405 with the allowed ones, and an error in the body."""
+    """Another method than that of the path gets 405, the allowed methods, and an error in the body."""
     for base in target.bases:
-        answer = target.ask(method, f"{base}/{part}" if part else base)
-        target.refused(answer, method, status=405)
+        answer = target.send(method, f"{base}/{part}" if part else base)
+        target.rejected(answer, method, status=405)
         assert answer.headers["allow"] == ("POST" if part == "infer" else "GET")
 
 
 @pytest.mark.house
 def test_head(target: Target) -> None:
-    """HEAD never has a body, and is no error of the server."""
+    """A response to HEAD has no body and is not a 5xx."""
     for path in ("/v2", "/v2/health/live", target.base, f"{target.base}/infer"):
-        answer = target.ask("HEAD", path)
+        answer = target.send("HEAD", path)
         assert answer.status in (200, 405), f"HEAD {path}: {answer}"
         assert answer.body == b""
 
@@ -139,15 +139,16 @@ def test_head(target: Target) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/v3", "/v2/", "/v2/models", "/v2/models/", "/v2/health", "/%00", "/v2//", "/v2/models/%2e%2e"]
 )
-def test_nothing_there(target: Target, path: str) -> None:
-    """Every address answers with a page or with an error in JSON."""
-    answer = target.ask("GET", path)
+def test_any_path(target: Target, path: str) -> None:
+    """Every path returns a document or an error in JSON."""
+    answer = target.send("GET", path)
     if answer.status >= 400:
-        target.refused(answer, status=404)
+        target.rejected(answer, status=404)
 
 
 @pytest.mark.house
-def test_who_answered(target: Target) -> None:
-    """Every answer says which version gave it, errors too."""
-    answers = [target.infer(target.sample), target.infer(b"{"), target.ask("GET", "/v2"), target.ask("GET", "/nothing")]
+def test_version_header(target: Target) -> None:
+    """Every response names the version that answered, errors too."""
+    paths = "/v2", "/nothing"
+    answers = [target.infer(target.sample), target.infer(b"{"), *(target.send("GET", path) for path in paths)]
     assert {answer.headers["x-mlmodel-version"] for answer in answers} == {target.version}

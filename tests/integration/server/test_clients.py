@@ -1,4 +1,4 @@
-"""Other people's clients, unmodified and with their defaults, against our server."""
+"""Clients of other projects, unmodified and with their defaults, against our server."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.unit.server.models import mixed
 SCRIPTS = Path(__file__).parent / "clients"
 TRITON = ("tritonclient[http,grpc]==2.73.0",)
 KSERVE = ("kserve==0.21.0",)
-MLSERVER = ("mlserver==1.7.1", "pandas<3")  # its codec of tables does not know the text columns of pandas 3
+MLSERVER = ("mlserver==1.7.1", "pandas<3")  # its codec of tables does not support the text columns of pandas 3
 
 
 @pytest.fixture(scope="module", params=["iris", "mixed"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """A server of a model that takes a matrix, and of one that takes columns of numbers, text and truth values."""
+    """A server of a model of one matrix, and of a model with columns of numbers, texts and booleans."""
     arguments = ["--uri", "builtin://iris"]
     if request.param == "mixed":
         path = package.save(*mixed(), tmp_path_factory.mktemp("clients") / "mixed")
@@ -36,13 +36,13 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield made
 
 
-def ask(python: Path, script: str, target: Target) -> dict[str, Any]:
-    """What a script prints, run by the Python that has its client."""
+def run_client(python: Path, script: str, target: Target) -> dict[str, Any]:
+    """Run a script with the Python that has its client, and return what it prints."""
     columns = [nested(flat(tensor["data"]), tensor["shape"]) for tensor in target.sample["inputs"]]
     rows = [
         dict(zip([t["name"] for t in target.sample["inputs"]], row, strict=True)) for row in zip(*columns, strict=True)
     ]
-    what = {
+    description = {
         "url": target.url,
         "grpc": target.grpc,
         "model": target.model,
@@ -51,58 +51,60 @@ def ask(python: Path, script: str, target: Target) -> dict[str, Any]:
         "outputs": [tensor["name"] for tensor in target.metadata["outputs"]],
         "rows": rows,
     }
-    command = [str(python), str(SCRIPTS / script), json.dumps(what)]
+    command = [str(python), str(SCRIPTS / script), json.dumps(description)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
     printed: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return printed
 
 
-def agree(target: Target, cases: dict[str, Any]) -> None:
-    """Each answer is what curl would get."""
+def check_equal(target: Target, cases: dict[str, Any]) -> None:
+    """Check that each client got the outputs that curl would get."""
     names = [{"name": tensor["name"]} for tensor in target.metadata["outputs"]]
     plain = target.outputs(target.infer(target.request(outputs=names)))
     for case, answer in cases.items():
         for name, found in answer.items():
             assert found["shape"] == plain[name]["shape"], (case, name)
-            wanted = plain[name]["data"]
-            assert found["data"] == (pytest.approx(wanted, rel=1e-6) if isinstance(wanted[0], float) else wanted), case
+            expected = plain[name]["data"]
+            assert found["data"] == (
+                pytest.approx(expected, rel=1e-6) if isinstance(expected[0], float) else expected
+            ), case
 
 
 def test_tritonclient(target: Target) -> None:
-    told = ask(venv("tritonclient", TRITON), "triton.py", target)
-    for kind, cases in told.items():
+    printed = run_client(venv("tritonclient", TRITON), "triton.py", target)
+    for kind, cases in printed.items():
         if "metadata" in cases and kind.startswith("http"):
             assert cases.pop("metadata") == target.metadata
         if "server" in cases:
             assert cases.pop("server") == target.server
         assert cases.pop("id", "größe") == "größe"
-    assert told["http"].pop("refused")["status"] == "400"
-    refused = told["grpc"].pop("refused")
-    assert refused["status"] == "StatusCode.NOT_FOUND"
-    metadata = told["grpc"].pop("metadata")
+    assert printed["http"].pop("error")["status"] == "400"
+    error = printed["grpc"].pop("error")
+    assert error["status"] == "StatusCode.NOT_FOUND"
+    metadata = printed["grpc"].pop("metadata")
     assert [tensor["name"] for tensor in metadata["inputs"]] == [tensor["name"] for tensor in target.metadata["inputs"]]
-    for cases in told.values():
-        agree(target, cases)
-    counts = {kind: len(cases) for kind, cases in told.items()}
+    for cases in printed.values():
+        check_equal(target, cases)
+    counts = {kind: len(cases) for kind, cases in printed.items()}
     assert counts == {"http": 8, "http_aio": 2, "grpc": 5, "grpc_aio": 1}
 
 
 def test_kserve_sdk(target: Target) -> None:
-    told = ask(venv("kserve-client", KSERVE), "kserve_sdk.py", target)
-    refused = told["rest"].pop("refused")
-    assert refused["status"] == "400"
-    assert "inputs is empty" in refused["message"]
+    printed = run_client(venv("kserve-client", KSERVE), "kserve_sdk.py", target)
+    error = printed["rest"].pop("error")
+    assert error["status"] == "400"
+    assert "inputs is empty" in error["message"]
     plain = target.outputs(target.infer(target.sample))["predict"]["data"]
-    assert told.pop("v1") == {"predictions": plain}
-    for cases in told.values():
-        agree(target, cases)
+    assert printed.pop("v1") == {"predictions": plain}
+    for cases in printed.values():
+        check_equal(target, cases)
 
 
 def test_mlserver_codecs(target: Target) -> None:
-    told = ask(venv("mlserver-codecs", MLSERVER), "mlserver_codecs.py", target)
-    assert told["codecs"]
-    agree(target, told["codecs"])
+    printed = run_client(venv("mlserver-codecs", MLSERVER), "mlserver_codecs.py", target)
+    assert printed["codecs"]
+    check_equal(target, printed["codecs"])
 
 
 @pytest.mark.parametrize("options", [["-d"], ["--json"], ["-H", "Content-Type: application/json", "--data-binary"]])
@@ -123,7 +125,7 @@ def test_curl(target: Target, options: list[str]) -> None:
 
 
 def test_curl_compressed_and_chunked(target: Target, tmp_path: Path) -> None:
-    """A body that comes in chunks, without its length, and asks for 100-continue."""
+    """A chunked body without Content-Length, with Expect: 100-continue."""
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
     body = tmp_path / "body.json"

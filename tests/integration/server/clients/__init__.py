@@ -1,5 +1,5 @@
-"""Scripts that ask a server with other people's clients, unmodified and with their defaults.
+"""Scripts that send requests with clients of other projects, unmodified and with their defaults.
 
-Each runs in the environment of its client: it gets what to ask as JSON in its argument, and prints what it was
-answered, by case, as JSON. mypy cannot see those clients.
+Each runs in the environment of its client. Its argument describes server and request as JSON; it prints the outputs, by
+case, as JSON. mypy cannot see these clients.
 """

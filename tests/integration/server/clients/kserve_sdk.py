@@ -1,4 +1,4 @@
-"""The inference clients of the KServe SDK: REST in both of its protocols, and gRPC."""
+"""The inference clients of the KServe SDK: REST with both protocols, and gRPC."""
 
 # mypy: ignore-errors
 
@@ -10,14 +10,14 @@ import httpx
 import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-ASK = json.loads(sys.argv[1])
-MODEL, URL = ASK["model"], ASK["url"]
+TARGET = json.loads(sys.argv[1])
+MODEL, URL = TARGET["model"], TARGET["url"]
 DTYPES = {"FP64": np.float64, "INT64": np.int64, "BOOL": np.bool_, "BYTES": object}
 
 
 def request(binary, flat=False):
     made = []
-    for tensor in ASK["inputs"]:
+    for tensor in TARGET["inputs"]:
         array = np.array(tensor["data"], DTYPES[tensor["datatype"]]).reshape(tensor["shape"])
         if binary is None:
             made.append(
@@ -35,7 +35,7 @@ def request(binary, flat=False):
     return InferRequest(model_name=MODEL, infer_inputs=made)
 
 
-def told(response):
+def by_name(response):
     answer = {}
     for output in response.outputs:
         array = output.as_numpy()
@@ -50,36 +50,36 @@ async def rest():
         assert await client.is_server_ready(URL)
         assert await client.is_model_ready(URL, MODEL)
         assert not await client.is_model_ready(URL, "no-such-model")
-        plain = {"inputs": ASK["inputs"]}
+        plain = {"inputs": TARGET["inputs"]}
         cases = {
-            "dict": told(await client.infer(URL, plain, MODEL)),
-            "binary": told(await client.infer(URL, request(True), MODEL)),
-            "json": told(await client.infer(URL, request(False), MODEL)),
-            "lists": told(await client.infer(URL, request(None), MODEL)),
+            "dict": by_name(await client.infer(URL, plain, MODEL)),
+            "binary": by_name(await client.infer(URL, request(True), MODEL)),
+            "json": by_name(await client.infer(URL, request(False), MODEL)),
+            "lists": by_name(await client.infer(URL, request(None), MODEL)),
         }
         try:
             await client.infer(URL, {"inputs": []}, MODEL)
         except httpx.HTTPStatusError as error:
-            cases["refused"] = {"status": str(error.response.status_code), "message": str(error)}
+            cases["error"] = {"status": str(error.response.status_code), "message": str(error)}
         return cases
 
 
 async def v1():
-    async with InferenceRESTClient() as client:  # v1 is its default
+    async with InferenceRESTClient() as client:  # v1 is the default
         assert await client.is_server_live(URL)
         assert await client.is_model_ready(URL, MODEL)
-        return {"predictions": (await client.infer(URL, {"instances": ASK["rows"]}, MODEL))["predictions"]}
+        return {"predictions": (await client.infer(URL, {"instances": TARGET["rows"]}, MODEL))["predictions"]}
 
 
 async def grpc():
-    async with InferenceGRPCClient(ASK["grpc"]) as client:
+    async with InferenceGRPCClient(TARGET["grpc"]) as client:
         assert await client.is_server_live()
         assert await client.is_server_ready()
         assert await client.is_model_ready(MODEL)
         return {
-            "binary": told(await client.infer(request(True))),
-            "typed": told(await client.infer(request(False))),
-            "lists": told(await client.infer(request(None, flat=True))),
+            "binary": by_name(await client.infer(request(True))),
+            "typed": by_name(await client.infer(request(False))),
+            "lists": by_name(await client.infer(request(None, flat=True))),
         }
 
 

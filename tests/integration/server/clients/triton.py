@@ -1,4 +1,4 @@
-"""tritonclient: HTTP and gRPC, both as they are and for asyncio."""
+"""tritonclient: HTTP and gRPC, synchronous and with asyncio."""
 
 # mypy: ignore-errors
 
@@ -13,14 +13,14 @@ import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_http_aio
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
-ASK = json.loads(sys.argv[1])
-MODEL = ASK["model"]
-ADDRESS = ASK["url"].removeprefix("http://")
+TARGET = json.loads(sys.argv[1])
+MODEL = TARGET["model"]
+ADDRESS = TARGET["url"].removeprefix("http://")
 
 
 def inputs(kind, **options):
     made = []
-    for tensor in ASK["inputs"]:
+    for tensor in TARGET["inputs"]:
         sent = kind.InferInput(tensor["name"], tensor["shape"], tensor["datatype"])
         array = np.array(tensor["data"], triton_to_np_dtype(tensor["datatype"])).reshape(tensor["shape"])
         sent.set_data_from_numpy(array, **options)
@@ -28,7 +28,7 @@ def inputs(kind, **options):
     return made
 
 
-def told(result, names=("predict",)):
+def by_name(result, names=("predict",)):
     answer = {}
     for name in names:
         array = result.as_numpy(name)
@@ -37,7 +37,7 @@ def told(result, names=("predict",)):
     return answer
 
 
-def refusal(error):
+def error_of(error):
     return {"status": str(error.status()), "message": error.message()}
 
 
@@ -46,27 +46,29 @@ def http():
         assert client.is_server_live()
         assert client.is_server_ready()
         assert client.is_model_ready(MODEL)
-        assert client.is_model_ready(MODEL, ASK["version"])
+        assert client.is_model_ready(MODEL, TARGET["version"])
         assert not client.is_model_ready("no-such-model")
-        asked = [triton_http.InferRequestedOutput(name) for name in ASK["outputs"]]
-        text = [triton_http.InferRequestedOutput(name, binary_data=False) for name in ASK["outputs"]]
+        binary = [triton_http.InferRequestedOutput(name) for name in TARGET["outputs"]]
+        text = [triton_http.InferRequestedOutput(name, binary_data=False) for name in TARGET["outputs"]]
         cases = {
             "metadata": client.get_model_metadata(MODEL),
             "server": client.get_server_metadata(),
-            "defaults": told(client.infer(MODEL, inputs(triton_http))),
-            "version": told(client.infer(MODEL, inputs(triton_http), model_version=ASK["version"])),
-            "outputs": told(client.infer(MODEL, inputs(triton_http), outputs=asked), ASK["outputs"]),
-            "json": told(client.infer(MODEL, inputs(triton_http, binary_data=False), outputs=text), ASK["outputs"]),
-            "mixed": told(client.infer(MODEL, inputs(triton_http, binary_data=False))),
-            "gzip": told(client.infer(MODEL, inputs(triton_http), request_compression_algorithm="gzip")),
-            "deflate": told(client.infer(MODEL, inputs(triton_http), request_compression_algorithm="deflate")),
-            "asynchronous": told(client.async_infer(MODEL, inputs(triton_http)).get_result()),
+            "defaults": by_name(client.infer(MODEL, inputs(triton_http))),
+            "version": by_name(client.infer(MODEL, inputs(triton_http), model_version=TARGET["version"])),
+            "outputs": by_name(client.infer(MODEL, inputs(triton_http), outputs=binary), TARGET["outputs"]),
+            "json": by_name(
+                client.infer(MODEL, inputs(triton_http, binary_data=False), outputs=text), TARGET["outputs"]
+            ),
+            "mixed": by_name(client.infer(MODEL, inputs(triton_http, binary_data=False))),
+            "gzip": by_name(client.infer(MODEL, inputs(triton_http), request_compression_algorithm="gzip")),
+            "deflate": by_name(client.infer(MODEL, inputs(triton_http), request_compression_algorithm="deflate")),
+            "asynchronous": by_name(client.async_infer(MODEL, inputs(triton_http)).get_result()),
             "id": client.infer(MODEL, inputs(triton_http), request_id="größe").get_response()["id"],
         }
         try:
             client.infer(MODEL, inputs(triton_http)[:-1] or [triton_http.InferInput("x", [1], "FP32")])
         except InferenceServerException as error:
-            cases["refused"] = refusal(error)
+            cases["error"] = error_of(error)
         return cases
 
 
@@ -75,42 +77,42 @@ async def http_aio():
         assert await client.is_server_live()
         assert await client.is_server_ready()
         assert await client.is_model_ready(MODEL)
-        text = [triton_http_aio.InferRequestedOutput(name, binary_data=False) for name in ASK["outputs"]]
+        text = [triton_http_aio.InferRequestedOutput(name, binary_data=False) for name in TARGET["outputs"]]
         plain = inputs(triton_http_aio, binary_data=False)
         return {
-            "defaults": told(await client.infer(MODEL, inputs(triton_http_aio))),
-            "json": told(await client.infer(MODEL, plain, outputs=text), ASK["outputs"]),
+            "defaults": by_name(await client.infer(MODEL, inputs(triton_http_aio))),
+            "json": by_name(await client.infer(MODEL, plain, outputs=text), TARGET["outputs"]),
             "metadata": await client.get_model_metadata(MODEL),
         }
 
 
 def grpc():
-    with triton_grpc.InferenceServerClient(ASK["grpc"]) as client:
+    with triton_grpc.InferenceServerClient(TARGET["grpc"]) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
         assert client.is_model_ready(MODEL)
-        asked = [triton_grpc.InferRequestedOutput(name) for name in ASK["outputs"]]
+        outputs = [triton_grpc.InferRequestedOutput(name) for name in TARGET["outputs"]]
         cases = {
             "metadata": client.get_model_metadata(MODEL, as_json=True),
             "server": client.get_server_metadata(as_json=True),
-            "defaults": told(client.infer(MODEL, inputs(triton_grpc))),
-            "version": told(client.infer(MODEL, inputs(triton_grpc), model_version=ASK["version"])),
-            "outputs": told(client.infer(MODEL, inputs(triton_grpc), outputs=asked), ASK["outputs"]),
-            "deadline": told(client.infer(MODEL, inputs(triton_grpc), client_timeout=30)),
-            "gzip": told(client.infer(MODEL, inputs(triton_grpc), compression_algorithm="gzip")),
+            "defaults": by_name(client.infer(MODEL, inputs(triton_grpc))),
+            "version": by_name(client.infer(MODEL, inputs(triton_grpc), model_version=TARGET["version"])),
+            "outputs": by_name(client.infer(MODEL, inputs(triton_grpc), outputs=outputs), TARGET["outputs"]),
+            "deadline": by_name(client.infer(MODEL, inputs(triton_grpc), client_timeout=30)),
+            "gzip": by_name(client.infer(MODEL, inputs(triton_grpc), compression_algorithm="gzip")),
             "id": client.infer(MODEL, inputs(triton_grpc), request_id="größe").get_response().id,
         }
         try:
             client.infer("no-such-model", inputs(triton_grpc))
         except InferenceServerException as error:
-            cases["refused"] = refusal(error)
+            cases["error"] = error_of(error)
         return cases
 
 
 async def grpc_aio():
-    async with triton_grpc_aio.InferenceServerClient(ASK["grpc"]) as client:
+    async with triton_grpc_aio.InferenceServerClient(TARGET["grpc"]) as client:
         assert await client.is_server_ready()
-        return {"defaults": told(await client.infer(MODEL, inputs(triton_grpc_aio)))}
+        return {"defaults": by_name(await client.infer(MODEL, inputs(triton_grpc_aio)))}
 
 
 print(json.dumps({
