@@ -85,11 +85,11 @@ def features_of(profile: Mapping[str, Any], columns: Sequence[str], limit: int =
     ``profile`` is that of the package, ``columns`` are the names of the table's columns as in the profile
     (``input-0[3]`` for the fourth of a matrix).
     """
-    wanted = [(place, name) for place, name in enumerate(columns) if name in profile][:limit]
-    found = [(place, bins) for place, name in wanted if (bins := bins_of(name, profile[name])) is not None]
-    if len(found) < len(wanted):
+    profiled = [(place, name) for place, name in enumerate(columns) if name in profile][:limit]
+    found = [(place, bins) for place, name in profiled if (bins := bins_of(name, profile[name])) is not None]
+    if len(found) < len(profiled):
         logger.warning("drift of %d features is not measured: their profile has no counts, save the package again",
-                    len(wanted) - len(found))  # fmt: skip
+                    len(profiled) - len(found))  # fmt: skip
     return found
 
 

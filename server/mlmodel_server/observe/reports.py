@@ -1,4 +1,4 @@
-"""What the server reports of itself as JSON, as types: the OpenAPI description is generated from them."""
+"""Types of the JSON reports of the server, from which the OpenAPI description is generated."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Annotated, TypedDict
 from msgspec import Meta
 
 SHED = ("queue_full", "deadline", "memory", "other")
-"""Why a request was rejected for lack of time or room."""
+"""Reasons why a request was shed."""
 
 
 class Histogram(TypedDict):
-    """Requests by duration: one count for each upper bound, and one for all above them."""
+    """Requests by duration: a count for each upper bound, not cumulative, one for all above, and the sum of seconds."""
 
     counts: list[float]
     sum: float
 
 
 class Durations(TypedDict):
-    """Of the answered requests: in total, in the queue, in the model."""
+    """Histograms of the time of a request: in total, in the queue, in the model."""
 
     total: Histogram
     queue: Histogram
@@ -26,7 +26,7 @@ class Durations(TypedDict):
 
 
 class DriftReport(TypedDict):
-    """One watched feature, or the predictions: the share of rows in each bin."""
+    """Drift of one feature, or of the predictions: the share of rows in each bin, and the stability indices."""
 
     name: str
     rows: float
@@ -38,12 +38,12 @@ class DriftReport(TypedDict):
 
 
 class RequestReport(TypedDict):
-    """The requests since the start, of all workers."""
+    """Counts of requests since the start, for all workers."""
 
-    since: Annotated[float, Meta(description="seconds since 1970; all counts begin there")]
-    requests: Annotated[dict[str, float], Meta(description="by HTTP status")]
+    since: Annotated[float, Meta(description="start of all counts, in seconds since 1970")]
+    requests: Annotated[dict[str, float], Meta(description="requests by HTTP status")]
     rows: float
-    shed: Annotated[dict[str, float], Meta(description=f"by reason: {', '.join(SHED)}")]
+    shed: Annotated[dict[str, float], Meta(description=f"requests that were shed, by reason: {', '.join(SHED)}")]
     in_flight: float
     queued: float
     buckets: Annotated[tuple[float, ...], Meta(description="upper bounds of the histograms, in seconds")]
@@ -52,7 +52,7 @@ class RequestReport(TypedDict):
 
 
 class ScoreReport(TypedDict):
-    """A version of which labels arrived, and its scores."""
+    """Scores of a version over the labels posted to this pod."""
 
     version: str
     revision: str
@@ -61,8 +61,8 @@ class ScoreReport(TypedDict):
 
 
 class Scored(TypedDict):
-    """What became of the labels in one request of feedback."""
+    """Counts of one request of feedback."""
 
-    scored: Annotated[int, Meta(description="labels that count now")]
-    duplicates: Annotated[int, Meta(description="ids that had counted before")]
-    unknown: Annotated[int, Meta(description="labels that are not a class of the model; they count as wrong")]
+    scored: Annotated[int, Meta(description="labels that were scored")]
+    duplicates: Annotated[int, Meta(description="ids that were left out because they had been scored before")]
+    unknown: Annotated[int, Meta(description="labels that are not a class of this model; they count as wrong")]

@@ -70,7 +70,7 @@ _INPUTS = tuple(
 
 
 class OutputJson(msgspec.Struct):
-    """A requested output; the parameter ``binary_data`` asks for it as binary data."""
+    """A requested output; the parameter ``binary_data`` selects binary data for it."""
 
     name: str
     parameters: dict[str, Parameter] | None = None
@@ -80,7 +80,7 @@ T = TypeVar("T")
 
 
 class InferRequestJson(msgspec.Struct, Generic[T]):
-    """An inference request, its inputs of the type ``T``."""
+    """An inference request with inputs of the type ``T``."""
 
     inputs: list[T]
     id: str | None = None
@@ -99,7 +99,7 @@ class TensorJson(msgspec.Struct, omit_defaults=True):
 
 
 class InferResponseJson(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The answer to an inference request."""
+    """The response to an inference request."""
 
     model_name: str
     model_version: str = ""
