@@ -143,21 +143,21 @@ def shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
     try:
         return array.reshape(shape)
     except (ValueError, OverflowError):  # one dimension is 0, and another is too large for numpy
-        raise RequestError(f"input {shown(name)}: shape is too large") from None
+        raise RequestError(f"input {quoted(name)}: shape is too large") from None
 
 
-def unknown(name: str, datatype: str) -> RequestError:
+def unknown_datatype(name: str, datatype: str) -> RequestError:
     """Return the error for an unknown datatype."""
-    return RequestError(f"input {shown(name)}: datatype {shown(datatype)} is unknown; use one of {', '.join(DTYPES)}")
+    return RequestError(f"input {quoted(name)}: datatype {quoted(datatype)} is unknown; use one of {', '.join(DTYPES)}")
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote a name that the client sent, cut to at most 64 characters, for an error."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
 
-def refuse_twice(names: list[str], what: str) -> None:
+def reject_duplicates(names: list[str], what: str) -> None:
     """Raise :class:`RequestError` when a name appears twice; ``what`` is input, output or column."""
     if len(set(names)) != len(names):
         twice = next(name for name, times in Counter(names).items() if times > 1)
-        raise RequestError(f"{what} {shown(twice)} appears twice: names must be unique")
+        raise RequestError(f"{what} {quoted(twice)} appears twice: names must be unique")

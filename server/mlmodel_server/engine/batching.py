@@ -71,16 +71,16 @@ class Batcher:
     """The queue and the thread of one process. Call ``submit`` in the event loop; the thread does the rest."""
 
     def __init__(
-        self, model: Model, cost: Cost, *, max_rows: int, max_waiting: int, called: Callable[[int], None]
+        self, model: Model, cost: Cost, *, max_rows: int, max_waiting: int, on_batch: Callable[[int], None]
     ) -> None:
         """``max_rows`` limits one batch (a larger request is one batch), ``max_waiting`` the requests in the queue.
 
-        The thread calls ``called`` with the number of rows of every batch.
+        The thread calls ``on_batch`` with the number of rows of every batch.
         """
         self._model, self._cost = model, cost
         self._max_rows = max_rows if model.batchable else 1
         self._max_waiting = max_waiting
-        self._called = called
+        self._on_batch = on_batch
         self._submitted: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting: deque[_Waiting] = deque()
         self._stopping = False
@@ -185,7 +185,7 @@ class Batcher:
             return
         compute = perf_counter() - started
         self._cost.observe(rows, compute)
-        self._called(rows)
+        self._on_batch(rows)
         results, first = [], 0
         for waiting in batch:
             last = first + waiting.rows

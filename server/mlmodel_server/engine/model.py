@@ -19,7 +19,7 @@ from mlmodel_server.tensors import (
     TensorSpec,
     datatype_of,
     named,
-    shown,
+    quoted,
 )
 
 PREDICT = "predict"
@@ -47,18 +47,18 @@ class Model:
         Raise :class:`RequestError` when the tensors do not fit the signature, :class:`ModelFailure` when the model
         raises although they do.
         """
-        wanted = self.wanted(request.outputs)
+        wanted = self.select_outputs(request.outputs)
         table = self.table(request.inputs)
         answers = self.predict(table, wanted)
         return InferResponse(request.id, [named(name, array) for name, array in zip(wanted, answers, strict=True)])
 
-    def wanted(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
+    def select_outputs(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
         """Return the outputs for a request: those that it names, else ``predict``, else all."""
         if not outputs:
             return self._default
         for name in outputs:
             if name not in self._outputs:
-                raise RequestError(f"unknown output {shown(name)}; the model has {', '.join(self._outputs)}")
+                raise RequestError(f"unknown output {quoted(name)}; the model has {', '.join(self._outputs)}")
         if len(set(outputs)) < len(outputs):
             raise RequestError("outputs has the same name twice: names must be unique")
         return tuple(outputs)
@@ -102,17 +102,17 @@ class Model:
         array, dtype = tensor.array, self._matrix_dtype
         if array.ndim != 2 or array.shape[1] != self.width:
             raise RequestError(
-                f"input {shown(tensor.name)}: shape must be [rows, {self.width}], not {list(array.shape)}"
+                f"input {quoted(tensor.name)}: shape must be [rows, {self.width}], not {list(array.shape)}"
             )
         if not len(array):
-            raise RequestError(f"input {shown(tensor.name)}: send at least one row")
+            raise RequestError(f"input {quoted(tensor.name)}: send at least one row")
         if array.dtype == dtype:
             return array
         if array.dtype.kind not in "fiu":
-            raise RequestError(f"input {shown(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
+            raise RequestError(f"input {quoted(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
         if dtype.kind != "f" and not _fits(tensor.datatype, self.signature.inputs[0].datatype):
             raise RequestError(
-                f"input {shown(tensor.name)}: datatype must be {self.signature.inputs[0].datatype}, "
+                f"input {quoted(tensor.name)}: datatype must be {self.signature.inputs[0].datatype}, "
                 f"not {tensor.datatype}"
             )
         table = array.astype(dtype)
@@ -121,7 +121,7 @@ class Model:
             and array.dtype.itemsize > dtype.itemsize
             and not np.array_equal(np.isfinite(array), np.isfinite(table))
         ):
-            raise RequestError(f"input {shown(tensor.name)}: data holds a number outside the range of FP32")
+            raise RequestError(f"input {quoted(tensor.name)}: data holds a number outside the range of FP32")
         return table
 
     def _joined(self, tensors: list[Tensor]) -> Array:
@@ -144,10 +144,10 @@ class Model:
         for spec, array in zip(specs, arrays, strict=True):
             if len(array) != rows:
                 raise RequestError(
-                    f"input {shown(spec.name)} has {len(array)} rows, but {shown(specs[0].name)} has {rows}"
+                    f"input {quoted(spec.name)} has {len(array)} rows, but {quoted(specs[0].name)} has {rows}"
                 )
         if not rows:
-            raise RequestError(f"input {shown(specs[0].name)}: send at least one row")
+            raise RequestError(f"input {quoted(specs[0].name)}: send at least one row")
         return rows
 
     def _by_position(self, tensors: list[Tensor], convert: Callable[[Tensor, TensorSpec], Array]) -> list[Array]:
@@ -157,14 +157,14 @@ class Model:
         for tensor in tensors:
             index = self._columns.get(tensor.name)
             if index is None:
-                raise RequestError(f"unknown input {shown(tensor.name)}; the model has {self._names()}")
+                raise RequestError(f"unknown input {quoted(tensor.name)}; the model has {self._names()}")
             if arrays[index] is not None:
-                raise RequestError(f"input {shown(tensor.name)} appears twice: names must be unique")
+                raise RequestError(f"input {quoted(tensor.name)} appears twice: names must be unique")
             arrays[index] = convert(tensor, specs[index])
         missing = [spec.name for spec, array in zip(specs, arrays, strict=True) if array is None]
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise RequestError(f"missing input {', '.join(map(shown, missing[:5]))}{more}")
+            raise RequestError(f"missing input {', '.join(map(quoted, missing[:5]))}{more}")
         return [array for array in arrays if array is not None]
 
     def _names(self) -> str:
@@ -203,7 +203,7 @@ def _column(tensor: Tensor, spec: TensorSpec) -> Array:
     _must_fit(tensor, spec)
     array = tensor.array
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
-        raise RequestError(f"input {shown(tensor.name)}: shape must be [rows] or [rows, 1], not {list(array.shape)}")
+        raise RequestError(f"input {quoted(tensor.name)}: shape must be [rows] or [rows, 1], not {list(array.shape)}")
     return array.ravel()
 
 
@@ -213,13 +213,13 @@ def _tensor(tensor: Tensor, spec: TensorSpec) -> Array:
     if len(shape) != len(spec.shape) or any(
         expected not in (-1, sent) for expected, sent in zip(spec.shape, shape, strict=True)
     ):
-        raise RequestError(f"input {shown(tensor.name)}: shape must be {list(spec.shape)}, not {list(shape)}")
+        raise RequestError(f"input {quoted(tensor.name)}: shape must be {list(spec.shape)}, not {list(shape)}")
     return tensor.array.astype(DTYPES[spec.datatype], copy=False)
 
 
 def _must_fit(tensor: Tensor, spec: TensorSpec) -> None:
     if not _fits(tensor.datatype, spec.datatype):
-        raise RequestError(f"input {shown(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
+        raise RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
 
 
 def _fits(sent: str, declared: str) -> bool:

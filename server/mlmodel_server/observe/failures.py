@@ -19,7 +19,7 @@ class FailureLog:
     def __init__(self) -> None:
         self._next, self._skipped = 0.0, 0
 
-    def failed(self, failure: ModelFailure) -> None:
+    def log(self, failure: ModelFailure) -> None:
         """Log a failed prediction, with the number of those that were not logged."""
         now = time.monotonic()
         if now < self._next:

@@ -113,7 +113,7 @@ class Recorder:
         self._rows = 0
         self._lock = Lock()
 
-    def rehearse(self) -> None:
+    def warm_up(self) -> None:
         """Encode the metrics once in each format, before the fork: the first time takes much longer."""
         for accept in ("", OPENMETRICS):
             self._exposition.page(self._families(), accept)
@@ -127,18 +127,18 @@ class Recorder:
         if self._watch:
             self._watch.start(slot)
 
-    def answered(self, code: int, total: float, queue: float = 0.0, compute: float = 0.0, rows: int = 0) -> None:
+    def record_response(self, code: int, total: float, queue: float = 0.0, compute: float = 0.0, rows: int = 0) -> None:
         """Record a response to an inference request: HTTP status, seconds from its headers to the response, of these
         the seconds in the queue and in the model, and the number of predicted rows, 0 if none."""
         self._requests.append((code, total, queue, compute, rows))
         if len(self._requests) >= PENDING:
             self.fold()
 
-    def called(self, rows: int) -> None:
+    def record_batch(self, rows: int) -> None:
         """Record a call of the model with a batch of this number of rows. Safe from any thread."""
         self._calls.append(rows)
 
-    def predicted(self, table: Array | None, predictions: Array | None) -> None:
+    def record_predictions(self, table: Array | None, predictions: Array | None) -> None:
         """Record the rows of one or several requests: their table [rows, columns], if they are a table, and their
         predictions [rows], if they requested these.
 
@@ -150,7 +150,7 @@ class Recorder:
         if self._rows >= PENDING:
             self.fold()
 
-    def shed(self, reason: str) -> None:
+    def record_shed(self, reason: str) -> None:
         """Record a request that was shed for one of the reasons ``SHED``."""
         self._row[_SHED_CELL.get(reason, _SHED_CELL["other"])] += 1
 

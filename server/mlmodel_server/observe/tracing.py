@@ -71,7 +71,7 @@ class Tracing:
             "mlmodel.revision": identity.revision,
         }
 
-    def answered(
+    def record(
         self,
         name: str,
         headers: Mapping[bytes, bytes],
@@ -82,7 +82,7 @@ class Tracing:
         rows: int = 0,
     ) -> None:
         """Record a span that ends now. ``name`` is method and route, ``headers`` (lower-case names) may have the trace
-        context (W3C) of the caller; the other arguments are those of :meth:`.metrics.Recorder.answered`."""
+        context (W3C) of the caller; the other arguments are those of :meth:`.metrics.Recorder.record_response`."""
         ended = time.time_ns()
         parent = self._no_parent
         if b"traceparent" in headers:

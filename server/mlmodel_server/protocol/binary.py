@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from mlmodel_server.errors import RequestError
-from mlmodel_server.tensors import DTYPES, Array, Tensor, elements, shaped, shown
+from mlmodel_server.tensors import DTYPES, Array, Tensor, elements, quoted, shaped
 
 _LENGTH = 4
 
@@ -27,13 +27,13 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) 
     expected = prod(shape) * dtype.itemsize
     if len(raw) != expected:
         raise RequestError(
-            f"input {shown(name)}: the binary data has {len(raw)} bytes, "
+            f"input {quoted(name)}: the binary data has {len(raw)} bytes, "
             f"but shape {list(shape)} of {datatype} takes {expected}"
         )
     if datatype == "BOOL":
         bytewise = np.frombuffer(raw, np.uint8)
         if bytewise.max(initial=0) > 1:
-            raise RequestError(f"input {shown(name)}: a BOOL in binary data must be the byte 0 or 1")
+            raise RequestError(f"input {quoted(name)}: a BOOL in binary data must be the byte 0 or 1")
         return shaped(name, bytewise.view(dtype), shape)
     return shaped(name, np.frombuffer(raw, dtype.newbyteorder("<")), shape)
 
@@ -47,7 +47,7 @@ def _texts(name: str, shape: tuple[int, ...], raw: memoryview) -> Array:
         start = end
     if start != len(data) or len(texts) != count:
         raise RequestError(
-            f"input {shown(name)}: the binary data must be {count} elements, "
+            f"input {quoted(name)}: the binary data must be {count} elements, "
             "each its length in 4 bytes (little-endian) and then its bytes"
         )
     return shaped(name, text_array(name, texts), shape)
@@ -59,7 +59,7 @@ def text_array(name: str, texts: list[bytes]) -> Array:
     try:
         array[:] = [text.decode() for text in texts]
     except UnicodeDecodeError:
-        raise RequestError(f"input {shown(name)}: BYTES must be text in UTF-8") from None
+        raise RequestError(f"input {quoted(name)}: BYTES must be text in UTF-8") from None
     return array
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import jsonbody, rows, v1
-from mlmodel_server.tensors import InferRequest, Tensor, kind, shown
+from mlmodel_server.tensors import InferRequest, Tensor, kind, quoted
 
 CSV = b"text/csv"
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -80,7 +80,7 @@ def _value(text: str, element: type, row: int, name: str) -> Any:
         number = None
     if element is bool or number is None or "_" in text or (element is float and isinf(number)):
         expected = {float: "a number", int: "an integer", bool: "true or false"}[element]
-        raise RequestError(f"row {row}: feature {shown(name)} must be {expected}")
+        raise RequestError(f"row {row}: feature {quoted(name)} must be {expected}")
     return number
 
 

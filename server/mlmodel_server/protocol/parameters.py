@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlmodel_server.errors import RequestError
-from mlmodel_server.tensors import NO_PARAMETERS, InferRequest, Parameters, shown
+from mlmodel_server.tensors import NO_PARAMETERS, InferRequest, Parameters, quoted
 
 BINARY = "binary_data"
 ALL_BINARY = "binary_data_output"
@@ -23,13 +23,13 @@ def check_request(parameters: Parameters) -> None:
 
 def check_input(name: str, parameters: Parameters) -> None:
     """Raise :class:`RequestError` when a parameter of an input is not supported."""
-    _check_supported(parameters, f"input {shown(name)}")
+    _check_supported(parameters, f"input {quoted(name)}")
 
 
 def check_output(name: str, parameters: Parameters) -> None:
     """Raise :class:`RequestError` when a parameter of a requested output has the wrong type or is not supported."""
-    _check_flag(parameters, BINARY, f"output {shown(name)}")
-    _check_supported(parameters, f"output {shown(name)}")
+    _check_flag(parameters, BINARY, f"output {quoted(name)}")
+    _check_supported(parameters, f"output {quoted(name)}")
 
 
 def is_binary_requested(request: InferRequest, output: str) -> bool:

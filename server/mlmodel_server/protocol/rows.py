@@ -18,7 +18,7 @@ import numpy as np
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import jsonbody
-from mlmodel_server.tensors import DTYPES, Array, InferRequest, Tensor, TensorSpec, kind, refuse_twice, shown
+from mlmodel_server.tensors import DTYPES, Array, InferRequest, Tensor, TensorSpec, kind, quoted, reject_duplicates
 
 Specs = Sequence[TensorSpec]
 
@@ -65,7 +65,7 @@ def table(names: list[str], rows: list[Any], specs: Specs) -> list[Tensor]:
             raise RequestError(f"row {index} must be an array of {len(names)} values, one for each column")
     if len(specs) == 1 and len(specs[0].shape) == 2 and specs[0].name not in names:
         return [_tensor(specs[0], rows)]
-    refuse_twice(names, "column")
+    reject_duplicates(names, "column")
     return columns(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), specs)
 
 
@@ -75,10 +75,10 @@ def columns(columns: Mapping[str, Any], specs: Specs) -> list[Tensor]:
     lengths = {}
     for name, values in columns.items():
         if not isinstance(values, list) or not values:
-            raise RequestError(f"feature {shown(name)} must be an array with a value for each row")
+            raise RequestError(f"feature {quoted(name)} must be an array with a value for each row")
         lengths[name] = len(values)
     if len(set(lengths.values())) > 1:
-        first = ", ".join(f"{shown(name)} has {length}" for name, length in list(lengths.items())[:3])
+        first = ", ".join(f"{quoted(name)} has {length}" for name, length in list(lengths.items())[:3])
         raise RequestError(f"every feature must have a value for each row, but {first}")
     return [_tensor(spec, columns[spec.name]) for spec in specs]
 
@@ -108,11 +108,11 @@ def _check_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
     known = {spec.name for spec in specs}
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise RequestError(f"{where}unknown feature {shown(unknown[0])}; the model has {_listed(specs)}")
+        raise RequestError(f"{where}unknown feature {quoted(unknown[0])}; the model has {_listed(specs)}")
     missing = [spec.name for spec in specs if spec.name not in given]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise RequestError(f"{where}missing feature {shown(missing[0])}{more}")
+        raise RequestError(f"{where}missing feature {quoted(missing[0])}{more}")
 
 
 def _listed(specs: Specs) -> str:
@@ -129,7 +129,7 @@ def _type(kind: type, depth: int) -> Any:
 
 def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
     """Return one feature of all rows, checked against its spec."""
-    name, datatype, inner = shown(spec.name), spec.datatype, spec.shape[1:]
+    name, datatype, inner = quoted(spec.name), spec.datatype, spec.shape[1:]
     if inner == (1,) and not isinstance(values[0], list):
         values = [[value] for value in values]
     element = kind(datatype)

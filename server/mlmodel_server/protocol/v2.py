@@ -30,10 +30,10 @@ from mlmodel_server.tensors import (
     elements,
     finite,
     kind,
-    refuse_twice,
+    quoted,
+    reject_duplicates,
     shaped,
-    shown,
-    unknown,
+    unknown_datatype,
 )
 
 
@@ -139,13 +139,13 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
         raise RequestError("inputs is empty: send at least one tensor")
     inputs = [_tensor(tensor) for tensor in sent.inputs] if json_length is None else _tensors(sent, body, json_length)
     if len(inputs) > 1:
-        refuse_twice([tensor.name for tensor in inputs], "input")
+        reject_duplicates([tensor.name for tensor in inputs], "input")
     if sent.parameters:
         parameters.check_request(sent.parameters)
     if not sent.outputs:
         return InferRequest(sent.id, inputs, None, sent.parameters or NO_PARAMETERS)
     names = [output.name for output in sent.outputs]
-    refuse_twice(names, "output")
+    reject_duplicates(names, "output")
     of_outputs = {output.name: output.parameters for output in sent.outputs if output.parameters}
     for name, own in of_outputs.items():
         parameters.check_output(name, own)
@@ -169,12 +169,12 @@ def _misfit(message: str, body: bytes | memoryview) -> str:
         return f"not a v2 request: {message}"
     where, reason = match[3], match[1].replace(" | array`", "`")
     if where == "datatype" and isinstance(input.datatype, str):
-        return str(unknown(input.name, input.datatype))
+        return str(unknown_datatype(input.name, input.datatype))
     if where.startswith("data["):
         where = f"{where} of datatype {input.datatype}"
     elif where.startswith("shape"):
         reason += f"; {SHAPE_RULE}"
-    return f"input {shown(input.name)}: {where}: {reason}" if where else f"input {shown(input.name)}: {reason}"
+    return f"input {quoted(input.name)}: {where}: {reason}" if where else f"input {quoted(input.name)}: {reason}"
 
 
 def _tensor(sent: _Input) -> Tensor:
@@ -184,22 +184,22 @@ def _tensor(sent: _Input) -> Tensor:
         parameters.check_input(name, sent.parameters)
     if data is msgspec.UNSET:
         if sent.parameters and parameters.SIZE in sent.parameters:
-            raise RequestError(f"input {shown(name)}: binary data requires the header Inference-Header-Content-Length")
-        raise RequestError(f"input {shown(name)}: data is missing")
+            raise RequestError(f"input {quoted(name)}: binary data requires the header Inference-Header-Content-Length")
+        raise RequestError(f"input {quoted(name)}: data is missing")
     try:
         array: Array = np.array(data, DTYPES[datatype])
         if datatype == "BYTES":
             "".join(array.ravel().tolist())  # TypeError: when rows differ in length, numpy keeps lists as elements
     except OverflowError:
-        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}") from None
+        raise RequestError(f"input {quoted(name)}: data holds a number outside the range of {datatype}") from None
     except (ValueError, TypeError):
-        raise RequestError(f"input {shown(name)}: the rows in data differ in length") from None
+        raise RequestError(f"input {quoted(name)}: the rows in data differ in length") from None
     if datatype in ("FP16", "FP32") and not finite(array):  # numpy turns numbers that are too large into infinity
-        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}")
+        raise RequestError(f"input {quoted(name)}: data holds a number outside the range of {datatype}")
     if array.shape != shape:
         if array.ndim != 1 or array.size != prod(shape):
             sizes = "x".join(map(str, array.shape))
-            raise RequestError(f"input {shown(name)}: data has shape {sizes}, but shape says {list(shape)}")
+            raise RequestError(f"input {quoted(name)}: data has shape {sizes}, but shape says {list(shape)}")
         array = shaped(name, array, shape)
     return Tensor(name, datatype, array, sent.parameters or NO_PARAMETERS)
 
@@ -213,12 +213,12 @@ def _tensors(sent: InferRequestJson[_Input], body: bytes, start: int) -> list[Te
             tensors.append(_tensor(tensor))
             continue
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise RequestError(f"input {shown(name)}: the parameter binary_data_size must be a number of bytes")
+            raise RequestError(f"input {quoted(name)}: the parameter binary_data_size must be a number of bytes")
         if tensor.data is not msgspec.UNSET:
-            raise RequestError(f"input {shown(name)}: send either data or binary_data_size, not both")
+            raise RequestError(f"input {quoted(name)}: send either data or binary_data_size, not both")
         if start + size > len(body):
             raise RequestError(
-                f"input {shown(name)}: binary_data_size is {size}, but only {len(body) - start} bytes are left"
+                f"input {quoted(name)}: binary_data_size is {size}, but only {len(body) - start} bytes are left"
             )
         array = binary.from_raw(name, tensor.datatype, tensor.shape, view[start : start + size])
         tensors.append(Tensor(name, tensor.datatype, array, tensor.parameters or NO_PARAMETERS))

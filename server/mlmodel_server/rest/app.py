@@ -18,7 +18,7 @@ from mlmodel_server.rest.reply import Headers, Reply, reply_of
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import Gone
 from mlmodel_server.serving.pipeline import Pipeline
-from mlmodel_server.tensors import shown
+from mlmodel_server.tensors import quoted
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -129,5 +129,5 @@ def _misdirected(scope: Scope, endpoint: Endpoint | None, serving: Serving) -> R
 def _unknown(path: str, serving: Serving) -> str:
     parts = path.strip("/").split("/")
     if parts[:3] == ["v2", "models", serving.name] and parts[3:4] == ["versions"] and len(parts) == 6:
-        return f"model {serving.name} has no version {shown(parts[4])} here, but {serving.version}"
+        return f"model {serving.name} has no version {quoted(parts[4])} here, but {serving.version}"
     return f"there is no such model here: POST to /v2/models/{serving.name}/infer"

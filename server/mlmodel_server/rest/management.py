@@ -16,7 +16,7 @@ from mlmodel_server.rest import openapi, schemas
 from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import failure_of
-from mlmodel_server.tensors import shown
+from mlmodel_server.tensors import quoted
 
 FEEDBACK_BYTES = 1 << 20
 
@@ -155,7 +155,7 @@ def _errors(app: FastAPI, serving: Serving) -> None:
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, failure: HTTPException) -> JSONResponse:
-        path = shown(request.url.path)
+        path = quoted(request.url.path)
         message = f"{request.method} is not possible at {path}"
         if failure.status_code == 404:
             served = f"/v2/models/{serving.name}"

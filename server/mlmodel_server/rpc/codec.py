@@ -29,10 +29,10 @@ from mlmodel_server.tensors import (
     Tensor,
     TensorSpec,
     elements,
-    refuse_twice,
+    quoted,
+    reject_duplicates,
     shaped,
-    shown,
-    unknown,
+    unknown_datatype,
 )
 
 _CONTENTS: dict[str, tuple[str, Any]] = {
@@ -60,9 +60,9 @@ def decode(message: pb.ModelInferRequest) -> InferRequest:
     if raws and len(raws) != len(message.inputs):
         raise RequestError(f"raw_input_contents has {len(raws)} entries, but there are {len(message.inputs)} inputs")
     inputs = [_tensor(sent, raws[index] if raws else None) for index, sent in enumerate(message.inputs)]
-    refuse_twice([tensor.name for tensor in inputs], "input")
+    reject_duplicates([tensor.name for tensor in inputs], "input")
     names = [output.name for output in message.outputs]
-    refuse_twice(names, "output")
+    reject_duplicates(names, "output")
     special = {output.name: from_parameters(output.parameters) for output in message.outputs if output.parameters}
     for name, more in special.items():
         parameters.check_output(name, more)
@@ -74,16 +74,16 @@ def decode(message: pb.ModelInferRequest) -> InferRequest:
 def _tensor(sent: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
     name, datatype, shape = sent.name, sent.datatype, tuple(sent.shape)
     if datatype not in DTYPES:
-        raise unknown(name, datatype)
+        raise unknown_datatype(name, datatype)
     if not 0 < len(shape) <= MAX_DIMENSIONS or min(shape) < 0:
-        raise RequestError(f"input {shown(name)}: {SHAPE_RULE}")
+        raise RequestError(f"input {quoted(name)}: {SHAPE_RULE}")
     more = from_parameters(sent.parameters)
     parameters.check_input(name, more)
     fields = [field.name for field, _ in sent.contents.ListFields()]
     if raw is None:
         array = _contents(name, datatype, shape, sent.contents, fields)
     elif fields:
-        raise RequestError(f"input {shown(name)}: send either contents or raw_input_contents, not both")
+        raise RequestError(f"input {quoted(name)}: send either contents or raw_input_contents, not both")
     else:
         array = binary.from_raw(name, datatype, shape, memoryview(raw))
     return Tensor(name, datatype, array, more)
@@ -93,19 +93,19 @@ def _contents(
     name: str, datatype: str, shape: tuple[int, ...], contents: pb.InferTensorContents, fields: list[str]
 ) -> Array:
     if datatype not in _CONTENTS:
-        raise RequestError(f"input {shown(name)}: {datatype} travels in raw_input_contents only")
+        raise RequestError(f"input {quoted(name)}: {datatype} travels in raw_input_contents only")
     field, dtype = _CONTENTS[datatype]
     if any(other != field for other in fields):
-        raise RequestError(f"input {shown(name)}: data of datatype {datatype} belongs into {field}")
+        raise RequestError(f"input {quoted(name)}: data of datatype {datatype} belongs into {field}")
     sent = getattr(contents, field)
     if len(sent) != prod(shape):
-        raise RequestError(f"input {shown(name)}: {field} has {len(sent)} elements, but shape says {list(shape)}")
+        raise RequestError(f"input {quoted(name)}: {field} has {len(sent)} elements, but shape says {list(shape)}")
     if dtype is None:
         return shaped(name, binary.text_array(name, list(sent)), shape)
     wide = np.array(sent, dtype)
     array: Array = wide.astype(DTYPES[datatype], copy=False)
     if array.dtype != wide.dtype and not np.array_equal(array, wide):
-        raise RequestError(f"input {shown(name)}: data holds a number outside the range of {datatype}")
+        raise RequestError(f"input {quoted(name)}: data holds a number outside the range of {datatype}")
     return shaped(name, array, shape)
 
 
@@ -115,7 +115,7 @@ def from_parameters(sent: Mapping[str, pb.InferParameter]) -> Parameters:
     for name, parameter in sent.items():
         choice = parameter.WhichOneof("parameter_choice")
         if choice is None:
-            raise RequestError(f"the parameter {shown(name)} has no value")
+            raise RequestError(f"the parameter {quoted(name)} has no value")
         found[name] = getattr(parameter, choice)
     return found
 

@@ -12,7 +12,7 @@ from mlmodel_server.errors import RequestError
 from mlmodel_server.observe.drift import MIN_ROWS
 from mlmodel_server.observe.reports import RequestReport, ScoreReport
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.tensors import ModelMetadata, shown
+from mlmodel_server.tensors import ModelMetadata, quoted
 
 SERVER = "mlmodel-server"
 EXTENSIONS = ("binary_tensor_data",)
@@ -37,9 +37,9 @@ def model(serving: Serving) -> ModelMetadata:
 def check(serving: Serving, model: str, version: str) -> None:
     """Raise :class:`RequestError` 404 unless this server serves this model and version; ``version`` "" is any."""
     if model != serving.name:
-        raise RequestError(f"there is no model {shown(model)} here, but {serving.name}", 404)
+        raise RequestError(f"there is no model {quoted(model)} here, but {serving.name}", 404)
     if version not in ("", serving.version):
-        raise RequestError(f"model {model} has no version {shown(version)} here, but {serving.version}", 404)
+        raise RequestError(f"model {model} has no version {quoted(version)} here, but {serving.version}", 404)
 
 
 class Stats(RequestReport):

@@ -55,7 +55,7 @@ class Inference:
             serving.cost,
             max_rows=serving.limits.batch_rows,
             max_waiting=serving.limits.max_waiting,
-            called=serving.recorder.called,
+            on_batch=serving.recorder.record_batch,
         )
         self.check_room = self._batcher.check_room
         """Raises :class:`Overloaded` when so many wait that a request need not even be read."""
@@ -81,7 +81,7 @@ class Inference:
         rows, limit = rows_of(table), self._limits.max_rows
         if rows > limit:
             raise RequestError(f"the request has {rows} rows, the limit is {limit}: send fewer at a time", 413)
-        return Call(request.id, table, self._model.wanted(request.outputs), rows)
+        return Call(request.id, table, self._model.select_outputs(request.outputs), rows)
 
     def is_quick(self, call: Call) -> bool:
         """Whether it may be answered on the event loop: :meth:`now`, or :meth:`together` with others."""
@@ -91,7 +91,7 @@ class Inference:
         """The answer to a quick call, at once."""
         started = perf_counter()
         arrays = self._model.predict(call.table, call.wanted)
-        self._recorder.called(call.rows)
+        self._recorder.record_batch(call.rows)
         return self._answer(call, arrays, 0.0, perf_counter() - started)
 
     def together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
@@ -123,7 +123,7 @@ class Inference:
             last = first + call.rows
             answers.append(self._answer(call, [array[first:last] for array in arrays], 0.0, compute))
             first = last
-        self._recorder.called(first)
+        self._recorder.record_batch(first)
         return answers
 
     def _tried(self, call: Call) -> Answer | Exception:
@@ -143,6 +143,6 @@ class Inference:
 
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
         predictions = arrays[call.wanted.index(PREDICT)] if PREDICT in call.wanted else None
-        self._recorder.predicted(call.table if isinstance(call.table, np.ndarray) else None, predictions)
+        self._recorder.record_predictions(call.table if isinstance(call.table, np.ndarray) else None, predictions)
         response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
         return Answer(response, call.table, self._ids.make(predictions), queue, compute, call.rows)

@@ -114,7 +114,7 @@ class Pipeline:
     def failure(self, error: Exception) -> Failure:
         """Return what a client gets for an error; log it unless the request caused it."""
         if isinstance(error, ModelFailure):
-            self._failures.failed(error)
+            self._failures.log(error)
         elif not isinstance(error, RequestError):
             logger.error("internal error: %s", type(error).__name__)
         return failure_of(error)

@@ -48,9 +48,9 @@ class Reporter:
         seconds, headers = perf_counter() - exchange.started, exchange.headers
         if MARK in headers:  # a copy of another version's request is no evidence about ours
             return
-        self._recorder.answered(200, seconds, answer.queue, answer.compute, answer.rows)
+        self._recorder.record_response(200, seconds, answer.queue, answer.compute, answer.rows)
         if self._tracing:
-            self._tracing.answered(exchange.route, headers, 200, seconds, answer.queue, answer.compute, answer.rows)
+            self._tracing.record(exchange.route, headers, 200, seconds, answer.queue, answer.compute, answer.rows)
         if self._shadow:
             self._shadow.offer(exchange.request.inputs, answer.response.outputs, headers)
         if self._payloads:
@@ -61,8 +61,8 @@ class Reporter:
         seconds, headers = perf_counter() - exchange.started, exchange.headers
         if MARK in headers:
             return
-        self._recorder.answered(status, seconds)
+        self._recorder.record_response(status, seconds)
         if isinstance(error, Overloaded):
-            self._recorder.shed(error.reason)
+            self._recorder.record_shed(error.reason)
         if self._tracing:
-            self._tracing.answered(exchange.route, headers, status, seconds)
+            self._tracing.record(exchange.route, headers, status, seconds)

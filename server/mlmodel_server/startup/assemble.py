@@ -84,7 +84,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         collectors=[feedback, *(one for one in (shadow, payloads) if one)],
         watts_per_core=arguments.watts_per_core,
     )
-    recorder.rehearse()
+    recorder.warm_up()
     return Serving(
         identity=identity,
         model=model,
@@ -183,7 +183,7 @@ def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
 def _cost(model: Model, example: bytes) -> Cost:
     row = model.table(v2.decode(example).inputs)
     rows = repeated(row, MEASURED_ROWS) if model.batchable else row
-    wanted = model.wanted(None)
+    wanted = model.select_outputs(None)
     return Cost(measure(lambda: model.predict(row, wanted)), measure(lambda: model.predict(rows, wanted)))
 
 

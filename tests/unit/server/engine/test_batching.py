@@ -67,7 +67,7 @@ def run(
     async def main() -> None:
         model = Model(doubler, of or signature())
         batcher = Batcher(
-            model, cost or Cost(0.0, 0.0), max_rows=max_rows, max_waiting=max_waiting, called=sizes.append
+            model, cost or Cost(0.0, 0.0), max_rows=max_rows, max_waiting=max_waiting, on_batch=sizes.append
         )
         batcher.start()
         try:

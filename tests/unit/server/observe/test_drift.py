@@ -284,9 +284,9 @@ def test_recording_a_request_of_twenty_features_takes_a_few_microseconds() -> No
     for _ in range(20):
         started = time.perf_counter()
         for _ in range(500):
-            recorder.called(1)
-            recorder.predicted(row, answer)
-            recorder.answered(200, 1e-4, 1e-6, 3e-5, 1)
+            recorder.record_batch(1)
+            recorder.record_predictions(row, answer)
+            recorder.record_response(200, 1e-4, 1e-6, 3e-5, 1)
         recorder.fold()
         best = min(best, (time.perf_counter() - started) / 500)
     print(f"{best * 1e6:.2f} us")

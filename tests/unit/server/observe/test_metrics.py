@@ -65,7 +65,7 @@ def test_any_worker_returns_the_counts_of_all_and_the_operator_parses_them() -> 
     def work(slot: int, codes: list[int]) -> None:
         shared.start(slot)
         for code in codes:
-            shared.answered(code, 0.001, rows=1)
+            shared.record_response(code, 0.001, rows=1)
         shared.fold()
 
     in_child(lambda: work(1, [200, 200, 503]))
@@ -87,7 +87,7 @@ def test_the_successor_of_a_dead_worker_keeps_the_counts_and_resets_the_gauges()
     def work(in_flight: int) -> None:
         shared.start(1)
         shared.in_flight, shared.queued = in_flight, in_flight
-        shared.answered(200, 0.001)
+        shared.record_response(200, 0.001)
         shared.fold()
 
     in_child(lambda: work(5))
@@ -103,9 +103,9 @@ def test_the_successor_of_a_dead_worker_keeps_the_counts_and_resets_the_gauges()
 
 def test_times_have_histograms_and_a_bound_belongs_to_its_bucket() -> None:
     made = recorder()
-    made.answered(200, total=0.001, queue=0.00005, compute=0.0002, rows=3)
-    made.answered(200, total=0.0010001, queue=0.00006, compute=20.0, rows=1)
-    made.answered(400, total=0.00004)  # rejected before the model
+    made.record_response(200, total=0.001, queue=0.00005, compute=0.0002, rows=3)
+    made.record_response(200, total=0.0010001, queue=0.00006, compute=20.0, rows=1)
+    made.record_response(400, total=0.00004)  # rejected before the model
     seen = samples(made)
     name = "mlmodel_request_duration_seconds_bucket"
     assert [seen[f"{name} {le}"] for le in ("5e-05", "0.0005", "0.001", "0.002", "+Inf")] == [1, 1, 2, 3, 3]
@@ -123,9 +123,9 @@ def test_times_have_histograms_and_a_bound_belongs_to_its_bucket() -> None:
 def test_batches_are_counted_by_size_and_shed_requests_by_reason() -> None:
     made = recorder()
     for rows in (1, 1, 64, 65):
-        made.called(rows)
+        made.record_batch(rows)
     for reason in ("queue_full", "deadline", "deadline", "unknown reason"):
-        made.shed(reason)
+        made.record_shed(reason)
     seen = samples(made)
     assert [seen[f"mlmodel_batch_rows_bucket {le}"] for le in ("1.0", "32.0", "64.0", "128.0")] == [2, 2, 3, 4]
     assert seen["mlmodel_batch_rows_sum"] == 131
@@ -140,10 +140,10 @@ def test_batches_are_counted_by_size_and_shed_requests_by_reason() -> None:
 def test_many_records_are_counted_without_a_scrape() -> None:
     made = recorder()
     for _ in range(PENDING + 1):
-        made.answered(200, 0.001)
+        made.record_response(200, 0.001)
     assert len(made._requests) == 1
     for _ in range(3):
-        made.predicted(np.zeros((PENDING // 2, 2)), None)
+        made.record_predictions(np.zeros((PENDING // 2, 2)), None)
     assert len(made._predicted) == 1
 
 
@@ -152,9 +152,9 @@ def test_records_of_other_threads_during_a_count_are_not_lost() -> None:
 
     def record() -> None:
         for _ in range(5000):
-            made.called(1)
-            made.predicted(None, np.zeros(1))
-            made.answered(200, 0.001, rows=1)
+            made.record_batch(1)
+            made.record_predictions(None, np.zeros(1))
+            made.record_response(200, 0.001, rows=1)
 
     threads = [threading.Thread(target=record) for _ in range(3)]
     for thread in threads:
@@ -176,7 +176,7 @@ class Busy(list[Any]):
 
 def test_a_record_during_a_count_is_counted_next() -> None:
     made = recorder()
-    made.answered(200, 0.001)
+    made.record_response(200, 0.001)
     made._requests = Busy(made._requests)
     made.fold()
     assert len(made._requests) == 1
@@ -185,7 +185,7 @@ def test_a_record_during_a_count_is_counted_next() -> None:
 
 def test_openmetrics_is_returned_on_request() -> None:
     made = recorder()
-    made.answered(200, 0.001)
+    made.record_response(200, 0.001)
     body, kind = made.text("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
     assert kind.startswith("application/openmetrics-text")
     families = {family.name: family for family in openmetrics(body.decode())}  # type: ignore[no-untyped-call]
@@ -200,7 +200,7 @@ def test_selecting_one_sample_returns_its_family_only() -> None:
 
     made = Recorder(IDENTITY, collectors=[Costly()])
     made.start()
-    made.answered(200, 0.001)
+    made.record_response(200, 0.001)
     body, _ = made.text(names=["mlmodel_requests_total"])
     assert body.decode().splitlines() == [
         "# HELP mlmodel_requests_total Inference requests by HTTP status; gRPC requests by the HTTP status that "
@@ -298,7 +298,7 @@ def test_the_text_is_that_of_the_library_also_when_values_change(accept: str) ->
     made = recorder()
     exposition = Exposition()
     for code in (200, 500):
-        made.answered(code, 0.001, 0.0, 0.0005, 1)
+        made.record_response(code, 0.001, 0.0, 0.0005, 1)
         made.fold()
         families = Nasty().collect()
         encode, kind = choose_encoder(accept)

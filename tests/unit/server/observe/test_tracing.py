@@ -34,7 +34,7 @@ def spans(*requests: dict[str, Any]) -> Any:
     exporter = InMemorySpanExporter()
     traced = Tracing(IDENTITY, exporter)
     for request in requests:
-        traced.answered(**{"name": ROUTE, "headers": {}, "code": 200, "total": 0.002, **request})
+        traced.record(**{"name": ROUTE, "headers": {}, "code": 200, "total": 0.002, **request})
     traced.stop()
     return exporter.get_finished_spans()
 
@@ -179,7 +179,7 @@ def traced(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Tracing:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     made = start(IDENTITY)
     assert made
-    made.answered(ROUTE, {b"traceparent": PARENT}, 200, 0.002, rows=1)
+    made.record(ROUTE, {b"traceparent": PARENT}, 200, 0.002, rows=1)
     return made
 
 

@@ -302,9 +302,9 @@ def test_the_counts_are_those_of_all_workers() -> None:
     recorder = Recorder(Identity("m", "v1", "r1"), 2)
     for slot in (1, 0):
         recorder.start(slot)
-        recorder.answered(200, 0.004, 0.001, 0.002, rows=3)
-        recorder.answered(400, 0.00001)
-        recorder.shed("deadline")
+        recorder.record_response(200, 0.004, 0.001, 0.002, rows=3)
+        recorder.record_response(400, 0.00001)
+        recorder.record_shed("deadline")
         recorder.in_flight, recorder.queued = 2, 1
         recorder.fold()
     found = json.loads(json.dumps(recorder.report()))
@@ -323,7 +323,7 @@ def test_the_counts_are_those_of_all_workers() -> None:
 def test_the_stats_follow_their_schema(serving: Serving) -> None:
     row, (right, wrong) = example_table(serving), serving.model.signature.classes[:2]
     (predictions,) = serving.model.predict(row, ("predict",))
-    serving.recorder.predicted(row, predictions)
+    serving.recorder.record_predictions(row, predictions)
     label = wrong if str(predictions[0]) == right else right
     posted = {"prediction_id": serving.ids.make(predictions), "label": label}
     assert fetch_path(serving, f"{MODEL}/feedback", posted).json() == {"scored": 1, "duplicates": 0, "unknown": 0}
