@@ -41,7 +41,7 @@ def running(name: str, *arguments: str) -> Iterator[Server]:
         lines = []
         while line := process.stderr.readline():
             lines.append(line)
-            if found := re.search(r"ready in .* on port (\d+)", line):
+            if found := re.search(r'msg="ready" .*port=(\d+)', line):
                 break
         else:
             raise AssertionError(f"the server did not start: {''.join(lines)}")

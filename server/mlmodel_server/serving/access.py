@@ -63,9 +63,9 @@ class ApiKeys:
         self._stamp = stamp
         try:
             self._names = _parsed(self._path)
-            logger.info("API keys read again: %d", len(self._names))
+            logger.info("API keys reloaded", extra={"keys": len(self._names)})
         except UsageError as error:
-            logger.error("the API keys stay as they were: %s", error)
+            logger.error("API keys not reloaded, those from before stay valid", extra={"error": error})
 
 
 class Certificate:
@@ -101,9 +101,9 @@ class Certificate:
         self._stamp = stamp
         try:
             self._load()
-            logger.info("certificate read again")
+            logger.info("certificate reloaded")
         except UsageError as error:
-            logger.error("the certificate stays as it was: %s", error)
+            logger.error("certificate not reloaded, the one from before stays", extra={"error": error})
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -116,7 +116,7 @@ class Pipeline:
         if isinstance(error, ModelFailure):
             self._failures.log(error)
         elif not isinstance(error, RequestError):
-            logger.error("internal error: %s", type(error).__name__)
+            logger.error("internal error", extra={"error": type(error).__name__})
         return failure_of(error)
 
     def _admit(self, exchange: Exchange[Reply]) -> None:

@@ -75,7 +75,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
 
 
 def _chosen(choice: Choice) -> Choice:
-    logger.info("%s", choice.verdict)
+    logger.info("model chosen", extra={"platform": choice.platform, "verdict": choice.verdict})
     return choice
 
 
@@ -91,13 +91,13 @@ def _loadable(onnx: bytes, signature: Signature, threads: int, described: Manife
         onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # it came with the package, and is believed as little
         functions = OnnxFunctions(onnx, signature, threads)
     except Exception as error:  # another ONNX Runtime than the one that it was compiled for
-        logger.warning("the compiled form cannot be loaded here (%s)", type(error).__name__)
+        logger.warning("compiled form not loaded", extra={"error": type(error).__name__})
         return None
     if described:
         try:
             selftest.run(Model(functions, signature), described.golden)
         except MLModelError as error:
-            logger.warning("the compiled form does not serve: %s", error)
+            logger.warning("compiled form rejected", extra={"error": error})
             return None
     return functions
 

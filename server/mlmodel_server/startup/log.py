@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 
+OURS = __name__.partition(".")[0]
+
+# The last two are set by other formatters.
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_PLAIN = re.compile(r'[^\s"=]+')
+
 
 class LineFormatter(logging.Formatter):
-    """``time=… level=… from=LOGGER msg="…"``; a traceback stays in the line, escaped."""
+    """``time=… level=… from=LOGGER msg="an event" KEY=VALUE …``.
+
+    The values of an event are those in ``extra``: ``logger.info("ready", extra={"port": 8080})``. A traceback stays in
+    the message, escaped.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         stamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+        fields = [f"time={stamp}", f"level={record.levelname.lower()}", f"from={record.name}"]
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
-        return (
-            f"time={stamp} level={record.levelname.lower()} from={record.name} "
-            f"msg={json.dumps(message, ensure_ascii=False)}"
-        )
+        fields = [
+            f"time={stamp}",
+            f"level={record.levelname.lower()}",
+            f"from={record.name}",
+            f"msg={_quoted(message)}",
+        ]
+        if record.name.startswith(OURS):
+            fields += [f"{key}={_text(value)}" for key, value in vars(record).items() if key not in _OF_EVERY_RECORD]
+        return " ".join(fields)
+
+
+def _text(value: object) -> str:
+    """Return a value as it stands in a line: quoted unless it is one plain word or number."""
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if _PLAIN.fullmatch(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def configure() -> None:

@@ -51,7 +51,8 @@ def _run(arguments: argparse.Namespace, began: float) -> int:
     loaded = fetch(arguments)
     shared = can_be_shared(loaded, arguments.threads)
     if not shared and arguments.workers > 1:
-        logger.warning("a %s model on %d threads cannot be shared: one worker serves", loaded.format, arguments.threads)
+        values = {"format": loaded.format, "threads": arguments.threads}
+        logger.warning("the model cannot be shared between processes, one worker serves", extra=values)
         arguments.workers = 1
 
     def application() -> Application:
@@ -67,7 +68,7 @@ def _run(arguments: argparse.Namespace, began: float) -> int:
 
     def started() -> None:
         seconds, port = time.monotonic() - began, socket.getsockname()[1]
-        logger.info("ready in %.1f s: %s on port %d", seconds, arguments.name, port)
+        logger.info("ready", extra={"model": arguments.name, "port": port, "seconds": seconds})
 
     return workers.run(arguments.workers, serve, started)
 
@@ -97,5 +98,5 @@ def _fail(reason: str, code: int) -> int:
         try:
             path.write_text(line, "utf-8")
         except OSError as error:
-            logger.warning("the termination message cannot be written (%s)", error.strerror)
+            logger.warning("termination message not written", extra={"error": error.strerror})
     return code

@@ -70,7 +70,7 @@ def run(count: int, serve: Serve, started: Callable[[], None]) -> int:
                     ending = True
                     _signal(slots)
             elif ending:
-                logger.error("worker %d %s while draining", slot + 1, _how(exited))
+                logger.error("worker crashed while draining", extra={"worker": slot + 1, "exit": _exit(exited)})
             else:
                 crashes.append(time.monotonic())
                 if len(crashes) > CRASHES and crashes[-1] - crashes[0] < CRASH_SECONDS:
@@ -78,7 +78,8 @@ def run(count: int, serve: Serve, started: Callable[[], None]) -> int:
                     for other in slots:
                         os.waitpid(other, 0)
                     raise WorkersDied(f"the model ends its process again and again: a worker {_how(exited)}")
-                logger.error("worker %d (process %d) %s: it is started again", slot + 1, pid, _how(exited))
+                values = {"worker": slot + 1, "pid": pid, "exit": _exit(exited)}
+                logger.error("worker crashed, another is started", extra=values)
                 slots[_fork(slot, serve)] = slot
     return code
 
@@ -138,4 +139,9 @@ def _ended(slots: dict[int, int]) -> list[tuple[int, int]]:
 
 
 def _how(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"was ended by {_exit(code)}" if code < 0 else f"ended with code {_exit(code)}"
+
+
+def _exit(code: int) -> str:
+    """Return the signal or the exit code that ended a process."""
+    return signal.Signals(-code).name if code < 0 else str(code)

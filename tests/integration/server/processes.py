@@ -108,7 +108,7 @@ def running(*arguments: str | Path, **env: str) -> Iterator[Server]:
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if found := re.search(r"ready in .* on port (\d+)", line):
+            if found := re.search(r'msg="ready" .*port=(\d+)', line):
                 break
         else:
             raise AssertionError(f"did not start: {''.join(lines)}")

@@ -164,7 +164,7 @@ def test_a_storage_that_is_not_there_is_told_after_some_tries(s3: Service, monke
 def test_a_server_process_loads_from_s3_and_keeps_the_secret(s3: Service, bucket: Any, tmp_path: Path) -> None:
     digest = sha256(bucket[f"iris/v1/{MANIFEST}"])
     code, log = serve(["--uri", "s3://models/iris/v1", "--sha256", digest], s3_variables(s3))
-    assert (code, "ready in" in log) == (0, True)
+    assert (code, 'msg="ready"' in log) == (0, True)
     wrong = {**s3_variables(s3), "AWS_SECRET_ACCESS_KEY": "wrong-and-secret"}
     code, denied = serve(["--uri", "s3://models/iris/v1", "--sha256", digest], wrong)
     assert (code, "refused the credentials" in denied) == (4, True)
@@ -184,7 +184,7 @@ def serve(arguments: list[str], variables: Mapping[str, str]) -> tuple[int, str]
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if found := re.search(r"ready in .* on port (\d+)", line):
+            if found := re.search(r'msg="ready" .*port=(\d+)', line):
                 connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
                 connection.request("GET", "/v2/health/ready")
                 assert connection.getresponse().status == 200

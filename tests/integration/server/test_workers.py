@@ -51,7 +51,7 @@ def test_a_worker_that_dies_is_replaced_told_of_and_loses_no_count() -> None:
             assert server.ask("POST", INFER, ROW).status == 200
         until(lambda: metric(server, "mlmodel_requests_total") == 40, "no count went back")
         log = server.stop()
-    assert f"worker 1 (process {first}) was ended by SIGKILL: it is started again" in log
+    assert f'msg="worker crashed, another is started" worker=1 pid={first} exit=SIGKILL' in log
     assert server.process.returncode == 0
 
 
@@ -186,7 +186,7 @@ def test_signals_reach_the_parent_whatever_threads_a_library_has_started(tmp_pat
     for _ in range(3):  # which thread gets a signal is up to the kernel
         process = subprocess.Popen([sys.executable, script, *given], stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        while "ready in" not in process.stderr.readline():
+        while 'msg="ready"' not in process.stderr.readline():
             assert process.poll() is None
         process.terminate()
         _, log = process.communicate(timeout=SECONDS)

@@ -23,6 +23,14 @@ def test_a_line_has_time_level_logger_and_message() -> None:
     assert line == ('time=2023-11-14T22:13:20.250Z level=warning from=mlmodel_server.x msg="said \\"no\\"\\nand more"')
 
 
+def test_the_values_of_an_event_follow_it_and_those_of_a_library_do_not() -> None:
+    ours = record("ready")
+    vars(ours).update(port=8080, seconds=1.23456, error='no "file"')
+    assert LineFormatter().format(ours).endswith('msg="ready" port=8080 seconds=1.23 error="no \\"file\\""')
+    ours.name = "uvicorn.error"
+    assert LineFormatter().format(ours).endswith('msg="ready"')
+
+
 def test_a_traceback_stays_in_the_line() -> None:
     line = LineFormatter().format(record("failed", error=True))
     assert "Traceback" in line
