@@ -1,4 +1,7 @@
-"""``mlmodel``: packages on a laptop. Every error is one sentence that says what to type, and exit code 2."""
+"""The command ``mlmodel``: serve, package, sign and inspect models on a laptop.
+
+Every error is one sentence that says what to type instead, and exit code 2; ``serve`` has the exit codes of the server.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError, n
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
@@ -25,41 +28,52 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mlmodel", description="Models on a laptop: package, look into, sign, serve as in the cluster."
-    )
+    parser = argparse.ArgumentParser(prog="mlmodel", description="Serve, package, sign and inspect models on a laptop.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser(
         "serve",
-        help="serve a model here, as the cluster does, with a page to try it",
-        description="mlmodel serve model.joblib   serves a model file or package on http://127.0.0.1:8080 until "
-        "Ctrl-C. Options of mlmodel-server may follow: mlmodel serve model.joblib --port 9000 --workers 2",
+        help="serve a model as in the cluster, with a page to try it",
+        description="Serve a model file or package on http://127.0.0.1:8080 until Ctrl-C: mlmodel serve model.joblib. "
+        "Options of mlmodel-server may follow: mlmodel serve model.joblib --port 9000 --workers 2",
     )
-    serve.add_argument("path", metavar="PATH", help="a model file, a package directory, or an address such as s3://…")
+    serve.add_argument("path", metavar="PATH", help="model file, package directory, or address such as s3://…")
     serve.add_argument("options", nargs=argparse.REMAINDER, metavar="…", help="options of mlmodel-server")
     serve.set_defaults(run=_serve)
 
     package = commands.add_parser(
         "package",
-        help="write a package from a model file, or print a package as a ConfigMap",
-        description="mlmodel package model.joblib --data data.csv --label label --out DIR   writes a package; "
-        "mlmodel package DIR --configmap NAME   prints it as a ConfigMap.",
+        help="write a package from a model file, sign it, or print it as a ConfigMap",
+        description="Write a package: mlmodel package model.joblib --data data.csv --label label --out DIR. "
+        "Sign it: mlmodel package DIR --sign KEY. Print it as a ConfigMap: mlmodel package DIR --configmap NAME.",
     )
-    package.add_argument("source", type=Path, metavar="MODEL_FILE|DIR")
-    package.add_argument("--data", type=Path, help="CSV with a header: rows that the model was not trained on")
-    package.add_argument("--label", help="its column with the right answer")
-    package.add_argument("--out", type=Path, help="directory to write")
-    package.add_argument("--configmap", metavar="NAME", help="print an immutable ConfigMap of this name")
-    package.add_argument("--format", choices=("auto", "skops", "joblib"), default="auto")
-    package.add_argument("--compress", type=int, default=3, metavar="0-9", help="9 is smallest (3)")
-    package.add_argument("--version", default="", help="label of this version, for people")
-    package.add_argument("--no-compile", action="store_true", help="without the model as ONNX beside it")
-    package.add_argument("--sign", type=Path, metavar="KEY", help="sign all its files with this private key (PEM)")
+    package.add_argument("source", type=Path, metavar="MODEL_FILE|DIR", help="model file, or directory of a package")
+    package.add_argument("--data", type=Path, help="CSV file with a header: rows that the model was not trained on")
+    package.add_argument("--label", help="column of --data with the label")
+    package.add_argument("--out", type=Path, help="directory to write the package to")
+    package.add_argument("--configmap", metavar="NAME", help="print the package as an immutable ConfigMap of this name")
+    package.add_argument(
+        "--format",
+        choices=("auto", "skops", "joblib"),
+        default="auto",
+        help="format of the model file (default: auto, which is skops if it can hold the model, else joblib)",
+    )
+    package.add_argument(
+        "--compress",
+        type=int,
+        default=3,
+        metavar="0-9",
+        help="compression of the model file, from 0 (none) to 9 (smallest) (default: 3)",
+    )
+    package.add_argument("--version", default="", help="human-readable name of the version (default: none)")
+    package.add_argument("--no-compile", action="store_true", help="do not add the model compiled to ONNX")
+    package.add_argument("--sign", type=Path, metavar="KEY", help="private key (PEM) to sign all files with")
     package.set_defaults(run=_package)
 
-    inspect = commands.add_parser("inspect", help="what is in a package or model file, and would a server take it")
-    inspect.add_argument("path", type=Path, metavar="PATH")
+    inspect = commands.add_parser(
+        "inspect", help="print the content of a package or model file, and whether a server accepts it"
+    )
+    inspect.add_argument("path", type=Path, metavar="PATH", help="model file, or directory of a package")
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -88,13 +102,13 @@ def _write(arguments: argparse.Namespace) -> Path:
     absent = [flag for flag, value in needed.items() if value is None]
     if absent:
         raise UsageError(
-            f"{' '.join(absent)} missing: mlmodel package {arguments.source.name} "
+            f"{' '.join(absent)} missing: type mlmodel package {arguments.source.name} "
             f"--data data.csv --label label --out DIR"
         )
     model = _model(arguments.source)
     X, y = _table(arguments.data, arguments.label, model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # plain arrays for a model that knows names, and the like
+        warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
         written = package.save(
             model,
             X,
@@ -105,12 +119,12 @@ def _write(arguments: argparse.Namespace) -> Path:
             version=arguments.version,
             compile=not arguments.no_compile,
         )
-    sys.stderr.write(f"wrote {written}: look into it with: mlmodel inspect {written}\n")
+    sys.stderr.write(f"wrote {written}; next: mlmodel inspect {written}\n")
     return written
 
 
 def _model(path: Path) -> Any:
-    """A scikit-learn estimator, which knows the columns that it wants; the path of a file of any other format."""
+    """Return the scikit-learn estimator in the file, because it has the names of its columns; else ``path`` itself."""
     from mlmodel_server.loading.detect import detect
     from mlmodel_server.loading.trust import open_artefact
 
@@ -125,15 +139,19 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
     try:
         import pandas as pd
     except ImportError:
-        raise UsageError(not_installed("reading a CSV", "pandas", "cli")) from None
+        raise UsageError(not_installed("reading a CSV file", "pandas", "cli")) from None
     try:
         table = pd.read_csv(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}: give a CSV file with a header") from None
     except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise UsageError(f"{path} is no CSV table ({str(error).splitlines()[0]}): give one with a header") from None
+        raise UsageError(
+            f"{path} is not a CSV table ({str(error).splitlines()[0]}): give a CSV file with a header"
+        ) from None
     if label not in table.columns:
-        raise UsageError(f"{path} has no column {label!r}: --label is one of {', '.join(map(str, table.columns[:20]))}")
+        raise UsageError(
+            f"{path} has no column {label!r}: give --label one of {', '.join(map(str, table.columns[:20]))}"
+        )
     y, X = table[label].to_numpy(), table.drop(columns=label)
     names = getattr(model, "feature_names_in_", None)
     if names is None:
@@ -164,8 +182,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from mlmodel_server.startup.run import main as server
 
     name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.path.rstrip("/")).name.partition(".")[0]) or "model"
-    given = ["--name", name, "--uri", arguments.path, "--host", "127.0.0.1"]
-    return server([*given, *arguments.options])
+    return server(["--name", name, "--uri", arguments.path, "--host", "127.0.0.1", *arguments.options])
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -185,33 +202,33 @@ def _inspect(arguments: argparse.Namespace) -> None:
     except UnreachableSource as error:
         raise UsageError(f"{path}: {error}") from None
     loaded = load(source)
-    described = loaded.manifest
-    model = model_of(loaded.opened, described)  # refused here, if at all
+    manifest = loaded.manifest
+    model = model_of(loaded.opened, manifest)  # raises RefusedModel if a server would
     out = sys.stdout.write
     out(f"{source.entry}  sha256 {loaded.sha256}\n")
-    if described:
-        for name, file in sorted(described.files.items()):
+    if manifest:
+        for name, file in sorted(manifest.files.items()):
             out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
     if SIGNATURE in source.names():
-        out(f"{SIGNATURE}  signed: a server with --trust signed checks by whom\n")
-    if described:
-        selftest.run(model, described.golden)
+        out(f"{SIGNATURE}  signed: a server with --trust signed checks with which key\n")
+    if manifest:
+        selftest.run(model, manifest.golden)
     signature = model.signature
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             out(f"{kind:<7} {spec.name}  {spec.datatype} {list(spec.shape)}\n")
     if signature.classes:
         out(f"classes {', '.join(signature.classes)}\n")
-    if described:
-        if described.version:
-            out(f"version {described.version}\n")
-        for key, value in described.metrics.items():
+    if manifest:
+        if manifest.version:
+            out(f"version {manifest.version}\n")
+        for key, value in manifest.metrics.items():
             out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
-        out("made with " + ", ".join(f"{key} {value}" for key, value in described.libraries.items()) + "\n")
-        if tried := described.compiled:
-            out(f"{'compiled to ONNX' if tried.file else 'not compiled'}: {tried.reason}\n")
-        out(f"self-test passed on {described.golden.outputs[0]['shape'][0]} golden examples\n")
-    out(f"a server with {versions(loaded.format)} takes it: {loaded.format}, strictly checked\n")
+        out("made with " + ", ".join(f"{key} {value}" for key, value in manifest.libraries.items()) + "\n")
+        if compiled := manifest.compiled:
+            out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
+        out(f"self-test passed on {manifest.golden.outputs[0]['shape'][0]} golden examples\n")
+    out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust strict\n")
 
 
 if __name__ == "__main__":

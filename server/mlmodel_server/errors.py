@@ -1,6 +1,6 @@
-"""What can go wrong, as types; each carries one sentence that a user can act on.
+"""Errors as types. The text of each is one sentence that a user can act on.
 
-The command lines turn them into exit codes, the HTTP layer into status codes; nothing else catches broadly.
+The command lines turn them into exit codes, the HTTP layer into status codes.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ class MLModelError(Exception):
 
 
 class UsageError(MLModelError):
-    """An argument is wrong; the sentence says what to give instead. Command-line exit code 2."""
+    """An argument is wrong. The sentence says what to type instead. Exit code 2."""
 
 
 class RefusedModel(MLModelError):
-    """This model can never work: wrong digest, refused global, unreadable file, failed self-test. Exit code 3."""
+    """The model can never work: wrong digest, rejected global, unreadable file, failed self-test. Exit code 3."""
 
 
 class UnreachableSource(MLModelError):
-    """The model is not there now and may be later: HTTPS error, file not copied yet. Exit code 4."""
+    """The model cannot be read now, but perhaps later: HTTPS error, file not copied yet. Exit code 4."""
 
 
 class RequestError(MLModelError):
-    """A request that gets ``{"error": ...}`` with this HTTP status; the text names the field and holds no payload."""
+    """The response is ``{"error": ...}`` with this HTTP status. The text names the field and quotes no data."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -31,17 +31,17 @@ class RequestError(MLModelError):
 
 
 class ModelFailure(MLModelError):
-    """The model raised on input that fits its signature: HTTP 500. Holds the type of the exception, never its text,
-    because scikit-learn quotes the offending values in it."""
+    """The model raised on input that fits its signature: HTTP 500. The text has the type of the exception, not its
+    message, because scikit-learn quotes values of the input in it."""
 
 
 def not_installed(what: str, library: str, extra: str) -> str:
-    """Return the sentence for a missing library: what needs it, and the command that installs its ``extra``.
+    """Return the sentence for a missing library: what requires it, and the command that installs its ``extra``.
 
-    The project is on no package index, so the command is one for a clone.
+    No package index has the project, so the command needs a clone.
     """
-    return f"{what} needs {library}, which is not installed: in a clone of the project, run pip install '.[{extra}]'"
+    return f"{what} requires {library}, which is not installed: in a clone of the project, run pip install '.[{extra}]'"
 
 
 EXIT_CODES: dict[type[MLModelError], int] = {UsageError: 2, RefusedModel: 3, UnreachableSource: 4}
-"""Of both command lines' processes; 1 is a bug, or a model that crashes its process."""
+"""Exit codes of ``mlmodel-server`` and ``mlmodel serve``; 1 is a bug, or a model that crashes its process."""

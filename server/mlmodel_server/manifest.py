@@ -1,4 +1,4 @@
-"""``mlmodel.json``: what a package says about its artefact. Written by :mod:`.package`, read by :mod:`.loading`."""
+"""``mlmodel.json``, the description of a package: :mod:`.package` writes it, :mod:`.loading` reads it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from mlmodel_server.tensors import TensorSpec
 
 MANIFEST = "mlmodel.json"
 COMPILED = "compiled.onnx"
-"""The file beside the artefact that holds the model compiled to ONNX."""
+"""The model compiled to ONNX, a file beside the artefact."""
 
 SCHEMA = 1
-_PART = r"[A-Za-z0-9_][-._A-Za-z0-9]{0,252}"  # of a path: no "..", nothing hidden
+_PART = r"[A-Za-z0-9_][-._A-Za-z0-9]{0,252}"  # of a path; without ".." and hidden names
 _NAME = re.compile(rf"(?:{_PART}/){{0,8}}{_PART}")
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest."""
+    """Return the SHA-256 of ``data`` in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """What the model takes and gives.
+    """The inputs and outputs of a model.
 
-    ``layout`` says how the tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
-    column, in this order; ``matrix`` is one tensor of shape [rows, columns]; ``tensors`` is handed on as it is sent.
+    ``layout`` is how tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
+    column, in this order; ``matrix`` is one tensor of shape [rows, columns]; ``tensors`` go to the model unchanged.
     """
 
     layout: Literal["columns", "matrix", "tensors"]
@@ -47,17 +47,17 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """Example rows and the answers of the model that was saved, as v2 tensors (name, shape, datatype, data)."""
+    """Example rows, and the saved model's outputs for them, as v2 tensors (name, shape, datatype, data)."""
 
     inputs: tuple[dict[str, Any], ...]
     outputs: tuple[dict[str, Any], ...]
 
 
 class Compiled(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of compiling the model when it was saved. No times: the same model shall have the same digest.
+    """The result of compiling the model when it was saved, without times, so that the same model has the same digest.
 
-    ``file`` is the ONNX model that answers alike and faster, "" when the artefact itself serves, for this ``reason``;
-    ``rows`` were compared; ``decisive`` when it is so much faster that no other CPU can change that.
+    ``file`` is the ONNX model, or "" if it was not faster or not the same; ``reason`` says why; ``rows`` is how many
+    rows were compared; ``decisive`` is True if it is so much faster that it is faster on any CPU.
     """
 
     file: str = ""
@@ -67,8 +67,8 @@ class Compiled(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole file. ``profile`` (of the features), ``predictions`` (their profile) and ``metrics`` are for
-    people and for drift; the server needs the rest. ``compiled`` is None when nobody has tried."""
+    """The whole file. ``profile`` (of the features), ``predictions`` (their profile) and ``metrics`` are for readers
+    and for drift; the server needs the rest. ``compiled`` is None if compiling was not tried."""
 
     schema: int
     artefact: str
@@ -84,21 +84,21 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     compiled: Compiled | None = None
 
     def to_bytes(self) -> bytes:
-        """Sorted keys, no spaces: the same content is the same bytes, hence the same digest."""
+        """Return JSON with sorted keys and without spaces: the same content gives the same bytes and digest."""
         return (
             json.dumps(msgspec.to_builtins(self), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
         ).encode()
 
 
 def parse(data: bytes) -> Manifest:
-    """Read ``mlmodel.json``; :class:`RefusedModel` says what is wrong with it."""
+    """Parse ``mlmodel.json``. Raise :class:`RefusedModel` with what is wrong if it is invalid."""
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise RefusedModel(f"{MANIFEST} is not a package description ({error}): write it with package.save") from None
     if manifest.schema != SCHEMA:
         raise RefusedModel(
-            f"{MANIFEST} has schema {manifest.schema}, this server reads {SCHEMA}: save the package again"
+            f"{MANIFEST} has schema {manifest.schema}, but this server reads {SCHEMA}: save the package again"
         )
     if manifest.artefact not in manifest.files or not all(map(_NAME.fullmatch, manifest.files)):
         raise RefusedModel(f"{MANIFEST} does not list its artefact with a digest: write it with package.save")

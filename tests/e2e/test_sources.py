@@ -114,7 +114,7 @@ def test_a_package_in_s3_takes_credentials_from_the_secret_and_shows_them_nowher
         secret("wrong-and-secret")
         source = {"uri": "s3://models/v1", "version": "v1", "sha256": sha256(model.out / "v1" / "mlmodel.json")}
         apply(model, spec(source))
-        status = model.wait("it says why", 60, lambda status: "refused the credentials" in message(status))
+        status = model.wait("it says why", 60, lambda status: "rejected the credentials" in message(status))
         assert condition(status, "Ready") == "False"
         secret(PASSWORD)
         # A new pod mounts the Secret as it is now; the old one would see it too, within two minutes or so.

@@ -1,8 +1,8 @@
-"""The model formats, one module each: how its artefact is opened, what it says of itself, how it is asked.
+"""The model formats, one module each: how to open the artefact, which inputs and outputs it declares, how to predict.
 
-:mod:`.table` lists them. A module here imports its library only when a model of its format is opened, so that a server
-needs nothing but the one it serves. Each has two functions: ``check(artefact)`` raises
+:mod:`.table` lists them. A module imports its library only when it opens a model, so a server needs only the libraries
+of the model that it serves. Each module has two functions: ``check(artefact)`` raises
 :class:`~mlmodel_server.errors.RefusedModel` for a file that would do more than compute, and
-``opened(artefact, threads)`` opens it; :mod:`~mlmodel_server.loading.trust` is their only caller. Those of
-scikit-learn, which are pickles or made like them, are taken apart there and come here as estimators.
+``opened(artefact, threads)`` opens it. :mod:`~mlmodel_server.loading.trust` is their only caller; it also reads
+scikit-learn's formats, which are pickles or similar, so the module of scikit-learn gets estimators.
 """

@@ -19,13 +19,13 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
 MAX_UNPACKED = 4 << 30
-"""Bytes that may come out of a file."""
+"""Maximum bytes that a file may unpack to."""
 
 MAX_CONFIG = 64 << 20
-"""Bytes of the JSON that describes the layers."""
+"""Maximum bytes of the JSON that describes the layers."""
 
-# Keras imports what a configuration names. These modules hold layers and arithmetic; the exceptions run or read
-# something else.
+# Keras imports what a configuration names. These modules contain layers and arithmetic; the denied names in them run
+# code or read files.
 _MODULES = frozenset(
     (
         "builtins", "keras", "keras.activations", "keras.constraints", "keras.dtype_policies", "keras.initializers",
@@ -47,7 +47,8 @@ _WEIGHTS = "model.weights.h5"
 
 
 def check(artefact: Artefact) -> None:
-    """:class:`RefusedModel` for a layer that is not Keras' own or does more than compute, and for weights elsewhere."""
+    """Raise :class:`RefusedModel` for a layer that is not Keras' own or does more than compute, and for weights in
+    other files."""
     with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
@@ -58,7 +59,7 @@ def check(artefact: Artefact) -> None:
                 raise _refused(f"the path {entry.filename[:80]!r}", artefact.name)
             if path.name.endswith(".json") and entry.file_size > MAX_CONFIG:
                 raise ValueError("it unpacks to more than the limit")
-        for what in _beyond(json.loads(archive.read("config.json"))):
+        for what in _forbidden(json.loads(archive.read("config.json"))):
             raise _refused(what, artefact.name)
         if any(entry.filename == _WEIGHTS for entry in entries):
             _check_weights(archive.read(_WEIGHTS), artefact.name)
@@ -67,27 +68,27 @@ def check(artefact: Artefact) -> None:
 def _refused(what: str, name: str) -> RefusedModel:
     return RefusedModel(
         f"refused {what} in {name}: a Keras model may only have Keras' own layers that compute; "
-        f"replace that part and save it again"
+        f"replace that part of the model and save it again"
     )
 
 
-def _beyond(content: Any) -> Iterator[str]:
-    """What in the configuration is not Keras' own, or reads or runs something."""
+def _forbidden(content: Any) -> Iterator[str]:
+    """Yield the parts of the configuration that are not Keras' own, or that read files or run code."""
     for part in parts(content):
         if not isinstance(part, dict) or "class_name" not in part:
             continue
         module, name = part.get("module"), part["class_name"]
         if module is None and name in _PLAIN:
             continue
-        shown = f"{module}.{name}"[:80]
+        full_name = f"{module}.{name}"[:80]
         if module not in _MODULES or name in _DENIED or not isinstance(name, str):
-            yield shown
+            yield full_name
         elif part.get("registered_name") not in (None, name) and name != "function":
-            yield f"{shown} registered as {str(part['registered_name'])[:80]}"
+            yield f"{full_name} registered as {str(part['registered_name'])[:80]}"
 
 
 def _check_weights(data: bytes, name: str) -> None:
-    """HDF5 can point to other files, and would show them as weights."""
+    """Reject HDF5 that links to other files: it would read them as weights."""
     h5py = library("h5py")
 
     def visit(group: Any) -> None:
@@ -107,20 +108,21 @@ def _check_weights(data: bytes, name: str) -> None:
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The model, compiled to one function of its inputs."""
+    """Return the model, compiled to one function of its inputs."""
     tf = tensorflow(threads)
     with directory({"model.keras": artefact.data}) as path:
         model = library("keras").saving.load_model(path / "model.keras", compile=False, safe_mode=True)
     if not getattr(model, "inputs", None) or not getattr(model, "outputs", None):
-        raise RefusedModel(f"{artefact.name} does not say what its inputs are: build it with a keras.Input first")
-    inputs = tuple(spec_of(given.name, given.dtype, given.shape, artefact.name) for given in model.inputs)
+        raise RefusedModel(f"{artefact.name} does not declare its inputs: build it with a keras.Input first")
+    inputs = tuple(spec_of(tensor.name, tensor.dtype, tensor.shape, artefact.name) for tensor in model.inputs)
     names = [PREDICT] if len(model.outputs) == 1 else list(model.output_names)
     outputs = tuple(
-        spec_of(name, given.dtype, given.shape, artefact.name) for name, given in zip(names, model.outputs, strict=True)
+        spec_of(name, tensor.dtype, tensor.shape, artefact.name)
+        for name, tensor in zip(names, model.outputs, strict=True)
     )
     call = tf.function(
         lambda *tensors: tf.nest.flatten(model(tensors[0] if len(tensors) == 1 else list(tensors), training=False)),
-        input_signature=[tf.TensorSpec(given.shape, given.dtype) for given in model.inputs],
+        input_signature=[tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs],
     )
     return Opened(
         "keras",
@@ -134,8 +136,8 @@ class _ModelFunctions:
     def __init__(self, call: Any, names: Sequence[str]) -> None:
         self._call, self._positions = call, {name: index for index, name in enumerate(names)}
 
-    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
+    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         tf = library("tensorflow")
         arrays = [table] if isinstance(table, np.ndarray) else list(table.values())
-        found = self._call(*[tf.constant(array) for array in arrays])
-        return [array_of(found[self._positions[name]]) for name in wanted]
+        tensors = self._call(*[tf.constant(array) for array in arrays])
+        return [array_of(tensors[self._positions[name]]) for name in outputs]

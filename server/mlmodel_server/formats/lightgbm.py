@@ -20,18 +20,18 @@ _NUMBERS = (
 
 
 def check(artefact: Artefact) -> None:
-    """ValueError for trees that lead out of themselves."""
+    """Raise ValueError for a tree with an index out of range."""
     check_text(artefact.data.decode("utf-8"))
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The model in a file; :class:`RefusedModel` when there is none."""
+    """Return the model in a file. Raise :class:`RefusedModel` if it has none."""
     booster = library("lightgbm").Booster(model_str=artefact.data.decode("utf-8"))
     return _opened(booster, "lightgbm", "lightgbm_text", threads, None)
 
 
 def opened_wrapper(estimator: Any, format: str, threads: int) -> Opened:
-    """A scikit-learn wrapper, asked as the booster in it."""
+    """Return a scikit-learn wrapper as the booster in it."""
     classes = getattr(estimator, "classes_", None)
     labels = None if classes is None else np.asarray(classes)
     return _opened(estimator.booster_, format, f"lightgbm_{format}", threads, labels)
@@ -42,7 +42,7 @@ def _opened(booster: Any, format: str, platform: str, threads: int, labels: Arra
     objective = header.get("objective", "").partition(" ")[0]
     width = booster.num_feature()
     if not width:
-        raise RefusedModel("the file holds no fitted LightGBM model: save the booster after training")
+        raise RefusedModel("the file contains no fitted LightGBM model: save the booster after training")
     kind = _CLASSES.get(objective, "number")
     task: Task = "classification" if kind != "number" else "regression" if objective in _NUMBERS else "other"
     if kind == "number":
@@ -66,21 +66,21 @@ def _opened(booster: Any, format: str, platform: str, threads: int, labels: Arra
 
 
 def _header(text: str) -> dict[str, str]:
-    """The ``name=value`` lines before the first tree."""
+    """Return the ``name=value`` lines before the first tree."""
     lines = text.partition("\n\n")[0].splitlines()
     return {name: value for name, separator, value in (line.partition("=") for line in lines) if separator}
 
 
 class _Values:
-    """What a booster is asked for."""
+    """The two kinds of values that a booster computes."""
 
     def __init__(self, booster: Any, threads: int) -> None:
         self._booster, self._threads = booster, threads
 
     def values(self, table: Table) -> Array:
-        found: Array = self._booster.predict(table, num_threads=self._threads)
-        return found
+        values: Array = self._booster.predict(table, num_threads=self._threads)
+        return values
 
     def contributions(self, table: Table) -> Array:
-        found: Array = self._booster.predict(table, pred_contrib=True, num_threads=self._threads)
-        return found
+        contributions: Array = self._booster.predict(table, pred_contrib=True, num_threads=self._threads)
+        return contributions

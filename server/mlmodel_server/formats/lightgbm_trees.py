@@ -1,4 +1,4 @@
-"""A look at a LightGBM model before LightGBM parses it: it follows what it reads, also into a crash."""
+"""Check a LightGBM model before LightGBM parses it: LightGBM does not check indices and could crash."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.trees import Damaged, as_long, branching, whole, within
+from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_branches, check_indices, check_lengths, whole
 from mlmodel_server.tensors import Array
 
 MAX_FEATURES = 10_000_000
@@ -22,16 +22,16 @@ _CATEGORICAL = 1  # in decision_type
 
 
 def check_text(text: str) -> None:
-    """ValueError unless ``text`` is a sound model."""
+    """Raise ValueError unless ``text`` is a sound model."""
     head, _, trees = text.partition("\n\n")
     header = _fields(head)
     try:
         width = whole(header["max_feature_idx"], 0, MAX_FEATURES) + 1
-        as_long(width, header["feature_names"].split(" "), header["feature_infos"].split(" "))
+        check_lengths(width, header["feature_names"].split(" "), header["feature_infos"].split(" "))
         sizes = [whole(size) for size in header["tree_sizes"].split()]
         per_round = whole(header["num_tree_per_iteration"], 1, MAX_GROUPS)
         if whole(header["num_class"], 1, MAX_GROUPS) > per_round or len(sizes) % per_round:
-            raise Damaged("it has trees of other classes")
+            raise Damaged("it has a number of trees that does not fit its classes")
         for tree in _blocks(trees, sizes):
             _check_tree(tree, width)
     except KeyError as error:
@@ -39,56 +39,56 @@ def check_text(text: str) -> None:
 
 
 def _fields(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for name, separator, value in (line.partition("=") for line in text.splitlines()):
-        if separator and name in found:
+        if separator and name in fields:
             raise Damaged(f"it has {name[:40]!r} twice")
         if separator:
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 def _blocks(text: str, sizes: list[int]) -> Iterator[dict[str, str]]:
-    """The trees, which LightGBM cuts out of the text by their sizes in bytes."""
+    """Yield the trees, which LightGBM cuts out of the text by their sizes in bytes."""
     data, at = text.encode("utf-8"), 0
     for index, size in enumerate(sizes):
         block = data[at : at + size]
         if len(block) != size or not block.startswith(b"Tree=%d\n" % index) or b"\nTree=" in block:
-            raise Damaged("it has trees of other sizes than it says")
+            raise Damaged("it has a tree of another size than its header lists")
         yield _fields(block.decode("utf-8"))
         at += size
     if b"\nTree=" in data[at:] or data[at:].startswith(b"Tree="):
-        raise Damaged("it has more trees than it says")
+        raise Damaged("it has more trees than its header lists")
 
 
 def _check_tree(tree: dict[str, str], width: int) -> None:
     leaves = whole(tree["num_leaves"], 1)
-    as_long(leaves, *(_numbers(tree, name) for name in _PER_LEAF if leaves > 1 or name == "leaf_value"))
+    check_lengths(leaves, *(_numbers(tree, name) for name in _PER_LEAF if leaves > 1 or name == "leaf_value"))
     whole(tree.get("num_cat", "0"), 0, leaves)
     if leaves > 1:
         _check_splits(tree, leaves, width)
     if tree.get("is_linear", "0").strip() == "1":
         counts = _integers(tree, "num_features")
-        as_long(leaves, counts, _numbers(tree, "leaf_const"))
-        as_long(int(counts.sum()), _integers(tree, "leaf_features"), _numbers(tree, "leaf_coeff"))
-        within(counts, width + 1)
-        within(_integers(tree, "leaf_features"), width)
+        check_lengths(leaves, counts, _numbers(tree, "leaf_const"))
+        check_lengths(int(counts.sum()), _integers(tree, "leaf_features"), _numbers(tree, "leaf_coeff"))
+        check_indices(counts, width + 1)
+        check_indices(_integers(tree, "leaf_features"), width)
 
 
 def _check_splits(tree: dict[str, str], leaves: int, width: int) -> None:
-    as_long(leaves - 1, *(_numbers(tree, name) for name in _PER_SPLIT))
-    within(_integers(tree, "split_feature"), width)
+    check_lengths(leaves - 1, *(_numbers(tree, name) for name in _PER_SPLIT))
+    check_indices(_integers(tree, "split_feature"), width)
     children = np.concatenate((_integers(tree, "left_child"), _integers(tree, "right_child")))
-    branching(children[children >= 0], leaves - 1)
-    within(~children[children < 0], leaves)
+    check_branches(children[children >= 0], leaves - 1)
+    check_indices(~children[children < 0], leaves)
     by_category = (_integers(tree, "decision_type") & _CATEGORICAL) != 0
     if by_category.any():
         sets = whole(tree["num_cat"])
         bounds, members = _integers(tree, "cat_boundaries"), _numbers(tree, "cat_threshold")
-        as_long(sets + 1, bounds)
+        check_lengths(sets + 1, bounds)
         if bounds[0] != 0 or (np.diff(bounds) < 0).any() or bounds[-1] != len(members):
-            raise Damaged("it has a tree that reads outside itself")
-        within(_numbers(tree, "threshold")[by_category].astype(np.int64), sets)
+            raise Damaged(OUT_OF_RANGE)
+        check_indices(_numbers(tree, "threshold")[by_category].astype(np.int64), sets)
 
 
 def _numbers(tree: dict[str, str], name: str) -> Array:
@@ -103,4 +103,4 @@ def _number(text: Any) -> float:
     try:
         return float(text)
     except ValueError:
-        raise Damaged("it has text in place of a number") from None
+        raise Damaged("it has text instead of a number") from None

@@ -15,7 +15,7 @@ from mlmodel_server.tensors import Array, TensorSpec
 
 _DATATYPES = {{"float32": "float", "float64": "double"}.get(name, name): type for name, type in DATATYPES.items()}
 
-# Where a model can hold tensors: for each message of onnx.proto, its fields that lead on, by number.
+# Where a model can contain tensors: for each message of onnx.proto, the numbers of the fields to follow.
 _LEADS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -31,7 +31,7 @@ _MAX_DEPTH = 64
 
 
 def check(artefact: Artefact) -> None:
-    """:class:`RefusedModel` when weights are to be read from another file, which could be any file of the machine."""
+    """Raise :class:`RefusedModel` if weights are in another file, which could be any file of the machine."""
     try:
         if any(_external(memoryview(artefact.data), "model", 0)):
             raise RefusedModel(
@@ -43,12 +43,12 @@ def check(artefact: Artefact) -> None:
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The model in a file. Its inputs are tensors as the graph declares them, or a table where there is but one."""
+    """Return the model in a file. Its inputs are tensors as the graph declares them, or a table if it has one input."""
     running = session(artefact.data, threads)
     inputs = tuple(_spec(node) for node in running.get_inputs())
     nodes = [node for node in running.get_outputs() if _kind(node.type) != "other"]
     if not inputs or not nodes:
-        raise RefusedModel(f"{artefact.name} has no inputs or outputs that are tensors: export it with some")
+        raise RefusedModel(f"{artefact.name} has no inputs or outputs that are tensors: export it with tensors")
     outputs = tuple(_output(node) for node in nodes)
     return Opened(
         "onnx",
@@ -59,7 +59,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
 
 
 def session(data: bytes, threads: int) -> Any:
-    """An onnxruntime session that predicts in the calling thread, with ``threads`` - 1 others to help."""
+    """Return an onnxruntime session that predicts in the calling thread and ``threads`` - 1 others."""
     onnxruntime = library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -69,22 +69,22 @@ def session(data: bytes, threads: int) -> Any:
 
 
 class SessionFunctions:
-    """A session, asked by the names of its own inputs and outputs."""
+    """Predict with a session, by the names of its inputs and outputs."""
 
     def __init__(self, running: Any, inputs: Sequence[TensorSpec]) -> None:
-        # The Python method around this one checks names again and formats help: half the time of a small model.
+        # The public method checks names again and formats help: half the time of a small model.
         self._session, self._run, self._name = running, running._sess.run, inputs[0].name
 
-    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
+    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
         feed = {self._name: table} if isinstance(table, np.ndarray) else dict(table)
-        return [_array(answer) for answer in self._run(list(wanted), feed, None)]
+        return [_array(output) for output in self._run(list(outputs), feed, None)]
 
 
-def _array(answer: Any) -> Array:
-    if isinstance(answer, list):  # a classifier's probabilities as one dictionary for each row
-        return np.array([list(row.values()) for row in answer])
-    return np.asarray(answer)
+def _array(output: Any) -> Array:
+    if isinstance(output, list):  # a classifier's probabilities as one dictionary for each row
+        return np.array([list(row.values()) for row in output])
+    return np.asarray(output)
 
 
 def _kind(type_name: str) -> str:
@@ -103,15 +103,16 @@ def _spec(node: Any) -> TensorSpec:
     kind = node.type.partition("(")[2].rstrip(")")
     if not node.type.startswith("tensor(") or kind not in _DATATYPES:
         raise RefusedModel(
-            f"{node.name} is of the ONNX type {node.type}, which the protocol cannot carry: "
+            f"{node.name} is of the ONNX type {node.type}, which the protocol does not have: "
             f"export the model with one of {', '.join(_DATATYPES)}"
         )
-    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)  # others have names
+    # A variable size is a name.
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(node.name, _DATATYPES[kind], shape)
 
 
 def _external(message: memoryview, kind: str, depth: int) -> Iterator[bool]:
-    """True for each tensor of the protobuf ``message`` whose data lies in another file."""
+    """Yield True for each tensor of the protobuf ``message`` whose data is in another file."""
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deep")
     leads = _LEADS[kind]
@@ -123,7 +124,7 @@ def _external(message: memoryview, kind: str, depth: int) -> Iterator[bool]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protobuf message: number, and the bytes of what has a length or the value of what has none."""
+    """Yield the fields of a protobuf message: number, and the bytes of a field with a length, else its value."""
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)

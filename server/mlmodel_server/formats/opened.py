@@ -1,4 +1,4 @@
-"""What every format's module gives: a function on tables, and what the artefact itself tells about it."""
+"""What every format's module returns: functions on tables, and what the artefact declares about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlmodel_server.tensors import DTYPES, Array, TensorSpec
 
 Table = Array | Mapping[str, Array]
 """The rows of one or several requests. For the layouts ``columns`` and ``matrix`` one array of shape [rows, columns]:
-numbers, or objects when a column holds text. For the layout ``tensors`` one array per input, as it was sent, in the
+numbers, or objects if a column contains text. For the layout ``tensors`` one array per input, as it was sent, in the
 order of the signature."""
 
 PREDICT = "predict"
@@ -26,21 +26,21 @@ Task = Literal["classification", "regression", "other"]
 
 
 DATATYPES = {str(dtype): datatype for datatype, dtype in DTYPES.items() if datatype != "BYTES"} | {"string": "BYTES"}
-"""The protocol's datatype for what numpy and most libraries call a type of numbers, and for texts."""
+"""The protocol's datatype for the names of types in numpy and most libraries; text is ``string``."""
 
 
 class Functions(Protocol):
-    """What a model can be asked. Safe to call from several threads: predicting changes nothing."""
+    """The prediction functions of a model. Safe to call from several threads: predicting changes nothing."""
 
-    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
-        """One array for each of the ``wanted`` outputs, in that order. May raise anything: the caller turns it into a
+    def __call__(self, table: Table, outputs: Sequence[str], /) -> list[Array]:
+        """Return one array for each of ``outputs``, in that order. May raise anything: the caller turns it into a
         :class:`~mlmodel_server.errors.ModelFailure`."""
         ...
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """The files of one model, read and checked; ``name`` is the one to begin with, a key of ``files``.
+    """The files of one model, read and checked; ``name`` is the entry file, a key of ``files``.
 
     The names are relative to the model's own directory, with ``/`` between folders.
     """
@@ -50,7 +50,7 @@ class Artefact:
 
     @property
     def data(self) -> bytes:
-        """The content of the file to begin with."""
+        """The content of the entry file."""
         return self.files[self.name]
 
 
@@ -58,10 +58,10 @@ class Artefact:
 class Opened:
     """An opened artefact.
 
-    ``signature`` is what the artefact says of its inputs and outputs; None when only a package can tell. ``estimator``
-    is the scikit-learn estimator and ``booster`` that of XGBoost or LightGBM, from which either may be compiled.
-    ``explain`` answers one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
-    raw score of a row, and last what every row begins with; of a model with several raw scores [rows, scores,
+    ``signature`` has the inputs and outputs that the artefact declares; None if only a package can declare them.
+    ``estimator`` is the scikit-learn estimator, and ``booster`` that of XGBoost or LightGBM; either can be compiled.
+    ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
+    raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
     features + 1].
     """
 
@@ -76,7 +76,7 @@ class Opened:
 
 
 def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:
-    """The layout of a model of tensors: one input that is a table of numbers, with any number of rows, is a matrix."""
+    """Return the layout of a model of tensors: ``matrix`` for one input that is a table of any number of rows."""
     only = inputs[0]
     numbers = only.datatype.startswith(("FP", "INT", "UINT"))
     table = len(only.shape) == 2 and only.shape[0] == -1 and only.shape[1] > 0
@@ -84,7 +84,7 @@ def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:
 
 
 def parts(content: Any) -> Iterator[Any]:
-    """Everything in a JSON document: itself, and all that is in its lists and objects; however deep it is nested."""
+    """Yield every value of a JSON document: itself, and all values in its lists and objects, nested to any depth."""
     stack = [content]
     while stack:
         part = stack.pop()

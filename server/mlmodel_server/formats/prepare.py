@@ -1,8 +1,7 @@
-"""Makes a fitted estimator fit for serving: on plain arrays, without pandas, and on one thread.
+"""Prepare a fitted estimator for serving: on plain arrays, without pandas, and on one thread.
 
-The serving image has no pandas (30 MB of memory for nothing but labels), so what was learnt from a DataFrame by name is
-turned into positions here. ``package.save`` compares the answers before and after, so a model for which that would
-change anything is never saved.
+The serving image has no pandas, which takes 30 MB of memory, so names of columns become positions here.
+``package.save`` compares the predictions before and after, so it never saves a model that this would change.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from sklearn.compose import ColumnTransformer
 
 
 def prepare(model: Any) -> Any:
-    """``model`` itself, changed in place; returns its best estimator when it is a fitted search."""
+    """Change ``model`` in place and return it, or its best estimator if it is a fitted search."""
     model = getattr(model, "best_estimator_", model)
     parts = list(_parts(model, set()))
     for part in parts:
         if isinstance(part, ColumnTransformer) and "feature_names_in_" in vars(part):
             _select_by_position(part)
     for part in parts:
-        # Names only serve to warn that arrays have none, once per call and part.
+        # With names, scikit-learn warns in each call that arrays have none.
         vars(part).pop("feature_names_in_", None)
         vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
         if vars(part).get("n_jobs", 1) != 1:
@@ -60,9 +59,8 @@ def _select_by_position(transformer: Any) -> None:
             return position[columns]
         if isinstance(columns, slice):
             start, stop = position.get(columns.start, columns.start), columns.stop
-            return slice(
-                start, position[stop] + 1 if stop in position else stop, columns.step
-            )  # labels include the end
+            end = position[stop] + 1 if stop in position else stop  # a slice of labels includes its end
+            return slice(start, end, columns.step)
         if isinstance(columns, (list, tuple)) or hasattr(columns, "tolist"):
             return [position.get(column, column) if isinstance(column, str) else column for column in list(columns)]
         return columns

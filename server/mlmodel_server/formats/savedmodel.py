@@ -17,7 +17,7 @@ from mlmodel_server.tensors import Array
 
 SERVING = "serving_default"
 
-# Operators with a state of their own that a model computes with. Of all others with state, none is needed.
+# Stateful operators that models compute with. All other stateful operators are rejected.
 _STATEFUL = frozenset(
     (
         "Assert", "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp", "Bucketize", "Case",
@@ -32,53 +32,53 @@ _STATEFUL = frozenset(
         "While",
     )
 )  # fmt: skip
-# Operators that count as without a state although they reach files, other processes or Python.
+# Operators that TensorFlow declares stateless although they access files, other processes or Python.
 _REACHING = re.compile(
     r"File|^Save|^Restore|Checkpoint|PyFunc|Dataset|Iterator|^Debug|Dump|Proto|Remote|Rpc|^_?Send|^_?Recv|^_?Host|Summary"
     r"|ImmutableConst|LoadAndRemap|Print|Sharded|LMDB|Reader"
 )
-# What saving and loading the variables needs; only in functions that no signature leads to.
+# Operators that save and load the variables; allowed only in functions that no signature calls.
 _SAVING = frozenset(("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"))
 _SAVERS = re.compile(r"__inference__traced_(save|restore)_\d+")
 
 
 def check(artefact: Artefact) -> None:
-    """:class:`RefusedModel` for a graph with an operator that does more than compute."""
+    """Raise :class:`RefusedModel` for a graph with an operator that does more than compute."""
     tensorflow(1)
     model = library("tensorflow.core.protobuf.saved_model_pb2").SavedModel()
     model.ParseFromString(artefact.data)
     for meta in model.meta_graphs:
         functions = {function.signature.name: function.node_def for function in meta.graph_def.library.function}
-        called = _called(_answering(meta), functions)
+        called = _called(_output_nodes(meta), functions)
         for name, nodes in functions.items():
             saver = name not in called and _SAVERS.fullmatch(name)
             _check_nodes([node.op for node in nodes if not (saver and node.op in _SAVING)], functions, artefact.name)
         _check_nodes([node.op for node in meta.graph_def.node if node.op not in _SAVING], functions, artefact.name)
 
 
-def _answering(meta: Any) -> list[Any]:
-    """The nodes of the graph that the outputs of its signatures come from."""
+def _output_nodes(meta: Any) -> list[Any]:
+    """Return the nodes of the graph that the outputs of its signatures depend on."""
     nodes = {node.name: node for node in meta.graph_def.node}
     stack = [output.name for signature in meta.signature_def.values() for output in signature.outputs.values()]
-    found: dict[str, Any] = {}
+    reached: dict[str, Any] = {}
     while stack:
         name = stack.pop().lstrip("^").partition(":")[0]
-        if name in nodes and name not in found:
-            found[name] = nodes[name]
+        if name in nodes and name not in reached:
+            reached[name] = nodes[name]
             stack += nodes[name].input
-    return list(found.values())
+    return list(reached.values())
 
 
 def _called(nodes: Iterable[Any], functions: Any) -> set[str]:
-    """The functions that ``nodes`` call, with all that those call."""
-    found: set[str] = set()
+    """Return the functions that ``nodes`` call, directly or indirectly."""
+    called: set[str] = set()
     stack = [nodes]
     while stack:
         for name in _callees(stack.pop(), functions):
-            if name not in found:
-                found.add(name)
+            if name not in called:
+                called.add(name)
                 stack.append(functions[name])
-    return found
+    return called
 
 
 def _callees(nodes: Iterable[Any], functions: Any) -> Iterator[str]:
@@ -100,12 +100,12 @@ def _check_nodes(operators: Iterable[str], functions: Any, file: str) -> None:
         if definition is None or definition.is_stateful or _REACHING.search(operator):
             raise RefusedModel(
                 f"refused the operator {operator[:80]} in {file}: a SavedModel may only compute; "
-                f"leave that part out and save it again"
+                f"remove that part of the model and save it again"
             )
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The model, by its signature ``serving_default`` or the only one that it has."""
+    """Return the model, by its signature ``serving_default`` or its only one."""
     tf = tensorflow(threads)
     with directory(artefact.files) as path:
         model = tf.saved_model.load(str(path))
@@ -113,7 +113,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     if SERVING not in names and len(names) != 1:
         raise RefusedModel(
             f"{artefact.name} has {'no signature' if not names else 'several signatures'}: "
-            f"save the model with one called {SERVING}"
+            f"save the model with one named {SERVING}"
         )
     function = model.signatures[SERVING if SERVING in names else names[0]]
     inputs = tuple(
@@ -125,7 +125,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
         for name, spec in sorted(function.structured_outputs.items())
     )
     if not inputs:
-        raise RefusedModel(f"{artefact.name} takes no tensors: save the model with a signature of its inputs")
+        raise RefusedModel(f"{artefact.name} has no input tensors: save the model with a signature that has inputs")
     return Opened(
         "savedmodel",
         "tensorflow_savedmodel",
@@ -142,8 +142,8 @@ class _SignatureFunctions:
     def __init__(self, model: Any, function: Any, name: str) -> None:
         self._model, self._function, self._name = model, function, name  # the model owns the function's variables
 
-    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
+    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         tf = library("tensorflow")
         arrays = {self._name: table} if isinstance(table, np.ndarray) else table
-        found = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
-        return [array_of(found[name]) for name in wanted]
+        tensors = self._function(**{name: tf.constant(array) for name, array in arrays.items()})
+        return [array_of(tensors[name]) for name in outputs]

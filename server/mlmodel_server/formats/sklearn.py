@@ -1,4 +1,4 @@
-"""scikit-learn estimators and pipelines, from skops or joblib: what :mod:`~mlmodel_server.loading.trust` opened."""
+"""scikit-learn estimators and pipelines, which :mod:`~mlmodel_server.loading.trust` read from skops or joblib."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 
 
 class EstimatorFunctions:
-    """The methods of a prepared estimator, by the names of the outputs."""
+    """The methods of a prepared estimator, by the names of its outputs."""
 
     def __init__(self, estimator: Any) -> None:
         self._methods = {
             name: getattr(estimator, name) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)
         }
 
-    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
+    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
-        return [np.asarray(self._methods[name](table)) for name in wanted]
+        return [np.asarray(self._methods[name](table)) for name in outputs]
 
 
 def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
-    """The estimator as a model. It is changed in place: see :mod:`.prepare`.
+    """Return the estimator as a model. It is changed in place: see :mod:`.prepare`.
 
-    The wrappers of XGBoost and LightGBM become models of those. ``threads`` is for them; scikit-learn's own follow the
-    process. :class:`RefusedModel` when it is not fitted or cannot predict.
+    The wrappers of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them; scikit-learn
+    uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot predict.
     """
     library = type(estimator).__module__
     if library in ("xgboost.sklearn", "lightgbm.sklearn") and hasattr(estimator, "n_features_in_"):
@@ -41,9 +41,9 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     width = getattr(estimator, "n_features_in_", None)
     if not isinstance(width, int) or not hasattr(estimator, PREDICT):
         raise RefusedModel(
-            "the file holds no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
+            "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
         )
-    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare forgets them
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare removes them
     inputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names) or (TensorSpec(MATRIX, "FP64", (-1, width)),)
     prepared = prepare(estimator)
     signature = Signature("columns" if names else "matrix", inputs, _outputs(prepared, width), classes_of(prepared))
@@ -51,7 +51,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
 
 
 def task_of(estimator: Any) -> Task:
-    """What the estimator does, as scikit-learn itself tells."""
+    """Return the task of the estimator, as scikit-learn declares it."""
     from sklearn.base import is_classifier, is_regressor
 
     return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
@@ -60,7 +60,7 @@ def task_of(estimator: Any) -> Task:
 def _outputs(estimator: Any, width: int) -> tuple[TensorSpec, ...]:
     try:
         return outputs_of(estimator, np.zeros((1, width)))
-    except Exception:  # zeros are no valid row of this model: say what can be told without asking it
+    except Exception:  # zeros are not a valid row of this model: derive the outputs without a prediction
         classes = getattr(estimator, "classes_", None)
         datatype = datatype_of(np.asarray(classes).dtype) if classes is not None else "FP64"
         outputs: tuple[TensorSpec, ...] = (TensorSpec(PREDICT, datatype, (-1,)),)
@@ -70,20 +70,20 @@ def _outputs(estimator: Any, width: int) -> tuple[TensorSpec, ...]:
 
 
 def outputs_of(estimator: Any, table: Array) -> tuple[TensorSpec, ...]:
-    """What the model can answer, found by asking it: always ``predict``, and ``predict_proba`` where it has one."""
+    """Predict ``table`` to return the outputs of the model: ``predict``, and ``predict_proba`` if it exists."""
     outputs = []
     for name in (PREDICT, PREDICT_PROBA):
         if hasattr(estimator, name):
-            answer = getattr(estimator, name)(table)
-            if isinstance(answer, list):  # probabilities of several targets, which are no one tensor
+            array = getattr(estimator, name)(table)
+            if isinstance(array, list):  # probabilities of several targets are several tensors
                 continue
-            answer = np.asarray(answer)
-            outputs.append(TensorSpec(name, datatype_of(answer.dtype), (-1, *answer.shape[1:])))
+            array = np.asarray(array)
+            outputs.append(TensorSpec(name, datatype_of(array.dtype), (-1, *array.shape[1:])))
     return tuple(outputs)
 
 
 def classes_of(estimator: Any) -> tuple[str, ...]:
-    """The classes in the order of the columns of ``predict_proba``; empty when it is no single-target classifier."""
+    """Return the classes in the order of the columns of ``predict_proba``; empty unless it classifies one target."""
     classes = getattr(estimator, "classes_", None)
     if classes is None or isinstance(classes, list):
         return ()

@@ -1,4 +1,4 @@
-"""The formats and what each needs: its module, its library, the extra that brings it."""
+"""The formats and what each needs: its module, its library, the extra with the library."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mlmodel_server.errors import RefusedModel, not_installed
 
 @dataclass(frozen=True)
 class Format:
-    """``module`` is of this package; ``library`` what it imports; ``distributions`` what may bring that, for its
-    version; ``extra`` of this project that brings it; ``save`` completes "save it again"."""
+    """What a format needs. ``module`` is in this package and imports ``library``; one of ``distributions`` contains the
+    library and has its version; ``extra`` installs it; ``save`` completes "save it again"."""
 
     module: str
     library: str
@@ -48,21 +48,21 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "pytorch": ("torchscript", "torch-export", "torch-pickle"),
     "tensorflow": ("savedmodel", "keras"),
 }
-"""What users call several formats of one library."""
+"""Names for all formats of one library."""
 
 _OTHERS = {"yaml": "mlflow", "h5py": "tensorflow", "joblib": "sklearn", "skops": "sklearn"}
-"""The extras of libraries that no format is named after."""
+"""The extras of libraries that no format lists."""
 
 _PATH = re.compile(r"(?:/[\w.+@~-]+){2,}")
 
 
 def module_of(format: str) -> ModuleType:
-    """The module that opens ``format``."""
+    """Return the module that opens ``format``."""
     return importlib.import_module(f".{FORMATS[format].module}", __package__)
 
 
 def library(name: str) -> Any:
-    """A format's library, or a module of it, imported now; :class:`RefusedModel` when it is not installed."""
+    """Import and return a format's library, or a module of it. Raise :class:`RefusedModel` if it is not installed."""
     top = name.partition(".")[0]
     if top not in sys.modules and importlib.util.find_spec(top) is None:
         extras = {format.library: format.extra for format in FORMATS.values()} | _OTHERS
@@ -73,12 +73,12 @@ def library(name: str) -> Any:
 
 
 def how_to_save(format: str) -> str:
-    """How a model of this format is saved, to complete a sentence."""
+    """Return how to save a model in this format, to complete a sentence."""
     return FORMATS[format].save
 
 
 def versions(format: str) -> str:
-    """The library that opens ``format``, with its version here."""
+    """Return the library that opens ``format``, with its installed version."""
     for distribution in FORMATS[format].distributions:
         try:
             return f"{distribution} {version(distribution)}"
@@ -88,5 +88,5 @@ def versions(format: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """``text`` of a library's error, without the places of files: they tell a stranger about the machine."""
+    """Return ``text`` of a library's error without paths, which would describe the machine to strangers."""
     return _PATH.sub("…", text)

@@ -1,4 +1,4 @@
-"""What the formats of TensorFlow have in common."""
+"""Common code of TensorFlow's formats."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mlmodel_server.tensors import Array, TensorSpec
 
 
 def tensorflow(threads: int) -> Any:
-    """TensorFlow, kept to ``threads`` threads and without its messages."""
+    """Import TensorFlow, limited to ``threads`` threads and without its log."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     tensorflow = library("tensorflow")
     try:
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:  # it runs already, in a process that has opened a model before
+    except RuntimeError:  # TensorFlow is already initialised: this process has opened a model before
         pass
     return tensorflow
 
 
 @contextmanager
 def directory(files: Mapping[str, bytes]) -> Iterator[Path]:
-    """A private directory with ``files``, for a library that reads nothing but paths; gone afterwards."""
+    """Provide ``files`` in a private temporary directory, for a library that only reads paths."""
     with tempfile.TemporaryDirectory(prefix="mlmodel-") as name:
         top = Path(name)
         for file, data in files.items():
@@ -44,7 +44,7 @@ def directory(files: Mapping[str, bytes]) -> Iterator[Path]:
 
 
 def array_of(tensor: Any) -> Array:
-    """A tensor as an array; text, which TensorFlow has as bytes, as text."""
+    """Return a tensor as an array, with bytes decoded to text."""
     array: Array = tensor.numpy()
     if array.dtype != object:
         return array
@@ -53,10 +53,10 @@ def array_of(tensor: Any) -> Array:
 
 
 def spec_of(name: str, datatype: str, shape: Any, file: str) -> TensorSpec:
-    """A tensor of the model, as the protocol describes it."""
+    """Return the specification of a tensor of the model."""
     if datatype not in DATATYPES or shape is None:
         raise RefusedModel(
-            f"{file}: {name} is of the type {datatype}, which the protocol cannot carry: "
-            f"save the model with one of {', '.join(DATATYPES)}, and of known rank"
+            f"{name} in {file} has the type {datatype} or an unknown rank, which the protocol does not have: "
+            f"save the model with one of the types {', '.join(DATATYPES)}, and with a known rank"
         )
     return TensorSpec(name, DATATYPES[datatype], tuple(-1 if size is None else int(size) for size in shape))

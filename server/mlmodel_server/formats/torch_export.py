@@ -20,10 +20,10 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import DTYPES, TensorSpec
 
 MAX_JSON = 256 << 20
-"""Bytes of the JSON in one program."""
+"""Maximum bytes of the JSON in one program."""
 
-# torch looks a target up from the module torch, operator or math and calls what it finds; it evaluates the expressions
-# of shapes and guards as Python. So both may only be of these.
+# torch looks up a target in the module torch, operator or math and calls it, and it evaluates the expressions of shapes
+# and guards as Python. So only these are allowed.
 _LOOKED_UP = ("torch", "_operator", "math", "#")
 _TARGET = re.compile(
     r"torch\.ops\.(?:aten|prims|quantized|higher_order)\.(?!from_file\b|save\b|_print\b)\w+(?:\.\w+)?"
@@ -44,8 +44,8 @@ _LIBRARIES = re.compile(r"\.so(\.|$)|aotinductor")
 
 
 def check(artefact: Artefact) -> None:
-    """:class:`RefusedModel` for a program that would do more than compute: call anything but operators, evaluate text
-    that is no formula, open a pickle or a compiled library."""
+    """Raise :class:`RefusedModel` for a program that would do more than compute: call anything but operators, evaluate
+    text that is not a formula, open a pickle or a compiled library."""
     torch = library("torch")
     with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
         entries = archive.infolist()
@@ -55,28 +55,28 @@ def check(artefact: Artefact) -> None:
             if _LIBRARIES.search(entry.filename):
                 raise _refused("a compiled library", artefact.name)
             if entry.filename.endswith(".json"):
-                for what in _beyond(json.loads(archive.read(entry))):
+                for what in _forbidden(json.loads(archive.read(entry))):
                     raise _refused(what, artefact.name)
             elif entry.filename.endswith(".pt"):
                 try:
                     torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
-                except Exception:  # torch itself would now open it as a pickle
+                except Exception:  # torch would open it as a pickle
                     raise _refused("a pickle", artefact.name) from None
 
 
 def _refused(what: str, name: str) -> RefusedModel:
     return RefusedModel(
         f"refused {what} in {name}: an exported program may only compute with torch's own operators; "
-        f"leave that part out and export it again"
+        f"remove that part of the model and export it again"
     )
 
 
-def _beyond(content: Any) -> Iterator[str]:
-    """What in the description of a program is no computation."""
+def _forbidden(content: Any) -> Iterator[str]:
+    """Yield the parts of a program's description that do more than compute."""
     for part in parts(content):
         if isinstance(part, str):
-            for inner in _inner(part):
-                yield from _beyond(inner)
+            for inner in _nested_json(part):
+                yield from _forbidden(inner)
         elif isinstance(part, dict):
             for target in (part.get("target"), part.get("as_operator")):
                 if isinstance(target, str) and target.startswith(_LOOKED_UP) and not _TARGET.fullmatch(target):
@@ -84,15 +84,15 @@ def _beyond(content: Any) -> Iterator[str]:
             guards = part.get("guards_code")
             for text in (part.get("expr_str"), *(guards if isinstance(guards, list) else ())):
                 if text is not None and not _is_formula(text):
-                    yield "a text that is no formula"
+                    yield "a text that is not a formula"
             if part.get("use_pickle"):
                 yield "a pickle"
             if "default_factory_module" in part:
                 yield f"{part['default_factory_module']}.{part.get('default_factory_name')}"[:80]
 
 
-def _inner(text: str) -> list[Any]:
-    """JSON within JSON: how structures of inputs and outputs are described."""
+def _nested_json(text: str) -> list[Any]:
+    """Parse JSON within JSON, which describes the structures of inputs and outputs."""
     if text[:1] in ("[", "{", '"'):
         try:
             return [json.loads(text)]
@@ -116,7 +116,7 @@ def _is_formula(text: Any) -> bool:
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The program, with the inputs and outputs that it was exported with."""
+    """Return the program, with the inputs and outputs that it was exported with."""
     torch = library("torch")
     restrict(threads)
     program = torch.export.load(io.BytesIO(artefact.data))
@@ -126,17 +126,13 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     inputs = tuple(_spec(name, nodes[name], artefact.name) for name in user.user_inputs if name in nodes)
     if not inputs or len(inputs) != len(user.user_inputs) or program.call_spec.in_spec.child(1).num_leaves:
         raise RefusedModel(
-            f"{artefact.name} takes something else than tensors: export it with positional tensors as arguments"
+            f"{artefact.name} has inputs that are not tensors: export it with positional tensors as arguments"
         )
-    rows = {name: _sized(nodes[name].meta["val"]) for name in user.user_inputs}
-    blank = {spec.name: np.zeros(rows[spec.name], DTYPES[spec.datatype]) for spec in inputs}
-    answered = list(functions.answers(blank))
-    outputs = tuple(
-        TensorSpec(name, found.datatype, found.shape)
-        for name, found in zip(
-            answered, (_spec(str(node), nodes[str(node)], artefact.name) for node in user.user_outputs), strict=True
-        )
-    )
+    shapes = {name: _example_shape(nodes[name].meta["val"]) for name in user.user_inputs}
+    zeros = {spec.name: np.zeros(shapes[spec.name], DTYPES[spec.datatype]) for spec in inputs}
+    names = list(functions.all_outputs(zeros))
+    specs = (_spec(str(node), nodes[str(node)], artefact.name) for node in user.user_outputs)
+    outputs = tuple(TensorSpec(name, spec.datatype, spec.shape) for name, spec in zip(names, specs, strict=True))
     return Opened(
         "torch-export",
         "pytorch_export",
@@ -150,11 +146,11 @@ def _spec(name: str, node: Any, file: str) -> TensorSpec:
     datatype = TORCH_DATATYPES.get(str(getattr(value, "dtype", None)))
     if datatype is None:
         raise RefusedModel(
-            f"{file}: {name} is no tensor that the protocol can carry: export it with tensors of numbers"
+            f"{name} in {file} is not a tensor of a type that the protocol has: export it with tensors of numbers"
         )
     return TensorSpec(name, datatype, tuple(size if type(size) is int else -1 for size in value.shape))
 
 
-def _sized(value: Any) -> list[int]:
-    """A shape that the program takes: the one that it was exported with."""
+def _example_shape(value: Any) -> list[int]:
+    """Return a shape that the program accepts: the one that it was exported with."""
     return [size if type(size) is int else size.node.hint or 2 for size in value.shape]

@@ -1,4 +1,4 @@
-"""What ``torch.save`` writes: a pickle, which only a trusted author may hand in."""
+"""Files of ``torch.save``, which are pickles: opened only for a trusted author."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from mlmodel_server.formats.torch_common import TorchFunctions, restrict
 
 
 def check(artefact: Artefact) -> None:
-    """Always :class:`RefusedModel`: with what to save instead."""
+    """Raise :class:`RefusedModel` with what to save instead."""
     raise RefusedModel(
         f"refused the pickle in {artefact.name} (torch.save): save the model as a program, "
         f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2'), "
-        f"or have it signed and set trust: signed"
+        f"or sign it and set spec.model.trust (--trust) to signed"
     )
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The module of a trusted author; :class:`RefusedModel` when there are only weights."""
+    """Return the module of a trusted author. Raise :class:`RefusedModel` if the file has only weights."""
     torch = library("torch")
     restrict(threads)
     module = torch.load(io.BytesIO(artefact.data), map_location="cpu", weights_only=False)
     if not isinstance(module, torch.nn.Module):
         raise RefusedModel(
-            f"{artefact.name} holds only weights: save the model as a program, "
+            f"{artefact.name} contains only weights: save the model as a program, "
             f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2')"
         )
     return Opened("torch-pickle", "pytorch_pickle", TorchFunctions(module.eval()))

@@ -1,4 +1,4 @@
-"""Checks of trees in a file: the libraries that walk them follow every index, also out of their memory."""
+"""Check the trees in a file: their libraries follow every index, even out of their memory."""
 
 from __future__ import annotations
 
@@ -8,47 +8,50 @@ import numpy as np
 
 from mlmodel_server.tensors import Array
 
+OUT_OF_RANGE = "it has a tree with an index out of range"
+
 
 class Damaged(ValueError):
-    """A tree that leads out of itself, or a number that is none."""
+    """A file has an index out of range, a wrong length, or text instead of a number."""
 
 
 def integers(values: Any) -> Array:
-    """``values`` as an array [n] of integers."""
+    """Return ``values`` as an array [n] of integers."""
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.dtype == bool)):
         raise Damaged("it has a list that is not of integers")
     return array.astype(np.int64)
 
 
-def within(indices: Array, count: int) -> None:
-    """Every index is one of ``count``."""
+def check_indices(indices: Array, count: int) -> None:
+    """Raise :class:`Damaged` unless every index is from 0 to ``count`` - 1."""
     if len(indices) and not 0 <= indices.min() <= indices.max() < count:
-        raise Damaged("it has a tree that reads outside itself")
+        raise Damaged(OUT_OF_RANGE)
 
 
-def branching(children: Array, nodes: int) -> None:
-    """``children`` are of one tree of ``nodes``, its root first: each has one parent, so no walk from there is endless.
+def check_branches(children: Array, nodes: int) -> None:
+    """Raise :class:`Damaged` unless ``children`` are those of one tree of ``nodes``, with the root first: each child
+    has one parent, so every walk from the root ends.
 
-    Not every child comes after its parent: room of a pruned branch is used again.
+    A child may come before its parent, because libraries use the place of a pruned branch again.
     """
-    within(children, nodes)
+    check_indices(children, nodes)
     if len(children) and (np.bincount(children).max() > 1 or (children == 0).any()):
-        raise Damaged("it has a tree whose branches grow together")
+        raise Damaged("it has a tree whose branches merge or loop")
 
 
-def as_long(count: int, *columns: Any) -> None:
-    """Each of ``columns`` has ``count`` entries."""
+def check_lengths(count: int, *columns: Any) -> None:
+    """Raise :class:`Damaged` unless each of ``columns`` has ``count`` entries."""
     if any(len(column) != count for column in columns):
-        raise Damaged("it has more or fewer numbers than its parts need")
+        raise Damaged("it has an array of the wrong length")
 
 
 def whole(text: Any, lowest: int = 0, highest: int = 1 << 31) -> int:
-    """An integer, also as text, between two bounds."""
+    """Parse an integer, which may be text, and check that it is between two bounds."""
     try:
         number = int(text) if isinstance(text, (str, int)) else int(str(text))
     except ValueError:
-        raise Damaged("it has text in place of an integer") from None
+        raise Damaged("it has text instead of an integer") from None
     if not lowest <= number <= highest:
-        raise Damaged(f"it has a number beyond {highest:,}")
+        raise Damaged(f"it has {number:,} where {lowest:,} to {highest:,} is allowed")
     return number

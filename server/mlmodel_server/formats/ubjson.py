@@ -1,4 +1,4 @@
-"""UBJSON as XGBoost writes it, into dictionaries, lists and arrays: to look at before XGBoost itself reads it."""
+"""Parse UBJSON as XGBoost writes it into dictionaries, lists and arrays, to check it before XGBoost reads it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _CONSTANTS: dict[str, Any] = {"Z": None, "T": True, "F": False}
 
 
 def decode(data: bytes) -> Any:
-    """The value in ``data``; ValueError when it is none, is nested too deep, has a key twice or something behind it."""
+    """Return the value in ``data``. Raise ValueError if it is damaged, nested too deep, has a key twice, or has data
+    after it."""
     try:
         value, end = _value(data, 0, _marker(data, 0), 0)
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise ValueError("it is cut off or damaged") from error
     if end != len(data):
-        raise ValueError("it has something behind the model")
+        raise ValueError("it has data after the model")
     return value
 
 
@@ -31,14 +32,14 @@ def _marker(data: bytes, at: int) -> str:
 
 
 def _value(data: bytes, at: int, marker: str, depth: int, marked: bool = True) -> tuple[Any, int]:
-    """The value at ``at`` and where it ends; its marker stands there if it is ``marked``."""
+    """Return the value at ``at`` and its end; with ``marked``, its marker is at ``at``."""
     at += marked
     if depth > MAX_DEPTH:
         raise ValueError("it is nested too deep")
     if marker in _NUMBERS:
         kind = np.dtype(_NUMBERS[marker])
-        found = np.frombuffer(data[at : at + kind.itemsize], kind)
-        return found[0].item(), at + kind.itemsize
+        number = np.frombuffer(data[at : at + kind.itemsize], kind)
+        return number[0].item(), at + kind.itemsize
     if marker in _CONSTANTS:
         return _CONSTANTS[marker], at
     if marker in "SC":
@@ -54,7 +55,7 @@ def _value(data: bytes, at: int, marker: str, depth: int, marked: bool = True) -
 def _size(data: bytes, at: int) -> tuple[int, int]:
     marker = _marker(data, at)
     if marker not in _INTEGERS:
-        raise ValueError("it has a length that is no integer")
+        raise ValueError("it has a length that is not an integer")
     size, at = _value(data, at, marker, 0)
     if not 0 <= size <= len(data):
         raise ValueError("it is cut off or damaged")
@@ -68,7 +69,7 @@ def _text(data: bytes, at: int, size: int) -> str:
 
 
 def _header(data: bytes, at: int) -> tuple[str, int | None, int]:
-    """The type of all elements and their number, as far as a container gives them."""
+    """Return the type of all elements and their number, if the container declares them, and the end of the header."""
     kind, count = "", None
     if _marker(data, at) == "$":
         kind, at = _marker(data, at + 1), at + 2
@@ -86,7 +87,7 @@ def _array(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         end = at + count * dtype.itemsize
         return np.frombuffer(data[at:end], dtype, count).astype(dtype.newbyteorder("=")), end
     if kind:
-        raise ValueError("it has a typed list of something else than numbers")
+        raise ValueError("it has a typed list that is not of numbers")
     items: list[Any] = []
     while len(items) < count if count is not None else _marker(data, at) != "]":
         item, at = _value(data, at, _marker(data, at), depth + 1)

@@ -17,12 +17,12 @@ from mlmodel_server.tensors import Array
 
 
 def check(artefact: Artefact) -> None:
-    """ValueError for trees that lead out of themselves."""
+    """Raise ValueError for a tree with an index out of range."""
     check_file(artefact.data)
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
-    """The model in a file; :class:`RefusedModel` when there is none."""
+    """Return the model in a file. Raise :class:`RefusedModel` if it has none."""
     xgboost = library("xgboost")
     xgboost.set_config(verbosity=0)
     booster = xgboost.Booster(model_file=bytearray(artefact.data))
@@ -31,7 +31,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
 
 
 def opened_wrapper(estimator: Any, format: str, threads: int) -> Opened:
-    """A scikit-learn wrapper, asked as the booster in it: its own methods take five times as long."""
+    """Return a scikit-learn wrapper as the booster in it: the methods of the wrapper take five times as long."""
     classes = getattr(estimator, "classes_", None)
     labels = None if classes is None else np.asarray(classes)
     return _opened(estimator.get_booster(), format, f"xgboost_{format}", threads, labels)
@@ -40,12 +40,12 @@ def opened_wrapper(estimator: Any, format: str, threads: int) -> Opened:
 def _opened(booster: Any, format: str, platform: str, threads: int, labels: Array | None) -> Opened:
     learner = json.loads(booster.save_config())["learner"]
     objective = str(learner["objective"]["name"])
-    if objective == "multi:softmax":  # the same trees; this one gives probabilities, of which the other is the best
+    if objective == "multi:softmax":  # softprob has the same trees and returns the probabilities
         booster.set_param({"objective": "multi:softprob"})
     booster.set_param({"nthread": threads})
     width = booster.num_features()
     if not width:
-        raise RefusedModel("the file holds no fitted XGBoost model: save the booster after training")
+        raise RefusedModel("the file contains no fitted XGBoost model: save the booster after training")
     several = int(learner["learner_model_param"].get("num_target", "1")) > 1
     kind, task = _kind(objective)
     if labels is None and kind != "number" and not several:
@@ -81,7 +81,7 @@ def _kind(objective: str) -> tuple[Kind, Task]:
 
 
 class _Values:
-    """What a booster is asked for. Only its in-place prediction may be called from several threads."""
+    """The two kinds of values that a booster computes. Only its in-place prediction is safe in several threads."""
 
     def __init__(self, booster: Any, iterations: tuple[int, int], linear: bool) -> None:
         self._booster, self._iterations, self._linear = booster, iterations, linear
@@ -89,20 +89,20 @@ class _Values:
 
     def values(self, table: Table) -> Array:
         if self._linear:
-            return self._through_matrix(table, False)
-        found: Array = self._booster.inplace_predict(table, iteration_range=self._iterations, validate_features=False)
-        return found
+            return self._predict_matrix(table, False)
+        values: Array = self._booster.inplace_predict(table, iteration_range=self._iterations, validate_features=False)
+        return values
 
     def contributions(self, table: Table) -> Array:
-        return self._through_matrix(table, True)
+        return self._predict_matrix(table, True)
 
-    def _through_matrix(self, table: Table, contributions: bool) -> Array:
+    def _predict_matrix(self, table: Table, contributions: bool) -> Array:
         matrix = library("xgboost").DMatrix(table, nthread=1)
         with self._lock:
-            found: Array = self._booster.predict(
+            values: Array = self._booster.predict(
                 matrix,
                 pred_contribs=contributions,
                 iteration_range=self._iterations,
                 validate_features=False,
             )
-        return found
+        return values

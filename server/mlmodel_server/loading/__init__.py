@@ -1,1 +1,1 @@
-"""From a URI to a model in memory. Only this package opens model files, and only :mod:`.trust` parses them."""
+"""Load a model from a URI into memory. Only this package opens model files, and only :mod:`.trust` parses them."""

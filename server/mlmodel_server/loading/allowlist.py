@@ -1,24 +1,25 @@
-"""The exact globals that a model file may name, and how they got onto the list.
+"""The exact globals that a model file may name, and how the list of them is made.
 
-``allowed.txt`` has one line for each: module, name, kind, and the scikit-learn versions in which it was found. Exact
-names and never a prefix: trusted packages hold gadgets (``sklearn.utils._testing`` runs programs, ``numpy.f2py``
-evaluates strings, ``joblib.numpy_pickle.load`` opens further files). The kind says what a file gets for the name:
+``allowed.txt`` has one line for each: module, name, kind, and the scikit-learn versions that have it. The list has
+exact names and no prefixes, because trusted packages contain gadgets (``sklearn.utils._testing`` runs programs,
+``numpy.f2py`` evaluates strings, ``joblib.numpy_pickle.load`` opens further files). The kind is what a file gets for
+the name:
 
 ``class``
-    instances, made without the constructor
+    instances, created without the constructor
 ``value``
-    the thing itself: number types, and numerical functions that are harmless whatever they are called with
+    the object: number types, and numerical functions that are harmless with any arguments
 ``name``
-    nothing but the name: constructors that :mod:`.rebuild` calls after a check, and functions that an estimator keeps
-    from its training and that no prediction needs
+    only the name: constructors that :mod:`.rebuild` calls after a check, and functions that an estimator keeps from its
+    training but does not need for a prediction
 
-The list is generated from scikit-learn's own registry and from the tables below, and committed, so that starting a
-server imports only the modules which its model names. For another version, with it installed:
+The list is generated from scikit-learn's own registry and the tables below, and committed, so that a server imports
+only the modules that its model names. To add another version, install it and run:
 
     python -m mlmodel_server.loading.allowlist
 
-Lines of other versions stay, so a model written with one of them still loads where the class still exists; the kind is
-what the newest of them says.
+Lines of other versions stay, so a model saved with one of them still loads if the class still exists. The kind is that
+of the newest version.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ LIST = Path(__file__).with_name("allowed.txt")
 Kind = Literal["class", "value", "name"]
 Pair = tuple[str, str]
 
-# Modules of which every class *defined there* is plain data or arithmetic that fitted estimators contain.
-# Reviewed one by one: none of their __setstate__ opens a file, imports a name or runs a callable.
+# In these modules every class *defined there* is plain data or arithmetic that fitted estimators contain.
+# Each was reviewed: no __setstate__ opens a file, imports a name or runs a callable.
 CLASS_MODULES = (
     "sklearn._loss._loss",
     "sklearn._loss.link",
@@ -139,11 +140,11 @@ def _classes() -> Iterator[tuple[Pair, Kind]]:
             if inspect.isclass(value) and defined_here and not issubclass(value, BaseException):
                 yield (module_name, name), "class"
             elif name.startswith("__pyx_unpickle_") and defined_here:
-                yield (module_name, name), "name"  # how Cython classes are rebuilt; each makes the class in its name
+                yield (module_name, name), "name"  # Cython's constructors; each creates the class in its name
 
 
 def _metrics() -> Iterator[tuple[Pair, Kind]]:
-    """What a search was scored with: it stays in the estimator, and a tuned threshold looks at its signature."""
+    """Yield the scores of searches: they stay in the estimator, and a tuned threshold reads their signature."""
     from sklearn import metrics
 
     for name in metrics.get_scorer_names():
@@ -165,54 +166,55 @@ def _numpy_values() -> Iterator[tuple[Pair, Kind]]:
 
 
 def generate() -> dict[Pair, Kind]:
-    """The list for the installed versions."""
-    found: dict[Pair, Kind] = {}
+    """Return the list for the installed versions."""
+    generated: dict[Pair, Kind] = {}
     for source in (_estimators(), _classes(), _metrics(), _numpy_values()):
         for (module, name), kind in source:
             if "." not in name and "<" not in name:
-                found.setdefault((module, name), kind)
+                generated.setdefault((module, name), kind)
     for kind, module, names in EXPLICIT:
-        found |= dict.fromkeys(((module, name) for name in names), kind)
-    return found
+        generated |= dict.fromkeys(((module, name) for name in names), kind)
+    return generated
 
 
 def installed_version() -> str:
-    """Of scikit-learn, without the patch level: what the lines are marked with."""
+    """Return the version of scikit-learn without the patch level, which marks the lines."""
     import sklearn
 
     return ".".join(sklearn.__version__.split(".")[:2])
 
 
 def newest(versions: Iterable[str]) -> str:
-    """The highest of versions such as 1.9 and 1.10; "" of none."""
+    """Return the highest of versions such as 1.9 and 1.10; "" if there are none."""
     return max(versions, key=lambda version: [int(part) for part in version.split(".")], default="")
 
 
 def read() -> dict[Pair, tuple[Kind, list[str]]]:
-    """The committed list: kind and versions of each global."""
+    """Read the committed list: kind and versions of each global."""
     lines = (line.split() for line in LIST.read_text("utf-8").splitlines())
     return {(module, name): (kind, versions) for module, name, kind, *versions in lines}  # type: ignore[misc]
 
 
 @cache
 def kinds() -> dict[Pair, Kind]:
-    """The kind of each global on the list, of whatever version."""
+    """Return the kind of each global on the list, of any version."""
     return {pair: kind for pair, (kind, _) in read().items()}
 
 
 def update() -> str:
-    """Bring the marks of the installed version up to date; what was done, in a sentence."""
-    listed, found, version = read() if LIST.exists() else {}, generate(), installed_version()
+    """Update the marks of the installed version in the list, and return a summary."""
+    listed, generated, version = read() if LIST.exists() else {}, generate(), installed_version()
     lines = []
-    for pair in sorted({*listed, *found}):
+    for pair in sorted({*listed, *generated}):
         kind, versions = listed.get(pair, ("name", []))
-        marks = {*versions, version} if pair in found else {*versions} - {version}
+        marks = {*versions, version} if pair in generated else {*versions} - {version}
         if version == newest(marks):
-            kind = found.get(pair, kind)
+            kind = generated.get(pair, kind)
         if marks:
             lines.append(f"{' '.join(pair)} {kind} {' '.join(sorted(marks))}\n")
     LIST.write_text("".join(lines), "utf-8")
-    return f"{LIST.name}: {len(found)} globals of scikit-learn {version}, {len({*found} - {*listed})} of them new"
+    new = len({*generated} - {*listed})
+    return f"{LIST.name}: {len(generated)} globals of scikit-learn {version}, {new} of them new"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Unpacking a directory of model files from a tar or zip archive, into memory and never onto a disk.
+"""Unpack a directory of model files from a tar or zip archive, into memory and never onto a disk.
 
-An archive is a program for the unpacker, written by whoever made the model: names that climb out, links, devices and
-bombs are refused, with the member's name.
+An archive is not trusted: paths out of its directory, links, devices and bombs are rejected, with the member's name.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlmodel_server.errors import MLModelError, RefusedModel
-from mlmodel_server.loading.limits import MAX_FILE, MAX_TOTAL, at_most, checked_name, hidden
+from mlmodel_server.loading.limits import MAX_FILE, MAX_TOTAL, check_count, checked_name, is_hidden
 
 MAX_RATIO = 200
-"""Bytes that may come out per byte of the archive; tables of numbers rarely shrink to a tenth."""
+"""Maximum ratio of unpacked to packed bytes; tables of numbers rarely compress to a tenth."""
 
 SMALL = 64 << 20
-"""Bytes that may come out of any archive, however well it shrank."""
+"""Bytes that any archive may unpack to, at any ratio."""
 
 _MAX_ENTRIES = 100_000
-"""Entries in a zip's directory. Each costs a kilobyte once it is parsed; a nested zip is counted too."""
+"""Maximum number of entries in a zip's directory, nested zips included. Parsing takes a kilobyte for each."""
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -39,33 +38,33 @@ _OPENERS: dict[bytes, Callable[[io.BytesIO], Any]] = {
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name is a directory packed into one file. The formats that are zip files by themselves
-    (``.skops``, ``.keras``, ``.pt``) are none."""
+    """Whether a file of this name is a packed directory. Formats that are zip files (``.skops``, ``.keras``, ``.pt``)
+    are not archives."""
     return name.lower().endswith(_SUFFIXES)
 
 
 def unpack(data: bytes, name: str) -> dict[str, bytes]:
-    """The files in the archive ``data``, called ``name``: one common top directory is left out.
+    """Return the files in the archive ``data``, called ``name``, without a common top directory.
 
-    :class:`RefusedModel` when it is damaged, holds anything but plain files and directories below its top, or unpacks
-    to more than :data:`MAX_RATIO` times its size (and :data:`SMALL`), ``MAX_FILE`` per file, ``MAX_TOTAL`` or
+    Raise :class:`RefusedModel` if it is damaged, contains anything but plain files and directories below its top, or
+    unpacks to more than :data:`MAX_RATIO` times its size (and :data:`SMALL`), ``MAX_FILE`` per file, ``MAX_TOTAL`` or
     ``MAX_FILES``.
     """
     return without_common_top(members(data, name))
 
 
 def members(data: bytes, name: str) -> dict[str, bytes]:
-    """Like :func:`unpack`, with every name as it stands in the archive."""
+    """Like :func:`unpack`, with the common top directory."""
     left = min(MAX_TOTAL, max(SMALL, MAX_RATIO * len(data)))
     files: dict[str, bytes] = {}
     try:
         for member, content in (_zip if data.startswith(_ZIP_MAGIC) else _tar)(data, name, left):
             if member in files:
-                raise RefusedModel(f"{name} holds {member} twice: pack it again")
+                raise RefusedModel(f"{name} contains {member} twice: pack it again")
             files[member] = content
     except MLModelError:
         raise
-    except Exception as error:  # whatever a damaged or hostile archive makes the parsers raise
+    except Exception as error:  # a damaged or hostile archive makes the parsers raise anything
         raise RefusedModel(
             f"{name} cannot be unpacked ({type(error).__name__}): pack the model's directory with tar or zip again"
         ) from None
@@ -73,12 +72,12 @@ def members(data: bytes, name: str) -> dict[str, bytes]:
         for end in range(member.count("/")):
             above = "/".join(member.split("/")[: end + 1])
             if above in files:
-                raise RefusedModel(f"{name} holds {above} as a file and as a directory: pack it again")
+                raise RefusedModel(f"{name} contains {above} as a file and as a directory: pack it again")
     return files
 
 
 def without_common_top(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files without the one directory that all of them are in, if there is one."""
+    """Return the files without the top directory that all of them share, if there is one."""
     tops = {name.partition("/")[0] for name in files}
     if len(tops) != 1 or any("/" not in name for name in files):
         return dict(files)
@@ -89,17 +88,17 @@ def _tar(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
     if data.startswith(_ZSTD_MAGIC):
         raise RefusedModel(f"{name} is compressed with zstd, which this server cannot read: pack it as .tar.gz")
     opened = next((opener for magic, opener in _OPENERS.items() if data.startswith(magic)), lambda stream: stream)
-    stream: Any = _Bounded(opened(io.BytesIO(data)), left, name)  # Any: a reader is all that tarfile needs
-    # "r|" reads strictly forward, so that the bound on what comes out of the decompressor holds for headers as well
+    stream: Any = _Bounded(opened(io.BytesIO(data)), left, name)  # Any: tarfile needs only read
+    # "r|" only reads forward, so that the limit covers headers as well
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for count, entry in enumerate(archive, 1):
-            at_most(count)  # of all entries: tarfile keeps each in memory
+            check_count(count)  # of all entries: tarfile keeps each in memory
             if entry.isdir():
                 _member(entry.name, name)
                 continue
             if not entry.isreg() or entry.issparse():
                 kind = "link" if entry.issym() or entry.islnk() else "special file"
-                raise RefusedModel(f"{name} holds {entry.name[:80]!r}, a {kind}: pack only plain files")
+                raise RefusedModel(f"{name} contains {entry.name[:80]!r}, a {kind}: pack only plain files")
             member = _member(entry.name, name)
             if entry.size > MAX_FILE:
                 raise _too_large(name)
@@ -110,14 +109,14 @@ def _tar(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
 
 def _zip(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
     if data.count(b"PK\x01\x02") > _MAX_ENTRIES:
-        raise RefusedModel(f"{name} holds more than {_MAX_ENTRIES:,} entries: pack only the model's files")
+        raise RefusedModel(f"{name} contains more than {_MAX_ENTRIES:,} entries: pack only the model's files")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        at_most(len(archive.infolist()))
+        check_count(len(archive.infolist()))
         for entry in archive.infolist():
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise RefusedModel(
-                    f"{name} holds {entry.filename[:80]!r}, a link or special file: pack only plain files"
+                    f"{name} contains {entry.filename[:80]!r}, a link or special file: pack only plain files"
                 )
             if entry.flag_bits & 1:
                 raise RefusedModel(f"{name} is encrypted: pack it without a password")
@@ -131,25 +130,27 @@ def _zip(data: bytes, name: str, left: int) -> Iterator[tuple[str, bytes]]:
 
 
 def _member(path: str, name: str) -> str:
-    """The path as a file's name, "" for what is no part of a model; :class:`RefusedModel` when it climbs out."""
+    """Return ``path`` as a file's name, "" if a model has no such file; raise :class:`RefusedModel` if it leads out."""
     parts = [part for part in path.rstrip("/").split("/") if part != "."]
     if ".." in parts or path.startswith("/"):
-        raise RefusedModel(f"{name} holds {path[:80]!r}, a path out of its directory: pack it again from inside")
-    # Also the "__MACOSX/._model.skops" that a Mac adds to what it packs
-    if not parts or hidden("/".join(parts)):
+        raise RefusedModel(
+            f"{name} contains {path[:80]!r}, a path out of its directory: pack it again with relative paths"
+        )
+    # Also "__MACOSX/._model.skops", which macOS adds
+    if not parts or is_hidden("/".join(parts)):
         return ""
     return checked_name("/".join(parts))
 
 
 def _too_large(name: str) -> RefusedModel:
     return RefusedModel(
-        f"{name} unpacks to more than a model may have (or to {MAX_RATIO} times its size, like a bomb): pack only the "
-        f"model's files"
+        f"{name} unpacks to more than a model may have ({MAX_FILE >> 30} GiB per file, {MAX_TOTAL >> 30} GiB in total, "
+        f"{MAX_RATIO} times its size): pack only the model's files"
     )
 
 
 class _Bounded:
-    """A stream that hands out a bounded number of bytes."""
+    """A stream that raises :class:`RefusedModel` after ``left`` bytes."""
 
     def __init__(self, stream: Any, left: int, name: str) -> None:
         self._stream, self._left, self._name = stream, left, name

@@ -1,8 +1,8 @@
-"""A look at every object of an opened model: what its parts would do, and where its trees would read.
+"""Check every object of an opened model: what its parts would do, and where its trees would read.
 
-A list of types says what a model is made of. This says that those types hold nothing that turns a prediction into
-something else: a text vectorizer that opens the files which a request names, a function that is no arithmetic, a tree
-whose next node lies outside its memory (scikit-learn follows it there).
+The allow-list limits the types of a model. This module checks that an object of these types only predicts: it rejects a
+text vectorizer that opens the files that a request names, a function that is not arithmetic, and a tree whose next node
+lies outside its memory (scikit-learn would read there).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.trees import Damaged, as_long, branching, within
+from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_branches, check_indices, check_lengths
 from mlmodel_server.loading import allowlist
 
 _FUNCTIONS = (types.FunctionType, type(np.mean))
@@ -32,12 +32,12 @@ _CODE = (
     types.ModuleType,
     np.vectorize,
 )
-_MADE_HERE = ("interp1d",)  # by the __setstate__ of an isotonic regression; on no list, so in no file
+_CREATED_BY_SETSTATE = ("interp1d",)  # of an isotonic regression; not on the list, so a file cannot contain it
 _NEIGHBOURS = ("sklearn.neighbors._ball_tree", "sklearn.neighbors._kd_tree")
 
 
 def audit(model: Any, refuse: Callable[[str], RefusedModel]) -> None:
-    """Raise what ``refuse`` makes, or ValueError for forged numbers, unless ``model`` can only compute."""
+    """Raise the error of ``refuse``, or ValueError for forged numbers, unless ``model`` can only compute."""
     seen: set[int] = set()
     stack = [model]
     while stack:  # no recursion: a hostile model may be nested deeper than Python's stack
@@ -47,11 +47,11 @@ def audit(model: Any, refuse: Callable[[str], RefusedModel]) -> None:
         seen.add(id(part))
         if isinstance(part, _CODE):
             _check_code(part, refuse)
-        stack += _inside(part)
+        stack += _children(part)
         _check(part, refuse)
 
 
-def _inside(part: Any) -> Iterator[Any]:
+def _children(part: Any) -> Iterator[Any]:
     if isinstance(part, np.ndarray):
         if part.dtype.hasobject:
             yield from part.ravel()
@@ -59,7 +59,7 @@ def _inside(part: Any) -> Iterator[Any]:
         yield from part
     elif isinstance(part, dict):
         yield from part.values()
-    elif hasattr(part, "__dict__") and not isinstance(part, _CODE) and type(part).__name__ not in _MADE_HERE:
+    elif hasattr(part, "__dict__") and not isinstance(part, _CODE) and type(part).__name__ not in _CREATED_BY_SETSTATE:
         yield from vars(part).values()
 
 
@@ -78,8 +78,8 @@ def _check(part: Any, refuse: Callable[[str], RefusedModel]) -> None:
     if kind.__module__ == "sklearn.tree._tree" and kind.__name__ == "Tree":
         nodes = part.__getstate__()["nodes"]
         inner = nodes["left_child"] != -1
-        branching(np.concatenate((nodes["left_child"][inner], nodes["right_child"][inner])), len(nodes))
-        within(nodes["feature"][inner], part.n_features)
+        check_branches(np.concatenate((nodes["left_child"][inner], nodes["right_child"][inner])), len(nodes))
+        check_indices(nodes["feature"][inner], part.n_features)
     elif kind.__module__ == "sklearn.ensemble._hist_gradient_boosting.predictor":
         _check_histogram(part)
     elif kind.__module__ in _NEIGHBOURS:
@@ -91,30 +91,30 @@ def _check(part: Any, refuse: Callable[[str], RefusedModel]) -> None:
     elif kind.__module__ == "sklearn.svm._classes" and hasattr(part, "_n_support"):
         _check_vectors(part)
     elif kind.__module__ == "sklearn.cluster._kmeans" and hasattr(part, "cluster_centers_"):
-        as_long(part.n_features_in_, np.asarray(part.cluster_centers_).T)
+        check_lengths(part.n_features_in_, np.asarray(part.cluster_centers_).T)
 
 
 def _check_width(part: Any) -> None:
-    """A tree is asked about the columns of a table that only the estimator around it has measured."""
+    """Check that each tree reads no column that its ensemble lacks: only the ensemble checks the width of a table."""
     width = getattr(part, "n_features_in_", 0)
     trees = [part] if hasattr(part, "tree_") else list(np.ravel(getattr(part, "estimators_", ())))
     subsets = getattr(part, "estimators_features_", [None] * len(trees))
     for tree, columns in zip(trees, subsets, strict=False):
         if hasattr(tree, "tree_") and tree.tree_.n_features != (width if columns is None else len(columns)):
-            raise Damaged("it has a tree that reads outside itself")
+            raise Damaged(OUT_OF_RANGE)
         if columns is not None:
-            within(np.asarray(columns), width)
+            check_indices(np.asarray(columns), width)
     for predictor in np.ravel(getattr(part, "_predictors", ())):
-        within(predictor.nodes["feature_idx"], width)
+        check_indices(predictor.nodes["feature_idx"], width)
     if type(part).__module__ == "sklearn.ensemble._gb" and hasattr(part, "n_trees_per_iteration_"):
-        # Each column of trees adds to a column of a table that the first guess has made.
-        first = getattr(part.init_, "classes_", None) if part.init_ != "zero" else None
-        columns = part.n_trees_per_iteration_ if first is None else len(first) if len(first) > 2 else 1
-        as_long(min(columns, part.n_trees_per_iteration_), np.asarray(part.estimators_).T)
+        # Each column of trees adds to a column of the initial prediction.
+        classes = getattr(part.init_, "classes_", None) if part.init_ != "zero" else None
+        columns = part.n_trees_per_iteration_ if classes is None else len(classes) if len(classes) > 2 else 1
+        check_lengths(min(columns, part.n_trees_per_iteration_), np.asarray(part.estimators_).T)
 
 
 def _check_vectors(machine: Any) -> None:
-    """libsvm has no lengths of its own: what it reads follows from the number of classes and of support vectors."""
+    """Check the lengths of arrays: libsvm derives them from the number of classes and of support vectors."""
     counts = np.asarray(machine._n_support)
     vectors, classes = len(machine.support_), len(counts)
     one = type(machine).__name__ not in ("SVC", "NuSVC")  # a regressor counts its vectors twice
@@ -129,23 +129,23 @@ def _check_vectors(machine: Any) -> None:
         and len(machine._probA) in (0, pairs)
     )
     if not sound:
-        raise Damaged("it has a support vector machine that reads outside itself")
+        raise Damaged("its support vector machine has an array of the wrong length")
 
 
 def _check_histogram(predictor: Any) -> None:
     nodes = predictor.nodes
     inner = nodes["is_leaf"] == 0
-    branching(np.concatenate((nodes["left"][inner], nodes["right"][inner])), len(nodes))
+    check_branches(np.concatenate((nodes["left"][inner], nodes["right"][inner])), len(nodes))
     bitsets = nodes["bitset_idx"][inner & (nodes["is_categorical"] != 0)]
-    within(bitsets, min(len(predictor.raw_left_cat_bitsets), len(predictor.binned_left_cat_bitsets)))
+    check_indices(bitsets, min(len(predictor.raw_left_cat_bitsets), len(predictor.binned_left_cat_bitsets)))
 
 
 def _check_neighbours(tree: Any) -> None:
     data, indices, nodes, bounds = (np.asarray(array) for array in tree.__getstate__()[:4])
-    within(indices, len(data))
+    check_indices(indices, len(data))
     inner = np.flatnonzero(nodes["is_leaf"] == 0)
     starts, ends = nodes["idx_start"], nodes["idx_end"]
     inside = len(indices) == len(data) and starts.min() >= 0 and (starts <= ends).all() and ends.max() <= len(data)
     branches = not len(inner) or 2 * inner.max() + 2 < len(nodes)
     if not inside or not branches or bounds.shape[1:] != (len(nodes), data.shape[1]):
-        raise Damaged("it has a tree that reads outside itself")
+        raise Damaged(OUT_OF_RANGE)

@@ -1,4 +1,4 @@
-"""Which format a file is, by its content: names lie, and are lost in a ConfigMap or behind a URL."""
+"""Detect the format of a file from its content: its name may be wrong, or lost in a ConfigMap or behind a URL."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Format = Literal[
 ]
 
 MLFLOW = "MLmodel"
-"""The description of an MLflow directory: YAML, which nothing but its name tells."""
+"""The description of an MLflow directory, which is YAML: only its name identifies it."""
 
 COMPRESSED = (b"\x78", b"\x1f\x8b", b"BZ", b"\xfd7zXZ", b"\x5d\x00")
-"""How what ``joblib.dump(compress=...)`` writes begins: zlib, gzip, bz2, xz, lzma."""
+"""First bytes of what ``joblib.dump(compress=...)`` writes: zlib, gzip, bz2, xz, lzma."""
 
 _TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _XGBOOST = re.compile(rb'\s*\{\s*"(?:learner|version|Config|Model)"')
 _XGBOOST_UBJ = re.compile(rb"\{(?:L\0{7}|l\0{3}|[iU])[\x05-\x07](?:learner|version|Config|Model)", re.DOTALL)
 
-# Known, and not to be served: what to do instead.
+# Known formats that are not served, and what to do instead.
 _ADVICE: tuple[tuple[bytes, str], ...] = (
     (b"binf", "is in XGBoost's deprecated binary format: load it with the XGBoost that wrote it and "
      "save it as .ubj or .json (booster.save_model('model.ubj'))"),
@@ -41,16 +41,16 @@ _ADVICE: tuple[tuple[bytes, str], ...] = (
      "save it as .ubj or .json (booster.save_model('model.ubj'))"),
     (b"\x89HDF\r\n\x1a\n", "is HDF5, Keras' old format: save it as .keras (model.save('model.keras'))"),
     (b"\x93NUMPY", "is an array, not a model: save the fitted model"),
-    (b"ZF", "was written by joblib before 0.10: load it there and save it with a current joblib"),
-    (b"GGUF", "is a GGUF language model, which this server does not run: export it to ONNX"),
+    (b"ZF", "was written by joblib before 0.10: load it with that version and save it with a current one"),
+    (b"GGUF", "is a GGUF language model, which this server does not serve: export it to ONNX"),
 )  # fmt: skip
 
 
 def detect(name: str, data: bytes) -> Format:
-    """The format of the file called ``name``, from its content alone but for MLflow's.
+    """Return the format of the file called ``name``, from its content, and for MLflow from its name.
 
-    Raises :class:`RefusedModel` with what to do instead for formats that are known and not served. What no format
-    claims is taken for a pickle: those of protocol 0 have no beginning of their own.
+    Raise :class:`RefusedModel` with what to do instead for known formats that are not served. Content that matches no
+    format counts as a pickle, because a pickle of protocol 0 has no fixed first bytes.
     """
     if name.rpartition("/")[2] == MLFLOW:
         return "mlflow"
@@ -68,7 +68,9 @@ def detect(name: str, data: bytes) -> Format:
     if _XGBOOST.match(data) or _XGBOOST_UBJ.match(data):
         return "xgboost"
     if re.match(rb'\s*\{\s*"(?:name|tree_info)"', data):
-        raise RefusedModel(f"{name} is a dump for reading: save the model with booster.save_model('model.txt')")
+        raise RefusedModel(
+            f"{name} is a human-readable dump, not a model: save it with booster.save_model('model.txt')"
+        )
     return _protobuf(data) or "joblib"
 
 
@@ -92,13 +94,13 @@ def _archive(name: str, data: bytes) -> Format:
     if any(member.endswith(".npy") for member in members):
         raise RefusedModel(f"{name} is an archive of arrays (.npz), not a model: save the fitted model")
     raise RefusedModel(
-        f"{name} is a zip file of no format that this server knows: serve skops, Keras, TorchScript or exported "
-        f"PyTorch programs as they were saved, and packages as directories or as an archive called .zip"
+        f"{name} is a zip file of an unknown format: give a skops, Keras, TorchScript or torch.export file as it was "
+        f"saved, or a directory as an archive whose name ends with .zip"
     )
 
 
 def _protobuf(data: bytes) -> Format | None:
-    """A SavedModel begins with its schema version 1, an ONNX model with its IR version (3 or later)."""
+    """Detect protobuf formats: a SavedModel begins with schema version 1, an ONNX model with IR version 3 or later."""
     if len(data) < 4 or data[0] != 0x08:
         return None
     if data[1] == 1 and data[2] == 0x12:

@@ -1,4 +1,4 @@
-"""Source to model: digests and signatures first, then the choke point."""
+"""Load a model from a source: check digests and signature, then open it with :mod:`.trust`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mlmodel_server.manifest import MANIFEST, Manifest
 
 @dataclass
 class Loaded:
-    """A model that is here, whole and as it was meant to be. ``manifest`` is None for what is no package; ``sha256`` is
-    of ``mlmodel.json``, of the bare file, or what pinned the directory; ``signed_by`` is the fingerprint of the key
-    that signed it, "" if none did; ``compiled`` is the ONNX model that the package brings beside the artefact."""
+    """A model whose digests and signature were checked. ``manifest`` is None if it is not a package; ``sha256`` is the
+    digest of ``mlmodel.json``, of the bare file, or of the archive or directory; ``signed_by`` is the fingerprint of
+    the key that signed it, or ""; ``compiled`` is the ONNX model that the package contains beside the artefact."""
 
     format: Format
     manifest: Manifest | None
@@ -34,7 +34,7 @@ class Loaded:
 
     @cached_property
     def opened(self) -> Opened:
-        """The artefact, opened at the first use: what is compiled can do without. Raises :class:`RefusedModel`."""
+        """The artefact, opened on first use: a compiled model may not need it. Raises :class:`RefusedModel`."""
         return self._open()
 
 
@@ -48,13 +48,13 @@ def load(
     allow_unsafe: bool = False,
     threads: int = 1,
 ) -> Loaded:
-    """Read the model of ``source``, and check everything that can be checked before it is opened.
+    """Read the model of ``source``, and check all that can be checked before it is opened.
 
-    ``sha256`` (hex, "" = not pinned) is checked on the entry file, and a package's own digests on every file it lists,
-    all before anything but ``mlmodel.json`` is parsed. ``format`` other than ``auto`` is what the file must be.
-    ``trust`` is one of :data:`~.trust.Trust`: for ``signed`` one of ``keys`` (public, PEM) must have signed all files
-    (``model.sig`` beside them), and ``unsafe`` needs ``allow_unsafe``. ``threads`` is how many the model may use for a
-    prediction. Raises :class:`RefusedModel` and :class:`~mlmodel_server.errors.UnreachableSource`.
+    ``sha256`` (hex, "" = not pinned) is checked on the entry file, and a package's own digests on every file that it
+    lists, all before anything but ``mlmodel.json`` is parsed. ``format``, unless ``auto``, is the format that the file
+    must have. ``trust`` is one of :data:`~.trust.Trust`: ``signed`` requires that one of ``keys`` (public, PEM) signed
+    all files (``model.sig`` beside them), ``unsafe`` requires ``allow_unsafe``. ``threads`` is the number of threads of
+    one prediction. Raise :class:`RefusedModel` or :class:`~mlmodel_server.errors.UnreachableSource`.
     """
     strict = _strict(trust, keys, allow_unsafe)
     if trust == "signed" and SIGNATURE not in source.names():
@@ -63,8 +63,8 @@ def load(
     digest = source.sha256 or manifest.sha256(entry)
     if sha256 and digest != sha256.lower():
         raise RefusedModel(
-            f"{source.entry} has sha256 {digest}, but {sha256} was asked for: "
-            f"put the digest of the file you mean into spec.model.sha256"
+            f"{source.entry} has sha256 {digest}, but {sha256} is required: "
+            f"put the digest of the right file into spec.model.sha256 (--sha256)"
         )
     files = {source.entry: entry}
     signed_by = ""
@@ -73,20 +73,20 @@ def load(
         signed_by = verify(files, source.read(SIGNATURE), keys)
     described = manifest.parse(entry) if source.entry == MANIFEST else None
     if described is not None:
-        files = _listed(source, described, files)
+        files = _listed_files(source, described, files)
         name = described.artefact
     else:
         if detect(source.entry, entry) in ("mlflow", "savedmodel"):
             files = {name: files.get(name) or source.read(name) for name in source.names() if name != SIGNATURE}
         name = source.entry
-    found, artefact, flavour = _detected(name, files, format)
+    detected, artefact, flavour = _identify(name, files, format)
 
-    def opened() -> Opened:
-        model = open_model(artefact, found, strict=strict, threads=threads)
+    def open_it() -> Opened:
+        model = open_model(artefact, detected, strict=strict, threads=threads)
         return model if flavour is None else replace(model, signature=mlflow.joined(model.signature, flavour))
 
     compiled = files.get(described.compiled.file) if described and described.compiled else None
-    return Loaded(found, described, digest, signed_by, compiled, _open=opened)
+    return Loaded(detected, described, digest, signed_by, compiled, _open=open_it)
 
 
 def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:
@@ -94,41 +94,48 @@ def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:
         raise RefusedModel(f"trust is {trust[:40]!r}: use {', '.join(get_args(Trust))}")
     if trust == "unsafe" and not allow_unsafe:
         raise RefusedModel(
-            "trust is unsafe, which this server was not started for: use strict or signed, "
+            "trust is unsafe, which this server does not allow: use strict or signed, "
             "or have the administrator add --allow-unsafe"
         )
     if trust == "signed" and not keys:
-        raise RefusedModel("trust is signed, but no public key is known: give one, or have the administrator add it")
+        raise RefusedModel(
+            "trust is signed, but the server has no public key: give --signing-keys, "
+            "or have the administrator add a key"
+        )
     return trust == "strict"
 
 
-def _listed(source: Source, described: Manifest, read: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a package, each with the digest that its description has."""
+def _listed_files(source: Source, described: Manifest, read: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a package, each with the digest that its description lists."""
     contents = {}
     for file, expected in described.files.items():
         contents[file] = read[file] if file in read else source.read(file)
-        found = manifest.sha256(contents[file])
-        if found != expected.sha256:
+        digest = manifest.sha256(contents[file])
+        if digest != expected.sha256:
             raise RefusedModel(
-                f"{file} has sha256 {found}, but {MANIFEST} lists {expected.sha256}: save the package again"
+                f"{file} has sha256 {digest}, but {MANIFEST} lists {expected.sha256}: save or copy the package again"
             )
     return contents
 
 
-def _detected(name: str, files: Mapping[str, bytes], format: str) -> tuple[Format, Artefact, mlflow.Flavour | None]:
-    """What the model that begins with the file ``name`` is: that file alone, or all in its directory."""
-    found: Format = detect(name, files[name])
-    artefact, flavour = _below(name, files), None
-    if found == "mlflow":
+def _identify(name: str, files: Mapping[str, bytes], format: str) -> tuple[Format, Artefact, mlflow.Flavour | None]:
+    """Return format, artefact and MLflow flavour of the model whose entry file is ``name``."""
+    detected: Format = detect(name, files[name])
+    artefact, flavour = _artefact(name, files), None
+    if detected == "mlflow":
         flavour = mlflow.flavour_of(artefact)
-        artefact = _below(flavour.path, artefact.files)
-        found = detect(artefact.name, artefact.data)
-    if found not in table.FAMILIES.get(format, (format,)) and format not in ("auto", "mlflow" if flavour else "auto"):
-        raise RefusedModel(f"{name} is {found}, but the format asked for is {format}: set spec.model.format: auto")
-    return found, artefact, flavour
+        artefact = _artefact(flavour.path, artefact.files)
+        detected = detect(artefact.name, artefact.data)
+    accepted = table.FAMILIES.get(format, (format,))
+    if detected not in accepted and format not in ("auto", "mlflow" if flavour else "auto"):
+        raise RefusedModel(
+            f"{name} is {detected}, but the required format is {format}: set spec.model.format (--format) to auto"
+        )
+    return detected, artefact, flavour
 
 
-def _below(name: str, files: Mapping[str, bytes]) -> Artefact:
+def _artefact(name: str, files: Mapping[str, bytes]) -> Artefact:
+    """Return the file ``name`` with all others in its directory."""
     directory, _, last = name.rpartition("/")
     prefix = f"{directory}/" if directory else ""
     return Artefact(last, {path.removeprefix(prefix): data for path, data in files.items() if path.startswith(prefix)})

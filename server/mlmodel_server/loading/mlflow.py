@@ -1,6 +1,6 @@
-"""MLflow's model directories: which of their flavours is served, from which file, with which columns.
+"""Read MLflow's model directories: which flavour to serve, from which file, with which columns.
 
-Only the description is read; MLflow itself and the code that a model may bring along never run.
+Only the description is read. Neither MLflow nor code in the directory ever runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import TensorSpec, datatype_of
 
 MAX_DESCRIPTION = 1 << 20
-"""Bytes of ``MLmodel``."""
+"""Maximum bytes of ``MLmodel``."""
 
 # Flavour, the key that holds its file or directory, and the files to look for when it is a directory.
 _FLAVOURS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -44,7 +44,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Flavour:
-    """What is served of a directory: ``path`` of the file to begin with, and what MLflow's signature says."""
+    """The part of a directory to serve: ``path`` of its entry file, and inputs and outputs of MLflow's signature."""
 
     name: str
     path: str
@@ -53,7 +53,7 @@ class Flavour:
 
 
 def flavour_of(directory: Artefact) -> Flavour:
-    """The flavour to serve; :class:`RefusedModel` when there is none, or it would run code of its own."""
+    """Return the flavour to serve. Raise :class:`RefusedModel` if there is none, or if it would run its own code."""
     described = _parsed(directory.data)
     flavours = described.get("flavors")
     if not isinstance(flavours, dict):
@@ -61,33 +61,33 @@ def flavour_of(directory: Artefact) -> Flavour:
     for name, key, inside in _FLAVOURS:
         details = flavours.get(name)
         if isinstance(details, dict) and isinstance(details.get(key), str):
-            path = _found(details[key], inside, directory.files)
+            path = _find(details[key], inside, directory.files)
             signature = described.get("signature") or {}
             return Flavour(name, path, _specs(signature, "inputs"), _specs(signature, "outputs"))
     loader = flavours.get("python_function", {})
     loader = loader.get("loader_module") if isinstance(loader, dict) else None
-    runs = f", whose loader {str(loader)[:80]} runs code of its own" if loader else ""
+    runs = f", whose loader {str(loader)[:80]} runs its own code" if loader else ""
     raise RefusedModel(
         f"refused {MLFLOW} with the flavour {', '.join(sorted(map(str, flavours)))[:200] or 'none'}{runs}: "
         f"log the model with one of {', '.join(dict.fromkeys(name for name, _, _ in _FLAVOURS))}"
     )
 
 
-def joined(found: Signature | None, flavour: Flavour) -> Signature | None:
-    """The signature of the artefact, with the names and types of columns from MLflow's where that knows more."""
-    named = flavour.inputs
-    if found is None:
-        return Signature("tensors", named, flavour.outputs) if named and flavour.outputs else None
-    if found.layout == "tensors" or not named or any(len(spec.shape) != 1 for spec in named):
-        return found
-    width = found.inputs[0].shape[-1] if found.layout == "matrix" else len(found.inputs)
-    known = {spec.name for spec in found.inputs} if found.layout == "columns" else {spec.name for spec in named}
-    if len(named) != width or known != {spec.name for spec in named}:
-        return found
-    if found.layout == "columns":
-        types = {spec.name: spec for spec in named}
-        named = tuple(types[spec.name] for spec in found.inputs)
-    return Signature("columns", named, found.outputs, found.classes)
+def joined(own: Signature | None, flavour: Flavour) -> Signature | None:
+    """Return the artefact's own signature, with the names and types of MLflow's columns if they fit."""
+    columns = flavour.inputs
+    if own is None:
+        return Signature("tensors", columns, flavour.outputs) if columns and flavour.outputs else None
+    if own.layout == "tensors" or not columns or any(len(spec.shape) != 1 for spec in columns):
+        return own
+    width = own.inputs[0].shape[-1] if own.layout == "matrix" else len(own.inputs)
+    names = {spec.name for spec in own.inputs} if own.layout == "columns" else {spec.name for spec in columns}
+    if len(columns) != width or names != {spec.name for spec in columns}:
+        return own
+    if own.layout == "columns":
+        types = {spec.name: spec for spec in columns}
+        columns = tuple(types[spec.name] for spec in own.inputs)
+    return Signature("columns", columns, own.outputs, own.classes)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
@@ -99,19 +99,19 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError):
         described = None
     if not isinstance(described, dict):
-        raise RefusedModel(f"{MLFLOW} is no YAML description of a model: log the model again with MLflow")
+        raise RefusedModel(f"{MLFLOW} is not a YAML description of a model: log the model again with MLflow")
     return described
 
 
-def _found(path: str, inside: Sequence[str], files: Mapping[str, bytes]) -> str:
+def _find(path: str, inside: Sequence[str], files: Mapping[str, bytes]) -> str:
     for candidate in (path, *(f"{path}/{name}" for name in inside)):
         if candidate in files:
             return candidate
-    raise RefusedModel(f"{MLFLOW} names {path[:80]!r}, which is not in the directory: copy all of it")
+    raise RefusedModel(f"{MLFLOW} names {path[:80]!r}, which is not in the directory: copy the whole directory")
 
 
 def _specs(signature: Any, side: Literal["inputs", "outputs"]) -> tuple[TensorSpec, ...]:
-    """One side of MLflow's signature, a JSON text; empty when it has what the protocol cannot carry."""
+    """Return one side of MLflow's signature, which is JSON text; empty if the protocol has no type for it."""
     text = signature.get(side) if isinstance(signature, dict) else None
     try:
         entries = json.loads(text) if isinstance(text, str) else []

@@ -1,4 +1,4 @@
-"""Globals that a pickle mentions, by name."""
+"""Globals that a pickle names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlmodel_server.formats.table import library
 
 
 class Named:
-    """The name of a global, as a file may mention it. It stands for the global wherever the file puts it."""
+    """The name of a global without the object, in place of the global wherever the file uses it."""
 
     __slots__ = ("module", "name")
 
@@ -20,9 +20,9 @@ class Named:
 
 
 def resolve(named: Named) -> Any:
-    """The thing itself."""
+    """Import and return the object."""
     module = named.module.replace("numpy.core.", "numpy._core.")
     try:
         return getattr(library(module), named.name)
     except (ImportError, AttributeError):
-        raise ValueError(f"{named} does not exist in this version") from None
+        raise ValueError(f"{named} does not exist in the installed version") from None

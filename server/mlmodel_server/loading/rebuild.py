@@ -1,9 +1,8 @@
 """The constructors that a pickle may call, each with a check of its arguments.
 
-numpy and the compiled parts of scikit-learn trust what they are rebuilt from: a forged dtype makes an array whose
-numbers are taken for pointers, ``scalar`` reads past the end of what it is given, a list shorter than its array is read
-beyond its end. So nothing here is handed on before it has been looked at. How scikit-learn's estimators call them was
-recorded over every estimator of the supported versions: these are all.
+numpy and the compiled parts of scikit-learn trust their arguments: with a forged dtype numpy uses numbers as pointers,
+``scalar`` reads past the end of its bytes, and an array reads past the end of a list that is too short. So each
+argument is checked first. The list is complete: the calls of every estimator of the supported versions were recorded.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ _KEYS = (str, bytes, int, float, bool, complex, type(None), np.generic)
 
 
 def key(value: Any) -> Any:
-    """``value`` if it can be the key of a dictionary: plain, or a tuple of plain ones.
+    """Return ``value`` if it may be the key of a dictionary: a plain value, or a tuple of plain values.
 
-    Hashing a tuple nested a million deep overflows the stack of the interpreter itself.
+    To hash a tuple that is nested a million deep overflows Python's stack.
     """
     if isinstance(value, _KEYS) or (isinstance(value, tuple) and all(isinstance(inner, _KEYS) for inner in value)):
         return value
-    raise ValueError(f"it has a {type(value).__name__} for a key")
+    raise ValueError(f"it has a {type(value).__name__} as a key")
 
 
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
-    """``dtype`` unless its flags or fields claim what is not so: Python objects, or memory beyond its items."""
+    """Return ``dtype`` unless its flags or fields are forged: they claim Python objects, or memory beyond its items."""
     if not isinstance(dtype, np.dtype):
         raise ValueError("it has an array without a data type")
     if dtype.names is not None:
@@ -64,14 +63,14 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
-    """``shape`` if it is one."""
+    """Return ``shape`` if it is valid."""
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError("it has an array without a shape")
+        raise ValueError("it has an array without a valid shape")
     return shape
 
 
 def check_state(instance: Any, state: Any) -> None:
-    """The state that an object is about to be given; ValueError when it would lead compiled code astray."""
+    """Raise ValueError if ``state`` would make the compiled code of ``instance`` read outside its memory."""
     kind = f"{type(instance).__module__}.{type(instance).__name__}"
     if kind == "xgboost.core.Booster":
         check_pickled(bytes(state["handle"]))
@@ -88,26 +87,26 @@ def _check_array_state(instance: Any, state: Any) -> None:
         if len(state) not in (8, 9) or state[2] is not None:
             raise ValueError("it has a forged data type")
         return
-    content = state if isinstance(state[0], tuple) else state[1:]  # a version stands before all but old states
+    content = state if isinstance(state[0], tuple) else state[1:]  # all but old states begin with a version
     shape, dtype, _, data = content[:4]
     dtype, count = checked_dtype(dtype), math.prod(checked_shape(shape))
     if dtype.kind == "O":
-        # numpy reads as many items as the shape says, however many the list has.
+        # numpy reads as many items as the shape says, even if the list has fewer.
         if not isinstance(data, list) or len(data) != count:
-            raise ValueError("it has an array of another length than its shape")
+            raise ValueError("it has an array whose length does not fit its shape")
     elif not isinstance(data, (bytes, bytearray)) or len(data) != count * dtype.itemsize:
-        raise ValueError("it has an array of another length than its shape")
+        raise ValueError("it has an array whose length does not fit its shape")
 
 
 def _dtype(text: Any, _align: Any = False, _copy: Any = True) -> np.dtype[Any]:
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
         raise ValueError("it has a data type that is not plain")
-    return np.dtype(text, copy=True)  # a copy: the state that follows would change numpy's own
+    return np.dtype(text, copy=True)  # a copy, because the state that follows would change numpy's own
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
     if checked_dtype(dtype).hasobject or not isinstance(data, bytes) or len(data) != dtype.itemsize:
-        raise ValueError("it has a number of another length than its type")
+        raise ValueError("it has a number whose length does not fit its type")
     return np.frombuffer(data, dtype)[0] if data else dtype.type()
 
 
@@ -133,7 +132,7 @@ def _mareconstruct(cls: Any, base: Any, shape: Any, _typecode: Any) -> Any:
 def _bit_generator(named: Any = "MT19937") -> Any:
     name = str(named).rpartition(".")[2]
     if name not in _RANDOM:
-        raise ValueError("it has an unknown generator of random numbers")
+        raise ValueError("it has an unknown random number generator")
     return getattr(np.random, name)()
 
 
@@ -151,7 +150,7 @@ def _generator_of(generator: Any) -> Any:
 
 def _of_numbers(*numbers: Any) -> tuple[Any, ...]:
     if not all(isinstance(number, _NUMBERS) for number in numbers):
-        raise ValueError("it has a loss function of something else than numbers")
+        raise ValueError("it has a loss function with an argument that is not a number")
     return numbers
 
 
@@ -200,7 +199,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "builtins.set": lambda items=(): set(_members(items)),
     "builtins.slice": _slice,
     "collections.OrderedDict": lambda: OrderedDict(),
-    "collections.defaultdict": lambda _factory=None: defaultdict(),  # what it would make is nothing that predicts
+    "collections.defaultdict": lambda _factory=None: defaultdict(),  # no prediction needs new values
     "numpy.dtype": _dtype,
     "numpy.ma.core._mareconstruct": _mareconstruct,
     "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
@@ -213,14 +212,14 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
 }
 
 LOSSES = ("sklearn._loss._loss", "sklearn.linear_model._sgd_fast")
-"""Modules of compiled loss functions, which are called with numbers."""
+"""Modules of compiled loss functions, whose arguments are numbers."""
 
 
 def constructor(named: Named) -> Callable[..., Any] | None:
-    """How the file may call ``named``, a global from the list; None when it may not."""
-    found = _CONSTRUCTORS.get(str(named))
-    if found or not named.module.startswith(("sklearn.", "numpy.")):
-        return found
+    """Return the checked constructor for ``named``, a global on the list; None if the file may not call it."""
+    known = _CONSTRUCTORS.get(str(named))
+    if known or not named.module.startswith(("sklearn.", "numpy.")):
+        return known
     if named.name == "newObj":
         return lambda cls: _blank(named, cls)
     if named.name.startswith(_PYX):
@@ -231,7 +230,7 @@ def constructor(named: Named) -> Callable[..., Any] | None:
 
 
 def _blank(named: Named, cls: Any) -> Any:
-    """An instance of a compiled class (of the module of ``newObj``) before its state is set."""
+    """Return an instance of a compiled class, of the module of ``newObj``, without its state."""
     if getattr(cls, "module", None) != named.module:
         raise ValueError(f"it calls {named} for a class of another module")
     kind = resolve(cls)
@@ -239,7 +238,7 @@ def _blank(named: Named, cls: Any) -> Any:
 
 
 def _compiled(named: Named, cls: Any, checksum: Any, state: Any) -> Any:
-    """An instance of a compiled class by Cython's own function, which is made for one class."""
+    """Return an instance of a compiled class from Cython's constructor for that class."""
     if getattr(cls, "name", None) != named.name.removeprefix(_PYX) or not isinstance(checksum, int):
         raise ValueError(f"it calls {named} for another class")
     if not (state is None or isinstance(state, tuple)):

@@ -1,7 +1,7 @@
-"""Signatures of models: OpenSSF Model Signing bundles in key mode, checked and made with ``cryptography`` alone.
+"""Signatures of models: OpenSSF Model Signing bundles in key mode, made and verified with ``cryptography`` alone.
 
-A bundle is a sigstore bundle (JSON) with a DSSE envelope with an in-toto statement that lists every file with its
-SHA-256. Interoperable with ``model_signing sign key`` and ``verify key`` of the package ``model-signing`` 1.1, whose
+A bundle is a sigstore bundle (JSON). It contains a DSSE envelope with an in-toto statement, which lists every file with
+its SHA-256. It works with ``model_signing sign key`` and ``verify key`` of the package ``model-signing`` 1.1, whose
 formats are described at https://github.com/sigstore/model-transparency.
 """
 
@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlmodel_server.errors import RefusedModel, UsageError, not_installed
-from mlmodel_server.loading.limits import hidden
+from mlmodel_server.loading.limits import is_hidden
 from mlmodel_server.manifest import sha256
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 
 SIGNATURE = "model.sig"
-"""The bundle's usual name, in the directory that it signs. It does not sign itself."""
+"""The name of the bundle, in the directory that it signs. It does not sign itself."""
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 
-_WHOLE = "."  # the name that the only file has in the signature of a single file
+_WHOLE = "."  # the name of the file in the signature of a single file
 _RIGHT_KEY = "an ECDSA key on P-256, P-384 or P-521 in PEM, as openssl ecparam -name prime256v1 -genkey makes it"
 
 
@@ -87,37 +87,38 @@ class _Statement(msgspec.Struct, rename={"type": "_type", "predicate_type": "pre
 
 
 def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes]) -> str:
-    """The fingerprint of the key among ``keys`` (public, PEM) that signed exactly these files.
+    """Return the fingerprint of the key among ``keys`` (public, PEM) that signed exactly these files.
 
-    ``files`` are all files of the model but the bundle: their bytes, or the SHA-256 of them in hex. Hidden files in the
-    signature are passed over, because no source hands them out. :class:`RefusedModel` when the signature is of
-    another key or form, or when a file was changed, added or left out; :class:`UsageError` when a key is no key.
+    ``files`` are all files of the model but the bundle: their bytes, or their SHA-256 in hex. Hidden files in the
+    signature are ignored, because no source returns them. Raise :class:`RefusedModel` if the signature has another key
+    or form, or if a file was changed, added or removed; :class:`UsageError` if a key is not a key.
     """
     _require_cryptography()
     trusted = {fingerprint(key): key for key in map(_public_key, keys)}
-    signed = _parsed(bundle, _Bundle, f"{SIGNATURE} is no OpenSSF model signature")
+    signed = _parsed(bundle, _Bundle, f"{SIGNATURE} is not an OpenSSF model signature")
     if signed.media_type != BUNDLE_TYPE:
         raise _refused(f"{SIGNATURE} has the media type {signed.media_type[:80]!r} instead of {BUNDLE_TYPE}")
     envelope = signed.dsse_envelope
     if signed.verification_material.public_key is None:
-        raise _refused(f"{SIGNATURE} was made with a certificate or an identity, this server checks keys")
+        raise _refused(f"{SIGNATURE} was made with a certificate or an identity, but this server verifies keys")
     hint: str = signed.verification_material.public_key.hint
     if hint not in trusted:
+        signer = f"the key {hint[:16]}" if hint else "a key without a fingerprint"
         raise RefusedModel(
-            f"the model was signed with the key {hint[:16] or 'of an unknown fingerprint'}, which is none of the "
-            f"{len(trusted)} trusted ones: sign it with one of them, or have that key added"
+            f"the model was signed with {signer}, which is not one of the {len(trusted)} trusted keys: "
+            f"sign it with one of them, or have the administrator add that key"
         )
     if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1:
-        raise _refused(f"{SIGNATURE} does not hold one signed in-toto statement")
+        raise _refused(f"{SIGNATURE} does not contain exactly one signed in-toto statement")
     _check_signature(trusted[hint], envelope)
     _compare(files, _resources(envelope.payload))
     return hint
 
 
 def sign(files: Mapping[str, bytes], key: bytes, name: str) -> bytes:
-    """The bundle for a model called ``name``, made with the private key ``key`` (PEM, without a password).
+    """Return the bundle for a model called ``name``, signed with the private key ``key`` (PEM, without a password).
 
-    :class:`UsageError` when that is no private key of the right kind.
+    Raise :class:`UsageError` if that is not a private key of the right kind.
     """
     _require_cryptography()
     from cryptography.exceptions import UnsupportedAlgorithm
@@ -129,7 +130,7 @@ def sign(files: Mapping[str, bytes], key: bytes, name: str) -> bytes:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         private = None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise UsageError(f"the key is no private key without a password: give {_RIGHT_KEY}")
+        raise UsageError(f"the key is not a private key without a password: give {_RIGHT_KEY}")
     public = private.public_key()
     algorithm = _algorithm(public)
     digests = {file: sha256(data) for file, data in sorted(files.items(), key=lambda item: item[0].split("/"))}
@@ -166,7 +167,7 @@ def sign(files: Mapping[str, bytes], key: bytes, name: str) -> bytes:
 
 
 def fingerprint(key: EllipticCurvePublicKey) -> str:
-    """The SHA-256 (hex) of the PEM, which bundles carry as a hint: ``openssl pkey -pubin -in KEY | sha256sum``."""
+    """Return the SHA-256 (hex) of the PEM, which is a bundle's hint: ``openssl pkey -pubin -in KEY | sha256sum``."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -182,7 +183,7 @@ def _public_key(pem: bytes) -> EllipticCurvePublicKey:
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise UsageError(f"a trusted key is no public key: give that of {_RIGHT_KEY}")
+        raise UsageError(f"a trusted key is not a public key: give the public key of {_RIGHT_KEY}")
     _algorithm(key)
     return key
 
@@ -207,49 +208,49 @@ def _check_signature(key: EllipticCurvePublicKey, envelope: _Envelope) -> None:
     try:
         key.verify(envelope.signatures[0].sig, _authenticated(envelope.payload), _algorithm(key))
     except InvalidSignature:
-        raise _refused(f"{SIGNATURE} is not what its key signed") from None
+        raise _refused(f"{SIGNATURE} has an invalid signature") from None
 
 
 def _authenticated(payload: bytes) -> bytes:
-    """What DSSE signs: the payload with its type, both with their lengths."""
+    """Return the bytes that DSSE signs: the payload and its type, both with their lengths."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
 def _resources(payload: bytes) -> dict[str, str]:
-    """The digests in the signed statement, by file."""
-    statement = _parsed(payload, _Statement, "what was signed is no in-toto statement")
+    """Return the digests in the signed statement, by file."""
+    statement = _parsed(payload, _Statement, f"{SIGNATURE} signs something other than an in-toto statement")
     if statement.type != STATEMENT_TYPE or statement.predicate_type != PREDICATE_TYPE:
-        raise _refused(f"what was signed is {statement.predicate_type[:80]!r} and not a model")
-    predicate = _parsed(bytes(statement.predicate), _Predicate, "what was signed lists no files")
+        raise _refused(f"{SIGNATURE} signs a statement of another type ({statement.predicate_type[:80]!r})")
+    predicate = _parsed(bytes(statement.predicate), _Predicate, f"{SIGNATURE} lists no files")
     if predicate.serialization.method != "files":
-        raise _refused("the model was signed in shards")
+        raise _refused(f"{SIGNATURE} lists shards instead of files")
     resources = {resource.name: resource.digest for resource in predicate.resources}
     if any(resource.algorithm != "sha256" for resource in predicate.resources):
-        raise _refused("the files were signed with another digest than sha256")
+        raise _refused(f"{SIGNATURE} has another digest than sha256")
     if len(resources) != len(predicate.resources):
-        raise _refused("what was signed lists a file twice")
+        raise _refused(f"{SIGNATURE} lists a file twice")
     if [subject.digest.sha256 for subject in statement.subject] != [_root(resources.values())]:
-        raise _refused("what was signed contradicts itself")
+        raise _refused(f"{SIGNATURE} has a digest of all files that does not fit its list of files")
     return resources
 
 
 def _root(digests: Any) -> str:
-    """The digest of all digests, in their order."""
+    """Return the digest of all digests, in their order."""
     try:
         return sha256(b"".join(map(bytes.fromhex, digests)))
     except ValueError:
-        raise _refused("what was signed has a digest that is none") from None
+        raise _refused(f"{SIGNATURE} has an invalid digest") from None
 
 
 def _compare(files: Mapping[str, bytes | str], resources: Mapping[str, str]) -> None:
-    found = {name: data if isinstance(data, str) else hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    if set(resources) == {_WHOLE} and len(found) == 1:
-        resources = dict.fromkeys(found, resources[_WHOLE])
-    expected = {name: digest for name, digest in resources.items() if not hidden(name)}
+    actual = {name: data if isinstance(data, str) else hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    if set(resources) == {_WHOLE} and len(actual) == 1:
+        resources = dict.fromkeys(actual, resources[_WHOLE])
+    expected = {name: digest for name, digest in resources.items() if not is_hidden(name)}
     differing = {
-        "changed": [name for name in expected if name in found and found[name].lower() != expected[name].lower()],
-        "missing": [name for name in expected if name not in found],
-        "not signed": [name for name in found if name not in expected],
+        "changed": [name for name in expected if name in actual and actual[name].lower() != expected[name].lower()],
+        "missing": [name for name in expected if name not in actual],
+        "not signed": [name for name in actual if name not in expected],
     }
     for what, names in differing.items():
         if names:
@@ -258,15 +259,15 @@ def _compare(files: Mapping[str, bytes | str], resources: Mapping[str, str]) -> 
             )
 
 
-def _parsed(data: bytes, type: type[msgspec.Struct], otherwise: str) -> Any:
+def _parsed(data: bytes, type: type[msgspec.Struct], problem: str) -> Any:
     try:
         return msgspec.json.decode(data, type=type)
     except (msgspec.DecodeError, RecursionError):
-        raise _refused(otherwise) from None
+        raise _refused(problem) from None
 
 
-def _refused(what: str) -> RefusedModel:
-    return RefusedModel(f"{what}: sign the model with model_signing sign key, or mlmodel package --sign KEY")
+def _refused(problem: str) -> RefusedModel:
+    return RefusedModel(f"{problem}: sign the model with mlmodel package --sign KEY, or model_signing sign key")
 
 
 def _require_cryptography() -> None:

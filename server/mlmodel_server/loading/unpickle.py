@@ -1,12 +1,12 @@
-"""A pickle read as data: a machine that rebuilds objects of listed types and calls nothing the file chose.
+"""Read a pickle as data: an interpreter that rebuilds objects of listed types and calls nothing that the file chose.
 
-Python's own unpickler hands a file the things it names, and the file then calls them. Here it only ever holds
-:class:`Named`, a name without the thing, which nothing can call, at load time or later. Three ways lead from a name to
-an object: an instance of a listed class without running its constructor, one of the constructors of :mod:`.rebuild`,
-which check their arguments, or a value from the list that is harmless to call (a numpy function, a number type). What
-an opcode may do to an object is checked as well, so neither a class nor a function can be changed.
+Python's own unpickler gives a file the objects that it names, and the file then calls them. This one gives it only a
+:class:`Named`, a name without the object, which nothing can call, now or later. A name becomes an object in three ways:
+as an instance of a listed class, created without its constructor; by a constructor of :mod:`.rebuild`, which checks its
+arguments; or as a listed value that is harmless to call (a numpy function, a number type). Each opcode also checks the
+object that it changes, so a file can change neither a class nor a function.
 
-joblib's format (a pickle with the bytes of arrays between its opcodes) is read by the same machine, nested pickles of
+The same interpreter reads joblib's format (a pickle with the bytes of arrays between its opcodes), nested pickles of
 object arrays included.
 """
 
@@ -25,38 +25,38 @@ from mlmodel_server.loading import allowlist, rebuild
 from mlmodel_server.loading.named import Named, resolve
 
 MAX_OPCODES = 30_000_000
-"""Of one file, nested pickles included: a compressed file can hold billions, each of them an object in memory."""
+"""Maximum for one file, nested pickles included: a compressed file can contain billions, each an object in memory."""
 
 _CHUNK = 1 << 24
 _MOVED = {"__builtin__": "builtins", "_loss": "sklearn._loss._loss"}  # Python 2; scikit-learn before 1.9
-_FOREIGN = (
+_UNSUPPORTED = (
     pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID,
 )  # fmt: skip
 
 
 class Stream:
-    """What the machine reads from, with a cap on what it hands out."""
+    """A stream that raises ValueError after ``limit`` bytes."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream, self.left = stream, limit
 
-    def _counted(self, data: bytes) -> bytes:
+    def _count(self, data: bytes) -> bytes:
         self.left -= len(data)
         if self.left < 0:
             raise ValueError("it unpacks to more than the limit")
         return data
 
     def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes; all there are when it is negative."""
-        return self._counted(self._stream.read(size if 0 <= size <= self.left else self.left + 1))
+        """Return up to ``size`` bytes; all of them if it is negative."""
+        return self._count(self._stream.read(size if 0 <= size <= self.left else self.left + 1))
 
     def readline(self) -> bytes:
-        """Up to and with the next line feed."""
-        return self._counted(self._stream.readline(self.left + 1))
+        """Return the bytes up to the next line feed, with it."""
+        return self._count(self._stream.readline(self.left + 1))
 
 
 class _Budget(dict[int, Callable[[Any], None]]):
-    """The opcodes of one file, counted as they are looked up."""
+    """The opcodes of one file, counted at each lookup."""
 
     left = MAX_OPCODES
 
@@ -67,10 +67,10 @@ class _Budget(dict[int, Callable[[Any], None]]):
         return super().__getitem__(opcode)
 
 
-_Unpickler: Any = pickle._Unpickler  # the one in Python, of which opcodes can be replaced
+_Unpickler: Any = pickle._Unpickler  # the implementation in Python, whose opcodes can be replaced
 
 
-class Machine(_Unpickler):  # type: ignore[misc]
+class Interpreter(_Unpickler):  # type: ignore[misc]
     """Reads one pickle. ``refuse`` makes the error for a global that the file may not use."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
@@ -85,7 +85,7 @@ class Machine(_Unpickler):  # type: ignore[misc]
         self.dispatch = opcodes  # type: ignore[misc]  # load() looks every opcode up in it
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a file gets for a global: its name, or the thing itself where that is harmless to call."""
+        """Return what a file gets for a global: its name, or the object if it is harmless to call."""
         module = _MOVED.get(module, module)
         kind = allowlist.kinds().get((module, name))
         if kind is None:
@@ -99,39 +99,39 @@ class Machine(_Unpickler):  # type: ignore[misc]
 
     def _class(self, named: Any) -> Any:
         if not isinstance(named, Named):
-            raise self._refuse(f"a call of {_described(named)}")
-        found = resolve(named) if allowlist.kinds()[named.module, named.name] == "class" else None
-        if not isinstance(found, type):
+            raise self._refuse(f"a call to {_describe(named)}")
+        cls = resolve(named) if allowlist.kinds()[named.module, named.name] == "class" else None
+        if not isinstance(cls, type):
             raise self._refuse(f"an instance of {named}")
-        return found
+        return cls
 
     def load_reduce(self) -> None:
-        """REDUCE calls: only what :mod:`.rebuild` knows, with arguments that it has checked."""
+        """REDUCE calls a function: only one of :mod:`.rebuild`, which checks its arguments."""
         arguments, function = self.stack.pop(), self.stack.pop()
         constructor = rebuild.constructor(function) if isinstance(function, Named) else None
         if constructor is None or type(arguments) is not tuple:
-            raise self._refuse(f"a call of {_described(function)}")
+            raise self._refuse(f"a call to {_describe(function)}")
         self.stack.append(constructor(*arguments))
 
     def load_newobj(self) -> None:
-        """NEWOBJ makes an instance without its constructor: of a listed class, and without arguments."""
+        """NEWOBJ creates an instance without its constructor: only of a listed class, and without arguments."""
         arguments, named = self.stack.pop(), self.stack.pop()
         cls = self._class(named)
         if arguments != ():
-            raise self._refuse(f"a call of {named}")
+            raise self._refuse(f"a call to {named}")
         self.stack.append(cls.__new__(cls))
 
     def load_newobj_ex(self) -> None:
-        """NEWOBJ_EX: the same, with keywords."""
+        """NEWOBJ_EX is NEWOBJ with keywords."""
         if self.stack.pop() != {}:
-            raise self._refuse(f"a call of {_described(self.stack[-2])}")
+            raise self._refuse(f"a call to {_describe(self.stack[-2])}")
         self.load_newobj()
 
     def load_build(self) -> None:
         """BUILD sets the state of an instance, never of a class or function."""
         state, instance = self.stack[-1], self.stack[-2]
         if isinstance(instance, (type, Named)) or id(instance) in self._values:
-            raise self._refuse(f"a change of {_described(instance)}")
+            raise self._refuse(f"a change to {_describe(instance)}")
         rebuild.check_state(instance, state)
         super().load_build()
         if isinstance(instance, np.dtype):
@@ -140,57 +140,57 @@ class Machine(_Unpickler):  # type: ignore[misc]
             self.stack[-1] = self._array(instance)
 
     def load_append(self) -> None:
-        """APPEND: to lists only."""
+        """APPEND changes lists only."""
         value = self.stack.pop()
-        _exactly(self.stack[-1], list).append(value)
+        _require_type(self.stack[-1], list).append(value)
 
     def load_appends(self) -> None:
-        """APPENDS: to lists only."""
+        """APPENDS changes lists only."""
         values = self.pop_mark()
-        _exactly(self.stack[-1], list).extend(values)
+        _require_type(self.stack[-1], list).extend(values)
 
     def load_setitem(self) -> None:
-        """SETITEM: of dictionaries only."""
+        """SETITEM changes dictionaries only."""
         value, key = self.stack.pop(), self.stack.pop()
-        _exactly(self.stack[-1], dict)[rebuild.key(key)] = value
+        _require_type(self.stack[-1], dict)[rebuild.key(key)] = value
 
     def load_setitems(self) -> None:
-        """SETITEMS: of dictionaries only."""
+        """SETITEMS changes dictionaries only."""
         items = self.pop_mark()
-        dictionary = _exactly(self.stack[-1], dict)
+        dictionary = _require_type(self.stack[-1], dict)
         for index in range(0, len(items), 2):
             dictionary[rebuild.key(items[index])] = items[index + 1]
 
     def load_dict(self) -> None:
-        """DICT: a dictionary of what lies above the mark."""
+        """DICT makes a dictionary of the items above the mark."""
         items = self.pop_mark()
         self.stack.append({rebuild.key(items[i]): items[i + 1] for i in range(0, len(items), 2)})
 
     def load_additems(self) -> None:
-        """ADDITEMS: to sets only."""
+        """ADDITEMS changes sets only."""
         items = self.pop_mark()
-        _exactly(self.stack[-1], set).update(map(rebuild.key, items))
+        _require_type(self.stack[-1], set).update(map(rebuild.key, items))
 
     def load_frozenset(self) -> None:
-        """FROZENSET: of what lies above the mark."""
+        """FROZENSET makes a set of the items above the mark."""
         self.stack.append(frozenset(map(rebuild.key, self.pop_mark())))
 
     def load_bytearray8(self) -> None:
-        """BYTEARRAY8: reads before it allocates, so a length that is a lie costs nothing."""
+        """BYTEARRAY8 reads before it allocates, so a forged length takes no memory."""
         size = int.from_bytes(self.read(8), "little")
         self.stack.append(bytearray(self.read(size)))
 
-    def load_foreign(self) -> None:
-        """What no model file needs: classes of Python 2, copyreg's extension codes, objects outside the file."""
+    def load_unsupported(self) -> None:
+        """Reject what no model file needs: classes of Python 2, copyreg's extension codes, objects outside the file."""
         raise pickle.UnpicklingError("it uses a part of pickle that no model needs")
 
     def _array(self, wrapper: Any) -> Any:
-        """The array whose bytes follow its description in a joblib file."""
+        """Read the array whose bytes follow its description in a joblib file."""
         dtype, shape = rebuild.checked_dtype(wrapper.dtype), rebuild.checked_shape(wrapper.shape)
         if dtype.hasobject:
-            nested = Machine(self._stream, self._refuse, self._opcodes).load()
+            nested = Interpreter(self._stream, self._refuse, self._opcodes).load()
             if not isinstance(nested, np.ndarray):
-                raise ValueError("it announces an array and holds something else")
+                raise ValueError("it declares an array, but another object follows")
             return nested
         if getattr(wrapper, "numpy_array_alignment_bytes", None) is not None:
             self._stream.read(self._stream.read(1)[0])
@@ -198,7 +198,7 @@ class Machine(_Unpickler):  # type: ignore[misc]
         if size > self._stream.left or (not dtype.itemsize and math.prod(shape) > _CHUNK):
             raise ValueError("it unpacks to more than the limit")
         filled, parts = 0, []
-        while filled < size:  # in parts: memory only for what is really there
+        while filled < size:  # in parts, to allocate only for bytes that exist
             part = self._stream.read(min(_CHUNK, size - filled))
             if not part:
                 raise EOFError("it ends within an array")
@@ -209,22 +209,22 @@ class Machine(_Unpickler):  # type: ignore[misc]
         return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-Machine.dispatch |= {
+Interpreter.dispatch |= {
     opcode[0]: method
     for opcode, method in (
-        (pickle.REDUCE, Machine.load_reduce),
-        (pickle.NEWOBJ, Machine.load_newobj),
-        (pickle.NEWOBJ_EX, Machine.load_newobj_ex),
-        (pickle.BUILD, Machine.load_build),
-        (pickle.APPEND, Machine.load_append),
-        (pickle.APPENDS, Machine.load_appends),
-        (pickle.SETITEM, Machine.load_setitem),
-        (pickle.SETITEMS, Machine.load_setitems),
-        (pickle.DICT, Machine.load_dict),
-        (pickle.ADDITEMS, Machine.load_additems),
-        (pickle.FROZENSET, Machine.load_frozenset),
-        (pickle.BYTEARRAY8, Machine.load_bytearray8),
-        *((opcode, Machine.load_foreign) for opcode in _FOREIGN),
+        (pickle.REDUCE, Interpreter.load_reduce),
+        (pickle.NEWOBJ, Interpreter.load_newobj),
+        (pickle.NEWOBJ_EX, Interpreter.load_newobj_ex),
+        (pickle.BUILD, Interpreter.load_build),
+        (pickle.APPEND, Interpreter.load_append),
+        (pickle.APPENDS, Interpreter.load_appends),
+        (pickle.SETITEM, Interpreter.load_setitem),
+        (pickle.SETITEMS, Interpreter.load_setitems),
+        (pickle.DICT, Interpreter.load_dict),
+        (pickle.ADDITEMS, Interpreter.load_additems),
+        (pickle.FROZENSET, Interpreter.load_frozenset),
+        (pickle.BYTEARRAY8, Interpreter.load_bytearray8),
+        *((opcode, Interpreter.load_unsupported) for opcode in _UNSUPPORTED),
     )
 }
 
@@ -233,13 +233,13 @@ def _wrapper() -> type:
     return library("joblib.numpy_pickle").NumpyArrayWrapper  # type: ignore[no-any-return]
 
 
-def _exactly(value: Any, kind: type) -> Any:
+def _require_type(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"it treats a {type(value).__name__} as a {kind.__name__}")
+        raise ValueError(f"it uses a {type(value).__name__} as a {kind.__name__}")
     return value
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Named):
         return str(value)
     name = getattr(value, "__name__", None)

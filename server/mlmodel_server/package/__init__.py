@@ -1,4 +1,4 @@
-"""Write a model package at training time: one call, one directory, everything the server needs to check itself.
+"""Write a model package after training: one call writes one directory, with all that a server needs to test the model.
 
 from mlmodel_server import package
 package.save(model, X_test, y_test, "model")

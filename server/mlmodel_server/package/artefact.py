@@ -1,4 +1,4 @@
-"""Model to files, the same bytes every time: a digest that changes without a reason would start a rollout."""
+"""Turn a model into files. The same model gives the same bytes, because a changed digest starts a rollout."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NAMES: dict[Format, str] = {
     "torch-pickle": "model.pth",
     "keras": "model.keras",
 }
-"""What the artefact of a package is called; a SavedModel is a directory ``model``."""
+"""Names of the artefact in a package; a SavedModel is a directory ``model``."""
 
 DIRECTORY = "model"
 
 
 @dataclass(frozen=True)
 class Dumped:
-    """A model as files of a package; ``estimator`` is the scikit-learn one that it was made from."""
+    """A model as files of a package; ``estimator`` is the scikit-learn estimator that it was made from, else None."""
 
     format: Format
     artefact: Artefact
@@ -45,23 +45,23 @@ class Dumped:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The files by their names in the package."""
+        """The files by name in the package."""
         if self.format == "savedmodel":
             return {f"{DIRECTORY}/{name}": data for name, data in self.artefact.files.items()}
         return dict(self.artefact.files)
 
     @property
     def name(self) -> str:
-        """The file to begin with."""
+        """The entry file, by its name in the package."""
         return f"{DIRECTORY}/{self.artefact.name}" if self.format == "savedmodel" else self.artefact.name
 
 
 def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
-    """Serialise a model of whatever library: as scikit-learn's are by ``format`` and ``compress`` (0 to 9), those of
-    other libraries in their own format. ``model`` may also be a file or directory that was saved before, or the bytes
-    of a file. ``X`` are rows, for what is exported by running it.
+    """Serialise a model of any supported library: scikit-learn's with ``format`` and ``compress`` (0 to 9), others in
+    their own format. ``model`` may also be the path of a saved file or directory, or the bytes of a file. ``X`` are
+    rows for models that are exported by running them.
 
-    :class:`UsageError` says what in the model no server would accept.
+    Raise :class:`UsageError`, which names the part, if a server would reject the model.
     """
     if isinstance(model, bytes):
         return _saved("model", {"model": model}, format, compress)
@@ -102,18 +102,18 @@ def _read(path: Path, format: FormatChoice, compress: int) -> Dumped:
 
 def _saved(name: str, files: dict[str, bytes], format: FormatChoice, compress: int) -> Dumped:
     try:
-        found = detect(name, files[name])
-        if found in ("skops", "joblib"):
+        detected = detect(name, files[name])
+        if detected in ("skops", "joblib"):
             return _estimator(open_artefact(files[name], name), format, compress)
     except RefusedModel as error:
         raise UsageError(str(error)) from None
-    if found == "mlflow" or name == "mlmodel.json":
-        raise UsageError(f"{name} describes a directory that a server takes as it is: give it that")
-    if found == "savedmodel":
-        return Dumped(found, Artefact(name, files))
-    dumped = _one(found, files[name])
-    if found == "xgboost" and not files[name].startswith(b"{L"):
-        return Dumped(found, Artefact("model.json", {"model.json": files[name]}))
+    if detected == "mlflow" or name == "mlmodel.json":
+        raise UsageError(f"{name} describes a directory that a server accepts as it is: serve the directory")
+    if detected == "savedmodel":
+        return Dumped(detected, Artefact(name, files))
+    dumped = _one(detected, files[name])
+    if detected == "xgboost" and not files[name].startswith(b"{L"):
+        return Dumped(detected, Artefact("model.json", {"model.json": files[name]}))
     return dumped
 
 
@@ -126,7 +126,7 @@ def _xgboost(model: Any) -> bytes:
 
 
 def _lightgbm(model: Any) -> bytes | None:
-    """The model as text; None for a classifier with labels of its own, which the text does not hold."""
+    """Return the model as text; None for a classifier whose labels are not 0, 1, …, because the text has no labels."""
     if hasattr(model, "booster_") and hasattr(model, "classes_") and list(model.classes_) != [*range(model.n_classes_)]:
         return None
     if not hasattr(model, "model_to_string") and not hasattr(model, "booster_"):
@@ -136,7 +136,8 @@ def _lightgbm(model: Any) -> bytes | None:
 
 
 def _keras(model: Any) -> bytes:
-    """Keras stamps its files with the time, and names shared parts by memory address; here by order of appearance."""
+    """Return a ``.keras`` file without the time and the memory addresses that Keras writes: shared parts are numbered
+    in order of appearance."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="mlmodel-") as directory:
@@ -159,8 +160,7 @@ def _keras(model: Any) -> bytes:
 
 
 def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
-    """skops where skops can represent the model with trusted types, else joblib. What was written is opened again
-    through the server's own choke point."""
+    """Save as skops if skops can save the model and the server's loader opens the result, else as joblib."""
     if not hasattr(estimator, "predict") or not hasattr(estimator, "n_features_in_"):
         raise UsageError("model is not a fitted scikit-learn estimator that predicts rows of a table: call fit first")
     if format != "joblib":
@@ -168,9 +168,9 @@ def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
             data = _skops(estimator, compress)
             open_artefact(data, NAMES["skops"])
             return Dumped("skops", Artefact(NAMES["skops"], {NAMES["skops"]: data}), estimator)
-        except Exception as error:  # skops raises its own types and those of whatever it could not take apart
+        except Exception as error:  # skops raises its own types, and those of objects that it cannot serialise
             if format == "skops":
-                raise UsageError(f"the model cannot be saved as skops ({error}): try format='joblib'") from error
+                raise UsageError(f"the model cannot be saved as skops ({error}): use format='joblib'") from error
     buffer = io.BytesIO()
     try:
         joblib.dump(estimator, buffer, compress=compress)
@@ -180,8 +180,9 @@ def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
 
 
 def _skops(estimator: Any, compress: int) -> bytes:
-    """skops names its entries by memory address and stamps them with the time; here by order of appearance."""
-    from skops import io as skops  # 20 MB that a server of joblib files does without
+    """Return a skops file without the times and memory addresses that skops writes: entries are numbered in order of
+    appearance."""
+    from skops import io as skops  # takes 20 MB, which a server of joblib files saves
 
     numbers: dict[str, str] = {}
     with zipfile.ZipFile(io.BytesIO(skops.dumps(estimator))) as source:

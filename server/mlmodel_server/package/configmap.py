@@ -1,4 +1,4 @@
-"""A package as an immutable ConfigMap: a small model needs no storage and lives in Git."""
+"""A package as an immutable ConfigMap: a small model needs no storage and can be kept in Git."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mlmodel_server.loading.sources.entry import MLFLOW, SAVED_MODEL
 from mlmodel_server.manifest import MANIFEST
 
 MAX_CONFIG_MAP = 1 << 20
-"""Bytes of all values together that the API server accepts."""
+"""Bytes that the API server accepts for all values together."""
 
 CLIENT_SIDE_APPLY = 262_144
-"""Bytes of annotations: plain ``kubectl apply`` copies the whole object into one."""
+"""Bytes that annotations may have: plain ``kubectl apply`` copies the whole object into one."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 
 def config_map(directory: Path, name: str) -> str:
-    """The YAML of a ConfigMap called ``name`` with the files of the package (or bare model file) in ``directory``.
+    """Return the YAML of a ConfigMap called ``name`` with the package, or the bare model file, in ``directory``.
 
-    Raises :class:`UsageError` when it does not fit into one, or when there is no model.
+    Raise :class:`UsageError` if it does not fit into a ConfigMap, or if the directory has no model.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot name a ConfigMap: use lower-case letters, digits and '-', such as fraud-v1")
@@ -35,7 +35,7 @@ def config_map(directory: Path, name: str) -> str:
     size = sum(map(len, files.values()))
     if size > MAX_CONFIG_MAP:
         raise UsageError(
-            f"the package has {size:,} bytes and a ConfigMap holds {MAX_CONFIG_MAP:,}: save it with compress=9, "
+            f"the package has {size:,} bytes, but a ConfigMap holds {MAX_CONFIG_MAP:,}: save it with compress=9, "
             f"or put the directory on a volume (pvc://CLAIM/PATH) or a web server (https://)"
         )
     lines = ["apiVersion: v1", "kind: ConfigMap", "metadata:", f"  name: {name}", "immutable: true", "binaryData:"]
@@ -43,7 +43,7 @@ def config_map(directory: Path, name: str) -> str:
         lines += [f"  {json.dumps(file)}: {base64.b64encode(files[file]).decode()}"]
     text = "\n".join(lines) + "\n"
     if len(text) > CLIENT_SIDE_APPLY - 1024:
-        return "# Too big for the annotation of a plain apply: kubectl apply --server-side -f FILE\n" + text
+        return "# Too large for the annotation of a plain apply: use kubectl apply --server-side -f FILE\n" + text
     return text
 
 
@@ -74,5 +74,5 @@ def _only_model(directory: Path) -> str:
     except MLModelError:
         entry = ""
     if not entry or entry in (MLFLOW, SAVED_MODEL):
-        raise UsageError(f"{directory} is no package: write one with package.save, or keep one model file in it")
+        raise UsageError(f"{directory} is not a package: write one with package.save, or keep one model file in it")
     return entry

@@ -1,4 +1,4 @@
-"""The reference profile: what each feature and the predictions looked like, in a few numbers, to see drift later."""
+"""The reference profile: a summary of each feature and of the predictions, to detect drift later."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MAX_FEATURES = 200
 
 
 def profile(tensors: list[Tensor]) -> dict[str, Any]:
-    """Per feature: rows, missing, and for numbers mean, std, min, max, the nine inner deciles and the rows in each bin
-    between the distinct ones of min, deciles and max; for text the counts of the commonest values. At most 200
-    features, 20 values each."""
+    """Return for each feature: rows and missing values; of numbers mean, std, min, max, the nine inner deciles and the
+    rows in each bin, where the distinct values of min, deciles and max are the edges; of text the counts of the most
+    frequent values. At most 200 features and 20 values each."""
     features: dict[str, Any] = {}
     for tensor in tensors:
         if tensor.array.ndim == 2:
@@ -30,8 +30,8 @@ def profile(tensors: list[Tensor]) -> dict[str, Any]:
 
 
 def predictions(task: str, predicted: Array) -> dict[str, Any]:
-    """The same of the predictions [rows]: numbers of a regressor, else the counts of the commonest classes. Empty when
-    the model gives more than one answer for a row."""
+    """Return the same for the predictions [rows]: as numbers for a regressor, else the counts of the most frequent
+    classes. Empty if the model returns more than one value for a row."""
     if predicted.ndim != 1:
         return {}
     return _numbers(predicted) if task == "regression" else _values(predicted)
@@ -45,21 +45,21 @@ def _numbers(values: Array) -> dict[str, Any]:
         return counts
     deciles = [float(edge) for edge in np.quantile(finite, np.arange(1, 10) / 10)]
     edges = edges_of(finite.min(), deciles, finite.max())
-    hit = np.bincount(number_bins(finite[:, None], edges[None]).ravel(), minlength=len(edges))
+    rows = np.bincount(number_bins(finite[:, None], edges[None]).ravel(), minlength=len(edges))
     return counts | {
         "mean": float(finite.mean()),
         "std": float(finite.std()),
         "min": float(finite.min()),
         "max": float(finite.max()),
         "deciles": deciles,
-        "counts": hit[1 : np.isfinite(edges).sum()].tolist(),
+        "counts": rows[1 : np.isfinite(edges).sum()].tolist(),
     }
 
 
 def _values(values: Array) -> dict[str, Any]:
     present = values[~missing(values)]
-    found = Counter(str(value)[:MAX_TEXT] for value in present)
-    common = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MAX_VALUES]
+    counts = Counter(str(value)[:MAX_TEXT] for value in present)
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_VALUES]
     return {
         "rows": len(values),
         "missing": len(values) - len(present),

@@ -1,4 +1,4 @@
-"""How good the model is on the rows handed in: numbers for people, kept in the package."""
+"""Scores of the model on the given rows, which the package keeps for its readers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mlmodel_server.tensors import Array
 
 
 def scores(task: str, y: Array, predicted: Array) -> dict[str, Any]:
-    """Accuracy, precision, recall and F1 of a classifier (of the second class when there are two, else the mean over
-    classes); MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]."""
+    """Return accuracy, precision, recall and F1 of a classifier (for the second of two classes, else the mean over
+    classes), or MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]."""
     from sklearn import metrics
 
     if task == "regression":

@@ -1,4 +1,4 @@
-"""The rows at hand as v2 tensors: which inputs a model has, of which datatypes."""
+"""Turn the given rows into v2 tensors, which are the inputs of a model and their datatypes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_o
 
 
 def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
-    """The layout and the tensors of ``X``: a DataFrame gives one of shape [rows] per column, with its name; an array
-    of numbers gives one of shape [rows, columns]; an array that holds text gives one per column, ``column-0``...
+    """Return the layout and the tensors of ``X``: of a DataFrame one of shape [rows] per column, with its name; of an
+    array of numbers one of shape [rows, columns]; of an array with text one per column, ``column-0``...
 
-    Raises :class:`UsageError` when ``X`` is no table.
+    Raise :class:`UsageError` if ``X`` is not a table.
     """
     if hasattr(X, "columns") and hasattr(X, "iloc"):
         names = [str(name) for name in X.columns]
@@ -25,7 +25,7 @@ def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
             raise UsageError("X has two columns of the same name: rename one")
         return "columns", [_column(name, np.asarray(X.iloc[:, index])) for index, name in enumerate(names)]
     if hasattr(X, "toarray"):
-        raise UsageError("X is sparse: hand in X.toarray() of the few rows to evaluate on")
+        raise UsageError("X is sparse: pass X.toarray() of some rows")
     array = np.asarray(X)
     if array.ndim != 2 or not array.size:
         raise UsageError(f"X must be a table of shape [rows, columns], not {list(array.shape)}")
@@ -36,10 +36,10 @@ def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
 
 
 def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
-    """``X`` as the inputs that a model says it has: a table for the layouts ``columns`` and ``matrix``, else an array,
-    or one for each input, in a list or by name.
+    """Return ``X`` as the inputs that a model declares: ``X`` is a table for the layouts ``columns`` and ``matrix``,
+    else an array, or one for each input, in a list or by name.
 
-    Raises :class:`UsageError` when they do not fit.
+    Raise :class:`UsageError` if they do not fit.
     """
     specs = signature.inputs
     arrays: dict[str, Array]
@@ -56,7 +56,7 @@ def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
             known = table is None and all(spec.name in by_name for spec in specs)
             if not known and len(columns) != len(specs):
                 raise UsageError(
-                    f"X has {len(columns)} columns, but the model {len(specs)}: hand in rows as it was fitted"
+                    f"X has {len(columns)} columns, but the model has {len(specs)}: pass the columns of its training"
                 )
             arrays = by_name if known else {spec.name: column for spec, column in zip(specs, columns, strict=True)}
     tensors = [_cast(spec, arrays[spec.name]) for spec in specs]
@@ -68,7 +68,7 @@ def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
 
 
 def tensors_as_given(X: Any) -> list[Tensor]:
-    """``X`` as inputs of a model that does not say what it takes: an array, or one for each, in a list or by name."""
+    """Return ``X`` as inputs of a model that declares none: an array, or one for each input, in a list or by name."""
     if isinstance(X, Mapping):
         arrays = _by_name([str(name) for name in X], X)
     else:
@@ -82,17 +82,17 @@ def tensors_as_given(X: Any) -> list[Tensor]:
 
 
 def specs_of(tensors: list[Tensor]) -> tuple[TensorSpec, ...]:
-    """The tensors as a signature: any number of rows."""
+    """Return the specifications of the tensors, for any number of rows."""
     return tuple(TensorSpec(t.name, t.datatype, (-1, *t.array.shape[1:])) for t in tensors)
 
 
 def missing(array: Array) -> Array:
-    """True where a value is missing (NaN or None); shape of ``array``."""
-    result: Array = np.isnan(array) if array.dtype.kind == "f" else _no_value(array)
+    """Return True where a value is missing (NaN or None), in the shape of ``array``."""
+    result: Array = np.isnan(array) if array.dtype.kind == "f" else _missing_objects(array)
     return result
 
 
-def _no_value(array: Array) -> Array:
+def _missing_objects(array: Array) -> Array:
     if array.dtype != object:
         return np.zeros(array.shape, dtype=bool)
     absent = [value is None or value != value for value in array.ravel()]  # NaN differs from itself
@@ -100,7 +100,7 @@ def _no_value(array: Array) -> Array:
 
 
 def _narrowed(column: Array) -> Array:
-    """A column of an object array, as numbers when all of it is."""
+    """Return a column of an object array as numbers if all its values are numbers."""
     if all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in column):
         return column.astype(np.float64)
     return column
@@ -115,15 +115,15 @@ def _by_name(names: list[str], X: Any) -> dict[str, Array]:
     if isinstance(X, Mapping):
         absent = [name for name in names if name not in X]
         if absent:
-            raise UsageError(f"X lacks {', '.join(absent)}: hand in a dictionary with {', '.join(names)}")
+            raise UsageError(f"X lacks {', '.join(absent)}: pass a dictionary with {', '.join(names)}")
         given = [X[name] for name in names]
     else:
         given = list(X) if isinstance(X, (list, tuple)) and len(names) > 1 else [X]
     if len(given) != len(names):
-        raise UsageError(f"X has {len(given)} arrays, but the model {len(names)} inputs: hand in {', '.join(names)}")
+        raise UsageError(f"X has {len(given)} arrays, but the model has {len(names)} inputs: pass {', '.join(names)}")
     arrays = [np.asarray(array) for array in given]
     if any(array.ndim == 0 or not len(array) for array in arrays):
-        raise UsageError("X has no rows: hand in arrays of shape [rows, ...]")
+        raise UsageError("X has no rows: pass arrays of shape [rows, ...]")
     return dict(zip(names, arrays, strict=True))
 
 
@@ -131,4 +131,4 @@ def _cast(spec: TensorSpec, array: Array) -> Tensor:
     try:
         return Tensor(spec.name, spec.datatype, array.astype(DTYPES[spec.datatype]))
     except (TypeError, ValueError):
-        raise UsageError(f"{spec.name} of X must be of the type {spec.datatype}: hand in numbers") from None
+        raise UsageError(f"{spec.name} of X is not of the type {spec.datatype}: pass numbers") from None

@@ -1,4 +1,4 @@
-"""PyTorch modules as programs: exported with the rows at hand, for any number of rows."""
+"""Export PyTorch modules as programs: with the given rows as the example, for any number of rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mlmodel_server.formats.table import library
 
 
 def export(module: Any, X: Any) -> tuple[Literal["torchscript", "torch-export"], bytes]:
-    """The format and bytes of ``module``: as it is when it is TorchScript, else exported with ``X`` (an array, or one
-    for each argument, in a list or by name) as the example.
+    """Return format and bytes of ``module``: TorchScript as it is, else exported with ``X`` (an array, or one for each
+    argument, in a list or by name) as the example.
 
-    :class:`UsageError` when torch cannot export it.
+    Raise :class:`UsageError` if torch cannot export it.
     """
     torch = library("torch")
     buffer = io.BytesIO()
@@ -27,15 +27,15 @@ def export(module: Any, X: Any) -> tuple[Literal["torchscript", "torch-export"],
     floats = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
     examples = tuple(_tensor(torch, array, floats) for array in arrays)
     if any(tensor.ndim == 0 or len(tensor) < 2 for tensor in examples):
-        raise UsageError("X has fewer than two rows: hand in some more, to export the model for any number of rows")
+        raise UsageError("X has fewer than two rows: pass more, to export the model for any number of rows")
     try:
         shapes = tuple({0: torch.export.Dim.AUTO} for _ in examples)
         torch.export.save(torch.export.export(module.eval(), examples, dynamic_shapes=shapes), buffer)
     except Exception as error:  # torch.export has no common base for "this cannot be exported"
         reason = str(error).splitlines()[0][:200] if str(error) else ""
         raise UsageError(
-            f"torch cannot export the model with X ({type(error).__name__}: {reason}): hand in rows as its forward "
-            f"takes them, or the file that torch.jit.save wrote"
+            f"torch cannot export the model with X ({type(error).__name__}: {reason}): pass rows that its forward "
+            f"accepts, or the model as a file of torch.jit.save"
         ) from error
     return "torch-export", buffer.getvalue()
 

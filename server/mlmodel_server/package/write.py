@@ -1,4 +1,4 @@
-"""``package.save``: a model and some labelled rows become a directory that the server can check by itself."""
+"""``package.save``: turn a model and some labelled rows into a directory with all that a server needs to test it."""
 
 from __future__ import annotations
 
@@ -45,30 +45,33 @@ def save(
     """Write the package of ``model`` into the directory ``path`` and return it.
 
     ``model`` is a fitted estimator of scikit-learn, XGBoost or LightGBM, a booster, an ONNX, PyTorch or Keras model, or
-    a file or SavedModel directory (its path, or the bytes of the file). ``X`` (a DataFrame or array, [rows, columns];
-    for a model of tensors an array, or one for each input, in a list or by name) and ``y`` ([rows], or None) should be
-    held-out rows: metrics are computed on them, the golden examples (12 rows and the model's answers) are taken from
-    them and the reference profile describes them. A fitted search (``GridSearchCV``) is saved as its best estimator.
-    ``format`` and ``compress`` are for scikit-learn's; others are saved in their own. ``compile`` adds the model as
-    ONNX when that is faster and answers alike, so that a server starts and answers sooner. The same arguments give the
-    same bytes. Raises :class:`UsageError` with one sentence that says what to change.
+    a file or SavedModel directory (its path, or the bytes of the file). A fitted search (``GridSearchCV``) is saved as
+    its best estimator.
+
+    ``X`` (a DataFrame or array, [rows, columns]; for a model of tensors an array, or one for each input, in a list or
+    by name) and ``y`` ([rows], or None) should be held-out rows. From them come the metrics, the golden examples (12
+    rows and the model's predictions) and the reference profile. ``format`` and ``compress`` apply to scikit-learn;
+    other models are saved in their own format. ``compile`` adds the model compiled to ONNX if that is faster and gives
+    the same predictions, so that a server starts and responds sooner. The same arguments give the same bytes.
+
+    Raise :class:`UsageError` with one sentence that says what to change.
     """
     directory = Path(path)
     files = build(model, X, y, format=format, compress=compress, version=version, compile=compile)
     directory.mkdir(parents=True, exist_ok=True)
     for stale in _written_before(directory) - set(files):
         (directory / stale).unlink(missing_ok=True)
-    for name in sorted(files, key=lambda name: name == MANIFEST):  # last: who sees it finds the files it lists
+    for name in sorted(files, key=lambda name: name == MANIFEST):  # the manifest last, after the files that it lists
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        hidden = target.with_name(f".{target.name}")
-        hidden.write_bytes(files[name])
-        hidden.replace(target)
+        partial = target.with_name(f".{target.name}")
+        partial.write_bytes(files[name])
+        partial.replace(target)
     return directory
 
 
 def _written_before(directory: Path) -> set[str]:
-    """The files of the package that is there already; none when there is no package."""
+    """Return the files of the package that is already in ``directory``, if any."""
     try:
         return set(manifest.parse((directory / MANIFEST).read_bytes()).files)
     except (OSError, MLModelError):
@@ -85,7 +88,7 @@ def build(
     version: str = "",
     compile: bool = True,
 ) -> dict[str, bytes]:
-    """The files of a package by name, as :func:`save` writes them."""
+    """Return the files of a package by name, as :func:`save` writes them."""
     if format not in ("auto", "skops", "joblib"):
         raise UsageError(f"format is {format!r}: use 'auto', 'skops' or 'joblib'")
     if compress not in range(10):
@@ -100,16 +103,16 @@ def build(
     labels = None if y is None else np.asarray(y)
     rows = len(tensors[0].array)
     if labels is not None and len(labels) != rows:
-        raise UsageError(f"X has {rows} rows, but y has {len(labels)}: hand in one label for each row")
+        raise UsageError(f"X has {rows} rows, but y has {len(labels)}: pass one label for each row")
 
-    before = _before(dumped, model, X)
-    signature, answers = _answers(opened, signature, tensors)
-    predicted = answers[0]
+    before = _predictions_before(dumped, model, X)
+    signature, outputs = _outputs(opened, signature, tensors)
+    predicted = outputs[0]
     if before is not None and not _same(before, predicted):
-        raise UsageError("the model answers differently on plain arrays than on X: fit it on X.to_numpy()")
+        raise UsageError("the model predicts other values on plain arrays than on X: fit it on X.to_numpy()")
     served = Model(opened.functions, signature)
-    compiled, more = _compiled(opened, signature, served.table(tensors)) if compile else (None, {})
-    files = {**dumped.files, **more}
+    compiled, compiled_files = _compiled(opened, signature, served.table(tensors)) if compile else (None, {})
+    files = {**dumped.files, **compiled_files}
     content = Manifest(
         schema=manifest.SCHEMA,
         artefact=dumped.name,
@@ -128,21 +131,21 @@ def build(
 
 
 def _compiled(opened: Opened, signature: Signature, table: Table) -> tuple[Compiled | None, dict[str, bytes]]:
-    """What came of compiling the model, and the file if it is worth having."""
+    """Return the result of compiling the model, and the file if the compiled model is faster and the same."""
     source = opened.estimator if opened.booster is None else opened.booster
     if source is None or not isinstance(table, np.ndarray):
         return None, {}
     verdict, onnx = compile_in_child(source, signature, table[:COMPARED_ROWS], functions=opened.functions)
     if onnx is None:
         return Compiled(reason=verdict.reason), {}
-    # Who explains predictions is opened anyway, so there is nothing to be decided without it.
+    # A server opens the artefact of a model that explains predictions anyway: it can time both.
     decisive = verdict.decisive and opened.explain is None
     return Compiled(COMPILED, verdict.reason, verdict.rows, decisive), {COMPILED: onnx}
 
 
 def _inputs(opened: Opened, X: Any) -> tuple[Signature, list[Tensor]]:
-    """What the model takes, and ``X`` as that. The outputs are those that the artefact knows, if any."""
-    if opened.estimator is not None:  # it takes what it was fitted on, which X shows best
+    """Return the signature of the inputs, with the outputs that the artefact declares, and ``X`` as these inputs."""
+    if opened.estimator is not None:  # X has the names and types of the columns
         layout: Literal["columns", "matrix", "tensors"]
         layout, tensors = tensors_of(X)
         return Signature(layout, specs_of(tensors), (), opened.signature.classes if opened.signature else ()), tensors
@@ -153,8 +156,8 @@ def _inputs(opened: Opened, X: Any) -> tuple[Signature, list[Tensor]]:
     return Signature(layout_of(inputs), inputs, ()), tensors
 
 
-def _before(dumped: Dumped, model: Any, X: Any) -> Array | None:
-    """What the model answered before it was saved; None when that is not comparable."""
+def _predictions_before(dumped: Dumped, model: Any, X: Any) -> Array | None:
+    """Return the predictions of the model before it was saved; None if they cannot be compared."""
     estimator = dumped.estimator
     if estimator is None and type(model).__module__.partition(".")[2] == "sklearn":  # a wrapper saved as its booster
         estimator = model
@@ -168,40 +171,40 @@ def _before(dumped: Dumped, model: Any, X: Any) -> Array | None:
 
 def _cannot_predict(error: Exception) -> UsageError:
     return UsageError(
-        f"the model cannot predict X ({type(error).__name__}: {error}): hand in rows like those it was fitted on"
+        f"the model cannot predict X ({type(error).__name__}: {error}): pass rows like those that it was fitted on"
     )
 
 
-def _answers(opened: Opened, signature: Signature, tensors: list[Tensor]) -> tuple[Signature, list[Array]]:
-    """The signature with the outputs as they come out for ``tensors``, and these: ``predict`` first if there is one."""
+def _outputs(opened: Opened, signature: Signature, tensors: list[Tensor]) -> tuple[Signature, list[Array]]:
+    """Return the outputs of the model for ``tensors``, ``predict`` first if it exists, and the signature with them."""
     try:
         table = Model(opened.functions, signature).table(tensors)
     except MLModelError as error:
-        raise UsageError(f"X does not make a valid request ({error})") from None
+        raise UsageError(f"X is not a valid request ({error})") from None
     try:
         if isinstance(opened.functions, TorchFunctions):
-            found = opened.functions.answers(table)
+            arrays = opened.functions.all_outputs(table)
         else:
             names = [spec.name for spec in opened.signature.outputs] if opened.signature else [PREDICT]
-            found = dict(zip(names, opened.functions(table, names), strict=True))
+            arrays = dict(zip(names, opened.functions(table, names), strict=True))
     except Exception as error:  # anything a model may raise
         raise _cannot_predict(error) from error
-    found = {name: found[name] for name in sorted(found, key=lambda name: name != PREDICT)}
+    arrays = {name: arrays[name] for name in sorted(arrays, key=lambda name: name != PREDICT)}
     rows = len(tensors[0].array) if all(spec.shape[:1] == (-1,) for spec in signature.inputs) else -1
     outputs = tuple(
         TensorSpec(
             name, datatype_of(array.dtype), (-1, *array.shape[1:]) if array.shape[:1] == (rows,) else array.shape
         )
-        for name, array in found.items()
+        for name, array in arrays.items()
     )
-    return Signature(signature.layout, signature.inputs, outputs, signature.classes), list(found.values())
+    return Signature(signature.layout, signature.inputs, outputs, signature.classes), list(arrays.values())
 
 
 def _scores(task: str, labels: Array, predicted: Array) -> dict[str, Any]:
     try:
         return scores(task, labels, predicted)
     except (TypeError, ValueError) as error:  # text against numbers, missing labels
-        raise UsageError(f"y does not fit what the model answers ({error}): hand in labels of the same kind") from error
+        raise UsageError(f"y does not fit the model's predictions ({error}): pass labels of the same type") from error
 
 
 def _same(before: Array, after: Array) -> bool:
@@ -211,8 +214,8 @@ def _same(before: Array, after: Array) -> bool:
 
 
 def _golden(model: Model, tensors: list[Tensor], predicted: Array) -> Golden:
-    """Rows without missing values, spread evenly over what the model answers, so that every class is among them. All of
-    ``tensors`` when they are no rows."""
+    """Return examples without missing values, spread evenly over the predictions so that they include every class. If
+    ``tensors`` have no rows, return all of them."""
     examples = tensors
     if model.batchable:
         complete = ~np.logical_or.reduce([missing(t.array).reshape(len(t.array), -1).any(axis=1) for t in tensors])
@@ -220,27 +223,27 @@ def _golden(model: Model, tensors: list[Tensor], predicted: Array) -> Golden:
         order = np.argsort(keys.astype(str) if keys.dtype == object else keys, kind="stable")
         candidates = order[complete[order]]
         if not len(candidates):
-            raise UsageError("every row of X has a missing value, which JSON cannot carry: hand in some complete rows")
+            raise UsageError("every row of X has a missing value, which JSON cannot contain: pass some complete rows")
         spread = np.linspace(0, len(candidates) - 1, min(GOLDEN_ROWS, len(candidates))).round().astype(int)
         examples = [Tensor(t.name, t.datatype, t.array[candidates[spread]]) for t in tensors]
-    wanted = [spec.name for spec in model.signature.outputs]
+    names = [spec.name for spec in model.signature.outputs]
     try:
-        response = model.infer(InferRequest(None, examples, wanted))
+        response = model.infer(InferRequest(None, examples, names))
         outputs = tuple(tensor_json(tensor) for tensor in response.outputs)
     except ModelFailure as error:
-        raise UsageError(f"{error}: hand in rows like those it was fitted on") from error
+        raise UsageError(f"{error}: pass rows like those that it was fitted on") from error
     except MLModelError as error:
-        raise UsageError(f"X does not make a valid request ({error})") from error
+        raise UsageError(f"X is not a valid request ({error})") from error
     return Golden(tuple(tensor_json(tensor) for tensor in examples), outputs)
 
 
 def _libraries(dumped: Dumped) -> dict[str, str]:
-    """The versions of what the model was made with."""
+    """Return the versions of the libraries that the model was made with."""
     own = FORMATS[dumped.format].distributions
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for library in dict.fromkeys((*own, *(LIBRARIES if dumped.estimator is not None else ("numpy",)))):
         try:
-            found[library] = version(library)
+            versions[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

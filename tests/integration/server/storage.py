@@ -1,6 +1,6 @@
 """Real storage servers on loopback, for one test module each: S3, Google Cloud Storage, and a container registry.
 
-Between them and the code stands, where a test wants it, a :class:`Cut`: a relay that breaks one connection.
+A test can put a :class:`Cut` before one of them: a relay that breaks one connection.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PASSWORD_HASH = "$2b$04$sJ3FSjABJaGgENqamF.JreBmL3RlZZB1I8tkNrFBBDJXa96/cwwUy"
 
 @dataclass(frozen=True)
 class Service:
-    """A running server. ``authority`` is the certificate to trust, if it speaks TLS."""
+    """A running server. ``authority`` is the certificate to trust, if it uses TLS."""
 
     port: int
     url: str
@@ -39,7 +39,7 @@ class Service:
 
 
 class Cut:
-    """A relay to ``port`` that, once, breaks a connection after ``after`` bytes of answers have passed."""
+    """A relay to ``port`` that breaks one connection, after ``after`` bytes of responses."""
 
     def __init__(self, port: int, after: int) -> None:
         self._target, self._left, self.passed, self.cuts = port, after, 0, 0
@@ -63,23 +63,23 @@ class Cut:
             thread.join()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed: the end
+        with contextlib.suppress(OSError):  # the listener was closed
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._open |= {client, server}
-                for pump in (self._ask, self._answer):
+                for pump in (self._send, self._receive):
                     thread = threading.Thread(target=pump, args=(client, server))
                     self._threads.append(thread)
                     thread.start()
 
-    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+    def _send(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
 
-    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+    def _receive(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
                 with self._lock:
@@ -99,12 +99,12 @@ class Cut:
 
 @contextlib.contextmanager
 def running(
-    wanted: Program, arguments: Sequence[str | Path], folder: Path, service: Service, env: Mapping[str, str]
+    source: Program, arguments: Sequence[str | Path], folder: Path, service: Service, env: Mapping[str, str]
 ) -> Iterator[Service]:
-    """The server, from when it answers until the end of the ``with``."""
+    """Run a server during the ``with`` block, which starts when the server accepts connections."""
     if not shutil.which("go"):
-        pytest.skip(f"{wanted.name} is built with Go, which is missing: apt-get install golang-go")
-    binary = program(wanted)
+        pytest.skip(f"{source.name} requires Go, which is missing: apt-get install golang-go")
+    binary = program(source)
     with service.log.open("wb") as log:
         process = subprocess.Popen(
             [binary, *arguments],
@@ -115,15 +115,15 @@ def running(
             stdin=subprocess.DEVNULL,
         )
 
-    def answers() -> bool:
-        assert process.poll() is None, f"{wanted.name} ended: {service.log.read_text()[-2000:]}"
+    def accepts() -> bool:
+        assert process.poll() is None, f"{source.name} exited: {service.log.read_text()[-2000:]}"
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", service.port), timeout=1).close()
             return True
         return False
 
     try:
-        wait_for(f"{wanted.name} on {service.url}", answers, seconds=START_SECONDS, log=service.log)
+        wait_for(f"{source.name} on {service.url}", accepts, seconds=START_SECONDS, log=service.log)
         yield service
     finally:
         process.terminate()
@@ -131,7 +131,7 @@ def running(
 
 
 def _with_tls(folder: Path) -> Service:
-    """A free port for a server with a certificate of its own in ``folder``."""
+    """Return a service on a free port, with a new certificate in ``folder``."""
     Authority.create(folder, "ca").issue("server", "server", hosts=["127.0.0.1"])
     port = free_port()
     return Service(port, f"https://127.0.0.1:{port}", folder / "server.log", folder / "ca.crt")
@@ -186,6 +186,6 @@ http:
 auth: {{htpasswd: {{realm: test, path: {folder / "users"}}}}}
 """
     )
-    # It would send traces of itself to a collector that is not there
+    # By default it sends traces to a collector, which does not exist here
     with running(REGISTRY, ("serve", "config.yml"), folder, service, {"OTEL_TRACES_EXPORTER": "none"}) as server:
         yield server

@@ -1,4 +1,4 @@
-"""Formats whose libraries are too large, or come in too many versions, for one environment: each in its own.
+"""Formats whose libraries are too large, or have too many versions, for one environment: each has its own.
 
 PyTorch is the plain package of the index, which brings 5 GB of what only graphics cards need: nothing smaller has
 ``torch.export``.
@@ -24,7 +24,7 @@ OLDER = ("1.7", "1.8")
 
 
 def run(python: Path, *tests: str) -> None:
-    """Run tests with another Python; the outcome is theirs."""
+    """Run tests with another Python, and fail if they fail."""
     result = subprocess.run(
         [python, "-m", "pytest", "-c", os.devnull, "--rootdir", ROOT, "--noconftest", "-p", "no:cacheprovider", "-q",
          "-W", "ignore", *tests],
@@ -61,7 +61,7 @@ def test_mlflow() -> None:
 
 @pytest.mark.parametrize("version", OLDER)
 def test_older_scikit_learn(version: str) -> None:
-    """The list of globals is that of this version, its estimators load, and every malicious file is refused."""
+    """The list of globals is that of this version, its estimators load, and every malicious file is rejected."""
     python = venv(f"scikit-learn-{version}", (*CORE, *ESTIMATORS, "onnxruntime>=1.23", f"scikit-learn=={version}.*"))
     run(python, "tests/unit/server/loading/test_trust.py", "tests/integration/server/formats/estimators.py")
 
@@ -70,5 +70,5 @@ def test_every_estimator_of_scikit_learn() -> None:
     run(Path(sys.executable), "tests/integration/server/formats/estimators.py")
 
 
-def test_the_environment_of_the_others_is_the_newest() -> None:
+def test_the_development_environment_has_the_newest_version() -> None:
     assert installed_version() not in OLDER, "move OLDER on: the newest three minor versions are supported"

@@ -460,7 +460,7 @@ def test_https_failures_tell_what_may_heal_from_what_will_not(
     good = f"{address}/v2/mlmodel.json"
     assert failing(tmp_path, "--uri", good, "--sha256", "0" * 64, **ca)[0] == 3
     code, reason = failing(tmp_path, "--uri", good, **ca)
-    assert (code, reason) == (3, "an https:// model needs its digest: give --sha256 (spec.model.sha256)")
+    assert (code, reason) == (3, "an https:// model requires its digest: give --sha256 (spec.model.sha256)")
     code, reason = failing(tmp_path, "--uri", f"{address}/gone.skops", "--sha256", digest, **ca)
     assert code == 4
     assert "answered 404" in reason

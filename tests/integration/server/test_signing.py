@@ -1,4 +1,4 @@
-"""Signatures are those of ``model-signing`` itself: each side verifies what the other has signed."""
+"""Signatures are interoperable with ``model-signing``: each side verifies what the other has signed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlmodel_server.errors import RefusedModel
 from mlmodel_server.loading.signing import SIGNATURE, sign, verify
 from mlmodel_server.loading.sources import locate
 
-# pyopenssl: model-signing imports it, but leaves it to sigstore, which does not need it any more
+# pyopenssl: model-signing imports it but does not require it; sigstore did until recently
 REQUIREMENTS = ("model-signing==1.1.1", "pyopenssl==26.4.0")
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
@@ -24,7 +24,7 @@ Theirs = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def theirs() -> Theirs:
-    """Their command line."""
+    """Run the command line of ``model-signing``."""
     python = venv("model-signing", REQUIREMENTS)
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def theirs() -> Theirs:
 
 @pytest.fixture(params=CURVES, ids=lambda curve: curve.name)
 def keys(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
-    """A private key and its public one."""
+    """A private key and its public key."""
     key = ec.generate_private_key(request.param())
     private, public = tmp_path / "key", tmp_path / "key.pub"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()))
@@ -46,7 +46,7 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A directory whose names sort differently as text and as paths, with what git and others leave in it."""
+    """A directory whose names sort differently as text and as paths, with hidden files."""
     folder = tmp_path / "model"
     for name in ("mlmodel.json", "data/weights.bin", "data-2.bin", "data/a b/ü.txt", ".gitignore", ".cache/index"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def files(model: Path) -> dict[str, bytes]:
     return {name: source.read(name) for name in source.names() if name != SIGNATURE}
 
 
-def test_what_they_signed_we_verify(theirs: Theirs, keys: tuple[Path, Path], model: Path) -> None:
+def test_we_verify_what_they_signed(theirs: Theirs, keys: tuple[Path, Path], model: Path) -> None:
     private, public = keys
     signed = theirs("sign", "key", model, "--private_key", private, "--signature", model / SIGNATURE)
     assert signed.returncode == 0, signed.stderr
@@ -74,9 +74,9 @@ def test_what_they_signed_we_verify(theirs: Theirs, keys: tuple[Path, Path], mod
         verify(files(model), bundle, [public.read_bytes()])
 
 
-def test_what_we_signed_they_verify(theirs: Theirs, keys: tuple[Path, Path], model: Path) -> None:
+def test_they_verify_what_we_signed(theirs: Theirs, keys: tuple[Path, Path], model: Path) -> None:
     private, public = keys
-    (model / ".cache" / "index").unlink()  # we sign no hidden file, and they want every file signed
+    (model / ".cache" / "index").unlink()  # we sign no hidden file, and they require a signature of every file
     (model / SIGNATURE).write_bytes(sign(files(model), private.read_bytes(), "model"))
     check = ("verify", "key", model, "--signature", model / SIGNATURE, "--public_key", public)
     verified = theirs(*check)
@@ -85,7 +85,7 @@ def test_what_we_signed_they_verify(theirs: Theirs, keys: tuple[Path, Path], mod
     assert theirs(*check).returncode == 1
 
 
-def test_a_single_file_that_they_signed_we_verify(theirs: Theirs, keys: tuple[Path, Path], tmp_path: Path) -> None:
+def test_we_verify_a_single_file_that_they_signed(theirs: Theirs, keys: tuple[Path, Path], tmp_path: Path) -> None:
     private, public = keys
     model, bundle = tmp_path / "model.onnx", tmp_path / "model.onnx.sig"
     model.write_bytes(b"weights")

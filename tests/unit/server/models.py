@@ -1,4 +1,4 @@
-"""Small fitted models that several tests share. All of it is deterministic."""
+"""Small fitted models that several tests share. All are deterministic."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def mixed(unknown: str = "error") -> tuple[Any, Any, Any]:
 
 
 def joblib_bytes(value: Any, compress: Any = 0) -> bytes:
-    """``value`` as joblib writes it."""
+    """Return ``value`` as joblib writes it."""
     buffer = io.BytesIO()
     joblib.dump(value, buffer, compress=compress)
     return buffer.getvalue()

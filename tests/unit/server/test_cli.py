@@ -1,4 +1,4 @@
-"""The ``mlmodel`` command: it works, and each mistake is answered by one sentence and exit code 2."""
+"""The ``mlmodel`` command: it works, and a mistake gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ def test_a_bare_file_can_be_inspected(table: Path, capsys: pytest.CaptureFixture
     ("command", "words"),
     [
         ("inspect nothing", "does not exist: give a package directory"),
-        ("inspect empty", "there is no mlmodel.json"),
+        ("inspect empty", "the source has no mlmodel.json"),
         ("inspect bad.joblib", "refused posix.system in bad.joblib"),
-        ("package nothing", "--data --label --out missing: mlmodel package nothing --data data.csv"),
+        ("package nothing", "--data --label --out missing: type mlmodel package nothing --data data.csv"),
         ("package empty", "is a directory: add --configmap NAME"),
-        ("package empty --configmap a", "is no package: write one with package.save"),
+        ("package empty --configmap a", "is not a package: write one with package.save"),
         ("package out --configmap A_B", "cannot name a ConfigMap"),
         ("package bad.joblib --data data.csv --label label --out x", "refused posix.system in bad.joblib"),
         ("package gone.joblib --data data.csv --label label --out x", "gone.joblib: No such file"),
         ("package model.joblib --data gone.csv --label label --out x", "gone.csv: No such file"),
-        ("package model.joblib --data empty.csv --label label --out x", "empty.csv is no CSV table"),
+        ("package model.joblib --data empty.csv --label label --out x", "empty.csv is not a CSV table"),
         (
             "package model.joblib --data data.csv --label y --out x",
-            "has no column 'y': --label is one of amount, count",
+            "has no column 'y': give --label one of amount, count",
         ),
         ("package model.joblib --data short.csv --label label --out x", "lacks the column(s) country"),
         ("package model.joblib --data data.csv --label label --out x --compress 12", "compress is 12: use 0"),
     ],
 )
-def test_a_mistake_is_answered_by_one_sentence(
+def test_a_mistake_is_reported_in_one_sentence(
     table: Path, command: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(table)
@@ -89,7 +89,7 @@ def test_a_mistake_is_answered_by_one_sentence(
     assert not (table / "ran").exists()
 
 
-def test_a_model_fitted_on_an_array_takes_the_columns_as_they_are(tmp_path: Path) -> None:
+def test_a_model_fitted_on_an_array_gets_the_columns_in_the_order_of_the_file(tmp_path: Path) -> None:
     _, X, y = iris()
     pd.DataFrame(X).assign(label=y).to_csv(tmp_path / "data.csv", index=False)
     (tmp_path / "m.joblib").write_bytes(joblib_bytes(LogisticRegression(max_iter=500).fit(X, y)))

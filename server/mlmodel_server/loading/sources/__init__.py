@@ -1,7 +1,7 @@
-"""Where a model's files come from: one module per kind of source. :func:`locate` tells which one a URI means.
+"""Where a model's files come from: one module per kind of source. :func:`locate` returns the source of a URI.
 
-Files are read once into memory and digests are taken of those very bytes, so nobody who can write to the source can
-swap a file between the check and the parse. What is read is bounded per file, in number and altogether.
+Each file is read once into memory and its digest is that of these bytes, so a file that is replaced in the source
+between check and parse has no effect. The size of a file, the number of files and their total size are limited.
 """
 
 from mlmodel_server.loading.sources.local import Local

@@ -1,4 +1,4 @@
-"""With which file a directory begins."""
+"""Find the entry file of a directory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MLFLOW = "MLmodel"
 SAVED_MODEL = "saved_model.pb"
 
 HEAD_BYTES = 64
-"""Bytes from the beginning of a file by which its kind is told."""
+"""Number of first bytes of a file from which its format is detected."""
 
 _SUFFIXES = (
     ".skops", ".joblib", ".pkl", ".pickle", ".onnx", ".ubj", ".pt", ".pt2", ".pth", ".keras"
 )  # fmt: skip
-_COMMON = {  # suffixes that other files have too: the content decides
+_COMMON = {  # other files have these suffixes too, so the content decides
     ".json": re.compile(rb'\s*\{\s*"learner"'),
     ".txt": re.compile(rb"tree\r?\n"),
 }
@@ -34,10 +34,10 @@ _CONTENT = re.compile(
 
 
 def entry_of(names: Sequence[str], head: Callable[[str], bytes]) -> str:
-    """The entry among ``names``; ``head(name)`` gives the first :data:`HEAD_BYTES` of a file.
+    """Return the entry file among ``names``; ``head(name)`` returns the first :data:`HEAD_BYTES` of a file.
 
-    A description comes first; without one there must be exactly one file that looks like a model, by its name or else
-    by its content. :class:`RefusedModel` names several, :class:`UnreachableSource` says what is missing.
+    It is a description; without one, the only file that is a model by its name, or else by its content. Raise
+    :class:`RefusedModel` if there are several, :class:`UnreachableSource` if there is none.
     """
     for description in (MANIFEST, MLFLOW, SAVED_MODEL):
         if description in names:
@@ -46,10 +46,12 @@ def entry_of(names: Sequence[str], head: Callable[[str], bytes]) -> str:
     if len(models) == 1:
         return models[0]
     if models:
-        raise RefusedModel(f"there are several models ({', '.join(models[:5])}) and no {MANIFEST}: keep one")
+        raise RefusedModel(
+            f"the source has several models ({', '.join(models[:5])}) but no {MANIFEST}: keep only one model"
+        )
     raise UnreachableSource(
-        f"there is no {MANIFEST}, {MLFLOW}, {SAVED_MODEL} or model file such as model.onnx there yet: "
-        f"copy the model to the source"
+        f"the source has no {MANIFEST}, {MLFLOW}, {SAVED_MODEL} or model file such as model.onnx yet: "
+        f"copy the model to it"
     )
 
 

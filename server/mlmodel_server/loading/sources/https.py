@@ -1,4 +1,4 @@
-"""One file by URL."""
+"""A file, archive or package by URL."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ from mlmodel_server.manifest import MANIFEST
 
 
 class Https:
-    """A file; when it is a ``mlmodel.json``, its neighbours are fetched relative to it."""
+    """A file. If it is ``mlmodel.json``, the other files of the package are beside it."""
 
     sha256 = ""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         if not parts.hostname or "@" in parts.netloc:
-            raise RefusedModel("an https:// model is given as https://HOST/PATH, without user name or password")
+            raise RefusedModel(
+                "the URI of the model is not valid: give https://HOST/PATH, without user name or password"
+            )
         self._url, self._web, self._allowance = url, Web(), Allowance()
         self.entry = checked_name(unquote(parts.path).rpartition("/")[2] or "model")
         if self.entry in (MLFLOW, SAVED_MODEL):
-            raise RefusedModel(f"the directory of {self.entry} cannot be listed over https://: pack it as .tar.gz")
+            raise RefusedModel(
+                f"the directory of {self.entry} cannot be listed over https://: pack it as .tar.gz and give that URL"
+            )
 
     def names(self) -> tuple[str, ...]:
-        """See :class:`~.source.Source`. A web server lists nothing: these are the files that the package lists, and the
-        signature, which may be missing."""
+        """See :class:`~.source.Source`. A web server lists no files: these are the files that the package lists, and
+        the signature, which may not exist."""
         listed = manifest.parse(self.read(MANIFEST)).files if self.entry == MANIFEST else {}
         return tuple(sorted({self.entry, SIGNATURE, *listed}))
 

@@ -1,4 +1,4 @@
-"""From a URI to its source."""
+"""Find the source of a URI."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REMOTE = ("https", "s3", "gs", "az", "oci")
 
 
 def locate(uri: str, path: Path | None, sha256: str) -> Source:
-    """The source that ``uri`` names; for what the operator mounted, ``path`` is where.
+    """Return the source that ``uri`` names; ``path`` is where the operator mounted it, if it did.
 
-    ``sha256`` (hex, "" = not pinned) must be given for what comes over a network. It is checked here if it is of an
-    archive or of a whole directory; of a package and of a bare file it is left to who reads them.
+    A source over a network requires ``sha256`` (hex, "" = not pinned). The digest of an archive or of a whole directory
+    is checked here; the caller checks that of a package or a bare file.
     """
     return pinned(_source(uri, path, sha256), sha256)
 
@@ -29,7 +29,7 @@ def _source(uri: str, path: Path | None, sha256: str) -> Source:
     if not separator and os.path.exists(uri):
         return Local(Path(uri))
     if scheme in MOUNTED and path is None:
-        raise RefusedModel(f"{scheme}:// needs --path, the directory at which the source is mounted")
+        raise RefusedModel(f"{scheme}:// requires --path, the directory at which the source is mounted")
     if path is not None and scheme in (*MOUNTED, "oci"):
         return Local(path)
     if scheme == "file":
@@ -37,24 +37,26 @@ def _source(uri: str, path: Path | None, sha256: str) -> Source:
     if scheme in REMOTE:
         return _remote(scheme, uri, sha256)
     raise RefusedModel(
-        f"{_shown(uri)} is no model source: use builtin://, configmap://, pvc://, https://, s3://, gs://, az:// or "
-        f"oci://, or on this machine the path of a file or directory that exists"
+        f"{_without_secrets(uri)} is not a model source: use builtin://, configmap://, pvc://, https://, s3://, gs://, "
+        f"az:// or oci://, or on this machine the path of an existing file or directory"
     )
 
 
 def _file(uri: str) -> Local:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise RefusedModel("a file:// address has three slashes and the whole path: file:///home/me/model.joblib")
+        raise RefusedModel("the file:// URI has no absolute path: give three slashes, file:///home/me/model.joblib")
     return Local(Path(unquote(parts.path)))
 
 
 def _remote(scheme: str, uri: str, sha256: str) -> Source:
-    """Each kind is imported only when it is used: it costs a server of a mounted model nothing."""
+    """Import the module of a remote source only when it is used, so that other servers do not load it."""
     if not sha256 and not (scheme == "oci" and "@sha256:" in uri):
         article = "an" if scheme in ("https", "s3", "az", "oci") else "a"
-        or_that = ", or the digest in the reference: oci://HOST/NAME@sha256:..." if scheme == "oci" else ""
-        raise RefusedModel(f"{article} {scheme}:// model needs its digest: give --sha256 (spec.model.sha256){or_that}")
+        or_pinned = ", or the digest in the reference: oci://HOST/NAME@sha256:..." if scheme == "oci" else ""
+        raise RefusedModel(
+            f"{article} {scheme}:// model requires its digest: give --sha256 (spec.model.sha256){or_pinned}"
+        )
     if scheme == "https":
         from mlmodel_server.loading.sources.https import Https
 
@@ -68,7 +70,7 @@ def _remote(scheme: str, uri: str, sha256: str) -> Source:
     return Objects(uri)
 
 
-def _shown(uri: str) -> str:
-    """The URI for a message: what stands before an "@" may be a password, behind a "?" a token."""
+def _without_secrets(uri: str) -> str:
+    """Return the URI for a message, without what may be a password (before "@") or a token (after "?")."""
     scheme, separator, rest = uri.partition("?")[0].partition("://")
     return repr(f"{scheme}{separator}{rest.rpartition('@')[2]}"[:80])

@@ -1,7 +1,7 @@
 """Models in container registries: OCI artefacts as ORAS, ModelPack and KitOps push them, and plain images of files.
 
-Pulled over the registry's HTTP API; the operator may mount the reference as an image volume instead, and then this is
-not used. Every blob is checked against its digest.
+The server pulls them over the registry's HTTP API, unless the operator mounts the reference as an image volume. Every
+blob is checked against its digest.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import msgspec
 
 from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading.archive import is_archive, members, without_common_top
-from mlmodel_server.loading.limits import Allowance, at_most, checked_name, hidden
+from mlmodel_server.loading.limits import Allowance, check_count, checked_name, is_hidden
 from mlmodel_server.loading.sources.pin import in_memory
 from mlmodel_server.loading.sources.source import Memory
 from mlmodel_server.loading.sources.storage import mounted, setting
-from mlmodel_server.loading.sources.transfer import receive, retried
+from mlmodel_server.loading.sources.transfer import receive, with_retries
 from mlmodel_server.loading.sources.web import Download, Web, host
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -28,9 +28,9 @@ FILE_PATH = "org.cncf.model.filepath"
 UNPACK = "io.deis.oras.content.unpack"
 
 MAX_DOCUMENT = 4 << 20
-"""Bytes of a manifest or of a token, as registries bound them too."""
+"""Maximum bytes of a manifest or of a token, as registries limit them too."""
 
-_HUB, _HUB_API = "docker.io", "registry-1.docker.io"  # the name that people write has no API
+_HUB, _HUB_API = "docker.io", "registry-1.docker.io"  # the usual name has no API
 _REFERENCE = re.compile(
     r"(?P<host>[A-Za-z0-9.-]+(:\d{1,5})?)/(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
     r"(:(?P<tag>\w[\w.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
@@ -55,51 +55,53 @@ class _Token(msgspec.Struct):
 
 
 def pull(uri: str) -> Memory:
-    """The files of the artefact ``oci://HOST/NAME[:TAG][@sha256:DIGEST]``."""
-    found = _REFERENCE.fullmatch(uri.removeprefix("oci://"))
-    if not found or not (found["tag"] or found["digest"]):
-        raise RefusedModel("an oci:// model is given as oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:DIGEST")
-    server = _HUB_API if found["host"] == _HUB else found["host"]
-    registry = _Registry(server, found["name"])
-    manifest = registry.manifest(found["digest"] or found["tag"], found["digest"])
+    """Return the files of the artefact ``oci://HOST/NAME[:TAG][@sha256:DIGEST]``."""
+    match = _REFERENCE.fullmatch(uri.removeprefix("oci://"))
+    if not match or not (match["tag"] or match["digest"]):
+        raise RefusedModel(
+            "the URI of the model is not valid: give oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:DIGEST"
+        )
+    server = _HUB_API if match["host"] == _HUB else match["host"]
+    registry = _Registry(server, match["name"])
+    manifest = registry.manifest(match["digest"] or match["tag"], match["digest"])
     files = _files(registry, manifest.layers)
     return in_memory(without_common_top(files), "the artefact")
 
 
 def _files(registry: _Registry, layers: list[_Layer]) -> dict[str, bytes]:
-    at_most(len(layers))
+    check_count(len(layers))
     files: dict[str, bytes] = {}
     for layer in layers:
         title = _title(layer)
-        packed = _packed(layer, title)
-        if not packed and (not title or hidden(title)):
-            continue  # a configuration or a signature: no file of the model
+        packed = _is_packed(layer, title)
+        if not packed and (not title or is_hidden(title)):
+            continue  # a configuration or a signature, not a file of the model
         name = title or "a layer"
         data = registry.blob(layer, name)
         for file, content in (members(data, name) if packed else {checked_name(title): data}).items():
             if file in files:
-                raise RefusedModel(f"two layers of the artefact hold {file}: push it again")
+                raise RefusedModel(f"two layers of the artefact contain {file}: push it again with only one")
             files[file] = content
-        at_most(len(files))
+        check_count(len(files))
     return files
 
 
 def _title(layer: _Layer) -> str:
-    """The name of the file or directory in a layer, "" when it has none."""
-    notes = layer.annotations or {}
-    return notes.get(TITLE, "") or (notes.get(FILE_PATH, "") if layer.mediaType.endswith(".raw") else "")
+    """Return the name of the file or directory in a layer, or ""."""
+    annotations = layer.annotations or {}
+    return annotations.get(TITLE, "") or (annotations.get(FILE_PATH, "") if layer.mediaType.endswith(".raw") else "")
 
 
-def _packed(layer: _Layer, title: str) -> bool:
-    """Whether a layer is a tar of a directory. Its type alone does not tell: ``oras push`` calls every file a tar."""
+def _is_packed(layer: _Layer, title: str) -> bool:
+    """Whether a layer is a tar of a directory. Its type may be wrong: ``oras push`` gives every file that of a tar."""
     if (layer.annotations or {}).get(UNPACK) == "true" or layer.mediaType.endswith(".tar+gzip"):
         return True
     return is_archive(title) or (not title and ".tar" in layer.mediaType)
 
 
 class _Registry:
-    """One repository of a registry. It is asked without credentials first and does what the answer says: a token from
-    the authority that the registry names, or a password."""
+    """One repository of a registry. The first request has no credentials; the next has what the response requires: a
+    token from the authority that the registry names, or a password."""
 
     def __init__(self, server: str, name: str) -> None:
         secret = mounted()
@@ -109,28 +111,30 @@ class _Registry:
         self._allowance = Allowance()
 
     def manifest(self, reference: str, digest: str | None) -> _Manifest:
-        """The manifest with this tag or digest; ``digest`` is what it must have."""
-        body = retried("the manifest", lambda: self._document(f"{self._base}/manifests/{reference}"))
+        """Return the manifest with this tag or digest; ``digest`` is the required one, if any."""
+        body = with_retries("the manifest", lambda: self._document(f"{self._base}/manifests/{reference}"))
         if digest and f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
-            raise RefusedModel("the registry answered another manifest than the one with this digest: ask its keeper")
+            raise RefusedModel("the registry returned another manifest than the one with this digest: push it again")
         try:
             manifest = msgspec.json.decode(body, type=_Manifest)
         except msgspec.DecodeError:
-            raise RefusedModel("the reference is no OCI artefact: push the model with oras, or as an image") from None
+            raise RefusedModel(
+                "the reference is not an OCI artefact: push the model with oras, or as an image"
+            ) from None
         if manifest.manifests:
             raise RefusedModel(
-                "the reference is an index of several manifests: give the digest of the one with the model"
+                "the reference is an index of several manifests: give the digest of the manifest with the model"
             )
         return manifest
 
     def blob(self, layer: _Layer, name: str) -> bytes:
-        """The checked bytes of a layer."""
+        """Download and check the bytes of a layer."""
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", layer.digest):
             raise RefusedModel(f"{name} has no sha256 digest in the manifest: push the model again")
         self._allowance.check(name, layer.size)
         data = receive(name, Download(self._web, f"{self._base}/blobs/{layer.digest}"), self._allowance)
         if f"sha256:{hashlib.sha256(data).hexdigest()}" != layer.digest:
-            raise RefusedModel(f"{name} is not what its digest says: the registry or the connection damaged it")
+            raise RefusedModel(f"{name} does not have its digest in the manifest: push the model again")
         return data
 
     def _document(self, url: str, web: Web | None = None, **headers: str) -> bytes:
@@ -138,7 +142,7 @@ class _Registry:
         with (web or self._web).open(url, accept) as response:
             body: bytes = response.read(MAX_DOCUMENT + 1)
         if len(body) > MAX_DOCUMENT:
-            raise RefusedModel("the registry's answer is larger than 4 MiB: that is no model's manifest")
+            raise RefusedModel("the manifest is larger than 4 MiB: give the reference of a model")
         return body
 
     def _authorization(self, challenge: str) -> str:
@@ -149,7 +153,7 @@ class _Registry:
         fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = fields.get("realm", "")
         if kind.lower() != "bearer" or not realm.startswith("https://"):
-            raise UnreachableSource(f"{host(self._base)} wants credentials: {self._advice(401)}")
+            raise UnreachableSource(f"{host(self._base)} requires credentials: {self._advice(401)}")
         query = {"scope": fields.get("scope", f"repository:{self._name}:pull")}
         if "service" in fields:
             query["service"] = fields["service"]
@@ -157,12 +161,12 @@ class _Registry:
         separator = "&" if "?" in realm else "?"
         body = self._document(f"{realm}{separator}{urlencode(query)}", Web(advice=self._advice), **headers)
         try:
-            answer = msgspec.json.decode(body, type=_Token)
+            response = msgspec.json.decode(body, type=_Token)
         except msgspec.DecodeError:
-            answer = _Token()
-        token = answer.token or answer.access_token
+            response = _Token()
+        token = response.token or response.access_token
         if not re.fullmatch(r"[!-~]+", token):
-            raise UnreachableSource(f"{host(realm)} answered no token: {self._advice(401)}")
+            raise UnreachableSource(f"{host(realm)} returned no token: {self._advice(401)}")
         return f"Bearer {token}"
 
     def _advice(self, status: int) -> str:

@@ -1,4 +1,4 @@
-"""Sources whose digest is not that of one file: archives, and directories that no ``mlmodel.json`` describes."""
+"""Sources whose digest is not that of one file: archives, and directories without ``mlmodel.json``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlmodel_server.manifest import sha256 as digest_of
 
 
 def pinned(source: Source, sha256: str) -> Source:
-    """``source``, or its files in memory if it is an archive or a bare directory.
+    """Return ``source``, or its files in memory if it is an archive or a bare directory.
 
-    Of those ``sha256`` (hex, "" = not pinned) is the digest of the archive or of the directory (see
-    :func:`directory_digest`). It is checked here, before anything is unpacked: :class:`RefusedModel`.
+    For these, ``sha256`` (hex, "" = not pinned) is the digest of the archive or of the directory (see
+    :func:`directory_digest`). It is checked before anything is unpacked: raise :class:`RefusedModel` if it differs.
     """
     if is_archive(source.entry):
         data = source.read(source.entry)
@@ -29,15 +29,15 @@ def pinned(source: Source, sha256: str) -> Source:
 
 
 def in_memory(files: Mapping[str, bytes], whole: str, sha256: str = "") -> Memory:
-    """The files that were in ``whole``; :class:`RefusedModel` when no model is among them, for none can come later."""
+    """Return the files of ``whole``. Raise :class:`RefusedModel` if they have no model: none can be added later."""
     try:
         return Memory(files, entry_of(sorted(files), lambda name: files[name][:HEAD_BYTES]), sha256)
     except UnreachableSource:
-        raise RefusedModel(f"{whole} holds no model: pack the model's directory again") from None
+        raise RefusedModel(f"{whole} contains no model: pack the model's directory again") from None
 
 
 def directory_digest(files: Mapping[str, bytes]) -> str:
-    """One digest (hex) of many files. On the command line, in the directory (hidden files do not count)::
+    """Return one digest (hex) of many files. On the command line, in the directory (hidden files are ignored)::
 
     find . -type f -not -path '*/.*' -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
     """
@@ -47,7 +47,7 @@ def directory_digest(files: Mapping[str, bytes]) -> str:
 def _checked(digest: str, sha256: str, what: str) -> str:
     if sha256 and digest != sha256.lower():
         raise RefusedModel(
-            f"{what} has sha256 {digest}, but {sha256} was asked for: put the digest of the one you mean into "
-            f"spec.model.sha256"
+            f"{what} has sha256 {digest}, but {sha256} is required: "
+            f"put the digest of the right one into spec.model.sha256 (--sha256)"
         )
     return digest

@@ -1,4 +1,4 @@
-"""What a source is."""
+"""The interface of a source."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ class Source(Protocol):
 
     @property
     def entry(self) -> str:
-        """The file to begin with: ``mlmodel.json`` of a package, ``MLmodel`` of an MLflow directory,
-        ``saved_model.pb`` of a TensorFlow one, or a bare model file."""
+        """The entry file: ``mlmodel.json`` of a package, ``MLmodel`` of an MLflow directory, ``saved_model.pb`` of a
+        TensorFlow directory, or a bare model file."""
         ...
 
     @property
     def sha256(self) -> str:
-        """The digest (hex) that pins these files and has been checked already; "" when it is the entry's own."""
+        """The digest (hex) of all these files, which has been checked; "" if the digest is that of the entry file."""
         ...
 
     def names(self) -> tuple[str, ...]:
-        """All files, sorted; :class:`RefusedModel` when there are more than :data:`~..limits.MAX_FILES`."""
+        """Return all files, sorted. Raise :class:`RefusedModel` if there are more than :data:`~..limits.MAX_FILES`."""
         ...
 
     def read(self, name: str) -> bytes:
-        """The whole file; :class:`UnreachableSource` when it is not there now, :class:`RefusedModel` when it is larger
-        than :data:`~..limits.MAX_FILE`, or all that were read are larger than :data:`~..limits.MAX_TOTAL`."""
+        """Return the whole file. Raise :class:`UnreachableSource` if it cannot be read now, :class:`RefusedModel` if it
+        is larger than :data:`~..limits.MAX_FILE`, or all files read are larger than :data:`~..limits.MAX_TOTAL`."""
         ...
 
 
 class Memory:
-    """Files that were just made, downloaded or unpacked."""
+    """Files in memory: built, downloaded or unpacked."""
 
     def __init__(self, files: Mapping[str, bytes], entry: str = MANIFEST, sha256: str = "") -> None:
         self._files, self.entry, self.sha256 = files, entry, sha256
@@ -46,5 +46,5 @@ class Memory:
     def read(self, name: str) -> bytes:
         """See :class:`Source`."""
         if name not in self._files:
-            raise UnreachableSource(f"{name} is missing from the package")
+            raise UnreachableSource(f"{name} is missing from the package: write or pack it again")
         return self._files[name]

@@ -1,7 +1,7 @@
-"""The object stores that a model may lie in, and how obstore is set up for each.
+"""The supported object stores, and how obstore is configured for each.
 
 Credentials come from the mounted Secret, from the usual environment variables, or from the identity that the cloud
-gives the pod; obstore knows the last two by itself, and private authorities by ``SSL_CERT_FILE``.
+gives the pod. obstore reads the last two, and private authorities from ``SSL_CERT_FILE``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 TIMEOUT = timedelta(seconds=60)
-"""For one request, which asks for at most ``BLOCK`` bytes: slower than 140 kB/s counts as broken."""
+"""Of one request, for at most ``BLOCK`` bytes: a connection slower than 140 kB/s counts as broken."""
 
 CONNECT_TIMEOUT = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What differs between the stores: obstore's class, and the words for users."""
+    """What differs between the stores: obstore's class, and the texts for messages."""
 
     store: str
     label: str
@@ -65,9 +65,9 @@ KINDS = {
 
 
 def store_of(kind: Kind, bucket: str) -> tuple[ObjectStore, str]:
-    """obstore's store for the bucket, and its name for messages.
+    """Return obstore's store for the bucket, and its name for messages.
 
-    :class:`RefusedModel` or :class:`UnreachableSource` says which variable to set.
+    Raise :class:`RefusedModel` or :class:`UnreachableSource` with the variable to set.
     """
     try:
         from obstore import exceptions, store
@@ -79,29 +79,28 @@ def store_of(kind: Kind, bucket: str) -> tuple[ObjectStore, str]:
     endpoint = next(filter(None, (setting(name, secret) for name in kind.endpoints)), "")
     plain = endpoint.startswith("http://")
     switch = f"{kind.prefix}ALLOW_HTTP"
-    if plain and not _loopback(endpoint) and setting(switch, secret).lower() not in ("1", "true"):
+    if plain and not _is_loopback(endpoint) and setting(switch, secret).lower() not in ("1", "true"):
         raise RefusedModel(
-            f"{kind.endpoints[0]} is an address without TLS: use https://, or set {switch}=true if nobody else is "
-            f"on that network"
+            f"{kind.endpoints[0]} is an address without TLS: use https://, or set {switch}=true on a trusted network"
         )
     options: dict[str, Any] = {"allow_http": plain, "timeout": TIMEOUT, "connect_timeout": CONNECT_TIMEOUT}
     config = {name: value for name, value in secret.items() if name.startswith(kind.prefix) and name != switch}
-    retries = {"max_retries": 0}  # of its own: Patience waits and counts for all sources alike
+    retries = {"max_retries": 0}  # Retries counts and waits for all sources alike
     try:
-        made = getattr(store, kind.store)(bucket, config=config, client_options=options, retry_config=retries)
+        opened = getattr(store, kind.store)(bucket, config=config, client_options=options, retry_config=retries)
     except exceptions.UnknownConfigurationKeyError as error:
-        found = re.search(r"'(\w+)'", str(error))
+        match = re.search(r"'(\w+)'", str(error))
         raise RefusedModel(
-            f"the storage credentials have {found[1].upper() if found else 'a variable'}, which {kind.label} does not "
-            f"know: use {kind.credentials}"
+            f"the storage credentials have {match[1].upper() if match else 'a key'}, which is not a variable of "
+            f"{kind.label}: use {kind.credentials}"
         ) from None
     except (exceptions.BaseError, ValueError) as error:
         raise UnreachableSource(
-            f"{kind.label} is not set up right ({type(error).__name__}): check {kind.credentials}"
+            f"{kind.label} is not configured correctly ({type(error).__name__}): check {kind.credentials}"
         ) from None
-    return made, urlsplit(endpoint).netloc.rpartition("@")[2] or kind.label
+    return opened, urlsplit(endpoint).netloc.rpartition("@")[2] or kind.label
 
 
-def _loopback(url: str) -> bool:
+def _is_loopback(url: str) -> bool:
     name = urlsplit(url).hostname or ""
     return name in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", name) is not None

@@ -1,6 +1,6 @@
-"""Requests that never leave HTTPS, and what went wrong with them as sentences that hold no address, token or path.
+"""Send requests over HTTPS only, with error messages that have no address, token or path.
 
-A private authority is trusted through OpenSSL's own ``SSL_CERT_FILE``.
+OpenSSL's ``SSL_CERT_FILE`` adds a private authority.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mlmodel_server.errors import RefusedModel, UnreachableSource
-from mlmodel_server.loading.sources.transfer import PASSING, Broken, Part
+from mlmodel_server.loading.sources.transfer import TRANSIENT, Broken, Part
 
 TIMEOUT = 20.0
 """Seconds without a byte before a connection counts as broken."""
@@ -24,8 +24,8 @@ CHUNK = 1 << 20
 
 
 class Web:
-    """``authorize`` turns the challenge of a 401 (the header ``WWW-Authenticate``) into the header ``Authorization``.
-    ``advice`` says for a status code what to check."""
+    """An HTTPS client. ``authorize`` turns the challenge of a 401 (the header ``WWW-Authenticate``) into the header
+    ``Authorization``. ``advice`` returns what to check for a status code."""
 
     def __init__(
         self, authorize: Callable[[str], str] | None = None, advice: Callable[[int], str] = lambda _: "check the URL"
@@ -35,22 +35,22 @@ class Web:
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _HttpsOnly())
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> HTTPResponse:
-        """The response of a GET; :class:`Broken` when another try may help, else :class:`UnreachableSource`."""
+        """Return the response of a GET. Raise :class:`Broken` if a retry may help, else :class:`UnreachableSource`."""
         try:
-            return self._ask(url, headers or {})
+            return self._get(url, headers or {})
         except urllib.error.HTTPError as error:
             challenge = error.headers.get("WWW-Authenticate", "")
             ours = urlsplit(error.url).netloc == urlsplit(url).netloc  # a redirect's target must not get our token
             if error.code == 401 and self._authorize and challenge and ours:
                 self._authorization = self._authorize(challenge)
             else:
-                raise self._refusal(error) from None
+                raise self._failure(error) from None
         try:
-            return self._ask(url, headers or {})
+            return self._get(url, headers or {})
         except urllib.error.HTTPError as error:
-            raise self._refusal(error) from None
+            raise self._failure(error) from None
 
-    def _ask(self, url: str, headers: Mapping[str, str]) -> HTTPResponse:
+    def _get(self, url: str, headers: Mapping[str, str]) -> HTTPResponse:
         request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # only https is ever opened
         if self._authorization:
             request.add_unredirected_header("Authorization", self._authorization)
@@ -59,21 +59,21 @@ class Web:
         except urllib.error.HTTPError:
             raise
         except urllib.error.URLError as error:
-            sentence = f"{host(url)} cannot be reached ({why(error.reason)})"
+            problem = f"{host(url)} cannot be reached ({why(error.reason)})"
             if isinstance(error.reason, ssl.SSLCertVerificationError):
-                raise UnreachableSource(sentence) from None
-            raise Broken(sentence) from None
+                raise UnreachableSource(f"{problem}: set SSL_CERT_FILE to its certificate authority") from None
+            raise Broken(f"{problem}: check the URL and the network") from None
         except (OSError, HTTPException) as error:
-            raise Broken(f"{host(url)} broke off ({why(error)})") from None
+            raise Broken(f"the connection to {host(url)} failed ({why(error)})") from None
         return response
 
-    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
-        sentence = f"{host(error.url)} answered {error.code}: {self._advice(error.code)}"
-        return Broken(sentence) if error.code in PASSING else UnreachableSource(sentence)
+    def _failure(self, error: urllib.error.HTTPError) -> Exception:
+        problem = f"{host(error.url)} answered {error.code}: {self._advice(error.code)}"
+        return Broken(problem) if error.code in TRANSIENT else UnreachableSource(problem)
 
 
 class Download:
-    """One file, opened again where it broke off (``open_at`` of :func:`~.transfer.receive`)."""
+    """One file, which can resume after an interruption (``open_at`` of :func:`~.transfer.receive`)."""
 
     def __init__(self, web: Web, url: str) -> None:
         self._web, self._url, self._validator = web, url, ""
@@ -85,9 +85,9 @@ class Download:
         response = self._web.open(self._url, headers)
         start, length = 0, response.length
         if response.status == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-            if not found or int(found[1]) != offset:
-                raise Broken(f"{host(self._url)} answered another part than was asked for")
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not match or int(match[1]) != offset:
+                raise Broken(f"{host(self._url)} returned another part than requested")
             start = offset
         etag = response.headers.get("ETag", "")
         self._validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
@@ -101,13 +101,13 @@ class Download:
                     yield chunk
                     length = None if length is None else length - len(chunk)
         except (OSError, HTTPException) as error:
-            raise Broken(f"the download from {host(self._url)} broke off ({why(error)})") from None
+            raise Broken(f"the download from {host(self._url)} was interrupted ({why(error)})") from None
         if length:
-            raise Broken(f"the download from {host(self._url)} broke off")
+            raise Broken(f"the download from {host(self._url)} was interrupted")
 
 
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    """A redirect must not leave HTTPS: the reply could be read, and the request could reach an inner address."""
+    """Rejects redirects out of HTTPS: others could read the response, or the request could reach an inner address."""
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         if not newurl.startswith("https://"):
@@ -116,12 +116,12 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
 
 
 def host(url: str) -> str:
-    """Host and port of a URL, without a user name or password."""
+    """Return host and port of a URL, without user name and password."""
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def why(reason: object) -> str:
-    """The short reason in an exception of the network. A reply that is no HTTP is not quoted: it may hold anything."""
+    """Return the short reason of a network error, without the response if that is not HTTP: it may contain anything."""
     if isinstance(reason, HTTPException):
         return type(reason).__name__
     return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__

@@ -1,1 +1,1 @@
-"""Tests that run in environments of their own, started by ``test_formats.py``: pytest doesn't collect them by name."""
+"""Tests that ``test_formats.py`` runs in separate environments; pytest does not collect them by name."""

@@ -1,7 +1,6 @@
-"""Every estimator that scikit-learn has, in the variants that its own tests make: what is saved is opened again.
+"""Every estimator of scikit-learn, in the variants of scikit-learn's tests, is saved and loads again.
 
-The machine that reads pickles knows the constructors that fitted estimators use, and no others: here it shows whether
-those are all.
+The interpreter of pickles has only the constructors that fitted estimators use: this test shows whether these are all.
 """
 
 from __future__ import annotations
@@ -22,40 +21,40 @@ X, Y = make_classification(60, 6, random_state=7)
 TABLES: tuple[Any, ...] = (X, np.abs(X), X[:, :1], X[:, 0], X @ X.T)
 TARGETS: tuple[Any, ...] = (Y, np.c_[Y, 1 - Y], Y + 0.5, Y + 1.0, None)
 TEXTS, DICTIONARIES = ["a good day", "a bad day"] * 30, [{"a": 1.0}, {"b": 2.0}] * 30
-SLOWER = {"TSNE", "MDS"}  # nothing in them that others have not
+SLOWER = {"TSNE", "MDS"}  # they contain nothing that others do not
 
 
 def _fitted(estimator: Any) -> tuple[Any, Any] | None:
-    """The estimator and the rows that it was fitted on; None when it takes none of those at hand."""
+    """Return the estimator and the rows that it was fitted on; None if it accepts none of the tables."""
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=7)
     for table in (*TABLES, TEXTS, DICTIONARIES):
         for target in TARGETS:
             try:
                 return estimator.fit(table, target) if target is not None else estimator.fit(table), table
-            except Exception:  # it wants others
+            except Exception:  # it requires others
                 continue
     return None
 
 
 def _instances() -> list[Any]:
-    found = []
+    parameters = []
     for name, cls in all_estimators():
         if name in SLOWER:
             continue
         try:
-            found += [pytest.param(instance, id=name) for instance in _construct_instances(cls)]
-        except BaseException as error:  # pytest's Skipped is no Exception
-            print(f"{name} is made in another way ({type(error).__name__})")
-    return found
+            parameters += [pytest.param(instance, id=name) for instance in _construct_instances(cls)]
+        except BaseException as error:  # pytest's Skipped is not an Exception
+            print(f"{name} cannot be constructed ({type(error).__name__})")
+    return parameters
 
 
 @pytest.mark.parametrize("estimator", _instances())
-def test_an_estimator_is_opened_and_answers_the_same(estimator: Any) -> None:
-    made = _fitted(estimator)
-    if made is None:
-        pytest.skip("it takes none of the tables at hand")
-    fitted, rows = made
+def test_an_estimator_loads_and_predicts_the_same(estimator: Any) -> None:
+    fitted_with_rows = _fitted(estimator)
+    if fitted_with_rows is None:
+        pytest.skip("it accepts none of the tables")
+    fitted, rows = fitted_with_rows
     for protocol in (None, 5, 2):
         buffer = io.BytesIO()
         joblib.dump(fitted, buffer, protocol=protocol)
@@ -63,15 +62,15 @@ def test_an_estimator_is_opened_and_answers_the_same(estimator: Any) -> None:
         for method in ("predict", "predict_proba", "transform"):
             try:
                 expected = getattr(fitted, method)(rows)
-            except Exception:  # not this one's
+            except Exception:  # it does not have this method
                 continue
-            found = getattr(opened, method)(rows)
-            for one, other in zip(_arrays(expected), _arrays(found), strict=True):
+            got = getattr(opened, method)(rows)
+            for one, other in zip(_arrays(expected), _arrays(got), strict=True):
                 np.testing.assert_allclose(one, other) if one.dtype.kind == "f" else np.testing.assert_array_equal(
                     one, other
                 )
 
 
-def _arrays(answer: Any) -> list[Any]:
-    answers = answer if isinstance(answer, (list, tuple)) else [answer]
-    return [np.asarray(each.toarray() if hasattr(each, "toarray") else each) for each in answers]
+def _arrays(output: Any) -> list[Any]:
+    parts = output if isinstance(output, (list, tuple)) else [output]
+    return [np.asarray(part.toarray() if hasattr(part, "toarray") else part) for part in parts]

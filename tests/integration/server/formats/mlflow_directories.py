@@ -1,4 +1,4 @@
-"""Directories as MLflow itself writes them."""
+"""Directories that MLflow writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def served(directory: Path) -> Model:
     return model_of(load(Local(directory)).opened, None)
 
 
-def answer(model: Model, table: Any) -> Any:
+def predict(model: Model, table: Any) -> Any:
     _, tensors = tensors_of(table)
     return model.infer(InferRequest(None, tensors, ["predict"])).outputs[0].array
 
@@ -50,7 +50,7 @@ def test_scikit_learn(form: str, tmp_path: Path) -> None:
     assert [(spec.name, spec.datatype) for spec in model.signature.inputs] == [
         ("age", "FP64"), ("income", "FP64"), ("country", "BYTES"),
     ]  # fmt: skip
-    np.testing.assert_array_equal(answer(model, MIXED), fitted.predict(MIXED))
+    np.testing.assert_array_equal(predict(model, MIXED), fitted.predict(MIXED))
 
 
 def _xgboost(path: Path) -> Any:
@@ -74,7 +74,7 @@ def test_boosters(save: Callable[[Path], Any], tmp_path: Path) -> None:
     fitted = save(tmp_path / "model")
     model = served(tmp_path / "model")
     assert [spec.name for spec in model.signature.inputs] == ["age", "income"]
-    np.testing.assert_array_equal(answer(model, TABLE), fitted.predict(TABLE))
+    np.testing.assert_array_equal(predict(model, TABLE), fitted.predict(TABLE))
 
 
 def test_a_booster_of_lightgbm_as_text(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_booster_of_lightgbm_as_text(tmp_path: Path) -> None:
 
     booster = lightgbm.train({"verbose": -1, "num_threads": 1}, lightgbm.Dataset(TABLE, LABELS), 3)
     mlflow.lightgbm.save_model(booster, tmp_path / "model")
-    np.testing.assert_allclose(answer(served(tmp_path / "model"), TABLE), booster.predict(TABLE))
+    np.testing.assert_allclose(predict(served(tmp_path / "model"), TABLE), booster.predict(TABLE))
 
 
 def test_onnx(tmp_path: Path) -> None:
@@ -97,14 +97,16 @@ def test_onnx(tmp_path: Path) -> None:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     mlflow.onnx.save_model(made, tmp_path / "model")
     rows = TABLE.to_numpy(np.float32)
-    np.testing.assert_array_equal(answer(served(tmp_path / "model"), rows), -rows)
+    np.testing.assert_array_equal(predict(served(tmp_path / "model"), rows), -rows)
 
 
-def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
-    class Own(PythonModel):  # type: ignore[misc]
+def test_a_model_with_its_own_code_is_rejected(tmp_path: Path) -> None:
+    class Custom(PythonModel):  # type: ignore[misc]
         def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
             return model_input
 
-    mlflow.pyfunc.save_model(tmp_path / "model", python_model=Own())
-    with pytest.raises(RefusedModel, match=r"flavour python_function, whose loader mlflow\.pyfunc\.model runs code"):
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=Custom())
+    with pytest.raises(
+        RefusedModel, match=r"flavour python_function, whose loader mlflow\.pyfunc\.model runs its own code"
+    ):
         served(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""TensorFlow: SavedModel directories and Keras files are served, and what is more than a model is refused."""
+"""TensorFlow: SavedModel directories and Keras files are served, and files that do more than predict are rejected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROWS = np.random.default_rng(7).random((20, 4)).astype(np.float32)
 
 @cache
 def small() -> Any:
-    """A classifier of four numbers, with layers that only train."""
+    """A classifier of four numbers, with layers that only training uses."""
     keras.utils.set_random_seed(7)
     layers = keras.layers
     return keras.Sequential(
@@ -83,7 +83,7 @@ class Words(Module):  # type: ignore[misc]
         ]
     )
     def answer(self, rows, words):  # type: ignore[no-untyped-def]
-        """What the signature is made of."""
+        """The function of the signature."""
         return {"sums": rows @ self.weights, "lengths": tf.strings.length(words), "upper": tf.strings.upper(words)}
 
 
@@ -148,7 +148,7 @@ def test_models_are_packaged(tmp_path: Path) -> None:
 
 
 class Hostile(Module):  # type: ignore[misc]
-    """Answers by way of ``function``."""
+    """Calls ``function`` in its signature."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Hostile(Module):  # type: ignore[misc]
 
     @tf.function(input_signature=[tf.TensorSpec((None, 4), tf.float32, name="rows")])
     def answer(self, rows):  # type: ignore[no-untyped-def]
-        """What the signature is made of."""
+        """The function of the signature."""
         return {"answer": self.function(rows)}
 
 
@@ -207,7 +207,7 @@ OPERATORS: dict[str, Callable[[str], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("name", list(OPERATORS))
-def test_a_graph_that_does_more_than_compute_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_graph_that_does_more_than_compute_is_rejected(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     hostile = Hostile(OPERATORS[name](str(mark)))
     files = directory(lambda path: tf.saved_model.save(hostile, path, signatures={"serving_default": hostile.answer}))
@@ -219,14 +219,14 @@ def test_a_graph_that_does_more_than_compute_is_refused(name: str, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_vocabulary_file_is_refused(tmp_path: Path) -> None:
+def test_a_vocabulary_file_is_rejected(tmp_path: Path) -> None:
     vocabulary = tmp_path / "words.txt"
     vocabulary.write_text("a\nb\n")
     whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
     start = tf.lookup.TextFileInitializer(str(vocabulary), tf.string, whole, tf.int64, number)
     table = tf.lookup.StaticHashTable(start, -1)
 
-    class Looked(Module):  # type: ignore[misc]
+    class Lookup(Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.table = table
@@ -235,8 +235,8 @@ def test_a_vocabulary_file_is_refused(tmp_path: Path) -> None:
         def answer(self, words):  # type: ignore[no-untyped-def]
             return {"found": self.table.lookup(words)}
 
-    looked = Looked()
-    files = directory(lambda path: tf.saved_model.save(looked, path, signatures={"serving_default": looked.answer}))
+    lookup = Lookup()
+    files = directory(lambda path: tf.saved_model.save(lookup, path, signatures={"serving_default": lookup.answer}))
     with pytest.raises(RefusedModel, match="refused the operator InitializeTableFromTextFileV2"):
         opened(files, "saved_model.pb")
 
@@ -289,7 +289,7 @@ def _vocabulary(config: bytes) -> bytes:
     ],
     ids=["external", "link", "vocabulary"],
 )
-def test_a_keras_file_that_reads_other_files_is_refused(
+def test_a_keras_file_that_reads_other_files_is_rejected(
     member: str, change: Callable[[bytes], bytes], what: str
 ) -> None:
     with pytest.raises(RefusedModel, match=rf"refused {what} in m\.keras"):
@@ -298,14 +298,14 @@ def test_a_keras_file_that_reads_other_files_is_refused(
         opened({"m.keras": repacked(saved(small()), "", lambda data: data, **{"../m": b""})}, "m.keras")
 
 
-def test_a_lambda_is_refused() -> None:
-    given = keras.Input((4,))
-    made = keras.Model(given, keras.layers.Lambda(lambda rows: rows + 1)(given))
+def test_a_lambda_is_rejected() -> None:
+    rows = keras.Input((4,))
+    model = keras.Model(rows, keras.layers.Lambda(lambda rows: rows + 1)(rows))
     with pytest.raises(RefusedModel, match=r"refused keras\.layers\.Lambda in m\.keras"):
-        opened({"m.keras": saved(made)}, "m.keras")
+        opened({"m.keras": saved(model)}, "m.keras")
 
 
-def test_mlflow_directories_of_both_are_served() -> None:
+def test_mlflow_directories_of_both_formats_are_served() -> None:
     head = "flavors:\n  tensorflow: {{{}}}\n  python_function: {{loader_module: mlflow.tensorflow}}\n"
     graph = {
         f"tf2model/{name}": data for name, data in directory(lambda path: small().export(path, verbose=False)).items()
@@ -316,5 +316,5 @@ def test_mlflow_directories_of_both_are_served() -> None:
     ):
         model = opened({"MLmodel": head.format(description).encode(), **files}, "MLmodel")
         assert model.signature is not None
-        found = model.functions(ROWS, [model.signature.outputs[0].name])[0]
-        np.testing.assert_allclose(found, expected(), rtol=1e-4)
+        got = model.functions(ROWS, [model.signature.outputs[0].name])[0]
+        np.testing.assert_allclose(got, expected(), rtol=1e-4)

@@ -1,4 +1,4 @@
-"""PyTorch: programs are served, and what is more than a program is refused."""
+"""PyTorch: programs are served, and files that do more than compute are rejected."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def opened(data: bytes, name: str = "model", **options: Any) -> Opened:
 
 
 def changed(data: bytes, change: Callable[[str, bytes], bytes], **more: bytes) -> bytes:
-    """The archive with its members changed, and others beside them."""
+    """Return the archive with changed members and ``more``."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(buffer, "w") as target:
         for name in source.namelist():
@@ -100,7 +100,7 @@ def changed(data: bytes, change: Callable[[str, bytes], bytes], **more: bytes) -
     return buffer.getvalue()
 
 
-def test_an_exported_program_says_what_it_takes() -> None:
+def test_an_exported_program_declares_its_inputs() -> None:
     model = opened(exported())
     assert (model.format, model.platform) == ("torch-export", "pytorch_export")
     assert model.signature is not None
@@ -163,7 +163,7 @@ def test_a_module_of_two_inputs_is_packaged() -> None:
     selftest.run(model_of(loaded.opened, loaded.manifest), loaded.manifest.golden)
 
 
-def test_what_cannot_be_exported_is_told() -> None:
+def test_a_module_that_cannot_be_exported_is_reported() -> None:
     for rows, words in ((ROWS[:1], "fewer than two rows"), (ROWS[:, :2], "torch cannot export the model with X")):
         with pytest.raises(UsageError, match=words) as caught:
             package.build(MODEL, rows, None)
@@ -171,23 +171,23 @@ def test_what_cannot_be_exported_is_told() -> None:
 
 
 @pytest.mark.parametrize("data", [script(), exported()], ids=["script", "exported"])
-def test_it_answers_in_a_fork(data: bytes) -> None:
+def test_a_program_predicts_in_a_fork(data: bytes) -> None:
     model = opened(data)
     model.functions(ROWS, ["predict"])
     child = os.fork()
     if not child:
         os._exit(0 if np.allclose(model.functions(ROWS, ["predict"])[0], EXPECTED) else 1)
     deadline = time.monotonic() + 30
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+    while not (exited := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.kill(child, 9)
             os.waitpid(child, 0)
             pytest.fail("the child hangs")
         time.sleep(0.005)
-    assert ended[1] == 0
+    assert exited[1] == 0
 
 
-def test_a_pickle_is_refused_unless_it_is_signed() -> None:
+def test_a_pickle_is_rejected_unless_it_is_signed() -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -205,11 +205,11 @@ def test_a_pickle_is_refused_unless_it_is_signed() -> None:
         return load(Memory(files, "model.pt"), trust="signed", keys=[public]).opened
 
     np.testing.assert_allclose(signed(MODEL).functions(ROWS, ["predict"])[0], EXPECTED, rtol=1e-5)
-    with pytest.raises(RefusedModel, match="holds only weights: save the model as a program"):
+    with pytest.raises(RefusedModel, match="contains only weights: save the model as a program"):
         signed(MODEL.state_dict())
 
 
-def test_a_torchscript_program_that_opens_files_is_refused() -> None:
+def test_a_torchscript_program_that_opens_files_is_rejected() -> None:
     def reading(name: str, content: bytes) -> bytes:
         old, new = b"torch.softmax(", b"torch.add(torch.from_file('secret', False, 1), torch.softmax("
         return content.replace(old, new).replace(b", 1)\n", b", 1))\n") if name.endswith(".py") else content
@@ -223,7 +223,7 @@ def test_a_torchscript_program_that_opens_files_is_refused() -> None:
 
 
 def in_program(old: str, new: str) -> Callable[[str, bytes], bytes]:
-    """A change of the program's description, which has ``old``."""
+    """Return a change of the program's description, which contains ``old``."""
 
     def change(name: str, content: bytes) -> bytes:
         if not name.endswith("models/model.json"):
@@ -239,7 +239,7 @@ def in_file(end: str, new: bytes) -> Callable[[str, bytes], bytes]:
 
 
 class Touch:
-    """Pickles as a program that touches a file."""
+    """Pickles as a call that creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -256,7 +256,7 @@ def symbol() -> str:
 
 
 def hostile(mark: Path) -> dict[str, tuple[bytes, str]]:
-    """Exported programs that would touch ``mark``, or could, and what is said of each."""
+    """Exported programs that would create ``mark``, or could, each with the part that the error names."""
     runs = f"__import__('pathlib').Path('{mark}').touch()"
     pickled = pickle.dumps(Touch(mark))
     nested = json.dumps(json.dumps({"default_factory_module": "os", "default_factory_name": "system"}))[1:-1]
@@ -274,10 +274,10 @@ def hostile(mark: Path) -> dict[str, tuple[bytes, str]]:
             changed(exported(), in_program(linear, "torch.ops.aten.from_file.default")),
             r"torch\.ops\.aten\.from",
         ),
-        "shape": (changed(exported(), in_program(symbol(), runs)), "a text that is no formula"),
+        "shape": (changed(exported(), in_program(symbol(), runs)), "a text that is not a formula"),
         "guard": (
             changed(exported(), in_program('"guards_code": []', f'"guards_code": ["{runs}"]')),
-            "a text that is no",
+            "a text that is not a formula",
         ),
         "structure": (changed(exported(), in_program('"verifiers": [', f'"verifiers": ["{nested}", ')), r"os\.system"),
         "weights": (changed(exported(), with_pickle), "a pickle"),
@@ -290,7 +290,7 @@ HOSTILE = ["target", "operator", "file", "shape", "guard", "structure", "weights
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_an_exported_program_that_does_more_than_compute_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_exported_program_that_does_more_than_compute_is_rejected(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     data, what = hostile(mark)[name]
     with pytest.raises(RefusedModel, match=rf"refused {what}.* in model: an exported program may only compute"):
@@ -299,7 +299,7 @@ def test_an_exported_program_that_does_more_than_compute_is_refused(name: str, t
 
 
 @pytest.mark.parametrize("name", ["shape", "sample"])
-def test_torch_itself_would_run_it(name: str, tmp_path: Path) -> None:
+def test_the_payload_runs_with_torch(name: str, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     try:
         torch.export.load(io.BytesIO(hostile(mark)[name][0])).module()(torch.from_numpy(ROWS))

@@ -1,6 +1,6 @@
-"""Models of every format that the development environment can make: what they say of themselves, and what they answer.
+"""Models of every format that the development environment can make: their signatures and their predictions.
 
-PyTorch and TensorFlow are in tests/integration/server/test_formats.py, in environments of their own.
+PyTorch and TensorFlow are in tests/integration/server/test_formats.py, in separate environments.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def opened(data: bytes, name: str = "model", **options: Any) -> Opened:
     return load(Memory({name: data}, name), **options).opened
 
 
-def answers(model: Opened, rows: Any, *wanted: str) -> list[Any]:
-    return model.functions(rows, wanted)
+def predictions(model: Opened, rows: Any, *outputs: str) -> list[Any]:
+    return model.functions(rows, outputs)
 
 
 @cache
 def wrappers() -> dict[str, Any]:
-    """Fitted scikit-learn wrappers by what they were fitted on."""
+    """Fitted scikit-learn wrappers by library and kind of labels."""
     xgb: dict[str, Any] = {"n_estimators": 5, "max_depth": 3, "n_jobs": 1, "verbosity": 0}
     lgb: dict[str, Any] = {"n_estimators": 5, "verbose": -1, "n_jobs": 1}
     return {
@@ -74,7 +74,7 @@ def wrappers() -> dict[str, Any]:
 
 
 def native(wrapper: Any) -> list[bytes]:
-    """The booster of a wrapper in every form that its library writes."""
+    """Return the booster of a wrapper in every form that its library writes."""
     if isinstance(wrapper, xgboost.XGBModel):
         booster = wrapper.get_booster()
         return [bytes(booster.save_raw(form)) for form in ("ubj", "json")]
@@ -82,14 +82,14 @@ def native(wrapper: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize("name", list(wrappers()))
-def test_a_booster_answers_as_its_wrapper(name: str) -> None:
+def test_a_booster_predicts_as_its_wrapper(name: str) -> None:
     wrapper = wrappers()[name]
     forms = [joblib_bytes(wrapper), joblib_bytes(wrapper, 3), pickle.dumps(wrapper)]
     for data in [*forms, *(native(wrapper) if "text" not in name else [])]:
         model = opened(data)
         assert model.signature is not None
         names = [spec.name for spec in model.signature.outputs]
-        found = answers(model, X, *names)
+        found = predictions(model, X, *names)
         if hasattr(wrapper, "predict_proba"):
             assert names == ["predict", "predict_proba"]
             assert model.task == "classification"
@@ -148,14 +148,14 @@ def test_objectives_without_probabilities() -> None:
         model = opened(bytes(booster.save_raw("ubj")))
         assert model.signature is not None
         assert [spec.name for spec in model.signature.outputs] == outputs, objective
-        np.testing.assert_allclose(answers(model, X, "predict")[0], booster.predict(matrix), rtol=1e-6)
+        np.testing.assert_allclose(predictions(model, X, "predict")[0], booster.predict(matrix), rtol=1e-6)
 
 
-def test_a_booster_in_a_pipeline_answers_the_same() -> None:
+def test_a_booster_in_a_pipeline_predicts_the_same() -> None:
     fitted = make_pipeline(StandardScaler(), wrappers()["xgboost two"].__class__(n_estimators=3, n_jobs=1)).fit(X, TWO)
     model = opened(joblib_bytes(fitted))
     assert model.format == "joblib"
-    np.testing.assert_array_equal(answers(model, X, "predict")[0], fitted.predict(X))
+    np.testing.assert_array_equal(predictions(model, X, "predict")[0], fitted.predict(X))
 
 
 def graph(inputs: list[Any], outputs: list[Any], *nodes: Any, weights: Any = ()) -> bytes:
@@ -167,7 +167,7 @@ def info(name: str, kind: int, *shape: Any) -> Any:
     return helper.make_tensor_value_info(name, kind, list(shape))
 
 
-def test_onnx_says_what_its_tensors_are() -> None:
+def test_onnx_declares_its_tensors() -> None:
     data = graph(
         [info("pixels", TensorProto.FLOAT, "batch", 2, 3), info("words", TensorProto.STRING, "batch")],
         [info("sum", TensorProto.FLOAT, "batch", 3), info("same", TensorProto.STRING, "batch")],
@@ -195,7 +195,7 @@ def test_onnx_says_what_its_tensors_are() -> None:
     assert response.outputs[1].array.tolist() == [[2, 2, 2], [2, 2, 2]]
 
 
-def test_a_graph_of_fixed_shape_is_no_batch() -> None:
+def test_a_graph_of_fixed_shape_is_not_batchable() -> None:
     data = graph(
         [info("x", TensorProto.DOUBLE, 1, 3)],
         [info("y", TensorProto.DOUBLE, 1, 3)],
@@ -216,25 +216,25 @@ def test_a_classifier_from_scikit_learn_keeps_its_probabilities(zipmap: bool) ->
     model = opened(data)
     assert model.signature is not None
     assert model.signature.layout == "matrix"
-    label, probabilities = answers(model, rows, *(spec.name for spec in model.signature.outputs))
+    label, probabilities = predictions(model, rows, *(spec.name for spec in model.signature.outputs))
     np.testing.assert_array_equal(label, fitted.predict(rows))
     np.testing.assert_allclose(probabilities, fitted.predict_proba(rows), rtol=1e-4, atol=1e-5)
 
 
-def test_what_the_protocol_cannot_carry_is_told() -> None:
+def test_a_type_that_the_protocol_does_not_have_is_reported() -> None:
     data = graph(
         [info("x", TensorProto.BFLOAT16, "n")],
         [info("y", TensorProto.BFLOAT16, "n")],
         helper.make_node("Identity", ["x"], ["y"]),
     )
     with pytest.raises(
-        RefusedModel, match=r"x is of the ONNX type tensor\(bfloat16\), which the protocol cannot carry"
+        RefusedModel, match=r"x is of the ONNX type tensor\(bfloat16\), which the protocol does not have"
     ):
         opened(data)
 
 
-def test_weights_elsewhere_are_found_wherever_they_are() -> None:
-    """In a tensor of an attribute of a node of a graph in an attribute of a node."""
+def test_weights_in_another_file_are_detected_in_nested_graphs() -> None:
+    """They are in a tensor of an attribute of a node of a graph in an attribute of a node."""
     outside = helper.make_tensor("w", TensorProto.FLOAT, [1], b"\0" * 4, raw=True)
     outside.ClearField("raw_data")
     outside.data_location = TensorProto.EXTERNAL
@@ -260,12 +260,12 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("format", list(FILES))
-def test_a_format_is_found_by_content_whatever_the_name_says(format: str) -> None:
+def test_a_format_is_detected_from_content_and_not_from_the_name(format: str) -> None:
     data = FILES[format]()
     for name in ("model", "model.pkl", "model.onnx", "model.json", "weights.txt"):
         assert detect(name, data) == format
     assert opened(data, "model.bin", format=format).format == format
-    with pytest.raises(RefusedModel, match=rf"model\.bin is {format}, but the format asked for is keras"):
+    with pytest.raises(RefusedModel, match=rf"model\.bin is {format}, but the required format is keras"):
         opened(data, "model.bin", format="keras")
 
 
@@ -274,49 +274,49 @@ def test_a_format_is_found_by_content_whatever_the_name_says(format: str) -> Non
     [
         (b"binf\0\0", r"deprecated binary format: load it with the XGBoost that wrote it and save it as \.ubj"),
         (b"\x89HDF\r\n\x1a\n", r"Keras' old format: save it as \.keras"),
-        (b'{"name":"tree","version":"v4"', "a dump for reading: save the model with booster"),
+        (b'{"name":"tree","version":"v4"', "a human-readable dump, not a model: save it with booster"),
         (b"GGUF\3\0\0\0", "export it to ONNX"),
         (b"ZF0x1", "written by joblib before 0.10"),
         (b"PK\x03\x04 damaged", "a damaged zip file"),
     ],
 )
-def test_what_is_known_and_not_served_says_what_to_do(data: bytes, words: str) -> None:
+def test_an_error_for_a_known_format_that_is_not_served_says_what_to_do(data: bytes, words: str) -> None:
     with pytest.raises(RefusedModel, match=words):
         opened(data)
 
 
-def test_a_missing_library_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_for_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xgboost", None)
     monkeypatch.delitem(sys.modules, "xgboost")
     monkeypatch.setattr(table.importlib.util, "find_spec", lambda _: None)  # type: ignore[attr-defined]
-    with pytest.raises(RefusedModel, match=r"needs xgboost, .* pip install '\.\[xgboost\]'; in the cluster, use"):
+    with pytest.raises(RefusedModel, match=r"requires xgboost, .* pip install '\.\[xgboost\]'; in the cluster, use"):
         opened(native(wrappers()["xgboost two"])[0])
 
 
-def test_every_extra_that_is_advised_exists() -> None:
+def test_every_extra_in_an_error_exists() -> None:
     project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text("utf-8"))["project"]
     assert {format.extra for format in table.FORMATS.values()} <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize("format", list(FILES))
-def test_a_model_on_one_thread_answers_in_a_fork(format: str) -> None:
+def test_a_model_on_one_thread_predicts_in_a_fork(format: str) -> None:
     model = opened(FILES[format](), threads=1)
     assert model.signature is not None
     rows = X.astype(np.float32) if model.signature.inputs[0].datatype == "FP32" else X
     names = [spec.name for spec in model.signature.outputs]
-    expected = answers(model, rows, *names)  # the parent predicts first, as it does in its self-test
+    expected = predictions(model, rows, *names)  # the parent predicts first, as it does in its self-test
     child = os.fork()
     if not child:
-        same = all(np.array_equal(*pair) for pair in zip(expected, answers(model, rows, *names), strict=True))
+        same = all(np.array_equal(*pair) for pair in zip(expected, predictions(model, rows, *names), strict=True))
         os._exit(0 if same else 1)
     deadline = time.monotonic() + 20
-    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+    while not (exited := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.kill(child, 9)
             os.waitpid(child, 0)
             pytest.fail("the child hangs")
         time.sleep(0.005)
-    assert ended[1] == 0
+    assert exited[1] == 0
 
 
 MLMODEL = """
@@ -337,7 +337,7 @@ def mlflow(flavour: str, files: dict[str, bytes], inputs: str = NAMED) -> Opened
 
 
 @pytest.mark.parametrize("name", ["sklearn", "xgboost", "lightgbm"])
-def test_an_mlflow_directory_is_served_by_its_own_flavour(name: str) -> None:
+def test_an_mlflow_directory_is_served_by_its_native_flavour(name: str) -> None:
     original = iris()[0] if name == "sklearn" else wrappers()[f"{name} two"]
     rows = iris()[1] if name == "sklearn" else X
     data = pickle.dumps(original) if name == "sklearn" else native(original)[0]
@@ -351,10 +351,10 @@ def test_an_mlflow_directory_is_served_by_its_own_flavour(name: str) -> None:
     np.testing.assert_array_equal(found.array, original.predict(rows))
 
 
-def test_mlflow_columns_that_do_not_fit_are_left_alone() -> None:
+def test_mlflow_columns_that_do_not_fit_are_ignored() -> None:
     for inputs in (
         json.dumps([{"type": "double", "name": "a"}]),
-        "no json",
+        "not json",
         json.dumps([{"type": "binary", "name": "a"}]),
     ):
         model = mlflow("sklearn: {pickled_model: m.pkl}", {"m.pkl": pickle.dumps(iris()[0])}, inputs)
@@ -380,19 +380,19 @@ PACKAGED: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", list(PACKAGED))
-def test_a_package_of_any_format_passes_its_own_self_test(name: str, tmp_path: Path) -> None:
+def test_a_package_of_any_format_passes_its_self_test(name: str, tmp_path: Path) -> None:
     model = PACKAGED[name]()
     rows = iris()[1] if "onnx" in name or "joblib" in name else X
     directory = package.save(model, rows, None, tmp_path / "model", version="v1", compile=False)
     loaded = load(Local(directory))
     assert loaded.manifest is not None
     selftest.run(model_of(loaded.opened, loaded.manifest), loaded.manifest.golden)
-    again = package.build(PACKAGED[name](), rows, None, version="v1", compile=False)
-    assert {entry.name: entry.read_bytes() for entry in directory.iterdir()} == again
+    rebuilt = package.build(PACKAGED[name](), rows, None, version="v1", compile=False)
+    assert {entry.name: entry.read_bytes() for entry in directory.iterdir()} == rebuilt
     assert loaded.manifest.profile
 
 
-def test_what_was_learnt_is_scored_for_every_library() -> None:
+def test_models_of_every_library_are_scored() -> None:
     for model, labels, name in (
         (wrappers()["xgboost two"], TWO, "accuracy"),
         (wrappers()["lightgbm text"], TEXT, "accuracy"),
@@ -404,7 +404,7 @@ def test_what_was_learnt_is_scored_for_every_library() -> None:
     assert described.libraries["lightgbm"] == lightgbm.__version__
 
 
-def test_a_package_over_another_leaves_none_of_its_files(tmp_path: Path) -> None:
+def test_a_package_replaces_the_files_of_the_one_before(tmp_path: Path) -> None:
     package.save(*iris(), tmp_path, compile=False)
     (tmp_path / "notes.txt").write_text("mine")
     package.save(wrappers()["xgboost two"], X, TWO, tmp_path, compile=False)
@@ -418,17 +418,19 @@ def test_a_package_over_another_leaves_none_of_its_files(tmp_path: Path) -> None
         (lambda: lightgbm.LGBMClassifier(), X, "not fitted: call fit first"),
         (lambda: wrappers()["xgboost two"].get_booster(), X[:, :3], r"must have the shape \[-1, 4\], not \[120, 3\]"),
         (lambda: b"binf", X, "deprecated binary format"),
-        (lambda: "nowhere", X, "not there yet"),
+        (lambda: "nowhere", X, "do not exist yet"),
         (lambda: FILES["onnx"](), "rows", "must be a table of shape"),
     ],
 )
-def test_what_cannot_be_packaged_is_told_in_one_sentence(model: Callable[[], Any], rows: Any, words: str) -> None:
+def test_a_model_that_cannot_be_packaged_is_reported_in_one_sentence(
+    model: Callable[[], Any], rows: Any, words: str
+) -> None:
     with pytest.raises(UsageError, match=words) as caught:
         package.build(model(), rows, None)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_of_one_row_is_packaged_with_it() -> None:
+def test_a_model_of_one_row_is_packaged() -> None:
     data = graph(
         [info("x", TensorProto.FLOAT, 1, 3)],
         [info("y", TensorProto.FLOAT, 1, 3)],
@@ -443,7 +445,7 @@ def test_a_model_of_one_row_is_packaged_with_it() -> None:
     selftest.run(model, loaded.manifest.golden)
 
 
-def test_a_logistic_regression_is_not_taken_for_something_else() -> None:
+def test_a_logistic_regression_is_saved_as_skops() -> None:
     assert package.build(LogisticRegression().fit(X, TWO), X, TWO, compile=False).keys() == {
         "model.skops",
         "mlmodel.json",

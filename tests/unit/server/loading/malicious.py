@@ -1,6 +1,6 @@
-"""Model files that would do more than predict: each touches a marker file, reads another one, or breaks the process.
+"""Model files that would do more than predict: each touches a marker file, reads another file, or crashes the process.
 
-The payloads are harmless. Every file must be refused for the reason that stands beside it.
+The payloads are harmless. Every file must be rejected for the reason beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Y = (X[:, 0] > 0.5).astype(int)
 
 @dataclass(frozen=True)
 class Malicious:
-    """``make(marker)`` gives the files, the first of which is the entry; ``reason`` is a pattern."""
+    """A hostile file. ``make(marker)`` returns the files, the entry file first; ``reason`` is its error (pattern)."""
 
     name: str
     make: Callable[[Path], Files]
@@ -50,7 +50,7 @@ class Malicious:
 
 
 class Call:
-    """Pickles as a call of ``function`` with ``arguments``."""
+    """Pickles as a call to ``function`` with ``arguments``."""
 
     def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
         self._reduced = (function, arguments, state) if state is not None else (function, arguments)
@@ -67,7 +67,7 @@ class Global:
 
 
 def stream(*parts: Any) -> bytes:
-    """A pickle of opcodes (bytes), globals and values, which are pickled in place."""
+    """Return a pickle of opcodes (bytes), globals and values, which are pickled in place."""
     out = [b"\x80\x04"]
     for part in parts:
         if isinstance(part, bytes):
@@ -81,8 +81,8 @@ def stream(*parts: Any) -> bytes:
 
 def _value(value: Any) -> bytes:
     buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, protocol=3)  # of 4 are frames
-    pickler.fast = True  # no memo: its numbers would be those of another pickle
+    pickler = pickle.Pickler(buffer, protocol=3)  # protocol 4 has frames
+    pickler.fast = True  # no memo, whose numbers would be wrong in the outer pickle
     pickler.dump(value)
     return buffer.getvalue()[2:-1]
 
@@ -122,7 +122,7 @@ def _pickled(name: str, value: Callable[[Path], Any], reason: str) -> Malicious:
 
 
 def _changed_tree(change: Callable[[Any], None], model: Any) -> Any:
-    """A fitted tree whose nodes were changed before it was pickled."""
+    """Return a fitted tree whose nodes were changed before it was pickled."""
     fitted = model.fit(X, Y)
     state = fitted.tree_.__getstate__()
     state["nodes"] = state["nodes"].copy()
@@ -159,7 +159,7 @@ def _neighbours() -> Any:
 
 
 def _forged_pointers() -> bytes:
-    """An array of Python objects whose content are numbers: they would be taken for addresses."""
+    """An array of Python objects whose content is numbers: numpy would use them as addresses."""
     forged = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
     return stream(
         *(Global("numpy._core.multiarray", "_reconstruct"), Global("numpy", "ndarray"), (0,), b"C\x01b", pickle.TUPLE3),
@@ -174,7 +174,7 @@ def _forged_dtype() -> bytes:
 
 
 def _short_list() -> bytes:
-    """An array of a thousand Python objects from a list of one: numpy would read on behind it."""
+    """An array of a thousand Python objects from a list of one: numpy would read past its end."""
     return stream(
         *(Global("numpy._core.multiarray", "_reconstruct"), Global("numpy", "ndarray"), (0,), b"C\x01b", pickle.TUPLE3),
         *(pickle.REDUCE, pickle.MARK, b"K\x01", (1000,), Global("numpy", "dtype"), ("O8", False, True), pickle.REDUCE),
@@ -183,7 +183,7 @@ def _short_list() -> bytes:
 
 
 def _singleton() -> bytes:
-    """numpy's own float64, made big-endian for the whole process."""
+    """numpy's own float64, changed to big-endian for the whole process."""
     return stream(
         *(Global("numpy", "dtype"), ("f8", False, False), pickle.REDUCE),
         *((3, ">", None, None, None, -1, -1, 0), pickle.BUILD, pickle.POP, b"N"),
@@ -191,7 +191,7 @@ def _singleton() -> bytes:
 
 
 def _scalar() -> bytes:
-    """A number of 8 bytes from an array of one: it would show the memory behind."""
+    """A scalar of 800 bytes from one byte: it would contain the memory after it."""
     return stream(
         *(Global("numpy._core.multiarray", "scalar"), Global("numpy", "dtype"), ("V800", False, True), pickle.REDUCE),
         *(b"C\x01a", pickle.TUPLE2, pickle.REDUCE),
@@ -363,7 +363,7 @@ def _split_lzma(data: bytes) -> bytes:
     return lzma.compress(data, format=lzma.FORMAT_ALONE)
 
 
-def _untouched() -> Iterator[Malicious]:
+def _globals() -> Iterator[Malicious]:
     yield _pickled("bare", payload, r"refused posix\.system in model\.joblib")
     yield _pickled("protocol 0", lambda m: pickle.dumps(payload(m), 0), r"refused posix\.system in model\.joblib")
     yield _pickled("in a pipeline", lambda m: _pipeline(payload(m)), r"refused posix\.system in model\.joblib")
@@ -411,74 +411,74 @@ def _protocol() -> Iterator[Malicious]:
     yield _pickled(
         "listed class with arguments",
         lambda m: stream(Global("sklearn.pipeline", "Pipeline"), ([], str(m)), pickle.REDUCE),
-        r"refused a call of sklearn\.pipeline\.Pipeline in model\.joblib",
+        r"refused a call to sklearn\.pipeline\.Pipeline in model\.joblib",
     )
     yield _pickled(
         "number type with arguments",
         lambda _: stream(Global("numpy", "void"), (1 << 40,), pickle.REDUCE),
-        r"refused a call of numpy\.void in model\.joblib",
+        r"refused a call to numpy\.void in model\.joblib",
     )
-    yield _pickled("booster with a path", _booster, r"refused a call of xgboost\.core\.Booster in model\.joblib")
-    yield _pickled("change of a class", _change_of_class, r"refused a change of sklearn\.pipeline\.Pipeline in")
+    yield _pickled("booster with a path", _booster, r"refused a call to xgboost\.core\.Booster in model\.joblib")
+    yield _pickled("change of a class", _change_of_class, r"refused a change to sklearn\.pipeline\.Pipeline in")
     yield _pickled(
         "change of a function",
         lambda _: stream(Global("numpy", "nan_to_num"), (None, {"__defaults__": (1,)}), pickle.BUILD),
-        r"refused a change of numpy\.nan_to_num in",
+        r"refused a change to numpy\.nan_to_num in",
     )
-    foreign = r"model\.joblib cannot be read \(UnpicklingError: it uses a part of pickle that no model needs\)"
-    yield _pickled("extension code", lambda _: stream(b"\x82\x01"), foreign)
-    yield _pickled("persistent id", lambda _: b"Pmodel\n.", foreign)
-    yield _pickled("class of Python 2", lambda m: f"(S'touch {m}'\niposix\nsystem\n.".encode(), foreign)
-    yield _pickled("key nested deep", lambda _: _deep_key(), r"it has a tuple for a key")
+    unsupported = r"model\.joblib cannot be read \(UnpicklingError: it uses a part of pickle that no model needs\)"
+    yield _pickled("extension code", lambda _: stream(b"\x82\x01"), unsupported)
+    yield _pickled("persistent id", lambda _: b"Pmodel\n.", unsupported)
+    yield _pickled("class of Python 2", lambda m: f"(S'touch {m}'\niposix\nsystem\n.".encode(), unsupported)
+    yield _pickled("key nested deep", lambda _: _deep_key(), r"it has a tuple as a key")
     yield _pickled(
-        "list that is none",
+        "estimator as a list",
         lambda _: stream(Global("sklearn.pipeline", "Pipeline"), b")", pickle.NEWOBJ, b"K\x01", pickle.APPEND),
-        r"it treats a Pipeline as a list",
+        r"it uses a Pipeline as a list",
     )
 
 
 def _numbers() -> Iterator[Malicious]:
-    yield _pickled("numbers for pointers", lambda _: _forged_pointers(), r"cannot be read \(ValueError: it has a ")
+    yield _pickled("numbers as pointers", lambda _: _forged_pointers(), r"cannot be read \(ValueError: it has a ")
     yield _pickled(
         "data type of pointers", lambda _: _forged_dtype(), r"it has a (forged data type|table whose columns)"
     )
     yield _pickled(
-        "memory as it was left",
+        "uninitialised memory",
         lambda _: stream(Global("numpy", "ndarray"), ((1_000_000,),), pickle.NEWOBJ),
-        r"refused a call of numpy\.ndarray in model\.joblib",
+        r"refused a call to numpy\.ndarray in model\.joblib",
     )
-    yield _pickled("list shorter than its array", lambda _: _short_list(), r"of another length than its shape")
-    yield _pickled("scalar longer than its bytes", lambda _: _scalar(), r"a number of another length than its type")
+    yield _pickled("list shorter than its array", lambda _: _short_list(), r"whose length does not fit its shape")
+    yield _pickled("scalar longer than its bytes", lambda _: _scalar(), r"a number whose length does not fit its type")
     yield _pickled("array of 8 TB", lambda _: _huge_array(), r"it unpacks to more than the limit")
     yield _pickled(
         "bytearray of 1 TB", lambda _: stream(b"\x96" + struct.pack("<Q", 1 << 40)), r"model\.joblib cannot be read"
     )
-    outside = r"it has a tree that reads outside itself"
-    yield _pickled("tree outside", lambda _: _changed_tree(_child_outside, DecisionTreeClassifier()), outside)
+    out_of_range = r"it has a tree with an index out of range"
+    yield _pickled("child of a tree", lambda _: _changed_tree(_child_outside, DecisionTreeClassifier()), out_of_range)
     yield _pickled(
-        "tree's feature outside", lambda _: _changed_tree(_feature_outside, DecisionTreeClassifier()), outside
+        "feature of a tree", lambda _: _changed_tree(_feature_outside, DecisionTreeClassifier()), out_of_range
     )
     yield _pickled(
-        "endless tree", lambda _: _changed_tree(_endless, DecisionTreeClassifier()), r"whose branches grow together"
+        "endless tree", lambda _: _changed_tree(_endless, DecisionTreeClassifier()), r"whose branches merge or loop"
     )
-    yield _pickled("histogram tree outside", lambda _: _hist("left", 1 << 31), outside)
-    yield _pickled("histogram tree's feature outside", lambda _: _hist("feature_idx", 1 << 40), outside)
-    yield _pickled("neighbour tree outside", lambda _: _neighbours(), outside)
-    yield _pickled("narrow forest", lambda _: _altered(RandomForestClassifier(2), n_features_in_=1), outside)
+    yield _pickled("child of a histogram tree", lambda _: _hist("left", 1 << 31), out_of_range)
+    yield _pickled("feature of a histogram tree", lambda _: _hist("feature_idx", 1 << 40), out_of_range)
+    yield _pickled("index of a neighbour tree", lambda _: _neighbours(), out_of_range)
+    yield _pickled("narrow forest", lambda _: _altered(RandomForestClassifier(2), n_features_in_=1), out_of_range)
     yield _pickled(
         "boosting with more trees than columns",
         lambda _: _altered(GradientBoostingClassifier(n_estimators=1), estimators_=_wide(GradientBoostingClassifier)),
-        r"more or fewer numbers than its parts need",
+        r"it has an array of the wrong length",
     )
     yield _pickled(
         "centres of fewer columns",
         lambda _: _altered(KMeans(2, n_init=1), cluster_centers_=np.zeros((2, 1))),
-        r"more or fewer numbers than its parts need",
+        r"it has an array of the wrong length",
     )
     yield _pickled(
-        "support vectors that are not there",
+        "coefficients of missing support vectors",
         lambda _: _altered(SVC(), _dual_coef_=np.zeros((1, 1))),
-        r"it has a support vector machine that reads outside itself",
+        r"its support vector machine has an array of the wrong length",
     )
     yield _pickled(
         "vectorizer that opens files",
@@ -514,22 +514,22 @@ def _skops_files() -> Iterator[Malicious]:
     yield Malicious(
         "skops method",
         lambda _: _skops(_node("MethodNode", "sklearn.pipeline", "Pipeline", content={"func": "fit", "obj": system})),
-        r"refused a call of sklearn\.pipeline\.Pipeline in model\.skops",
+        r"refused a call to sklearn\.pipeline\.Pipeline in model\.skops",
     )
     yield Malicious(
         "skops operator",
         lambda _: _skops(_node("OperatorFuncNode", "operator", "methodcaller", attrs=_tuple_node("touch"))),
-        r"refused a call of operator\.methodcaller in model\.skops",
+        r"refused a call to operator\.methodcaller in model\.skops",
     )
     yield Malicious(
         "skops partial",
         lambda _: _skops(_node("PartialNode", "functools", "partial", content={"func": system})),
-        r"refused a call of functools\.partial in model\.skops",
+        r"refused a call to functools\.partial in model\.skops",
     )
     yield Malicious(
         "skops constructor",
         lambda m: _skops(_node("ConstructorFromReduceNode", "xgboost.core", "Booster", content=_tuple_node(str(m)))),
-        r"refused a call of xgboost\.core\.Booster in model\.skops",
+        r"refused a call to xgboost\.core\.Booster in model\.skops",
     )
     yield Malicious(
         "skops path",
@@ -543,7 +543,7 @@ def _others() -> Iterator[Malicious]:
         "torch pickle", _torch, r"refused the pickle in model\.pt \(torch\.save\): save the model as a program"
     )
     yield Malicious(
-        "torch pickle of old",
+        "old torch pickle",
         lambda _: {"model.pth": b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."},
         r"refused the pickle in model\.pth",
     )
@@ -556,9 +556,9 @@ def _others() -> Iterator[Malicious]:
     yield Malicious("keras lambda", lambda _: _keras(layer), r"refused keras\.layers\.Lambda in model\.keras")
     download = {"module": "keras.utils", "class_name": "function", "registered_name": "get_file", "config": "get_file"}
     yield Malicious("keras download", lambda _: _keras(download), r"refused keras\.utils\.function in model\.keras")
-    own: dict[str, Any] = {"module": "os", "class_name": "system", "registered_name": None, "config": {}}
-    yield Malicious("keras module", lambda _: _keras(own), r"refused os\.system in model\.keras")
-    yield Malicious("onnx weights elsewhere", _onnx, r"refused external data in model\.onnx")
+    module: dict[str, Any] = {"module": "os", "class_name": "system", "registered_name": None, "config": {}}
+    yield Malicious("keras module", lambda _: _keras(module), r"refused os\.system in model\.keras")
+    yield Malicious("onnx weights in another file", _onnx, r"refused external data in model\.onnx")
     yield Malicious(
         "xgboost nested deep",
         lambda _: {"model.json": b'{"learner":' + b"[" * 2_000_000},
@@ -569,18 +569,20 @@ def _others() -> Iterator[Malicious]:
         lambda _: {"model.ubj": b"{L\0\0\0\0\0\0\0\x07learner" + b"[" * 2_000_000},
         r"model\.ubj cannot be read \(ValueError: it is nested too deep",
     )
-    outside = r"model\.json cannot be read \(Damaged: it has a tree that reads outside itself"
-    yield Malicious("xgboost child", _xgboost(lambda m: _tree_of(m)["left_children"].__setitem__(0, 1 << 30)), outside)
+    out_of_range = r"model\.json cannot be read \(Damaged: it has a tree with an index out of range"
     yield Malicious(
-        "xgboost feature", _xgboost(lambda m: _tree_of(m)["split_indices"].__setitem__(0, 1 << 30)), outside
+        "xgboost child", _xgboost(lambda m: _tree_of(m)["left_children"].__setitem__(0, 1 << 30)), out_of_range
+    )
+    yield Malicious(
+        "xgboost feature", _xgboost(lambda m: _tree_of(m)["split_indices"].__setitem__(0, 1 << 30)), out_of_range
     )
     yield Malicious(
         "xgboost group",
         _xgboost(lambda m: m["gradient_booster"]["model"]["tree_info"].__setitem__(0, 1 << 30)),
-        outside,
+        out_of_range,
     )
     yield Malicious(
-        "xgboost of old", lambda _: {"model.bin": b"binf\0\0\0"}, r"model\.bin is in XGBoost's deprecated binary format"
+        "old xgboost", lambda _: {"model.bin": b"binf\0\0\0"}, r"model\.bin is in XGBoost's deprecated binary format"
     )
     yield Malicious(
         "lightgbm feature", _lightgbm("split_feature", "5000000"), r"model\.txt cannot be read \(Damaged: it has a tree"
@@ -588,21 +590,21 @@ def _others() -> Iterator[Malicious]:
     yield Malicious(
         "lightgbm leaves",
         _lightgbm("num_leaves", "2000000000"),
-        r"model\.txt cannot be read \(Damaged: it has more or fewer",
+        r"model\.txt cannot be read \(Damaged: it has an array of the wrong length",
     )
     runs = "flavors:\n  python_function:\n    loader_module: my_loader\n    code: code\n"
     yield Malicious(
         "mlflow with code", _mlflow(runs, **{"code/my_loader.py": b"1"}),
-        r"refused MLmodel with the flavour python_function, whose loader my_loader runs code of its own",
+        r"refused MLmodel with the flavour python_function, whose loader my_loader runs its own code",
     )  # fmt: skip
-    climbs = "flavors:\n  sklearn:\n    pickled_model: ../../../etc/passwd\n"
+    outside = "flavors:\n  sklearn:\n    pickled_model: ../../../etc/passwd\n"
     yield Malicious(
-        "mlflow path", _mlflow(climbs), r"MLmodel names '\.\./\.\./\.\./etc/passwd', which is not in the directory"
+        "mlflow path", _mlflow(outside), r"MLmodel names '\.\./\.\./\.\./etc/passwd', which is not in the directory"
     )
     yield Malicious(
         "mlflow yaml",
         _mlflow("!!python/object/apply:os.system ['true']\n"),
-        r"MLmodel is no YAML description of a model",
+        r"MLmodel is not a YAML description of a model",
     )
     yield Malicious(
         "mlflow pickle",
@@ -614,4 +616,4 @@ def _others() -> Iterator[Malicious]:
     )
 
 
-ALL = [*_untouched(), *_protocol(), *_numbers(), *_skops_files(), *_others()]
+ALL = [*_globals(), *_protocol(), *_numbers(), *_skops_files(), *_others()]

@@ -1,4 +1,4 @@
-"""Archives: a model's directory comes out whole, and nothing else gets in, out or too large."""
+"""Archives: a model's directory is unpacked whole; links, paths out of it, bombs and too large files are rejected."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def packed_zip(files: Mapping[str, bytes], mode: int = 0, method: int = zipfile.
     "pack", [tar, lambda files: gzip.compress(tar(files)), lambda files: bz2.compress(tar(files)),
              lambda files: lzma.compress(tar(files)), packed_zip], ids=["tar", "gz", "bz2", "xz", "zip"],
 )  # fmt: skip
-def test_the_files_come_out_without_their_common_directory(pack: object, top: str) -> None:
+def test_files_are_unpacked_without_their_common_directory(pack: object, top: str) -> None:
     assert callable(pack)
     assert unpack(pack({top + name: content for name, content in FILES.items()}), "model.tar") == FILES
 
 
-def test_what_a_mac_or_git_adds_is_left_out() -> None:
+def test_files_that_macos_or_git_add_are_ignored() -> None:
     noise = {"__MACOSX/model/._x": b"", "model/._weights.onnx": b"", "model/.git/HEAD": b"", "model/.DS_Store": b""}
     model = {f"model/{name}": content for name, content in FILES.items()}
     assert unpack(tar({**noise, **model}), "model.tar") == FILES
@@ -75,8 +75,8 @@ def test_what_a_mac_or_git_adds_is_left_out() -> None:
     "name",
     ["../evil", "/etc/evil", "model/../../evil", "a\\..\\evil", "a//b", "a\nb", "x" * 1_100, "a\u202eb"],
 )
-def test_a_path_out_of_the_directory_is_refused_by_name(name: str) -> None:
-    with pytest.raises(RefusedModel, match=r"evil|a/|a\\|xxx|is no name") as caught:
+def test_a_path_out_of_the_directory_is_rejected_by_name(name: str) -> None:
+    with pytest.raises(RefusedModel, match=r"evil|a/|a\\|xxx|is not a valid file name") as caught:
         unpack(tar({name: b""}), "model.tar")
     assert caught.value.args[0].isprintable()
     with pytest.raises(RefusedModel):
@@ -96,46 +96,46 @@ def test_a_path_out_of_the_directory_is_refused_by_name(name: str) -> None:
     ],
     ids=["symlink", "hardlink", "device", "pipe", "sparse", "hidden-link", "directory"],
 )
-def test_only_plain_files_come_out_of_a_tar(entry: tarfile.TarInfo, words: str) -> None:
-    with pytest.raises(RefusedModel, match=rf"model\.tar holds {words}"):
+def test_only_plain_files_are_unpacked_from_a_tar(entry: tarfile.TarInfo, words: str) -> None:
+    with pytest.raises(RefusedModel, match=rf"model\.tar contains {words}"):
         unpack(tar({}, entry, form=tarfile.GNU_FORMAT), "model.tar")
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFLNK | 0o777, stat.S_IFCHR, stat.S_IFIFO])
-def test_only_plain_files_come_out_of_a_zip(mode: int) -> None:
-    with pytest.raises(RefusedModel, match=r"model\.zip holds 'model', a link or special file"):
+def test_only_plain_files_are_unpacked_from_a_zip(mode: int) -> None:
+    with pytest.raises(RefusedModel, match=r"model\.zip contains 'model', a link or special file"):
         unpack(packed_zip({"model": b"/etc/passwd"}, mode), "model.zip")
 
 
-def test_a_name_stands_for_one_file() -> None:
-    once = tarfile.TarInfo("mlmodel.json")
-    with pytest.raises(RefusedModel, match=r"holds mlmodel\.json twice"):
-        unpack(tar(FILES, once), "model.tar")
-    with pytest.raises(RefusedModel, match="holds variables as a file and as a directory"):
+def test_a_name_is_that_of_one_file() -> None:
+    again = tarfile.TarInfo("mlmodel.json")
+    with pytest.raises(RefusedModel, match=r"contains mlmodel\.json twice"):
+        unpack(tar(FILES, again), "model.tar")
+    with pytest.raises(RefusedModel, match="contains variables as a file and as a directory"):
         unpack(tar({**FILES, "variables": b""}), "model.tar")
 
 
 @pytest.mark.parametrize("pack", [lambda files: gzip.compress(tar(files)), packed_zip], ids=["tar.gz", "zip"])
-def test_a_bomb_is_refused_by_its_ratio(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_rejected_by_its_ratio(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(pack)
     monkeypatch.setattr(archive, "SMALL", 1 << 20)
     zeros = pack({"model": bytes(4 << 20)})
-    with pytest.raises(RefusedModel, match="like a bomb"):
+    with pytest.raises(RefusedModel, match=r"200 times its size\)"):
         unpack(zeros, "model.archive")
     assert unpack(pack({"model": bytes(1 << 19)}), "model.archive")["model"] == bytes(1 << 19)
 
 
 def test_headers_count_like_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pax header of 4 MiB of zeros, in front of a file of no bytes."""
+    """A pax header of 4 MiB of zeros, before an empty file."""
     monkeypatch.setattr(archive, "SMALL", 1 << 20)
     entry = tarfile.TarInfo("model")
     entry.pax_headers = {"comment": "0" * (4 << 20)}
-    with pytest.raises(RefusedModel, match="like a bomb"):
+    with pytest.raises(RefusedModel, match=r"200 times its size\)"):
         unpack(gzip.compress(tar({}, entry)), "model.tar.gz")
 
 
 @pytest.mark.parametrize("pack", [tar, packed_zip], ids=["tar", "zip"])
-def test_files_are_bounded_in_size_and_number(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_and_number_of_files_are_limited(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(pack)
     with pytest.raises(RefusedModel, match="more than 2,000 files"):
         unpack(pack({f"d{number}/": b"" for number in range(2_001)}), "model.archive")
@@ -154,12 +154,12 @@ def test_a_zip_is_not_parsed_when_its_directory_is_a_bomb(monkeypatch: pytest.Mo
     "data", [b"", b"nothing", b"PK\x03\x04", b"\x1f\x8b\x08", gzip.compress(tar(FILES))[:-20], tar(FILES)[:513],
              packed_zip(FILES)[:-9], packed_zip(FILES).replace(b"PK\x03\x04", b"PK\x03\x05")],
 )  # fmt: skip
-def test_a_damaged_archive_is_refused_in_a_sentence(data: bytes) -> None:
+def test_a_damaged_archive_is_rejected_in_one_sentence(data: bytes) -> None:
     with pytest.raises(RefusedModel, match=r"model\.tgz cannot be unpacked \(\w+\): pack"):
         unpack(data, "model.tgz")
 
 
-def test_what_needs_another_tool_is_named() -> None:
+def test_unsupported_compression_and_encryption_are_named() -> None:
     with pytest.raises(RefusedModel, match="zstd"):
         unpack(b"\x28\xb5\x2f\xfd", "model.tar.zst")
     encrypted = bytearray(packed_zip({"model": b"1"}))
@@ -168,12 +168,12 @@ def test_what_needs_another_tool_is_named() -> None:
         unpack(bytes(encrypted), "model.zip")
 
 
-def test_formats_that_are_zip_files_by_themselves_are_no_archives() -> None:
+def test_formats_that_are_zip_files_are_not_archives() -> None:
     assert all(map(is_archive, ["m.tar", "m.tar.gz", "M.TGZ", "m.zip", "m.tar.xz"]))
     assert not any(map(is_archive, ["m.skops", "m.keras", "m.pt", "m.npz", "m.gz", "zip"]))
 
 
-def test_a_packed_package_is_served_like_any_other_and_pinned_by_the_archives_digest(tmp_path: Path) -> None:
+def test_a_packed_package_loads_and_its_digest_is_that_of_the_archive(tmp_path: Path) -> None:
     files = {f"iris/{name}": content for name, content in package.build(*iris(), compile=False).items()}
     packed = tmp_path / "iris.tar.gz"
     packed.write_bytes(gzip.compress(tar(files)))
@@ -184,5 +184,5 @@ def test_a_packed_package_is_served_like_any_other_and_pinned_by_the_archives_di
     with pytest.raises(RefusedModel, match=r"iris\.tar\.gz has sha256"):
         locate(str(packed), None, "0" * 64)
     packed.write_bytes(tar({"readme.md": b""}))
-    with pytest.raises(RefusedModel, match=r"iris\.tar\.gz holds no model"):
+    with pytest.raises(RefusedModel, match=r"iris\.tar\.gz contains no model"):
         locate(str(packed), None, "")

@@ -1,7 +1,7 @@
-"""Object stores: which objects are a model's files, and how each store is set up from variables and a mounted Secret.
+"""Object stores: which objects are a model's files, and how variables and a mounted Secret configure each store.
 
-``tests/integration/server/test_storage.py`` tests with real servers what S3 and Google answer. Azure has no lightweight
-server, so here a recorder of requests takes its place.
+``tests/integration/server/test_storage.py`` tests S3 and Google with real servers. Azure has no lightweight server, so
+a recorder of requests replaces it here.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from urllib.parse import unquote
 
 import pytest
 
-pytest.importorskip("obstore", reason="object stores need obstore: pip install '.[storage]'")
+from mlmodel_server.errors import RefusedModel, UnreachableSource, not_installed
+
+pytest.importorskip("obstore", reason=not_installed("the test", "obstore", "storage"))
 
 from obstore.store import MemoryStore
 
 from mlmodel_server import package
-from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading import limits
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.signing import SIGNATURE
 from mlmodel_server.loading.sources import Source, locate, objects, storage, transfer
 from mlmodel_server.manifest import MANIFEST, sha256
-from tests.unit.server.loading.web import Asked, Reply, Web, serving
+from tests.unit.server.loading.web import Reply, Request, Web, serving
 from tests.unit.server.models import iris
 
 ANY = "0" * 64
-Serve = Callable[[Callable[[Asked], Reply]], AbstractContextManager[Web]]
+Serve = Callable[[Callable[[Request], Reply]], AbstractContextManager[Web]]
 VARIABLES = ("AWS_", "GOOGLE_", "AZURE_", "OCI_", "MLMODEL_STORAGE", "HTTP", "HTTPS", "ALL_PROXY")
 
 
 @pytest.fixture(autouse=True)
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of this machine matters, and tries follow at once."""
+    """Variables of this machine have no effect, and retries do not wait."""
     for name in os.environ:
         if name.upper().startswith(VARIABLES):
             monkeypatch.delenv(name)
@@ -44,7 +45,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
-    """An empty bucket; every ``s3://`` URI is in it."""
+    """An empty bucket, in which every ``s3://`` URI is."""
     store = MemoryStore()
     monkeypatch.setattr(objects, "store_of", lambda _kind, _bucket: (store, "storage"))
     return store
@@ -81,11 +82,11 @@ def test_a_prefix_is_a_directory(bucket: MemoryStore, uri: str) -> None:
     assert source.entry == MANIFEST
     assert source.names() == (MANIFEST, "model.skops", "variables/index")
     assert load(source, sha256(files[MANIFEST])).manifest is not None
-    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+    with pytest.raises(RefusedModel, match="is not a valid file name"):
         source.read("../iris-2/model.skops")
 
 
-def test_large_objects_are_read_in_blocks_and_empty_ones_not_at_all(
+def test_large_objects_are_read_in_blocks_and_empty_ones_without_a_request(
     bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = bytes(range(256)) * 3
@@ -96,17 +97,19 @@ def test_large_objects_are_read_in_blocks_and_empty_ones_not_at_all(
     assert at("s3://bucket/empty.onnx").read("empty.onnx") == b""
 
 
-def test_an_object_that_is_replaced_in_between_is_not_pieced_together(
+def test_an_object_that_is_replaced_during_the_download_is_not_mixed(
     bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket.put("model.onnx", b"first")
     source = at("s3://bucket/model.onnx")
     bucket.put("model.onnx", b"other")
-    with pytest.raises(UnreachableSource, match="was replaced while it was being read"):
+    with pytest.raises(UnreachableSource, match="was replaced during the download"):
         source.read("model.onnx")
 
 
-def test_objects_are_bounded_before_they_are_read(bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_and_number_of_objects_are_limited_before_they_are_read(
+    bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         bucket.put(f"many/{number}", b"12345")
     monkeypatch.setattr(limits, "MAX_FILE", 4)
@@ -120,26 +123,26 @@ def test_objects_are_bounded_before_they_are_read(bucket: MemoryStore, monkeypat
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://bucket/gone", r"s3://bucket/gone holds no model yet: .*aws s3 cp --recursive model s3://bucket/gone/$"),
+        ("s3://bucket/gone", r"s3://bucket/gone has no model yet: .*aws s3 cp --recursive model s3://bucket/gone/$"),
         ("gs://bucket/gone/", r"gcloud storage cp --recursive model gs://bucket/gone/$"),
         ("az://box/a/gone", r"az storage blob upload-batch .* --destination box --destination-path a/gone$"),
     ],
 )
-def test_what_is_not_there_yet_says_how_to_copy_it(bucket: MemoryStore, uri: str, words: str) -> None:
+def test_an_error_for_a_missing_model_has_the_command_that_copies_it(bucket: MemoryStore, uri: str, words: str) -> None:
     with pytest.raises(UnreachableSource, match=words):
         at(uri)
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3://bucket", "s3://bucket/", "s3://me:hush@bucket/key", "s3:///key"])
-def test_an_address_without_bucket_or_path_is_refused(uri: str) -> None:
-    with pytest.raises(RefusedModel, match=r"S3 models are given as s3://BUCKET/PATH") as caught:
+def test_an_address_without_bucket_or_path_is_rejected(uri: str) -> None:
+    with pytest.raises(RefusedModel, match=r"the URI of the S3 model is not valid: give s3://BUCKET/PATH") as caught:
         at(uri)
     assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["a//b", "../b", "a/.hidden/b", "a\\b"])
-def test_a_key_that_is_no_path_is_refused(key: str) -> None:
-    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+def test_a_key_that_is_not_a_path_is_rejected(key: str) -> None:
+    with pytest.raises(RefusedModel, match="is not a valid file name"):
         at(f"s3://bucket/{key}")
 
 
@@ -150,26 +153,24 @@ def test_an_endpoint_without_tls_must_be_on_this_machine_or_allowed(monkeypatch:
         at("s3://bucket/model.onnx")
 
 
-def test_a_secret_that_cannot_be_read_or_holds_something_else_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_or_wrong_secret_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(tmp_path / "missing"))
     with pytest.raises(UnreachableSource, match="mount the Secret at the directory that MLMODEL_STORAGE_CREDENTIALS"):
         at("s3://bucket/model.onnx")
     monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(tmp_path))
     (tmp_path / "AWS_SECRET_KEY").write_text("hush")
-    with pytest.raises(RefusedModel, match="have AWS_SECRET_KEY, which S3 does not know: use AWS_ACCESS_KEY_ID"):
+    with pytest.raises(RefusedModel, match="have AWS_SECRET_KEY, which is not a variable of S3: use AWS_ACCESS_KEY_ID"):
         at("s3://bucket/model.onnx")
     (tmp_path / "AWS_SECRET_KEY").write_bytes(b"\xff")
-    with pytest.raises(RefusedModel, match="are no text"):
+    with pytest.raises(RefusedModel, match="are not text"):
         at("s3://bucket/model.onnx")
     (tmp_path / "AWS_SECRET_KEY").write_bytes(b"x" * 70_000)
     with pytest.raises(RefusedModel, match="AWS_SECRET_KEY of the storage credentials is larger than 64 KiB"):
         at("s3://bucket/model.onnx")
 
 
-def test_the_secret_comes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Kubernetes mounts it: through links, with a newline at the end that an editor has left."""
+def test_the_secret_takes_precedence_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Secret as Kubernetes mounts it, through links, with a newline at the end."""
     dated = tmp_path / "..2026_01_01"
     dated.mkdir()
     (dated / "OCI_PASSWORD").write_text("mounted\n")
@@ -217,7 +218,7 @@ def test_the_secret_comes_before_the_environment(tmp_path: Path, monkeypatch: py
         ),
     ],
 )
-def test_each_store_is_asked_over_tls_with_the_mounted_credentials(
+def test_each_store_gets_requests_over_tls_with_the_mounted_credentials(
     uri: str,
     secret: dict[str, str],
     path: str,
@@ -232,13 +233,13 @@ def test_each_store_is_asked_over_tls_with_the_mounted_credentials(
         for name, value in secret.items():
             (folder / name).write_text(value.format(url=web.url))
         monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(folder))
-        with pytest.raises(UnreachableSource, match=r"127\.0\.0\.1:\d+ refused the credentials: check \w+") as caught:
+        with pytest.raises(UnreachableSource, match=r"127\.0\.0\.1:\d+ rejected the credentials: check \w+") as caught:
             at(uri)
     assert "hush" not in str(caught.value)
-    assert unquote(web.asked[0].path.partition("?")[0]) == path
-    assert web.asked[0].headers["authorization"].startswith(authorization)
+    assert unquote(web.requests[0].path.partition("?")[0]) == path
+    assert web.requests[0].headers["authorization"].startswith(authorization)
 
 
-def test_azure_needs_to_know_the_account() -> None:
-    with pytest.raises(UnreachableSource, match=r"Azure Blob Storage is not set up right .*ACCOUNT_NAME"):
+def test_azure_requires_the_account() -> None:
+    with pytest.raises(UnreachableSource, match=r"Azure Blob Storage is not configured correctly .*ACCOUNT_NAME"):
         at("az://box/model.onnx")

@@ -1,6 +1,6 @@
-"""Registries: which layers are files of the model, who gets which credentials, and digests of everything.
+"""Registries: which layers are files of the model, which server gets which credentials, and all digests.
 
-What a real registry answers is tested in ``tests/integration/server/test_storage.py``.
+``tests/integration/server/test_storage.py`` tests with a real registry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlmodel_server.loading.sources import Memory, locate, transfer
 from mlmodel_server.loading.sources.oci import FILE_PATH, TITLE, UNPACK
 from mlmodel_server.manifest import MANIFEST, sha256
 from tests.unit.server.loading.test_archive import tar
-from tests.unit.server.loading.web import Asked, Reply, Web, ranged, serving
+from tests.unit.server.loading.web import Reply, Request, Web, ranged, serving
 from tests.unit.server.models import iris
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -38,7 +38,7 @@ def digest(data: bytes) -> str:
 
 @dataclass
 class Registry:
-    """A repository ``team/model`` with the tag ``1``, which may want a token or a password first."""
+    """A repository ``team/model`` with the tag ``1``, which may require a token or a password."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifest: bytes = b""
@@ -49,7 +49,7 @@ class Registry:
     web: Web | None = None
 
     def push(self, *layers: tuple[str, bytes, dict[str, str]], **more: Any) -> str:
-        """The URI of an artefact with these layers (media type, content, annotations), by its digest."""
+        """Push an artefact with these layers (media type, content, annotations); return its URI by digest."""
         listed = [
             {"mediaType": kind, "digest": digest(data), "size": len(data), "annotations": notes}
             for kind, data, notes in layers
@@ -63,17 +63,16 @@ class Registry:
         assert self.web is not None
         return f"oci://{urlsplit(self.web.url).netloc}/team/model"
 
-    def answer(self, asked: Asked) -> Reply:
-        path, _, query = asked.path.partition("?")
+    def answer(self, request: Request) -> Reply:
+        path, _, query = request.path.partition("?")
         if path == "/token":
-            wanted = parse_qs(query)
-            right = wanted == {"service": ["here"], "scope": ["repository:team/model:pull"]}
+            right = parse_qs(query) == {"service": ["here"], "scope": ["repository:team/model:pull"]}
             denied = self.authorization == "Bearer denied"
             return Reply(401 if denied or not right else 200, b'{"access_token": "abc"}')
         if path.startswith("/elsewhere/"):
-            assert "authorization" not in asked.headers, "a redirect took the token along"
-            return ranged(self.blobs[path.removeprefix("/elsewhere/")], asked)
-        if self.challenge and asked.headers.get("authorization") != self.authorization:
+            assert "authorization" not in request.headers, "a redirect must not get the token"
+            return ranged(self.blobs[path.removeprefix("/elsewhere/")], request)
+        if self.challenge and request.headers.get("authorization") != self.authorization:
             assert self.web is not None
             return Reply(401, b"", {"WWW-Authenticate": self.challenge.format(url=self.web.url)})
         if path in ("/v2/team/model/manifests/1", f"/v2/team/model/manifests/{digest(self.manifest)}"):
@@ -84,7 +83,7 @@ class Registry:
         if self.challenge:
             return Reply(307, b"", {"Location": f"/elsewhere/{blob}"})
         cut, self.cut = self.cut, None
-        return ranged(self.blobs[blob], asked, cut)
+        return ranged(self.blobs[blob], request, cut)
 
 
 @pytest.fixture
@@ -93,9 +92,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
     monkeypatch.setattr(transfer, "PAUSE", 0.0)
-    made = Registry()
-    with serving(tmp_path, made.answer) as made.web:
-        yield made
+    registry = Registry()
+    with serving(tmp_path, registry.answer) as registry.web:
+        yield registry
 
 
 def pulled(uri: str, sha: str = "") -> dict[str, bytes]:
@@ -104,14 +103,14 @@ def pulled(uri: str, sha: str = "") -> dict[str, bytes]:
 
 
 def test_files_pushed_one_by_one_are_a_package(registry: Registry) -> None:
-    """As ``oras push`` does it, which calls every file a tar."""
+    """As with ``oras push``, which gives every file the type of a tar."""
     files = package.build(*iris(), compile=False)
     uri = registry.push(*((LAYER, data, {TITLE: name}) for name, data in files.items()))
     assert pulled(uri) == files
     assert load(locate(uri, None, "")).manifest is not None
     tagged = f"{registry.name}:1"
     assert load(locate(tagged, None, sha256(files[MANIFEST])), sha256(files[MANIFEST])).manifest is not None
-    with pytest.raises(RefusedModel, match=r"an oci:// model needs its digest: .*oci://HOST/NAME@sha256:"):
+    with pytest.raises(RefusedModel, match=r"an oci:// model requires its digest: .*oci://HOST/NAME@sha256:"):
         locate(tagged, None, "")
 
 
@@ -132,7 +131,7 @@ def test_a_packed_directory_is_unpacked(registry: Registry, kind: str, notes: di
     assert pulled(registry.push((kind, packed, notes))) == files
 
 
-def test_what_is_no_file_of_the_model_is_passed_over(registry: Registry) -> None:
+def test_layers_that_are_not_files_of_the_model_are_ignored(registry: Registry) -> None:
     uri = registry.push(
         ("application/vnd.cncf.model.weight.v1.raw", b"weights", {FILE_PATH: "model.onnx"}),
         ("application/vnd.dev.cosign.simplesigning.v1+json", b"{}", {}),
@@ -141,16 +140,16 @@ def test_what_is_no_file_of_the_model_is_passed_over(registry: Registry) -> None
     assert pulled(uri) == {"model.onnx": b"weights"}
 
 
-def test_a_layer_that_breaks_off_is_resumed(registry: Registry) -> None:
+def test_an_interrupted_layer_resumes(registry: Registry) -> None:
     content = bytes(range(256)) * 1_000
     registry.cut = 100_000
     assert pulled(registry.push((LAYER, content, {TITLE: "model.onnx"}))) == {"model.onnx": content}
     assert registry.web is not None
-    assert registry.web.asked[-1].headers["range"] == "bytes=100000-"
+    assert registry.web.requests[-1].headers["range"] == "bytes=100000-"
 
 
 @pytest.mark.parametrize("user", ["", "me"])
-def test_a_token_is_fetched_where_the_registry_says_and_not_taken_elsewhere(
+def test_a_token_comes_from_the_registrys_authority_and_goes_only_to_the_registry(
     registry: Registry, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OCI_USERNAME", user)
@@ -158,17 +157,17 @@ def test_a_token_is_fetched_where_the_registry_says_and_not_taken_elsewhere(
     registry.challenge, registry.authorization = 'Bearer realm="{url}/token",service="here"', "Bearer abc"
     assert pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))) == {"model.onnx": b"weights"}
     assert registry.web is not None
-    token = next(asked for asked in registry.web.asked if asked.path.startswith("/token"))
+    token = next(request for request in registry.web.requests if request.path.startswith("/token"))
     basic = "Basic " + base64.b64encode(b"me:hush").decode()
     assert token.headers.get("authorization") == (basic if user else None)
-    assert sum(asked.path.startswith("/token") for asked in registry.web.asked) == 1
+    assert sum(request.path.startswith("/token") for request in registry.web.requests) == 1
 
 
-def test_a_password_is_sent_when_the_registry_asks_for_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_is_sent_when_the_registry_requires_it(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.challenge = 'Basic realm="here"'
     registry.authorization = "Basic " + base64.b64encode(b"me:hush").decode()
     uri = registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))
-    with pytest.raises(UnreachableSource, match="wants credentials: set OCI_USERNAME and OCI_PASSWORD"):
+    with pytest.raises(UnreachableSource, match="requires credentials: set OCI_USERNAME and OCI_PASSWORD"):
         pulled(uri)
     monkeypatch.setenv("OCI_USERNAME", "me")
     monkeypatch.setenv("OCI_PASSWORD", "wrong")
@@ -184,11 +183,11 @@ def test_a_password_is_sent_when_the_registry_asks_for_one(registry: Registry, m
     [
         ('Bearer realm="{url}/token",service="here"', "Bearer denied", "answered 401: set OCI_USERNAME"),
         ('Bearer realm="{url}/token",service="there"', "Bearer abc", "answered 401: set OCI_USERNAME"),
-        ('Bearer realm="http://127.0.0.1:1/token"', "Bearer abc", "wants credentials: set OCI_USERNAME"),
-        ("Negotiate", "Negotiate abc", "wants credentials: set OCI_USERNAME"),
+        ('Bearer realm="http://127.0.0.1:1/token"', "Bearer abc", "requires credentials: set OCI_USERNAME"),
+        ("Negotiate", "Negotiate abc", "requires credentials: set OCI_USERNAME"),
     ],
 )
-def test_a_challenge_that_cannot_be_met_is_told(
+def test_a_challenge_that_cannot_be_met_is_reported(
     registry: Registry, challenge: str, authorization: str, words: str
 ) -> None:
     registry.challenge, registry.authorization = challenge, authorization
@@ -196,10 +195,10 @@ def test_a_challenge_that_cannot_be_met_is_told(
         pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"})))
 
 
-def test_a_wrong_manifest_or_layer_is_refused(registry: Registry) -> None:
+def test_a_wrong_manifest_or_layer_is_rejected(registry: Registry) -> None:
     uri = registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))
     registry.blobs[digest(b"weights")] = b"weight5"
-    with pytest.raises(RefusedModel, match=r"model\.onnx is not what its digest says"):
+    with pytest.raises(RefusedModel, match=r"model\.onnx does not have its digest in the manifest"):
         pulled(uri)
     registry.forged = b"{}"
     with pytest.raises(RefusedModel, match="another manifest than the one with this digest"):
@@ -212,39 +211,41 @@ def test_a_wrong_manifest_or_layer_is_refused(registry: Registry) -> None:
     ("manifest", "words"),
     [
         (b'{"manifests": [{}]}', "an index of several manifests"),
-        (b"[]", "is no OCI artefact"),
-        (b"<html>", "is no OCI artefact"),
-        (b'{"layers": []}', "holds no model"),
+        (b"[]", "is not an OCI artefact"),
+        (b"<html>", "is not an OCI artefact"),
+        (b'{"layers": []}', "contains no model"),
         (b'{"layers": [{"mediaType": "x", "digest": "sha512:1", "size": 1, "annotations": {"%s": "m.onnx"}}]}'
          % TITLE.encode(), "m.onnx has no sha256 digest"),
         (b"x" * (5 << 20), "larger than 4 MiB"),
     ],
 )  # fmt: skip
-def test_what_is_no_artefact_is_refused(registry: Registry, manifest: bytes, words: str) -> None:
+def test_a_document_that_is_not_a_manifest_of_a_model_is_rejected(
+    registry: Registry, manifest: bytes, words: str
+) -> None:
     registry.manifest = manifest
     with pytest.raises(RefusedModel, match=words):
         locate(f"{registry.name}:1", None, ANY)
 
 
-def test_layers_are_bounded_and_hold_each_file_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_limited_and_contain_each_file_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = registry.push((LAYER, b"1", {TITLE: "model.onnx"}), (LAYER, b"2", {TITLE: "model.onnx"}))
-    with pytest.raises(RefusedModel, match=r"two layers of the artefact hold model\.onnx"):
+    with pytest.raises(RefusedModel, match=r"two layers of the artefact contain model\.onnx"):
         pulled(twice)
     out = registry.push((LAYER, b"1", {TITLE: "../model.onnx"}))
-    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+    with pytest.raises(RefusedModel, match="is not a valid file name"):
         pulled(out)
     large = registry.push((LAYER, b"12345", {TITLE: "model.onnx"}))
     monkeypatch.setattr(limits, "MAX_FILE", 4)
     assert registry.web is not None
-    registry.web.asked.clear()
+    registry.web.requests.clear()
     with pytest.raises(RefusedModel, match=r"model\.onnx is larger than"):
         pulled(large)
-    assert len(registry.web.asked) == 1, "the announced size was enough"
+    assert len(registry.web.requests) == 1, "the declared size was enough"
 
 
 @pytest.mark.parametrize("uri", ["oci://host", "oci://host/name", "oci://me:hush@host/name:1", "oci://host/Name:1"])
-def test_a_reference_that_is_none_is_refused(uri: str) -> None:
-    with pytest.raises(RefusedModel, match="an oci:// model is given as oci://HOST/NAME:TAG or") as caught:
+def test_an_invalid_reference_is_rejected(uri: str) -> None:
+    with pytest.raises(RefusedModel, match="the URI of the model is not valid: give oci://HOST/NAME:TAG or") as caught:
         locate(uri, None, ANY)
     assert "hush" not in str(caught.value)
 

@@ -1,5 +1,5 @@
-"""Signatures: what was signed is accepted, and any change of files, key or form is refused. Interoperability with
-``model-signing`` itself is shown in ``tests/integration/server/test_signing.py``."""
+"""Signatures: what was signed is accepted, and any change of files, key or form is rejected.
+``tests/integration/server/test_signing.py`` tests the interoperability with ``model-signing``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def key(curve: type[ec.EllipticCurve] = ec.SECP256R1, number: int = 0) -> ec.Ell
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
-def test_what_was_signed_is_accepted_and_the_key_named(curve: type[ec.EllipticCurve]) -> None:
+def test_signed_files_are_accepted_and_the_key_is_returned(curve: type[ec.EllipticCurve]) -> None:
     bundle = sign(FILES, pem(key(curve)), "model")
     fingerprint = verify(FILES, bundle, [public(key(number=1)), public(key(curve))])
     assert fingerprint == hashlib.sha256(public(key(curve))).hexdigest()
@@ -59,19 +59,19 @@ def test_what_was_signed_is_accepted_and_the_key_named(curve: type[ec.EllipticCu
         ({}, "missing"),
     ],
 )
-def test_a_changed_missing_or_added_file_is_refused_by_name(files: dict[str, bytes], words: str) -> None:
+def test_a_changed_missing_or_added_file_is_rejected_by_name(files: dict[str, bytes], words: str) -> None:
     with pytest.raises(RefusedModel, match=f"the signature does not match the files: .*{words}: sign the model again"):
         verify(files, sign(FILES, pem(key()), "model"), [public(key())])
 
 
-def test_hidden_files_in_the_signature_are_passed_over_and_others_are_not() -> None:
+def test_hidden_files_in_the_signature_are_ignored_and_others_are_not() -> None:
     bundle = sign({**FILES, ".cache/index": b"1"}, pem(key()), "model")
     assert verify(FILES, bundle, [public(key())])
     with pytest.raises(RefusedModel, match=r"\.cache/other not signed"):
         verify({**FILES, ".cache/other": b"2"}, bundle, [public(key())])
 
 
-def test_a_signature_of_a_single_file_holds_for_it_under_any_name() -> None:
+def test_a_signature_of_a_single_file_is_valid_under_any_name() -> None:
     bundle = sign({".": b"weights"}, pem(key()), "model.joblib")
     assert verify({"renamed.joblib": b"weights"}, bundle, [public(key())])
     for files in ({"model.joblib": b"other"}, {"model.joblib": b"weights", "more": b""}):
@@ -79,23 +79,23 @@ def test_a_signature_of_a_single_file_holds_for_it_under_any_name() -> None:
             verify(files, bundle, [public(key())])
 
 
-def test_a_key_that_is_not_trusted_is_refused() -> None:
+def test_a_key_that_is_not_trusted_is_rejected() -> None:
     bundle = sign(FILES, pem(key()), "model")
-    with pytest.raises(RefusedModel, match=r"signed with the key \w{16}, which is none of the 1 trusted ones"):
+    with pytest.raises(RefusedModel, match=r"signed with the key \w{16}, which is not one of the 1 trusted keys"):
         verify(FILES, bundle, [public(key(number=1))])
-    with pytest.raises(RefusedModel, match="none of the 0 trusted ones"):
+    with pytest.raises(RefusedModel, match="not one of the 0 trusted keys"):
         verify(FILES, bundle, [])
 
 
 def forged(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A bundle that is changed after it was signed."""
+    """Return a bundle that was changed after it was signed."""
     bundle = json.loads(sign(FILES, pem(key()), "model"))
     change(bundle)
     return json.dumps(bundle).encode()
 
 
 def resigned(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """A bundle whose statement is changed, and then signed by the trusted key."""
+    """Return a bundle whose statement was changed and then signed with the trusted key."""
     bundle = json.loads(sign(FILES, pem(key()), "model"))
     envelope = bundle["dsseEnvelope"]
     statement = json.loads(base64.b64decode(envelope["payload"]))
@@ -112,7 +112,7 @@ def other_payload(bundle: dict[str, Any]) -> None:
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(payload.replace(b'"model"', b'"other"')).decode()
 
 
-def test_both_helpers_make_bundles_that_hold_when_nothing_is_changed() -> None:
+def test_both_helpers_make_valid_bundles_without_a_change() -> None:
     for bundle in (forged(lambda _: None), resigned(lambda _: None)):
         assert verify(FILES, bundle, [public(key())])
 
@@ -120,18 +120,21 @@ def test_both_helpers_make_bundles_that_hold_when_nothing_is_changed() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (other_payload, "not what its key signed"),
-        (lambda bundle: bundle["dsseEnvelope"]["signatures"][0].update(sig="MEUCIQ=="), "is no OpenSSF|not what"),
+        (other_payload, "has an invalid signature"),
+        (
+            lambda bundle: bundle["dsseEnvelope"]["signatures"][0].update(sig="MEUCIQ=="),
+            "is not an OpenSSF|has an invalid signature",
+        ),
         (lambda bundle: bundle["dsseEnvelope"]["signatures"].append({"sig": ""}), "one signed in-toto statement"),
         (lambda bundle: bundle["dsseEnvelope"]["signatures"].clear(), "one signed in-toto statement"),
         (lambda bundle: bundle["dsseEnvelope"].update(payloadType="text/plain"), "one signed in-toto statement"),
         (lambda bundle: bundle.update(mediaType="application/vnd.dev.sigstore.bundle+json;version=0.1"), "media type"),
         (lambda bundle: bundle.update(verificationMaterial={"certificate": {"rawBytes": "AA=="}}), "a certificate"),
-        (lambda bundle: bundle["verificationMaterial"]["publicKey"].clear(), "key of an unknown fingerprint"),
-        (lambda bundle: bundle.pop("dsseEnvelope"), "is no OpenSSF model signature"),
+        (lambda bundle: bundle["verificationMaterial"]["publicKey"].clear(), "a key without a fingerprint"),
+        (lambda bundle: bundle.pop("dsseEnvelope"), "is not an OpenSSF model signature"),
     ],
 )
-def test_a_bundle_of_another_form_is_refused(change: Callable[[dict[str, Any]], object], words: str) -> None:
+def test_a_bundle_of_another_form_is_rejected(change: Callable[[dict[str, Any]], object], words: str) -> None:
     with pytest.raises(RefusedModel, match=words):
         verify(FILES, forged(change), [public(key())])
 
@@ -139,20 +142,23 @@ def test_a_bundle_of_another_form_is_refused(change: Callable[[dict[str, Any]], 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda it: it.update(predicateType="https://slsa.dev/provenance/v1"), "'https://slsa.dev/provenance/v1' and"),
-        (lambda it: it.update(predicateType="https://model_signing/Digests/v0.1"), "and not a model"),
-        (lambda it: it.update(_type="https://in-toto.io/Statement/v0.1"), "and not a model"),
-        (lambda it: it["predicate"]["serialization"].update(method="shards"), "in shards"),
+        (
+            lambda it: it.update(predicateType="https://slsa.dev/provenance/v1"),
+            r"of another type \('https://slsa.dev/provenance/v1'\)",
+        ),
+        (lambda it: it.update(predicateType="https://model_signing/Digests/v0.1"), "a statement of another type"),
+        (lambda it: it.update(_type="https://in-toto.io/Statement/v0.1"), "a statement of another type"),
+        (lambda it: it["predicate"]["serialization"].update(method="shards"), "lists shards instead of files"),
         (lambda it: it["predicate"]["resources"][0].update(algorithm="blake2b"), "another digest than sha256"),
         (lambda it: it["predicate"]["resources"].append(it["predicate"]["resources"][0]), "a file twice"),
-        (lambda it: it["predicate"]["resources"].pop(), "contradicts itself"),
-        (lambda it: it["subject"].append(it["subject"][0]), "contradicts itself"),
-        (lambda it: it["predicate"]["resources"][0].update(digest="xyz"), "a digest that is none"),
+        (lambda it: it["predicate"]["resources"].pop(), "does not fit its list of files"),
+        (lambda it: it["subject"].append(it["subject"][0]), "does not fit its list of files"),
+        (lambda it: it["predicate"]["resources"][0].update(digest="xyz"), "has an invalid digest"),
         (lambda it: it.update(predicate=[]), "lists no files"),
-        (lambda it: it.clear(), "no in-toto statement"),
+        (lambda it: it.clear(), "something other than an in-toto statement"),
     ],
 )
-def test_a_statement_of_another_form_is_refused_although_it_is_signed(
+def test_a_statement_of_another_form_is_rejected_although_it_is_signed(
     change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     with pytest.raises(RefusedModel, match=words):
@@ -160,8 +166,8 @@ def test_a_statement_of_another_form_is_refused_although_it_is_signed(
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"mediaType": 1}'])
-def test_what_is_no_bundle_is_refused(data: bytes) -> None:
-    with pytest.raises(RefusedModel, match=r"model\.sig is no OpenSSF model signature: sign the model with"):
+def test_data_that_is_not_a_bundle_is_rejected(data: bytes) -> None:
+    with pytest.raises(RefusedModel, match=r"model\.sig is not an OpenSSF model signature: sign the model with"):
         verify(FILES, data, [public(key())])
 
 
@@ -175,11 +181,11 @@ def test_other_algorithms_neither_sign_nor_verify(wrong: Any) -> None:
         verify(FILES, sign(FILES, pem(key()), "model"), [public(wrong)])
 
 
-def test_what_is_no_key_is_told() -> None:
+def test_data_that_is_not_a_key_is_reported() -> None:
     locked = key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hush"))
-    for wrong in (b"", b"no key", public(key()), locked):
-        with pytest.raises(UsageError, match="no private key without a password"):
+    for wrong in (b"", b"not a key", public(key()), locked):
+        with pytest.raises(UsageError, match="the key is not a private key without a password"):
             sign(FILES, wrong, "model")
     for wrong in (b"", pem(key())):
-        with pytest.raises(UsageError, match="a trusted key is no public key"):
+        with pytest.raises(UsageError, match="a trusted key is not a public key"):
             verify(FILES, sign(FILES, pem(key()), "model"), [wrong])

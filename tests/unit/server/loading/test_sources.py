@@ -1,4 +1,4 @@
-"""Sources: what is found where, digests before parsing, and which failure may heal by itself."""
+"""Sources: which files they have, digests before parsing, and which failures may pass later."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_config_map_mount_is_read_through_its_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "..", "folder/../../outside"])
-def test_a_link_out_of_the_directory_is_refused_by_name(tmp_path: Path, target: str) -> None:
+def test_a_link_out_of_the_directory_is_rejected_by_name(tmp_path: Path, target: str) -> None:
     (tmp_path / "outside").write_bytes(b"secret")
     folder = tmp_path / "model" / "folder"
     folder.mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_a_link_out_of_the_directory_is_refused_by_name(tmp_path: Path, target: 
     (folder.parent / MANIFEST).write_bytes(b"{}")
     link.unlink()
     source = Local(folder.parent)
-    link.symlink_to(target)  # after it was looked at
+    link.symlink_to(target)  # after the directory was listed
     with pytest.raises(RefusedModel, match=r"model\.joblib is a link out of the model's directory"):
         source.read("model.joblib")
 
@@ -67,11 +67,11 @@ def test_only_plain_names_are_read(tmp_path: Path, name: str) -> None:
     model.mkdir()
     for file in (MANIFEST, ".hidden"):
         (model / file).write_bytes(b"{}")
-    with pytest.raises(RefusedModel, match="is no name of a model's file"):
+    with pytest.raises(RefusedModel, match="is not a valid file name"):
         Local(model).read(name)
 
 
-def test_hidden_files_pipes_and_circles_of_links_are_not_seen(tmp_path: Path) -> None:
+def test_hidden_files_pipes_and_circular_links_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / ".git").mkdir()
     for name in (MANIFEST, ".git/HEAD", ".hidden", "a/b/weights"):
@@ -82,11 +82,11 @@ def test_hidden_files_pipes_and_circles_of_links_are_not_seen(tmp_path: Path) ->
     os.mkfifo(tmp_path / "pipe")
     source = Local(tmp_path)
     assert source.names() == ("a/b/weights", MANIFEST)
-    with pytest.raises(RefusedModel, match="pipe is no regular file"):
+    with pytest.raises(RefusedModel, match="pipe is not a regular file"):
         source.read("pipe")
 
 
-def test_files_are_bounded_in_size_altogether_and_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_number_and_total_size_of_files_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "more").mkdir()
     for name in (MANIFEST, "more/one", "more/two"):
         (tmp_path / name).write_bytes(b"12345")
@@ -125,7 +125,7 @@ UBJ = b"{L" + (7).to_bytes(8, "big") + b"learner"
         ({"model": UBJ, "notes.md": b"# x"}, "model"),
     ],
 )
-def test_the_file_to_begin_with_is_found(content: dict[str, bytes], entry: str) -> None:
+def test_the_entry_file_is_found(content: dict[str, bytes], entry: str) -> None:
     assert entry_of(sorted(content), lambda name: content[name]) == entry
 
 
@@ -136,13 +136,13 @@ def test_paths_and_file_addresses_of_this_machine_are_sources(tmp_path: Path, mo
     for uri in (str(model), "my model.joblib", ".", f"file://{tmp_path}/my%20model.joblib", f"file://{tmp_path}"):
         source = locate(uri, None, "")
         assert (source.entry, source.names(), source.sha256) == ("my model.joblib", ("my model.joblib",), "")
-    with pytest.raises(UnreachableSource, match="not there yet"):
+    with pytest.raises(UnreachableSource, match="do not exist yet"):
         locate(f"file://{tmp_path}/nothing", None, "")
     assert locate("oci://host/model:1", model, "").entry == "my model.joblib", "an image volume is a mount"
 
 
-def test_a_directory_that_lists_no_digests_is_pinned_as_a_whole(tmp_path: Path) -> None:
-    """By the very command that the function documents."""
+def test_a_directory_that_lists_no_digests_has_one_digest(tmp_path: Path) -> None:
+    """The command in the function's docstring prints it."""
     for name, data in {"MLmodel": b"flavors:", "data/a b.bin": b"1", "data-2": b"2", "Z": b"", ".git/x": b"3"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
@@ -152,12 +152,12 @@ def test_a_directory_that_lists_no_digests_is_pinned_as_a_whole(tmp_path: Path) 
     assert source.sha256 == digest
     assert source.names() == ("MLmodel", "Z", "data-2", "data/a b.bin")
     (tmp_path / "data-2").write_bytes(b"3")
-    assert source.read("data-2") == b"2", "what was checked is what is read"
+    assert source.read("data-2") == b"2", "the bytes that were checked"
     with pytest.raises(RefusedModel, match=r"the directory with MLmodel has sha256 \w{64}, but"):
         locate(str(tmp_path), None, digest)
 
 
-def test_a_bare_file_is_found_in_a_directory_and_by_its_path_whatever_its_name(tmp_path: Path) -> None:
+def test_a_bare_file_is_found_in_a_directory_and_by_its_path_under_any_name(tmp_path: Path) -> None:
     (tmp_path / "iris.joblib").write_bytes(joblib_bytes(iris()[0]))
     assert Local(tmp_path).entry == "iris.joblib"
     mounted = tmp_path / "model"  # a subPath mount of one file has no suffix
@@ -168,8 +168,8 @@ def test_a_bare_file_is_found_in_a_directory_and_by_its_path_whatever_its_name(t
     assert Local(mounted).names() == ("model", SIGNATURE)
 
 
-def test_files_that_may_come_later_are_no_refusal(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableSource, match="not there yet"):
+def test_files_that_may_be_copied_later_do_not_reject_the_model(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableSource, match="do not exist yet"):
         Local(tmp_path / "nothing")
     with pytest.raises(UnreachableSource, match=r"no mlmodel\.json"):
         Local(tmp_path)
@@ -178,26 +178,26 @@ def test_files_that_may_come_later_are_no_refusal(tmp_path: Path) -> None:
         load(Local(tmp_path))
 
 
-def test_two_models_without_a_description_are_ambiguous(tmp_path: Path) -> None:
+def test_two_models_without_a_description_are_rejected(tmp_path: Path) -> None:
     for name in ("a.joblib", "b.skops"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(RefusedModel, match=r"several models \(a\.joblib, b\.skops\)"):
         Local(tmp_path)
 
 
-def test_the_pinned_digest_is_of_the_description_or_of_the_bare_file() -> None:
+def test_the_required_digest_is_that_of_the_description_or_of_the_bare_file() -> None:
     content = files()
     digest = manifest.sha256(content[MANIFEST])
     assert load(Memory(content), digest.upper()).sha256 == digest
-    with pytest.raises(RefusedModel, match=rf"mlmodel\.json has sha256 {digest}, but 0{{64}} was asked for"):
+    with pytest.raises(RefusedModel, match=rf"mlmodel\.json has sha256 {digest}, but 0{{64}} is required"):
         load(Memory(content), "0" * 64)
     bare = joblib_bytes(iris()[0])
     assert load(Memory({"m": bare}, "m"), manifest.sha256(bare)).manifest is None
 
 
-def test_a_changed_file_of_a_package_is_refused_before_it_is_parsed() -> None:
+def test_a_changed_file_of_a_package_is_rejected_before_it_is_parsed() -> None:
     content = files()
-    content["model.skops"] = b"this would not even parse"
+    content["model.skops"] = b"not skops"
     with pytest.raises(RefusedModel, match=r"model\.skops has sha256 \w{64}, but mlmodel\.json lists"):
         load(Memory(content))
 
@@ -205,14 +205,14 @@ def test_a_changed_file_of_a_package_is_refused_before_it_is_parsed() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ((b'"schema":1', b'"schema":2'), "has schema 2, this server reads 1"),
+        ((b'"schema":1', b'"schema":2'), "has schema 2, but this server reads 1"),
         ((b'"artefact":"model.skops"', b'"artefact":"other"'), "does not list its artefact"),
         ((b'"model.skops":{', b'"../model.skops":{'), "does not list its artefact"),
         ((b'"layout":"matrix"', b'"layout":"cube"'), "is not a package description"),
         ((b'{"artefact"', b'["artefact"'), "is not a package description"),
     ],
 )
-def test_a_wrong_description_is_refused_with_the_reason(change: tuple[bytes, bytes], words: str) -> None:
+def test_a_wrong_description_is_rejected_with_the_reason(change: tuple[bytes, bytes], words: str) -> None:
     content = files()
     assert change[0] in content[MANIFEST]
     content[MANIFEST] = content[MANIFEST].replace(*change)
@@ -220,26 +220,26 @@ def test_a_wrong_description_is_refused_with_the_reason(change: tuple[bytes, byt
         load(Memory(content))
 
 
-def test_the_format_asked_for_must_be_the_one_found() -> None:
-    with pytest.raises(RefusedModel, match=r"model\.skops is skops, but the format asked for is joblib"):
+def test_the_file_must_have_the_required_format() -> None:
+    with pytest.raises(RefusedModel, match=r"model\.skops is skops, but the required format is joblib"):
         load(Memory(files()), format="joblib")
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("ftp://host/model", "'ftp://host/model' is no model source: use builtin://"),
-        ("http://me:secret@host/model.skops?token=secret", "'http://host/model.skops' is no model source"),
-        ("model.joblib", "'model.joblib' is no model source.* path of a file or directory that exists"),
+        ("ftp://host/model", "'ftp://host/model' is not a model source: use builtin://"),
+        ("http://me:secret@host/model.skops?token=secret", "'http://host/model.skops' is not a model source"),
+        ("model.joblib", "'model.joblib' is not a model source.* path of an existing file or directory"),
         ("file://model.joblib", "three slashes"),
-        ("configmap://model", "configmap:// needs --path"),
-        ("https://host/model.skops", "an https:// model needs its digest"),
-        ("s3://bucket/model", "an s3:// model needs its digest"),
-        ("gs://bucket/model", "a gs:// model needs its digest"),
-        ("az://bucket/model", "an az:// model needs its digest"),
-        ("oci://host/model:1", "an oci:// model needs its digest: .* or the digest in the reference"),
+        ("configmap://model", "configmap:// requires --path"),
+        ("https://host/model.skops", "an https:// model requires its digest"),
+        ("s3://bucket/model", "an s3:// model requires its digest"),
+        ("gs://bucket/model", "a gs:// model requires its digest"),
+        ("az://bucket/model", "an az:// model requires its digest"),
+        ("oci://host/model:1", "an oci:// model requires its digest: .* or the digest in the reference"),
     ],
 )
-def test_a_uri_that_cannot_work_says_what_to_use(uri: str, words: str) -> None:
+def test_an_error_for_an_invalid_uri_says_what_to_use(uri: str, words: str) -> None:
     with pytest.raises(RefusedModel, match=words):
         locate(uri, None, "")

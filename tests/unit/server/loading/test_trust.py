@@ -1,4 +1,4 @@
-"""The choke point: common estimators come through, programs do not."""
+"""Trust: common estimators load, programs do not."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ COMMON: list[Any] = [
 
 
 @pytest.mark.parametrize("estimator", COMMON, ids=lambda estimator: type(estimator).__name__)
-def test_a_common_estimator_loads_from_joblib_and_answers_the_same(estimator: Any) -> None:
+def test_a_common_estimator_loads_from_joblib_and_predicts_the_same(estimator: Any) -> None:
     fitted = estimator.fit(FEATURES, LABELS)
     estimator = open_artefact(joblib_bytes(fitted), "model.joblib")
     np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
 
 
 @pytest.mark.parametrize("estimator", COMMON, ids=lambda estimator: type(estimator).__name__)
-def test_a_common_estimator_loads_from_skops_and_answers_the_same(estimator: Any) -> None:
+def test_a_common_estimator_loads_from_skops_and_predicts_the_same(estimator: Any) -> None:
     fitted = estimator.fit(FEATURES, LABELS)
     estimator = open_artefact(skops.dumps(fitted), "model.skops")
     np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
@@ -113,22 +113,22 @@ def test_compressed_joblib_loads(compress: tuple[str, int]) -> None:
 
 
 def opened(files: dict[str, bytes], **options: Any) -> Opened:
-    """The model in ``files``, of which the first is the one to begin with."""
+    """Return the model in ``files``, of which the first is the entry file."""
     return load(Memory(files, next(iter(files))), **options).opened
 
 
 @pytest.mark.parametrize("artefact", malicious.ALL, ids=lambda artefact: artefact.name)
-def test_a_malicious_file_is_refused_for_the_right_reason(artefact: malicious.Malicious, tmp_path: Path) -> None:
+def test_a_malicious_file_is_rejected_for_the_right_reason(artefact: malicious.Malicious, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     files = artefact.make(marker)
-    assert not marker.exists(), "making it must not run it"
+    assert not marker.exists(), "the payload must not run while the file is made"
     with pytest.raises(RefusedModel, match=artefact.reason) as caught:
         opened(files)
     assert not marker.exists()
     assert "\n" not in str(caught.value)
 
 
-def test_the_payloads_run_where_nothing_stops_them(tmp_path: Path) -> None:
+def test_the_payloads_run_with_joblib(tmp_path: Path) -> None:
     for artefact in malicious.ALL[:10]:
         marker = tmp_path / artefact.name.replace(" ", "-")
         (data,) = artefact.make(marker).values()
@@ -136,7 +136,7 @@ def test_the_payloads_run_where_nothing_stops_them(tmp_path: Path) -> None:
         assert marker.exists(), artefact.name
 
 
-def test_no_file_takes_more_memory_than_a_model() -> None:
+def test_no_malicious_file_takes_much_memory() -> None:
     code = """
 import resource
 import tempfile
@@ -162,7 +162,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
     assert int(result.stdout) < 200, "MiB"
 
 
-def test_a_function_of_the_training_script_is_named_with_the_file() -> None:
+def test_the_error_names_a_function_of_the_training_script_and_the_file() -> None:
     fitted = make_pipeline(FunctionTransformer(helper), LogisticRegression()).fit(FEATURES, LABELS)
     with pytest.raises(RefusedModel, match=rf"refused {helper.__module__}\.helper in fraud\.joblib"):
         open_artefact(joblib_bytes(fitted), "fraud.joblib")
@@ -177,7 +177,7 @@ def helper(X: Any) -> Any:
 @pytest.mark.parametrize(
     "data", [b"", b"\x00", b"hello", b"PK\x03\x04 not a zip", b"\x78\x9c broken", b"\x80\x04\x95\xff"]
 )
-def test_a_damaged_file_is_refused_in_one_sentence(data: bytes) -> None:
+def test_a_damaged_file_is_rejected_in_one_sentence(data: bytes) -> None:
     with pytest.raises(
         RefusedModel, match=r"^model (cannot be read \(.*\)|is a damaged zip file): .*save it again"
     ) as caught:
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_bomb_is_stopped_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trust, "MAX_UNPACKED", 100_000)
     for data in (joblib_bytes(np.zeros(1_000_000), 9), joblib_bytes(b"0" * 1_000_000, ("xz", 9))):
         with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
@@ -197,7 +197,7 @@ def test_a_bomb_is_stopped_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) ->
         open_artefact(buffer.getvalue(), "model.skops")
 
 
-def test_a_bomb_of_opcodes_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_of_opcodes_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpickle._Budget, "left", 10_000)
     with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
         open_artefact(lzma.compress(b"\x80\x04" + b"}" * 1_000_000), "model.joblib")
@@ -210,8 +210,8 @@ def test_functions_of_numpy_may_be_part_of_a_model(function: Any) -> None:
     np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
 
 
-def test_numpy_itself_stays_as_it_is() -> None:
-    """A file may not change the data types that all others share."""
+def test_a_file_cannot_change_numpy() -> None:
+    """Its data types are shared by the whole process."""
     stream = malicious.stream(
         *(malicious.Global("numpy", "dtype"), ("f8", False, False), pickle.REDUCE),
         *((3, ">", None, None, None, -1, -1, 0), pickle.BUILD),
@@ -222,7 +222,7 @@ def test_numpy_itself_stays_as_it_is() -> None:
 
 @pytest.fixture(scope="module")
 def keys() -> tuple[bytes, bytes]:
-    """A private and its public key, PEM."""
+    """A private key and its public key, as PEM."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -235,15 +235,15 @@ def keys() -> tuple[bytes, bytes]:
     )
 
 
-def own_files() -> dict[str, bytes]:
-    """A model with a function of its own, which strict refuses."""
+def custom_files() -> dict[str, bytes]:
+    """Return a model with a function of its author, which ``strict`` rejects."""
     fitted = make_pipeline(FunctionTransformer(helper), LogisticRegression()).fit(FEATURES, LABELS)
     return {"model.joblib": joblib_bytes(fitted)}
 
 
-def test_a_signed_model_may_hold_anything(keys: tuple[bytes, bytes]) -> None:
+def test_a_signed_model_may_contain_anything(keys: tuple[bytes, bytes]) -> None:
     private, public = keys
-    files = own_files()
+    files = custom_files()
     with pytest.raises(RefusedModel, match=r"helper in model\.joblib"):
         opened(files)
     signed = {**files, SIGNATURE: sign(files, private, "own")}
@@ -252,9 +252,9 @@ def test_a_signed_model_may_hold_anything(keys: tuple[bytes, bytes]) -> None:
     assert loaded.opened.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
 
 
-def test_a_signature_is_of_every_file(keys: tuple[bytes, bytes]) -> None:
+def test_a_signature_covers_every_file(keys: tuple[bytes, bytes]) -> None:
     private, public = keys
-    files = own_files()
+    files = custom_files()
     signature = sign(files, private, "own")
     for changed in (
         {"model.joblib": files["model.joblib"] + b" "},
@@ -268,28 +268,28 @@ def test_a_signature_is_of_every_file(keys: tuple[bytes, bytes]) -> None:
     ("options", "words"),
     [
         ({"trust": "signed", "keys": [b"key"]}, "the model is not signed"),
-        ({"trust": "signed"}, "no public key is known"),
+        ({"trust": "signed"}, "the server has no public key"),
         ({"trust": "unsafe"}, "have the administrator add --allow-unsafe"),
         ({"trust": "all"}, "use strict, signed, unsafe"),
     ],
 )
-def test_no_trust_without_its_ground(options: dict[str, Any], words: str) -> None:
+def test_a_level_of_trust_requires_its_condition(options: dict[str, Any], words: str) -> None:
     with pytest.raises(RefusedModel, match=words):
-        opened(own_files(), **options)
+        opened(custom_files(), **options)
 
 
 def test_unsafe_opens_anything_where_it_is_allowed() -> None:
-    model = opened(own_files(), trust="unsafe", allow_unsafe=True)
+    model = opened(custom_files(), trust="unsafe", allow_unsafe=True)
     assert model.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
 
 
 def test_the_committed_list_is_that_of_the_installed_version() -> None:
     version = allowlist.installed_version()
     listed = {pair: entry for pair, entry in allowlist.read().items() if version in entry[1]}
-    found = allowlist.generate()
-    assert set(listed) == set(found), "run: python -m mlmodel_server.loading.allowlist"
+    generated = allowlist.generate()
+    assert set(listed) == set(generated), "run: python -m mlmodel_server.loading.allowlist"
     kinds = {pair: kind for pair, (kind, versions) in listed.items() if version == allowlist.newest(versions)}
-    assert kinds == {pair: found[pair] for pair in kinds}, "run: python -m mlmodel_server.loading.allowlist"
+    assert kinds == {pair: generated[pair] for pair in kinds}, "run: python -m mlmodel_server.loading.allowlist"
 
 
 def test_no_name_on_the_list_can_start_a_program() -> None:

@@ -1,4 +1,4 @@
-"""A small HTTPS server on loopback that answers as a test says: also half an answer."""
+"""A small HTTPS server on loopback whose responses a test defines, also incomplete ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hack.cluster.pki import Authority
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request. Names of headers are lower case."""
+class Request:
+    """A request, with lower-case names of headers."""
 
     path: str
     headers: dict[str, str]
@@ -23,7 +23,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; ``cut`` closes the connection after so many bytes of the body."""
+    """A response; ``cut`` closes the connection after so many bytes of the body."""
 
     status: int = 200
     body: bytes = b""
@@ -36,20 +36,20 @@ class Web:
     """A running server: its address, and every request so far."""
 
     url: str
-    asked: list[Asked]
+    requests: list[Request]
 
 
 @contextmanager
-def serving(folder: Path, answer: Callable[[Asked], Reply]) -> Iterator[Web]:
-    """Serve until the end; the authority to trust is ``folder/ca.crt``."""
-    asked: list[Asked] = []
+def serving(folder: Path, answer: Callable[[Request], Reply]) -> Iterator[Web]:
+    """Run a server during the ``with`` block; the authority to trust is ``folder/ca.crt``."""
+    requests: list[Request] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            request = Asked(self.path, {name.lower(): value for name, value in self.headers.items()})
-            asked.append(request)
+            request = Request(self.path, {name.lower(): value for name, value in self.headers.items()})
+            requests.append(request)
             reply = answer(request)
             self.send_response(reply.status)
             for name, value in reply.headers.items():
@@ -74,18 +74,18 @@ def serving(folder: Path, answer: Callable[[Asked], Reply]) -> Iterator[Web]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Web(f"https://127.0.0.1:{server.server_port}", asked)
+        yield Web(f"https://127.0.0.1:{server.server_port}", requests)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-def ranged(content: bytes, request: Asked, cut: int | None = None, etag: str = '"1"') -> Reply:
-    """The content, or the part of it that is asked for and still the same."""
-    wanted = request.headers.get("range")
-    if wanted and request.headers.get("if-range") == etag:
-        start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+def ranged(content: bytes, request: Request, cut: int | None = None, etag: str = '"1"') -> Reply:
+    """Return the content, or the requested part of it if the ETag is the same."""
+    range_header = request.headers.get("range")
+    if range_header and request.headers.get("if-range") == etag:
+        start = int(range_header.removeprefix("bytes=").removesuffix("-"))
         part = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}", "ETag": etag}
         return Reply(206, content[start:], part, cut)
     return Reply(200, content, {"ETag": etag}, cut)

@@ -260,5 +260,5 @@ def test_errors_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UsageError, match=f"^{text}$"):
             PayloadLog(IDENTITY, **arguments)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"needs pyarrow, .* pip install '\.\[parquet\]', or choose jsonl$"):
+    with pytest.raises(UsageError, match=r"requires pyarrow, .* pip install '\.\[parquet\]', or choose jsonl$"):
         PayloadLog(IDENTITY, tmp_path, [], 1, form="parquet")

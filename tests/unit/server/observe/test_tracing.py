@@ -133,7 +133,7 @@ def test_a_missing_library_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: py
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert start(IDENTITY, {"OTEL_TRACES_EXPORTER": "otlp"}) is None
     assert caplog.messages == [
-        "traces are off: tracing needs OpenTelemetry, which is not installed: "
+        "traces are off: tracing requires OpenTelemetry, which is not installed: "
         "in a clone of the project, run pip install '.[tracing]'"
     ]
 

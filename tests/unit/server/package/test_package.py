@@ -1,4 +1,4 @@
-"""Packages: what is written, that it is written the same every time, and what cannot be saved."""
+"""Packages: what they contain, that the same model gives the same bytes, and which models cannot be saved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def served(files: dict[str, bytes]) -> tuple[Model, Manifest]:
     return model_of(loaded.opened, loaded.manifest), loaded.manifest
 
 
-def test_a_saved_directory_holds_everything_a_server_checks(tmp_path: Path) -> None:
+def test_a_saved_directory_contains_all_that_a_server_checks(tmp_path: Path) -> None:
     directory = package.save(*iris(), tmp_path / "deep" / "iris", version="v1")
     assert sorted(entry.name for entry in directory.iterdir()) == ["compiled.onnx", MANIFEST, "model.skops"]
     described = manifest.parse((directory / MANIFEST).read_bytes())
@@ -77,7 +77,7 @@ def test_the_same_model_gives_the_same_bytes(format: Any) -> None:
     assert first == second
 
 
-def test_a_package_brings_the_model_as_onnx_when_that_won_and_says_why_when_not() -> None:
+def test_a_package_contains_the_model_as_onnx_if_that_won_else_the_reason() -> None:
     files = package.build(*iris())
     described = manifest.parse(files[MANIFEST])
     assert described.compiled is not None
@@ -93,7 +93,7 @@ def test_a_package_brings_the_model_as_onnx_when_that_won_and_says_why_when_not(
     assert manifest.parse(package.build(*iris(), compile=False)[MANIFEST]).compiled is None
 
 
-def test_a_model_that_knows_columns_by_name_serves_without_pandas_and_answers_the_same() -> None:
+def test_a_model_with_names_of_columns_serves_without_pandas_and_predicts_the_same() -> None:
     model, X, y = mixed()
     expected = model.predict(X).tolist()
     engine, described = served(package.build(model, X, y, compile=False))
@@ -111,7 +111,7 @@ def test_a_model_that_knows_columns_by_name_serves_without_pandas_and_answers_th
     ]
     response = engine.infer(v2.decode(json.dumps({"inputs": inputs[::-1]}).encode()))
     assert response.outputs[0].array.tolist() == expected
-    assert model.predict(X).tolist() == expected, "the caller's own model is untouched"
+    assert model.predict(X).tolist() == expected, "the caller's model is unchanged"
     assert list(model.feature_names_in_) == list(X.columns)
 
 
@@ -134,7 +134,7 @@ def test_a_model_that_knows_columns_by_name_serves_without_pandas_and_answers_th
     ],
     ids=["selector", "slice", "positions", "passthrough", "set_output"],
 )
-def test_every_way_to_select_columns_survives(columns: Any) -> None:
+def test_every_way_to_select_columns_works(columns: Any) -> None:
     X, y = mixed_table()
     model = make_pipeline(columns, LogisticRegression()).fit(X, y)
     engine, described = served(package.build(model, X, y, compile=False))
@@ -169,7 +169,7 @@ def test_scores_of_two_classes_are_of_the_second() -> None:
     assert metrics == {"rows": 12, "of": "yes", "accuracy": 0.75, "precision": 1.0, "recall": 6 / 9, "f1": 0.8}
 
 
-def test_rows_with_missing_values_are_no_golden_examples_but_count_in_the_profile() -> None:
+def test_rows_with_missing_values_are_not_golden_examples_but_count_in_the_profile() -> None:
     X = pd.DataFrame({"a": [1.0, np.nan, 3.0, 4.0], "b": ["x", "y", None, "x"]})
     columns = ColumnTransformer([("a", SimpleImputer(), ["a"]), ("b", OneHotEncoder(handle_unknown="ignore"), ["b"])])
     model = make_pipeline(columns, LogisticRegression()).fit(X, [0, 1, 0, 1])
@@ -180,7 +180,7 @@ def test_rows_with_missing_values_are_no_golden_examples_but_count_in_the_profil
     assert described.metrics == {}
 
 
-def test_the_self_test_fails_when_the_answers_are_not_those_of_the_saved_model() -> None:
+def test_the_self_test_fails_if_the_predictions_are_not_those_of_the_saved_model() -> None:
     engine, described = served(package.build(*iris(), compile=False))
     predict, proba = described.golden.outputs
     for output, wrong in ((predict, [9, *predict["data"][1:]]), (proba, [x + 1e-5 for x in proba["data"]])):
@@ -195,8 +195,8 @@ def test_the_self_test_fails_when_the_answers_are_not_those_of_the_saved_model()
 
 def arguments(**changes: Any) -> Any:
     model, X, y = iris()
-    given = {"model": model, "X": X, "y": y, **changes}
-    return given.pop("model"), given.pop("X"), given.pop("y"), given
+    options = {"model": model, "X": X, "y": y, **changes}
+    return options.pop("model"), options.pop("X"), options.pop("y"), options
 
 
 @pytest.mark.parametrize(
@@ -205,33 +205,33 @@ def arguments(**changes: Any) -> Any:
         ({"model": SVC()}, "not a fitted scikit-learn estimator that predicts rows"),
         ({"model": object()}, "not a fitted scikit-learn estimator that predicts rows"),
         ({"y": [1, 2]}, "X has 150 rows, but y has 2"),
-        ({"y": ["a"] * 150}, "y does not fit what the model answers"),
+        ({"y": ["a"] * 150}, "y does not fit the model's predictions"),
         ({"X": [1.0, 2.0]}, "must be a table of shape"),
         ({"X": np.zeros((3, 9)), "y": None}, r"cannot predict X \(ValueError"),
         ({"format": "onnx"}, "format is 'onnx': use"),
         ({"compress": 10}, "compress is 10: use 0"),
     ],
 )
-def test_a_wrong_argument_is_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:
+def test_a_wrong_argument_is_reported_in_one_sentence(changes: dict[str, Any], words: str) -> None:
     model, X, y, options = arguments(**changes)
     with pytest.raises(UsageError, match=words) as caught:
         package.build(model, X, y, **options)
     assert "\n" not in str(caught.value)
 
 
-def own_function(X: Any) -> Any:
+def custom_function(X: Any) -> Any:
     return X
 
 
-def test_what_no_server_would_load_is_not_saved() -> None:
+def test_a_model_that_no_server_would_load_is_not_saved() -> None:
     _, X, y = iris()
-    for function in (own_function, lambda X: X):
+    for function in (custom_function, lambda X: X):
         model = make_pipeline(FunctionTransformer(function), LogisticRegression(max_iter=500)).fit(X, y)
-        with pytest.raises(UsageError, match=r"refused .*own_function in model\.joblib|cannot be pickled"):
+        with pytest.raises(UsageError, match=r"refused .*custom_function in model\.joblib|cannot be pickled"):
             package.build(model, X, y)
 
 
-def test_the_config_map_is_immutable_and_holds_the_package(tmp_path: Path) -> None:
+def test_the_config_map_is_immutable_and_contains_the_package(tmp_path: Path) -> None:
     package.save(*iris(), tmp_path)
     (tmp_path / "notes.txt").write_text("not part of the package")
     content = yaml.safe_load(package.config_map(tmp_path, "iris-v1"))
@@ -242,15 +242,15 @@ def test_the_config_map_is_immutable_and_holds_the_package(tmp_path: Path) -> No
     assert files == {name: (tmp_path / name).read_bytes() for name in (MANIFEST, "model.skops", "compiled.onnx")}
 
 
-def test_a_package_that_does_not_fit_a_config_map_says_where_else_to_put_it(tmp_path: Path) -> None:
+def test_an_error_for_a_package_that_does_not_fit_a_config_map_says_where_else_to_put_it(tmp_path: Path) -> None:
     (tmp_path / "model.joblib").write_bytes(bytes(MAX_CONFIG_MAP))
-    assert package.config_map(tmp_path, "fits").startswith("# Too big for the annotation of a plain apply")
+    assert package.config_map(tmp_path, "fits").startswith("# Too large for the annotation of a plain apply")
     (tmp_path / "model.joblib").write_bytes(bytes(MAX_CONFIG_MAP + 1))
     with pytest.raises(UsageError, match=r"holds 1,048,576: save it with compress=9, or put the directory on a volume"):
         package.config_map(tmp_path, "too-big")
 
 
 @pytest.mark.parametrize("name", ["", "Fraud", "a_b", "-a", "a" * 254])
-def test_a_wrong_config_map_name_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_wrong_config_map_name_is_rejected(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot name a ConfigMap"):
         package.config_map(tmp_path, name)
