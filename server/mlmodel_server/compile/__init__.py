@@ -1,6 +1,6 @@
-"""Verified compile: an estimator becomes an ONNX model if that answers the same and faster, never otherwise.
+"""Verified compile: turn an estimator into an ONNX model, only if that gives the same predictions faster.
 
-What serves (:class:`OnnxFunctions`, :class:`Verdict`) imports neither scikit-learn nor onnx.
+The classes for serving (:class:`OnnxFunctions`, :class:`Verdict`) import neither scikit-learn nor onnx.
 """
 
 from mlmodel_server.compile.child import compile_in_child

@@ -1,4 +1,4 @@
-"""Compiles in a process of its own: what the converter loads, leaks or crashes stays there."""
+"""Compile in a child process, so that leaks and crashes of the converter stay there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
 LIMIT = 60.0
-"""Seconds."""
+"""Maximum seconds for one model."""
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -35,17 +35,17 @@ def compile_in_child(
     functions: Functions | None = None,
     limit: float = LIMIT,
 ) -> tuple[Verdict, bytes | None]:
-    """As :func:`compile_model`, in a forked process that is killed after ``limit`` seconds; never raises.
+    """Run :func:`compile_model` in a forked process, which is killed after ``limit`` seconds; never raise.
 
-    To be called before this process starts threads of its own.
+    Call this before the process starts threads.
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    given = {"seconds": seconds, "functions": functions}
+    options = {"seconds": seconds, "functions": functions}
     try:
-        context = multiprocessing.get_context("fork")  # the estimator is shared, not sent
-        process = context.Process(target=_child, args=(sender, estimator, signature, table, given), daemon=True)
+        context = multiprocessing.get_context("fork")  # shares the estimator instead of sending it
+        process = context.Process(target=_child, args=(sender, estimator, signature, table, options), daemon=True)
         process.start()
-    except (OSError, ValueError) as error:  # no memory or no process left; a system that cannot fork
+    except (OSError, ValueError) as error:  # no memory or process left, or a system that cannot fork
         return Verdict("original", f"compiling did not start ({type(error).__name__})"), None
     sender.close()
     try:
@@ -63,13 +63,13 @@ def compile_in_child(
         receiver.close()
 
 
-def _child(sender: Connection, estimator: Any, signature: Signature, table: Array, given: dict[str, Any]) -> None:
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)  # converters and native libraries print, even values of the model
-    os.dup2(quiet, 2)
+def _child(sender: Connection, estimator: Any, signature: Signature, table: Array, options: dict[str, Any]) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)  # converters and native libraries print, even values of the model
+    os.dup2(null, 2)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # when memory runs out, this process goes and not the server
-    verdict, onnx = compile_model(estimator, signature, table, **given)
+        score.write("1000")  # without memory, the kernel kills this process and not the server
+    verdict, onnx = compile_model(estimator, signature, table, **options)
     sender.send_bytes(msgspec.msgpack.encode(_Result(verdict, onnx)))
 
 

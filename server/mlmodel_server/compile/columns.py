@@ -1,4 +1,4 @@
-"""Steps that make columns of columns: scalers, encoders, imputers, and what joins them."""
+"""Convert steps that turn columns into columns: scalers, encoders, imputers, and their unions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.compile.explore import STRANGER
+from mlmodel_server.compile.explore import UNKNOWN_TEXT
 from mlmodel_server.compile.graph import DOUBLE, Columns, Graph, converts, side_by_side, transform
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.tensors import Array
@@ -75,8 +75,8 @@ def _power_transformer(graph: Graph, transformer: Any, table: Columns) -> Column
     positive = half(matrix, powers)
     negative = graph.add("Neg", half(graph.add("Neg", matrix), 2.0 - powers))
     matrix = graph.finite(graph.add("Where", graph.add("Less", matrix, 0.0), negative, positive))
-    made = Columns.of(matrix, len(table.places))
-    return transform(graph, transformer._scaler, made) if transformer.standardize else made
+    columns = Columns.of(matrix, len(table.places))
+    return transform(graph, transformer._scaler, columns) if transformer.standardize else columns
 
 
 @converts("sklearn.PolynomialFeatures")
@@ -127,18 +127,18 @@ def _selector(_graph: Graph, selector: Any, table: Columns) -> Columns:
 @converts("sklearn.SimpleImputer")
 def _simple_imputer(graph: Graph, imputer: Any, table: Columns) -> Columns:
     if any(text for text, _ in table.places):
-        # Text never arrives missing, except as a text that was agreed on.
+        # A request has no missing text, unless a text stands for missing.
         if not _is_nan(imputer.missing_values) and imputer.missing_values is not None:
-            raise Unsupported("SimpleImputer replaces a text")
+            raise Unsupported("SimpleImputer that replaces a text is not converted")
         if imputer.add_indicator or len(imputer.statistics_) != len(table.places):
-            raise Unsupported("SimpleImputer adds or removes columns beside text")
+            raise Unsupported("SimpleImputer that adds or removes columns beside text is not converted")
         if not all(text for text, _ in table.places):
-            raise Unsupported("SimpleImputer takes text and numbers together")
+            raise Unsupported("SimpleImputer on text and numbers together is not converted")
         return table
     matrix = table.matrix(graph)
     numbers = _is_nan(imputer.missing_values)
     if not numbers and not isinstance(imputer.missing_values, (int, float)):
-        raise Unsupported("SimpleImputer replaces something else than a number")
+        raise Unsupported("SimpleImputer that replaces something other than a number is not converted")
     mask = graph.add("IsNaN", matrix) if numbers else graph.add("Equal", matrix, float(imputer.missing_values))
     values = imputer.statistics_.astype(np.float64)
     known = range(len(values)) if imputer.keep_empty_features else np.flatnonzero(~np.isnan(values))
@@ -155,12 +155,12 @@ def _is_nan(value: Any) -> bool:
 
 @converts("sklearn.OneHotEncoder", "sklearn.OrdinalEncoder", "sklearn.TargetEncoder")
 def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
-    """Each output column depends on one input column: what it becomes for each category is asked of the encoder."""
+    """Each output column depends on one input column: the encoder encodes each category once, into a lookup table."""
     categories = encoder.categories_
     if sum(map(len, categories)) > MAX_CATEGORIES:
-        raise Unsupported(f"{type(encoder).__name__} knows more than {MAX_CATEGORIES:,} categories")
-    if any(_missing(value) for known in categories for value in known):
-        raise Unsupported(f"{type(encoder).__name__} takes missing as a category")
+        raise Unsupported(f"{type(encoder).__name__} with more than {MAX_CATEGORIES:,} categories is not converted")
+    if any(_is_missing(value) for known in categories for value in known):
+        raise Unsupported(f"{type(encoder).__name__} with missing as a category is not converted")
     first = [known[0] for known in categories]
     base = _encoded(encoder, [first])
     owner = np.zeros(base.shape[1], dtype=int)
@@ -184,18 +184,18 @@ def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
 
 
 def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknown: Array) -> str:
-    """The row of ``values`` ([categories, columns]) for the category in the column; ``unknown`` where it is none."""
+    """Return the row of ``values`` ([categories, columns]) for the category in the column, else ``unknown``."""
     name, is_text = column.column(graph, 0)
     known = known.astype(str).astype(object) if is_text else known.astype(np.float64)
-    found = graph.add("Cast", graph.add("Equal", name, known.reshape(1, -1)), to=DOUBLE)
-    rows = graph.add("MatMul", found, values)
+    matches = graph.add("Cast", graph.add("Equal", name, known.reshape(1, -1)), to=DOUBLE)
+    rows = graph.add("MatMul", matches, values)
     if unknown.any():
-        none = graph.add("Equal", graph.over_columns("ReduceMax", found), 0.0)
+        none = graph.add("Equal", graph.over_columns("ReduceMax", matches), 0.0)
         rows = graph.add("Where", none, unknown, rows)
     return rows
 
 
-def _missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or bool(value != value)
 
 
@@ -207,10 +207,10 @@ def _encoded(encoder: Any, rows: list[list[Any]]) -> Array:
 
 
 def _unknown(encoder: Any, first: list[Any], index: int) -> Array | None:
-    """What the encoder makes of a value that it does not know, [columns]; None when it refuses it."""
+    """Return how the encoder encodes an unknown value, [columns]; None if it rejects it."""
     known = encoder.categories_[index]
-    stranger = STRANGER if isinstance(known[0], str) else float(np.abs(known.astype(np.float64)).max()) + 1
-    changed = [*first[:index], stranger, *first[index + 1 :]]
+    value = UNKNOWN_TEXT if isinstance(known[0], str) else float(np.abs(known.astype(np.float64)).max()) + 1
+    changed = [*first[:index], value, *first[index + 1 :]]
     try:
         return _encoded(encoder, [changed])
     except ValueError:
@@ -237,13 +237,13 @@ def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
 
 
 def elementwise(graph: Graph, function: Any, values: str) -> str:
-    """A numpy function of each value."""
+    """Apply a numpy function to each value."""
     if not isinstance(function, np.ufunc):
-        raise Unsupported("a function of the user's own is not converted")
+        raise Unsupported("a function of the user is not converted")
     simple = {"log": "Log", "exp": "Exp", "sqrt": "Sqrt", "absolute": "Abs"}.get(function.__name__)
     if simple:
         return graph.add(simple, values)
-    if function.__name__ == "log1p":  # Kahan: what rounding 1 + x loses is in the quotient
+    if function.__name__ == "log1p":  # Kahan's method: the quotient corrects the rounding of 1 + x
         more = graph.add("Add", values, 1.0)
         quotient = graph.add("Div", values, graph.add("Sub", more, 1.0))
         exact = graph.add("Mul", graph.add("Log", more), quotient)

@@ -1,4 +1,4 @@
-"""From a fitted estimator to an ONNX model that answers what its signature promises."""
+"""Convert a fitted estimator to an ONNX model with the outputs of its signature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from onnx import TensorProto, helper
 
-from mlmodel_server.compile import (  # noqa: F401  they register converters
+from mlmodel_server.compile import (  # noqa: F401  each registers converters
     boosters,
     columns,
     ensembles,
@@ -43,24 +43,24 @@ _TYPES = {
 
 
 def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes, tuple[str, ...]]:
-    """The ONNX model, and which operations it consists of, most frequent first.
+    """Return the ONNX model and its operations, most frequent first.
 
-    Inputs: ``numbers`` (float64 [rows, columns], all columns that are no text) and ``text`` (strings [rows, columns]);
-    outputs: those of the signature, and ``guard`` where some finite rows are refused.
-    Raises :class:`Unsupported`, or whatever a converter stumbles over.
+    Inputs: ``numbers`` (float64 [rows, columns], all columns that are not text) and ``text`` (strings [rows, columns]);
+    outputs: those of the signature, and ``guard`` if the model rejects some finite rows.
+    Raise :class:`Unsupported`, or any exception of a converter.
     """
     graph = Graph()
     table = _table(signature)
-    answer = predict(graph, estimator, table)
+    prediction = predict(graph, estimator, table)
     outputs = []
     for spec in signature.outputs:
-        made = answer.proba if spec.name == PREDICT_PROBA else answer.predict
-        if not made:
+        tensor = prediction.proba if spec.name == PREDICT_PROBA else prediction.predict
+        if not tensor:
             raise Unsupported(f"{spec.name} of {type(estimator).__name__} is not converted")
-        # Labels are text, int64 or float64 up to here, all else float64; the cast is nothing where that is right.
+        # So far labels are text, int64 or float64, and all other values are float64.
         if spec.datatype not in ("FP64", "INT64", "BYTES"):
-            made = graph.add("Cast", made, to=_TYPES[spec.datatype])
-        graph.nodes.append(helper.make_node("Identity", [made], [spec.name]))
+            tensor = graph.add("Cast", tensor, to=_TYPES[spec.datatype])
+        graph.nodes.append(helper.make_node("Identity", [tensor], [spec.name]))
         outputs.append(helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], None))
     if graph.guarded:
         graph.nodes.append(helper.make_node("Identity", [graph.guard()], [GUARD]))

@@ -1,4 +1,4 @@
-"""Models made of models: pipelines, votes, stacks, calibration, one model per class or per target."""
+"""Convert models of models: pipelines, votes, stacks, calibration, one model per class or target."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mlmodel_server.compile.columns import elementwise
 from mlmodel_server.compile.graph import (
     DOUBLE,
     INT64,
-    Answer,
     Columns,
     Graph,
+    Prediction,
     argmax,
     converts,
     labels,
@@ -27,7 +27,7 @@ from mlmodel_server.compile.verdict import Unsupported
 
 
 @converts("sklearn.Pipeline")
-def _pipeline(graph: Graph, pipeline: Any, table: Columns) -> Columns | Answer:
+def _pipeline(graph: Graph, pipeline: Any, table: Columns) -> Columns | Prediction:
     *steps, (_, last) = pipeline.steps
     for _, step in steps:
         if step is not None and not isinstance(step, str):  # "passthrough"
@@ -38,16 +38,16 @@ def _pipeline(graph: Graph, pipeline: Any, table: Columns) -> Columns | Answer:
 
 
 def _probabilities(graph: Graph, model: Any, table: Columns, classes: int) -> str:
-    answer = predict(graph, model, table)
-    if not answer.proba or not hasattr(model, "predict_proba"):
+    prediction = predict(graph, model, table)
+    if not prediction.proba or not hasattr(model, "predict_proba"):
         raise Unsupported(f"the probabilities of {type(model).__name__} are not converted")
     if len(model.classes_) != classes:
-        raise Unsupported(f"{type(model).__name__} did not see every class")
-    return answer.proba
+        raise Unsupported(f"{type(model).__name__} that was not trained on every class is not converted")
+    return prediction.proba
 
 
 @converts("sklearn.VotingClassifier")
-def _voting_classifier(graph: Graph, voting: Any, table: Columns) -> Answer:
+def _voting_classifier(graph: Graph, voting: Any, table: Columns) -> Prediction:
     weights = [1.0] * len(voting.estimators_) if voting.weights is None else voting._weights_not_none
     count = len(voting.classes_)
     if voting.voting == "soft":
@@ -64,19 +64,19 @@ def _voting_classifier(graph: Graph, voting: Any, table: Columns) -> Answer:
 def _one_hot(graph: Graph, model: Any, table: Columns, classes: int) -> str:
     index = predict(graph, model, table).index
     if not index or len(model.classes_) != classes:
-        raise Unsupported(f"{type(model).__name__} has no vote")
+        raise Unsupported(f"the vote of {type(model).__name__} is not converted")
     column = graph.add("Reshape", index, np.array([-1, 1]))
     return graph.add("Cast", graph.add("Equal", column, np.arange(classes).reshape(1, -1)), to=DOUBLE)
 
 
 @converts("sklearn.VotingRegressor")
-def _voting_regressor(graph: Graph, voting: Any, table: Columns) -> Answer:
+def _voting_regressor(graph: Graph, voting: Any, table: Columns) -> Prediction:
     weights = [1.0] * len(voting.estimators_) if voting.weights is None else voting._weights_not_none
     parts = [
         graph.add("Mul", _column(graph, predict(graph, model, table).predict), float(weight))
         for model, weight in zip(voting.estimators_, weights, strict=True)
     ]
-    return Answer(graph.add("Div", graph.sum(parts), float(np.sum(weights))))
+    return Prediction(graph.add("Div", graph.sum(parts), float(np.sum(weights))))
 
 
 def _column(graph: Graph, values: str) -> str:
@@ -84,7 +84,7 @@ def _column(graph: Graph, values: str) -> str:
 
 
 @converts("sklearn._BaseStacking")
-def _stacking(graph: Graph, stacking: Any, table: Columns) -> Answer:
+def _stacking(graph: Graph, stacking: Any, table: Columns) -> Prediction:
     parts = []
     for model, method in zip(stacking.estimators_, stacking.stack_method_, strict=True):
         if method == "predict_proba":
@@ -94,34 +94,34 @@ def _stacking(graph: Graph, stacking: Any, table: Columns) -> Answer:
         elif method == "decision_function":
             parts.append(_scores(graph, model, table, len(stacking.classes_)))
         elif hasattr(stacking, "classes_"):
-            raise Unsupported(f"{type(stacking).__name__} stacks labels")
+            raise Unsupported(f"{type(stacking).__name__} on labels is not converted")
         else:
             parts.append(Columns.of(_column(graph, predict(graph, model, table).predict), 1))
     if stacking.passthrough:
         parts.append(table)
-    answer = predict(graph, stacking.final_estimator_, side_by_side(graph, parts))
+    prediction = predict(graph, stacking.final_estimator_, side_by_side(graph, parts))
     if not hasattr(stacking, "classes_"):
-        return answer
-    if not answer.index or len(stacking.final_estimator_.classes_) != len(stacking.classes_):
-        raise Unsupported(f"{type(stacking.final_estimator_).__name__} has no vote")
-    named = graph.add("Gather", labels(stacking.classes_), answer.index)
-    return Answer(named, answer.index, answer.proba, answer.scores)
+        return prediction
+    if not prediction.index or len(stacking.final_estimator_.classes_) != len(stacking.classes_):
+        raise Unsupported(f"the vote of {type(stacking.final_estimator_).__name__} is not converted")
+    named = graph.add("Gather", labels(stacking.classes_), prediction.index)
+    return Prediction(named, prediction.index, prediction.proba, prediction.scores)
 
 
 def _scores(graph: Graph, model: Any, table: Columns, classes: int) -> Columns:
-    """Its decision function, [rows, 1] for two classes."""
-    answer = predict(graph, model, table)
-    if not answer.scores or len(model.classes_) != classes:
+    """Return the decision function of ``model``, [rows, classes], or [rows, 1] for two classes."""
+    prediction = predict(graph, model, table)
+    if not prediction.scores or len(model.classes_) != classes:
         raise Unsupported(f"the decision function of {type(model).__name__} is not converted")
     if classes == 2:
-        return Columns.of(answer.scores, 1)
+        return Columns.of(prediction.scores, 1)
     if getattr(model, "decision_function_shape", "ovr") != "ovr":
-        raise Unsupported(f"{type(model).__name__} decides between pairs")
-    return Columns.of(answer.scores, classes)
+        raise Unsupported(f"{type(model).__name__} with decision_function_shape='ovo' is not converted")
+    return Columns.of(prediction.scores, classes)
 
 
 @converts("sklearn.BaggingClassifier")
-def _bagging_classifier(graph: Graph, bagging: Any, table: Columns) -> Answer:
+def _bagging_classifier(graph: Graph, bagging: Any, table: Columns) -> Prediction:
     count = len(bagging.classes_)
     parts = []
     for model, features in zip(bagging.estimators_, bagging.estimators_features_, strict=True):
@@ -133,23 +133,23 @@ def _bagging_classifier(graph: Graph, bagging: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.BaggingRegressor")
-def _bagging_regressor(graph: Graph, bagging: Any, table: Columns) -> Answer:
+def _bagging_regressor(graph: Graph, bagging: Any, table: Columns) -> Prediction:
     parts = [
         predict(graph, model, table.pick(features)).predict
         for model, features in zip(bagging.estimators_, bagging.estimators_features_, strict=True)
     ]
-    return Answer(graph.add("Div", graph.sum(parts), float(bagging.n_estimators)))
+    return Prediction(graph.add("Div", graph.sum(parts), float(bagging.n_estimators)))
 
 
 @converts("sklearn.CalibratedClassifierCV")
-def _calibrated(graph: Graph, calibrated: Any, table: Columns) -> Answer:
+def _calibrated(graph: Graph, calibrated: Any, table: Columns) -> Prediction:
     parts = [_calibration(graph, part, table) for part in calibrated.calibrated_classifiers_]
     proba = graph.add("Div", graph.sum(parts), float(len(parts)))
     return argmax(graph, calibrated.classes_, proba, proba=proba)
 
 
 def _calibration(graph: Graph, part: Any, table: Columns) -> str:
-    """Each class against the rest through a curve of its own, then shares of the sum."""
+    """Return probabilities: for each class its own curve, class against the rest, and then shares of the sum."""
     count = len(part.classes)
     if hasattr(part.estimator, "decision_function"):
         responses = _scores(graph, part.estimator, table, count)
@@ -157,7 +157,7 @@ def _calibration(graph: Graph, part: Any, table: Columns) -> str:
         proba = Columns.of(_probabilities(graph, part.estimator, table, count), count)
         responses = proba.pick([1]) if count == 2 else proba
     if part.method == "temperature":
-        raise Unsupported("CalibratedClassifierCV calibrates by temperature")
+        raise Unsupported("CalibratedClassifierCV with method='temperature' is not converted")
     curve = _sigmoid if part.method == "sigmoid" else _isotonic
     curves = [
         curve(graph, calibrator, responses.column(graph, index)[0]) for index, calibrator in enumerate(part.calibrators)
@@ -171,10 +171,10 @@ def _sigmoid(graph: Graph, curve: Any, values: str) -> str:
 
 
 def _isotonic(graph: Graph, curve: Any, values: str) -> str:
-    """A line from each threshold to the next."""
+    """Interpolate between the thresholds of an isotonic regression."""
     x, y = curve.X_thresholds_.astype(np.float64), curve.y_thresholds_.astype(np.float64)
     if curve.out_of_bounds != "clip" or len(x) < 2:
-        raise Unsupported("an isotonic curve has no bounds")
+        raise Unsupported("an isotonic curve without bounds is not converted")
     inside = graph.add("Clip", values, float(x[0]), float(x[-1]))
     passed = graph.add("Cast", graph.add("LessOrEqual", x.reshape(1, -1), inside), to=DOUBLE)
     position = graph.add("Cast", graph.over_columns("ReduceSum", passed), to=INT64)
@@ -184,19 +184,19 @@ def _isotonic(graph: Graph, curve: Any, values: str) -> str:
 
 
 @converts("sklearn.OneVsRestClassifier")
-def _one_against_rest(graph: Graph, model: Any, table: Columns) -> Answer:
+def _one_against_rest(graph: Graph, model: Any, table: Columns) -> Prediction:
     if model.label_binarizer_.y_type_ != "multiclass":
-        raise Unsupported("OneVsRestClassifier has no more than two classes, or several targets")
+        raise Unsupported("OneVsRestClassifier with two classes or several targets is not converted")
     scores, shares = [], []
     for part in model.estimators_:
-        answer = predict(graph, part, table)
-        if answer.proba:
-            shares.append(Columns.of(answer.proba, 2).pick([1]).matrix(graph))
-        if hasattr(part, "decision_function") and answer.scores:
-            scores.append(answer.scores)
+        prediction = predict(graph, part, table)
+        if prediction.proba:
+            shares.append(Columns.of(prediction.proba, 2).pick([1]).matrix(graph))
+        if hasattr(part, "decision_function") and prediction.scores:
+            scores.append(prediction.scores)
     count = len(model.estimators_)
     if count not in (len(scores), len(shares)):
-        raise Unsupported("a class of OneVsRestClassifier never or always occurs")
+        raise Unsupported("OneVsRestClassifier with a class that never or always occurs is not converted")
     decisions = graph.concat(scores if len(scores) == count else shares)
     proba = ""
     if len(shares) == count:
@@ -207,13 +207,13 @@ def _one_against_rest(graph: Graph, model: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn._MultiOutputEstimator")
-def _several_targets(graph: Graph, model: Any, table: Columns) -> Answer:
-    return Answer(graph.concat([_column(graph, predict(graph, part, table).predict) for part in model.estimators_]))
+def _several_targets(graph: Graph, model: Any, table: Columns) -> Prediction:
+    return Prediction(graph.concat([_column(graph, predict(graph, part, table).predict) for part in model.estimators_]))
 
 
 @converts("sklearn.TransformedTargetRegressor")
-def _transformed_target(graph: Graph, model: Any, table: Columns) -> Answer:
+def _transformed_target(graph: Graph, model: Any, table: Columns) -> Prediction:
     inverse = model.inverse_func if model.transformer is None else None
     if inverse is None:
-        raise Unsupported("TransformedTargetRegressor transforms by a model")
-    return Answer(elementwise(graph, inverse, predict(graph, model.regressor_, table).predict))
+        raise Unsupported("TransformedTargetRegressor with a transformer is not converted")
+    return Prediction(elementwise(graph, inverse, predict(graph, model.regressor_, table).predict))

@@ -1,4 +1,4 @@
-"""Finds out, by asking a model, what it refuses to answer."""
+"""Detect by trial predictions which input a model rejects."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from mlmodel_server.formats.opened import PREDICT, Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
-STRANGER = "\x1f?"
-"""A text that is no category."""
+UNKNOWN_TEXT = "\x1f?"
+"""A text that is not a category of any model."""
 
-MAX_KNOWN = 10_000
+MAX_CATEGORIES = 10_000
 
 
 def text_columns(signature: Signature) -> list[bool]:
-    """Of each column of the model's table: is it text?"""
+    """Return for each column of the model's table whether it is text."""
     if signature.layout == "matrix":
         return [False] * signature.inputs[0].shape[-1]
     return [spec.datatype == "BYTES" for spec in signature.inputs]
 
 
-def explore(functions: Functions, estimator: Any, signature: Signature, row: Array) -> Domain:
-    """``row`` ([1, columns]) is one that ``functions`` answer; which single changes to it are refused?"""
+def detect_domain(functions: Functions, estimator: Any, signature: Signature, row: Array) -> Domain:
+    """Return which changes to a single column of ``row`` ([1, columns]), which ``functions`` accept, they reject."""
     text = text_columns(signature)
     numbers = [column for column, is_text in enumerate(text) if not is_text]
 
-    def refused(value: float) -> tuple[bool, ...]:
+    def rejects(value: float) -> tuple[bool, ...]:
         if row.dtype.kind not in "fO" or (row.dtype.itemsize < 8 and np.isfinite(value)):
             return ()  # such a value cannot be in the table
-        if answers(functions, changed(row, numbers, value)):
+        if accepts(functions, changed(row, numbers, value)):
             return (False,) * len(numbers)
-        return tuple(not answers(functions, changed(row, [column], value)) for column in numbers)
+        return tuple(not accepts(functions, changed(row, [column], value)) for column in numbers)
 
     def known(column: int) -> frozenset[Any] | None:
-        """The values that a column takes, None when it takes any."""
-        stranger = STRANGER if text[column] else strange(row, column)
-        if answers(functions, changed(row, [column], stranger)):
+        """Return the only values that a column accepts; None if it accepts any."""
+        unknown = UNKNOWN_TEXT if text[column] else unseen_number(row, column)
+        if accepts(functions, changed(row, [column], unknown)):
             return None
         categories = _categories(estimator, text[column])
-        return frozenset(value for value in categories if answers(functions, changed(row, [column], value)))
+        return frozenset(value for value in categories if accepts(functions, changed(row, [column], value)))
 
     suspects = [column for column, is_text in enumerate(text) if is_text]
-    everything = row.copy()
+    all_unseen = row.copy()
     for column in numbers:
-        everything[0, column] = strange(row, column)
-    if not answers(functions, everything):
+        all_unseen[0, column] = unseen_number(row, column)
+    if not accepts(functions, all_unseen):
         suspects += numbers
-    found = {column: values for column in suspects if (values := known(column)) is not None}
+    accepted = {column: values for column in suspects if (values := known(column)) is not None}
     return Domain(
-        refused(np.nan),
-        refused(np.inf),
-        refused(BEYOND),
-        {column: values for column, values in found.items() if text[column]},
-        {column: values for column, values in found.items() if not text[column]},
+        rejects(np.nan),
+        rejects(np.inf),
+        rejects(BEYOND),
+        {column: values for column, values in accepted.items() if text[column]},
+        {column: values for column, values in accepted.items() if not text[column]},
     )
 
 
-def strange(row: Array, column: int) -> Any:
-    """A number that is in no training row, and fine where any number is."""
+def unseen_number(row: Array, column: int) -> Any:
+    """Return a number that is unlikely in a training row, and valid in a column that accepts any number."""
     present = row[0, column]
     if row.dtype.kind in "fO":
         return float(present) + 0.371
@@ -74,27 +74,27 @@ def strange(row: Array, column: int) -> Any:
 
 
 def changed(row: Array, columns: list[int], value: Any) -> Array:
-    """A copy with ``value`` in these columns."""
+    """Return a copy with ``value`` in these columns."""
     copy = row.copy()
     copy[:, columns] = value
     return copy
 
 
-def answers(functions: Functions, table: Array) -> bool:
-    """Do they answer, rather than raise?"""
+def accepts(functions: Functions, table: Array) -> bool:
+    """Whether the functions predict the table, rather than raise."""
     try:
         functions(table, (PREDICT,))
-    except Exception:  # whatever it raises, the server would answer 500
+    except Exception:  # the server would respond to any exception with 500
         return False
     return True
 
 
 def _categories(estimator: Any, text: bool) -> list[Any]:
-    """All categories of this kind that any encoder within the estimator knows."""
-    found = {value for known in _encoders(estimator, set()) for value in known if isinstance(value, str) is text}
-    if len(found) > MAX_KNOWN:
-        raise Unsupported(f"its encoders know more than {MAX_KNOWN:,} categories")
-    return [value if text else float(value) for value in found]
+    """Return all categories of this kind that any encoder in the estimator has."""
+    values = {value for known in _encoders(estimator, set()) for value in known if isinstance(value, str) is text}
+    if len(values) > MAX_CATEGORIES:
+        raise Unsupported(f"its encoders have more than {MAX_CATEGORIES:,} categories")
+    return [value if text else float(value) for value in values]
 
 
 def _encoders(part: Any, seen: set[int]) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""A compiled model in service. Imports neither scikit-learn nor onnx, so a server can start without them."""
+"""Serve a compiled model. Imports neither scikit-learn nor onnx, so a server can start without them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ NUMBERS, TEXT = "numbers", "text"
 """Names of the inputs."""
 
 GUARD = "guard"
-"""Name of the output that is zero unless a step of the model raises on its rows; most models have none."""
+"""Name of an output that is zero unless a step of the model raises on its rows; most models do not need it."""
 
 DOMAIN = "domain"
-"""Name of the metadata that holds what the model refuses beforehand."""
+"""Name of the metadata with the :class:`Domain` of the model."""
 
 _DOUBLE = np.dtype(np.float64)
 
 SAFE = 1e30
-"""A table whose squares add up to less has no number that any model refuses for being no number, or too great."""
+"""If the squares of a table add up to less, it contains no number that a model rejects as missing, infinite or too
+great."""
 
 CHUNK = 512
-"""Rows in one run: so many stay in the cache, and memory does not grow with the greatest request."""
+"""Maximum rows of one run: they stay in the cache, and memory does not grow with the largest request."""
 
 
 class OnnxFunctions:
-    """The prediction functions of a compiled model, for :class:`Model` in place of the estimator's methods.
+    """The prediction functions of a compiled model, which :class:`Model` uses instead of the estimator's methods.
 
-    Safe to call from several threads and, with one thread, in processes that were forked off later. More than one
-    thread is for rows by the hundred; sums may then round differently in the last bit than was verified.
+    Safe to call from several threads and, with one thread, in processes that are forked later. Several threads help
+    with hundreds of rows; sums may then round differently in the last bit than was verified.
     """
 
     def __init__(self, onnx: bytes, signature: Signature, threads: int = 1) -> None:
@@ -44,13 +45,13 @@ class OnnxFunctions:
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # what matters is raised
+        options.log_severity_level = 4  # errors are raised
         session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
-        # The Python method around this one checks names again and formats help: half the time of a small model.
+        # The public method checks names again and formats help: half the time of a small model.
         self._session, self._run = session, session._sess.run
         self._dimensions = {spec.name: len(spec.shape) for spec in signature.outputs}
-        self._guarded = GUARD in {given.name for given in session.get_outputs()}
-        inputs = {given.name for given in session.get_inputs()}
+        self._guarded = GUARD in {node.name for node in session.get_outputs()}
+        inputs = {node.name for node in session.get_inputs()}
         self._needs_numbers, self._needs_text = NUMBERS in inputs, TEXT in inputs
         text = np.array([spec.datatype == "BYTES" for spec in signature.inputs])
         self._numbers, self._text = np.flatnonzero(~text), np.flatnonzero(text)
@@ -58,16 +59,16 @@ class OnnxFunctions:
         domain = msgspec.json.decode(session.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
         self._check = Check(domain)
 
-    def __call__(self, table: Table, wanted: Sequence[str]) -> list[Array]:
-        """The wanted outputs for [rows, columns]; all of them from the same run of the graph.
+    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
+        """Return the ``outputs`` for [rows, columns], all from the same run of the graph.
 
-        ValueError when the table holds what the estimator would not have taken: a missing or infinite number, or a
-        category that it never saw.
+        Raise ValueError if the table contains what the estimator rejects: a missing or infinite number, or an unknown
+        category.
         """
         assert isinstance(table, np.ndarray)  # no estimator has the layout "tensors"
         if len(table) > CHUNK:
-            parts = [self(table[begin : begin + CHUNK], wanted) for begin in range(0, len(table), CHUNK)]
-            return [np.concatenate(answers) for answers in zip(*parts, strict=True)]
+            parts = [self(table[start : start + CHUNK], outputs) for start in range(0, len(table), CHUNK)]
+            return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         feeds = {}
         if self._mixed:
             numbers = table.take(self._numbers, axis=1).astype(np.float64)
@@ -82,14 +83,14 @@ class OnnxFunctions:
             self._check.numbers(numbers)
         if self._check.known:
             self._check.categories(table)
-        answers: list[Array]
+        arrays: list[Array]
         if self._guarded:
-            *answers, guard = self._run([*wanted, GUARD], feeds, None)
+            *arrays, guard = self._run([*outputs, GUARD], feeds, None)
             if guard[0] != 0.0:
-                raise ValueError("a step of the model takes no such number")
+                raise ValueError("a step of the model does not accept such a number")
         else:
-            answers = self._run(wanted, feeds, None)
-        for index, answer in enumerate(answers):
-            if answer.ndim != self._dimensions[wanted[index]]:
-                answers[index] = answer.ravel()  # a column of one
-        return answers
+            arrays = self._run(outputs, feeds, None)
+        for index, array in enumerate(arrays):
+            if array.ndim != self._dimensions[outputs[index]]:
+                arrays[index] = array.ravel()  # a single column
+        return arrays

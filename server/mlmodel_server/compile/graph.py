@@ -1,8 +1,8 @@
-"""A growing ONNX graph, and the table of converters that make it grow: one small function for each kind of estimator.
+"""Build an ONNX graph with converters: one small function for each kind of estimator.
 
-Everything is computed in float64, with the operations of the library itself and in its order, so that most models come
-out equal to the last bit. That is why there are converters here at all: skl2onnx computes trees, support vectors and
-probabilities in float32, which gives other answers next to a decision boundary.
+The graph computes in float64, with the operations of the original library and in their order, so most models are equal
+to the last bit. This is why the project has its own converters: skl2onnx computes trees, support vectors and
+probabilities in float32, which gives other predictions next to a decision boundary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INT64 = int(TensorProto.INT64)
 
 
 class Graph:
-    """Nodes and constants so far. Tensors are known by name."""
+    """The nodes and constants so far. Names identify tensors."""
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
@@ -31,14 +31,14 @@ class Graph:
         self.guarded: list[str] = []
 
     def add(self, op: str, *inputs: str | Array | float, domain: str = "", **attributes: Any) -> str:
-        """One operation; arrays and numbers become constants. Returns the name of its first output."""
-        names = [given if isinstance(given, str) else self.constant(given) for given in inputs]
+        """Add one operation and return the name of its first output; arrays and numbers become constants."""
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         output = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, names, [output], domain=domain, **attributes))
         return output
 
     def constant(self, value: Array | float) -> str:
-        """A constant; what is no integer and no text is float64, also the weights of a model fitted on float32."""
+        """Add a constant and return its name; all floating-point numbers become float64, those in float32 too."""
         array = np.asarray(value)
         if array.dtype.kind == "f":
             array = array.astype(np.float64)
@@ -47,36 +47,36 @@ class Graph:
         return name
 
     def sum(self, terms: Sequence[str]) -> str:
-        """Added one after the other, from the first to the last."""
+        """Add up the terms one by one, from the first to the last."""
         total = terms[0]
         for term in terms[1:]:
             total = self.add("Add", total, term)
         return total
 
     def over_columns(self, op: str, matrix: str) -> str:
-        """``ReduceSum``, ``ReduceMax``, … over the columns: shape [rows, 1]."""
+        """Apply ``ReduceSum``, ``ReduceMax``, … over the columns: shape [rows, 1]."""
         return self.add(op, matrix, np.array([1]), keepdims=1)
 
     def columns(self, matrix: str, positions: Iterable[int]) -> str:
-        """Some columns, in this order."""
+        """Select columns, in this order."""
         return self.add("Gather", matrix, np.array(list(positions), dtype=np.int64), axis=1)
 
     def concat(self, parts: Sequence[str]) -> str:
-        """Side by side."""
+        """Join matrices side by side."""
         return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=1)
 
     def finite(self, matrix: str) -> str:
-        """``matrix`` itself: the estimator raises where it is not finite, so the compiled model has to as well."""
+        """Guard and return ``matrix``: if it is not finite, the compiled model raises as the estimator does."""
         self.guarded.append(matrix)
         return matrix
 
     def guard(self) -> str:
-        """Zero when everything is finite that has to be, else missing: [1]."""
-        nothing = [self.add("Reshape", self.add("Mul", matrix, 0.0), np.array([-1])) for matrix in self.guarded]
-        return self.add("ReduceSum", self.add("Concat", *nothing, axis=0), np.array([0]), keepdims=1)
+        """Return [1]: zero if all guarded matrices are finite, else NaN."""
+        zeros = [self.add("Reshape", self.add("Mul", matrix, 0.0), np.array([-1])) for matrix in self.guarded]
+        return self.add("ReduceSum", self.add("Concat", *zeros, axis=0), np.array([0]), keepdims=1)
 
     def reachable(self, outputs: Iterable[str]) -> tuple[list[NodeProto], list[TensorProto]]:
-        """Only what these outputs need: converters add what they may not use."""
+        """Return only the nodes and constants that these outputs need: converters add some that they do not use."""
         needed = set(outputs)
         nodes = []
         for node in reversed(self.nodes):
@@ -88,7 +88,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of a table: which column of the matrix ``numbers`` or of the matrix ``text`` each one is."""
+    """Columns of a table: each is a column of the matrix ``numbers`` or of the matrix ``text``."""
 
     numbers: str
     text: str
@@ -103,40 +103,40 @@ class Columns:
         return cls(numbers, "", tuple((False, position) for position in range(width)), width)
 
     def pick(self, positions: Iterable[int]) -> Columns:
-        """Some of them; nothing is computed yet."""
+        """Return some of the columns, without a computation."""
         return Columns(self.numbers, self.text, tuple(self.places[position] for position in positions), self.width)
 
     def matrix(self, graph: Graph) -> str:
-        """As one matrix of numbers."""
+        """Return them as one matrix of numbers."""
         if any(text for text, _ in self.places):
-            raise Unsupported("a text column reaches a step that takes numbers")
+            raise Unsupported("a text column in a step for numbers is not converted")
         positions = [position for _, position in self.places]
         if positions == list(range(self.width)):
             return self.numbers
         return graph.columns(self.numbers, positions)
 
     def column(self, graph: Graph, index: int) -> tuple[str, bool]:
-        """One of them as [rows, 1], and whether it is text."""
+        """Return one of them as [rows, 1], and whether it is text."""
         text, position = self.places[index]
         return graph.columns(self.text if text else self.numbers, [position]), text
 
 
 def side_by_side(graph: Graph, parts: Sequence[Columns]) -> Columns:
-    """The columns of all parts, one after the other."""
+    """Return the columns of all parts, one after the other."""
     if len(parts) == 1:
         return parts[0]
     if any(text for part in parts for text, _ in part.places):
-        raise Unsupported("a text column is passed on as it is")
+        raise Unsupported("a text column that is passed through unchanged is not converted")
     joined = graph.concat([part.matrix(graph) for part in parts if part.places])
     return Columns.of(joined, sum(len(part.places) for part in parts))
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a predictor answers.
+class Prediction:
+    """The outputs of a predictor, as names of tensors.
 
-    ``predict`` is [rows], [rows, 1] or [rows, targets]. Of classifiers also: ``index`` ([rows] or [rows, 1], the class
-    as int64), ``proba`` ([rows, classes]), and ``scores``, its ``decision_function`` with two dimensions.
+    ``predict`` is [rows], [rows, 1] or [rows, targets]. Classifiers also have ``index`` ([rows] or [rows, 1], the class
+    as int64), ``proba`` ([rows, classes]), and ``scores``, the ``decision_function`` with two dimensions.
     """
 
     predict: str
@@ -145,50 +145,50 @@ class Answer:
     scores: str = ""
 
 
-def argmax(graph: Graph, classes: Array, values: str, *, proba: str = "", scores: str = "") -> Answer:
-    """The class of the greatest value in each row; the first of equals, as numpy does."""
+def argmax(graph: Graph, classes: Array, values: str, *, proba: str = "", scores: str = "") -> Prediction:
+    """Return the class of the greatest value in each row; of equal values the first, as numpy does."""
     index = graph.add("ArgMax", values, axis=1, keepdims=0)
-    return Answer(graph.add("Gather", labels(classes), index), index, proba, scores)
+    return Prediction(graph.add("Gather", labels(classes), index), index, proba, scores)
 
 
-def either(graph: Graph, classes: Array, second: str, *, proba: str = "", scores: str = "") -> Answer:
-    """The second of two classes where ``second`` ([rows, 1]) is true."""
+def either(graph: Graph, classes: Array, second: str, *, proba: str = "", scores: str = "") -> Prediction:
+    """Return the second of two classes where ``second`` ([rows, 1]) is true, else the first."""
     known = labels(classes)
     predict = graph.add("Where", second, known[1:], known[:1])
-    return Answer(predict, graph.add("Cast", second, to=INT64), proba, scores)
+    return Prediction(predict, graph.add("Cast", second, to=INT64), proba, scores)
 
 
 def pair(graph: Graph, second: str) -> str:
-    """The probabilities of two classes from that of the second, [rows, 1]."""
+    """Return the probabilities of two classes from that of the second, [rows, 1]."""
     return graph.concat([graph.add("Sub", 1.0, second), second])
 
 
 def sigmoid(graph: Graph, values: str) -> str:
-    """1 / (1 + exp(-x)). The operation of that name has no digit right below -30, and is 0 below -37."""
+    """Return 1 / (1 + exp(-x)). ONNX's own Sigmoid has no correct digit below -30, and is 0 below -37."""
     return graph.add("Div", 1.0, graph.add("Add", graph.add("Exp", graph.add("Neg", values)), 1.0))
 
 
 def normalised(graph: Graph, values: str, classes: int) -> str:
-    """Each row divided by its sum; equal shares where that is zero."""
+    """Return each row divided by its sum; equal shares where the sum is zero."""
     total = graph.over_columns("ReduceSum", values)
     shares = graph.add("Div", values, total)
     return graph.add("Where", graph.add("Equal", total, 0.0), np.full((1, classes), 1 / classes), shares)
 
 
 def labels(classes: Array) -> Array:
-    """As a constant: text, or the numbers in a type that every operation takes."""
+    """Return the classes as a constant: text, or numbers of a type that every operation accepts."""
     classes = np.asarray(classes)
     if classes.dtype.kind in "biu":
         return classes.astype(np.int64)
     return classes.astype(np.float64) if classes.dtype.kind == "f" else classes.astype(str).astype(object)
 
 
-Converter = TypeVar("Converter", bound=Callable[..., "Columns | Answer"])
-_CONVERTERS: dict[str, Callable[..., Columns | Answer]] = {}
+Converter = TypeVar("Converter", bound=Callable[..., "Columns | Prediction"])
+_CONVERTERS: dict[str, Callable[..., Columns | Prediction]] = {}
 
 
 def converts(*kinds: str) -> Callable[[Converter], Converter]:
-    """Registers a function for classes, as ``library.Class``, and what inherits from them in the same library."""
+    """Register a function for classes, named ``library.Class``, and for their subclasses in the same library."""
 
     def register(converter: Converter) -> Converter:
         _CONVERTERS.update(dict.fromkeys(kinds, converter))
@@ -198,25 +198,25 @@ def converts(*kinds: str) -> Callable[[Converter], Converter]:
 
 
 def transform(graph: Graph, estimator: Any, table: Columns) -> Columns:
-    """The columns that a fitted transformer makes of ``table``."""
-    made = _convert(graph, estimator, table)
-    if not isinstance(made, Columns):
-        raise Unsupported(f"{type(estimator).__name__} is used as a transformer")
-    return made
+    """Return the columns that a fitted transformer makes from ``table``."""
+    columns = _convert(graph, estimator, table)
+    if not isinstance(columns, Columns):
+        raise Unsupported(f"{type(estimator).__name__} as a transformer is not converted")
+    return columns
 
 
-def predict(graph: Graph, estimator: Any, table: Columns) -> Answer:
-    """The answers of a fitted predictor to ``table``."""
-    made = _convert(graph, estimator, table)
-    if not isinstance(made, Answer):
-        raise Unsupported(f"{type(estimator).__name__} is used as a predictor")
-    return made
+def predict(graph: Graph, estimator: Any, table: Columns) -> Prediction:
+    """Return the prediction of a fitted predictor for ``table``."""
+    prediction = _convert(graph, estimator, table)
+    if not isinstance(prediction, Prediction):
+        raise Unsupported(f"{type(estimator).__name__} as a predictor is not converted")
+    return prediction
 
 
-def _convert(graph: Graph, estimator: Any, table: Columns) -> Columns | Answer:
+def _convert(graph: Graph, estimator: Any, table: Columns) -> Columns | Prediction:
     library = type(estimator).__module__.partition(".")[0]
     for kind in type(estimator).__mro__:
-        # The class must be of the library too: what a user's subclass overrides, we cannot know.
+        # The class itself must be of the library: a user's subclass may override any method.
         converter = _CONVERTERS.get(f"{library}.{kind.__name__}")
         if converter:
             return converter(graph, estimator, table)

@@ -1,4 +1,4 @@
-"""Predictors that are a formula: linear models, neural networks, Bayes, discriminants, nearest centres."""
+"""Convert predictors that are a formula: linear models, neural networks, Bayes, discriminants, nearest centres."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.compile.graph import Answer, Columns, Graph, argmax, converts, either, normalised, pair, sigmoid
+from mlmodel_server.compile.graph import Columns, Graph, Prediction, argmax, converts, either, normalised, pair, sigmoid
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.tensors import Array
 
@@ -17,27 +17,27 @@ def _linear(graph: Graph, estimator: Any, matrix: str) -> str:
 
 
 @converts("sklearn.LinearModel", "sklearn.BaseSGDRegressor")
-def _linear_regressor(graph: Graph, estimator: Any, table: Columns) -> Answer:
-    return Answer(_linear(graph, estimator, table.matrix(graph)))
+def _linear_regressor(graph: Graph, estimator: Any, table: Columns) -> Prediction:
+    return Prediction(_linear(graph, estimator, table.matrix(graph)))
 
 
 @converts("sklearn._PLS")
-def _partial_least_squares(graph: Graph, estimator: Any, table: Columns) -> Answer:
-    return Answer(_linear(graph, estimator, graph.add("Sub", table.matrix(graph), estimator._x_mean)))
+def _partial_least_squares(graph: Graph, estimator: Any, table: Columns) -> Prediction:
+    return Prediction(_linear(graph, estimator, graph.add("Sub", table.matrix(graph), estimator._x_mean)))
 
 
 @converts("sklearn._GeneralizedLinearRegressor")
-def _generalized_linear(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _generalized_linear(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     raw = _linear(graph, estimator, table.matrix(graph))
     logarithmic = type(estimator._base_loss.link).__name__ == "LogLink"
-    return Answer(graph.add("Exp", raw) if logarithmic else raw)
+    return Prediction(graph.add("Exp", raw) if logarithmic else raw)
 
 
 @converts("sklearn.LinearClassifierMixin")
-def _linear_classifier(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _linear_classifier(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     classes = estimator.classes_
     if len(np.atleast_2d(estimator.coef_)) != (1 if len(classes) == 2 else len(classes)):
-        raise Unsupported(f"{type(estimator).__name__} has several targets")
+        raise Unsupported(f"{type(estimator).__name__} with several targets is not converted")
     scores = _linear(graph, estimator, table.matrix(graph))
     loss = getattr(estimator, "loss", None)
     proba = ""
@@ -53,7 +53,7 @@ def _linear_classifier(graph: Graph, estimator: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.BaseMultilayerPerceptron")
-def _perceptron(graph: Graph, network: Any, table: Columns) -> Answer:
+def _perceptron(graph: Graph, network: Any, table: Columns) -> Prediction:
     values = table.matrix(graph)
     activations = [network.activation] * (network.n_layers_ - 2) + [network.out_activation_]
     for weights, intercepts, activation in zip(network.coefs_, network.intercepts_, activations, strict=True):
@@ -66,23 +66,23 @@ def _perceptron(graph: Graph, network: Any, table: Columns) -> Answer:
             values = graph.add({"tanh": "Tanh", "relu": "Relu"}[activation], values)
     binarizer = getattr(network, "_label_binarizer", None)
     if binarizer is None:
-        return Answer(values)
+        return Prediction(values)
     if binarizer.y_type_.startswith("multilabel"):
-        raise Unsupported(f"{type(network).__name__} has several targets")
+        raise Unsupported(f"{type(network).__name__} with several targets is not converted")
     if network.n_outputs_ > 1:
         return argmax(graph, network.classes_, values, proba=values)
     return either(graph, network.classes_, graph.add("Greater", values, 0.5), proba=pair(graph, values))
 
 
-def _bayes(graph: Graph, classes: Array, likelihood: str) -> Answer:
-    """From the joint log likelihood, [rows, classes]."""
+def _bayes(graph: Graph, classes: Array, likelihood: str) -> Prediction:
+    """Return the prediction from the joint log likelihood, [rows, classes]."""
     total = graph.add("ReduceLogSumExp", likelihood, np.array([1]), keepdims=1)
     proba = graph.add("Exp", graph.add("Sub", likelihood, total))
     return argmax(graph, classes, likelihood, proba=proba)
 
 
 @converts("sklearn.GaussianNB")
-def _gaussian_bayes(graph: Graph, bayes: Any, table: Columns) -> Answer:
+def _gaussian_bayes(graph: Graph, bayes: Any, table: Columns) -> Prediction:
     rows = graph.add("Unsqueeze", table.matrix(graph), np.array([1]))
     distance = graph.add("Sub", rows, bayes.theta_[None])
     weighted = graph.add("Div", graph.add("Mul", distance, distance), bayes.var_[None])
@@ -92,7 +92,7 @@ def _gaussian_bayes(graph: Graph, bayes: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.MultinomialNB", "sklearn.ComplementNB")
-def _multinomial_bayes(graph: Graph, bayes: Any, table: Columns) -> Answer:
+def _multinomial_bayes(graph: Graph, bayes: Any, table: Columns) -> Prediction:
     likelihood = graph.add("MatMul", table.matrix(graph), bayes.feature_log_prob_.T)
     if type(bayes).__name__ == "MultinomialNB":
         likelihood = graph.add("Add", likelihood, bayes.class_log_prior_)
@@ -100,7 +100,7 @@ def _multinomial_bayes(graph: Graph, bayes: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.BernoulliNB")
-def _bernoulli_bayes(graph: Graph, bayes: Any, table: Columns) -> Answer:
+def _bernoulli_bayes(graph: Graph, bayes: Any, table: Columns) -> Prediction:
     matrix = table.matrix(graph)
     if bayes.binarize is not None:
         present = graph.add("Greater", matrix, float(bayes.binarize))
@@ -111,7 +111,7 @@ def _bernoulli_bayes(graph: Graph, bayes: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.QuadraticDiscriminantAnalysis")
-def _quadratic_discriminant(graph: Graph, model: Any, table: Columns) -> Answer:
+def _quadratic_discriminant(graph: Graph, model: Any, table: Columns) -> Prediction:
     matrix = table.matrix(graph)
     parts = []
     for mean, rotation, scaling, prior in zip(
@@ -126,8 +126,8 @@ def _quadratic_discriminant(graph: Graph, model: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn._BaseKMeans")
-def _nearest_centre(graph: Graph, model: Any, table: Columns) -> Answer:
+def _nearest_centre(graph: Graph, model: Any, table: Columns) -> Prediction:
     centres = model.cluster_centers_
     doubled = graph.add("MatMul", table.matrix(graph), -2.0 * centres.T)
     distances = graph.add("Add", doubled, (centres**2).sum(axis=1))
-    return Answer(graph.add("ArgMin", distances, axis=1, keepdims=0))
+    return Prediction(graph.add("ArgMin", distances, axis=1, keepdims=0))

@@ -1,7 +1,7 @@
-"""Rows on which a wrong conversion would show: near decision boundaries, next to tree thresholds, at the extremes.
+"""Make rows that reveal a wrong conversion: near decision boundaries, next to tree thresholds, at the extremes.
 
-All are made from the reference rows, with a fixed seed. Values change only in the columns of numbers that take any
-number; text and categories are exchanged between rows.
+All are made from the reference rows, with a fixed seed. Values change only in columns that accept any number; text and
+categories are exchanged between rows.
 """
 
 from __future__ import annotations
@@ -13,34 +13,36 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.compile.domain import BEYOND, Domain
-from mlmodel_server.compile.explore import STRANGER, changed, strange, text_columns
+from mlmodel_server.compile.explore import UNKNOWN_TEXT, changed, text_columns, unseen_number
 from mlmodel_server.formats.opened import PREDICT, Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
 SEED = 20240611
 GIVEN, INVENTED, MIXED = 2_000, 300, 800
-"""Rows at most of these kinds."""
+"""Maximum rows of these kinds."""
 
 EXTREMES, THRESHOLDS, SINGLE = 100, 300, 10
-"""Columns with six extremes each; thresholds with ten values each; columns with five odd values each."""
+"""Maximum columns with six extremes each; thresholds with ten values each; columns with five unusual values each."""
 
 PAIRS = 96
 HALVINGS = 32
-"""2^-32 of the way between two rows. Closer to a boundary than that, sums rounded in another order may decide."""
+"""Halvings of the line between two rows, down to 2^-32 of it. Closer to a boundary, the order of sums may decide."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one kind, [rows, columns]. ``exact``: no difference is excused by rounding."""
+    """Rows of one kind, [rows, columns]. ``exact``: a difference by rounding is not accepted either."""
 
     kind: str
     table: Array
     exact: bool = False
 
 
-class Freedom:
-    """Which columns may take any number, and what the others are seen to hold."""
+class ColumnKinds:
+    """The columns by kind. ``open`` columns accept any number, ``open_text`` any text; values of ``closed`` columns
+    (all but the open ones) are only exchanged between rows. ``numbers`` are all columns that are not text, and
+    ``maybe_missing`` the open columns that accept a missing number."""
 
     def __init__(self, signature: Signature, domain: Domain) -> None:
         text = text_columns(signature)
@@ -48,36 +50,37 @@ class Freedom:
         self.open_text = [column for column, is_text in enumerate(text) if is_text and column not in domain.texts]
         self.closed = [column for column in range(len(text)) if column not in self.open]
         self.numbers = [column for column, is_text in enumerate(text) if not is_text]
-        takes_missing = [not refused for refused in domain.missing]
         self.maybe_missing = [
-            column for column, takes in zip(self.numbers, takes_missing, strict=False) if takes and column in self.open
+            column
+            for column, rejects_missing in zip(self.numbers, domain.missing, strict=False)
+            if not rejects_missing and column in self.open
         ]
 
 
-def revealing(estimator: Any, table: Array, freedom: Freedom) -> list[Rows]:
-    """Of all kinds but :func:`boundary` and :func:`odd`, made from the reference rows ``table``."""
+def varied(estimator: Any, table: Array, kinds: ColumnKinds) -> list[Rows]:
+    """Return rows of all kinds but :func:`boundary` and :func:`unusual`, made from the reference rows ``table``."""
     random = np.random.default_rng(SEED)
     given = table if len(table) <= GIVEN else table[random.choice(len(table), GIVEN, replace=False)]
-    base = np.concatenate([given, _invented(given, freedom, random)])
+    base = np.concatenate([given, _invented(given, kinds, random)])
     return [
         Rows("given", given),
         Rows("invented", base[len(given) :]),
-        Rows("between two rows", _mixed(base, freedom, random)),
-        Rows("with missing numbers", _with_missing(given, freedom, random)),
-        Rows("with noise", _scattered(given, freedom, random)),
-        Rows("at an extreme", _extremes(given, freedom, random)),
-        Rows("at a threshold", _at_thresholds(estimator, base, freedom, random), exact=True),
+        Rows("between two rows", _mixed(base, kinds, random)),
+        Rows("with missing numbers", _with_missing(given, kinds, random)),
+        Rows("with noise", _with_noise(given, kinds, random)),
+        Rows("at an extreme", _extremes(given, kinds, random)),
+        Rows("at a threshold", _at_thresholds(estimator, base, kinds, random), exact=True),
     ]
 
 
-def _invented(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
-    """From a thousandth to a hundred times the range of each column; where that is nothing, up to 10,000."""
+def _invented(table: Array, kinds: ColumnKinds, random: np.random.Generator) -> Array:
+    """Return rows from a thousandth to a hundred times the range of each column; up to 10,000 if it has no range."""
     rows = table[random.integers(len(table), size=INVENTED)]
-    for column in freedom.open:
+    for column in kinds.open:
         low, high = _range(table[:, column])
         width, most = (high - low, 2) if high > low else (1.0, 4)
         size = random.normal(size=len(rows)) * 10.0 ** random.uniform(-3, most, size=len(rows))
-        rows[:, column] = _fitting(table, (low + high) / 2 + width * size)
+        rows[:, column] = _as_type(table, (low + high) / 2 + width * size)
     return rows
 
 
@@ -87,73 +90,73 @@ def _range(values: Array) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
 
 
-def _fitting(table: Array, values: Array) -> Array:
-    """As the table can hold them."""
+def _as_type(table: Array, values: Array) -> Array:
+    """Round and clip values to the type of the table."""
     if table.dtype.kind not in "iu":
         return values
     limits = np.iinfo(table.dtype)
     return np.clip(np.round(values), limits.min, limits.max)
 
 
-def _mixed(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
-    """Somewhere between two rows; what is no number comes from one of them."""
+def _mixed(table: Array, kinds: ColumnKinds, random: np.random.Generator) -> Array:
+    """Return rows between two rows; a value that is not a number comes from one of them."""
     first, second = (table[random.integers(len(table), size=MIXED)] for _ in range(2))
     rows = first.copy()
-    for column in freedom.closed:
+    for column in kinds.closed:
         take = random.random(MIXED) < 0.5
         rows[take, column] = second[take, column]
-    for column in freedom.open_text:
-        rows[random.random(MIXED) < 0.05, column] = STRANGER
-    rows[:, freedom.open] = _between(first, second, random.random((MIXED, 1)), freedom)
+    for column in kinds.open_text:
+        rows[random.random(MIXED) < 0.05, column] = UNKNOWN_TEXT
+    rows[:, kinds.open] = _between(first, second, random.random((MIXED, 1)), kinds)
     return rows
 
 
-def _between(first: Array, second: Array, share: Array, freedom: Freedom) -> Array:
-    begin, end = (rows[:, freedom.open].astype(np.float64) for rows in (first, second))
-    return _fitting(first, begin + (end - begin) * share)
+def _between(first: Array, second: Array, share: Array, kinds: ColumnKinds) -> Array:
+    start, end = (rows[:, kinds.open].astype(np.float64) for rows in (first, second))
+    return _as_type(first, start + (end - start) * share)
 
 
-def _with_missing(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
-    if not freedom.maybe_missing:
+def _with_missing(table: Array, kinds: ColumnKinds, random: np.random.Generator) -> Array:
+    if not kinds.maybe_missing:
         return table[:0]
-    rows = _mixed(table, freedom, random)
-    values = rows[:, freedom.maybe_missing].astype(np.float64)
-    rows[:, freedom.maybe_missing] = np.where(random.random(values.shape) < 0.2, np.nan, values)
+    rows = _mixed(table, kinds, random)
+    values = rows[:, kinds.maybe_missing].astype(np.float64)
+    rows[:, kinds.maybe_missing] = np.where(random.random(values.shape) < 0.2, np.nan, values)
     return rows
 
 
-def _scattered(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
-    """Given rows with a little noise, from 1e-7 to 1e-1 of each value."""
+def _with_noise(table: Array, kinds: ColumnKinds, random: np.random.Generator) -> Array:
+    """Return given rows with noise, from 1e-7 to 1e-1 of each value."""
     rows = table[random.integers(len(table), size=MIXED)]
-    values = rows[:, freedom.open].astype(np.float64)
+    values = rows[:, kinds.open].astype(np.float64)
     noise = random.normal(size=values.shape) * 10.0 ** random.uniform(-7, -1, size=(len(rows), 1))
-    rows[:, freedom.open] = _fitting(table, values * (1 + noise))
+    rows[:, kinds.open] = _as_type(table, values * (1 + noise))
     return rows
 
 
-def _extremes(table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
-    """One column at the end of its range, far beyond it, at zero, or with the other sign."""
+def _extremes(table: Array, kinds: ColumnKinds, random: np.random.Generator) -> Array:
+    """Return rows with one column at the end of its range, far beyond it, at zero, or with the other sign."""
     rows = []
-    for column in random.permutation(freedom.open)[:EXTREMES]:
+    for column in random.permutation(kinds.open)[:EXTREMES]:
         low, high = _range(table[:, column])
         width = high - low or 1.0
         for value in (low, high, low - 10 * width, high + 10 * width, 0.0, -high):
             row = table[random.integers(len(table))].copy()
-            row[column] = _fitting(table, np.asarray(value))
+            row[column] = _as_type(table, np.asarray(value))
             rows.append(row)
     return np.array(rows, dtype=table.dtype)
 
 
-def _at_thresholds(estimator: Any, table: Array, freedom: Freedom, random: np.random.Generator) -> Array:
-    """One column exactly at a threshold of a tree, and next to it on both sides, in float64 and in float32."""
-    found = {(int(feature), float(threshold)) for feature, threshold in _thresholds(estimator)}
-    usable = sorted(pair for pair in found if pair[0] in freedom.open and np.isfinite(pair[1]))
+def _at_thresholds(estimator: Any, table: Array, kinds: ColumnKinds, random: np.random.Generator) -> Array:
+    """Return rows with one column at a threshold of a tree, or next to it on either side, in float64 and in float32."""
+    splits = {(int(feature), float(threshold)) for feature, threshold in _thresholds(estimator)}
+    usable = sorted(split for split in splits if split[0] in kinds.open and np.isfinite(split[1]))
     rows = []
     for index in random.permutation(len(usable))[:THRESHOLDS]:
         column, threshold = usable[index]
         for value in _neighbours(threshold):
             row = table[random.integers(len(table))].copy()
-            row[column] = _fitting(table, np.asarray(value))
+            row[column] = _as_type(table, np.asarray(value))
             rows.append(row)
     return np.array(rows, dtype=table.dtype)
 
@@ -162,14 +165,14 @@ def _neighbours(threshold: float) -> Iterator[float]:
     single = np.float32(threshold)
     up, down = np.nextafter(single, np.float32(np.inf)), np.nextafter(single, np.float32(-np.inf))
     yield from (threshold, float(single), float(up), float(down))
-    # Where rounding to float32 changes sides.
+    # Numbers at which rounding to float32 changes the side.
     for middle in ((float(single) + float(up)) / 2, (float(single) + float(down)) / 2, threshold):
         yield float(np.nextafter(middle, np.inf))
         yield float(np.nextafter(middle, -np.inf))
 
 
 def _thresholds(estimator: Any) -> Iterator[tuple[int, float]]:
-    """Of trees that see the table as it is; behind another step, the boundaries themselves have to do."""
+    """Yield feature and threshold of trees on the table itself; :func:`boundary` covers trees after other steps."""
     if hasattr(estimator, "tree_"):
         inner = estimator.tree_.children_left >= 0
         yield from zip(estimator.tree_.feature[inner], estimator.tree_.threshold[inner], strict=True)
@@ -183,78 +186,78 @@ def _thresholds(estimator: Any) -> Iterator[tuple[int, float]]:
             yield from _thresholds(part)
 
 
-def boundary(functions: Functions, table: Array, freedom: Freedom) -> Rows:
-    """Rows on the line between two of ``table`` (all answered) with different answers, halving down to the boundary.
+def boundary(functions: Functions, table: Array, kinds: ColumnKinds) -> Rows:
+    """Return rows on the line between two rows of ``table`` with different predictions, halving down to the boundary.
 
-    The last ones are on both sides of it, 2^-32 of the line apart, or where that is less than 1e-12 of a value, so
-    much.
+    The model accepts all rows of ``table``. The last rows are on both sides of the boundary, 2^-32 of the line apart,
+    or 1e-12 of a value if that is more.
     """
-    return Rows("near a boundary", _halved(lambda rows: functions(rows, (PREDICT,))[0], table, freedom))
+    return Rows("near a boundary", _halved(lambda rows: functions(rows, (PREDICT,))[0], table, kinds))
 
 
-def _halved(predict: Callable[[Array], Array], table: Array, freedom: Freedom) -> Array:
+def _halved(predict: Callable[[Array], Array], table: Array, kinds: ColumnKinds) -> Array:
     random = np.random.default_rng(SEED)
-    if not freedom.open or table.dtype.kind not in "fO":
+    if not kinds.open or table.dtype.kind not in "fO":
         return table[:0]
     first, second = (table[random.integers(len(table), size=20 * PAIRS)] for _ in range(2))
-    second[:, freedom.closed] = first[:, freedom.closed]
-    answer = _keys(predict(first))
-    usable = np.flatnonzero((answer != _keys(predict(second))) & _finite(first, freedom) & _finite(second, freedom))
+    second[:, kinds.closed] = first[:, kinds.closed]
+    label = _keys(predict(first))
+    usable = np.flatnonzero((label != _keys(predict(second))) & _finite(first, kinds) & _finite(second, kinds))
     usable = usable[:PAIRS]
     if not len(usable):
         return table[:0]
-    first, second, answer = first[usable], second[usable], answer[usable]
+    first, second, label = first[usable], second[usable], label[usable]
     low, high = np.zeros(len(first)), np.ones(len(first))
-    precision = _precision(first, second, freedom)
+    precision = _precision(first, second, kinds)
     rows = []
     for _ in range(HALVINGS):
-        going = high - low > precision
-        if not going.any():
+        unfinished = high - low > precision
+        if not unfinished.any():
             break
         middle = (low + high) / 2
         between = first.copy()
-        between[:, freedom.open] = _between(first, second, middle[:, None], freedom)
-        same = _keys(predict(between)) == answer
-        low, high = np.where(going & same, middle, low), np.where(going & ~same, middle, high)
-        rows.append(between[going])
+        between[:, kinds.open] = _between(first, second, middle[:, None], kinds)
+        same = _keys(predict(between)) == label
+        low, high = np.where(unfinished & same, middle, low), np.where(unfinished & ~same, middle, high)
+        rows.append(between[unfinished])
     return np.concatenate(rows)
 
 
-def _keys(answers: Array) -> Array:
-    """One comparable key per row, also of several targets."""
-    if answers.ndim == 1:
-        return answers
-    return np.array([str(row) for row in answers.tolist()])
+def _keys(predictions: Array) -> Array:
+    """Return one comparable key per row, for one or several targets."""
+    if predictions.ndim == 1:
+        return predictions
+    return np.array([str(row) for row in predictions.tolist()])
 
 
-def _finite(rows: Array, freedom: Freedom) -> Array:
-    return np.asarray(np.isfinite(rows[:, freedom.open].astype(np.float64)).all(axis=1))
+def _finite(rows: Array, kinds: ColumnKinds) -> Array:
+    return np.asarray(np.isfinite(rows[:, kinds.open].astype(np.float64)).all(axis=1))
 
 
-def _precision(first: Array, second: Array, freedom: Freedom) -> Array:
-    """How close a pair may come, as a share of the line between them."""
-    begin, end = (rows[:, freedom.open].astype(np.float64) for rows in (first, second))
-    length = np.abs(end - begin)
-    size = np.maximum(np.abs(begin), np.abs(end))
+def _precision(first: Array, second: Array, kinds: ColumnKinds) -> Array:
+    """Return how close a pair may come, as a share of the line between them."""
+    start, end = (rows[:, kinds.open].astype(np.float64) for rows in (first, second))
+    length = np.abs(end - start)
+    size = np.maximum(np.abs(start), np.abs(end))
     smallest = 1e-5 if first.dtype == np.float32 else 1e-12
     share = np.divide(smallest * size, length, out=np.zeros_like(size), where=length > 0)
     closest: Array = np.clip(share.max(axis=1), 2.0**-HALVINGS, 2.0**-8)
     return closest
 
 
-def odd(row: Array, freedom: Freedom) -> list[Rows]:
-    """Single rows that some models refuse: a missing, infinite or too great number, a category never seen.
+def unusual(row: Array, kinds: ColumnKinds) -> list[Rows]:
+    """Return single rows that some models reject: a missing, infinite or too great number, or an unknown category.
 
-    ``row`` ([1, columns]) is one that is answered.
+    The model accepts ``row`` ([1, columns]).
     """
     made = []
     if row.dtype.kind in "fO":
         values = [np.nan, np.inf, -np.inf] + ([] if row.dtype == np.float32 else [BEYOND, -BEYOND])
-        positions = [[column] for column in freedom.numbers[:SINGLE]] + [freedom.numbers]
+        positions = [[column] for column in kinds.numbers[:SINGLE]] + [kinds.numbers]
         made += [changed(row, position, value) for value in values for position in positions if position]
-    for column in freedom.closed:
-        if column not in freedom.numbers:
-            made.append(changed(row, [column], STRANGER))
+    for column in kinds.closed:
+        if column not in kinds.numbers:
+            made.append(changed(row, [column], UNKNOWN_TEXT))
         else:
-            made.append(changed(row, [column], strange(row, column)))
+            made.append(changed(row, [column], unseen_number(row, column)))
     return [Rows("missing, infinite or unknown", single) for single in made]

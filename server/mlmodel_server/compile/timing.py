@@ -1,4 +1,4 @@
-"""How long a model and its compiled form take on this CPU."""
+"""Measure how long a model and its compiled form take on this CPU."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MIN_ROUNDS = 5
 
 
 def measure(original: Functions, compiled: Functions, table: Array, seconds: float) -> tuple[Times, Times]:
-    """Medians of both, for 1 and for 64 of the rows.
+    """Return the medians of both, for 1 and for 64 of the rows.
 
-    The four are called in turn until ``seconds`` are over, so that a busy moment of the machine meets all of them.
+    The four calls take turns for ``seconds``, so that a busy moment of the machine affects all of them.
     """
     one, many = table[:1].copy(), table[np.arange(64) % len(table)]
     calls: list[Callable[[], Any]] = [
@@ -37,15 +37,15 @@ def measure(original: Functions, compiled: Functions, table: Array, seconds: flo
     end = time.perf_counter() + seconds
     while len(taken[0]) < MIN_ROUNDS or time.perf_counter() < end:
         for call, times in zip(calls, taken, strict=True):
-            call()  # what the others left in the caches is not its fault
-            begun = time.perf_counter()
+            call()  # fills the caches after the other calls
+            started = time.perf_counter()
             call()
-            times.append(time.perf_counter() - begun)
+            times.append(time.perf_counter() - started)
     original_1, onnx_1, original_64, onnx_64 = (round(median(times) * 1e6, 2) for times in taken)
     return Times(original_1, original_64), Times(onnx_1, onnx_64)
 
 
 def faster(original: Times, onnx: Times) -> bool:
-    """Faster than noise for 1 row or for 64, and not slower for the other: who gains here and loses there is not."""
+    """Whether ONNX is faster by more than noise for 1 row or for 64 rows, and not slower for the other."""
     gains = (original.rows_1 / onnx.rows_1, original.rows_64 / onnx.rows_64)
     return min(gains) >= 1 and max(gains) > NOISE

@@ -1,4 +1,4 @@
-"""Trees and ensembles of trees, as one TreeEnsemble operation each."""
+"""Convert trees and ensembles of trees, each to one TreeEnsemble operation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mlmodel_server.compile.columns import looked_up
 from mlmodel_server.compile.graph import (
     DOUBLE,
     ML,
-    Answer,
     Columns,
     Graph,
+    Prediction,
     argmax,
     converts,
     either,
@@ -25,16 +25,14 @@ from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.tensors import Array
 
 MAX_NODES = 1_000_000
-"""ONNX Runtime takes about 320 bytes for each."""
+"""Maximum nodes of one model; ONNX Runtime takes about 320 bytes for each."""
 
 _AT_MOST, _LESS = 0, 1
 
 
 class Tree(NamedTuple):
-    """A binary tree as arrays over its nodes. A row goes left where ``x[feature] <= threshold``.
-
-    ``missing_left``: or where the number is missing, and this is true. The root is node 0.
-    """
+    """A binary tree as arrays over its nodes; the root is node 0. A row goes left if ``x[feature] <= threshold``, and
+    if the number is missing and ``missing_left`` is true."""
 
     left: Array
     right: Array
@@ -43,11 +41,11 @@ class Tree(NamedTuple):
     missing_left: Array
     leaf: Array
     value: Array
-    """[nodes, targets]; what a leaf adds to each target."""
+    """[nodes, targets]: what a leaf adds to each target."""
 
 
 class Forest:
-    """Trees whose leaves add up, from the first tree to the last: the order matters for the last bit."""
+    """Trees whose leaves add up, from the first tree to the last: the order decides the last bit."""
 
     def __init__(self, targets: int) -> None:
         self._targets = targets
@@ -58,16 +56,16 @@ class Forest:
         self._roots: list[int] = []
         self._node_count = self._leaf_count = 0
 
-    def start(self, values: Array) -> None:
-        """What every row begins with, [targets]."""
+    def add_constant(self, values: Array) -> None:
+        """Add the same ``values`` ([targets]) to every row, as a tree of one leaf."""
         zero = np.zeros(1, dtype=np.int64)
         self.add(
             Tree(zero, zero, zero, zero.astype(float), zero, np.ones(1, bool), np.asarray(values, float).reshape(1, -1))
         )
 
     def add(self, tree: Tree) -> None:
-        """One more tree. A leaf of TreeEnsemble has one target, so a tree is added once for each target that a leaf
-        of it adds to; the second copy only has the branches that lead to such leaves."""
+        """Add a tree. A leaf of TreeEnsemble has one target, so a tree is added as often as one of its leaves has
+        targets; further copies only have the branches that lead to such leaves."""
         filled = tree.value != 0
         rank = np.cumsum(filled, axis=1) * filled
         for layer in range(1, max(1, int(filled[tree.leaf].sum(axis=1).max())) + 1):
@@ -78,7 +76,7 @@ class Forest:
 
     def _add_layer(self, tree: Tree, live: Array, target: Array, weight: Array) -> None:
         inner = ~tree.leaf & _leads_to(tree, live)
-        if not inner[0]:  # a leaf is no root: both branches lead to it
+        if not inner[0]:  # a root cannot be a leaf: both its branches lead to the leaf
             branches = np.zeros(1, dtype=np.int64)
             ends = branches[:, None].repeat(2, axis=1)
         else:
@@ -108,11 +106,11 @@ class Forest:
             raise Unsupported(f"its trees have more than {MAX_NODES:,} nodes")
 
     def sum(self, graph: Graph, table: Columns) -> str:
-        """The sums, [rows, targets], in float64."""
+        """Return the sums, [rows, targets], in float64."""
         return self._node(graph, table.matrix(graph), np.dtype(np.float64), _AT_MOST)
 
     def sum_single(self, graph: Graph, table: Columns) -> str:
-        """As XGBoost does it: all in float32, and a row goes left where ``x[feature] < threshold``."""
+        """Return the sums as XGBoost does: in float32, and a row goes left if ``x[feature] < threshold``."""
         single = graph.add("Cast", table.matrix(graph), to=int(TensorProto.FLOAT))
         return graph.add("Cast", self._node(graph, single, np.dtype(np.float32), _LESS), to=DOUBLE)
 
@@ -144,21 +142,21 @@ class Forest:
 
 
 def _leads_to(tree: Tree, live: Array) -> Array:
-    """Which nodes have a live leaf below them."""
+    """Return which nodes lead to a live leaf."""
     levels = [np.array([0])]
     while len(branches := levels[-1][~tree.leaf[levels[-1]]]):
         levels.append(np.concatenate([tree.left[branches], tree.right[branches]]))
-    found = live.copy()
+    leads = live.copy()
     for level in reversed(levels):
         branches = level[~tree.leaf[level]]
-        found[branches] = found[tree.left[branches]] | found[tree.right[branches]]
-    return found
+        leads[branches] = leads[tree.left[branches]] | leads[tree.right[branches]]
+    return leads
 
 
 def as_double(threshold: Array) -> Array:
-    """Thresholds for float64 inputs that decide as scikit-learn does, which rounds inputs to float32 first.
+    """Return thresholds for float64 inputs that decide as scikit-learn does, which rounds inputs to float32 first.
 
-    float32(x) <= threshold holds up to the greatest float64 that rounds to the greatest float32 <= threshold.
+    float32(x) <= threshold is true up to the greatest float64 that rounds to the greatest float32 <= threshold.
     """
     low = threshold.astype(np.float32)
     low = np.where(low > threshold, np.nextafter(low, np.float32(-np.inf)), low)
@@ -168,7 +166,8 @@ def as_double(threshold: Array) -> Array:
 
 
 def _tree(estimator: Any, value: Array, features: Array | None = None) -> Tree:
-    """A fitted DecisionTree or ExtraTree with other values; ``features``: what its columns are in the table."""
+    """Return a fitted DecisionTree or ExtraTree with other values; ``features``: the positions of its columns in the
+    table."""
     tree = estimator.tree_
     feature = np.maximum(tree.feature, 0)
     return Tree(
@@ -184,11 +183,11 @@ def _tree(estimator: Any, value: Array, features: Array | None = None) -> Tree:
 
 def _single_target(estimator: Any) -> None:
     if estimator.n_outputs_ != 1:
-        raise Unsupported(f"{type(estimator).__name__} has several targets")
+        raise Unsupported(f"{type(estimator).__name__} with several targets is not converted")
 
 
 @converts("sklearn.DecisionTreeClassifier")
-def _tree_classifier(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _tree_classifier(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     _single_target(estimator)
     forest = Forest(len(estimator.classes_))
     forest.add(_tree(estimator, estimator.tree_.value[:, 0, :]))
@@ -197,14 +196,14 @@ def _tree_classifier(graph: Graph, estimator: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.DecisionTreeRegressor")
-def _tree_regressor(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _tree_regressor(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     forest = Forest(estimator.n_outputs_)
     forest.add(_tree(estimator, estimator.tree_.value[:, :, 0]))
-    return Answer(forest.sum(graph, table))
+    return Prediction(forest.sum(graph, table))
 
 
 @converts("sklearn.ForestClassifier")
-def _forest_classifier(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _forest_classifier(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     _single_target(estimator)
     forest = Forest(len(estimator.classes_))
     for tree in estimator.estimators_:
@@ -214,27 +213,29 @@ def _forest_classifier(graph: Graph, estimator: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.ForestRegressor")
-def _forest_regressor(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _forest_regressor(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     forest = Forest(estimator.n_outputs_)
     for tree in estimator.estimators_:
         forest.add(_tree(tree, tree.tree_.value[:, :, 0]))
-    return Answer(graph.add("Div", forest.sum(graph, table), float(len(estimator.estimators_))))
+    return Prediction(graph.add("Div", forest.sum(graph, table), float(len(estimator.estimators_))))
 
 
 @converts("sklearn.BaseGradientBoosting")
-def _gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     stages = estimator.estimators_
     if estimator.init_ != "zero" and not type(estimator.init_).__name__.startswith("Dummy"):
-        raise Unsupported(f"{type(estimator).__name__} begins with a model of its own")
+        raise Unsupported(f"{type(estimator).__name__} with another model as init is not converted")
     forest = Forest(stages.shape[1])
-    forest.start(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), dtype=np.float32)))
+    forest.add_constant(estimator._raw_predict_init(np.zeros((1, estimator.n_features_in_), dtype=np.float32)))
     for trees in stages:
         for target, tree in enumerate(trees):
-            forest.add(_tree(tree, only(target, stages.shape[1], estimator.learning_rate * tree.tree_.value[:, 0, 0])))
+            forest.add(
+                _tree(tree, for_target(target, stages.shape[1], estimator.learning_rate * tree.tree_.value[:, 0, 0]))
+            )
     raw = forest.sum(graph, table)
     classes = getattr(estimator, "classes_", None)
     if classes is None:
-        return Answer(raw)
+        return Prediction(raw)
     if stages.shape[1] > 1:
         return argmax(graph, classes, raw, proba=graph.add("Softmax", raw, axis=1), scores=raw)
     slope = graph.add("Mul", raw, 2.0) if estimator.loss == "exponential" else raw
@@ -243,20 +244,20 @@ def _gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Answer:
 
 
 @converts("sklearn.BaseHistGradientBoosting")
-def _hist_gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _hist_gradient_boosting(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     stages = estimator._predictors
     targets = len(stages[0])
     forest = Forest(targets)
-    forest.start(estimator._baseline_prediction)
+    forest.add_constant(estimator._baseline_prediction)
     splits = _CategorySplits(estimator._preprocessor) if estimator._preprocessor else None
     for trees in stages:
         for target, tree in enumerate(trees):
-            forest.add(_hist_tree(tree, only(target, targets, tree.nodes["value"]), splits))
+            forest.add(_hist_tree(tree, for_target(target, targets, tree.nodes["value"]), splits))
     raw = forest.sum(graph, splits.columns(graph, table) if splits else table)
     classes = getattr(estimator, "classes_", None)
     if classes is None:
         logarithmic = type(estimator._loss.link).__name__ == "LogLink"
-        return Answer(graph.add("Exp", raw) if logarithmic else raw)
+        return Prediction(graph.add("Exp", raw) if logarithmic else raw)
     if targets > 1:
         return argmax(graph, classes, raw, proba=graph.add("Softmax", raw, axis=1), scores=raw)
     proba = pair(graph, sigmoid(graph, raw))
@@ -280,7 +281,7 @@ def _hist_tree(predictor: Any, value: Array, splits: _CategorySplits | None) -> 
 
 
 class _CategorySplits:
-    """Splits by a set of categories, each as a column more: 0 in a row that goes left, 1 in one that goes right."""
+    """Splits by a set of categories, each as one more column: 0 in a row that goes left, 1 in a row that goes right."""
 
     def __init__(self, preprocessor: Any) -> None:
         positions = preprocessor._transformer_to_input_indices
@@ -289,7 +290,7 @@ class _CategorySplits:
         self._splits: dict[tuple[int, bytes], int] = {}
 
     def replace(self, predictor: Any, feature: Array, threshold: Array) -> None:
-        """Changes these arrays over the nodes of a tree, so that each split is one by a number."""
+        """Change these arrays over the nodes of a tree, so that each split is by a number."""
         nodes = predictor.nodes
         numerical = nodes["is_categorical"] == 0
         feature[numerical] -= len(self._categorical)  # the encoded columns come first
@@ -304,7 +305,7 @@ class _CategorySplits:
             threshold[node] = 0.5
 
     def columns(self, graph: Graph, table: Columns) -> Columns:
-        """The columns of numbers, then one for each split."""
+        """Return the columns of numbers, then one for each split."""
         parts = [table.pick(self._numerical)] if self._numerical else []
         order: list[int] = []
         for index, position in enumerate(self._categorical):
@@ -320,15 +321,15 @@ class _CategorySplits:
         return side_by_side(graph, parts).pick(numbered)
 
 
-def only(target: int, targets: int, values: Array) -> Array:
-    """Values ([nodes]) that add to one target, as [nodes, targets]."""
-    alone = np.zeros((len(values), targets))
-    alone[:, target] = values
-    return alone
+def for_target(target: int, targets: int, values: Array) -> Array:
+    """Return ``values`` ([nodes]) of one target as [nodes, targets], with zeros for the others."""
+    result = np.zeros((len(values), targets))
+    result[:, target] = values
+    return result
 
 
 @converts("sklearn.IsolationForest")
-def _isolation_forest(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _isolation_forest(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     from sklearn.ensemble._iforest import _average_path_length
 
     forest = Forest(1)
@@ -344,23 +345,23 @@ def _isolation_forest(graph: Graph, estimator: Any, table: Columns) -> Answer:
     share = graph.add("Div", graph.add("Neg", forest.sum(graph, table)), longest)
     scores = graph.add("Sub", graph.add("Neg", graph.add("Pow", 2.0, share)), estimator.offset_)
     outlier = graph.add("Less", scores, 0.0)
-    return Answer(graph.add("Where", outlier, np.array(-1), np.array(1)), scores=scores)
+    return Prediction(graph.add("Where", outlier, np.array(-1), np.array(1)), scores=scores)
 
 
 @converts("sklearn.AdaBoostClassifier")
-def _ada_boost(graph: Graph, estimator: Any, table: Columns) -> Answer:
+def _ada_boost(graph: Graph, estimator: Any, table: Columns) -> Prediction:
     count = len(estimator.classes_)
     forest = Forest(count)
     for tree, weight in zip(estimator.estimators_, estimator.estimator_weights_, strict=False):
         if type(tree).__name__ != "DecisionTreeClassifier":
-            raise Unsupported("AdaBoostClassifier boosts something else than trees")
+            raise Unsupported("AdaBoostClassifier on other models than trees is not converted")
         votes = tree.classes_[tree.tree_.value[:, 0, :].argmax(axis=1)][:, None] == estimator.classes_
         forest.add(_tree(tree, np.where(votes, weight, -1 / (count - 1) * weight)))
     scores = graph.add("Div", forest.sum(graph, table), float(estimator.estimator_weights_.sum()))
     if count > 2:
         proba = graph.add("Softmax", graph.add("Div", scores, count - 1.0), axis=1)
         return argmax(graph, estimator.classes_, scores, proba=proba, scores=scores)
-    # The first column changes its sign, then both are added.
+    # As scikit-learn does: the first column changes its sign, then both are added.
     score = graph.over_columns("ReduceSum", graph.add("Mul", scores, np.array([[-1.0, 1.0]])))
     halves = graph.add("Div", graph.concat([graph.add("Neg", score), score]), 2.0)
     proba = graph.add("Softmax", halves, axis=1)

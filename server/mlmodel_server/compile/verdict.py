@@ -1,4 +1,4 @@
-"""What came of compiling a model."""
+"""The result of compiling a model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 import msgspec
 
 DECISIVE = 3.0
-"""Times faster at which another CPU will not turn the result round."""
+"""Factor by which ONNX must be faster so that no CPU reverses the result."""
 
 
 class Unsupported(Exception):
-    """This estimator has no ONNX form here; the text says why, and becomes the verdict's reason."""
+    """The estimator cannot be converted. The text says why and becomes the verdict's reason."""
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -22,23 +22,23 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Which of the two serves, and why. Goes into the model's metadata, the log and ``mlmodel.json``."""
+    """Which model to serve, and why. It is in the model's metadata, the log and ``mlmodel.json``."""
 
     chosen: Literal["onnx", "original"]
     reason: str
-    """Half a sentence."""
+    """A phrase, to follow a colon."""
     onnx_us: Times | None = None
     original_us: Times | None = None
     rows: int = 0
-    """Rows whose answers were compared."""
+    """Rows whose predictions were compared."""
     deviation: float = 0.0
-    """The greatest relative difference between two numbers that counted as the same."""
+    """The greatest relative difference between two numbers that were accepted as the same."""
     ops: tuple[str, ...] = ()
     """The operations of the ONNX graph, most frequent first."""
 
     @property
     def decisive(self) -> bool:
-        """Is ONNX so much faster that no other CPU needs to time it again?"""
+        """Whether ONNX is so much faster that no other CPU has to time it again."""
         return self.chosen == "onnx" and self._factor() >= DECISIVE
 
     def _factor(self) -> float:
@@ -50,14 +50,14 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     def sentence(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         if self.chosen == "original":
             line = f"not compiled: {self.reason}"
         else:
-            line = f"compiled to ONNX: {self.reason}, {self.rows:,} rows answered alike"
+            line = f"compiled to ONNX: {self.reason}, same predictions for {self.rows:,} rows"
         if not self.onnx_us or not self.original_us:
             return line
         return (
-            f"{line}; 1 row {self.onnx_us.rows_1:,.1f} us, was {self.original_us.rows_1:,.1f};"
-            f" 64 rows {self.onnx_us.rows_64:,.1f} us, was {self.original_us.rows_64:,.1f}"
+            f"{line}; 1 row: ONNX {self.onnx_us.rows_1:,.1f} us, original {self.original_us.rows_1:,.1f} us;"
+            f" 64 rows: ONNX {self.onnx_us.rows_64:,.1f} us, original {self.original_us.rows_64:,.1f} us"
         )

@@ -1,4 +1,4 @@
-"""Verified compile over many kinds of estimators: each ends compiled and the same, or as it was with a reason.
+"""Verified compile of many kinds of estimators: each is compiled and predicts the same, or is kept with a reason.
 
 Prints one line for each (``pytest -rP`` or ``-s`` shows them).
 """
@@ -83,7 +83,7 @@ from mlmodel_server.package.table import specs_of, tensors_of
 from mlmodel_server.tensors import Array
 
 SEED = 7
-pytestmark = pytest.mark.filterwarnings("ignore")  # of training: none of these models has to be a good one
+pytestmark = pytest.mark.filterwarnings("ignore")  # of training: these models need not be good
 
 
 def tumours() -> tuple[Array, Array]:
@@ -93,7 +93,7 @@ def tumours() -> tuple[Array, Array]:
 
 
 def flowers() -> tuple[Array, Array]:
-    """Three classes that are texts, 4 numbers."""
+    """Three classes with text labels, 4 numbers."""
     data = load_iris()
     return data.data, data.target_names[data.target]
 
@@ -208,7 +208,7 @@ COMPILED: list[tuple[str, Any, Data]] = [
     ("stack", StackingClassifier(BOTH, cv=3), flowers),
     ("two labels", MultiOutputClassifier(scaled(LogisticRegression())), two_labels),
     ("one-hot, unknown ignored", mixed(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()), customers),
-    ("one-hot, unknown refused", mixed(OneHotEncoder(), LogisticRegression()), customers),
+    ("one-hot, unknown rejected", mixed(OneHotEncoder(), LogisticRegression()), customers),
     (
         "one-hot, rare ones together",
         mixed(OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=150, drop="first"), SVC()),
@@ -242,20 +242,20 @@ COMPILED: list[tuple[str, Any, Data]] = [
 KEPT: list[tuple[str, Any, Data, str]] = [
     ("nearest neighbours", KNeighborsClassifier(), flowers, "KNeighborsClassifier is not converted"),
     ("Gaussian process", GaussianProcessRegressor(alpha=0.1), diabetes, "GaussianProcessRegressor is not converted"),
-    ("SVC with probabilities", scaled(SVC(probability=True)), flowers, "CalibratedClassifierCV(SVC()) would be"),
+    ("SVC with probabilities", scaled(SVC(probability=True)), flowers, "use CalibratedClassifierCV(SVC())"),
     (
         "quantiles",
         scaled(QuantileTransformer(n_quantiles=50), Ridge()),
         diabetes,
         "QuantileTransformer is not converted",
     ),
-    ("forest, 2 labels", FOREST, two_labels, "RandomForestClassifier has several targets"),
-    ("boosting on a model", GradientBoostingRegressor(init=Ridge()), diabetes, "begins with a model of its own"),
+    ("forest, 2 labels", FOREST, two_labels, "RandomForestClassifier with several targets is not converted"),
+    ("boosting on a model", GradientBoostingRegressor(init=Ridge()), diabetes, "with another model as init"),
     (
         "a user's function",
         make_pipeline(FunctionTransformer(lambda X: X[:, :3]), Ridge()),
         diabetes,
-        "a function of the user's own is not converted",
+        "a function of the user is not converted",
     ),
 ]
 
@@ -268,7 +268,7 @@ def one_thread() -> Iterator[None]:
 
 
 def fitted(estimator: Any, data: Data) -> tuple[Any, Any, Signature, Array]:
-    """What is converted, what serves it now, its signature, and the model's table."""
+    """Return the estimator to convert, its prediction functions, its signature, and the model's table."""
     X, y = data()
     estimator = estimator.fit(X, y)
     layout, tensors = tensors_of(X)
@@ -297,7 +297,7 @@ def test_compiled(estimator: Any, data: Data, request: pytest.FixtureRequest) ->
     assert verdict.rows >= 2000
     compiled = OnnxFunctions(onnx, signature)
     for spec in signature.outputs:  # on the rows that compiling did not see
-        expected, got = (asked(table[1::2], (spec.name,))[0] for asked in (functions, compiled))
+        expected, got = (predict(table[1::2], (spec.name,))[0] for predict in (functions, compiled))
         assert got.shape == expected.shape
         if expected.dtype.kind == "f":
             tolerance = 1e-4 if np.float32 in (expected.dtype, table.dtype) else 1e-8

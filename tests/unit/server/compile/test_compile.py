@@ -1,4 +1,4 @@
-"""Verified compile: the same answers or none, the same refusals, and what the verdict says."""
+"""Verified compile: the same predictions, the same rejections, or the original; and the content of the verdict."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 QUICK = 0.01
-"""Seconds of timing: what is tested here is 5 to 500 times faster when compiled."""
+"""Seconds of timing: these models are 5 to 500 times faster when compiled."""
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def customers() -> tuple[pd.DataFrame, Array]:
 
 
 def fitted(estimator: Any, X: Any, y: Any) -> tuple[Any, Signature, Array]:
-    """A prepared estimator, its signature and the model's table of ``X``."""
+    """Return a prepared estimator, its signature and the model's table of ``X``."""
     estimator = prepare(estimator.fit(X, y))
     layout, tensors = tensors_of(X)
     signature = Signature(layout, specs_of(tensors), (), classes_of(estimator))
@@ -108,7 +108,7 @@ def fitted(estimator: Any, X: Any, y: Any) -> tuple[Any, Signature, Array]:
 
 
 def compiled(estimator: Any, X: Any, y: Any) -> tuple[Any, OnnxFunctions, Array]:
-    """The estimator, what it was compiled to from every other row, and all rows."""
+    """Return the estimator, its compiled form from every other row, and all rows."""
     estimator, signature, table = fitted(estimator, X, y)
     verdict, onnx = compile_model(estimator, signature, table[::2], seconds=QUICK)
     assert onnx is not None, verdict.sentence()
@@ -125,7 +125,7 @@ def by_category(encoder: Any) -> Any:
     return make_pipeline(ColumnTransformer(parts), LogisticRegression())
 
 
-# ---- the same answers
+# ---- the same predictions
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def by_category(encoder: Any) -> Any:
     ],
     ids=lambda value: getattr(value, "__name__", type(getattr(value, "steps", [[value]])[-1][-1]).__name__),
 )
-def test_answers_are_the_same(estimator: Any, data: Callable[[], tuple[Any, Array]]) -> None:
+def test_predictions_are_the_same(estimator: Any, data: Callable[[], tuple[Any, Array]]) -> None:
     estimator, functions, table = compiled(estimator, *data())
     for name in ("predict", "predict_proba"):
         if hasattr(estimator, name):
@@ -213,17 +213,17 @@ def _thresholds(estimator: Any) -> list[tuple[int, float]]:
     return list(zip(nodes["feature_idx"], nodes["num_threshold"], strict=True))
 
 
-# ---- a wrong conversion is found
+# ---- a wrong conversion is detected
 
 
-def test_a_threshold_rounded_to_float32_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_threshold_rounded_to_float32_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "as_double", lambda threshold: threshold.astype(np.float32).astype(np.float64))
     verdict = verdict_of(RandomForestClassifier(8, random_state=SEED), *tumours())
     assert verdict.chosen == "original"
     assert "at a threshold" in verdict.reason
 
 
-def test_computing_in_float32_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computing_in_float32_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def rounded(graph: Graph, scaler: Any, table: Columns) -> Columns:
         exact = columns_module._standard_scaler(graph, scaler, table)
         single = graph.add("Cast", exact.matrix(graph), to=1)
@@ -235,12 +235,12 @@ def test_computing_in_float32_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "near a boundary" in verdict.reason
 
 
-def test_missing_numbers_on_the_wrong_side_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_numbers_on_the_wrong_side_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = trees._hist_tree
     monkeypatch.setattr(
         trees, "_hist_tree", lambda *given: tree(*given)._replace(missing_left=1 - tree(*given).missing_left)
     )
-    # The rows given have none missing: those that show it are made.
+    # The given rows have no missing number: the rows that reveal the fault are made from them.
     X, y = with_holes()
     estimator, signature, table = fitted(HistGradientBoostingClassifier(max_iter=4), X, y)
     complete = table[~np.isnan(table).any(axis=1)]
@@ -249,20 +249,20 @@ def test_missing_numbers_on_the_wrong_side_are_found(monkeypatch: pytest.MonkeyP
     assert "missing" in verdict.reason
 
 
-def test_a_category_that_only_the_model_refuses_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_category_that_only_the_model_rejects_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Check, "categories", lambda *_: None)
     verdict = verdict_of(by_category(OneHotEncoder()), *customers())
-    assert "ONNX answers a row" in verdict.reason
+    assert "ONNX accepts a row" in verdict.reason
 
 
-# ---- the same refusals
+# ---- the same rejections
 
 
 def labels_of(functions: OnnxFunctions) -> Callable[[Array], Any]:
     return lambda table: functions(table, ("predict",))
 
 
-def refuses(functions: Callable[[Array], Any], table: Array) -> bool:
+def rejects(functions: Callable[[Array], Any], table: Array) -> bool:
     try:
         functions(table)
     except ValueError:
@@ -270,7 +270,7 @@ def refuses(functions: Callable[[Array], Any], table: Array) -> bool:
     return False
 
 
-def test_refuses_what_the_model_refuses() -> None:
+def test_rejects_what_the_model_rejects() -> None:
     X, y = tumours()
     for estimator, values in (
         (
@@ -281,71 +281,71 @@ def test_refuses_what_the_model_refuses() -> None:
         (HistGradientBoostingClassifier(max_iter=3), {np.nan: False, np.inf: False, -np.inf: False, 1e39: False}),
     ):
         estimator, functions, table = compiled(estimator, X, y)
-        for value, refused in values.items():
+        for value, rejected in values.items():
             rows = table[:3].copy()
             rows[1, 2] = value
-            assert refuses(estimator.predict, rows) is refused
-            assert refuses(labels_of(functions), rows) is refused
+            assert rejects(estimator.predict, rows) is rejected
+            assert rejects(labels_of(functions), rows) is rejected
 
 
-def test_refuses_numbers_beyond_what_was_compared() -> None:
+def test_rejects_numbers_beyond_those_compared() -> None:
     estimator, functions, table = compiled(LogisticRegression(C=1e-6), *tumours())
     row = table[:1].copy()
     row[0, 0] = 1e40
-    assert not refuses(estimator.predict, row)
-    assert refuses(labels_of(functions), row)
+    assert not rejects(estimator.predict, row)
+    assert rejects(labels_of(functions), row)
 
 
-def test_refuses_unknown_categories_only_where_the_model_does() -> None:
-    for encoder, refused in ((OneHotEncoder(), True), (OneHotEncoder(handle_unknown="ignore"), False)):
+def test_rejects_unknown_categories_only_where_the_model_does() -> None:
+    for encoder, rejected in ((OneHotEncoder(), True), (OneHotEncoder(handle_unknown="ignore"), False)):
         estimator, functions, table = compiled(by_category(encoder), *customers())
         row = table[:1].copy()
         row[0, 0] = "Rome"
-        assert refuses(estimator.predict, row) is refused
-        assert refuses(labels_of(functions), row) is refused
+        assert rejects(estimator.predict, row) is rejected
+        assert rejects(labels_of(functions), row) is rejected
 
 
-def test_refuses_unknown_categories_that_are_numbers() -> None:
+def test_rejects_unknown_categories_that_are_numbers() -> None:
     table, y = customers()
     columns = ColumnTransformer([("visits", OneHotEncoder(), [0])], remainder=StandardScaler())
     numbers = table[["visits", "age"]].to_numpy(dtype=float)
     estimator, functions, _ = compiled(make_pipeline(columns, SVC()), numbers, y)
-    for visits, refused in ((4.0, False), (5.0, True), (0.5, True)):
+    for visits, rejected in ((4.0, False), (5.0, True), (0.5, True)):
         row = np.array([[visits, 40.0]])
-        assert refuses(estimator.predict, row) is refused
-        assert refuses(labels_of(functions), row) is refused
+        assert rejects(estimator.predict, row) is rejected
+        assert rejects(labels_of(functions), row) is rejected
 
 
-def test_refuses_where_a_step_makes_no_number() -> None:
+def test_rejects_a_row_for_which_a_step_makes_nan() -> None:
     X, y = tumours()
     estimator, functions, table = compiled(make_pipeline(FunctionTransformer(np.log1p), Ridge()), X, y)
     row = table[:1].copy()
     row[0, 0] = -2.0
     with np.errstate(invalid="ignore"):
-        assert refuses(estimator.predict, row)
-    assert refuses(labels_of(functions), row)
+        assert rejects(estimator.predict, row)
+    assert rejects(labels_of(functions), row)
     np.testing.assert_allclose(functions(table, ("predict",))[0], estimator.predict(table), rtol=1e-9)
 
 
 # ---- the verdict
 
 
-def test_what_is_not_converted_stays() -> None:
+def test_an_estimator_without_a_converter_is_not_compiled() -> None:
     assert (
         verdict_of(KNeighborsClassifier(), *flowers()).sentence()
         == "not compiled: KNeighborsClassifier is not converted"
     )
 
 
-class Own(LogisticRegression):  # type: ignore[misc]
-    """A user's class, which may answer something else."""
+class Subclass(LogisticRegression):  # type: ignore[misc]
+    """A class of the user, which may predict something else."""
 
 
-def test_a_users_own_class_stays() -> None:
-    assert verdict_of(Own(), *flowers()).reason == "Own is not converted"
+def test_a_class_of_the_user_is_not_compiled() -> None:
+    assert verdict_of(Subclass(), *flowers()).reason == "Subclass is not converted"
 
 
-def test_a_converter_that_fails_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_converter_gives_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Columns:
         raise AttributeError("secret")
 
@@ -353,26 +353,27 @@ def test_a_converter_that_fails_is_a_verdict(monkeypatch: pytest.MonkeyPatch) ->
     assert verdict_of(LogisticRegression(), *flowers()).reason == "LogisticRegression does not convert (AttributeError)"
 
 
-def test_what_is_not_faster_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_model_that_is_not_faster_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "measure", lambda *_: (Times(100, 900), Times(50, 1000)))
     estimator, signature, table = fitted(LogisticRegression(), *flowers())
     verdict, onnx = compile_model(estimator, signature, table)
     assert onnx is None
     assert verdict.sentence() == (
-        "not compiled: ONNX is not faster; 1 row 50.0 us, was 100.0; 64 rows 1,000.0 us, was 900.0"
+        "not compiled: ONNX is not faster; 1 row: ONNX 50.0 us, original 100.0 us;"
+        " 64 rows: ONNX 1,000.0 us, original 900.0 us"
     )
 
 
 def test_faster_is_never_slower() -> None:
-    was = Times(100, 1000)
-    assert timing.faster(was, Times(90, 1000))
-    assert timing.faster(was, Times(100, 900))
-    assert not timing.faster(was, Times(99, 990))  # noise
-    assert not timing.faster(was, Times(10, 1001))
-    assert not timing.faster(was, Times(101, 10))
+    original = Times(100, 1000)
+    assert timing.faster(original, Times(90, 1000))
+    assert timing.faster(original, Times(100, 900))
+    assert not timing.faster(original, Times(99, 990))  # noise
+    assert not timing.faster(original, Times(10, 1001))
+    assert not timing.faster(original, Times(101, 10))
 
 
-def test_the_verdict_tells_and_travels() -> None:
+def test_the_verdict_has_its_figures_and_survives_encoding() -> None:
     estimator, signature, table = fitted(RandomForestClassifier(4, random_state=SEED), *tumours())
     verdict, _ = compile_model(estimator, signature, table, seconds=QUICK)
     assert verdict.chosen == "onnx"
@@ -386,11 +387,11 @@ def test_the_verdict_tells_and_travels() -> None:
     assert not close.decisive
 
 
-# ---- in service
+# ---- serving
 
 
 def test_serves_without_scikit_learn(tmp_path: Path) -> None:
-    """In a new process, on a signature and bytes alone."""
+    """In a new process that has only a signature and the bytes."""
     estimator, signature, table = fitted(by_category(OneHotEncoder()), *customers())
     _, onnx = compile_model(estimator, signature, table, seconds=QUICK)
     assert onnx
@@ -407,9 +408,9 @@ print(*functions(np.array(msgspec.json.decode(read("rows")), dtype=object), ("pr
 print(*sorted({"sklearn", "scipy", "onnx", "pandas", "joblib"}.intersection(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    answers, heavy = done.stdout.split("\n")[:2]
-    assert answers.split() == estimator.predict(table[:9]).tolist()
-    assert heavy == ""
+    labels, imported = done.stdout.split("\n")[:2]
+    assert labels.split() == estimator.predict(table[:9]).tolist()
+    assert imported == ""
 
 
 def test_survives_fork_and_threads() -> None:
@@ -441,7 +442,7 @@ def test_both_outputs_come_from_one_run() -> None:
 def test_a_child_compiles(capfd: pytest.CaptureFixture[str]) -> None:
     estimator, signature, table = fitted(HistGradientBoostingClassifier(max_iter=2), *tumours())
     with threadpool_limits(2):
-        estimator.predict(table)  # OpenMP's threads run in this process now, as where a model has just been trained
+        estimator.predict(table)  # starts OpenMP's threads in this process, as training does
     verdict, onnx = compile_in_child(estimator, signature, table, seconds=QUICK)
     assert onnx is not None, verdict.sentence()
     functions = OnnxFunctions(onnx, signature)
@@ -450,14 +451,14 @@ def test_a_child_compiles(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_crash_in_the_child_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_of_the_child_gives_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "compile_model", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
     verdict, onnx = compile_in_child(*fitted(LogisticRegression(), *flowers()))
     assert (verdict.reason, onnx) == ("compiling crashed (SIGKILL)", None)
     assert multiprocessing.active_children() == []
 
 
-def test_a_child_that_takes_too_long_is_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_takes_too_long_gives_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "compile_model", lambda *_, **__: time.sleep(60))
     verdict, onnx = compile_in_child(*fitted(LogisticRegression(), *flowers()), limit=0.05)
     assert (verdict.reason, onnx) == ("compiling took longer than 0.05 s", None)
