@@ -1,10 +1,10 @@
 """Train a classifier from a table and save it as a model package.
 
     python examples/quickstart/train.py                      # writes data.csv, prints the scores, saves model/
-    python examples/quickstart/train.py --data mine.csv      # your own table; one column is called "label"
+    python examples/quickstart/train.py --data mine.csv      # your own table, with a column "label"
 
-Without a table it writes one: the breast cancer data of Wolberg, Street and Mangasarian (UCI, 1995; it ships with
-scikit-learn): 569 tumours, 30 measurements of their cell nuclei, and whether they proved malignant.
+Without a table it writes one: the breast cancer data of Wolberg, Street and Mangasarian (UCI, 1995; scikit-learn
+contains it): 569 tumours, 30 measurements of their cell nuclei, and whether they were malignant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LABEL = "label"
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The table at ``path``; when there is none yet, the example data are written there first."""
+    """Read the table at ``path``; if the file does not exist, write the example data there first."""
     if not path.exists():
         data = load_breast_cancer(as_frame=True)
         table = data.data.assign(**{LABEL: data.target_names[data.target]})
@@ -38,7 +38,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def split(table: pd.DataFrame, seed: int) -> tuple[Any, Any, Any, Any]:
-    """X_train, X_test, y_train, y_test: a quarter is held out, with the same share of each class."""
+    """Return X_train, X_test, y_train, y_test: a quarter of the rows is held out, with the same share of each class."""
     return tuple(
         train_test_split(
             table.drop(columns=LABEL), table[LABEL], test_size=0.25, random_state=seed, stratify=table[LABEL]
@@ -47,7 +47,7 @@ def split(table: pd.DataFrame, seed: int) -> tuple[Any, Any, Any, Any]:
 
 
 def train(X: Any, y: Any, seed: int) -> Any:
-    """Scale, keep the features that tell most, and tune an SVC by cross-validation on the training rows only."""
+    """Scale, select the most informative features, and tune an SVC by cross-validation on the training rows only."""
     pipeline = Pipeline([("scale", StandardScaler()), ("select", SelectKBest()), ("classify", SVC(random_state=seed))])
     grid = {
         "select__k": sorted({min(k, X.shape[1]) for k in (5, 10, 20)}),
@@ -55,7 +55,8 @@ def train(X: Any, y: Any, seed: int) -> Any:
         "classify__gamma": ["scale", 0.01],
     }
     search = GridSearchCV(pipeline, grid, cv=5).fit(X, y)
-    print(f"best of {len(search.cv_results_['params'])}: {search.best_params_}, {search.best_score_:.4f} in training")
+    count, score = len(search.cv_results_["params"]), search.best_score_
+    print(f"best of {count} settings: {search.best_params_}, accuracy {score:.4f} in cross-validation")
     return search.best_estimator_
 
 
@@ -66,15 +67,17 @@ def report(model: Any, X: Any, y: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a classifier from a table and save it as a model package.")
-    parser.add_argument("--data", type=Path, default=Path("data.csv"), help='CSV with a "label" column (data.csv)')
-    parser.add_argument("--out", type=Path, default=Path("model"), help="directory of the package (model)")
-    parser.add_argument("--seed", type=int, default=42, help="of the split and the model (42)")
-    parser.add_argument("--version", default="", help="label of this version, for people")
+    parser.add_argument(
+        "--data", type=Path, default=Path("data.csv"), help='CSV file with a column "label" (default: data.csv)'
+    )
+    parser.add_argument("--out", type=Path, default=Path("model"), help="directory of the package (default: model)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the split and the model (default: 42)")
+    parser.add_argument("--version", default="", help="human-readable name of the version (default: none)")
     arguments = parser.parse_args()
 
     table = read(arguments.data)
     if LABEL not in table:
-        parser.error(f'{arguments.data} has no column "label": rename the column that holds the right answers')
+        parser.error(f'{arguments.data} has no column "label": rename the column with the labels')
     print(f"{len(table)} rows, {table.shape[1] - 1} features from {arguments.data}; seed {arguments.seed}")
     X_train, X_test, y_train, y_test = split(table, arguments.seed)
     model = train(X_train, y_train, arguments.seed)

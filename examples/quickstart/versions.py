@@ -1,16 +1,16 @@
-"""Makes the versions of the model ``tumour`` that the demo rolls out, each as a package and as a ConfigMap to apply.
+"""Make the versions of the model ``tumour`` that the demo rolls out, each as a package and as a ConfigMap to apply.
 
     python examples/quickstart/versions.py --out out
     kubectl apply -f out/tumour-v1.yaml -f examples/quickstart/mlmodel.yaml
 
 v1      works: two features, not tuned
 v2      better: the pipeline of train.py, tuned
-v3      a bug that no golden example shows: a feature is one-hot encoded that knows only the values of the few patients
-        it was fitted on, so it raises on about four in ten others
-v3-all  the same with two features that hardly any two patients share: it raises on all others
+v3      a bug that no golden example reveals: one feature is one-hot encoded with only the values of the few patients of
+        its training, so it raises on about four in ten others
+v3-all  the same with two features whose values hardly any two patients share: it raises on all others
 v4      cannot load: it calls a function of the training script, which no server has
 
-All take the same request; ``requests.jsonl`` holds one for each held-out patient, as bodies of v2 inference requests.
+All accept the same request; ``requests.jsonl`` contains one body of a v2 inference request for each held-out patient.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from mlmodel_server import package
 
 NAME = "tumour"
 FEW = 60
-"""Patients that v3 was fitted and, wrongly, also evaluated on."""
+"""Number of patients that v3 was fitted on and, wrongly, also evaluated on."""
 
 
 def simple(X: Any, y: Any, seed: int) -> Any:
-    """v1: a baseline."""
+    """Fit v1, a baseline."""
     return make_pipeline(StandardScaler(), SelectKBest(k=2), SVC(C=0.01, random_state=seed)).fit(X, y)
 
 
 def with_categories(X: Any, y: Any, seed: int, names: list[str], encode: Any) -> Any:
-    """v3: the columns become categories; OneHotEncoder raises on a value that it did not see in ``X``."""
+    """Fit v3, in which columns become categories: OneHotEncoder raises on a value that is not in ``X``."""
     columns = ColumnTransformer([("categories", encode, names)], remainder=StandardScaler())
     return make_pipeline(columns, SVC(C=10, random_state=seed)).fit(X, y)
 
 
 def clipped(X: Any) -> Any:
-    """What v4 calls first. It lives in this script, so a server that gets the model cannot have it."""
+    """The first step of v4. It is in this script, so a server does not have it."""
     return np.clip(X, 0, 1000)
 
 
 def requests(X: Any) -> list[str]:
-    """One v2 request body for each row of ``X``."""
+    """Return one v2 request body for each row of ``X``."""
     return [
         json.dumps({"inputs": [{"name": "row", "shape": [1, len(row)], "datatype": "FP64", "data": row.tolist()}]})
         for row in X.to_numpy()
@@ -62,8 +62,8 @@ def requests(X: Any) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the versions of the demo's model.")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="directory to write into (out)")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--out", type=Path, default=Path("out"), help="directory to write to (default: out)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the split and the models (default: 42)")
     arguments = parser.parse_args()
     out, seed = arguments.out, arguments.seed
     print(f"seed {seed}")
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def share_failing(model: Any, X: Any) -> float:
-    """The share of the rows of ``X`` on which ``model`` raises."""
+    """Return the share of the rows of ``X`` on which ``model`` raises."""
     failed = 0
     for index in range(len(X)):
         try:
