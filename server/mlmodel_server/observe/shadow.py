@@ -182,8 +182,8 @@ class Shadow:
         yield rows
         difference = histogram(
             "mlmodel_shadow_difference",
-            "Largest absolute difference of a row, in the unit of the output, for each output of floating-point "
-            "numbers.",
+            "Largest absolute difference of a row, for each output of floating-point numbers, in the unit of the "
+            "output.",
             "to",
         )
         yield _DIFFERENCE.add(difference, self._labels, total[_DIFFERENCES])

@@ -64,7 +64,7 @@ const drift = {
     this.showPredictions(predicted, stats.drift_rows);
     $("drift").hidden = !reports.length;
     if (!reports.length) return;
-    const limit = columns > reports.length ? ` Measured are the first ${reports.length} columns with a profile, of ${columns}.` : "";
+    const limit = columns > reports.length ? ` It covers the first ${reports.length} columns with a profile, of ${columns}.` : "";
     $("drift-note").textContent = `PSI, the population stability index, is the distance between two distributions: below ${WARN} they are alike, above ${CHANGED} they differ.${limit}`;
     legend("drift", reports);
     replace($("features"), reports.map(({ name }) => name).join("\n"), () => reports.map(({ name }) => this.row(name)));
@@ -124,7 +124,7 @@ const scores = {
       ...(names.length ? [this.table(names, columns)] : []),
       element("p", { class: "hint" }, columns.length
         ? "Over the labels posted to this replica."
-        : "No labels yet. Confirm or correct a prediction in its response, or post labels with their prediction ids later."),
+        : "No labels yet. Give feedback below a response, or post labels with their prediction ids."),
     ]);
   },
 
