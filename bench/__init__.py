@@ -1,1 +1,1 @@
-"""Measurements side by side with baselines in one run, as ratios. `make bench` runs them all."""
+"""Benchmarks that measure the project and baselines in one run, as ratios. `make bench` runs all of them."""

@@ -1,4 +1,4 @@
-"""The measurements that are named, one after the other; all of them without a name."""
+"""Run the named benchmarks one after the other; without a name, run all."""
 
 import argparse
 import sys
@@ -10,10 +10,10 @@ from hack.cluster.report import ClusterError
 BENCHES = {"decisions": decisions.main, "router": router.main, "serving": serving.main}
 
 parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-parser.add_argument("name", nargs="*", help=f"of: {', '.join(BENCHES)} (all)")
+parser.add_argument("name", nargs="*", help=f"one of {', '.join(BENCHES)} (default: all)")
 chosen = parser.parse_args().name or list(BENCHES)
 if unknown := set(chosen) - set(BENCHES):
-    parser.error(f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHES)}")
+    parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: choose from {', '.join(BENCHES)}")
 try:
     for name in chosen:
         BENCHES[name]()

@@ -1,9 +1,9 @@
-"""How soon and how wrongly rollouts are decided: the sequential test beside the policies that are in use elsewhere.
+"""Time and errors until a rollback: the sequential test compared with the policies of other tools.
 
-Simulated users (Bernoulli errors), the same for every policy. The other policies are modelled after the documented
-semantics with their usual settings: "window" after Flagger (60 s windows, success of at least 99 %, five failed checks
-in all roll back), "limit" after an Argo Rollouts analysis (60 s, success of at least 95 %, more than three failures).
-These are models of ours, not runs of those products.
+The requests are simulated (Bernoulli errors) and the same for every policy. The other policies model the documented
+semantics with common settings: "window" Flagger (60 s windows, success of at least 99 %, five failed checks in total
+roll back), "limit" an Argo Rollouts analysis (60 s, success of at least 95 %, more than three failures). They are our
+models, not runs of those products.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from mlmodel_operator.api.evidence import Counts, Ledger, Sides
 from mlmodel_operator.rollout.evidence import errors
 
 SEED = 20260104
-RATE, SHARE, HORIZON = 10, 0.1, 1800
+RATE, FRACTION, HORIZON = 10, 0.1, 1800
+"""Requests per second, the fraction that goes to the candidate, and the length of a rollout in seconds."""
 RUNS = 200
 
 Second = tuple[int, int, int, int]
-"""Requests and errors of the candidate, requests and errors of stable, in one second."""
+"""Requests and errors of the candidate, then of stable, in one second."""
 Policy = Callable[[Iterator[Second]], int | None]
-"""Seconds until the candidate is rolled back, None if it is not."""
+"""Returns the seconds until the candidate is rolled back, None if it is not."""
 
 
 def sequential(seconds: Iterator[Second]) -> int | None:
-    """Ours, looking every second."""
+    """Apply the project's sequential test every second."""
     ledger, own, others = Ledger(), Counts(), Counts()
     for now, (n, k, m, j) in enumerate(seconds, 1):
         block = Sides(Counts(n, 0, k), Counts(m, 0, j))
@@ -38,17 +39,17 @@ def sequential(seconds: Iterator[Second]) -> int | None:
 
 
 def windows(success: float, allowed: int) -> Policy:
-    """Checks of 60 s windows against a threshold; more than ``allowed`` failed ones roll back."""
+    """Return a policy that checks windows of 60 s, and rolls back if more than ``allowed`` have less ``success``."""
 
     def policy(seconds: Iterator[Second]) -> int | None:
-        asked = failed = bad = 0
+        requests = errors = failed_checks = 0
         for now, (n, k, _, _) in enumerate(seconds, 1):
-            asked, failed = asked + n, failed + k
+            requests, errors = requests + n, errors + k
             if now % 60 == 0:
-                bad += bool(asked) and (asked - failed) / asked < success
-                if bad > allowed:
+                failed_checks += bool(requests) and (requests - errors) / requests < success
+                if failed_checks > allowed:
                     return now
-                asked = failed = 0
+                requests = errors = 0
         return None
 
     return policy
@@ -59,7 +60,7 @@ POLICIES: dict[str, Policy] = {"sequential": sequential, "window": windows(0.99,
 
 @dataclass(frozen=True)
 class Result:
-    """How one policy did on one kind of candidate."""
+    """Results of one policy for one error rate of the candidate."""
 
     rolled_back: float
     median_seconds: int | None
@@ -67,15 +68,15 @@ class Result:
 
 
 def traffic(rng: random.Random, candidate: float, stable: float) -> Iterator[Second]:
-    """One rollout's worth of users."""
+    """Yield the counts of each second of one rollout, for the error rates of candidate and stable."""
     for _ in range(HORIZON):
-        n = sum(rng.random() < SHARE for _ in range(RATE))
+        n = sum(rng.random() < FRACTION for _ in range(RATE))
         m = RATE - n
         yield n, sum(rng.random() < candidate for _ in range(n)), m, sum(rng.random() < stable for _ in range(m))
 
 
 def measure(policy: Policy, candidate: float, stable: float) -> Result:
-    """Runs one policy on ``RUNS`` rollouts."""
+    """Run one policy on ``RUNS`` rollouts."""
     hits: list[tuple[int, int]] = []
     for run in range(RUNS):
         failed = 0
@@ -95,24 +96,26 @@ def measure(policy: Policy, candidate: float, stable: float) -> Result:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     print(
-        f"{RATE} requests per second, {100 * SHARE:g} % to the candidate, {HORIZON // 60} min, {RUNS} runs, seed {SEED}"
+        f"{RATE} requests/s, candidate at weight {100 * FRACTION:g}, {HORIZON // 60} min, {RUNS} runs, seed {SEED}; "
+        "medians of the rolled-back runs"
     )
-    print(f"{'candidate fails':<17}" + "".join(f"{name:^34}" for name in POLICIES))
+    print(f"{'candidate fails':<22}" + "".join(f"{name:^41}" for name in POLICIES))
     for rate in (0.005, 0.02, 0.05, 0.2, 1.0):
         results = {name: measure(policy, rate, 0.005) for name, policy in POLICIES.items()}
         cells = "".join(
-            f"{100 * found.rolled_back:5.1f} % back, {found.median_seconds or 0:5d} s,"
+            f"{100 * found.rolled_back:5.1f} % rolled back, {found.median_seconds or 0:5d} s,"
             f" {found.median_failed or 0:4d} failed "
             for found in results.values()
         )
-        print(f"{100 * rate:>6.1f} %{'  (as stable)' if rate == 0.005 else '':<9} {cells}")
+        print(f"{100 * rate:>6.1f} %{'  (as stable)' if rate == 0.005 else '':<13} {cells}")
     base, ours = measure(POLICIES["window"], 1.0, 0.005), measure(sequential, 1.0, 0.005)
     if ours.median_seconds and base.median_seconds and ours.median_failed and base.median_failed:
         print(
-            f"a candidate that fails everything: {base.median_seconds / ours.median_seconds:.0f} x sooner and"
-            f" {base.median_failed / ours.median_failed:.0f} x fewer failures than the window policy"
+            "ratio of window to sequential, for a candidate that fails all requests: "
+            f"time {base.median_seconds / ours.median_seconds:.0f}, "
+            f"failed requests {base.median_failed / ours.median_failed:.0f}"
         )
 
 

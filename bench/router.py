@@ -1,4 +1,4 @@
-"""What the router costs: the same users through the router and straight to a revision's Service, in turns."""
+"""The cost of the router: the same traffic through the router and directly to the Service of a revision, in turn."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from hack import installed_operator
 from hack.cluster import start
 from hack.quickstart import NAME, Model, train
-from hack.traffic import Second, Traffic
+from hack.traffic import Totals, Traffic
 
 RATE, REQUESTS, PAIRS = 200.0, 2000, 5
 
 
 def main() -> None:
-    """Prints the medians of both ways and their ratio."""
+    """Print the medians of both paths and their ratio."""
     with tempfile.TemporaryDirectory() as folder, start("bench") as cluster:
         bodies = train(Path(folder))
         installed_operator.install(cluster)
@@ -23,13 +23,13 @@ def main() -> None:
         model = Model(cluster.kubectl, "bench", Path(folder))
         model.apply("v2")
         revision = model.wait_ready(120, "v2")["stable"]["revision"]
-        ways = {
+        urls = {
             "router": model.url,
             "direct": f"http://{NAME}-{revision}.bench.svc:8080/v2/models/{NAME}/infer",
         }
-        seen: dict[str, list[Second]] = {way: [] for way in ways}
+        seen: dict[str, list[Totals]] = {path: [] for path in urls}
         for _ in range(PAIRS):
-            for way, url in ways.items():
+            for path, url in urls.items():
                 with Traffic(
                     cluster.kubectl,
                     cluster.kubectl_command,
@@ -39,16 +39,16 @@ def main() -> None:
                     image=installed_operator.image("server"),
                     rate=RATE,
                     limit=REQUESTS,
-                    name=f"users-{way}",
-                ) as users:
-                    users.wait(lambda now: now.ok + now.failed >= REQUESTS, 120, "all answers")
-                    seen[way].append(users.stop())
-                cluster.kubectl("wait", "-n", "bench", "--for=delete", f"pod/users-{way}", "--timeout=60s")
-    print(f"{REQUESTS} requests at {RATE:g} per second, half on fresh connections, {PAIRS} pairs, medians")
-    for name in ("p50_ms", "p99_ms"):
-        through, straight = (statistics.median(getattr(second, name) for second in seen[way]) for way in ways)
-        print(f"{name}: router {through:.2f}, direct {straight:.2f}, ratio {through / straight:.2f}")
-    print(f"failed: {sum(second.failed for both in seen.values() for second in both)}")
+                    name=f"clients-{path}",
+                ) as clients:
+                    clients.wait(lambda now: now.ok + now.failed >= REQUESTS, 120, f"all {REQUESTS} requests answered")
+                    seen[path].append(clients.stop())
+                cluster.kubectl("wait", "-n", "bench", "--for=delete", f"pod/clients-{path}", "--timeout=60s")
+    print(f"{REQUESTS} requests at {RATE:g} requests/s, half of them on new connections; medians of {PAIRS} pairs")
+    for name, label in {"p50_ms": "p50", "p99_ms": "p99"}.items():
+        router, direct = (statistics.median(getattr(totals, name) for totals in seen[path]) for path in urls)
+        print(f"{label}: router {router:.2f} ms, direct {direct:.2f} ms, ratio {router / direct:.2f}")
+    print(f"failed requests: {sum(totals.failed for runs in seen.values() for totals in runs)}")
 
 
 if __name__ == "__main__":

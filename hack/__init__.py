@@ -1,4 +1,4 @@
-"""Tools for developers: the throwaway Kubernetes, the demo, checks, and what demo, benchmarks and tests share."""
+"""Tools for developers: the throwaway Kubernetes, the demo, the checks, and code that demo, bench and tests share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The checkout."""
+"""The root directory of the checkout."""
 
 
 def tracked(*patterns: str) -> list[Path]:
-    """Return the files of the checkout that match git's patterns (all without one), ignored files aside."""
+    """Return the files of the checkout that match these Git patterns (default: all), without ignored files."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
         cwd=ROOT,

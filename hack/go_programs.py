@@ -1,4 +1,4 @@
-"""Other people's servers and clients that tests talk to: built from pinned Go modules, kept between runs."""
+"""Third-party servers and clients for the tests, built from pinned Go modules and cached between runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster import paths
-from hack.cluster.report import say
+from hack.cluster.report import progress
 from hack.cluster.shell import locked, run
 
 
@@ -21,7 +21,7 @@ class Program:
 
 
 VERSITYGW = Program("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
-"""An S3 server on a directory."""
+"""An S3 server that keeps objects in a directory."""
 
 FAKE_GCS = Program("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1")
 """Google Cloud Storage in memory."""
@@ -33,24 +33,24 @@ ORAS = Program("oras", "oras.land/oras/cmd/oras", "v1.3.6")
 """The client that pushes files to registries."""
 
 
-def program(wanted: Program) -> Path:
-    """Return the program's path, built now if it isn't there: half a minute to one and a half on 2 cores.
+def program(pinned: Program) -> Path:
+    """Return the path of the program; build it if it does not exist, which takes 30 to 90 s on 2 cores.
 
     Raises:
-        ClusterError: it couldn't be built; with the end of what Go said.
+        ClusterError: the build failed; with the end of its output.
     """
-    folder = paths.cache() / "programs" / f"{wanted.name}-{wanted.version}"
-    built = folder / wanted.name
+    folder = paths.cache() / "programs" / f"{pinned.name}-{pinned.version}"
+    built = folder / pinned.name
     with locked(folder.with_name(f"{folder.name}.lock")):
         if not built.exists():
-            say(f"Building {wanted.name} {wanted.version}")
+            progress(f"Building {pinned.name} {pinned.version}")
             unfinished = folder / "unfinished"
             run(
-                ["go", "install", "-trimpath", "-ldflags", "-s -w", f"{wanted.package}@{wanted.version}"],
+                ["go", "install", "-trimpath", "-ldflags", "-s -w", f"{pinned.package}@{pinned.version}"],
                 env={"GOBIN": str(unfinished), "CGO_ENABLED": "0"},
                 cwd=Path("/"),  # outside of any module
-                what=f"Building {wanted.name}",
+                what=f"Building {pinned.name}",
                 log=folder / "build.log",
             )
-            os.replace(unfinished / wanted.name, built)
+            os.replace(unfinished / pinned.name, built)
     return built

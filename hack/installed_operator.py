@@ -1,4 +1,4 @@
-"""The operator on a throwaway cluster: installed with the very manifest that users apply."""
+"""Install and control the operator on a throwaway cluster, with the manifest that users apply."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SELECTOR = ("-n", NAMESPACE, "-l", LABEL)
 
 
 def image(target: str) -> str:
-    """The name of one of the project's images, as the manifest has it."""
+    """Return the name of one of the project's images, as in the manifest."""
     return f"mlmodel-{target}:{images.project_version()}"
 
 
 def install(cluster: Cluster) -> None:
-    """``kubectl apply -f manifests/install.yaml``; only the stock router image is replaced by the one that is here."""
+    """Run ``kubectl apply -f manifests/install.yaml``, with the stock router image replaced by the project's."""
     running = cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "--ignore-not-found", "-o", "name")
     text = (ROOT / "manifests" / "install.yaml").read_text()
     cluster.kubectl("apply", "-f", "-", input=text.replace("docker.io/library/haproxy:3.2", image("router")))
@@ -34,53 +34,53 @@ def install(cluster: Cluster) -> None:
 
 
 def wait_installed(cluster: Cluster) -> None:
-    """Waits until the newest operator is ready and the only one."""
+    """Wait until the newest operator pod is ready and the only one."""
     cluster.kubectl("rollout", "status", "-n", NAMESPACE, DEPLOYMENT, "--timeout=90s", seconds=100)
-    wait_for("one operator is left", 60, lambda: len(pods(cluster)) == 1)
+    wait_for("one operator pod is left", 60, lambda: len(pods(cluster)) == 1)
 
 
 @contextmanager
 def settings(cluster: Cluster, **environment: str) -> Iterator[None]:
-    """The operator with other settings for a while; returns when it leads with them."""
+    """Run the operator with these environment variables inside the context, which is entered when it is ready."""
     before = json.loads(cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "-o", "json"))
-    held = {
+    original = {
         entry["name"]: entry["value"]
         for entry in before["spec"]["template"]["spec"]["containers"][0]["env"]
         if entry["name"] in environment
     }
 
-    def put(values: dict[str, str]) -> None:
+    def set_environment(values: dict[str, str]) -> None:
         assignments = [f"{name}={value}" for name, value in values.items()]
         cluster.kubectl("set", "env", "-n", NAMESPACE, DEPLOYMENT, *assignments)
         wait_installed(cluster)
 
-    put(environment)
+    set_environment(environment)
     try:
         yield
     finally:
-        put(held)
+        set_environment(original)
 
 
 def pods(cluster: Cluster) -> list[str]:
-    """Names of the operator's pods."""
+    """Return the names of the operator's pods, as ``pod/NAME``."""
     return cluster.kubectl("get", "pods", *_SELECTOR, "-o", "name").split()
 
 
 def kill(cluster: Cluster) -> None:
-    """Ends the operator's process with SIGKILL and waits until kubelet has started it again."""
+    """Kill the operator's process with SIGKILL and wait until kubelet has restarted its container."""
 
-    def starts() -> int:
+    def restarts() -> int:
         found = json.loads(cluster.kubectl("get", "pods", *_SELECTOR, "-o", "json"))["items"]
         return sum(status["restartCount"] for pod in found for status in pod["status"]["containerStatuses"])
 
-    before = starts()
+    before = restarts()
     name = pods(cluster)[0]
-    # A process cannot send SIGKILL to the first one of its own PID namespace: it takes one outside.
+    # The kernel ignores SIGKILL to PID 1 from inside its namespace, so it is sent from outside.
     container = json.loads(cluster.kubectl("get", "-n", NAMESPACE, name, "-o", "json"))["status"]["containerStatuses"][
         0
     ]
     cluster.run(["sh", "-c", _KILL, "sh", container["containerID"].split("//")[1]])
-    wait_for("kubelet has seen it", 60, lambda: starts() > before)
+    wait_for("kubelet has restarted the operator", 60, lambda: restarts() > before)
 
 
 _KILL = (

@@ -1,4 +1,4 @@
-"""Fails when a Markdown file of the repository points at a file or heading that is not there."""
+"""Fail if a Markdown file of the repository links to a file or heading that does not exist."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CODE = re.compile(r"```.*?```", re.DOTALL)
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page, as GitHub makes them."""
+    """Return the anchors of a page, as GitHub generates them."""
     found = (re.sub(r"[^\w\- ]", "", title.lower()) for title in HEADING.findall(CODE.sub("", text)))
     return {title.strip().replace(" ", "-") for title in found}
 
 
 def broken(page: Path) -> list[str]:
-    """One sentence for each link of the page that leads nowhere."""
+    """Return one sentence for each broken link of the page."""
     problems = []
     for target in LINK.findall(CODE.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
@@ -35,10 +35,10 @@ def broken(page: Path) -> list[str]:
 
 
 def main() -> int:
-    """Check every page."""
+    """Check every page; return 1 if a link is broken."""
     pages = tracked("*.md")
     problems = [problem for page in pages for problem in broken(page)]
-    print("\n".join(problems) or f"{len(pages)} pages, every link leads somewhere")
+    print("\n".join(problems) or f"{len(pages)} pages, no broken link")
     return 1 if problems else 0
 
 

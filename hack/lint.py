@@ -1,7 +1,7 @@
-"""Lint what is not Python: shell scripts, Dockerfiles, the page's JavaScript and Lua: ``python -m hack.lint``.
+"""Lint shell scripts, Dockerfiles, the page's JavaScript and Lua: ``python -m hack.lint``.
 
-All linters but luacheck come from the package index into the virtual environment. luacheck is a Debian package: without
-it Lua is not linted, and a line says so. ``--install`` installs it with apt.
+The virtual environment has all linters but luacheck, which is a Debian package. Without it, Lua is not linted, and a
+line reports that. ``--install`` installs it with apt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def shell() -> int:
 
 
 def is_shell(file: Path) -> bool:
-    """Tell whether the file's first line names a shell as its interpreter."""
+    """Return whether the first line of the file names a shell as its interpreter."""
     with file.open("rb") as opened:
         return re.match(rb"#!.*\b(ba|da|k)?sh\b", opened.readline()) is not None
 
@@ -42,7 +42,7 @@ def dockerfiles() -> int:
 
 
 def javascript(page: Path = PAGE) -> int:
-    """Run oxlint on the scripts of a page, joined in its order: as in the browser, they share their names."""
+    """Run oxlint on the scripts of a page, joined in its order: as in the browser, they share global names."""
     names = _SCRIPT.findall((page / "index.html").read_text("utf-8"))
     scripts = {name: (page / name).read_text("utf-8").splitlines() for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def javascript(page: Path = PAGE) -> int:
 
 
 def lua(*, install: bool) -> int:
-    """Run luacheck on every Lua file, after installing it if asked; 0 where it is missing."""
+    """Run luacheck on every Lua file, with ``install`` after installing it; return 0 if it is missing."""
     found = doctor.find("luacheck", "lua-check") if install else shutil.which("luacheck")
     if found is None:
         print(
@@ -80,14 +80,16 @@ def lua(*, install: bool) -> int:
 
 
 def _run(linter: Path, arguments: Sequence[str | Path]) -> int:
-    # luacheck finds the rules for a file by its path from here.
+    # luacheck selects the rules for a file by its path relative to the checkout.
     words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in arguments]
     return subprocess.run([linter, *words], cwd=ROOT).returncode
 
 
 def main() -> int:
-    """Run all linters, and fail when one of them finds something."""
-    parser = argparse.ArgumentParser(prog="python -m hack.lint", description="Lint what is not Python.")
+    """Run all linters; return 1 if one of them reports a problem."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hack.lint", description="Lint shell scripts, Dockerfiles, JavaScript and Lua."
+    )
     parser.add_argument("--install", action="store_true", help="install luacheck with apt if it is missing")
     install = parser.parse_args().install
     return int(any([shell(), dockerfiles(), javascript(), lua(install=install)]))

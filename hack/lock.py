@@ -1,9 +1,9 @@
 """Lock files: the version and the hashes of every package that developers, images and CI install.
 
 ``make lock`` resolves each lock from pyproject.toml into ``requirements/NAME.txt``, for Linux and macOS. It keeps the
-versions that still fit; ``UPGRADE=1 make lock`` takes the newest ones. Everything that ``dev`` has is resolved there
-first, so that the images hold the very versions that the tests ran with. ``--check`` needs no network: each file names
-the hash of the requirements that it was resolved from.
+versions that still fit; ``UPGRADE=1 make lock`` selects the newest ones. ``dev`` is resolved first and constrains the
+others, so that the images contain the versions that the tests ran with. ``--check`` needs no network: each file
+contains the hash of the requirements that it was resolved from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hack import ROOT
 
 FOLDER = ROOT / "requirements"
 PYTHON = "3.11"
-"""The oldest Python that is supported; packages for newer ones are locked beside."""
+"""The oldest supported Python; each lock also covers newer ones."""
 
 BUILD = "build"
 DEV = "dev"
@@ -32,7 +32,7 @@ LOCKS: Mapping[str, tuple[str, ...]] = {
     "server-pytorch": ("server", "pytorch"),
     "server-tensorflow": ("server", "tensorflow"),
 }
-"""For each lock file the extras of pyproject.toml that it holds; ``build`` is what makes a wheel of the project."""
+"""For each lock file its extras of pyproject.toml; ``build`` has the packages that build the wheel of the project."""
 
 _PIN = re.compile(r"^([a-z0-9-]+)==([^ ;\\]+)")
 _INPUTS = "# Inputs: "
@@ -65,7 +65,7 @@ def header(inputs: Sequence[str]) -> str:
 
 
 def pins(lock: str) -> dict[str, set[str]]:
-    """Return the locked versions of each package: one, or one for each range of Pythons."""
+    """Return the locked versions of each package: one, or one for each range of Python versions."""
     found: dict[str, set[str]] = {}
     for line in lock.splitlines():
         if pin := _PIN.match(line):
@@ -74,16 +74,16 @@ def pins(lock: str) -> dict[str, set[str]]:
 
 
 def problems(pyproject: str, locks: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each lock that is not what ``make lock`` writes for this pyproject.toml."""
+    """Return one sentence for each lock that differs from what ``make lock`` writes for this pyproject.toml."""
     found = []
     dev = pins(locks.get(DEV, ""))
     for name in LOCKS:
         lock = locks.get(name, "")
         if not lock.startswith(header(requirements(pyproject, name))):
-            found.append(f"requirements/{name}.txt is not resolved from this pyproject.toml: run make lock")
+            found.append(f"requirements/{name}.txt does not match pyproject.toml: run make lock")
         elif different := [package for package, pin in pins(lock).items() if dev.get(package, pin) != pin]:
             found.append(
-                f"requirements/{name}.txt has other versions than requirements/{DEV}.txt of "
+                f"requirements/{name}.txt and requirements/{DEV}.txt lock different versions of "
                 f"{', '.join(different)}: run make lock"
             )
         if re.search(r"https?://|--(extra-)?index-url|--find-links", lock):
@@ -92,7 +92,7 @@ def problems(pyproject: str, locks: Mapping[str, str]) -> list[str]:
 
 
 def write(name: str, inputs: Sequence[str], *, upgrade: bool) -> None:
-    """Resolve one lock and write it; :class:`subprocess.CalledProcessError` when the requirements contradict."""
+    """Resolve one lock and write it. Raises ``subprocess.CalledProcessError`` if the requirements conflict."""
     path = FOLDER / f"{name}.txt"
     options = ["--quiet", "--universal", "--python-version", PYTHON, "--generate-hashes", "--no-emit-index-url"]
     options += ["--no-header", "--no-annotate", "--output-file", str(path)]
@@ -109,16 +109,16 @@ def write(name: str, inputs: Sequence[str], *, upgrade: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write all locks, or check them; the exit code is 1 when one is out of date."""
+    """Write all locks, or check them; return 1 if one is out of date."""
     parser = argparse.ArgumentParser(prog="python -m hack.lock", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare the locks with pyproject.toml, without a network")
-    parser.add_argument("--upgrade", action="store_true", help="take the newest version of every package")
+    parser.add_argument("--upgrade", action="store_true", help="select the newest version of every package")
     given = parser.parse_args(argv)
     pyproject = (ROOT / "pyproject.toml").read_text("utf-8")
     if given.check:
         locks = {path.stem: path.read_text("utf-8") for path in FOLDER.glob("*.txt")}
         found = problems(pyproject, locks)
-        print("\n".join(found) or f"{len(LOCKS)} lock files, resolved from this pyproject.toml")
+        print("\n".join(found) or f"{len(LOCKS)} lock files match pyproject.toml")
         return 1 if found else 0
     FOLDER.mkdir(exist_ok=True)
     for name in LOCKS:

@@ -7,14 +7,14 @@ import socket
 from contextlib import ExitStack
 
 _FIRST, _LAST = 20_000, 32_767
-# In random order, so that processes side by side rarely try the same one. Each is tried once: none is returned twice.
+# In random order, so that concurrent processes rarely try the same one. Each is tried once: none is returned twice.
 _untried = iter(random.SystemRandom().sample(range(_FIRST, _LAST + 1), _LAST + 1 - _FIRST))
 
 
 def free_port(*addresses: str) -> int:
-    """Return a port that nobody listens on at any of the addresses (127.0.0.1 by default), another one on each call.
+    """Return a port that is free on all of the addresses (default: 127.0.0.1), a different one on each call.
 
-    It is below those that the kernel gives to clients: one of them, such as a probe, could take it before the server.
+    It is below the ephemeral ports, which the kernel may give to a client, such as a probe, before the server binds it.
 
     Raises:
         OSError: no port from 20000 to 32767 is left.

@@ -1,4 +1,4 @@
-"""Writes the Python of the gRPC messages from the .proto file: ``python -m hack.proto``, part of ``make generate``."""
+"""Generate the Python code of the gRPC messages: ``python -m hack.proto``, part of ``make generate``."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from hack import ROOT
 
 SERVER = ROOT / "server"
 PROTO = "mlmodel_server/rpc/proto/open_inference.proto"
-HEADER = '# ruff: noqa\n# fmt: off\n# mypy: disable-error-code="type-arg"\n'  # what protoc writes stays as it is
+HEADER = '# ruff: noqa\n# fmt: off\n# mypy: disable-error-code="type-arg"\n'  # the output of protoc is not reformatted
 
 
 def generated() -> dict[Path, str]:
-    """The text of each file that follows from the .proto file, by its place."""
+    """Return the text of each file that protoc generates, by its path."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["protoc", f"-I{SERVER}", f"--python_out={folder}", f"--pyi_out={folder}", PROTO]
         if protoc.main(arguments):
-            sys.exit(f"protoc refuses {PROTO}")
+            sys.exit(f"protoc failed on {PROTO}: correct the errors above")
         written = sorted(Path(folder).rglob("*_pb2.py*"))
         return {SERVER / path.relative_to(folder): HEADER + path.read_text() for path in written}
 
 
 if __name__ == "__main__":
-    for place, text in generated().items():
-        place.write_text(text)
+    for path, text in generated().items():
+        path.write_text(text)

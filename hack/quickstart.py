@@ -1,4 +1,4 @@
-"""An MLModel as a user handles it: apply a version, look, wait. For the demo and the tests on a whole cluster."""
+"""Apply an MLModel, read its status and wait for it, as a user does. For the demo and the tests on a whole cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "tumour"
 
 
 def train(out: Path) -> list[dict[str, Any]]:
-    """Trains the versions of the quickstart into ``out``, unless they are there; returns bodies of requests."""
+    """Train the versions of the quickstart into ``out``, unless they exist; return bodies of requests."""
     requests = out / "requests.jsonl"
     if not requests.exists():
         subprocess.run([sys.executable, QUICKSTART / "versions.py", "--out", out], check=True, capture_output=True)
@@ -28,20 +28,20 @@ def train(out: Path) -> list[dict[str, Any]]:
 
 
 class Model:
-    """The quickstart's model in one namespace. ``out`` holds the ConfigMaps of its versions."""
+    """The quickstart's model in one namespace. ``out`` has the ConfigMaps of its versions."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, out: Path) -> None:
         self.kubectl, self.namespace, self.out = kubectl, namespace, out
         self.url = f"http://{NAME}.{namespace}.svc/v2/models/{NAME}/infer"
 
     def __call__(self, *args: str, input: str | None = None) -> str:
-        """kubectl in the model's namespace."""
+        """Run kubectl in the namespace of the model."""
         return self.kubectl("-n", self.namespace, *args, input=input)
 
     def apply(
         self, version: str, *, rollout: dict[str, Any] | None = None, serving: dict[str, Any] | None = None
     ) -> None:
-        """Applies the version's ConfigMap and the MLModel; ``rollout`` and ``serving`` go into the spec."""
+        """Apply the ConfigMap of the version and the MLModel, with ``rollout`` and ``serving`` in its spec."""
         self("apply", "-f", str(self.out / f"{NAME}-{version}.yaml"))
         file = "mlmodel.yaml" if version == "v1" else f"{version}.yaml"
         manifest = yaml.safe_load((QUICKSTART / file).read_text())
@@ -52,12 +52,12 @@ class Model:
         self("apply", "-f", "-", input=json.dumps(manifest))
 
     def get(self) -> dict[str, Any]:
-        """The MLModel as it is now."""
+        """Return the current MLModel."""
         found: dict[str, Any] = json.loads(self("get", "mlm", NAME, "-o", "json"))
         return found
 
     def status(self) -> dict[str, Any]:
-        """Its status, empty when it has none or is of an older spec."""
+        """Return the status; empty if there is none, or if it belongs to an older spec."""
         body = self.get()
         status: dict[str, Any] = body.get("status", {})
         return status if status.get("observedGeneration") == body["metadata"]["generation"] else {}
@@ -65,7 +65,11 @@ class Model:
     def wait(
         self, what: str, seconds: float, until: Callable[[dict[str, Any]], bool], every: float = 0.2
     ) -> dict[str, Any]:
-        """Polls until the status of the present spec is as wanted; AssertionError with all of it otherwise."""
+        """Poll until ``until`` accepts the status of the current spec, and return that status.
+
+        Raises:
+            AssertionError: it did not within ``seconds``; with the last status.
+        """
         end = time.monotonic() + seconds
         while True:
             status = self.status()
@@ -73,12 +77,12 @@ class Model:
                 return status
             if time.monotonic() > end:
                 raise AssertionError(
-                    f"not within {seconds:g} s: {what}\n{json.dumps(self.get().get('status'), indent=1)}"
+                    f"timed out after {seconds:g} s: {what}\n{json.dumps(self.get().get('status'), indent=1)}"
                 )
             time.sleep(every)
 
     def wait_ready(self, seconds: float, version: str) -> dict[str, Any]:
-        """Waits until ``version`` is what the spec asks for and what serves."""
+        """Wait until the model is Ready and ``version`` is stable."""
         return self.wait(
             f"{version} is ready",
             seconds,
@@ -86,21 +90,23 @@ class Model:
         )
 
     def wait_weight(self, weight: int) -> dict[str, Any]:
-        """Waits until the candidate has this share."""
+        """Wait until the candidate has this weight."""
         return self.wait(
-            f"the candidate has {weight} %", 60, lambda status: (status.get("candidate") or {}).get("weight") == weight
+            f"the candidate has weight {weight}",
+            60,
+            lambda status: (status.get("candidate") or {}).get("weight") == weight,
         )
 
     def wait_rejected(self, seconds: float) -> dict[str, Any]:
-        """Waits until the wanted version is rolled back and nothing moves any more."""
+        """Wait until the desired version is rolled back and no revision drains."""
         return self.wait(
-            "it is rolled back",
+            "the desired version is rolled back and drained",
             seconds,
             lambda status: condition(status, "RolledBack") == "True" and not status.get("draining"),
         )
 
     def pods(self, component: str = "server") -> dict[str, tuple[str, int]]:
-        """UID and restarts of the pods that are not on their way out, by name."""
+        """Return the UID and the number of restarts of each pod that is not terminating, by name."""
         listed = json.loads(self("get", "pods", "-l", f"mlmodel.dev/component={component}", "-o", "json"))
         return {
             pod["metadata"]["name"]: (
@@ -113,10 +119,10 @@ class Model:
 
 
 def condition(status: dict[str, Any], kind: str) -> str:
-    """The status of a condition, empty when it is not there."""
+    """Return the status of a condition; empty if it is not set."""
     return next((found["status"] for found in status.get("conditions", []) if found["type"] == kind), "")
 
 
 def message(status: dict[str, Any], kind: str = "Ready") -> str:
-    """The message of a condition, empty when it is not there."""
+    """Return the message of a condition; empty if it is not set."""
     return next((found["message"] for found in status.get("conditions", []) if found["type"] == kind), "")

@@ -1,21 +1,21 @@
-"""What ``make demo`` writes down while it runs: one JSON object per line, in order of time.
+"""The recording that ``make demo`` writes: one JSON object per line, in order of time.
 
-A *sample* is what a user of the cluster sees at one moment; a *mark* is something that the demo did or saw. All counts
-are totals since the traffic began. ``hack.picture`` draws a recording.
+A *sample* is what a user of the cluster sees at one moment; a *mark* is an action of the demo or an outcome. All counts
+are totals since the traffic started. ``hack.picture`` draws a recording.
 
 =====================  ================================================================================================
-``seconds``            since the recording began
-``phase``              ``status.phase``; empty while the status is of an older spec
-``weight``             the candidate's share of the requests, in percent; 0 without a candidate
+``seconds``            time since the recording started
+``phase``              ``status.phase``; empty while the status belongs to an older spec
+``weight``             weight of the candidate in percent; 0 without a candidate
 ``stable``             version that is stable
 ``candidate``          version that is the candidate, or null
-``counted``            when the users took the next three counts, on the clock of ``seconds``
+``counted``            time of the next three counts, on the clock of ``seconds``
 ``requests``           answered requests by the version that answered
-``failed``             requests that failed for a user
-``rescued``            requests that the candidate failed and stable answered within the same request
+``failed``             requests that failed for the client
+``fallbacks``          requests that the candidate failed and that stable answered after the router's retry
 ``against``            evidence against the candidate, or null; the operator writes it every 10 seconds
-``certified``          error rate in percent below which the candidate is proven to be, or null
-``text``               of a mark: what happened; it has ``seconds`` and nothing else beside it
+``certified``          error rate in percent below which the candidate has been proven to be, or null
+``text``               description of a mark; a mark has only this field and ``seconds``
 =====================  ================================================================================================
 """
 
@@ -29,12 +29,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from hack.traffic import Second
+from hack.traffic import Totals
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One moment; see the table above."""
+    """The state at one moment; see the table above."""
 
     seconds: float
     phase: str = ""
@@ -44,14 +44,14 @@ class Sample:
     counted: float = 0.0
     requests: Mapping[str, int] = field(default_factory=dict)
     failed: int = 0
-    rescued: int = 0
+    fallbacks: int = 0
     against: float | None = None
     certified: float | None = None
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened."""
+    """An action of the demo, or an outcome."""
 
     seconds: float
     text: str
@@ -59,14 +59,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class Recording:
-    """All of one run."""
+    """The samples and marks of one run."""
 
     samples: tuple[Sample, ...]
     marks: tuple[Mark, ...]
 
 
-def sample(seconds: float, status: Mapping[str, Any], seen: Second, age: float = 0.0) -> Sample:
-    """Return what a status, and the users' counts of ``age`` seconds ago, say at one moment."""
+def sample(seconds: float, status: Mapping[str, Any], seen: Totals, age: float = 0.0) -> Sample:
+    """Return the sample of a status and of counts that are ``age`` seconds old."""
     candidate = status.get("candidate") or {}
     evidence = candidate.get("evidence") or {}
     return Sample(
@@ -78,19 +78,19 @@ def sample(seconds: float, status: Mapping[str, Any], seen: Second, age: float =
         counted=round(seconds - age, 2),
         requests=dict(seen.versions),
         failed=seen.failed,
-        rescued=seen.fallbacks,
+        fallbacks=seen.fallbacks,
         against=evidence.get("against"),
         certified=evidence.get("certifiedPercent"),
     )
 
 
 class Recorder:
-    """Writes samples and marks to a file as they come, so that an interrupted run leaves what it saw."""
+    """Writes each sample and mark to a file at once, so that an interrupted run keeps them."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", encoding="utf-8")
-        self._began = time.monotonic()
+        self._started = time.monotonic()
 
     def __enter__(self) -> Recorder:
         return self
@@ -100,16 +100,16 @@ class Recorder:
     ) -> None:
         self._file.close()
 
-    def sample(self, status: Mapping[str, Any], seen: Second) -> None:
-        """Write one moment."""
+    def sample(self, status: Mapping[str, Any], seen: Totals) -> None:
+        """Write a sample of this moment."""
         self._write(asdict(sample(self._seconds(), status, seen, time.time() - seen.at)))
 
     def mark(self, text: str) -> None:
-        """Write that something happened now."""
+        """Write a mark at this moment."""
         self._write({"seconds": round(self._seconds(), 2), "text": text})
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._started
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -117,7 +117,7 @@ class Recorder:
 
 
 def read(lines: Iterable[str]) -> Recording:
-    """Return the recording in these lines; TypeError or ValueError when they are none."""
+    """Return the recording in these lines. Raises TypeError or ValueError if they are not a recording."""
     samples, marks = [], []
     for line in lines:
         content = json.loads(line)
@@ -126,5 +126,5 @@ def read(lines: Iterable[str]) -> Recording:
         else:
             samples.append(Sample(**content))
     if not samples:
-        raise ValueError("the recording has no sample: write one with `make demo`")
+        raise ValueError("it has no sample")
     return Recording(tuple(samples), tuple(marks))

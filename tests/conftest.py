@@ -1,4 +1,4 @@
-"""Fixtures for every test, and what a failed one shows of its cluster."""
+"""Fixtures for all tests, and the report of a failed test on a cluster."""
 
 import os
 from collections.abc import Generator
@@ -15,7 +15,7 @@ from tests.fixtures.cluster import (
     namespace,
 )
 
-# Tests fork in a process in which others have called gRPC, which would then write to standard error.
+# gRPC writes to standard error when a process that has used it forks, which some tests do.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 # The same examples in every run, so that a failure repeats; no time limit per example, because another process may be
@@ -30,7 +30,7 @@ __all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace"]
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show events, pods and logs of a failed test's namespace, before the fixtures remove it."""
+    """Add models, pods, events and logs of the namespace to the report of a failed test, before it is deleted."""
     report = yield
     add_diagnosis(item, report)
     return report

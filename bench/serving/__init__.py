@@ -1,5 +1,5 @@
-"""The model server beside its peers: same models and load, one run, ratios. ``python -m bench serving``.
+"""The model server compared with its peers: same models, same load, one run, as ratios. ``python -m bench serving``.
 
-Every server has one worker and is alone on one CPU with whatever processes it starts, the load generator is on another;
-rounds are interleaved, so that what disturbs the machine disturbs all of them.
+Every server has one worker and runs, with its child processes, alone on one CPU; the load generator runs on another.
+Rounds are interleaved, so that noise affects all servers alike.
 """

@@ -1,7 +1,8 @@
-"""This tree's server beside an older one's: ``python -m bench.serving.compare REVISION``.
+"""Compare the server of this checkout with that of a Git revision.
 
-Three servers take turns under the same load: the older one twice, so that their ratio shows the noise (A/A), and this
-tree's. All run with the libraries of this environment. Ratios are medians over pairs of the same round.
+Run as ``python -m bench.serving.compare REVISION``. Three servers run in turn under the same load: that of the revision
+twice, so that the ratio of these two shows the noise (A/A), and that of the checkout. All use the libraries of this
+environment. Ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -20,31 +21,33 @@ from bench.serving.report import Claim, Part, markdown
 from bench.serving.rounds import Figure, Series, measure, p50, per_cpu_second, per_second
 from bench.serving.servers import Command, Start, ours, running
 from hack import ROOT
-from hack.cluster.report import say
+from hack.cluster.report import progress
 
 PAIRS = 10
 SECONDS = 2.0
 FLOOR = 0.97
-"""Least ratio of after to before that a change may cost."""
+"""Minimum ratio of after to before."""
 
-BEFORE, AGAIN, AFTER = "before", "before, again", "after"
+BEFORE, REPEATED, AFTER = "before", "before, repeated", "after"
 
 
 def main(argv: Sequence[str]) -> None:
     """Print the comparison as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.serving.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.serving.compare", description=__doc__.splitlines()[0])
     parser.add_argument("revision", metavar="REVISION", help="Git revision whose server is the baseline")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="number of rounds (default: %(default)s)")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIRS, help="number of rounds at each number of connections (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     load.require()
     with tempfile.TemporaryDirectory() as folder:
         older = export(options.revision, Path(folder) / "before")
-        parts = compare({BEFORE: older, AGAIN: older, AFTER: ROOT / "server"}, Path(folder), options.pairs)
+        parts = compare({BEFORE: older, REPEATED: older, AFTER: ROOT / "server"}, Path(folder), options.pairs)
     print(markdown(parts, machine(options.pairs)))
 
 
 def export(revision: str, folder: Path) -> Path:
-    """Write the server of ``revision`` below ``folder`` and return the directory to import it from."""
+    """Write the server of ``revision`` to ``folder`` and return the directory to import it from."""
     folder.mkdir()
     archive = subprocess.run(["git", "archive", revision, "server"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
@@ -61,14 +64,14 @@ def compare(trees: dict[str, Path], folder: Path, pairs: int) -> list[Part]:
         for server in servers:
             server.check([request])
         for connections in (32, 1):
-            say(f"Measuring: {pairs} pairs, {connections} connections")
+            progress(f"Measuring: {pairs} pairs, {connections} connections")
             series = measure([(server, request) for server in servers], connections, SECONDS, pairs)
             parts.append(_part(series))
     return parts
 
 
 def _from(tree: Path) -> Start:
-    """Our server, imported from another directory."""
+    """Return the start of our server, imported from another directory."""
     start = ours()
 
     def command(model: Path, port: int) -> Command:
@@ -78,7 +81,7 @@ def _from(tree: Path) -> Start:
 
 
 def _part(series: Sequence[Series]) -> Part:
-    before, again, after = series
+    before, repeated, after = series
     connections = f"{before.connections} connection{'s' if before.connections > 1 else ''}"
     figures: dict[str, Figure] = {
         "requests/s": per_second,
@@ -88,7 +91,7 @@ def _part(series: Sequence[Series]) -> Part:
     claims = []
     for what, figure in figures.items():
         claims.append(Claim(f"{what}, {connections}: after / before", after.ratio(before, figure), FLOOR, "×"))
-        claims.append(Claim(f"{what}, {connections}: A/A", again.ratio(before, figure), FLOOR, "×"))
+        claims.append(Claim(f"{what}, {connections}: A/A", repeated.ratio(before, figure), FLOOR, "×"))
     return Part(f"V2 JSON, one row of iris, {connections}", rounds.HEADER, rounds.rows(series), claims)
 
 

@@ -1,4 +1,4 @@
-"""Closed-loop load: so many connections, each with one request in flight, from wrk on a CPU of its own."""
+"""Closed-loop load: wrk on a separate CPU, with one request in flight on each connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parent / "post.lua"
 
 @dataclass(frozen=True)
 class Sample:
-    """A server driven once. Latencies and CPU time in microseconds; the latter is of all its processes, per request."""
+    """One measurement. Latencies, and CPU time of all processes per request, in microseconds."""
 
     per_second: float
     p50: float
@@ -29,17 +29,17 @@ class Sample:
 
 
 def require() -> None:
-    """Return if wrk is here, after installing it where apt can.
+    """Check that wrk is installed; install it with apt where possible.
 
     Raises:
-        ClusterError: it is not.
+        ClusterError: it is missing.
     """
     if doctor.find("wrk", "wrk") is None:
-        raise ClusterError("wrk is missing (it drives the servers): install it from your distribution.")
+        raise ClusterError("wrk, which sends the requests, is missing: install the package wrk of your distribution.")
 
 
 def drive(server: Server, request: Request, connections: int, seconds: float) -> Sample:
-    """Send the same request over and over."""
+    """Send the same request repeatedly for ``seconds``."""
     headers = [word for name, value in request.headers for word in ("-H", f"{name}: {value}")]
     url = f"http://127.0.0.1:{server.port}{INFER}"
     size = ["-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", *headers]
@@ -53,7 +53,7 @@ def drive(server: Server, request: Request, connections: int, seconds: float) ->
 
 
 def sample(printed: str, cpu_seconds: float) -> Sample:
-    """From what the script printed last to figures."""
+    """Return the sample from the last line that the script printed and the CPU time spent."""
     found = json.loads(printed.splitlines()[-1])
     done = max(1, found["requests"])
     return Sample(

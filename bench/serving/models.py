@@ -1,4 +1,4 @@
-"""The models of the benchmark, as files that every server reads, and requests with their answers."""
+"""The models of the benchmark, as files that every server reads, and requests with the expected labels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mlmodel_server import package
 
 SEED = 20260104
 NAME = "model"
-"""What every server calls its model."""
+"""Name of the model in every server."""
 
 BINARY_HEADER = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request and the labels that it must be answered with."""
+    """One request and the labels that its response must contain."""
 
     body: bytes
     labels: list[int]
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted classifier in a directory of its own: ``model.joblib``, and for us the package beside it."""
+    """A fitted classifier in its own directory, as ``model.joblib`` and, for our server, as a package."""
 
     folder: Path
     estimator: Any
@@ -53,25 +53,25 @@ class Trained:
         return [int(label) for label in self.estimator.predict(self.rows)]
 
     def requests(self, count: int, rows: int = 1) -> list[Request]:
-        """Requests of ``rows`` rows as JSON, FP64, from all over the data."""
+        """Return requests of ``rows`` rows as JSON, FP64, evenly spread over the data."""
         starts = np.linspace(0, len(self.rows) - rows, count, dtype=int)
         return [json_request(self.rows[at : at + rows], "FP64", self._labels[at : at + rows]) for at in starts]
 
     def single(self, rows: int) -> tuple[Request, Request]:
-        """One request of FP32 values, the data repeated as often as it takes: as JSON, and as binary."""
+        """Return one request of ``rows`` rows of FP32 values, repeated where necessary: as JSON, and as binary."""
         table = np.resize(self.rows, (rows, self.rows.shape[1])).astype(np.float32)
         labels = [int(label) for label in self.estimator.predict(table.astype(np.float64))]
         return json_request(table, "FP32", labels), binary_request(table, labels)
 
 
 def json_request(table: NDArray[Any], datatype: str, labels: list[int]) -> Request:
-    """A table as one input tensor, data flat."""
+    """Return a table as one input tensor with flat data."""
     tensor = {"name": "row", "shape": table.shape, "datatype": datatype, "data": table.ravel().tolist()}
     return Request(json.dumps({"inputs": [tensor]}).encode(), labels)
 
 
 def binary_request(table: NDArray[np.float32], labels: list[int]) -> Request:
-    """A table as one input tensor whose values follow the JSON as they lie in memory."""
+    """Return a table as one input tensor whose values follow the JSON as raw bytes."""
     parameters = {"binary_data_size": table.nbytes}
     tensor = {"name": "row", "shape": table.shape, "datatype": "FP32", "parameters": parameters}
     head = json.dumps({"inputs": [tensor]}).encode()
@@ -80,25 +80,25 @@ def binary_request(table: NDArray[np.float32], labels: list[int]) -> Request:
 
 
 def iris(folder: Path) -> Trained:
-    """Four numbers, a scaled logistic regression: nearly all the time is the server's own."""
+    """Return a scaled logistic regression of 4 numbers: nearly all the time is the server's."""
     data = load_iris()
     return _trained(folder, make_pipeline(StandardScaler(), LogisticRegression()), data.data, data.target)
 
 
 def linear(folder: Path) -> Trained:
-    """Thirty numbers, the same model: for large tables, which it answers fast."""
+    """Return a scaled logistic regression of 30 numbers: for large tables, which it predicts fast."""
     data = load_breast_cancer()
     return _trained(folder, make_pipeline(StandardScaler(), LogisticRegression()), data.data, data.target)
 
 
 def forest(folder: Path) -> Trained:
-    """Thirty numbers, a hundred trees of scikit-learn's default depth."""
+    """Return a forest for 30 numbers: 100 trees of scikit-learn's default depth."""
     data = load_breast_cancer()
     return _trained(folder, RandomForestClassifier(100, random_state=SEED), data.data, data.target)
 
 
 def large(folder: Path) -> tuple[Path, Request]:
-    """A file of 110 MB and a request: trees that have learnt noise. No package, for its answers are of no interest."""
+    """Return a model file of 110 MB, trees that were fitted to noise, and a request; the prediction does not matter."""
     rng = np.random.default_rng(SEED)
     table, labels = rng.normal(size=(60_000, 10)), rng.integers(0, 2, 60_000)
     folder.mkdir()

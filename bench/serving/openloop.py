@@ -1,7 +1,8 @@
-"""Open-loop load: requests go out when they are due, whether or not earlier ones were answered; prints JSON.
+"""Open-loop load: send requests when they are due, whether or not earlier ones were answered; print JSON.
 
-Closed-loop clients slow down with an overloaded server and so never overload it; users don't. The generator never waits
-for the server, so a latency counts from when a request was sent; how much later than due that was is told as well.
+Closed-loop clients slow down with an overloaded server and so never overload it; real clients do not slow down. The
+generator never waits for the server. Latency counts from the time when a request was sent; ``lag_p99`` reports how much
+later than due that was.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from time import perf_counter
 import numpy as np
 
 CONNECTIONS = 1000
-"""More than any sensible server keeps waiting; a request that finds all of them busy is not sent, and counted."""
+"""More than any sensible server lets wait. If all are busy, a request is not sent, but counted as ``unsent``."""
 
 PATIENCE = 30.0
-"""Seconds after the last request; what is unanswered then counts as broken."""
+"""Seconds after the last request; requests without a response by then count as broken."""
 
 
 @dataclass
 class Tally:
-    """What became of the requests. Times in milliseconds."""
+    """Outcomes of the requests. Times in milliseconds."""
 
     codes: dict[str, int] = field(default_factory=Counter)
     in_time: int = 0
-    """Answers 200 within the deadline."""
+    """Responses 200 within the deadline."""
     broken: int = 0
-    """Connections that ended without an answer, and requests without one."""
+    """Requests without a response, or whose connection was closed before it."""
     unsent: int = 0
     lag_p99: float = 0.0
-    """How late the generator was."""
+    """Delay of the generator."""
     accepted_p50: float = 0.0
     accepted_p99: float = 0.0
     rejected_p99: float = 0.0
@@ -49,32 +50,32 @@ class _Connection:
 
 
 def post(path: str, headers: dict[str, str], body: bytes) -> bytes:
-    """A whole HTTP/1.1 request."""
+    """Return a whole HTTP/1.1 request."""
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "\r\n"]).encode() + body
 
 
 def run(port: int, request: bytes, rate: float, seconds: float, deadline: float) -> Tally:
-    """Send ``rate`` requests per second to loopback; ``deadline``, in seconds, is what ``in_time`` is about."""
-    users = _Users(port, request, deadline)
+    """Send ``rate`` requests per second to loopback; ``deadline``, in seconds, is the one of ``in_time``."""
+    clients = _Clients(port, request, deadline)
     total, sent, start, lags = int(rate * seconds), 0, perf_counter(), []
-    while (now := perf_counter() - start) < seconds + PATIENCE and (sent < total or users.busy):
+    while (now := perf_counter() - start) < seconds + PATIENCE and (sent < total or clients.busy):
         while sent < total and (due := sent / rate) <= now:
             lags.append(perf_counter() - start - due)
-            users.send()
+            clients.send()
             sent += 1
-        users.receive(max(0.0, start + sent / rate - perf_counter()) if sent < total else 0.1)
-    users.leave()
-    tally = users.tally
+        clients.receive(max(0.0, start + sent / rate - perf_counter()) if sent < total else 0.1)
+    clients.close()
+    tally = clients.tally
     tally.lag_p99 = _percentile(lags, 99)
-    tally.accepted_p50, tally.accepted_p99 = _percentile(users.accepted, 50), _percentile(users.accepted, 99)
-    tally.rejected_p99 = _percentile(users.rejected, 99)
+    tally.accepted_p50, tally.accepted_p99 = _percentile(clients.accepted, 50), _percentile(clients.accepted, 99)
+    tally.rejected_p99 = _percentile(clients.rejected, 99)
     return tally
 
 
-class _Users:
-    """Connections, each with at most one request in flight; as many as it takes."""
+class _Clients:
+    """Connections, each with at most one request in flight; as many as the rate requires."""
 
     def __init__(self, port: int, request: bytes, deadline: float) -> None:
         self.tally = Tally()
@@ -86,7 +87,7 @@ class _Users:
         self._port, self._request, self._deadline = port, request, deadline
 
     def send(self) -> None:
-        """One request, on a connection that is free, else on a new one."""
+        """Send one request on an idle connection, or on a new one."""
         if not self._idle and len(self.busy) >= CONNECTIONS:
             self.tally.unsent += 1
             return
@@ -101,7 +102,7 @@ class _Users:
         self._poll.register(used.socket, select.EPOLLIN)
 
     def receive(self, seconds: float) -> None:
-        """Whatever has been answered by now, or else in that time."""
+        """Read the responses that have arrived, or arrive within ``seconds``."""
         for file, _ in self._poll.poll(seconds):
             connection = self.busy[file]
             try:
@@ -119,8 +120,8 @@ class _Users:
             else:
                 self._answered(connection, *answer)
 
-    def leave(self) -> None:
-        """Give up what is unanswered, and close everything."""
+    def close(self) -> None:
+        """Count requests without a response as broken, and close all connections."""
         for connection in self._idle:
             connection.socket.close()
         for connection in self.busy.values():
@@ -143,7 +144,7 @@ class _Users:
 
 
 def complete(received: bytes) -> tuple[int, bool] | None:
-    """The status of a whole answer and whether the connection ends with it; None if the answer isn't whole."""
+    """Return the status of a complete response and whether the connection closes; None if it is not complete."""
     head, found, body = received.partition(b"\r\n\r\n")
     if not found:
         return None
@@ -159,7 +160,7 @@ def _percentile(seconds: list[float], percent: float) -> float:
 
 
 def main() -> None:
-    """Runs what the command line asks for; the request is read from standard input."""
+    """Run with the options of the command line; read the request from standard input."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)

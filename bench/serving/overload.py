@@ -1,4 +1,4 @@
-"""Five times as many requests as the server can answer, for a minute, each with a deadline."""
+"""Overload: five times as many requests as the server can answer, for a minute, each with a deadline."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from bench.serving.load import drive
 from bench.serving.parts import MB, OURS, UNCONVERTED
 from bench.serving.report import Claim, Part, number
 from bench.serving.servers import INFER, READY, Server, ours, running
-from hack.cluster.report import ClusterError, say
+from hack.cluster.report import ClusterError, progress
 
 TIMES, SECONDS = 5, 60
 ROWS = 32
-"""Of one request: so many that five times the capacity is a rate that the generator keeps up with."""
+"""Rows of one request: so many that the generator can send at five times the capacity."""
 
 DEADLINE_MS = 250
-BESIDE = (READY, "/metrics")
-"""What is asked beside the load."""
+PROBED = (READY, "/metrics")
+"""Paths that are requested during the load."""
 
-ASKED = 5
-"""Times a second, each."""
+PROBES = 5
+"""Requests per second to each of these paths."""
 
 SETTLED = 10
-"""Samples until caches, pools and queues have their size; from here on memory must not grow."""
+"""Samples until caches, pools and queues have reached their size; after these, memory must not grow."""
 
 
 def overload(folder: Path) -> Part:
-    """What is accepted is answered in time, the rest is told so at once, and memory stays."""
+    """Accepted requests are answered before their deadline, all others rejected at once; memory does not grow."""
     trained = models.forest(folder / "overload")
     request = trained.requests(1, ROWS)[0]
     with running(OURS, ours(*UNCONVERTED), trained.folder) as server:
         server.check([request])
         drive(server, request, 32, 1.0)
         capacity = drive(server, request, 32, 5.0).per_second
-        say(f"capacity {number(capacity)}/s, now {number(TIMES * capacity)}/s for {SECONDS} s")
+        progress(f"capacity {number(capacity)} requests/s, sending {number(TIMES * capacity)} for {SECONDS} s")
         headers = dict([*request.headers, ("x-mlmodel-timeout-ms", str(DEADLINE_MS))])
         found, memory, waits = _under(server, openloop.post(INFER, headers, request.body), TIMES * capacity)
     accepted = found.codes.get("200", 0)
@@ -63,17 +63,17 @@ def overload(folder: Path) -> Part:
             for path, found_at in percentiles.items()
             for percent in (50, 99)
         },
-        "memory at most, MB": max(memory) / MB,
-        "generator late, p99 ms": found.lag_p99,
-        "not sent for want of connections": found.unsent,
+        "maximum memory, MB": max(memory) / MB,
+        "delay of the generator, p99 ms": found.lag_p99,
+        "not sent because all connections were busy": found.unsent,
     }
     return Part(
-        f"Overload: {TIMES} × capacity for {SECONDS} s, {ROWS} rows a request, deadline {DEADLINE_MS} ms",
+        f"Overload: {TIMES} × capacity for {SECONDS} s, {ROWS} rows per request, deadline {DEADLINE_MS} ms",
         ("", "figure"),
         [[what, number(value)] for what, value in figures.items()],
         [
-            Claim("overload: accepted within the deadline", 100 * found.in_time / max(1, accepted), 99, "%"),
-            Claim("overload: answered neither 200, 429 nor 503, or not at all", others, 0, "", at_least=False),
+            Claim("overload: accepted and answered in time", 100 * found.in_time / max(1, accepted), 99, "%"),
+            Claim("overload: no response, or not 200, 429 or 503", others, 0, "", at_least=False),
             *(
                 Claim(f"overload: {path}, p99", found_at[98], 10, "ms", at_least=False)
                 for path, found_at in percentiles.items()
@@ -84,20 +84,21 @@ def overload(folder: Path) -> Part:
 
 
 def growth(memory: Sequence[float]) -> float:
-    """Percent by which the last samples are above the first ones after it has settled; medians, for it may swing."""
+    """Return the growth in percent from the first samples after ``SETTLED`` to the last ones; medians, because memory
+    fluctuates."""
     if len(memory) < 3 * SETTLED:
         raise ClusterError(
-            f"There are only {len(memory)} samples of memory: the machine is too busy to tell its growth."
+            f"Only {len(memory)} samples of memory instead of {3 * SETTLED}: the machine is too busy. Try again later."
         )
     return 100 * (statistics.median(memory[-SETTLED:]) / statistics.median(memory[SETTLED : 2 * SETTLED]) - 1)
 
 
 def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally, list[float], dict[str, list[float]]]:
-    """The tally, every second the server's memory in bytes, and how many milliseconds what is asked beside it took."""
+    """Return the tally, the server's memory in bytes for each second, and the latencies of ``PROBED`` in ms."""
     arguments = {"port": server.port, "rate": rate, "seconds": SECONDS, "deadline": DEADLINE_MS / 1000}
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     memory: list[float] = []
-    waits: dict[str, list[float]] = {path: [] for path in BESIDE}
+    waits: dict[str, list[float]] = {path: [] for path in PROBED}
     with TemporaryFile() as body, pinned.here(pinned.cpus()[1]):
         body.write(request)
         body.seek(0)
@@ -110,20 +111,21 @@ def _under(server: Server, request: bytes, rate: float) -> tuple[openloop.Tally,
         try:
             while generator.poll() is None:
                 memory.append(float(server.pss_bytes()))
-                for path in BESIDE * ASKED:
-                    waits[path].append(_asked(server.port, path))
+                for path in PROBED * PROBES:
+                    waits[path].append(_probe(server.port, path))
                     with suppress(subprocess.TimeoutExpired):
-                        generator.wait(1 / len(BESIDE * ASKED))
+                        generator.wait(1 / len(PROBED * PROBES))
             printed = generator.communicate()[0]
         finally:
             generator.kill()
             generator.wait()
     if generator.returncode:
-        raise ClusterError(f"The load generator ended with {generator.returncode}.")
+        raise ClusterError(f"The load generator exited with {generator.returncode}.")
     return openloop.Tally(**json.loads(printed)), memory, waits
 
 
-def _asked(port: int, path: str) -> float:
+def _probe(port: int, path: str) -> float:
+    """Return the latency of a GET in milliseconds."""
     started = perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", path)
@@ -131,5 +133,5 @@ def _asked(port: int, path: str) -> float:
     response.read()
     connection.close()
     if response.status != 200:
-        raise ClusterError(f"{path} answers {response.status} under load.")
+        raise ClusterError(f"{path} returned {response.status} under load.")
     return 1000 * (perf_counter() - started)

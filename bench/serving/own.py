@@ -1,4 +1,4 @@
-"""Prints, as JSON, the microseconds that our own code takes for one request; the least of many repetitions."""
+"""Print, as JSON, the microseconds that the server's code takes for one request; the minimum of many repetitions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ REPETITIONS = 200
 
 
 def microseconds(call: Callable[[], object]) -> float:
-    """The least of many: what disturbs can only add."""
+    """Return the minimum of many repetitions, because noise only adds time."""
     loops = 200
     return 1e6 * min(timeit.repeat(call, repeat=REPETITIONS, number=loops)) / loops
 
 
 def main() -> None:
-    """Times and prints."""
+    """Measure and print."""
     table = np.random.default_rng(1).normal(size=(1000, 30)).astype(np.float32)
     large = binary_request(table, [])
     length = dict(large.headers)["Inference-Header-Content-Length"]

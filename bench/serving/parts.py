@@ -1,4 +1,4 @@
-"""What is measured, one function each; README and issue name the bounds."""
+"""The parts of the benchmark, one function each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNBATCHED = ("--batch-rows", "1")
 
 
 def iris(folder: Path) -> Part:
-    """The smallest model: what a server itself costs."""
+    """The smallest model: nearly all the time is the server's."""
     trained = models.iris(folder / "iris")
     requests = trained.requests(CHECKED)
     with ExitStack() as stack:
@@ -43,18 +43,18 @@ def iris(folder: Path) -> Part:
         rounds.HEADER,
         rounds.rows([*many, *one]),
         [
-            Claim(f"{what}, 32 connections, on one CPU", mine.median(per_second), 25_000, "/s"),
-            Claim("the same for each second of CPU time", mine.median(per_cpu_second), 25_000, ""),
-            Claim(f"the same beside {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 20, "×"),
-            Claim("the same beside FastAPI + pydantic", mine.ratio(by_label[FASTAPI], per_second), 5, "×"),
-            Claim(f"{what}, 1 connection, median", alone.median(p50), 120, "µs", at_least=False),
-            Claim(f"{MLSERVER}'s median beside it", single[MLSERVER].ratio(alone, p50), 10, "×"),
+            Claim(f"{what}, 32 connections, requests/s", mine.median(per_second), 25_000, "/s"),
+            Claim("requests per second of CPU time", mine.median(per_cpu_second), 25_000, ""),
+            Claim(f"requests/s, ratio to {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 20, "×"),
+            Claim("requests/s, ratio to FastAPI + pydantic", mine.ratio(by_label[FASTAPI], per_second), 5, "×"),
+            Claim(f"{what}, 1 connection, p50", alone.median(p50), 120, "µs", at_least=False),
+            Claim(f"p50 of {MLSERVER}, ratio to ours", single[MLSERVER].ratio(alone, p50), 10, "×"),
         ],
     )
 
 
 def forest(folder: Path) -> Part:
-    """A model that scikit-learn itself is slow at."""
+    """A model that scikit-learn predicts slowly."""
     trained = models.forest(folder / "forest")
     requests = trained.requests(CHECKED)
     with ExitStack() as stack:
@@ -70,15 +70,15 @@ def forest(folder: Path) -> Part:
         rounds.HEADER,
         rounds.rows(many),
         [
-            Claim(f"{what}, 32 connections, on one CPU", mine.median(per_second), 20_000, "/s"),
-            Claim("the same for each second of CPU time", mine.median(per_cpu_second), 20_000, ""),
-            Claim(f"the same beside {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 100, "×"),
+            Claim(f"{what}, 32 connections, requests/s", mine.median(per_second), 20_000, "/s"),
+            Claim("requests per second of CPU time", mine.median(per_cpu_second), 20_000, ""),
+            Claim(f"requests/s, ratio to {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 100, "×"),
         ],
     )
 
 
 def numbers(folder: Path) -> Part:
-    """A large request: JSON for all, and the binary extension for us (MLServer refuses it)."""
+    """A large request: JSON for all servers, and the binary extension for ours (MLServer rejects it)."""
     trained = models.linear(folder / "linear")
     as_json, as_binary = trained.single(rows=1000)
     with ExitStack() as stack:
@@ -96,11 +96,11 @@ def numbers(folder: Path) -> Part:
 
 
 def own_code(folder: Path) -> Part:
-    """Our own code without network and model, in a process of its own on the servers' CPU."""
+    """The server's code without network and model, in a process on the servers' CPU."""
     argv = pinned.on(pinned.cpus()[0], [sys.executable, "-m", "bench.serving.own"])
-    found: dict[str, float] = json.loads(run(argv, what="Timing our own code", env=pinned.ONE_THREAD))
+    found: dict[str, float] = json.loads(run(argv, what="Timing the server's code", env=pinned.ONE_THREAD))
     return Part(
-        "Our own code, in process, least of the repetitions",
+        "The server's code, in process, minimum of the repetitions",
         ("", "µs"),
         [[what, number(microseconds)] for what, microseconds in found.items()],
         [Claim("30,000 FP32 values, binary: decode", found["decode, 30,000 FP32, binary"], 5, "µs", at_least=False)],
@@ -108,13 +108,13 @@ def own_code(folder: Path) -> Part:
 
 
 def batching(folder: Path) -> Part:
-    """What batching brings a model that it can help, and what it costs where it cannot."""
+    """The gain of batching under concurrent requests, and its cost at one connection."""
     trained = models.forest(folder / "unconverted")
     requests = trained.requests(CHECKED)
     with ExitStack() as stack:
         servers = [
             stack.enter_context(running(label, ours(*UNCONVERTED, *flags), trained.folder))
-            for label, flags in {"batching": (), "none": UNBATCHED}.items()
+            for label, flags in {"with batching": (), "without batching": UNBATCHED}.items()
         ]
         for server in servers:
             server.check(requests)
@@ -122,18 +122,18 @@ def batching(folder: Path) -> Part:
         (on, off), (on_one, off_one) = measure(subjects, 32, SECONDS), measure(subjects, 1, SECONDS)
     added = 100 * (on_one.ratio(off_one, p50) - 1)
     return Part(
-        "Batching: the forest as scikit-learn predicts it",
+        "Batching: the same forest, not compiled",
         rounds.HEADER,
         rounds.rows([on, off, on_one, off_one]),
         [
-            Claim("batching, 1 connection: added to the median", added, 5, "%", at_least=False),
-            Claim("batching, 32 connections: beside none", on.ratio(off, per_second), 6, "×"),
+            Claim("batching, 1 connection: added to the p50", added, 5, "%", at_least=False),
+            Claim("batching, 32 connections: requests/s, ratio to no batching", on.ratio(off, per_second), 6, "×"),
         ],
     )
 
 
 def starts(folder: Path) -> Part:
-    """From the start of a process to its first 200 of the readiness path; what it then takes in memory."""
+    """Time from the start of a process to the first 200 of its readiness path, and its memory then."""
     trained = models.iris(folder / "starts")
     requests = trained.requests(CHECKED)
     found: dict[str, list[tuple[float, float, float]]] = {}
@@ -151,13 +151,13 @@ def starts(folder: Path) -> Part:
         [[label, *map(number, figures)] for label, figures in medians.items()],
         [
             Claim("start to ready", seconds, 1, "s", at_least=False),
-            Claim("memory of the base", megabytes, 100, "MB", at_least=False),
+            Claim("memory when ready", megabytes, 100, "MB", at_least=False),
         ],
     )
 
 
 def second_worker(folder: Path) -> Part:
-    """What another process costs when the model is large and loaded before the fork."""
+    """Memory of a second worker, for a large model that is loaded before the fork."""
     model, request = models.large(folder / "large")
     used = []
     for workers in (1, 2):
@@ -176,7 +176,7 @@ ALL = (iris, forest, numbers, own_code, batching, starts, second_worker)
 
 
 def _starts(trained: Trained) -> dict[str, tuple[Start, Path]]:
-    """Ours and the peers, each with the model that it reads."""
+    """Return our server and the peers, each with the path of its model."""
     peers = {label: (start, trained.artefact) for label, start in PEER_STARTS.items()}
     return {OURS: (ours(), trained.folder), **peers}
 

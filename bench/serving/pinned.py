@@ -1,4 +1,4 @@
-"""Which process runs where: servers on one CPU, the load on another, each numeric library with one thread."""
+"""CPUs of the processes: servers on one, the load generator on another; one thread per numeric library."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 
 
 def cpus() -> tuple[int, int]:
-    """The CPU of the servers and that of the load generator.
+    """Return the CPU of the servers and that of the load generator.
 
     Raises:
-        ClusterError: this process may use only one.
+        ClusterError: this process may use only one CPU.
     """
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
-        raise ClusterError("The serving benchmark needs two CPUs, one for the server and one for the load.")
+        raise ClusterError(
+            "The serving benchmark needs two CPUs, one for the server and one for the load, but this process has one."
+        )
     return usable[0], usable[1]
 
 
 def on(cpu: int, argv: Sequence[str | Path]) -> list[str]:
-    """The command that runs ``argv`` on one CPU."""
+    """Return the command that runs ``argv`` on one CPU."""
     return ["taskset", "--cpu-list", str(cpu), *map(str, argv)]
 
 
 @contextmanager
 def here(cpu: int) -> Iterator[None]:
-    """This thread, and what it starts, on one CPU: what measures a server must not stand in its way."""
+    """Run this thread, and the processes that it starts, on one CPU, so that measuring does not slow the server."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
@@ -41,6 +43,6 @@ def here(cpu: int) -> Iterator[None]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours without proxies, which would stand between the load and loopback, and with one thread per library."""
+    """Return the environment of a server: this one, without proxies and with one thread per numeric library."""
     proxies = {"http_proxy", "https_proxy", "all_proxy"}
     return {name: value for name, value in os.environ.items() if name.lower() not in proxies} | ONE_THREAD | more

@@ -1,4 +1,4 @@
--- One constant body, read from a file since it may be binary; prints the figures as one line of JSON.
+-- Sends one constant body, read from a file because it may be binary; prints the figures as one line of JSON.
 function init(args)
   local file = assert(io.open(args[1], "rb"))
   wrk.method = "POST"

@@ -1,4 +1,4 @@
-"""Rounds: every server in turn under the same load, again and again, so that noise hits all of them alike."""
+"""Rounds: every server in turn under the same load, several times, so that noise affects all of them alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.serving.load import Sample, drive
 from bench.serving.models import Request
 from bench.serving.report import number
 from bench.serving.servers import Server
-from hack.cluster.report import say
+from hack.cluster.report import progress
 
 ROUNDS = 5
 WARM_UP_SECONDS = 1.0
@@ -19,42 +19,42 @@ Figure = Callable[[Sample], float]
 
 
 def per_second(sample: Sample) -> float:
-    """Requests answered in a second."""
+    """Return the requests answered per second."""
     return sample.per_second
 
 
 def p50(sample: Sample) -> float:
-    """Median latency in microseconds."""
+    """Return the median latency in microseconds."""
     return sample.p50
 
 
 def per_cpu_second(sample: Sample) -> float:
-    """Requests that a second of CPU time answers: what a core can do when nobody else is on it."""
+    """Return the requests answered per second of CPU time, which other processes on the CPU do not affect."""
     return 1e6 / sample.cpu
 
 
 @dataclass(frozen=True)
 class Series:
-    """One server under one load, a sample for each round."""
+    """One server under one load, with a sample for each round."""
 
     label: str
     connections: int
     samples: list[Sample] = field(default_factory=list)
 
     def median(self, figure: Figure) -> float:
-        """Over the rounds."""
+        """Return the median of a figure over the rounds."""
         return statistics.median(map(figure, self.samples))
 
     def ratio(self, other: Series, figure: Figure) -> float:
-        """How many times as large the figure is as the other's: the median of the rounds' own ratios."""
+        """Return the ratio of a figure to that of the other: the median of the ratios of all rounds."""
         pairs = zip(self.samples, other.samples, strict=True)
-        return statistics.median(figure(mine) / figure(its) for mine, its in pairs)
+        return statistics.median(figure(mine) / figure(theirs) for mine, theirs in pairs)
 
 
 def measure(
     subjects: Sequence[tuple[Server, Request]], connections: int, seconds: float, count: int = ROUNDS
 ) -> list[Series]:
-    """Drive each with its request, ``count`` times in turns, after a warm-up."""
+    """Send each server its request for ``seconds``, in ``count`` rounds after a warm-up."""
     found = [Series(server.label, connections) for server, _ in subjects]
     for server, request in subjects:
         drive(server, request, connections, WARM_UP_SECONDS)
@@ -62,15 +62,18 @@ def measure(
         for series, (server, request) in zip(found, subjects, strict=True):
             series.samples.append(drive(server, request, connections, seconds))
         rates = ", ".join(f"{series.label} {number(series.samples[-1].per_second)}/s" for series in found)
-        say(f"round {round + 1} of {count}, {connections} connections: {rates}")
+        progress(f"round {round + 1} of {count}, {connections} connections: {rates}")
     return found
 
 
-HEADER = ("", "connections", "requests/s", "p50 µs", "p99 µs", "CPU µs/request", "errors", "× requests/s", "× p50")
+HEADER = (
+    *("server", "connections", "requests/s", "p50 µs", "p99 µs", "CPU µs/request", "errors"),
+    *("ratio of requests/s", "ratio of p50"),
+)
 
 
 def rows(all_series: Sequence[Series]) -> list[list[str]]:
-    """The table of medians; the last two columns say how many times better the first of the same load is."""
+    """Return the table of medians; its ratios compare the first server with the same load with the one of the row."""
     firsts: dict[int, Series] = {}
     found = []
     for series in all_series:

@@ -1,4 +1,4 @@
-"""Ours and the peers as processes on one CPU: how each is started, and what it has cost."""
+"""Our server and its peers as processes on one CPU: their commands, CPU time and memory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from hack.venvs import venv
 
 START_SECONDS = 60
 STOP_SECONDS = 10
+LOG_FOLLOWS = " The end of its log:"
 PEERS = Path(__file__).parent / "peers"
 INFER = f"/v2/models/{NAME}/infer"
 READY = "/v2/health/ready"
@@ -32,23 +33,23 @@ MLSERVER, FASTAPI, KSERVE = "MLServer 1.7.1", "FastAPI", "KServe SDK 0.21"
 
 @dataclass(frozen=True)
 class Command:
-    """What starts a server."""
+    """The command line of a server, and additions to its environment."""
 
     argv: Sequence[str | Path]
     env: dict[str, str] = field(default_factory=dict)
 
 
 Start = Callable[[Path, int], Command]
-"""From the model (a file, or a package's directory) and a free port, in a directory of its own, to the command."""
+"""Returns the command for a model (a file, or the directory of a package) and a free port."""
 
 
 def same(*names: str) -> list[str]:
-    """Requirements: the versions of these that we have ourselves, so that all servers run the same model's code."""
+    """Return requirements for the installed versions of these packages, so that all servers run the same libraries."""
     return [f"{name}=={version(name)}" for name in names]
 
 
 def ours(*flags: str) -> Start:
-    """Our server with more arguments."""
+    """Return the start of our server with more arguments."""
 
     def start(model: Path, port: int) -> Command:
         fixed = ["--name", NAME, "--uri", f"pvc://bench/{model.name}", "--path", str(model), "--host", "127.0.0.1"]
@@ -58,8 +59,8 @@ def ours(*flags: str) -> Start:
 
 
 def mlserver(model: Path, port: int) -> Command:
-    """MLServer with its defaults (so one parallel worker), but for one in its favour: it writes no line per request."""
-    # uvloop 0.22 and newer end its start with "no current event loop" (its issue 2286).
+    """MLServer with its defaults (one parallel worker), except one in its favour: it does not log each request."""
+    # With uvloop 0.22 and newer it fails to start: "no current event loop" (its issue 2286).
     needed = ["mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"]
     python = venv("mlserver", [*needed, *same("scikit-learn", "numpy", "joblib")])
     folder = model.with_name(f"{model.parent.name}-mlserver")
@@ -72,7 +73,7 @@ def mlserver(model: Path, port: int) -> Command:
 
 
 def fastapi(model: Path, port: int) -> Command:
-    """The baseline in `peers/fastapi_app.py` under uvicorn with its fast loop and parser, no line per request."""
+    """The baseline `peers/fastapi_app.py` under uvicorn with its fast loop and parser, without an access log."""
     python = venv("fastapi", same("fastapi", "uvicorn", "uvloop", "httptools", "scikit-learn", "numpy", "joblib"))
     place = ["--app-dir", str(PEERS), "--host", "127.0.0.1", "--port", str(port)]
     argv = [str(python), "-m", "uvicorn", *place, "--no-access-log", "fastapi_app:app"]
@@ -98,18 +99,18 @@ class Server:
     start_seconds: float
 
     def cpu_seconds(self) -> float:
-        """Of the whole process tree, so far."""
+        """Return the CPU time of the process tree so far."""
         return process.cpu_seconds(self.pid)
 
     def pss_bytes(self) -> int:
-        """Of the whole process tree, now."""
+        """Return the memory of the process tree."""
         return process.pss_bytes(self.pid)
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Ask each request once.
+        """Send each request once.
 
         Raises:
-            ClusterError: an answer is not the one that the model itself gives.
+            ClusterError: a response differs from the prediction of the model.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         for request in requests:
@@ -117,19 +118,19 @@ class Server:
             response = connection.getresponse()
             text = response.read()
             if response.status != 200:
-                raise ClusterError(f"{self.label} answers {response.status}: {text[:300].decode(errors='replace')}")
+                raise ClusterError(f"{self.label} returned {response.status}: {text[:300].decode(errors='replace')}")
             labels = json.loads(text)["outputs"][0]["data"]
             if labels != request.labels:
-                raise ClusterError(f"{self.label} answers {labels[:8]}, the model itself {request.labels[:8]}.")
+                raise ClusterError(f"{self.label} returned {labels[:8]}, but the model predicts {request.labels[:8]}.")
         connection.close()
 
 
 @contextmanager
 def running(label: str, start: Start, model: Path) -> Iterator[Server]:
-    """A server, from its start to its end.
+    """Run a server inside the context.
 
     Raises:
-        ClusterError: it ended, or was not ready in a minute; with the end of its log.
+        ClusterError: it exited, or was not ready within ``START_SECONDS``; with the end of its log.
     """
     port = free_port()
     command = start(model, port)
@@ -139,7 +140,7 @@ def running(label: str, start: Start, model: Path) -> Iterator[Server]:
         started = time.perf_counter()
         child = subprocess.Popen(
             argv,
-            cwd=model.parent,  # MLServer leaves files where it is started
+            cwd=model.parent,  # MLServer writes files to its working directory
             env=pinned.environment(**command.env),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -149,11 +150,11 @@ def running(label: str, start: Start, model: Path) -> Iterator[Server]:
         try:
             while not _ready(port):
                 if child.poll() is not None or time.perf_counter() > started + START_SECONDS:
-                    raise ClusterError(f"{label} did not become ready. Its log ends:\n{tail(log)}")
+                    raise ClusterError(f"{label} did not become ready.{LOG_FOLLOWS}\n{tail(log)}")
                 time.sleep(0.002)
             yield Server(label, port, child.pid, time.perf_counter() - started)
         finally:
-            _end(child)
+            _stop(child)
 
 
 def _ready(port: int) -> bool:
@@ -167,8 +168,8 @@ def _ready(port: int) -> bool:
         connection.close()
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """SIGTERM; then whatever is left of its session, for MLServer's own shutdown may hang."""
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Send SIGTERM, then kill the rest of its session, because the shutdown of MLServer may hang."""
     child.send_signal(signal.SIGTERM)
     try:
         with suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""A throwaway Kubernetes for demo and tests: kind where Docker is, else a whole cluster inside its own namespaces."""
+"""A throwaway Kubernetes for demo and tests: kind with Docker, else an embedded cluster in its own namespaces."""
 
 from hack.cluster.cluster import Cluster, open_cluster, start
 from hack.cluster.report import ClusterError

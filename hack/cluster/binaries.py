@@ -1,4 +1,4 @@
-"""Build Kubernetes and what it runs on from the pinned Go module, once per content of the pins."""
+"""Build Kubernetes and the programs that it needs from the pinned Go module, once for each set of pins."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster import paths
-from hack.cluster.report import ClusterError, say
+from hack.cluster.report import ClusterError, progress
 from hack.cluster.shell import locked, run
 
 MODULE = paths.HERE / "kubernetes"
@@ -17,7 +17,7 @@ MODULE = paths.HERE / "kubernetes"
 
 @dataclass(frozen=True)
 class Program:
-    """One program of the module: its file name, its package, and whether it needs a C compiler."""
+    """One program of the module: its file name, its package, whether it needs a C compiler, and its build tags."""
 
     name: str
     package: str
@@ -36,9 +36,9 @@ PROGRAMS = (
     Program("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
     Program("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
     Program("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
-    # runc's seccomp filters, which `RuntimeDefault` asks for, come from a C library.
+    # The seccomp profile `RuntimeDefault` needs a C library in runc.
     Program("runc", "github.com/opencontainers/runc", c=True, tags="seccomp"),
-    # Routed pods, as in kind: unlike a bridge this needs no br_netfilter module for Services to work among pods.
+    # Routed pods, as in kind: unlike a bridge, they reach Services without the kernel module br_netfilter.
     Program("ptp", "github.com/containernetworking/plugins/plugins/main/ptp"),
     Program("host-local", "github.com/containernetworking/plugins/plugins/ipam/host-local"),
     Program("loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
@@ -51,12 +51,12 @@ def kubernetes_version(go_mod: str) -> str:
     """Return the pinned version of Kubernetes, such as "v1.37.2", from the text of go.mod."""
     found = re.search(r"^\s*k8s\.io/kubernetes (v\d+\.\d+\.\d+)", go_mod, re.MULTILINE)
     if not found:
-        raise ClusterError(f"{MODULE / 'go.mod'} doesn't require k8s.io/kubernetes.")
+        raise ClusterError(f"{MODULE / 'go.mod'} does not require k8s.io/kubernetes.")
     return found[1]
 
 
 def linker_flags(version: str) -> str:
-    """Return the flags that tell the programs their version; without it the API server calls itself v0.0.0."""
+    """Return the flags that set the version of the programs; without them the API server reports v0.0.0."""
     major, minor, _ = version.removeprefix("v").split(".")
     variables = {
         "k8s.io/component-base/version.gitVersion": version,
@@ -68,15 +68,15 @@ def linker_flags(version: str) -> str:
 
 
 def cache_key(go_mod: str, go_sum: str, flags: str, machine: str) -> str:
-    """Return the name of the folder for programs built from exactly this."""
+    """Return the name of the folder for programs built from exactly these inputs."""
     parts = [go_mod, go_sum, flags, machine, *map(repr, PROGRAMS)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def build() -> Path:
-    """Return the folder with all programs, built now if they aren't there yet.
+    """Return the folder with all programs; build those that do not exist yet.
 
-    What is finished stays when the build is interrupted, and the next one goes on from there.
+    An interrupted build keeps the finished programs, and the next build continues with the others.
     """
     go_mod = (MODULE / "go.mod").read_text(encoding="utf-8")
     version = kubernetes_version(go_mod)
@@ -96,11 +96,11 @@ def _build_missing(folder: Path, version: str, flags: str) -> None:
     if not missing:
         return
     started = time.monotonic()
-    say(f"Building Kubernetes {version} ({len(missing)} programs; the first time takes 10 to 25 minutes on 2 cores)")
+    progress(f"Building Kubernetes {version}: {len(missing)} programs; the first time takes 10 to 25 min on 2 cores")
     run(["go", "mod", "download"], cwd=MODULE, what="Downloading the Go modules", log=folder / "download.log")
     for number, program in enumerate(missing, 1):
         minutes = (time.monotonic() - started) / 60
-        say(f"  building {number} of {len(missing)}: {program.name} ({minutes:.1f} min so far)")
+        progress(f"  building {number} of {len(missing)}: {program.name} ({minutes:.1f} min so far)")
         unfinished = folder / f".{program.name}.unfinished"
         run(
             ["go", "build", "-trimpath", "-tags", program.tags, "-ldflags", flags, "-o", unfinished, program.package],
@@ -110,4 +110,4 @@ def _build_missing(folder: Path, version: str, flags: str) -> None:
             log=folder / f"{program.name}.log",
         )
         os.replace(unfinished, folder / program.name)
-    say(f"  built in {(time.monotonic() - started) / 60:.1f} min, kept in {folder}")
+    progress(f"  built in {(time.monotonic() - started) / 60:.1f} min, cached in {folder}")

@@ -1,4 +1,4 @@
-"""A running cluster, and how to get one."""
+"""Start a cluster, or open a running one, and work with it."""
 
 import atexit
 import contextlib
@@ -17,14 +17,14 @@ from typing import Any, Protocol, Self
 
 from hack import ROOT
 from hack.cluster import binaries, config, doctor, images, kind, lifecycle, paths, store
-from hack.cluster.report import ClusterError, say, tail
+from hack.cluster.report import ClusterError, progress, tail
 from hack.cluster.shell import wait_for
 
 READY_SECONDS = 120.0
 
 
 class Backend(Protocol):
-    """What differs between the embedded cluster and kind."""
+    """The operations that differ between the embedded cluster and kind."""
 
     name: str
     kubectl: Path
@@ -38,12 +38,12 @@ class Backend(Protocol):
 
     def load_images(self) -> int: ...
 
-    def end(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 @dataclass
 class Embedded:
-    """A cluster in namespaces of its own on this machine."""
+    """A cluster in its own namespaces on this machine."""
 
     name: str
     bin_dir: Path
@@ -58,14 +58,15 @@ class Embedded:
         self.run_dir = paths.run_dir(self.name)
 
     def exec_args(self, argv: Sequence[str]) -> list[str]:
-        """The node's network, the host's files, and the cluster's DNS laid over the host's in a mount namespace."""
+        """Return a command line with the network of the node, the files of the host, and the DNS of the cluster."""
         files = self.run_dir / "exec"
-        lay_over = " && ".join(
+        # In a mount namespace, so that the host keeps its own DNS.
+        mount_dns = " && ".join(
             f"mount --no-mtab --bind {files}/{file} /etc/{file}" for file in ("resolv.conf", "nsswitch.conf")
         )
         return [
             *("nsenter", f"--net=/proc/{self.node_pid}/ns/net"),
-            *("unshare", "--mount", "sh", "-c", f'{lay_over} && exec "$@"', "sh", *argv),
+            *("unshare", "--mount", "sh", "-c", f'{mount_dns} && exec "$@"', "sh", *argv),
         ]
 
     def audit_log(self) -> Path:
@@ -75,47 +76,47 @@ class Embedded:
         return tail(self.run_dir / "log" / f"{service}.log", 200)
 
     def load_images(self) -> int:
-        wanted = images.build()
-        store.fill(wanted, self.bin_dir)
-        return store.load(wanted, self.bin_dir, self.run_dir, self.node_pid)
+        built = images.build()
+        store.fill(built, self.bin_dir)
+        return store.load(built, self.bin_dir, self.run_dir, self.node_pid)
 
-    def end(self) -> None:
-        self.remove_leftovers(self.name)
+    def stop(self) -> None:
+        self.remove(self.name)
 
     @staticmethod
-    def remove_leftovers(name: str) -> None:
-        """End the cluster of that name if it is up, and remove whatever there is of it."""
-        lifecycle.end(name)
+    def remove(name: str) -> None:
+        """Stop the cluster of this name if it runs, and remove everything of it except the caches."""
+        lifecycle.stop(name)
 
 
 @dataclass
 class Cluster:
-    """A cluster that answers; use it as a context manager, or `down` it, if you started it attached."""
+    """A running cluster. If you started it attached, use it as a context manager or call `down`."""
 
     name: str
     backend: Backend
     images: tuple[str, ...] = ()
-    """Names of the project's images in the cluster, to be used in manifests."""
+    """Names of the project's images in the cluster, for manifests."""
     _lifeline: subprocess.Popen[str] | None = None
 
     @property
     def kubeconfig(self) -> Path:
-        """Where plain `kubectl` and clients find the cluster, from the host's loopback."""
+        """The kubeconfig for `kubectl` and other clients on the host."""
         return self.backend.kubeconfig
 
     @property
     def kubectl_command(self) -> list[str]:
-        """kubectl for this cluster, as the beginning of a command line."""
+        """The start of a kubectl command line for this cluster."""
         return [str(self.backend.kubectl), "--kubeconfig", str(self.kubeconfig)]
 
     def kubectl(self, *args: str, input: str | None = None, seconds: float = 60) -> str:
         """Run kubectl and return what it printed.
 
         Raises:
-            ClusterError: it failed; with what it said.
+            ClusterError: it failed; with its output.
         """
         argv = [*self.kubectl_command, *args]
-        # What kubectl remembers of a server would outlive this one in the home directory.
+        # In the home directory, the cache of kubectl would outlive this cluster.
         environment = {**os.environ, "KUBECACHEDIR": str(self.kubeconfig.parent / "kubectl-cache")}
         try:
             done = subprocess.run(
@@ -136,7 +137,7 @@ class Cluster:
         return self.backend.exec_args(argv)
 
     def run(self, argv: Sequence[str], *, input: str | None = None, seconds: float = 60) -> str:
-        """Run a program inside the cluster's network and return what it printed; raises ClusterError if it failed."""
+        """Run a program in the network of the cluster and return its output. Raises ClusterError if it failed."""
         try:
             done = subprocess.run(
                 self.exec_args(argv), input=input or "", capture_output=True, text=True, timeout=seconds
@@ -144,13 +145,13 @@ class Cluster:
         except subprocess.TimeoutExpired:
             raise ClusterError(f"`{' '.join(argv)}` took longer than {seconds:.0f} s in the cluster.") from None
         if done.returncode:
-            raise ClusterError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr or done.stdout}")
+            raise ClusterError(f"`{' '.join(argv)}` exited with {done.returncode}: {done.stderr or done.stdout}")
         return done.stdout
 
     def audit_events(self, since: float = 0) -> list[dict[str, Any]]:
-        """Return the writes that the API server got since a time (Unix seconds), as audit.k8s.io/v1 events.
+        """Return the writes that the API server received since a time (Unix seconds), as audit.k8s.io/v1 events.
 
-        Only the embedded cluster keeps this log: each create, update, patch and delete, by whomever, refused ones too.
+        Only the embedded cluster has this log: each create, update, patch and delete of any client, also rejected ones.
         """
         events = []
         for line in self.backend.audit_log().read_text(encoding="utf-8").splitlines():
@@ -164,14 +165,14 @@ class Cluster:
         return self.backend.node_log(service)
 
     def load_images(self) -> int:
-        """Rebuild the project's images and bring those that changed into this cluster; return how many that were."""
+        """Rebuild the project's images and load changed ones into this cluster; return their number."""
         return self.backend.load_images()
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until `condition` holds; one that raises ClusterError doesn't hold yet.
+        """Wait until `condition` returns true; a ClusterError from it counts as false.
 
         Raises:
-            ClusterError: it didn't in time.
+            ClusterError: it did not within `seconds`.
         """
 
         def holds() -> bool:
@@ -182,9 +183,9 @@ class Cluster:
         wait_for(what, holds, seconds=seconds)
 
     def down(self) -> None:
-        """End the cluster and remove everything of it but the caches."""
+        """Stop the cluster and remove everything of it except the caches."""
         atexit.unregister(self.down)
-        self.backend.end()
+        self.backend.stop()
         if self._lifeline is not None:
             self._lifeline.communicate()
             self._lifeline = None
@@ -235,24 +236,24 @@ def start(name: str = paths.DEFAULT, *, attached: bool = True, node: bool = True
     bin_dir = binaries.build()
     if lifecycle.keepers(name):
         raise ClusterError(
-            f"Cluster '{name}' is up already: `python -m hack.cluster down --name {name}` ends it, "
-            "and another name starts one beside it."
+            f"Cluster '{name}' is already running. Stop it with `python -m hack.cluster down --name {name}`, "
+            "or start a second cluster with another name."
         )
-    lifecycle.end(name)  # what a killed keeper may have left
+    lifecycle.stop(name)  # removes what a killed keeper may have left
     if node:
         store.fill(images.build(), bin_dir)
-    begun = time.monotonic()
-    say(f"Starting cluster '{name}'" + ("" if node else " (API server only)"))
+    started = time.monotonic()
+    progress(f"Starting cluster '{name}'" + ("" if node else " (API server only)"))
     process = subprocess.Popen(
         [sys.executable, "-m", "hack.cluster.keeper", name, str(bin_dir), "node" if node else "api"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # so that Ctrl-C reaches this process alone, which then ends the cluster in order
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which then stops the cluster in order
     )
     try:
-        cluster = _wait_until_ready(name, process, node=node, begun=begun)
+        cluster = _wait_until_ready(name, process, node=node, started=started)
     except BaseException:
         assert process.stdin is not None
         process.stdin.close()
@@ -268,32 +269,32 @@ def start(name: str = paths.DEFAULT, *, attached: bool = True, node: bool = True
     return cluster
 
 
-def _wait_until_ready(name: str, process: "subprocess.Popen[str]", *, node: bool, begun: float) -> Cluster:
+def _wait_until_ready(name: str, process: "subprocess.Popen[str]", *, node: bool, started: float) -> Cluster:
     assert process.stdout is not None
     answer = process.stdout.readline()
-    error = json.loads(answer)["error"] if answer else "its keeper ended"
+    error = json.loads(answer)["error"] if answer else "its keeper exited"
     if error:
         raise ClusterError(f"Cluster '{name}' did not start: {error}")
     embedded = _embedded(name)
     if embedded is None:
-        raise ClusterError(f"Cluster '{name}' ended at once: {tail(paths.run_dir(name) / 'log' / 'node.log')}")
+        raise ClusterError(f"Cluster '{name}' exited at once: {tail(paths.run_dir(name) / 'log' / 'node.log')}")
     cluster = Cluster(name, embedded, _image_names() if node else ())
     _write_user_files(embedded)
 
     def step(what: str, condition: Callable[[], bool], log: str) -> None:
         def holds() -> bool:
             if process.poll() is not None:
-                raise ClusterError(f"The node ended: {embedded.node_log('node')}")
+                raise ClusterError(f"The node exited: {embedded.node_log('node')}")
             with contextlib.suppress(ClusterError):
                 return condition()
             return False
 
         wait_for(what, holds, seconds=READY_SECONDS, log=embedded.run_dir / "log" / f"{log}.log")
 
-    step("The API server's start", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok", "kube-apiserver")
+    step("Start of the API server", lambda: cluster.kubectl("get", "--raw", "/readyz") == "ok", "kube-apiserver")
     step("Namespace default", lambda: bool(cluster.get("serviceaccount", "default")), "kube-controller-manager")
     if not node:
-        say(f"  API server ready after {time.monotonic() - begun:.1f} s")
+        progress(f"  API server ready after {time.monotonic() - started:.1f} s")
         return cluster
     addons = json.dumps(config.addons((embedded.run_dir / "pki" / "ca.crt").read_bytes()))
     step("Namespace kube-system", lambda: bool(cluster.kubectl("apply", "-f", "-", input=addons)), "kube-apiserver")
@@ -303,13 +304,13 @@ def _wait_until_ready(name: str, process: "subprocess.Popen[str]", *, node: bool
         lambda: cluster.kubectl("get", "node", config.NODE, "-o", f"jsonpath={ready}") == "True",
         "kubelet",
     )
-    say(f"  node Ready after {time.monotonic() - begun:.1f} s, with the project's images in place")
+    progress(f"  node Ready, with the project's images, after {time.monotonic() - started:.1f} s")
     lookup = ["getent", "hosts", "kubernetes.default.svc.cluster.local"]
     step("Cluster DNS", lambda: config.API_SERVICE_ADDRESS in cluster.run(lookup), "coredns")
     available = '{.status.conditions[?(@.type=="Available")].status}'
     metrics = ("get", "apiservice", "v1beta1.metrics.k8s.io", "-o", f"jsonpath={available}")
     step("Metrics API", lambda: cluster.kubectl(*metrics) == "True", "metrics-server")
-    say(f"  Services, DNS and the metrics API answer after {time.monotonic() - begun:.1f} s")
+    progress(f"  Services, DNS and metrics API ready after {time.monotonic() - started:.1f} s")
     return cluster
 
 

@@ -1,4 +1,4 @@
-"""What runs on a node and how it is configured: pure functions from settings to command lines and files.
+"""The programs of a node and their configuration: pure functions from settings to command lines and files.
 
 Paths are those inside the node's own mount namespace, the same for every cluster.
 """
@@ -31,7 +31,7 @@ INTEGRATION_CONTROLLERS = (
     "serviceaccount-controller",
     "root-ca-certificate-publisher-controller",
 )
-"""What an API server without a node still needs, so that namespaces and owned objects go away when they are deleted."""
+"""Controllers that an API server without a node needs, so that deleted namespaces and owned objects disappear."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Service:
     name: str
     argv: tuple[str, ...]
     after_api: bool = False
-    """Start it only when the API server answers; it would wait longer by itself, for it backs off between its tries."""
+    """Start it only when the API server is ready; its own retries would back off and take longer."""
 
 
 def service_list(*, node: bool, listener: int, api_port: int) -> list[Service]:
-    """Return what runs: the control plane, and unless `node` is false everything that pods need.
+    """Return the services: the control plane, and unless `node` is false everything that pods need.
 
-    `listener` is the number of the inherited socket on which the host reaches the API server, and `api_port` the port
-    of both: the same address, 127.0.0.1:PORT, is then right on the host and inside.
+    `listener` is the file descriptor of the inherited socket through which the host reaches the API server. `api_port`
+    is the port of both, so that 127.0.0.1:PORT is valid on the host and inside.
     """
     control_plane = _control_plane(node=node, listener=listener, api_port=api_port)
     return [*control_plane, *_node_services()] if node else control_plane
@@ -108,7 +108,7 @@ def _node_services() -> list[Service]:
                 f"--hostname-override={NODE}",
                 "--proxy-mode=nftables",
                 f"--cluster-cidr={POD_NETWORK}",
-                # It may not be allowed to change the machine's limit of tracked connections, and would exit.
+                # Without the right to change the machine's limit of tracked connections, it would exit.
                 "--conntrack-max-per-core=0",
             ),
             after_api=True,
@@ -169,9 +169,9 @@ def _api_server_flags(port: int) -> list[str]:
         f"--kubelet-client-certificate={pki}/kubelet-client.crt",
         f"--kubelet-client-key={pki}/kubelet-client.key",
         f"--kubelet-certificate-authority={pki}/ca.crt",
-        # Nobody resolves the node's name.
+        # The name of the node is not in DNS.
         "--kubelet-preferred-address-types=InternalIP",
-        # Aggregation, for metrics-server. Its authority must not be the clients' one.
+        # Aggregation, for metrics-server. Its authority must not be that of the clients.
         f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
         "--requestheader-allowed-names=front-proxy-client",
         "--requestheader-username-headers=X-Remote-User",
@@ -190,16 +190,16 @@ def _client_flags(name: str) -> list[str]:
 
 
 def files(*, cgroup: str) -> dict[str, str]:
-    """Return the configuration files of a node by their names in its run directory; JSON where YAML is expected."""
+    """Return the configuration files of a node by name in its run directory; JSON where YAML is expected."""
     return {
         "audit-policy.yaml": json.dumps(_audit_policy()),
         "kubelet.yaml": json.dumps(_kubelet_config(cgroup)),
         "containerd.toml": containerd_config(f"{DATA}/containerd", "/run/containerd", CONTAINERD_SOCKET),
         "cni/net.d/10-pods.conflist": json.dumps(_pod_network()),
         "Corefile": _corefile(),
-        # For pods: kubelet adds the search list itself.
+        # For pods: kubelet adds the search list.
         "resolv.conf": f"nameserver {DNS_ADDRESS}\n",
-        # For commands inside the network: like in a pod of the default namespace, and never asking the host's services.
+        # For commands inside the network: as in a pod of the default namespace, without the host's name services.
         "exec/resolv.conf": f"nameserver {DNS_ADDRESS}\n"
         "search default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n",
         "exec/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",
@@ -234,25 +234,25 @@ def _kubelet_config(cgroup: str) -> dict[str, Any]:
         "resolvConf": f"{DATA}/resolv.conf",
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",
-        # Kubernetes refuses cgroup v1 by default from 1.35 on, though it still works there.
+        # From 1.35 on, kubelet rejects cgroup v1 by default, though it still works.
         "failCgroupV1": False,
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
-        # The disk belongs to the machine, not to the cluster: don't evict or collect because others fill it.
+        # The disk belongs to the machine, not to the cluster: do not evict pods because other programs fill it.
         "evictionHard": {"imagefs.available": "1%", "nodefs.available": "1%", "memory.available": "100Mi"},
         "imageGCHighThresholdPercent": 100,
         "podLogsDir": f"{DATA}/pods",
         "volumePluginDir": f"{DATA}/volume-plugins",
         "serializeImagePulls": False,
-        # Tests kill containers on purpose, again and again; the default doubles from 10 s to 5 min.
+        # Tests kill containers repeatedly; the default doubles from 10 s to 5 min.
         "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
     }
 
 
 def containerd_config(root: str, state: str, socket: str, *, pods: bool = True) -> str:
-    """Return containerd's configuration; without `pods` only what stores images.
+    """Return containerd's configuration; without `pods`, only with the plugins that store images.
 
-    What serves pods gives every image names of its own, and an old one that has names is never removed.
+    The plugins that serve pods would give every image further names, and an image that has a name is never removed.
     """
     disabled = ["io.containerd.nri.v1.nri"]
     if not pods:
@@ -272,7 +272,7 @@ disabled_plugins = {json.dumps(disabled)}
   sandbox = "localhost/pause:3.10"
 
 [plugins."io.containerd.cri.v1.runtime"]
-  # Without CAP_SYS_RESOURCE, as in many containers, the kernel refuses what CRI asks for, and no pod would start.
+  # Without CAP_SYS_RESOURCE, as in many containers, the kernel rejects the OOM score that CRI sets, and no pod starts.
   restrict_oom_score_adj = true
 
 [plugins."io.containerd.cri.v1.runtime".cni]
@@ -298,7 +298,7 @@ def _pod_network() -> dict[str, Any]:
 
 
 def _corefile() -> str:
-    # What isn't in the cluster doesn't exist: pods have no way out, and should be told so at once.
+    # Pods cannot reach other networks, so DNS answers NXDOMAIN at once for every name outside of the cluster.
     return f"""cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {{
   bind {NODE_ADDRESS}
   errors
@@ -317,7 +317,7 @@ def _corefile() -> str:
 
 
 def kubeconfig(server: str, authority: bytes, certificate: bytes, key: bytes, name: str = "mlmodel") -> str:
-    """Return a kubeconfig with everything in it, so that it works wherever it is copied; PEM in, JSON out."""
+    """Return a kubeconfig as JSON with the keys (PEM) in it, so that it also works as a copy elsewhere."""
     encoded = [base64.b64encode(part).decode() for part in (authority, certificate, key)]
     return json.dumps(
         {
@@ -338,15 +338,15 @@ CLIENTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "kube-scheduler": ("system:kube-scheduler", ()),
     "kube-proxy": ("system:kube-proxy", ()),
     "kubelet": (f"system:node:{NODE}", ("system:nodes",)),
-    # These two would have roles of their own in a cluster that lives longer.
+    # A long-lived cluster would give these two their own roles.
     "coredns": ("coredns", ("system:masters",)),
     "metrics-server": ("metrics-server", ("system:masters",)),
 }
-"""Who the parts of a cluster are to the API server: kubeconfig's name to user and groups (RBAC's bootstrap names)."""
+"""Identities of the programs: name of the kubeconfig to user and groups (bootstrap names of RBAC)."""
 
 
 def addons(authority: bytes) -> dict[str, Any]:
-    """Return the Services of what runs beside the pods on the node, cluster DNS and metrics, as one list to apply."""
+    """Return the Services of the programs that run outside of pods, cluster DNS and metrics, as one list to apply."""
     items: list[dict[str, Any]] = []
     for name, cluster_ip, ports in (
         ("kube-dns", DNS_ADDRESS, [("dns", "UDP", 53, 53), ("dns-tcp", "TCP", 53, 53)]),
@@ -374,7 +374,7 @@ def addons(authority: bytes) -> dict[str, Any]:
 def _service_to_node(
     name: str, cluster_ip: str | None, ports: Sequence[tuple[str, str, int, int]]
 ) -> list[dict[str, Any]]:
-    """Return a Service without a selector and the EndpointSlice that points it at the node's own address."""
+    """Return a Service without a selector, and the EndpointSlice with the address of the node."""
     service: dict[str, Any] = {
         "ports": [
             {"name": port, "protocol": protocol, "port": outer, "targetPort": inner}

@@ -1,4 +1,4 @@
-"""Say what this machine lacks for the embedded cluster, and install it where that is one `apt-get` away."""
+"""Report what this machine lacks for the embedded cluster, and install it with `apt-get` where possible."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster import paths
-from hack.cluster.report import ClusterError, say
+from hack.cluster.report import ClusterError, progress
 from hack.cluster.shell import run
 
 MINIMUM_GO = (1, 21)
-"""From here on Go fetches by itself the newer version that the pinned module asks for."""
+"""From this version on, Go downloads the newer version that the pinned module requires."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, the Debian package that has it, and what it is for."""
+    """A program, its Debian package, and its purpose."""
 
     program: str
     package: str
@@ -28,23 +28,23 @@ class Tool:
 
 TOOLS = (
     Tool("unshare", "util-linux", "makes the cluster's namespaces"),
-    Tool("nsenter", "util-linux", "enters them"),
+    Tool("nsenter", "util-linux", "enters the cluster's namespaces"),
     Tool("ip", "iproute2", "sets up the node's network"),
-    Tool("nft", "nftables", "kube-proxy's way to write its rules"),
-    Tool("gcc", "gcc", "compiles runc's C part and the pause image"),
-    Tool("pkg-config", "pkg-config", "finds the library for runc"),
+    Tool("nft", "nftables", "writes the rules of kube-proxy"),
+    Tool("gcc", "gcc", "compiles the C code of runc and the pause image"),
+    Tool("pkg-config", "pkg-config", "finds the library of runc"),
     Tool("buildah", "buildah", "builds the images"),
-    Tool("debootstrap", "debootstrap", "makes their base"),
-    Tool("haproxy", "haproxy", "runs the router's own tests"),
+    Tool("debootstrap", "debootstrap", "builds the base image"),
+    Tool("haproxy", "haproxy", "runs the tests of the router"),
 )
 
-# Not programs: C headers without which the compiler is of no use here, and the keys of Debian's archive.
+# Not programs: C headers for the compiler, and the keys of the Debian archive.
 _LIBRARIES = ("libc6-dev", "libseccomp-dev", "debian-archive-keyring")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What matters about this machine; given as values so that the report can be tested."""
+    """The facts about this machine that the report depends on, as values so that it can be tested."""
 
     system: str
     root: bool
@@ -56,8 +56,8 @@ class Machine:
     """The type of the file system that holds the caches and the running clusters, such as "ext4"."""
 
 
-def look() -> Machine:
-    """Look at this machine."""
+def inspect() -> Machine:
+    """Return the facts about this machine."""
     return Machine(
         system=sys.platform,
         root=os.geteuid() == 0,
@@ -76,7 +76,7 @@ def filesystem(path: Path, mounts: Path) -> str:
     best, kind = "", ""
     for line in mounts.read_text().splitlines() if mounts.exists() else []:
         _, point, found, *_ = line.split()
-        # Of those mounted on one another at the same place, the last counts.
+        # Of several file systems mounted at the same path, the last one is visible.
         if path.is_relative_to(point) and len(point) >= len(best):
             best, kind = point, found
     return kind
@@ -86,7 +86,7 @@ def go_version() -> tuple[int, int] | None:
     """Return the version of the Go compiler on the path, or None."""
     if not shutil.which("go"):
         return None
-    # Not `go version` alone: inside the module that would first fetch the version which the module asks for.
+    # Not `go version`: inside the module, it would first download the version that the module requires.
     text = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, cwd="/").stdout
     found = re.search(r"go(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else None
@@ -102,31 +102,31 @@ def packages(machine: Machine) -> list[str]:
     return list(dict.fromkeys(missing))
 
 
-def hopeless(machine: Machine) -> list[str]:
-    """Return what no package can mend, one sentence each."""
+def unsolvable(machine: Machine) -> list[str]:
+    """Return the problems that no package solves, one sentence each."""
     problems = []
     if machine.system != "linux":
-        problems.append("The embedded cluster needs Linux; here, install Docker, kind and kubectl, and it uses these.")
+        problems.append("The embedded cluster needs Linux: install Docker, kind and kubectl to use kind instead.")
     elif not machine.root:
         problems.append(
-            "The embedded cluster needs root, for it makes namespaces: run this with sudo, or install Docker and kind."
+            "The embedded cluster needs root to create namespaces: run this with sudo, or install Docker and kind."
         )
     if machine.cache_filesystem == "overlay":
         problems.append(
-            "The cache lies on an overlay file system, on which containers' layers can't be mounted: "
-            "set XDG_CACHE_HOME to a folder on a disk or a volume."
+            "The cache is on an overlay file system, on which layers of containers cannot be mounted: "
+            "set XDG_CACHE_HOME to a directory on a disk or a volume."
         )
     if machine.go is not None and machine.go < MINIMUM_GO:
         problems.append(
-            f"Go {machine.go[0]}.{machine.go[1]} is too old: install 1.21 or newer, from your distribution's "
-            "backports or as described at https://go.dev/doc/install."
+            f"Go {machine.go[0]}.{machine.go[1]} is too old: install 1.21 or newer, from the backports of your "
+            "distribution or as described at https://go.dev/doc/install."
         )
     return problems
 
 
 def missing_report(machine: Machine) -> list[str]:
-    """Return what is missing, one sentence each, with how to get it; empty if nothing is."""
-    report = hopeless(machine)
+    """Return what is missing and how to get it, one sentence each; empty if nothing is missing."""
+    report = unsolvable(machine)
     report += [
         f"{tool.program} is missing ({tool.purpose}): apt-get install {tool.package}"
         for tool in TOOLS
@@ -140,36 +140,36 @@ def missing_report(machine: Machine) -> list[str]:
 
 
 def require() -> None:
-    """Return if this machine can run the embedded cluster, after installing what apt can.
+    """Check that this machine can run the embedded cluster; install missing packages with apt where possible.
 
     Raises:
-        ClusterError: it can't; with everything that is missing and how to get it.
+        ClusterError: it cannot; with everything that is missing and how to get it.
     """
-    machine = look()
-    if missing_report(machine) and not hopeless(machine) and machine.can_apt:
-        prepare(packages(machine))
-        machine = look()
+    machine = inspect()
+    if missing_report(machine) and not unsolvable(machine) and machine.can_apt:
+        install(packages(machine))
+        machine = inspect()
     report = missing_report(machine)
     if report:
-        raise ClusterError("This machine can't run the embedded cluster yet:\n  " + "\n  ".join(report))
+        raise ClusterError("This machine cannot run the embedded cluster yet:\n  " + "\n  ".join(report))
 
 
-def find(program: str, *wanted: str) -> str | None:
-    """Return the path of a program, after installing its Debian packages if root and apt can; None if it is missing."""
+def find(program: str, *packages: str) -> str | None:
+    """Return the path of a program; if it is missing, install its Debian packages as root, else return None."""
     found = shutil.which(program)
     if found is None and shutil.which("apt-get") and os.geteuid() == 0:
-        prepare(wanted)
+        install(packages)
         found = shutil.which(program)
     return found
 
 
-def prepare(wanted: Sequence[str]) -> None:
-    """Install Debian packages with apt, as it is set up on this machine."""
-    if not wanted:
-        say("Nothing is missing")
+def install(packages: Sequence[str]) -> None:
+    """Install Debian packages with apt-get, with the sources and proxies that this machine configures."""
+    if not packages:
+        progress("No package is missing")
         return
-    say(f"Installing what is missing: apt-get install {' '.join(wanted)}")
+    progress(f"Installing missing packages: apt-get install {' '.join(packages)}")
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "-q"], env=environment, what="apt-get update")
-    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *wanted]
-    run(install, env=environment, what="apt-get install")
+    command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]
+    run(command, env=environment, what="apt-get install")

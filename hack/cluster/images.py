@@ -1,6 +1,6 @@
 """Build the project's images without Docker: the base by debootstrap, wheels from the index, the rest by buildah.
 
-What is unchanged since the last time isn't looked at again: each step is kept under a hash of what went into it.
+Unchanged steps are not repeated: each result is cached under a hash of its inputs.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from hack import ROOT, lock
 from hack.cluster import paths
-from hack.cluster.report import say
+from hack.cluster.report import progress
 from hack.cluster.shell import locked, run
 
 SUITE = "bookworm"
 BASE_PACKAGES = ("python3", "ca-certificates", "haproxy")
 PYTHON_TARGETS = ("operator", "server")
-"""Those with packages, from the lock of the same name."""
+"""The targets with Python packages, from the lock of the same name."""
 TARGETS = (*PYTHON_TARGETS, "router")
 PAUSE = "localhost/pause:3.10"
 
@@ -36,7 +36,7 @@ class Image:
 
 
 def project_version() -> str:
-    """Return the version in pyproject.toml, which is the images' tag."""
+    """Return the version in pyproject.toml, which is the tag of the images."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return str(project["version"])
 
@@ -44,14 +44,14 @@ def project_version() -> str:
 def image_names(target: str, version: str) -> tuple[str, ...]:
     """Return the names that an image has in the cluster.
 
-    The second is what Kubernetes makes of the plain `mlmodel-TARGET:VERSION` of the published manifests, so that these
-    can be applied as they are.
+    The second is what Kubernetes expands `mlmodel-TARGET:VERSION` of the published manifests to, so that these can be
+    applied unchanged.
     """
     return (f"localhost/mlmodel-{target}:{version}", f"docker.io/library/mlmodel-{target}:{version}")
 
 
 def build() -> list[Image]:
-    """Return all images that a cluster needs, rebuilt where their sources changed since the last time."""
+    """Return all images that a cluster needs; rebuild those whose sources changed."""
     cache = paths.cache() / "images"
     cache.mkdir(parents=True, exist_ok=True)
     with locked(paths.cache() / "images.lock"):
@@ -67,7 +67,7 @@ def build() -> list[Image]:
 
 
 def layout() -> Path:
-    """The folder in which `build` leaves the images, their blobs as in an OCI layout."""
+    """Return the folder to which `build` writes the images, with blobs as in an OCI layout."""
     return paths.cache() / "images" / "layout"
 
 
@@ -82,7 +82,7 @@ def _base(cache: Path) -> str:
     done = cache / f"base-{key}"
     if done.exists():
         return name
-    say(f"Building the base image: debootstrap of Debian {SUITE} with {', '.join(BASE_PACKAGES)} (about a minute)")
+    progress(f"Building the base image: debootstrap of Debian {SUITE} with {', '.join(BASE_PACKAGES)} (about a minute)")
     with tempfile.TemporaryDirectory(dir=cache, prefix="base-") as work:
         tree = Path(work) / "tree"
         context = Path(work) / "context"
@@ -111,7 +111,7 @@ def _mirror() -> list[str]:
         return []
     sites = run(
         ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
-        what="Asking apt for its Debian mirror",
+        what="Reading the Debian mirror of apt",
     )
     return [line.split()[0] for line in sites.splitlines() if line.split()[1:] == [SUITE, "main"]][:1]
 
@@ -120,16 +120,16 @@ def _mirror() -> list[str]:
 
 
 def _download(cache: Path, name: str) -> None:
-    """Download the wheels of a lock, unless they are there."""
+    """Download the wheels of a lock, unless they are cached."""
     path = lock.FOLDER / f"{name}.txt"
     key = hash_of([path.read_text(encoding="utf-8")])
     folder = cache / "wheels" / name
     stamp = folder / ".lock"
     if stamp.exists() and stamp.read_text() == key:
         return
-    say(f"Downloading the wheels for {name}")
+    progress(f"Downloading the wheels for {name}")
     with tempfile.TemporaryDirectory(dir=cache, prefix="wheels-") as work:
-        # Wheels for the base image's Python, whatever version runs this.
+        # Wheels for the Python of the base image, not for the one that runs this.
         run(
             [
                 *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", f"{work}/new"),
@@ -147,12 +147,12 @@ def _download(cache: Path, name: str) -> None:
 
 
 def hash_of(parts: Iterable[str]) -> str:
-    """Return a short hash over texts in order."""
+    """Return a short hash of texts in this order."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
 def hash_of_files(root: Path, names: Iterable[str]) -> str:
-    """Return a hash over the paths and contents of files and of all files in folders, byte code aside."""
+    """Return a hash of the paths, modes and contents of files and of all files in folders, without byte code."""
     digest = hashlib.sha256()
     for name in names:
         top = root / name
@@ -165,7 +165,7 @@ def hash_of_files(root: Path, names: Iterable[str]) -> str:
 
 
 class _Record:
-    """Remembers for each image what it was built from and the digest that came out."""
+    """Records for each image the hash of its sources and its digest."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -194,7 +194,7 @@ def _target(cache: Path, record: _Record, target: str, base: str) -> Image:
     key = hash_of([base, hash_of_files(ROOT, sources(target)), *names])
     digest = record.digest(target, key)
     if digest is None:
-        say(f"Building image {names[0]}")
+        progress(f"Building image {names[0]}")
         _buildah(cache, build_args(target, names[0], base, cache / "wheels"), what=f"Building {names[0]}")
         digest = _push(cache, names[0])
         record.put(target, key, digest)
@@ -216,7 +216,7 @@ def _pause(cache: Path, record: _Record) -> Image:
     key = hash_of_files(source, ["."])
     digest = record.digest("pause", key)
     if digest is None:
-        say(f"Building image {PAUSE}")
+        progress(f"Building image {PAUSE}")
         with tempfile.TemporaryDirectory(dir=cache, prefix="pause-") as work:
             shutil.copy(source / "Dockerfile", work)
             run(["gcc", "-static", "-Os", "-s", "-o", f"{work}/pause", source / "pause.c"], what="Compiling pause.c")
@@ -229,7 +229,7 @@ def _pause(cache: Path, record: _Record) -> Image:
 def _push(cache: Path, name: str) -> str:
     """Copy an image into the layout; return the digest of its manifest.
 
-    By way of a plain directory, for into an OCI layout buildah compresses every layer, new or not, each time.
+    It goes through a plain directory, because buildah compresses every layer, new or not, when it writes an OCI layout.
     """
     target = layout() / "blobs" / "sha256"
     target.mkdir(parents=True, exist_ok=True)
@@ -246,7 +246,7 @@ def _push(cache: Path, name: str) -> str:
 
 
 def _buildah(cache: Path, arguments: Sequence[str | Path], *, what: str) -> None:
-    """Run buildah on a store of our own, in mount and PID namespaces of its own: when it is gone, so are its mounts."""
+    """Run buildah on the project's own store, in new mount and PID namespaces, so that no mount outlives it."""
     run(
         [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -273,7 +273,7 @@ def blobs(store: Path, manifest: str) -> list[str]:
 
 
 def _prune(store: Path, images: Iterable[Image]) -> None:
-    """Remove the blobs that none of these images is made of."""
+    """Remove the blobs that none of these images uses."""
     used = {blob for image in images for blob in blobs(store, image.digest)}
     for path in (store / "blobs" / "sha256").iterdir():
         if f"sha256:{path.name}" not in used:

@@ -1,7 +1,7 @@
-"""Import an archive of images into a containerd root that nothing else uses.
+"""Import an archive of images into a containerd root that no other process uses.
 
-Run as `unshare … python -m hack.cluster.importer ROOT WORK_DIR BIN_DIR ARCHIVE`, as the first process of a PID
-namespace, so that nothing of containerd can be left.
+Run as `unshare … python -m hack.cluster.importer ROOT WORK_DIR BIN_DIR ARCHIVE`, as PID 1 of a namespace, so that no
+process of containerd can stay behind.
 """
 
 import os
@@ -15,10 +15,10 @@ from hack.cluster.shell import wait_for
 
 
 def main() -> None:
-    """Run containerd on the store for as long as an import takes."""
+    """Run containerd on the store during the import."""
     store_root, work, bin_dir, archive = sys.argv[1:]
     os.environ["PATH"] = f"{bin_dir}:{os.environ['PATH']}"
-    # containerd makes folders below /run wherever its own state is kept.
+    # containerd creates folders in /run, even if its state directory is elsewhere.
     subprocess.run(["mount", "--no-mtab", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     settings = Path(work) / "containerd.toml"
     settings.write_text(config.containerd_config(store_root, "/run/containerd", config.CONTAINERD_SOCKET, pods=False))
@@ -28,7 +28,7 @@ def main() -> None:
     def answers() -> bool:
         return subprocess.run([*ctr, "version"], capture_output=True).returncode == 0
 
-    wait_for("containerd's start for the import", answers, seconds=30)
+    wait_for("Start of containerd for the import", answers, seconds=30)
     subprocess.run([*ctr, "images", "import", "--snapshotter", "overlayfs", archive], check=True)
     containerd.send_signal(signal.SIGTERM)
     containerd.wait(30)

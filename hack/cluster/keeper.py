@@ -1,8 +1,8 @@
-"""The one process on the host that belongs to a running cluster: it makes it, outlives whoever asked, and cleans up.
+"""The keeper: the one process on the host that starts a cluster, waits for its end and removes it.
 
-Run as `python -m hack.cluster.keeper NAME BIN_DIR node|api`. Standard input is the lifeline: when it ends, because the
-process at its other end has died in whatever way, the cluster goes; unless "detach" was read from it before. Standard
-output gets one line of JSON, when the node's first process runs or when that failed.
+Run as `python -m hack.cluster.keeper NAME BIN_DIR node|api`. Standard input is the lifeline: when it closes, because
+the parent exited for any reason, the keeper removes the cluster, unless it has read "detach" before. It writes one line
+of JSON to standard output when the first process of the node runs or could not be started.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from hack.cluster.report import ClusterError
 
 
 def main() -> None:
-    """Make a cluster, report, keep it until told to end, and remove it."""
+    """Start a cluster, report that, and remove it when it is stopped."""
     name, bin_dir, kind = sys.argv[1:]
     wakeup, wakeup_end = os.pipe()
     os.set_blocking(wakeup_end, False)
@@ -28,7 +28,7 @@ def main() -> None:
         signal.signal(number, lambda *_: None)
     answer = os.fdopen(os.dup(1), "w")
     try:
-        unshare = lifecycle.make(name, Path(bin_dir), with_node=kind == "node", to_log=True)
+        unshare = lifecycle.start(name, Path(bin_dir), with_node=kind == "node", to_log=True)
     except (ClusterError, OSError, subprocess.SubprocessError) as error:
         with contextlib.suppress(ClusterError):
             lifecycle.remove(name)
@@ -36,23 +36,23 @@ def main() -> None:
         sys.exit(1)
     print(json.dumps({"error": ""}), file=answer, flush=True)
     answer.close()
-    told = wait_for_the_end(unshare, lifeline=0, wakeup=wakeup)
+    is_stopped = wait_for_the_end(unshare, lifeline=0, wakeup=wakeup)
     unshare.kill()
     unshare.wait()
-    # A node that ended by itself is left for whoever wants to know why; `up` and `down` remove it.
-    if told:
+    # The logs of a node that exited unexpectedly stay; the next `up` or `down` removes them.
+    if is_stopped:
         lifecycle.remove(name)
 
 
 def wait_for_the_end(unshare: subprocess.Popen[bytes], lifeline: int, wakeup: int) -> bool:
-    """Wait until somebody ends the cluster (true) or it ended by itself (false)."""
-    ended = os.pidfd_open(unshare.pid)
+    """Wait until a signal or the lifeline stops the cluster (return true), or the node exits (return false)."""
+    exited = os.pidfd_open(unshare.pid)
     attached = True
     while True:
-        readable, _, _ = select.select([wakeup, ended, *([lifeline] if attached else [])], [], [])
+        readable, _, _ = select.select([wakeup, exited, *([lifeline] if attached else [])], [], [])
         if wakeup in readable:
             return True
-        if ended in readable:
+        if exited in readable:
             return False
         if lifeline in readable:
             message = os.read(lifeline, 1024)

@@ -1,4 +1,4 @@
-"""The same cluster where Docker is: kind runs it, and docker builds the images from the same Dockerfile."""
+"""The cluster on machines with Docker: kind runs it, and docker builds the images from the same Dockerfile."""
 
 import json
 import shutil
@@ -9,26 +9,26 @@ from pathlib import Path
 
 from hack import ROOT
 from hack.cluster import images, paths
-from hack.cluster.report import ClusterError, say
+from hack.cluster.report import ClusterError, progress
 from hack.cluster.shell import run
 
 METRICS_SERVER = "https://github.com/kubernetes-sigs/metrics-server/releases/download/v0.9.0/components.yaml"
 
 
 def available() -> bool:
-    """Tell whether Docker answers and kind and kubectl are installed."""
+    """Return whether Docker responds and kind and kubectl are installed."""
     if not all(shutil.which(program) for program in ("docker", "kind", "kubectl")):
         return False
     return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
 
 
 def cluster_name(name: str) -> str:
-    """Return what kind calls the cluster."""
+    """Return the name of the cluster in kind."""
     return f"mlmodel-{name}"
 
 
 def create_command(name: str, kubeconfig: Path) -> list[str]:
-    """Return the command that makes a cluster and waits for its node."""
+    """Return the command that creates a cluster and waits for its node."""
     return [
         "kind",
         "create",
@@ -48,7 +48,7 @@ def build_command(target: str, tag: str) -> list[str]:
 
 
 def load_command(name: str, tags: Sequence[str]) -> list[str]:
-    """Return the command that brings images into the cluster's node; kind skips those that are there."""
+    """Return the command that loads images into the node of the cluster; kind skips those that it has."""
     return ["kind", "load", "docker-image", "--name", cluster_name(name), *tags]
 
 
@@ -72,7 +72,7 @@ class Kind:
         return exec_command(self.name, argv)
 
     def audit_log(self) -> Path:
-        raise ClusterError("kind keeps no audit log here; run this on the embedded cluster (without Docker).")
+        raise ClusterError("This needs the audit log, which kind does not keep: run it on the embedded cluster.")
 
     def node_log(self, service: str) -> str:
         return run(exec_command(self.name, ["journalctl", "-n", "200", "-u", service]), what=f"Reading {service}'s log")
@@ -82,7 +82,7 @@ class Kind:
         run(load_command(self.name, tags), what="Loading the images into kind")
         return len(tags)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         run(["kind", "delete", "cluster", "--name", cluster_name(self.name)], what="Deleting the kind cluster")
         self.kubeconfig.unlink(missing_ok=True)
 
@@ -93,7 +93,7 @@ def build_images() -> list[str]:
     for target in images.TARGETS:
         for tag in (f"localhost/mlmodel-{target}", f"mlmodel-{target}"):
             tags.append(f"{tag}:{images.project_version()}")
-            say(f"Building image {tags[-1]}")
+            progress(f"Building image {tags[-1]}")
             run(build_command(target, tags[-1]), what=f"Building {tags[-1]}")
     return tags
 
@@ -105,12 +105,12 @@ def find(name: str) -> Kind | None:
 
 
 def start(name: str) -> Kind:
-    """Make a cluster with the project's images and metrics-server, or use the one that is there."""
+    """Create a cluster with the project's images and metrics-server, or use the running one."""
     found = find(name)
     cluster = found or Kind(name)
     if found is None:
         cluster.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-        say(f"Creating kind cluster {cluster_name(name)}")
+        progress(f"Creating kind cluster {cluster_name(name)}")
         run(create_command(name, cluster.kubeconfig), what="Creating the kind cluster")
         _install_metrics_server(cluster)
     cluster.load_images()

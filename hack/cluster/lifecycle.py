@@ -1,4 +1,4 @@
-"""Make a cluster and remove it again: what its keeper does, and what others need to know of a running one."""
+"""Start and stop the processes of an embedded cluster, and read the state that its keeper wrote."""
 
 import contextlib
 import json
@@ -20,18 +20,20 @@ STATE = "state.json"
 
 
 def listen(port: int = 0) -> socket.socket:
-    """Return a socket that listens on the loopback of this network namespace; port 0 takes a free one."""
+    """Return a socket that listens on the loopback of this network namespace; port 0 is any free port."""
     return socket.create_server(("127.0.0.1", port), backlog=512)
 
 
-def make(name: str, bin_dir: Path, *, with_node: bool, to_log: bool) -> subprocess.Popen[bytes]:
-    """Write everything that a node needs and start its first process; return the `unshare` that is its parent."""
+def start(name: str, bin_dir: Path, *, with_node: bool, to_log: bool) -> subprocess.Popen[bytes]:
+    """Write the files of a node and start its first process; return its parent process, `unshare`."""
     run_dir = paths.run_dir(name)
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     try:
         run_dir.mkdir(mode=0o755)
     except FileExistsError:
-        raise ClusterError(f"Cluster '{name}' is being started or stopped by another process.") from None
+        raise ClusterError(
+            f"Another process is starting or stopping cluster '{name}': try again in a minute."
+        ) from None
     (run_dir / "log").mkdir()
     log = (run_dir / "log" / "node.log").open("ab")
     if to_log:
@@ -50,12 +52,12 @@ def make(name: str, bin_dir: Path, *, with_node: bool, to_log: bool) -> subproce
         "listener": listener.fileno(),
         "port": port,
     }
-    # Only this process has the other end, so that the node ends with it.
+    # Only this process has the other end, so that the node exits with it.
     node_lifeline, keep_open = os.pipe()
     os.set_inheritable(keep_open, False)
     unshare = subprocess.Popen(
         [
-            # The node is the child of `unshare` and dies with it, and with it, being a first process, all the others.
+            # The node is the child of `unshare` and is killed with it; as it is PID 1, so are all other processes.
             *("unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--mount", "--net", "--uts", "--ipc"),
             *(sys.executable, "-m", "hack.cluster.node"),
             json.dumps(plan),
@@ -81,13 +83,13 @@ def make(name: str, bin_dir: Path, *, with_node: bool, to_log: bool) -> subproce
 
 
 def first_process(unshare: subprocess.Popen[bytes]) -> int:
-    """Return the number, on the host, of the node's first process."""
+    """Return the PID, on the host, of the node's first process."""
     children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
 
     def forked() -> bool:
         if unshare.poll() is not None:
             raise ClusterError(
-                f"`unshare` ended with {unshare.returncode}: is this machine allowed to make namespaces?"
+                f"`unshare` exited with {unshare.returncode}. Check that this machine may create namespaces."
             )
         return bool(children.read_text().split())
 
@@ -131,7 +133,7 @@ def write_files(name: str, run_dir: Path, port: int) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove what a cluster, whose processes are dead, has left: its cgroups and its files."""
+    """Remove the cgroups and files of a cluster whose processes have exited."""
     cgroups.remove(paths.cgroup_name(name))
     shutil.rmtree(paths.run_dir(name), ignore_errors=True)
     _remove_user_files(name)
@@ -148,7 +150,7 @@ def _remove_user_files(name: str) -> None:
 
 
 def state(name: str) -> dict[str, object] | None:
-    """Return what a keeper wrote down about its cluster, or None if no keeper is alive for that name."""
+    """Return the state that a keeper wrote about its cluster, or None if no keeper of that name runs."""
     try:
         found: dict[str, object] = json.loads((paths.run_dir(name) / STATE).read_text())
     except (FileNotFoundError, ValueError):
@@ -157,17 +159,17 @@ def state(name: str) -> dict[str, object] | None:
 
 
 def keepers(name: str) -> list[int]:
-    """Return the processes that are keeper of the cluster of that name: one, or none.
+    """Return the PIDs of the keepers of the cluster of that name: one, or none.
 
-    By their command lines and not by what is written in a file: a number may belong to another process by now, and a
-    keeper that has just begun has written nothing yet.
+    They are found by command line and not by a PID in a file: the PID may have been reused, and a keeper that has just
+    started has not written one yet.
     """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
-            continue  # it ended just now
+            continue  # the process has just exited
         match words:
             case [_, b"-m", b"hack.cluster.keeper", owner, bin_dir, *_] if owner.decode() == name:
                 if Path(os.fsdecode(bin_dir)).is_relative_to(paths.cache()):
@@ -175,16 +177,16 @@ def keepers(name: str) -> list[int]:
     return found
 
 
-def end(name: str) -> None:
-    """End a cluster, alive or dead, and remove everything of it.
+def stop(name: str) -> None:
+    """Stop a cluster if it runs, and remove everything of it except the caches.
 
     Raises:
-        ClusterError: it didn't go.
+        ClusterError: its keeper did not exit.
     """
     for keeper in keepers(name):
         with contextlib.suppress(ProcessLookupError):
             os.kill(keeper, signal.SIGTERM)
     log = paths.run_dir(name) / "log" / "node.log"
-    wait_for(f"End of cluster '{name}'", lambda: not keepers(name), seconds=30, log=log)
+    wait_for(f"Stop of cluster '{name}'", lambda: not keepers(name), seconds=30, log=log)
     if paths.run_dir(name).exists() or cgroups.leftovers(paths.cgroup_name(name)):
         remove(name)

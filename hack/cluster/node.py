@@ -1,7 +1,7 @@
-"""The first process of a node: sets its namespaces up, starts everything and restarts what exits.
+"""The first process of a node: sets up its namespaces, starts all programs and restarts those that exit.
 
-Run as `unshare … python -m hack.cluster.node`, with a JSON plan as its only argument and a pipe as standard input:
-when the other end is closed, because its keeper has ended in whatever way, this ends too, and with it all the rest.
+Run as `unshare … python -m hack.cluster.node`, with a JSON plan as its only argument and a pipe as standard input. When
+the keeper exits for any reason, the pipe closes; then this process exits too, and with it all other processes.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ RESTART_SECONDS = 1.0
 
 
 class Supervised:
-    """One service: its process, or when to start it next."""
+    """One service: its process, or the time of its next start."""
 
     def __init__(self, service: config.Service, pass_fds: tuple[int, ...]) -> None:
         self.service = service
@@ -33,31 +33,31 @@ class Supervised:
         self._pass_fds = pass_fds
 
     def start(self) -> None:
-        """Start the process, in a session of its own, with its output appended to its log."""
+        """Start the process in a new session, with its output appended to its log."""
         argv = [sys.executable if word == "PYTHON" else word for word in self.service.argv]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=self._pass_fds
             )
 
-    def ended(self, status: int) -> None:
-        """Note that the process has ended and been waited for."""
+    def note_exit(self, status: int) -> None:
+        """Log that the process exited with this wait status, and schedule its next start."""
         assert self.process is not None
-        # Popen must not wait for it again: the number may belong to another by then.
+        # Popen must not wait for it again: the PID may have been reused.
         self.process.returncode = os.waitstatus_to_exitcode(status)
         with self.log.open("a") as log:
-            log.write(f"== {self.service.name} ended with {self.process.returncode}, starting it again\n")
+            log.write(f"== {self.service.name} exited with {self.process.returncode}, restarting it\n")
         self.process = None
         self.due = time.monotonic() + RESTART_SECONDS
 
 
 def main() -> None:
-    """Set the node up and keep it running until standard input ends."""
+    """Set up the node and keep it running until standard input closes."""
     plan = json.loads(sys.argv[1])
     wakeup, wakeup_end = os.pipe()
     os.set_blocking(wakeup_end, False)
     signal.set_wakeup_fd(wakeup_end, warn_on_full_buffer=False)
-    # A handler is what makes a signal count: the kernel ignores for a first process what it has none for.
+    # Without a handler, the kernel does not deliver a signal to PID 1.
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
     socket.sethostname(config.NODE)
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def supervise(services: list[Supervised], api_port: int, lifeline: int, wakeup: int) -> None:
-    """Start what is due, reap what ended (orphans too: they are this process's), until `lifeline` ends."""
+    """Start the services that are due and reap processes that exited, orphans included, until `lifeline` closes."""
     api_ready = False
     while True:
         api_ready = api_ready or api_answers(api_port)
@@ -95,7 +95,7 @@ def supervise(services: list[Supervised], api_port: int, lifeline: int, wakeup: 
 
 
 def reap(services: list[Supervised]) -> None:
-    """Wait for every process that has ended."""
+    """Wait for every process that has exited."""
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -103,12 +103,12 @@ def reap(services: list[Supervised]) -> None:
                 return
             for supervised in services:
                 if supervised.process is not None and supervised.process.pid == pid:
-                    supervised.ended(status)
+                    supervised.note_exit(status)
 
 
 def api_answers(port: int) -> bool:
-    """Tell whether the API server is ready, its bootstrap roles included."""
-    context = ssl._create_unverified_context()  # the answer decides when to start, nothing else
+    """Return whether the API server is ready, its bootstrap roles included."""
+    context = ssl._create_unverified_context()  # the response decides only when to start the other services
     try:
         url = f"https://127.0.0.1:{port}/readyz"
         with urllib.request.urlopen(url, timeout=1, context=context) as answer:
@@ -118,11 +118,11 @@ def api_answers(port: int) -> bool:
 
 
 def set_up_mounts(run_dir: str, bin_dir: str) -> None:
-    """Give the node its own /run, and let what it writes into the system's folders land in its run directory.
+    """Give the node its own /run, and redirect its writes to system folders into its run directory.
 
-    Programs have fixed places there: containerd its shims' sockets, CNI its cache, kubelet links to logs.
+    Programs write to fixed paths there: containerd its shims' sockets, CNI its cache, kubelet links to logs.
     """
-    # Opened before /run is hidden, in case they lie there.
+    # Opened before /run is hidden, in case they are below it.
     sources = {config.DATA: os.open(run_dir, os.O_PATH), config.BIN: os.open(bin_dir, os.O_PATH)}
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     Path("/run/netns").mkdir()
@@ -141,15 +141,15 @@ def set_up_mounts(run_dir: str, bin_dir: str) -> None:
 
 
 def mount(*arguments: str) -> None:
-    """Run mount(8), without the notes that it would keep in the host's /run."""
+    """Run mount(8) without its records in the host's /run."""
     subprocess.run(["mount", "--no-mtab", *arguments], check=True)
 
 
 def set_up_network() -> None:
-    """Give the node an address and a route by which everything else, Services too, seems reachable.
+    """Give the node an address and a default route, which Services need too.
 
-    The kernel looks a route up before kube-proxy's rules translate the address. A bridge without ports, because not
-    every kernel has the `dummy` device.
+    The kernel looks up a route before kube-proxy's rules translate the address of a Service. The device is a bridge
+    without ports, because not every kernel has the `dummy` device.
     """
     commands = [
         "link set lo up",

@@ -1,4 +1,4 @@
-"""Certificates of a cluster: made afresh for every start, on elliptic curves because that takes milliseconds."""
+"""Certificates of a cluster: new ones for each start, on elliptic curves because that takes milliseconds."""
 
 import datetime
 import ipaddress
@@ -26,7 +26,7 @@ _SIGNS_CERTIFICATES = x509.KeyUsage(
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority that signs into one folder."""
+    """A certificate authority that writes what it signs to one folder."""
 
     folder: Path
     certificate: x509.Certificate
@@ -50,7 +50,7 @@ class Authority:
     def issue(self, name: str, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> None:
         """Write a certificate to `NAME.crt` and its key to `NAME.key`.
 
-        `user` and `groups` are who Kubernetes takes a client for; `hosts` are the names and addresses of a server.
+        `user` and `groups` are the identity of a client in Kubernetes; `hosts` are the names and addresses of a server.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
@@ -75,7 +75,7 @@ class Authority:
 
 
 def write_signing_key(folder: Path) -> None:
-    """Write the pair with which service-account tokens are signed (`sa.key`) and checked (`sa.pub`)."""
+    """Write the key pair that signs (`sa.key`) and verifies (`sa.pub`) service-account tokens."""
     key = ec.generate_private_key(ec.SECP256R1())
     (folder / "sa.key").write_bytes(_private(key))
     (folder / "sa.pub").write_bytes(

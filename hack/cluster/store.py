@@ -1,9 +1,9 @@
 """The image store: a containerd root in which the images are unpacked once, and from which every cluster starts.
 
-A node gets a copy of hard links, which takes a fraction of a second. That is safe since layers and blobs are never
-written again; the databases beside them are, so these are copied for real.
+A node gets a copy of it with hard links, which takes a fraction of a second. That is safe because layers and blobs
+never change. The databases beside them do, so these are copied.
 
-Filling the store runs containerd for a moment, see importer.py.
+To fill the store, containerd runs for a short time, see importer.py.
 """
 
 import io
@@ -21,12 +21,12 @@ from typing import IO
 from hack import ROOT
 from hack.cluster import config, images, paths
 from hack.cluster.images import Image
-from hack.cluster.report import ClusterError, say
+from hack.cluster.report import ClusterError, progress
 from hack.cluster.shell import locked, run
 
 
 def root() -> Path:
-    """The containerd root of the store."""
+    """Return the containerd root of the store."""
     return paths.cache() / "store" / "root"
 
 
@@ -34,19 +34,19 @@ def _lock() -> Path:
     return paths.cache() / "store.lock"
 
 
-def fill(wanted: Sequence[Image], bin_dir: Path) -> int:
-    """Bring the store up to date; return how many images had to be imported (0: there was nothing to do)."""
+def fill(desired: Sequence[Image], bin_dir: Path) -> int:
+    """Import the images that the store lacks; return their number."""
     with locked(_lock()):
         record = paths.cache() / "store" / "images.json"
         present: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
-        missing = [image for image in wanted if any(present.get(name) != image.digest for name in image.names)]
+        missing = [image for image in desired if any(present.get(name) != image.digest for name in image.names)]
         if not missing:
             return 0
-        say(f"Importing {len(missing)} images: {', '.join(image.names[0] for image in missing)}")
+        progress(f"Importing {len(missing)} images: {', '.join(image.names[0] for image in missing)}")
         record.parent.mkdir(parents=True, exist_ok=True)
         kept = blobs_of(root(), present.values())
         new = {name: image.digest for image in missing for name in image.names}
-        # Should the import end halfway, nobody knows which images the new names stand for.
+        # If the import is interrupted, the images behind the new names are unknown.
         unchanged = {name: digest for name, digest in present.items() if name not in new}
         record.write_text(json.dumps(unchanged, indent=1))
         with tempfile.TemporaryDirectory(dir=record.parent, prefix="import-") as work:
@@ -68,18 +68,18 @@ def fill(wanted: Sequence[Image], bin_dir: Path) -> int:
 
 
 def blobs_of(containerd_root: Path, manifests: Iterable[str]) -> set[str]:
-    """Return the digests of the blobs that a containerd root keeps, given the manifests that its names stand for.
+    """Return the digests of the blobs that a containerd root keeps, given the manifests that its names refer to.
 
-    There are others in it, of images whose names now stand for newer ones. These don't count: containerd deletes them
-    in its own time, a moment after its start for instance, which is when an import begins.
+    It may have other blobs, of images whose names now refer to newer ones. These do not count: containerd deletes them
+    at any time, for example just after its start, which is when an import starts.
     """
     content = containerd_root / "io.containerd.content.v1.content"
-    held = [manifest for manifest in manifests if (content / "blobs" / manifest.replace(":", "/")).exists()]
-    return {blob for manifest in held for blob in images.blobs(content, manifest)}
+    present = [manifest for manifest in manifests if (content / "blobs" / manifest.replace(":", "/")).exists()]
+    return {blob for manifest in present for blob in images.blobs(content, manifest)}
 
 
-def write_archive(out: IO[bytes], layout: Path, wanted: Sequence[Image], present: set[str]) -> None:
-    """Write an OCI archive of images, without the blobs that are `present` where it goes: layers are large."""
+def write_archive(out: IO[bytes], layout: Path, missing: Sequence[Image], present: set[str]) -> None:
+    """Write an OCI archive of images, without the blobs that are `present` at its destination: layers are large."""
 
     def add(name: str, content: bytes) -> None:
         entry = tarfile.TarInfo(name)
@@ -90,7 +90,7 @@ def write_archive(out: IO[bytes], layout: Path, wanted: Sequence[Image], present
         add("oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         manifests = []
         needed: dict[str, None] = {}
-        for image in wanted:
+        for image in missing:
             path = layout / "blobs" / image.digest.replace(":", "/")
             needed |= dict.fromkeys(images.blobs(layout, image.digest))
             manifests += [
@@ -116,8 +116,8 @@ def clone(target: Path) -> None:
         shutil.copytree(root(), target, symlinks=True, copy_function=_link, ignore_dangling_symlinks=True)
 
 
-def load(wanted: Sequence[Image], bin_dir: Path, run_dir: Path, node_pid: int) -> int:
-    """Import into a running node those images that it has in another version; return how many that were."""
+def load(desired: Sequence[Image], bin_dir: Path, run_dir: Path, node_pid: int) -> int:
+    """Import the images that a running node has in another version; return their number."""
     ctr = [
         *("nsenter", f"--mount=/proc/{node_pid}/ns/mnt", str(bin_dir / "ctr")),
         *("--address", config.CONTAINERD_SOCKET, "--namespace", "k8s.io", "images"),
@@ -125,9 +125,9 @@ def load(wanted: Sequence[Image], bin_dir: Path, run_dir: Path, node_pid: int) -
     listing = run([*ctr, "list"], what="Listing the node's images")
     # The columns: name, media type, digest, …
     there = {words[0]: words[2] for words in map(str.split, listing.splitlines()[1:])}
-    missing = [image for image in wanted if any(there.get(name) != image.digest for name in image.names)]
+    missing = [image for image in desired if any(there.get(name) != image.digest for name in image.names)]
     if missing:
-        ours = [there[name] for image in wanted for name in image.names if name in there]
+        ours = [there[name] for image in desired for name in image.names if name in there]
         with tempfile.TemporaryFile() as archive:
             write_archive(archive, images.layout(), missing, blobs_of(run_dir / "containerd", ours))
             archive.seek(0)

@@ -1,8 +1,8 @@
-"""Users of a model: a pod that asks at a fixed rate, from inside the cluster, as an application would.
+"""Clients of a model: a pod that sends requests at a fixed rate from inside the cluster, as an application would.
 
-``client.py`` is the program in the pod and has only the standard library, ``grpc_client.py`` the same for gRPC with
-what is in the server's image; ``Traffic`` starts one, follows what it says and stops it. It works on any cluster that
-``kubectl`` reaches.
+``client.py`` is the program in the pod and needs only the standard library; ``grpc_client.py`` is the same for gRPC and
+needs the libraries of the server's image. ``Traffic`` starts one, follows its log and stops it. It works on any cluster
+that ``kubectl`` reaches.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ PROGRAMS = {name: Path(__file__).with_name(name).read_text("utf-8") for name in 
 
 
 class Kubectl(Protocol):
-    """Runs kubectl; ``input`` goes to its standard input."""
+    """Runs kubectl with ``input`` as its standard input and returns its output."""
 
     def __call__(self, *args: str, input: str | None = None) -> str: ...
 
 
 @dataclass
-class Second:
-    """What the users saw until one moment, cumulative."""
+class Totals:
+    """Counts and latencies since the start of the traffic; ``at`` is in Unix seconds."""
 
     at: float = 0.0
     sent: int = 0
@@ -44,7 +44,7 @@ class Second:
 
 
 class Traffic:
-    """Constant traffic to one URL as a context; leaving it stops the users and waits for their last word."""
+    """Constant traffic to one URL as a context; its exit stops the clients and waits for their last totals."""
 
     def __init__(
         self,
@@ -58,22 +58,22 @@ class Traffic:
         rate: float = 50.0,
         clients: int = 1,
         limit: int = 0,
-        over: float = 0.0,
-        name: str = "users",
+        send_seconds: float = 0.0,
+        name: str = "clients",
     ) -> None:
-        """``command`` is kubectl itself (for following logs); ``url`` is ``http://…/infer`` or ``grpc://HOST:PORT/MODEL``;
-        ``rate`` is in requests per second over all clients; ``limit`` ends after so many requests (0: when stopped);
-        sending each takes ``over`` seconds (not over gRPC)."""
+        """``command`` is the kubectl command line (to follow logs). ``url`` is ``http://…/infer`` or
+        ``grpc://HOST:PORT/MODEL``. ``rate`` is in requests per second over all clients. ``limit`` is the number of
+        requests (0: no limit). ``send_seconds`` is the time that sending one request takes (not over gRPC)."""
         self._kubectl, self._command = kubectl, list(command)
         self._namespace, self._name = namespace, name
         self._arguments = ["--url", url, "--rate", str(rate), "--clients", str(clients), "--limit", str(limit)]
-        self._arguments += ["--over", str(over)]
+        self._arguments += ["--send-seconds", str(send_seconds)]
         self._bodies, self._image = bodies, image
         self._program = "grpc_client.py" if url.startswith("grpc://") else "client.py"
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
-        self.now = Second()
-        self.ended = False
+        self.now = Totals()
+        self.is_over = False
 
     def __enter__(self) -> Traffic:
         self._kubectl("apply", "-n", self._namespace, "-f", "-", input=json.dumps(self._manifest()))
@@ -92,8 +92,8 @@ class Traffic:
     ) -> None:
         self.stop()
 
-    def stop(self) -> Second:
-        """Stops asking, waits for the answers that are on their way, and returns the totals."""
+    def stop(self) -> Totals:
+        """Stop sending, wait for the requests in flight, and return the totals."""
         if self._process is not None:
             self._kubectl("delete", "pod", "-n", self._namespace, self._name, "--wait=false", "--ignore-not-found")
             try:
@@ -101,20 +101,20 @@ class Traffic:
             except subprocess.TimeoutExpired:
                 self._process.kill()
             with self._changed:
-                self._changed.wait_for(lambda: self.ended, 5)
+                self._changed.wait_for(lambda: self.is_over, 5)
             self._process = None
             self._kubectl("delete", "configmap", "-n", self._namespace, self._name, "--ignore-not-found")
         return self.now
 
-    def wait(self, until: Callable[[Second], bool], seconds: float, what: str) -> Second:
-        """Waits until the users have seen something; AssertionError with ``what`` after ``seconds``."""
+    def wait(self, until: Callable[[Totals], bool], seconds: float, what: str) -> Totals:
+        """Wait until ``until`` accepts the totals. Raises AssertionError with ``what`` after ``seconds``."""
         with self._changed:
-            if not self._changed.wait_for(lambda: until(self.now) or self.ended, seconds) or not until(self.now):
-                raise AssertionError(f"not seen within {seconds:g} s: {what}; the users saw {self.now}")
+            if not self._changed.wait_for(lambda: until(self.now) or self.is_over, seconds) or not until(self.now):
+                raise AssertionError(f"timed out after {seconds:g} s: {what}; last totals: {self.now}")
             return self.now
 
-    def more(self, requests: int, seconds: float = 60.0) -> Second:
-        """Waits until the users have asked so many times more."""
+    def wait_for_requests(self, requests: int, seconds: float = 60.0) -> Totals:
+        """Wait until the clients have sent this number of further requests."""
         target = self.now.sent + requests
         return self.wait(lambda seen: seen.sent >= target, seconds, f"{requests} more requests")
 
@@ -124,10 +124,10 @@ class Traffic:
         for line in self._process.stdout:
             if line.startswith("{"):
                 with self._changed:
-                    self.now = Second(**json.loads(line))
+                    self.now = Totals(**json.loads(line))
                     self._changed.notify_all()
         with self._changed:
-            self.ended = True
+            self.is_over = True
             self._changed.notify_all()
 
     def _manifest(self) -> dict[str, Any]:
@@ -158,19 +158,19 @@ class Traffic:
                         },
                         "containers": [
                             {
-                                "name": "users",
+                                "name": "clients",
                                 "image": self._image,
                                 "imagePullPolicy": "IfNotPresent",
-                                "command": ["python3", "-u", f"/users/{self._program}", *self._arguments],
+                                "command": ["python3", "-u", f"/clients/{self._program}", *self._arguments],
                                 "securityContext": {
                                     "allowPrivilegeEscalation": False,
                                     "capabilities": {"drop": ["ALL"]},
                                 },
                                 "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-                                "volumeMounts": [{"name": "users", "mountPath": "/users", "readOnly": True}],
+                                "volumeMounts": [{"name": "clients", "mountPath": "/clients", "readOnly": True}],
                             }
                         ],
-                        "volumes": [{"name": "users", "configMap": {"name": self._name}}],
+                        "volumes": [{"name": "clients", "configMap": {"name": self._name}}],
                     },
                 },
             ],
@@ -178,10 +178,11 @@ class Traffic:
 
 
 def wait_for(what: str, seconds: float, check: Callable[[], bool], every: float = 0.2) -> float:
-    """Polls a condition; returns the seconds that it took, AssertionError with ``what`` when it never held."""
-    began = time.monotonic()
+    """Poll until ``check`` returns true; return the time in seconds. Raises AssertionError with ``what`` after
+    ``seconds``."""
+    started = time.monotonic()
     while not check():
-        if time.monotonic() - began > seconds:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"timed out after {seconds:g} s: {what}")
         time.sleep(every)
-    return time.monotonic() - began
+    return time.monotonic() - started

@@ -1,7 +1,7 @@
-"""Asks a model at a fixed rate and says each second what came back. Only the standard library: it runs in any pod.
+"""Send requests to a model at a fixed rate and print totals twice a second. Standard library only: it runs in any pod.
 
-Open loop: a slow answer does not slow the asking. Every other request takes a fresh connection, the others share kept
-ones. Nothing is repeated: what fails, failed. Each line is a JSON object with totals since the start.
+Open loop: the rate does not depend on the latency of responses. Every other request uses a new connection, the others
+share keep-alive connections. No request is retried. Each line is a JSON object with totals since the start.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from urllib.parse import urlsplit
 
 TIMEOUT = 30.0
 IDLE = 30.0
-"""Seconds after which an unused connection is not used again, as in common clients; the router keeps it longer."""
+"""Seconds after which an idle connection is not reused, as in common clients; the router keeps it longer."""
 PIECES = 10
-"""In which a request is sent that takes its time, as over a slow line."""
+"""Number of pieces in which a request is sent when ``send_seconds`` is set, as over a slow connection."""
 
 
-class Users:
-    """All clients; counts what they saw."""
+class Clients:
+    """All clients, and the counts of their responses."""
 
-    def __init__(self, url: str, bodies: list[Any], clients: int, over: float = 0.0) -> None:
+    def __init__(self, url: str, bodies: list[Any], clients: int, send_seconds: float = 0.0) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.path = parts.path
-        self.turns = clients
-        self.over, self.pieces = over, PIECES if over else 1
+        self.client_count = clients
+        self.send_seconds, self.pieces = send_seconds, PIECES if send_seconds else 1
         self.bodies = [json.dumps(body).encode() for body in bodies]
         self.sent = self.ok = self.failed = self.fallbacks = 0
         self.versions: dict[str, int] = {}
@@ -39,19 +39,19 @@ class Users:
         self.errors: list[str] = []
         self.times: list[float] = []
         self.slowest = 0.0
-        self.kept: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def ask(self, number: int, client: str) -> None:
-        """One request and its bookkeeping."""
+    async def send(self, number: int, client: str) -> None:
+        """Send one request and count its response."""
         self.sent += 1
-        began = time.perf_counter()
-        keep = number // self.turns % 2 == 0
+        started = time.perf_counter()
+        keep = number // self.client_count % 2 == 0
         try:
             code, headers = await asyncio.wait_for(self._exchange(number, keep=keep), TIMEOUT)
         except (OSError, EOFError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
-            self._fail(f"{'kept' if keep else 'fresh'} connection: {type(error).__name__}: {error}")
+            self._fail(f"{'keep-alive' if keep else 'new'} connection: {type(error).__name__}: {error}")
             return
-        took = 1000 * (time.perf_counter() - began)
+        took = 1000 * (time.perf_counter() - started)
         self.times.append(took)
         self.slowest = max(self.slowest, took)
         if code != 200:
@@ -64,13 +64,13 @@ class Users:
         per_client[version] = per_client.get(version, 0) + 1
         self.fallbacks += "x-mlmodel-fallback" in headers
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         self.failed += 1
         if len(self.errors) < 10:
-            self.errors.append(f"{time.strftime('%H:%M:%S')} {why}")
+            self.errors.append(f"{time.strftime('%H:%M:%S')} {reason}")
 
     async def _exchange(self, number: int, *, keep: bool) -> tuple[int, dict[str, str]]:
-        reader, writer = (keep and self._take()) or await asyncio.open_connection(self.host, self.port)
+        reader, writer = (keep and self._take_idle()) or await asyncio.open_connection(self.host, self.port)
         body = self.bodies[number % len(self.bodies)]
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: {self.host}\r\ncontent-type: application/json\r\n"
@@ -80,7 +80,7 @@ class Users:
             message = head.encode() + body
             for piece in range(self.pieces):
                 if piece:
-                    await asyncio.sleep(self.over / (self.pieces - 1))
+                    await asyncio.sleep(self.send_seconds / (self.pieces - 1))
                 writer.write(message[piece * len(message) // self.pieces : (piece + 1) * len(message) // self.pieces])
                 await writer.drain()
             status, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -95,22 +95,22 @@ class Users:
             writer.close()
             raise
         if keep and headers.get("connection") != "close":
-            self.kept.append((time.monotonic(), reader, writer))
+            self.idle.append((time.monotonic(), reader, writer))
         else:
             writer.close()
         return int(status.split(" ")[1]), headers
 
-    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """A kept connection, the latest used first; closes those that were idle for too long."""
-        while self.kept:
-            used, reader, writer = self.kept.pop()
+    def _take_idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return the idle connection that was used last, or None; close those that were idle for too long."""
+        while self.idle:
+            used, reader, writer = self.idle.pop()
             if time.monotonic() - used < IDLE and not reader.at_eof():
                 return reader, writer
             writer.close()
         return None
 
     def line(self) -> str:
-        """The totals as a line of JSON."""
+        """Return the totals as a line of JSON."""
         times = sorted(self.times[-2000:]) or [0.0]
         return json.dumps(
             {
@@ -129,39 +129,45 @@ class Users:
         )
 
 
-def main(kind: type[Users] = Users) -> None:
-    """Reads the command line and asks."""
+def main(kind: type[Clients] = Clients) -> None:
+    """Parse the command line and send requests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
-    parser.add_argument("--bodies", default="/users/bodies.json")
-    parser.add_argument("--rate", type=float, default=50.0)
-    parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=0)
-    parser.add_argument("--over", type=float, default=0.0, help="seconds in which each request is sent")
+    parser.add_argument("--bodies", default="/clients/bodies.json")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=1, help="clients that take turns (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="number of requests; 0 means unlimited (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--send-seconds", type=float, default=0.0, help="time to send each request, in seconds (default: %(default)s)"
+    )
     options = parser.parse_args()
-    users = kind(options.url, json.loads(Path(options.bodies).read_bytes()), options.clients, options.over)
-    # The name is resolved once: what is measured here is the path behind the Service, not the cluster's DNS.
-    users.host = socket.getaddrinfo(users.host, users.port, type=socket.SOCK_STREAM)[0][4][0]  # type: ignore[assignment]
+    bodies = json.loads(Path(options.bodies).read_bytes())
+    clients = kind(options.url, bodies, options.clients, options.send_seconds)
+    # The name is resolved once: the traffic tests the path behind the Service, not the cluster's DNS.
+    address = socket.getaddrinfo(clients.host, clients.port, type=socket.SOCK_STREAM)[0][4][0]
+    clients.host = address  # type: ignore[assignment]
 
-    asyncio.run(run(users, options.rate, options.clients, options.limit))
+    asyncio.run(run(clients, options.rate, options.limit))
 
 
-async def run(users: Users, rate: float, clients: int, limit: int) -> None:
-    """Asks ``rate`` times per second, clients in turns, until it is told to stop or ``limit`` (0: none) is reached."""
+async def run(clients: Clients, rate: float, limit: int) -> None:
+    """Send ``rate`` requests per second, clients in turn, until a signal or until ``limit`` (0: none) is reached."""
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
 
-    async def say() -> None:
+    async def print_totals() -> None:
         while True:
-            print(users.line(), flush=True)
+            print(clients.line(), flush=True)
             await asyncio.sleep(0.5)
 
-    saying = asyncio.create_task(say())
-    open_requests: set[asyncio.Task[None]] = set()
-    began, number = time.monotonic(), 0
+    printer = asyncio.create_task(print_totals())
+    in_flight: set[asyncio.Task[None]] = set()
+    started, number = time.monotonic(), 0
     while not stop.is_set() and (not limit or number < limit):
-        due = began + number / rate
+        due = started + number / rate
         delay = due - time.monotonic()
         if delay > 0:
             try:
@@ -169,14 +175,14 @@ async def run(users: Users, rate: float, clients: int, limit: int) -> None:
                 break
             except TimeoutError:
                 pass
-        task = asyncio.create_task(users.ask(number, str(number % clients)))
-        open_requests.add(task)
-        task.add_done_callback(open_requests.discard)
+        task = asyncio.create_task(clients.send(number, str(number % clients.client_count)))
+        in_flight.add(task)
+        task.add_done_callback(in_flight.discard)
         number += 1
-    if open_requests:
-        await asyncio.wait(open_requests)
-    saying.cancel()
-    print(users.line(), flush=True)
+    if in_flight:
+        await asyncio.wait(in_flight)
+    printer.cancel()
+    print(clients.line(), flush=True)
 
 
 if __name__ == "__main__":

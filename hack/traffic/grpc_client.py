@@ -1,22 +1,22 @@
-"""``client.py`` over gRPC: the same users, rate and report. It runs in the server's image, which has what it takes."""
+"""``client.py`` over gRPC: the same options and output. It runs in the server's image, which has the libraries."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import grpc
-from client import Users, main  # type: ignore[import-not-found]  # the script beside this one
+from client import Clients, main  # type: ignore[import-not-found]  # the script beside this one
 
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
-class GrpcUsers(Users):  # type: ignore[misc]
-    """Every other call takes a fresh channel, the others share one."""
+class GrpcClients(Clients):  # type: ignore[misc]
+    """Every other call uses a new channel, the others share one."""
 
-    def __init__(self, url: str, bodies: list[Any], clients: int, over: float = 0.0) -> None:
-        super().__init__(url, bodies, clients, over)
+    def __init__(self, url: str, bodies: list[Any], clients: int, send_seconds: float = 0.0) -> None:
+        super().__init__(url, bodies, clients, send_seconds)
         self.messages = [message(self.path.strip("/"), body) for body in bodies]
         self.shared: grpc.aio.Channel | None = None
 
@@ -43,7 +43,7 @@ class GrpcUsers(Users):  # type: ignore[misc]
 
 
 def message(model: str, body: Any) -> bytes:
-    """A JSON body of an inference request, of 64-bit floats, as a message."""
+    """Return the JSON body of an inference request, with 64-bit floats, as a serialized message."""
     request = pb.ModelInferRequest(model_name=model)
     for tensor in body["inputs"]:
         contents = pb.InferTensorContents(fp64_contents=tensor["data"])
@@ -52,4 +52,4 @@ def message(model: str, body: Any) -> bytes:
 
 
 if __name__ == "__main__":
-    main(GrpcUsers)
+    main(GrpcClients)

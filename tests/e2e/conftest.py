@@ -1,4 +1,4 @@
-"""What tests on a whole cluster share: a model in a namespace of its own, its users, and power over the operator."""
+"""Fixtures for tests on a whole cluster: a model in its own namespace, its clients, and control over the operator."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
-    """The quickstart's versions, trained: their folder and bodies of requests."""
+    """The trained versions of the quickstart: their folder, and bodies of requests."""
     out = tmp_path_factory.mktemp("quickstart")
     return out, train(out)
 
 
 @pytest.fixture(scope="session")
 def operator(cluster: Cluster) -> Cluster:
-    """The cluster with the operator in it, installed as users do."""
+    """The cluster with the operator, installed as clients install it."""
     installed_operator.install(cluster)
     return cluster
 
 
 @pytest.fixture
 def model(cluster: Cluster, operator: Cluster, namespace: str, trained: tuple[Path, list[Any]]) -> Model:
-    """The quickstart's model, not applied yet, in a namespace of its own."""
+    """The quickstart's model in its own namespace, not applied yet."""
     return Model(cluster.kubectl, namespace, trained[0])
 
 
 @pytest.fixture
 def traffic(cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]) -> Callable[..., Traffic]:
-    """Starts users of the model: ``traffic(rate=50)`` is a context."""
+    """Clients of the model: ``with traffic(rate=50) as clients`` starts them."""
     return partial(
         Traffic,
         cluster.kubectl,
@@ -63,11 +63,11 @@ def traffic(cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]) -> 
 
 @pytest.fixture
 def operator_settings(cluster: Cluster, operator: Cluster) -> Callable[..., AbstractContextManager[None]]:
-    """``with operator_settings(SERVER_IMAGE=…)``: the operator with other settings for a while."""
+    """``with operator_settings(SERVER_IMAGE=…)`` runs the operator with other environment variables."""
     return partial(installed_operator.settings, cluster)
 
 
 @pytest.fixture
 def kill_operator(cluster: Cluster, operator: Cluster) -> Callable[[], None]:
-    """Kills the operator's process and waits until it has been started again."""
+    """Kills the operator's process and waits until its container has been restarted."""
     return partial(installed_operator.kill, cluster)

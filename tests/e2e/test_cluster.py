@@ -1,4 +1,4 @@
-"""The throwaway cluster itself: it does what the other tests rely on, and leaves nothing behind."""
+"""The throwaway cluster: it does what the other tests need, and leaves nothing behind."""
 
 import json
 import os
@@ -44,7 +44,7 @@ spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8000}]}
 
 
 def traces(name: str) -> list[str]:
-    """What there is of a cluster on the host: processes, mounts, cgroups, files, interfaces."""
+    """Return the traces of a cluster on the host: processes, mounts, cgroups and files."""
     run_dir = str(paths.run_dir(name))
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -52,7 +52,7 @@ def traces(name: str) -> list[str]:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             cgroup = (process / "cgroup").read_text()
         except OSError:
-            continue  # it ended just now
+            continue  # the process has just exited
         if run_dir in command or paths.cgroup_name(name) in cgroup or f"hack.cluster.keeper {name} " in command:
             found.append(f"process {process.name}: {command}")
     found += [f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if run_dir in line]
@@ -82,7 +82,7 @@ sys.stdin.read()
 
 
 def hold(name: str, kind: str) -> "subprocess.Popen[str]":
-    """Start a cluster that a process of its own holds, and return that process when the cluster is ready."""
+    """Start a cluster from a new parent process, and return that process when the cluster is ready."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, name, kind],
         cwd=ROOT,
@@ -101,7 +101,7 @@ def test_a_pod_serves_through_its_service_by_name(cluster: Cluster, kubectl: Kub
     url = f"http://web.{namespace}.svc"
     code = f"import urllib.request; print(urllib.request.urlopen('{url}', timeout=5).status)"
 
-    # From the host, inside the cluster's network, and from a pod; kube-proxy may need a moment.
+    # From the host, inside the cluster's network, and from a pod; kube-proxy may need a few seconds.
     cluster.wait("The Service", lambda: cluster.run([sys.executable, "-c", code]).strip() == "200", seconds=10)
     assert kubectl("exec", "deployment/web", "--", "python3", "-c", code).strip() == "200"
     assert kubectl("logs", "deployment/web").startswith("serving")
@@ -131,26 +131,26 @@ def test_audit_log_has_writes_and_no_reads(cluster: Cluster, kubectl: Kubectl, n
     ]
 
 
-def test_an_unknown_name_is_refused_at_once(cluster: Cluster) -> None:
+def test_an_unknown_name_is_not_resolved_and_fails_at_once(cluster: Cluster) -> None:
     started = time.monotonic()
     code = "import socket\ntry: socket.getaddrinfo('nowhere.example.org', 80)\nexcept OSError as e: print(e)"
     assert "not known" in cluster.run([sys.executable, "-c", code])
     assert time.monotonic() - started < 2
 
 
-def test_a_second_cluster_comes_and_goes_beside_the_first(cluster: Cluster) -> None:
+def test_a_second_cluster_starts_and_stops_beside_the_first(cluster: Cluster) -> None:
     before = interfaces()
     name = f"second-{os.getpid()}"
     command = [sys.executable, "-m", "hack.cluster"]
     up = subprocess.run([*command, "up", "--name", name], cwd=ROOT, capture_output=True, text=True)
     try:
         assert up.returncode == 0, up.stderr
-        assert "Importing" not in up.stderr  # the first one has brought all images
+        assert "Importing" not in up.stderr  # the first one has imported all images
         second = open_cluster(name)
         assert second is not None
         assert second.get("namespaces")["items"]
         assert second.get("node")["items"][0]["metadata"]["uid"] != cluster.get("node")["items"][0]["metadata"]["uid"]
-        assert traces(name)  # so that their absence below means something
+        assert traces(name)  # otherwise their absence below would prove nothing
     finally:
         subprocess.run([*command, "down", "--name", name], cwd=ROOT, check=True)
     assert traces(name) == []
@@ -159,7 +159,7 @@ def test_a_second_cluster_comes_and_goes_beside_the_first(cluster: Cluster) -> N
 
 
 @pytest.mark.parametrize("kind", ["node", "api"])
-def test_a_killed_parent_leaves_nothing(kind: str) -> None:
+def test_a_cluster_is_removed_when_its_parent_is_killed(kind: str) -> None:
     before = interfaces()
     name = f"orphan-{kind}-{os.getpid()}"
     holder = hold(name, kind)
@@ -186,10 +186,10 @@ def test_a_killed_keeper_leaves_no_process_and_down_removes_the_rest() -> None:
     holder.communicate()
 
 
-def test_ctrl_c_while_starting_leaves_nothing() -> None:
+def test_ctrl_c_during_the_start_leaves_nothing_behind() -> None:
     name = f"interrupted-{os.getpid()}"
     up = subprocess.Popen(
-        # Programs that a shell runs in the background inherit that SIGINT is ignored, and these tests may be one.
+        # A shell starts background programs, such as these tests, with SIGINT ignored, and children inherit that.
         ["env", "--default-signal=INT", sys.executable, "-m", "hack.cluster", "up", "--name", name],
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -209,7 +209,7 @@ def test_ctrl_c_while_starting_leaves_nothing() -> None:
     assert traces(name) == []
 
 
-def test_kubeconfig_works_wherever_it_is_copied(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_copy_of_the_kubeconfig_works(cluster: Cluster, tmp_path: Path) -> None:
     copy = tmp_path / "kubeconfig"
     copy.write_text(cluster.kubeconfig.read_text())
     nodes = subprocess.run(
@@ -220,10 +220,10 @@ def test_kubeconfig_works_wherever_it_is_copied(cluster: Cluster, tmp_path: Path
     assert len(json.loads(nodes.stdout)["items"]) == 1
 
 
-def test_what_ends_on_the_node_is_started_again(cluster: Cluster) -> None:
+def test_a_program_of_the_node_that_exits_is_restarted(cluster: Cluster) -> None:
     found = state(cluster.name)
     if found is None:
-        pytest.skip("kind keeps its own programs running")
+        pytest.skip("kind restarts its programs with systemd")
 
     def resolver() -> int | None:
         for process in Path("/proc").glob("[0-9]*"):
@@ -241,4 +241,4 @@ def test_what_ends_on_the_node_is_started_again(cluster: Cluster) -> None:
     lookup = ["getent", "hosts", "kubernetes.default.svc.cluster.local"]
     cluster.wait("Another process", lambda: resolver() not in (None, first), seconds=10)
     cluster.wait("Cluster DNS", lambda: "10.96.0.1" in cluster.run(lookup), seconds=20)
-    assert "ended with -9" in cluster.node_log("coredns")
+    assert "exited with -9" in cluster.node_log("coredns")

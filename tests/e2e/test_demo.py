@@ -1,4 +1,4 @@
-"""``make demo`` in a cluster of its own."""
+"""``make demo`` on its own cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hack import ROOT
 pytestmark = pytest.mark.cluster
 
 
-def test_the_demo_goes_as_told_and_leaves_nothing() -> None:
+def test_the_demo_has_the_expected_outcomes_and_leaves_nothing_behind() -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("KEEP", "MAKEFLAGS", "MAKELEVEL")}
     done = subprocess.run(["make", "demo"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     print(done.stdout[-4000:])

@@ -1,4 +1,4 @@
-"""What operating it costs, and what it does by itself: idle writes, memory, autoscaling, clear messages."""
+"""Operation on a whole cluster: writes when idle, memory, restarts, autoscaling, messages, permissions."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ SERVERS = "mlmodel.dev/component=server"
 def test_an_idle_operator_writes_nothing_but_its_lease(cluster: Cluster, model: Model) -> None:
     model.apply("v1")
     model.wait_ready(90, "v1")
-    began = time.time()
-    # The one deliberate wait: what is claimed is that nothing happens for a minute.
+    started = time.time()
+    # The only deliberate wait: the test shows that the operator writes nothing for a minute.
     time.sleep(60)
     writes = [
         f"{event['verb']} {event['objectRef'].get('resource')}/{event['objectRef'].get('name')}"
-        for event in cluster.audit_events(began)
+        for event in cluster.audit_events(started)
         if "mlmodel-operator" in event["user"]["username"]
-        # What the test before left is still being deleted.
+        # The objects of the previous test may still be terminating.
         and event["objectRef"].get("namespace") in (None, "mlmodel-system", model.namespace)
     ]
     print(f"writes of the operator in 60 s: {writes}")
-    assert writes, "the audit log shows the Lease being renewed, so it would show others"
+    assert writes, "the audit log shows the renewals of the Lease, so it would show other writes"
     assert {write for write in writes if "leases/" not in write} == set()
 
 
 def test_memory_stays_small(cluster: Cluster, model: Model, traffic: StartTraffic) -> None:
     model.apply("v2")
     model.wait_ready(90, "v2")
-    with traffic(rate=50) as users:
-        users.wait(lambda seen: seen.sent > 500, 60, "500 requests")
-        users.stop()
+    with traffic(rate=50) as clients:
+        clients.wait(lambda seen: seen.sent > 500, 60, "500 requests")
+        clients.stop()
     server = next(iter(model.pods()))
     router = next(iter(model.pods("router")))
     operator = cluster.kubectl(
@@ -66,7 +66,7 @@ def test_memory_stays_small(cluster: Cluster, model: Model, traffic: StartTraffi
 
 
 def resident(cluster: Cluster, namespace: str, pod: str) -> int:
-    """Resident memory of the pod's processes in bytes, as its kernel counts it."""
+    """Return the resident memory of the pod's first process in bytes."""
     text = cluster.kubectl("exec", "-n", namespace, pod, "--", "cat", "/proc/1/status")
     line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
@@ -75,9 +75,9 @@ def resident(cluster: Cluster, namespace: str, pod: str) -> int:
 def test_rolling_restarts_lose_no_request(
     cluster: Cluster, model: Model, traffic: StartTraffic, trained: tuple[Path, list[Any]], restarts: int
 ) -> None:
-    """Half of them with one pod, half with two. Under three kinds of requests at once: short ones and gRPC, on kept and
-    on fresh connections; and some that take longer to send than a pod has before SIGTERM, so that it still holds some,
-    and that the router cannot send twice."""
+    """Half of the restarts with one pod, half with two, under three kinds of requests at once: short HTTP and gRPC
+    requests, on keep-alive and on new connections; and large ones, which take longer to send than the time until
+    SIGTERM, so that the pod has some of them in flight, and which the router cannot retry."""
     model.apply("v1")
     model.wait_ready(90, "v1")
     (deployment,) = model("get", "deployments", "-l", SERVERS, "-o", "name").split()
@@ -85,9 +85,9 @@ def test_rolling_restarts_lose_no_request(
         Traffic, cluster.kubectl, cluster.kubectl_command, model.namespace, image=installed_operator.image("server")
     )
     grpc = start(f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}", trained[1], rate=20, name="grpc")
-    slow = start(model.url, [large(trained[1])], rate=4, over=7, name="slow")
+    slow = start(model.url, [large(trained[1])], rate=4, send_seconds=7, name="slow")
     with traffic(rate=75) as http, grpc, slow:
-        began, replaced = time.monotonic(), 0
+        started, replaced = time.monotonic(), 0
         for number in range(restarts):
             if number == restarts // 2:
                 model.apply("v1", serving={"replicas": 2})
@@ -97,15 +97,15 @@ def test_rolling_restarts_lose_no_request(
             model("rollout", "status", deployment, "--timeout=55s")
             after = model.pods()
             assert len(after) == len(before)
-            assert not before.keys() & after.keys(), "each pod is another one"
+            assert not before.keys() & after.keys(), "each pod was replaced"
             replaced += len(before)
-        took = time.monotonic() - began
+        took = time.monotonic() - started
         still = ("get", "pods", "-l", SERVERS, "-o", "name")
-        wait_for("those that were told to go are gone", 60, lambda: len(model(*still).split()) == len(after))
-        everybody = {"http": http, "grpc": grpc, "slow": slow}
-        for users in everybody.values():
-            users.more(10)
-        seen = {kind: users.stop() for kind, users in everybody.items()}
+        wait_for("the terminating pods are deleted", 60, lambda: len(model(*still).split()) == len(after))
+        all_clients = {"http": http, "grpc": grpc, "slow": slow}
+        for clients in all_clients.values():
+            clients.wait_for_requests(10)
+        seen = {kind: clients.stop() for kind, clients in all_clients.items()}
     sent, failed = sum(total.sent for total in seen.values()), sum(total.failed for total in seen.values())
     each = ", ".join(f"{kind} {total.sent} (slowest {total.slowest_ms:.0f} ms)" for kind, total in seen.items())
     print(f"{restarts} rolling restarts ({replaced} pods) in {took:.0f} s: {sent} requests, {failed} failed; {each}")
@@ -113,11 +113,11 @@ def test_rolling_restarts_lose_no_request(
     assert sent == sum(total.ok for total in seen.values())
     status = model.status()
     assert status["phase"] == "Stable"
-    assert not status.get("history"), "a restart is no rollout of the operator's"
+    assert not status.get("history"), "the operator does not count a restart as a rollout"
 
 
 def large(bodies: list[Any]) -> dict[str, Any]:
-    """One request with the rows of many, larger than what the router holds (64 KiB, haproxy.cfg)."""
+    """Return one request with the rows of many, larger than the buffer of the router (64 KiB, haproxy.cfg)."""
     rows = [body["inputs"][0]["data"] for body in bodies] * 4
     values = [value for row in rows for value in row]
     body = {"inputs": [{"name": "row", "datatype": "FP64", "shape": [len(rows), len(rows[0])], "data": values}]}
@@ -125,36 +125,40 @@ def large(bodies: list[Any]) -> dict[str, Any]:
     return body
 
 
-def test_load_adds_pods_of_the_version_that_has_it(model: Model, traffic: StartTraffic) -> None:
+def test_load_adds_pods_to_the_revision_under_load(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1", serving={"autoscaling": {"maxReplicas": 3, "cpuPercent": 20}})
     model.wait_ready(90, "v1")
     with traffic(rate=300):
         wait_for("the autoscaler has added a pod", 180, lambda: len(model.pods()) > 1, every=1)
-        status = model.wait("status tells", 60, lambda status: status["stable"]["replicas"] > 1)
+        status = model.wait(
+            "the status has the new number of replicas", 60, lambda status: status["stable"]["replicas"] > 1
+        )
     assert condition(status, "Available") == "True"
 
 
-def test_a_missing_configmap_is_told_and_then_found(model: Model) -> None:
+def test_a_missing_configmap_is_reported_and_then_found(model: Model) -> None:
     model.apply("v1")
     model("delete", "mlm", "tumour", "--wait=true")
     model("delete", "configmap", "tumour-v1")
     model("apply", "-f", "examples/quickstart/mlmodel.yaml")
-    status = model.wait("it says so", 60, lambda status: "ConfigMap tumour-v1 is not in namespace" in message(status))
+    status = model.wait(
+        "the message names it", 60, lambda status: "ConfigMap tumour-v1 is not in namespace" in message(status)
+    )
     assert condition(status, "Ready") == "False"
     model("apply", "-f", str(model.out / "tumour-v1.yaml"))
     model.wait_ready(180, "v1")
 
 
-def test_a_first_version_that_cannot_load_says_why_and_is_replaced_by_a_good_one(model: Model) -> None:
+def test_a_first_version_that_cannot_load_gives_the_reason_and_a_good_one_replaces_it(model: Model) -> None:
     model.apply("v4")
-    status = model.wait("it says why", 60, lambda status: condition(status, "Stalled") == "True")
+    status = model.wait("v4 is stalled", 60, lambda status: condition(status, "Stalled") == "True")
     assert "clipped" in message(status)
     assert condition(status, "Ready") == "False"
     model.apply("v1")
     model.wait_ready(90, "v1")
 
 
-def test_kubectl_wait_and_columns(model: Model) -> None:
+def test_kubectl_wait_and_the_columns_of_kubectl_get(model: Model) -> None:
     model.apply("v1")
     model("wait", "mlmodel/tumour", "--for=condition=Ready", "--timeout=90s")
     header, row = model("get", "mlm").splitlines()
@@ -165,8 +169,8 @@ def test_kubectl_wait_and_columns(model: Model) -> None:
     assert f"http://tumour.{model.namespace}.svc" in wide
 
 
-def test_no_pod_may_do_more_than_it_needs(cluster: Cluster, model: Model) -> None:
-    """The namespace enforces the restricted profile, so that pods that break it would not exist."""
+def test_pods_meet_the_restricted_profile_and_the_operator_cannot_read_secrets(cluster: Cluster, model: Model) -> None:
+    """The namespace enforces the profile, so pods that violate it would not exist."""
     cluster.kubectl("label", "namespace", model.namespace, "pod-security.kubernetes.io/enforce=restricted")
     model.apply("v1", serving={"replicas": 2})
     model.wait_ready(90, "v1")

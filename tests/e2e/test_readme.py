@@ -1,4 +1,4 @@
-"""Every command of the README, as it stands there, on a cluster."""
+"""Every command of the README, unchanged, on a cluster."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ INLINE = re.compile(r"`(python examples/[^`]+)`")
 
 
 def commands() -> list[str]:
-    """The command lines of the README in its order; what trains models comes first, because others need its files."""
+    """Return the command lines of the README in its order, but first those that write files which others need."""
     text = (ROOT / "README.md").read_text()
     lines = [line for block in BLOCK.findall(text) for line in block.splitlines() if line]
     return [*INLINE.findall(text), *lines]
 
 
-def test_the_readme_does_what_it_says(cluster: Cluster, operator: Cluster, namespace: str, tmp_path: Path) -> None:
+def test_the_commands_of_the_readme_work(cluster: Cluster, operator: Cluster, namespace: str, tmp_path: Path) -> None:
     for name in ("examples", "manifests"):
         (tmp_path / name).symlink_to(ROOT / name)
     kubeconfig = tmp_path / "kubeconfig"
@@ -46,12 +46,11 @@ def test_the_readme_does_what_it_says(cluster: Cluster, operator: Cluster, names
     ran = []
     for command in commands():
         if command.startswith(("make ", "KEEP=1 make ")):
-            continue  # `make demo` has a test of its own, and `make test` runs this one
-        said = run(command)
-        print(f"$ {command}\n{said}")
+            continue  # test_demo.py tests `make demo`, and `make test` runs this test
+        print(f"$ {command}\n{run(command)}")
         ran.append(command)
         if command.endswith("manifests/install.yaml"):
-            installed_operator.install(cluster)  # with the router image that is in this cluster
+            installed_operator.install(cluster)  # with the router image of this cluster
     assert len(ran) >= 8
     assert "tumour" in run("kubectl get mlm")
     assert (tmp_path / "tumour-mine.yaml").read_text().count("immutable: true") == 1

@@ -1,4 +1,4 @@
-"""Where models come from and who may ask them, on a whole cluster: storage, images, trust, API keys, gRPC."""
+"""Sources of models and access to them, on a whole cluster: storage, images, trust, API keys, gRPC."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ QUICK = {"steps": [{"weight": 50}], "bakeSeconds": 3, "gates": {"errors": {"maxP
 
 @contextlib.contextmanager
 def inside(cluster: Cluster, argv: Sequence[str | Path], address: str, port: int, **env: str) -> Iterator[None]:
-    """A program of this machine in the cluster's network, from when it answers until the end of the ``with``."""
+    """Run a program of this machine in the network of the cluster inside the context, entered when it listens."""
     if not isinstance(cluster.backend, Embedded):
-        pytest.skip("programs of this machine can be in the cluster's network only where it is the embedded cluster")
+        pytest.skip("only the embedded cluster can run programs of this machine in its network")
     process = subprocess.Popen(
         cluster.exec_args([str(word) for word in argv]),
         env={**os.environ, **env},
@@ -62,7 +62,7 @@ def inside(cluster: Cluster, argv: Sequence[str | Path], address: str, port: int
 
 
 def spec(model: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """The manifest of the quickstart's MLModel with another source; ``more`` goes into the spec."""
+    """Return the manifest of the quickstart's MLModel with another source, and ``more`` in its spec."""
     return {
         "apiVersion": "mlmodel.dev/v1alpha1",
         "kind": "MLModel",
@@ -82,7 +82,7 @@ def sha256(path: Path) -> str:
 # Storage -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_package_in_s3_takes_credentials_from_the_secret_and_shows_them_nowhere(
+def test_a_package_in_s3_uses_credentials_from_the_secret_and_does_not_disclose_them(
     cluster: Cluster, model: Model, tmp_path: Path
 ) -> None:
     (node,) = cluster.get("nodes")["items"]
@@ -114,10 +114,12 @@ def test_a_package_in_s3_takes_credentials_from_the_secret_and_shows_them_nowher
         secret("wrong-and-secret")
         source = {"uri": "s3://models/v1", "version": "v1", "sha256": sha256(model.out / "v1" / "mlmodel.json")}
         apply(model, spec(source))
-        status = model.wait("it says why", 60, lambda status: "rejected the credentials" in message(status))
+        status = model.wait(
+            "the message gives the reason", 60, lambda status: "rejected the credentials" in message(status)
+        )
         assert condition(status, "Ready") == "False"
         secret(PASSWORD)
-        # A new pod mounts the Secret as it is now; the old one would see it too, within two minutes or so.
+        # A new pod mounts the changed Secret at once; the old one would see the change after up to two minutes.
         model("delete", "pod", "-l", "mlmodel.dev/component=server", "--wait=false")
         status = model.wait_ready(120, "v1")
         assert status["stable"]["digest"] == f"sha256:{source['sha256']}"
@@ -138,7 +140,7 @@ def test_a_package_in_s3_takes_credentials_from_the_secret_and_shows_them_nowher
 
 
 def layout(folder: Path, package: Path) -> str:
-    """Writes an image with the files of ``package`` at its root as an OCI layout; returns its digest."""
+    """Write an image with the files of ``package`` at its root as an OCI layout; return its digest."""
 
     def blob(data: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
@@ -182,7 +184,7 @@ def layout(folder: Path, package: Path) -> str:
     return str(manifest["digest"])
 
 
-def test_an_image_is_mounted_by_the_node_and_one_that_is_not_there_is_rejected(
+def test_an_image_is_mounted_by_the_node_and_a_missing_one_is_rejected(
     cluster: Cluster, model: Model, traffic: StartTraffic, tmp_path: Path
 ) -> None:
     digest = layout(tmp_path / "image", model.out / "v1")
@@ -203,10 +205,10 @@ def test_an_image_is_mounted_by_the_node_and_one_that_is_not_there_is_rejected(
         apply(model, spec({"uri": f"oci://{repository}@{digest}", "version": "v1"}))
         status = model.wait_ready(120, "v1")
         assert status["stable"]["digest"] == digest
-        with traffic(rate=20) as users:
+        with traffic(rate=20) as clients:
             apply(model, spec({"uri": f"oci://{repository}@sha256:{'0' * 64}", "version": "v2"}))
             status = model.wait_rejected(60)
-            seen = users.stop()
+            seen = clients.stop()
     print(f"{message(status)}; {seen.failed} of {seen.sent} failed")
     assert status["rejected"][0]["reason"] == "ImageFailed"
     assert set(seen.versions) == {"v1"}
@@ -218,7 +220,7 @@ def test_an_image_is_mounted_by_the_node_and_one_that_is_not_there_is_rejected(
 
 @contextlib.contextmanager
 def rights(cluster: Cluster, keys: str) -> Iterator[None]:
-    """The operator with both rights for a while, its keys mounted from a ConfigMap, as an administrator does it."""
+    """Give the operator both rights inside the context, with keys from a ConfigMap, as an administrator does it."""
     where = ("-n", installed_operator.NAMESPACE)
     template = json.loads(cluster.kubectl("get", *where, installed_operator.DEPLOYMENT, "-o", "json"))["spec"][
         "template"
@@ -229,22 +231,22 @@ def rights(cluster: Cluster, keys: str) -> Iterator[None]:
     container["volumeMounts"].append({"name": "signing", "mountPath": "/etc/mlmodel/signing", "readOnly": True})
     given["spec"]["volumes"].append({"name": "signing", "configMap": {"name": "signing-keys"}})
 
-    def put(body: Mapping[str, Any]) -> None:
+    def set_template(body: Mapping[str, Any]) -> None:
         patch = [{"op": "replace", "path": "/spec/template", "value": body}]
         cluster.kubectl("patch", *where, installed_operator.DEPLOYMENT, "--type=json", "-p", json.dumps(patch))
         installed_operator.wait_installed(cluster)
 
     cluster.kubectl("create", *where, "configmap", "signing-keys", f"--from-literal=keys.pem={keys}")
     try:
-        put(given)
+        set_template(given)
         yield
     finally:
-        put(template)
+        set_template(template)
         cluster.kubectl("delete", *where, "configmap", "signing-keys")
 
 
 def pair() -> tuple[bytes, str]:
-    """A private key and its public one, PEM."""
+    """Return a private key and its public key, PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     plain = serialization.NoEncryption()
     return (
@@ -255,7 +257,7 @@ def pair() -> tuple[bytes, str]:
     )
 
 
-def test_trust_beyond_strict_takes_a_right_that_only_the_administrator_gives(
+def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
     cluster: Cluster, model: Model, tmp_path: Path
 ) -> None:
     X = np.arange(40.0).reshape(20, 2)
@@ -307,34 +309,36 @@ def test_trust_beyond_strict_takes_a_right_that_only_the_administrator_gives(
         assert len(pods) == 2
     for name in ("signed", "unsafe"):
         wait(name, "TrustNotAllowed")
-        assert condition(status(name), "Available") == "True", "what serves goes on serving"
-    cluster.wait("the forged one's pod is gone", lambda: not any("forged" in name for name in model.pods()))
+        assert condition(status(name), "Available") == "True", "a model that serves goes on serving"
+    cluster.wait("Deletion of the forged model's pod", lambda: not any("forged" in name for name in model.pods()))
     assert pods.items() <= model.pods().items()
 
 
-# Who may ask ---------------------------------------------------------------------------------------------------------
+# API keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_no_pod_starts_without_its_api_keys_and_nobody_asks_without_one(
+def test_no_pod_starts_without_its_api_keys_and_no_request_succeeds_without_one(
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:
     model("apply", "-f", str(model.out / "tumour-v1.yaml"))
     source = {"uri": "configmap://tumour-v1", "version": "v1"}
     apply(model, spec(source, serving={"apiKeys": {"secretName": "tumour-keys"}}))
-    status = model.wait("it asks", 60, lambda status: "is there a Secret tumour-keys" in message(status))
+    status = model.wait(
+        "the message names the Secret", 60, lambda status: "is there a Secret tumour-keys" in message(status)
+    )
     assert condition(status, "Ready") == "False"
     line = f"alice: {hashlib.sha256(b'sesame').hexdigest()}"
     model("create", "secret", "generic", "tumour-keys", f"--from-literal=keys={line}", "--from-literal=other=secret")
     model.wait_ready(180, "v1")
 
-    def ask(*more: str) -> str:
+    def status_code(*more: str) -> str:
         words = ("-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "content-type: application/json")
         body = ("-d", json.dumps(trained[1][0]))
         return cluster.run(["curl", *words, *body, *more, model.url])
 
-    assert ask() == "401"
-    assert ask("-H", "Authorization: Bearer wrong") == "401"
-    assert ask("-H", "Authorization: Bearer sesame") == "200"
+    assert status_code() == "401"
+    assert status_code("-H", "Authorization: Bearer wrong") == "401"
+    assert status_code("-H", "Authorization: Bearer sesame") == "200"
     (pod,) = model.pods()
     assert model("exec", pod, "--", "ls", "/etc/mlmodel/api-keys").split() == ["keys"]
 
@@ -342,24 +346,27 @@ def test_no_pod_starts_without_its_api_keys_and_nobody_asks_without_one(
 # gRPC ----------------------------------------------------------------------------------------------------------------
 
 
-def test_rollouts_under_grpc_alone_promote_and_roll_back_and_no_call_fails(
+def test_rollouts_with_only_grpc_traffic_promote_and_roll_back_and_no_call_fails(
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:
     model.apply("v1")
     model.wait_ready(90, "v1")
     url = f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}"
     image = installed_operator.image("server")
-    with Traffic(cluster.kubectl, cluster.kubectl_command, model.namespace, url, trained[1], image=image) as users:
+    with Traffic(cluster.kubectl, cluster.kubectl_command, model.namespace, url, trained[1], image=image) as clients:
         model.apply("v2", rollout=QUICK)
         status = model.wait_ready(180, "v2")
         promoted = status["history"][0]
-        users.wait(lambda seen: seen.versions.get("v2", 0) > 100, 30, "v2 answers")
+        clients.wait(lambda seen: seen.versions.get("v2", 0) > 100, 30, "v2 answers")
         model.apply("v3-all", rollout=QUICK)
         status = model.wait_rejected(120)
-        users.more(50)
-        seen = users.stop()
+        clients.wait_for_requests(50)
+        seen = clients.stop()
     rejected = status["rejected"][0]
-    print(f"{seen.sent} calls, {seen.failed} failed, {seen.fallbacks} rescued, {seen.versions}; {rejected['message']}")
+    print(
+        f"{seen.sent} calls, {seen.failed} failed, {seen.fallbacks} retried on stable, {seen.versions}; "
+        f"{rejected['message']}"
+    )
     assert seen.failed == 0, seen.errors
     assert promoted["outcome"] == "Promoted"
     assert rejected["reason"] == "ErrorRate"
@@ -367,7 +374,7 @@ def test_rollouts_under_grpc_alone_promote_and_roll_back_and_no_call_fails(
     assert set(seen.versions) == {"v1", "v2"}
 
 
-def test_pods_and_routers_that_are_replaced_lose_no_call_over_grpc(
+def test_replaced_pods_and_routers_lose_no_grpc_call(
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:
     model.apply("v1", serving={"replicas": 2})
@@ -375,13 +382,13 @@ def test_pods_and_routers_that_are_replaced_lose_no_call_over_grpc(
     url = f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}"
     image = installed_operator.image("server")
     command = cluster.kubectl_command
-    with Traffic(cluster.kubectl, command, model.namespace, url, trained[1], image=image, rate=100) as users:
+    with Traffic(cluster.kubectl, command, model.namespace, url, trained[1], image=image, rate=100) as clients:
         for pod in sorted(model.pods()):
             model("delete", "pod", pod, "--wait=true")
             model.wait("2 pods are ready again", 90, lambda status: status.get("replicas") == "2/2")
         model("rollout", "restart", f"deploy/{NAME}-router")
         model("rollout", "status", f"deploy/{NAME}-router", "--timeout=90s")
-        users.more(200)
-        seen = users.stop()
-    print(f"{seen.failed} of {seen.sent} failed, slowest {seen.slowest_ms} ms")
+        clients.wait_for_requests(200)
+        seen = clients.stop()
+    print(f"{seen.failed} of {seen.sent} calls failed, slowest {seen.slowest_ms} ms")
     assert seen.failed == 0, seen.errors

@@ -1,1 +1,1 @@
-"""What runs in the peers' own environments: none of it knows the project."""
+"""Programs that run in the environments of the peers; they do not import the project."""

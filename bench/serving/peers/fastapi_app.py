@@ -1,4 +1,4 @@
-"""What one writes without a model server: FastAPI, pydantic and scikit-learn, the protocol's own JSON."""
+"""A model server written by hand: FastAPI, pydantic and scikit-learn, with the JSON of the V2 protocol."""
 
 import os
 
@@ -24,7 +24,7 @@ class InferenceRequest(BaseModel):
 
 
 class InferenceResponse(BaseModel):
-    """The protocol's answer."""
+    """The protocol's response."""
 
     model_name: str
     outputs: list[Tensor]
@@ -36,10 +36,10 @@ model = joblib.load(os.environ["MODEL_FILE"])
 
 @app.get("/v2/health/ready")
 async def ready() -> None:
-    """200 once the model is loaded."""
+    """Return 200 when the model is loaded."""
 
 
-# Not `def`: that would go through FastAPI's pool of threads, which costs twice as much as this model.
+# Not `def`: FastAPI would run it in its thread pool, which costs twice as much as this model.
 @app.post("/v2/models/model/infer")
 async def infer(request: InferenceRequest) -> InferenceResponse:
     """Predict the rows of the first input."""

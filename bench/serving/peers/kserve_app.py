@@ -1,4 +1,4 @@
-"""A model of KServe's Python SDK, as its documentation shows one: the base of its own scikit-learn server."""
+"""A model with the KServe Python SDK, written as in its documentation; its scikit-learn server uses the same base."""
 
 import os
 from typing import Any

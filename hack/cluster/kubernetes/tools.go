@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package tools pins every program of the throwaway cluster; `go list` of these imports is what gets built.
+// Package tools pins every program of the throwaway cluster: these imports are the programs that are built.
 package tools
 
 import (

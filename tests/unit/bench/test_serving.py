@@ -1,4 +1,4 @@
-"""What the serving benchmark computes and counts; a benchmark that is wrong looks like any other."""
+"""Computations and counts of the serving benchmark, whose errors would otherwise go unnoticed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert rounds.rows([quick, slow])[1][-2] == "10.0"
 
 
-def test_report_says_what_was_missed_and_what_was_not_measured() -> None:
+def test_report_names_missed_bounds_and_parts_that_were_not_measured() -> None:
     parts = [
         report.Part(
             "a", ("", "x"), [["y", "1"]], [report.Claim("rate", 19.9, 20, "×"), report.Claim("wait", 4, 5, "s", False)]
@@ -53,7 +53,7 @@ def test_report_says_what_was_missed_and_what_was_not_measured() -> None:
     assert "Not measured: no b." in text
 
 
-def test_cost_is_that_of_the_whole_tree() -> None:
+def test_cpu_time_and_memory_are_those_of_the_whole_process_tree() -> None:
     busy = "import time\nwhile time.process_time() < 0.2: pass\nprint('done', flush=True)\ninput()"
     parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])"
     child = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -69,7 +69,7 @@ def test_cost_is_that_of_the_whole_tree() -> None:
     assert process.tree(child.pid) == []
 
 
-def test_binary_request_holds_the_values_behind_the_json() -> None:
+def test_binary_request_has_the_values_after_the_json() -> None:
     table = np.arange(6, dtype=np.float32).reshape(2, 3)
     request = models.binary_request(table, [0, 1])
     length = int(dict(request.headers)[models.BINARY_HEADER])
@@ -77,7 +77,7 @@ def test_binary_request_holds_the_values_behind_the_json() -> None:
     assert np.array_equal(np.frombuffer(request.body[length:], np.float32), table.ravel())
 
 
-def test_growth_is_told_from_settling_and_swinging() -> None:
+def test_growth_ignores_settling_and_fluctuation() -> None:
     settling = [50.0] * 10
     assert growth([*settling, *[100.0, 90.0, 100.0] * 10]) == pytest.approx(0)
     assert growth([*settling, *np.linspace(100, 150, 30)]) > 30
@@ -86,7 +86,7 @@ def test_growth_is_told_from_settling_and_swinging() -> None:
 
 
 class _Answers(socketserver.StreamRequestHandler):
-    """Answers 200, 429, 200 and closes, then ends a connection without an answer; and again."""
+    """Answers in turn: 200; 429; 200 and closes the connection; closes it without a response."""
 
     turns: Iterator[int]
 
@@ -113,7 +113,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @pytest.fixture
 def answering() -> Iterator[int]:
-    """The port of a server that gives the four kinds of answers in turns."""
+    """The port of a server that gives the four kinds of answers in turn."""
     _Answers.turns = itertools.count()  # shared by the threads
     with _Server(("127.0.0.1", 0), _Answers) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -130,7 +130,7 @@ def test_open_loop_counts_every_request_once(answering: int) -> None:
     assert (found.in_time, found.broken, found.unsent) == (100, 50, 0)
 
 
-def test_open_loop_knows_the_deadline(answering: int) -> None:
+def test_open_loop_counts_late_answers_as_not_in_time(answering: int) -> None:
     request = openloop.post("/", {}, b"")
     assert openloop.run(answering, request, rate=100, seconds=0.1, deadline=0.0).in_time == 0
 

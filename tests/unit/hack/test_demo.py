@@ -1,4 +1,4 @@
-"""The demo writes down what it shows."""
+"""The demo records what it shows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hack import demo, recording
 from hack.demo import Demo, Screen
 from hack.recording import Recorder
-from hack.traffic import Second
+from hack.traffic import Totals
 
 
 class Model:
-    """A model whose status is the next of a list at each look."""
+    """A model that returns the next status of a list on each call."""
 
     def __init__(self, *statuses: dict[str, Any]) -> None:
         self.statuses, self.applied = list(statuses), ""
@@ -26,45 +26,45 @@ class Model:
         return self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
 
 
-class Users:
-    """Users to whom ten more requests are answered at each look."""
+class Clients:
+    """Clients that send ten more requests between two looks at their totals."""
 
     def __init__(self) -> None:
         self.sent = 0
 
     @property
-    def now(self) -> Second:
+    def now(self) -> Totals:
         self.sent += 10
-        return Second(sent=self.sent, versions={"v1": self.sent})
+        return Totals(sent=self.sent, versions={"v1": self.sent})
 
-    def more(self, _requests: int) -> Second:
+    def wait_for_requests(self, _requests: int) -> Totals:
         return self.now
 
 
 def status(phase: str, weight: int) -> dict[str, Any]:
-    """The status of a rollout of v2."""
+    """Return the status of a rollout of v2."""
     return {"phase": phase, "stable": {"version": "v1"}, "candidate": {"version": "v2", "weight": weight}}
 
 
 @pytest.fixture
-def chapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Play a chapter that ends with the phase Stable; return its row and its recording."""
+def roll_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Roll out v2 until the phase is Stable; return its row and its recording."""
     monkeypatch.setattr(demo.time, "sleep", lambda _: None)  # type: ignore[attr-defined]
 
-    def play(*statuses: dict[str, Any], seconds: float = 60.0) -> tuple[demo.Row, recording.Recording]:
+    def run(*statuses: dict[str, Any], seconds: float = 60.0) -> tuple[demo.Row, recording.Recording]:
         path = tmp_path / "demo.jsonl"
         with Recorder(path) as recorder:
-            played = Demo(Model(*statuses), Users(), Screen(), recorder)  # type: ignore[arg-type]
-            played.chapter(
+            tested = Demo(Model(*statuses), Clients(), Screen(), recorder)  # type: ignore[arg-type]
+            tested.roll_out(
                 "v2", "v2 is better", "promoted", lambda now: "promoted" * (now["phase"] == "Stable"), seconds
             )
-        return played.rows[0], recording.read(path.read_text().splitlines())
+        return tested.rows[0], recording.read(path.read_text().splitlines())
 
-    return play
+    return run
 
 
-def test_each_look_is_a_sample_and_each_end_of_a_chapter_a_mark(chapter: Any) -> None:
-    row, found = chapter(
+def test_each_status_is_recorded_as_a_sample_and_each_outcome_as_a_mark(roll_out: Any) -> None:
+    row, found = roll_out(
         {}, status("Canary", 5), status("Canary", 25), {"phase": "Stable", "stable": {"version": "v2"}}
     )
     assert (row.version, row.outcome) == ("v2", "promoted")
@@ -79,8 +79,8 @@ def test_each_look_is_a_sample_and_each_end_of_a_chapter_a_mark(chapter: Any) ->
     assert sent == sorted(set(sent))
 
 
-def test_a_chapter_that_does_not_end_is_a_timeout(chapter: Any) -> None:
-    row, found = chapter(status("Canary", 5), seconds=0.0)
+def test_a_rollout_without_an_outcome_is_a_timeout(roll_out: Any) -> None:
+    row, found = roll_out(status("Canary", 5), seconds=0.0)
     assert row.outcome == "timeout"
-    assert not row.as_expected
+    assert not row.is_expected
     assert found.marks[-1].text == "v2 timeout"

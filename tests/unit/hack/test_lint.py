@@ -1,4 +1,4 @@
-"""The linters beyond Python's: which files they get, and where their findings point."""
+"""The linters of other languages than Python: which files they check, and which file their findings name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_shell_script_names_a_shell_in_its_first_line(tmp_path: Path, first: s
     assert lint.is_shell(script) is is_shell
 
 
-def test_the_page_is_linted_as_a_whole_and_a_finding_names_its_script(
+def test_the_scripts_of_the_page_are_linted_together_and_a_finding_names_its_script(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "index.html").write_text('<script src="b.js"></script>\n<script src="a.js"></script>')
@@ -38,7 +38,7 @@ def test_the_page_is_linted_as_a_whole_and_a_finding_names_its_script(
     assert "shared" not in out
 
 
-def test_without_luacheck_a_line_says_what_is_skipped_and_how_to_install_it(
+def test_without_luacheck_a_line_reports_what_is_skipped_and_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)

@@ -1,4 +1,4 @@
-"""The lock files belong to pyproject.toml, and the check says so when they do not."""
+"""The lock files match pyproject.toml, and the check reports it if they do not."""
 
 from __future__ import annotations
 
@@ -32,42 +32,40 @@ def locked(pyproject: str = PYPROJECT, **versions: str) -> dict[str, str]:
     }
 
 
-def test_requirements_are_those_of_the_extras_and_of_what_they_name() -> None:
+def test_requirements_include_those_of_nested_extras() -> None:
     assert lock.requirements(PYPROJECT, "server") == ["numpy>=2", "onnx>=1"]
     assert lock.requirements(PYPROJECT, "server-pytorch") == ["numpy>=2", "onnx>=1", "torch>=2"]
     assert lock.requirements(PYPROJECT, "build") == ["editables", "hatchling", "pip"]
     assert {"kopf>=1", "onnx>=1", "pytest>=8", "hatchling"} <= set(lock.requirements(PYPROJECT, "dev"))
 
 
-def test_locks_of_this_pyproject_have_no_problem() -> None:
+def test_matching_locks_have_no_problem() -> None:
     assert lock.problems(PYPROJECT, locked()) == []
 
 
-def test_another_requirement_makes_only_the_locks_that_hold_it_outdated() -> None:
+def test_a_changed_requirement_outdates_only_the_locks_that_contain_it() -> None:
     found = lock.problems(PYPROJECT.replace("kopf>=1", "kopf>=1.45"), locked())
     assert [sentence.split()[0] for sentence in found] == ["requirements/dev.txt", "requirements/operator.txt"]
     assert all("run make lock" in sentence for sentence in found)
 
 
-def test_other_tables_of_pyproject_leave_the_locks_alone() -> None:
+def test_other_tables_of_pyproject_do_not_outdate_the_locks() -> None:
     assert lock.problems(PYPROJECT + "[tool.ruff]\nline-length = 1\n", locked()) == []
 
 
-def test_a_lock_that_is_missing_is_a_problem() -> None:
+def test_a_missing_lock_is_a_problem() -> None:
     locks = locked()
     del locks["operator"]
-    assert lock.problems(PYPROJECT, locks) == [
-        "requirements/operator.txt is not resolved from this pyproject.toml: run make lock"
-    ]
+    assert lock.problems(PYPROJECT, locks) == ["requirements/operator.txt does not match pyproject.toml: run make lock"]
 
 
-def test_an_image_has_the_versions_that_the_tests_ran_with() -> None:
+def test_a_lock_of_an_image_with_other_versions_than_the_tests_is_a_problem() -> None:
     (found,) = lock.problems(PYPROJECT, locked(server="2.3"))
-    assert found.startswith("requirements/server.txt has other versions than requirements/dev.txt of numpy")
+    assert found.startswith("requirements/server.txt and requirements/dev.txt lock different versions of numpy")
 
 
 @pytest.mark.parametrize("line", ["--index-url https://index.example/simple", "--find-links /wheels"])
-def test_no_lock_names_an_index(line: str) -> None:
+def test_a_lock_that_names_an_index_is_a_problem(line: str) -> None:
     locks = locked()
     locks["dev"] += line + "\n"
     assert lock.problems(PYPROJECT, locks) == ["requirements/dev.txt names a package index: remove the address"]
@@ -81,6 +79,6 @@ def test_every_locked_package_has_a_hash() -> None:
         assert all("--hash=sha256:" in block for block in blocks), path.name
 
 
-def test_the_locks_begin_at_the_oldest_python_of_the_project() -> None:
+def test_the_locks_start_at_the_oldest_supported_python() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["requires-python"].startswith(f">={lock.PYTHON},")

@@ -1,4 +1,4 @@
-"""Ports that are free when they are returned."""
+"""Free ports are free when they are returned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_port_is_free_on_all_addresses_and_is_returned_once() -> None:
             socket.create_server((address, port)).close()
 
 
-def test_a_port_that_is_taken_on_one_of_the_addresses_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_in_use_on_one_of_the_addresses_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     taken, free = ports.free_port("127.0.0.2"), ports.free_port("127.0.0.2")
     monkeypatch.setattr(ports, "_untried", iter([taken, free]))
     with socket.create_server(("127.0.0.2", taken)):

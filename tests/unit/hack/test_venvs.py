@@ -1,4 +1,4 @@
-"""Environments are made once, and anew when an installation was interrupted."""
+"""A virtual environment is created once, and again after a failed installation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 from hack import venvs
 
 
-def test_made_once_per_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Sequence[str | Path]] = []
+def test_an_environment_is_created_once_for_each_set_of_requirements(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Sequence[str | Path]] = []
 
     def run(argv: Sequence[str | Path], *, what: str) -> str:
-        said.append(argv)
+        commands.append(argv)
         if "venv" in argv:
             Path(argv[-1]).mkdir(parents=True)
         elif "broken" in argv:
@@ -25,9 +27,9 @@ def test_made_once_per_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(venvs, "run", run)
     first = venvs.venv("peer", ["one==1"])
     assert venvs.venv("peer", ["one==1"]) == first
-    assert len(said) == 2  # the environment, then pip
+    assert len(commands) == 2  # venv, then pip
     assert venvs.venv("peer", ["one==2"]) != first
     for _ in range(2):
         with pytest.raises(RuntimeError):
             venvs.venv("peer", ["broken"])
-    assert len(said) == 8  # what failed is tried again
+    assert len(commands) == 8  # a failed installation is tried again

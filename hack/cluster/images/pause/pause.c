@@ -1,4 +1,4 @@
-/* Holds a pod's namespaces open until it is told to end; reaps what a shared PID namespace leaves to it. */
+/* Keeps the namespaces of a pod open until SIGTERM or SIGINT; reaps the orphans of a shared PID namespace. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

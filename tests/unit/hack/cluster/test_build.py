@@ -1,4 +1,4 @@
-"""What is built, when it is built again, and what is then imported."""
+"""Which programs and images are built, when they are rebuilt, and which blobs are imported."""
 
 import io
 import json
@@ -22,11 +22,11 @@ def test_the_version_of_kubernetes_is_the_pinned_one() -> None:
     flags = binaries.linker_flags("v1.37.2")
     assert "version.gitVersion=v1.37.2" in flags
     assert "version.gitMinor=37" in flags
-    with pytest.raises(ClusterError, match="doesn't require"):
+    with pytest.raises(ClusterError, match="does not require"):
         binaries.kubernetes_version("module x\n")
 
 
-def test_programs_are_built_again_when_anything_that_makes_them_changes() -> None:
+def test_programs_are_rebuilt_when_any_of_their_inputs_changes() -> None:
     inputs = ["mod", "sum", "flags", "x86_64"]
     keys = {binaries.cache_key(*inputs)}
     for position in range(4):
@@ -40,7 +40,7 @@ def test_the_module_pins_every_program() -> None:
     assert pinned == {program.package for program in binaries.PROGRAMS}
 
 
-def test_an_image_is_built_again_when_its_lock_changes_and_no_other() -> None:
+def test_an_image_is_rebuilt_only_when_its_own_lock_changes() -> None:
     operator = {name for name in images.sources("operator") if name.startswith("requirements/")}
     assert operator == {"requirements/build.txt", "requirements/operator.txt"}
     assert not [name for name in images.sources("router") if name.startswith("requirements/")]
@@ -55,7 +55,7 @@ def test_every_source_of_an_image_is_in_the_checkout_and_in_the_build_context() 
 
 
 def test_an_image_has_the_name_of_the_published_manifests() -> None:
-    # What Kubernetes makes of "mlmodel-server:0.1.0".
+    # Kubernetes expands "mlmodel-server:0.1.0" to this.
     assert "docker.io/library/mlmodel-server:0.1.0" in images.image_names("server", "0.1.0")
 
 
@@ -73,7 +73,7 @@ def test_a_change_of_sources_changes_the_hash_and_byte_code_does_not(tmp_path: P
     assert len({first, second, third}) == 3
 
 
-def test_an_image_is_built_from_local_things_only(tmp_path: Path) -> None:
+def test_an_image_is_built_from_local_files_only(tmp_path: Path) -> None:
     arguments = images.build_args("server", "localhost/x:1", "localhost/base:1", tmp_path)
     assert "--pull-never" in arguments
     assert f"wheels={tmp_path}" in arguments

@@ -1,4 +1,4 @@
-"""What runs on a node and how it is configured."""
+"""The programs of a node and their configuration."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def test_a_node_runs_everything_that_pods_need() -> None:
     }
 
 
-def test_without_a_node_only_what_removes_deleted_objects_runs() -> None:
+def test_without_a_node_only_the_controllers_that_remove_deleted_objects_run() -> None:
     assert [service.name for service in API_ONLY] == ["etcd", "kube-apiserver", "relay", "kube-controller-manager"]
     controllers = next(word for word in API_ONLY[-1].argv if word.startswith("--controllers="))
     assert "garbage-collector-controller" in controllers
@@ -54,7 +54,7 @@ def test_host_and_node_reach_the_api_server_at_the_same_port() -> None:
     assert argv("relay")[-3:] == ("7", "127.0.0.1", "40001")
 
 
-def test_what_needs_the_api_server_waits_for_it() -> None:
+def test_services_that_need_the_api_server_start_after_it() -> None:
     at_once = {service.name for service in WHOLE if not service.after_api}
     assert at_once == {"etcd", "kube-apiserver", "relay", "containerd"}
 
@@ -63,7 +63,7 @@ def test_autoscaling_is_quick() -> None:
     assert "--horizontal-pod-autoscaler-sync-period=5s" in argv("kube-controller-manager")
 
 
-def test_pods_of_two_clusters_are_in_cgroups_of_their_own() -> None:
+def test_pods_of_two_clusters_are_in_different_cgroups() -> None:
     roots = [json.loads(config.files(cgroup=name)["kubelet.yaml"])["cgroupRoot"] for name in ("one", "two")]
     assert roots == ["/one", "/two"]
 
@@ -80,7 +80,7 @@ def test_containerd_runs_pods_without_the_right_to_lower_oom_scores() -> None:
     assert plugins["io.containerd.cri.v1.runtime"]["restrict_oom_score_adj"] is True
 
 
-def test_kubeconfig_holds_its_keys() -> None:
+def test_kubeconfig_contains_its_keys() -> None:
     parsed = json.loads(config.kubeconfig("https://127.0.0.1:1", b"authority", b"certificate", b"key"))
     user = parsed["users"][0]["user"]
     assert base64.b64decode(user["client-key-data"]) == b"key"
@@ -99,7 +99,7 @@ def test_services_of_the_node_point_at_it(service: str) -> None:
     assert [port["name"] for port in spec["ports"]] == [port["name"] for port in mine["ports"]]
 
 
-def test_pods_are_told_the_address_of_the_dns_service() -> None:
+def test_pods_use_the_address_of_the_dns_service() -> None:
     kubelet = json.loads(config.files(cgroup="c")["kubelet.yaml"])
     dns = next(i for i in config.addons(b"")["items"] if i["metadata"]["name"] == "kube-dns")
     assert kubelet["clusterDNS"] == [dns["spec"]["clusterIP"]]

@@ -1,4 +1,4 @@
-"""What a machine lacks, where things are kept, what kind is told, and errors that say what to type."""
+"""Reports of missing packages, paths, the commands for kind, and errors that contain what to type."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ def test_nothing_is_missing_on_a_complete_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "says"),
+    ("machine", "expected"),
     [
         (replace(COMPLETE, system="darwin"), "needs Linux"),
         (replace(COMPLETE, root=False), "sudo"),
@@ -40,12 +40,12 @@ def test_nothing_is_missing_on_a_complete_machine() -> None:
         (replace(COMPLETE, cache_filesystem="overlay"), "XDG_CACHE_HOME"),
     ],
 )
-def test_what_is_missing_is_said_with_how_to_get_it(machine: doctor.Machine, says: str) -> None:
+def test_a_problem_is_reported_with_its_solution(machine: doctor.Machine, expected: str) -> None:
     (sentence,) = doctor.missing_report(machine)
-    assert says in sentence
+    assert expected in sentence
 
 
-def test_all_that_is_missing_is_said_at_once_and_each_package_once() -> None:
+def test_all_problems_are_reported_at_once_and_each_package_once() -> None:
     bare = replace(COMPLETE, go=None, has=lambda _: False, seccomp_headers=False)
     assert len(doctor.missing_report(bare)) == len(doctor.TOOLS) + 2
     packages = doctor.packages(bare)
@@ -53,9 +53,9 @@ def test_all_that_is_missing_is_said_at_once_and_each_package_once() -> None:
     assert {"buildah", "debootstrap", "golang-go", "libseccomp-dev"} <= set(packages)
 
 
-def test_apt_can_not_make_a_user_root() -> None:
-    assert doctor.hopeless(replace(COMPLETE, root=False))
-    assert not doctor.hopeless(replace(COMPLETE, has=lambda _: False))
+def test_apt_cannot_solve_a_missing_root() -> None:
+    assert doctor.unsolvable(replace(COMPLETE, root=False))
+    assert not doctor.unsolvable(replace(COMPLETE, has=lambda _: False))
 
 
 def test_the_innermost_mount_holds_a_path(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_the_innermost_mount_holds_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a/b", "-a", "a" * 31, ".."])
-def test_a_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
-    with pytest.raises(ClusterError, match="can't name a cluster"):
+def test_a_name_that_is_not_valid_in_a_path_is_rejected(name: str) -> None:
+    with pytest.raises(ClusterError, match="is not a valid name of a cluster"):
         paths.run_dir(name)
 
 
@@ -91,7 +91,7 @@ def test_cgroups_of_both_versions_are_found(tmp_path: Path) -> None:
     assert cgroups.roots("x", tmp_path) == [tmp_path / "x"]
 
 
-def test_what_kind_and_docker_are_told(tmp_path: Path) -> None:
+def test_the_commands_for_kind_and_docker(tmp_path: Path) -> None:
     create = kind.create_command("demo", tmp_path / "kubeconfig")
     assert create[:5] == ["kind", "create", "cluster", "--name", "mlmodel-demo"]
     assert str(tmp_path / "kubeconfig") in create
@@ -104,7 +104,7 @@ def test_what_kind_and_docker_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_command_without_its_cluster_says_what_to_type(
+def test_a_command_without_its_cluster_reports_what_to_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -115,17 +115,17 @@ def test_a_command_without_its_cluster_says_what_to_type(
     assert "Traceback" not in error
 
 
-def test_a_condition_that_never_holds_shows_the_log(tmp_path: Path) -> None:
+def test_a_timeout_shows_the_log(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("first\nthe reason\n")
-    with pytest.raises(ClusterError, match=r"(?s)The thing: not within .*a\.log.*the reason"):
+    with pytest.raises(ClusterError, match=r"(?s)The thing: timed out after .*a\.log.*the reason"):
         shell.wait_for("The thing", lambda: False, seconds=0, log=log)
 
 
-def test_a_program_that_fails_shows_what_it_said(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match=r"(?s)Doing it failed.*ended with 3.*because"):
+def test_a_program_that_fails_shows_its_output(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"(?s)Doing it failed.*exited with 3.*because"):
         shell.run(["sh", "-c", "echo because >&2; exit 3"], what="Doing it")
-    with pytest.raises(ClusterError, match=r"(?s)the whole log is .*because"):
+    with pytest.raises(ClusterError, match=r"(?s)Doing it failed. The end of .*log:.*because"):
         shell.run(["sh", "-c", "echo because; exit 3"], what="Doing it", log=tmp_path / "log")
 
 
@@ -158,9 +158,9 @@ def test_certificates_are_accepted_for_their_hosts_and_by_their_authority_only(t
         handshake("other", "localhost")
 
 
-def test_the_relay_passes_bytes_and_the_end_of_each_direction() -> None:
+def test_the_relay_forwards_bytes_and_the_end_of_each_direction() -> None:
     async def answer_after_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # As `kubectl exec -i … sort` does: nothing comes back before the input has ended.
+        # As `kubectl exec -i … sort` does: it writes nothing before the end of the input.
         writer.write((await reader.read()).upper())
         writer.close()
 

@@ -1,4 +1,4 @@
-"""What an import into the store, or into a running node, takes along: going back to earlier images among it."""
+"""Which blobs an import into the store, or into a running node, contains; also on the way back to an earlier image."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def built(version: str) -> Image:
-    """An image in the layout: the layer "base", which all versions share, and one of its own."""
+    """Create an image in the layout: with the layer "base", which all versions share, and one more layer."""
     folder = images.layout() / "blobs" / "sha256"
     folder.mkdir(parents=True, exist_ok=True)
     layers = ["base", f"layer-{version}"]
@@ -38,20 +38,20 @@ def built(version: str) -> Image:
 
 
 def whole(version: str) -> set[str]:
-    """The blobs of a version, without the shared one."""
+    """Return the blobs of a version, without the shared one."""
     return {f"{kind}-{version}" for kind in ("manifest", "config", "layer")}
 
 
 class Containerd:
-    """Takes in archives as the real one does. What no name refers to stays: the real one deletes that at any moment."""
+    """Imports archives. It keeps blobs that no name refers to; the real containerd may delete these at any moment."""
 
     def __init__(self, root: Path) -> None:
         self.content = root / "io.containerd.content.v1.content"
         self.names: dict[str, str] = {}
-        self.taken: list[set[str]] = []
+        self.imported: list[set[str]] = []
         self.broken = False
 
-    def take(self, file: IO[bytes]) -> None:
+    def import_archive(self, file: IO[bytes]) -> None:
         with tarfile.open(fileobj=file) as archive:
             members = [name for name in archive.getnames() if name.startswith("blobs/")]
             index_file = archive.extractfile("index.json")
@@ -59,7 +59,7 @@ class Containerd:
             for entry in json.load(index_file)["manifests"]:
                 self.names[entry["annotations"]["io.containerd.image.name"]] = entry["digest"]
             archive.extractall(self.content, [archive.getmember(name) for name in members], filter="data")
-        self.taken.append({Path(name).name for name in members})
+        self.imported.append({Path(name).name for name in members})
 
     def listing(self) -> str:
         rows = [
@@ -76,7 +76,7 @@ def containerd(monkeypatch: pytest.MonkeyPatch) -> Containerd:
 
     def run(argv: Sequence[str | Path], **_: object) -> str:
         with Path(argv[-1]).open("rb") as archive:
-            fake.take(archive)
+            fake.import_archive(archive)
         if fake.broken:
             raise ClusterError("The disk is full.")
         return ""
@@ -85,15 +85,15 @@ def containerd(monkeypatch: pytest.MonkeyPatch) -> Containerd:
     return fake
 
 
-def test_an_earlier_image_is_imported_with_all_that_no_present_image_refers_to(
+def test_an_earlier_image_is_imported_with_all_blobs_that_no_present_image_has(
     containerd: Containerd, tmp_path: Path
 ) -> None:
     one, two = built("1"), built("2")
     assert [store.fill([image], tmp_path) for image in (one, one, two, one)] == [1, 0, 1, 1]
-    assert containerd.taken == [{"base"} | whole("1"), whole("2"), whole("1")]
+    assert containerd.imported == [{"base"} | whole("1"), whole("2"), whole("1")]
 
 
-def test_after_an_import_that_failed_halfway_the_store_is_taken_to_hold_neither_image(
+def test_after_a_failed_import_the_store_is_expected_to_have_neither_image(
     containerd: Containerd, tmp_path: Path
 ) -> None:
     one, two = built("1"), built("2")
@@ -103,15 +103,17 @@ def test_after_an_import_that_failed_halfway_the_store_is_taken_to_hold_neither_
         store.fill([two], tmp_path)
     containerd.broken = False
     assert store.fill([one], tmp_path) == 1
-    assert containerd.taken[-1] == {"base"} | whole("1")
+    assert containerd.imported[-1] == {"base"} | whole("1")
     assert set(containerd.names.values()) == {one.digest}
 
 
-def test_an_earlier_image_comes_into_a_running_node_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_image_is_imported_completely_into_a_running_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = Containerd(tmp_path / "run" / "containerd")
 
     def imports(*_: object, stdin: IO[bytes], **__: object) -> subprocess.CompletedProcess[bytes]:
-        node.take(io.BytesIO(stdin.read()))
+        node.import_archive(io.BytesIO(stdin.read()))
         return subprocess.CompletedProcess([], 0)
 
     monkeypatch.setattr(store, "run", lambda *_, **__: node.listing())
@@ -119,4 +121,4 @@ def test_an_earlier_image_comes_into_a_running_node_whole(tmp_path: Path, monkey
     one, two = built("1"), built("2")
     done = [store.load([image], tmp_path, tmp_path / "run", node_pid=1) for image in (one, one, two, one)]
     assert done == [1, 0, 1, 1]
-    assert node.taken == [{"base"} | whole("1"), whole("2"), whole("1")]
+    assert node.imported == [{"base"} | whole("1"), whole("2"), whole("1")]
