@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 server that misbehaves on request, and a client that sees everything, to test what lies between.
+"""A small HTTP/1.1 server that fails on request, and a client that reports every failure, to test a proxy between them.
 
-Written on asyncio's streams and not on an HTTP library, because the tests are about what libraries hide: a connection
-reset, half a response, a keep-alive connection that closes just when it is used.
+They use asyncio streams and not an HTTP library, because the tests need what libraries hide: a connection reset, half a
+response, a keep-alive connection that closes just when it is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Message:
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message:
-    """Reads one message with its body, chunked or not. Raises ``IncompleteReadError`` at the connection's end."""
+    """Read one message with its body, chunked or not. Raises ``IncompleteReadError`` at the end of the connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     pairs = (line.split(":", 1) for line in head[1:] if line)
     headers = {name.lower(): value.strip() for name, value in pairs}
@@ -51,18 +51,18 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
 
 @dataclass
 class Reply:
-    """What a revision does with one request; by default it answers 200 at once and keeps the connection."""
+    """The response of a revision to one request; by default 200 at once, with keep-alive."""
 
     status: int = 200
     headers: tuple[str, ...] = ()
     seconds: float = 0.0
     raw: bytes | None = None  # sent instead of a response, then the connection is closed
-    reset: bool = False  # the connection is reset without an answer
-    close: bool = False  # the connection is closed after the answer, without a word of it in the answer
+    reset: bool = False  # the connection is reset without a response
+    close: bool = False  # the connection is closed after the response, without `connection: close` in it
 
 
 class Revision:
-    """A server on ``(address, port)`` that answers with its name, and keeps every request it got."""
+    """A server on ``(address, port)`` that answers with its name and records every request."""
 
     def __init__(self, name: str, address: str, port: int, behave: Callable[[Message], Reply] | Reply | None = None):
         self.name, self.address, self.port = name, address, port
@@ -87,14 +87,14 @@ class Revision:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closed:  # accepted in the same moment; a process that ends would take it along
+        if self._closed:  # accepted during the stop; the exit of a process would reset it too
             writer.transport.abort()
             return
         self.connections += 1
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: writer.close())  # also if it is cancelled before it began
+        task.add_done_callback(lambda _: writer.close())  # also if it is cancelled before its start
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -118,26 +118,26 @@ class Revision:
 
 
 class Client:
-    """One connection to ``(host, port)``, opened when needed; counts what a user would call failed."""
+    """One connection to ``(host, port)``, opened when needed."""
 
     def __init__(self, address: tuple[str, int]):
         self.address = address
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(
+    async def post(
         self, path: str = "/v2/models/m/infer", headers: dict[str, str] | None = None, body: bytes = b"{}"
     ) -> Message:
-        """Sends one POST and reads the answer; ``ConnectionError`` or ``IncompleteReadError`` when there is none."""
+        """Send one POST and return the response. Raises ``ConnectionError`` or ``IncompleteReadError`` without one."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head = f"POST {path} HTTP/1.1\r\nhost: m\r\ncontent-length: {len(body)}\r\n{lines}\r\n"
         return await self.send(head.encode() + body)
 
     async def get(self, path: str) -> Message:
-        """Sends one GET and reads the answer."""
+        """Send one GET and return the response."""
         return await self.send(f"GET {path} HTTP/1.1\r\nhost: m\r\n\r\n".encode())
 
     async def send(self, data: bytes) -> Message:
-        """Sends bytes as they are and reads the answer."""
+        """Send these bytes and return the response."""
         if self._stream is None:
             self._stream = await asyncio.open_connection(*self.address)
         reader, writer = self._stream
@@ -148,7 +148,7 @@ class Client:
         return answer
 
     def close(self) -> None:
-        """Closes the connection; the next request opens another."""
+        """Close the connection; the next request opens a new one."""
         if self._stream is not None:
             self._stream[1].close()
             self._stream = None
@@ -156,23 +156,23 @@ class Client:
 
 @dataclass
 class Load:
-    """Steady requests from keep-alive and from fresh connections while something else happens."""
+    """Continuous requests on keep-alive and on new connections during an action."""
 
     clients: list[Client]
     pause: float = 0.002
-    keep_alive: bool = True  # by every other client; all others, or else all, open a new connection for every request
+    keep_alive: bool = True  # for every other client; the others, or with False all, open a connection per request
     answers: list[Message] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    _over: asyncio.Event = field(default_factory=asyncio.Event)
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _drivers: list[asyncio.Future[None]] = field(default_factory=list)
 
-    async def during(self, happening: Awaitable[None]) -> None:
-        """Runs the load until ``happening`` is over."""
+    async def during(self, action: Awaitable[None]) -> None:
+        """Run the load until ``action`` is done."""
 
         async def drive(client: Client, fresh: bool) -> None:
-            while not self._over.is_set():
+            while not self._stopped.is_set():
                 try:
-                    answer = await client.ask()
+                    answer = await client.post()
                 except (ConnectionError, asyncio.IncompleteReadError) as error:
                     self.failures.append(repr(error))
                     client.close()
@@ -189,18 +189,18 @@ class Load:
             for i, client in enumerate(self.clients)
         ]
         try:
-            await happening
+            await action
         finally:
             await self.stop()
 
     async def stop(self) -> None:
-        """Ends the load, with every request answered: before a server goes away for good."""
-        self._over.set()
+        """Stop the load after the requests in flight: before a server stops for good."""
+        self._stopped.set()
         await asyncio.gather(*self._drivers)
         for client in self.clients:
             client.close()
 
 
 def versions(answers: list[Message]) -> Iterator[str]:
-    """Who answered each request."""
+    """Return the name of the revision that answered each request."""
     return (answer.body.decode() for answer in answers)

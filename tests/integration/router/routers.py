@@ -1,4 +1,4 @@
-"""A real HAProxy with the shipped configuration, on loopback, for the tests of the router."""
+"""HAProxy with the shipped configuration, on loopback, for the tests of the router."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Zeros = {"requests": 0, "failed": 0, "fallbacks": 0}
 
 
 def canary(weight: int) -> Routes:
-    """Slot a is stable, slot b the candidate."""
+    """Return routes in which slot a is stable and slot b the candidate."""
     return Routes(ADDRESSES, stable="a", candidate="b", weight=weight)
 
 
 @dataclass
 class Router:
-    """One HAProxy with its mounted files in ``folder``; the routes are swapped as the kubelet does it."""
+    """One HAProxy with its mounted files in ``folder``; it replaces the routes file as the kubelet does."""
 
     folder: Path
     changes: dict[str, str] = field(default_factory=dict)
     grpc_port: int = 1
-    """Where the revisions answer gRPC."""
+    """Port of the revisions for gRPC."""
     log: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Router:
         binary = shutil.which(os.environ.get("HAPROXY", "haproxy"))
-        assert binary, "The router's tests need HAProxy. Type: apt-get install haproxy"
+        assert binary, "haproxy is missing, which these tests need. Type: apt-get install haproxy"
         self.traffic, self.status, self.grpc = (("127.0.0.1", free_port()) for _ in range(3))
         self.folder.mkdir(parents=True, exist_ok=True)
         files = dict(router_config(OWNER)["data"])
@@ -50,7 +50,7 @@ class Router:
             "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
             "bind :9090": f"bind {self.status[0]}:{self.status[1]}",
             "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",
-            # Names of sockets that the whole machine shares.
+            # Abstract sockets, whose names are shared by the whole machine.
             "abns@mlmodel-grpc": f"abns@mlmodel-{os.getpid()}-{self.status[1]}",
             **self.changes,
         }.items():
@@ -82,19 +82,19 @@ class Router:
     async def _live(self) -> bool:
         assert self.process.returncode is None, self.log
         try:
-            return (await self.look("/live")).status == 200
+            return (await self.get("/live")).status == 200
         except ConnectionError:
             return False
 
     async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
-        """Waits for a condition, looked at a hundred times a second."""
+        """Check a condition a hundred times a second until it is true; fail after ``seconds``."""
         end = time.monotonic() + seconds
         while not await condition():
             assert time.monotonic() < end, self.log
             await asyncio.sleep(0.01)
 
-    async def look(self, path: str) -> Message:
-        """GETs a path of the status port."""
+    async def get(self, path: str) -> Message:
+        """Send a GET to the status port."""
         client = Client(self.status)
         try:
             return await client.get(path)
@@ -102,16 +102,16 @@ class Router:
             client.close()
 
     async def counts(self) -> dict[str, Any]:
-        """What ``/status`` says."""
-        answer: dict[str, Any] = json.loads((await self.look("/status")).body)
+        """Return the counts of ``/status``."""
+        answer: dict[str, Any] = json.loads((await self.get("/status")).body)
         return answer
 
     def resident_kib(self) -> int:
-        """The memory of the process now."""
+        """Return the resident memory of the process in KiB."""
         return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
     def write(self, text: str) -> None:
-        """Puts a text into the routes file by the swap of a symbolic link, as the kubelet does."""
+        """Replace the text of the routes file by renaming a symbolic link, as the kubelet does."""
         data = self.folder / f"..{time.monotonic_ns()}"
         data.mkdir()
         (data / "routes").write_text(text)
@@ -122,12 +122,12 @@ class Router:
             (self.folder / "routes").symlink_to("..data/routes")
 
     async def route(self, routes: Routes) -> float:
-        """Writes routes and waits until the router echoes them; the seconds that it took."""
+        """Write routes and wait until the router confirms them; return the time in seconds."""
         start = time.monotonic()
         self.write(routes.text())
 
-        async def echoed() -> bool:
+        async def confirmed() -> bool:
             return bool((await self.counts())["id"] == routes.id())
 
-        await self.until(echoed)
+        await self.until(confirmed)
         return time.monotonic() - start

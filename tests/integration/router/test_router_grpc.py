@@ -1,6 +1,6 @@
-"""gRPC through the router: a real HAProxy with the shipped configuration between real gRPC peers on loopback.
+"""gRPC through the router: HAProxy with the shipped configuration between gRPC clients and servers on loopback.
 
-Messages are plain bytes here: the router does not look into them.
+Messages are plain bytes here: the router does not parse them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
 
 
 class GrpcRevision:
-    """A gRPC server that answers with its name, after ``behave`` has had its way with the call."""
+    """A gRPC server that answers with its name, unless ``behave`` aborts the call before."""
 
     def __init__(self, name: str, address: str, port: int, behave: Behaviour | None = None) -> None:
         self.name, self.address, self.behave = name, f"{address}:{port}", behave
@@ -54,7 +54,7 @@ class GrpcRevision:
         await self._server.stop(0)
 
     async def drain(self) -> None:
-        """Ends as a pod does: takes nothing new, answers what it has."""
+        """Drain as a pod does: accept no new call, and finish those in flight."""
         await self._server.stop(5)
 
     async def _infer(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
@@ -72,7 +72,7 @@ class GrpcRevision:
 
 
 def fails(code: StatusCode) -> Behaviour:
-    """Every call ends with this status."""
+    """Return a behaviour that ends every call with this status."""
 
     async def behave(context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         await context.abort(code, "no luck")
@@ -81,13 +81,13 @@ def fails(code: StatusCode) -> Behaviour:
 
 
 async def hangs(_: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-    """A call that is not answered in time."""
+    """Do not answer the call in time."""
     await asyncio.sleep(60)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How one call ended: ``text`` is the answer, or what is said of the failure."""
+    """The outcome of one call: ``text`` is the response, or the details of the error."""
 
     code: StatusCode
     text: str
@@ -95,15 +95,15 @@ class Answer:
 
 
 class GrpcClient:
-    """One channel, as a client has it."""
+    """One channel of a client."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         options = [("grpc.max_send_message_length", 1 << 24), ("grpc.use_local_subchannel_pool", 1)]
         self.channel = grpc.aio.insecure_channel(f"{address[0]}:{address[1]}", options=options)
         self._infer: Any = self.channel.unary_unary(f"/{SERVICE}/ModelInfer")
 
-    async def ask(self, message: bytes = b"{}", metadata: dict[str, str] | None = None) -> Answer:
-        """One prediction."""
+    async def infer(self, message: bytes = b"{}", metadata: dict[str, str] | None = None) -> Answer:
+        """Request one prediction."""
         call = self._infer(message, timeout=20, metadata=tuple((metadata or {}).items()))
         try:
             text = (await call).decode()
@@ -114,47 +114,47 @@ class GrpcClient:
 
 
 @dataclass
-class Scene:
-    """A router and revisions a and b, the usual cast."""
+class Setup:
+    """A router, the revisions a and b, and a client."""
 
     router: Router
     a: GrpcRevision
     b: GrpcRevision
     client: GrpcClient
 
-    async def ask(self, count: int, metadata: dict[str, str] | None = None) -> list[Answer]:
-        """``count`` predictions, eight at a time."""
+    async def send(self, count: int, metadata: dict[str, str] | None = None) -> list[Answer]:
+        """Request ``count`` predictions, eight at a time."""
         answers: list[Answer] = []
         todo = iter(range(count))
 
         async def drive() -> None:
             for _ in todo:
-                answers.append(await self.client.ask(metadata=metadata))
+                answers.append(await self.client.infer(metadata=metadata))
 
         await asyncio.gather(*(drive() for _ in range(8)))
         return answers
 
     async def slots(self) -> dict[str, dict[str, int]]:
-        """What the router has counted."""
+        """Return the counts of the router."""
         slots: dict[str, dict[str, int]] = (await self.router.counts())["slots"]
         return slots
 
 
-Play = Callable[..., None]
+Run = Callable[..., None]
 
 
 @pytest.fixture
 def port() -> int:
-    """Where the revisions answer gRPC."""
+    """The port of the revisions for gRPC."""
     return free_port(*ADDRESSES.values(), "127.0.0.13")
 
 
 @pytest.fixture
-def play(tmp_path: Path, port: int) -> Play:
-    """Runs a coroutine function with a scene."""
+def run(tmp_path: Path, port: int) -> Run:
+    """``run(scenario, …)`` sets up a router and revisions, and awaits ``scenario(setup)``."""
 
-    def run(
-        act: Callable[[Scene], Coroutine[Any, Any, None]],
+    def start(
+        scenario: Callable[[Setup], Coroutine[Any, Any, None]],
         routes: Routes | None = STABLE_A,
         a: Behaviour | None = None,
         b: Behaviour | None = None,
@@ -172,46 +172,44 @@ def play(tmp_path: Path, port: int) -> Play:
                     await router.route(routes)
                 client = GrpcClient(router.grpc)
                 await stack.enter_async_context(client.channel)
-                await act(Scene(router, first, second, client))
+                await scenario(Setup(router, first, second, client))
 
         asyncio.run(main())
 
-    return run
+    return start
 
 
-def test_before_any_route_the_status_says_try_again(play: Play) -> None:
-    async def act(scene: Scene) -> None:
+def test_without_routes_the_status_is_unavailable(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
         sentence = "This model is not serving yet. Try again in a moment."
-        assert await scene.client.ask() == Answer(StatusCode.UNAVAILABLE, sentence)
-        await scene.router.route(Routes())
-        assert await scene.client.ask() == Answer(StatusCode.UNAVAILABLE, sentence)
-        await scene.router.route(STABLE_A)
-        assert await scene.client.ask() == Answer(StatusCode.OK, "a")
+        assert await setup.client.infer() == Answer(StatusCode.UNAVAILABLE, sentence)
+        await setup.router.route(Routes())
+        assert await setup.client.infer() == Answer(StatusCode.UNAVAILABLE, sentence)
+        await setup.router.route(STABLE_A)
+        assert await setup.client.infer() == Answer(StatusCode.OK, "a")
 
-    play(act, routes=None)
+    run(scenario, routes=None)
 
 
-def test_calls_over_grpc_and_http_are_drawn_from_one_deck_and_counted_together(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_over_grpc_and_http_share_the_draw_and_the_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     http_port = free_port(*ADDRESSES.values())
     monkeypatch.setattr(routes_module, "SERVER_PORT", http_port)
 
-    async def act(scene: Scene) -> None:
+    async def scenario(setup: Setup) -> None:
         async with (
             Revision("a", ADDRESSES["a"], http_port) as first,
             Revision("b", ADDRESSES["b"], http_port) as second,
         ):
-            http = Client(scene.router.traffic)
+            http = Client(setup.router.traffic)
             for _ in range(200):
-                await http.ask()
-                assert (await scene.client.ask()).code == StatusCode.OK
+                await http.post()
+                assert (await setup.client.infer()).code == StatusCode.OK
             http.close()
-            assert await scene.slots() == {"a": {**Zeros, "requests": 300}, "b": {**Zeros, "requests": 100}}
-            assert len(scene.a.sizes) + len(first.requests) == 300
-            assert len(scene.b.sizes) + len(second.requests) == 100
+            assert await setup.slots() == {"a": {**Zeros, "requests": 300}, "b": {**Zeros, "requests": 100}}
+            assert len(setup.a.sizes) + len(first.requests) == 300
+            assert len(setup.b.sizes) + len(second.requests) == 100
 
-    play(act, canary(25))
+    run(scenario, canary(25))
 
 
 @pytest.mark.parametrize(
@@ -223,24 +221,26 @@ def test_calls_over_grpc_and_http_are_drawn_from_one_deck_and_counted_together(
         pytest.param(fails(StatusCode.UNKNOWN), id="unknown"),
         pytest.param(fails(StatusCode.DEADLINE_EXCEEDED), id="deadline"),
         pytest.param(fails(StatusCode.DATA_LOSS), id="data loss"),
-        pytest.param(fails(StatusCode.INVALID_ARGUMENT), id="only it refuses"),
-        pytest.param(fails(StatusCode.RESOURCE_EXHAUSTED), id="only it is full"),
+        pytest.param(fails(StatusCode.INVALID_ARGUMENT), id="invalid argument"),
+        pytest.param(fails(StatusCode.RESOURCE_EXHAUSTED), id="resource exhausted"),
         pytest.param(hangs, id="hangs"),
-        pytest.param(None, id="refused"),
+        pytest.param(None, id="connection refused"),
     ],
 )
-def test_what_the_candidate_fails_stable_answers_and_it_is_counted(play: Play, behaviour: Behaviour | None) -> None:
-    async def act(scene: Scene) -> None:
-        answers = await scene.ask(100)
+def test_a_call_that_the_candidate_fails_or_rejects_is_retried_on_stable_and_counted(
+    run: Run, behaviour: Behaviour | None
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100)
         assert Counter((answer.code, answer.text) for answer in answers) == {(StatusCode.OK, "a"): 100}
         assert sum(answer.fallback for answer in answers) == 25
-        slots = await scene.slots()
+        slots = await setup.slots()
         assert slots["b"] == {"requests": 25, "failed": 25, "fallbacks": 25}
         assert slots["a"] == {**Zeros, "requests": 75}
-        assert len(scene.b.sizes) == (25 if behaviour else 0), "the candidate is asked once"
+        assert len(setup.b.sizes) == (25 if behaviour else 0), "the candidate gets each call once"
 
-    play(
-        act,
+    run(
+        scenario,
         canary(25),
         b=behaviour,
         listening=behaviour is not None,
@@ -248,114 +248,116 @@ def test_what_the_candidate_fails_stable_answers_and_it_is_counted(play: Play, b
     )
 
 
-def test_a_candidate_that_dies_under_its_calls_costs_none(play: Play) -> None:
-    async def act(scene: Scene) -> None:
-        asked = asyncio.ensure_future(scene.ask(20))
+def test_calls_in_flight_are_retried_on_stable_when_the_candidate_dies(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        calls = asyncio.ensure_future(setup.send(20))
 
-        async def held() -> bool:
-            return len(scene.b.sizes) == 8
+        async def in_flight() -> bool:
+            return len(setup.b.sizes) == 8
 
-        await scene.router.until(held)
-        await scene.b.__aexit__()
-        assert Counter((answer.code, answer.text) for answer in await asked) == {(StatusCode.OK, "a"): 20}
-        assert (await scene.slots())["b"] == {"requests": 20, "failed": 20, "fallbacks": 20}
+        await setup.router.until(in_flight)
+        await setup.b.__aexit__()
+        assert Counter((answer.code, answer.text) for answer in await calls) == {(StatusCode.OK, "a"): 20}
+        assert (await setup.slots())["b"] == {"requests": 20, "failed": 20, "fallbacks": 20}
 
-    play(act, canary(100), b=hangs)
-
-
-def test_a_large_message_is_asked_again_in_full_and_a_larger_one_passes_the_failure_on(play: Play) -> None:
-    async def act(scene: Scene) -> None:
-        assert await scene.client.ask(os.urandom(60_000)) == Answer(StatusCode.OK, "a", fallback=True)
-        assert scene.a.sizes == scene.b.sizes == [60_000]
-        assert await scene.client.ask(os.urandom(400_000)) == Answer(StatusCode.INTERNAL, "no luck")
-        assert (await scene.slots())["b"] == {"requests": 2, "failed": 2, "fallbacks": 1}
-
-    play(act, canary(100), b=fails(StatusCode.INTERNAL))
+    run(scenario, canary(100), b=hangs)
 
 
-def test_a_failure_that_is_passed_on_has_the_status_that_grpc_asks_for(play: Play) -> None:
-    """Not every client looks for its own status beside one of HTTP that isn't 200."""
+def test_a_message_that_fits_the_buffer_is_retried_and_for_a_larger_one_the_failure_is_passed_on(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        assert await setup.client.infer(os.urandom(60_000)) == Answer(StatusCode.OK, "a", fallback=True)
+        assert setup.a.sizes == setup.b.sizes == [60_000]
+        assert await setup.client.infer(os.urandom(400_000)) == Answer(StatusCode.INTERNAL, "no luck")
+        assert (await setup.slots())["b"] == {"requests": 2, "failed": 2, "fallbacks": 1}
 
-    async def act(scene: Scene) -> None:
-        assert (await scene.client.ask(os.urandom(400_000))).code == StatusCode.INTERNAL
-        metrics = (await scene.router.look("/metrics")).body.decode()
+    run(scenario, canary(100), b=fails(StatusCode.INTERNAL))
+
+
+def test_a_failure_that_is_passed_on_has_the_http_status_200(run: Run) -> None:
+    """Not every client reads the gRPC status if the HTTP status is not 200."""
+
+    async def scenario(setup: Setup) -> None:
+        assert (await setup.client.infer(os.urandom(400_000))).code == StatusCode.INTERNAL
+        metrics = (await setup.router.get("/metrics")).body.decode()
         (line,) = re.findall(r'haproxy_frontend_http_responses_total{proxy="grpc",code="(.xx)"} 1', metrics)
         assert line == "2xx"
 
-    play(act, canary(100), b=fails(StatusCode.INTERNAL))
+    run(scenario, canary(100), b=fails(StatusCode.INTERNAL))
 
 
-def test_a_message_that_comes_slowly_is_asked_again_too(play: Play) -> None:
-    async def act(scene: Scene) -> None:
-        method: Any = scene.client.channel.stream_unary(f"/{SERVICE}/ModelInfer")
+def test_a_message_that_arrives_slowly_is_retried_too(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        method: Any = setup.client.channel.stream_unary(f"/{SERVICE}/ModelInfer")
         call = method(timeout=10)
         await call.write(b"{}")
-        await asyncio.sleep(0.2)  # the router has it by now, and not its end
+        await asyncio.sleep(0.2)  # by now the router has the message, but not its end
         await call.done_writing()
         assert await call == b"a"
-        assert scene.a.sizes == scene.b.sizes == [2]
+        assert setup.a.sizes == setup.b.sizes == [2]
 
-    play(act, canary(100), b=fails(StatusCode.INTERNAL))
+    run(scenario, canary(100), b=fails(StatusCode.INTERNAL))
 
 
 @pytest.mark.parametrize("code", [StatusCode.NOT_FOUND, StatusCode.UNAUTHENTICATED], ids=lambda code: str(code.name))
-def test_what_the_client_did_wrong_passes_and_is_no_failure(play: Play, code: StatusCode) -> None:
-    async def act(scene: Scene) -> None:
-        answers = await scene.ask(100)
+def test_client_errors_are_passed_on_and_are_not_failures(run: Run, code: StatusCode) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100)
         expected = {(StatusCode.OK, "a"): 75, (code, "no luck"): 25}
         assert Counter((answer.code, answer.text) for answer in answers) == expected
-        assert (await scene.slots())["b"] == {**Zeros, "requests": 25}
+        assert (await setup.slots())["b"] == {**Zeros, "requests": 25}
 
-    play(act, canary(25), b=fails(code))
+    run(scenario, canary(25), b=fails(code))
 
 
 @pytest.mark.parametrize(
     "code", [StatusCode.INVALID_ARGUMENT, StatusCode.RESOURCE_EXHAUSTED], ids=lambda code: str(code.name)
 )
-def test_what_both_versions_refuse_is_told_by_stable_and_is_no_failure(play: Play, code: StatusCode) -> None:
-    async def act(scene: Scene) -> None:
-        answers = await scene.ask(100)
+def test_a_call_that_both_versions_reject_gets_the_response_of_stable_and_is_not_a_failure(
+    run: Run, code: StatusCode
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100)
         assert Counter(answers) == {Answer(code, "no luck"): 100}
-        assert (len(scene.a.sizes), len(scene.b.sizes)) == (100, 25)
-        assert await scene.slots() == {"a": {**Zeros, "requests": 75}, "b": {**Zeros, "requests": 25}}
+        assert (len(setup.a.sizes), len(setup.b.sizes)) == (100, 25)
+        assert await setup.slots() == {"a": {**Zeros, "requests": 75}, "b": {**Zeros, "requests": 25}}
 
-    play(act, canary(25), a=fails(code), b=fails(code))
+    run(scenario, canary(25), a=fails(code), b=fails(code))
 
 
-def test_failures_of_stable_pass_are_counted_and_never_asked_of_the_candidate(play: Play) -> None:
-    async def act(scene: Scene) -> None:
-        answers = await scene.ask(100)
+def test_failures_of_stable_are_passed_on_counted_and_never_retried_on_the_candidate(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100)
         expected = {(StatusCode.OK, "b"): 25, (StatusCode.INTERNAL, "no luck"): 75}
         assert Counter((answer.code, answer.text) for answer in answers) == expected
-        assert (len(scene.a.sizes), len(scene.b.sizes)) == (75, 25)
-        assert (await scene.slots())["a"] == {"requests": 75, "failed": 75, "fallbacks": 0}
+        assert (len(setup.a.sizes), len(setup.b.sizes)) == (75, 25)
+        assert (await setup.slots())["a"] == {"requests": 75, "failed": 75, "fallbacks": 0}
 
-    play(act, canary(25), a=fails(StatusCode.INTERNAL))
-
-
-def test_a_call_that_both_versions_fail_is_asked_of_each_once_and_passed_on(play: Play) -> None:
-    async def act(scene: Scene) -> None:
-        assert await scene.client.ask() == Answer(StatusCode.UNKNOWN, "no luck")
-        assert (len(scene.a.sizes), len(scene.b.sizes)) == (1, 1)
-        assert (await scene.slots())["b"] == {"requests": 1, "failed": 1, "fallbacks": 1}
-
-    play(act, canary(100), a=fails(StatusCode.UNKNOWN), b=fails(StatusCode.INTERNAL))
+    run(scenario, canary(25), a=fails(StatusCode.INTERNAL))
 
 
-def test_metadata_reaches_the_model_and_picks_the_version(play: Play) -> None:
-    async def act(scene: Scene) -> None:
+def test_a_call_that_both_versions_fail_is_sent_to_each_once_and_the_failure_is_passed_on(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        assert await setup.client.infer() == Answer(StatusCode.UNKNOWN, "no luck")
+        assert (len(setup.a.sizes), len(setup.b.sizes)) == (1, 1)
+        assert (await setup.slots())["b"] == {"requests": 1, "failed": 1, "fallbacks": 1}
+
+    run(scenario, canary(100), a=fails(StatusCode.UNKNOWN), b=fails(StatusCode.INTERNAL))
+
+
+def test_metadata_reaches_the_model_and_selects_the_version(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         sent = {"traceparent": trace, "authorization": "Bearer k", "x-mlmodel-version": "candidate"}
-        assert {answer.text for answer in await scene.ask(5, sent)} == {"b"}
-        assert scene.b.metadata.items() >= {**sent, "x-forwarded-for": "127.0.0.1"}.items()
-        assert {answer.text for answer in await scene.ask(5, {"x-mlmodel-version": "stable"})} == {"a"}
+        assert {answer.text for answer in await setup.send(5, sent)} == {"b"}
+        assert setup.b.metadata.items() >= {**sent, "x-forwarded-for": "127.0.0.1"}.items()
+        assert {answer.text for answer in await setup.send(5, {"x-mlmodel-version": "stable"})} == {"a"}
 
-    play(act, canary(50))
+    run(scenario, canary(50))
 
 
-def test_a_stream_is_answered_while_it_is_open(play: Play) -> None:
-    async def act(scene: Scene) -> None:
-        method: Any = scene.client.channel.stream_stream(f"/{SERVICE}/Echo")
+def test_a_stream_is_answered_while_it_is_open(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        method: Any = setup.client.channel.stream_stream(f"/{SERVICE}/Echo")
         for version in ("stable", "candidate"):
             call = method(timeout=10, metadata=(("x-mlmodel-version", version),))
             for word in (b"one", b"two"):
@@ -364,72 +366,72 @@ def test_a_stream_is_answered_while_it_is_open(play: Play) -> None:
             await call.done_writing()
             assert await call.read() == grpc.aio.EOF
 
-    play(act, canary(50))
+    run(scenario, canary(50))
 
 
-def test_more_calls_than_memory_holds_are_refused_in_time(play: Play) -> None:
+def test_more_calls_than_the_memory_holds_are_shed(run: Run) -> None:
     async def slow(_: object) -> None:
         await asyncio.sleep(0.5)
 
-    async def act(scene: Scene) -> None:
-        answers = await asyncio.gather(*(scene.client.ask() for _ in range(20)))
+    async def scenario(setup: Setup) -> None:
+        answers = await asyncio.gather(*(setup.client.infer() for _ in range(20)))
         assert Counter(answer.code for answer in answers) == {StatusCode.OK: 10, StatusCode.RESOURCE_EXHAUSTED: 10}
         assert "Too many" in next(answer.text for answer in answers if answer.code != StatusCode.OK)
 
-    play(act, a=slow, changes={"be_conn(grpc_stable_a) ge 500": "be_conn(grpc_stable_a) ge 10"})
+    run(scenario, a=slow, changes={"be_conn(grpc_stable_a) ge 500": "be_conn(grpc_stable_a) ge 10"})
 
 
 class Load:
-    """Steady calls over several channels while something else happens."""
+    """Continuous calls over several channels during an action."""
 
     def __init__(self, router: Router, channels: int = 4) -> None:
         self.clients = [GrpcClient(router.grpc) for _ in range(channels)]
         self.answers: list[Answer] = []
-        self._over = asyncio.Event()
+        self._stopped = asyncio.Event()
 
-    async def during(self, happening: Awaitable[None]) -> None:
-        """Runs the load until ``happening`` is over."""
+    async def during(self, action: Awaitable[None]) -> None:
+        """Run the load until ``action`` is done."""
 
         async def drive(client: GrpcClient) -> None:
-            while not self._over.is_set():
-                self.answers.append(await client.ask())
+            while not self._stopped.is_set():
+                self.answers.append(await client.infer())
                 await asyncio.sleep(0.002)
 
         drivers = [asyncio.ensure_future(drive(client)) for client in self.clients for _ in range(2)]
         try:
-            await happening
+            await action
         finally:
-            self._over.set()
+            self._stopped.set()
             await asyncio.gather(*drivers)
             for client in self.clients:
                 await client.channel.close()
 
     @property
     def failures(self) -> Counter[tuple[StatusCode, str]]:
-        """What did not go well."""
+        """Number of calls that failed, by code and details."""
         return Counter((answer.code, answer.text) for answer in self.answers if answer.code != StatusCode.OK)
 
 
-def test_a_whole_rollout_loses_no_call(play: Play, port: int) -> None:
-    async def act(scene: Scene) -> None:
-        load = Load(scene.router)
+def test_a_whole_rollout_loses_no_call(run: Run, port: int) -> None:
+    async def scenario(setup: Setup) -> None:
+        load = Load(setup.router)
 
         async def rollout() -> None:
             for weight in (0, 5, 50, 100):
-                assert await scene.router.route(canary(weight)) < 1
+                assert await setup.router.route(canary(weight)) < 1
                 await asyncio.sleep(0.3)
-            # b is promoted; a's pod goes, and its slot is given to another revision, which fails and is rolled back.
-            await scene.router.route(Routes({"b": ADDRESSES["b"]}, stable="b"))
-            await scene.a.drain()
+            # b is promoted; a's pod drains, and its slot goes to another revision, which fails and is rolled back.
+            await setup.router.route(Routes({"b": ADDRESSES["b"]}, stable="b"))
+            await setup.a.drain()
             async with GrpcRevision("c", "127.0.0.13", port, fails(StatusCode.INTERNAL)):
                 third: dict[Slot, str] = {"a": "127.0.0.13", "b": ADDRESSES["b"]}
-                await scene.router.route(Routes(third, stable="b", candidate="a", weight=50))
+                await setup.router.route(Routes(third, stable="b", candidate="a", weight=50))
                 await asyncio.sleep(0.3)
-                await scene.router.route(Routes(third, stable="b"))
+                await setup.router.route(Routes(third, stable="b"))
             await asyncio.sleep(0.3)
 
         await load.during(rollout())
-        slots = await scene.slots()
+        slots = await setup.slots()
         print(f"{len(load.answers)} calls, failed: {load.failures}; {slots}")
         assert not load.failures
         assert len(load.answers) > 300
@@ -437,22 +439,22 @@ def test_a_whole_rollout_loses_no_call(play: Play, port: int) -> None:
         assert slots["a"]["failed"] == slots["a"]["fallbacks"] > 0
         assert slots["b"]["failed"] == 0
 
-    play(act)
+    run(scenario)
 
 
-def test_a_router_that_stops_finishes_its_calls(play: Play) -> None:
+def test_a_router_that_stops_finishes_its_calls(run: Run) -> None:
     async def slow(_: object) -> None:
         await asyncio.sleep(0.3)
 
-    async def act(scene: Scene) -> None:
-        asked = [asyncio.ensure_future(scene.client.ask()) for _ in range(10)]
+    async def scenario(setup: Setup) -> None:
+        calls = [asyncio.ensure_future(setup.client.infer()) for _ in range(10)]
 
-        async def held() -> bool:
-            return len(scene.a.sizes) == 10
+        async def in_flight() -> bool:
+            return len(setup.a.sizes) == 10
 
-        await scene.router.until(held)
-        scene.router.process.send_signal(signal.SIGUSR1)
-        assert {answer.text for answer in await asyncio.gather(*asked)} == {"a"}
-        assert await asyncio.wait_for(scene.router.process.wait(), 10) == 0
+        await setup.router.until(in_flight)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        assert {answer.text for answer in await asyncio.gather(*calls)} == {"a"}
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
 
-    play(act, a=slow)
+    run(scenario, a=slow)

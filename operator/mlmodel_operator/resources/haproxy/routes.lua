@@ -1,19 +1,19 @@
--- Draws, for each request, the slot that answers it; counts what becomes of it; follows the routes file.
+-- Draws the slot for each request, counts the outcomes, and follows the routes file.
 --
--- The draw is from permuted blocks: of each 100 requests exactly `weight` go to the candidate, in random order. So the
--- weight is exact, and no rhythm among the clients can line up with it, which would make the comparison worthless.
+-- The draw uses permuted blocks: of each 100 requests exactly `weight` go to the candidate, in random order. So the
+-- weight is exact, and no regular order of the clients can coincide with it, which would bias the comparison.
 --
--- HAProxy runs this with one Lua state, and nothing here yields within a request, so no locking is needed.
+-- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed.
 
 local PATH = os.getenv("MLMODEL_ROUTES")
 local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
 local POLL_MS = 200
 local BLOCK = 100
--- Statuses of gRPC that are failures of the model, as in haproxy.cfg.
+-- gRPC statuses that count as failures of the model, as in haproxy.cfg.
 local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["13"] = true, ["14"] = true, ["15"] = true }
 
-local routes = nil -- those in force
-local seen = nil -- the text of the file when last looked at, good or not
+local routes = nil -- the active routes
+local seen = nil -- the last text of the file, valid or not
 local counts = {
   a = { requests = 0, failed = 0, fallbacks = 0 },
   b = { requests = 0, failed = 0, fallbacks = 0 },
@@ -44,7 +44,7 @@ end
 
 -- The file ------------------------------------------------------------------------------------------------------------
 
--- The routes in a text, or nil and what is wrong. All of it must be understood: half a file must never route.
+-- Returns the routes in a text, or nil and the reason. Every line must be valid: half a file must never become active.
 local function parse(text)
   local id, body = text:match("^id (%x+)\n(.*)$")
   if not id then
@@ -77,14 +77,14 @@ local function parse(text)
   return new
 end
 
--- Points a server at an address, and says what is wrong if that can't be. HAProxy may carry it out a moment later.
+-- Sets the address of a server; returns nil, or the reason why it failed. HAProxy may apply it a little later.
 local function point(backend, name, ip, port)
   local server = core.backends[backend].servers[name]
   local answer = server:set_addr(ip, port) or ""
   if answer:find("nvalid") then
     return "no such address: " .. ip
   end
-  -- Requests must not be sent to a slot before its address is in force; the loop ends after a second at most.
+  -- No request may be sent to a slot before its address is set; the loop ends after at most a second.
   for _ = 1, 100 do
     local now = server:get_addr():gsub("[%[%]]", "")
     if now == ip .. ":" .. port then
@@ -115,7 +115,7 @@ local function take(text)
   core.log(core.notice, "Routes " .. new.id .. " are in force.")
 end
 
--- Looks at the file every time, and acts when its text is another one: then also says so, once, if it is not good.
+-- Reads the file, and applies its text if it has changed; so an invalid text is logged only once.
 local function follow()
   local file = io.open(PATH, "r")
   local text = file and file:read("a")
@@ -141,9 +141,9 @@ core.register_task(function()
   end
 end)
 
--- What haproxy.cfg calls ----------------------------------------------------------------------------------------------
+-- Functions that haproxy.cfg calls ------------------------------------------------------------------------------------
 
--- The backend for this request, one of those whose names begin with the prefix.
+-- Returns the backend for this request; its name begins with the prefix.
 core.register_fetches("backend", function(txn, prefix)
   prefix = prefix or ""
   if not routes then
@@ -161,9 +161,9 @@ core.register_fetches("backend", function(txn, prefix)
   return prefix .. role .. "_" .. slot
 end)
 
--- Counts the outcome of the request: `answered`, `failed` (an error reaches the client), or `fallback` (the slot's own
--- revision failed or rejected it and the other one did not). A request that both reject is the client's mistake, not a
--- failure.
+-- Counts and returns the outcome of the request: `answered`, `failed` (the client gets an error), or `fallback` (the
+-- slot's revision failed or rejected it, and the other one did not reject it). A request that both reject is an error
+-- of the client, not a failure.
 core.register_fetches("outcome", function(txn)
   local count = counts[txn.sf:be_name():sub(-1)] -- the slot ends the backend's name
   local status, code = tonumber(txn.sf:status()), txn.sf:res_hdr("grpc-status")
