@@ -1,14 +1,14 @@
 # The three images of the project: `docker build --target operator .`, and likewise `server` and `router`.
 #
 # Packages come from the package index, in the versions and with the hashes of requirements/. The argument SERVER_LOCK
-# chooses what the server has: server, server-pytorch or server-tensorflow. To build without a network, or on another
-# base, give:
-# - BASE_IMAGE, any image with Python 3.11, and ROUTER_IMAGE, any with HAProxy from 2.6 on;
-# - a build context `wheels` with a folder of wheels for each lock that is installed, pip's own in `build`, and the
-#   argument WHEELS=yes.
+# selects the libraries of the server: server, server-pytorch or server-tensorflow. To build without a network, or on
+# another base, set:
+# - BASE_IMAGE, any image with Python 3.11, and ROUTER_IMAGE, any with HAProxy 2.6 or newer;
+# - a build context `wheels` with a folder of wheels for each lock that is installed, the wheel of pip in `build`, and
+#   the argument WHEELS=yes.
 #
-# One layer each for the base, the dependencies and the project's own code: a change of code moves kilobytes, and only
-# another lock makes new dependencies.
+# The base, the dependencies and the project's code are separate layers: a change of code transfers kilobytes, and only
+# a changed lock rebuilds the dependencies.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG ROUTER_IMAGE=haproxy:3.2-bookworm
 
@@ -16,12 +16,13 @@ ARG ROUTER_IMAGE=haproxy:3.2-bookworm
 FROM scratch AS wheels
 WORKDIR /build
 
-# Byte code is made here, once: in a pod the file system is read-only, and every start would compile again.
+# Byte code is compiled here, once: the file system of a pod is read-only, so every start would compile it again.
 FROM ${BASE_IMAGE} AS base
 ENV HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN python3 -m compileall -q -x 'test|lib2to3' "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
-# A bare Debian has no pip, so it can come from the wheels; and the packages' own tests are a third of their size.
+# A bare Debian has no pip, so pip may come from the wheels. The tests of the packages, a third of their size, are
+# removed.
 FROM base AS operator-libraries
 COPY requirements/operator.txt /tmp/
 ARG WHEELS=
@@ -49,7 +50,7 @@ RUN --mount=type=bind,from=wheels,target=/wheels \
     && find /opt/mlmodel/lib -depth -type d -name tests -exec rm -r {} + \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/mlmodel/lib
 
-# The project's own wheel, in an environment at the same path, to be laid over the dependencies'.
+# The wheel of the project, in an environment at the same path, to copy over that of the dependencies.
 FROM base AS code
 COPY requirements/build.txt /tmp/
 ARG WHEELS=
@@ -81,7 +82,7 @@ USER 65532:65532
 EXPOSE 8080 9000
 ENTRYPOINT ["mlmodel-server"]
 
-# The operator mounts the configuration, so the stock HAProxy image does as well.
+# The operator mounts the configuration, so the stock HAProxy image works too.
 FROM ${ROUTER_IMAGE} AS router
 USER 65532:65532
 EXPOSE 8080 9000 9090

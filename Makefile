@@ -1,4 +1,4 @@
-# Everything a developer types. `make help` lists it.
+# The commands of a developer. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,41 +9,41 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: setup
-setup: $(VENV)/.done ## Create the virtual environment with all that development needs
+setup: $(VENV)/.done ## Create the virtual environment for development
 
 $(VENV)/.done: pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "Python 3.11 to 3.13 is missing: install it, or say PYTHON=/path/to/python3"; exit 1; }
+		{ echo "$(PYTHON) is not Python 3.11 to 3.13: install one of these, or type make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: lock
-lock: setup ## Bring the lock files in step with pyproject.toml (UPGRADE=1 takes the newest versions)
+lock: setup ## Update the lock files from pyproject.toml (UPGRADE=1 selects the newest versions)
 	$(BIN)/python -m hack.lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: demo
-demo: setup ## The main job, live: four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves it running)
+demo: setup ## Roll out four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves the cluster running)
 	$(BIN)/python -m hack.demo
 
 .PHONY: picture
-picture: setup ## Draw docs/rollout.svg from what the last make demo recorded
+picture: setup ## Draw docs/rollout.svg from the recording of the last make demo
 	$(BIN)/python -m hack.picture out/demo.jsonl docs/rollout.svg
 
 .PHONY: test
-test: setup ## All tests, from nothing: checks, then processes and a real API server, a browser, a whole cluster with traffic
+test: setup ## Run all tests: checks, then processes, a real API server, a browser, and a whole cluster under traffic
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
 
 .PHONY: check
-check: setup ## The developer's loop, under a minute: lint, types, layers, generated files, links, unit tests
+check: setup ## Run the fast checks, in less than a minute: lint, types, layers, generated files, links, unit tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
 
 .PHONY: lint
-lint: setup ## Lint of every language, layers, generated files, links
+lint: setup ## Check every language, the layers, the generated files and the links
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
@@ -56,15 +56,15 @@ lint: setup ## Lint of every language, layers, generated files, links
 	$(BIN)/python -m hack.lock --check
 
 .PHONY: types
-types: setup ## mypy --strict
+types: setup ## Run mypy --strict
 	$(BIN)/mypy
 
 .PHONY: unit
-unit: setup ## Unit tests alone
+unit: setup ## Run only the unit tests
 	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal
 
 .PHONY: coverage
-coverage: setup ## Unit tests, and the share of the lines that they run; fails below the floor in pyproject.toml
+coverage: setup ## Run the unit tests and report their line coverage; fails below the floor in pyproject.toml
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist worksteal
 	$(BIN)/coverage combine --quiet
@@ -82,17 +82,17 @@ cluster: setup ## Start a throwaway Kubernetes with the project's images; kubeco
 	$(BIN)/python -m hack.cluster up
 
 .PHONY: cluster-down
-cluster-down: setup ## Take it down; nothing is left
+cluster-down: setup ## Stop that Kubernetes and remove everything except its caches
 	$(BIN)/python -m hack.cluster down
 
 .PHONY: images
-images: setup ## Build the images, and import them if a cluster runs
+images: setup ## Build the images, and load them into the cluster if it is running
 	$(BIN)/python -m hack.cluster images
 
 .PHONY: bench
-bench: setup ## Measurements side by side with baselines, as ratios
+bench: setup ## Run the benchmarks against baselines, as ratios
 	$(BIN)/python -m bench
 
 .PHONY: clean
-clean: ## Remove what was built here (the cluster's caches stay)
+clean: ## Remove the virtual environment and build results (the caches of the cluster stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,4 +1,4 @@
-"""What tests on an API server without nodes share."""
+"""Fixtures for tests on an API server without nodes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from hack.cluster import Cluster
 
 @pytest.fixture
 def crd(apiserver: Cluster) -> None:
-    """The MLModel resource is known to the API server."""
+    """Installs the CRD of MLModel on the API server."""
     apiserver.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "mlmodels.yaml"))
     apiserver.kubectl("wait", "--for=condition=Established", "crd/mlmodels.mlmodel.dev", "--timeout=30s")

@@ -1,7 +1,7 @@
-"""An HTTP proxy between a client and a real API server that fails when told to.
+"""An HTTP proxy between a client and a real API server that fails on request.
 
-Everything it passes on is the API server's own answer: what is tested is the client's behaviour when connections break,
-versions expire and a watch reports an error.
+It passes on the responses of the API server unchanged: the tests check how the client behaves when connections break,
+resource versions expire and a watch reports an error.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class FaultyProxy:
         self._server = server
         self._streams: list[web.Request] = []
         self.requests: list[tuple[str, str]] = []
-        self.down = False  # hang up on every request
-        self.stale = 0  # so many watches are asked for from resourceVersion 1, which the API server has forgotten
-        self.watch_errors: list[dict[str, object]] = []  # sent as ERROR event of the next watches, which then end
+        self.down = False  # close the connection of every request
+        self.stale = 0  # this many watches start at resourceVersion 1, which the API server has compacted
+        self.watch_errors: list[dict[str, object]] = []  # sent as ERROR events of the next watches, which then end
 
     def cut(self) -> None:
-        """Break every connection that is streaming now."""
+        """Abort every connection that is streaming now."""
         for request in self._streams:
             if request.transport is not None:
                 request.transport.abort()
 
     def count(self, *, watch: bool) -> int:
-        """How many lists, or watches, were asked for."""
+        """Return the number of list requests, or of watch requests."""
         return sum(method == "GET" and ("watch=true" in path) is watch for method, path in self.requests)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Pass one request on."""
+        """Pass on one request."""
         self.requests.append((request.method, request.path_qs))
         if self.down:
             assert request.transport is not None
@@ -77,7 +77,8 @@ class FaultyProxy:
 
 @asynccontextmanager
 async def faulty_proxy(kubeconfig: str) -> AsyncIterator[tuple[FaultyProxy, Path]]:
-    """A proxy to the API server of ``kubeconfig`` (its text), and a kubeconfig for it: on loopback, without TLS."""
+    """Run a proxy on loopback, without TLS, to the API server of ``kubeconfig`` (its text); yield it and its
+    kubeconfig."""
     config = yaml.safe_load(kubeconfig)
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     with tempfile.TemporaryDirectory() as directory:
@@ -107,15 +108,15 @@ def _plain_kubeconfig(server: str) -> str:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "proxy", "cluster": {"server": server}}],
-            "users": [{"name": "nobody", "user": {}}],
-            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "nobody"}}],
+            "users": [{"name": "anonymous", "user": {}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "anonymous"}}],
             "current-context": "proxy",
         }
     )
 
 
 def _tls(cluster: dict[str, str], user: dict[str, str], directory: Path) -> ssl.SSLContext:
-    """The TLS of a kubeconfig entry, whose certificates are files or base64 data."""
+    """Return the TLS context of a kubeconfig entry, whose certificates are files or base64 data."""
 
     def file(entry: dict[str, str], key: str) -> str:
         if key in entry:

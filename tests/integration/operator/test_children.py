@@ -1,4 +1,4 @@
-"""The children of a model as a real API server sees them: known fields, valid values, pods that `restricted` allows."""
+"""A real API server accepts the children of a model: known fields, valid values, pods that `restricted` allows."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def test_the_router_is_accepted(apiserver: Cluster, api_namespace: str) -> None:
 
 
 def accepted(apiserver: Cluster, namespace: str, body: dict[str, Any]) -> None:
-    """Applies it without storing it; unknown fields are errors."""
+    """Apply the body without storing it; unknown fields are errors."""
     arguments = ("--dry-run=server", "--server-side", "--validate=strict", "-f", "-")
     apiserver.kubectl("apply", "-n", namespace, *arguments, input=json.dumps(body))

@@ -1,4 +1,4 @@
-"""What the API server itself refuses, with the sentence that a user reads; and what it accepts."""
+"""Manifests that the API server rejects, with the message that a user reads, and manifests that it accepts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHA = "9f2c" * 16
 
 
 def manifest(spec: dict[str, Any], name: str = "fraud") -> str:
-    """An MLModel as JSON, which is YAML too."""
+    """Return an MLModel as JSON, which is valid YAML."""
     return json.dumps(
         {"apiVersion": "mlmodel.dev/v1alpha1", "kind": "MLModel", "metadata": {"name": name}, "spec": spec}
     )
@@ -21,7 +21,7 @@ def manifest(spec: dict[str, Any], name: str = "fraud") -> str:
 
 GOOD = {"uri": "configmap://fraud-v1"}
 
-WRONG = {
+INVALID = {
     "no model": (manifest({}), "model: {uri: configmap://my-model-v1}"),
     "no uri": (manifest({"model": {"version": "v1"}}), "for example `uri: configmap://my-model-v1`"),
     "unknown scheme": (manifest({"model": {"uri": "ftp://a/b"}}), "must be builtin://NAME, configmap://NAME"),
@@ -44,15 +44,15 @@ WRONG = {
     ),
     "image without a registry": (manifest({"model": {"uri": "oci://fraud", "sha256": SHA}}), "oci://REGISTRY/"),
     "unknown trust": (manifest({"model": GOOD | {"trust": "yes"}}), 'supported values: "strict", "signed", "unsafe"'),
-    "batches of nothing": (
+    "batches of 0 rows": (
         manifest({"model": GOOD, "serving": {"batching": {"maxRows": 0}}}),
         "should be greater than or equal to 1",
     ),
-    "batches without end": (
+    "too large batches": (
         manifest({"model": GOOD, "serving": {"batching": {"maxRows": 65537}}}),
         "should be less than or equal to 65536",
     ),
-    "API keys from nowhere": (
+    "API keys without a Secret": (
         manifest({"model": GOOD, "serving": {"apiKeys": {}}}),
         "for example `apiKeys: {secretName: fraud-keys}`",
     ),
@@ -82,7 +82,7 @@ WRONG = {
         manifest({"model": GOOD, "serving": {"replicas": 2, "autoscaling": {"maxReplicas": 3}}}),
         "keep `replicas: N` for a fixed number of pods, or `autoscaling: {maxReplicas: N}`",
     ),
-    "more than the most": (
+    "minimum above maximum": (
         manifest({"model": GOOD, "serving": {"autoscaling": {"minReplicas": 5, "maxReplicas": 3}}}),
         "lower minReplicas or raise maxReplicas",
     ),
@@ -103,27 +103,27 @@ WRONG = {
     "name too long": (manifest({"model": GOOD}, "a" * 41), "at most 40 characters"),
     "name with a digit first": (manifest({"model": GOOD}, "1a"), "must start with a letter"),
     "unknown field": (manifest({"model": GOOD, "image": "evil"}), 'unknown field "spec.image"'),
-    "wrong gate": (
+    "gate of 0 percent": (
         manifest({"model": GOOD, "rollout": {"gates": {"errors": {"maxPercent": 0}}}}),
         "is from 0.1 to 50: type for example `maxPercent: 1`",
     ),
 }
 
 
-def refusal(apiserver: Cluster, text: str) -> str:
-    """What ``kubectl apply`` says to a manifest that is refused."""
+def rejection(apiserver: Cluster, text: str) -> str:
+    """Return the error of ``kubectl apply`` for a manifest that is rejected."""
     with pytest.raises(ClusterError) as caught:
         apiserver.kubectl("apply", "--dry-run=server", "-f", "-", input=text)
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_manifest_is_refused_with_what_to_type(apiserver: Cluster, crd: None, kind: str) -> None:
-    text, sentence = WRONG[kind]
-    said = refusal(apiserver, text)
-    print(said)
-    assert sentence in said.replace('\\"', '"')
-    assert "Traceback" not in said
+@pytest.mark.parametrize("kind", INVALID)
+def test_an_invalid_manifest_is_rejected_with_what_to_type(apiserver: Cluster, crd: None, kind: str) -> None:
+    text, sentence = INVALID[kind]
+    error = rejection(apiserver, text)
+    print(error)
+    assert sentence in error.replace('\\"', '"')
+    assert "Traceback" not in error
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,12 @@ def test_a_wrong_manifest_is_refused_with_what_to_type(apiserver: Cluster, crd: 
         {"model": GOOD, "rollout": {"steps": [{"weight": 1, "minRequests": 100, "minSeconds": 10}], "paused": True}},
     ],
 )
-def test_a_right_manifest_is_accepted(apiserver: Cluster, crd: None, spec: dict[str, Any]) -> None:
+def test_a_valid_manifest_is_accepted(apiserver: Cluster, crd: None, spec: dict[str, Any]) -> None:
     apiserver.kubectl("apply", "--dry-run=server", "-f", "-", input=manifest(spec))
 
 
 def test_explain_has_a_sentence_for_every_field(apiserver: Cluster, crd: None) -> None:
-    said = apiserver.kubectl("explain", "mlmodel.spec", "--recursive=false")
-    assert "What is served. A change here is a new revision" in said
-    said = apiserver.kubectl("explain", "mlmodel.spec.rollout.bakeSeconds")
-    assert "in seconds. Default: 60." in said
+    output = apiserver.kubectl("explain", "mlmodel.spec", "--recursive=false")
+    assert "What is served. A change here is a new revision" in output
+    output = apiserver.kubectl("explain", "mlmodel.spec.rollout.bakeSeconds")
+    assert "in seconds. Default: 60." in output

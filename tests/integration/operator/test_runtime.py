@@ -1,4 +1,4 @@
-"""The runtime against a real API server: watches that break, writes that must not happen, leases, and the process."""
+"""The runtime on a real API server: watches that break, writes that must not happen, leases, and the process."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ PATIENCE = 15.0
 
 
 class ApiServer(Protocol):
-    """What these tests need of the fixture ``apiserver``."""
+    """The part of the fixture ``apiserver`` that these tests use."""
 
     kubeconfig: Path
 
     def kubectl(self, *args: str, input: str | None = None) -> str:
-        """The output of kubectl; raises when it fails."""
+        """Return the output of kubectl; raise if it fails."""
         ...
 
 
 @pytest.fixture
 def namespace(apiserver: ApiServer) -> Iterator[str]:
-    """A namespace of this test's own."""
+    """A namespace that only this test uses."""
     name = f"runtime-{uuid.uuid4().hex[:8]}"
     apiserver.kubectl("create", "namespace", name)
     yield name
@@ -66,7 +66,7 @@ def namespace(apiserver: ApiServer) -> Iterator[str]:
 
 @pytest.fixture
 def connect(apiserver: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """``async with connect() as api``; ``api.writes`` counts requests that write, by verb."""
+    """``async with connect() as (api, writes)``; ``writes`` lists the requests that write, with their status."""
 
     @asynccontextmanager
     async def open_api(kubeconfig: Path | None = None) -> AsyncIterator[tuple[KubeApi, list[str]]]:
@@ -114,7 +114,7 @@ NOTES_CRD: Body = {
 
 @pytest.fixture
 def notes(apiserver: ApiServer) -> Iterator[None]:
-    """A kind that is younger than the API server, so that a watch of it from resourceVersion 1 has truly expired."""
+    """A kind that is created after resourceVersion 1, so that a watch of it from there has expired."""
     apiserver.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(NOTES_CRD))
     apiserver.kubectl("wait", "--for=condition=Established", f"crd/{NOTES_CRD['metadata']['name']}", "--timeout=30s")
     yield
@@ -122,10 +122,10 @@ def notes(apiserver: ApiServer) -> Iterator[None]:
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition on our side; events bring it about, this only looks often."""
+    """Poll a condition of this process until it is true; fail after ``PATIENCE`` seconds."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out after {PATIENCE:.0f} s: {what}"
         await asyncio.sleep(0.01)
 
 
@@ -143,7 +143,7 @@ def config_map(namespace: str, name: str, **data: str) -> Body:
 
 
 def deployment(namespace: str, *, uid: str = "", env: dict[str, str] | None = None) -> Body:
-    """A Deployment that the server normalises: 1000m is 1, and defaults everywhere."""
+    """Return a Deployment that the server normalises: 1000m becomes 1, and it adds defaults."""
     owners = [{"apiVersion": "v1", "kind": "Thing", "name": "t", "uid": uid, "controller": True}] if uid else []
     container = {
         "name": "c",
@@ -166,13 +166,13 @@ def deployment(namespace: str, *, uid: str = "", env: dict[str, str] | None = No
 
 
 class Watched:
-    """A reflector of Notes behind a proxy that fails when told, and direct access past it."""
+    """A reflector of Notes behind a proxy that fails on request, and a client without the proxy."""
 
     def __init__(self, api: KubeApi, proxy: FaultyProxy, direct: KubeApi, namespace: str) -> None:
         self.proxy, self.direct, self.namespace = proxy, direct, namespace
         self.store = Store(GROUP)
-        self.heard: list[tuple[Resource, str, str]] = []
-        self.store.on_change(lambda *change: self.heard.append(change))
+        self.changes: list[tuple[Resource, str, str]] = []
+        self.store.on_change(lambda *change: self.changes.append(change))
         self.reflector = Reflector(
             api,
             self.store,
@@ -197,12 +197,12 @@ class Watched:
         await self.direct.delete(NOTES, self.namespace, name, body["metadata"]["uid"])
 
     async def watching(self) -> None:
-        await until(lambda: self.proxy.count(watch=True), "the watch")
+        await until(lambda: self.proxy.count(watch=True), "the watch is open")
 
 
 @pytest.fixture
 def watched(apiserver: ApiServer, notes: None, namespace: str, connect: Callable[..., Any]) -> Callable[..., Any]:
-    """``async with watched(names) as w``: a running reflector that has seen these Notes."""
+    """``async with watched(*names) as w``: a running reflector that has listed these Notes."""
 
     kubeconfig = apiserver.kubectl("config", "view", "--raw", "--flatten", "-o", "json")
 
@@ -210,8 +210,8 @@ def watched(apiserver: ApiServer, notes: None, namespace: str, connect: Callable
     async def start(*names: str) -> AsyncIterator[Watched]:
         async with (
             connect() as (direct, _),
-            faulty_proxy(kubeconfig) as (proxy, way),
-            connect(way) as (api, _),
+            faulty_proxy(kubeconfig) as (proxy, proxy_kubeconfig),
+            connect(proxy_kubeconfig) as (api, _),
         ):
             for name in names:
                 await direct.apply(NOTES, note(namespace, name, v="1"), "test")
@@ -220,7 +220,7 @@ def watched(apiserver: ApiServer, notes: None, namespace: str, connect: Callable
                 await asyncio.wait_for(w.reflector.synced.wait(), PATIENCE)
                 assert w.names() == set(names)
                 await w.watching()
-                w.heard.clear()
+                w.changes.clear()
                 yield w
                 assert not w.task.done()
             finally:
@@ -231,13 +231,13 @@ def watched(apiserver: ApiServer, notes: None, namespace: str, connect: Callable
 
 
 @asynchronous
-async def test_a_reflector_shows_what_happens(watched: Callable[..., Any]) -> None:
+async def test_a_reflector_stores_every_change(watched: Callable[..., Any]) -> None:
     async with watched("a", "b") as w:
         await w.make("c", v="1")
         await w.make("a", v="2")
         await w.remove("b")
-        await until(lambda: w.names() == {"a", "c"} and w.data("a") == {"v": "2"}, "the three changes")
-        assert len(w.heard) == 3
+        await until(lambda: w.names() == {"a", "c"} and w.data("a") == {"v": "2"}, "the three changes are stored")
+        assert len(w.changes) == 3
         stored = w.store.get(NOTES, w.namespace, "a")
         assert stored is not None
         assert (stored["apiVersion"], stored["kind"]) == ("runtime.example.org/v1", "Note")
@@ -245,45 +245,49 @@ async def test_a_reflector_shows_what_happens(watched: Callable[..., Any]) -> No
 
 
 @asynchronous
-async def test_an_object_that_leaves_the_selector_leaves_the_store_and_may_return(watched: Callable[..., Any]) -> None:
+async def test_an_object_that_no_longer_matches_the_selector_is_removed_from_the_store_until_it_matches_again(
+    watched: Callable[..., Any],
+) -> None:
     async with watched("a") as w:
         await w.direct.patch(NOTES, w.namespace, "a", {"metadata": {"labels": {GROUP: None}}})
-        await until(lambda: w.names() == set(), "the object to leave")
+        await until(lambda: w.names() == set(), "the object is removed")
         await w.direct.patch(NOTES, w.namespace, "a", {"metadata": {"labels": {GROUP: "h"}}})
-        await until(lambda: w.names() == {"a"}, "the object to return")
+        await until(lambda: w.names() == {"a"}, "the object is back")
 
 
 @asynchronous
-async def test_a_broken_connection_is_continued_without_listing_again(watched: Callable[..., Any]) -> None:
+async def test_a_watch_resumes_after_a_broken_connection_without_another_list(watched: Callable[..., Any]) -> None:
     async with watched("a", "b") as w:
         w.proxy.down = True
         w.proxy.cut()
         await w.make("c")
         await w.remove("a")
         w.proxy.down = False
-        await until(lambda: w.names() == {"b", "c"}, "what happened in the gap")
+        await until(lambda: w.names() == {"b", "c"}, "the changes during the outage are stored")
         assert w.proxy.count(watch=False) == 1
 
 
 @asynchronous
-async def test_a_deletion_in_the_gap_of_an_expired_watch_is_made_up(watched: Callable[..., Any]) -> None:
+async def test_a_deletion_during_an_outage_is_found_although_the_watch_has_expired(watched: Callable[..., Any]) -> None:
     async with watched("a", "b") as w:
         w.proxy.down = True
         w.proxy.cut()
         await w.remove("a")
         await w.make("b", v="2")
-        w.proxy.stale = 1  # the API server answers 410: that version is compacted away
+        w.proxy.stale = 1  # the API server answers 410, because it has compacted that version
         w.proxy.down = False
-        await until(lambda: w.names() == {"b"}, "the deletion")
+        await until(lambda: w.names() == {"b"}, "the deletion is stored")
         assert w.data("b") == {"v": "2"}
-        assert w.heard.count((NOTES, w.namespace, "g")) == 2
+        assert w.changes.count((NOTES, w.namespace, "g")) == 2
         assert w.proxy.count(watch=False) == 2
-        await w.make("c")  # and the watch goes on
-        await until(lambda: w.names() == {"b", "c"}, "the watch to go on")
+        await w.make("c")
+        await until(lambda: w.names() == {"b", "c"}, "the watch continues")
 
 
 @asynchronous
-async def test_an_error_in_the_stream_and_many_expired_versions_are_survived(watched: Callable[..., Any]) -> None:
+async def test_a_reflector_recovers_from_errors_in_the_stream_and_from_expired_versions(
+    watched: Callable[..., Any],
+) -> None:
     async with watched("a") as w:
         w.proxy.watch_errors = [
             {"kind": "Status", "code": 500, "reason": "InternalError", "message": "etcdserver: no leader"},
@@ -291,14 +295,14 @@ async def test_an_error_in_the_stream_and_many_expired_versions_are_survived(wat
         ]
         w.proxy.stale = 3
         w.proxy.cut()
-        await until(lambda: not w.proxy.stale and not w.proxy.watch_errors, "the errors to be met")
+        await until(lambda: not w.proxy.stale and not w.proxy.watch_errors, "all errors have occurred")
         await w.remove("a")
         await w.make("z")
-        await until(lambda: w.names() == {"z"}, "the watch to work again")
+        await until(lambda: w.names() == {"z"}, "the watch works again")
 
 
 @asynchronous
-async def test_long_lists_come_in_pages(watched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_lists_are_read_in_pages(watched: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_module, "PAGE", 2)
     names = {f"cm-{number}" for number in range(5)}
 
@@ -311,7 +315,7 @@ async def test_long_lists_come_in_pages(watched: Callable[..., Any], monkeypatch
 
 
 @asynchronous
-async def test_applying_twice_writes_once_even_where_the_server_normalises(
+async def test_applying_twice_writes_once_even_if_the_server_normalises(
     namespace: str, connect: Callable[..., Any]
 ) -> None:
     async with connect() as (api, writes):
@@ -333,7 +337,7 @@ async def test_applying_twice_writes_once_even_where_the_server_normalises(
         assert len(writes) == 3
         assert after == before
 
-        # A new process: what equals its intent is not written; 1000m, which the server turned into 1, once.
+        # A new process does not write objects that equal their intent; it writes once where 1000m has become 1.
         writes.clear()
         store = Store(GROUP)
         for (r, _), body in zip(intents, after, strict=True):
@@ -355,7 +359,7 @@ def service(namespace: str) -> Body:
 
 
 @asynchronous
-async def test_drift_is_repaired_and_what_others_own_is_left(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_drift_is_repaired_and_fields_of_other_managers_stay(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, writes):
         store = Store(GROUP)
         applier = Applier(api, store, "test", ANNOTATION)
@@ -368,7 +372,7 @@ async def test_drift_is_repaired_and_what_others_own_is_left(namespace: str, con
         await edit({"spec": {"replicas": 5}, "metadata": {"labels": {"theirs": "x"}}})
         await applier.apply(DEPLOYMENTS, deployment(namespace))
         assert writes == []
-        await edit({"metadata": {"labels": {GROUP: "stolen"}}})  # which does not move the generation
+        await edit({"metadata": {"labels": {GROUP: "stolen"}}})  # does not change the generation
         body = await applier.apply(DEPLOYMENTS, deployment(namespace))
         assert writes == ["apply deployments 200"]
         assert body["metadata"]["labels"] == {GROUP: "g", "theirs": "x"}
@@ -376,7 +380,9 @@ async def test_drift_is_repaired_and_what_others_own_is_left(namespace: str, con
 
 
 @asynchronous
-async def test_what_the_intent_gives_up_disappears(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_a_field_that_is_removed_from_the_intent_is_removed_from_the_object(
+    namespace: str, connect: Callable[..., Any]
+) -> None:
     async with connect() as (api, _):
         for restart in (False, True):
             store = Store(GROUP)
@@ -389,10 +395,10 @@ async def test_what_the_intent_gives_up_disappears(namespace: str, connect: Call
 
 
 @asynchronous
-async def test_what_belongs_to_another_is_not_touched(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_objects_of_other_owners_are_not_changed(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, writes):
         theirs = await api.create(DEPLOYMENTS, deployment(namespace, uid="another"))
-        nobodys = await api.create(CONFIG_MAPS, config_map(namespace, "c", k="theirs"))
+        unowned = await api.create(CONFIG_MAPS, config_map(namespace, "c", k="theirs"))
         writes.clear()
         applier = Applier(api, Store(GROUP), "test", ANNOTATION)
         owner = deployment(namespace, uid="ours")["metadata"]["ownerReferences"]
@@ -404,16 +410,16 @@ async def test_what_belongs_to_another_is_not_touched(namespace: str, connect: C
             await applier.apply(CONFIG_MAPS, mine)
         assert writes == []
         assert await api.get(DEPLOYMENTS, namespace, "d") == theirs
-        assert await api.get(CONFIG_MAPS, namespace, "c") == nobodys
+        assert await api.get(CONFIG_MAPS, namespace, "c") == unowned
 
 
 @asynchronous
-async def test_what_was_put_in_the_place_of_ours_is_not_taken_over(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_an_object_that_replaced_ours_is_not_adopted(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, _):
         applier = Applier(api, Store(GROUP), "test", ANNOTATION)
         ours = await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="1"))
         await api.delete(CONFIG_MAPS, namespace, "c", ours["metadata"]["uid"])
-        with pytest.raises(ApiError) as error:  # the store still shows ours
+        with pytest.raises(ApiError) as error:  # the store still has ours
             await applier.apply(CONFIG_MAPS, config_map(namespace, "c", k="2"))
         assert error.value.conflict
         theirs = await api.create(CONFIG_MAPS, config_map(namespace, "c", k="theirs"))
@@ -432,7 +438,9 @@ async def test_what_was_put_in_the_place_of_ours_is_not_taken_over(namespace: st
 
 
 @asynchronous
-async def test_a_delete_removes_exactly_what_was_meant(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_a_delete_removes_only_the_object_with_this_uid_and_version(
+    namespace: str, connect: Callable[..., Any]
+) -> None:
     async with connect() as (api, _):
         old = await api.create(CONFIG_MAPS, config_map(namespace, "c"))
         uid, version = old["metadata"]["uid"], old["metadata"]["resourceVersion"]
@@ -443,14 +451,16 @@ async def test_a_delete_removes_exactly_what_was_meant(namespace: str, connect: 
             assert error.value.conflict
         await api.get(CONFIG_MAPS, namespace, "c")
         await api.delete(CONFIG_MAPS, namespace, "c", uid)
-        await api.delete(CONFIG_MAPS, namespace, "c", uid)  # gone already is fine
+        await api.delete(CONFIG_MAPS, namespace, "c", uid)  # an object that is already deleted is not an error
         with pytest.raises(ApiError) as error:
             await api.get(CONFIG_MAPS, namespace, "c")
         assert error.value.not_found
 
 
 @asynchronous
-async def test_errors_say_what_the_server_said(notes: None, namespace: str, connect: Callable[..., Any]) -> None:
+async def test_errors_have_the_status_reason_and_message_of_the_server(
+    notes: None, namespace: str, connect: Callable[..., Any]
+) -> None:
     async with connect() as (api, _):
         body = await api.create(CONFIG_MAPS, config_map(namespace, "c"))
         with pytest.raises(ApiError) as error:
@@ -468,7 +478,7 @@ async def test_errors_say_what_the_server_said(notes: None, namespace: str, conn
         with pytest.raises(ApiError) as error:
             await api.list(Resource("example.org", "v9", "unicorns", "Unicorn"))
         assert error.value.not_found
-        for _ in range(100):  # a kind that is only just established asks for patience first
+        for _ in range(100):  # for a kind that was just established, the server first asks the client to retry
             with pytest.raises(ApiError) as error:
                 async for _event in api.watch(NOTES, "1", namespace):
                     pass
@@ -479,7 +489,7 @@ async def test_errors_say_what_the_server_said(notes: None, namespace: str, conn
 
 
 @asynchronous
-async def test_a_server_that_is_not_there_is_one_sentence(connect: Callable[..., Any], tmp_path: Path) -> None:
+async def test_the_error_for_an_unreachable_server_is_one_sentence(connect: Callable[..., Any], tmp_path: Path) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(
         "clusters: [{name: x, cluster: {server: 'http://127.0.0.1:1'}}]\nusers: [{name: x, user: {}}]\n"
@@ -507,7 +517,7 @@ async def test_an_event_is_posted_once_per_transition(namespace: str, connect: C
             ("Promoted", "Warning", 1024)
         }
         assert posted[0]["regarding"]["uid"] == body["metadata"]["uid"]
-        await events.post(body, transition="3", reason="", note="refused by the server, and no error")
+        await events.post(body, transition="3", reason="", note="the server rejects it, which raises no error")
         assert writes[-1] == "create events 422"
 
 
@@ -519,12 +529,12 @@ def elector(api: KubeApi, namespace: str, identity: str, **times: float) -> Elec
 
 
 @asynchronous
-async def test_a_released_lease_is_taken_within_a_second(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_a_released_lease_is_acquired_within_a_second(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, _), connect() as (other, _):
         first, second = elector(api, namespace, "first"), elector(other, namespace, "second")
         await first.acquire()
         waiting = asyncio.create_task(second.acquire())
-        await asyncio.sleep(0.5)  # a standby that waits for long, and not one that has just come
+        await asyncio.sleep(0.5)  # so that the standby is waiting and has not just started
         assert not waiting.done()
         started = time.monotonic()
         await first.release()
@@ -533,7 +543,7 @@ async def test_a_released_lease_is_taken_within_a_second(namespace: str, connect
 
 
 @asynchronous
-async def test_an_abandoned_lease_is_taken_after_its_duration_and_not_before(
+async def test_an_abandoned_lease_is_acquired_after_its_duration_and_not_before(
     namespace: str, connect: Callable[..., Any]
 ) -> None:
     async with connect() as (api, _), connect() as (other, _):
@@ -542,7 +552,7 @@ async def test_an_abandoned_lease_is_taken_after_its_duration_and_not_before(
         await first.acquire()
         holding = asyncio.create_task(first.hold())
         waiting = asyncio.create_task(second.acquire())
-        await asyncio.sleep(4)  # longer than the duration: renewals are seen
+        await asyncio.sleep(4)  # longer than the duration: the standby sees the renewals
         assert not waiting.done()
         holding.cancel()
         started = time.monotonic()
@@ -574,16 +584,16 @@ class Process:
         with log.open("ab") as out:
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
 
-    def says(self, text: str) -> bool:
+    def has_logged(self, text: str) -> bool:
         return text in self.log.read_text()
 
     async def wait(self, text: str) -> None:
-        """Wait for a line of the log."""
-        await until(lambda: self.says(text) or self.process.poll() is not None, f"{text!r} in the log")
-        assert self.says(text), self.log.read_text()
+        """Wait for a text in the log."""
+        await until(lambda: self.has_logged(text) or self.process.poll() is not None, f"{text!r} in the log")
+        assert self.has_logged(text), self.log.read_text()
 
     def get(self, path: str) -> str:
-        """What its server answers, an error's text included; empty while it is not up."""
+        """Return the response of its server, or the text of the error."""
         try:
             with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:  # loopback, our own process
                 return str(answer.read().decode())
@@ -593,7 +603,7 @@ class Process:
             return str(error)
 
     def writes(self) -> dict[str, float]:
-        """Requests that write, by the labels of their metric; renewals of the Lease aside."""
+        """Return the number of requests that write, by the labels of their metric, without those to the Lease."""
         found = {}
         for line in self.get("/metrics").splitlines():
             if line.startswith("mlmodel_operator_api_requests_total{") and 'resource="leases"' not in line:
@@ -609,21 +619,21 @@ class Process:
 
 
 class Operators:
-    """Operator processes of one test, and the models that it makes."""
+    """The operator processes of one test, and its models."""
 
     def __init__(self, apiserver: ApiServer, namespace: str, logs: Path) -> None:
         self.apiserver, self.namespace, self.logs = apiserver, namespace, logs
         self.running: list[Process] = []
 
     def start(self, pod: str, *, kubeconfig: Path | None = None, system: str = "") -> Process:
-        """Start one as ``pod``; as administrator and with the Lease in the test's namespace unless said otherwise."""
+        """Start one as ``pod``; by default as administrator, and with the Lease in the namespace of the test."""
         log = self.logs / f"{pod}-{len(self.running)}.log"
         started = Process(kubeconfig or self.apiserver.kubeconfig, system or self.namespace, pod, log)
         self.running.append(started)
         return started
 
     def apply(self, name: str, uri: str) -> None:
-        """kubectl apply, as a user does it."""
+        """Apply a model with kubectl, as a user does."""
         body = {
             "apiVersion": MODELS.api_version,
             "kind": MODELS.kind,
@@ -633,7 +643,7 @@ class Operators:
         self.apiserver.kubectl("apply", "-f", "-", input=json.dumps(body))
 
     def toy(self, name: str) -> str:
-        """The uri in the model's ConfigMap, empty if there is none."""
+        """Return the uri in the model's ConfigMap; empty without a ConfigMap."""
         args = ("get", "configmap", f"{name}-toy", "-n", self.namespace, "--ignore-not-found", "-o")
         return self.apiserver.kubectl(*args, "jsonpath={.data.uri}")
 
@@ -648,7 +658,7 @@ class Operators:
 
 @pytest.fixture
 def operators(apiserver: ApiServer, namespace: str, tmp_path: Path) -> Iterator[Operators]:
-    """Starts operators; ends them, and their models, afterwards."""
+    """Starts operators; stops them afterwards, and deletes their models."""
     apiserver.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "mlmodels.yaml"))
     apiserver.kubectl("wait", "--for=condition=Established", "crd/mlmodels.mlmodel.dev", "--timeout=30s")
     found = Operators(apiserver, namespace, tmp_path)
@@ -661,7 +671,7 @@ def operators(apiserver: ApiServer, namespace: str, tmp_path: Path) -> Iterator[
 
 
 @asynchronous
-async def test_from_kubectl_apply_to_the_child_and_then_silence(operators: Operators) -> None:
+async def test_a_change_reaches_the_child_and_then_the_operator_writes_nothing(operators: Operators) -> None:
     process = operators.start("pod")
     await process.wait('msg="leading" pod=pod')
     assert process.get("/readyz") == "ok\n"
@@ -681,11 +691,11 @@ async def test_from_kubectl_apply_to_the_child_and_then_silence(operators: Opera
         "mlmodel-operator",
     }
 
-    # The child is changed by hand: its watch leads back here.
+    # A manual change of the child triggers a reconcile through its watch.
     operators.apiserver.kubectl(
         "patch", "configmap", "fraud-toy", "-n", operators.namespace, "-p", '{"data": {"uri": "foreign"}}'
     )
-    await until(lambda: operators.toy("fraud") == "builtin://two", "the repair")
+    await until(lambda: operators.toy("fraud") == "builtin://two", "the child is repaired")
 
     before = process.writes()
     assert before
@@ -693,21 +703,21 @@ async def test_from_kubectl_apply_to_the_child_and_then_silence(operators: Opera
     assert process.writes() == before
 
     operators.apiserver.kubectl("delete", MODELS.plural, "fraud", "-n", operators.namespace)
-    await process.wait("forgotten fraud")
+    await process.wait("deleted fraud")
     assert process.stop() == 0
 
 
 @asynchronous
-async def test_a_standby_takes_over_at_once_and_work_in_progress_is_finished_first(operators: Operators) -> None:
+async def test_a_standby_takes_over_as_soon_as_the_leader_has_finished_its_work(operators: Operators) -> None:
     first = operators.start("first")
     await first.wait('msg="leading" pod=first')
     second = operators.start("second")
     await second.wait('msg="standing by" leader=first')
     assert second.get("/readyz") == "ok\n"
     operators.apply("fraud", "builtin://slow")
-    await first.wait("slow begins")
+    await first.wait("slow started")
     assert first.stop() == 0
-    assert first.says("done builtin://slow")
+    assert first.has_logged("done builtin://slow")
     assert operators.toy("fraud") == "builtin://slow"
     started = time.monotonic()
     await second.wait('msg="leading" pod=second')
@@ -718,7 +728,7 @@ async def test_a_standby_takes_over_at_once_and_work_in_progress_is_finished_fir
 
 
 @asynchronous
-async def test_a_killed_container_goes_on_at_once_and_writes_nothing_that_is_there_already(
+async def test_a_killed_container_resumes_at_once_and_writes_only_what_is_missing(
     operators: Operators,
 ) -> None:
     process = operators.start("pod")
@@ -726,17 +736,17 @@ async def test_a_killed_container_goes_on_at_once_and_writes_nothing_that_is_the
     await process.wait("done builtin://one")
     process.stop(signal.SIGKILL)
     operators.apply("spam", "builtin://two")
-    again = operators.start("pod")
+    restarted = operators.start("pod")
     started = time.monotonic()
-    await again.wait("done builtin://two")
-    assert time.monotonic() - started < 8  # the Lease of the dead container has 15 s
-    await again.wait("done builtin://one")
-    assert sum(again.writes().values()) == 3  # spam's child, status and event; nothing for fraud
-    assert again.stop() == 0
+    await restarted.wait("done builtin://two")
+    assert time.monotonic() - started < 8  # the Lease of the killed container lasts 15 s
+    await restarted.wait("done builtin://one")
+    assert sum(restarted.writes().values()) == 3  # spam's child, status and event; nothing for fraud
+    assert restarted.stop() == 0
 
 
 @asynchronous
-async def test_losing_the_lease_ends_the_process_with_one_line(
+async def test_a_process_that_loses_the_lease_exits_with_one_line(
     operators: Operators, connect: Callable[..., Any]
 ) -> None:
     process = operators.start("pod")
@@ -751,7 +761,7 @@ async def test_losing_the_lease_ends_the_process_with_one_line(
 
 
 @asynchronous
-async def test_without_the_crd_it_waits_and_says_what_to_do(
+async def test_without_the_crd_the_operator_waits_and_logs_what_to_do(
     operators: Operators, apiserver: ApiServer, tmp_path: Path
 ) -> None:
     crd = ROOT / "crds" / "mlmodels.yaml"
@@ -771,7 +781,7 @@ async def test_without_the_crd_it_waits_and_says_what_to_do(
 
 
 @asynchronous
-async def test_with_an_older_crd_it_is_not_ready_and_waits_for_the_new_one(
+async def test_with_an_older_crd_the_operator_is_not_ready_and_waits_for_the_new_one(
     operators: Operators, apiserver: ApiServer
 ) -> None:
     crd = ROOT / "crds" / "mlmodels.yaml"
@@ -794,10 +804,10 @@ async def test_with_an_older_crd_it_is_not_ready_and_waits_for_the_new_one(
 
 
 @asynchronous
-async def test_the_rights_in_the_manifest_are_enough_and_its_token_is_used(
+async def test_the_permissions_in_the_manifest_are_sufficient(
     operators: Operators, apiserver: ApiServer, tmp_path: Path
 ) -> None:
-    """With the service account's token, as in a pod; everything that the host and the runtime do is tried."""
+    """With the token of the service account, as in a pod, the operator does all that kopf and the runtime need."""
     system = "mlmodel-system"
     documents = yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text())
     kinds = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
@@ -819,14 +829,14 @@ async def test_the_rights_in_the_manifest_are_enough_and_its_token_is_used(
     await second.wait('msg="leading" pod=second')
     assert second.stop() == 0
     for process in (first, second):
-        said = process.log.read_text()
-        assert "orbidden" not in said
-        assert "level=warning" not in said
-        assert "level=error" not in said
+        log = process.log.read_text()
+        assert "orbidden" not in log
+        assert "level=warning" not in log
+        assert "level=error" not in log
 
 
 @pytest.mark.parametrize("missing", ["SERVER_IMAGE", "POD_NAME"])
-def test_a_missing_setting_is_one_sentence(missing: str) -> None:
+def test_the_error_for_a_missing_setting_is_one_sentence(missing: str) -> None:
     env = {"SERVER_IMAGE": "s", "ROUTER_IMAGE": "r", "POD_NAMESPACE": "n", "POD_NAME": "p", "PATH": os.environ["PATH"]}
     del env[missing]
     done = subprocess.run(

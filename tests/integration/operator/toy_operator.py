@@ -1,7 +1,7 @@
 """The whole operator process with a toy controller: ``python -m tests.integration.operator.toy_operator PORT``.
 
-For each MLModel it keeps one ConfigMap ``NAME-toy`` with the model's uri. A model whose uri is ``builtin://slow`` takes
-two seconds.
+For each MLModel it maintains one ConfigMap ``NAME-toy`` with the uri of the model. If the uri is ``builtin://slow``,
+reconciling takes two seconds.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from mlmodel_operator.process import Parts
 from mlmodel_operator.runtime.resource import CONFIG_MAPS, Body, uid
 from mlmodel_operator.runtime.workers import Key, Reconcile
 
-# Below the operator's own loggers, so that its level and format are theirs.
+# A child of the operator's logger, so that it has the same level and format.
 logger = logging.getLogger("mlmodel_operator.toy")
 
 
 def build(parts: Parts) -> Reconcile:
-    """The toy."""
+    """Return the toy's reconcile function."""
 
     async def reconcile(key: Key) -> float | None:
         model = parts.store.get(MODELS, *key)
         if model is None or model["metadata"].get("deletionTimestamp"):
-            logger.info("forgotten %s", key[1])
+            logger.info("deleted %s", key[1])
             return None
         uri = model["spec"]["model"]["uri"]
         if uri == "builtin://slow":
-            logger.info("slow begins")
+            logger.info("slow started")
             await asyncio.sleep(2)
         await parts.applier.apply(CONFIG_MAPS, toy(model))
         status = {"url": uri}
@@ -46,7 +46,7 @@ def build(parts: Parts) -> Reconcile:
 
 
 def toy(model: Body) -> Body:
-    """The child of a model."""
+    """Return the child of a model."""
     meta = model["metadata"]
     return {
         "apiVersion": "v1",
