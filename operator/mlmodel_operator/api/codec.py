@@ -1,4 +1,4 @@
-"""Between the API's JSON and our frozen dataclasses: decode, encode and schema from one declaration.
+"""Decode, encode and schema: from one declaration, a frozen dataclass, to and from the JSON of the API.
 
 ``from __future__ import annotations`` is in force in the declaring modules, so types are resolved by
 ``typing.get_type_hints``; the result is cached per class because it is the slow part.
@@ -22,7 +22,7 @@ QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 
 class DecodeError(ValueError):
-    """Data that does not fit the declared type; the text says where and what was expected."""
+    """Data does not fit the declared type; the message names the field and what it must be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,13 @@ class _Field:
 
 
 def camel(name: str) -> str:
-    """``min_requests`` → ``minRequests``."""
+    """Return the name on the wire: ``min_requests`` → ``minRequests``."""
     head, *tail = name.split("_")
     return head + "".join(part.capitalize() for part in tail)
 
 
 def _unwrap(kind: Any) -> Any:
-    """``X | None`` → ``X``."""
+    """Return ``X`` for ``X | None``."""
     if get_origin(kind) in (Union, types.UnionType):
         (kind,) = [arg for arg in get_args(kind) if arg is not type(None)]
     return kind
@@ -70,9 +70,9 @@ def _fields(cls: type) -> tuple[_Field, ...]:
 
 
 def decode(cls: type[T], data: Any, path: str = "") -> T:
-    """Builds ``cls`` from JSON data; unknown keys are ignored, absent and null ones take their defaults.
+    """Return an instance of ``cls`` from JSON data. Unknown keys are ignored; absent and null ones take their defaults.
 
-    Raises DecodeError with the path of the first value that does not fit.
+    Raise DecodeError with the path of the first value that does not fit.
     """
     if not isinstance(data, Mapping):
         raise DecodeError(f"{path or cls.__name__} must be an object")
@@ -90,7 +90,7 @@ def decode(cls: type[T], data: Any, path: str = "") -> T:
 
 
 def _parse(text: Any, path: str) -> Any:
-    """The data in an opaque field."""
+    """Return the data in an opaque field."""
     try:
         return json.loads(text)
     except (TypeError, ValueError):
@@ -127,15 +127,15 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """JSON data of a dataclass tree; None, empty strings, lists and maps are left out of objects."""
+    """Return the JSON data of a tree of dataclasses; objects leave out None and empty strings, lists and maps."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         result = {}
         for item in _fields(type(value)):
-            held = getattr(value, item.name)
-            if held is None or held == "" or held == () or held == {}:
+            inner = getattr(value, item.name)
+            if inner is None or inner == "" or inner == () or inner == {}:
                 continue
-            found = format_time(held) if item.type is Time else encode(held)
-            result[item.wire] = json.dumps(found, separators=(",", ":"), sort_keys=True) if item.opaque else found
+            data = format_time(inner) if item.type is Time else encode(inner)
+            result[item.wire] = json.dumps(data, separators=(",", ":"), sort_keys=True) if item.opaque else data
         return result
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
@@ -145,12 +145,12 @@ def encode(value: Any) -> Any:
 
 
 def format_time(seconds: float) -> str:
-    """RFC 3339 in UTC with milliseconds, ``2026-01-31T12:00:00.250Z``."""
+    """Return a time as RFC 3339 in UTC with milliseconds: ``2026-01-31T12:00:00.250Z``."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_time(text: Any, path: str = "time") -> Time:
-    """The inverse of ``format_time``; any RFC 3339 time is read."""
+    """Return the seconds since the epoch of any RFC 3339 time; raise DecodeError if ``text`` is not one."""
     try:
         return Time(datetime.fromisoformat(text).timestamp())
     except (TypeError, ValueError):
@@ -158,19 +158,19 @@ def parse_time(text: Any, path: str = "time") -> Time:
 
 
 def schema(cls: type, *, with_rules: bool = True) -> dict[str, Any]:
-    """The structural OpenAPI schema of a dataclass, with its CEL rules.
+    """Return the structural OpenAPI schema of a dataclass, with its CEL rules.
 
-    A field that a rule of its class names with ``has(self.FIELD)`` alone is left to that rule, whose message is kinder
-    than the API server's own. Without rules (for status, which only the operator writes) it is required plainly.
+    A required field with a rule ``has(self.FIELD)`` is not in ``required``: the message of the rule says what to type,
+    that of the API server does not. Status, which only the operator writes, has no rules.
     """
     rules: tuple[Rule, ...] = getattr(cls, "rules", ()) if with_rules else ()
-    kindly = {rule.rule for rule in rules}
+    ruled = {rule.rule for rule in rules}
     properties = {}
     required = []
     for item in _fields(cls):
         shape = {"type": "string"} if item.opaque else _schema(item.type, item.limits, with_rules)
         properties[item.wire] = shape | ({"description": item.doc} if item.doc else {})
-        if item.required and f"has(self.{item.wire})" not in kindly:
+        if item.required and f"has(self.{item.wire})" not in ruled:
             required.append(item.wire)
     doc = (cls.__doc__ or "").strip().split("\n\n")[0]
     result: dict[str, Any] = {"type": "object", "description": " ".join(doc.split()), "properties": properties}

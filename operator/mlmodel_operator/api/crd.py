@@ -19,25 +19,27 @@ from mlmodel_operator.names import CRD, GROUP, KIND, PART_OF_LABEL, PLURAL, PROJ
 
 _HEADER = "# Generated from operator/mlmodel_operator/api by `make generate`. Do not edit.\n"
 
+_READY = '.status.conditions[?(@.type=="Ready")]'
+
 _COLUMNS = (
-    ("Phase", "string", ".status.phase", "Where the rollout is.", 0),
-    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether the spec is what is served.", 0),
-    ("Stable", "string", ".status.stable.version", "The version that answers.", 0),
-    ("Candidate", "string", ".status.candidate.version", "The version that is being rolled out.", 0),
-    ("Weight", "integer", ".status.candidate.weight", "Percentage of requests that the candidate gets.", 0),
-    ("Replicas", "string", ".status.replicas", "Ready and desired pods of stable.", 0),
-    ("Age", "date", ".metadata.creationTimestamp", "", 0),
-    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not.", 1),
-    ("Digest", "string", ".status.stable.digest", "Digest of the model that answers.", 1),
-    ("URL", "string", ".status.url", "Where the model answers.", 1),
+    ("Phase", "string", ".status.phase", "Phase of the rollout; Stable outside a rollout.", 0),
+    ("Ready", "string", f"{_READY}.status", "Whether the desired revision serves with all its pods.", 0),
+    ("Stable", "string", ".status.stable.version", "Version that serves.", 0),
+    ("Candidate", "string", ".status.candidate.version", "Version that is being rolled out.", 0),
+    ("Weight", "integer", ".status.candidate.weight", "Percentage of the requests that the candidate gets.", 0),
+    ("Replicas", "string", ".status.replicas", "Number of ready and desired pods of stable.", 0),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since the MLModel was created.", 0),
+    ("Reason", "string", f"{_READY}.reason", "Machine-readable reason of the condition Ready.", 1),
+    ("Digest", "string", ".status.stable.digest", "Digest of the model that serves, or of its image.", 1),
+    ("URL", "string", ".status.url", "Address for predictions inside the cluster.", 1),
 )
 
 
 @dataclass(frozen=True)
 class _Root:
-    """A machine-learning model that is served, and whose new versions are rolled out by canary on evidence."""
+    """A machine-learning model to serve; its new versions are rolled out by canary on statistical evidence."""
 
-    spec: Annotated[Spec, Doc("What is wanted.")]
+    spec: Annotated[Spec, Doc("Desired state of the MLModel. Required.")]
 
 
 _SCALE = {
@@ -50,8 +52,7 @@ _SCALE = {
 def crd() -> dict[str, Any]:
     """Return the CustomResourceDefinition as a JSON object."""
     columns = [
-        {"name": name, "type": kind, "jsonPath": path}
-        | ({"description": text} if text else {})
+        {"name": name, "type": kind, "jsonPath": path, "description": text}
         | ({"priority": priority} if priority else {})
         for name, kind, path, text, priority in _COLUMNS
     ]
@@ -94,8 +95,8 @@ def _root_schema() -> dict[str, Any]:
         "metadata": {"type": "object"},
         **root["properties"],
     }
-    # The status is as open as its writer is trusted; only conditions follow the standard's list type, so that other
-    # tools may apply conditions too.
+    # Only the operator writes status, so that it has no further rules; conditions are a standard map, to which other
+    # tools may apply theirs.
     root["properties"]["status"]["properties"]["conditions"] |= {
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
@@ -104,24 +105,24 @@ def _root_schema() -> dict[str, Any]:
         {
             "rule": f"self.metadata.name.size() <= {MAX_NAME}"
             " && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "message": "metadata.name must start with a letter, have only lower-case letters, digits and `-`, and at"
-            f" most {MAX_NAME} characters, because it names the Service: type for example `name: fraud`",
+            "message": "metadata.name must start with a letter, consist of lower-case letters, digits and `-`, and have"
+            f" at most {MAX_NAME} characters, because it names the Service: type for example `name: fraud`",
         }
     ]
     return root
 
 
-def crd_problem(found: Mapping[str, Any]) -> str:
-    """Return why this operator cannot work with the CustomResourceDefinition ``found`` in the cluster, empty if it can.
+def crd_problem(installed: Mapping[str, Any]) -> str:
+    """Return why this operator cannot work with the CustomResourceDefinition in the cluster, empty if it can.
 
     An older one drops the fields of ``status`` that it does not know, and with them the state of a rollout.
     """
-    for version in (found.get("spec") or {}).get("versions") or []:
+    for version in (installed.get("spec") or {}).get("versions") or []:
         if version.get("name") == VERSION:
-            place = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+            field = (version.get("schema") or {}).get("openAPIV3Schema") or {}
             for name in ("status", "formatVersion"):
-                place = (place.get("properties") or {}).get(name) or {}
-            if place:
+                field = (field.get("properties") or {}).get(name) or {}
+            if field:
                 return ""
     return (
         f"the CustomResourceDefinition {CRD} in the cluster is older than this operator:"
@@ -130,21 +131,21 @@ def crd_problem(found: Mapping[str, Any]) -> str:
 
 
 def _keep_unknown_fields(field: dict[str, Any]) -> dict[str, Any]:
-    """Let every object in ``field`` keep what this schema does not know.
+    """Return ``field`` as a schema in which every object preserves unknown fields.
 
     The operator and its CRD are upgraded at different times, and neither order may lose a field of a status.
     """
-    kept = dict(field)
+    open_field = dict(field)
     if "properties" in field:
-        kept["properties"] = {name: _keep_unknown_fields(inner) for name, inner in field["properties"].items()}
-        kept["x-kubernetes-preserve-unknown-fields"] = True
+        open_field["properties"] = {name: _keep_unknown_fields(inner) for name, inner in field["properties"].items()}
+        open_field["x-kubernetes-preserve-unknown-fields"] = True
     if "items" in field:
-        kept["items"] = _keep_unknown_fields(field["items"])
-    return kept
+        open_field["items"] = _keep_unknown_fields(field["items"])
+    return open_field
 
 
 def text() -> str:
-    """The CustomResourceDefinition as YAML, as committed in ``crds/``."""
+    """Return the CustomResourceDefinition as YAML, as committed in ``crds/``."""
     return _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120)
 
 

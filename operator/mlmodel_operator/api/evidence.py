@@ -13,9 +13,15 @@ from mlmodel_operator.api.schema import Doc, Opaque, Time
 class Counts:
     """Requests and their errors: the one form in which the operator reads, stores and compares them."""
 
-    requests: Annotated[int, Doc("Number of requests, with their errors.")] = 0
-    rejected: Annotated[int, Doc("Number of requests that were answered with a 4xx code.")] = 0
-    failed: Annotated[int, Doc("Number of requests that got a 5xx code or no answer.")] = 0
+    requests: Annotated[int, Doc("Number of requests, including rejected and failed ones.")] = 0
+    rejected: Annotated[int, Doc("Number of requests that were rejected with 4xx, without those in failed.")] = 0
+    failed: Annotated[
+        int,
+        Doc(
+            "Number of requests that got a 5xx response or none; of the candidate also those that it rejected and"
+            " stable accepted."
+        ),
+    ] = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.requests + other.requests, self.rejected + other.rejected, self.failed + other.failed)
@@ -45,7 +51,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Sides:
-    """Counts of candidate and stable over the same stretch of time."""
+    """Counts of candidate and stable over the same time."""
 
     candidate: Counts = field(default_factory=Counts)
     stable: Counts = field(default_factory=Counts)
@@ -73,17 +79,17 @@ class Ledger:
 
 @dataclass(frozen=True)
 class EvidenceState:
-    """What the statistics need to continue at the next look."""
+    """What the statistical tests need to continue."""
 
     ledger: Ledger = field(default_factory=Ledger)
     counted: Counts = field(default_factory=Counts)
     """Requests of the candidate as its own pods counted them."""
     routed: Sides = field(default_factory=Sides)
-    """Requests as the routers counted them; of stable, the requests only."""
+    """Requests as the routers counted them; for stable without failures."""
     routed_before_step: Sides = field(default_factory=Sides)
-    """``routed`` when the present step began."""
+    """``routed`` at the start of the present step."""
     excused: int = 0
-    """Failures that only the routers counted while a pod was being replaced: they do not count against the revision."""
+    """Failures that only the routers counted, while a pod was being replaced: they are not counted as failures."""
     pods: Mapping[str, Counts] = field(default_factory=dict)
     """Last counters read from each pod."""
     routers: Mapping[str, Sides] = field(default_factory=dict)
@@ -92,17 +98,22 @@ class EvidenceState:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Requests of both sides since the rollout began, and what they prove about the candidate."""
+    """Requests of both sides during the rollout, and what they prove about the candidate."""
 
-    candidate: Annotated[Counts, Doc("Requests that the candidate was sent.")] = field(default_factory=Counts)
-    stable: Annotated[Counts, Doc("Requests that stable was sent in the same time.")] = field(default_factory=Counts)
-    against: Annotated[float, Doc("Evidence against the candidate; at 1000 it is rolled back.")] = 1.0
+    candidate: Annotated[Counts, Doc("Requests to the candidate.")] = field(default_factory=Counts)
+    stable: Annotated[Counts, Doc("Requests to stable in the same time.")] = field(default_factory=Counts)
+    against: Annotated[
+        float, Doc("Likelihood ratio against the candidate, 1 without evidence; at 1000 the candidate is rolled back.")
+    ] = 1.0
     certified_percent: Annotated[
-        float | None, Doc("Error rate, in percent, below which the candidate has been proven to be.")
+        float | None,
+        Doc(
+            "Failure rate in percent, 0 to 50, that the candidate has been proven to stay below; absent without proof."
+        ),
     ] = None
-    at: Annotated[Time | None, Doc("Time of the last write of these figures; they are written every 10 seconds.")] = (
+    at: Annotated[Time | None, Doc("Time at which the operator wrote these figures, every 10 s while they change.")] = (
         None
     )
     state: Annotated[
-        EvidenceState, Doc("State of the statistical tests, for the operator alone; its content may change."), Opaque()
+        EvidenceState, Doc("State of the statistical tests, for the operator only; its content may change."), Opaque()
     ] = field(default_factory=EvidenceState)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """One CamelCase word, the sentence that explains it, and what a person should do about it."""
+    """One CamelCase word, the sentence that explains it, and what the reader can do about it."""
 
     meaning: str
     action: str
@@ -18,33 +18,37 @@ class Reason(StrEnum):
         member.action = action
         return member
 
-    # A rollout that goes well, in its order.
-    PREPARING = "Preparing", "The pods of the new revision start; they get no request yet."
-    ROUTING = "Routing", "The first revision is ready, and the routers have not confirmed their routes yet."
-    CANARY_STEP = "CanaryStep", "The candidate got the weight of the next step."
-    CANARY = "Canary", "The candidate gets its share of the requests and is measured."
-    PROMOTING = "Promoting", "The candidate has passed all steps and grows to full capacity."
-    BAKING = "Baking", "The candidate gets all requests; stable keeps its pods until the end of bakeSeconds."
+    # A rollout without a failure, in its order.
+    PREPARING = "Preparing", "The pods of the desired revision start; they get no request yet."
+    ROUTING = "Routing", "The first revision is ready; the routers have not confirmed the routes to it yet."
+    CANARY_STEP = "CanaryStep", "The weight of the candidate has risen to that of the next step."
+    CANARY = "Canary", "The candidate gets the weight of its step, and the operator gathers evidence."
+    PROMOTING = "Promoting", "The candidate has passed all steps and scales to the full number of pods."
+    BAKING = "Baking", "The candidate gets all requests; stable keeps its pods for bakeSeconds."
     PROMOTED = "Promoted", "The candidate has become stable."
-    SERVING = "Serving", "The revision in the message serves the requests."
+    SERVING = "Serving", "The version in the message serves requests."
 
-    # A rollout that waits or ends without a failure.
+    # A rollout that waits, or stops without a failure.
     INSUFFICIENT_EVIDENCE = (
         "InsufficientEvidence",
         "The step has lasted longer than maxSeconds without proof for the next one, and onNoEvidence is Hold.",
-        "Send more requests, allow more errors (gates.errors.maxPercent), or set onNoEvidence.",
+        "Send more requests, raise gates.errors.maxPercent, or set onNoEvidence to Promote or RollBack.",
     )
     PAUSED = (
         "Paused",
-        "spec.rollout.paused is true: the weight does not increase.",
+        "spec.rollout.paused is true, so the weight does not rise.",
         "Set spec.rollout.paused to false to continue.",
     )
     NOT_PAUSED = "NotPaused", "spec.rollout.paused is false."
-    SUPERSEDED = "Superseded", "The candidate was withdrawn: the spec desires another revision, or forbids this one."
-    REVERTED = "Reverted", "The candidate was withdrawn: the spec desires the stable revision again."
+    SUPERSEDED = (
+        "Superseded",
+        "The candidate was withdrawn: the spec asks for another revision, or the operator may no longer serve this"
+        " one.",
+    )
+    REVERTED = "Reverted", "The candidate was withdrawn: the spec asks for the stable revision again."
     STABLE_DOWN = (
         "StableDown",
-        "Stable had no ready pod for 30 s, so the candidate took all requests without certification.",
+        "Stable had no ready pod for 30 s, so the candidate gets all requests without further proof.",
         "Find out why the pods of stable are not ready: `kubectl describe pods`.",
     )
 
@@ -52,19 +56,19 @@ class Reason(StrEnum):
     ROLLING_BACK = "RollingBack", "The candidate gets no new request; not every router has confirmed that yet."
     ROLLED_BACK = (
         "RolledBack",
-        "The desired revision was rolled back or rejected, and stable serves all requests.",
-        "Correct spec.model, or change spec.rollout.retry to try the same revision again.",
+        "The desired revision was rolled back, or rejected before its first request; stable gets all requests.",
+        "Correct spec.model or spec.serving, or change spec.rollout.retry to retry the same revision.",
     )
-    NOT_ROLLED_BACK = "NotRolledBack", "The desired revision has not been rolled back."
+    NOT_ROLLED_BACK = "NotRolledBack", "The desired revision was not rolled back."
     ERROR_RATE = (
         "ErrorRate",
         "The candidate failed more requests than gates.errors.maxPercent allows.",
-        "Correct the model, or allow more errors.",
+        "Correct the model, or raise gates.errors.maxPercent.",
     )
     ERROR_RATE_ABOVE_STABLE = (
         "ErrorRateAboveStable",
         "The candidate answered with errors more often than stable did in the same time.",
-        "Correct the model; 4xx answers often mean that it expects other inputs than its clients send.",
+        "Correct the model; 4xx responses often mean that it expects other inputs than its clients send.",
     )
     MODEL_REJECTED = (
         "ModelRejected",
@@ -79,7 +83,7 @@ class Reason(StrEnum):
     IMAGE_FAILED = (
         "ImageFailed",
         "The node cannot pull an image or cannot create the container.",
-        "Correct the image in spec.model.uri, the credentials, or the registry.",
+        "Correct what the message names: the image in spec.model.uri, its credentials or its registry.",
     )
     CRASH_LOOP = (
         "CrashLoop",
@@ -89,7 +93,7 @@ class Reason(StrEnum):
     NEVER_READY = (
         "NeverReady",
         "Too few pods became ready within preparingDeadlineSeconds.",
-        "Remove what the message names, or raise spec.rollout.preparingDeadlineSeconds.",
+        "Correct what the message names, or raise spec.rollout.preparingDeadlineSeconds.",
     )
     NOT_READY = (
         "NotReady",
@@ -99,7 +103,7 @@ class Reason(StrEnum):
     NO_EVIDENCE = (
         "NoEvidence",
         "The step lasted longer than maxSeconds without proof for the next one, and onNoEvidence is RollBack.",
-        "Send more requests, allow more errors, or set onNoEvidence to Hold or Promote.",
+        "Send more requests, raise gates.errors.maxPercent, or set onNoEvidence to Hold or Promote.",
     )
 
     # States outside a rollout.
@@ -115,13 +119,13 @@ class Reason(StrEnum):
     )
     TRUST_NOT_ALLOWED = (
         "TrustNotAllowed",
-        "The operator runs without the right to serve models with this spec.model.trust.",
-        "Change spec.model.trust, or start the operator with the option that the message names.",
+        "The operator may not serve models with this spec.model.trust.",
+        "Change spec.model.trust, or ask an administrator to start the operator with the option in the message.",
     )
     APPLY_REJECTED = (
         "ApplyRejected",
-        "The API server rejected an object that the operator applied.",
-        "Correct what the message names, for example an admission policy.",
+        "The operator cannot write an object: the API server rejects it, or another owner controls it.",
+        "Correct what the message names, for example a quota or an admission policy.",
     )
     NEWER_STATUS = (
         "NewerStatus",

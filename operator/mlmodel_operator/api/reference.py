@@ -12,31 +12,32 @@ _HEAD = """# MLModel
 Generated from `operator/mlmodel_operator/api` by `make generate`; `kubectl explain mlmodel.spec` shows it too.
 
 `apiVersion: mlmodel.dev/v1alpha1`, `kind: MLModel`, short name `mlm`. The name has at most 40 characters. Only
-`spec.model.uri` is required. What a pod is started with makes its revision: a change below `spec.model`, or of
-`resources`, `batching` or `apiKeys` below `spec.serving`, is a new one and is rolled out. Everything else takes effect
-at once and restarts nothing.
+`spec.model.uri` is required. A change of `spec.model`, or of `resources`, `batching` or `apiKeys` in `spec.serving`,
+makes a new revision, which is rolled out. Any other change takes effect at once and restarts no pod.
 
 """
 
 _SOURCES = """
 ## Where a model comes from
 
-| `spec.model.uri` | `sha256` | how it gets into the pod |
+| `spec.model.uri` | `sha256` | how the model gets into the pod |
 |---|---|---|
-| `builtin://NAME` | | it is in the server image |
+| `builtin://NAME` | | the server image contains it |
 | `configmap://NAME` | optional | mounted; a package of at most 1 MiB |
-| `pvc://CLAIM/PATH` | optional | mounted read-only; nothing in the claim is changed |
+| `pvc://CLAIM/PATH` | optional | mounted read-only; nothing in the claim changes |
 | `oci://REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST]` | required without the digest | the node pulls and mounts it |
-| `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY`, `https://HOST/PATH` | required | fetched by the server |
+| `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY`, `https://HOST/PATH` | required | the server downloads it |
 
-`sha256` is that of the file, or of `mlmodel.json` for a package, which lists the digest of every other file.
+`sha256` is the digest of the file or archive, of `mlmodel.json` for a package, or of a
+[directory](server.md#where-models-come-from).
 
-An image holds the model's files at its root: `FROM scratch` and `COPY model/ /` make one. Mounting it takes Kubernetes
-1.35 or newer. It is pulled with the node's credentials, or with the `imagePullSecrets` of the namespace's `default`
-service account.
+An image has the files of the model at its root: `FROM scratch` and `COPY model/ /` make one. Mounting it requires
+Kubernetes 1.35 or newer. The node pulls it with its own credentials, or with the `imagePullSecrets` of the service
+account `default` of the namespace.
 
-What the server fetches may need credentials. They are in a Secret `mlmodel-storage` in the model's namespace, with keys
-named like the environment variables that other tools read, and reach the server as files. The operator reads no Secret.
+Downloads may require credentials. Put them into a Secret `mlmodel-storage` in the namespace of the model, with keys
+named like the [variables of the store](server.md#where-models-come-from). The server reads them as files; the operator
+reads no Secret.
 
 ```sh
 kubectl create secret generic mlmodel-storage --from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=…
@@ -44,16 +45,17 @@ kubectl create secret generic mlmodel-storage --from-literal=AWS_ACCESS_KEY_ID=�
 
 ## Trust
 
-| `spec.model.trust` | what is opened | the operator was started with |
+| `spec.model.trust` | what the server opens | required option of the operator |
 |---|---|---|
-| `strict` | what cannot run code: skops, ONNX, …, and joblib through an exact allow-list | |
-| `signed` | any format, if `model.sig` beside it is a known key's signature over all files | `--signing-keys FILE` |
-| `unsafe` | anything; the file may run any code in its pod | `--allow-unsafe-models` |
+| `strict` | files that cannot run code: skops, ONNX, …, and joblib through an exact allow-list | |
+| `signed` | any format, if a known key has signed all files (`model.sig` beside them) | `--signing-keys FILE` |
+| `unsafe` | any file; it may run any code in its pod | `--allow-unsafe-models` |
 
-Without the right, such a model is not started: `Stalled` is true with the reason `TrustNotAllowed`, and the version
-before goes on serving. Rights are arguments of the operator's container, which an administrator adds to its Deployment:
+Without that option the operator does not start the model: `Stalled` is True with the reason `TrustNotAllowed`, and
+stable continues to serve. An administrator adds the option to the container of the operator:
 `args: [--signing-keys, /etc/mlmodel/signing/keys.pem]`, with a ConfigMap of public keys (PEM, one after the other)
-mounted there; the operator hands them to the pods. Other rights or keys count for new revisions; pods that run stay.
+mounted there. The operator passes the keys to the pods. A change of these options applies to new revisions; running
+pods stay as they are.
 
 ## API keys
 
@@ -62,24 +64,25 @@ KEY=$(openssl rand -hex 24)
 kubectl create secret generic fraud-keys --from-literal=keys="alice: $(printf %s "$KEY" | sha256sum | cut -d' ' -f1)"
 ```
 
-With `spec.serving.apiKeys: {secretName: fraud-keys}` predictions need `Authorization: Bearer KEY`. The Secret holds
-hashes only; without it no pod starts. A changed one takes effect in a minute or two, without a restart.
+With `spec.serving.apiKeys: {secretName: fraud-keys}` the server requires `Authorization: Bearer KEY` for predictions
+and metadata. The Secret has only hashes; without it no pod starts. A changed Secret takes effect within a minute or
+two, without a restart.
 
-Give the keys to callers first: a server that asks for none ignores them. While keys are rolled out, callers without one
-get 401 from the new version; that counts as its errors, so it is rolled back.
+Give the keys to the clients first: a server that requires none ignores them. During the rollout, clients without a key
+get 401 from the candidate. That counts as an error of the candidate, so the operator rolls it back.
 """
 
 _CONDITIONS = """
 ## Conditions
 
-| condition | true when | else |
+| condition | True when | otherwise |
 |---|---|---|
-| `Ready` | what the spec asks for serves, with all its pods | `Unknown` in a rollout, `False` after a rollback |
-| `Available` | some version answers at `status.url` | |
-| `Reconciling` | something is on its way (kstatus) | |
-| `Stalled` | it cannot go on without a change of the spec, or of the operator's rights (kstatus) | |
-| `RolledBack` | the version in the spec was rolled back; the reason is beside it | |
-| `Paused` | `spec.rollout.paused` is set | |
+| `Ready` | the desired revision serves with all its pods | Unknown during a rollout, else False |
+| `Available` | a version answers at `status.url` | False |
+| `Reconciling` | the operator works towards the spec (kstatus) | False |
+| `Stalled` | the operator cannot continue until you change what the message names (kstatus) | False |
+| `RolledBack` | the desired revision was rolled back or rejected, for the reason in the condition | False |
+| `Paused` | `spec.rollout.paused` is true | False |
 
 ## Reasons
 
@@ -91,11 +94,11 @@ The machine-readable reasons of conditions, Events and `status.rejected`.
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """Return the page as Markdown."""
     properties = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     sections = [_HEAD]
     for part in ("spec", "status"):
-        sections.append(f"## {part}\n\n| field | type | |\n|---|---|---|\n")
+        sections.append(f"## {part}\n\n| field | type | description |\n|---|---|---|\n")
         sections += [f"| `{path}` | {kind} | {text} |\n" for path, kind, text in _rows(part, properties[part])]
         sections.append("\n")
     reasons = "".join(f"| `{reason}` | {reason.meaning} | {reason.action} |\n" for reason in sorted(Reason))
@@ -105,18 +108,18 @@ def page() -> str:
 def _rows(path: str, schema: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = []
     for name, field in schema.get("properties", {}).items():
-        here = f"{path}.{name}"
+        field_path = f"{path}.{name}"
         item = field.get("items", {})
         kind = field.get("type", "quantity")
         if "enum" in field:
             kind = " or ".join(field["enum"])
         elif item:
             kind = f"list of {item.get('type', 'quantity')}"
-        rows.append((here, kind, field.get("description", "").replace("|", r"\|")))
+        rows.append((field_path, kind, field.get("description", "").replace("|", r"\|")))
         if item.get("properties"):
-            rows += _rows(f"{here}[]", item)
-        elif field.get("properties") and not here.endswith(".snapshot"):
-            rows += _rows(here, field)
+            rows += _rows(f"{field_path}[]", item)
+        elif field.get("properties") and not field_path.endswith(".snapshot"):
+            rows += _rows(field_path, field)
     return rows
 
 

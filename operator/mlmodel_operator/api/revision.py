@@ -1,4 +1,4 @@
-"""The identity of a version: a digest over what its pods are started with, in our own canonical form."""
+"""The identity of a revision: a digest of what its pods are started with, in a canonical form."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from mlmodel_operator.api.types import Batching, ModelSource, Revision, Snapshot
 
 
 def revision_id(snapshot: Snapshot) -> str:
-    """The first 8 hexadecimal digits of SHA-256 over the snapshot without its image.
+    """Return the first 8 hexadecimal digits of the SHA-256 of the snapshot without its image.
 
-    Replicas, autoscaling, steps and gates are no part of it: they change how much or how, not what runs. What changes
-    a pod is, even where no answer changes (resources, batching, API keys): it comes with new pods only, and new pods
-    are worth a trial. Defaults and absent fields give the same text, so spelling a default out starts no rollout.
+    Replicas, autoscaling, steps and gates are not part of it: they change no pod. Resources, batching and API keys are,
+    although they change no prediction: a change requires new pods, and new pods can fail. Defaults and absent fields
+    give the same text, so a default that is written out starts no rollout.
     """
     model = encode(snapshot.model)
-    # A field that is younger than the first release is left out while it has its default: else the release that brings
-    # it would roll out every model.
+    # A field that is newer than the first release is left out while it has its default: otherwise the release that
+    # adds it would roll out every model.
     if snapshot.model.trust == ModelSource.trust:
         del model["trust"]
     canonical = {"model": model, "resources": encode(snapshot.resources)}
@@ -30,7 +30,7 @@ def revision_id(snapshot: Snapshot) -> str:
 
 
 def desired_revision(spec: Spec, image: str) -> Revision:
-    """The revision that the spec asks for, to be served by ``image``."""
+    """Return the revision that the spec asks for; ``image`` is the image of its model server."""
     serving = spec.serving
     snapshot = Snapshot(spec.model, image, serving.resources, serving.batching, serving.api_keys)
     return Revision(revision_id(snapshot), snapshot)

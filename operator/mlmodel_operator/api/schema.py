@@ -1,4 +1,4 @@
-"""What a field may carry beside its type, so that one declaration gives parsing, the CRD and its documentation."""
+"""Annotations of a field: with them one declaration gives the parser, the CRD and the documentation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Time = NewType("Time", float)
 """Seconds since the epoch here, RFC 3339 in UTC on the wire."""
 
 Quantity = NewType("Quantity", str)
-"""A Kubernetes quantity as the user wrote it (``500m``, ``512Mi``); integers are accepted on the wire."""
+"""A Kubernetes quantity as the user wrote it (``500m``, ``512Mi``); on the wire it may be an integer."""
 
 
 @dataclass(frozen=True)
 class Doc:
-    """The sentence that ``kubectl explain`` shows: what it is, its unit, its default."""
+    """The description that ``kubectl explain`` shows: what it is, its unit, its bounds, its default."""
 
     text: str
 
@@ -34,7 +34,7 @@ class Opaque:
 
 @dataclass(frozen=True)
 class Rule:
-    """A CEL rule on an object; ``message`` says what to type instead."""
+    """A CEL rule on an object. ``message`` names the field, says what is wrong, and what to type instead."""
 
     rule: str
     message: str

@@ -1,6 +1,6 @@
-"""``status`` of an MLModel: what users read, and all that the operator remembers between two reconciles.
+"""``status`` of an MLModel: what users read, and all that the operator keeps between two reconciles.
 
-Nothing about a rollout is kept anywhere else, so an operator that was killed continues where it stopped.
+Nothing about a rollout is stored elsewhere, so an operator that was killed resumes where it stopped.
 
 A change of these fields is a new format. CRD and operator are upgraded at different times, so a field may get another
 name but never another type, and ``upgrade.py`` reads the format of the release before.
@@ -16,7 +16,7 @@ from mlmodel_operator.api.schema import Doc, Time
 from mlmodel_operator.api.types import Revision, Snapshot
 
 FORMAT_VERSION = 2
-"""Format of the status that this release writes; a status that names none has format 1."""
+"""Format of the status that this release writes; a status without ``formatVersion`` has format 1."""
 
 Phase = Literal["Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]
 CandidatePhase = Literal["Preparing", "Canary", "Promoting", "Baking"]
@@ -32,80 +32,101 @@ MAX_HISTORY = 10
 class Stable:
     """The revision that serves requests."""
 
-    version: Annotated[str, Doc("Version: the label that people read.")]
-    revision: Annotated[str, Doc("Revision: the first 8 hexadecimal digits of the SHA-256 over what its pods run.")]
-    slot: Annotated[Slot, Doc("Slot of the router that points to it.")]
-    snapshot: Annotated[Snapshot, Doc("What its pods run.")]
-    digest: Annotated[str, Doc("Digest of the model; absent unless the spec pins it.")] = ""
-    replicas: Annotated[int, Doc("Number of pods desired.")] = 0
-    ready_replicas: Annotated[int, Doc("Number of pods ready.")] = 0
+    version: Annotated[str, Doc("Human-readable version.")]
+    revision: Annotated[
+        str, Doc("Identity of the revision: the first 8 digits of the SHA-256 of its snapshot without the image.")
+    ]
+    slot: Annotated[Slot, Doc("Router slot that points to the revision.")]
+    snapshot: Annotated[Snapshot, Doc("Copy of what the pods of the revision run.")]
+    digest: Annotated[str, Doc("Digest of the model or its image; absent if the spec has none.")] = ""
+    replicas: Annotated[int, Doc("Number of desired pods.")] = 0
+    ready_replicas: Annotated[int, Doc("Number of ready pods.")] = 0
 
 
 @dataclass(frozen=True)
 class Candidate:
     """The revision that is being rolled out."""
 
-    version: Annotated[str, Doc("Version: the label that people read.")]
-    revision: Annotated[str, Doc("Revision: the first 8 hexadecimal digits of the SHA-256 over what its pods run.")]
-    phase: Annotated[CandidatePhase, Doc("Phase of its rollout.")]
-    snapshot: Annotated[Snapshot, Doc("What its pods run.")]
-    started_at: Annotated[Time, Doc("Time at which the rollout began.")]
-    since: Annotated[Time, Doc("Time at which the present phase or step began.")]
-    slot: Annotated[Slot | None, Doc("Slot of the router that points to it; absent before it gets requests.")] = None
-    digest: Annotated[str, Doc("Digest of the model; absent unless the spec pins it.")] = ""
-    weight: Annotated[int, Doc("Share of the requests that it gets, in percent, 0 to 100.")] = 0
-    observed_percent: Annotated[
-        float | None, Doc("Share of the requests of this step that the routers counted, in percent.")
+    version: Annotated[str, Doc("Human-readable version.")]
+    revision: Annotated[
+        str, Doc("Identity of the revision: the first 8 digits of the SHA-256 of its snapshot without the image.")
+    ]
+    phase: Annotated[CandidatePhase, Doc("Phase of the rollout.")]
+    snapshot: Annotated[Snapshot, Doc("Copy of what the pods of the revision run.")]
+    started_at: Annotated[Time, Doc("Start of the rollout.")]
+    since: Annotated[Time, Doc("Start of the present phase or step.")]
+    slot: Annotated[
+        Slot | None, Doc("Router slot that points to the revision; absent until the candidate gets requests.")
     ] = None
-    step: Annotated[int, Doc("Number of the present step, from 1.")] = 0
+    digest: Annotated[str, Doc("Digest of the model or its image; absent if the spec has none.")] = ""
+    weight: Annotated[int, Doc("Percentage of the requests that the candidate gets, 0 to 100.")] = 0
+    observed_percent: Annotated[
+        float | None,
+        Doc("Percentage of the requests of this step that the routers sent to the candidate, 0 to 100."),
+    ] = None
+    step: Annotated[int, Doc("Number of the present step, from 1; 0 before the first.")] = 0
     steps: Annotated[int, Doc("Number of steps in the spec.")] = 0
-    replicas: Annotated[int, Doc("Number of pods desired.")] = 0
-    ready_replicas: Annotated[int, Doc("Number of pods ready.")] = 0
+    replicas: Annotated[int, Doc("Number of desired pods.")] = 0
+    ready_replicas: Annotated[int, Doc("Number of ready pods.")] = 0
     down_since: Annotated[
-        Time | None, Doc("Time since which it has no ready pod, though it had one; absent if it has one.")
+        Time | None,
+        Doc("Time since which a candidate that gets requests has no ready pod; absent if it has one."),
     ] = None
     stable_down_since: Annotated[
         Time | None, Doc("Time since which stable has no ready pod; absent if it has one.")
     ] = None
-    evidence: Annotated[Evidence | None, Doc("Requests and errors so far, and what they prove.")] = None
+    evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
 
 
 @dataclass(frozen=True)
 class Draining:
-    """A revision that gets no new request and is removed when its requests in flight are answered."""
+    """A revision that finishes its requests in flight and is then removed."""
 
-    revision: Annotated[str, Doc("Revision.")]
+    revision: Annotated[str, Doc("Identity of the revision.")]
     outcome: Annotated[
-        Outcome, Doc("Why it is removed: RolledBack, Superseded, Reverted, or Promoted for the stable before.")
+        Outcome,
+        Doc(
+            "Outcome of the rollout after which the revision drains; with Promoted the revision is the former stable,"
+            " else the candidate."
+        ),
     ]
-    slot: Annotated[Slot | None, Doc("Slot of the router that pointed to it.")] = None
+    slot: Annotated[Slot | None, Doc("Router slot that pointed to the revision.")] = None
     until: Annotated[
-        Time | None, Doc("Time of its removal; absent until every router has confirmed the new routes.")
+        Time | None, Doc("Time of the removal; absent until every router has confirmed the new routes.")
     ] = None
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A revision that is not rolled out again unless spec.rollout.retry changes."""
+    """A revision that is rolled out again only if spec.rollout.retry changes."""
 
-    revision: Annotated[str, Doc("Revision.")]
-    version: Annotated[str, Doc("Version: the label that people read.")]
+    revision: Annotated[str, Doc("Identity of the revision.")]
+    version: Annotated[str, Doc("Human-readable version.")]
     reason: Annotated[str, Doc("Machine-readable reason in CamelCase.")]
     message: Annotated[str, Doc("Human-readable message.")]
-    at: Annotated[Time, Doc("Time of the rejection.")]
-    weight: Annotated[int, Doc("Share of the requests that it had, in percent; 0: it never got a request.")] = 0
-    retry: Annotated[str, Doc("Value of spec.rollout.retry at that time; another value tries the revision again.")] = ""
+    at: Annotated[Time, Doc("Time of the rollback or rejection.")]
+    weight: Annotated[
+        int, Doc("Weight of the revision at that time in percent, 0 to 100; 0 if it never got a request.")
+    ] = 0
+    retry: Annotated[str, Doc("Value of spec.rollout.retry at that time; another value retries the revision.")] = ""
 
 
 @dataclass(frozen=True)
 class HistoryEntry:
     """One finished rollout."""
 
-    revision: Annotated[str, Doc("Revision.")]
-    version: Annotated[str, Doc("Version: the label that people read.")]
-    outcome: Annotated[Outcome, Doc("How it ended: Promoted, RolledBack, Superseded or Reverted.")]
-    started_at: Annotated[Time, Doc("Time at which it began.")]
-    ended_at: Annotated[Time, Doc("Time at which it ended.")]
+    revision: Annotated[str, Doc("Identity of the revision.")]
+    version: Annotated[str, Doc("Human-readable version.")]
+    outcome: Annotated[
+        Outcome,
+        Doc(
+            "Promoted, RolledBack (also before the first request), Superseded (withdrawn for another revision, or"
+            " because the operator may no longer serve it) or Reverted (withdrawn because the spec asks for stable"
+            " again)."
+        ),
+    ]
+    started_at: Annotated[Time, Doc("Start of the rollout.")]
+    ended_at: Annotated[Time, Doc("End of the rollout.")]
     message: Annotated[str, Doc("Human-readable message.")] = ""
 
 
@@ -113,47 +134,51 @@ class HistoryEntry:
 class Condition:
     """A standard Kubernetes condition."""
 
-    type: Annotated[str, Doc("Ready, Available, Reconciling, Stalled, RolledBack or Paused.")]
-    status: Annotated[ConditionStatus, Doc("True, False or Unknown.")]
+    type: Annotated[str, Doc("Type of the condition: Ready, Available, Reconciling, Stalled, RolledBack or Paused.")]
+    status: Annotated[ConditionStatus, Doc("Status of the condition: True, False or Unknown.")]
     reason: Annotated[str, Doc("Machine-readable reason in CamelCase.")]
     message: Annotated[str, Doc("Human-readable message.")]
-    last_transition_time: Annotated[Time, Doc("Time at which the condition last changed.")]
-    observed_generation: Annotated[int, Doc("Generation of the spec that this was computed from.")] = 0
+    last_transition_time: Annotated[Time, Doc("Time at which the status of the condition last changed.")]
+    observed_generation: Annotated[int, Doc("Generation of the spec that the condition was computed from.")] = 0
 
 
 @dataclass(frozen=True)
 class Status:
-    """The whole ``status`` of an MLModel."""
+    """Observed state of the MLModel, which only the operator writes."""
 
     format_version: Annotated[
-        int, Doc("Format of this status. An operator that meets a newer one changes nothing for the model.")
+        int, Doc("Format of this status, from 1. An operator that finds a newer format changes nothing for the model.")
     ] = FORMAT_VERSION
     observed_generation: Annotated[int, Doc("Generation of the spec that this status was computed from.")] = 0
-    url: Annotated[str, Doc("Address of the model inside the cluster.")] = ""
-    phase: Annotated[Phase, Doc("Phase of the rollout; Stable without one.")] = "Stable"
-    replicas: Annotated[str, Doc("Ready and desired pods of stable, for the column.")] = ""
+    url: Annotated[str, Doc("Address for predictions inside the cluster.")] = ""
+    phase: Annotated[Phase, Doc("Phase of the rollout; Stable outside a rollout.")] = "Stable"
+    replicas: Annotated[str, Doc("Number of ready and desired pods of stable, for example 2/3.")] = ""
     selector: Annotated[str, Doc("Label selector of the pods of stable, for the scale subresource.")] = ""
-    stable: Annotated[Stable | None, Doc("The revision that serves requests.")] = None
-    candidate: Annotated[Candidate | None, Doc("The revision that is being rolled out.")] = None
-    draining: Annotated[tuple[Draining, ...], Doc("Revisions that finish their requests in flight.")] = ()
-    rejected: Annotated[
-        tuple[Rejected, ...], Doc("Revisions that were rolled back or rejected, newest first, up to 10.")
+    stable: Annotated[Stable | None, Doc("Revision that serves; absent until the first one does.")] = None
+    candidate: Annotated[Candidate | None, Doc("Revision that is being rolled out; absent outside a rollout.")] = None
+    draining: Annotated[
+        tuple[Draining, ...], Doc("Revisions that finish their requests in flight and are then removed.")
     ] = ()
-    history: Annotated[tuple[HistoryEntry, ...], Doc("Finished rollouts, newest first, up to 10.")] = ()
-    routes: Annotated[str, Doc("Identity of the routes that every router has confirmed.")] = ""
+    rejected: Annotated[
+        tuple[Rejected, ...], Doc("Revisions that were rolled back or rejected, newest first, at most 10.")
+    ] = ()
+    history: Annotated[tuple[HistoryEntry, ...], Doc("Finished rollouts, newest first, at most 10.")] = ()
+    routes: Annotated[str, Doc("Identity of the routes that every ready router has confirmed.")] = ""
     conditions: Annotated[tuple[Condition, ...], Doc("Standard Kubernetes conditions.")] = ()
 
 
 def rejection(status: Status, revision: str, retry: str) -> Rejected | None:
-    """Return why a revision is not rolled out; None if it never failed, or ``retry`` has another value than then."""
+    """Return why a revision is not rolled out; None if it was never rejected, or ``retry`` has changed since."""
     return next((item for item in status.rejected if item.revision == revision and item.retry == retry), None)
 
 
 def verdict_on(rejected: Rejected) -> str:
-    """Return how it ended, as a clause for messages."""
-    return "was rolled back" if rejected.weight else "was rejected before it got a request"
+    """Return how the rollout of a revision ended, as a clause for messages."""
+    return (
+        f"was rolled back at weight {rejected.weight}" if rejected.weight else "was rejected before its first request"
+    )
 
 
-def revision_of(held: Stable | Candidate) -> Revision:
-    """Return the snapshot in status as a revision to build."""
-    return Revision(held.revision, held.snapshot)
+def revision_of(side: Stable | Candidate) -> Revision:
+    """Return the revision of one side, from its snapshot."""
+    return Revision(side.revision, side.snapshot)

@@ -1,7 +1,7 @@
 """MLModel as frozen dataclasses: what a user writes in ``spec``.
 
-Only fields that the operator honours exist here; the CRD is generated from this module (see ``crd.py``), so a field
-without effect cannot reach the schema. Names are snake_case here and camelCase on the wire.
+The CRD is generated from this module (see ``crd.py``): a field exists only if the operator acts on it. Names are
+snake_case here and camelCase on the wire.
 """
 
 from __future__ import annotations
@@ -31,52 +31,57 @@ _URI = (
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What is served. Together with how its pods are run its hash is the revision."""
+    """The model: where it is, and what the server may open."""
 
     uri: Annotated[
         str,
         Doc(
-            "Where the model is: builtin://NAME (in the server image), configmap://NAME (a model package of at most"
-            " 1 MiB in this namespace), pvc://CLAIM/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY or"
-            " https://HOST/PATH (these need sha256), or oci://REGISTRY/REPOSITORY@sha256:DIGEST (an image, mounted by"
-            " the node)."
+            "Location of the model, at most 1024 characters: builtin://NAME (in the server image), configmap://NAME (a"
+            " package of at most 1 MiB), pvc://CLAIM/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY,"
+            " https://HOST/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST (an image that the node mounts). ConfigMap"
+            " and claim are in the namespace of the MLModel. Required."
         ),
         Limits(maximum=1024),
     ]
     version: Annotated[
         str,
-        Doc("Name of this version for people, shown in columns, metrics and headers. Default: the head of the digest."),
+        Doc(
+            "Human-readable name of this version in columns, messages, metrics and headers: at most 63 letters, digits,"
+            " `.`, `_` and `-`. Default: the first 7 digits of the digest, or of the revision if the spec has no"
+            " digest."
+        ),
         Limits(maximum=63),
     ] = ""
     sha256: Annotated[
         str,
         Doc(
-            "SHA-256 of the file, or of mlmodel.json for a package (it lists the digest of every file), as 64"
-            " hexadecimal digits. Checked before anything is parsed. Required for https, s3, gs and az, and for oci"
-            " without a digest in the uri."
+            "SHA-256 digest as 64 lower-case hexadecimal digits: of the file, archive or directory, or of mlmodel.json"
+            " for a package, which lists the digest of every other file. The server verifies it before it parses"
+            " anything. Required for https, s3, gs and az, and for oci without a digest in uri. Default: empty, no"
+            " digest."
         ),
         Limits(maximum=64),
     ] = ""
     format: Annotated[
         ModelFormat,
         Doc(
-            "What the artefact must be; auto takes whatever the package or the file itself says it is, sklearn is skops"
-            " or joblib. Default: auto."
+            "Format that the model must have: auto detects it from the package or file, sklearn is skops or joblib,"
+            " pytorch and tensorflow are any of theirs. Default: auto."
         ),
     ] = "auto"
     trust: Annotated[
         Trust,
         Doc(
-            "What may be opened: strict (only what cannot run code), signed (anything with a valid signature; needs an"
-            " operator with --signing-keys), or unsafe (anything; needs an operator with --allow-unsafe-models)."
-            " Default: strict."
+            "What the server may open: strict (files that cannot run code), signed (any file, with a valid signature;"
+            " requires an operator with --signing-keys) or unsafe (any file, which may run any code in its pod;"
+            " requires an operator with --allow-unsafe-models). Default: strict."
         ),
     ] = "strict"
 
     rules: ClassVar = (
         Rule(
             "has(self.uri)",
-            "spec.model.uri is missing: say where the model is, for example `uri: configmap://my-model-v1`",
+            "spec.model.uri is missing: add the location of the model, for example `uri: configmap://my-model-v1`",
         ),
         Rule(
             f"!has(self.uri) || self.uri.matches('{_URI}')",
@@ -86,31 +91,30 @@ class ModelSource:
         ),
         Rule(
             "!has(self.uri) || !self.uri.contains('..')",
-            "spec.model.uri must not contain `..`: type the path from the root of the claim",
+            "spec.model.uri contains `..`: type the whole path, from the root of the claim or bucket",
             ".uri",
         ),
         Rule(
             "!has(self.uri) || !self.uri.matches('^(https|s3|gs|az)://') || (has(self.sha256) && self.sha256 != '')",
-            "spec.model.sha256 is required for https, s3, gs and az: type the output of `sha256sum FILE`, so that what"
-            " was tested is what gets served",
+            "spec.model.sha256 is missing, and https, s3, gs and az require it: type the output of `sha256sum FILE`",
             ".uri",
         ),
         Rule(
             "!has(self.uri) || !self.uri.startsWith('oci://') || self.uri.contains('@sha256:')"
             " || (has(self.sha256) && self.sha256 != '')",
-            "spec.model.uri names an image that can change: add its digest, oci://REGISTRY/REPOSITORY@sha256:DIGEST, or"
-            " type the output of `sha256sum FILE` for the model in it as sha256",
+            "spec.model.uri names an image without its digest: type oci://REGISTRY/REPOSITORY@sha256:DIGEST, or set"
+            " spec.model.sha256 to the output of `sha256sum FILE` for the model in the image",
             ".uri",
         ),
         Rule(
             "!has(self.sha256) || self.sha256.matches('^([0-9a-f]{64})?$')",
-            "spec.model.sha256 must be 64 lower-case hexadecimal digits, as `sha256sum FILE` prints them, without a"
-            " prefix",
+            "spec.model.sha256 must be 64 lower-case hexadecimal digits without a prefix: type the output of"
+            " `sha256sum FILE`",
             ".sha256",
         ),
         Rule(
             "!has(self.version) || self.version.matches('^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$')",
-            "spec.model.version may have letters, digits, `.`, `_` and `-`, and starts and ends with a letter or"
+            "spec.model.version must consist of letters, digits, `.`, `_` and `-`, and start and end with a letter or"
             " digit: type for example `version: v7`",
             ".version",
         ),
@@ -118,7 +122,7 @@ class ModelSource:
 
     @property
     def digest(self) -> str:
-        """``sha256:`` and 64 hexadecimal digits, of the model or the image that it is in; empty when none is pinned."""
+        """``sha256:`` and 64 hexadecimal digits, of the model or of its image; empty if the spec has no digest."""
         if self.sha256:
             return f"sha256:{self.sha256}"
         return self.uri.partition("@")[2] if self.uri.startswith("oci://") else ""
@@ -126,24 +130,30 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Resources:
-    """Compute resources of one serving pod."""
+    """CPU and memory of each server pod."""
 
     requests: Annotated[
         Mapping[str, Quantity],
-        Doc("What is reserved for a pod: cpu and memory as Kubernetes quantities. Default: cpu 100m, memory 256Mi."),
+        Doc(
+            "CPU and memory that the node reserves for each server pod, as Kubernetes quantities with the keys cpu and"
+            " memory. Default of each: its limit; without a limit cpu 100m and memory 256Mi."
+        ),
         Limits(maximum=2),
     ] = field(default_factory=dict)
     limits: Annotated[
         Mapping[str, Quantity],
-        Doc("What a pod may use at most: cpu and memory as Kubernetes quantities. Default: no limit."),
+        Doc(
+            "Maximum CPU and memory of each server pod, as Kubernetes quantities with the keys cpu and memory. Default:"
+            " no limit."
+        ),
         Limits(maximum=2),
     ] = field(default_factory=dict)
 
     rules: ClassVar = tuple(
         Rule(
             f"!has(self.{amounts}) || self.{amounts}.all(key, key in ['cpu', 'memory'])",
-            f"spec.serving.resources.{amounts} takes cpu and memory: type for example `{amounts}: {{cpu: 500m, memory:"
-            " 512Mi}`",
+            f"spec.serving.resources.{amounts} has a key other than cpu and memory: type for example `{amounts}: {{cpu:"
+            " 500m, memory: 512Mi}`",
             f".{amounts}",
         )
         for amounts in ("requests", "limits")
@@ -151,7 +161,7 @@ class Resources:
         Rule(
             f"!has(self.requests) || !has(self.limits) || !('{name}' in self.requests) || !('{name}' in self.limits)"
             f" || quantity(string(self.requests['{name}'])).compareTo(quantity(string(self.limits['{name}']))) <= 0",
-            f"spec.serving.resources: the {name} limit is below the {name} request: raise limits.{name} or lower"
+            f"spec.serving.resources.limits.{name} is below requests.{name}: raise limits.{name} or lower"
             f" requests.{name}",
         )
         for name in ("cpu", "memory")
@@ -160,12 +170,18 @@ class Resources:
 
 @dataclass(frozen=True)
 class Autoscaling:
-    """Bounds and target of the HorizontalPodAutoscaler that each revision gets for itself."""
+    """Bounds and target of the HorizontalPodAutoscaler of each revision."""
 
-    max_replicas: Annotated[int, Doc("Most pods of one revision."), Limits(1, 1000)]
-    min_replicas: Annotated[int, Doc("Fewest pods of one revision. Default: 1."), Limits(1, 1000)] = 1
+    max_replicas: Annotated[int, Doc("Maximum number of pods per revision, 1 to 1000. Required."), Limits(1, 1000)]
+    min_replicas: Annotated[
+        int,
+        Doc("Minimum number of pods of the stable revision, 1 to 1000 and at most maxReplicas. Default: 1."),
+        Limits(1, 1000),
+    ] = 1
     cpu_percent: Annotated[
-        int, Doc("CPU use, in percent of the request, that the autoscaler aims at. Default: 80."), Limits(1, 1000)
+        int,
+        Doc("Average CPU use to aim at, in percent of the CPU request, 1 to 1000. Default: 80."),
+        Limits(1, 1000),
     ] = 80
 
     rules: ClassVar = (
@@ -178,23 +194,25 @@ class Autoscaling:
 
 @dataclass(frozen=True)
 class Batching:
-    """How requests that wait are predicted together; a request that finds the model idle never waits for others."""
+    """Prediction of waiting requests in one call of the model; a request that finds the model idle never waits."""
 
     max_rows: Annotated[
-        int, Doc("Most rows that are predicted together; 1 turns batching off. Default: 64."), Limits(1, 65_536)
+        int,
+        Doc("Maximum number of rows that are predicted together, 1 to 65536; 1 turns batching off. Default: 64."),
+        Limits(1, 65_536),
     ] = 64
 
 
 @dataclass(frozen=True)
 class ApiKeys:
-    """Who may ask the model: whoever sends a key whose hash is in the Secret."""
+    """The API keys that clients must send for predictions and metadata."""
 
     secret_name: Annotated[
         str,
         Doc(
-            "Secret of this namespace whose key `keys` has a line `NAME: SHA256` for each API key; the hash is what"
-            " `printf %s KEY | sha256sum` prints. Changed lines count within a minute or two; no pod starts without"
-            " the Secret."
+            "Name of a Secret in the namespace of the MLModel, at most 253 characters. Its key `keys` has a line `NAME:"
+            " SHA256` for each API key, with the hash that `printf %s KEY | sha256sum` prints. Changed lines take"
+            " effect within a minute or two; without the Secret no pod starts. Required."
         ),
         Limits(maximum=253),
     ]
@@ -202,13 +220,13 @@ class ApiKeys:
     rules: ClassVar = (
         Rule(
             "has(self.secretName)",
-            "spec.serving.apiKeys.secretName is missing: name the Secret with the keys, for example `apiKeys:"
-            " {secretName: fraud-keys}`",
+            "spec.serving.apiKeys.secretName is missing: type the name of the Secret with the hashes of the keys, for"
+            " example `apiKeys: {secretName: fraud-keys}`",
         ),
         Rule(
             "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
-            "spec.serving.apiKeys.secretName must be the name of a Secret: type for example `apiKeys: {secretName:"
-            " fraud-keys}`",
+            "spec.serving.apiKeys.secretName must be the name of a Secret, of lower-case letters, digits, `.` and `-`:"
+            " type for example `apiKeys: {secretName: fraud-keys}`",
             ".secretName",
         ),
     )
@@ -216,25 +234,35 @@ class ApiKeys:
 
 @dataclass(frozen=True)
 class Serving:
-    """How much capacity serves the model; ``replicas`` and ``autoscaling`` exclude each other."""
+    """The pods that serve the model; ``replicas`` and ``autoscaling`` exclude each other."""
 
     replicas: Annotated[
-        int | None, Doc("Number of pods. Default: 1. Leave it out with autoscaling."), Limits(1, 1000)
+        int | None,
+        Doc("Number of pods of the stable revision, 1 to 1000. Not allowed beside autoscaling. Default: 1."),
+        Limits(1, 1000),
     ] = None
     autoscaling: Annotated[
-        Autoscaling | None, Doc("Lets the number of pods follow the CPU use. Leave out replicas then.")
+        Autoscaling | None,
+        Doc(
+            "Adds and removes pods of each revision by CPU use. Not allowed beside replicas. Default: off, the number"
+            " of pods is fixed."
+        ),
     ] = None
     resources: Annotated[
-        Resources, Doc("Compute resources of one serving pod. A change here is a new revision and is rolled out.")
+        Resources, Doc("CPU and memory of each server pod. A change makes a new revision, which is rolled out.")
     ] = field(default_factory=Resources)
     batching: Annotated[
-        Batching, Doc("Predicting what waits together. A change here is a new revision and is rolled out.")
+        Batching,
+        Doc(
+            "Prediction of waiting requests in one call of the model; a request that finds the model idle never waits."
+            " A change makes a new revision, which is rolled out."
+        ),
     ] = field(default_factory=Batching)
     api_keys: Annotated[
         ApiKeys | None,
         Doc(
-            "Asks every caller for an API key. A change here is a new revision and is rolled out. Default: nobody is"
-            " asked."
+            "Requires an API key for predictions and metadata. A change makes a new revision, which is rolled out."
+            " Default: off, no key is required."
         ),
     ] = None
 
@@ -242,33 +270,39 @@ class Serving:
         Rule(
             "!(has(self.replicas) && has(self.autoscaling))",
             "spec.serving has both replicas and autoscaling: keep `replicas: N` for a fixed number of pods, or"
-            " `autoscaling: {maxReplicas: N}`, and remove the other",
+            " `autoscaling: {maxReplicas: N}`, and remove the other one",
         ),
     )
 
 
 @dataclass(frozen=True)
 class Step:
-    """One canary step."""
+    """One canary step: the weight of the candidate, and what the step requires beside the evidence."""
 
-    weight: Annotated[int, Doc("Share of the requests that the candidate gets, in percent."), Limits(0, 100)]
+    # Bounds beyond those of the rule on `steps`, so that the message of the rule is shown and not the API server's own.
+    weight: Annotated[
+        int, Doc("Percentage of the requests that the candidate gets, 1 to 99. Required."), Limits(0, 100)
+    ]
     min_requests: Annotated[
         int,
-        Doc("Fewest requests that the candidate must have answered in this step. Default: 0."),
+        Doc("Minimum number of requests that the candidate gets in this step, 0 to 100000000. Default: 0."),
         Limits(0, 100_000_000),
     ] = 0
-    min_seconds: Annotated[int, Doc("Shortest time in this step, in seconds. Default: 0."), Limits(0, 2_592_000)] = 0
+    min_seconds: Annotated[
+        int, Doc("Minimum duration of this step, in seconds, 0 to 2592000 (30 days). Default: 0."), Limits(0, 2_592_000)
+    ] = 0
 
 
 @dataclass(frozen=True)
 class ErrorGate:
-    """How many requests may fail."""
+    """Limit of the failures of the candidate."""
 
     max_percent: Annotated[
         float,
         Doc(
-            "Percentage of requests that the candidate may fail more than stable does. Each step is certified for"
-            " the share of all users that it exposes. Default: 1."
+            "Maximum failure rate of the candidate beyond that of stable, in percent, 0.1 to 50. Before the weight"
+            " rises to W, the failure rate must be proven to be below 100 * maxPercent / W percent, so that at most"
+            " maxPercent of all requests fail. Default: 1."
         ),
     ] = 1.0
 
@@ -276,7 +310,7 @@ class ErrorGate:
         # A rule and not a minimum: the API server rounds a fractional minimum down when the value is an integer.
         Rule(
             "!has(self.maxPercent) || (double(self.maxPercent) >= 0.1 && double(self.maxPercent) <= 50.0)",
-            "spec.rollout.gates.errors.maxPercent is from 0.1 to 50: type for example `maxPercent: 1`",
+            "spec.rollout.gates.errors.maxPercent must be 0.1 to 50: type for example `maxPercent: 1`",
             ".maxPercent",
         ),
     )
@@ -284,59 +318,81 @@ class ErrorGate:
 
 @dataclass(frozen=True)
 class Gates:
-    """What is tested; every gate has a default, so that a rollout is never blind."""
+    """Tests that a candidate must pass. Each gate has a default, so that every candidate is tested."""
 
-    errors: Annotated[ErrorGate, Doc("The error rate, by a sequential test that may be looked at any time.")] = field(
-        default_factory=ErrorGate
-    )
+    errors: Annotated[
+        ErrorGate, Doc("Sequential test of the error rate; its result is valid however often it is evaluated.")
+    ] = field(default_factory=ErrorGate)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """How a new revision takes over."""
+    """How a candidate replaces stable."""
 
     steps: Annotated[
         tuple[Step, ...],
-        Doc("The shares that the candidate gets one after the other, before it gets all. Default: 5, 25, 50."),
+        Doc(
+            "Canary steps, 1 to 20, with increasing weights; after the last one the candidate gets all requests."
+            " Default: the weights 5, 25 and 50."
+        ),
         Limits(1, 20),
     ] = (Step(5), Step(25), Step(50))
-    gates: Annotated[Gates, Doc("What is tested, at every step and while baking.")] = field(default_factory=Gates)
+    gates: Annotated[Gates, Doc("Tests that the candidate must pass in every step and while it bakes.")] = field(
+        default_factory=Gates
+    )
     bake_seconds: Annotated[
         int,
         Doc(
-            "How long the old version is kept warm, and the gates go on, after the new one has got all requests, in"
-            " seconds. Default: 60."
+            "Time in seconds, 0 to 604800 (7 days), that stable keeps its pods and the gates continue after the"
+            " candidate has got all requests. Default: 60."
         ),
         Limits(0, 604_800),
     ] = 60
     preparing_deadline_seconds: Annotated[
-        int, Doc("How long a new version may take to become ready, in seconds. Default: 300."), Limits(10, 86_400)
+        int,
+        Doc(
+            "Time in seconds, 10 to 86400 (1 day), after which a candidate without enough ready pods for the first step"
+            " is rejected, and one that has lost all its ready pods is rolled back. Default: 300."
+        ),
+        Limits(10, 86_400),
     ] = 300
     on_no_evidence: Annotated[
         OnNoEvidence,
-        Doc("What happens when maxSeconds have passed in a step without a verdict: Hold, Promote or RollBack."),
+        Doc(
+            "What to do when a step has lasted maxSeconds without a verdict: Hold (wait for more requests), Promote"
+            " (take the next step) or RollBack. Default: Hold."
+        ),
     ] = "Hold"
     max_seconds: Annotated[
-        int, Doc("How long a step waits for a verdict, in seconds. Default: 3600."), Limits(1, 2_592_000)
+        int,
+        Doc("Time in seconds, 1 to 2592000 (30 days), after which onNoEvidence applies to a step. Default: 3600."),
+        Limits(1, 2_592_000),
     ] = 3600
     retry: Annotated[
-        str, Doc("Change it to any other text to try a rejected version again. Default: empty."), Limits(maximum=63)
+        str,
+        Doc(
+            "Any text of at most 63 characters. Another text retries the rejected revision that the spec asks for."
+            " Default: empty."
+        ),
+        Limits(maximum=63),
     ] = ""
     paused: Annotated[
-        bool, Doc("Stops increases of the candidate's share; repair, scaling and rollback go on. Default: false.")
+        bool,
+        Doc("Stops increases of the candidate's weight; repair, scaling and rollback continue. Default: false."),
     ] = False
 
     rules: ClassVar = (
         Rule(
             "!has(self.steps) || self.steps.all(s, s.weight >= 1 && s.weight <= 99)",
-            "spec.rollout.steps: a weight is from 1 to 99; all requests (100) come after the last step by themselves",
+            "spec.rollout.steps: each weight must be 1 to 99; after the last step the candidate gets all requests, so"
+            " remove a step of 100",
             ".steps",
         ),
         Rule(
             "!has(self.steps) || self.steps.all(s, self.steps.filter(t, t.weight == s.weight).size() == 1)"
             " && self.steps.map(s, s.weight).isSorted()",
-            "spec.rollout.steps: weights must rise from step to step: type for example `steps: [{weight: 5}, {weight:"
-            " 25}, {weight: 50}]`",
+            "spec.rollout.steps: each weight must be above the one before: type for example `steps: [{weight: 5},"
+            " {weight: 25}, {weight: 50}]`",
             ".steps",
         ),
     )
@@ -346,15 +402,15 @@ class Rollout:
 class RouterSpec:
     """The HAProxy router in front of the revisions."""
 
-    replicas: Annotated[int, Doc("Number of router pods. Default: 1."), Limits(1, 100)] = 1
+    replicas: Annotated[int, Doc("Number of router pods, 1 to 100. Default: 1."), Limits(1, 100)] = 1
 
 
 @dataclass(frozen=True)
 class Traffic:
     """How requests reach the revisions."""
 
-    router: Annotated[RouterSpec, Doc("The router that draws which version answers a request.")] = field(
-        default_factory=RouterSpec
+    router: Annotated[RouterSpec, Doc("HAProxy router, which sends each request to stable or to the candidate.")] = (
+        field(default_factory=RouterSpec)
     )
 
 
@@ -362,46 +418,50 @@ class Traffic:
 class Spec:
     """The whole ``spec`` of an MLModel; only ``model.uri`` is required."""
 
-    model: Annotated[ModelSource, Doc("What is served. A change here is a new revision and is rolled out.")]
-    serving: Annotated[Serving, Doc("How much capacity serves it.")] = field(default_factory=Serving)
-    rollout: Annotated[Rollout, Doc("How a new revision takes over. A change here starts no rollout.")] = field(
-        default_factory=Rollout
-    )
-    traffic: Annotated[Traffic, Doc("How requests reach the model.")] = field(default_factory=Traffic)
+    model: Annotated[ModelSource, Doc("Model to serve. A change makes a new revision, which is rolled out. Required.")]
+    serving: Annotated[Serving, Doc("Pods that serve the model.")] = field(default_factory=Serving)
+    rollout: Annotated[
+        Rollout,
+        Doc(
+            "How the candidate (the new revision) replaces stable (the one that serves). A change takes effect at once,"
+            " even during a rollout, and starts none."
+        ),
+    ] = field(default_factory=Rollout)
+    traffic: Annotated[Traffic, Doc("How requests reach the revisions.")] = field(default_factory=Traffic)
 
     rules: ClassVar = (
         Rule(
             "has(self.model)",
-            "spec.model is missing: say what to serve, for example `model: {uri: configmap://my-model-v1}`",
+            "spec.model is missing: add the model to serve, for example `model: {uri: configmap://my-model-v1}`",
         ),
     )
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the pods of a revision run, kept whole so that it can be brought back when the spec has long moved on.
+    """Copy of what the pods of a revision run. The operator repairs the revision from it when the spec has changed.
 
-    The image is part of it and not of the identity: an upgrade of the operator brings a newer server image to the next
-    revision, and restarts no pod of the present one.
+    The image is not part of the identity of a revision: an upgrade of the operator brings a newer server image to the
+    next revision, and restarts no pod of the present one.
     """
 
-    model: ModelSource
-    image: str
-    resources: Resources = field(default_factory=Resources)
-    batching: Batching = field(default_factory=Batching)
-    api_keys: ApiKeys | None = None
+    model: Annotated[ModelSource, Doc("Copy of spec.model.")]
+    image: Annotated[str, Doc("Image of the model server.")]
+    resources: Annotated[Resources, Doc("Copy of spec.serving.resources.")] = field(default_factory=Resources)
+    batching: Annotated[Batching, Doc("Copy of spec.serving.batching.")] = field(default_factory=Batching)
+    api_keys: Annotated[ApiKeys | None, Doc("Copy of spec.serving.apiKeys.")] = None
 
 
 @dataclass(frozen=True)
 class Revision:
-    """One version of a model as it runs."""
+    """One identity of ``spec.model`` and of the parts of ``spec.serving`` that change a pod."""
 
     id: str
     snapshot: Snapshot
 
     @property
     def label(self) -> str:
-        """The version as people see it: the given one, else the head of the digest, else of the revision."""
+        """Human-readable version: that of the spec, else the first 7 digits of the digest, else of the revision."""
         model = self.snapshot.model
         return model.version or model.digest.removeprefix("sha256:")[:7] or self.id[:7]
 

@@ -1,4 +1,4 @@
-"""Reads a status of any release: of this one, of the one before, and of a newer one, which is left alone."""
+"""Read a status of this release or of the one before, and detect one of a newer release, which stays unchanged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read_status(raw: Json) -> Status:
 
 def newer_format(raw: Json) -> int | None:
     """Return the format of a status that a newer release wrote; None if this release can read it."""
-    found = _format(raw)
-    return found if found > FORMAT_VERSION else None
+    version = _format(raw)
+    return version if version > FORMAT_VERSION else None
 
 
 def upgraded(raw: Json) -> Json:
@@ -36,10 +36,10 @@ def _format(raw: Json) -> int:
 
 
 def _from_1(raw: Json) -> Json:
-    """Format 2 has ``draining`` for ``leaving``, and the state of the statistics as one opaque string."""
+    """Format 2 has ``draining`` for ``leaving``, and the state of the statistical tests as one opaque string."""
     status = dict(raw)
-    if leaving := status.pop("leaving", None):
-        status["draining"] = leaving
+    if draining := status.pop("leaving", None):
+        status["draining"] = draining
     candidate = status.get("candidate") or {}
     if evidence := candidate.get("evidence"):
         status["candidate"] = {**candidate, "evidence": _evidence_from_1(evidence)}

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition: what it keeps of a status, scaling, and which of them the operator can work with."""
+"""The CustomResourceDefinition: descriptions, unknown fields of a status, scaling, and its version in the cluster."""
 
 from __future__ import annotations
 
@@ -8,25 +8,97 @@ from typing import Any
 
 import pytest
 
+from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.crd import crd, crd_problem
+from mlmodel_operator.api.types import Spec
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
+SMALLEST = {
+    "model": {"uri": "builtin://iris"},
+    "serving": {"autoscaling": {"maxReplicas": 3}, "apiKeys": {"secretName": "keys"}},
+    "rollout": {"steps": [{"weight": 5}]},
+}
+"""A spec with every part and only its required fields."""
+BOUNDS_IN_A_RULE = {"spec.rollout.steps[].weight": (1, 99), "spec.rollout.gates.errors.maxPercent": (0.1, 50)}
 
 
 def properties() -> dict[str, Any]:
-    """Schemas of ``spec`` and ``status``."""
+    """Return the schemas of ``spec`` and ``status``."""
     found: dict[str, Any] = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     return found
 
 
-def objects(path: str, field: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every object with named fields."""
-    if "properties" in field:
-        yield path, field
+def fields(path: str, field: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every field with its path, ``field`` first."""
+    yield path, field
     for name, inner in field.get("properties", {}).items():
-        yield from objects(f"{path}.{name}", inner)
+        yield from fields(f"{path}.{name}", inner)
     if isinstance(field.get("items"), dict):
-        yield from objects(f"{path}[]", field["items"])
+        yield from fields(f"{path}[]", field["items"])
+
+
+def objects(path: str, field: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every object with named fields."""
+    return ((inner_path, inner) for inner_path, inner in fields(path, field) if "properties" in inner)
+
+
+def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every value in JSON data that is not an object or a list, with its path."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(f"{path}.{name}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(f"{path}[]", inner)
+    else:
+        yield path, value
+
+
+DESCRIPTIONS = {path: field["description"] for path, field in fields("spec", properties()["spec"])}
+REQUIRED = {path for path, _ in leaves("spec", SMALLEST)}
+DEFAULTS = {
+    path: value for path, value in leaves("spec", encode(decode(Spec, SMALLEST, "spec"))) if path not in REQUIRED
+}
+
+
+def bounds(field: dict[str, Any]) -> tuple[float, float] | None:
+    """Return the bounds of a number, or of the length of a list."""
+    for low, high in (("minimum", "maximum"), ("minItems", "maxItems")):
+        if low in field and high in field:
+            return field[low], field[high]
+    return None
+
+
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_every_field_has_a_description_of_whole_sentences(part: str) -> None:
+    found = {path: field.get("description", "") for path, field in fields(part, properties()[part])}
+    assert len(found) > 30
+    assert [path for path, text in found.items() if not text[:1].isupper() or not text.endswith(".")] == []
+
+
+def test_a_description_gives_the_bounds_of_its_field() -> None:
+    found = {path: limits for path, field in fields("spec", properties()["spec"]) if (limits := bounds(field))}
+    assert {"spec.rollout.steps", "spec.rollout.bakeSeconds", *BOUNDS_IN_A_RULE} <= found.keys() | BOUNDS_IN_A_RULE
+    for path, (low, high) in (found | BOUNDS_IN_A_RULE).items():
+        assert f" {low:.15g} to {high:.15g}" in DESCRIPTIONS[path], path
+
+
+def test_a_description_gives_the_longest_text() -> None:
+    found = {path: field["maxLength"] for path, field in fields("spec", properties()["spec"]) if "maxLength" in field}
+    assert "spec.model.version" in found
+    assert [path for path, length in found.items() if f" {length} " not in DESCRIPTIONS[path]] == []
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_a_description_gives_the_default_of_its_field(path: str) -> None:
+    value = DEFAULTS[path]
+    text = str(value).lower() if isinstance(value, bool) else value if isinstance(value, str) else f"{value:g}"
+    assert DESCRIPTIONS[path].endswith(f"Default: {text}.")
+
+
+@pytest.mark.parametrize("path", sorted(REQUIRED))
+def test_a_description_says_that_its_field_is_required(path: str) -> None:
+    assert DESCRIPTIONS[path].endswith("Required.")
 
 
 def test_no_object_of_a_status_loses_fields_that_this_release_does_not_know() -> None:
