@@ -48,9 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         "Sign it: mlmodel package DIR --sign KEY. Print it as a ConfigMap: mlmodel package DIR --configmap NAME.",
     )
     package.add_argument("source", type=Path, metavar="MODEL_FILE|DIR", help="model file, or directory of a package")
-    package.add_argument("--data", type=Path, help="CSV file with a header: rows that the model was not trained on")
-    package.add_argument("--label", help="column of --data with the label")
-    package.add_argument("--out", type=Path, help="directory to write the package to")
+    package.add_argument(
+        "--data", type=Path, metavar="FILE", help="CSV file with a header: rows that the model was not trained on"
+    )
+    package.add_argument("--label", metavar="COLUMN", help="column of --data with the label")
+    package.add_argument("--out", type=Path, metavar="DIR", help="directory to write the package to")
     package.add_argument("--configmap", metavar="NAME", help="print the package as an immutable ConfigMap of this name")
     package.add_argument(
         "--format",

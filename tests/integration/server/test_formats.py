@@ -39,7 +39,7 @@ def run(python: Path, *tests: str) -> None:
 
 
 def locked(name: str, package: str) -> str:
-    """The version of a package that the image of this lock has, as a requirement."""
+    """Return the version of a package in a lock of the images, as a requirement."""
     (version,) = lock.pins((lock.FOLDER / f"{name}.txt").read_text("utf-8"))[package]
     return f"{package}=={version}"
 

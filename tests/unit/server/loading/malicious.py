@@ -559,6 +559,9 @@ def _others() -> Iterator[Malicious]:
     module: dict[str, Any] = {"module": "os", "class_name": "system", "registered_name": None, "config": {}}
     yield Malicious("keras module", lambda _: _keras(module), r"refused os\.system in model\.keras")
     yield Malicious("onnx weights in another file", _onnx, r"refused external data in model\.onnx")
+
+
+def _boosters() -> Iterator[Malicious]:
     yield Malicious(
         "xgboost nested deep",
         lambda _: {"model.json": b'{"learner":' + b"[" * 2_000_000},
@@ -592,6 +595,9 @@ def _others() -> Iterator[Malicious]:
         _lightgbm("num_leaves", "2000000000"),
         r"model\.txt cannot be read \(Damaged: it has an array of the wrong length",
     )
+
+
+def _mlflow_directories() -> Iterator[Malicious]:
     runs = "flavors:\n  python_function:\n    loader_module: my_loader\n    code: code\n"
     yield Malicious(
         "mlflow with code", _mlflow(runs, **{"code/my_loader.py": b"1"}),
@@ -616,4 +622,4 @@ def _others() -> Iterator[Malicious]:
     )
 
 
-ALL = [*_globals(), *_protocol(), *_numbers(), *_skops_files(), *_others()]
+ALL = [*_globals(), *_protocol(), *_numbers(), *_skops_files(), *_others(), *_boosters(), *_mlflow_directories()]
