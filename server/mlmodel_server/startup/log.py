@@ -25,7 +25,6 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         stamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-        fields = [f"time={stamp}", f"level={record.levelname.lower()}", f"from={record.name}"]
         message = record.getMessage()
         if record.exc_info:
             message += "\n" + self.formatException(record.exc_info)
