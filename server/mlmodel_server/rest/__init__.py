@@ -1,1 +1,1 @@
-"""HTTP: connections, endpoints with their wire formats, and the routes that FastAPI answers."""
+"""HTTP: connections, inference endpoints with their wire formats, and all other routes."""

@@ -15,8 +15,9 @@ from mlmodel_server.rest.connection import Answerable
 from mlmodel_server.rest.endpoints import UNKNOWN, Endpoint, endpoints
 from mlmodel_server.rest.exchange import AsgiExchange, FastExchange, Receive
 from mlmodel_server.rest.reply import Headers, Reply, reply_of
+from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.serving.exchange import Gone
+from mlmodel_server.serving.exchange import Disconnected
 from mlmodel_server.serving.pipeline import Pipeline
 from mlmodel_server.tensors import quoted
 
@@ -25,7 +26,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Application:
-    """An ASGI application that is a :class:`~mlmodel_server.rest.connection.FastPath` as well."""
+    """An ASGI application that is also the :class:`~mlmodel_server.rest.connection.FastPath`."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         serving = pipeline.serving
@@ -33,21 +34,21 @@ class Application:
         self._limits = serving.limits
         self._management = management.routes(serving)
         self._endpoints = endpoints(serving)
-        self.fast = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
-        """By target in the request line: what :meth:`accept` may accept. Empty while draining."""
+        self.fast_endpoints = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
+        """The endpoints of the fast path, by target in the request line. Empty while draining."""
         self._accepted: list[FastExchange] = []
         self._poll = BusyPoll()
 
     def drain(self) -> None:
-        """Close the fast path: from now on every reply asks its client to connect elsewhere."""
+        """Turn the fast path off: from now on every response has ``Connection: close``."""
         self.pipeline.serving.draining = True
-        self.fast = {}
+        self.fast_endpoints = {}
 
     def accept(self, connection: Answerable, target: bytes, headers: Headers, body: bytes) -> bool:
         """See :class:`~mlmodel_server.rest.connection.FastPath`."""
         started = perf_counter()
-        exchange = FastExchange(self.fast[target], dict(headers), started, self._limits, body, connection)
-        if ENCODING in exchange.headers:  # to unpack it may take long
+        exchange = FastExchange(self.fast_endpoints[target], dict(headers), started, self._limits, body, connection)
+        if ENCODING in exchange.headers:  # decompression may take long
             return False
         try:
             if not self.pipeline.accept(exchange):
@@ -63,8 +64,8 @@ class Application:
         return True
 
     def answer_accepted(self) -> None:
-        """Answer all requests that were accepted. Those of one round of the event loop are predicted together, and
-        written together: a client that is woken for each answer by itself costs more than the answer."""
+        """Answer all accepted requests. Requests of one round of the event loop are predicted and written together:
+        waking a client for each response separately takes longer than the response."""
         accepted, self._accepted = self._accepted, []
         for exchange, reply in zip(accepted, self.pipeline.answer(accepted), strict=True):
             exchange.connection.answer(reply.start(), reply.body)
@@ -77,16 +78,16 @@ class Application:
             await self._manage(scope, receive, send)
             return
         exchange = AsgiExchange(endpoint or UNKNOWN, dict(scope["headers"]), perf_counter(), self._limits, receive)
-        misdirected = _misdirected(scope, endpoint, self.pipeline.serving)
+        error = _routing_error(scope, endpoint, self.pipeline.serving)
         try:
-            reply = self.pipeline.reject(exchange, misdirected) if misdirected else await self.pipeline.serve(exchange)
-        except Gone:
+            reply = self.pipeline.reject(exchange, error) if error else await self.pipeline.serve(exchange)
+        except Disconnected:
             return
         await _send(self._closing(send), reply)
 
     async def _manage(self, scope: Scope, receive: Receive, send: Send) -> None:
         send = self._closing(send)
-        if not _open(scope["path"]):
+        if not _needs_no_key(scope["path"]):
             try:
                 self.pipeline.authorise(dict(scope["headers"]))
             except RequestError as error:
@@ -95,7 +96,7 @@ class Application:
         await self._management(scope, receive, send)
 
     def _closing(self, send: Send) -> Send:
-        """``send``; while draining, it asks the client to open its next connection elsewhere."""
+        """Return ``send``; while draining, one that adds ``Connection: close``."""
         if not self.pipeline.serving.draining:
             return send
 
@@ -112,22 +113,26 @@ async def _send(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-def _open(path: str) -> bool:
-    """Whether a path needs no API key: probes, metrics, and the page on which a key can be typed."""
+def _needs_no_key(path: str) -> bool:
+    """Whether a path needs no API key: probes, metrics, and the page, which has a field for the key."""
     return path in ("/", "/metrics") or path.rstrip("/").endswith(("/ready", "/live"))
 
 
-def _misdirected(scope: Scope, endpoint: Endpoint | None, serving: Serving) -> RequestError | None:
-    """The error of a request whose address or method is not one for predictions."""
+def _routing_error(scope: Scope, endpoint: Endpoint | None, serving: Serving) -> RequestError | None:
+    """Return the error of a request whose path or method has no endpoint, else None."""
     if endpoint is None:
-        return RequestError(_unknown(scope["path"], serving), 404)
+        return _not_found(scope["path"], serving)
     if scope["method"] != "POST":
-        return RequestError(f"{scope['method']} is not possible here: POST {endpoint.what}", 405)
+        return RequestError(f"method {scope['method']} is not allowed: POST {endpoint.what}", 405)
     return None
 
 
-def _unknown(path: str, serving: Serving) -> str:
+def _not_found(path: str, serving: Serving) -> RequestError:
     parts = path.strip("/").split("/")
-    if parts[:3] == ["v2", "models", serving.name] and parts[3:4] == ["versions"] and len(parts) == 6:
-        return f"model {serving.name} has no version {quoted(parts[4])} here, but {serving.version}"
-    return f"there is no such model here: POST to /v2/models/{serving.name}/infer"
+    version = parts[4] if len(parts) == 6 and parts[3] == "versions" else ""
+    if parts[:2] == ["v2", "models"] and (version or len(parts) == 4):
+        try:
+            describe.check(serving, parts[2], version)
+        except RequestError as error:
+            return error
+    return RequestError(f"path {quoted(path)} not found: POST to /v2/models/{serving.name}/infer", 404)

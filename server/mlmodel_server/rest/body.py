@@ -1,4 +1,4 @@
-"""The headers that matter for an inference request, and its body within bounds."""
+"""The headers of an inference request, and its body within the limits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.serving.context import Limits
+from mlmodel_server.tensors import quoted
 
 JSON = b"application/json"
 FORM = b"application/x-www-form-urlencoded"
-"""What ``curl -d`` says of everything; no form is ever expected here, so it is taken for JSON."""
+"""The content type that ``curl -d`` sends. No endpoint expects a form, so it is read as JSON."""
 
 ENCODING = b"content-encoding"
 TIMEOUT = b"x-mlmodel-timeout-ms"
@@ -21,53 +22,53 @@ JSON_LENGTH = b"inference-header-content-length"
 
 @dataclass(slots=True)
 class Head:
-    """What the headers of one request say."""
+    """The parsed headers of one request."""
 
     deadline: float
-    """A reading of ``perf_counter``."""
+    """Reading of ``perf_counter``."""
     length: int
-    """Bytes of the body; 0 when it comes in chunks without its length."""
+    """Bytes of the body; 0 if it is chunked, without its length."""
     json_length: int | None
-    """Bytes of JSON before binary tensors; None when all of it is JSON."""
+    """Bytes of JSON before binary tensors; None if the whole body is JSON."""
     content_type: bytes
     encoding: bytes
 
 
 def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], started: float, limits: Limits) -> Head:
-    """Check the headers, by lower-case name; :class:`RequestError` 400, 413 or 415 says which one is wrong."""
-    length = int(headers.get(b"content-length", 0))  # the HTTP parser has made sure that it is a number
+    """Parse the headers, by lower-case name. Raise :class:`RequestError` 400, 413 or 415, which names the wrong one."""
+    length = int(headers.get(b"content-length", 0))  # the HTTP parser has checked that it is a number
     if length > limits.max_body:
         raise RequestError(f"the body has {length} bytes, the limit is {limits.max_body}: send fewer rows", 413)
-    kind = headers.get(b"content-type", JSON)
-    if kind not in content_types:
-        kind = kind.partition(b";")[0].strip().lower()
-        if kind == FORM and JSON in content_types:
-            kind = JSON
-        if kind not in content_types:
-            wanted = " or ".join(sorted(name.decode() for name in content_types))
-            raise RequestError(f"send the body with the header 'Content-Type: {wanted}'", 415)
+    content_type = headers.get(b"content-type", JSON)
+    if content_type not in content_types:
+        content_type = content_type.partition(b";")[0].strip().lower()
+        if content_type == FORM and JSON in content_types:
+            content_type = JSON
+        if content_type not in content_types:
+            supported = " or ".join(sorted(name.decode() for name in content_types))
+            raise RequestError(f"Content-Type {_quoted(content_type)} is not supported: use {supported}", 415)
     encoding = headers.get(ENCODING, b"")
     if encoding:
         encoding = encoding.strip().lower()
         if encoding not in (b"", b"identity", b"gzip", b"deflate"):
-            raise RequestError("the body may be compressed as gzip or deflate, or not at all", 415)
+            raise RequestError(f"Content-Encoding {_quoted(encoding)} is not supported: use gzip or deflate", 415)
     return Head(
-        started + (_natural(headers[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in headers else limits.timeout),
+        started + (_integer(headers[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in headers else limits.timeout),
         length,
-        _natural(headers[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in headers else None,
-        kind,
+        _integer(headers[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in headers else None,
+        content_type,
         b"" if encoding == b"identity" else encoding,
     )
 
 
 async def read(head: Head, receive: Callable[[], Awaitable[MutableMapping[str, Any]]], limits: Limits) -> bytes | None:
-    """The whole body, decompressed; None when the client has gone. :class:`RequestError` 413 when it is too long."""
+    """Return the body, decompressed; None if the client disconnects. Raise :class:`RequestError` 413 over the limit."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body") or message["type"] != "http.request":
         chunks, size = [body], len(body)
         while message["type"] == "http.request" and message.get("more_body"):
-            if size > limits.max_body:  # sent in chunks, without its length
+            if size > limits.max_body:  # chunked, without its length
                 raise _too_long(limits)
             message = await receive()
             chunks.append(message.get("body", b""))
@@ -77,19 +78,19 @@ async def read(head: Head, receive: Callable[[], Awaitable[MutableMapping[str, A
         body = b"".join(chunks)
     if len(body) > limits.max_body:
         raise _too_long(limits)
-    return _unpacked(body, head.encoding, limits) if head.encoding else body
+    return _decompress(body, head.encoding, limits) if head.encoding else body
 
 
-def _unpacked(body: bytes, encoding: bytes, limits: Limits) -> bytes:
-    unpacker = zlib.decompressobj(wbits=31 if encoding == b"gzip" else 15)
+def _decompress(body: bytes, encoding: bytes, limits: Limits) -> bytes:
+    decompressor = zlib.decompressobj(wbits=31 if encoding == b"gzip" else 15)
     try:
-        plain = unpacker.decompress(body, limits.max_body + 1)
+        plain = decompressor.decompress(body, limits.max_body + 1)
     except zlib.error:
-        raise RequestError(f"the body is not compressed as {encoding.decode()}, which its header says") from None
+        raise RequestError(f"the body is not {encoding.decode()}: compress it, or remove Content-Encoding") from None
     if len(plain) > limits.max_body:
         raise _too_long(limits)
-    if not unpacker.eof or unpacker.unused_data:
-        raise RequestError(f"the compressed body is cut short or has something behind it: send one {encoding.decode()}")
+    if not decompressor.eof or decompressor.unused_data:
+        raise RequestError(f"the compressed body is cut off or has trailing bytes: send one {encoding.decode()} stream")
     return plain
 
 
@@ -97,7 +98,11 @@ def _too_long(limits: Limits) -> RequestError:
     return RequestError(f"the body is longer than the limit of {limits.max_body} bytes: send fewer rows", 413)
 
 
-def _natural(value: bytes, name: bytes) -> int:
+def _integer(value: bytes, name: bytes) -> int:
     if not value.isdigit() or len(value) > 12:
-        raise RequestError(f"the header {name.decode()} must be a whole number, not below 0")
+        raise RequestError(f"the header {name.decode()} must be an integer of 1 to 12 digits")
     return int(value)
+
+
+def _quoted(value: bytes) -> str:
+    return quoted(value.decode("latin-1"))

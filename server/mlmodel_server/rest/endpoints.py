@@ -1,4 +1,4 @@
-"""The addresses at which the model is asked, each with its wire format."""
+"""The inference endpoints: their paths and wire formats."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BINARY = b"application/octet-stream"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One wire format. ``route`` names it in traces, ``what`` says what to send. ``decode`` raises
-    :class:`~mlmodel_server.errors.RequestError`; ``encode`` gives headers and body."""
+    """One wire format. ``route`` is its name in traces, ``what`` completes "POST …" in an error. ``decode`` raises
+    :class:`~mlmodel_server.errors.RequestError`; ``encode`` returns headers and body."""
 
     route: str
     what: str
@@ -31,15 +31,15 @@ class Endpoint:
 
 
 def _not_served(*_: Any) -> Any:
-    raise AssertionError("the pipeline rejects what has no endpoint")
+    raise AssertionError("the pipeline rejects a request without an endpoint")
 
 
 UNKNOWN = Endpoint("POST (unknown)", "", frozenset(), _not_served, _not_served)
-"""Stands for the endpoint of a request that predicts at an address that does not exist: it is counted and rejected."""
+"""The endpoint of inference requests to an unknown path: they are counted and rejected."""
 
 
 def endpoints(serving: Serving) -> dict[str, Endpoint]:
-    """By path."""
+    """Return the endpoints by path."""
     v2_base, v1_base = f"/v2/models/{serving.name}", f"/v1/models/{serving.name}"
     specs, json = serving.model.signature.inputs, frozenset((JSON,))
     infer = Endpoint(
@@ -54,7 +54,7 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
     )
     table = Endpoint(
         "POST /invocations",
-        "a table as MLflow takes it",
+        "a table in a format of MLflow",
         json | {invocations.CSV},
         lambda head, body: invocations.decode(body, head.content_type, specs),
         _v1_answer,
@@ -107,7 +107,7 @@ def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
 def _explain_request(request: InferRequest, serving: Serving) -> InferRequest:
     if CONTRIBUTIONS not in (spec.name for spec in serving.model.signature.outputs):
         raise RequestError(
-            f"a model of {serving.platform} cannot explain its predictions: XGBoost and LightGBM models can", 501
+            f"this model ({serving.platform}) cannot explain its predictions: XGBoost and LightGBM models can", 501
         )
     return InferRequest(request.id, request.inputs, [CONTRIBUTIONS])
 

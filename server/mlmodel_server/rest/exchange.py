@@ -10,7 +10,7 @@ from mlmodel_server.rest.connection import Answerable
 from mlmodel_server.rest.endpoints import Endpoint
 from mlmodel_server.rest.reply import Reply, reply_of
 from mlmodel_server.serving.context import Limits
-from mlmodel_server.serving.exchange import Exchange, Failure, Gone
+from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.tensors import InferRequest
 
@@ -19,16 +19,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 PREDICTION_ID = b"x-mlmodel-prediction-id"
 
 ATTEMPT, REFUSED = b"x-mlmodel-attempt", b"x-mlmodel-refused"
-"""The router marks a request to the candidate with ``own``, and retries on stable what the candidate fails. A 400 does
-not show whether the request is wrong or only does not fit this version. So the router gets 503 instead, with the status
-that is meant in the second header, and learns from stable which it is."""
+"""The router marks a request to the candidate with ``own``, and retries it on stable if the candidate fails it. A 400
+does not show whether the request is wrong, or only does not fit this version. So the router gets 503 instead, with the
+real status in the second header, and the retry on stable shows which."""
 
 LARGE = 256 << 10
-"""Bytes of a body, from which on it is decoded, and its answer encoded, in a thread: that takes milliseconds."""
+"""Bytes; a larger body is decoded, and its response encoded, in a thread, because that takes milliseconds."""
 
 
 class HttpExchange(Exchange[Reply]):
-    """What both paths have in common."""
+    """The common part of the fast path and the ASGI path."""
 
     __slots__ = ("body", "endpoint", "head", "headers", "limits", "started")
 
@@ -43,7 +43,7 @@ class HttpExchange(Exchange[Reply]):
 
     def check(self) -> int:
         head = self.head = head_of(self.headers, self.endpoint.content_types, self.started, self.limits)
-        return head.length or self.limits.max_body  # sent in chunks: it may become that much
+        return head.length or self.limits.max_body  # chunked: it may become this large
 
     @property
     def deadline(self) -> float:
@@ -71,7 +71,7 @@ class HttpExchange(Exchange[Reply]):
 
 
 class FastExchange(HttpExchange):
-    """On the fast path: the body is complete, and the reply is written to the ``connection``."""
+    """A request on the fast path: its body is complete, and the reply is written to the ``connection``."""
 
     __slots__ = ("connection",)
 
@@ -92,7 +92,7 @@ class FastExchange(HttpExchange):
 
 
 class AsgiExchange(HttpExchange):
-    """On the ASGI path: ``receive`` delivers the body."""
+    """A request on the ASGI path: ``receive`` delivers its body."""
 
     __slots__ = ("_receive",)
 
@@ -105,5 +105,5 @@ class AsgiExchange(HttpExchange):
     async def read(self) -> None:
         body = await read(self.head, self._receive, self.limits)
         if body is None:
-            raise Gone
+            raise Disconnected
         self.body = body

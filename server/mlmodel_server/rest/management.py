@@ -1,4 +1,4 @@
-"""The routes beside inference, which FastAPI answers: health, metadata, metrics, feedback, documentation, the page."""
+"""All routes except inference, with FastAPI: health, metadata, metrics, feedback, documentation, the page."""
 
 from __future__ import annotations
 
@@ -19,59 +19,61 @@ from mlmodel_server.serving.exchange import failure_of
 from mlmodel_server.tensors import quoted
 
 FEEDBACK_BYTES = 1 << 20
+"""Maximum size of the body of one request of feedback."""
 
 
 def routes(serving: Serving) -> FastAPI:
-    """The FastAPI application for one served model. Errors have the protocol's own form."""
+    """Return the FastAPI application of one model. Its errors have the form of the protocol."""
     app = FastAPI(
         title=f"{serving.name} {serving.version}", docs_url=None, redoc_url=None, redirect_slashes=False, version="2"
     )
     _health(app, serving)
-    _descriptions(app, serving)
-    _watching(app, serving)
+    _metadata(app, serving)
+    _observability(app, serving)
     _pages(app, serving)
     _errors(app, serving)
 
-    def described() -> dict[str, Any]:
+    def cached_document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = openapi.document(app, serving)
+            app.openapi_schema = openapi.build(app, serving)
         return app.openapi_schema
 
-    app.openapi = described  # type: ignore[method-assign]  # how FastAPI documents it
+    app.openapi = cached_document  # type: ignore[method-assign]  # how FastAPI documents it
     return app
 
 
 def _health(app: FastAPI, serving: Serving) -> None:
     async def live() -> JSONResponse:
-        """Whether the process works; the liveness probe."""
+        """Whether the process answers; for the liveness probe."""
         return JSONResponse(schemas.Live(live=True))
 
     async def ready() -> JSONResponse:
-        """Whether requests should be sent here; the readiness probe. False from SIGTERM on."""
+        """Whether the server accepts requests; for the readiness probe. False from SIGTERM on."""
         return JSONResponse(schemas.Ready(ready=not serving.draining), 503 if serving.draining else 200)
 
     async def model_ready() -> JSONResponse:
-        """Whether this model answers requests."""
+        """Whether the server accepts requests for this model. False from SIGTERM on."""
         ready = not serving.draining
         return JSONResponse(schemas.Ready(name=serving.name, ready=ready), 200 if ready else 503)
 
-    probed = openapi.answers("Ready") | {503: {**openapi.answers("Ready")[200], "description": "Not any more"}}
-    _get(app, "/v2/health/live", live, openapi.answers("Live"))
+    ready_responses = openapi.responses("Ready")
+    ready_responses[503] = {**ready_responses[200], "description": "The server drains"}
+    _get(app, "/v2/health/live", live, openapi.responses("Live"))
     for path in ("/v2/health/ready", "/ping"):
-        _get(app, path, ready, probed)
+        _get(app, path, ready, ready_responses)
     model = f"/v2/models/{serving.name}"
     for path in (f"{model}/ready", f"{model}/versions/{serving.version}/ready", f"/v1/models/{serving.name}"):
-        _get(app, path, model_ready, probed)
+        _get(app, path, model_ready, ready_responses)
 
 
-def _descriptions(app: FastAPI, serving: Serving) -> None:
+def _metadata(app: FastAPI, serving: Serving) -> None:
     async def server() -> JSONResponse:
-        """What this server is."""
+        """Name, version and extensions of the server."""
         name, version, extensions = describe.server()
         return JSONResponse(schemas.Server(name=name, version=version, extensions=extensions))
 
     async def models() -> JSONResponse:
-        """The models of this server: one."""
+        """The one model of this server."""
         return JSONResponse(schemas.Models(models=[serving.name]))
 
     async def metadata() -> JSONResponse:
@@ -79,33 +81,33 @@ def _descriptions(app: FastAPI, serving: Serving) -> None:
         return JSONResponse(msgspec.to_builtins(describe.model(serving)))
 
     async def example() -> Response:
-        """A request of one real row that can be posted to infer as it is; zeros for a model without a package."""
+        """A request with one real row, which you can post to infer unchanged; zeros for a model without a package."""
         return Response(serving.example, media_type="application/json")
 
     async def profile() -> JSONResponse:
-        """What the columns looked like at training: ranges, deciles, the commonest texts."""
+        """Profile of the columns at training: ranges, deciles, most frequent texts."""
         return JSONResponse(serving.profile)
 
     model = f"/v2/models/{serving.name}"
-    _get(app, "/v2", server, openapi.answers("Server"))
-    _get(app, "/v1/models", models, openapi.answers("Models"))
+    _get(app, "/v2", server, openapi.responses("Server"))
+    _get(app, "/v1/models", models, openapi.responses("Models"))
     for path in (model, f"{model}/versions/{serving.version}"):
-        _get(app, path, metadata, openapi.answers("ModelMetadata"))
-    _get(app, f"{model}/example", example, openapi.answers("InferRequest"))
-    _get(app, f"{model}/profile", profile, openapi.answers("Profile"))
+        _get(app, path, metadata, openapi.responses("ModelMetadata"))
+    _get(app, f"{model}/example", example, openapi.responses("InferRequest"))
+    _get(app, f"{model}/profile", profile, openapi.responses("Profile"))
 
 
-def _watching(app: FastAPI, serving: Serving) -> None:
+def _observability(app: FastAPI, serving: Serving) -> None:
     async def feedback(request: Request) -> JSONResponse:
-        """What really happened, by prediction id: scores the version that predicted."""
-        return JSONResponse(serving.feedback.post(await _bounded(request)))
+        """Labels by prediction id: they score the version that predicted."""
+        return JSONResponse(serving.feedback.post(await _read(request)))
 
     async def stats() -> JSONResponse:
-        """Requests, latency, drift and scores since the start, of all workers: the numbers of the page at /."""
+        """Requests, latency, drift and scores of this pod since its start: the figures of the page at /."""
         return JSONResponse(describe.stats(serving))
 
     async def metrics(request: Request) -> Response:
-        """Prometheus metrics of all workers; not passed on by the router."""
+        """Prometheus metrics of all workers. The router does not pass this path on."""
         names = request.query_params.getlist("name[]")
         body, content_type = serving.recorder.text(request.headers.get("accept", ""), names)
         return Response(body, media_type=content_type)
@@ -113,16 +115,16 @@ def _watching(app: FastAPI, serving: Serving) -> None:
     model = f"/v2/models/{serving.name}"
     app.post(
         f"{model}/feedback",
-        responses=openapi.answers("Scored", 400, 413),
+        responses=openapi.responses("Scored", 400, 413),
         openapi_extra={"requestBody": openapi.feedback_body(serving.model.signature.classes)},
     )(feedback)
-    _get(app, f"{model}/stats", stats, openapi.answers("Stats"))
-    chosen = {"name": "name[]", "in": "query", "description": "only these samples", "schema": {"type": "string"}}
+    _get(app, f"{model}/stats", stats, openapi.responses("Stats"))
+    selected = {"name": "name[]", "in": "query", "description": "select a metric by name", "schema": {"type": "string"}}
     app.get(
         "/metrics",
         response_class=Response,
-        responses=openapi.text("text/plain", "application/openmetrics-text"),
-        openapi_extra={"parameters": [chosen]},
+        responses=openapi.text_responses("text/plain", "application/openmetrics-text"),
+        openapi_extra={"parameters": [selected]},
     )(metrics)
 
 
@@ -133,16 +135,16 @@ def _pages(app: FastAPI, serving: Serving) -> None:
         return HTMLResponse(page.body, headers=page.headers)
 
     async def root(request: Request) -> Response:
-        """A page on which the model can be tried and watched; for clients of the v1 protocol, a sign of life."""
+        """A page to try the model and to watch it; clients of the v1 protocol get {"status": "alive"}."""
         if "text/html" in request.headers.get("accept", ""):
             return html(first)
         return JSONResponse(schemas.Alive(status="alive"))
 
     async def docs(request: Request) -> HTMLResponse:
-        """A page that tells how to ask this server; needs nothing from the internet."""
+        """A page that shows how to send requests to this model; needs no internet access."""
         return html(reference(app.openapi(), serving, str(request.base_url).rstrip("/")))
 
-    app.get("/", response_class=HTMLResponse, responses=openapi.answers("Alive"))(root)
+    app.get("/", response_class=HTMLResponse, responses=openapi.responses("Alive"))(root)
     app.get("/docs", response_class=HTMLResponse)(docs)
 
 
@@ -154,25 +156,25 @@ def _errors(app: FastAPI, serving: Serving) -> None:
         return JSONResponse(schemas.Error(error=failure.message), failure.status)
 
     @app.exception_handler(HTTPException)
-    async def not_found(request: Request, failure: HTTPException) -> JSONResponse:
+    async def not_routed(request: Request, failure: HTTPException) -> JSONResponse:
         path = quoted(request.url.path)
-        message = f"{request.method} is not possible at {path}"
         if failure.status_code == 404:
-            served = f"/v2/models/{serving.name}"
-            message = f"there is nothing at {path}: this server serves {served}, described at /docs"
+            message = f"path {path} not found: this server serves /v2/models/{serving.name}, see /docs"
+        else:
+            message = f"method {request.method} is not allowed at {path}: see /docs"
         return JSONResponse(schemas.Error(error=message), failure.status_code, failure.headers)
 
 
 def _get(app: FastAPI, path: str, endpoint: Any, responses: dict[int | str, dict[str, Any]]) -> None:
-    """Answer at ``path``, with and without a slash at its end."""
+    """Add a route for GET ``path``, with and without a slash at the end."""
     app.get(path, responses=responses)(endpoint)
     app.get(f"{path}/", include_in_schema=False)(endpoint)
 
 
-async def _bounded(request: Request) -> bytes:
+async def _read(request: Request) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > FEEDBACK_BYTES:
-            raise RequestError(f"more than {FEEDBACK_BYTES} bytes of feedback: send it in parts", 413)
+            raise RequestError(f"the feedback has more than {FEEDBACK_BYTES} bytes: send several requests", 413)
     return bytes(body)

@@ -1,4 +1,4 @@
-"""``/openapi.json``: every address of this server, what it takes, what it answers, and examples that work here."""
+"""``/openapi.json``: every path of this server with its requests and responses, and with examples for this model."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ from mlmodel_server.rest.schemas import ref, schemas
 from mlmodel_server.serving.context import Serving
 
 LARGE = 16 << 10
-"""Bytes of an example, from which on it is not shown; ``…/example`` has it."""
+"""Bytes; a larger example is left out, and only ``…/example`` has it."""
 
 ERRORS = {
-    400: "The request does not fit: the error names the field",
-    401: "No API key, or one that is not known",
-    404: "There is nothing at this address",
-    405: "Another method is needed here",
-    413: "Too large: the error names the limit",
-    415: "Another content type or compression is needed",
-    429: "Too many requests wait; Retry-After says when to try again",
+    400: "The request does not fit the model: the error names the field",
+    401: "No API key, or an unknown one",
+    404: "Model, version or path not found",
+    405: "The path requires another method",
+    413: "More bytes or rows than the limit, which the error names",
+    415: "The path requires another content type or compression",
+    429: "Too many requests wait: retry after the time in Retry-After",
     500: "The model failed on this input",
-    503: "The deadline cannot be met, or the server ends",
+    503: "The server cannot meet the deadline, or drains",
 }
-"""What each status means, on every path."""
+"""Description of each status, for all paths."""
 
-_OPEN = ("/", "/metrics")
+_WITHOUT_KEY = ("/", "/metrics")
 _BODY_ERRORS = (400, 413, 415, 429, 500, 503)
 
 
-def answers(schema: str, *errors: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that answers JSON of this ``schema``, or one of these ``errors``."""
-    return {200: {"description": "The answer", "content": _json(schema)}, **_failures(*errors)}
+def responses(schema: str, *errors: int) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses`` of a route that returns JSON of this ``schema``, or one of these ``errors``."""
+    return {200: {"description": "Success", "content": _json(schema)}, **_error_responses(*errors)}
 
 
-def text(*content_types: str) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that answers text."""
+def text_responses(*content_types: str) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses`` of a route that returns text."""
     return {
-        200: {"description": "The answer", "content": {name: {"schema": {"type": "string"}} for name in content_types}}
+        200: {"description": "Success", "content": {name: {"schema": {"type": "string"}} for name in content_types}}
     }
 
 
 def feedback_body(classes: Sequence[str]) -> dict[str, Any]:
-    """The body of feedback; the id of the example is none."""
+    """Return the ``requestBody`` of feedback; the id of its example is a placeholder."""
     label: Any = classes[0] if classes else 1.5
-    example = {"prediction_id": "the header x-mlmodel-prediction-id of an answer", "label": label}
+    example = {"prediction_id": "the header x-mlmodel-prediction-id of a response", "label": label}
     return {"required": True, "content": _json("Feedback", example)}
 
 
-def document(app: FastAPI, serving: Serving) -> dict[str, Any]:
-    """The whole description: the routes of ``app``, and those that predict, which never reach its router."""
-    described = get_openapi(
+def build(app: FastAPI, serving: Serving) -> dict[str, Any]:
+    """Return the whole document: the routes of ``app``, and the inference endpoints, which are not among them."""
+    document = get_openapi(
         title=app.title,
         version=app.version,
         routes=app.routes,
         description=f'Predictions of {serving.name}, version {serving.version}. Every error is `{{"error": …}}`.',
     )
-    examples, predicting = Examples(serving), {}
+    examples, inference = Examples(serving), {}
     for path, endpoint in endpoints(serving).items():
         describe = _OPERATIONS[endpoint.route]
-        if not path.endswith("/") and (describe is not _explain or _explains(serving)):
-            predicting[path] = {"post": describe(serving, examples) | {"operationId": f"post{path}"}}
-    described["paths"] = predicting | described["paths"]
-    described["components"] = {"schemas": schemas(serving.model.signature.inputs)}
+        if not path.endswith("/") and (describe is not _explain or _can_explain(serving)):
+            inference[path] = {"post": describe(serving, examples) | {"operationId": f"post{path}"}}
+    document["paths"] = inference | document["paths"]
+    document["components"] = {"schemas": schemas(serving.model.signature.inputs)}
     if serving.keys:
-        _ask_for_keys(described)
-    return described
+        _require_keys(document)
+    return document
 
 
 class Examples:
-    """The example row of the model, as every format has it; None where a format cannot say it, or not shortly."""
+    """The example row of the model in each wire format; None if a format cannot have it, or if it is too large."""
 
     def __init__(self, serving: Serving) -> None:
         self.request: Any = json.loads(serving.example) if len(serving.example) < LARGE else None
@@ -87,14 +87,14 @@ class Examples:
 
     @property
     def instances(self) -> dict[str, Any] | None:
-        """As the v1 protocol has it."""
+        """The example in the v1 protocol."""
         if self.row is None:
             return None
         return {"instances": [self.row if len(self.row) > 1 else next(iter(self.row.values()))]}
 
     @property
     def split(self) -> dict[str, Any] | None:
-        """As MLflow has it."""
+        """The example in a format of MLflow."""
         if self.row is None:
             return None
         names, values = self._columns(self.row)
@@ -102,7 +102,7 @@ class Examples:
 
     @property
     def csv(self) -> str | None:
-        """As lines of text; of tables only."""
+        """The example as CSV; None unless the model has a table."""
         if self.row is None:
             return None
         names, values = self._columns(self.row)
@@ -116,7 +116,7 @@ class Examples:
 
     @staticmethod
     def _columns(row: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-        """Names and values of a table; the columns of a model that has no names for them are numbered."""
+        """Return names and values of the columns; columns without a name are numbered."""
         only = next(iter(row.values()))
         if len(row) == 1 and isinstance(only, list):
             return [f"column {place}" for place in range(len(only))], only
@@ -124,13 +124,13 @@ class Examples:
 
 
 def nested(data: list[Any], shape: Sequence[int]) -> list[Any]:
-    """Flat, row-major ``data`` as nested lists of this shape."""
+    """Return flat, row-major ``data`` as nested lists of this shape."""
     for size in reversed(shape[1:]):
         data = [data[start : start + size] for start in range(0, len(data), size)] if size else []
     return data
 
 
-def _explains(serving: Serving) -> bool:
+def _can_explain(serving: Serving) -> bool:
     return any(spec.name == CONTRIBUTIONS for spec in serving.model.signature.outputs)
 
 
@@ -139,27 +139,27 @@ def _json(schema: str, example: Any = None) -> dict[str, Any]:
     return {"application/json": content if example is None else content | {"example": example}}
 
 
-def _failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": ERRORS[status], "content": _json("Error")} for status in statuses}
 
 
-def _operation(summary: str, description: str, content: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
-    """One of the addresses that predict."""
-    said = {"type": "string"}
+def _operation(summary: str, description: str, request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
+    """Return the operation of an inference endpoint, from the content of its request and response."""
+    text = {"type": "string"}
     responses = {
         200: {
-            "description": "The answer",
-            "content": answered,
+            "description": "Success",
+            "content": response,
             "headers": {
-                "x-mlmodel-version": {"description": "Who answered", "schema": said},
-                "x-mlmodel-revision": {"description": "Who answered, to the letter", "schema": said},
+                "x-mlmodel-version": {"description": "Version that answered", "schema": text},
+                "x-mlmodel-revision": {"description": "Revision that answered", "schema": text},
                 "x-mlmodel-prediction-id": {
-                    "description": "To be sent with the label once it is known; up to 64 rows have one",
-                    "schema": said,
+                    "description": "Id for feedback, for up to 64 rows: send it with the label",
+                    "schema": text,
                 },
             },
         },
-        **_failures(*_BODY_ERRORS),
+        **_error_responses(*_BODY_ERRORS),
     }
     return {
         "tags": ["predict"],
@@ -169,51 +169,54 @@ def _operation(summary: str, description: str, content: dict[str, Any], answered
             {
                 "name": TIMEOUT.decode(),
                 "in": "header",
-                "description": "Milliseconds after which nobody waits for the answer any more",
+                "description": "Deadline of this request in milliseconds, instead of the server's",
                 "schema": {"type": "integer", "minimum": 0, "maximum": 10**9},
             }
         ],
-        "requestBody": {"required": True, "content": content},
-        "responses": {str(status): response for status, response in responses.items()},
+        "requestBody": {"required": True, "content": request},
+        "responses": {str(status): described for status, described in responses.items()},
     }
 
 
 def _infer(serving: Serving, examples: Examples) -> dict[str, Any]:
     names = ", ".join(spec.name for spec in serving.model.signature.outputs)
-    said = (
-        f"Predict rows, as the Open Inference Protocol v2 says it. `outputs` chooses among: {names}. Tensors may also "
-        "be sent, and asked for, as binary data behind the JSON; the length of the JSON is then the header "
-        "`Inference-Header-Content-Length`."
+    description = (
+        f"Predict rows in the Open Inference Protocol v2. `outputs` selects from: {names}. A request may send tensors, "
+        "and select outputs, as binary data behind the JSON; the header `Inference-Header-Content-Length` is then the "
+        "length of the JSON."
     )
     binary = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     return _operation(
-        "Infer", said, _json("InferRequest", examples.request) | binary, _json("InferResponse") | binary
+        "Infer", description, _json("InferRequest", examples.request) | binary, _json("InferResponse") | binary
     )  # fmt: skip
 
 
 def _predict(_serving: Serving, examples: Examples) -> dict[str, Any]:
-    said = "Predict rows, as KServe's v1 protocol and TensorFlow Serving say it: arrays, or objects by feature name."
-    return _operation("Predict (v1)", said, _json("RowsV1", examples.instances), _json("Predictions"))
+    description = (
+        "Predict rows in the v1 protocol of KServe and TensorFlow Serving: arrays, or objects by feature name."
+    )
+    return _operation("Predict (v1)", description, _json("RowsV1", examples.instances), _json("Predictions"))
 
 
 def _explain(_serving: Serving, examples: Examples) -> dict[str, Any]:
-    said = "How much each feature of a row adds to the model's raw score; last comes what every row begins with."
-    return _operation("Explain (v1)", said, _json("RowsV1", examples.instances), _json("Explanations"))
+    description = (
+        "Contribution of each feature of a row to the raw score of the model; the last number is the base value."
+    )
+    return _operation("Explain (v1)", description, _json("RowsV1", examples.instances), _json("Explanations"))
 
 
 def _invocations(_serving: Serving, examples: Examples) -> dict[str, Any]:
-    said = "Predict a table, as MLflow's scoring server takes it: JSON, or CSV with a line of names."
+    description = "Predict a table in the formats of MLflow: JSON, or CSV with a header line."
     lines: dict[str, Any] = {"schema": {"type": "string"}}
     if examples.csv:
         lines["example"] = examples.csv
-    return _operation(
-        "Predict a table (MLflow)", said, _json("Table", examples.split) | {"text/csv": lines}, _json("Predictions")
-    )
+    content = _json("Table", examples.split) | {"text/csv": lines}
+    return _operation("Predict a table (MLflow)", description, content, _json("Predictions"))
 
 
 def _rows(_serving: Serving, examples: Examples) -> dict[str, Any]:
-    said = "Predict a row that is a plain JSON object by feature name, or an array of them. null is a missing number."
-    return _operation("Predict plain rows", said, _json("Rows", examples.row), _json("Predictions"))
+    description = "Predict a row as a plain JSON object by feature name, or an array of rows; null is a missing number."
+    return _operation("Predict plain rows", description, _json("Rows", examples.row), _json("Predictions"))
 
 
 _OPERATIONS: dict[str, Callable[[Serving, Examples], dict[str, Any]]] = {
@@ -225,15 +228,15 @@ _OPERATIONS: dict[str, Callable[[Serving, Examples], dict[str, Any]]] = {
 }
 
 
-def _ask_for_keys(described: dict[str, Any]) -> None:
-    described["components"]["securitySchemes"] = {
+def _require_keys(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
         "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
     }
-    described["security"] = [{"bearer": []}, {"key": []}]
-    for path, methods in described["paths"].items():
+    document["security"] = [{"bearer": []}, {"key": []}]
+    for path, methods in document["paths"].items():
         for operation in methods.values():
-            if path in _OPEN or path.endswith(("/ready", "/live")):
+            if path in _WITHOUT_KEY or path.endswith(("/ready", "/live")):
                 operation["security"] = []
             else:
-                operation["responses"] |= {str(status): said for status, said in _failures(401).items()}
+                operation["responses"] |= {str(status): error for status, error in _error_responses(401).items()}

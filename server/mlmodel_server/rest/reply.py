@@ -1,4 +1,4 @@
-"""What goes back over HTTP."""
+"""Responses over HTTP."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _EXTRA: dict[int, Headers] = {
 
 @dataclass(slots=True)
 class Reply:
-    """Status, headers beside the default ones, body."""
+    """Status, headers without the default ones, body."""
 
     status: int
     headers: Headers
     body: bytes
 
     def start(self) -> bytes:
-        """Return the status line and the headers, each with its line end."""
+        """Return the status line and the headers, each with its line break."""
         start = _STATUS_LINES[self.status]
         for header in self.headers:
             start += b"%b: %b\r\n" % header
@@ -36,7 +36,7 @@ class Reply:
 
 
 def reply_of(failure: Failure) -> Reply:
-    """Return the reply that reports a failure, in the form that every error has."""
+    """Return the reply of a failure, in the common form of errors."""
     body = v2.error(failure.message)
     headers = [(b"content-type", b"application/json"), *_EXTRA.get(failure.status, ())]
     if failure.retry_after:

@@ -1,4 +1,4 @@
-"""The JSON of every route as types, and the schemas that are generated from them."""
+"""The JSON of every route as types, and the OpenAPI schemas that are generated from them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mlmodel_server.tensors import ModelMetadata, TensorSpec, kind
 
 
 class Error(TypedDict):
-    """Every error."""
+    """The form of every error."""
 
-    error: Annotated[str, Meta(description="One sentence that says what to change")]
+    error: Annotated[str, Meta(description="One sentence that names what to change")]
 
 
 class Alive(TypedDict):
@@ -28,20 +28,20 @@ class Alive(TypedDict):
 
 
 class Live(TypedDict):
-    """Whether the process works."""
+    """Whether the process answers."""
 
     live: bool
 
 
 class Ready(TypedDict):
-    """Whether requests should be sent here."""
+    """Whether the server accepts requests."""
 
     ready: bool
     name: NotRequired[str]
 
 
 class Server(TypedDict):
-    """What this server is."""
+    """Name, version and extensions of the server."""
 
     name: str
     version: str
@@ -49,7 +49,7 @@ class Server(TypedDict):
 
 
 class Models(TypedDict):
-    """The models that this server serves."""
+    """The models of this server."""
 
     models: list[str]
 
@@ -61,13 +61,13 @@ class Predictions(TypedDict):
 
 
 class Explanations(TypedDict):
-    """For each row the contribution of each feature."""
+    """The contributions of the features, for each row."""
 
     explanations: list[Any]
 
 
 class Split(TypedDict):
-    """A table of MLflow: names of the columns, and rows."""
+    """A table in the format of MLflow: names of the columns, and rows."""
 
     columns: NotRequired[list[str]]
     data: list[list[Any]]
@@ -78,13 +78,14 @@ class InferRequest(v2.InferRequestJson[v2.TensorJson]):
 
 
 class InferResponse(v2.InferResponseJson):
-    """The answer to an inference request of the Open Inference Protocol v2."""
+    """The response to an inference request of the Open Inference Protocol v2."""
 
 
 Feedback = Labelled | Annotated[list[Labelled], Meta(min_length=1, max_length=MAX_IDS)]
 
 Profile = Annotated[
-    dict[str, dict[str, Any]], Meta(description="By column; of a matrix by input and place, such as input-0[3]")
+    dict[str, dict[str, Any]],
+    Meta(description="Profiles by column; a column of a matrix has input and position, such as input-0[3]"),
 ]
 
 
@@ -102,14 +103,14 @@ _CHOICES = {
     "RowsV1": ("Instances", "Inputs"),
     "Table": ("DataframeSplit", "DataframeRecords", "Instances", "Inputs"),
 }
-"""Schemas with several kinds of objects, of which msgspec has no union."""
+"""Schemas with several kinds of objects, for which msgspec has no union."""
 
 
 def schemas(inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     """Return every schema by its name, for a model with these inputs."""
     named = types(inputs)
-    found, components = msgspec.json.schema_components(named.values(), ref_template=REF)
-    named = {name: schema for name, schema in zip(named, found, strict=True) if name not in components}
+    generated, components = msgspec.json.schema_components(named.values(), ref_template=REF)
+    named = {name: schema for name, schema in zip(named, generated, strict=True) if name not in components}
     return components | named | {name: {"oneOf": [ref(one) for one in ones]} for name, ones in _CHOICES.items()}
 
 
@@ -124,7 +125,7 @@ def ref(name: str) -> dict[str, str]:
 
 
 def _rows(inputs: Sequence[TensorSpec]) -> dict[str, Any]:
-    """The types that hold rows of a model with these inputs."""
+    """Return the types of rows, for a model with these inputs."""
     row: Any = _object("Row", {spec.name: _value(spec) for spec in inputs})
     records: Any = Annotated[list[row], Meta(min_length=1)]
     values: Any = Annotated[list[row | list[Any] | float | str | bool], Meta(min_length=1)]
@@ -143,7 +144,7 @@ def _object(name: str, fields: dict[str, Any]) -> Any:
 
 
 def _value(spec: TensorSpec) -> Any:
-    """One row's part of an input; null is a missing number."""
+    """Return the type of an input in one row; null is a missing number."""
     element = kind(spec.datatype)
     value: Any = float | None if element is float else element
     inner = () if spec.shape[1:] == (1,) else spec.shape[1:]

@@ -1,8 +1,8 @@
 """The Open Inference Protocol over gRPC: messages to :class:`InferRequest`, :class:`InferResponse` to messages.
 
 Source: github.com/open-inference/open-inference-protocol, specification/protocol/inference_grpc.md. The elements of the
-inputs come either all as raw bytes, or each in the field of its contents that is made for its datatype; the answer is
-given in the same way. What is refused is refused with the words of REST.
+inputs are either all raw bytes, or each in the typed field of its datatype; the response has the same form. Errors have
+the same text as over REST.
 """
 
 from __future__ import annotations
@@ -49,16 +49,18 @@ _CONTENTS: dict[str, tuple[str, Any]] = {
     "FP64": ("fp64_contents", np.float64),
     "BYTES": ("bytes_contents", None),
 }
-"""The field for each datatype, and what its elements are; there is none for FP16."""
+"""The typed field of each datatype, and the numpy type of its elements. FP16 has no field."""
 
 
 def decode(message: pb.ModelInferRequest) -> InferRequest:
-    """The request of a message; :class:`RequestError` 400 says which field is wrong."""
+    """Decode a message. Raise :class:`RequestError` 400, which names the wrong field."""
     if not message.inputs:
         raise RequestError("inputs is empty: send at least one tensor")
     raws = message.raw_input_contents
     if raws and len(raws) != len(message.inputs):
-        raise RequestError(f"raw_input_contents has {len(raws)} entries, but there are {len(message.inputs)} inputs")
+        raise RequestError(
+            f"raw_input_contents has {len(raws)} entries for {len(message.inputs)} inputs: send one for each"
+        )
     inputs = [_tensor(sent, raws[index] if raws else None) for index, sent in enumerate(message.inputs)]
     reject_duplicates([tensor.name for tensor in inputs], "input")
     names = [output.name for output in message.outputs]
@@ -93,10 +95,10 @@ def _contents(
     name: str, datatype: str, shape: tuple[int, ...], contents: pb.InferTensorContents, fields: list[str]
 ) -> Array:
     if datatype not in _CONTENTS:
-        raise RequestError(f"input {quoted(name)}: {datatype} travels in raw_input_contents only")
+        raise RequestError(f"input {quoted(name)}: send {datatype} in raw_input_contents")
     field, dtype = _CONTENTS[datatype]
     if any(other != field for other in fields):
-        raise RequestError(f"input {quoted(name)}: data of datatype {datatype} belongs into {field}")
+        raise RequestError(f"input {quoted(name)}: send {datatype} in {field}")
     sent = getattr(contents, field)
     if len(sent) != prod(shape):
         raise RequestError(f"input {quoted(name)}: {field} has {len(sent)} elements, but shape says {list(shape)}")
@@ -110,18 +112,18 @@ def _contents(
 
 
 def from_parameters(sent: Mapping[str, pb.InferParameter]) -> Parameters:
-    """Parameters as Python has them; :class:`RequestError` when one has no value."""
-    found: dict[str, Parameter] = {}
+    """Decode parameters. Raise :class:`RequestError` if one has no value."""
+    decoded: dict[str, Parameter] = {}
     for name, parameter in sent.items():
         choice = parameter.WhichOneof("parameter_choice")
         if choice is None:
-            raise RequestError(f"the parameter {quoted(name)} has no value")
-        found[name] = getattr(parameter, choice)
-    return found
+            raise RequestError(f"parameter {quoted(name)} has no value")
+        decoded[name] = getattr(parameter, choice)
+    return decoded
 
 
 def encode(response: InferResponse, model: str, version: str, *, raw: bool) -> pb.ModelInferResponse:
-    """The answer, its elements as raw bytes or in typed contents; FP16 has only the one, and then all outputs have."""
+    """Encode a response with raw bytes or typed contents. If one output is FP16, all are raw."""
     message = pb.ModelInferResponse(
         model_name=model, model_version=version, id=response.id or "", parameters=to_parameters(response.parameters)
     )
@@ -144,7 +146,7 @@ def encode(response: InferResponse, model: str, version: str, *, raw: bool) -> p
 
 
 def to_parameters(sent: Parameters) -> dict[str, pb.InferParameter]:
-    """Parameters as messages."""
+    """Encode parameters as messages."""
     return {name: _parameter(value) for name, value in sent.items()}
 
 
@@ -159,7 +161,7 @@ def _parameter(value: Parameter) -> pb.InferParameter:
 
 
 def describe(metadata: ModelMetadata) -> pb.ModelMetadataResponse:
-    """The metadata of a model as a message."""
+    """Encode the metadata of a model."""
     return pb.ModelMetadataResponse(
         name=metadata.name,
         versions=metadata.versions,

@@ -23,7 +23,7 @@ PREDICTION_ID = "prediction_id"
 
 
 class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
-    """gRPC has read the message and bounded its size before it is here."""
+    """A ModelInfer call. gRPC has already read the message and checked its size."""
 
     __slots__ = ("_deadline", "_message", "_serving", "headers", "started")
 
@@ -62,6 +62,6 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
 
 
 def headers_of(context: Context) -> Mapping[bytes, bytes]:
-    """Return the metadata of a call that is text, as HTTP's headers."""
+    """Return the text metadata of a call, in the form of HTTP headers."""
     metadata = context.invocation_metadata() or ()
     return {name.encode(): value.encode() for name, value in metadata if isinstance(value, str)}

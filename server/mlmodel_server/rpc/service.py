@@ -1,6 +1,6 @@
 """The gRPC server: the inference service in front of the pipeline, with reflection and the health service.
 
-gRPC starts threads: make a :class:`GrpcServer` in the process that serves, after it has been forked.
+gRPC starts threads: create a :class:`GrpcServer` in the worker, after the fork.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _CODES = {
 """By the HTTP status of a failure; INTERNAL for any other."""
 
 _AGE = (("grpc.max_connection_age_ms", 3_000), ("grpc.max_connection_age_grace_ms", 60_000))
-"""Clients keep a connection for good, and one call too many on it is lost when its pod ends. So they are asked to make
-new ones more often than the five seconds for which a pod lives on after Kubernetes has stopped to send it any."""
+"""Clients never close a connection, and a call fails if it is sent while the pod exits. So the server closes each one
+after less than 5 s, the time for which a pod still serves after Kubernetes sends it no new connections."""
 
 
 class GrpcServer:
-    """Every answer has the version and the revision of the model in its trailing metadata."""
+    """Serves gRPC. Every response has version and revision of the model in its trailing metadata."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         serving = pipeline.serving
@@ -65,7 +65,7 @@ class GrpcServer:
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on ``HOST:PORT`` and return the port. Several processes may share one: the kernel spreads connections.
 
-        Raises RuntimeError when the address cannot be had.
+        Raise RuntimeError if it cannot listen on the address.
         """
         port = (
             self._server.add_secure_port(address, credentials)
@@ -78,21 +78,21 @@ class GrpcServer:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Tell health checks that it is over, take no new requests, and wait up to ``grace`` seconds for the others."""
+        """Report NOT_SERVING to probes, reject new calls, and wait up to ``grace`` seconds for calls in flight."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
 
     def _guarded(
         self, request: Any, answer: Callable[[Any, Context], Awaitable[Any]]
     ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        """``answer`` to messages of the type ``request``; its failures become gRPC's codes, each with one sentence."""
+        """Return a handler: decode a ``request``, call ``answer``, turn errors into a gRPC code and one sentence."""
 
         async def guarded(raw: bytes, context: Context) -> Any:
             context.set_trailing_metadata(self._trailer)
             try:
                 reply = await answer(request.FromString(raw), context)
-            except DecodeError:  # parsed here, as gRPC would log it with a traceback
-                reply = Failure(400, f"the message is no {request.DESCRIPTOR.name}")
+            except DecodeError:  # decoded here, because gRPC would log a traceback
+                reply = Failure(400, f"the message is not a {request.DESCRIPTOR.name}")
             except Exception as error:
                 reply = self._pipeline.failure(error)
             if isinstance(reply, Failure):
@@ -103,12 +103,12 @@ class GrpcServer:
 
 
 def credentials(certificate: Certificate) -> grpc.ServerCredentials:
-    """Return credentials that read the certificate's files for every new connection."""
+    """Return credentials that read the files of the certificate for every new connection."""
 
-    def present() -> grpc.ServerCertificateConfiguration:
+    def configuration() -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([certificate.pem()])
 
-    return grpc.dynamic_ssl_server_credentials(present(), present)
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration)
 
 
 class _Service:
@@ -118,7 +118,7 @@ class _Service:
         self._pipeline, self._serving = pipeline, pipeline.serving
 
     def methods(self) -> dict[str, tuple[Any, Callable[[Any, Context], Awaitable[Any]]]]:
-        """Return the message and the function of each, by name."""
+        """Return request message and function of each method, by name."""
         return {
             "ServerLive": (pb.ServerLiveRequest, self.live),
             "ServerReady": (pb.ServerReadyRequest, self.ready),

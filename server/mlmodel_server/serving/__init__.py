@@ -1,1 +1,1 @@
-"""What every transport shares: one model, the pipeline of an inference request, access, and what is recorded."""
+"""What every transport shares: the model, the pipeline of an inference request, access control and reports."""

@@ -1,4 +1,4 @@
-"""Who may ask: API keys, of which the server only has hashes, and the certificate that it shows."""
+"""Access control: API keys, of which the server has only hashes, and the TLS certificate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from time import monotonic
 from mlmodel_server.errors import RequestError, UsageError
 
 RELOAD_SECONDS = 1.0
-"""A changed file counts after this time at the latest."""
+"""Maximum seconds until a changed file takes effect."""
 
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})\s*:\s*([0-9a-f]{64})")
 _BEARER = b"bearer "
@@ -22,34 +22,33 @@ logger = logging.getLogger(__name__)
 
 
 class ApiKeys:
-    """The keys of a file with a line ``NAME: SHA256`` for each, read again when it changes.
+    """The keys of a file with a line ``NAME: SHA256`` for each, reloaded when the file changes.
 
-    A file that cannot be read any more, or that has a wrong line, changes nothing: who had access keeps it, nobody else
-    gets it, and the log says so.
+    If the file becomes unreadable or has a wrong line, the former keys stay valid and the server logs the reason.
     """
 
     def __init__(self, path: Path) -> None:
-        """:class:`UsageError` when the file is not there or is wrong: a server that shall ask for keys never starts
-        without."""
+        """Raise :class:`UsageError` if the file is missing or wrong: a server that requires keys never starts without
+        them."""
         self._path = path
         self._stamp = _stamp(path)
         self._names = _parsed(path)
         self._next = 0.0
 
     def check(self, headers: Mapping[bytes, bytes]) -> str:
-        """The name that belongs to the key in ``Authorization: Bearer KEY`` or ``x-api-key: KEY``.
+        """Return the name of the key in ``Authorization: Bearer KEY`` or ``x-api-key: KEY``.
 
-        :class:`RequestError` 401 without a key that is known.
+        Raise :class:`RequestError` 401 without a key, or if it is not known.
         """
         self._reload()
-        given = headers.get(b"authorization", b"")
-        key = given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else headers.get(b"x-api-key")
+        sent = headers.get(b"authorization", b"")
+        key = sent[len(_BEARER) :].strip() if sent[: len(_BEARER)].lower() == _BEARER else headers.get(b"x-api-key")
         if not key:
-            raise RequestError("this model asks for an API key: send it as 'Authorization: Bearer KEY'", 401)
-        # Looked up by its hash, whose bytes nobody can choose: how long that takes tells nothing of other keys.
+            raise RequestError("this model requires an API key: send it as 'Authorization: Bearer KEY'", 401)
+        # The lookup is by hash, whose bytes a client cannot choose: its duration reveals nothing about other keys.
         name = self._names.get(hashlib.sha256(key).digest())
         if name is None:
-            raise RequestError("this API key is not known: ask the owner of the model for one", 401)
+            raise RequestError("this API key is not known: get one from the owner of the model", 401)
         return name
 
     def _reload(self) -> None:
@@ -65,14 +64,14 @@ class ApiKeys:
             self._names = _parsed(self._path)
             logger.info("API keys reloaded", extra={"keys": len(self._names)})
         except UsageError as error:
-            logger.error("API keys not reloaded, those from before stay valid", extra={"error": error})
+            logger.error("API keys not reloaded, the former ones stay valid", extra={"error": error})
 
 
 class Certificate:
-    """A TLS context whose certificate is read again when its file changes."""
+    """A TLS context that reloads its certificate when the file changes."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        """:class:`UsageError` when they are not there or do not belong together."""
+        """Raise :class:`UsageError` if a file is missing or wrong, or the key does not match the certificate."""
         self._files = certificate, key
         self._stamp = _stamp(certificate)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -85,16 +84,16 @@ class Certificate:
         except (OSError, ValueError) as error:  # SSLError is an OSError
             why = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
             raise UsageError(
-                f"the certificate cannot be used ({why}): give PEM files with --tls-cert and --tls-key"
+                f"the certificate cannot be loaded ({why}): give PEM files with --tls-cert and --tls-key"
             ) from None
 
     def pem(self) -> tuple[bytes, bytes]:
-        """Return private key and certificate chain as they are in the files now."""
+        """Return the current content of the files: private key, certificate chain."""
         certificate, key = self._files
         return key.read_bytes(), certificate.read_bytes()
 
     def reload(self) -> None:
-        """Connections made from now on see the present certificate."""
+        """Load a changed certificate for new connections."""
         stamp = _stamp(self._files[0])
         if stamp == self._stamp:
             return
@@ -103,35 +102,35 @@ class Certificate:
             self._load()
             logger.info("certificate reloaded")
         except UsageError as error:
-            logger.error("certificate not reloaded, the one from before stays", extra={"error": error})
+            logger.error("certificate not reloaded, the former one stays in use", extra={"error": error})
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Differs when the file was replaced or rewritten; follows the links of a mounted Secret."""
+    """Return a value that changes with the file; it follows the links of a mounted Secret. None without the file."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _parsed(path: Path) -> dict[bytes, str]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "no text"
-        raise UsageError(f"the file of API keys cannot be read ({why}): give one with --api-keys") from None
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise UsageError(f"the file of API keys cannot be read ({why}): give another with --api-keys") from None
     names: dict[bytes, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        found = _LINE.fullmatch(line.strip())
-        if not found:
+        match = _LINE.fullmatch(line.strip())
+        if not match:
             raise UsageError(
                 f"line {number} of the API keys is not 'NAME: SHA256': "
-                f"the hash of a key is what `printf %s KEY | sha256sum` prints"
+                f"print the hash of a key with `printf %s KEY | sha256sum`"
             )
-        names[bytes.fromhex(found[2])] = found[1]
+        names[bytes.fromhex(match[2])] = match[1]
     if not names:
-        raise UsageError("the file of API keys has none: add a line 'NAME: SHA256' for each")
+        raise UsageError("the file of API keys has no key: add a line 'NAME: SHA256' for each")
     return names

@@ -1,4 +1,4 @@
-"""What one process serves, and how much it takes."""
+"""The served model with its metadata and limits, shared by all transports of a process."""
 
 from __future__ import annotations
 
@@ -18,59 +18,59 @@ from mlmodel_server.serving.access import ApiKeys, Certificate
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may bring, and how long it may take. Bytes, rows, seconds."""
+    """Limits of requests, in bytes, rows, requests and seconds."""
 
     max_body: int = 8 << 20
-    max_held: int = 128 << 20
-    """Of the bodies of all requests at a time."""
+    max_body_total: int = 128 << 20
+    """Bytes of the bodies of all requests in one worker."""
     max_rows: int = 100_000
     batch_rows: int = 64
     max_waiting: int = 256
     timeout: float = 10.0
-    """For a request that names no deadline of its own; the router gives up at that time as well."""
+    """Deadline of a request without its own; the router has the same timeout."""
 
 
 @dataclass
 class Serving:
-    """One model and what is said of it. ``draining`` turns true at SIGTERM and stays so."""
+    """One model and its metadata. ``draining`` is true from SIGTERM on."""
 
     identity: Identity
     model: Model
     platform: str
     example: bytes
-    """A v2 request of one row, JSON."""
+    """A v2 request of one row, as JSON."""
     recorder: Recorder
     ids: PredictionIds
     feedback: Feedback
     cost: Cost
     limits: Limits = field(default_factory=Limits)
     shadow: Shadow | None = None
-    """Gets a copy of some requests."""
+    """Copies some requests to another version."""
     payloads: PayloadLog | None = None
-    """Writes some requests down."""
+    """Logs some requests and responses."""
     properties: dict[str, str] = field(default_factory=dict)
-    """Further facts for the model's metadata: verdict of the compilation, training metrics."""
+    """Further properties in the model's metadata: verdict of compilation, training metrics."""
     profile: dict[str, Any] = field(default_factory=dict)
-    """What the columns looked like at training; see :mod:`mlmodel_server.package.profile`. Empty without a package."""
+    """Profile of the columns at training; see :mod:`mlmodel_server.package.profile`. Empty without a package."""
     grpc: str = ""
-    """HOST:PORT to answer gRPC at; empty for not at all."""
+    """HOST:PORT for gRPC; empty turns gRPC off."""
     keys: ApiKeys | None = None
-    """None: whoever reaches the server may ask."""
+    """None: the server requires no API key."""
     certificate: Certificate | None = None
     """None: plain HTTP."""
     draining: bool = False
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Name of the model."""
         return self.identity.model
 
     @property
     def version(self) -> str:
-        """Its label for people."""
+        """Human-readable label of the version."""
         return self.identity.version
 
     @property
     def revision(self) -> str:
-        """What the operator calls this very version."""
+        """The operator's name for the revision."""
         return self.identity.revision

@@ -1,4 +1,4 @@
-"""What is told of the server and its model, the same over every protocol."""
+"""Metadata of the server and its model, the same over every protocol."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EXTENSIONS = ("binary_tensor_data",)
 
 
 def server() -> tuple[str, str, tuple[str, ...]]:
-    """Name, version, extensions of the protocol."""
+    """Return name, version and extensions of the protocol."""
     return SERVER, installed("mlmodel"), EXTENSIONS
 
 
 def model(serving: Serving) -> ModelMetadata:
-    """The model; -1 in a shape is any number of rows."""
+    """Return the metadata of the model; -1 in a shape is any number of rows."""
     signature = serving.model.signature
     properties = dict(serving.properties)
     if signature.classes:
@@ -37,24 +37,26 @@ def model(serving: Serving) -> ModelMetadata:
 def check(serving: Serving, model: str, version: str) -> None:
     """Raise :class:`RequestError` 404 unless this server serves this model and version; ``version`` "" is any."""
     if model != serving.name:
-        raise RequestError(f"there is no model {quoted(model)} here, but {serving.name}", 404)
+        raise RequestError(f"model {quoted(model)} not found; this server serves {serving.name!r}", 404)
     if version not in ("", serving.version):
-        raise RequestError(f"model {model} has no version {quoted(version)} here, but {serving.version}", 404)
+        raise RequestError(
+            f"version {quoted(version)} of model {model!r} not found; this server serves {serving.version!r}", 404
+        )
 
 
 class Stats(RequestReport):
-    """What all workers have counted since they started."""
+    """Counts of all workers since the start, drift and scores."""
 
     name: str
     version: str
     revision: str
-    drift_rows: Annotated[int, Meta(description="fewer rows say nothing about drift")]
+    drift_rows: Annotated[int, Meta(description="minimum number of rows for a stability index")]
     feedback: list[ScoreReport]
 
 
 def stats(serving: Serving) -> Stats:
-    """What all workers have seen since they were started, JSON-ready: see the ``report`` of the recorder, of drift and
-    of feedback. Sums over shared memory, 1 ms of work."""
+    """Return counts of all workers since the start, drift and scores, as JSON values; see the ``report`` methods of
+    Recorder, Drift and Feedback. Takes 1 ms, for sums over shared memory."""
     return {
         "name": serving.name,
         "version": serving.version,

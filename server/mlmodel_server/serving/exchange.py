@@ -1,4 +1,4 @@
-"""One inference request and what becomes of it, as the pipeline sees it whatever the transport."""
+"""One inference request and its reply, the same for the pipeline over every transport."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from mlmodel_server.tensors import InferRequest
 Reply = TypeVar("Reply")
 
 
-class Gone(Exception):
+class Disconnected(Exception):
     """The client disconnected before its request was complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a client gets instead of a prediction: an HTTP status and one sentence without payload or traceback."""
+    """What a client gets instead of a prediction: an HTTP status, and one sentence without data or traceback."""
 
     status: int
     message: str
     retry_after: int = 0
-    """Seconds; 0 when a retry does not help."""
+    """Seconds to wait before a retry; 0 if a retry does not help."""
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what a client gets for an error; 500 for an error that the request did not cause."""
+    """Return what a client gets for an error: status 500 unless the request caused it."""
     if isinstance(error, Overloaded):
         return Failure(error.status, str(error), error.retry_after)
     if isinstance(error, RequestError):
@@ -41,38 +41,38 @@ def failure_of(error: Exception) -> Failure:
 
 
 class Exchange(ABC, Generic[Reply]):
-    """What a transport provides for one request. The pipeline calls the methods in the order in which they stand here;
-    each may raise :class:`RequestError`."""
+    """What a transport provides for one request. The pipeline calls the methods in the order below; each may raise
+    :class:`RequestError`."""
 
     __slots__ = ("call", "request")
 
     request: InferRequest
-    """Set by the pipeline once it is decoded."""
+    """The decoded request; the pipeline sets it."""
     call: Call
-    """Set by the pipeline: the request as the model takes it."""
+    """The request as a call of the model; the pipeline sets it."""
 
     headers: Mapping[bytes, bytes]
-    """All headers by lower-case name; of those sent twice the last."""
+    """All headers by lower-case name; the last one if a header was sent twice."""
     started: float
-    """A reading of ``perf_counter`` when the headers were complete."""
+    """Reading of ``perf_counter`` when the headers were complete."""
 
     @property
     @abstractmethod
     def route(self) -> str:
-        """Names the method and address in traces."""
+        """Method and path, as the name in traces."""
 
     @abstractmethod
     def check(self) -> int:
-        """Check the headers; return the bytes that the body may take in memory."""
+        """Check the headers, and return the maximum size of the body in bytes."""
 
     @property
     @abstractmethod
     def deadline(self) -> float:
-        """A reading of ``perf_counter``, after which nobody waits for the answer."""
+        """Reading of ``perf_counter`` after which the client no longer waits."""
 
     @abstractmethod
     async def read(self) -> None:
-        """Read the body. Raises :class:`Gone`."""
+        """Read the body. Raise :class:`Disconnected` if the client disconnects."""
 
     @property
     @abstractmethod
@@ -85,7 +85,7 @@ class Exchange(ABC, Generic[Reply]):
 
     @abstractmethod
     def encode(self, answer: Answer) -> Reply:
-        """Return the reply that carries the answer."""
+        """Return the reply with the answer."""
 
     @abstractmethod
     def reject(self, failure: Failure) -> Reply:

@@ -1,4 +1,4 @@
-"""The one way to the model, for every protocol: tensors in, tensors out, with limits kept and everything counted."""
+"""Inference for every protocol: tensors in, tensors out, within the limits, and counted."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mlmodel_server.serving.context import Serving
 from mlmodel_server.tensors import Array, InferRequest, InferResponse, named
 
 INLINE_SECONDS = 0.0003
-"""What takes longer is predicted in the thread, so that probes, metrics and other requests are answered meanwhile. For
-what is shorter, handing it over would cost more than it gains."""
+"""A prediction that takes longer runs in the predicting thread, so that the event loop can answer probes, metrics and
+other requests meanwhile. For a shorter one, handing it to the thread would cost more than it gains."""
 
 
 @dataclass(slots=True)
 class Call:
-    """A request that fits: its table and the outputs that it gets."""
+    """A request that fits the signature: its table and the names of the outputs that it gets."""
 
     id: str | None
     table: Table
-    wanted: tuple[str, ...]
+    outputs: tuple[str, ...]
     rows: int
 
 
 @dataclass(slots=True)
 class Answer:
-    """A response and what it took: seconds waited and computed, rows. ``prediction_id`` is for feedback, None when
-    there is none for this model or so many rows."""
+    """A response, the seconds in the queue and in the model, and the number of rows. ``prediction_id`` is for feedback;
+    None if this model or a request of this many rows gets no id."""
 
     response: InferResponse
     table: Table
@@ -44,7 +44,7 @@ class Answer:
 
 
 class Inference:
-    """Belongs to one process and its event loop."""
+    """Checks and predicts requests. Belongs to one process and its event loop."""
 
     def __init__(self, serving: Serving) -> None:
         self._limits = serving.limits
@@ -58,21 +58,21 @@ class Inference:
             on_batch=serving.recorder.record_batch,
         )
         self.check_room = self._batcher.check_room
-        """Raises :class:`Overloaded` when so many wait that a request need not even be read."""
-        self.inline = self._cost.base + self._cost.per_row <= INLINE_SECONDS
-        """Whether requests of one row are answered without waiting."""
+        """Raise :class:`Overloaded` if the queue is full, before a request is read."""
+        self.is_fast = self._cost.base + self._cost.per_row <= INLINE_SECONDS
+        """Whether the event loop itself predicts requests of one row."""
 
     def start(self) -> None:
-        """Start the predicting thread; to be called from within the event loop."""
+        """Start the predicting thread. Call this in the event loop."""
         self._batcher.start()
 
     def stop(self) -> None:
-        """Answer what waits, and end the thread."""
+        """Finish the waiting requests, and stop the thread."""
         self._batcher.stop()
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for the model or are being predicted."""
+        """Number of requests that wait for the model or are being predicted."""
         return self._batcher.requests
 
     def call(self, request: InferRequest) -> Call:
@@ -80,43 +80,43 @@ class Inference:
         table = self._model.table(request.inputs)
         rows, limit = rows_of(table), self._limits.max_rows
         if rows > limit:
-            raise RequestError(f"the request has {rows} rows, the limit is {limit}: send fewer at a time", 413)
+            raise RequestError(f"the request has {rows} rows, the limit is {limit}: send several requests", 413)
         return Call(request.id, table, self._model.select_outputs(request.outputs), rows)
 
     def is_quick(self, call: Call) -> bool:
-        """Whether it may be answered on the event loop: :meth:`now`, or :meth:`together` with others."""
+        """Whether the event loop itself may predict it, with :meth:`predict_now` or :meth:`predict_together`."""
         return self._cost.base + call.rows * self._cost.per_row <= INLINE_SECONDS
 
-    def now(self, call: Call) -> Answer:
-        """The answer to a quick call, at once."""
+    def predict_now(self, call: Call) -> Answer:
+        """Predict a quick call at once."""
         started = perf_counter()
-        arrays = self._model.predict(call.table, call.wanted)
+        arrays = self._model.predict(call.table, call.outputs)
         self._recorder.record_batch(call.rows)
         return self._answer(call, arrays, 0.0, perf_counter() - started)
 
-    def together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
-        """The answers to quick calls, in their order; those of a kind share a run of the model."""
+    def predict_together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
+        """Predict quick calls, and return their answers in the same order; calls of one kind share a batch."""
         if len(calls) == 1 or not self._model.batchable:
-            return [self._tried(call) for call in calls]
+            return [self._try(call) for call in calls]
         groups: dict[object, list[int]] = {}
         for place, call in enumerate(calls):
-            groups.setdefault(kind_of(call.table, call.wanted), []).append(place)
+            groups.setdefault(kind_of(call.table, call.outputs), []).append(place)
         answers: dict[int, Answer | Exception] = {}
         size = self._limits.batch_rows
         for places in groups.values():
-            for begin in range(0, len(places), size):
-                some = places[begin : begin + size]
-                answers.update(zip(some, self._joined([calls[place] for place in some]), strict=True))
+            for start in range(0, len(places), size):
+                batch = places[start : start + size]
+                answers.update(zip(batch, self._predict_joined([calls[place] for place in batch]), strict=True))
         return [answers[place] for place in range(len(calls))]
 
-    def _joined(self, calls: Sequence[Call]) -> Sequence[Answer | Exception]:
+    def _predict_joined(self, calls: Sequence[Call]) -> Sequence[Answer | Exception]:
         if len(calls) == 1:
-            return [self._tried(calls[0])]
+            return [self._try(calls[0])]
         started = perf_counter()
         try:
-            arrays = self._model.predict(joined([call.table for call in calls]), calls[0].wanted)
-        except Exception:  # one bad request must not fail those that happen to come with it
-            return [self._tried(call) for call in calls]
+            arrays = self._model.predict(joined([call.table for call in calls]), calls[0].outputs)
+        except Exception:  # one bad request must not fail the others of its batch
+            return [self._try(call) for call in calls]
         compute = perf_counter() - started
         answers, first = [], 0
         for call in calls:
@@ -126,23 +126,22 @@ class Inference:
         self._recorder.record_batch(first)
         return answers
 
-    def _tried(self, call: Call) -> Answer | Exception:
+    def _try(self, call: Call) -> Answer | Exception:
         try:
-            return self.now(call)
+            return self.predict_now(call)
         except Exception as error:
             return error
 
-    async def answer(self, call: Call, deadline: float) -> Answer:
-        """The answer: at once when it is quick, else :meth:`later`."""
-        return self.now(call) if self.is_quick(call) else await self.later(call, deadline)
+    async def predict(self, call: Call, deadline: float) -> Answer:
+        """Predict at once if the call is quick, else in the queue; ``deadline`` is a reading of ``perf_counter``."""
+        return self.predict_now(call) if self.is_quick(call) else await self._predict_queued(call, deadline)
 
-    async def later(self, call: Call, deadline: float) -> Answer:
-        """The answer when the model has had time for it; ``deadline`` is a reading of ``perf_counter``."""
-        predicted = await self._batcher.submit(call.table, call.wanted, deadline)
+    async def _predict_queued(self, call: Call, deadline: float) -> Answer:
+        predicted = await self._batcher.submit(call.table, call.outputs, deadline)
         return self._answer(call, predicted.arrays, predicted.queue, predicted.compute)
 
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
-        predictions = arrays[call.wanted.index(PREDICT)] if PREDICT in call.wanted else None
+        predictions = arrays[call.outputs.index(PREDICT)] if PREDICT in call.outputs else None
         self._recorder.record_predictions(call.table if isinstance(call.table, np.ndarray) else None, predictions)
-        response = InferResponse(call.id, list(map(named, call.wanted, arrays)))
+        response = InferResponse(call.id, list(map(named, call.outputs, arrays)))
         return Answer(response, call.table, self._ids.make(predictions), queue, compute, call.rows)

@@ -1,6 +1,6 @@
-"""The steps of every inference request, in their order, over any transport:
+"""The steps of every inference request, in order, over any transport:
 
-authorise, check for room, check the headers, read, decode, fit to the signature, predict, encode, report.
+authorise, check for room, check the headers, read, decode, check against the signature, predict, encode, report.
 
 :meth:`Pipeline.accept` and :meth:`Pipeline.answer` are the fast path: no step waits, and requests that are accepted in
 one round of the event loop are predicted together. :meth:`Pipeline.serve` takes the same steps for any request, and
@@ -17,7 +17,7 @@ from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.serving.exchange import Exchange, Failure, Gone, Reply, failure_of
+from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, Reply, failure_of
 from mlmodel_server.serving.inference import Inference
 from mlmodel_server.serving.reporter import Reporter
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Belongs to one process and its event loop. Make it before the fork, :meth:`start` it after."""
+    """Serves requests. Belongs to one process and its event loop. Create it before the fork, :meth:`start` it after."""
 
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
@@ -33,44 +33,44 @@ class Pipeline:
         self._keys, self._recorder = serving.keys, serving.recorder
         self._reporter = Reporter(serving)
         self._failures = FailureLog()
-        self._held = 0  # bytes of the bodies of all requests
+        self._body_bytes = 0  # of all requests
 
     def start(self, slot: int) -> None:
-        """Start the threads of this process, the worker of ``slot``; called before the first request."""
+        """Start the threads of this process, the worker of ``slot``. Call this before the first request."""
         self._reporter.start(slot)
         self.inference.start()
 
     def tick(self) -> None:
-        """Publish the counts; called some ten times a second."""
+        """Publish the counts. Call this about ten times a second."""
         self._recorder.queued = self.inference.waiting
         self._recorder.fold()
 
     async def stop(self) -> None:
-        """Finish what waits; called after the last reply."""
+        """Finish the waiting requests, and stop the threads. Call this after the last reply."""
         await asyncio.to_thread(self.inference.stop)
         await asyncio.to_thread(self._reporter.stop)
 
     def authorise(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise :class:`RequestError` 401 unless the headers hold a known API key, where one is required."""
+        """Raise :class:`RequestError` 401 if the server requires an API key and the headers have no known one."""
         if self._keys:
             self._keys.check(headers)
 
     def accept(self, exchange: Exchange[Reply]) -> bool:
         """Take all steps before the prediction, for a request whose body is complete and small.
 
-        False when the model needs longer than an event loop may be held up: then :meth:`serve` has to serve it.
+        Return False if the prediction would block the event loop for too long: then call :meth:`serve`.
         """
         self._admit(exchange)
-        if not self.inference.inline:
+        if not self.inference.is_fast:
             return False
         exchange.check()
         self._decode(exchange)
         return self.inference.is_quick(exchange.call)
 
     def answer(self, exchanges: Sequence[Exchange[Reply]]) -> list[Reply]:
-        """Return the replies to requests that were accepted, in their order."""
+        """Return the replies to accepted requests, in the same order."""
         replies = []
-        answers = self.inference.together([exchange.call for exchange in exchanges])
+        answers = self.inference.predict_together([exchange.call for exchange in exchanges])
         for exchange, answer in zip(exchanges, answers, strict=True):
             try:
                 if isinstance(answer, Exception):
@@ -83,22 +83,22 @@ class Pipeline:
         return replies
 
     async def serve(self, exchange: Exchange[Reply]) -> Reply:
-        """Take all steps, and return the reply. Raises :class:`Gone`."""
+        """Take all steps, and return the reply. Raise :class:`Disconnected` if the client disconnects."""
         self._recorder.in_flight += 1
         try:
             self._admit(exchange)
-            held = self._hold(exchange.check())
+            size = self._reserve(exchange.check())
             try:
                 await exchange.read()
                 large = exchange.is_large
                 await asyncio.to_thread(self._decode, exchange) if large else self._decode(exchange)
-                answer = await self.inference.answer(exchange.call, exchange.deadline)
+                answer = await self.inference.predict(exchange.call, exchange.deadline)
                 reply = await asyncio.to_thread(exchange.encode, answer) if large else exchange.encode(answer)
             finally:
-                self._held -= held
+                self._body_bytes -= size
             self._reporter.answered(exchange, answer)
             return reply
-        except Gone:
+        except Disconnected:
             raise
         except Exception as error:
             return self.reject(exchange, error)
@@ -106,7 +106,7 @@ class Pipeline:
             self._recorder.in_flight -= 1
 
     def reject(self, exchange: Exchange[Reply], error: Exception) -> Reply:
-        """Report an error, and return the reply that says so."""
+        """Report an error, and return the reply with it."""
         failure = self.failure(error)
         self._reporter.failed(exchange, failure.status, error)
         return exchange.reject(failure)
@@ -124,11 +124,11 @@ class Pipeline:
             self._keys.check(exchange.headers)
         self.inference.check_room()
 
-    def _hold(self, size: int) -> int:
-        """Reserve memory for a body. A request that is alone gets it in any case: its own limit bounds it."""
-        if size and self._held and self._held + size > self.serving.limits.max_held:
-            raise Overloaded("too many large requests at once: send it again later", 429, "memory")
-        self._held += size
+    def _reserve(self, size: int) -> int:
+        """Reserve memory for a body, and return its size. A single request always gets it: its own limit bounds it."""
+        if size and self._body_bytes and self._body_bytes + size > self.serving.limits.max_body_total:
+            raise Overloaded("too many large requests at once: retry later", 429, "memory")
+        self._body_bytes += size
         return size
 
     def _decode(self, exchange: Exchange[Reply]) -> None:

@@ -1,4 +1,4 @@
-"""What is noted of every request once it has been answered: counts, and where asked for traces, shadow, payload log."""
+"""Reports every answered request to the metrics and, if they are on, to traces, shadow and payload log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlmodel_server.serving.inference import Answer
 
 
 class Reporter:
-    """Belongs to one process. Nothing here holds up an answer: it is given after the response has been made."""
+    """Belongs to one process. It delays no response: it runs after the response has been encoded."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving, self._recorder = serving, serving.recorder
@@ -22,7 +22,7 @@ class Reporter:
         self._tracing: tracing.Tracing | None = None
 
     def start(self, slot: int) -> None:
-        """This process is the worker of that slot; to be called after the fork."""
+        """Start the threads of this process, the worker of ``slot``. Call this after the fork."""
         serving = self._serving
         serving.recorder.start(slot)
         serving.ids.start()
@@ -34,7 +34,7 @@ class Reporter:
         self._tracing = tracing.start(serving.identity)
 
     def stop(self) -> None:
-        """After the last answer."""
+        """Stop the threads. Call this after the last reply."""
         if self._shadow:
             self._shadow.stop()
         if self._payloads:
@@ -44,9 +44,9 @@ class Reporter:
         self._recorder.fold()
 
     def answered(self, exchange: Exchange[Any], answer: Answer) -> None:
-        """Report one request with its answer."""
+        """Report a request with its answer."""
         seconds, headers = perf_counter() - exchange.started, exchange.headers
-        if MARK in headers:  # a copy of another version's request is no evidence about ours
+        if MARK in headers:  # a copy for a shadow is not a request of a client
             return
         self._recorder.record_response(200, seconds, answer.queue, answer.compute, answer.rows)
         if self._tracing:
@@ -57,7 +57,7 @@ class Reporter:
             self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
 
     def failed(self, exchange: Exchange[Any], status: int, error: Exception) -> None:
-        """Report one request that got an error, as HTTP ``status``."""
+        """Report a request that got an error with this HTTP ``status``."""
         seconds, headers = perf_counter() - exchange.started, exchange.headers
         if MARK in headers:
             return

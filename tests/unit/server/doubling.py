@@ -1,4 +1,4 @@
-"""A model that doubles numbers, as a worker has it: ``x`` [rows] in, ``y`` [rows] out."""
+"""A served model that doubles numbers: ``x`` [rows] in, ``y`` [rows] out."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SIGNATURE = Signature("columns", (TensorSpec("x", "FP64", (-1,)),), (TensorSpec(
 
 
 def doubled(table: Table, wanted: Sequence[str]) -> list[Any]:
-    """The function of the model."""
+    """Predict: return twice the first column for each output."""
     array = np.asarray(table)
     return [array[:, 0] * 2 for _ in wanted]
 
 
 def serving(*, seconds: float = 1e-6, limits: Limits | None = None, **more: Any) -> Serving:
-    """The model ``double``, of which one row is said to take so many seconds."""
+    """Return the model ``double`` with an assumed cost of ``seconds`` per row."""
     ids = PredictionIds(key_of("double"), IDENTITY, "other")
     return Serving(
         identity=IDENTITY,

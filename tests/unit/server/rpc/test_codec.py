@@ -1,4 +1,4 @@
-"""Messages of gRPC: what is accepted, what is refused with the words of REST, what goes out; and the generated code."""
+"""gRPC messages: decoding, errors with the text of REST, encoding; and the generated code."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def on_the_wire(message: Any) -> Any:
     return type(message).FromString(message.SerializeToString())
 
 
-def test_the_generated_code_is_that_of_the_proto() -> None:
+def test_the_generated_code_is_up_to_date() -> None:
     for place, text in generated().items():
         assert place.read_text() == text, f"{place.name} is out of date: run make generate"
 
 
 @pytest.mark.parametrize("raw", [True, False])
 @pytest.mark.parametrize("datatype", list(DTYPES))
-def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, raw: bool) -> None:
+def test_every_datatype_is_decoded_and_encoded_unchanged(datatype: str, raw: bool) -> None:
     sent = Tensor("x", datatype, np.array(VALUES[datatype], DTYPES[datatype]).reshape(2, 3))
     if raw or datatype == "FP16":
         request = message(to_raw(sent), shape=(2, 3), datatype=datatype)
@@ -68,7 +68,7 @@ def test_every_datatype_arrives_and_leaves_unchanged(datatype: str, raw: bool) -
         assert output.contents == request.inputs[0].contents
 
 
-def test_all_outputs_are_raw_when_one_has_to_be() -> None:
+def test_all_outputs_are_raw_if_one_must_be() -> None:
     outputs = [named("a", np.array([1.0])), named("b", np.array([1.0], np.float16))]
     answer = codec.encode(InferResponse(None, outputs), "m", "1", raw=False)
     assert len(answer.raw_output_contents) == 2
@@ -79,9 +79,9 @@ def test_all_outputs_are_raw_when_one_has_to_be() -> None:
     ("request_", "words"),
     [
         (pb.ModelInferRequest(), "inputs is empty"),
-        (message(fp32_contents=[1]), "input 'x': data of datatype FP64 belongs into fp64_contents"),
-        (message(fp64_contents=[1], int_contents=[1]), "input 'x': data of datatype FP64 belongs into fp64_contents"),
-        (message(datatype="FP16", fp32_contents=[1]), "input 'x': FP16 travels in raw_input_contents only"),
+        (message(fp32_contents=[1]), "input 'x': send FP64 in fp64_contents"),
+        (message(fp64_contents=[1], int_contents=[1]), "input 'x': send FP64 in fp64_contents"),
+        (message(datatype="FP16", fp32_contents=[1]), "input 'x': send FP16 in raw_input_contents"),
         (message(datatype="BF16"), "input 'x': datatype 'BF16' is unknown; use one of BOOL"),
         (message(fp64_contents=[1, 2]), "input 'x': fp64_contents has 2 elements, but shape says [1]"),
         (message(), "input 'x': fp64_contents has 0 elements, but shape says [1]"),
@@ -93,31 +93,31 @@ def test_all_outputs_are_raw_when_one_has_to_be() -> None:
         (message(datatype="UINT16", uint_contents=[65536]), "outside the range of UINT16"),
         (message(datatype="BYTES", bytes_contents=[b"\xff"]), "input 'x': BYTES must be text in UTF-8"),
         (message(bytes(8), fp64_contents=[1]), "input 'x': send either contents or raw_input_contents, not both"),
-        (message(bytes(8), bytes(8)), "raw_input_contents has 2 entries, but there are 1 inputs"),
+        (message(bytes(8), bytes(8)), "raw_input_contents has 2 entries for 1 inputs: send one for each"),
         (message(bytes(4)), "input 'x': the binary data has 4 bytes, but shape [1] of FP64 takes 8"),
         (message(b"\5", datatype="BOOL"), "input 'x': a BOOL in binary data must be the byte 0 or 1"),
     ],
 )
-def test_a_wrong_request_is_refused_naming_the_field(request_: Any, words: str) -> None:
+def test_an_invalid_request_is_rejected_with_the_field(request_: Any, words: str) -> None:
     with pytest.raises(RequestError) as caught:
         codec.decode(request_)
     assert words in str(caught.value)
     assert caught.value.status == 400
 
 
-def test_names_may_be_there_only_once() -> None:
+def test_names_must_be_unique() -> None:
     twice = message(fp64_contents=[1])
     twice.inputs.append(twice.inputs[0])
     with pytest.raises(RequestError, match="input 'x' appears twice"):
         codec.decode(twice)
-    asked = message(fp64_contents=[1])
+    selected = message(fp64_contents=[1])
     for _ in range(2):
-        asked.outputs.add(name="y")
+        selected.outputs.add(name="y")
     with pytest.raises(RequestError, match="output 'y' appears twice"):
-        codec.decode(asked)
+        codec.decode(selected)
 
 
-def test_parameters_of_all_five_kinds_go_both_ways() -> None:
+def test_parameters_of_all_five_types_are_decoded_and_encoded() -> None:
     kinds: dict[str, Any] = {"flag": True, "whole": -(2**53) - 1, "text": "é", "half": 0.5, "large": 2**64 - 1}
     sent = message(fp64_contents=[1])
     for name, parameter in codec.to_parameters(kinds).items():
@@ -132,18 +132,18 @@ def test_parameters_of_all_five_kinds_go_both_ways() -> None:
     assert type(codec.from_parameters(answer.parameters)["flag"]) is bool
 
 
-def test_parameters_that_cannot_be_are_refused() -> None:
+def test_invalid_parameters_are_rejected() -> None:
     empty = message(fp64_contents=[1])
     empty.parameters["a"].SetInParent()
-    with pytest.raises(RequestError, match="the parameter 'a' has no value"):
+    with pytest.raises(RequestError, match="parameter 'a' has no value"):
         codec.decode(empty)
-    asked = message(fp64_contents=[1])
-    asked.outputs.add(name="y").parameters["classification"].int64_param = 3
+    selected = message(fp64_contents=[1])
+    selected.outputs.add(name="y").parameters["classification"].int64_param = 3
     with pytest.raises(RequestError, match="classification is not supported; request the output predict_proba"):
-        codec.decode(asked)
+        codec.decode(selected)
 
 
-def test_metadata_is_told_whole() -> None:
+def test_metadata_is_encoded_completely() -> None:
     metadata = ModelMetadata(
         "m",
         ("1",),
@@ -152,15 +152,15 @@ def test_metadata_is_told_whole() -> None:
         (TensorSpec("y", "BYTES", (-1,)),),
         {"a": "b"},
     )
-    told = on_the_wire(codec.describe(metadata))
-    assert (told.name, list(told.versions), told.platform, dict(told.properties)) == (
+    encoded = on_the_wire(codec.describe(metadata))
+    assert (encoded.name, list(encoded.versions), encoded.platform, dict(encoded.properties)) == (
         "m",
         ["1"],
         "sklearn_joblib",
         {"a": "b"},
     )
-    assert [(i.name, i.datatype, list(i.shape)) for i in told.inputs] == [("x", "FP64", [-1, 4])]
-    assert [(o.name, o.datatype, list(o.shape)) for o in told.outputs] == [("y", "BYTES", [-1])]
+    assert [(i.name, i.datatype, list(i.shape)) for i in encoded.inputs] == [("x", "FP64", [-1, 4])]
+    assert [(o.name, o.datatype, list(o.shape)) for o in encoded.outputs] == [("y", "BYTES", [-1])]
 
 
 @given(
@@ -170,7 +170,7 @@ def test_metadata_is_told_whole() -> None:
     contents=st.fixed_dictionaries({}, optional={"int_contents": st.lists(st.integers(-200, 200), max_size=3),
                                                  "bytes_contents": st.lists(st.binary(max_size=2), max_size=3)}),
 )  # fmt: skip
-def test_whatever_is_sent_is_decoded_or_refused(
+def test_any_message_is_decoded_or_rejected(
     datatype: str, shape: list[int], raws: list[bytes], contents: dict[str, Any]
 ) -> None:
     try:

@@ -27,8 +27,8 @@ from mlmodel_server.serving.pipeline import Pipeline
 from tests.unit.server.doubling import serving
 
 
-class Watched(Pipeline):
-    """Keeps the exchanges, and raises ``error`` in place of predicting."""
+class Recording(Pipeline):
+    """Records the exchanges, and raises ``error`` instead of a prediction."""
 
     def __init__(self, keys: Path) -> None:
         keys.write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
@@ -36,32 +36,32 @@ class Watched(Pipeline):
         self.exchanges: list[Exchange[Any]] = []
         self.error: Exception | None = None
         self.predicted = 0
-        answer = self.inference.answer
+        predict = self.inference.predict
 
-        async def watched(call: Call, deadline: float) -> Answer:
+        async def recorded(call: Call, deadline: float) -> Answer:
             self.predicted += 1
             if self.error:
                 raise self.error
-            return await answer(call, deadline)
+            return await predict(call, deadline)
 
-        self.inference.answer = watched  # type: ignore[method-assign]
+        self.inference.predict = recorded  # type: ignore[method-assign]
 
     async def serve(self, exchange: Exchange[Any]) -> Any:
         self.exchanges.append(exchange)
         return await super().serve(exchange)
 
-    def counted(self) -> Any:
-        """Requests by HTTP status."""
+    def counts(self) -> Any:
+        """Return the number of requests by HTTP status."""
         return self.serving.recorder.report()["requests"]
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Watched:
-    return Watched(tmp_path / "keys")
+def pipeline(tmp_path: Path) -> Recording:
+    return Recording(tmp_path / "keys")
 
 
 class Client:
-    """Calls a method by its name."""
+    """Calls methods by name."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
@@ -103,14 +103,17 @@ def run(test: Callable[[Client, GrpcServer], Awaitable[None]], pipeline: Pipelin
     asyncio.run(whole())
 
 
-def test_every_method_answers(pipeline: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_method_answers(pipeline: Recording, caplog: pytest.LogCaptureFixture) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         assert (await client.call("ServerLive")).live
         assert (await client.call("ServerReady")).ready
         assert (await client.call("ModelReady", name="double")).ready
         assert (await client.call("ModelReady", name="double", version="v1")).ready
-        told = await client.call("ServerMetadata")
-        assert (told.name, told.version, list(told.extensions)) == (*describe.server()[:2], ["binary_tensor_data"])
+        info = await client.call("ServerMetadata")
+        assert (info.name, info.version, list(info.extensions)) == (
+            *describe.server()[:2],
+            ["binary_tensor_data"],
+        )
         assert list((await client.call("ModelMetadata", name="double")).inputs[0].shape) == [-1]
         call = client.infer(id="7")
         answer = await call
@@ -122,8 +125,8 @@ def test_every_method_answers(pipeline: Watched, caplog: pytest.LogCaptureFixtur
     assert caplog.messages == []
     (exchange,) = pipeline.exchanges
     assert exchange.headers[b"x-api-key"] == b"k"
-    assert 0 < exchange.deadline - perf_counter() < 11, "10 s, which gRPC rounds up"
-    assert pipeline.counted() == {"200": 1}
+    assert 0 < exchange.deadline - perf_counter() < 11, "10 s, rounded up by gRPC"
+    assert pipeline.counts() == {"200": 1}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_every_method_answers(pipeline: Watched, caplog: pytest.LogCaptureFixtur
     ],
 )
 def test_errors_have_a_code_and_a_sentence(
-    error: Exception, code: grpc.StatusCode, words: str, pipeline: Watched, caplog: pytest.LogCaptureFixture
+    error: Exception, code: grpc.StatusCode, words: str, pipeline: Recording, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline.error = error
 
@@ -156,7 +159,7 @@ def test_errors_have_a_code_and_a_sentence(
     assert "secret" not in caplog.text
 
 
-def test_what_is_not_there_is_not_found_and_what_is_too_long_is_refused(pipeline: Watched) -> None:
+def test_an_unknown_model_is_not_found_and_a_large_message_is_rejected(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         for call in (client.infer("other"), client.infer(model_version="v2"), client.call("ModelReady", name="other")):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -169,29 +172,29 @@ def test_what_is_not_there_is_not_found_and_what_is_too_long_is_refused(pipeline
     run(test, pipeline)
 
 
-def test_what_is_no_message_is_refused_and_not_logged(pipeline: Watched, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_malformed_message_is_rejected_and_not_logged(pipeline: Recording, caplog: pytest.LogCaptureFixture) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         method: Any = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await method(b"\xff\xff", timeout=10)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert caught.value.details() == "the message is no ModelInferRequest"
+        assert caught.value.details() == "the message is not a ModelInferRequest"
 
     run(test, pipeline)
     assert caplog.messages == []
 
 
-def test_a_request_that_cannot_be_decoded_is_counted(pipeline: Watched) -> None:
+def test_a_request_that_cannot_be_decoded_is_counted(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         with pytest.raises(grpc.aio.AioRpcError):
             await client.call("ModelInfer", model_name="double", inputs=[])
 
     run(test, pipeline)
-    assert pipeline.counted() == {"400": 1}
+    assert pipeline.counts() == {"400": 1}
     assert pipeline.predicted == 0
 
 
-def test_without_a_key_only_health_is_told_and_nothing_is_decoded(pipeline: Watched) -> None:
+def test_without_a_key_only_health_is_answered_and_nothing_is_decoded(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         for call in (
             client.infer(key="another"),
@@ -207,11 +210,11 @@ def test_without_a_key_only_health_is_told_and_nothing_is_decoded(pipeline: Watc
         await client.call("ModelReady", key="another", name="double")
 
     run(test, pipeline)
-    assert pipeline.counted() == {"401": 2}, "predictions, decoded or not, are counted"
+    assert pipeline.counts() == {"401": 2}, "inference requests are counted, decoded or not"
     assert pipeline.predicted == 0
 
 
-def test_with_no_room_a_request_is_not_even_decoded(pipeline: Watched) -> None:
+def test_with_a_full_queue_a_request_is_not_decoded(pipeline: Recording) -> None:
     def full() -> None:
         raise RequestError("too many wait", 429)
 
@@ -223,10 +226,10 @@ def test_with_no_room_a_request_is_not_even_decoded(pipeline: Watched) -> None:
         assert caught.value.details() == "too many wait"
 
     run(test, pipeline)
-    assert pipeline.counted() == {"429": 1}
+    assert pipeline.counts() == {"429": 1}
 
 
-def test_health_and_reflection_know_the_service(pipeline: Watched) -> None:
+def test_health_and_reflection_list_the_service(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         health: Any = health_pb2_grpc.HealthStub(client.channel)
         for service in ("", SERVICE):
@@ -234,25 +237,25 @@ def test_health_and_reflection_know_the_service(pipeline: Watched) -> None:
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         messages: Any = reflection_pb2
         reflection: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)  # type: ignore[arg-type]
-        asked = [messages.ServerReflectionRequest(file_containing_symbol=SERVICE)]
-        (described,) = [answer async for answer in reflection.ServerReflectionInfo(iter(asked))]
+        requests = [messages.ServerReflectionRequest(file_containing_symbol=SERVICE)]
+        (described,) = [answer async for answer in reflection.ServerReflectionInfo(iter(requests))]
         assert b"ModelInfer" in described.file_descriptor_response.file_descriptor_proto[0]
 
     run(test, pipeline)
 
 
-def test_stopping_answers_what_is_in_flight(pipeline: Watched) -> None:
+def test_stop_finishes_calls_in_flight(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
-        begun, go_on, answer = asyncio.Event(), asyncio.Event(), pipeline.inference.answer
+        started, go_on, predict = asyncio.Event(), asyncio.Event(), pipeline.inference.predict
 
         async def slow(call: Call, deadline: float) -> Answer:
-            begun.set()
+            started.set()
             await go_on.wait()
-            return await answer(call, deadline)
+            return await predict(call, deadline)
 
-        pipeline.inference.answer = slow  # type: ignore[method-assign]
+        pipeline.inference.predict = slow  # type: ignore[method-assign]
         call = asyncio.ensure_future(client.infer())
-        await begun.wait()
+        await started.wait()
         stopping = asyncio.ensure_future(server.stop(10))
         await asyncio.sleep(0)
         go_on.set()

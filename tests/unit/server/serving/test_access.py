@@ -1,4 +1,4 @@
-"""API keys, of which the server knows hashes only, and certificates: read again when they change, kept when broken."""
+"""API keys: found by their hash, reloaded when the file changes, kept when the new file is broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def line(name: str, key: str) -> str:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clock, to be moved."""
+    """The clock, which tests advance."""
     seconds = [1000.0]
     monkeypatch.setattr(access, "monotonic", lambda: seconds[0])
     return seconds
@@ -34,13 +34,13 @@ def file(tmp_path: Path) -> Path:
 
 
 def replace(path: Path, text: str) -> None:
-    """As kubelet does: another file takes its place."""
+    """Replace the file by another one, as the kubelet does."""
     new = path.with_name("new")
     new.write_text(text)
     os.replace(new, path)
 
 
-def test_a_key_is_known_by_its_hash_in_either_header(file: Path) -> None:
+def test_a_key_is_accepted_in_either_header(file: Path) -> None:
     keys = ApiKeys(file)
     assert keys.check({b"authorization": b"Bearer s3cret"}) == "shop"
     assert keys.check({b"authorization": b"bearer  other "}) == "tests"
@@ -59,13 +59,13 @@ def test_a_key_is_known_by_its_hash_in_either_header(file: Path) -> None:
         ({b"x-api-key": hashlib.sha256(b"s3cret").hexdigest().encode()}, "not known"),
     ],
 )
-def test_any_other_is_refused(file: Path, headers: dict[bytes, bytes], reason: str) -> None:
-    with pytest.raises(RequestError, match=reason) as refused:
+def test_any_other_key_is_rejected(file: Path, headers: dict[bytes, bytes], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as rejected:
         ApiKeys(file).check(headers)
-    assert refused.value.status == 401
+    assert rejected.value.status == 401
 
 
-def test_a_changed_file_counts_after_a_second(file: Path, now: list[float]) -> None:
+def test_a_changed_file_takes_effect_after_a_second(file: Path, now: list[float]) -> None:
     keys = ApiKeys(file)
     assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
     replace(file, line("shop", "new"))
@@ -76,7 +76,7 @@ def test_a_changed_file_counts_after_a_second(file: Path, now: list[float]) -> N
 
 
 @pytest.mark.parametrize("broken", ["", "nonsense\n", "shop: abc\n", None])
-def test_a_broken_file_gives_access_to_nobody_else_and_takes_it_from_nobody(
+def test_a_broken_file_leaves_the_former_keys_valid(
     file: Path, now: list[float], caplog: pytest.LogCaptureFixture, broken: str | None
 ) -> None:
     keys = ApiKeys(file)
@@ -87,7 +87,7 @@ def test_a_broken_file_gives_access_to_nobody_else_and_takes_it_from_nobody(
     now[0] += access.RELOAD_SECONDS
     with caplog.at_level(logging.ERROR, "mlmodel_server"):
         assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
-    assert "those from before stay valid" in caplog.text
+    assert caplog.messages == ["API keys not reloaded, the former ones stay valid"]
     with pytest.raises(RequestError):
         keys.check({b"x-api-key": b"anything"})
 
@@ -96,13 +96,13 @@ def test_a_broken_file_gives_access_to_nobody_else_and_takes_it_from_nobody(
     ("text", "reason"),
     [
         (None, "cannot be read"),
-        ("", "has none"),
-        ("# nothing\n", "has none"),
+        ("", "has no key"),
+        ("# nothing\n", "has no key"),
         (line("shop", "a") + "tests=abc\n", "line 2 of the API keys is not 'NAME: SHA256'"),
         ("shop: " + "A" * 64 + "\n", "sha256sum"),
     ],
 )
-def test_a_server_that_shall_ask_for_keys_never_starts_without(tmp_path: Path, text: str | None, reason: str) -> None:
+def test_a_server_that_requires_keys_never_starts_without_them(tmp_path: Path, text: str | None, reason: str) -> None:
     path = tmp_path / "keys"
     if text is not None:
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""The pipeline: the same steps in the same order on both paths; each error is answered, counted and logged once."""
+"""The pipeline: both paths take the same steps in the same order; each error is answered, counted and logged once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.shadow import MARK
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.context import Limits
-from mlmodel_server.serving.exchange import Exchange, Failure, Gone, failure_of
+from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, failure_of
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.serving.pipeline import Pipeline
 from mlmodel_server.tensors import InferRequest, named
@@ -27,7 +27,7 @@ SLOW = 1.0
 
 
 class Sent(Exchange[float | Failure]):
-    """One number; notes the steps, and raises ``error`` at the step ``at``."""
+    """A request of one number. It records the steps, and raises ``error`` at the step ``at``."""
 
     route = "test"
     is_large = False
@@ -73,7 +73,7 @@ class Sent(Exchange[float | Failure]):
 
 
 def run(pipeline: Pipeline, test: Callable[[], Awaitable[Any]]) -> Any:
-    """Run a test while the pipeline is started."""
+    """Run a test with a started pipeline."""
 
     async def whole() -> Any:
         pipeline.start(0)
@@ -86,7 +86,7 @@ def run(pipeline: Pipeline, test: Callable[[], Awaitable[Any]]) -> Any:
 
 
 def fast(pipeline: Pipeline, sent: Sent) -> Any:
-    """The reply on the fast path."""
+    """Return the reply on the fast path."""
 
     async def test() -> Any:
         try:
@@ -99,12 +99,12 @@ def fast(pipeline: Pipeline, sent: Sent) -> Any:
 
 
 def slow(pipeline: Pipeline, sent: Sent) -> Any:
-    """The reply on the other path."""
+    """Return the reply on the ASGI path."""
     return run(pipeline, lambda: pipeline.serve(sent))
 
 
-def counted(pipeline: Pipeline) -> Any:
-    """Requests by HTTP status."""
+def counts(pipeline: Pipeline) -> Any:
+    """Return the number of requests by HTTP status."""
     return pipeline.serving.recorder.report()["requests"]
 
 
@@ -133,14 +133,14 @@ def test_an_error_at_any_step_is_answered_counted_and_logged_once(
 ) -> None:
     pipeline = Pipeline(serving())
     assert path(pipeline, Sent(at=at, error=error)) == failure == failure_of(error)
-    assert counted(pipeline) == {str(failure.status): 1}
+    assert counts(pipeline) == {str(failure.status): 1}
     assert pipeline.serving.recorder.report()["shed"]["memory"] == (1 if isinstance(error, Overloaded) else 0)
     assert len(caplog.messages) == lines
     assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("path", [fast, slow])
-def test_a_key_comes_first_then_the_room_then_the_headers(path: Any, tmp_path: Path) -> None:
+def test_the_key_is_checked_first_then_the_queue_then_the_headers(path: Any, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
 
@@ -155,7 +155,7 @@ def test_a_key_comes_first_then_the_room_then_the_headers(path: Any, tmp_path: P
     assert unknown.steps == known.steps == ["reject"]
 
 
-def test_a_request_that_takes_long_is_left_to_the_other_path() -> None:
+def test_a_slow_prediction_takes_the_asgi_path() -> None:
     pipeline, sent = Pipeline(serving(seconds=SLOW)), Sent(3.0)
 
     async def test() -> Any:
@@ -164,10 +164,10 @@ def test_a_request_that_takes_long_is_left_to_the_other_path() -> None:
         return await pipeline.serve(sent)
 
     assert run(pipeline, test) == 6.0
-    assert counted(pipeline) == {"200": 1}
+    assert counts(pipeline) == {"200": 1}
 
 
-def test_what_is_accepted_in_one_round_is_predicted_together_and_answered_in_order() -> None:
+def test_requests_of_one_round_are_predicted_together_and_answered_in_order() -> None:
     pipeline = Pipeline(serving())
     sent = [Sent(1.0), Sent(2.0, at="encode", error=RequestError("no")), Sent(3.0)]
 
@@ -176,20 +176,20 @@ def test_what_is_accepted_in_one_round_is_predicted_together_and_answered_in_ord
         return pipeline.answer(sent)
 
     assert run(pipeline, test) == [2.0, Failure(400, "no"), 6.0]
-    assert counted(pipeline) == {"200": 2, "400": 1}
+    assert counts(pipeline) == {"200": 2, "400": 1}
 
 
-def test_bodies_beyond_the_memory_bound_are_rejected_until_there_is_room() -> None:
-    pipeline = Pipeline(serving(limits=Limits(max_held=100)))
+def test_bodies_beyond_the_memory_limit_are_rejected_until_memory_is_free() -> None:
+    pipeline = Pipeline(serving(limits=Limits(max_body_total=100)))
 
     async def test() -> None:
         first, second, third = Sent(1.0, size=101), Sent(2.0), Sent(3.0, size=60)
         first.go_on.clear()
         serving_first = asyncio.ensure_future(pipeline.serve(first))
         await asyncio.sleep(0)
-        assert first.steps == ["check", "read"], "a request that is alone may be larger"
+        assert first.steps == ["check", "read"], "a single request may be larger"
         assert (await pipeline.serve(second)).status == 429  # type: ignore[union-attr]
-        assert await pipeline.serve(Sent(2.0, size=0)) == 4.0, "its transport bounds it"
+        assert await pipeline.serve(Sent(2.0, size=0)) == 4.0, "its transport limits it"
         first.go_on.set()
         assert await serving_first == 2.0
         assert await pipeline.serve(third) == 6.0
@@ -198,19 +198,19 @@ def test_bodies_beyond_the_memory_bound_are_rejected_until_there_is_room() -> No
     assert pipeline.serving.recorder.report()["shed"]["memory"] == 1
 
 
-def test_a_client_that_is_gone_is_not_counted_and_leaves_nothing_behind() -> None:
-    pipeline = Pipeline(serving(limits=Limits(max_held=100)))
+def test_a_disconnected_client_is_not_counted_and_its_memory_is_freed() -> None:
+    pipeline = Pipeline(serving(limits=Limits(max_body_total=100)))
 
     async def test() -> None:
-        with pytest.raises(Gone):
-            await pipeline.serve(Sent(at="read", error=Gone(), size=100))
+        with pytest.raises(Disconnected):
+            await pipeline.serve(Sent(at="read", error=Disconnected(), size=100))
         assert pipeline.serving.recorder.in_flight == 0
         first = Sent(1.0, size=60)
         first.go_on.clear()
         task = asyncio.ensure_future(pipeline.serve(first))
         await asyncio.sleep(0)
         assert pipeline.serving.recorder.in_flight == 1
-        assert await pipeline.serve(Sent(2.0, size=40)) == 4.0, "the memory of the one that is gone is free"
+        assert await pipeline.serve(Sent(2.0, size=40)) == 4.0, "the memory of the disconnected request is free"
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -218,18 +218,18 @@ def test_a_client_that_is_gone_is_not_counted_and_leaves_nothing_behind() -> Non
         assert await pipeline.serve(Sent(2.0, size=100)) == 4.0
 
     run(pipeline, test)
-    assert counted(pipeline) == {"200": 2}
+    assert counts(pipeline) == {"200": 2}
 
 
 @pytest.mark.parametrize("path", [fast, slow])
-def test_a_copy_of_another_versions_request_is_answered_and_not_counted(path: Any) -> None:
+def test_a_copy_for_a_shadow_is_answered_and_not_counted(path: Any) -> None:
     pipeline = Pipeline(serving())
     assert path(pipeline, Sent(2.0, header=MARK)) == 4.0
     assert path(pipeline, Sent(at="decode", error=RequestError("no"), header=MARK)) == Failure(400, "no")
-    assert counted(pipeline) == {}
+    assert counts(pipeline) == {}
 
 
-def test_what_is_large_is_decoded_and_encoded_outside_the_event_loop() -> None:
+def test_a_large_body_is_decoded_and_encoded_outside_the_event_loop() -> None:
     class Large(Sent):
         is_large = True
 
