@@ -1,4 +1,4 @@
-"""From the command line to what is served: fetched, checked, opened, tested, measured."""
+"""From the arguments to what is served: fetch the model, check it, open it, test it, measure it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PEM_END = b"-----END PUBLIC KEY-----\n"
 
 
 def fetch(arguments: argparse.Namespace) -> Loaded:
-    """The model's files, checked against digests and signatures, and not yet opened."""
+    """Return the model's files, checked against digests and signatures but not yet opened."""
     scheme, _, name = arguments.uri.partition("://")
     return load(
         Memory(build(name)) if scheme == "builtin" else locate(arguments.uri, arguments.path, arguments.sha256),
@@ -47,20 +47,20 @@ def fetch(arguments: argparse.Namespace) -> Loaded:
 
 
 def can_be_shared(loaded: Loaded, threads: int) -> bool:
-    """Whether a model that was opened before the fork works after it. Threads do not live on in a forked process:
-    neither those of TensorFlow, which it always has, nor those of a prediction on several."""
+    """Whether a model that was opened before the fork works after it. Threads do not survive a fork, and TensorFlow and
+    a prediction on several threads have some."""
     return threads == 1 and loaded.format not in FAMILIES["tensorflow"]
 
 
 def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
-    """Everything that can be done once, before workers are forked. Raises :class:`MLModelError`."""
+    """Do all that can be done once, before workers are forked. Raise :class:`MLModelError`."""
     keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
     certificate = _certificate(arguments)
-    warnings.simplefilter("ignore")  # one line per request of what nobody reads
-    described = loaded.manifest
-    chosen = choose(loaded, arguments.compile, arguments.threads)
-    model = chosen.model
-    example = selftest.request_body(described.golden, rows=1) if described else selftest.blank_body(model)
+    warnings.simplefilter("ignore")  # libraries would log a line for every request
+    manifest = loaded.manifest
+    choice = choose(loaded, arguments.compile, arguments.threads)
+    model = choice.model
+    example = selftest.request_body(manifest.golden, rows=1) if manifest else selftest.blank_body(model)
     identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
     ids = PredictionIds(_feedback_key(arguments), identity, _task(loaded, model), signature.classes)
     feedback = Feedback(ids, identity, slots, signature.classes)
@@ -80,17 +80,17 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
     recorder = Recorder(
         identity,
         slots,
-        watch=_drift(identity, slots, signature, described),
-        collectors=[feedback, *(one for one in (shadow, payloads) if one)],
+        watch=_drift(identity, slots, signature, manifest),
+        collectors=[feedback, *(collector for collector in (shadow, payloads) if collector)],
         watts_per_core=arguments.watts_per_core,
     )
     recorder.warm_up()
     return Serving(
         identity=identity,
         model=model,
-        platform=chosen.platform,
-        properties=_properties(chosen, described),
-        profile=described.profile if described else {},
+        platform=choice.platform,
+        properties=_properties(choice, manifest),
+        profile=manifest.profile if manifest else {},
         example=example,
         recorder=recorder,
         ids=ids,
@@ -111,15 +111,15 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
     )
 
 
-def _properties(chosen: Choice, described: Manifest | None) -> dict[str, str]:
-    properties = {"compiled": chosen.verdict} if chosen.verdict else {}
-    if described and described.metrics:
-        properties["training_metrics"] = json.dumps(described.metrics, ensure_ascii=False)
+def _properties(choice: Choice, manifest: Manifest | None) -> dict[str, str]:
+    properties = {"compiled": choice.verdict} if choice.verdict else {}
+    if manifest and manifest.metrics:
+        properties["training_metrics"] = json.dumps(manifest.metrics, ensure_ascii=False)
     return properties
 
 
 def _signing_keys(arguments: argparse.Namespace) -> list[bytes]:
-    """Public keys of a file, or, in a pod, of the environment."""
+    """Return the public keys of the file, else of the environment, where the operator sets them."""
     pem = os.environ.get("MLMODEL_SIGNING_KEYS_PEM", "").encode()
     if arguments.signing_keys:
         try:
@@ -135,7 +135,7 @@ def _certificate(arguments: argparse.Namespace) -> Certificate | None:
     if not arguments.tls_cert and not arguments.tls_key:
         return None
     if not arguments.tls_cert or not arguments.tls_key:
-        raise UsageError("TLS needs both: give --tls-cert and --tls-key")
+        raise UsageError("TLS requires a certificate and its key: give both --tls-cert and --tls-key")
     return Certificate(arguments.tls_cert, arguments.tls_key)
 
 
@@ -143,7 +143,7 @@ def _grpc(arguments: argparse.Namespace) -> str:
     if not arguments.grpc_port:
         return ""
     if find_spec("grpc") is None:
-        raise UsageError(not_installed("gRPC", "grpcio", "grpc") + ", or leave out --grpc-port")
+        raise UsageError(not_installed("gRPC", "grpcio", "grpc") + ", or remove --grpc-port")
     host = arguments.host or "[::]"
     return (
         f"[{host}]:{arguments.grpc_port}"
@@ -159,7 +159,7 @@ def _feedback_key(arguments: argparse.Namespace) -> bytes:
         return key_of(arguments.name, arguments.feedback_key.read_bytes())
     except OSError as error:
         raise UsageError(
-            f"the key of prediction ids cannot be read ({error.strerror}): give a file with --feedback-key"
+            f"the feedback key cannot be read ({error.strerror}): give a file with --feedback-key"
         ) from None
 
 
@@ -183,20 +183,20 @@ def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
 def _cost(model: Model, example: bytes) -> Cost:
     row = model.table(v2.decode(example).inputs)
     rows = repeated(row, MEASURED_ROWS) if model.batchable else row
-    wanted = model.select_outputs(None)
-    return Cost(measure(lambda: model.predict(row, wanted)), measure(lambda: model.predict(rows, wanted)))
+    outputs = model.select_outputs(None)
+    return Cost(measure(lambda: model.predict(row, outputs)), measure(lambda: model.predict(rows, outputs)))
 
 
-def _drift(identity: Identity, slots: int, signature: Signature, described: Manifest | None) -> Drift:
-    features, predictions = (described.profile, described.predictions) if described else ({}, {})
+def _drift(identity: Identity, slots: int, signature: Signature, manifest: Manifest | None) -> Drift:
+    features, predictions = (manifest.profile, manifest.predictions) if manifest else ({}, {})
     return Drift(
         identity, slots, features_of(features, _columns(signature)), predictions_of(predictions, signature.classes)
     )
 
 
 def _columns(signature: Signature) -> list[str]:
-    """The names of the table's columns, as the profile has them."""
+    """Return the names of the columns, as in the profile."""
     if signature.layout == "matrix":
-        only = signature.inputs[0]
-        return [f"{only.name}[{index}]" for index in range(only.shape[-1])]
+        matrix = signature.inputs[0]
+        return [f"{matrix.name}[{index}]" for index in range(matrix.shape[-1])]
     return [spec.name for spec in signature.inputs]

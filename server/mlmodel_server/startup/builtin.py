@@ -1,7 +1,7 @@
-"""Models for a first try without any file: ``builtin://iris``.
+"""Built-in models, to try the server without a file: ``builtin://iris``.
 
-Trained when the server starts, in a twentieth of a second: there is no artefact that a new scikit-learn could fail to
-read, and nothing to build into the image.
+The server trains the model at its start, in 50 ms: no artefact that a new scikit-learn may fail to read, and nothing to
+add to the image.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from mlmodel_server.errors import RefusedModel
 
 
 def build(name: str) -> dict[str, bytes]:
-    """The package of a built-in model, its files by name."""
+    """Return the package of a built-in model, its files by name."""
     if name != "iris":
-        raise RefusedModel(f"there is no built-in model {name[:40]!r}: use builtin://iris")
+        raise RefusedModel(f"built-in model {name[:40]!r} not found: use builtin://iris")
     from sklearn.datasets import load_iris
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -1,4 +1,4 @@
-"""Which of the two serves: the model as it was saved, or what it was compiled to."""
+"""The choice between the model as it was saved and the compiled model."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from mlmodel_server.tensors import Array
 
 PLATFORM = "onnxruntime_onnx"
 TIMING_SECONDS = 0.2
+"""Seconds for timing both models at the start."""
 
 START_SECONDS = 30.0
-"""For compiling what nobody has compiled before; whoever wants to try longer does it when the model is packaged."""
+"""Maximum seconds for compiling at the start, for a model without a verdict in its package."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What serves. ``verdict`` says in a sentence what came of compiling; "" when nobody asked for it."""
+    """The model to serve. ``verdict`` is the result of compiling in one sentence; "" if it was not tried."""
 
     model: Model
     platform: str
@@ -37,76 +38,76 @@ class Choice:
 
 
 def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
-    """The model, self-tested on the golden examples of its package.
+    """Return the model to serve, self-tested on the golden examples of its package.
 
-    ``compile`` "off" takes the model as it was saved. Else a package whose compiled form won by far is served without
-    opening the artefact, nor importing its library; one where it won narrowly is timed again on this CPU; and what
-    nobody has tried to compile is compiled now, in another process. Raises :class:`RefusedModel`.
+    ``compile`` "off" chooses the model as it was saved. Else, if the package has a compiled model that is decisively
+    faster, choose that without opening the artefact or importing its library. If it is only slightly faster, time both
+    on this CPU. If the package has no verdict, compile now, in another process. Raise :class:`RefusedModel`.
     """
-    described = loaded.manifest
-    tried = described.compiled if described and compile == "auto" else None
+    manifest = loaded.manifest
+    tried = manifest.compiled if manifest and compile == "auto" else None
     packaged = _packaged(loaded, threads) if tried else None
-    if described and tried and packaged and tried.decisive:
-        said = f"compiled to ONNX when it was packaged: {tried.reason}, {tried.rows:,} rows answered alike"
-        return _chosen(Choice(Model(packaged, described.signature), PLATFORM, said))
+    if manifest and tried and packaged and tried.decisive:
+        verdict = f"compiled to ONNX when it was packaged: {tried.reason}, same predictions for {tried.rows:,} rows"
+        return _logged(Choice(Model(packaged, manifest.signature), PLATFORM, verdict))
     opened = loaded.opened
-    original = model_of(opened, described)
-    if described:
-        selftest.run(original, described.golden)
+    original = model_of(opened, manifest)
+    if manifest:
+        selftest.run(original, manifest.golden)
     if compile == "off":
         return Choice(original, opened.platform)
-    signature = described.signature if described else opened.signature
+    signature = manifest.signature if manifest else opened.signature
     source = opened.estimator if opened.booster is None else opened.booster
-    table = _rows(original, described)
+    table = _rows(original, manifest)
     if tried and not packaged:
-        reason = "its compiled form does not work here" if tried.file else tried.reason
-        return _chosen(Choice(original, opened.platform, f"not compiled: {reason}"))
+        reason = "the compiled model of the package does not work here" if tried.file else tried.reason
+        return _logged(Choice(original, opened.platform, f"not compiled: {reason}"))
     if signature is None or table is None or source is None:  # only tables of numbers and text are compiled
         return Choice(original, opened.platform)
     if tried and packaged:
         functions: OnnxFunctions | None = packaged
-        verdict = _timed(opened, packaged, table, tried.rows)
+        result = _timed(opened, packaged, table, tried.rows)
     else:
-        verdict, onnx = compile_in_child(source, signature, table, functions=opened.functions, limit=START_SECONDS)
-        functions = _loadable(onnx, signature, threads, described) if onnx else None
-    if verdict.chosen == "original" or functions is None:
-        return _chosen(Choice(original, opened.platform, verdict.sentence()))
-    return _chosen(Choice(model_of(replace(opened, functions=functions), described), PLATFORM, verdict.sentence()))
+        result, onnx = compile_in_child(source, signature, table, functions=opened.functions, limit=START_SECONDS)
+        functions = _loadable(onnx, signature, threads, manifest) if onnx else None
+    if result.chosen == "original" or functions is None:
+        return _logged(Choice(original, opened.platform, result.sentence()))
+    return _logged(Choice(model_of(replace(opened, functions=functions), manifest), PLATFORM, result.sentence()))
 
 
-def _chosen(choice: Choice) -> Choice:
+def _logged(choice: Choice) -> Choice:
     logger.info("model chosen", extra={"platform": choice.platform, "verdict": choice.verdict})
     return choice
 
 
 def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
-    """The compiled form that the package brings, if it has one that answers right here."""
+    """Return the compiled model of the package, if it has one that loads and passes its self-test."""
     if loaded.manifest is None or loaded.compiled is None:
         return None
     return _loadable(loaded.compiled, loaded.manifest.signature, threads, loaded.manifest)
 
 
-def _loadable(onnx: bytes, signature: Signature, threads: int, described: Manifest | None) -> OnnxFunctions | None:
+def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None) -> OnnxFunctions | None:
     try:
-        onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # it came with the package, and is believed as little
+        onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # the package is not trusted, so neither is this
         functions = OnnxFunctions(onnx, signature, threads)
-    except Exception as error:  # another ONNX Runtime than the one that it was compiled for
-        logger.warning("compiled form not loaded", extra={"error": type(error).__name__})
+    except Exception as error:  # such as another version of ONNX Runtime
+        logger.warning("compiled model not loaded", extra={"error": type(error).__name__})
         return None
-    if described:
+    if manifest:
         try:
-            selftest.run(Model(functions, signature), described.golden)
+            selftest.run(Model(functions, signature), manifest.golden)
         except MLModelError as error:
-            logger.warning("compiled form rejected", extra={"error": error})
+            logger.warning("compiled model failed its self-test", extra={"error": error})
             return None
     return functions
 
 
-def _rows(model: Model, described: Manifest | None) -> Array | None:
-    """Rows to compare and to time on: the golden examples of a package, else one of zeros."""
+def _rows(model: Model, manifest: Manifest | None) -> Array | None:
+    """Return rows to compare and to time: the golden examples of the package, else one row of zeros."""
     if model.signature.layout == "tensors":
         return None
-    body = selftest.request_body(described.golden) if described else selftest.blank_body(model)
+    body = selftest.request_body(manifest.golden) if manifest else selftest.blank_body(model)
     table = model.table(v2.decode(body).inputs)
     return table if isinstance(table, np.ndarray) else None
 
@@ -114,5 +115,5 @@ def _rows(model: Model, described: Manifest | None) -> Array | None:
 def _timed(opened: Opened, compiled: OnnxFunctions, table: Array, rows: int) -> Verdict:
     original_us, onnx_us = timing.measure(opened.functions, compiled, table, TIMING_SECONDS)
     chosen = timing.faster(original_us, onnx_us)
-    reason = "faster, here too" if chosen else "ONNX is not faster on this CPU"
+    reason = "faster on this CPU too" if chosen else "ONNX is not faster on this CPU"
     return Verdict("onnx" if chosen else "original", reason, onnx_us, original_us, rows)

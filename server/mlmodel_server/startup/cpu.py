@@ -1,4 +1,4 @@
-"""How many processes and threads may be busy: as many as the container has CPUs, not as the node has."""
+"""Number of processes and threads: as many as the CPU limit of the container, not as the node has CPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The CPU limit of this container in whole CPUs, rounded up (cgroup v2, then v1); None when it has none."""
+    """Return the CPU limit of this container in whole CPUs, rounded up (cgroup v2, else v1); None without a limit."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -25,10 +25,10 @@ def quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def restrict(workers: int, limit: int | None) -> int:
-    """Share a CPU limit among so many workers: returns the threads that each may use for a prediction, and tells
-    OpenMP and BLAS, which only works before numpy is imported. What the user has set stays.
+    """Share the CPU limit among the workers: return the threads of one prediction, and set the variables of OpenMP and
+    BLAS, which only works before numpy is imported. Variables that the user has set stay.
 
-    One thread without a limit: for a few rows, several take longer than one.
+    Without a limit it is one thread: for a few rows, several threads take longer.
     """
     for variable in _VARIABLES:
         os.environ.setdefault(variable, str(max(1, (limit or 1) // workers)))

@@ -1,4 +1,4 @@
-"""One line per message on stderr, as ``key=value`` pairs that both people and log collectors read."""
+"""Log lines of ``key=value`` pairs on stderr."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import sys
 from datetime import UTC, datetime
 
 OURS = __name__.partition(".")[0]
-
-# The last two are set by other formatters.
-_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-_PLAIN = re.compile(r'[^\s"=]+')
+_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}  # other formatters set the last two
+_PLAIN = re.compile(r"[^\s\"=]+")
 
 
 class LineFormatter(logging.Formatter):
-    """``time=… level=… from=LOGGER msg="an event" KEY=VALUE …``.
+    """``time=… level=… from=LOGGER msg="an event" KEY=VALUE …``; a traceback stays in the line, escaped.
 
-    The values of an event are those in ``extra``: ``logger.info("ready", extra={"port": 8080})``. A traceback stays in
-    the message, escaped.
+    The values of an event are those in ``extra``: ``logger.info("ready", extra={"port": 8080})``.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -40,7 +37,7 @@ class LineFormatter(logging.Formatter):
 
 
 def _text(value: object) -> str:
-    """Return a value as it stands in a line: quoted unless it is one plain word or number."""
+    """Return a value for a line: quoted unless it is one plain word or number."""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if _PLAIN.fullmatch(text) else _quoted(text)
 
@@ -50,7 +47,7 @@ def _quoted(text: str) -> str:
 
 
 def configure() -> None:
-    """Send everything from INFO to stderr; of uvicorn from WARNING."""
+    """Write everything from INFO to stderr; of uvicorn from WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     root = logging.getLogger()

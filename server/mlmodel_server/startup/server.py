@@ -1,4 +1,4 @@
-"""One serving process: the application on a listening socket, drained without losing a request."""
+"""One worker: the application on a listening socket, drained without losing a request."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from mlmodel_server.rpc.service import GrpcServer
 
 KEEP_ALIVE = 75
-"""Seconds. Longer than the router keeps an idle connection, so that it is never we who close one that is being used."""
+"""Seconds for an idle connection. The router closes it sooner, so the server never closes one in use."""
 
 GRACE = 30
-"""Seconds for requests in flight at SIGTERM; with the 5 s of the preStop hook well within the pod's 45."""
+"""Seconds for requests in flight at SIGTERM; with the 5 s of the preStop hook within the 45 s of the pod."""
 
 GRPC_GRACE = 20.0
 """Seconds for gRPC calls in flight at SIGTERM."""
 
 LINGER = 2.0
-"""Seconds during which idle connections may still carry a request after SIGTERM; it is answered with
-``Connection: close``. Closing them at once would race with a client that is just sending."""
+"""Seconds after SIGTERM during which idle connections may still send a request; its response has
+``Connection: close``. Closing them at once would break a request that a client is just sending."""
 
 SWITCH_SECONDS = 0.0005
-"""How long the predicting thread may keep the interpreter to itself while the event loop waits for it."""
+"""Maximum seconds for which the predicting thread holds the interpreter lock while the event loop waits for it."""
 
 
 def listen(host: str, port: int) -> sockets.socket:
-    """A listening socket; ``host`` "" is every address, IPv6 too where the machine has it."""
+    """Return a listening socket; ``host`` "" is all addresses, IPv4 and, if the machine has it, IPv6."""
     try:
         if not host and sockets.has_dualstack_ipv6():
             return sockets.create_server(("", port), family=sockets.AF_INET6, dualstack_ipv6=True, backlog=2048)
         family = sockets.AF_INET6 if ":" in host else sockets.AF_INET
         return sockets.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or "not a port"
+        why = getattr(error, "strerror", None) or "ports are 0 to 65535"
         raise UsageError(f"cannot listen on port {port} ({why}): give another --port or --host") from None
 
 
 def run(application: Application, socket: sockets.socket, slot: int, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; as the worker of this slot. ``ready`` is called when it answers."""
+    """Serve as the worker of ``slot`` until SIGTERM or SIGINT, then drain. Call ``ready`` once it accepts requests."""
     sys.setswitchinterval(SWITCH_SECONDS)
     serving = application.pipeline.serving
     certificate = serving.certificate
@@ -87,14 +87,14 @@ class _Server(uvicorn.Server):
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Publish counts and reload the certificate; uvicorn calls this ten times a second."""
         self._pipeline.tick()
         if self._certificate:
             self._certificate.reload()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Not ready from this moment. Unlike uvicorn's own, the signal is not raised again afterwards: exit code 0."""
+        """Start to drain. Unlike uvicorn, do not raise the signal again afterwards: the exit code is 0."""
         self._application.drain()
         self.force_exit = self.should_exit
         self.should_exit = True
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         end = loop.time() + LINGER
         while self.server_state.connections and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)  # uvicorn keeps a plain set: there is nothing to await
+            await asyncio.sleep(0.05)  # uvicorn has a plain set, which cannot be awaited
         await super().shutdown(sockets)
         if self._grpc:
             await self._grpc.stop(GRPC_GRACE)
@@ -113,12 +113,15 @@ class _Server(uvicorn.Server):
 
 
 async def _serve_grpc(pipeline: Pipeline) -> GrpcServer:
-    from mlmodel_server.rpc.service import GrpcServer, credentials  # 20 MB and threads: only after the fork
+    from mlmodel_server.rpc.service import (
+        GrpcServer,
+        credentials,
+    )  # takes 20 MB and starts threads: only after the fork
 
     address, certificate = pipeline.serving.grpc, pipeline.serving.certificate
     grpc = GrpcServer(pipeline)
     try:
         await grpc.start(address, credentials(certificate) if certificate else None)
     except RuntimeError:
-        raise UsageError(f"cannot listen at {address} for gRPC: give another --grpc-port") from None
+        raise UsageError(f"cannot listen on {address} for gRPC: give another --grpc-port") from None
     return grpc

@@ -1,4 +1,4 @@
-"""The built-in model: a package like any other, and no other name."""
+"""The built-in model is a package like any other; other names are rejected."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def test_the_built_in_model_is_a_package_like_any_other() -> None:
     assert loaded.manifest.metrics["accuracy"] > 0.9
 
 
-def test_another_name_is_refused_with_the_one_to_use() -> None:
+def test_another_name_is_rejected_with_the_one_to_use() -> None:
     parsed = options.parse(["--name", "m", "--uri", "builtin://nothing"])
     parsed.threads = 1
-    with pytest.raises(RefusedModel, match="no built-in model 'nothing': use builtin://iris"):
+    with pytest.raises(RefusedModel, match="built-in model 'nothing' not found: use builtin://iris"):
         fetch(parsed)

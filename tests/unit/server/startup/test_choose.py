@@ -1,4 +1,4 @@
-"""Which form of a model serves: what won when it was packaged, if it still answers right, and else the model itself."""
+"""The compiled model of the package serves if it is faster and passes its self-test, else the model as it was saved."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.unit.server.models import iris, joblib_bytes
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    """A package with a compiled form."""
+    """A package with a compiled model."""
     return package.build(*iris())
 
 
 def changed(files: dict[str, bytes], onnx: bytes | None = None, **compiled: Any) -> Loaded:
-    """The package with another verdict, or another compiled form, under right digests."""
+    """The package with another verdict or another compiled model, and with correct digests."""
     described = manifest.parse(files[MANIFEST])
     assert described.compiled is not None
     verdict = msgspec.structs.replace(described.compiled, **({"decisive": True} | compiled))
@@ -52,36 +52,39 @@ def test_off_serves_the_model_as_it_was_saved(files: dict[str, bytes]) -> None:
     assert (chosen.platform, chosen.verdict) == ("sklearn_skops", "")
 
 
-@pytest.mark.parametrize("broken", ["no onnx", "another model"])
-def test_a_compiled_form_that_does_not_answer_right_gives_way(
-    files: dict[str, bytes], broken: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("broken", "event"),
+    [("no onnx", "compiled model not loaded"), ("another model", "compiled model failed its self-test")],
+)
+def test_a_wrong_compiled_model_does_not_serve(
+    files: dict[str, bytes], broken: str, event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, X, y = iris()
     other = package.build(type(iris()[0])(max_iter=500).fit(X, (y + 1) % 3), X, (y + 1) % 3)["compiled.onnx"]
     loaded = changed(files, onnx=b"no onnx" if broken == "no onnx" else other)
     with caplog.at_level(logging.WARNING, "mlmodel_server"):
         assert choose(loaded).platform == "sklearn_skops"
-    assert "compiled form" in caplog.text
+    assert caplog.messages == [event]
 
 
 @pytest.mark.parametrize(("chosen", "platform"), [("onnx", PLATFORM), ("original", "sklearn_skops")])
-def test_a_narrow_verdict_is_timed_again_here(
+def test_without_a_decisive_verdict_both_are_timed_again(
     files: dict[str, bytes], chosen: Any, platform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "faster", lambda *_: chosen == "onnx")
     found = choose(changed(files, decisive=False))
     assert found.platform == platform
-    assert ("here too" if chosen == "onnx" else "not faster on this CPU") in found.verdict
+    assert ("faster on this CPU too" if chosen == "onnx" else "not faster on this CPU") in found.verdict
 
 
-def test_what_was_tried_in_vain_is_not_tried_again(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "compile_in_child", lambda *_, **__: pytest.fail("it was tried again"))
+def test_a_failed_compilation_is_not_repeated(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "compile_in_child", lambda *_, **__: pytest.fail("it was compiled again"))
     described = manifest.parse(files[MANIFEST])
     tried = msgspec.structs.replace(described, compiled=manifest.Compiled(reason="it has no formula"))
     assert choose(load(Memory(files | {MANIFEST: tried.to_bytes()}))).verdict == "not compiled: it has no formula"
 
 
-def test_a_bare_file_is_compiled_when_it_is_loaded() -> None:
+def test_a_model_without_a_package_is_compiled_at_the_start() -> None:
     loaded = load(Memory({"iris.joblib": joblib_bytes(iris()[0])}, "iris.joblib"))
     assert choose(loaded).platform == PLATFORM
 
@@ -92,7 +95,7 @@ def test_a_failed_conversion_serves_the_model(monkeypatch: pytest.MonkeyPatch) -
     assert (chosen.platform, chosen.verdict) == ("sklearn_joblib", "not compiled: it crashed")
 
 
-def test_serving_what_was_compiled_needs_no_scikit_learn(files: dict[str, bytes], tmp_path: Any) -> None:
+def test_serving_a_compiled_model_needs_no_scikit_learn(files: dict[str, bytes], tmp_path: Any) -> None:
     import subprocess
 
     for name, data in files.items():

@@ -1,4 +1,4 @@
-"""Processes and threads follow the container's limit."""
+"""The number of processes and threads follows the CPU limit of the container."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_without_cgroups_there_is_no_limit(tmp_path: Path) -> None:
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.setenv(variable, "")  # so that what is set below is undone
+        monkeypatch.setenv(variable, "")  # so that monkeypatch restores it
         monkeypatch.delenv(variable)
 
 
@@ -50,7 +50,7 @@ def test_workers_share_the_limit(workers: int, limit: int | None, threads: int) 
 
 
 @pytest.mark.usefixtures("unset")
-def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert cpu.restrict(2, 4) == 7
     assert os.environ["OMP_NUM_THREADS"] == "7"

@@ -1,4 +1,4 @@
-"""Log lines: one for each message, as key=value."""
+"""Log lines: one for each event, as key=value."""
 
 from __future__ import annotations
 

@@ -1,15 +1,18 @@
-"""Every wrong argument is told in one sentence that says what to type instead."""
+"""The options: defaults, help, and errors that say what to type instead."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from hack import ROOT
 from mlmodel_server.startup import options
 
 MODEL = ["--name", "a", "--uri", "b"]
 
 
-def test_what_is_not_given_has_a_sensible_value() -> None:
+def test_options_have_defaults() -> None:
     arguments = options.parse(MODEL)
     assert (arguments.trust, arguments.port, arguments.grpc_port, arguments.batch_rows) == ("strict", 8080, 0, 64)
     assert 1 < arguments.watts_per_core < 10
@@ -18,10 +21,10 @@ def test_what_is_not_given_has_a_sensible_value() -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "words"),
     [
-        ("--name", "a b", "without spaces"),
-        ("--sha256", "abc", "64 hexadecimal digits"),
-        ("--workers", "-1", "from 0 to 256"),
-        ("--batch-rows", "0", "above 0"),
+        ("--name", "a b", "'a b' is not valid: use up to 128 visible ASCII characters without spaces"),
+        ("--sha256", "abc", "'abc' is not a SHA-256: give its 64 hexadecimal digits"),
+        ("--workers", "-1", "'-1' is not an integer from 0 to 256"),
+        ("--batch-rows", "0", "'0' is not an integer above 0"),
         ("--timeout", "0", "above 0 and up to 3600"),
         ("--timeout", "soon", "above 0 and up to 3600"),
         ("--watts-per-core", "0", "watts, above 0"),
@@ -30,12 +33,23 @@ def test_what_is_not_given_has_a_sensible_value() -> None:
         ("--trust", "all", "strict"),
     ],
 )
-def test_what_is_wrong_is_told_with_what_to_give(
+def test_an_error_names_the_option_and_what_to_give(
     argument: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         options.parse([*MODEL, argument, value])
-    assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert argument in told
-    assert words in told
+    assert exited.value.code == 2
+    printed = capsys.readouterr().err
+    assert argument in printed
+    assert words in printed
+
+
+def test_the_help_gives_each_default_and_the_reference_has_each_option() -> None:
+    reference = (ROOT / "docs" / "reference" / "server.md").read_text()
+    cells = re.findall(r"^\| (`--[^|]*(?:\\\|[^|]*)*) \|", reference, re.MULTILINE)
+    rows = set(re.findall(r"`(--[a-z0-9-]+)", " ".join(cells)))
+    actions = [action for action in options.parser()._actions if action.dest != "help"]
+    assert {option for action in actions for option in action.option_strings} == rows
+    for action in actions:
+        assert action.help is not None
+        assert action.required or "(default: " in action.help, action.option_strings
