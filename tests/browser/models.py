@@ -104,16 +104,16 @@ def served(name: str, folder: Path) -> Iterator[Server]:
 
 def post(server: Server, name: str, request: Any) -> Any:
     """Return the response to a request that the test sends without the page."""
-    answer = server.ask("POST", f"/v2/models/{name}/infer", json.dumps(request))
+    answer = server.send("POST", f"/v2/models/{name}/infer", json.dumps(request))
     assert answer.status == 200, answer.body
     return answer.json()
 
 
 def example(server: Server, name: str) -> Any:
     """Return the example, which the page fills in."""
-    return server.ask("GET", f"/v2/models/{name}/example").json()
+    return server.send("GET", f"/v2/models/{name}/example").json()
 
 
 def stats(server: Server, name: str) -> Any:
     """Return the counts that the page draws."""
-    return server.ask("GET", f"/v2/models/{name}/stats").json()
+    return server.send("GET", f"/v2/models/{name}/stats").json()

@@ -55,14 +55,14 @@ def test_the_example_is_filled_in_and_predicted(serve: Serve, visit: Visits, nam
     assert fields(page) == [
         value if isinstance(value, (bool, str)) else str(value).removesuffix(".0") for value in values
     ]
-    assert server.ask("GET", f"/v2/models/{name}").json()["platform"] in page.locator("#facts").inner_text()
+    assert server.send("GET", f"/v2/models/{name}").json()["platform"] in page.locator("#facts").inner_text()
 
     predict(page)
     has_probabilities = name != "tumour"
     answer = post(server, name, request | {"outputs": OUTPUTS[: 1 + has_probabilities]})["outputs"]
     assert page.locator(".predicted").inner_text() == answer[0]["data"][0]
     if has_probabilities:
-        classes = json.loads(server.ask("GET", f"/v2/models/{name}").json()["properties"]["classes"])
+        classes = json.loads(server.send("GET", f"/v2/models/{name}").json()["properties"]["classes"])
         bars = page.locator("#answer .bars")
         displayed = zip(bars.locator(".name").all_inner_texts(), bars.locator(".value").all_inner_texts(), strict=True)
         assert dict(displayed) == {c: f"{100 * p:.1f} %" for c, p in zip(classes, answer[1]["data"], strict=True)}
@@ -188,7 +188,7 @@ def test_an_error_of_the_server_is_shown_at_the_field_that_it_names(serve: Serve
     expect(page.locator("[aria-invalid]")).to_have_count(1)
     request = example(server, "mixed")
     request["inputs"][1]["data"] = [1.5]
-    message = server.ask("POST", "/v2/models/mixed/infer", json.dumps(request)).json()["error"]
+    message = server.send("POST", "/v2/models/mixed/infer", json.dumps(request)).json()["error"]
     expect(page.locator("#error")).to_contain_text(message)
     assert message.removeprefix("input 'count': ")[1:] in page.locator("#field-1-0-wrong").inner_text()
 
@@ -276,13 +276,13 @@ def test_the_charts_follow_traffic(visit: Visits, tmp_path: Path) -> None:
         connection = server.connect()
         body = json.dumps(request)
         for _ in range(200):
-            assert server.ask("POST", "/v2/models/iris/infer", body, connection).status == 200
+            assert server.send("POST", "/v2/models/iris/infer", body, connection).status == 200
         expect(latency).to_have_attribute("aria-label", re.compile(r"p50 [\d.]+ (µs|ms), p95 [\d.]+ (µs|ms), p99"))
         expect(page.locator("#rate")).to_contain_text("200 in")
         expect(page.locator("#latency .plot .p99")).to_have_count(1)
         traffic = page.get_by_role("img", name=re.compile("^Requests per second"))
         before = traffic.inner_html()
-        server.ask("POST", "/v2/models/iris/infer", "nonsense", connection)
+        server.send("POST", "/v2/models/iris/infer", "nonsense", connection)
         expect(page.locator("#rejected")).to_contain_text("1")
         assert traffic.inner_html() != before
         page.get_by_label("computing").check()

@@ -20,7 +20,7 @@ def test_every_command_works(serve: Callable[[str], Server], name: str) -> None:
     if not shutil.which("curl"):
         pytest.skip("curl is missing: apt-get install curl")
     server = serve(name)
-    document = server.ask("GET", "/docs", authorization=f"Bearer {KEY}").body.decode()
+    document = server.send("GET", "/docs", authorization=f"Bearer {KEY}").body.decode()
     setting, *commands = [unescape(text) for text in re.findall(r"<pre[^>]*>(.*?)</pre>", document, re.DOTALL)]
     setting = setting.replace("KEY=…", f"KEY={KEY}")
     answers = []

@@ -1,4 +1,4 @@
-"""The model server as a process of its own, on a loopback port, as it runs in a pod."""
+"""The model server as a process on a loopback port, as it runs in a pod."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 START_SECONDS = 60
 SECONDS = 30.0
-"""For what a running server is to do."""
+"""Maximum time to wait for a running server."""
 
 
 @dataclass
@@ -43,9 +43,9 @@ class Server:
     port: int
     process: subprocess.Popen[str]
     log: list[str]
-    """What it wrote until it was ready."""
+    """Its lines on stderr until it was ready."""
 
-    def ask(
+    def send(
         self,
         method: str,
         path: str,
@@ -53,7 +53,7 @@ class Server:
         connection: http.client.HTTPConnection | None = None,
         **headers: Any,
     ) -> Answer:
-        """One request, on a connection of its own unless one is given."""
+        """Send one request, on a new connection unless one is given."""
         used = connection or self.connect()
         if body is not None and "content_type" not in headers:
             headers["content_type"] = "application/json"
@@ -68,8 +68,8 @@ class Server:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        """The metrics by name and labels."""
-        text = self.ask("GET", "/metrics").body.decode()
+        """Return the metrics by name and labels."""
+        text = self.send("GET", "/metrics").body.decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
@@ -81,7 +81,7 @@ class Server:
         return self.samples().get(("mlmodel_requests_total", tuple(sorted(labels.items()))), 0.0)
 
     def stop(self) -> str:
-        """SIGTERM; returns what it wrote to stderr."""
+        """Send SIGTERM, and return what it wrote to stderr after it was ready."""
         self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=60)
         return errors
@@ -99,7 +99,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(*arguments: str | Path, **env: str) -> Iterator[Server]:
-    """A server that is ready; it is stopped at the end."""
+    """Run a server until the end of the context; it is ready at the start."""
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment(**env))
     assert process.stderr is not None
     timer = threading.Timer(START_SECONDS, process.kill)
@@ -111,7 +111,7 @@ def running(*arguments: str | Path, **env: str) -> Iterator[Server]:
             if found := re.search(r'msg="ready" .*port=(\d+)', line):
                 break
         else:
-            raise AssertionError(f"did not start: {''.join(lines)}")
+            raise AssertionError(f"the server did not start: {''.join(lines)}")
         timer.cancel()
         yield Server(int(found[1]), process, lines)
     finally:
@@ -126,7 +126,7 @@ def running(*arguments: str | Path, **env: str) -> Iterator[Server]:
 
 
 def failing(tmp_path: Path, *arguments: str | Path, **env: str) -> tuple[int, str]:
-    """Exit code and termination message of a server that must not start."""
+    """Return exit code and termination message of a server that must not start."""
     message = tmp_path / "termination-log"
     finished = subprocess.run(
         command(*arguments),
@@ -140,14 +140,15 @@ def failing(tmp_path: Path, *arguments: str | Path, **env: str) -> tuple[int, st
     assert "Traceback" not in finished.stderr
     assert len(reason) <= 1000
     assert "\n" not in reason
-    assert reason in finished.stderr, "the same line is on stderr"
+    assert reason in finished.stderr, "stderr has the same line"
     return finished.returncode, reason
 
 
 def metric(server: Server, name: str, **labels: str) -> float:
-    """The sum of all samples of this name that have these labels."""
-    wanted = set(labels.items())
-    return sum(value for (found, held), value in server.samples().items() if found == name and wanted <= set(held))
+    """Return the sum of all samples of this name with these labels."""
+    selected = set(labels.items())
+    samples = server.samples().items()
+    return sum(value for (sample, pairs), value in samples if sample == name and selected <= set(pairs))
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

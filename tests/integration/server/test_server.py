@@ -1,4 +1,4 @@
-"""The model server as it runs in a pod: a process of its own, on a loopback port, serving what the quickstart makes."""
+"""The model server with the models of the quickstart, as a process on a loopback port, as it runs in a pod."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def test_train_prints_its_scores_and_saves_a_package(tmp_path: Path) -> None:
     assert (tmp_path / "data.csv").read_text().splitlines()[0].endswith(",label")
 
 
-def test_a_row_is_answered_with_the_version_and_revision_in_the_headers(tumour: Server, rows: list[str]) -> None:
+def test_a_response_has_the_version_and_revision_in_its_headers(tumour: Server, rows: list[str]) -> None:
     before = tumour.requests(200)
-    answer = tumour.ask("POST", INFER, rows[0])
+    answer = tumour.send("POST", INFER, rows[0])
     assert answer.status == 200
     assert answer.json() == {
         "model_name": "tumour",
@@ -90,16 +90,16 @@ def test_a_row_is_answered_with_the_version_and_revision_in_the_headers(tumour: 
     assert answer.headers["x-mlmodel-version"] == "v2"
     assert answer.headers["x-mlmodel-revision"] == "abcdef12"
     for path in (INFER + "/", "/v2/models/tumour/versions/v2/infer", "/v2/models/tumour/versions/v2/infer/"):
-        assert tumour.ask("POST", path, rows[0]).body == answer.body
+        assert tumour.send("POST", path, rows[0]).body == answer.body
     assert tumour.requests(200) == before + 4
 
 
-def test_most_answers_are_right(tumour: Server, versions: Path, rows: list[str]) -> None:
-    """All rows in one request agree with the accuracy that the package claims."""
+def test_most_predictions_are_right(tumour: Server, versions: Path, rows: list[str]) -> None:
+    """A batch gives the same predictions as single rows, at the accuracy in the package."""
     data = [value for row in rows for value in json.loads(row)["inputs"][0]["data"]]
     tensor = {"name": "rows", "shape": [len(rows), 30], "datatype": "FP64", "data": data}
-    batch = tumour.ask("POST", INFER, json.dumps({"inputs": [tensor]})).json()["outputs"][0]["data"]
-    assert batch == [tumour.ask("POST", INFER, row).json()["outputs"][0]["data"][0] for row in rows]
+    batch = tumour.send("POST", INFER, json.dumps({"inputs": [tensor]})).json()["outputs"][0]["data"]
+    assert batch == [tumour.send("POST", INFER, row).json()["outputs"][0]["data"][0] for row in rows]
     malignant = sum(label == "malignant" for label in batch) / len(batch)
     assert 0.3 < malignant < 0.45
     assert json.loads((versions / "v2" / MANIFEST).read_text())["metrics"]["accuracy"] > 0.95
@@ -107,12 +107,12 @@ def test_most_answers_are_right(tumour: Server, versions: Path, rows: list[str])
 
 def test_health_and_metadata_with_and_without_slash(tumour: Server) -> None:
     for slash in ("", "/"):
-        assert tumour.ask("GET", f"/v2/health/live{slash}").json() == {"live": True}
-        assert tumour.ask("GET", f"/v2/health/ready{slash}").json() == {"ready": True}
-        assert tumour.ask("GET", f"/v2{slash}").json()["name"] == "mlmodel-server"
+        assert tumour.send("GET", f"/v2/health/live{slash}").json() == {"live": True}
+        assert tumour.send("GET", f"/v2/health/ready{slash}").json() == {"ready": True}
+        assert tumour.send("GET", f"/v2{slash}").json()["name"] == "mlmodel-server"
         for model in ("/v2/models/tumour", "/v2/models/tumour/versions/v2"):
-            assert tumour.ask("GET", f"{model}/ready{slash}").json() == {"name": "tumour", "ready": True}
-            metadata = tumour.ask("GET", f"{model}{slash}").json()
+            assert tumour.send("GET", f"{model}/ready{slash}").json() == {"name": "tumour", "ready": True}
+            metadata = tumour.send("GET", f"{model}{slash}").json()
             assert metadata["versions"] == ["v2"]
             assert metadata["platform"] == "onnxruntime_onnx"
             assert metadata["inputs"][0] == {"name": "mean radius", "datatype": "FP64", "shape": [-1]}
@@ -122,13 +122,13 @@ def test_health_and_metadata_with_and_without_slash(tumour: Server) -> None:
 
 
 def test_the_documentation_needs_no_internet_and_its_example_works(tumour: Server) -> None:
-    page = tumour.ask("GET", "/docs")
+    page = tumour.send("GET", "/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert not re.search(rb'(src|<link[^>]*href)="?https?://', page.body)
     assert INFER.encode() in page.body
-    operation = tumour.ask("GET", "/openapi.json").json()["paths"][INFER]["post"]
+    operation = tumour.send("GET", "/openapi.json").json()["paths"][INFER]["post"]
     example = operation["requestBody"]["content"]["application/json"]["example"]
-    assert tumour.ask("POST", INFER, json.dumps(example)).status == 200
+    assert tumour.send("POST", INFER, json.dumps(example)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -136,23 +136,27 @@ def test_the_documentation_needs_no_internet_and_its_example_works(tumour: Serve
     [
         ("POST", INFER, "{}", {}, 400, "missing required field `inputs`"),
         ("POST", INFER, "nonsense", {}, 400, "not JSON"),
-        ("POST", "/v2/models/other/infer", "{}", {}, 404, "POST to /v2/models/tumour/infer"),
-        ("POST", "/v2/models/tumour/versions/v9/infer", "{}", {}, 404, "has no version 'v9' here, but v2"),
-        ("GET", "/v2/models/other", None, {}, 404, "this server serves /v2/models/tumour"),
+        ("POST", "/v2/models/other/infer", "{}", {}, 404, "model 'other' not found; this server serves 'tumour'"),
+        ("POST", "/v2/models/other/versions/v2/infer", "{}", {}, 404, "model 'other' not found"),
+        ("POST", "/v2/models/tumour/versions/v9/infer", "{}", {}, 404,
+         "version 'v9' of model 'tumour' not found; this server serves 'v2'"),
+        ("POST", "/nothing/infer", "{}", {}, 404, "path '/nothing/infer' not found: POST to /v2/models/tumour/infer"),
+        ("GET", "/v2/models/other", None, {}, 404, "this server serves /v2/models/tumour, see /docs"),
         ("GET", "/v2/models/tumour/versions/v9", None, {}, 404, "this server serves"),
-        ("GET", "/nothing", None, {}, 404, "there is nothing at '/nothing'"),
-        ("GET", INFER, None, {}, 405, "POST a v2 inference request"),
-        ("DELETE", "/v2/models/tumour", None, {}, 405, "DELETE is not possible"),
+        ("GET", "/nothing", None, {}, 404, "path '/nothing' not found: this server serves"),
+        ("GET", INFER, None, {}, 405, "method GET is not allowed: POST a v2 inference request"),
+        ("DELETE", "/v2/models/tumour", None, {}, 405, "method DELETE is not allowed at '/v2/models/tumour'"),
         ("POST", INFER, "x" * 100_001, {}, 413, "the body has 100001 bytes, the limit is 100000"),
-        ("POST", INFER, "{}", {"content_type": "text/plain"}, 415, "Content-Type: application/json"),
+        ("POST", INFER, "{}", {"content_type": "text/plain"}, 415,
+         "Content-Type 'text/plain' is not supported: use application/json"),
         ("POST", INFER, "{}", {"content_encoding": "br"}, 415, "gzip or deflate"),
     ],
 )  # fmt: skip
-def test_every_error_has_the_protocols_form_and_the_version(
+def test_every_error_has_the_form_of_the_protocol_and_the_version(
     tumour: Server, method: str, path: str, body: str | None, headers: dict[str, Any], status: int, words: str
 ) -> None:
     before = tumour.requests(status)
-    answer = tumour.ask(method, path, body, **headers)
+    answer = tumour.send(method, path, body, **headers)
     assert answer.status == status
     assert list(answer.json()) == ["error"]
     assert words in answer.json()["error"]
@@ -163,44 +167,46 @@ def test_every_error_has_the_protocols_form_and_the_version(
 
 
 @pytest.mark.parametrize("padding", [0, 70_000], ids=["fast path", "ASGI path"])
-def test_a_router_is_told_of_a_refusal_so_that_it_asks_another_version(
+def test_a_rejection_reaches_the_router_as_503_so_that_it_retries_on_stable(
     tumour: Server, rows: list[str], padding: int
 ) -> None:
-    for attempt, status, refused in (("own", 503, "400"), ("other", 400, None), ("", 400, None)):
+    for attempt, status, rejected in (("own", 503, "400"), ("other", 400, None), ("", 400, None)):
         before = tumour.requests(400), tumour.requests(503)
-        answer = tumour.ask("POST", INFER, "{}" + " " * padding, x_mlmodel_attempt=attempt)
-        assert (answer.status, answer.headers.get("x-mlmodel-refused")) == (status, refused)
+        answer = tumour.send("POST", INFER, "{}" + " " * padding, x_mlmodel_attempt=attempt)
+        assert (answer.status, answer.headers.get("x-mlmodel-refused")) == (status, rejected)
         assert "inputs" in answer.json()["error"]
-        assert (tumour.requests(400), tumour.requests(503)) == (before[0] + 1, before[1]), "counted as what it is"
-    assert tumour.ask("POST", INFER, rows[0], x_mlmodel_attempt="own").status == 200
+        assert (tumour.requests(400), tumour.requests(503)) == (before[0] + 1, before[1]), (
+            "counted with its real status"
+        )
+    assert tumour.send("POST", INFER, rows[0], x_mlmodel_attempt="own").status == 200
 
 
-def test_a_body_in_chunks_is_read_and_held_to_the_limit(tumour: Server, rows: list[str]) -> None:
+def test_a_chunked_body_is_read_within_the_limit(tumour: Server, rows: list[str]) -> None:
     def chunks(text: str) -> Iterator[bytes]:
         for start in range(0, len(text), 1000):
             yield text[start : start + 1000].encode()
 
-    assert tumour.ask("POST", INFER, chunks(rows[0])).status == 200
-    assert tumour.ask("POST", INFER, chunks(" " * 50_000 + rows[0])).status == 200
-    # The refusal may come while we are still sending, so the connection may break before it is read.
+    assert tumour.send("POST", INFER, chunks(rows[0])).status == 200
+    assert tumour.send("POST", INFER, chunks(" " * 50_000 + rows[0])).status == 200
+    # The server may reject the body while we send it, so the connection may break before we read the response.
     with contextlib.suppress(ConnectionError, BrokenPipeError):
-        assert tumour.ask("POST", INFER, chunks(" " * 1_000_000)).status == 413
-    assert tumour.ask("POST", INFER, rows[0]).status == 200
+        assert tumour.send("POST", INFER, chunks(" " * 1_000_000)).status == 413
+    assert tumour.send("POST", INFER, rows[0]).status == 200
 
 
-def test_connections_are_kept_and_pipelined_garbage_closes_only_its_own(tumour: Server, rows: list[str]) -> None:
+def test_connections_stay_open_and_garbage_closes_only_its_connection(tumour: Server, rows: list[str]) -> None:
     kept = tumour.connect()
     for row in rows[:20]:
-        assert tumour.ask("POST", INFER, row, kept).status == 200
+        assert tumour.send("POST", INFER, row, kept).status == 200
     with socket.create_connection(("127.0.0.1", tumour.port)) as raw:
         raw.sendall(b"GARBAGE\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
-    assert tumour.ask("POST", INFER, rows[0], kept).status == 200
+    assert tumour.send("POST", INFER, rows[0], kept).status == 200
     kept.close()
 
 
 def test_metrics_are_counters_and_a_fine_histogram(tumour: Server, rows: list[str]) -> None:
-    tumour.ask("POST", INFER, rows[0])
+    tumour.send("POST", INFER, rows[0])
     labels = (("model", "tumour"), ("revision", "abcdef12"), ("version", "v2"))
     samples = tumour.samples()
     total = sum(value for (name, _), value in samples.items() if name == "mlmodel_requests_total")
@@ -210,10 +216,10 @@ def test_metrics_are_counters_and_a_fine_histogram(tumour: Server, rows: list[st
     assert samples["process_resident_memory_bytes", ()] > 0
 
 
-def test_a_wrong_model_fails_on_real_rows_although_its_self_test_passed(versions: Path, rows: list[str]) -> None:
+def test_a_wrong_model_fails_on_real_rows_although_it_passed_its_self_test(versions: Path, rows: list[str]) -> None:
     given = ("--uri", "configmap://m", "--path", versions / "v3", "--model-version", "v2", "--revision", "abcdef12")
     with running(*given) as server:
-        answers = [server.ask("POST", INFER, row) for row in rows]
+        answers = [server.send("POST", INFER, row) for row in rows]
         failed = [answer for answer in answers if answer.status != 200]
         assert 0.2 < len(failed) / len(rows) < 0.5
         assert {answer.status for answer in failed} == {500}
@@ -224,16 +230,16 @@ def test_a_wrong_model_fails_on_real_rows_although_its_self_test_passed(versions
     assert server.process.returncode == 0
     assert "Traceback" not in log
     assert str(versions) not in log
-    assert "Found unknown categories" not in log, "scikit-learn quotes the values"
+    assert "Found unknown categories" not in log, "scikit-learn quotes values of the request"
 
 
 def test_the_worst_model_fails_on_nearly_all_rows(versions: Path, rows: list[str]) -> None:
     with running("--uri", "configmap://m", "--path", versions / "v3-all", "--model-version", "v3") as server:
-        statuses = [server.ask("POST", INFER, row).status for row in rows]
+        statuses = [server.send("POST", INFER, row).status for row in rows]
         assert statuses.count(500) / len(rows) > 0.95
 
 
-def test_a_model_that_calls_the_training_script_is_refused(versions: Path, tmp_path: Path) -> None:
+def test_a_model_that_calls_the_training_script_is_rejected(versions: Path, tmp_path: Path) -> None:
     code, reason = failing(tmp_path, "--uri", "configmap://tumour-v4", "--path", versions / "v4")
     assert code == 3
     assert reason.startswith("refused __main__.clipped in model.joblib: ")
@@ -263,7 +269,7 @@ def test_models_that_can_never_work_exit_3(versions: Path, tmp_path: Path) -> No
     assert failing(tmp_path, "--uri", "builtin://nothing")[0] == 3
 
 
-def test_a_source_that_is_not_there_yet_exits_4(tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_reached_exits_4(tmp_path: Path) -> None:
     code, reason = failing(tmp_path, "--uri", "pvc://claim/model", "--path", tmp_path / "missing")
     assert code == 4
     assert str(tmp_path) not in reason
@@ -287,20 +293,20 @@ def test_without_a_label_the_version_is_the_digest_then_the_revision(versions: P
     digest = sha256((bare / "model.joblib").read_bytes())
     given = ("--uri", "pvc://claim/bare", "--path", bare / "model.joblib", "--revision", "0123456789")
     with running(*given, "--sha256", digest) as server:
-        assert server.ask("GET", "/v2/health/live").headers["x-mlmodel-version"] == digest[:7]
+        assert server.send("GET", "/v2/health/live").headers["x-mlmodel-version"] == digest[:7]
     with running(*given) as server:
-        assert server.ask("GET", "/v2/health/live").headers["x-mlmodel-version"] == "0123456"
+        assert server.send("GET", "/v2/health/live").headers["x-mlmodel-version"] == "0123456"
 
 
 def slow_model(trees: int) -> Any:
-    """Trees on noise: deep, hence slow on many rows."""
+    """Return deep trees, trained on noise: slow on many rows."""
     random = np.random.default_rng(SEED)
     return ExtraTreesClassifier(trees, random_state=SEED).fit(random.random((2000, 4)), random.integers(0, 2, 2000))
 
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that needs a second or two for ``big_request``."""
+    """A model file that takes one to two seconds for ``big_request``."""
     path = tmp_path_factory.mktemp("slow") / "model.joblib"
     joblib.dump(slow_model(100), path)
     return path
@@ -317,33 +323,33 @@ def test_probes_and_metrics_answer_while_the_model_is_busy(slow: Path, big_reque
         running("--uri", "pvc://claim", "--path", slow) as server,
         ThreadPoolExecutor(1) as pool,
     ):
-        busy = pool.submit(server.ask, "POST", INFER, big_request)
+        busy = pool.submit(server.send, "POST", INFER, big_request)
         waits = []
         while not busy.done():
             for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
                 started = time.monotonic()
-                assert server.ask("GET", path).status == 200
+                assert server.send("GET", path).status == 200
                 waits.append(time.monotonic() - started)
         assert busy.result().status == 200
         print(f"{len(waits)} probes, median {np.median(waits):.4f} s, slowest {max(waits):.4f} s")
-        assert len(waits) > 10, "the probes were answered during the prediction and not after it"
+        assert len(waits) > 10, "the probes were answered during the prediction, not after it"
         assert np.median(waits) < 0.1
 
 
-def test_sigterm_finishes_what_is_in_flight_and_asks_clients_to_leave(slow: Path, big_request: str) -> None:
+def test_sigterm_finishes_requests_in_flight_and_closes_connections(slow: Path, big_request: str) -> None:
     one = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [0.1, 0.2, 0.3, 0.4]}]})
     json_type = {"Content-Type": "application/json"}
     with running("--uri", "pvc://claim", "--path", slow, "--timeout", "60") as server:
         first, second = server.connect(), server.connect()
-        for connection in (first, second):  # keep-alive connections that are idle at the signal
-            assert "connection" not in server.ask("POST", INFER, one, connection).headers
+        for connection in (first, second):  # idle keep-alive connections
+            assert "connection" not in server.send("POST", INFER, one, connection).headers
         busy = [server.connect() for _ in range(3)]
         for connection in busy:
-            connection.request("POST", INFER, big_request, json_type)  # a megabyte: the server has to be reading it
+            connection.request("POST", INFER, big_request, json_type)  # a megabyte: the server is reading it
         server.process.send_signal(signal.SIGTERM)
-        while server.ask("GET", "/v2/health/ready", connection=first).status == 200:
-            pass  # the signal has not arrived yet
-        late = server.ask("POST", INFER, one, second)
+        while server.send("GET", "/v2/health/ready", connection=first).status == 200:
+            pass  # until the signal arrives
+        late = server.send("POST", INFER, one, second)
         assert late.status == 200
         assert late.headers["connection"] == "close"
         for connection in busy:
@@ -356,7 +362,7 @@ def test_sigterm_finishes_what_is_in_flight_and_asks_clients_to_leave(slow: Path
         assert server.process.returncode == 0
         assert "drained" in log
         with pytest.raises(ConnectionRefusedError):
-            server.ask("GET", "/v2/health/live")
+            server.send("GET", "/v2/health/live")
 
 
 def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
@@ -376,16 +382,16 @@ def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(s
     )
     with running(*map(str, given)) as server:
         started = time.monotonic()
-        assert server.ask("POST", INFER, big_request).status == 200
+        assert server.send("POST", INFER, big_request).status == 200
         rows = int(BIG_ROWS * min(8.0, 1.5 / (time.monotonic() - started)))
         data = np.random.default_rng(SEED).random(rows * 4).round(3).tolist()
         body = json.dumps({"inputs": [{"name": "x", "shape": [rows, 4], "datatype": "FP64", "data": data}]})
         with ThreadPoolExecutor(10) as pool:
-            asked = [pool.submit(server.ask, "POST", INFER, body) for _ in range(10)]
+            futures = [pool.submit(server.send, "POST", INFER, body) for _ in range(10)]
             until(lambda: metric(server, "mlmodel_requests_in_flight") >= 10, "ten requests are in flight")
             started = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            answers = [future.result() for future in asked]
+            answers = [future.result() for future in futures]
             print(f"seed {SEED}, {rows} rows each, all answered {time.monotonic() - started:.1f} s after SIGTERM")
         assert [answer.status for answer in answers] == [200] * 10
         assert server.process.wait(60) == 0
@@ -406,7 +412,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def web(versions: Path) -> Iterator[tuple[str, Path]]:
-    """The versions on an HTTPS server of a private authority: its address and the authority's certificate."""
+    """The packages on an HTTPS server with a private authority: its URL and the certificate of the authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -448,10 +454,10 @@ def test_https_serves_a_package_and_a_bare_file_by_digest(
     for path in ("v2/mlmodel.json", "v1/model.skops"):
         digest = sha256((versions / path).read_bytes())
         with running("--uri", f"{address}/{path}", "--sha256", digest, SSL_CERT_FILE=str(authority)) as server:
-            assert server.ask("POST", INFER, rows[0]).json()["outputs"][0]["data"] == ["malignant"]
+            assert server.send("POST", INFER, rows[0]).json()["outputs"][0]["data"] == ["malignant"]
 
 
-def test_https_failures_tell_what_may_heal_from_what_will_not(
+def test_https_failures_exit_4_if_a_retry_may_help_else_3(
     web: tuple[str, Path], versions: Path, tmp_path: Path
 ) -> None:
     address, authority = web
