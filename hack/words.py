@@ -1,27 +1,27 @@
-"""Phrases that docs/style.md bans, wherever somebody reads them: ``python -m hack.words`` prints each with its place.
+"""Report phrases that docs/style.md bans: ``python -m hack.words``, part of ``make lint``.
 
-It looks at Markdown, at docstrings, comments and strings of Python, and at the whole of the other text files. Code in
-backquotes and code blocks are left out, so that a page may quote a phrase.
+It reads Markdown outside of code, docstrings, comments and strings of Python, and all of the other text files. It is a
+floor, not the guide: a sentence without these phrases can still be hard to read.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import subprocess
 import sys
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from hack import ROOT, tracked
+
 SUFFIXES = {".md", ".py", ".js", ".html", ".lua", ".cfg", ".yaml", ".toml", ".sh"}
 EXTRA = {"Makefile", "Dockerfile", "run"}
-SKIPPED = ("docs/style.md", "hack/words.py", "LICENSE", "requirements/")
+SKIPPED = ("docs/style.md", "hack/words.py", "tests/unit/hack/test_words.py", "LICENSE", "requirements/")
 
 BANNED: dict[str, str] = {
-    "tell, hear": r"\b(?:told|tells?|telling|hears?|heard)\b",
+    "tell, hear": r"(?<!\.)\b(?:told|tells?|telling|hears?|heard)\b(?!\()",
     "is no X": r"\b(?:is|are|was|were) no (?!longer\b|more than\b|less than\b)[a-z]",
     "whoever, whatever": r"\b(?:whoever|whatever|whichever)\b",
     "asked of": r"\basked of\b",
@@ -38,7 +38,7 @@ BANNED: dict[str, str] = {
 
 
 def readable(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number and text of what people read in a file."""
+    """Yield line number and text of what people read in a file."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -54,21 +54,17 @@ def readable(path: Path) -> Iterator[tuple[int, str]]:
             yield number, re.sub(r"`[^`]*`", "", line) if path.suffix == ".md" else line
 
 
-def tracked() -> list[Path]:
-    """Files of the repository that hold sentences."""
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
-    return [
-        ROOT / name
-        for name in names
-        if not name.startswith(SKIPPED) and (Path(name).suffix in SUFFIXES or Path(name).name in EXTRA)
-    ]
+def has_sentences(path: Path) -> bool:
+    """Whether the check covers a file."""
+    name = path.relative_to(ROOT).as_posix()
+    return not name.startswith(SKIPPED) and (path.suffix in SUFFIXES or path.name in EXTRA)
 
 
 def main() -> int:
-    """Print every place; return 1 when there is one."""
+    """Print every place, and the counts to stderr; return 1 if there is one."""
     counts: Counter[str] = Counter()
     patterns = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in BANNED.items()}
-    for path in tracked():
+    for path in filter(has_sentences, tracked()):
         for number, line in readable(path):
             for name, pattern in patterns.items():
                 for found in pattern.findall(line):
