@@ -221,13 +221,13 @@ def _image_names() -> tuple[str, ...]:
 
 
 def start(name: str = paths.DEFAULT, *, attached: bool = True, node: bool = True) -> Cluster:
-    """Start a cluster and return it when it is ready for use.
+    """Start a cluster and return it when it is ready.
 
-    Attached, it ends with this process, however that ends. Without `node` there are only etcd, the API server and the
-    controllers that remove what is deleted: ready in seconds, for tests that need no pods.
+    An attached embedded cluster is removed when this process exits for any reason. Without `node`, it runs only etcd,
+    the API server and the controllers that remove deleted objects: ready in seconds, for tests that need no pods.
 
     Raises:
-        ClusterError: it can't be started here, or didn't become ready; says what to do.
+        ClusterError: this machine cannot start it, or it did not become ready; with what to do.
     """
     paths.check_name(name)
     if node and kind.available():

@@ -72,7 +72,7 @@ def wait_until_gone(name: str, seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
-HOLDER = """
+PARENT = """
 import sys
 from hack.cluster import start
 start(sys.argv[1], attached=True, node=sys.argv[2] == "node")
@@ -81,18 +81,18 @@ sys.stdin.read()
 """
 
 
-def hold(name: str, kind: str) -> "subprocess.Popen[str]":
+def start_parent(name: str, kind: str) -> "subprocess.Popen[str]":
     """Start a cluster from a new parent process, and return that process when the cluster is ready."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, name, kind],
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, name, kind],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "ready\n"
-    return holder
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    return parent
 
 
 def test_a_pod_serves_through_its_service_by_name(cluster: Cluster, kubectl: Kubectl, namespace: str) -> None:
@@ -162,17 +162,17 @@ def test_a_second_cluster_starts_and_stops_beside_the_first(cluster: Cluster) ->
 def test_a_cluster_is_removed_when_its_parent_is_killed(kind: str) -> None:
     before = interfaces()
     name = f"orphan-{kind}-{os.getpid()}"
-    holder = hold(name, kind)
+    parent = start_parent(name, kind)
     assert traces(name)
-    holder.kill()
-    holder.communicate()
+    parent.kill()
+    parent.communicate()
     wait_until_gone(name)
     assert interfaces() == before
 
 
 def test_a_killed_keeper_leaves_no_process_and_down_removes_the_rest() -> None:
     name = f"keeperless-{os.getpid()}"
-    holder = hold(name, "api")
+    parent = start_parent(name, "api")
     found = state(name)
     assert found is not None
     node = int(str(found["node"]))
@@ -183,7 +183,7 @@ def test_a_killed_keeper_leaves_no_process_and_down_removes_the_rest() -> None:
         time.sleep(0.05)
     subprocess.run([sys.executable, "-m", "hack.cluster", "down", "--name", name], cwd=ROOT, check=True)
     assert traces(name) == []
-    holder.communicate()
+    parent.communicate()
 
 
 def test_ctrl_c_during_the_start_leaves_nothing_behind() -> None:
