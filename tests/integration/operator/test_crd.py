@@ -25,18 +25,21 @@ INVALID = {
     "no model": (manifest({}), "model: {uri: configmap://my-model-v1}"),
     "no uri": (manifest({"model": {"version": "v1"}}), "for example `uri: configmap://my-model-v1`"),
     "unknown scheme": (manifest({"model": {"uri": "ftp://a/b"}}), "must be builtin://NAME, configmap://NAME"),
-    "path upwards": (manifest({"model": {"uri": "pvc://claim/../x"}}), "type the path from the root of the claim"),
+    "path upwards": (
+        manifest({"model": {"uri": "pvc://claim/../x"}}),
+        "type the whole path, from the root of the claim or bucket",
+    ),
     **{
         f"{scheme} without digest": (
             manifest({"model": {"uri": f"{scheme}://a/b"}}),
-            "spec.model.sha256 is required for https, s3, gs and az: type the output of `sha256sum FILE`",
+            "spec.model.sha256 is missing, and https, s3, gs and az require it: type the output of `sha256sum FILE`",
         )
         for scheme in ("https", "s3", "gs", "az")
     },
     "bucket without a key": (manifest({"model": {"uri": "s3://bucket", "sha256": SHA}}), "s3://BUCKET/KEY"),
     "image without a digest": (
         manifest({"model": {"uri": "oci://r.example/fraud:v1"}}),
-        "names an image that can change: add its digest, oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+        "names an image without its digest: type oci://REGISTRY/REPOSITORY@sha256:DIGEST",
     ),
     "image with half a digest": (
         manifest({"model": {"uri": f"oci://r.example/fraud@sha256:{SHA[:60]}"}}),
@@ -72,11 +75,11 @@ INVALID = {
     ),
     "equal weights": (
         manifest({"model": GOOD, "rollout": {"steps": [{"weight": 25}, {"weight": 25}]}}),
-        "weights must rise from step to step",
+        "each weight must be above the one before",
     ),
     "weight 100": (
         manifest({"model": GOOD, "rollout": {"steps": [{"weight": 100}]}}),
-        "a weight is from 1 to 99; all requests (100) come after the last step by themselves",
+        "each weight must be 1 to 99; after the last step the candidate gets all requests, so remove a step of 100",
     ),
     "replicas and autoscaling": (
         manifest({"model": GOOD, "serving": {"replicas": 2, "autoscaling": {"maxReplicas": 3}}}),
@@ -93,11 +96,11 @@ INVALID = {
                 "serving": {"resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "512Mi"}}},
             }
         ),
-        "the memory limit is below the memory request: raise limits.memory or lower requests.memory",
+        "limits.memory is below requests.memory: raise limits.memory or lower requests.memory",
     ),
     "unknown resource": (
         manifest({"model": GOOD, "serving": {"resources": {"limits": {"ram": "1Gi"}}}}),
-        "takes cpu and memory: type for example `limits: {cpu: 500m, memory: 512Mi}`",
+        "has a key other than cpu and memory: type for example `limits: {cpu: 500m, memory: 512Mi}`",
     ),
     "no replicas": (manifest({"model": GOOD, "serving": {"replicas": 0}}), "should be greater than or equal to 1"),
     "name too long": (manifest({"model": GOOD}, "a" * 41), "at most 40 characters"),
@@ -105,7 +108,7 @@ INVALID = {
     "unknown field": (manifest({"model": GOOD, "image": "evil"}), 'unknown field "spec.image"'),
     "gate of 0 percent": (
         manifest({"model": GOOD, "rollout": {"gates": {"errors": {"maxPercent": 0}}}}),
-        "is from 0.1 to 50: type for example `maxPercent: 1`",
+        "must be 0.1 to 50: type for example `maxPercent: 1`",
     ),
 }
 
@@ -150,7 +153,7 @@ def test_a_valid_manifest_is_accepted(apiserver: Cluster, crd: None, spec: dict[
 
 
 def test_explain_has_a_sentence_for_every_field(apiserver: Cluster, crd: None) -> None:
-    output = apiserver.kubectl("explain", "mlmodel.spec", "--recursive=false")
-    assert "What is served. A change here is a new revision" in output
-    output = apiserver.kubectl("explain", "mlmodel.spec.rollout.bakeSeconds")
-    assert "in seconds. Default: 60." in output
+    output = " ".join(apiserver.kubectl("explain", "mlmodel.spec", "--recursive=false").split())  # it wraps lines
+    assert "Model to serve. A change makes a new revision, which is rolled out. Required." in output
+    output = " ".join(apiserver.kubectl("explain", "mlmodel.spec.rollout.bakeSeconds").split())
+    assert "after the candidate has got all requests. Default: 60." in output
