@@ -107,12 +107,12 @@ local function take(text)
     wrong = wrong or point("grpc_candidate_" .. opposite, "other", address.ip, GRPC_PORT)
   end
   if wrong then
-    core.log(core.warning, "The routes file is ignored, " .. wrong .. ". The last good one stays in force.")
+    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
     return
   end
   routes = new
   shuffle(new.weight)
-  core.log(core.notice, "Routes " .. new.id .. " are in force.")
+  core.log(core.notice, "routes applied: " .. new.id)
 end
 
 -- Reads the file, and applies its text if it has changed; so an invalid text is logged only once.
@@ -135,7 +135,7 @@ core.register_task(function()
   while true do
     local ok, wrong = pcall(follow)
     if not ok then
-      core.log(core.err, "The routes file cannot be followed: " .. tostring(wrong))
+      core.log(core.err, "routes file cannot be applied: " .. tostring(wrong))
     end
     core.msleep(POLL_MS)
   end
