@@ -528,7 +528,7 @@ def test_an_invalid_routes_file_is_ignored_and_logged_once(run: Run, text: str, 
         setup.router.write(text)
 
         def warnings() -> list[str]:
-            return [line for line in setup.router.log if "is ignored" in line]
+            return [line for line in setup.router.log if "routes file rejected" in line]
 
         async def warned() -> bool:
             return bool(warnings())
