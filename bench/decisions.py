@@ -33,7 +33,7 @@ def sequential(seconds: Iterator[Second]) -> int | None:
         block = Sides(Counts(n, 0, k), Counts(m, 0, j))
         ledger = errors.update(ledger, block, max_percent=1.0, stable_before=others)
         own, others = own + block.candidate, others + block.stable
-        if errors.judge(ledger, own, others, max_percent=1.0).decisive:
+        if errors.judge(ledger, own, others, max_percent=1.0).is_decisive:
             return now
     return None
 

@@ -15,9 +15,9 @@ from mlmodel_operator.settings import Settings, SettingsError
 def main(
     build: process.Build = process.controller, port: int = OPERATOR_PORT, argv: Sequence[str] | None = None
 ) -> None:
-    """Exit with code 0 after SIGTERM or SIGINT, 2 for a wrong command line, 1 after anything else.
+    """Exit with code 0 after SIGTERM or SIGINT, 2 for a wrong command line, 1 otherwise.
 
-    ``build`` and ``port`` are for tests, which put something simpler in the controller's place.
+    ``build`` and ``port`` are for tests, which replace the controller.
     """
     try:
         settings = Settings.read(sys.argv[1:] if argv is None else argv)
@@ -26,7 +26,7 @@ def main(
     log.configure(settings.log_level)
     try:
         asyncio.run(process.run(settings, build, port))
-    except OSError as error:  # no configuration, or the port is taken
+    except OSError as error:  # no configuration, or the port is in use
         sys.exit(f"{OPERATOR}: {error}")
     except ExceptionGroup as stopped:
         process.report(stopped)

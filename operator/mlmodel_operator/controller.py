@@ -1,4 +1,4 @@
-"""One reconcile: read the store, decide, carry the plan out. No decision is taken here."""
+"""One reconcile: read the store, decide, carry out the plan. The decisions are in rollout/."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ from mlmodel_operator.settings import Settings
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
-"""Kinds of which each revision has one object. The Deployment is deleted last: a revision is found by it."""
+"""Kinds of which each revision has one object. The Deployment is deleted last: it shows that the revision exists."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 
 class Controller:
-    """Brings one MLModel at a time to where its spec wants it."""
+    """Reconciles one MLModel at a time."""
 
     def __init__(
         self,
@@ -84,22 +84,22 @@ class Controller:
         self._scraper = scraper
         self._settings = settings
         self._clock = clock
-        # The last write of each model that the API server rejected, for the conditions of the next decision.
+        # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
-        # Models whose status a newer release wrote, so that this is reported once.
-        self._newer: set[tuple[str, str]] = set()
+        # Models whose newer status has been reported.
+        self._reported_newer: set[tuple[str, str]] = set()
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Reconcile the MLModel ``key`` (namespace, name).
 
-        Return the seconds after which to reconcile again though nothing changes, or None. Raise ApiError for the queue
-        to retry with backoff; every write that does not depend on the failed one has been made.
+        Return the seconds after which to requeue the model if nothing changes, or None. Raise ApiError, so that the
+        queue retries with backoff; every write that does not depend on the failed one has been made.
         """
         body = self._store.get(MODELS, *key)
         if body is None or observe.is_terminating(body):
-            # Its children belong to it, so the garbage collector deletes them.
+            # The garbage collector deletes its children.
             self._refusals.pop(key, None)
-            self._newer.discard(key)
+            self._reported_newer.discard(key)
             return None
         raw = body.get("status") or {}
         newer = newer_format(raw)
@@ -118,39 +118,39 @@ class Controller:
         if attempt.refusal is not None:
             if plan.requeue_after is None or attempt.refusal.conflict:
                 raise attempt.refusal
-            # Backoff would slow the rollout down: it must see a failing candidate within seconds.
-            logger.warning("write rejected, the rollout goes on", extra={"error": attempt.refusal})
+            # Backoff would delay the rollout, which must detect a failing candidate within seconds.
+            logger.warning("write rejected, rollout continues", extra={"error": attempt.refusal})
         return plan.requeue_after
 
     async def _report_newer_status(self, body: Body, key: tuple[str, str], newer: int) -> None:
-        """Report, once per model and process, that only a newer release may work on it."""
-        if key in self._newer:
+        """Report, once per model and process, that a newer release wrote the status."""
+        if key in self._reported_newer:
             return
-        self._newer.add(key)
+        self._reported_newer.add(key)
         note = (
-            f"a newer release of the operator wrote this status (format {newer}; this release knows up to"
-            f" {FORMAT_VERSION}), so this one changes nothing: upgrade the operator"
+            f"status.formatVersion is {newer}, from a newer release of the operator; this release reads up to"
+            f" {FORMAT_VERSION} and changes nothing: upgrade the operator"
         )
         logger.warning("status of a newer release", extra={"format": newer, "known": FORMAT_VERSION})
         transition = f"format {newer}"
         await self._events.post(body, transition=transition, reason=Reason.NEWER_STATUS, note=note, warning=True)
 
     def _remember(self, key: tuple[str, str], refusal: ApiError | None) -> None:
-        """Keep a refusal that a retry alone does not cure; forget it when all writes have succeeded."""
+        """Store a refusal that a retry does not resolve; remove it when all writes have succeeded."""
         if refusal is None:
             self._refusals.pop(key, None)
         elif not refusal.retryable and not refusal.conflict:
-            self._refusals[key] = f"the API server rejected it: {refusal.message}"
+            self._refusals[key] = f"the operator cannot write an object: {refusal.message}"
 
     # ---------------------------------------------------------------------------------------------------- observing
 
     async def _observe(self, model: MLModel, status: Status) -> Observed:
         namespace, name = model.owner.namespace, model.owner.name
 
-        def mine(resource: Resource) -> list[Body]:
+        def children(resource: Resource) -> list[Body]:
             return [body for body in self._store.group(resource, namespace, name) if _belongs_to(body, model.owner.uid)]
 
-        deployments, services = mine(DEPLOYMENTS), mine(SERVICES)
+        deployments, services = children(DEPLOYMENTS), children(SERVICES)
         pods = self._store.group(PODS, namespace, name)
         servers = [
             pod
@@ -169,18 +169,18 @@ class Controller:
             services,
             [(observe.label(pod, REVISION_LABEL), observe.read_pod(pod, counts.get(_name(pod)))) for pod in servers],
         )
-        found: Mapping[str, RouterStatus | None] = {}
-        bare = Observed(revisions)
-        if needs_routers(status, bare):
-            found = await self._scraper.routers(_addresses(routers))
+        statuses: Mapping[str, RouterStatus | None] = {}
+        without_routers = Observed(revisions)
+        if needs_routers(status, without_routers):
+            statuses = await self._scraper.routers(_addresses(routers))
         reachable = True
-        if routers and needs_address(status, bare):
+        if routers and needs_address(status, without_routers):
             reachable = await self._scraper.answers(_cluster_ip(services))
         refusal = self._refusals.get((namespace, name), "")
-        config_map = needs_config_map(status, replace(bare, refusal=refusal))
+        config_map = needs_config_map(status, replace(without_routers, refusal=refusal))
         return Observed(
             revisions,
-            tuple(observe.read_router(pod, found.get(_name(pod))) for pod in routers),
+            tuple(observe.read_router(pod, statuses.get(_name(pod))) for pod in routers),
             refusal=refusal,
             config_map_missing=config_map is not None and await self._is_missing(namespace, config_map),
             reachable=reachable,
@@ -197,7 +197,7 @@ class Controller:
     # ----------------------------------------------------------------------------------------------------- writing
 
     async def _write_children(self, model: MLModel, plan: Plan, attempt: _Attempts) -> None:
-        """Write the routes first: to stop requests to a bad version comes before everything else."""
+        """Write the routes first: stopping requests to a failing candidate is the most urgent change."""
         owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes), attempt)
@@ -222,12 +222,12 @@ class Controller:
         else:
             await attempt(self._delete(AUTOSCALERS, owner, revision_name(owner.name, revision.id)))
             if deployment is not None and (deployment.get("spec") or {}).get("replicas") != replicas:
-                # Not part of the applied intent: giving the field up to an autoscaler would reset it to one.
+                # Not part of the applied intent: if an autoscaler took over the field, apply would reset it to 1.
                 await attempt(self._applier.patch(DEPLOYMENTS, deployment, {"spec": {"replicas": replicas}}))
         await self._write_budget(owner, replicas, resources.disruption_budget(owner, revision.id), attempt)
 
     async def _write_deployment(self, owner: Owner, revision: Revision, attempt: _Attempts) -> Body | None:
-        """Return the Deployment as it then is, None when it was rejected."""
+        """Return the Deployment after the write; None if the API server rejected it."""
         intent = resources.deployment(
             owner,
             revision,
@@ -236,21 +236,22 @@ class Controller:
         )
         live = self._store.get(DEPLOYMENTS, owner.namespace, _name(intent))
         if live is not None and _belongs_to(live, owner.uid):
-            made_from = observe.annotation(live, TEMPLATE_ANNOTATION)
-            if made_from and made_from != observe.annotation(intent, TEMPLATE_ANNOTATION):
-                # Another release of the operator made its pods: they stay as they are until the next revision.
+            template = observe.annotation(live, TEMPLATE_ANNOTATION)
+            if template and template != observe.annotation(intent, TEMPLATE_ANNOTATION):
+                # Another release of the operator created the pods: they stay as they are until the next revision.
                 return live
         return await self._apply(DEPLOYMENTS, intent, attempt)
 
     async def _write_budget(self, owner: Owner, pods: int, budget: Body, attempt: _Attempts) -> None:
-        """Apply the disruption budget where there are pods to spare, else delete it: it would block a node's drain."""
+        """Apply the disruption budget for two or more pods, else delete it: it would block the draining of a node."""
         if pods > 1:
             await self._apply(DISRUPTION_BUDGETS, budget, attempt)
         else:
             await attempt(self._delete(DISRUPTION_BUDGETS, owner, _name(budget)))
 
     async def _annotate_routers(self, owner: Owner, routes: Routes) -> None:
-        """Make kubelet refresh the routers' mounted file at once: a changed annotation of the pod does."""
+        """Annotate the router pods with the routes: a changed annotation makes kubelet refresh the mounted file at
+        once."""
         change = {"metadata": {"annotations": {ROUTES_ANNOTATION: routes.id()}}}
         for pod in self._store.group(PODS, owner.namespace, owner.name):
             if not _is_pod_of(pod, router_name(owner.name)) or observe.is_terminating(pod):
@@ -260,18 +261,19 @@ class Controller:
             try:
                 await self._applier.patch(PODS, pod, change)
             except ApiError as error:
-                # Only slower: kubelet refreshes mounts within about a minute anyway.
+                # Without it kubelet refreshes the mount within about a minute.
                 logger.info("router not annotated", extra={"pod": _name(pod), "error": error})
 
     async def _write_status(self, body: Body, plan: Plan) -> None:
-        """Write the status last, only when it differs, and only onto the very version that was decided on."""
+        """Write the status last, only if it differs, and only onto the resourceVersion that the decision was based
+        on."""
         desired = encode(plan.status)
         if desired == body.get("status"):
             return
         written = await self._api.replace_status(MODELS, {**body, "status": desired})
         self._store.put(MODELS, written)
         for notice in plan.notices:
-            # The version decided on names the transition, so one that is decided again after a crash is posted once.
+            # This resourceVersion identifies the transition: if it is repeated after a crash, its Event is posted once.
             await self._events.post(
                 body,
                 transition=resource_version(body),
@@ -281,7 +283,7 @@ class Controller:
             )
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
-        """Delete its children one after the other; after a failure the rest, the Deployment included, stays."""
+        """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""
         for resource in PER_REVISION:
             await self._delete(resource, owner, revision_name(owner.name, revision))
 
@@ -289,24 +291,24 @@ class Controller:
         return await attempt(self._applier.apply(resource, body))
 
     async def _delete(self, resource: Resource, owner: Owner, name: str) -> None:
-        """Delete a child if it exists and this model owns it."""
+        """Delete a child if it exists and the model owns it."""
         body = self._store.get(resource, owner.namespace, name)
         if body is None or observe.is_terminating(body) or not _belongs_to(body, owner.uid):
             return
-        # No resourceVersion: the name and the UID are what we mean, and status updates of a Deployment are frequent.
+        # Without resourceVersion: name and UID identify the object, and the status of a Deployment changes often.
         await self._api.delete(resource, owner.namespace, name, uid(body))
         self._store.remove(resource, body)
 
 
 class _Attempts:
-    """Awaits writes one after the other; a refused one does not stop the next."""
+    """Awaits writes one after the other; a failed one does not stop the next."""
 
     def __init__(self) -> None:
         self.refusal: ApiError | None = None
-        """The first one."""
+        """The first failure."""
 
     async def __call__(self, write: Awaitable[T]) -> T | None:
-        """Return what ``write`` returns, None when the API server refuses it."""
+        """Return what ``write`` returns; None if it raises ApiError."""
         try:
             return await write
         except ApiError as error:
@@ -320,7 +322,7 @@ def _belongs_to(body: Body, owner: str) -> bool:
 
 
 def _is_pod_of(pod: Body, deployment: str) -> bool:
-    """Whether a ReplicaSet of this Deployment controls the pod. Labels alone are not proof: anyone may copy them."""
+    """Whether a ReplicaSet of this Deployment controls the pod. Labels are not proof: anyone may copy them."""
     replica_set = f"{deployment}-{observe.label(pod, 'pod-template-hash')}"
     controller = controller_of(pod) or {}
     return (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
@@ -331,10 +333,10 @@ def _name(body: Body) -> str:
 
 
 def _cluster_ip(services: list[Body]) -> str:
-    """The IP of the Service in front of the routers, empty as long as there is none."""
+    """Return the IP of the Service in front of the routers; empty until it has one."""
     routers = (body for body in services if observe.label(body, COMPONENT_LABEL) == ROUTER)
     return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")
 
 
 def _addresses(pods: list[Body]) -> dict[str, str]:
-    return {_name(pod): found for pod in pods if (found := observe.pod_address(pod))}
+    return {_name(pod): address for pod in pods if (address := observe.pod_address(pod))}

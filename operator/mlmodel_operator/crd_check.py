@@ -1,8 +1,8 @@
-"""Waits, before any model is worked on, for a CustomResourceDefinition that this operator can work with.
+"""Wait, before the first reconcile, for a CustomResourceDefinition that this operator can work with.
 
-An API server drops the fields of a status that its CustomResourceDefinition does not know: with an older one the
-operator would forget what it has just decided. The two are upgraded at different moments, so this is a state to wait in
-and not an error; this replica is not ready meanwhile, so the release before it keeps running.
+The API server drops the fields of a status that its CustomResourceDefinition does not know: with an older one the
+operator would lose its own decisions. The two are upgraded at different times, so the operator waits and does not exit.
+This replica is not ready meanwhile, so that of the release before keeps running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RETRY_SECONDS = 3.0
 
 
 class CrdCheck:
-    """``problem`` is what is wrong and what to type, for the readiness probe; empty once ``wait`` has returned."""
+    """``problem`` says what is wrong and what to type, for the readiness probe; empty once ``wait`` has returned."""
 
     def __init__(self, api: Api, clock: Clock) -> None:
         self._api = api
@@ -29,7 +29,7 @@ class CrdCheck:
         self.problem = f"the CustomResourceDefinition {CRD} has not been read yet"
 
     async def wait(self) -> None:
-        """Return when the CustomResourceDefinition in the cluster fits; log each new problem once until then."""
+        """Return when the CustomResourceDefinition in the cluster fits; until then log each new problem once."""
         while True:
             problem = await self._find_problem()
             if problem and problem != self.problem:
@@ -47,7 +47,7 @@ class CrdCheck:
                 return f"the cluster has no CustomResourceDefinition {CRD}: type `kubectl apply -f crds/mlmodels.yaml`"
             if error.forbidden:
                 return (
-                    f"the operator may not read the CustomResourceDefinition {CRD}: apply the roles of this release,"
-                    " which are in install.yaml"
+                    f"the operator may not read the CustomResourceDefinition {CRD}: type `kubectl apply -f"
+                    " manifests/install.yaml`, which contains the roles of this release"
                 )
             return f"the CustomResourceDefinition {CRD} cannot be read ({error})"

@@ -1,8 +1,8 @@
-"""The only module that knows kopf: it hosts the watch on MLModels, and nothing else.
+"""The watch on MLModels: the only module that imports kopf.
 
-kopf brings the login, the watch with its reconnections, and one event at a time per object. A handler here puts the
-body into the store and the key into the queue. Handlers that keep state on the object (create, update, resume, timers)
-would add annotations, finalizers and writes of their own; there are none, so kopf writes nothing.
+kopf provides the login, the watch with its reconnections, and one event at a time per object. The handler puts the body
+into the store and the key into the queue. Handlers that keep state on the object (create, update, resume, timers) would
+write annotations and finalizers. This module has none of them, so kopf writes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlmodel_operator.runtime.workers import Key
 
 
 class WatchStopped(Exception):
-    """kopf does not watch any more."""
+    """The watch of kopf has stopped."""
 
 
 async def watch(
@@ -29,28 +29,28 @@ async def watch(
     api: KubeApi,
     store: Store,
     queue: WorkQueue[Key],
-    take_back_signals: Callable[[], None],
+    restore_signal_handlers: Callable[[], None],
     identity: str,
 ) -> None:
-    """Run kopf until it ends. Raises WatchStopped: it gives up at any error in a watch but an expired version.
+    """Run kopf until it stops. Raise WatchStopped: kopf stops at any error of a watch except an expired version.
 
-    kopf installs signal handlers when it starts; ``take_back_signals`` is called right after that. When it ends it
-    cancels whatever task was started after it. ``identity`` names this process; without it kopf looks up the name of
-    the user, which the user of a container does not have.
+    kopf installs signal handlers when it starts; ``restore_signal_handlers`` is called right after that. When kopf
+    stops, it cancels all tasks that were started after it. ``identity`` names this process; without it kopf looks up
+    the name of the user, which the user of a container does not have.
     """
-    ours = asyncio.all_tasks()
+    our_tasks = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=_registry(resource, api, store, queue),
         settings=_settings(),
         clusterwide=True,
         identity=cast(Any, identity),  # kopf does not export its type
     )
-    take_back_signals()
+    restore_signal_handlers()
     try:
-        await kopf.run_tasks(tasks, ignored=ours)
+        await kopf.run_tasks(tasks, ignored=our_tasks)
     except Exception as error:
-        # Its errors are of private classes; what happened is in the message.
-        raise WatchStopped(f"kopf gave up ({type(error).__name__}: {error})") from None
+        # The classes of kopf's errors are private; the message has the cause.
+        raise WatchStopped(f"kopf stopped ({type(error).__name__}: {error})") from None
 
 
 def _registry(resource: Resource, api: KubeApi, store: Store, queue: WorkQueue[Key]) -> kopf.OperatorRegistry:
@@ -58,16 +58,17 @@ def _registry(resource: Resource, api: KubeApi, store: Store, queue: WorkQueue[K
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        """The very connection that the rest of the operator uses; called again when the API server says 401."""
-        found = await api.credentials()
-        scheme, _space, token = (found.authorization or "").partition(" ")
+        """Return the credentials of the operator's own client; kopf calls this again when the API server answers
+        401."""
+        credentials = await api.credentials()
+        scheme, _space, token = (credentials.authorization or "").partition(" ")
         return kopf.ConnectionInfo(
-            server=found.server,
-            ca_path=found.ca_path,
-            certificate_path=found.certificate_path,
-            private_key_path=found.key_path,
-            insecure=found.insecure,
-            proxy_url=found.proxy,
+            server=credentials.server,
+            ca_path=credentials.ca_path,
+            certificate_path=credentials.certificate_path,
+            private_key_path=credentials.key_path,
+            insecure=credentials.insecure,
+            proxy_url=credentials.proxy,
             scheme=scheme.capitalize() or None,
             token=token.strip() or None,
         )
@@ -75,9 +76,9 @@ def _registry(resource: Resource, api: KubeApi, store: Store, queue: WorkQueue[K
     @kopf.on.event(resource.group, resource.version, resource.plural, registry=registry)
     async def model_changed(event: kopf.RawEvent, **_: Any) -> None:
         body = dict(event["object"])
-        take = store.observe_deletion if event["type"] == "DELETED" else store.put
-        if take(resource, body):  # and not the echo of our own write of the status
-            # The first list is not a person's edit: a restart must not make the edits of this moment wait.
+        update = store.observe_deletion if event["type"] == "DELETED" else store.put
+        if update(resource, body):  # not the event of our own write of the status
+            # The first list has no edits: after a restart, edits of users must not wait behind it.
             queue.add(address(body), Priority.EDIT if event["type"] else Priority.RESYNC)
 
     return registry
@@ -85,8 +86,8 @@ def _registry(resource: Resource, api: KubeApi, store: Store, queue: WorkQueue[K
 
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
-    settings.peering.standalone = True  # the Lease decides who works; peering would pause both replicas
-    settings.scanning.disabled = True  # no rights to watch namespaces and CRDs are needed
+    settings.peering.standalone = True  # the Lease selects the leader; peering would pause both replicas
+    settings.scanning.disabled = True  # requires no rights to watch namespaces and CRDs
     settings.posting.enabled = False
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.connect_timeout = CONNECT_SECONDS

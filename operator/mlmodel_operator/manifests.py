@@ -1,6 +1,7 @@
-"""Everything that ``kubectl apply`` needs to install the operator, as one file: ``manifests/install.yaml``.
+"""All objects that install the operator with ``kubectl apply``, as one file: ``manifests/install.yaml``.
 
-Generated, so that names, ports and security settings are said once. ``python -m mlmodel_operator.manifests`` prints it.
+The file is generated, so that names, ports and security settings are declared once. ``python -m
+mlmodel_operator.manifests`` prints it.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ _HEADER = """\
 
 
 def install() -> list[Body]:
-    """All objects, in the order in which they can be created."""
+    """Return all objects, in the order in which they can be created."""
     return [_namespace(), crd(), _service_account(), *_cluster_roles(), *_lease_role(), _deployment()]
 
 
 def text() -> str:
-    """The manifest as YAML."""
+    """Return the manifest as YAML."""
     return _HEADER + yaml.dump_all(
         install(), Dumper=_NoAliases, sort_keys=False, width=120, explicit_start=True, allow_unicode=True
     )
 
 
 class _NoAliases(yaml.SafeDumper):
-    """Writes a value out each time, where YAML would refer back to where it was said first."""
+    """Writes a repeated value in full, where YAML would write a reference to its first place."""
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
@@ -83,7 +84,7 @@ def _rule(group: str, plurals: list[str], *verbs: str) -> Body:
 
 
 def _cluster_roles() -> list[Body]:
-    """Return the operator's role with its binding, and two roles for people."""
+    """Return the operator's role with its binding, and two roles for users."""
     change = ("create", "update", "patch", "delete", "deletecollection")
     to_view, to_edit, to_admin = (
         {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true"} for role in ("view", "edit", "admin")
@@ -120,23 +121,23 @@ def _cluster_roles() -> list[Body]:
 
 
 def _operator_rules() -> list[Body]:
-    """Return the operator's rights in all namespaces, exactly the verbs that it uses.
+    """Return the operator's rights in all namespaces: exactly the verbs that it uses.
 
-    No Secrets, no exec, no roles. ConfigMaps can't be narrowed to ours (a role knows no labels, and names vary), so at
-    least none is deleted: they go with their owner.
+    No Secrets, no exec, no roles. A role cannot select ConfigMaps by label, so it covers those of others too; the
+    operator may not delete any: the garbage collector deletes them with their owner.
     """
     children = (*READ, "create", "patch", "delete")
     return [
         _rule(GROUP, [PLURAL], *READ),
         _rule(GROUP, [f"{PLURAL}/status"], "update"),
-        # Required by clusters that check who may hold up an owner's deletion (blockOwnerDeletion).
+        # Clusters that check blockOwnerDeletion require this right.
         _rule(GROUP, [f"{PLURAL}/finalizers"], "update"),
         _rule("apps", ["deployments"], *children),
         _rule("", ["services"], *children),
         _rule("", ["configmaps"], "get", "list", "watch", "create", "patch"),
         _rule("autoscaling", ["horizontalpodautoscalers"], *children),
         _rule("policy", ["poddisruptionbudgets"], *children),
-        # An annotation on a router's pod makes its node read the new routes at once.
+        # An annotation on a router pod makes its node refresh the mounted routes at once.
         _rule("", ["pods"], *READ, "patch"),
         _rule("events.k8s.io", ["events"], "create"),
         _rule("apiextensions.k8s.io", ["customresourcedefinitions"], "get") | {"resourceNames": [CRD]},
@@ -163,7 +164,7 @@ def _lease_role() -> list[Body]:
 
 
 def _deployment() -> Body:
-    """The operator. While it is replaced the new pod waits, warm, until the old one hands the Lease over."""
+    """Return the operator's Deployment. In an upgrade the new pod syncs its caches and waits for the Lease."""
     release = version("mlmodel")
 
     def field(path: str) -> Body:

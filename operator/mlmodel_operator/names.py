@@ -1,6 +1,6 @@
-"""Names and ports on which several modules, other programs and objects that are already installed agree.
+"""Names and ports that several modules, other programs and running clusters share.
 
-They are part of what users see and of what a running cluster contains: a change here needs a migration.
+Users see them, and the objects in a running cluster contain them: a change here requires a migration.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OPERATOR_PORT = 8081  # metrics and probes of the operator
 
 
 def selector(model: str, component: Component, revision: str = "") -> dict[str, str]:
-    """Return the labels that find the pods of one component of a model; with ``revision``, only that revision's."""
+    """Return the labels that select the pods of one component of a model; with ``revision`` only of that revision."""
     labels = {MODEL_LABEL: model, COMPONENT_LABEL: component}
     return labels | {REVISION_LABEL: revision} if revision else labels
 

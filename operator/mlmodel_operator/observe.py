@@ -1,4 +1,4 @@
-"""From bodies of the API server to what decisions are made on: pure, and forgiving about fields that are absent."""
+"""From bodies of the API server to the input of a decision. Pure; a field that is absent has its empty value."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ SLOTS: tuple[Slot, ...] = ("a", "b")
 
 
 def read_model(body: Body) -> MLModel:
-    """The MLModel in ``body``; DecodeError when the spec does not fit, which the schema normally prevents."""
+    """Return the MLModel in ``body``; raise DecodeError if the spec does not fit, which the schema prevents."""
     meta = metadata(body)
     owner = Owner(str(meta["name"]), str(meta["namespace"]), uid(body))
     return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"))
 
 
 def label(body: Body, name: str) -> str:
-    """The value of a label, empty if it is not there."""
+    """Return the value of a label; empty if the object does not have it."""
     return str((metadata(body).get("labels") or {}).get(name, ""))
 
 
 def annotation(body: Body, name: str) -> str:
-    """The value of an annotation, empty if it is not there."""
+    """Return the value of an annotation; empty if the object does not have it."""
     return str((metadata(body).get("annotations") or {}).get(name, ""))
 
 
@@ -44,7 +44,7 @@ def is_ready(pod: Body) -> bool:
 
 
 def created(body: Body) -> float:
-    """When the object was created, in seconds since the epoch; 0 when it does not say."""
+    """Return the creation time in seconds since the epoch; 0 if the object has none."""
     try:
         return parse_time(metadata(body).get("creationTimestamp"))
     except DecodeError:
@@ -52,20 +52,20 @@ def created(body: Body) -> float:
 
 
 def pod_address(pod: Body) -> str:
-    """The pod's IP, empty as long as it has none."""
+    """Return the IP of the pod; empty until it has one."""
     return str((pod.get("status") or {}).get("podIP") or "")
 
 
 def read_pod(body: Body, counts: Counts | None) -> Pod:
-    """One serving pod with the counters that were read from it."""
+    """Return one server pod, with the counters that were read from it."""
     status = body.get("status") or {}
     containers = status.get("containerStatuses") or []
-    # By name: a mesh's sidecar may come first, and its troubles are not the model's.
-    container: Body = next((found for found in containers if found.get("name") == SERVER), {})
+    # By name: the sidecar of a mesh may come first, and its failures are not those of the model.
+    container: Body = next((item for item in containers if item.get("name") == SERVER), {})
     waiting = (container.get("state") or {}).get("waiting") or {}
-    ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
-    ended = ended or {}
-    unschedulable = _condition(body, "PodScheduled")
+    exited = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
+    exited = exited or {}
+    scheduled = _condition(body, "PodScheduled")
     return Pod(
         name=str(metadata(body).get("name", "")),
         created=created(body),
@@ -74,10 +74,10 @@ def read_pod(body: Body, counts: Counts | None) -> Pod:
         restarts=int(container.get("restartCount", 0)),
         waiting=str(waiting.get("reason", "")),
         waiting_message=str(waiting.get("message", "")),
-        exit_code=ended.get("exitCode"),
-        exit_reason=str(ended.get("reason", "")),
-        exit_message=str(ended.get("message", "")).strip(),
-        unschedulable=str(unschedulable.get("message", "")) if unschedulable.get("status") == "False" else "",
+        exit_code=exited.get("exitCode"),
+        exit_reason=str(exited.get("reason", "")),
+        exit_message=str(exited.get("message", "")).strip(),
+        unschedulable=str(scheduled.get("message", "")) if scheduled.get("status") == "False" else "",
         counts=counts,
     )
 
@@ -85,8 +85,8 @@ def read_pod(body: Body, counts: Counts | None) -> Pod:
 def read_revisions(
     deployments: Iterable[Body], services: Iterable[Body], pods: Iterable[tuple[str, Pod]]
 ) -> Mapping[str, RevisionState]:
-    """Return the states by revision; ``pods`` come with the revision that each belongs to."""
-    found = {label(body, REVISION_LABEL): body for body in deployments}
+    """Return the state of each revision; each pod comes with its revision."""
+    by_revision = {label(body, REVISION_LABEL): body for body in deployments}
     addresses = {label(body, REVISION_LABEL): str((body.get("spec") or {}).get("clusterIP", "")) for body in services}
     grouped: dict[str, list[Pod]] = {}
     for revision, pod in pods:
@@ -95,10 +95,10 @@ def read_revisions(
         name: RevisionState(
             tuple(grouped.get(name, ())),
             addresses.get(name, ""),
-            _replicas(found[name]) if name in found else 0,
-            replica_failure(found[name]) if name in found else "",
+            _replicas(by_revision[name]) if name in by_revision else 0,
+            replica_failure(by_revision[name]) if name in by_revision else "",
         )
-        for name in (found | addresses)
+        for name in (by_revision | addresses)
         if name
     }
 
@@ -107,7 +107,7 @@ def read_router(body: Body, status: RouterStatus | None) -> Router:
     """Return one router pod with the status that it reported."""
     if status is None:
         return Router(str(metadata(body).get("name", "")), created(body))
-    slots = {slot: found for slot in SLOTS if (found := status.slots.get(slot)) is not None}
+    slots = {slot: counts for slot in SLOTS if (counts := status.slots.get(slot)) is not None}
     return Router(str(metadata(body).get("name", "")), created(body), status.id, slots)
 
 
@@ -116,7 +116,7 @@ def _replicas(deployment: Body) -> int:
 
 
 def replica_failure(deployment: Body) -> str:
-    """Why the Deployment cannot create pods (a quota, an admission policy), empty if it can."""
+    """Return why the Deployment cannot create pods (a quota, an admission policy); empty if it can."""
     condition = _condition(deployment, "ReplicaFailure")
     return str(condition.get("message", "")) if condition.get("status") == "True" else ""
 

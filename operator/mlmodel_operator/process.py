@@ -1,7 +1,7 @@
 """The process: constructs its parts, starts and supervises them, leads, answers probes, and stops as a whole.
 
-Any part that stops takes the process with it, and the pod starts again from what is in the cluster; there is no state
-here that is worth a repair. SIGTERM is the orderly stop: work in progress is finished, and the Lease released.
+If any part stops, the process exits, and the new container starts from the state in the cluster; the process has no
+other state. On SIGTERM it finishes the reconciles in progress and releases the Lease.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ CHILDREN: tuple[Resource, ...] = (DEPLOYMENTS, SERVICES, PODS, CONFIG_MAPS, AUTO
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
 WORKERS = 8
 FINISH_SECONDS = 10.0
-"""For the reconciles in progress when the process is told to stop."""
+"""Time for the reconciles in progress after SIGTERM."""
 RESYNC_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a controller works with."""
+    """The parts that a controller uses."""
 
     api: KubeApi
     store: Store
@@ -75,25 +75,25 @@ Build = Callable[[Parts], Reconcile]
 
 
 def controller(parts: Parts) -> Reconcile:
-    """Return the reconcile of the real controller."""
+    """Return the reconcile of the controller."""
     return Controller(
         parts.api, parts.store, parts.applier, parts.events, parts.scraper, parts.settings, parts.clock
     ).reconcile
 
 
 class PartStopped(Exception):
-    """A part that must run as long as the process has stopped."""
+    """A part stopped before the process was to stop."""
 
 
 EXPECTED = (PartStopped, ApiError, LeaseLost, WatchStopped, WatchSilent, OSError)
-"""Causes that the environment can have. Any other is a bug, of which the log shows the traceback."""
+"""Errors that the environment causes. Any other is a bug, and the log has its traceback."""
 
 
 async def run(settings: Settings, build: Build, port: int) -> None:
     """Run the operator until SIGTERM or SIGINT.
 
-    Raises OSError when there is no configuration to reach an API server or the port is taken, and a group of
-    PartStopped when a part stopped before that.
+    Raise OSError if the configuration of an API server is missing or the port is in use, and a group of PartStopped if
+    a part stops before.
     """
     stop = asyncio.Event()
     take_signals(stop)
@@ -115,14 +115,14 @@ def take_signals(stop: asyncio.Event) -> None:
 
 
 def report(stopped: ExceptionGroup[Exception]) -> None:
-    """Log, one line each, which parts stopped and why; of what is no expected cause, with the traceback."""
+    """Log one line for each part that stopped, with the reason, and the traceback if it was a bug."""
     for part in _leaves(stopped):
-        expected = all(isinstance(cause, EXPECTED) for cause in _leaves(part.__cause__ or part))
-        logger.error("part stopped", extra={"error": part}, exc_info=None if expected else part)
+        is_expected = all(isinstance(cause, EXPECTED) for cause in _leaves(part.__cause__ or part))
+        logger.error("part stopped", extra={"error": part}, exc_info=None if is_expected else part)
 
 
 class Operator:
-    """All parts of one process over one API server. Construct it in the event loop that runs it."""
+    """All parts of one process. Construct it in the event loop that runs it."""
 
     def __init__(
         self,
@@ -177,13 +177,15 @@ class Operator:
     # ---------------------------------------------------------------------------------- starting, supervising, stopping
 
     async def run(self) -> None:
-        """Run all parts until ``stop`` is set. Raises a group of PartStopped when one stops before."""
+        """Run all parts until ``stop`` is set. Raise a group of PartStopped if one stops before."""
         async with asyncio.TaskGroup() as group:
 
             def start(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
                 return group.create_task(self._supervise(name, work), name=name)
 
-            reflectors = ((f"reflector of {kind.plural}", one.run()) for kind, one in self._reflectors.items())
+            reflectors = (
+                (f"reflector of {resource.plural}", reflector.run()) for resource, reflector in self._reflectors.items()
+            )
             leader = start("leader", self._lead())
             others = [
                 start("audit", self._audit_models()),
@@ -198,7 +200,7 @@ class Operator:
                 task.cancel()
 
     async def _supervise(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Await ``work``, which does not stop by itself before ``stop`` is set; if it does, raise PartStopped."""
+        """Await ``work``, which must not stop before ``stop`` is set; if it does, raise PartStopped."""
         try:
             await work
         except Exception as error:
@@ -208,7 +210,7 @@ class Operator:
             raise PartStopped(f"{name}: stopped without an error")
 
     async def _finish(self, leader: asyncio.Task[None]) -> None:
-        """Start no more reconciles, and wait for those in progress and for the release of the Lease."""
+        """Start no new reconcile, and wait for those in progress and for the release of the Lease."""
         logger.info("stopping")
         self._queue.close()
         if self._elector.leading:
@@ -229,7 +231,7 @@ class Operator:
         await self._audit.run()
 
     async def _resync(self) -> None:
-        """Reconcile every model now and then though no event comes. It costs no write where nothing has changed."""
+        """Reconcile every model about every ``RESYNC_SECONDS``. This writes nothing if nothing has changed."""
         while True:
             await self._clock.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
             for body in self._store.all(MODELS):
@@ -238,7 +240,7 @@ class Operator:
     # ---------------------------------------------------------------------------------------------------- leading
 
     async def _lead(self) -> None:
-        """Work as long as this replica holds the Lease. It acquires the Lease only after all its caches have synced."""
+        """Reconcile while this replica holds the Lease, which it acquires only after all its caches have synced."""
         await self._models_listed.wait()
         for reflector in self._reflectors.values():
             await reflector.synced.wait()
@@ -247,17 +249,17 @@ class Operator:
         self._metrics.leader.set(1)
         try:
             async with asyncio.TaskGroup() as group:
-                holding = group.create_task(self._elector.hold())
-                crew = [group.create_task(self._workers.run(f"worker {number}")) for number in range(WORKERS)]
-                await asyncio.wait(crew)
-                holding.cancel()
+                renewal = group.create_task(self._elector.hold())
+                workers = [group.create_task(self._workers.run(f"worker {number}")) for number in range(WORKERS)]
+                await asyncio.wait(workers)
+                renewal.cancel()
         finally:
             await self._elector.release()
 
     # ----------------------------------------------------------------------------------------------------- probes
 
     def not_ready(self) -> list[str]:
-        """Return what keeps this replica from leading; a standby that waits for the Lease is ready."""
+        """Return why this replica cannot lead yet; a standby that waits for the Lease is ready."""
         synced = {"models": self._models_listed} | {
             resource.plural: reflector.synced for resource, reflector in self._reflectors.items()
         }
@@ -265,7 +267,7 @@ class Operator:
         return [self._crd.problem, *waiting] if self._crd.problem else waiting
 
     def not_alive(self) -> list[str]:
-        """Return which parts hang."""
+        """Return the parts without a heartbeat."""
         return [f"no heartbeat from the {name}" for name in self._heartbeats.late()]
 
 

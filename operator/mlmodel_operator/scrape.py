@@ -1,6 +1,6 @@
-"""Reads counters from the pods themselves: what the serving pods answered, and what the routers assigned.
+"""Read counters from the pods: the responses of the server pods, and the requests that the routers sent to each slot.
 
-The figures decide about rollouts, so an answer that is not exactly as expected is ignored.
+The figures decide about rollouts, so a response that is not exactly as expected is ignored.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
 _BODY_LIMIT = 1 << 20
-_COUNTER_LIMIT = 2**53  # beyond it a float does not hold every integer
-_AT_ONCE = 100
+_COUNTER_LIMIT = 2**53  # a float cannot represent every integer above
+_CONNECTIONS = 100
 _STABLE = {"x-mlmodel-version": "stable"}
 
 _METRIC = "mlmodel_requests_total"
-# A label value ends at the first quote that is not escaped; no part of this can match in two ways.
+# A label value ends at the first quote that is not escaped; no part of this matches in two ways.
 _LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*"'
 _SAMPLE = re.compile(rf"{_METRIC}\{{((?:{_LABEL},?)*)\}} ([^ ]+)(?: -?[0-9]+)?")
 _CODE = re.compile(rf'(?:{_LABEL},)*?code="([1-5][0-9][0-9])"')
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """One router: the id of the routes that it follows, and per slot (``a``, ``b``) the requests that it sent there and
-    how many of them the slot's own revision failed, since the process began."""
+    """Status of one router: the identity of the routes that it follows, and for each slot (``a``, ``b``) the requests
+    since its start and how many of them the revision in the slot failed."""
 
     id: str
     slots: Mapping[str, Counts]
 
 
 class Scraper:
-    """One HTTP session for all pods. Make and close it in the event loop that uses it."""
+    """One HTTP session for all pods. Create and close it in the event loop that uses it."""
 
     def __init__(
         self, server_port: int = SERVER_PORT, router_port: int = ROUTER_STATUS_PORT, service_port: int = SERVICE_PORT
@@ -54,7 +54,7 @@ class Scraper:
         self._service_port = service_port
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
-            connector=aiohttp.TCPConnector(limit=_AT_ONCE),
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             trust_env=False,
         )
 
@@ -63,19 +63,18 @@ class Scraper:
         await self._session.close()
 
     async def pods(self, addresses: Mapping[str, str]) -> dict[str, Counts | None]:
-        """The counters of serving pods, by the same names as their IP ``addresses``.
+        """Return the counters of the server pods at these IP ``addresses``, by name.
 
-        None for a pod that does not answer within a second, or answers anything but its metrics. Never raises.
+        None for a pod that does not answer within a second, or whose response is not valid. Never raises.
         """
         return await self._read_all(addresses, self._server_port, f"/metrics?name[]={_METRIC}", parse_counts)
 
     async def routers(self, addresses: Mapping[str, str]) -> dict[str, RouterStatus | None]:
-        """The state of router pods, by the same names as their IP ``addresses``; None as for ``pods``."""
+        """Return the status of the router pods at these IP ``addresses``, by name; None as for ``pods``."""
         return await self._read_all(addresses, self._router_port, "/status", parse_router_status)
 
     async def answers(self, address: str) -> bool:
-        """Whether the Service of a model, at its IP ``address``, leads to a router and on to a pod of stable. Never
-        raises."""
+        """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of stable. Never raises."""
         return await self._read(address, self._service_port, "/v2/health/live", _STABLE) is not None
 
     async def _read_all(
@@ -103,7 +102,7 @@ class Scraper:
 
 
 def parse_counts(body: bytes) -> Counts | None:
-    """Counts from a Prometheus text page, None if it has no such metric or is not well-formed there."""
+    """Return the counts in the Prometheus text format; None if the metric is missing or a line of it is not valid."""
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -124,22 +123,22 @@ def parse_counts(body: bytes) -> Counts | None:
 
 
 def parse_router_status(body: bytes) -> RouterStatus | None:
-    """RouterStatus from the router's JSON, None if anything in it is not as it must be."""
+    """Return the status in the JSON of a router; None if any part of it is not valid."""
     try:
-        found = json.loads(body)
+        status = json.loads(body)
         slots = {
             slot: Counts(_natural(counts["requests"]), failed=_natural(counts["failed"]))
-            for slot, counts in found["slots"].items()
+            for slot, counts in status["slots"].items()
         }
-        if not isinstance(found["id"], str):
+        if not isinstance(status["id"], str):
             return None
-        return RouterStatus(found["id"], slots)
+        return RouterStatus(status["id"], slots)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def _natural(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _COUNTER_LIMIT:  # a bool is an int, and no count
+    if type(value) is not int or not 0 <= value <= _COUNTER_LIMIT:  # a bool is an int, but not a count
         raise ValueError(value)
     return value
 

@@ -1,7 +1,7 @@
-"""What the operator is told by its command line and its environment, checked once at start.
+"""Settings from the environment and the command line, checked once at start.
 
-The environment says what it runs with; the command line gives rights, which stand out there when somebody reviews the
-manifest.
+The environment has the images and the identity of the operator; the command line grants rights, which are easy to see
+there in a review of the manifest.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mlmodel_operator.names import OPERATOR
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 MAX_KEYS = 32 * 1024
-"""Bytes; the keys are part of every pod that verifies signatures."""
+"""Maximum size in bytes: the keys are part of every pod that verifies signatures."""
 
 _PUBLIC_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\s[A-Za-z0-9+/=\s]+-----END PUBLIC KEY-----")
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the message says what to set."""
+    """A setting is missing or wrong; the message names it and says what to set."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Images for the pods that the operator makes, who it is itself, and what models may be trusted with."""
+    """Images of the pods that the operator creates, its own identity, and its rights."""
 
     server_image: str
     router_image: str
@@ -39,85 +39,89 @@ class Settings:
     log_level: str = "INFO"
     allow_unsafe_models: bool = False
     signing_keys: str = ""
-    """Public keys that signatures of models are verified with, PEM; empty: no model is trusted for its signature."""
+    """Public keys to verify signatures of models, as PEM; empty: the operator may not serve signed models."""
 
     @classmethod
     def read(cls, argv: Sequence[str] = (), env: Mapping[str, str] = os.environ) -> Settings:
-        """Read ``SERVER_IMAGE``, ``ROUTER_IMAGE``, ``POD_NAMESPACE``, ``POD_NAME`` and, optionally, ``LOG_LEVEL``; and
-        the arguments ``--allow-unsafe-models`` and ``--signing-keys FILE``.
+        """Return the settings of ``SERVER_IMAGE``, ``ROUTER_IMAGE``, ``POD_NAMESPACE``, ``POD_NAME`` and, optionally,
+        ``LOG_LEVEL``, and of the arguments ``--allow-unsafe-models`` and ``--signing-keys FILE``.
 
-        Raises SettingsError with one sentence; unknown arguments end the process as argparse does.
+        Raise SettingsError with one sentence; an unknown argument exits with code 2, as argparse does.
         """
 
-        def need(name: str, example: str) -> str:
+        def require(name: str, example: str) -> str:
             value = env.get(name, "").strip()
             if not value:
                 raise SettingsError(f"the environment variable {name} is not set: set it to {example}")
             return value
 
-        given = _arguments(argv)
+        arguments = _arguments(argv)
         level = env.get("LOG_LEVEL", "").strip().upper() or "INFO"
         if level not in LOG_LEVELS:
             raise SettingsError(f"LOG_LEVEL is {level!r}: set it to one of {', '.join(LOG_LEVELS)}")
         return cls(
-            server_image=need("SERVER_IMAGE", "the image of the model server, for example mlmodel-server:0.1.0"),
-            router_image=need("ROUTER_IMAGE", "the image of the router, for example mlmodel-router:0.1.0"),
-            pod_namespace=need("POD_NAMESPACE", "the operator's own namespace (fieldRef metadata.namespace)"),
-            pod_name=need("POD_NAME", "the operator's own pod (fieldRef metadata.name)"),
+            server_image=require("SERVER_IMAGE", "the image of the model server, for example mlmodel-server:0.1.0"),
+            router_image=require("ROUTER_IMAGE", "the image of the router, for example mlmodel-router:0.1.0"),
+            pod_namespace=require("POD_NAMESPACE", "the namespace of this pod (fieldRef metadata.namespace)"),
+            pod_name=require("POD_NAME", "the name of this pod (fieldRef metadata.name)"),
             log_level=level,
-            allow_unsafe_models=given.allow_unsafe_models,
-            signing_keys=_keys(given.signing_keys) if given.signing_keys else "",
+            allow_unsafe_models=arguments.allow_unsafe_models,
+            signing_keys=_keys(arguments.signing_keys) if arguments.signing_keys else "",
         )
 
     def denial(self, trust: Trust) -> str:
-        """Why no model may be served with this trust, and what to change; empty if one may."""
+        """Return why the operator may not serve models with this trust, and what to change; empty if it may."""
         if trust == "unsafe" and not self.allow_unsafe_models:
             return (
-                "spec.model.trust is unsafe, and this operator serves no such model: save the model as skops or ONNX"
-                " and remove trust, or let an administrator start the operator with --allow-unsafe-models"
+                "spec.model.trust is unsafe, and this operator may not serve unsafe models: save the model as skops or"
+                " ONNX and remove spec.model.trust, or ask an administrator to start the operator with"
+                " --allow-unsafe-models"
             )
         if trust == "signed" and not self.signing_keys:
             return (
-                "spec.model.trust is signed, and this operator has no keys to verify signatures with: let an"
-                " administrator start it with --signing-keys FILE (public keys, PEM), or remove trust"
+                "spec.model.trust is signed, and this operator has no keys to verify signatures: ask an administrator"
+                " to start the operator with --signing-keys FILE (public keys as PEM), or remove spec.model.trust"
             )
         return ""
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=OPERATOR, description="Serves MLModels and rolls them out.")
+    parser = argparse.ArgumentParser(
+        prog=OPERATOR, description="Kubernetes operator that serves MLModels and rolls out their versions."
+    )
     parser.add_argument(
         "--allow-unsafe-models",
         action="store_true",
-        help="serve models with spec.model.trust: unsafe, whose files may run any code in their pods",
+        help="permit spec.model.trust: unsafe, which lets a model file run any code in its pod (default: off)",
     )
     parser.add_argument(
         "--signing-keys",
         type=Path,
         metavar="FILE",
-        help="serve models with spec.model.trust: signed, if one of these public keys (PEM) has signed them",
+        help="permit spec.model.trust: signed, for models that a public key in FILE has signed; keys as PEM, at most"
+        f" {MAX_KEYS // 1024} KiB (default: off)",
     )
     return parser.parse_args(argv)
 
 
 def _keys(path: Path) -> str:
-    """The public keys of a file as PEM, without what is between them: they become part of a pod."""
+    """Return the public keys of a file as PEM, without the text between them: they become part of a pod."""
     try:
         text = path.read_text("ascii")
     except OSError as error:
         raise SettingsError(
-            f"the file of --signing-keys cannot be read ({error.strerror}): mount one with public keys, PEM"
+            f"--signing-keys: the file cannot be read ({error.strerror}): give a file with public keys as PEM"
         ) from None
     except UnicodeDecodeError:
         text = ""
     if "PRIVATE KEY" in text:
         raise SettingsError(
-            "the file of --signing-keys holds a private key: give the public one, which `openssl pkey -pubout` prints"
+            "--signing-keys: the file contains a private key: give the public key, which `openssl pkey -pubout` prints"
         )
-    found = _PUBLIC_KEY.findall(text)
-    if not found or len(text) > MAX_KEYS:
+    keys = _PUBLIC_KEY.findall(text)
+    if not keys or len(text) > MAX_KEYS:
         raise SettingsError(
-            f"the file of --signing-keys must hold public keys as PEM, {MAX_KEYS // 1024} KiB at most: give what"
-            " `openssl pkey -pubout` prints, one after the other"
+            f"--signing-keys: the file must contain public keys as PEM, at most {MAX_KEYS // 1024} KiB: give what"
+            " `openssl pkey -pubout` prints, one key after the other"
         )
-    return "\n".join(found) + "\n"
+    return "\n".join(keys) + "\n"

@@ -142,7 +142,7 @@ def test_a_missing_configmap_is_reported_and_then_found(model: Model) -> None:
     model("delete", "configmap", "tumour-v1")
     model("apply", "-f", "examples/quickstart/mlmodel.yaml")
     status = model.wait(
-        "the message names it", 60, lambda status: "ConfigMap tumour-v1 is not in namespace" in message(status)
+        "the message names it", 60, lambda status: "ConfigMap tumour-v1 not found in namespace" in message(status)
     )
     assert condition(status, "Ready") == "False"
     model("apply", "-f", str(model.out / "tumour-v1.yaml"))

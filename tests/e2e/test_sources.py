@@ -324,7 +324,7 @@ def test_no_pod_starts_without_its_api_keys_and_no_request_succeeds_without_one(
     source = {"uri": "configmap://tumour-v1", "version": "v1"}
     apply(model, spec(source, serving={"apiKeys": {"secretName": "tumour-keys"}}))
     status = model.wait(
-        "the message names the Secret", 60, lambda status: "is there a Secret tumour-keys" in message(status)
+        "the message names the Secret", 60, lambda status: "has a Secret tumour-keys" in message(status)
     )
     assert condition(status, "Ready") == "False"
     line = f"alice: {hashlib.sha256(b'sesame').hexdigest()}"

@@ -17,7 +17,7 @@ def read_status(raw: Json) -> Status:
 
     Must not be called with a status for which ``newer_format`` returns a number.
     """
-    return decode(Status, upgraded(raw), "status")
+    return decode(Status, upgrade_status(raw), "status")
 
 
 def newer_format(raw: Json) -> int | None:
@@ -26,7 +26,7 @@ def newer_format(raw: Json) -> int | None:
     return version if version > FORMAT_VERSION else None
 
 
-def upgraded(raw: Json) -> Json:
+def upgrade_status(raw: Json) -> Json:
     """Return the same status in this release's format."""
     return raw if _format(raw) == FORMAT_VERSION else _from_1(raw)
 

@@ -1,7 +1,8 @@
-"""Pure builders: from the owner and a revision to the bodies of the children, as meant for server-side apply.
+"""Pure builders: from the owner and a revision to the bodies of the children, for server-side apply.
 
-A body states only what we mean. What Kubernetes defaults is left out unless the value matters to us, so that equal
-inputs give equal bodies for ever and an upgrade of the operator changes no pod template by accident.
+A body has only the fields that the operator sets. It leaves out defaults of Kubernetes unless their value matters, so
+that equal inputs always give equal bodies, and an upgrade of the operator does not change a pod template
+unintentionally.
 """
 
 from mlmodel_operator.resources.router import (

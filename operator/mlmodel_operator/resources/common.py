@@ -1,4 +1,4 @@
-"""What every child has in common: its name's labels, its owner, and how its containers are locked in."""
+"""What all children have in common: labels, owner and security settings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ Body = dict[str, Any]
 GRPC_PROTOCOL = "kubernetes.io/h2c"
 """Standard name of HTTP/2 without TLS, for `appProtocol` of a Service."""
 
-# The user and group of our images; also given to stock images, none of which needs a user of its own.
+# User and group of our images, and of the stock HAProxy image, which requires no particular user.
 USER = 65532
 
 
 def labels(owner: Owner, component: Component, revision_id: str = "") -> dict[str, str]:
-    """All labels of a child and its pods. Never ``app.kubernetes.io/instance``: GitOps tools claim it as their own."""
+    """Return all labels of a child and its pods, without ``app.kubernetes.io/instance``, which GitOps tools
+    overwrite."""
     return {
         MANAGED_BY_LABEL: OPERATOR,
         PART_OF_LABEL: PROJECT,
@@ -36,7 +37,7 @@ def labels(owner: Owner, component: Component, revision_id: str = "") -> dict[st
 
 
 def metadata(owner: Owner, name: str, component: Component, revision_id: str = "") -> Body:
-    """Metadata of a child: deleted with its MLModel by Kubernetes' own garbage collection."""
+    """Return the metadata of a child; the garbage collector deletes the child with its MLModel."""
     return {
         "name": name,
         "namespace": owner.namespace,
@@ -55,7 +56,7 @@ def metadata(owner: Owner, name: str, component: Component, revision_id: str = "
 
 
 def pod_security() -> Body:
-    """Pod security context for the ``restricted`` standard."""
+    """Return the security context of a pod for the ``restricted`` standard."""
     return {
         "runAsNonRoot": True,
         "runAsUser": USER,
@@ -65,7 +66,7 @@ def pod_security() -> Body:
 
 
 def container_security() -> Body:
-    """Container security context for the ``restricted`` standard, and a read-only root besides."""
+    """Return the security context of a container for the ``restricted`` standard, with a read-only root."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -74,7 +75,7 @@ def container_security() -> Body:
 
 
 def probe(port: str, path: str, *, period: int, timeout: int, failures: int) -> Body:
-    """Return an HTTP probe of the port with this name; ``period`` and ``timeout`` are in seconds."""
+    """Return an HTTP probe of the named port; ``period`` and ``timeout`` are in seconds."""
     return {
         "httpGet": {"path": path, "port": port},
         "periodSeconds": period,
@@ -84,7 +85,7 @@ def probe(port: str, path: str, *, period: int, timeout: int, failures: int) -> 
 
 
 def spread(owner: Owner, component: Component, revision_id: str = "") -> list[Body]:
-    """Keep the pods on different nodes where that is possible, without ever holding one back."""
+    """Return constraints that place pods on different nodes if possible, and still schedule them if not."""
     return [
         {
             "maxSkew": 1,
@@ -96,13 +97,13 @@ def spread(owner: Owner, component: Component, revision_id: str = "") -> list[Bo
 
 
 def rolling() -> Body:
-    """Replace pods one by one and never have fewer ready than before."""
+    """Return the strategy that replaces pods one by one and never has fewer ready pods than before."""
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
 def budget(owner: Owner, name: str, component: Component, revision_id: str = "") -> Body:
-    """A PodDisruptionBudget that lets one pod go at a time, and any pod that isn't ready: a broken candidate must not
-    hold up the draining of a node."""
+    """Return a PodDisruptionBudget that permits the eviction of one ready pod at a time, and of any pod that is not
+    ready: a broken candidate must not block the draining of a node."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",

@@ -1,7 +1,7 @@
 """The children that route a model's requests: one HAProxy Deployment, its Service, configuration and routes.
 
-HAProxy's own configuration and the Lua that draws the lots are files beside this module (``haproxy/``), mounted into a
-stock image.
+The configuration of HAProxy and the Lua program that assigns requests are files beside this module (``haproxy/``),
+mounted into a stock image.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from mlmodel_operator.rollout.routes import Routes
 CONFIG_PATH = "/etc/mlmodel/haproxy"
 ROUTES_PATH = "/etc/mlmodel/routes"
 
-# As for the servers: first leave the Service, then stop. HAProxy's own `hard-stop-after` (30 s) fits in what is left.
+# As for the servers: the nodes remove the pod from the Service, then it stops. `hard-stop-after` of HAProxy (30 s) fits
+# into the rest.
 PRE_STOP_SECONDS = 5
 GRACE_SECONDS = 45
 
 
 def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str) -> Body:
-    """The router. A changed configuration rolls its pods (the hash is in the template); changed routes never do.
+    """Return the Deployment of the router. A changed configuration replaces its pods (its hash is in the template);
+    changed routes do not.
 
-    The image must end gracefully on its own stop signal (SIGUSR1), as the official HAProxy image does.
+    The image must have SIGUSR1 as its stop signal, as the official HAProxy image does, so that HAProxy stops
+    gracefully.
     """
     return {
         "apiVersion": "apps/v1",
@@ -70,8 +73,8 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
 
 
 def router_service(owner: Owner) -> Body:
-    """The address of the model: ``http://NAME.NAMESPACE.svc``, the same from its first second to its last; for gRPC
-    ``NAME.NAMESPACE.svc:9000``."""
+    """Return the Service that is the address of the model during its whole life: ``http://NAME.NAMESPACE.svc``, and for
+    gRPC ``NAME.NAMESPACE.svc:9000``."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -93,12 +96,12 @@ def router_service(owner: Owner) -> Body:
 
 
 def router_config(owner: Owner) -> Body:
-    """The ConfigMap with HAProxy's configuration, the same for every model."""
+    """Return the ConfigMap with the configuration of HAProxy, which is the same for every model."""
     return _config_map(owner, _config_name(owner), _config_files())
 
 
 def router_config_hash() -> str:
-    """The identity of the configuration, for the pod template."""
+    """Return the hash of the configuration, for the pod template."""
     digest = hashlib.sha256()
     for name, text in sorted(_config_files().items()):
         digest.update(f"{name}\0{text}\0".encode())
@@ -106,12 +109,12 @@ def router_config_hash() -> str:
 
 
 def router_routes(owner: Owner, routes: Routes) -> Body:
-    """The ConfigMap with the routes file, which the router watches."""
+    """Return the ConfigMap with the routes file, which the router reads."""
     return _config_map(owner, _routes_name(owner), {"routes": routes.text()})
 
 
 def router_disruption_budget(owner: Owner) -> Body:
-    """The PodDisruptionBudget of the router; the caller makes one only where there is more than one replica."""
+    """Return the PodDisruptionBudget of the router, for two or more replicas."""
     return common.budget(owner, router_name(owner.name), ROUTER)
 
 
@@ -119,14 +122,14 @@ def _container(image: str) -> Body:
     return {
         "name": ROUTER,
         "image": image,
-        # One process: a master would cost memory and only serves reloads, which we never do.
+        # One process: a master process costs memory and is for reloads, which the operator never makes.
         "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
         "ports": [
             {"name": "http", "containerPort": ROUTER_PORT},
             {"name": "grpc", "containerPort": GRPC_PORT},
             {"name": "status", "containerPort": ROUTER_STATUS_PORT},
         ],
-        # Ordinary traffic takes 20 MiB; the limit holds two thousand requests under way at once.
+        # Ordinary traffic requires 20 MiB; the limit is enough for 2,000 requests in flight.
         "resources": {
             "requests": {"cpu": "50m", "memory": "32Mi"},
             "limits": {"memory": "512Mi"},

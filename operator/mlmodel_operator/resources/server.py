@@ -1,4 +1,4 @@
-"""The children of one revision: Deployment, Service, autoscaler and disruption budget, all called ``NAME-REVISION``."""
+"""The children of one revision: Deployment, Service, autoscaler and disruption budget, all named ``NAME-REVISION``."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ MODEL_PATH = "/mnt/model"
 STORAGE_PATH = "/etc/mlmodel/storage"
 API_KEYS_PATH = "/etc/mlmodel/api-keys"
 STORAGE_SECRET = "mlmodel-storage"  # noqa: S105 - its name
-"""In the model's namespace, for sources that the server fetches itself; each of its keys is named like the environment
-variable that tools for this storage read. The server gets them as files: an environment is inherited and shown by too
-much."""
+"""Name of the Secret with credentials for downloads, in the namespace of the model. Its keys are named like the
+environment variables of the store. The server reads them as files: child processes inherit an environment, and tools
+print it."""
 
-# What a server asks for when the user says nothing. The CPU request is what the autoscaler's percentage refers to. No
-# limit by default: one on CPU only adds latency, and one on memory would kill a model larger than we guessed.
+# Requests of a server without `resources`. The autoscaler's percentage refers to the CPU request. No limits by default:
+# a CPU limit adds latency, and a memory limit would kill a model that is larger than the guess.
 DEFAULT_REQUESTS: Mapping[str, str] = {"cpu": "100m", "memory": "256Mi"}
 
-# A download lands here before it is loaded; the limit keeps a runaway one from filling the node's disk.
+# A download is stored here before it is loaded; the limit keeps it from filling the disk of the node.
 SCRATCH_SIZE = "2Gi"
 
-# Kubernetes takes a pod out of the Service and ends it at the same time. The pause lets every node hear of the first
-# before the second; then the server has the rest of the grace period for the requests it still holds.
+# Kubernetes removes a pod from the Service and stops it at the same time. After this pause every node has updated its
+# target of the Service; the rest of the grace period is for the requests in flight.
 PRE_STOP_SECONDS = 5
 GRACE_SECONDS = 45
 
 
 def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allow_unsafe: bool = False) -> Body:
-    """The Deployment of one revision. It never states ``replicas``: the autoscaler or the operator's scaling owns them.
+    """Return the Deployment of one revision, without ``replicas``, which the autoscaler or a patch of the operator
+    sets.
 
-    The pod template depends on the owner's name, the revision's snapshot (the image is part of it) and, where the
-    snapshot asks for more trust than strict, on the operator's rights: ``signing_keys``, public keys as PEM, and
-    ``allow_unsafe``. A Deployment whose template would come out another one is left as it is (see
-    ``TEMPLATE_ANNOTATION``), so neither an upgrade nor other rights restart anything.
+    The pod template depends on the owner's name, the snapshot of the revision with its image and, if its trust is not
+    strict, on the operator's rights: ``signing_keys``, public keys as PEM, and ``allow_unsafe``. The controller does
+    not change the template of an existing Deployment (see ``TEMPLATE_ANNOTATION``), so neither an upgrade nor other
+    rights restart a pod.
     """
     name = revision_name(owner.name, revision.id)
     snapshot = revision.snapshot
@@ -72,7 +73,7 @@ def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allo
 
 
 def service(owner: Owner, revision_id: str) -> Body:
-    """The ClusterIP Service of one revision; the router points a slot at its address."""
+    """Return the ClusterIP Service of one revision; a router slot points to its address."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -94,11 +95,11 @@ def service(owner: Owner, revision_id: str) -> Body:
 
 
 def autoscaler(owner: Owner, revision_id: str, autoscaling: Autoscaling, min_replicas: int) -> Body:
-    """The HorizontalPodAutoscaler of one revision, on CPU in percent of the request.
+    """Return the HorizontalPodAutoscaler of one revision, on CPU in percent of the request.
 
-    ``min_replicas`` is the caller's, not the user's: during a rollout it holds capacity that a route may need. Capacity
-    is added as fast as Kubernetes does by default; after five quiet minutes, also the default, it is given back by at
-    most half per minute.
+    ``min_replicas`` may exceed that of the spec: in a rollout, a side keeps the pods for its requests. Scaling up has
+    the defaults of Kubernetes; scaling down starts after five minutes, also the default, with at most half of the pods
+    per minute.
     """
     name = revision_name(owner.name, revision_id)
     return {
@@ -124,7 +125,7 @@ def autoscaler(owner: Owner, revision_id: str, autoscaling: Autoscaling, min_rep
 
 
 def disruption_budget(owner: Owner, revision_id: str) -> Body:
-    """The PodDisruptionBudget of one revision; the caller makes one only where there is more than one replica."""
+    """Return the PodDisruptionBudget of one revision, for two or more replicas."""
     return common.budget(owner, revision_name(owner.name, revision_id), SERVER, revision_id)
 
 
@@ -141,10 +142,10 @@ def _container(owner: Owner, revision: Revision, mounts: list[Body], signing_key
         ],
         "resources": _resources(snapshot.resources),
         "securityContext": common.container_security(),
-        # Ten minutes for a large model; a model that can't work ends the process much sooner.
+        # Ten minutes, for a large model; with a model that cannot work the server exits much sooner.
         "startupProbe": common.probe("http", "/v2/health/ready", period=1, timeout=1, failures=600),
         "readinessProbe": common.probe("http", "/v2/health/ready", period=2, timeout=2, failures=3),
-        # Only a process that is truly stuck for half a minute is killed: a busy one is not dead.
+        # Restart only after 30 s without an answer: a busy server is slow, not dead.
         "livenessProbe": common.probe("http", "/v2/health/live", period=10, timeout=5, failures=3),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *mounts],  # noqa: S108
@@ -172,9 +173,9 @@ def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
 
 
 def _env(snapshot: Snapshot, signing_keys: str) -> Body:
-    """Public keys travel in the environment: a pod can't mount what is in the operator's namespace."""
+    """Return the environment, with the public keys: a pod cannot mount objects of the operator's namespace."""
     env = []
-    if _fetches(snapshot):
+    if _downloads(snapshot):
         env.append({"name": "MLMODEL_STORAGE_CREDENTIALS", "value": STORAGE_PATH})
     if snapshot.model.trust == "signed":
         env.append({"name": "MLMODEL_SIGNING_KEYS_PEM", "value": signing_keys})
@@ -185,51 +186,51 @@ def _scheme(snapshot: Snapshot) -> str:
     return urlsplit(snapshot.model.uri).scheme
 
 
-def _fetches(snapshot: Snapshot) -> bool:
-    """Whether the server fetches the model itself and may need credentials for it."""
+def _downloads(snapshot: Snapshot) -> bool:
+    """Whether the server downloads the model, which may require credentials."""
     return _scheme(snapshot) in ("https", "s3", "gs", "az")
 
 
 def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
-    """The volumes and mounts that bring the model into the pod, or the credentials to fetch it, and the API keys."""
+    """Return the volumes and mounts of the model, or of the credentials to download it, and of the API keys."""
     volumes: list[Body] = []
     mounts: list[Body] = []
 
-    def mount(path: str, volume: Body, **more: str) -> None:
+    def mount(path: str, volume: Body, **options: str) -> None:
         volumes.append(volume)
-        mounts.append({"name": volume["name"], "mountPath": path, "readOnly": True, **more})
+        mounts.append({"name": volume["name"], "mountPath": path, "readOnly": True, **options})
 
     parts = urlsplit(snapshot.model.uri)
     if parts.scheme == "configmap":
         mount(MODEL_PATH, {"name": "model", "configMap": {"name": parts.netloc}})
     elif parts.scheme == "pvc":
         path = parts.path.strip("/")
-        # Read-only at the source, not only at the mount: else the kubelet would create a missing subPath in the user's
-        # claim. And no fsGroup: we read what is there, and never change whose it is.
+        # The claim is read-only, not only the mount: otherwise kubelet would create a missing subPath in it. No
+        # fsGroup: it would change the group of the user's files.
         claim = {"claimName": parts.netloc, "readOnly": True}
         mount(MODEL_PATH, {"name": "model", "persistentVolumeClaim": claim}, **({"subPath": path} if path else {}))
     elif parts.scheme == "oci":
-        # The node pulls it, with its own credentials or the service account's, and keeps it for the next pod. The image
-        # is pinned by its digest or the model in it by its own, so a copy that is there already is as good.
+        # The node pulls the image with its own credentials or those of the service account. The digest of the image or
+        # of the model identifies the content, so an image that is already on the node is not pulled again.
         reference = snapshot.model.uri.removeprefix("oci://")
         mount(MODEL_PATH, {"name": "model", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}})
-    if _fetches(snapshot):
+    if _downloads(snapshot):
         mount(STORAGE_PATH, {"name": "storage", "secret": {"secretName": STORAGE_SECRET, "optional": True}})
     if snapshot.api_keys is not None:
-        # Not optional: a missing Secret keeps the pods from starting, and never opens the model to everybody. And only
-        # the one key that holds hashes, whatever else the named Secret has.
+        # Not optional: without the Secret the pods do not start, instead of serving the model to anyone. Only the key
+        # with the hashes is mounted, not the rest of the Secret.
         secret = {"secretName": snapshot.api_keys.secret_name, "items": [{"key": "keys", "path": "keys"}]}
         mount(API_KEYS_PATH, {"name": "api-keys", "secret": secret})
     return volumes, mounts
 
 
-def _resources(wanted: Resources) -> Body:
-    """What the user wrote, and the default request for what they left open. A limit alone is also the request, which is
-    Kubernetes' own rule; a default beside it could exceed it."""
-    defaults = {name: amount for name, amount in DEFAULT_REQUESTS.items() if name not in wanted.limits}
+def _resources(desired: Resources) -> Body:
+    """Return the resources of the spec, with default requests for those without a request or limit. A limit without a
+    request is also the request (a rule of Kubernetes), which a default could exceed."""
+    defaults = {name: amount for name, amount in DEFAULT_REQUESTS.items() if name not in desired.limits}
     resources: Body = {}
-    if requests := defaults | dict(wanted.requests):
+    if requests := defaults | dict(desired.requests):
         resources["requests"] = requests
-    if wanted.limits:
-        resources["limits"] = dict(wanted.limits)
+    if desired.limits:
+        resources["limits"] = dict(desired.limits)
     return resources

@@ -1,4 +1,4 @@
-"""Whether the model answers, which is another question than whether the desired revision does."""
+"""Whether any version of the model answers; readiness.py says whether the desired revision does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mlmodel_operator.rollout.pod_failures import why_not_ready
 
 
 def url(model: MLModel) -> str:
-    """Return the address of the model inside the cluster."""
+    """Return the address for predictions inside the cluster."""
     return f"http://{model.owner.name}.{model.owner.namespace}.svc/v2/models/{model.owner.name}/infer"
 
 
 def answering_version(state: Status) -> str:
-    """Return the version that has ready pods for requests: stable if both sides have, empty if none has."""
+    """Return the version with ready pods and requests: stable if both sides have ready pods, empty if none has."""
     stable, candidate = state.stable, state.candidate
     if stable is not None and stable.ready_replicas:
         return stable.version
@@ -24,17 +24,17 @@ def answering_version(state: Status) -> str:
 
 
 def is_fully_available(context: Context, stable: Stable) -> bool:
-    """Whether stable has the pods that the spec promises, behind an address that answers.
+    """Whether stable has all pods that the spec requires, behind an address that answers.
 
-    An autoscaler promises only its lower bound, not its present number.
+    With an autoscaler the spec requires its minimum, not its present number.
     """
     autoscaling = context.model.spec.serving.autoscaling
-    promised = autoscaling.min_replicas if autoscaling else stable.replicas
-    return stable.ready_replicas >= promised and bool(context.observed.routers) and context.observed.reachable
+    required = autoscaling.min_replicas if autoscaling else stable.replicas
+    return stable.ready_replicas >= required and bool(context.observed.routers) and context.observed.reachable
 
 
 def why_unavailable(context: Context, state: Status) -> str:
-    """Return what is missing for the model to answer with all its pods, in one clause."""
+    """Return why the model does not answer with all its pods, as a clause for messages."""
     stable, observed = state.stable, context.observed
     if stable is None:
         return "no version has served yet"
@@ -44,4 +44,4 @@ def why_unavailable(context: Context, state: Status) -> str:
         return f"{stable.ready_replicas} of {stable.replicas} pods of {stable.version} are ready: {why}"
     if not observed.routers:
         return "no router pod is ready"
-    return "the address of its Service does not answer yet: every node has to learn where it leads"
+    return "the Service of the model does not answer yet: the nodes are updating its target"

@@ -1,4 +1,4 @@
-"""How many pods a share of the requests needs."""
+"""How many pods a weight requires."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from mlmodel_operator.api.types import Serving
 
 
 def full_capacity(serving: Serving, running: int) -> int:
-    """Return the number of pods that all requests need: the fixed one, or what stable's autoscaler has come to."""
+    """Return the number of pods for all requests: the fixed number, or the present one of the autoscaler of stable."""
     if serving.autoscaling is None:
         return serving.replicas or 1
     return min(max(running, serving.autoscaling.min_replicas), serving.autoscaling.max_replicas)
 
 
 def for_weight(weight: int, full: int) -> int:
-    """Return the number of pods for ``weight`` percent, so that the candidate's share of all pods is at least its
-    share of the requests.
+    """Return the number of pods for ``weight`` percent of the requests.
 
-    At most ``full``, which is enough for all requests.
+    It is at least that percentage of the pods of both sides, and at most ``full``, the number for all requests.
     """
     if weight >= 100:
         return full

@@ -11,29 +11,29 @@ from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence.gather import observed_percent
 
 CHECKPOINT_SECONDS = 10.0
-"""Time between writes of evidence without a transition: counters are cumulative, so nothing is lost in between."""
+"""Time between writes of evidence without a transition. Counters are cumulative, so nothing is lost in between."""
 
 
 def checkpoint(context: Context) -> Status:
-    """Return the status with fresh evidence, if a write is due and the evidence is not what status holds already."""
+    """Return the status with fresh evidence, if the evidence has changed and a write is due."""
     status, fresh = context.status, context.evidence
     if status.candidate is None or status.candidate.evidence is None or fresh is None:
         return status
-    held = status.candidate.evidence
-    is_new = replace(fresh, at=held.at) != held
-    if not is_new or not _is_due(held, fresh, context.now):
+    written = status.candidate.evidence
+    has_changed = replace(fresh, at=written.at) != written
+    if not has_changed or not _is_due(written, fresh, context.now):
         return status
-    return stamped(replace(status, candidate=replace(status.candidate, evidence=fresh)), context.now)
+    return stamp(replace(status, candidate=replace(status.candidate, evidence=fresh)), context.now)
 
 
-def _is_due(held: Evidence, fresh: Evidence, now: float) -> bool:
-    # What is excused shows only while a pod is being replaced: it must be kept before that is over.
-    excuses_more = fresh.state.excused > held.state.excused
-    return excuses_more or held.at is None or now >= held.at + CHECKPOINT_SECONDS
+def _is_due(written: Evidence, fresh: Evidence, now: float) -> bool:
+    # Failures can be excused only while a pod is being replaced: write them before the replacement is complete.
+    excuses_more = fresh.state.excused > written.state.excused
+    return excuses_more or written.at is None or now >= written.at + CHECKPOINT_SECONDS
 
 
-def stamped(status: Status, now: float) -> Status:
-    """Return the status with the time of its evidence, and the share of requests that this evidence shows."""
+def stamp(status: Status, now: float) -> Status:
+    """Return the status with the time of its evidence, and the percentage of the requests that the candidate got."""
     candidate = status.candidate
     if candidate is None or candidate.evidence is None:
         return status

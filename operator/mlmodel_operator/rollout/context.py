@@ -1,4 +1,4 @@
-"""One moment of one model: what is known, and what follows from it for every phase."""
+"""Input of a decision about one model, and what every phase derives from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlmodel_operator.rollout.obstacles import obstacle
 from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for
 
 STABLE_DOWN_SECONDS = 30.0
-"""Time without a ready pod of stable after which a ready candidate takes over without certification."""
+"""Time without a ready pod of stable after which a ready candidate gets all requests without further proof."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class Context:
     now: float
     desired: Revision
     routes: Routes | None
-    """The routes that ``status`` means."""
+    """The routes that ``status`` requires; None while an address is unknown."""
     is_confirmed: bool
     """Whether every ready router follows ``routes``."""
     evidence: Evidence | None
-    """The evidence of this moment, while the one in ``status`` may be up to ten seconds old."""
+    """The evidence of this moment; that in ``status`` may be up to ten seconds old."""
     full_capacity: int
-    """Number of pods that all requests need."""
+    """Number of pods for all requests."""
     obstacle: str
-    """What keeps the candidate's pods from starting, where they do not say it themselves; empty if nothing does."""
+    """Why the candidate's pods do not start, where the pods do not report it; empty if no cause is known."""
 
     @property
     def rollout(self) -> Rollout:
-        """How the spec wants revisions to be rolled out."""
+        """``spec.rollout``."""
         return self.model.spec.rollout
 
     @property
@@ -53,7 +53,7 @@ class Context:
         return self.observed.revision(candidate.revision).ready
 
     def serves_alone(self, candidate: Candidate) -> bool:
-        """Whether the candidate answers requests and stable has no ready pod to take them back."""
+        """Whether the candidate gets requests and has a ready pod, and stable has none."""
         stable = self.status.stable
         return (
             candidate.weight > 0
@@ -62,8 +62,8 @@ class Context:
             and self.ready(candidate) > 0
         )
 
-    def stable_is_down(self, candidate: Candidate) -> bool:
-        """Whether stable has been without a ready pod for so long that the candidate takes over."""
+    def is_stable_down(self, candidate: Candidate) -> bool:
+        """Whether stable has had no ready pod for ``STABLE_DOWN_SECONDS`` and the candidate has one."""
         return (
             candidate.stable_down_since is not None
             and self.now >= candidate.stable_down_since + STABLE_DOWN_SECONDS

@@ -1,14 +1,14 @@
-"""The rollout: one pure function from what is desired, observed and remembered to what is to be done.
+"""The rollout: one pure function from the spec, the observed state, the status and the time to a plan.
 
-Each call takes at most one transition of the candidate. A transition is written to status before the next one is
-considered, and every effect of a plan can be repeated, so the operator may be killed between any two writes.
+Each call makes at most one transition of the candidate. The status with a transition is written before the next call,
+and every effect of a plan can be repeated, so the operator may be killed between any two writes.
 
 ```
 Preparing ──capacity ready──▶ Canary ──certified──▶ Canary … ──certified for all──▶ Promoting ──full capacity──▶ Baking
     │                           │                                                       │                          │
     └────── failed · superseded · reverted ──▶ draining (RollingBack, Draining) ◀───────┴──────────────────────────┤
                                                    ▲                                                               │
-                                                   └────────── the stable before, when the new one has baked ◀─────┘
+                                                   └──────────────────── former stable, after baking ◀─────────────┘
 ```
 """
 
@@ -20,7 +20,7 @@ from typing import assert_never
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout import endings
-from mlmodel_operator.rollout.checkpoint import checkpoint, stamped
+from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of
 from mlmodel_operator.rollout.draining import drain
 from mlmodel_operator.rollout.observed import Observed
@@ -34,9 +34,9 @@ from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
 def decide(model: MLModel, observed: Observed, status: Status, image: str, now: float) -> Plan:
-    """Return the next state and what to do for it.
+    """Return the next status and what to do for it.
 
-    ``image`` is the server image that a new revision gets; ``now`` is in seconds since the epoch.
+    ``image`` is the server image for a new revision; ``now`` is in seconds since the epoch.
     """
     context = context_of(model, observed, status, image, now)
     decision = _decision(context)
@@ -45,7 +45,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
         case Stay():
             state = checkpoint(context)
         case Transition():
-            state, notices = stamped(decision.status, now), decision.notices
+            state, notices = stamp(decision.status, now), decision.notices
         case other:
             assert_never(other)
     state, deletes = drain(context, state)
@@ -68,18 +68,18 @@ def _decision(context: Context) -> Decision:
     candidate = context.status.candidate
     if candidate is None:
         return starting.advance(context)
-    if _is_unwanted(context, candidate):
+    if _is_obsolete(context, candidate):
         if not context.serves_alone(candidate):
             return endings.withdraw(context, candidate)
         if candidate.phase == "Baking" and not _is_reverted(context):
-            # It alone answers all requests: the third revision is compared with it, not with a stable that is down.
+            # The candidate answers all requests: compare the next revision with it, not with a stable that is down.
             return endings.promote(context, candidate)
-        # Nothing else answers: it goes on until it has all requests, or until stable is back.
+        # Only the candidate answers: its rollout continues until it gets all requests or stable is ready.
     return _advance(context, candidate)
 
 
 def _advance(context: Context, candidate: Candidate) -> Decision:
-    """The table of phases."""
+    """Return the decision of the candidate's phase."""
     match candidate.phase:
         case "Preparing":
             return preparing.advance(context, candidate)
@@ -93,13 +93,13 @@ def _advance(context: Context, candidate: Candidate) -> Decision:
             assert_never(other)
 
 
-def _is_unwanted(context: Context, candidate: Candidate) -> bool:
-    """Whether the spec desires another revision, or this one may not be served; a first revision whose routes are on
-    their way becomes stable before anything replaces it."""
+def _is_obsolete(context: Context, candidate: Candidate) -> bool:
+    """Whether the spec asks for another revision, or the operator may not serve this one. A first revision that already
+    has routes becomes stable before another revision replaces it."""
     becomes_stable = context.status.stable is None and candidate.slot is not None
     return not becomes_stable and (candidate.revision != context.desired.id or bool(context.observed.denied))
 
 
 def _is_reverted(context: Context) -> bool:
-    """Whether the spec desires the stable revision."""
+    """Whether the spec asks for the stable revision."""
     return context.status.stable is not None and context.status.stable.revision == context.desired.id

@@ -1,4 +1,4 @@
-"""Revisions that get no new request: when their requests in flight are done, and when they are removed."""
+"""Revisions that get no new request: when they are removed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ DRAIN_SECONDS = 10.0
 
 
 def drain(context: Context, state: Status) -> tuple[Status, tuple[str, ...]]:
-    """Return ``state`` with what drains now, and the revisions to delete.
+    """Return ``state`` with the revisions that still drain, and the revisions to delete.
 
-    An entry stays until its revision is gone, so that a deletion is repeated after a crash.
+    An entry stays until its revision no longer exists, so that a deletion is repeated after a crash.
     """
-    kept: list[Draining] = []
+    draining: list[Draining] = []
     deletes = []
     for item in state.draining:
         if item.until is None and context.is_confirmed and item in context.status.draining:
-            # The time starts at the confirmation of routes from which it was already absent.
+            # The confirmed routes already lack this revision: its time starts now.
             item = replace(item, until=Time(context.now + DRAIN_SECONDS))
         if item.until is not None and context.now >= item.until:
             if item.revision not in context.observed.revisions:
                 continue
             deletes.append(item.revision)
-        kept.append(item)
-    return replace(state, draining=(*kept, *_unknown(context, state, kept))), tuple(deletes)
+        draining.append(item)
+    return replace(state, draining=(*draining, *_unknown(context, state, draining))), tuple(deletes)
 
 
 def is_rolling_back(state: Status) -> bool:
@@ -37,10 +37,10 @@ def is_rolling_back(state: Status) -> bool:
 
 
 def _unknown(context: Context, state: Status, draining: list[Draining]) -> list[Draining]:
-    """Return what exists and is in no status: an operator that was killed between two writes may leave a revision.
+    """Return the revisions that exist and are not in status: an operator that is killed between two writes leaves them.
 
-    It may have had requests, so it drains like any other.
+    Such a revision may have requests in flight, so it drains like any other.
     """
     known = {item.revision for item in draining}
-    known |= {held.revision for held in (state.stable, state.candidate) if held is not None}
+    known |= {side.revision for side in (state.stable, state.candidate) if side is not None}
     return [Draining(name, "Superseded") for name in sorted(context.observed.revisions) if name not in known]

@@ -27,10 +27,10 @@ from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
 def promote(context: Context, candidate: Candidate) -> Transition:
-    """Make the candidate stable where it is; the stable before it drains."""
+    """Make the candidate stable in its slot; the former stable drains."""
     status = context.status
-    seen = errors.figures((context.evidence or Evidence()).candidate)
-    message = f"{candidate.version} ({candidate.revision}) is promoted: {seen}"
+    figures = errors.figures((context.evidence or Evidence()).candidate)
+    message = f"{candidate.version} ({candidate.revision}) is promoted: {figures}"
     draining = status.draining
     if status.stable is not None:
         draining = (*draining, Draining(status.stable.revision, "Promoted", status.stable.slot))
@@ -46,9 +46,9 @@ def promote(context: Context, candidate: Candidate) -> Transition:
 
 
 def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decision:
-    """Give all requests to stable and remember why; stay as long as only the candidate has ready pods."""
+    """Give all requests to stable, and record the failure; stay as long as only the candidate has ready pods."""
     if context.serves_alone(candidate):
-        return Stay(f"it fails ({failure.reason}), but no pod of {context.stable_label} is ready to serve instead")
+        return Stay(f"the rollback ({failure.reason}) waits for a ready pod of {context.stable_label}")
     rejected = Rejected(
         candidate.revision,
         candidate.version,
@@ -63,36 +63,34 @@ def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decis
     notice = Notice(
         "Warning",
         Reason.ROLLED_BACK,
-        f"{candidate.version} ({candidate.revision}) {verdict_on(rejected)}"
-        + (f" at {candidate.weight} % of the requests" if candidate.weight else "")
-        + f": {failure.message}. {context.stable_label} serves all requests. To try it again, change"
-        " spec.rollout.retry",
+        f"{candidate.version} ({candidate.revision}) {verdict_on(rejected)}: {failure.message}. {context.stable_label}"
+        f" gets all requests. To retry {candidate.version}, change spec.rollout.retry",
     )
     return Transition(replace(without, rejected=(rejected, *others)[:MAX_REJECTED]), (notice,))
 
 
 def withdraw(context: Context, candidate: Candidate) -> Transition:
-    """Give all requests to stable because the spec desires another revision, or this one may not be served any more."""
+    """Give all requests to stable: the spec asks for another revision, or the operator may not serve this one."""
     stable, desired = context.status.stable, context.desired
     outcome: Outcome = "Superseded"
     if stable is not None and stable.revision == desired.id:
         outcome = "Reverted"
-        message = f"the spec went back to {context.stable_label}"
+        message = f"the spec asks for {context.stable_label} again"
     elif candidate.revision == desired.id:
         message = context.observed.denied
     else:
-        message = f"the spec went on to {desired.label} ({desired.id})"
+        message = f"the spec now asks for {desired.label} ({desired.id})"
     notice = Notice(
         "Normal",
         Reason.REVERTED if outcome == "Reverted" else Reason.SUPERSEDED,
-        f"{candidate.version} ({candidate.revision}) is withdrawn at {candidate.weight} %: {message}",
+        f"{candidate.version} ({candidate.revision}) is withdrawn at weight {candidate.weight}: {message}",
     )
     return Transition(_without(context, candidate, outcome, message), (notice,))
 
 
 def as_stable(candidate: Candidate) -> Stable:
-    """Return the candidate as the stable that it becomes."""
-    assert candidate.slot is not None, "only a revision with requests becomes stable"
+    """Return the candidate as stable."""
+    assert candidate.slot is not None, "only a revision with a slot becomes stable"
     return Stable(
         candidate.version,
         candidate.revision,
@@ -105,7 +103,7 @@ def as_stable(candidate: Candidate) -> Stable:
 
 
 def _without(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> Status:
-    """Return the status with the candidate draining. A revision that never had requests drains at once."""
+    """Return the status with the candidate draining. A candidate that never got a request is removed at once."""
     until = None if candidate.slot is not None else Time(context.now)
     return replace(
         context.status,

@@ -1,8 +1,8 @@
-"""Why a candidate is rolled back: two ordered chains of checks, of which the first that finds a failure decides.
+"""Why a candidate is rolled back: two ordered chains of checks, of which the first failure decides.
 
-Each check takes the context and the candidate, and returns the failure that it found or None. The order goes from what
-is certain to what is only probable, because the first failure found is what people read: a crashed pod also fails
-requests and is not ready, and "out of memory" helps more than "5 of 5 requests failed".
+Each check takes the context and the candidate, and returns a failure or None. The order goes from the cause to its
+effects, because users read only the first failure: a crashed pod also fails requests and is not ready, and "out of
+memory" helps more than "5 of 5 requests failed".
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def _first(checks: tuple[Check, ...], context: Context, candidate: Candidate) ->
 
 
 def pods_failed(context: Context, candidate: Candidate) -> Failure | None:
-    """A pod shows that this revision cannot run: no statistics are needed."""
+    """A pod reports that this revision cannot run; no statistics are required."""
     return pod_failure(context.observed.revision(candidate.revision).pods, context.now)
 
 
 def failed_too_often(context: Context, _candidate: Candidate) -> Failure | None:
-    """The sequential tests have decided against the candidate."""
+    """The sequential tests reject the candidate."""
     evidence = context.evidence
     if evidence is None:
         return None
@@ -50,21 +50,21 @@ def failed_too_often(context: Context, _candidate: Candidate) -> Failure | None:
         max_percent=context.rollout.gates.errors.max_percent,
         rejected=evidence.state.counted.rejected - evidence.candidate.rejected,
     )
-    return Failure(verdict.reason, verdict.message) if verdict.decisive else None
+    return Failure(verdict.reason, verdict.message) if verdict.is_decisive else None
 
 
 def never_got_ready(context: Context, candidate: Candidate) -> Failure | None:
-    """Too few pods for the first step were ready before the deadline."""
+    """Too few pods for the first step became ready before the deadline."""
     state, deadline = context.observed.revision(candidate.revision), context.rollout.preparing_deadline_seconds
-    needed = capacity.for_weight(context.rollout.steps[0].weight, context.full_capacity)
-    if state.ready >= needed or context.now < candidate.started_at + deadline:
+    required = capacity.for_weight(context.rollout.steps[0].weight, context.full_capacity)
+    if state.ready >= required or context.now < candidate.started_at + deadline:
         return None
     why = why_not_ready(state.pods, context.obstacle)
     return Failure(Reason.NEVER_READY, f"not ready within {deadline} s: {why}")
 
 
 def lost_all_pods(context: Context, candidate: Candidate) -> Failure | None:
-    """No pod has been ready for as long as a new revision may take to start; an eviction is over sooner."""
+    """No pod has been ready for as long as a new revision may take to start; a replaced pod is ready sooner."""
     deadline = context.rollout.preparing_deadline_seconds
     if candidate.down_since is None or context.now < candidate.down_since + deadline:
         return None
@@ -72,8 +72,8 @@ def lost_all_pods(context: Context, candidate: Candidate) -> Failure | None:
     return Failure(Reason.NOT_READY, f"no ready pod for {deadline} s: {why}")
 
 
-# A pod that says why it failed comes before a deadline that only says that time is over.
+# A pod reports the cause of its failure, a deadline only that time has passed.
 _BEFORE_REQUESTS: tuple[Check, ...] = (pods_failed, never_got_ready)
 
-# The tests come before the deadline: they are decided within seconds, and name what clients saw.
+# The tests come before the deadline: they decide within seconds, and report what clients saw.
 _WITH_REQUESTS: tuple[Check, ...] = (pods_failed, failed_too_often, lost_all_pods)

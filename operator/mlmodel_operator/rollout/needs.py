@@ -1,4 +1,4 @@
-"""What the controller has to read before a decision, beyond the objects of the cluster that it knows anyway."""
+"""What the controller must read before a decision, beside the objects in its store."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from mlmodel_operator.rollout.routes import routes_for
 
 
 def needs_pods(status: Status) -> bool:
-    """Whether the pods' counters are needed for the next decision.
+    """Whether the next decision requires the counters of the pods.
 
-    Also while the candidate is prepared: when it gets its first weight, every older counter must have been read, so
-    that older requests are not taken for evidence.
+    Also while the candidate prepares: every counter must have been read before the candidate gets its first weight, so
+    that earlier requests do not count as evidence.
     """
     return status.candidate is not None and status.stable is not None
 
 
 def needs_address(status: Status, observed: Observed) -> bool:
-    """Whether to find out if the model's address answers: it has not before, and now it could.
+    """Whether to send a request to the model's address: it has not answered before, and a pod is ready.
 
-    The nodes learn where a Service leads some time after its pods are ready.
+    The nodes update the target of a Service some time after its pods are ready.
     """
-    available = any(found.type == "Available" and found.status == "True" for found in status.conditions)
-    return not available and any(state.ready for state in observed.revisions.values())
+    is_available = any(item.type == "Available" and item.status == "True" for item in status.conditions)
+    return not is_available and any(state.ready for state in observed.revisions.values())
 
 
 def needs_routers(status: Status, observed: Observed) -> bool:
-    """Whether the routes that the routers follow, and their counters, are needed for the next decision."""
+    """Whether the next decision requires the routes and counters of the routers."""
     routes = routes_for(status, observed)
     return (
         status.candidate is not None

@@ -1,4 +1,4 @@
-"""What the cluster looks like at one moment, reduced to what decisions need."""
+"""State of the cluster at one moment, reduced to what decisions require."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlmodel_operator.api.status import Slot
 
 @dataclass(frozen=True)
 class Pod:
-    """One serving pod."""
+    """One server pod."""
 
     name: str
     created: float
@@ -26,7 +26,7 @@ class Pod:
     exit_message: str = ""
     unschedulable: str = ""
     counts: Counts | None = None
-    """Cumulative counters of the present container; None when they could not be read."""
+    """Cumulative counters of the present container; None if they could not be read."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class RevisionState:
 
     pods: tuple[Pod, ...] = ()
     address: str = ""
-    """ClusterIP of its Service; empty as long as there is none."""
+    """ClusterIP of its Service; empty until the Service has one."""
     replicas: int = 0
-    """Number of pods that its Deployment asks for now."""
+    """``spec.replicas`` of its Deployment."""
     replica_failure: str = ""
     """Why its Deployment cannot create pods (a quota, an admission policy); empty if it can."""
 
@@ -54,9 +54,9 @@ class Router:
     name: str
     created: float
     routes: str = ""
-    """Identity of the routes that it follows; empty when it could not be read."""
+    """Identity of the routes that the router follows; empty if it could not be read."""
     slots: Mapping[Slot, Counts] = field(default_factory=dict)
-    """Per slot, the requests that it was sent and how many of them failed, since the process began."""
+    """Requests that the router sent to each slot and how many of them failed, since its process started."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ class Observed:
     revisions: Mapping[str, RevisionState] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
     refusal: str = ""
-    """Why the API server rejected the last write of a child, in one sentence; empty if it did not."""
+    """Why the last write of a child failed, as a clause for messages; empty if it succeeded."""
     config_map_missing: bool = False
-    """Whether the ConfigMap that ``needs_config_map`` names does not exist; false unless it was looked up."""
+    """Whether the ConfigMap that ``needs_config_map`` names does not exist; false if it was not read."""
     reachable: bool = True
-    """Whether the model's address answers; true unless ``needs_address`` and it did not."""
+    """Whether the model's address answers; true if no request was sent because of ``needs_address``."""
     denied: str = ""
     """Why this operator may not serve the desired revision, in one sentence; empty if it may."""
 
     def revision(self, identity: str) -> RevisionState:
-        """Return the state of a revision; empty when nothing of it exists."""
+        """Return the state of a revision; empty if it has no children."""
         return self.revisions.get(identity, RevisionState())

@@ -1,4 +1,4 @@
-"""What keeps pods from starting where the pods themselves do not say it."""
+"""Why pods do not start, where the pods do not report it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout.observed import Observed, Pod
 
 MOUNT_SECONDS = 15.0
-"""Time in which a node normally mounts what a pod needs."""
+"""Time in which a node normally mounts the volumes of a pod."""
 
 
 def obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> str:
-    """Return what keeps the candidate's pods from starting, in one sentence; empty if nothing is known to.
+    """Return why the candidate's pods do not start, as a clause for messages; empty if no cause is known.
 
-    From the most certain cause to the least: a Secret is only guessed at, because the operator may not read it.
+    From the most certain cause to the least: that a Secret is missing is a guess, because the operator may not read it.
     """
     if observed.refusal:
         return observed.refusal
@@ -28,7 +28,7 @@ def obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> 
 
 
 def needs_config_map(status: Status, observed: Observed) -> str | None:
-    """Return the name of the ConfigMap that has to be looked up for ``Observed.config_map_missing``, or None."""
+    """Return the name of the ConfigMap to read for ``Observed.config_map_missing``, or None."""
     candidate = status.candidate
     if candidate is None or observed.refusal:
         return None
@@ -39,13 +39,13 @@ def needs_config_map(status: Status, observed: Observed) -> str | None:
 
 
 def _config_map(candidate: Candidate) -> str | None:
-    """Return the name of the ConfigMap that the model comes from; None if it comes from elsewhere."""
+    """Return the name of the ConfigMap that contains the model; None if the model has another source."""
     scheme, _, name = candidate.snapshot.model.uri.partition("://")
     return name if scheme == "configmap" else None
 
 
 def _mounting(candidate: Candidate, observed: Observed) -> list[Pod]:
-    """Return the candidate's pods whose containers wait for their mounts."""
+    """Return the candidate's pods whose containers wait for their volumes."""
     return [pod for pod in observed.revision(candidate.revision).pods if pod.waiting == "ContainerCreating"]
 
 
@@ -54,7 +54,7 @@ def _missing_config_map(model: MLModel, candidate: Candidate, observed: Observed
     if name is None or not observed.config_map_missing:
         return ""
     return (
-        f"ConfigMap {name} is not in namespace {model.owner.namespace}: apply it (`mlmodel package"
+        f"ConfigMap {name} not found in namespace {model.owner.namespace}: apply it (`mlmodel package"
         f" PACKAGE --configmap {name} | kubectl apply -f -`), or correct spec.model.uri"
     )
 
@@ -64,6 +64,6 @@ def _missing_secret(model: MLModel, candidate: Candidate, observed: Observed, no
     if keys is None or not any(now - pod.created > MOUNT_SECONDS for pod in _mounting(candidate, observed)):
         return ""
     return (
-        f"the pods wait for what they mount: is there a Secret {keys.secret_name} with the key `keys` in"
-        f" namespace {model.owner.namespace}, as spec.serving.apiKeys says?"
+        f"the pods wait for their volumes: check that namespace {model.owner.namespace} has a Secret"
+        f" {keys.secret_name} with the key `keys`, or correct spec.serving.apiKeys"
     )

@@ -1,4 +1,4 @@
-"""What a decision asks for; carried out by the controller in the order of the fields."""
+"""Result of a decision, which the controller carries out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DesiredRevision:
 
     revision: Revision
     replicas: int
-    """Number of pods; with an autoscaler, its lower bound."""
+    """Number of pods; with an autoscaler, its minimum."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Notice:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole outcome of one decision."""
+    """Everything that one decision changes in the cluster."""
 
     desired: tuple[DesiredRevision, ...]
     routes: Routes | None
-    """None: leave the routes as they are, because an address is missing."""
+    """None: do not change the routes, because an address is not known yet."""
     status: Status
     deletes: tuple[str, ...] = ()
     """Revisions whose children are deleted."""
     notices: tuple[Notice, ...] = ()
     requeue_after: float | None = None
-    """Seconds after which to decide again even if nothing changes; None: only a change leads to the next decision."""
+    """Seconds after which to requeue the model if nothing changes; None: only a change requeues it."""

@@ -1,4 +1,4 @@
-"""What the condition Ready says, with figures and the next step; Reconciling and Stalled follow from it."""
+"""The condition Ready, with figures and the next step; Reconciling and Stalled derive from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlmodel_operator.rollout.transition import Decision, Stay
 
 @dataclass(frozen=True)
 class Readiness:
-    """How things are, before it is spread over conditions."""
+    """What the conditions Ready, Reconciling and Stalled report."""
 
     ready: ConditionStatus
     reason: Reason
@@ -29,7 +29,7 @@ class Readiness:
 
 
 def readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
-    """Return what to say about ``state``; ``rejected`` is the desired revision if it was rolled back."""
+    """Return what to report about ``state``; ``rejected`` is the desired revision if it was rejected."""
     stay = decision if isinstance(decision, Stay) else Stay()
     if state.candidate is None:
         return _settled(context, state, stay, rejected)
@@ -45,46 +45,49 @@ def _first_revision(context: Context, candidate: Candidate) -> Readiness:
         return Readiness(
             "False",
             failure.reason,
-            f"{candidate.version} cannot serve: {failure.message}. It is the first version, so there is none to go"
-            " back to; correct spec.model",
+            f"{candidate.version} cannot serve: {failure.message}. No earlier version can take over: correct"
+            " spec.model or spec.serving",
             stalled=True,
         )
     if candidate.phase == "Preparing":
-        is_late = context.now >= candidate.started_at + context.rollout.preparing_deadline_seconds
+        deadline = context.rollout.preparing_deadline_seconds
+        is_late = context.now >= candidate.started_at + deadline
+        state = f"is not ready after {deadline} s" if is_late else "is being prepared"
         return Readiness(
             "False",
             Reason.NEVER_READY if is_late else Reason.PREPARING,
-            f"{candidate.version} is being prepared: {why_not_ready(pods, context.obstacle)}",
+            f"{candidate.version} {state}: {why_not_ready(pods, context.obstacle)}",
             reconciling=True,
             stalled=is_late,
         )
-    message = f"{candidate.version} is ready; the routers have not confirmed their routes yet"
+    message = f"{candidate.version} is ready; the routers have not confirmed the routes yet"
     return Readiness("False", Reason.ROUTING, message, reconciling=True)
 
 
 def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay) -> Readiness:
-    """A rollout is on: Ready is Unknown until it ends."""
-    seen = errors.figures((candidate.evidence or Evidence()).candidate)
+    """Return what to report during a rollout: Ready is Unknown until the rollout ends."""
+    version, counts = candidate.version, (candidate.evidence or Evidence()).candidate
+    figures = f"{counts.failed} of {counts.requests} requests to {version} failed"
     match candidate.phase:
         case "Preparing":
             why = stay.why or why_not_ready(context.observed.revision(candidate.revision).pods, context.obstacle)
             reason = Reason.PREPARING
-            message = f"{candidate.version} is being prepared, {stable.version} serves all requests: {why}"
+            message = f"{version} is being prepared: {why}. {stable.version} gets all requests"
         case "Canary":
             reason = Reason.CANARY
             message = (
-                f"{candidate.version} gets {candidate.weight} % of the requests, {stable.version} the rest: {seen}"
-                f"{_clause(stay.why)}; {_next_step(context, candidate)}"
+                f"{version} gets {candidate.weight} % of the requests, {stable.version} the rest. {figures}."
+                f" {_next_step(context, candidate)}{_clause(stay.why)}"
             )
         case "Promoting":
             reason = Reason.PROMOTING
             message = (
-                f"{candidate.version} has passed all steps ({seen}); {candidate.ready_replicas} of"
-                f" {candidate.replicas} of its pods are ready for all requests{_clause(stay.why)}"
+                f"{version} has passed all steps. {figures}. Next: 100 % with all pods ready"
+                f" ({candidate.ready_replicas} of {candidate.replicas}){_clause(stay.why)}"
             )
         case "Baking":
             reason = Reason.BAKING
-            message = f"{candidate.version} gets all requests ({seen}){_clause(stay.why)}"
+            message = f"{version} gets all requests. {figures}{_clause(stay.why)}"
         case other:
             assert_never(other)
     return Readiness("Unknown", stay.reason or reason, message, reconciling=True)
@@ -99,14 +102,14 @@ def _next_step(context: Context, candidate: Candidate) -> str:
     target = next_target(context.rollout, candidate.weight, evidence)
     missing = errors.missing_requests(evidence.candidate, target.limit)
     if not missing:
-        return f"{target.weight} % next"
-    return f"{target.weight} % after about {missing} more without a failure"
+        return f"Next: {target.weight} %"
+    return f"Next: {target.weight} % after about {missing} more requests without a failure"
 
 
 def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | None) -> Readiness:
-    """No rollout is on. The order goes from what a person has to change to what only takes time."""
+    """Return what to report outside a rollout: first what the user must change, then what passes with time."""
     version = answering_version(state)
-    serving = f"{version} serves all requests" if version else "no version has a ready pod"
+    serving = f"{version} serves all requests" if version else "No version has a ready pod"
     denied, stable = context.observed.denied, state.stable
     if denied:
         return Readiness("False", Reason.TRUST_NOT_ALLOWED, f"{denied}. {serving}", stalled=True)
@@ -114,15 +117,15 @@ def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | N
         return Readiness(
             "False",
             Reason.ROLLED_BACK,
-            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving}. Set"
-            " spec.model to a corrected version, or change spec.rollout.retry to try this one again",
+            f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving}. Correct spec.model or"
+            f" spec.serving, or change spec.rollout.retry to retry {rejected.version}",
             stalled=True,
         )
     if is_rolling_back(state):
         message = "the routers stop sending requests to the candidate"
         return Readiness("Unknown", Reason.ROLLING_BACK, message, reconciling=True)
     if stable is None or stable.revision != context.desired.id:
-        message = f"{context.desired.label} is about to be prepared{_clause(stay.why)}"
+        message = f"the rollout of {context.desired.label} has not started yet{_clause(stay.why)}"
         return Readiness("Unknown", Reason.PREPARING, message, reconciling=True)
     if context.obstacle:
         return Readiness("False", Reason.APPLY_REJECTED, context.obstacle, reconciling=True, stalled=True)

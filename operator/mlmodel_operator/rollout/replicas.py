@@ -24,11 +24,11 @@ def count_replicas(context: Context, state: Status) -> Status:
         ready = context.ready(candidate)
         is_down = candidate.evidence is not None and ready == 0
         stable_is_down = stable is not None and stable.ready_replicas == 0
-        needed = context.full_capacity if stable is None else _needed(context, candidate)
+        required = context.full_capacity if stable is None else _required(context, candidate)
         candidate = replace(
             candidate,
-            # Never fewer than before: evidence may waver between two looks, pods should not.
-            replicas=min(max(needed, candidate.replicas), context.full_capacity),
+            # Never fewer than before: evidence may go up and down, pods should not.
+            replicas=min(max(required, candidate.replicas), context.full_capacity),
             ready_replicas=ready,
             down_since=(candidate.down_since or Time(context.now)) if is_down else None,
             stable_down_since=(candidate.stable_down_since or Time(context.now)) if stable_is_down else None,
@@ -41,7 +41,7 @@ def desired_revisions(context: Context, state: Status) -> tuple[DesiredRevision,
     """Return the revisions whose children must exist, with their number of pods."""
     desired = []
     if state.stable is not None:
-        # While a candidate gets requests, stable keeps the pods to take them back.
+        # While a candidate gets requests, stable keeps enough pods for all of them.
         is_alone = state.candidate is None or state.candidate.slot is None
         autoscaling = context.model.spec.serving.autoscaling
         replicas = autoscaling.min_replicas if autoscaling and is_alone else context.full_capacity
@@ -51,8 +51,8 @@ def desired_revisions(context: Context, state: Status) -> tuple[DesiredRevision,
     return tuple(desired)
 
 
-def _needed(context: Context, candidate: Candidate) -> int:
-    """Return how many pods the candidate needs beside stable: in a step that is won, those of the next one."""
+def _required(context: Context, candidate: Candidate) -> int:
+    """Return the number of pods for the candidate's weight; for the next weight once the step has its proof."""
     rollout, full = context.rollout, context.full_capacity
     if candidate.phase == "Preparing":
         return capacity.for_weight(rollout.steps[0].weight, full)
@@ -61,5 +61,5 @@ def _needed(context: Context, candidate: Candidate) -> int:
     evidence = context.evidence or Evidence()
     target = next_target(rollout, candidate.weight, evidence)
     is_overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
-    is_won = is_overdue or errors.certified(evidence.candidate, target.limit)
-    return capacity.for_weight(target.weight if is_won and not rollout.paused else candidate.weight, full)
+    is_passed = is_overdue or errors.is_certified(evidence.candidate, target.limit)
+    return capacity.for_weight(target.weight if is_passed and not rollout.paused else candidate.weight, full)

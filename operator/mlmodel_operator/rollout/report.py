@@ -1,4 +1,4 @@
-"""The part of status that people read: phase, address, selector, and conditions after kstatus."""
+"""The human-readable part of status: phase, address, selector, and the conditions of kstatus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlmodel_operator.rollout.transition import Decision
 
 @dataclass(frozen=True)
 class _Finding:
-    """A condition without its bookkeeping."""
+    """A condition without times and generation."""
 
     type: str
     status: ConditionStatus
@@ -40,7 +40,7 @@ def report(context: Context, state: Status, decision: Decision) -> Status:
 
 
 def _phase(state: Status) -> Phase:
-    """Return where the rollout is, in one word."""
+    """Return the phase of the rollout."""
     if is_rolling_back(state):
         return "RollingBack"
     if state.candidate is not None:
@@ -66,13 +66,13 @@ def _findings(context: Context, state: Status, decision: Decision) -> Iterator[_
     if rejected is not None:
         yield _Finding("RolledBack", "True", rejected.reason, rejected.message)
     else:
-        message = "the desired version has not been rolled back"
+        message = "the desired version was not rolled back"
         yield _Finding("RolledBack", "False", Reason.NOT_ROLLED_BACK, message)
     if context.rollout.paused:
-        message = "spec.rollout.paused stops increases of the weight; set it to false to go on"
+        message = "spec.rollout.paused is true, so the weight does not rise: set it to false to continue"
         yield _Finding("Paused", "True", Reason.PAUSED, message)
     else:
-        yield _Finding("Paused", "False", Reason.NOT_PAUSED, "the rollout is not paused")
+        yield _Finding("Paused", "False", Reason.NOT_PAUSED, "spec.rollout.paused is false")
 
 
 def _available(context: Context, state: Status) -> _Finding:
@@ -83,7 +83,7 @@ def _available(context: Context, state: Status) -> _Finding:
 
 
 def _rejected(context: Context, state: Status) -> Rejected | None:
-    """Return the desired revision's rejection, if it is what keeps the spec from being served."""
+    """Return the rejection of the desired revision, if that is why the revision does not serve."""
     is_stable = state.stable is not None and state.stable.revision == context.desired.id
     if state.candidate is not None or is_stable:
         return None
@@ -91,8 +91,8 @@ def _rejected(context: Context, state: Status) -> Rejected | None:
 
 
 def _condition(context: Context, state: Status, finding: _Finding) -> Condition:
-    held = next((item for item in state.conditions if item.type == finding.type), None)
-    since = held.last_transition_time if held is not None and held.status == finding.status else Time(context.now)
+    last = next((item for item in state.conditions if item.type == finding.type), None)
+    since = last.last_transition_time if last is not None and last.status == finding.status else Time(context.now)
     return Condition(
         finding.type, finding.status, finding.reason, finding.message[:1024], since, context.model.generation
     )

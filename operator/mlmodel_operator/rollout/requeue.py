@@ -1,4 +1,4 @@
-"""When to decide again though nothing is seen to change."""
+"""When to requeue a model although the store does not change."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mlmodel_operator.rollout.phases.starting import is_settled
 from mlmodel_operator.rollout.routes import Routes
 
 POLL_SECONDS = 1.0
-"""While a rollout is on: counters change without an event."""
+"""During a rollout: counters change without an event."""
 QUICK_POLL_SECONDS = 0.25
-"""While routers have to confirm, or the address has to answer."""
+"""Until all routers have confirmed the routes, and the address answers."""
 SLOW_POLL_SECONDS = 5.0
-"""While pods start that have not been ready for ``SLOW_START_SECONDS``."""
+"""While pods start, after ``SLOW_START_SECONDS``."""
 SLOW_START_SECONDS = 60.0
 
 
 def requeue_after(context: Context, state: Status, routes: Routes | None) -> float | None:
-    """Return the seconds until the next decision is due; None if only a change can lead to one."""
+    """Return the seconds after which to requeue the model; None if only a change requeues it."""
     waits = []
     if state.candidate is None and not is_settled(context, state):
-        # The next rollout begins at the next decision, and our own write of status triggers none.
+        # The next rollout starts with the next decision, and our own write of status does not requeue the model.
         waits.append(QUICK_POLL_SECONDS)
     if state.candidate is not None:
         is_slow = context.now > state.candidate.started_at + SLOW_START_SECONDS

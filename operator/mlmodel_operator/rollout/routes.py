@@ -1,4 +1,4 @@
-"""Which revision gets which share of the requests: the whole interface between the decision and the router."""
+"""Which revision gets which weight: all that the routers get from a decision."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from mlmodel_operator.rollout.observed import Observed
 class Routes:
     """The two slots of the router.
 
-    ``addresses`` maps a slot to the ClusterIP of its revision's Service. ``stable`` and ``candidate`` say which slot
-    has which role (None: no slot has it); ``weight`` is the candidate's share in percent, 0 to 100. Requests that a
-    candidate fails are retried on stable.
+    ``addresses`` maps a slot to the ClusterIP of its revision's Service. ``stable`` and ``candidate`` are the slots of
+    the two sides (None: the side has no slot); ``weight`` is the candidate's percentage, 0 to 100.
     """
 
     addresses: Mapping[Slot, str] = field(default_factory=dict)
@@ -26,8 +25,8 @@ class Routes:
     weight: int = 0
 
     def text(self) -> str:
-        """The routes file that the router reads: lines ``slot NAME ADDRESS PORT``, ``stable NAME``,
-        ``candidate NAME WEIGHT`` and, first, ``id HASH``, which the router echoes when it has applied the file."""
+        """Return the routes file that the router reads: lines ``slot NAME ADDRESS PORT``, ``stable NAME``,
+        ``candidate NAME WEIGHT`` and, first, ``id HASH``, which the router reports once it follows the file."""
         lines = [f"slot {slot} {self.addresses[slot]} {SERVER_PORT}" for slot in sorted(self.addresses)]
         if self.stable is not None:
             lines.append(f"stable {self.stable}")
@@ -37,12 +36,12 @@ class Routes:
         return f"id {hashlib.sha256(body.encode()).hexdigest()[:16]}\n{body}"
 
     def id(self) -> str:
-        """The identity of this routing, as the router echoes it."""
+        """Return the identity of these routes, as the router reports it."""
         return self.text().split("\n", 1)[0].removeprefix("id ")
 
 
 def routes_for(status: Status, observed: Observed) -> Routes | None:
-    """Return the routes that this state means; None as long as an address that they need is not known."""
+    """Return the routes that ``status`` requires; None while an address is unknown."""
     stable, candidate = status.stable, status.candidate
     slots: dict[Slot, str] = {}
     stable_slot: Slot | None = None
@@ -58,7 +57,7 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
             stable_slot = candidate.slot
         else:
             candidate_slot = candidate.slot
-            # No weight without a ready pod: stable answers until one is back.
+            # No weight without a ready pod: stable answers until the candidate has one.
             weight = candidate.weight if state.ready else 0
     if not all(slots.values()):
         return None

@@ -1,4 +1,4 @@
-"""Where a weight stands among the steps, and what the next one requires."""
+"""Steps by weight, and what the next one requires."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mlmodel_operator.rollout.evidence import errors
 
 @dataclass(frozen=True)
 class Target:
-    """The next step, and what proves that the candidate may take it."""
+    """The next weight, and the proof that it requires."""
 
     weight: int
-    """Percent of the requests; 100 after the last step."""
+    """Percentage of the requests; 100 after the last step."""
     limit: float
-    """Error rate (0 to 1) that the candidate must be proven to stay below."""
+    """Failure rate (0 to 1) that the candidate must be proven to stay below."""
 
 
 def next_target(rollout: Rollout, weight: int, evidence: Evidence) -> Target:
-    """Return the target after ``weight``: steps are found by weight, so that edited steps never restart a rollout."""
+    """Return the target after ``weight``. The weight identifies a step, so edited steps never restart a rollout."""
     following = min((step.weight for step in rollout.steps if step.weight > weight), default=100)
     limit = errors.limit_for(following, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
     return Target(following, limit)
 
 
 def step_at(steps: tuple[Step, ...], weight: int) -> Step:
-    """Return the step with this weight; one without conditions if the steps were edited meanwhile."""
+    """Return the step with this weight; one without minimums if the steps have been edited."""
     return next((step for step in steps if step.weight == weight), Step(weight))
 
 

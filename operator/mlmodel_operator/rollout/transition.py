@@ -1,4 +1,4 @@
-"""The two results of looking at a rollout: its state stays, or it takes one transition."""
+"""The two results of a decision: the status stays, or it makes one transition."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.rollout.plan import Notice
 
+NOT_CONFIRMED = "the routers have not confirmed the routes yet"
+PAUSED = "spec.rollout.paused is true"
+
 
 @dataclass(frozen=True)
 class Stay:
-    """No transition: the rollout waits for something, or there is none."""
+    """No transition: the rollout waits, or there is none."""
 
     why: str = ""
-    """What it waits for, as a clause for the message of Ready.
+    """What the rollout waits for, as a clause for the message of Ready; empty if the rest of the message says it.
 
-    Without a figure that changes from look to look: each change is a write of status.
+    Without a figure that changes with each decision: every change is a write of status.
     """
     reason: Reason | None = None
-    """The reason of Ready, where the phase does not say enough."""
+    """The reason of Ready, if it is not that of the phase."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The one way to the API server: plain dicts in and out, every failure an ``ApiError``.
+"""The client of the API server: plain dicts in and out, every failure an ``ApiError``.
 
-``kubernetes.aio`` carries the requests (configuration, TLS, token refresh); its typed models are never loaded. Its
-``call_api`` takes a URL, headers and a JSON body and hands back the raw aiohttp response, which suits the patch content
-types and the streaming watch alike.
+``kubernetes.aio`` sends the requests (configuration, TLS, token refresh); its typed models are never loaded. Its
+``call_api`` takes a URL, headers and a JSON body and returns the raw aiohttp response, which all patch content types
+and the streaming watch require.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ REQUEST_SECONDS = 15.0
 LIST_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 PAGE = 500
-# The server ends a watch after this long (jittered, so that the watches of all kinds do not end together), and says
-# something at least every 60 to 75 s in between: a bookmark. Silence for longer means that the connection is dead.
+# The API server closes a watch after this time (with jitter, so that the watches of all kinds do not close together),
+# and sends a bookmark at least every 60 to 75 s. Without any data for longer, the connection is dead.
 WATCH_SECONDS = 290
 SILENCE_SECONDS = 90.0
 
@@ -38,7 +38,7 @@ _RETRYABLE = frozenset({0, 408, 429, 500, 502, 503, 504})
 
 
 class ApiError(Exception):
-    """A call that failed. ``status`` is the HTTP status, 0 when no answer came (``reason`` is then ``Unreachable``)."""
+    """A failed call. ``status`` is the HTTP status, or 0 without a response (``reason`` is then ``Unreachable``)."""
 
     def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{reason or status}: {message}")
@@ -49,32 +49,32 @@ class ApiError(Exception):
 
     @property
     def not_found(self) -> bool:
-        """There is no such object (or kind)."""
+        """Whether the object or its kind does not exist."""
         return self.status == 404
 
     @property
     def conflict(self) -> bool:
-        """A precondition does not hold, or the name is taken: read again, then decide again."""
+        """Whether a precondition does not hold or the name exists: read the object again before a retry."""
         return self.status == 409
 
     @property
     def gone(self) -> bool:
-        """The resourceVersion is too old to watch or page from: list again."""
+        """Whether the resourceVersion is too old for a watch or a page: list again."""
         return self.status == 410
 
     @property
     def forbidden(self) -> bool:
-        """The operator's role does not allow it, or an admission policy refuses it."""
+        """Whether the operator's role does not permit the call, or an admission policy rejects it."""
         return self.status == 403
 
     @property
     def invalid(self) -> bool:
-        """The API server does not accept the body: repeating it changes nothing."""
+        """Whether the API server rejects the body: a retry fails too."""
         return self.status in (400, 422)
 
     @property
     def retryable(self) -> bool:
-        """The same call may well succeed a little later."""
+        """Whether a retry of the same call may succeed."""
         return self.status in _RETRYABLE
 
 
@@ -87,14 +87,14 @@ class WatchEvent:
 
 
 class Api(Protocol):
-    """What the operator asks of an API server. Every call raises ApiError when it fails."""
+    """The calls that the operator makes. Each raises ApiError if it fails."""
 
     async def get(self, r: Resource, namespace: str, name: str) -> Body:
-        """One object."""
+        """Return one object."""
         ...
 
     async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
-        """All objects, and the resourceVersion at which that was so."""
+        """Return all objects, and the resourceVersion of the list."""
         ...
 
     def watch(
@@ -105,35 +105,35 @@ class Api(Protocol):
         label_selector: str = "",
         field_selector: str = "",
     ) -> AsyncGenerator[WatchEvent, None]:
-        """What changed after ``resource_version``, until the server ends the stream; ApiError(410) when too old."""
+        """Yield the changes after ``resource_version`` until the server closes the stream; ApiError(410) if too old."""
         ...
 
     async def apply(self, r: Resource, body: Body, manager: str) -> Body:
-        """Server-side apply of the whole intent, taking over fields that others own."""
+        """Server-side apply of all fields in ``body``, also of fields that others own."""
         ...
 
     async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
-        """JSON merge patch; with ``metadata.resourceVersion`` in it, a conflict when that is stale."""
+        """JSON merge patch; a conflict if it has a ``metadata.resourceVersion`` that is stale."""
         ...
 
     async def replace_status(self, r: Resource, body: Body) -> Body:
-        """Put ``status``; a conflict when the body's resourceVersion is stale."""
+        """Replace ``status``; a conflict if the body's resourceVersion is stale."""
         ...
 
     async def create(self, r: Resource, body: Body) -> Body:
-        """Create; a conflict when the name is taken."""
+        """Create the object; a conflict if the name exists."""
         ...
 
     async def delete(
         self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
     ) -> None:
-        """Delete exactly the object with this UID (and resourceVersion); one that is gone already is fine."""
+        """Delete the object with this UID (and resourceVersion); succeed if it does not exist."""
         ...
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """How to reach the API server, for another client in the same process. ``authorization`` is the whole header."""
+    """Connection to the API server, for another client in the same process. ``authorization`` is the whole header."""
 
     server: str
     ca_path: str | None
@@ -148,15 +148,15 @@ Observer = Callable[[str, Resource, int], None]
 
 
 def _ignore(*_: object) -> None:
-    """For who is not interested."""
+    """Do nothing."""
 
 
 class KubeApi:
     """The Api over HTTP. ``observe(verb, resource, status)`` is called after each request (for metrics)."""
 
     def __init__(self, configuration: Configuration, user_agent: str, observe: Observer = _ignore) -> None:
-        # No proxies from the environment: the API server is inside the cluster, and kopf does not use them either, so
-        # both always take the same way. A kubeconfig's proxy-url is honoured.
+        # No proxies from the environment: the API server is inside the cluster, and kopf does not use them either. The
+        # proxy-url of a kubeconfig applies.
         configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._client = ApiClient(configuration)
@@ -165,9 +165,9 @@ class KubeApi:
 
     @classmethod
     async def connect(cls, user_agent: str, observe: Observer = _ignore) -> KubeApi:
-        """Read the configuration as kubectl does: ``KUBECONFIG``, else the pod's service account, else ~/.kube/config.
+        """Return a client for ``KUBECONFIG``, else the service account of the pod, else ``~/.kube/config``.
 
-        Raises ConnectionError with one sentence when there is none. No request is made.
+        Raise ConnectionError with one sentence if none of them exists. This sends no request.
         """
         configuration = Configuration()
         try:
@@ -180,7 +180,8 @@ class KubeApi:
                 )
         except (kubernetes_config.ConfigException, OSError, KeyError, TypeError, ValueError) as error:
             raise ConnectionError(
-                f"no way to an API server ({error}): run this in a pod with a service account, or set KUBECONFIG"
+                f"no configuration of an API server ({error}): run the operator in a pod with a service account, or set"
+                " KUBECONFIG"
             ) from error
         return cls(configuration, user_agent, observe)
 
@@ -189,7 +190,7 @@ class KubeApi:
         await self._client.close()
 
     async def credentials(self) -> Credentials:
-        """The connection in use, with the present token."""
+        """Return the connection of this client, with the present token."""
         return Credentials(
             server=self._configuration.host,
             ca_path=self._configuration.ssl_ca_cert,
@@ -205,12 +206,12 @@ class KubeApi:
         return await self._call("get", r, "GET", r.path(namespace, name))
 
     async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
-        """See Api. The pages are one consistent snapshot; when it expires between two pages, that is ApiError(410)."""
+        """See Api. The pages are one consistent snapshot; if it expires between two pages, raise ApiError(410)."""
         items: Bodies = []
         query = {"limit": str(PAGE), "labelSelector": label_selector}
         while True:
             page = await self._call("list", r, "GET", r.path(namespace), query, seconds=LIST_SECONDS)
-            # Items of built-in kinds come without these two; bodies look the same here wherever they come from.
+            # Items of built-in kinds lack these two fields; all bodies in this program have them.
             items += [{"apiVersion": r.api_version, "kind": r.kind, **item} for item in page.get("items") or []]
             more = page["metadata"].get("continue")
             if not more:
@@ -225,7 +226,7 @@ class KubeApi:
         label_selector: str = "",
         field_selector: str = "",
     ) -> AsyncGenerator[WatchEvent, None]:
-        """See Api. Close it (``contextlib.aclosing``) when leaving before its end."""
+        """See Api. A caller that stops before the end must close it (``contextlib.aclosing``)."""
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -236,7 +237,7 @@ class KubeApi:
         }
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
         async with self._request("watch", r, "GET", r.path(namespace), query, limits=limits) as response:
-            # Lines are cut here and not by readline(), whose limit is below the size of the largest objects.
+            # Not readline(), whose limit is below the size of the largest objects.
             rest = b""
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -267,7 +268,7 @@ class KubeApi:
     async def delete(
         self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
     ) -> None:
-        """See Api. Children of the object are removed by the garbage collector afterwards."""
+        """See Api. The garbage collector then deletes the children of the object."""
         preconditions = {"uid": uid}
         if resource_version is not None:
             preconditions["resourceVersion"] = resource_version
@@ -284,7 +285,7 @@ class KubeApi:
                 raise
 
     async def _authorization(self) -> str | None:
-        """The header with the present token; the service account's is read again from its file every minute."""
+        """Return the header with the present token; that of a service account is read from its file every minute."""
         auth = await self._configuration.auth_settings()
         return auth["BearerToken"]["value"] if "BearerToken" in auth else None
 
@@ -301,8 +302,8 @@ class KubeApi:
     ) -> Body:
         limits = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._request(verb, r, method, path, query, body, content_type, limits) as response:
-            found: Body = json.loads(await response.read())
-            return found
+            answer: Body = json.loads(await response.read())
+            return answer
 
     @asynccontextmanager
     async def _request(
@@ -316,7 +317,7 @@ class KubeApi:
         content_type: str = "application/json",
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response below 400, released at the end; everything that can go wrong on the way is an ApiError."""
+        """Yield a response with a status below 400, and release it at the end; raise ApiError for every failure."""
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": self._user_agent}
         url = self._configuration.host + path
         if query := {key: value for key, value in (query or {}).items() if value}:
@@ -334,23 +335,23 @@ class KubeApi:
                 yield response
         except TimeoutError as error:  # before OSError, its parent; aiohttp's timeouts are TimeoutErrors too
             status = 0
-            raise ApiError(0, "Unreachable", f"no answer in time to {method} {path}") from error
+            raise ApiError(0, "Unreachable", f"no response to {method} {path} in time") from error
         except (aiohttp.ClientError, OSError, kubernetes_config.ConfigException) as error:
             status = 0
             raise ApiError(0, "Unreachable", f"{error or type(error).__name__}") from error
         except json.JSONDecodeError as error:
             status = 0
-            raise ApiError(0, "Unreachable", f"{method} {path} was answered with something that is not JSON") from error
+            raise ApiError(0, "Unreachable", f"the response to {method} {path} is not JSON") from error
         finally:
             self._observe(verb, r, status)
 
 
 def _kubeconfig() -> str | None:
-    """The kubeconfig file to read, None for the pod's service account."""
-    chosen = os.environ.get("KUBECONFIG")
-    if not chosen and _SERVICE_ACCOUNT_TOKEN.exists():
+    """Return the kubeconfig file to read; None for the service account of the pod."""
+    configured = os.environ.get("KUBECONFIG")
+    if not configured and _SERVICE_ACCOUNT_TOKEN.exists():
         return None
-    return chosen or str(Path("~/.kube/config").expanduser())
+    return configured or str(Path("~/.kube/config").expanduser())
 
 
 def _watch_event(line: bytes) -> WatchEvent:
@@ -366,7 +367,7 @@ def _error_of(status: int, content: bytes, retry_after: str | None) -> ApiError:
         body = json.loads(content)
     except ValueError:
         body = None
-    if not isinstance(body, dict):  # a proxy's page, or an API server that has not started yet
+    if not isinstance(body, dict):  # the page of a proxy, or an API server that starts
         body = {"message": content[:200].decode(errors="replace").strip()}
     return _error_of_status(status, body, retry_after)
 

@@ -1,7 +1,7 @@
-"""Writes an intent when, and only when, the cluster differs from it.
+"""Write an intent if, and only if, the cluster differs from it.
 
-An apply that changes nothing is still a request, may still move the resourceVersion, and would be repeated at every
-event: a converged operator must write nothing.
+An apply that changes nothing is still a request, may change the resourceVersion, and would be repeated at every event:
+a converged operator must write nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mlmodel_operator.runtime.store import Store
 
 
 class NotOurs(ApiError):
-    """An object of that name exists, and another owner (or nobody) controls it; it is left alone.
+    """An object with this name exists, and this owner does not control it; it stays unchanged.
 
-    ``retryable`` when it belongs to a former owner of the same name: the garbage collector is about to remove it.
-    Never a ``conflict``: reading again changes nothing.
+    ``retryable`` if it belongs to a deleted owner of the same name: the garbage collector will delete it. Never a
+    ``conflict``: reading it again changes nothing.
     """
 
     def __init__(self, r: Resource, body: Body, *, outdated: bool) -> None:
@@ -38,22 +38,22 @@ class NotOurs(ApiError):
         what = f"{r.kind} {namespace}/{name}"
         owner = controller_of(body)
         if outdated:
-            message = f"{what} still belongs to a deleted owner of the same name; the garbage collector removes it soon"
+            message = f"{what} belongs to a deleted owner of the same name; the garbage collector will delete it"
         elif owner:
             message = f"{what} belongs to {owner.get('kind')} {owner.get('name')}: delete it, or choose another name"
         else:
-            message = f"{what} exists and was not made by this operator: delete it, or choose another name"
+            message = f"{what} exists, and this operator did not create it: delete it, or choose another name"
         super().__init__(409, "NotOurs", message)
         self._outdated = outdated
 
     @property
     def conflict(self) -> bool:
-        """Never."""
+        """False."""
         return False
 
     @property
     def retryable(self) -> bool:
-        """Whether it will be gone soon."""
+        """Whether the garbage collector will delete the object."""
         return self._outdated
 
 
@@ -62,7 +62,7 @@ _REMEMBERED = 50_000
 
 @dataclass(frozen=True)
 class _Applied:
-    """What was last written, and what the server made of the fields in it (it fills in, and normalises, values)."""
+    """Hashes of the last write and of its fields in the response, where the server has normalised values."""
 
     uid: str
     intent: str
@@ -70,12 +70,12 @@ class _Applied:
 
 
 class Applier:
-    """Server-side apply of whole intents, skipped when nothing would change.
+    """Server-side apply of whole intents, skipped if nothing would change.
 
-    The comparison is over the fields of the intent, as the server answered when they were last applied: a drift of any
-    of them, labels and annotations included, is written again; fields of others (an autoscaler's ``replicas``) are not
-    looked at. ``manager`` is the field manager. ``hash_annotation`` names the annotation of each object with the hash
-    of its intent, so that after a restart an object that still equals its intent needs no write either.
+    Compares the fields of the intent with the server's response to the last apply. A drift of any of them, also of
+    labels and annotations, is written again; fields of others (``replicas`` of an autoscaler) are ignored. ``manager``
+    is the field manager. ``hash_annotation`` names the annotation with the hash of the intent, so that an object that
+    equals its intent is not written after a restart either.
     """
 
     def __init__(self, api: Api, store: Store, manager: str, hash_annotation: str) -> None:
@@ -83,24 +83,24 @@ class Applier:
         self._store = store
         self._manager = manager
         self._hash_annotation = hash_annotation
-        # Bounded, oldest out: forgetting costs at most one apply that changes nothing.
+        # Bounded: an entry that is dropped costs at most one apply that changes nothing.
         self._applied: OrderedDict[tuple[Resource, str, str], _Applied] = OrderedDict()
 
     async def apply(self, r: Resource, body: Body) -> Body:
-        """Make the object as ``body`` says, and return it as it now is (shared with the store: read only).
+        """Bring the object to the state in ``body``, and return it (shared with the store: do not change it).
 
-        Raises NotOurs instead of touching an object of another controller, and ApiError. An object that is being
-        deleted is returned as it is; when it is gone, its deletion event leads back here.
+        Raise ApiError; NotOurs if the object belongs to another controller. An object that terminates is returned
+        unchanged; the event of its deletion requeues the model.
         """
         namespace, name = address(body)
         intent_hash = _hash(body)
         intent = _with_annotation(body, self._hash_annotation, intent_hash)
         live = self._store.get(r, namespace, name)
         if live is None:
-            # Not seen is not the same as not there: it may lack the label by which we watch.
+            # An object that is not in the store may exist: it may lack the label of the watch.
             live = await self._read(r, namespace, name)
         if live is not None:
-            _refuse_if_not_ours(r, intent, live)
+            _check_controller(r, intent, live)
             if metadata(live).get("deletionTimestamp") or self._is_current(r, intent, intent_hash, live):
                 return live
             written = await self._update(r, intent, uid(live))
@@ -111,9 +111,9 @@ class Applier:
         return self._store.get(r, namespace, name) or written
 
     async def patch(self, r: Resource, live: Body, change: Body) -> Body:
-        """Change some fields of the object ``live``, which are no part of an applied intent; return it as it then is.
+        """Change fields of the object ``live`` that are not part of an applied intent; return the changed object.
 
-        Raises ApiError, a conflict when another object has taken its place.
+        Raise ApiError; a conflict if the object was replaced by another of the same name.
         """
         request = _with_uid(change, uid(live))
         with _another_uid_is_a_conflict(r, live):
@@ -122,7 +122,7 @@ class Applier:
         return self._store.get(r, *address(live)) or written
 
     async def _update(self, r: Resource, intent: Body, known: str) -> Body:
-        """Apply onto the very object that we know: one that somebody has just put in its place is not taken over."""
+        """Apply onto the object with this UID; one that has replaced it is not taken over."""
         with _another_uid_is_a_conflict(r, intent):
             return await self._api.apply(r, _with_uid(intent, known), self._manager)
 
@@ -139,8 +139,8 @@ class Applier:
         applied = self._applied.get(key)
         if applied is not None and applied.uid == uid(live):
             return applied.intent == intent_hash and applied.outcome == _hash(_project(live, intent))
-        # After a restart: the annotation says that exactly this intent was the last one applied (so no field of an
-        # older one is left over), and the fields that it sets are as it sets them.
+        # After a restart: the annotation shows that this intent was the last one applied (so no field of an older one
+        # remains), and its fields have the values of the intent.
         annotations = metadata(live).get("annotations") or {}
         if annotations.get(self._hash_annotation) == intent_hash and _project(live, intent) == intent:
             self._remember(r, live, intent_hash, intent)
@@ -159,7 +159,7 @@ def _with_uid(body: Body, known: str) -> Body:
 
 @contextmanager
 def _another_uid_is_a_conflict(r: Resource, body: Body) -> Iterator[None]:
-    """An object that is gone is a conflict already; one with another UID is reported as an invalid request."""
+    """Raise a conflict for another UID, which the API server reports as an invalid request; a missing object is one."""
     try:
         yield
     except ApiError as error:
@@ -168,22 +168,23 @@ def _another_uid_is_a_conflict(r: Resource, body: Body) -> Iterator[None]:
         raise
 
 
-def _refuse_if_not_ours(r: Resource, intent: Body, live: Body) -> None:
-    wanted, found = controller_of(intent), controller_of(live)
-    if (wanted or {}).get("uid") == (found or {}).get("uid"):
+def _check_controller(r: Resource, intent: Body, live: Body) -> None:
+    """Raise NotOurs unless the controller in ``intent`` controls the object."""
+    desired, actual = controller_of(intent), controller_of(live)
+    if (desired or {}).get("uid") == (actual or {}).get("uid"):
         return
     outdated = bool(
-        wanted and found and (wanted.get("kind"), wanted.get("name")) == (found.get("kind"), found.get("name"))
+        desired and actual and (desired.get("kind"), desired.get("name")) == (actual.get("kind"), actual.get("name"))
     )
     raise NotOurs(r, live, outdated=outdated)
 
 
 def _project(live: Any, intent: Any) -> Any:
-    """``live`` reduced to the fields that ``intent`` sets. A list of another length is taken whole: it differs."""
+    """Return ``live`` reduced to the fields of ``intent``; a list of another length stays whole, as it differs."""
     if isinstance(intent, dict) and isinstance(live, dict):
         return {key: _project(live.get(key), value) for key, value in intent.items()}
     if isinstance(intent, list) and isinstance(live, list) and len(intent) == len(live):
-        return [_project(there, here) for there, here in zip(live, intent, strict=True)]
+        return [_project(actual, desired) for actual, desired in zip(live, intent, strict=True)]
     return live
 
 

@@ -1,7 +1,7 @@
-"""Compares the store with the API server from time to time, for a kind whose watch is somebody else's.
+"""Compare the store with the API server at intervals, for the kind that kopf watches.
 
-kopf forgets deletions that happen while it lists again, and a watch can fall silent without an error. Both are found
-here by a plain list.
+kopf misses deletions that happen while it lists again, and a watch can stop delivering events without an error. A plain
+list detects both.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _GRACE_SECONDS = 5.0
 
 
 class WatchSilent(Exception):
-    """The watch has missed changes in two audits running: only a new start of the process is a cure."""
+    """The watch has missed changes in two consecutive audits: the process must restart."""
 
 
 class Audit:
-    """Audits one kind every ``every`` seconds; ``found(namespace, name)`` is called for what the watch had missed."""
+    """Audits one kind every ``every`` seconds; calls ``requeue(namespace, name)`` for each object with a missed
+    change."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class Audit:
         store: Store,
         resource: Resource,
         clock: Clock,
-        found: Callable[[str, str], None],
+        requeue: Callable[[str, str], None],
         *,
         every: float = 300.0,
         heartbeats: Heartbeats,
@@ -44,14 +45,14 @@ class Audit:
         self._store = store
         self._resource = resource
         self._clock = clock
-        self._found = found
+        self._requeue = requeue
         self._every = every
         self._heartbeats = heartbeats
         self._on_missed = on_missed
         self._backoff = Backoff(cap=10.0)
 
     async def first(self) -> None:
-        """Fill the store, waiting for the API server and for the kind to be installed as long as it takes."""
+        """Fill the store; wait until the API server answers and the kind is installed."""
         failures = 0
         while True:
             self._heartbeats.beat("audit", 120.0)
@@ -69,11 +70,11 @@ class Audit:
             else:
                 self._store.replace(self._resource, bodies, version)
                 for body in bodies:
-                    self._found(*address(body))
+                    self._requeue(*address(body))
                 return
 
     async def run(self) -> None:
-        """Audit for ever. Raises WatchSilent."""
+        """Audit until cancelled. Raise WatchSilent."""
         silent = 0
         while True:
             self._heartbeats.beat("audit", self._every + 120.0)
@@ -83,16 +84,16 @@ class Audit:
             except ApiError as error:
                 logger.warning("audit failed", extra={"resource": self._resource.plural, "error": error})
             if silent >= 2:
-                raise WatchSilent(f"the watch on {self._resource.plural} shows no changes any more")
+                raise WatchSilent(f"the watch on {self._resource.plural} delivers no changes")
 
     async def _once(self) -> int:
-        """Compare once. Returns how many changes the watch had not shown, deletions aside."""
+        """Compare once. Return the number of changes that the watch has missed, without deletions."""
         bodies, version = await self._api.list(self._resource)
-        await self._clock.sleep(_GRACE_SECONDS)  # what is on its way in the watch is not missed
+        await self._clock.sleep(_GRACE_SECONDS)  # events in flight are not missed
         missed = [body for body in bodies if self._store.put(self._resource, body)]
         removed = self._store.replace(self._resource, bodies, version)
         for body in [*missed, *removed]:
-            self._found(*address(body))
+            self._requeue(*address(body))
         if missed or removed:
             self._on_missed(len(missed) + len(removed))
             values = {"resource": self._resource.plural, "changes": len(missed), "deletions": len(removed)}

@@ -1,4 +1,4 @@
-"""Time as a parameter, so that tests of queues and leases take no time and cannot be flaky."""
+"""Time as a parameter, so that tests of queues and leases are fast and not flaky."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the operator knows of time."""
+    """The time functions that the operator uses."""
 
     def now(self) -> float:
-        """Wall clock in Unix seconds: for what is written down and read by others."""
+        """Return the wall clock in Unix seconds: for times in objects of the cluster."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never jump: for measuring durations in this process."""
+        """Return seconds that never jump: for durations in this process."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -28,11 +28,11 @@ class SystemClock:
     """The clock of this machine."""
 
     def now(self) -> float:
-        """Unix seconds."""
+        """Return Unix seconds."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some fixed moment."""
+        """Return seconds since a fixed moment."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
@@ -41,5 +41,5 @@ class SystemClock:
 
 
 def micro_time(unix_seconds: float) -> str:
-    """``unix_seconds`` as a Kubernetes MicroTime, e.g. ``2026-01-31T12:00:00.250000Z``."""
+    """Return ``unix_seconds`` as a Kubernetes MicroTime: ``2026-01-31T12:00:00.250000Z``."""
     return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

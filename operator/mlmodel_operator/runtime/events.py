@@ -1,4 +1,4 @@
-"""Kubernetes Events: what ``kubectl describe`` shows a person about the latest transitions."""
+"""Kubernetes Events: what ``kubectl describe`` shows about the latest transitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTE_LIMIT = 1024  # the API server's, in bytes
 
 
 class Events:
-    """Posts to events.k8s.io/v1 as ``component`` (the program) and ``instance`` (its pod)."""
+    """Posts Events of events.k8s.io/v1 as ``component`` (the program) and ``instance`` (its pod)."""
 
     def __init__(self, api: Api, clock: Clock, component: str, instance: str) -> None:
         self._api = api
@@ -24,11 +24,11 @@ class Events:
         self._instance = instance
 
     async def post(self, regarding: Body, *, transition: str, reason: str, note: str, warning: bool = False) -> None:
-        """Tell of one transition of the object ``regarding``.
+        """Post one transition of the object ``regarding``.
 
-        ``transition`` identifies it among all transitions of that object (the resourceVersion that was decided on, for
-        instance): the event's name is made of it, so what is repeated after a crash is not told twice. ``reason`` is
-        one CamelCase word, ``note`` a sentence. Never raises: an event is news about the work, not part of it.
+        ``transition`` identifies it among all transitions of that object (for example the resourceVersion of the
+        decision). The name of the Event derives from it, so a transition that is repeated after a crash is posted once.
+        ``reason`` is one CamelCase word, ``note`` a sentence. Never raises: an Event only reports.
         """
         namespace, name = address(regarding)
         digest = hashlib.sha256(f"{uid(regarding)}/{transition}/{reason}/{note}".encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Which replica works: the holder of a Lease.
+"""Leader election: the replica that holds the Lease works.
 
-The clocks of two machines are never compared. A standby takes over when the Lease has not changed for its whole
-duration by its own monotonic clock, or at once when it was released. A holder that cannot renew stops before its Lease
-can have expired for anybody else.
+The clocks of two machines are never compared. A standby acquires the Lease if the Lease has not changed for its whole
+duration on the standby's own monotonic clock, or at once if it was released. A holder that cannot renew stops before
+the Lease can expire for any other replica.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _RELEASE_SECONDS = 3.0
 
 
 class LeaseLost(Exception):
-    """Somebody else holds the Lease, or it could not be renewed in time: stop working at once."""
+    """Another replica holds the Lease, or the Lease was not renewed in time: stop at once."""
 
 
 class Elector:
     """One candidate for the Lease ``namespace/name``; ``identity`` is the pod's name.
 
-    All times are in seconds. The Lease counts as abandoned after ``duration`` without a change, is renewed every
-    ``renew``, and given up after ``deadline`` without success, which leaves ``duration - deadline`` for the work in
-    progress to stop. A holder that finds its own identity (its container was restarted) goes on without waiting: a pod
-    runs one container of a name at a time.
+    All times are in seconds. The Lease expires after ``duration`` without a change. The holder renews it every
+    ``renew`` and stops after ``deadline`` without success, so that ``duration - deadline`` remains for reconciles in
+    progress. A candidate that finds its own identity (its container was restarted) does not wait: a pod runs one
+    container of a name at a time.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Elector:
         self._renew = renew
         self._deadline = deadline
         self._lease: Body = {}
-        self._renewed = 0.0  # monotonic, just before the request that renewed was sent
+        self._renewed = 0.0  # monotonic time just before the last successful renewal was sent
         self.leading = False
 
     async def acquire(self) -> None:
-        """Return when this candidate holds the Lease. An API server that is away is waited for."""
+        """Return once this candidate holds the Lease; wait while the API server does not answer."""
         seen, since = "", 0.0
         while True:
             try:
@@ -73,26 +73,27 @@ class Elector:
                 holder = _spec(lease).get("holderIdentity") or ""
                 expires = since + float(_spec(lease).get("leaseDurationSeconds") or self._duration)
                 if holder in ("", self._identity) or now >= expires:
-                    if await self._take(lease):
+                    if await self._try_acquire(lease):
                         return
                     continue
                 if not self._lease:
                     logger.info("standing by", extra={"leader": holder})
                 self._lease = lease
-                # A change ends the watch early; the reading that follows tells whether it was a renewal or a release.
+                # A change ends the wait; the next read shows whether it was a renewal or a release.
                 await self._wait_for_change(seen, expires - now)
             except ApiError as error:
                 logger.warning("cannot read the Lease", extra={"lease": self._path, "error": error})
                 await self._clock.sleep(_RETRY_SECONDS)
 
     async def hold(self) -> None:
-        """Keep renewing; ends only by raising LeaseLost (or being cancelled)."""
+        """Renew the Lease until cancelled. Raise LeaseLost."""
         while True:
             await self._clock.sleep(self._renew)
             await self._renew_once()
 
     async def release(self) -> None:
-        """Let a standby take over at once. Never raises: without an answer the Lease expires by itself."""
+        """Release the Lease, so that a standby acquires it at once. Never raises: without a response the Lease
+        expires."""
         if not self.leading:
             return
         self.leading = False
@@ -106,7 +107,7 @@ class Elector:
             remaining = self._renewed + self._deadline - started
             if remaining <= 0:
                 self.leading = False
-                raise LeaseLost(f"the Lease could not be renewed for {self._deadline:.0f} s")
+                raise LeaseLost(f"the Lease was not renewed for {self._deadline:.0f} s")
             try:
                 async with asyncio.timeout(remaining):
                     self._lease = await self._patch({"renewTime": micro_time(self._clock.now())})
@@ -116,27 +117,29 @@ class Elector:
                 continue
             except ApiError as error:
                 if error.conflict or error.not_found:
-                    await self._look_again()
+                    await self._check_holder()
                     continue
                 logger.warning("cannot renew the Lease", extra={"lease": self._path, "error": error})
                 await self._clock.sleep(min(_RETRY_SECONDS, remaining))
 
-    async def _look_again(self) -> None:
-        """After a conflict: an earlier renewal whose answer was lost, an edit by hand, or another holder."""
+    async def _check_holder(self) -> None:
+        """Read the Lease after a conflict, which has three causes: an earlier renewal whose response was lost, an edit
+        by a user, or another holder. Raise LeaseLost in the last case."""
         with suppress(ApiError):
             self._lease = await self._read()
             holder = _spec(self._lease).get("holderIdentity") or ""
             if holder != self._identity:
                 self.leading = False
-                raise LeaseLost(f"{holder or 'nobody'} holds the Lease now")
+                raise LeaseLost(f"{holder or 'no replica'} holds the Lease now")
 
-    async def _take(self, lease: Body) -> bool:
-        """Write ourselves in, if nobody was quicker. The resourceVersion read before decides that on the server."""
+    async def _try_acquire(self, lease: Body) -> bool:
+        """Write this identity into the Lease; return False if another write came first, as its resourceVersion
+        shows."""
         self._lease = lease
         started = self._clock.monotonic()
         stamp = micro_time(self._clock.now())
         before = _spec(lease)
-        another = before.get("holderIdentity") != self._identity
+        is_transition = before.get("holderIdentity") != self._identity
         try:
             self._lease = await self._patch(
                 {
@@ -144,7 +147,7 @@ class Elector:
                     "leaseDurationSeconds": round(self._duration),
                     "acquireTime": stamp,
                     "renewTime": stamp,
-                    "leaseTransitions": int(before.get("leaseTransitions") or 0) + another,
+                    "leaseTransitions": int(before.get("leaseTransitions") or 0) + is_transition,
                 }
             )
         except ApiError as error:
@@ -170,7 +173,7 @@ class Elector:
         try:
             return await self._api.create(LEASES, body)
         except ApiError as error:
-            if error.conflict:  # another candidate created it in this moment
+            if error.conflict:  # another candidate has just created it
                 return await self._api.get(LEASES, self._namespace, self._name)
             raise
 
@@ -185,7 +188,7 @@ class Elector:
                 async for event in events:
                     if event.type != "BOOKMARK":
                         return
-                # The server ended the watch: a pause, so that one that does so at once is not asked in a loop.
+                # The server closed the watch: pause, so that a server that closes each watch at once gets few requests.
                 await self._clock.sleep(_RETRY_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""One line per message on stderr, as ``key=value`` pairs that both people and log collectors read."""
+"""One line per message on stderr, as ``key=value`` pairs, which people and log collectors can read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ OURS = __name__.partition(".")[0]
 current_key: ContextVar[tuple[str, str] | None] = ContextVar("current_key", default=None)
 
 
-# The last two are set by other formatters.
-_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+# Other formatters set the last two.
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _PLAIN = re.compile(r'[^\s"=]+')
 
 
@@ -22,8 +22,7 @@ class LineFormatter(logging.Formatter):
     """``time=… level=… from=LOGGER model=NAMESPACE/NAME msg="an event" KEY=VALUE …``.
 
     The values of an event are those in ``extra``: ``logger.info("leading", extra={"pod": name})``. Our own tracebacks
-    stay in the message, escaped; of a library's, which report a broken connection as often as a bug, only the error is
-    kept.
+    are part of the message, escaped. A traceback of a library, often for a broken connection, is reduced to its error.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -36,7 +35,7 @@ class LineFormatter(logging.Formatter):
         message = record.getMessage()
         extra = {}
         if record.name.startswith(OURS):
-            extra = {key: value for key, value in vars(record).items() if key not in _OF_EVERY_RECORD}
+            extra = {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
             if record.exc_info:
                 message += "\n" + self.formatException(record.exc_info)
         elif record.exc_info and record.exc_info[1] is not None:
@@ -47,13 +46,13 @@ class LineFormatter(logging.Formatter):
 
 
 def _text(value: object) -> str:
-    """Return a value as it stands in a line: quoted unless it is one plain word or number."""
+    """Return the text of a value: quoted unless it is one plain word or number."""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def configure(level: str) -> None:
-    """Send everything from ``level`` (``DEBUG`` … ``ERROR``) to stderr; libraries only from WARNING."""
+    """Log to stderr from ``level`` (``DEBUG`` … ``ERROR``); libraries only from WARNING."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
     root = logging.getLogger()

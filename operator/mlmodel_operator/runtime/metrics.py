@@ -1,4 +1,4 @@
-"""What the operator measures of itself, and the small server that shows it and answers probes."""
+"""Metrics of the operator, and the HTTP server for metrics and probes."""
 
 from __future__ import annotations
 
@@ -20,42 +20,49 @@ from mlmodel_operator.runtime.resource import Resource
 
 
 class Metrics:
-    """Instruments under one ``prefix``, in a registry of their own."""
+    """Metrics with one ``prefix``, in their own registry."""
 
     def __init__(self, prefix: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # as many series again, and nobody reads them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the series
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.leader = Gauge(f"{prefix}_leader", "1 while this replica holds the Lease.", registry=self.registry)
-        self.queue_due = Gauge(f"{prefix}_queue_due", "Keys waiting to be reconciled now.", registry=self.registry)
-        self.queue_working = Gauge(f"{prefix}_queue_working", "Keys being reconciled.", registry=self.registry)
+        self.leader = Gauge(
+            f"{prefix}_leader", "1 while this replica holds the Lease of the operator, else 0.", registry=self.registry
+        )
+        self.queue_due = Gauge(
+            f"{prefix}_queue_due", "Number of MLModels that wait for a reconcile that is due.", registry=self.registry
+        )
+        self.queue_working = Gauge(
+            f"{prefix}_queue_working", "Number of MLModels that are being reconciled.", registry=self.registry
+        )
         self.reconciles = Counter(
             f"{prefix}_reconciles",
-            "Reconciles by outcome: ok, conflict, refused (the API server said no), error (a bug).",
+            "Number of reconciles of MLModels by outcome: ok, conflict (an object has changed meanwhile), refused (a"
+            " request to the API server failed), error (a bug).",
             ["outcome"],
             registry=self.registry,
         )
         self.reconcile_seconds = Histogram(
             f"{prefix}_reconcile_seconds",
-            "Duration of a reconcile.",
+            "Duration of a reconcile of one MLModel in seconds.",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )
         self.requests = Counter(
             f"{prefix}_api_requests",
-            "Requests to the API server; code 0: no answer.",
+            "Number of requests to the Kubernetes API server by verb, resource and HTTP status; 0 without a response.",
             ["verb", "resource", "code"],
             registry=self.registry,
         )
         self.watch_restarts = Counter(
             f"{prefix}_watch_restarts",
-            "Watches that ended with an error, by kind and reason.",
+            "Number of watches on the Kubernetes API server that ended with an error, by resource and reason.",
             ["resource", "reason"],
             registry=self.registry,
         )
         self.missed = Counter(
             f"{prefix}_missed_changes",
-            "Changes that the audit found and the watch had not shown.",
+            "Number of changes of MLModels that the watch missed and a later list detected.",
             registry=self.registry,
         )
 
@@ -73,25 +80,27 @@ Check = Callable[[], list[str]]
 
 @asynccontextmanager
 async def serve(metrics: Metrics, port: int, live: Check, ready: Check, host: str = "0.0.0.0") -> AsyncIterator[int]:  # noqa: S104
-    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` while the context lasts; gives the port (for ``port`` 0).
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` while the context lasts; yield the port (for ``port`` 0).
 
-    ``live`` and ``ready`` return what is wrong, an empty list when nothing is. Raises OSError when the port is taken.
+    ``live`` and ``ready`` return problems, one line each; an empty list is 200, else 500. Raise OSError if the port is
+    in use.
     """
 
     def probe(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def answer(_: web.Request) -> web.Response:
-            wrong = check()
-            return web.Response(status=500 if wrong else 200, text="".join(f"{line}\n" for line in wrong) or "ok\n")
+            problems = check()
+            text = "".join(f"{line}\n" for line in problems) or "ok\n"
+            return web.Response(status=500 if problems else 200, text=text)
 
         return answer
 
-    async def show(_: web.Request) -> web.Response:
+    async def answer_metrics(_: web.Request) -> web.Response:
         return web.Response(
             body=generate_latest(metrics.registry), headers={"Content-Type": "text/plain; version=0.0.4"}
         )
 
     app = web.Application()
-    app.router.add_get("/metrics", show)
+    app.router.add_get("/metrics", answer_metrics)
     app.router.add_get("/healthz", probe(live))
     app.router.add_get("/readyz", probe(ready))
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)

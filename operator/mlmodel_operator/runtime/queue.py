@@ -1,7 +1,7 @@
-"""Which key is worked on next.
+"""Work queue: which key is reconciled next.
 
-A key is in the queue at most once and never worked on by two workers; news about a key in work makes it due again
-afterwards. What a person did goes before what the operator checks by itself.
+A key is in the queue at most once, and two workers never process it at the same time; a change during its reconcile
+makes it due again afterwards. Changes by users come before periodic reconciles.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Priority(IntEnum):
-    """Smaller goes first."""
+    """A smaller number comes first."""
 
     EDIT = 0
     RESYNC = 10
 
 
 class QueueClosed(Exception):
-    """The queue gives out no more keys."""
+    """The queue is closed: no more keys."""
 
 
 class WorkQueue(Generic[K]):
@@ -38,10 +38,10 @@ class WorkQueue(Generic[K]):
         self._clock = clock
         self._backoff = backoff or Backoff()
         self._count = count()
-        self._due: dict[K, tuple[int, int]] = {}  # key -> (priority, order): may be given out now
-        self._heap: list[tuple[int, int, K]] = []  # the same, sorted; entries that _due does not know are skipped
+        self._due: dict[K, tuple[int, int]] = {}  # key -> (priority, order)
+        self._heap: list[tuple[int, int, K]] = []  # the same, sorted; entries that are not in _due are skipped
         self._later: dict[K, tuple[float, int]] = {}  # key -> (monotonic time, priority)
-        self._working: dict[K, int | None] = {}  # key -> priority at which it is due again afterwards, None: not
+        self._working: dict[K, int | None] = {}  # key -> priority of its requeue afterwards; None: no requeue
         self._failures: dict[K, int] = {}
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.Task[None] | None = None
@@ -49,23 +49,23 @@ class WorkQueue(Generic[K]):
         self._closed = False
 
     def __len__(self) -> int:
-        """How many keys are due now."""
+        """Return the number of keys that are due."""
         return len(self._due)
 
     @property
     def working(self) -> int:
-        """How many keys are being worked on."""
+        """Number of keys that workers process."""
         return len(self._working)
 
     def add(self, key: K, priority: int = Priority.EDIT) -> None:
         """Make ``key`` due now. The more urgent of two priorities wins.
 
-        A delay that was asked for is dropped: the run that now comes decides anew when it wants to be called again.
+        This drops a delay of the key: the next reconcile sets a new one.
         """
         self._later.pop(key, None)
         if key in self._working:
-            again = self._working[key]
-            self._working[key] = priority if again is None else min(again, priority)
+            requeue = self._working[key]
+            self._working[key] = priority if requeue is None else min(requeue, priority)
             return
         known = self._due.get(key)
         if known is not None and known[0] <= priority:
@@ -91,7 +91,7 @@ class WorkQueue(Generic[K]):
             self._start_timer(at)
 
     async def get(self) -> K:
-        """The next key, which is then this worker's until ``done``. Raises QueueClosed."""
+        """Return the next key, which no other worker gets until ``done``. Raise QueueClosed."""
         while True:
             if self._closed:
                 raise QueueClosed
@@ -102,7 +102,7 @@ class WorkQueue(Generic[K]):
             try:
                 await waiter
             except asyncio.CancelledError:
-                # Cancelled in the same breath as woken: hand the wake-up on, or the key waits for the next one.
+                # Cancelled after it was woken: wake another worker, or the key would wait for the next change.
                 if waiter.done() and not waiter.cancelled() and self._due:
                     self._wake()
                 raise
@@ -111,28 +111,28 @@ class WorkQueue(Generic[K]):
                     self._waiters.remove(waiter)
 
     def done(self, key: K) -> None:
-        """The worker has finished with ``key``; if there was news meanwhile it is due again."""
-        again = self._working.pop(key)
-        if again is not None:
-            self.add(key, again)
+        """End the processing of ``key``; make it due again if it was added meanwhile."""
+        requeue = self._working.pop(key)
+        if requeue is not None:
+            self.add(key, requeue)
 
     def retry(self, key: K, at_least: float = 0.0) -> float:
-        """Make ``key`` due after its next backoff (or ``at_least`` seconds), and return that delay."""
+        """Make ``key`` due after its next backoff, at least ``at_least`` seconds; return that delay."""
         self._failures[key] = self._failures.get(key, 0) + 1
         delay = max(at_least, self._backoff.delay(self._failures[key]))
         self.add_after(key, delay)
         return delay
 
     def forget(self, key: K) -> None:
-        """``key`` succeeded: its backoff starts anew."""
+        """Reset the backoff of ``key`` after a success."""
         self._failures.pop(key, None)
 
     def failures(self, key: K) -> int:
-        """How often in a row ``key`` has failed."""
+        """Return the number of consecutive failures of ``key``."""
         return self._failures.get(key, 0)
 
     def close(self) -> None:
-        """Give out no more keys: every ``get`` raises QueueClosed."""
+        """Close the queue: every ``get`` raises QueueClosed."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,8 +1,7 @@
-"""Keeps the store equal to what the API server has of one kind.
+"""Keep the store equal to the API server for one kind.
 
-List, then watch from there. When the watch cannot be continued (the server has forgotten that resourceVersion), list
-again and compare: what disappeared in the gap sent no event that anybody could still receive, so its deletion is made
-up here.
+List, then watch from the resourceVersion of the list. If the watch cannot continue (the resourceVersion is too old),
+list again and compare: an object that was deleted in between sends no event any more, so the store deletes it now.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from mlmodel_operator.runtime.store import Store
 logger = logging.getLogger(__name__)
 
 _BACKOFF_CAP = 30.0
-# Longest silence of a healthy reflector: one dead connection, or one list, and the longest backoff; with room.
-_PROMISE = 2 * (max(SILENCE_SECONDS, LIST_SECONDS) + _BACKOFF_CAP)
+# Longest time between two heartbeats: one dead connection or one list, and the longest backoff; twice, as a margin.
+_HEARTBEAT_SECONDS = 2 * (max(SILENCE_SECONDS, LIST_SECONDS) + _BACKOFF_CAP)
 
 
 def _ignore(*_: object) -> None:
-    """For who is not interested."""
+    """Do nothing."""
 
 
 class Reflector:
@@ -57,22 +56,22 @@ class Reflector:
         self._on_restart = on_restart
         self._name = f"reflector of {resource.plural}"
         self._failures = 0
-        self._version = ""  # to watch from; empty: list first
+        self._version = ""  # resourceVersion to watch from; empty: list first
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
-        """Reflect for ever; only cancellation ends it. An API server that is away is waited for."""
+        """List and watch until cancelled; retry while the API server does not answer."""
         while True:
             self._beat()
             try:
                 if not self._version:
                     await self._list()
                 await self._watch()
-                # A server that ends every watch at once must not be asked without a pause.
+                # Pause, so that a server that closes each watch at once gets few requests.
                 await self._clock.sleep(0.1)
             except ApiError as error:
-                # 410 is how a watch normally goes stale; the list that follows costs one request. After a lost
-                # connection the last version seen is a good place to go on from; when the server objected it is not.
+                # 410 is normal for an old resourceVersion, and costs one list. After a lost connection the watch
+                # continues from the last resourceVersion; after an error of the server it lists first.
                 self._failures += 1
                 if error.status:
                     self._version = ""
@@ -93,7 +92,7 @@ class Reflector:
         self.synced.set()
 
     async def _watch(self) -> None:
-        """Follow until the server ends the stream."""
+        """Watch until the server closes the stream."""
         events = self._api.watch(self._resource, self._version, self._namespace, self._label_selector)
         async with aclosing(events):
             async for event in events:
@@ -108,4 +107,4 @@ class Reflector:
 
     def _beat(self) -> None:
         if self._heartbeats is not None:
-            self._heartbeats.beat(self._name, _PROMISE)
+            self._heartbeats.beat(self._name, _HEARTBEAT_SECONDS)

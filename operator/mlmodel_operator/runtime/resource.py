@@ -1,7 +1,7 @@
-"""Kinds of the Kubernetes API by address, and what every body has in common.
+"""Kinds of the Kubernetes API, and the fields that all bodies have.
 
-Bodies are plain dicts as the API server sends them: typed models triple the start-up time and silently drop fields that
-are newer than they are.
+Bodies are plain dicts as the API server sends them: typed models triple the start-up time, and silently drop fields
+that are newer than the models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Bodies = list[Body]
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind, as the API server addresses it; ``group`` is empty for the core API."""
+    """One kind and its path; ``group`` is empty for the core API."""
 
     group: str
     version: str
@@ -25,11 +25,11 @@ class Resource:
 
     @property
     def api_version(self) -> str:
-        """``apiVersion`` of its bodies."""
+        """``apiVersion`` of the kind."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None = None, name: str | None = None, subresource: str = "") -> str:
-        """URL path of the collection (all namespaces if ``namespace`` is None), the object, or its subresource."""
+        """Return the URL path of the collection (all namespaces if ``namespace`` is None), object or subresource."""
         parts = ["apis" if self.group else "api", self.api_version]
         if namespace is not None and self.namespaced:
             parts += ["namespaces", namespace]
@@ -53,29 +53,29 @@ EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 
 
 def metadata(body: Body) -> Body:
-    """``metadata`` of a body, empty if there is none."""
-    found = body.get("metadata")
-    return found if isinstance(found, dict) else {}
+    """Return ``metadata`` of a body; empty if it has none."""
+    value = body.get("metadata")
+    return value if isinstance(value, dict) else {}
 
 
 def address(body: Body) -> tuple[str, str]:
-    """(namespace, name) of a body; the namespace is empty for a cluster-wide object."""
+    """Return (namespace, name) of a body; the namespace is empty for a cluster-wide object."""
     meta = metadata(body)
     return str(meta.get("namespace", "")), str(meta.get("name", ""))
 
 
 def resource_version(body: Body) -> str:
-    """``metadata.resourceVersion``, empty if there is none."""
+    """Return ``metadata.resourceVersion``; empty if it is absent."""
     return str(metadata(body).get("resourceVersion", ""))
 
 
 def uid(body: Body) -> str:
-    """``metadata.uid``, empty if there is none."""
+    """Return ``metadata.uid``; empty if it is absent."""
     return str(metadata(body).get("uid", ""))
 
 
 def controller_of(body: Body) -> Body | None:
-    """The ownerReference with ``controller: true``, or None."""
+    """Return the ownerReference with ``controller: true``, or None."""
     for reference in metadata(body).get("ownerReferences") or []:
         if reference.get("controller"):
             return dict(reference)
@@ -85,9 +85,8 @@ def controller_of(body: Body) -> Body | None:
 def is_newer(version: str, than: str) -> bool:
     """Whether ``version`` is a later resourceVersion than ``than``.
 
-    Kubernetes documents since 1.35 that resourceVersions of one kind are comparable integers; etcd has always made them
-    so. Where a server hands out something else, any difference counts as newer: showing an event twice is safe,
-    swallowing one is not.
+    Since 1.35 Kubernetes documents that resourceVersions of one kind are comparable integers, as etcd has always made
+    them. With other values any difference counts as newer: to handle an event twice is safe, to lose one is not.
     """
     if version.isdecimal() and than.isdecimal():
         return int(version) > int(than)

@@ -1,8 +1,8 @@
 """The newest known body of each object that the operator watches or writes.
 
-Two streams of news meet here: events of a watch, which may be late, and the responses to our own writes, which are
-ahead of the events. An older body never replaces a newer one, so whoever reads the store after a write reads that
-write: deciding from a stale view is the commonest serious bug of operators.
+It gets the events of a watch, which may be late, and the responses to the operator's own writes, which come before
+these events. An older body never replaces a newer one, so a reader always sees the last write: decisions from stale
+data are the most common serious bug of operators.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TOMBSTONES = 10_000
 
 
 def slim_metadata(body: Body) -> Body:
-    """The body without what nobody reads here and what is often its largest part: managedFields and kubectl's copy."""
+    """Return the body without managedFields and kubectl's copy, which are often its largest parts and never read."""
     meta = {key: value for key, value in metadata(body).items() if key != "managedFields"}
     annotations = meta.get("annotations")
     if annotations and LAST_APPLIED in annotations:
@@ -31,23 +31,23 @@ def slim_metadata(body: Body) -> Body:
 
 @dataclass(frozen=True)
 class _Tombstone:
-    """An object was known to be gone at ``version``; ``dead`` is its UID if we ourselves deleted it."""
+    """An object did not exist at ``version``; ``deleted_uid`` is its UID if the operator deleted it."""
 
     version: str
-    dead: str = ""
+    deleted_uid: str = ""
 
     def covers(self, body: Body) -> bool:
-        """Whether ``body`` is news from before the deletion."""
+        """Whether ``body`` is from before the deletion."""
         if not is_newer(resource_version(body), self.version):
             return True
-        return self.dead == uid(body) != "" and not metadata(body).get("deletionTimestamp")
+        return self.deleted_uid == uid(body) != "" and not metadata(body).get("deletionTimestamp")
 
 
 class Store:
     """Bodies by (resource, namespace, name), grouped by a label.
 
-    ``group_label`` names the label whose value says which group an object belongs to; ``slim`` reduces a body before it
-    is kept. What the store returns is shared: read it, never change it.
+    ``group_label`` names the label whose value is the group of an object; ``slim`` reduces a body before it is stored.
+    The bodies that the store returns are shared: do not change them.
     """
 
     def __init__(self, group_label: str, slim: Slim = slim_metadata) -> None:
@@ -55,7 +55,7 @@ class Store:
         self._slim = slim
         self._bodies: dict[Resource, dict[tuple[str, str], Body]] = defaultdict(dict)
         self._groups: dict[tuple[Resource, str, str], dict[str, Body]] = {}
-        # Bounded: the oldest are forgotten, long after any event that could resurrect them has passed.
+        # Bounded: the oldest are dropped, long after the last event from before the deletion.
         self._tombstones: OrderedDict[tuple[Resource, str, str], _Tombstone] = OrderedDict()
         self._callbacks: list[OnChange] = []
 
@@ -64,20 +64,20 @@ class Store:
         self._callbacks.append(callback)
 
     def get(self, r: Resource, namespace: str, name: str) -> Body | None:
-        """The newest body, or None if there is no such object as far as is known."""
+        """Return the newest body; None if the store has no such object."""
         return self._bodies[r].get((namespace, name))
 
     def all(self, r: Resource) -> Bodies:
-        """All bodies of a kind."""
+        """Return all bodies of a kind."""
         return list(self._bodies[r].values())
 
     def group(self, r: Resource, namespace: str, key: str) -> Bodies:
-        """All bodies of a kind in a namespace whose group label is ``key``, by name."""
-        found = self._groups.get((r, namespace, key), {})
-        return [found[name] for name in sorted(found)]
+        """Return all bodies of a kind in a namespace whose group label is ``key``, by name."""
+        bodies = self._groups.get((r, namespace, key), {})
+        return [bodies[name] for name in sorted(bodies)]
 
     def put(self, r: Resource, body: Body) -> bool:
-        """Keep ``body`` unless a newer one, or its deletion, is known. Returns whether it was news."""
+        """Store ``body`` unless a newer one or its deletion is known. Return whether it was stored."""
         key = (r, *address(body))
         _, namespace, name = key
         version = resource_version(body)
@@ -94,25 +94,26 @@ class Store:
         return True
 
     def remove(self, r: Resource, body: Body) -> bool:
-        """Forget an object that we have deleted, ``body`` being what was known of it.
+        """Remove an object that the operator has deleted; ``body`` is its last known body.
 
-        From now on events of that UID are echoes from before the deletion, whatever their resourceVersion; only one
-        with a deletionTimestamp is believed (a finalizer keeps the object for a while). Returns whether it was news.
+        From then on the store ignores events with that UID at any resourceVersion, as they are from before the
+        deletion, unless they have a deletionTimestamp (a finalizer delays the deletion). Return whether it was stored.
         """
         return self._forget(r, body, uid(body))
 
     def observe_deletion(self, r: Resource, body: Body) -> bool:
-        """Forget an object of which a DELETED event tells, unless something newer is known of it already.
+        """Remove the object of a DELETED event, unless a newer body is known.
 
-        Such an event also comes when an object merely stops matching the label selector of the watch, so the same UID
-        may come back later. Returns whether it was news.
+        Such an event also comes when an object no longer matches the label selector of the watch, so the same UID may
+        return later. Return whether the object was removed.
         """
         return self._forget(r, body, "")
 
     def replace(self, r: Resource, bodies: Iterable[Body], version: str) -> Bodies:
-        """Make the kind equal to a list taken at ``version``, and return the bodies that this removed.
+        """Make the kind equal to a list with the resourceVersion ``version``, and return the removed bodies.
 
-        What is not in the list is gone, unless it is newer than the list: written by us while the list was read.
+        An object that is not in the list is removed, unless it is newer than the list: the operator has just written
+        it.
         """
         listed = set()
         for body in bodies:
@@ -127,13 +128,13 @@ class Store:
                 removed.append(known)
         return removed
 
-    def _forget(self, r: Resource, body: Body, dead: str) -> bool:
+    def _forget(self, r: Resource, body: Body, deleted_uid: str) -> bool:
         namespace, name = address(body)
         version = resource_version(body)
         known = self._bodies[r].get((namespace, name))
-        if known is not None and is_newer(resource_version(known), version) and uid(known) != dead:
+        if known is not None and is_newer(resource_version(known), version) and uid(known) != deleted_uid:
             return False
-        self._bury(r, namespace, name, _Tombstone(version, dead))
+        self._bury(r, namespace, name, _Tombstone(version, deleted_uid))
         if known is None:
             return False
         del self._bodies[r][namespace, name]

@@ -1,4 +1,4 @@
-"""Takes keys from the queue and reconciles them, whatever a reconcile does."""
+"""Take keys from the queue and reconcile them; an error of one reconcile does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECONCILE_SECONDS = 60.0
 
 
 class Workers:
-    """Any number of ``run`` over one queue, which sees to it that no key is reconciled twice at a time."""
+    """Any number of ``run`` over one queue, which ensures that two of them never reconcile the same key."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Workers:
         self._heartbeats = heartbeats
 
     async def run(self, name: str) -> None:
-        """Work until the queue is closed; a reconcile in progress is finished first."""
+        """Reconcile until the queue is closed; finish a reconcile in progress first."""
         while True:
             try:
                 key = await self._queue.get()
@@ -60,19 +60,19 @@ class Workers:
     async def _work(self, key: Key) -> str:
         try:
             async with asyncio.timeout(RECONCILE_SECONDS):
-                again = await self._reconcile(key)
+                requeue_seconds = await self._reconcile(key)
         except ApiError as error:
             delay = self._queue.retry(key, error.retry_after or 0.0)
-            if error.conflict:  # somebody wrote in between: normal, and the next look sees it
+            if error.conflict:  # another client wrote in between: normal, and the next reconcile reads it
                 logger.debug("conflict, reconcile requeued", extra={"error": error, "retry_seconds": delay})
                 return "conflict"
             logger.warning("reconcile rejected", extra={"error": error, "retry_seconds": delay})
             return "refused"
-        except Exception:  # a bug of one model must not stop the others
+        except Exception:  # a bug with one model must not stop the others
             delay = self._queue.retry(key)
             logger.exception("reconcile failed", extra={"retry_seconds": delay})
             return "error"
         self._queue.forget(key)
-        if again is not None:
-            self._queue.add_after(key, again)
+        if requeue_seconds is not None:
+            self._queue.add_after(key, requeue_seconds)
         return "ok"

@@ -1,4 +1,4 @@
-"""Before it works on models the operator waits for a CustomResourceDefinition that keeps what it writes."""
+"""Before its first reconcile, the operator waits for a CustomResourceDefinition that keeps its status."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ GET = ("get", "customresourcedefinitions", CRD)
 
 
 def older() -> dict[str, Any]:
-    """The CustomResourceDefinition of a release whose status had no format."""
+    """Return the CustomResourceDefinition of a release whose status had no format."""
     body = copy.deepcopy(crd())
     del body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["formatVersion"]
     return body
 
 
 class Scene:
-    """A check that has just begun."""
+    """A check that has just started."""
 
     def __init__(self) -> None:
         self.api, self.clock = MemoryApi(), FakeClock()
@@ -36,7 +36,7 @@ class Scene:
 
 
 @asynchronous
-async def test_the_one_of_this_release_is_read_once_and_waited_for_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_definition_of_this_release_is_read_once(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene()
     assert "has not been read yet" in scene.check.problem
     await scene.api.create(CRDS, crd())
@@ -48,7 +48,7 @@ async def test_the_one_of_this_release_is_read_once_and_waited_for_no_longer(cap
 
 
 @asynchronous
-async def test_an_older_one_is_reported_once_and_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_older_definition_is_logged_once_until_it_is_upgraded(caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene()
     await scene.api.create(CRDS, older())
     await scene.clock.advance(10 * RETRY_SECONDS)
@@ -67,13 +67,18 @@ async def test_an_older_one_is_reported_once_and_waited_for(caplog: pytest.LogCa
     ("error", "problem"),
     [
         (ApiError(404, "NotFound", "no"), "has no CustomResourceDefinition mlmodels.mlmodel.dev: type `kubectl apply"),
-        (ApiError(403, "Forbidden", "no"), "may not read the CustomResourceDefinition mlmodels.mlmodel.dev: apply"),
+        (
+            ApiError(403, "Forbidden", "no"),
+            "may not read the CustomResourceDefinition mlmodels.mlmodel.dev: type `kubectl apply",
+        ),
         (ApiError(0, "Unreachable", "connection refused"), "cannot be read (Unreachable: connection refused)"),
     ],
     ids=["missing", "forbidden", "unreachable"],
 )
 @asynchronous
-async def test_one_that_cannot_be_read_is_waited_for_with_the_reason(error: ApiError, problem: str) -> None:
+async def test_a_definition_that_cannot_be_read_is_retried_and_the_reason_reported(
+    error: ApiError, problem: str
+) -> None:
     scene = Scene()
     scene.api.refusals[GET] = error
     await scene.clock.advance(RETRY_SECONDS)

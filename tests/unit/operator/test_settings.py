@@ -1,4 +1,4 @@
-"""Settings: complete, or one sentence that says what to set."""
+"""Settings are complete, or an error says what to set."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def test_a_complete_environment_is_read() -> None:
 
 @pytest.mark.parametrize("name", sorted(ENV))
 @pytest.mark.parametrize("value", [None, " "])
-def test_what_is_missing_is_named(name: str, value: str | None) -> None:
+def test_a_missing_variable_is_named(name: str, value: str | None) -> None:
     env = {key: found for key, found in ENV.items() if key != name} | ({} if value is None else {name: value})
     with pytest.raises(SettingsError, match=f"{name} is not set: set it to"):
         Settings.read(env=env)
 
 
-def test_a_wrong_log_level_is_refused_with_the_right_ones() -> None:
+def test_a_wrong_log_level_is_an_error_with_the_valid_ones() -> None:
     with pytest.raises(SettingsError, match="DEBUG, INFO, WARNING, ERROR"):
         Settings.read(env={**ENV, "LOG_LEVEL": "loud"})
 
 
 def pem() -> tuple[str, str]:
-    """A private key and its public one."""
+    """Return a private key and its public key."""
     key = ec.generate_private_key(ec.SECP256R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -48,25 +48,25 @@ def test_rights_are_given_on_the_command_line_only(tmp_path: Path) -> None:
     (_, first), (_, second) = pem(), pem()
     file = tmp_path / "keys.pem"
     file.write_text(f"of alice: $(rm -r /)\n{first}\r\n# of bob\n{second}")
-    given = Settings.read(["--signing-keys", str(file)], ENV)
-    assert given.signing_keys == first + second, "only the keys themselves"
-    for block in given.signing_keys.split("\n\n"):
+    signed = Settings.read(["--signing-keys", str(file)], ENV)
+    assert signed.signing_keys == first + second, "only the keys"
+    for block in signed.signing_keys.split("\n\n"):
         serialization.load_pem_public_key(block.encode())
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, r"cannot be read \(No such file or directory\): mount one"),
-        ("", "must hold public keys as PEM"),
-        ("ssh-ed25519 AAAA", "must hold public keys as PEM"),
-        ("\u00e9", "must hold public keys as PEM"),
-        ("-----BEGIN PUBLIC KEY-----\nAA$(X)==\n-----END PUBLIC KEY-----\n", "must hold public keys as PEM"),
-        (pem()[1] + " " * 40_000, "32 KiB at most"),
-        ("".join(pem()), "holds a private key: give the public one"),
+        (None, r"cannot be read \(No such file or directory\): give a file with public keys as PEM"),
+        ("", "must contain public keys as PEM"),
+        ("ssh-ed25519 AAAA", "must contain public keys as PEM"),
+        ("\u00e9", "must contain public keys as PEM"),
+        ("-----BEGIN PUBLIC KEY-----\nAA$(X)==\n-----END PUBLIC KEY-----\n", "must contain public keys as PEM"),
+        (pem()[1] + " " * 40_000, "at most 32 KiB"),
+        ("".join(pem()), "contains a private key: give the public key"),
     ],
 )
-def test_a_wrong_file_of_keys_ends_the_start_with_what_to_give(tmp_path: Path, text: str | None, sentence: str) -> None:
+def test_a_wrong_file_of_keys_is_an_error_with_what_to_give(tmp_path: Path, text: str | None, sentence: str) -> None:
     file = tmp_path / "keys.pem"
     if text is not None:
         file.write_text(text)
@@ -75,11 +75,11 @@ def test_a_wrong_file_of_keys_ends_the_start_with_what_to_give(tmp_path: Path, t
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_trust_is_denied_without_the_right_and_the_flag_is_named() -> None:
-    bare = Settings.read(env=ENV)
-    assert bare.denial("strict") == ""
-    assert "--allow-unsafe-models" in bare.denial("unsafe")
-    assert "--signing-keys FILE" in bare.denial("signed")
+def test_trust_without_the_right_is_denied_and_the_option_named() -> None:
+    plain = Settings.read(env=ENV)
+    assert plain.denial("strict") == ""
+    assert "--allow-unsafe-models" in plain.denial("unsafe")
+    assert "--signing-keys FILE" in plain.denial("signed")
     unsafe = Settings.read(["--allow-unsafe-models"], ENV)
     assert unsafe.denial("unsafe") == ""
     assert unsafe.denial("signed")

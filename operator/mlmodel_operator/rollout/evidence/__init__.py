@@ -1,1 +1,1 @@
-"""Statistics on what the pods counted: pure, and with all state in a few floats."""
+"""Statistics on the counters of pods and routers: pure functions."""

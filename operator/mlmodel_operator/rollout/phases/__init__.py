@@ -1,1 +1,1 @@
-"""One module per phase: when it ends, and into what."""
+"""One module per phase: when the phase ends, and which follows."""

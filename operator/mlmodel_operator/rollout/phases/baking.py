@@ -1,4 +1,4 @@
-"""Baking: the candidate gets all requests, and stable keeps its pods to take them back."""
+"""Baking: the candidate gets all requests, and stable keeps its pods for a rollback."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import endings, failures
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence.gather import begin_step
+from mlmodel_operator.rollout.evidence.gather import start_step
 from mlmodel_operator.rollout.plan import Notice
-from mlmodel_operator.rollout.transition import Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import NOT_CONFIRMED, Decision, Stay, Transition
 
 
 def enter(context: Context, candidate: Candidate, notice: Notice) -> Transition:
@@ -21,7 +21,7 @@ def enter(context: Context, candidate: Candidate, notice: Notice) -> Transition:
         phase="Baking",
         weight=100,
         since=Time(context.now),
-        evidence=begin_step(context.evidence or Evidence()),
+        evidence=start_step(context.evidence or Evidence()),
         observed_percent=None,
     )
     return Transition(replace(context.status, candidate=entered), (notice,))
@@ -33,9 +33,9 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if failure is not None:
         return endings.roll_back(context, candidate, failure)
     if context.now < candidate.since + context.rollout.bake_seconds:
-        return Stay(f"{context.stable_label} stays warm for {context.rollout.bake_seconds} s")
+        return Stay(f"{context.stable_label} keeps its pods for {context.rollout.bake_seconds} s")
     if not context.is_confirmed:
-        return Stay("it waits for the routers")
+        return Stay(NOT_CONFIRMED)
     if context.ready(candidate) < context.full_capacity:
-        return Stay(f"all requests need {context.full_capacity} ready pods")
+        return Stay(f"ready pods required: {context.full_capacity}")
     return endings.promote(context, candidate)

@@ -1,4 +1,4 @@
-"""Preparing: the candidate's pods start, and get no request."""
+"""Preparing: the candidate's pods start and get no requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence.gather import fresh_evidence
 from mlmodel_operator.rollout.phases import canary
 from mlmodel_operator.rollout.pod_failures import why_not_ready
-from mlmodel_operator.rollout.transition import Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
-    """Enter the canary at the first step, as soon as enough pods are ready for it and the routers follow."""
+    """Start the first step as soon as enough pods are ready for it and the routers have confirmed the routes."""
     slot = _free_slot(context.status)
     if context.status.stable is None:
         return _first_revision(context, candidate, slot)
@@ -28,24 +28,24 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if state.ready < capacity.for_weight(first, context.full_capacity):
         return Stay(why_not_ready(state.pods, context.obstacle))
     if context.rollout.paused:
-        return Stay("its pods are ready; it waits for spec.rollout.paused to become false")
+        return Stay(f"the pods are ready; {PAUSED}")
     if slot is None:
-        return Stay("its pods are ready; it waits until another revision has drained")
+        return Stay("the pods are ready; another revision must drain first")
     if not state.address:
-        return Stay("its pods are ready; its Service has no address yet")
+        return Stay("the pods are ready; the Service of the revision has no address yet")
     if not context.is_confirmed:
-        return Stay("its pods are ready; it waits for the routers")
+        return Stay(f"the pods are ready; {NOT_CONFIRMED}")
     entered = replace(
         candidate, phase="Canary", slot=slot, weight=first, since=Time(context.now), step=1, evidence=Evidence()
     )
-    # Every counter is read once before the first request comes, so that older counts are not taken for evidence.
+    # Every counter is read before the first request, so that earlier requests do not count as evidence.
     evidence = fresh_evidence(context.model, context.observed, replace(context.status, candidate=entered))
     entered = replace(entered, evidence=evidence)
     return Transition(replace(context.status, candidate=entered), (canary.step_notice(context, entered),))
 
 
 def _first_revision(context: Context, candidate: Candidate, slot: Slot | None) -> Decision:
-    """The first revision is not measured: it has no stable to compare it with or to go back to."""
+    """Give the first revision all requests once it is ready: it has no stable to be compared with or to return to."""
     state = context.observed.revision(candidate.revision)
     if not state.ready or not state.address or slot is None:
         return Stay(why_not_ready(state.pods, context.obstacle))

@@ -1,4 +1,4 @@
-"""Promoting: the candidate has passed all steps, and grows until it can take all requests."""
+"""Promoting: the candidate has passed all steps and scales to the full number of pods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlmodel_operator.rollout import endings, failures
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.phases import baking
 from mlmodel_operator.rollout.plan import Notice
-from mlmodel_operator.rollout.transition import Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
@@ -21,23 +21,23 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if failure is not None:
         return endings.roll_back(context, candidate, failure)
     if context.rollout.paused:
-        return Stay("it waits for spec.rollout.paused to become false")
+        return Stay(PAUSED)
     if not context.is_confirmed:
-        return Stay("it waits for the routers")
-    if context.ready(candidate) < context.full_capacity and not context.stable_is_down(candidate):
-        return Stay(f"all requests need {context.full_capacity} ready pods")
+        return Stay(NOT_CONFIRMED)
+    if context.ready(candidate) < context.full_capacity and not context.is_stable_down(candidate):
+        return Stay()
     notice = Notice(
         "Normal",
         Reason.BAKING,
-        f"{candidate.version} gets all requests; {context.stable_label} stays warm for"
+        f"{candidate.version} gets all requests; {context.stable_label} keeps its pods for"
         f" {context.rollout.bake_seconds} s",
     )
     return baking.enter(context, candidate, notice)
 
 
 def _first_revision(context: Context, candidate: Candidate) -> Decision:
-    """It becomes stable as soon as the routers lead to it."""
+    """Make the first revision stable once the routers have confirmed the routes to it."""
     if not context.is_confirmed:
-        return Stay("it waits for the routers")
+        return Stay(NOT_CONFIRMED)
     notice = Notice("Normal", Reason.SERVING, f"{candidate.version} ({candidate.revision}) serves all requests")
     return Transition(replace(context.status, stable=endings.as_stable(candidate), candidate=None), (notice,))

@@ -1,4 +1,4 @@
-"""No candidate: either the desired revision is what serves, or its rollout starts."""
+"""No candidate: the desired revision is stable or may not be rolled out, or its rollout starts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
 def advance(context: Context) -> Decision:
-    """Start the rollout of the desired revision, if there is a reason to."""
+    """Start the rollout of the desired revision, unless nothing is to be rolled out."""
     status, desired = context.status, context.desired
     if is_settled(context, status):
         return Stay()
     if any(item.revision == desired.id and item.outcome == "RolledBack" for item in status.draining):
-        # Its pods remember why they failed: another try begins with new ones.
-        return Stay("the pods of its last rollout have to be removed first")
+        # The old pods still report their failure: a retry requires new ones.
+        return Stay("the pods of its last rollout must be removed first")
     candidate = Candidate(
         version=desired.label,
         revision=desired.id,
@@ -31,18 +31,20 @@ def advance(context: Context) -> Decision:
         steps=len(context.rollout.steps),
         replicas=context.observed.revision(desired.id).replicas,
     )
-    # A draining revision that is desired again keeps its warm pods.
+    # A draining revision that is desired again keeps its running pods.
     draining = tuple(item for item in status.draining if item.revision != desired.id)
-    serving = f"{context.stable_label} goes on serving" if status.stable else "it serves as soon as it is ready"
+    if status.stable:
+        requests = f"{context.stable_label} gets all requests"
+    else:
+        requests = f"{desired.label} gets all requests as soon as a pod is ready"
     return Transition(
         replace(status, candidate=candidate, draining=draining),
-        (Notice("Normal", Reason.PREPARING, f"{desired.label} ({desired.id}) is being prepared; {serving}"),),
+        (Notice("Normal", Reason.PREPARING, f"{desired.label} ({desired.id}) is being prepared; {requests}"),),
     )
 
 
 def is_settled(context: Context, status: Status) -> bool:
-    """Whether nothing is to be rolled out: the desired revision is stable, may not be served, or was rejected and
-    spec.rollout.retry asks for no other try."""
+    """Whether nothing is to be rolled out: the desired revision is stable, may not be served, or stays rejected."""
     desired = context.desired.id
     if context.observed.denied or (status.stable is not None and status.stable.revision == desired):
         return True

@@ -1,4 +1,4 @@
-"""Parsing, encoding and identity: what a user writes, and what starts a rollout."""
+"""Parsing, encoding and identity of a spec: what starts a rollout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BASE: dict[str, object] = {"model": {"uri": "configmap://fraud-v1", "version": "
         {"model": {"uri": "configmap://fraud-v1", "version": "v1", "format": "auto", "sha256": "", "trust": "strict"}},
     ],
 )
-def test_what_changes_no_pod_starts_no_rollout(more: dict[str, object]) -> None:
+def test_a_change_of_no_pod_starts_no_rollout(more: dict[str, object]) -> None:
     assert revision({**BASE, **more}) == revision(BASE)
 
 
@@ -51,7 +51,7 @@ def test_what_changes_no_pod_starts_no_rollout(more: dict[str, object]) -> None:
         {**BASE, "serving": {"apiKeys": {"secretName": "fraud-keys"}}},
     ],
 )
-def test_what_changes_a_pod_is_a_new_revision(other: dict[str, object]) -> None:
+def test_a_change_of_a_pod_is_a_new_revision(other: dict[str, object]) -> None:
     assert revision(other) != revision(BASE)
 
 
@@ -78,8 +78,8 @@ def test_the_revision_is_the_same_in_every_release(spec: dict[str, object], iden
 
 
 def test_every_field_of_a_pod_is_part_of_its_revision() -> None:
-    """Also one that is added later: whatever differs between two snapshots, but the image, tells their pods apart."""
-    given = Snapshot(ModelSource("builtin://x"), "image")
+    """Every field of a snapshot except the image, also one that is added later."""
+    snapshot = Snapshot(ModelSource("builtin://x"), "image")
     others = {
         "model": ModelSource("builtin://y"),
         "resources": Resources({"cpu": Quantity("1")}),
@@ -88,8 +88,8 @@ def test_every_field_of_a_pod_is_part_of_its_revision() -> None:
     }
     assert {field.name for field in dataclasses.fields(Snapshot)} == {*others, "image"}
     for name, value in others.items():
-        assert revision_id(dataclasses.replace(given, **{name: value})) != revision_id(given), name  # type: ignore[arg-type]
-    assert revision_id(dataclasses.replace(given, image="other")) == revision_id(given)
+        assert revision_id(dataclasses.replace(snapshot, **{name: value})) != revision_id(snapshot), name  # type: ignore[arg-type]
+    assert revision_id(dataclasses.replace(snapshot, image="other")) == revision_id(snapshot)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_status_survives_the_wire() -> None:
 
 
 def test_a_status_of_the_first_release_is_read_and_leads_to_the_same_revision() -> None:
-    held = {"model": {"uri": "configmap://fraud-v1", "version": "v1", "format": "auto"}, "image": "i", "resources": {}}
-    snapshot = decode(Snapshot, held)
+    raw = {"model": {"uri": "configmap://fraud-v1", "version": "v1", "format": "auto"}, "image": "i", "resources": {}}
+    snapshot = decode(Snapshot, raw)
     assert snapshot == Snapshot(ModelSource("configmap://fraud-v1", version="v1"), "i")
     assert revision_id(snapshot) == "d6fd3f2b"

@@ -107,11 +107,11 @@ def test_no_object_of_a_status_loses_fields_that_this_release_does_not_know() ->
     assert [path for path, field in found.items() if field.get(PRESERVE) is not True] == []
 
 
-def test_a_spec_keeps_nothing_unknown() -> None:
+def test_a_spec_preserves_no_unknown_field() -> None:
     assert [path for path, field in objects("spec", properties()["spec"]) if PRESERVE in field] == []
 
 
-def test_the_inside_of_the_statistics_is_no_part_of_the_api() -> None:
+def test_the_state_of_the_statistics_is_not_part_of_the_api() -> None:
     evidence = properties()["status"]["properties"]["candidate"]["properties"]["evidence"]["properties"]
     assert evidence["state"]["type"] == "string"
     assert evidence.keys() == {"candidate", "stable", "against", "certifiedPercent", "at", "state"}
@@ -135,7 +135,7 @@ def test_scaling_reads_and_writes_fields_that_exist() -> None:
     assert kinds == {"specReplicasPath": "integer", "statusReplicasPath": "integer", "labelSelectorPath": "string"}
 
 
-def test_a_definition_that_knows_the_format_is_no_problem() -> None:
+def test_a_definition_that_knows_the_format_fits() -> None:
     assert crd_problem(crd()) == ""
 
 

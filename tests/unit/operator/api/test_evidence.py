@@ -1,4 +1,4 @@
-"""Counts add and subtract, and a new process shows in them."""
+"""Counts can be added and subtracted, and show a restart of the process that counted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOTH = st.builds(Sides, NUMBERS, NUMBERS)
 
 
 @given(NUMBERS, NUMBERS)
-def test_what_is_added_can_be_subtracted(left: Counts, right: Counts) -> None:
+def test_subtraction_is_the_inverse_of_addition(left: Counts, right: Counts) -> None:
     assert left + right - right == left
     assert left + Counts() == left
     assert not (left + right).is_reset_since(left)
@@ -61,6 +61,6 @@ def test_equal_states_are_the_same_string() -> None:
 
 
 @pytest.mark.parametrize("state", ["{", 5, {"counted": {}}])
-def test_a_state_that_is_no_json_string_is_named(state: object) -> None:
+def test_a_state_that_is_not_a_json_string_is_named(state: object) -> None:
     with pytest.raises(DecodeError, match=r"evidence\.state must be a JSON string"):
         decode(Evidence, {"state": state}, "evidence")

@@ -1,4 +1,4 @@
-"""Reasons: one module declares them, everything else names the constants."""
+"""Reasons: one module declares them, all others use its constants."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ MODULES = {
 }
 CONDITIONS = {"Ready", "Available", "Reconciling", "Stalled", "RolledBack", "Paused"}
 OTHER_MEANING = {*get_args(Phase), *get_args(Outcome), *CONDITIONS}
-"""Words that are a phase, an outcome or a condition's type too: as a reason, mypy refuses them (see below)."""
+"""Words that are also a phase, an outcome or the type of a condition; mypy rejects them as a reason (see below)."""
 
 
 def literals() -> Iterator[tuple[str, str]]:
-    """Every string in the operator, with its module."""
+    """Yield every string in the operator, with its module."""
     for name, tree in MODULES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield name, node.value
 
 
-def test_no_other_module_spells_a_reason_out() -> None:
+def test_no_other_module_contains_a_reason() -> None:
     words = {str(reason) for reason in Reason} - OTHER_MEANING
     assert len(words) > 15
     assert [(name, text) for name, text in literals() if text in words] == []
 
 
 @pytest.mark.parametrize("holder", [Notice, Failure, Verdict, Readiness])
-def test_a_literal_is_no_reason_to_mypy(holder: type) -> None:
+def test_mypy_rejects_a_literal_as_a_reason(holder: type) -> None:
     assert get_type_hints(holder)["reason"] is Reason
 
 

@@ -1,4 +1,4 @@
-"""Statuses of other releases: one of the release before is continued, a newer one is recognised."""
+"""Statuses of other releases: a rollout of the release before continues, a newer status is detected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlmodel_operator.api.crd import crd
 from mlmodel_operator.api.evidence import Counts, Sides
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION
-from mlmodel_operator.api.upgrade import newer_format, read_status, upgraded
+from mlmodel_operator.api.upgrade import newer_format, read_status, upgrade_status
 from tests.unit.operator.rollout.world import Behaviour, World, resumed
 
 HERE = Path(__file__).parent
@@ -24,16 +24,16 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 IN_ROLLOUT = [name for name, body in BODIES.items() if {"stable", "candidate"} <= body["status"].keys()]
 COMPARED = [name for name in IN_ROLLOUT if "evidence" in BODIES[name]["status"]["candidate"]]
-ENDED = [name for name, body in BODIES.items() if "candidate" not in body["status"]]
+FINISHED = [name for name, body in BODIES.items() if "candidate" not in body["status"]]
 
 
 def counts(raw: dict[str, int], failed: str = "failed") -> Counts:
-    """Counts of format 1."""
+    """Return counts of format 1."""
     return Counts(raw["requests"], raw["clientErrors"], raw[failed])
 
 
 def sides(numbers: list[int]) -> Sides:
-    """Requests of candidate and stable, and failures of the candidate, as format 1 listed them."""
+    """Return requests of candidate and stable, and failures of the candidate, from the list of format 1."""
     return Sides(Counts(numbers[0], failed=sum(numbers[2:])), Counts(numbers[1]))
 
 
@@ -47,7 +47,7 @@ def test_every_phase_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_all_that_people_read_is_carried_over(name: str) -> None:
+def test_every_human_readable_field_is_kept(name: str) -> None:
     raw = BODIES[name]["status"]
     status = encode(read_status(raw))
     assert status.pop("formatVersion") == FORMAT_VERSION
@@ -61,7 +61,7 @@ def test_all_that_people_read_is_carried_over(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_all_evidence_is_carried_over(name: str) -> None:
+def test_all_evidence_is_kept(name: str) -> None:
     raw = BODIES[name]["status"]["candidate"]["evidence"]
     candidate = read_status(BODIES[name]["status"]).candidate
     assert candidate is not None
@@ -81,28 +81,28 @@ def test_all_evidence_is_carried_over(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_an_upgraded_status_is_of_this_format_and_survives_the_wire(name: str) -> None:
+def test_an_upgraded_status_has_this_format_and_survives_the_wire(name: str) -> None:
     status = read_status(BODIES[name]["status"])
     assert read_status(json.loads(json.dumps(encode(status)))) == status
-    assert upgraded(encode(status)) == encode(status)
+    assert upgrade_status(encode(status)) == encode(status)
 
 
-def continued(world: World) -> bool:
-    """Whether the recorded rollout is over."""
+def is_finished(world: World) -> bool:
+    """Whether the recorded rollout is finished."""
     return world.status.candidate is None and not world.status.draining
 
 
 @pytest.mark.parametrize("name", IN_ROLLOUT)
 @pytest.mark.parametrize("error_rate", [0.0, 1.0], ids=["good", "bad"])
-def test_a_rollout_continues_where_it_was_and_ends_as_it_should(name: str, error_rate: float) -> None:
+def test_a_rollout_resumes_in_its_phase_and_ends_as_expected(name: str, error_rate: float) -> None:
     body = BODIES[name]
     before = read_status(body["status"])
     assert before.candidate is not None
     world = resumed(body, requests_per_second=100)
-    stable_pods = {revision: list(held.pods) for revision, held in world.revisions.items()}
+    stable_pods = {name: list(revision.pods) for name, revision in world.revisions.items()}
     world.behaviours[before.candidate.version] = Behaviour(error_rate=error_rate)
 
-    world.reconcile()  # no time has passed and no request was sent: nothing may change but what had become due
+    world.reconcile()  # no time has passed and no request was sent: only what was due may change
     now = world.status.candidate
     assert now is not None
     assert (now.revision, now.started_at) == (before.candidate.revision, before.candidate.started_at)
@@ -115,11 +115,11 @@ def test_a_rollout_continues_where_it_was_and_ends_as_it_should(name: str, error
         )
 
     world.change(replace(world.spec, rollout=replace(world.spec.rollout, paused=False)))
-    world.run(continued)
+    world.run(is_finished)
     entry = world.status.history[0]
     assert (entry.revision, entry.started_at) == (before.candidate.revision, before.candidate.started_at)
     assert entry.outcome == ("RolledBack" if error_rate else "Promoted")
-    assert Reason.PREPARING not in [notice.reason for notice in world.notices], "no rollout began anew"
+    assert Reason.PREPARING not in [notice.reason for notice in world.notices], "no rollout was restarted"
     if before.candidate.evidence is not None:
         seen = re.search(r"of (\d+) requests", entry.message)
         assert seen is not None
@@ -129,12 +129,12 @@ def test_a_rollout_continues_where_it_was_and_ends_as_it_should(name: str, error
     assert set(stable_pods[survivor.revision]) <= set(world.revisions[survivor.revision].pods), "no pod was restarted"
 
 
-@pytest.mark.parametrize("name", ENDED)
-def test_what_has_ended_stays_ended(name: str) -> None:
+@pytest.mark.parametrize("name", FINISHED)
+def test_a_finished_rollout_is_not_started_again(name: str) -> None:
     body = BODIES[name]
     before = read_status(body["status"])
     world = resumed(body)
-    world.run(lambda w: continued(w) and w.condition("Available") == "True")
+    world.run(lambda w: is_finished(w) and w.condition("Available") == "True")
     for _ in range(30):
         world.tick()
     after = world.status
@@ -160,7 +160,7 @@ def test_a_first_revision_becomes_stable(name: str) -> None:
         ({}, None),
         ({"formatVersion": 1}, None),
         ({"formatVersion": FORMAT_VERSION}, None),
-        ({"formatVersion": FORMAT_VERSION + 1, "candidate": {"phase": "Unheard"}}, FORMAT_VERSION + 1),
+        ({"formatVersion": FORMAT_VERSION + 1, "candidate": {"phase": "Unknown"}}, FORMAT_VERSION + 1),
     ],
 )
 def test_a_newer_format_is_recognised_without_reading_more(raw: dict[str, Any], newer: int | None) -> None:
@@ -168,7 +168,7 @@ def test_a_newer_format_is_recognised_without_reading_more(raw: dict[str, Any], 
 
 
 def types(path: str, field: dict[str, Any]) -> dict[str, str]:
-    """The type of every field below ``path``."""
+    """Return the type of every field below ``path``."""
     found = {path: field.get("type", "quantity")}
     for name, inner in field.get("properties", {}).items():
         found |= types(f"{path}.{name}", inner)

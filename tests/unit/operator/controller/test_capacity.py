@@ -1,4 +1,4 @@
-"""Who sets the number of pods, and what comes and goes with it."""
+"""The number of pods: who sets it, and which objects depend on it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ async def test_the_number_of_pods_is_patched_and_never_applied() -> None:
     assert "apply" not in world.api.writes()
     assert child(world, DEPLOYMENTS, stable)["spec"]["replicas"] == 3
     await world.reconcile()
-    assert world.api.writes() == []  # the answer of the patch is in the store
+    assert world.api.writes() == []  # the response to the patch is in the store
 
 
 @asynchronous
-async def test_where_an_autoscaler_owns_the_number_of_pods_it_is_not_written() -> None:
+async def test_the_number_of_pods_is_not_written_if_an_autoscaler_owns_it() -> None:
     world = World()
     await world.serve(serving=AUTOSCALED)
     stable = world.revision("stable")
@@ -69,7 +69,7 @@ async def test_from_autoscaling_to_a_fixed_number_and_back() -> None:
 
 
 @asynchronous
-async def test_disruption_budgets_are_there_for_two_pods_and_not_for_one() -> None:
+async def test_disruption_budgets_exist_for_two_pods_and_not_for_one() -> None:
     world = World()
     await world.serve(serving={"replicas": 2}, traffic={"router": {"replicas": 2}})
     for suffix in (world.revision("stable"), "-router"):
@@ -81,7 +81,7 @@ async def test_disruption_budgets_are_there_for_two_pods_and_not_for_one() -> No
 
 
 @asynchronous
-async def test_what_is_being_deleted_already_is_not_deleted_again() -> None:
+async def test_a_terminating_object_is_not_deleted_again() -> None:
     world = World()
     await world.serve(serving=AUTOSCALED)
     name = f"fraud{world.revision('stable')}"
@@ -99,7 +99,7 @@ async def test_the_pods_of_another_release_of_the_operator_stay_as_they_are(serv
     stable = world.revision("stable")
     older = {
         "metadata": {"annotations": {"mlmodel.dev/template": "older"}},
-        "spec": {"template": {"metadata": {"labels": {"made-by": "the release before"}}}},
+        "spec": {"template": {"metadata": {"labels": {"created-by": "the release before"}}}},
     }
     await world.edit(DEPLOYMENTS, f"fraud{stable}", older)
     before = child(world, DEPLOYMENTS, stable)["spec"]["template"]
@@ -114,12 +114,12 @@ async def test_the_pods_of_another_release_of_the_operator_stay_as_they_are(serv
 
 
 @asynchronous
-async def test_the_next_revision_is_made_by_this_release() -> None:
+async def test_the_next_revision_has_the_template_of_this_release() -> None:
     world = World()
     await world.serve("v1")
     older = {"metadata": {"annotations": {"mlmodel.dev/template": "older"}}}
     await world.edit(DEPLOYMENTS, f"fraud{world.revision('stable')}", older)
     await world.apply_model("v2")
     await world.tick()
-    made = child(world, DEPLOYMENTS, world.revision("candidate"))
-    assert made["metadata"]["annotations"]["mlmodel.dev/template"] not in ("", "older")
+    deployment = child(world, DEPLOYMENTS, world.revision("candidate"))
+    assert deployment["metadata"]["annotations"]["mlmodel.dev/template"] not in ("", "older")

@@ -1,4 +1,4 @@
-"""What the conditions say when pods do not start, and what the controller reads for it."""
+"""The conditions when pods do not start, and what the controller reads for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS: dict[str, Any] = {"serving": {"apiKeys": {"secretName": "fraud-keys"}}}
 
 
 async def waiting(**spec: Any) -> World:
-    """A first version whose pod waits for what it mounts."""
+    """Return a world with a first version whose pod waits for its volumes."""
     world = World()
     await world.apply_model("v1", **spec)
     await world.reconcile()
@@ -38,7 +38,7 @@ def message(world: World) -> str:
 async def test_a_missing_config_map_is_named_with_what_to_type() -> None:
     world = await waiting(**CONFIG_MAP)
     await world.tick()
-    assert "ConfigMap fraud-v1 is not in namespace bank" in message(world)
+    assert "ConfigMap fraud-v1 not found in namespace bank" in message(world)
     assert "mlmodel package PACKAGE --configmap fraud-v1 | kubectl apply -f -" in message(world)
     meta = {"namespace": KEY[0], "name": "fraud-v1"}
     await world.api.create(CONFIG_MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
@@ -47,7 +47,7 @@ async def test_a_missing_config_map_is_named_with_what_to_type() -> None:
 
 
 @asynchronous
-async def test_a_config_map_that_may_not_be_read_is_not_called_missing() -> None:
+async def test_a_config_map_that_may_not_be_read_is_not_reported_as_missing() -> None:
     world = await waiting(**CONFIG_MAP)
     world.api.refusals["get", "configmaps", "fraud-v1"] = ApiError(403, "Forbidden", "no")
     await world.tick()
@@ -56,14 +56,14 @@ async def test_a_config_map_that_may_not_be_read_is_not_called_missing() -> None
 
 @pytest.mark.parametrize("spec", [{}, {"model": {"uri": "pvc://claim"}}], ids=["builtin", "pvc"])
 @asynchronous
-async def test_no_config_map_is_looked_up_for_another_source(spec: dict[str, Any]) -> None:
+async def test_no_config_map_is_read_for_another_source(spec: dict[str, Any]) -> None:
     world = await waiting(**spec)
     await world.tick()
     assert "get" not in [verb for verb, _, _ in world.api.calls]
 
 
 @asynchronous
-async def test_no_config_map_is_looked_up_once_pods_run() -> None:
+async def test_no_config_map_is_read_once_pods_run() -> None:
     world = World()
     await world.apply_model("v1", **CONFIG_MAP)
     await world.tick()
@@ -79,11 +79,11 @@ async def test_the_secret_with_the_keys_is_named_when_pods_wait_for_long() -> No
         assert "Secret" not in message(world)
     for _ in range(10):
         await world.tick()
-    assert "is there a Secret fraud-keys with the key `keys` in namespace bank" in message(world)
+    assert "check that namespace bank has a Secret fraud-keys with the key `keys`" in message(world)
 
 
 @asynchronous
-async def test_pods_that_wait_without_keys_are_not_blamed_on_a_secret() -> None:
+async def test_pods_that_wait_without_api_keys_do_not_suspect_a_secret() -> None:
     world = await waiting()
     for _ in range(30):
         await world.tick()
@@ -91,7 +91,7 @@ async def test_pods_that_wait_without_keys_are_not_blamed_on_a_secret() -> None:
 
 
 @asynchronous
-async def test_the_reason_why_a_deployment_can_create_no_pod_is_reported() -> None:
+async def test_the_reason_why_a_deployment_cannot_create_pods_is_reported() -> None:
     world = World()
     await world.serve("v1")
     await world.apply_model("v2")
@@ -101,7 +101,7 @@ async def test_the_reason_why_a_deployment_can_create_no_pod_is_reported() -> No
     await world.edit(DEPLOYMENTS, name, {"status": {"conditions": [failure]}}, "status")
     world.waiting[name] = CREATING
     await world.tick()
-    assert message(world).endswith("exceeded quota: pods")
+    assert message(world) == "v2 is being prepared: exceeded quota: pods. v1 gets all requests"
 
 
 @asynchronous
@@ -119,14 +119,14 @@ async def test_a_model_that_this_operator_may_not_serve_gets_no_pod() -> None:
 
 
 @asynchronous
-async def test_a_model_is_available_once_its_address_answers_which_is_then_checked_no_more() -> None:
+async def test_a_model_is_available_once_its_address_answers_which_is_then_not_checked_again() -> None:
     world = World()
     world.reachable = False
     await world.apply_model("v1")
     for _ in range(5):
-        again = await world.tick()
-    assert again is not None
-    assert again < 1
+        requeue_after = await world.tick()
+    assert requeue_after is not None
+    assert requeue_after < 1
     assert world.condition("Available")["status"] == "False"
     world.reachable = True
     await world.tick()
@@ -153,7 +153,7 @@ async def test_only_a_rollout_reads_the_counters_of_pods() -> None:
 
 
 @asynchronous
-async def test_an_evicted_pod_is_no_failure_of_its_version() -> None:
+async def test_an_evicted_pod_does_not_fail_its_version() -> None:
     world = World()
     await world.serve("v1")
     await world.apply_model("v2")

@@ -1,4 +1,4 @@
-"""A status that a newer release of the operator wrote: nothing is changed, and that is reported once."""
+"""A status of a newer release of the operator: the operator changes nothing, and reports it once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.operator.runtime.support import asynchronous
 
 
 async def downgraded() -> World:
-    """v1 serves under a newer release, which has gone; its status has a field that this release does not know."""
+    """Return a world in which a newer release has served v1; its status has a field that this release does not know."""
     world = World()
     await world.serve("v1")
     await world.edit(
@@ -20,7 +20,7 @@ async def downgraded() -> World:
 
 
 @asynchronous
-async def test_nothing_is_changed() -> None:
+async def test_a_newer_status_changes_nothing() -> None:
     world = await downgraded()
     await world.edit(SERVICES, "fraud", {"metadata": {"labels": {"mlmodel.dev/component": "foreign"}}})
     await world.apply_model("v2")
@@ -32,7 +32,7 @@ async def test_nothing_is_changed() -> None:
 
 
 @asynchronous
-async def test_it_is_reported_once_also_after_a_restart() -> None:
+async def test_a_newer_status_is_reported_once_even_after_a_restart() -> None:
     world = await downgraded()
     world.api.calls.clear()
     await world.reconcile()
@@ -45,7 +45,7 @@ async def test_it_is_reported_once_also_after_a_restart() -> None:
 
 
 @asynchronous
-async def test_it_is_forgotten_with_its_model() -> None:
+async def test_the_report_is_dropped_with_its_model() -> None:
     world = await downgraded()
     await world.reconcile()
     del world.api.objects[MODELS, *KEY]

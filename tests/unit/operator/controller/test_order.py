@@ -1,4 +1,4 @@
-"""In which order a reconcile writes, and when it writes nothing."""
+"""The order of the writes of a reconcile, and when it writes nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS = ("update", "mlmodels", "fraud")
 
 
 async def in_canary(world: World) -> None:
-    """v1 is stable, and v2 has its first share of the requests."""
+    """Bring a world to the first step of v2, with v1 as stable."""
     await world.serve("v1")
     await world.apply_model("v2")
     await world.run(lambda: world.weight() == 5)
@@ -35,7 +35,7 @@ async def test_the_first_reconcile_writes_the_routes_first_and_the_status_last()
 
 
 @asynchronous
-async def test_a_candidate_loses_its_share_before_anything_else_is_repaired() -> None:
+async def test_a_candidate_loses_its_weight_before_any_other_write() -> None:
     world = World()
     await in_canary(world)
     stable = world.revision("stable")
@@ -83,7 +83,7 @@ async def test_a_revision_is_deleted_after_the_status_that_no_longer_needs_it() 
 
 
 @asynchronous
-async def test_a_reconcile_sees_its_own_writes_before_the_watch_brings_them() -> None:
+async def test_a_reconcile_reads_its_own_writes_before_their_events() -> None:
     world = World()
     await world.serve("v1", serving={"replicas": 2})
     await world.apply_model("v1")
@@ -97,7 +97,7 @@ async def test_a_reconcile_sees_its_own_writes_before_the_watch_brings_them() ->
 
 
 @asynchronous
-async def test_a_model_at_rest_costs_no_request_also_after_a_restart() -> None:
+async def test_a_settled_model_costs_no_request_even_after_a_restart() -> None:
     world = World()
     await world.serve(serving={"replicas": 2}, traffic={"router": {"replicas": 2}})
     assert await world.reconcile() is None
@@ -121,11 +121,11 @@ async def test_the_status_is_written_only_when_it_differs() -> None:
 
 
 @asynchronous
-async def test_the_status_is_never_written_onto_another_version_than_the_one_decided_on() -> None:
+async def test_the_status_is_written_only_onto_the_resource_version_of_the_decision() -> None:
     world = World()
     await world.apply_model("v1")
-    world.see()
-    await world.apply_model("v2")  # after the watch: the store still shows v1
+    world.watch()
+    await world.apply_model("v2")  # after the watch: the store still has v1
     with pytest.raises(ApiError) as raised:
         await world.controller.reconcile(KEY)
     assert raised.value.conflict
@@ -134,7 +134,7 @@ async def test_the_status_is_never_written_onto_another_version_than_the_one_dec
 
 
 @asynchronous
-async def test_a_model_that_is_being_deleted_or_gone_costs_nothing() -> None:
+async def test_a_model_that_terminates_or_does_not_exist_costs_nothing() -> None:
     world = World()
     await in_canary(world)
     children = dict(world.api.objects)
@@ -173,13 +173,13 @@ async def test_an_event_that_cannot_be_posted_does_not_fail_the_reconcile() -> N
     await world.apply_model("v1")
     await world.reconcile()
     event = world.writes()[-1]
-    again = World()
-    again.api.refusals[event] = DOWN
-    await again.apply_model("v1")
-    await again.reconcile()
-    assert again.writes()[-1] == event
-    assert again.reasons() == []
-    assert again.status["phase"] == "Preparing"
+    world = World()
+    world.api.refusals[event] = DOWN
+    await world.apply_model("v1")
+    await world.reconcile()
+    assert world.writes()[-1] == event
+    assert world.reasons() == []
+    assert world.status["phase"] == "Preparing"
 
 
 @asynchronous
@@ -200,7 +200,7 @@ async def test_routers_are_annotated_once_per_change_of_routes_unless_they_termi
 
 
 @asynchronous
-async def test_a_router_that_cannot_be_annotated_does_not_hold_up_the_rollout() -> None:
+async def test_a_router_that_cannot_be_annotated_does_not_delay_the_rollout() -> None:
     world = World()
     await world.serve("v1")
     for error in (DOWN, STALE):
@@ -214,7 +214,7 @@ async def test_a_router_that_cannot_be_annotated_does_not_hold_up_the_rollout() 
 
 
 @asynchronous
-async def test_routes_are_left_alone_while_an_address_is_missing() -> None:
+async def test_routes_do_not_change_while_an_address_is_missing() -> None:
     world = World()
     await world.serve("v1")
     routes = world.child(CONFIG_MAPS, "-routes")

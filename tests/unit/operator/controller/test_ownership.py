@@ -1,4 +1,4 @@
-"""The controller writes, patches and deletes what this MLModel owns, and nothing else."""
+"""The controller writes, patches and deletes only objects that the MLModel owns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.operator.controller.world import KEY, World
 from tests.unit.operator.runtime.support import asynchronous
 
 OWNERS: dict[str, list[Body]] = {
-    "nobody": [],
+    "none": [],
     "another": [{"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "other", "controller": True}],
     "a former model": [
         {"apiVersion": "mlmodel.dev/v1alpha1", "kind": "MLModel", "name": "fraud", "uid": "former", "controller": True}
@@ -32,8 +32,8 @@ OWNERS: dict[str, list[Body]] = {
 owned = pytest.mark.parametrize("owners", OWNERS.values(), ids=OWNERS)
 
 
-async def grown() -> World:
-    """A world with every kind of child, to copy foreign objects from."""
+async def complete() -> World:
+    """Return a world with every kind of child, to copy foreign objects from."""
     world = World()
     await world.serve(
         serving={"autoscaling": {"minReplicas": 2, "maxReplicas": 4}}, traffic={"router": {"replicas": 2}}
@@ -42,7 +42,7 @@ async def grown() -> World:
 
 
 async def plant(world: World, r: Resource, body: Body, owners: list[Body], **metadata: Any) -> Body:
-    """A copy of a child that another owner controls."""
+    """Create a copy of a child that another owner controls, and return it."""
     foreign = copy.deepcopy(body)
     foreign["metadata"] = {
         **{key: foreign["metadata"][key] for key in ("namespace", "name", "labels")},
@@ -71,25 +71,25 @@ async def plant(world: World, r: Resource, body: Body, owners: list[Body], **met
     ids=lambda value: value.plural if isinstance(value, Resource) else f"fraud{value}",
 )
 @asynchronous
-async def test_an_object_in_the_place_of_a_child_is_left_as_it_is(
+async def test_a_foreign_object_with_the_name_of_a_child_stays_unchanged(
     r: Resource, suffix: str, labelled: bool, owners: list[Body]
 ) -> None:
-    source = await grown()
+    source = await complete()
     child = source.child(r, suffix.format(source.revision("stable")))
     assert child is not None
     world = World()
     foreign = await plant(world, r, child, owners, **({} if labelled else {"labels": {}}))
     await world.apply_model("v1", serving={"replicas": 3}, traffic={"router": {"replicas": 2}})
     for _ in range(4):
-        with suppress(ApiError):  # for the queue: it tries again later
+        with suppress(ApiError):  # the queue would retry
             await world.tick()
         assert world.api.objects[r, KEY[0], foreign["metadata"]["name"]] == foreign
 
 
-@pytest.mark.parametrize("owner", ["nobody", "another"])
+@pytest.mark.parametrize("owner", ["none", "another"])
 @asynchronous
-async def test_the_conditions_name_the_object_that_is_in_the_way(owner: str) -> None:
-    source = await grown()
+async def test_the_conditions_name_the_foreign_object(owner: str) -> None:
+    source = await complete()
     child = source.child(SERVICES, source.revision("stable"))
     assert child is not None
     world = World()
@@ -105,10 +105,10 @@ async def test_the_conditions_name_the_object_that_is_in_the_way(owner: str) -> 
 @owned
 @asynchronous
 async def test_a_foreign_autoscaler_or_budget_is_not_removed(owners: list[Body]) -> None:
-    source = await grown()
+    source = await complete()
     world = World()
     await world.serve()
-    kept = []
+    foreign = []
     for r, suffix in (
         (AUTOSCALERS, "{}"),
         (DISRUPTION_BUDGETS, "{}"),
@@ -116,17 +116,17 @@ async def test_a_foreign_autoscaler_or_budget_is_not_removed(owners: list[Body])
     ):
         child = source.child(r, suffix.format(source.revision("stable")))
         assert child is not None
-        kept.append((r, await plant(world, r, child, owners)))
+        foreign.append((r, await plant(world, r, child, owners)))
     await world.reconcile()
     assert world.writes() == []
-    for r, body in kept:
+    for r, body in foreign:
         assert world.api.objects[r, KEY[0], body["metadata"]["name"]] == body
 
 
 @owned
 @asynchronous
 async def test_a_foreign_object_is_not_removed_with_the_revision_whose_name_it_has(owners: list[Body]) -> None:
-    source = await grown()
+    source = await complete()
     child = source.child(AUTOSCALERS, source.revision("stable"))
     assert child is not None
     world = World()
@@ -142,7 +142,7 @@ async def test_a_foreign_object_is_not_removed_with_the_revision_whose_name_it_h
     assert world.child(AUTOSCALERS, candidate) == foreign
 
 
-@pytest.mark.parametrize("controller", [None, "fraud-other-6f9c"], ids=["nobody", "another ReplicaSet"])
+@pytest.mark.parametrize("controller", [None, "fraud-other-6f9c"], ids=["none", "another ReplicaSet"])
 @asynchronous
 async def test_a_pod_that_only_has_the_labels_of_a_router_is_not_annotated(controller: str | None) -> None:
     world = World()
@@ -162,10 +162,10 @@ async def test_a_deployment_made_after_the_watch_is_not_scaled() -> None:
     world = World()
     await world.serve("v1")
     await world.apply_model("v1", serving={"replicas": 3})
-    world.see()
+    world.watch()
     replaced = world.child(DEPLOYMENTS, world.revision("stable"))
     assert replaced is not None
-    replaced["metadata"]["uid"] = "made after the watch"
+    replaced["metadata"]["uid"] = "created after the watch"
     with pytest.raises(ApiError) as raised:
         await world.controller.reconcile(KEY)
     assert raised.value.conflict
@@ -173,14 +173,14 @@ async def test_a_deployment_made_after_the_watch_is_not_scaled() -> None:
 
 
 @asynchronous
-async def test_a_deletion_names_the_uid_so_that_what_was_put_in_the_place_stays() -> None:
+async def test_a_deletion_names_the_uid_so_that_a_replacement_stays() -> None:
     world = World()
     await world.serve("v1", serving={"autoscaling": {"maxReplicas": 4}})
     stable = world.revision("stable")
     await world.apply_model("v1", serving={"replicas": 1})
-    world.see()
+    world.watch()
     replaced = world.api.objects[AUTOSCALERS, KEY[0], f"fraud{stable}"]
-    replaced["metadata"]["uid"] = "made after the watch"
+    replaced["metadata"]["uid"] = "created after the watch"
     with pytest.raises(ApiError) as raised:
         await world.controller.reconcile(KEY)
     assert raised.value.conflict

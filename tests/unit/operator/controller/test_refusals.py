@@ -1,4 +1,4 @@
-"""What the API server refuses: reported, forgotten when it goes through, and never in the way of the rest."""
+"""Writes that the API server rejects: the conditions report them until they succeed, and they stop no other write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TWO: dict[str, Any] = {"serving": {"replicas": 2}, "traffic": {"router": {"repli
 
 
 async def preparing(world: World) -> str:
-    """v1 serves with two pods, v2 has just been applied; returns v2's suffix, known from another world."""
+    """Serve v1 with two pods and apply v2; return the suffix of v2, which another world gives."""
     other = World()
     await other.serve("v1", **TWO)
     await other.apply_model("v2", **TWO)
@@ -28,22 +28,23 @@ async def preparing(world: World) -> str:
 
 
 @asynchronous
-async def test_a_refusal_is_in_the_conditions_until_the_write_goes_through() -> None:
+async def test_a_refusal_is_in_the_conditions_until_the_write_succeeds() -> None:
     world = World()
     candidate = await preparing(world)
     world.api.refusals["apply", "deployments", f"fraud{candidate}"] = QUOTA
-    assert await world.reconcile() is not None  # the rollout is watched on
+    assert await world.reconcile() is not None  # the rollout continues
     assert "quota" not in world.condition("Ready")["message"]
     await world.reconcile()
-    assert world.condition("Ready")["message"].endswith("the API server rejected it: exceeded quota: team")
+    message = "v2 is being prepared: the operator cannot write an object: exceeded quota: team. v1 gets all requests"
+    assert world.condition("Ready")["message"] == message
     world.api.refusals.clear()
-    await world.reconcile()  # goes through; the decision before it did not know
+    await world.reconcile()  # succeeds, after the decision
     await world.reconcile()
     assert "quota" not in world.condition("Ready")["message"]
 
 
 @asynchronous
-async def test_a_refusal_is_forgotten_with_its_model() -> None:
+async def test_a_refusal_is_dropped_with_its_model() -> None:
     world = World()
     candidate = await preparing(world)
     world.api.refusals["apply", "deployments", f"fraud{candidate}"] = QUOTA
@@ -62,7 +63,7 @@ async def test_of_several_refusals_the_first_is_reported() -> None:
     world = World()
     await world.apply_model("v1", **TWO)
     world.api.refusals["apply", "deployments", "fraud-router"] = QUOTA
-    world.api.refusals["apply", "poddisruptionbudgets", "fraud-router"] = ApiError(403, "Forbidden", "not this either")
+    world.api.refusals["apply", "poddisruptionbudgets", "fraud-router"] = ApiError(403, "Forbidden", "also rejected")
     await world.reconcile()
     await world.reconcile()
     assert "exceeded quota" in world.condition("Ready")["message"]
@@ -84,7 +85,7 @@ async def test_without_a_rollout_a_refusal_is_raised_and_makes_the_model_not_rea
 
 @pytest.mark.parametrize("error", [DOWN, STALE], ids=["down", "conflict"])
 @asynchronous
-async def test_what_may_succeed_a_little_later_is_not_reported(error: ApiError) -> None:
+async def test_an_error_that_a_retry_may_resolve_is_not_reported(error: ApiError) -> None:
     world = World()
     await world.serve()
     world.api.refusals["apply", "services", "fraud"] = error
@@ -130,7 +131,7 @@ async def test_a_refusal_of_one_child_does_not_stop_the_others(refused: tuple[st
     world.api.refusals[call] = QUOTA
     await world.apply_model("v1", **TWO)
     await world.reconcile()
-    # A Deployment of two pods that is not there cannot be scaled either.
+    # A Deployment that does not exist cannot be scaled either.
     skipped = [("patch", "deployments", call[2])] if refused[1:] == ("deployments", "fraud{}") else []
     assert call in plain.writes()
     assert world.writes() == [write for write in plain.writes() if write not in skipped]
@@ -138,8 +139,8 @@ async def test_a_refusal_of_one_child_does_not_stop_the_others(refused: tuple[st
 
 @pytest.mark.parametrize("kind", ["scale", "autoscaler", "budget", "router budget"])
 @asynchronous
-async def test_a_refused_change_of_stable_does_not_hold_up_the_candidate(kind: str) -> None:
-    """Also what is patched or deleted, and not only what is applied."""
+async def test_a_rejected_change_of_stable_does_not_delay_the_candidate(kind: str) -> None:
+    """A rejected patch or delete, not only a rejected apply."""
     world = World()
     await world.serve("v1", serving={"autoscaling": {"minReplicas": 2, "maxReplicas": 4}}, traffic=TWO["traffic"])
     stable = world.revision("stable")
@@ -162,7 +163,7 @@ async def test_a_refused_change_of_stable_does_not_hold_up_the_candidate(kind: s
 
 
 @asynchronous
-async def test_a_refused_deletion_keeps_what_the_revision_is_found_by_and_the_rollout_goes_on() -> None:
+async def test_a_rejected_deletion_keeps_the_deployment_and_the_rollout_continues() -> None:
     world = World()
     await world.serve("v1")
     await world.apply_model("v2")
@@ -179,7 +180,7 @@ async def test_a_refused_deletion_keeps_what_the_revision_is_found_by_and_the_ro
 
 
 @asynchronous
-async def test_a_status_that_cannot_be_written_leaves_the_decision_to_be_taken_again() -> None:
+async def test_a_status_that_cannot_be_written_is_decided_again() -> None:
     world = World()
     await world.apply_model("v1")
     world.api.refusals["update", "mlmodels", "fraud"] = DOWN

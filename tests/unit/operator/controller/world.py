@@ -1,7 +1,7 @@
-"""The real controller between an API server and pods that are both in memory.
+"""The controller between an API server and pods in memory.
 
-What Kubernetes does by itself (addresses, pods for Deployments) happens in ``World.kubernetes``; what watches bring, in
-``World.see``. The decisions, builders, Applier, Store and Scraper are the real ones.
+``World.kubernetes`` does the work of Kubernetes (addresses, pods of Deployments), and ``World.watch`` that of the
+watches. Decisions, builders, Applier, Store and Scraper are those of the operator.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ DOWN = ApiError(0, "Unreachable", "connection refused")
 
 
 class PodHttp(Scraper):
-    """The pods' HTTP: what servers and routers answer, without a network."""
+    """The HTTP responses of servers and routers, without a network."""
 
     def __init__(self, world: World) -> None:
-        # No session is opened; the parent's methods need the ports only.
+        # No session is opened: the methods of the parent class require only the ports.
         self._server_port, self._router_port, self._service_port = SERVER_PORT, ROUTER_STATUS_PORT, SERVICE_PORT
         self._world = world
         self.requests: list[tuple[str, int]] = []
@@ -83,7 +83,7 @@ class World:
         self.api = MemoryApi(self._admit)
         self.http = PodHttp(self)
         self.reachable = True
-        """Whether the model's Service leads anywhere."""
+        """Whether the model's Service answers."""
         self.waiting: dict[str, Body] = {}
         """Deployments whose new pods do not become ready, with the status of such a pod."""
         self.answered: Counter[str] = Counter()  # by the pod's IP
@@ -94,14 +94,14 @@ class World:
     # ------------------------------------------------------------------------------------------------- the operator
 
     def restart(self) -> None:
-        """A new operator process: it knows only what the cluster shows."""
+        """Start a new operator process, whose only state is the cluster."""
         self.store = Store(MODEL_LABEL)
         applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
 
-    def see(self) -> None:
-        """The watches bring what is in the cluster: all MLModels, and the children that carry the operator's label."""
+    def watch(self) -> None:
+        """Bring the store up to date: all MLModels, and the children with the operator's label."""
         label, _, value = CHILD_SELECTOR.partition("=")
         for resource in (MODELS, *CHILDREN):
             bodies = [
@@ -112,14 +112,14 @@ class World:
             self.store.replace(resource, bodies, str(self.api._version))
 
     async def reconcile(self) -> float | None:
-        """One reconcile of what the cluster shows now; ``api.calls`` then lists the requests of this one."""
-        self.see()
+        """Reconcile the present state of the cluster; ``api.calls`` then has the requests of this reconcile."""
+        self.watch()
         self.api.calls.clear()
         self.http.requests.clear()
         return await self.controller.reconcile(KEY)
 
     async def tick(self, requests: int = 0) -> float | None:
-        """A second passes: Kubernetes works, users send requests, the operator reconciles."""
+        """Let a second pass: Kubernetes works, users send requests, the operator reconciles."""
         await self.clock.advance(1.0)
         await self.kubernetes()
         self._send(requests)
@@ -133,7 +133,7 @@ class World:
             await self.tick(requests)
         raise AssertionError(f"not within {limit} ticks: {self.status}")
 
-    # ------------------------------------------------------------------------------------------------------- people
+    # -------------------------------------------------------------------------------------------------------- users
 
     async def apply_model(self, version: str, **spec: Any) -> None:
         """``kubectl apply`` of a model whose version comes from the ConfigMap ``fraud-VERSION``."""
@@ -147,15 +147,15 @@ class World:
         await self.api.apply(MODELS, body, "kubectl")
 
     async def edit(self, r: Resource, name: str, change: Body, subresource: str = "") -> None:
-        """Somebody else patches an object."""
+        """Patch an object as another client."""
         await self.api.patch(r, KEY[0], name, change, subresource)
 
     async def serve(self, version: str = "v1", **spec: Any) -> None:
-        """Bring a first version to the state in which it serves and nothing is left to do."""
+        """Run until a first version serves and the model is settled."""
         await self.apply_model(version, **spec)
         await self.run(self.is_ready)
 
-    # --------------------------------------------------------------------------------------------------- what there is
+    # ------------------------------------------------------------------------------------------------------- state
 
     @property
     def status(self) -> Body:
@@ -164,28 +164,28 @@ class World:
 
     def condition(self, kind: str) -> Body:
         """A condition of the model."""
-        return next((found for found in self.status.get("conditions", []) if found["type"] == kind), {})
+        return next((item for item in self.status.get("conditions", []) if item["type"] == kind), {})
 
     def is_ready(self) -> bool:
-        """Whether what the spec asks for now is what serves."""
+        """Whether the desired revision of the present spec serves."""
         ready = self.condition("Ready")
         current = self.api.objects[MODELS, *KEY]["metadata"]["generation"]
         return ready.get("status") == "True" and ready.get("observedGeneration") == current
 
     def child(self, r: Resource, name: str) -> Body | None:
-        """A child as the API server has it; ``name`` follows the model's."""
+        """Return a child in the API server; ``name`` is the part after the name of the model."""
         return self.api.objects.get((r, KEY[0], f"{KEY[1]}{name}"))
 
     def reasons(self) -> list[str]:
-        """The reasons of all events, oldest first."""
+        """Return the reasons of all Events, oldest first."""
         return [body["reason"] for (kind, _, _), body in self.api.objects.items() if kind == EVENTS]
 
     def writes(self) -> list[tuple[str, str, str]]:
-        """The writes of the last reconcile: (verb, plural, name)."""
+        """Return the writes of the last reconcile: (verb, plural, name)."""
         return [call for call in self.api.calls if call[0] not in ("get", "list", "watch")]
 
     def revision(self, role: str) -> str:
-        """The revision of ``stable`` or ``candidate``, as a suffix of the names of its children."""
+        """Return the revision of ``stable`` or ``candidate``, as a suffix of the names of its children."""
         return f"-{self.status[role]['revision']}"
 
     # ------------------------------------------------------------------------------------------------- the cluster
@@ -198,20 +198,20 @@ class World:
         body["metadata"].setdefault("creationTimestamp", micro_time(self.clock.now()))
 
     async def kubernetes(self) -> None:
-        """Autoscalers keep their lower bound; each Deployment gets its pods, and no other pod stays."""
+        """Give each autoscaler its minimum and each Deployment its pods; delete all other pods."""
         for (kind, namespace, name), body in list(self.api.objects.items()):
             target = self.api.objects.get((DEPLOYMENTS, namespace, name))
             if kind == AUTOSCALERS and target and target["spec"]["replicas"] < body["spec"]["minReplicas"]:
                 change = {"spec": {"replicas": body["spec"]["minReplicas"]}}
                 await self.api.patch(DEPLOYMENTS, namespace, name, change)
-        wanted: dict[str, Body] = {}
+        desired: dict[str, Body] = {}
         for (kind, _, name), body in list(self.api.objects.items()):
             if kind == DEPLOYMENTS:
-                wanted |= {f"{name}-pod-{number}": body for number in range(body["spec"]["replicas"])}
+                desired |= {f"{name}-pod-{number}": body for number in range(body["spec"]["replicas"])}
         for kind, namespace, name in list(self.api.objects):
-            if kind == PODS and "-pod-" in name and name not in wanted:
+            if kind == PODS and "-pod-" in name and name not in desired:
                 del self.api.objects[kind, namespace, name]
-        for name, deployment in wanted.items():
+        for name, deployment in desired.items():
             await self._start_pod(name, deployment)
 
     async def _start_pod(self, name: str, deployment: Body) -> None:
@@ -232,9 +232,9 @@ class World:
             "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [{"name": "server", "restartCount": 0, "state": {"running": {}}}],
         }
-        held = self.api.objects[PODS, namespace, name].get("status")
-        status = self.waiting.get(owner) or (held if held and held["phase"] == "Running" else ready)
-        if held != status:
+        before = self.api.objects[PODS, namespace, name].get("status")
+        status = self.waiting.get(owner) or (before if before and before["phase"] == "Running" else ready)
+        if before != status:
             await self.api.patch(PODS, namespace, name, {"status": status}, "status")
 
     # ------------------------------------------------------------------------------------------- routers and requests
@@ -244,19 +244,19 @@ class World:
         return [line.split(" ") for line in body["data"]["routes"].splitlines()] if body else []
 
     def routes_id(self) -> str:
-        """What every router follows: the routes as they are in the cluster."""
+        """Return the identity of the routes in the cluster, which every router follows."""
         return next((line[1] for line in self._routes() if line[0] == "id"), "none")
 
     def slots(self) -> list[str]:
-        """The slots that lead somewhere."""
+        """Return the slots with an address."""
         return [line[1] for line in self._routes() if line[0] == "slot"]
 
     def weight(self) -> int:
-        """The candidate's share in the routes, in percent."""
+        """Return the weight of the candidate in the routes."""
         return next((int(line[2]) for line in self._routes() if line[0] == "candidate"), 0)
 
     def _send(self, requests: int) -> None:
-        """Users send requests; all are answered, by a pod of the slot that the routes give them."""
+        """Send requests; a pod of the slot that the routes select answers each."""
         if not requests:
             return
         slots = {line[1]: line[2] for line in self._routes() if line[0] == "slot"}

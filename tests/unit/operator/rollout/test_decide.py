@@ -1,4 +1,4 @@
-"""The state machine, transition by transition, in a small world with users."""
+"""The state machine, transition by transition, in a simulated cluster with users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.operator.rollout.world import OWNER, Behaviour, World, identity,
 
 
 def phases(world: World, limit: float = 1000.0) -> list[str]:
-    """The phases through which a rollout goes until all is still."""
+    """Return the phases of a rollout until it is finished."""
     seen: list[str] = [world.status.phase]
     end = world.now + limit
     while True:
@@ -29,7 +29,7 @@ def phases(world: World, limit: float = 1000.0) -> list[str]:
 
 
 def written(world: World) -> float:
-    """When the evidence in status was written; 0 if there is none."""
+    """Return the time at which the evidence in status was written; 0 without evidence."""
     evidence = world.status.candidate.evidence if world.status.candidate else None
     return evidence.at or 0.0 if evidence else 0.0
 
@@ -59,7 +59,7 @@ def test_a_good_version_goes_through_all_phases_without_an_error() -> None:
     assert world.condition("Ready") == "True"
 
 
-def test_a_broken_version_is_rolled_back_after_few_requests_and_not_tried_again() -> None:
+def test_a_broken_version_is_rolled_back_after_few_requests_and_not_retried() -> None:
     world = serving("v1", requests_per_second=10)
     world.behaviours["v2"] = Behaviour(error_rate=1.0)
     world.change(spec("v2"))
@@ -67,10 +67,10 @@ def test_a_broken_version_is_rolled_back_after_few_requests_and_not_tried_again(
     assert world.answered["v2"] <= 10
     assert world.user_errors == 0
     world.run(World.settled)
-    asked = world.answered["v2"]
+    answered = world.answered["v2"]
     for _ in range(100):
         world.tick()
-    assert world.answered["v2"] == asked
+    assert world.answered["v2"] == answered
     assert world.status.rejected[0].reason == "ErrorRate"
     assert [world.condition(kind) for kind in ("Ready", "Stalled", "RolledBack", "Available")] == [
         "False",
@@ -81,7 +81,7 @@ def test_a_broken_version_is_rolled_back_after_few_requests_and_not_tried_again(
     assert "requests failed" in world.status.conditions[0].message
 
 
-def test_another_retry_tries_a_rejected_version_again() -> None:
+def test_another_retry_text_retries_a_rejected_version() -> None:
     world = serving("v1")
     world.behaviours["v2"] = Behaviour(error_rate=1.0)
     world.change(spec("v2"))
@@ -114,7 +114,7 @@ def test_a_version_that_cannot_start_is_rejected_at_once_without_a_request(
     assert list(world.revisions) == [identity("v1")]
 
 
-def test_a_source_that_cannot_be_reached_is_waited_for_until_the_deadline() -> None:
+def test_a_source_that_cannot_be_reached_is_rejected_only_at_the_deadline() -> None:
     world = serving("v1")
     world.behaviours["v2"] = Behaviour(
         broken={"waiting": "CrashLoopBackOff", "restarts": 5, "exit_code": 4, "exit_message": "no route to host"}
@@ -128,7 +128,7 @@ def test_a_source_that_cannot_be_reached_is_waited_for_until_the_deadline() -> N
     assert "no route to host" in world.status.rejected[0].message
 
 
-def test_the_first_version_keeps_trying_and_says_what_is_wrong() -> None:
+def test_a_first_version_that_cannot_serve_reports_why_and_can_be_replaced() -> None:
     world = World(random.Random(1), spec("v1"))
     world.behaviours["v1"] = Behaviour(broken={"exit_code": 3, "exit_message": "digest differs"})
     for _ in range(20):
@@ -141,7 +141,7 @@ def test_the_first_version_keeps_trying_and_says_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize("phase", ["Preparing", "Canary", "Promoting", "Baking"])
-def test_going_back_to_stable_is_ready_within_two_looks_and_touches_no_pod(phase: str) -> None:
+def test_a_revert_to_stable_is_ready_within_two_reconciles_and_changes_no_pod(phase: str) -> None:
     world = serving("v1")
     pods = dict(world.revisions[identity("v1")].pods)
     world.behaviours["v2"] = Behaviour(seconds_to_ready=10)
@@ -174,7 +174,7 @@ def test_a_third_version_supersedes_the_second_and_starts_at_the_first_step() ->
     assert world.user_errors == 0
 
 
-def test_paused_prepares_but_gives_no_share_and_still_rolls_back() -> None:
+def test_a_paused_rollout_prepares_and_rolls_back_but_raises_no_weight() -> None:
     world = serving("v1")
     paused = Rollout(bake_seconds=5, paused=True)
     world.change(spec("v2", rollout=paused))
@@ -207,7 +207,7 @@ def test_edited_steps_never_restart_a_rollout() -> None:
     assert "Preparing" not in reasons(world)[reasons(world).index("CanaryStep") :]
 
 
-def test_min_seconds_and_min_requests_hold_a_step() -> None:
+def test_min_seconds_and_min_requests_prolong_a_step() -> None:
     world = serving("v1", requests_per_second=500)
     world.change(spec("v2", rollout=Rollout(steps=steps(50, min_seconds=90), bake_seconds=0)))
     world.run(lambda w: w.status.phase == "Canary")
@@ -221,7 +221,7 @@ def test_min_seconds_and_min_requests_hold_a_step() -> None:
 
 
 @pytest.mark.parametrize(("what", "phase"), [("Hold", "Canary"), ("Promote", "Stable"), ("RollBack", "Stable")])
-def test_without_requests_the_chosen_outcome_follows(what: str, phase: str) -> None:
+def test_without_requests_on_no_evidence_decides(what: str, phase: str) -> None:
     world = serving("v1", requests_per_second=0)
     world.change(spec("v2", rollout=Rollout(bake_seconds=5, max_seconds=60, on_no_evidence=what)))  # type: ignore[arg-type]
     for _ in range(400):
@@ -235,7 +235,7 @@ def test_without_requests_the_chosen_outcome_follows(what: str, phase: str) -> N
         assert world.status.rejected[0].reason == "NoEvidence"
 
 
-def test_going_bad_while_baking_rolls_back_to_the_warm_version() -> None:
+def test_a_failure_while_baking_rolls_back_to_stable() -> None:
     world = serving("v1")
     world.change(spec("v2", rollout=Rollout(bake_seconds=60)))
     world.run(lambda w: w.status.phase == "Baking")
@@ -248,41 +248,41 @@ def test_going_bad_while_baking_rolls_back_to_the_warm_version() -> None:
     assert world.user_errors == 0
 
 
-def test_ready_is_said_when_the_address_answers_and_not_before() -> None:
+def test_ready_is_true_only_after_the_address_has_answered() -> None:
     world = World(random.Random(1), spec("v1"), reachable=False)
     world.run(lambda w: w.status.stable is not None and w.status.stable.ready_replicas == 1, limit=60)
     for _ in range(5):
         plan = world.tick()
-        assert plan.requeue_after == QUICK_POLL_SECONDS, "it is decided again, though nothing will be seen to change"
+        assert plan.requeue_after == QUICK_POLL_SECONDS, "the model is requeued, although no event will come"
         assert (world.condition("Ready"), world.condition("Available")) == ("False", "False")
     assert needs_address(world.status, world.observed())
     world.reachable = True
     world.run(lambda w: w.condition("Ready") == w.condition("Available") == "True", limit=5)
-    assert not needs_address(world.status, world.observed()), "once is enough"
+    assert not needs_address(world.status, world.observed()), "one response is enough"
     assert world.tick().requeue_after is None
 
 
-def test_what_the_candidate_refuses_and_stable_takes_is_a_failure_of_which_no_user_learns() -> None:
+def test_a_request_that_only_the_candidate_rejects_is_a_failure_that_no_user_sees() -> None:
     world = serving("v1")
     world.behaviours["v2"] = Behaviour(client_error_rate=1.0)
     world.change(spec("v2"))
     world.run(lambda w: bool(w.status.rejected), limit=120)
     assert world.status.rejected[0].reason == "ErrorRate"
     assert world.user_errors == 0
-    told = re.match(r"(\d+) of (\d+) requests failed \((\d+) were rejected", world.status.rejected[0].message)
-    assert told
-    assert told[1] == told[2] == told[3], "each request counts once"
+    counts = re.match(r"(\d+) of (\d+) requests failed \((\d+) were rejected", world.status.rejected[0].message)
+    assert counts
+    assert counts[1] == counts[2] == counts[3], "each request counts once"
 
 
-def test_what_no_version_can_answer_is_not_held_against_the_candidate() -> None:
-    world = serving("v1", wrong_rate=0.2)
+def test_requests_that_no_version_accepts_do_not_count_against_the_candidate() -> None:
+    world = serving("v1", invalid_rate=0.2)
     world.change(spec("v2", rollout=Rollout(bake_seconds=5)))
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
     assert not world.status.rejected
     assert world.user_errors == 0
 
 
-def test_what_both_versions_suffer_is_not_held_against_the_candidate() -> None:
+def test_failures_of_both_versions_do_not_count_against_the_candidate() -> None:
     world = serving("v1")
     world.behaviours |= {"v1": Behaviour(error_rate=0.1), "v2": Behaviour(error_rate=0.1)}
     world.change(spec("v2", rollout=Rollout(bake_seconds=5, gates=Gates(ErrorGate(5)))))
@@ -290,7 +290,7 @@ def test_what_both_versions_suffer_is_not_held_against_the_candidate() -> None:
     assert not world.status.rejected
 
 
-def test_capacity_is_there_before_the_share() -> None:
+def test_the_pods_for_a_weight_are_ready_before_the_weight() -> None:
     world = serving("v1")
     world.change(spec("v1", serving=Serving(replicas=4)))
     world.run(lambda w: w.status.replicas == "4/4")
@@ -305,12 +305,12 @@ def test_capacity_is_there_before_the_share() -> None:
     assert ready_at == {5: 1, 25: 2, 50: 4, 100: 4}
 
 
-def test_an_autoscaled_stable_keeps_its_pods_while_a_candidate_takes_its_share() -> None:
+def test_an_autoscaled_stable_keeps_its_pods_while_a_candidate_gets_requests() -> None:
     scaled = Serving(autoscaling=Autoscaling(max_replicas=10, min_replicas=2))
     world = serving("v1")
     world.change(spec("v1", serving=scaled))
     world.run(lambda w: w.status.replicas == "2/2")
-    world._scale(identity("v1"), "v1", 6)  # the autoscaler's doing
+    world._scale(identity("v1"), "v1", 6)  # by the autoscaler
     world.change(spec("v2", serving=scaled))
     plan = world.tick()
     while world.status.phase != "Baking":
@@ -320,7 +320,7 @@ def test_an_autoscaled_stable_keeps_its_pods_while_a_candidate_takes_its_share()
     assert [desired.replicas for desired in world.tick().desired] == [2]
 
 
-def test_an_evicted_candidate_has_no_share_until_it_is_back_and_is_not_blamed() -> None:
+def test_an_evicted_candidate_has_no_weight_until_it_is_ready_and_is_not_rejected() -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.run(lambda w: w.status.phase == "Canary" and w.answered.get("v2", 0) > 5)
@@ -343,7 +343,7 @@ def test_a_candidate_that_stops_answering_is_rolled_back() -> None:
     assert world.user_errors == 0
 
 
-def test_a_dead_stable_gives_way_to_a_ready_candidate() -> None:
+def test_a_ready_candidate_gets_all_requests_when_stable_is_down() -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.run(lambda w: w.status.phase == "Canary")
@@ -354,7 +354,7 @@ def test_a_dead_stable_gives_way_to_a_ready_candidate() -> None:
     assert "StableDown" in reasons(world)
 
 
-def test_an_unknown_revision_is_drained_and_removed() -> None:
+def test_an_unknown_revision_drains_and_is_removed() -> None:
     world = serving("v1")
     world._scale("deadbeef", "v0", 1)
     world.tick()
@@ -363,7 +363,7 @@ def test_an_unknown_revision_is_drained_and_removed() -> None:
     assert list(world.revisions) == [identity("v1")]
 
 
-def test_a_settled_world_writes_nothing() -> None:
+def test_a_settled_model_writes_nothing() -> None:
     world = serving("v1")
     world.status_writes = 0
     for _ in range(300):
@@ -408,7 +408,7 @@ def test_every_request_of_the_rollout_counts_and_none_from_before() -> None:
     assert abs((world.status.candidate.observed_percent or 0) - 10) < 1.5
 
 
-def test_gates_edited_in_the_middle_count_at_once() -> None:
+def test_gates_edited_during_a_rollout_apply_at_once() -> None:
     world = serving("v1")
     world.change(spec("v2", rollout=replace(Rollout(bake_seconds=5), gates=Gates(ErrorGate(0.1)))))
     world.run(lambda w: w.status.phase == "Canary")
@@ -423,7 +423,7 @@ def test_gates_edited_in_the_middle_count_at_once() -> None:
 
 
 def taken_over() -> World:
-    """v2 bakes at 100 %, and v1 has no ready pod any more."""
+    """Return a world in which v2 bakes, and v1 has lost its ready pod."""
     world = serving("v1")
     world.change(spec("v2", rollout=Rollout(bake_seconds=600)))
     world.run(lambda w: w.status.phase == "Baking")
@@ -432,7 +432,7 @@ def taken_over() -> World:
     return world
 
 
-def test_nothing_is_taken_off_the_only_version_that_answers() -> None:
+def test_the_only_version_that_answers_keeps_its_requests() -> None:
     world = taken_over()
     assert world.condition("Available") == "True"
     before = world.user_errors
@@ -445,7 +445,7 @@ def test_nothing_is_taken_off_the_only_version_that_answers() -> None:
     world.run(lambda w: bool(w.status.rejected), limit=20)
 
 
-def test_a_third_version_is_compared_with_the_one_that_answers() -> None:
+def test_a_third_version_is_compared_with_the_version_that_answers() -> None:
     world = taken_over()
     before = world.user_errors
     world.change(spec("v3"))
@@ -454,7 +454,7 @@ def test_a_third_version_is_compared_with_the_one_that_answers() -> None:
     assert [entry.version for entry in world.status.history[:2]] == ["v3", "v2"]
 
 
-def test_a_stable_that_dies_while_promoting_gives_way_too() -> None:
+def test_a_candidate_that_promotes_gets_all_requests_when_stable_is_down() -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.run(lambda w: w.status.phase == "Promoting")
@@ -469,7 +469,7 @@ def test_a_stable_that_dies_while_promoting_gives_way_too() -> None:
 
 
 @pytest.mark.parametrize("how", ["paused", "operator away"])
-def test_a_ready_version_is_never_called_never_ready(how: str) -> None:
+def test_a_ready_version_is_never_rejected_as_never_ready(how: str) -> None:
     world = serving("v1")
     rollout = Rollout(preparing_deadline_seconds=30, bake_seconds=5, paused=how == "paused")
     world.change(spec("v2", rollout=rollout))
@@ -483,7 +483,7 @@ def test_a_ready_version_is_never_called_never_ready(how: str) -> None:
     assert not world.status.rejected
 
 
-def test_an_incident_of_both_versions_rejects_none() -> None:
+def test_an_incident_of_both_versions_rejects_neither() -> None:
     world = serving("v1", requests_per_second=100)
     world.change(spec("v2", rollout=Rollout(steps=steps(25, min_seconds=600))))
     world.run(lambda w: w.status.phase == "Canary" and w.answered.get("v2", 0) > 300)
@@ -495,7 +495,7 @@ def test_an_incident_of_both_versions_rejects_none() -> None:
     world.run(lambda w: bool(w.status.rejected), limit=20)
 
 
-def test_promotion_without_evidence_makes_the_pods_that_it_needs() -> None:
+def test_promotion_without_evidence_creates_the_pods_for_the_weight() -> None:
     world = serving("v1", requests_per_second=0)
     four = Serving(replicas=4)
     world.change(spec("v1", serving=four))
@@ -505,14 +505,14 @@ def test_promotion_without_evidence_makes_the_pods_that_it_needs() -> None:
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2", limit=400)
 
 
-def test_minimum_seconds_are_no_missing_evidence() -> None:
+def test_a_step_within_min_seconds_does_not_lack_evidence() -> None:
     world = serving("v1", requests_per_second=500)
     rollout = Rollout(steps=steps(50, min_seconds=100), bake_seconds=0, max_seconds=60, on_no_evidence="RollBack")
     world.change(spec("v2", rollout=rollout))
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2", limit=300)
 
 
-def test_another_try_begins_with_new_pods() -> None:
+def test_a_retry_starts_with_new_pods() -> None:
     world = serving("v1")
     world.behaviours["v2"] = Behaviour(error_rate=1.0)
     world.change(spec("v2"))
@@ -527,7 +527,7 @@ def test_another_try_begins_with_new_pods() -> None:
     world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v2")
 
 
-def test_requests_that_an_eviction_cost_are_excused_for_good() -> None:
+def test_failures_during_an_eviction_stay_excused() -> None:
     """Also when the new pod is ready before the next regular write of the evidence."""
     world = serving("v1", requests_per_second=200)
     world.change(spec("v2", rollout=Rollout(steps=steps(5, min_seconds=60), bake_seconds=5)))
@@ -538,7 +538,7 @@ def test_requests_that_an_eviction_cost_are_excused_for_good() -> None:
     assert world.user_errors == 0
 
 
-def test_without_a_verdict_nothing_is_taken_off_the_only_version_that_answers() -> None:
+def test_without_a_verdict_the_only_version_that_answers_keeps_its_requests() -> None:
     world = serving("v1", requests_per_second=0)
     rollout = Rollout(bake_seconds=5, max_seconds=60, on_no_evidence="RollBack")
     world.change(spec("v2", rollout=rollout))
@@ -549,7 +549,7 @@ def test_without_a_verdict_nothing_is_taken_off_the_only_version_that_answers() 
     for _ in range(10):
         world.tick()
     assert not world.status.rejected
-    assert "it fails (NoEvidence), but no pod of v1 is ready to serve instead" in ready_condition(world)[2]
+    assert ready_condition(world)[2].endswith("; the rollback (NoEvidence) waits for a ready pod of v1")
     world.behaviours["v1"] = Behaviour()
     world.run(lambda w: bool(w.status.rejected), limit=5)
     assert world.status.rejected[0].reason == "NoEvidence"
@@ -560,14 +560,18 @@ def test_ready_says_what_a_rollout_waits_for() -> None:
     world.change(spec("v2", rollout=Rollout(steps=steps(5, min_seconds=20), bake_seconds=5)))
     world.run(lambda w: w.status.phase == "Canary")
     world.reconcile()
-    assert "; it waits for the routers; " in ready_condition(world)[2]
+    assert ready_condition(world)[2].endswith("; the routers have not confirmed the routes yet")
     world.tick()
-    assert "; this step takes at least 20 s; " in ready_condition(world)[2]
-    world.run(lambda w: "it needs more evidence" in ready_condition(w)[2], limit=30)
-    assert re.search(r"100 % after about \d+ more without a failure$", ready_condition(world)[2])
+    assert ready_condition(world)[2].endswith("; this step lasts at least 20 s")
+    world.run(lambda w: "this step" not in ready_condition(w)[2], limit=30)
+    assert re.fullmatch(
+        r"v2 gets 5 % of the requests, v1 the rest\. 0 of \d+ requests to v2 failed\."
+        r" Next: 100 % after about \d+ more requests without a failure",
+        ready_condition(world)[2],
+    )
     world.change(spec("v2", rollout=Rollout(steps=steps(5), bake_seconds=5, paused=True)))
     world.tick()
-    assert "; it waits for spec.rollout.paused to become false; " in ready_condition(world)[2]
+    assert ready_condition(world)[2].endswith("; spec.rollout.paused is true")
 
 
 def test_every_condition_has_a_reason_in_camel_case() -> None:
@@ -595,12 +599,12 @@ def test_the_selector_finds_the_pods_of_stable() -> None:
 
 
 def ready_condition(world: World) -> tuple[str, str, str]:
-    """Status, reason and message of Ready."""
-    found = next(found for found in world.status.conditions if found.type == "Ready")
-    return found.status, found.reason, found.message
+    """Return status, reason and message of Ready."""
+    ready = next(item for item in world.status.conditions if item.type == "Ready")
+    return ready.status, ready.reason, ready.message
 
 
-def test_a_first_version_without_the_right_to_its_trust_is_never_made() -> None:
+def test_a_first_version_whose_trust_is_not_allowed_gets_no_pod() -> None:
     world = World(random.Random(1), spec("v1"), denied="spec.model.trust is unsafe: ask")
     for _ in range(5):
         plan = world.tick()
@@ -608,7 +612,7 @@ def test_a_first_version_without_the_right_to_its_trust_is_never_made() -> None:
     assert ready_condition(world) == (
         "False",
         "TrustNotAllowed",
-        "spec.model.trust is unsafe: ask. no version has a ready pod",
+        "spec.model.trust is unsafe: ask. No version has a ready pod",
     )
     assert world.condition("Stalled") == "True"
     assert world.condition("Reconciling") == "False"
@@ -618,7 +622,7 @@ def test_a_first_version_without_the_right_to_its_trust_is_never_made() -> None:
     assert world.condition("Ready") == "True"
 
 
-def test_a_next_version_without_the_right_to_its_trust_leaves_stable_alone() -> None:
+def test_a_version_whose_trust_is_not_allowed_does_not_change_stable() -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.denied = "spec.model.trust is signed: ask"
@@ -632,7 +636,7 @@ def test_a_next_version_without_the_right_to_its_trust_leaves_stable_alone() -> 
     )
     assert world.condition("Available") == "True"
     assert world.condition("Stalled") == "True"
-    assert not world.status.rejected, "it is tried as soon as it may be"
+    assert not world.status.rejected, "it is rolled out as soon as the operator may serve it"
     world.denied = ""
     assert phases(world)[-1] == "Stable"
     assert world.status.stable is not None
@@ -640,7 +644,7 @@ def test_a_next_version_without_the_right_to_its_trust_leaves_stable_alone() -> 
 
 
 @pytest.mark.parametrize("phase", ["Preparing", "Canary", "Baking"])
-def test_a_candidate_leaves_when_its_right_is_taken_away(phase: str) -> None:
+def test_a_candidate_is_withdrawn_when_the_operator_loses_the_right_to_serve_it(phase: str) -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.run(lambda world: world.status.phase == phase)
@@ -653,7 +657,7 @@ def test_a_candidate_leaves_when_its_right_is_taken_away(phase: str) -> None:
     assert world.user_errors == 0
 
 
-def test_what_serves_goes_on_serving_when_its_right_is_taken_away_and_says_so() -> None:
+def test_stable_continues_to_serve_when_its_trust_is_no_longer_allowed_and_reports_it() -> None:
     world = serving("v1")
     world.denied = "spec.model.trust is unsafe: ask"
     for _ in range(5):
@@ -664,7 +668,7 @@ def test_what_serves_goes_on_serving_when_its_right_is_taken_away_and_says_so() 
     assert world.user_errors == 0
 
 
-def test_a_version_without_the_right_to_its_trust_supersedes_the_one_on_its_way() -> None:
+def test_a_version_whose_trust_is_not_allowed_supersedes_the_candidate() -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.run(lambda world: world.status.phase == "Canary")
@@ -672,4 +676,4 @@ def test_a_version_without_the_right_to_its_trust_supersedes_the_one_on_its_way(
     world.denied = "spec.model.trust is unsafe: ask"
     world.run(World.settled)
     assert list(world.revisions) == [identity("v1")]
-    assert "the spec went on to v3" in world.status.history[0].message
+    assert "the spec now asks for v3" in world.status.history[0].message

@@ -1,4 +1,4 @@
-"""The chain of failures: each check alone, and which one is reported of several."""
+"""The chain of failures: each check alone, and which of several failures is reported."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlmodel_operator.rollout.pod_failures import Failure
 from tests.unit.operator.rollout.world import IMAGE, OWNER, Behaviour, World, identity, serving, spec
 
 
-def reason(found: Failure | None) -> Reason | None:
-    return found.reason if found else None
+def reason(failure: Failure | None) -> Reason | None:
+    return failure.reason if failure else None
 
 
 def canary() -> World:
-    """v2 gets 5 % of the requests and fails half of them, though not yet decisively often."""
+    """Return a world in which v2 has just got its first weight, and fails every request from now on."""
     world = serving("v1", requests_per_second=40)
     world.change(spec("v2"))
     world.run(lambda w: w.status.phase == "Canary")
@@ -28,7 +28,7 @@ def canary() -> World:
 
 
 def context(world: World, *pods: Pod) -> Context:
-    """What is known in this world; with ``pods``, as if they were those of v2."""
+    """Return the context of this world; ``pods`` replace those of v2."""
     observed = world.observed()
     if pods:
         state = replace(observed.revision(identity("v2")), pods=pods)
@@ -40,21 +40,21 @@ def test_pods_that_fail_come_before_the_statistics_and_these_before_the_deadline
     world = canary()
     world.now += 1
     world.followed = world.routes
-    world._requests(400)  # decisive, and not yet seen by a reconcile
+    world._requests(400)  # decisive, but before the next reconcile
     candidate = world.status.candidate
     assert candidate is not None
     late = replace(candidate, down_since=Time(world.now - 1000))
-    seen = context(world)
-    assert reason(failures.with_requests(seen, candidate)) == Reason.ERROR_RATE
-    assert reason(failures.with_requests(seen, late)) == Reason.ERROR_RATE
-    assert reason(failures.lost_all_pods(seen, late)) == Reason.NOT_READY
-    name, counts = next((pod.name, pod.counts) for pod in seen.observed.revision(identity("v2")).pods)
+    current = context(world)
+    assert reason(failures.with_requests(current, candidate)) == Reason.ERROR_RATE
+    assert reason(failures.with_requests(current, late)) == Reason.ERROR_RATE
+    assert reason(failures.lost_all_pods(current, late)) == Reason.NOT_READY
+    name, counts = next((pod.name, pod.counts) for pod in current.observed.revision(identity("v2")).pods)
     crashed = context(world, Pod(name, world.now, exit_reason="OOMKilled", counts=counts))
     assert reason(failures.failed_too_often(crashed, candidate)) == Reason.ERROR_RATE
     assert reason(failures.with_requests(crashed, late)) == Reason.OUT_OF_MEMORY
 
 
-def test_a_pod_that_says_why_comes_before_the_deadline_of_preparing() -> None:
+def test_a_failure_that_a_pod_reports_comes_before_the_preparing_deadline() -> None:
     world = serving("v1")
     world.behaviours["v2"] = Behaviour(never_ready=True)
     world.change(spec("v2", rollout=Rollout(preparing_deadline_seconds=300)))
@@ -68,7 +68,7 @@ def test_a_pod_that_says_why_comes_before_the_deadline_of_preparing() -> None:
     assert reason(failures.before_requests(rejected, candidate)) == Reason.MODEL_REJECTED
 
 
-def test_without_evidence_against_it_nothing_is_wrong() -> None:
+def test_a_candidate_without_failures_is_not_rolled_back() -> None:
     world = serving("v1")
     world.change(spec("v2"))
     world.run(lambda w: w.status.phase == "Canary")

@@ -1,4 +1,5 @@
-"""The invariants of a rollout as properties: random specs and behaviours, and deaths of the operator between writes."""
+"""Invariants of a rollout as properties: random specs and behaviours, with an operator that is killed between
+writes."""
 
 from __future__ import annotations
 
@@ -43,27 +44,29 @@ EVENTS = st.one_of(
 
 
 def check(world: World, plan: Plan) -> None:
-    """Everything that must be true of every plan, whatever came before it."""
+    """Check what is true of every plan."""
     routes, status = plan.routes, plan.status
-    live = {} if routes is None else dict(routes.addresses)
-    assert len(live) <= 2, "at most two revisions get live traffic"
+    addresses = {} if routes is None else dict(routes.addresses)
+    assert len(addresses) <= 2, "at most two revisions get requests"
     states = {state.address: (name, state) for name, state in world.observed().revisions.items()}
     if routes is not None and routes.stable is not None:
-        assert routes.addresses[routes.stable] in states, "stable leads to something that exists"
+        assert routes.addresses[routes.stable] in states, "the address of stable exists"
     if routes is not None and routes.candidate is not None and routes.weight:
         name, state = states[routes.addresses[routes.candidate]]
-        assert state.ready > 0, "no weight to a set with no ready pod"
+        assert state.ready > 0, "no weight without a ready pod"
         assert status.candidate is not None
         assert status.candidate.revision == name
         retry = world.spec.rollout.retry
         assert not any(item.revision == name and item.retry == retry for item in status.rejected), (
-            "a rejected revision gets no traffic"
+            "a rejected revision gets no requests"
         )
     for name in plan.deletes:
-        assert world.now - world.served_by.get(name, 0.0) >= DRAIN_SECONDS - 1.0, "nothing in use is removed"
+        assert world.now - world.served_by.get(name, 0.0) >= DRAIN_SECONDS - 1.0, (
+            "a revision drains before it is removed"
+        )
         assert status.stable is None or status.stable.revision != name
     if world.status.stable is not None:
-        assert status.stable is not None, "what serves is never forgotten"
+        assert status.stable is not None, "stable is never lost"
     if world.condition("Ready") == "True" and world.status.observed_generation == world.generation:
         assert world.status.stable is not None
         assert world.status.stable.revision == identity(str(world.spec.model.version))
@@ -75,14 +78,14 @@ def check(world: World, plan: Plan) -> None:
         assert before.phase == "Preparing" or (evidence is not None and evidence.candidate.requests > 0), (
             "weight rises only on evidence"
         )
-    wanted = identity(str(world.spec.model.version))
-    settled = status.stable is not None and status.stable.revision == wanted
-    rejected = any(item.revision == wanted and item.retry == world.spec.rollout.retry for item in status.rejected)
+    desired = identity(str(world.spec.model.version))
+    settled = status.stable is not None and status.stable.revision == desired
+    rejected = any(item.revision == desired and item.retry == world.spec.rollout.retry for item in status.rejected)
     if status.candidate is not None or not (settled or rejected):
-        assert plan.requeue_after is not None, "whoever has work left is requeued"
-    again = world.decide()
-    assert encode(again.status) == encode(plan.status), "a decision is a function of what it is given"
-    assert again.routes == plan.routes
+        assert plan.requeue_after is not None, "a model that is not settled is requeued"
+    repeated = world.decide()
+    assert encode(repeated.status) == encode(plan.status), "a decision depends only on its input"
+    assert repeated.routes == plan.routes
 
 
 @seed(SEED)
@@ -91,7 +94,7 @@ def check(world: World, plan: Plan) -> None:
     behaviours=st.fixed_dictionaries({"v2": BEHAVIOURS, "v3": BEHAVIOURS}),
     events=st.lists(EVENTS, max_size=12),
 )
-def test_invariants_hold_whatever_happens_and_all_comes_to_rest(
+def test_invariants_hold_in_any_order_of_events_and_the_model_settles(
     behaviours: dict[str, Behaviour], events: list[tuple[object, ...]]
 ) -> None:
     world = serving("v1", requests_per_second=300)
@@ -107,11 +110,11 @@ def test_invariants_hold_whatever_happens_and_all_comes_to_rest(
             case ("die", int(writes)):
                 world.tick(dies_after=writes)
             case ("evict", int(which)):
-                pods = [(held, pod) for held in world.revisions.values() for pod in held.pods]
-                # Of several pods, so that an eviction alone never leaves a version without any.
-                held, pod = pods[which % len(pods)]
-                if len(held.pods) > 1:
-                    del held.pods[pod]
+                pods = [(revision, pod) for revision in world.revisions.values() for pod in revision.pods]
+                # Never the last pod, so that an eviction does not leave a version without any.
+                revision, pod = pods[which % len(pods)]
+                if len(revision.pods) > 1:
+                    del revision.pods[pod]
     final = Rollout(bake_seconds=3, preparing_deadline_seconds=30)
     version = str(world.spec.model.version)
     world.change(spec(version, rollout=final, serving=Serving(replicas=2)))
@@ -119,14 +122,14 @@ def test_invariants_hold_whatever_happens_and_all_comes_to_rest(
         lambda w: w.settled() and w.status.observed_generation == w.generation and w.status.replicas == "2/2",
         limit=3000,
     )
-    good = version == "v1" or (
+    is_good = version == "v1" or (
         behaviours[version].error_rate == 0 and not behaviours[version].broken and not behaviours[version].never_ready
     )
     stable = world.status.stable
     assert stable is not None
-    if good and not world.status.rejected:
+    if is_good and not world.status.rejected:
         assert stable.version == version
-    if not good:
+    if not is_good:
         assert stable.version != version
         assert world.condition("RolledBack") == "True"
     assert set(world.revisions) == {stable.revision}
@@ -134,13 +137,13 @@ def test_invariants_hold_whatever_happens_and_all_comes_to_rest(
     for _ in range(20):
         plan = world.tick()
         assert plan.requeue_after is None
-    assert world.status_writes == 0, "a converged system makes no write"
+    assert world.status_writes == 0, "a settled model writes nothing"
 
 
 @pytest.mark.parametrize("writes", range(6))
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_an_operator_that_dies_in_every_reconcile_reaches_the_same_end(writes: int, rate: float) -> None:
-    """Each reconcile is cut off after ``writes`` writes, except every third, which shows what was left behind."""
+def test_an_operator_that_is_killed_in_every_reconcile_reaches_the_same_state(writes: int, rate: float) -> None:
+    """Each reconcile is killed after ``writes`` writes, except every third, which continues from what they left."""
     world = World(random.Random(SEED), spec("v1"))
     world.run(lambda w: w.settled() and w.condition("Ready") == "True", 60)
     world.check = check

@@ -1,4 +1,4 @@
-"""What is read from objects as clusters really have them, and from counters as processes really count."""
+"""Objects as clusters have them, and counters as processes count, become the input of a decision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDECAR = {
     "restartCount": 1,
     "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
 }
-REFUSED = {"name": "server", "restartCount": 1, "state": {"terminated": {"exitCode": 3, "message": "digest differs"}}}
+REJECTED = {"name": "server", "restartCount": 1, "state": {"terminated": {"exitCode": 3, "message": "digest differs"}}}
 
 
 def pod(*containers: dict[str, Any], **metadata: Any) -> Pod:
@@ -29,37 +29,38 @@ def pod(*containers: dict[str, Any], **metadata: Any) -> Pod:
     return read_pod(body, None)
 
 
-def test_only_the_servers_own_container_speaks_for_the_model() -> None:
-    failure = pod_failure([pod(SIDECAR, REFUSED)], NOW)
+def test_only_the_server_container_can_fail_the_model() -> None:
+    failure = pod_failure([pod(SIDECAR, REJECTED)], NOW)
     assert failure is not None
     assert (failure.reason, failure.message) == ("ModelRejected", "digest differs")
     assert pod_failure([pod(SIDECAR, {"name": "server", "restartCount": 0})], NOW) is None
 
 
-def test_a_pod_on_its_way_out_says_nothing_of_the_version() -> None:
-    assert pod_failure([pod(REFUSED, deletionTimestamp="2027-01-15T08:01:00Z")], NOW) is None
+def test_a_terminating_pod_does_not_fail_its_version() -> None:
+    assert pod_failure([pod(REJECTED, deletionTimestamp="2027-01-15T08:01:00Z")], NOW) is None
 
 
 @pytest.mark.parametrize("body", [{}, {"metadata": {}}, {"status": {}}, {"metadata": {"name": "p"}, "status": None}])
-def test_fields_that_are_not_there_yet_are_no_error(body: dict[str, Any]) -> None:
+def test_absent_fields_are_not_an_error(body: dict[str, Any]) -> None:
     assert not read_pod(body, None).ready
     assert replica_failure(body) == ""
 
 
-def evidence(candidate: Counts | None, failed: int, *, stable: Counts, before: Evidence, asked: int = 1000) -> Evidence:
-    """One look: counters of one pod each, and a router that gave the candidate ``asked`` and saw ``failed``."""
+def evidence(candidate: Counts | None, failed: int, *, stable: Counts, before: Evidence, sent: int = 1000) -> Evidence:
+    """Return the evidence after a reading: one pod on each side, and a router that sent the candidate ``sent`` requests
+    of which ``failed`` failed."""
     observed = Observed(
         {
             "c": RevisionState((Pod("c-1", NOW, ready=True, counts=candidate),)),
             "s": RevisionState((Pod("s-1", NOW, ready=True, counts=stable),)),
         },
-        (Router("r", NOW, "id", {"b": Counts(asked, failed=failed), "a": Counts(1000)}),),
+        (Router("r", NOW, "id", {"b": Counts(sent, failed=failed), "a": Counts(1000)}),),
     )
-    return gather(before, observed, candidate=Side("c", "b"), stable=Side("s", "a"), began=NOW, max_percent=1.0)
+    return gather(before, observed, candidate=Side("c", "b"), stable=Side("s", "a"), started_at=NOW, max_percent=1.0)
 
 
-def test_failures_of_a_pod_that_could_not_be_read_wait_for_their_requests() -> None:
-    first = evidence(Counts(100), 0, stable=Counts(1000), before=Evidence(), asked=100)
+def test_failures_of_a_pod_that_could_not_be_read_count_with_its_requests() -> None:
+    first = evidence(Counts(100), 0, stable=Counts(1000), before=Evidence(), sent=100)
     unread = evidence(None, 2, stable=Counts(1000), before=first)
     assert unread.candidate == first.candidate
     read = evidence(Counts(1000, 0, 2), 2, stable=Counts(1000), before=unread)
@@ -67,15 +68,15 @@ def test_failures_of_a_pod_that_could_not_be_read_wait_for_their_requests() -> N
     assert read.against < 1000
 
 
-def test_failures_of_a_dead_pod_count_though_nobody_can_read_it() -> None:
-    first = evidence(Counts(100), 0, stable=Counts(1000), before=Evidence(), asked=100)
-    dead = evidence(None, 10, stable=Counts(1000), before=first, asked=110)
+def test_failures_of_a_dead_pod_count_although_it_cannot_be_read() -> None:
+    first = evidence(Counts(100), 0, stable=Counts(1000), before=Evidence(), sent=100)
+    dead = evidence(None, 10, stable=Counts(1000), before=first, sent=110)
     assert dead.candidate == Counts(110, 0, 10)
     assert dead.against >= 1000
 
 
 def test_counters_of_a_restarted_container_start_from_zero() -> None:
-    first = evidence(Counts(100, 5, 0), 0, stable=Counts(200, 10, 0), before=Evidence(), asked=100)
-    after = evidence(Counts(110, 5, 0), 0, stable=Counts(205, 0, 0), before=first, asked=110)
+    first = evidence(Counts(100, 5, 0), 0, stable=Counts(200, 10, 0), before=Evidence(), sent=100)
+    after = evidence(Counts(110, 5, 0), 0, stable=Counts(205, 0, 0), before=first, sent=110)
     assert after.stable == Counts(405, 10, 0)
     assert after.candidate == Counts(110, 5, 0)

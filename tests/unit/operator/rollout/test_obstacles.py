@@ -1,4 +1,4 @@
-"""What keeps pods from starting, from facts that the controller gathers."""
+"""Why pods do not start, from what the controller reads."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def observed(*pods: Pod, failure: str = "", refusal: str = "", missing: bool = F
 
 
 def test_a_missing_config_map_is_named_with_what_to_type() -> None:
-    found = obstacle(MODEL, status(), observed(MOUNTING, missing=True), NOW)
-    assert found.startswith("ConfigMap fraud-v2 is not in namespace default: apply it (`mlmodel package PACKAGE")
+    message = obstacle(MODEL, status(), observed(MOUNTING, missing=True), NOW)
+    assert message.startswith("ConfigMap fraud-v2 not found in namespace default: apply it (`mlmodel package PACKAGE")
     assert obstacle(MODEL, status(), observed(MOUNTING), NOW) == ""
 
 
 @pytest.mark.parametrize(
-    ("state", "seen", "name"),
+    ("state", "current", "name"),
     [
         (status(), observed(MOUNTING), "fraud-v2"),
         (Status(), observed(MOUNTING), None),
@@ -45,20 +45,20 @@ def test_a_missing_config_map_is_named_with_what_to_type() -> None:
         (status(), observed(Pod("p", NOW, waiting="ErrImagePull")), None),
         (status(), observed(MOUNTING, Pod("q", NOW, ready=True)), None),
         (status(), observed(MOUNTING, failure="quota"), None),
-        (status(), observed(MOUNTING, refusal="refused"), None),
+        (status(), observed(MOUNTING, refusal="rejected"), None),
     ],
 )
-def test_a_config_map_is_looked_up_only_when_it_could_be_the_obstacle(
-    state: Status, seen: Observed, name: str | None
+def test_a_config_map_is_read_only_when_it_could_be_the_obstacle(
+    state: Status, current: Observed, name: str | None
 ) -> None:
-    assert needs_config_map(state, seen) == name
+    assert needs_config_map(state, current) == name
 
 
-def test_a_secret_is_asked_about_after_a_while() -> None:
+def test_a_secret_is_suspected_after_the_time_for_mounts() -> None:
     keys = status("builtin://iris", ApiKeys("fraud-keys"))
     young, old = MOUNTING, replace(MOUNTING, created=NOW - MOUNT_SECONDS - 1)
     assert obstacle(MODEL, keys, observed(young), NOW) == ""
-    assert "is there a Secret fraud-keys with the key `keys` in namespace default" in obstacle(
+    assert "check that namespace default has a Secret fraud-keys with the key `keys`" in obstacle(
         MODEL, keys, observed(old), NOW
     )
     assert obstacle(MODEL, status("builtin://iris"), observed(old), NOW) == ""
@@ -68,15 +68,15 @@ def test_a_secret_is_asked_about_after_a_while() -> None:
 def test_the_most_certain_cause_comes_first() -> None:
     state = status(keys=ApiKeys("fraud-keys"))
     old = replace(MOUNTING, created=NOW - MOUNT_SECONDS - 1)
-    everything = observed(old, failure="exceeded quota", refusal="the API server refused it", missing=True)
-    assert obstacle(MODEL, state, everything, NOW) == "the API server refused it"
-    assert obstacle(MODEL, state, replace(everything, refusal=""), NOW) == "exceeded quota"
+    all_causes = observed(old, failure="exceeded quota", refusal="the API server rejected it", missing=True)
+    assert obstacle(MODEL, state, all_causes, NOW) == "the API server rejected it"
+    assert obstacle(MODEL, state, replace(all_causes, refusal=""), NOW) == "exceeded quota"
     assert obstacle(MODEL, state, observed(old, missing=True), NOW).startswith("ConfigMap fraud-v2")
     assert "Secret fraud-keys" in obstacle(MODEL, state, observed(old), NOW)
 
 
-def test_a_ready_candidate_has_no_obstacle_but_a_refusal_concerns_all() -> None:
+def test_a_ready_candidate_has_no_obstacle_except_a_failed_write() -> None:
     ready = observed(Pod("p", NOW, ready=True), MOUNTING, failure="exceeded quota", missing=True)
     assert obstacle(MODEL, status(), ready, NOW) == ""
     assert obstacle(MODEL, Status(), ready, NOW) == ""
-    assert obstacle(MODEL, Status(), replace(ready, refusal="refused"), NOW) == "refused"
+    assert obstacle(MODEL, Status(), replace(ready, refusal="rejected"), NOW) == "rejected"

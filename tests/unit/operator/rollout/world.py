@@ -1,7 +1,7 @@
-"""A cluster small enough to think about: carries plans out, ages pods, follows routes and answers requests.
+"""A simulated cluster, which carries out plans, starts pods, follows routes and answers requests.
 
-It is not a mock of the API: decisions are pure, so a world is just numbers. Everything that happens is drawn from the
-random generator given by the test.
+It does not imitate the API server: decisions are pure functions, so a world consists of numbers. All random events come
+from the random generator of the test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OWNER = Owner("fraud", "default", "uid-1")
 
 
 def spec(version: str, *, rollout: Rollout | None = None, serving: Serving | None = None) -> Spec:
-    """A spec that serves ``version``; quick baking unless said otherwise."""
+    """Return a spec that serves ``version``, by default with a short bake time."""
     return Spec(
         ModelSource(f"configmap://fraud-{version}", version=version),
         serving or Serving(),
@@ -39,7 +39,7 @@ def spec(version: str, *, rollout: Rollout | None = None, serving: Serving | Non
 
 
 def identity(version: str) -> str:
-    """The revision of ``spec(version)``."""
+    """Return the identity of the revision of ``spec(version)``."""
     return desired_revision(spec(version), IMAGE).id
 
 
@@ -50,10 +50,10 @@ class Behaviour:
     seconds_to_ready: float = 2.0
     error_rate: float = 0.0
     client_error_rate: float = 0.0
-    """Of the requests that are right, those that this version refuses."""
+    """Fraction of the valid requests that this version rejects."""
     never_ready: bool = False
     broken: dict[str, object] = field(default_factory=dict)
-    """Fields of Pod that say so, as ``{"exit_code": 3}``."""
+    """Fields of Pod of a failure, such as ``{"exit_code": 3}``."""
 
 
 @dataclass
@@ -71,8 +71,8 @@ class World:
     spec: Spec
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
     requests_per_second: int = 50
-    wrong_rate: float = 0.0
-    """Of the requests, those that no version can answer."""
+    invalid_rate: float = 0.0
+    """Fraction of the requests that every version rejects."""
     now: float = 1_800_000_000.7
     generation: int = 1
     status: Status = field(default_factory=Status)
@@ -88,22 +88,22 @@ class World:
     reachable: bool = True
     """Whether the model's address answers."""
     denied: str = ""
-    """Why the wanted revision may not be made."""
+    """Why the operator may not serve the desired revision."""
     served_by: dict[str, float] = field(default_factory=dict)
-    """When each revision last got a request."""
+    """Time of the last request of each revision."""
     serial: int = 0
     check: Callable[[World, Plan], None] | None = None
 
     def behaviour(self, version: str) -> Behaviour:
-        """How a version behaves; well, unless told."""
+        """Return the behaviour of a version, by default without failures."""
         return self.behaviours.setdefault(version, Behaviour())
 
     def change(self, new: Spec) -> None:
-        """``kubectl apply``."""
+        """Change the spec, as ``kubectl apply`` does."""
         self.spec, self.generation = new, self.generation + 1
 
     def observed(self) -> Observed:
-        """What the operator sees."""
+        """Return what the operator observes."""
         states = {}
         for name, revision in self.revisions.items():
             pods = []
@@ -114,10 +114,10 @@ class World:
                     and not behaviour.broken
                     and self.now >= created + behaviour.seconds_to_ready
                 )
-                # As from the API server and the scraper: whole seconds, and counters only when they are asked for.
+                # As from the API server and the scraper: whole seconds, and counters only if a decision requires them.
                 read = counts if needs_pods(self.status) else None
-                seen = Pod(pod, math.floor(created), ready=ready, counts=read)
-                pods.append(replace(seen, **behaviour.broken))  # type: ignore[arg-type]
+                observed = Pod(pod, math.floor(created), ready=ready, counts=read)
+                pods.append(replace(observed, **behaviour.broken))  # type: ignore[arg-type]
             states[name] = RevisionState(tuple(pods), _address(name), revision.replicas)
         if not needs_routers(self.status, Observed(states)):
             return Observed(states, (Router(self.router, 0.0),))
@@ -125,13 +125,13 @@ class World:
         return Observed(states, (router,))
 
     def decide(self) -> Plan:
-        """One decision on what is there now, from the status as the API server would hand it back."""
-        held = read_status(encode(self.status))
+        """Return the decision about the present state, with the status as the API server returns it."""
+        status = read_status(encode(self.status))
         observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
-        return decide(MLModel(OWNER, self.generation, self.spec), observed, held, IMAGE, self.now)
+        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, IMAGE, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
-        """One reconcile; the operator is killed after ``dies_after`` of its writes."""
+        """Reconcile once; the operator is killed after ``dies_after`` of its writes."""
         plan = self.decide()
         if self.check is not None:
             self.check(self, plan)
@@ -147,26 +147,26 @@ class World:
         return plan
 
     def tick(self, seconds: float = 1.0, **how: int) -> Plan:
-        """Time passes, the router follows, users ask, the operator looks."""
+        """Let time pass: the router follows the routes, users send requests, the operator reconciles."""
         self.now += seconds
         self.followed = self.routes
         self._requests(round(self.requests_per_second * seconds))
         return self.reconcile(**how)
 
     def run(self, until: Callable[[World], bool], limit: float = 2000.0) -> None:
-        """Ticks until a condition holds; fails when it does not within ``limit`` seconds."""
+        """Tick until a condition holds; fail if it does not within ``limit`` seconds."""
         end = self.now + limit
         while not until(self):
             assert self.now < end, f"not within {limit} s: {self.status}"
             self.tick()
 
     def settled(self) -> bool:
-        """Nothing moves any more."""
+        """Whether the rollout is finished."""
         return self.status.candidate is None and not self.status.draining and self.status.stable is not None
 
     def condition(self, kind: str) -> str:
-        """The status of a condition."""
-        return next((found.status for found in self.status.conditions if found.type == kind), "")
+        """Return the status of a condition."""
+        return next((item.status for item in self.status.conditions if item.type == kind), "")
 
     def _route(self, plan: Plan) -> None:
         if plan.routes is not None:
@@ -175,7 +175,7 @@ class World:
     def _scale(self, name: str, version: str, pods: int) -> None:
         revision = self.revisions.setdefault(name, _Revision(version, pods))
         if self.spec.serving.autoscaling is not None:
-            pods = max(pods, revision.replicas)  # the number is the autoscaler's, only its lower bound is ours
+            pods = max(pods, revision.replicas)  # the autoscaler sets the number, the operator only the minimum
         revision.replicas = pods
         while len(revision.pods) < pods:
             self.serial += 1
@@ -190,30 +190,30 @@ class World:
         self.status = plan.status
 
     def _requests(self, number: int) -> None:
-        """Users ask ``number`` times; what the candidate fails or refuses is asked of stable."""
+        """Send ``number`` requests; those that the candidate fails or rejects are retried on stable."""
         routes = self.followed
         if routes is None or routes.stable is None:
             return
-        share = routes.weight if routes.candidate is not None else 0
-        wrong = sum(self.rng.random() < self.wrong_rate for _ in range(number)) if self.wrong_rate else 0
-        good = number - wrong
-        asked = sum(self.rng.random() * 100 < share for _ in range(good))
-        asked_wrong = sum(self.rng.random() * 100 < share for _ in range(wrong))
-        missed = self._ask(routes, routes.candidate, asked, asked_wrong) if routes.candidate is not None else 0
-        self._count(routes.candidate, asked + asked_wrong, missed)
-        failed = self._ask(routes, routes.stable, good - asked, wrong - asked_wrong)
-        self._count(routes.stable, number - asked - asked_wrong, failed)
-        self.user_errors += failed + self._ask(routes, routes.stable, missed, asked_wrong)
+        weight = routes.weight if routes.candidate is not None else 0
+        invalid = sum(self.rng.random() < self.invalid_rate for _ in range(number)) if self.invalid_rate else 0
+        valid = number - invalid
+        sent = sum(self.rng.random() * 100 < weight for _ in range(valid))
+        sent_invalid = sum(self.rng.random() * 100 < weight for _ in range(invalid))
+        retried = self._send(routes, routes.candidate, sent, sent_invalid) if routes.candidate is not None else 0
+        self._count(routes.candidate, sent + sent_invalid, retried)
+        failed = self._send(routes, routes.stable, valid - sent, invalid - sent_invalid)
+        self._count(routes.stable, number - sent - sent_invalid, failed)
+        self.user_errors += failed + self._send(routes, routes.stable, retried, sent_invalid)
 
-    def _count(self, slot: Slot | None, asked: int, failed: int) -> None:
+    def _count(self, slot: Slot | None, sent: int, failed: int) -> None:
         if slot is not None:
-            self.slots[slot] += Counts(asked, failed=failed)
+            self.slots[slot] += Counts(sent, failed=failed)
 
-    def _ask(self, routes: Routes, slot: Slot, number: int, wrong: int) -> int:
-        """Asks one slot ``number`` times and returns how many it failed or refused; it also refuses ``wrong`` others,
-        as every version does."""
+    def _send(self, routes: Routes, slot: Slot, number: int, invalid: int) -> int:
+        """Send ``number`` valid requests to one slot, and return how many it failed or rejected; ``invalid`` others,
+        which every version rejects, are sent too."""
         name = next((n for n in self.revisions if routes.addresses[slot] == _address(n)), None)
-        if name is None or not number + wrong:
+        if name is None or not number + invalid:
             return number
         revision = self.revisions[name]
         behaviour = self.behaviour(revision.version)
@@ -221,19 +221,19 @@ class World:
         self.served_by[name] = self.now
         if not ready:
             return number
-        failed = refused = 0
+        failed = rejected = 0
         for _ in range(number):
             roll = self.rng.random()
             failed += roll < behaviour.error_rate
-            refused += behaviour.error_rate <= roll < behaviour.error_rate + behaviour.client_error_rate
+            rejected += behaviour.error_rate <= roll < behaviour.error_rate + behaviour.client_error_rate
         pod = self.rng.choice(ready)
         created, counts = revision.pods[pod]
-        revision.pods[pod] = (created, counts + Counts(number + wrong, refused + wrong, failed))
+        revision.pods[pod] = (created, counts + Counts(number + invalid, rejected + invalid, failed))
         self.answered[revision.version] = self.answered.get(revision.version, 0) + number
-        return failed + refused
+        return failed + rejected
 
     def observed_pods(self, name: str) -> tuple[Pod, ...]:
-        """The pods of one revision as seen now."""
+        """Return the present pods of one revision."""
         revision, behaviour = self.revisions[name], self.behaviour(self.revisions[name].version)
         return tuple(
             Pod(
@@ -248,24 +248,24 @@ class World:
 
 
 def _address(revision: str) -> str:
-    """The ClusterIP of a revision's Service."""
+    """Return the ClusterIP of a revision's Service."""
     return ".".join(str(int(revision[at : at + 2], 16)) for at in (0, 2, 4, 6))
 
 
 def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
-    """A world in which ``version`` serves."""
+    """Return a world in which ``version`` serves."""
     world = World(random.Random(seed), spec(version), **how)  # type: ignore[arg-type]
     world.run(lambda w: w.settled() and w.condition("Ready") == "True", 60)
     return world
 
 
 def steps(*weights: int, **more: int) -> tuple[Step, ...]:
-    """Steps with these weights."""
+    """Return steps with these weights."""
     return tuple(Step(weight, **more) for weight in weights)
 
 
 def resumed(body: Mapping[str, Any], **how: object) -> World:
-    """The world in which a recorded MLModel continues: pods, counters and routes as its status remembers them."""
+    """Return the world of a recorded MLModel, with the pods, counters and routes in its status."""
     status = read_status(body["status"])
     world = World(
         random.Random(1),
@@ -280,11 +280,11 @@ def resumed(body: Mapping[str, Any], **how: object) -> World:
     state = evidence.state if evidence else EvidenceState()
     for item in status.draining:
         world.revisions[item.revision] = _Revision(item.revision, 1, {f"{item.revision}-1": (0.0, Counts())})
-    for held, created in ((status.stable, 0.0), (status.candidate, status.candidate and status.candidate.started_at)):
-        if held is not None:
-            names = [name for name in state.pods if held.revision in name] or [f"{held.revision}-1"]
+    for side, created in ((status.stable, 0.0), (status.candidate, status.candidate and status.candidate.started_at)):
+        if side is not None:
+            names = [name for name in state.pods if side.revision in name] or [f"{side.revision}-1"]
             pods = {name: (created or 0.0, state.pods.get(name, Counts())) for name in names}
-            world.revisions[held.revision] = _Revision(held.version, held.replicas, pods)
+            world.revisions[side.revision] = _Revision(side.version, side.replicas, pods)
     if state.routers and status.stable is not None and status.candidate is not None and status.candidate.slot:
         world.router, sides = next(iter(state.routers.items()))
         world.slots = {status.candidate.slot: sides.candidate, status.stable.slot: sides.stable}
@@ -293,8 +293,8 @@ def resumed(body: Mapping[str, Any], **how: object) -> World:
 
 
 def _times(status: Status) -> Iterator[float]:
-    """All times in the past that a status names."""
-    yield from (found.last_transition_time for found in status.conditions)
+    """Yield all times in the past that are in a status."""
+    yield from (item.last_transition_time for item in status.conditions)
     yield from (entry.ended_at for entry in status.history)
     if status.candidate is not None:
         yield status.candidate.since
