@@ -1,4 +1,4 @@
-"""Every log call is an event in a few words, with its values as fields: what the formatter and log queries rely on."""
+"""Every log call is an event in a few words with its values as fields, as the formatter and log queries require."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def log_calls(tree: ast.AST) -> list[ast.Call]:
 
 
 def keys(tree: ast.AST, extra: ast.expr) -> list[str]:
-    """The keys of ``extra``: a dictionary, or a name to which one is assigned in the same module."""
+    """Return the keys of ``extra``: a dictionary, or a name to which one is assigned in the same module."""
     values: list[ast.expr] = [extra] if isinstance(extra, ast.Dict) else []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [ast.unparse(extra)]:

@@ -1,4 +1,4 @@
-"""Names and ports are declared once: in names.py."""
+"""Names and ports are declared only in names.py."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mlmodel_operator import names
 
 PACKAGE = Path(mlmodel_operator.__file__).parent
 DECLARED = {value for key, value in vars(names).items() if key.isupper()} - {
-    names.KIND,  # also the words that they are
+    names.KIND,  # also plain words
     names.PROJECT,
     names.SERVER,
     names.ROUTER,
     names.VERSION,
-    names.SERVICE_PORT,  # also a number
+    names.SERVICE_PORT,  # also a plain number
 }
 
 
 def literals(path: Path) -> Iterator[object]:
-    """Every string and number that is written in a module; of f-strings, their parts."""
+    """Yield every string and number in a module, and the parts of f-strings."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant):
             yield node.value

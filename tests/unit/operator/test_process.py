@@ -1,4 +1,4 @@
-"""The parts of the process together: what must be there before it leads, what stops it, and how it stops."""
+"""The parts of the process together: what it requires before it leads, what stops it, and how it stops."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ NO_SCRAPER = cast(Scraper, None)
 
 
 class Scene:
-    """One process over an API server in memory; kopf's watch is only waited for, and ends when the test wants it."""
+    """One process over an API server in memory; the watch of kopf delivers nothing, and stops when the test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.api, self.clock, self.stop = MemoryApi(), FakeClock(), asyncio.Event()
-        self.watching, self.ended = asyncio.Event(), asyncio.get_running_loop().create_future()
-        self.begun: list[Key] = []
+        self.watching, self.stopped = asyncio.Event(), asyncio.get_running_loop().create_future()
+        self.started: list[Key] = []
         self.done: list[Key] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -45,13 +45,13 @@ class Scene:
 
     async def _watch(self, *_: Any) -> None:
         self.watching.set()
-        await self.ended
+        await self.stopped
 
     def _build(self, parts: Parts) -> Reconcile:
         assert (parts.settings, parts.clock) == (SETTINGS, self.clock)
 
         async def reconcile(key: Key) -> None:
-            self.begun.append(key)
+            self.started.append(key)
             await self.gate.wait()
             self.done.append(key)
 
@@ -59,7 +59,7 @@ class Scene:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[asyncio.Task[None]]:
-        """The process, stopped afterwards."""
+        """Run the process, and stop it at the end."""
         task = asyncio.create_task(self.operator.run())
         await self.clock.advance(0)
         yield task
@@ -79,14 +79,14 @@ class Scene:
 
 
 @asynchronous
-async def test_it_leads_once_the_crd_fits_and_all_caches_have_synced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_leads_once_the_crd_fits_and_all_caches_have_synced(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
     await scene.add_model()
     async with scene.running():
         assert "CustomResourceDefinition" in scene.operator.not_ready()[0]
         assert scene.operator.not_ready()[1:] == ["the models have not been listed yet"]
         assert not scene.watching.is_set()
-        assert (scene.holder(), scene.begun) == ("", [])
+        assert (scene.holder(), scene.started) == ("", [])
         await scene.install()
         await scene.clock.advance(3)
         assert scene.operator.not_ready() == []
@@ -96,7 +96,7 @@ async def test_it_leads_once_the_crd_fits_and_all_caches_have_synced(monkeypatch
 
 
 @asynchronous
-async def test_a_cache_that_has_not_synced_keeps_it_from_leading(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_with_a_cache_that_has_not_synced_does_not_lead(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
     await scene.install()
     listed = scene.api.list
@@ -130,23 +130,23 @@ async def test_a_part_that_stops_stops_the_process_with_one_line(
     await scene.install()
     task = asyncio.create_task(scene.operator.run())
     await scene.clock.advance(0)
-    scene.ended.set_exception(WatchStopped("kopf gave up"))
+    scene.stopped.set_exception(WatchStopped("kopf stopped"))
     with pytest.raises(ExceptionGroup) as stopped:
         await asyncio.wait_for(task, 1)
     caplog.clear()
     process.report(stopped.value)
     (record,) = caplog.records
-    assert LineFormatter().format(record).endswith('msg="part stopped" error="watch on models: kopf gave up"')
-    assert scene.holder() == ""  # released, for a standby
+    assert LineFormatter().format(record).endswith('msg="part stopped" error="watch on models: kopf stopped"')
+    assert scene.holder() == ""  # released for a standby
 
 
 @asynchronous
-async def test_a_part_that_stops_without_an_error_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_part_that_stops_without_an_error_stops_the_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
     await scene.install()
     task = asyncio.create_task(scene.operator.run())
     await scene.clock.advance(0)
-    scene.ended.set_result(None)
+    scene.stopped.set_result(None)
     with pytest.raises(ExceptionGroup) as stopped:
         await asyncio.wait_for(task, 1)
     (part,) = stopped.value.exceptions
@@ -163,7 +163,7 @@ def test_a_bug_in_a_part_is_logged_with_its_traceback(caplog: pytest.LogCaptureF
 
 
 @asynchronous
-async def test_on_the_way_out_work_in_progress_is_finished_and_no_more_is_begun(
+async def test_on_stop_reconciles_in_progress_finish_and_no_new_one_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene = Scene(monkeypatch)
@@ -172,7 +172,7 @@ async def test_on_the_way_out_work_in_progress_is_finished_and_no_more_is_begun(
     scene.gate.clear()
     task = asyncio.create_task(scene.operator.run())
     await scene.clock.advance(0)
-    assert scene.begun == [("bank", "fraud")]
+    assert scene.started == [("bank", "fraud")]
     scene.stop.set()
     await settle()
     assert not task.done()
@@ -184,7 +184,7 @@ async def test_on_the_way_out_work_in_progress_is_finished_and_no_more_is_begun(
 
 
 @asynchronous
-async def test_models_are_reconciled_now_and_then_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_models_are_reconciled_periodically_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
     await scene.install()
     await scene.add_model()
@@ -195,7 +195,7 @@ async def test_models_are_reconciled_now_and_then_without_an_event(monkeypatch: 
 
 
 @asynchronous
-async def test_a_change_of_a_child_is_a_reconcile_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_of_a_child_requeues_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
     await scene.install()
     async with scene.running():

@@ -1,4 +1,4 @@
-"""The scraper reads real answers, and takes anything else for none."""
+"""The scraper reads valid responses, and treats any other as no response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = ["model", "version", "revision", "code"]
 
 
 def page(counts: dict[str, int], version: str = "v1") -> bytes:
-    """What a serving pod shows, written by the library that it uses."""
+    """Return the metrics of a server pod, written by the library that it uses."""
     registry = CollectorRegistry()
     counter = Counter("mlmodel_requests", "Inference requests.", LABELS, registry=registry)
     for code, number in counts.items():
@@ -32,7 +32,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def servers(handlers: dict[str, Handler]) -> AsyncIterator[int]:
-    """One server per loopback address, all on one port, as pods have it."""
+    """Serve on one loopback address per handler, all on the same port, as pods do."""
     runners = []
     port = 0
     try:
@@ -59,7 +59,7 @@ def answer(body: bytes, status: int = 200) -> Handler:
 
 
 @asynchronous
-async def test_pods_are_read_at_once_and_a_hanging_one_costs_a_second_and_nobody_else() -> None:
+async def test_pods_are_read_concurrently_and_one_that_hangs_costs_a_second() -> None:
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(30)
         return web.Response()
@@ -137,12 +137,12 @@ async def test_an_address_answers_or_does_not() -> None:
 
 
 @pytest.mark.parametrize("version", ["v1", 'a"b', "a\\", 'x",code="500', "{}", "é", "line\nbreak", "a\u2028b\rc"])
-def test_labels_are_parsed_and_not_searched(version: str) -> None:
+def test_label_values_cannot_imitate_a_code(version: str) -> None:
     assert parse_counts(page({"200": 3}, version)) == Counts(3, 0, 0)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1.0", "1e400", "x", "", "0.5"])
-def test_a_value_that_is_no_count_makes_the_page_no_answer(value: str) -> None:
+def test_a_value_that_is_not_a_count_invalidates_the_response(value: str) -> None:
     good = b'mlmodel_requests_total{code="200"} 5.0\n'
     assert parse_counts(good) == Counts(5, 0, 0)
     assert parse_counts(good + f'mlmodel_requests_total{{code="500"}} {value}\n'.encode()) is None
@@ -151,7 +151,7 @@ def test_a_value_that_is_no_count_makes_the_page_no_answer(value: str) -> None:
 @pytest.mark.parametrize(
     "line", ['{version="1"} 1', '{code="2xx"} 1', '{code="700"} 1', '{code="200" 1', "{} 1", '{code="200"}1']
 )
-def test_a_line_without_a_proper_code_makes_the_page_no_answer(line: str) -> None:
+def test_a_line_without_a_valid_code_invalidates_the_response(line: str) -> None:
     assert parse_counts(f"mlmodel_requests_total{line}\n".encode()) is None
 
 
@@ -165,7 +165,7 @@ def test_large_counts_and_timestamps_are_read_and_other_metrics_are_not() -> Non
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 5000])
-def test_garbage_is_no_answer(body: bytes) -> None:
+def test_garbage_is_not_a_response(body: bytes) -> None:
     assert parse_counts(body) is None
     assert parse_router_status(body) is None
 
@@ -186,5 +186,5 @@ def test_garbage_is_no_answer(body: bytes) -> None:
         '{"id": "x", "slots": {"a": {"requests": 1e999, "failed": 0, "fallbacks": 0}}}',
     ],
 )
-def test_a_router_status_that_is_not_as_it_must_be_is_none(body: str) -> None:
+def test_a_router_status_that_is_not_valid_is_none(body: str) -> None:
     assert parse_router_status(body.encode()) is None

@@ -1,4 +1,4 @@
-"""The inputs that the tests of the builders share, and the questions that they ask of every body."""
+"""Inputs and checks that the tests of the builders share."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ IMAGE = "example/mlmodel-server:0.1.0"
 
 
 def revision(uri: str = "builtin://iris", *, serving: dict[str, Any] | None = None, **model: Any) -> Revision:
-    """A revision of fraud with the id 5f1c2e9a; ``serving`` are further fields of its snapshot."""
+    """Return a revision of fraud with the identity 5f1c2e9a; ``serving`` has further fields of its snapshot."""
     return Revision("5f1c2e9a", Snapshot(ModelSource(uri, **model), IMAGE, **(serving or {})))
 
 
 def pod(deployment: Body) -> Body:
-    """The pod's spec."""
-    found: Body = deployment["spec"]["template"]["spec"]
-    return found
+    """Return the spec of the pod."""
+    spec: Body = deployment["spec"]["template"]["spec"]
+    return spec
 
 
 def container(deployment: Body) -> Body:
-    """The pod's only container."""
-    (found,) = pod(deployment)["containers"]
-    return dict(found)
+    """Return the only container of the pod."""
+    (only,) = pod(deployment)["containers"]
+    return dict(only)
 
 
 def restricted(spec: Body) -> list[str]:
-    """What keeps a pod's spec from the `restricted` pod security standard and our own rules beyond it."""
-    wrong = []
+    """Return what violates the `restricted` pod security standard, or our own rules beyond it."""
+    problems = []
     security = spec.get("securityContext", {})
     if not (security.get("runAsNonRoot") is True and security.get("runAsUser", 0) > 0):
-        wrong.append("runs as root")
+        problems.append("runs as root")
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
-        wrong.append("no seccomp profile")
+        problems.append("no seccomp profile")
     if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
-        wrong.append("host namespaces")
+        problems.append("host namespaces")
     for volume in spec.get("volumes", []):
         if not set(volume) - {"name"} <= {"configMap", "emptyDir", "image", "persistentVolumeClaim", "secret"}:
-            wrong.append(f"volume {volume}")
+            problems.append(f"volume {volume}")
         if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
-            wrong.append("a scratch volume without a limit")
+            problems.append("a scratch volume without a limit")
     if spec.get("enableServiceLinks") is not False:
-        wrong.append("service links")
-    for one in spec["containers"]:
-        inner = one.get("securityContext", {})
+        problems.append("service links")
+    for item in spec["containers"]:
+        inner = item.get("securityContext", {})
         if inner.get("allowPrivilegeEscalation") is not False:
-            wrong.append("privilege escalation")
+            problems.append("privilege escalation")
         if inner.get("capabilities") != {"drop": ["ALL"]}:
-            wrong.append("capabilities")
+            problems.append("capabilities")
         if inner.get("readOnlyRootFilesystem") is not True:
-            wrong.append("writable root")
+            problems.append("writable root")
         if inner.get("privileged"):
-            wrong.append("privileged")
-    return wrong
+            problems.append("privileged")
+    return problems

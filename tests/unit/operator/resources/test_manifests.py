@@ -1,4 +1,4 @@
-"""What `kubectl apply -f manifests/install.yaml` brings into a cluster."""
+"""The objects that `kubectl apply -f manifests/install.yaml` creates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def of_kind(kind: str) -> list[Body]:
 
 
 def rules() -> list[Body]:
-    """The operator's own rules, cluster-wide ones and those in its namespace."""
+    """Return the rules of the operator, cluster-wide and in its namespace."""
     roles = [body for kind in ("ClusterRole", "Role") for body in of_kind(kind)]
     return [rule for role in roles if role["metadata"]["name"] == "mlmodel-operator" for rule in role["rules"]]
 
@@ -30,19 +30,19 @@ def test_the_committed_file_is_what_the_code_says() -> None:
     )
 
 
-def test_the_text_is_the_objects_without_aliases() -> None:
+def test_the_text_has_all_objects_and_no_aliases() -> None:
     assert list(yaml.safe_load_all(manifests.text())) == manifests.install()
     assert not re.search(r"[&*]id[0-9]", manifests.text())
 
 
-def test_objects_come_after_what_they_need() -> None:
+def test_objects_come_after_those_that_they_require() -> None:
     kinds = [body["kind"] for body in manifests.install()]
     assert kinds[:2] == ["Namespace", "CustomResourceDefinition"]
     assert kinds[-1] == "Deployment"
     assert manifests.install()[1] == crd()
 
 
-def test_everything_lives_in_a_namespace_that_enforces_restricted_pods() -> None:
+def test_all_objects_are_in_a_namespace_that_enforces_restricted_pods() -> None:
     (namespace,) = of_kind("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for kind in ("ServiceAccount", "Role", "RoleBinding", "Deployment"):
@@ -51,7 +51,7 @@ def test_everything_lives_in_a_namespace_that_enforces_restricted_pods() -> None
     assert restricted(pod(deployment)) == []
 
 
-def test_the_operator_has_no_right_that_leads_to_more() -> None:
+def test_the_operator_has_no_right_to_gain_rights() -> None:
     for rule in rules():
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
         assert not {"bind", "escalate", "impersonate"} & set(rule["verbs"])
@@ -71,16 +71,16 @@ def test_the_operator_has_no_right_that_leads_to_more() -> None:
     assert (definitions["verbs"], definitions["resourceNames"]) == (["get"], ["mlmodels.mlmodel.dev"])
 
 
-def test_the_operator_is_told_who_it_is_and_which_images_it_hands_on() -> None:
+def test_the_operator_gets_its_identity_and_the_images() -> None:
     (deployment,) = of_kind("Deployment")
-    env = {one["name"]: one for one in container(deployment)["env"]}
+    env = {item["name"]: item for item in container(deployment)["env"]}
     assert set(env) == {"SERVER_IMAGE", "ROUTER_IMAGE", "POD_NAMESPACE", "POD_NAME"}
     assert env["POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
     tag = container(deployment)["image"].rsplit(":")[-1]
     assert env["SERVER_IMAGE"]["value"] == f"mlmodel-server:{tag}"
 
 
-def test_bindings_name_what_exists() -> None:
+def test_bindings_name_existing_roles_and_subjects() -> None:
     (account,) = of_kind("ServiceAccount")
     for kind, role_kind in (("ClusterRoleBinding", "ClusterRole"), ("RoleBinding", "Role")):
         (binding,) = of_kind(kind)

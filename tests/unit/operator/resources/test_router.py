@@ -1,4 +1,4 @@
-"""The router's children; how the router behaves is tested with a real HAProxy."""
+"""The children of the router; tests/integration/router tests its behaviour with a real HAProxy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_names_and_owner() -> None:
         assert "mlmodel.dev/revision" not in child["metadata"]["labels"]
 
 
-def test_the_service_is_the_models_address_and_finds_the_routers_only() -> None:
+def test_the_service_is_the_models_address_and_selects_only_the_routers() -> None:
     spec = router_service(OWNER)["spec"]
     assert spec["ports"] == [
         {"name": "http", "port": 80, "targetPort": "http"},
@@ -57,7 +57,7 @@ def test_the_service_is_the_models_address_and_finds_the_routers_only() -> None:
     assert router_disruption_budget(OWNER)["spec"]["selector"]["matchLabels"] == SELECTOR
 
 
-def test_the_pod_is_locked_in() -> None:
+def test_the_pod_is_restricted() -> None:
     assert restricted(pod(deployed())) == []
     assert pod(deployed())["automountServiceAccountToken"] is False
 
@@ -74,12 +74,12 @@ def test_the_hash_is_of_the_files_as_mounted() -> None:
     assert re.fullmatch("[0-9a-f]{16}", router_config_hash())
 
 
-def test_the_routes_are_a_file_of_their_own() -> None:
+def test_the_routes_are_a_separate_file() -> None:
     assert router_routes(OWNER, ROUTES)["data"] == {"routes": ROUTES.text()}
 
 
 def test_the_pod_and_haproxys_configuration_agree() -> None:
-    """Ports, paths and times are said on both sides."""
+    """Both sides declare ports, paths and times."""
     config = router_config(OWNER)["data"]["haproxy.cfg"]
     router, spec = container(deployed()), pod(deployed())
     for port in router["ports"]:
@@ -99,6 +99,6 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
     assert pause + int(hard_stop[1]) < spec["terminationGracePeriodSeconds"]
 
 
-def test_a_caller_cannot_spoil_the_next_body() -> None:
+def test_a_caller_that_changes_a_body_does_not_change_the_next_one() -> None:
     router_config(OWNER)["data"].clear()
     assert router_config(OWNER)["data"]

@@ -59,19 +59,19 @@ def test_the_selectors_find_the_pods_of_the_revision_and_no_others() -> None:
     assert pod(deploy)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"] == SELECTOR
 
 
-def test_the_deployment_leaves_the_number_of_pods_to_its_scalers() -> None:
+def test_the_deployment_does_not_set_the_number_of_pods() -> None:
     assert "replicas" not in deployment(OWNER, revision())["spec"]
 
 
 @pytest.mark.parametrize("uri", ["pvc://claim/dir", "s3://bucket/key", f"oci://r.example/m@sha256:{DIGEST}"])
-def test_the_pod_is_locked_in(uri: str) -> None:
+def test_the_pod_is_restricted(uri: str) -> None:
     assert restricted(pod(deployment(OWNER, revision(uri, serving={"api_keys": ApiKeys("keys")})))) == []
     assert pod(deployment(OWNER, revision()))["automountServiceAccountToken"] is False
 
 
 def test_the_pod_template_is_the_released_one() -> None:
-    """A change here comes with the next revision of every model of every user; pods that run stay as they are. If it is
-    meant, say so in the changelog and put the new value here."""
+    """A changed template applies to the next revision of every model; running pods stay as they are. If the change is
+    intended, add it to the changelog, and its new value here."""
     template = json.dumps(deployment(OWNER, revision("configmap://fraud-v7"))["spec"]["template"], sort_keys=True)
     assert hashlib.sha256(template.encode()).hexdigest()[:16] == "5bfd26f711f3af30"
 
@@ -118,7 +118,7 @@ def test_the_model_is_mounted_where_it_is_in_the_cluster(uri: str, volume: Any, 
     assert args[args.index("--path") + 1] == "/mnt/model"
 
 
-def test_the_server_is_told_what_it_serves() -> None:
+def test_the_server_gets_its_model_as_arguments() -> None:
     deploy = deployment(OWNER, revision("https://x.example/m.skops", version="v7", sha256=DIGEST, format="skops"))
     assert container(deploy)["args"] == [
         *("--name", "fraud", "--uri", "https://x.example/m.skops"),
@@ -133,18 +133,18 @@ def test_the_server_is_told_what_it_serves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "fetches"),
+    ("uri", "downloads"),
     [
         *((f"{scheme}://x/m", True) for scheme in ("https", "s3", "gs", "az")),
         *((uri, False) for uri in ("builtin://x", "configmap://x", "pvc://x/m", f"oci://x/m@sha256:{DIGEST}")),
     ],
 )
-def test_credentials_are_files_for_what_is_fetched_and_may_be_absent(uri: str, fetches: bool) -> None:
+def test_credentials_are_files_for_downloads_and_optional(uri: str, downloads: bool) -> None:
     deploy = deployment(OWNER, revision(uri))
     volumes = [volume for volume in pod(deploy)["volumes"] if volume["name"] == "storage"]
     mounts = [mount for mount in container(deploy)["volumeMounts"] if mount["name"] == "storage"]
     env = container(deploy).get("env", [])
-    if not fetches:
+    if not downloads:
         assert (volumes, mounts, env) == ([], [], [])
         return
     assert volumes == [{"name": "storage", "secret": {"secretName": "mlmodel-storage", "optional": True}}]
@@ -160,7 +160,7 @@ def test_api_keys_are_mounted_and_no_pod_starts_without_them() -> None:
     args = container(deploy)["args"]
     assert args[args.index("--api-keys") + 1] == f"{mount['mountPath']}/keys"
     assert mount["readOnly"] is True
-    assert "subPath" not in mount, "a mount by subPath would never show a changed Secret"
+    assert "subPath" not in mount, "a mount by subPath does not get a changed Secret"
     assert "--api-keys" not in container(deployment(OWNER, revision()))["args"]
 
 
@@ -172,19 +172,19 @@ def test_no_secret_is_ever_in_the_environment() -> None:
     assert "envFrom" not in container(deploy)
 
 
-def test_trust_beyond_strict_takes_the_operators_right() -> None:
-    def started(trust: str, **rights: Any) -> tuple[list[str], list[Body]]:
+def test_trust_beyond_strict_requires_a_right_of_the_operator() -> None:
+    def trust_options(trust: str, **rights: Any) -> tuple[list[str], list[Body]]:
         server = container(deployment(OWNER, revision(trust=trust), **rights))
         return server["args"][server["args"].index("--batch-rows") + 2 :], server.get("env", [])
 
     keys = [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": "PEM"}]
     rights = {"signing_keys": "PEM", "allow_unsafe": True}
-    assert started("strict", **rights) == ([], [])
-    assert started("signed", **rights) == (["--trust", "signed"], keys)
-    assert started("unsafe", **rights) == (["--trust", "unsafe", "--allow-unsafe"], [])
-    # Without the right no such pod is asked for; should one be made again, its server refuses the model.
-    assert started("unsafe") == (["--trust", "unsafe"], [])
-    assert started("signed")[1] == [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": ""}]
+    assert trust_options("strict", **rights) == ([], [])
+    assert trust_options("signed", **rights) == (["--trust", "signed"], keys)
+    assert trust_options("unsafe", **rights) == (["--trust", "unsafe", "--allow-unsafe"], [])
+    # Without the right the operator creates no such pod; in one that exists already, the server rejects the model.
+    assert trust_options("unsafe") == (["--trust", "unsafe"], [])
+    assert trust_options("signed")[1] == [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": ""}]
 
 
 def test_grpc_has_the_same_name_and_port_everywhere() -> None:
@@ -200,7 +200,7 @@ def test_grpc_has_the_same_name_and_port_everywhere() -> None:
     [
         ({}, {}, {"requests": {"cpu": "100m", "memory": "256Mi"}}),
         ({"cpu": "1"}, {}, {"requests": {"cpu": "1", "memory": "256Mi"}}),
-        # A limit alone is the request too; the default beside it could be the larger one, which Kubernetes refuses.
+        # A limit without a request is also the request; a larger default would be rejected by Kubernetes.
         ({}, {"memory": "128Mi"}, {"requests": {"cpu": "100m"}, "limits": {"memory": "128Mi"}}),
         ({}, {"cpu": "1", "memory": "1Gi"}, {"limits": {"cpu": "1", "memory": "1Gi"}}),
         (
@@ -210,11 +210,11 @@ def test_grpc_has_the_same_name_and_port_everywhere() -> None:
         ),
     ],
 )
-def test_resources_are_the_users_and_a_default_where_none_is_given(
+def test_resources_are_those_of_the_spec_with_defaults(
     requests: dict[str, str], limits: dict[str, str], resources: Body
 ) -> None:
-    wanted = Resources(*({name: Quantity(amount) for name, amount in side.items()} for side in (requests, limits)))
-    assert container(deployment(OWNER, revision(serving={"resources": wanted})))["resources"] == resources
+    desired = Resources(*({name: Quantity(amount) for name, amount in side.items()} for side in (requests, limits)))
+    assert container(deployment(OWNER, revision(serving={"resources": desired})))["resources"] == resources
 
 
 def test_the_pause_and_the_drain_fit_into_the_grace_period() -> None:
@@ -223,7 +223,7 @@ def test_the_pause_and_the_drain_fit_into_the_grace_period() -> None:
     assert 5 <= pause <= pod(deploy)["terminationGracePeriodSeconds"] - 30
 
 
-def test_a_busy_server_is_not_killed_and_a_ready_one_soon_seen() -> None:
+def test_a_busy_server_is_not_killed_and_a_ready_one_is_detected_soon() -> None:
     server = container(deployment(OWNER, revision()))
     live, startup = server["livenessProbe"], server["startupProbe"]
     assert live["timeoutSeconds"] >= 3
@@ -241,7 +241,7 @@ def test_the_autoscaler_scales_its_own_revision_within_its_bounds() -> None:
     assert spec["metrics"][0]["resource"]["target"] == {"type": "Utilization", "averageUtilization": 70}
 
 
-def test_capacity_that_must_be_held_goes_above_the_users_maximum_rather_than_being_refused() -> None:
+def test_a_minimum_above_the_users_maximum_raises_the_maximum() -> None:
     spec = autoscaler(OWNER, "5f1c2e9a", Autoscaling(max_replicas=2), 4)["spec"]
     assert (spec["minReplicas"], spec["maxReplicas"]) == (4, 4)
 

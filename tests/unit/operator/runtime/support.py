@@ -1,4 +1,4 @@
-"""A clock that tests move, and an API server in memory that does what these tests need of one."""
+"""A clock that tests advance, and an API server in memory with the behaviour that the operator relies on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Run an async test in an event loop of its own."""
+    """Run an async test in a new event loop."""
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -27,13 +27,13 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
 
 async def settle() -> None:
-    """Let every task run until it waits for something that only the clock or the test can bring."""
+    """Let every task run until it waits for the clock or the test."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 class FakeClock:
-    """Time stands still until ``advance``."""
+    """A clock whose time changes only by ``advance``."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
@@ -52,7 +52,7 @@ class FakeClock:
         await future
 
     async def advance(self, seconds: float) -> None:
-        """Move on, waking each sleeper at its own time, in order."""
+        """Let time pass, and wake each sleeper at its time, in order."""
         await settle()
         until = self._seconds + seconds
         while self._sleepers and self._sleepers[0][0] <= until:
@@ -68,25 +68,26 @@ class FakeClock:
 Admit = Callable[[Resource, Body], None]
 
 
-def _admit_as_it_is(r: Resource, body: Body) -> None:
-    """Fill in nothing."""
+def _admit_unchanged(r: Resource, body: Body) -> None:
+    """Change nothing."""
 
 
 class MemoryApi:
-    """Objects in memory, with what the operator relies on in a real API server.
+    """Objects in memory, with the behaviour of a real API server that the operator relies on.
 
-    - Each object gets a UID, a resourceVersion, and a generation that rises with everything but metadata and status.
-    - ``apply`` removes the fields that the same manager applied before and now leaves out; the fields of others stay. A
-      list counts as one field. What changes nothing keeps its resourceVersion.
-    - ``apply`` and ``patch`` write no status; ``replace_status`` and the subresource write nothing else.
-    - A stale resourceVersion, another UID and a name that is taken or missing are rejected.
+    - Each object gets a UID, a resourceVersion, and a generation that rises with every change outside metadata and
+      status.
+    - ``apply`` removes the fields that the same manager applied before and now leaves out; fields of others stay. A
+    list is one field. A write that changes nothing keeps the resourceVersion.
+    - ``apply`` and ``patch`` do not write the status; ``replace_status`` and the subresource write only the status.
+    - A stale resourceVersion, another UID, and a name that exists or is missing are rejected.
 
-    ``admit`` fills in what the API server would (defaults, addresses). ``calls`` lists (verb, plural, name). ``fail``
-    holds errors to raise, one per call of any verb, None for success; ``refusals`` holds errors to raise at every call
-    that equals the key.
+    ``admit`` adds what the API server would add (defaults, addresses). ``calls`` lists (verb, plural, name). ``fail``
+    has errors to raise, one per call of any verb, None for success; ``refusals`` has errors to raise at every call that
+    equals the key.
     """
 
-    def __init__(self, admit: Admit = _admit_as_it_is) -> None:
+    def __init__(self, admit: Admit = _admit_unchanged) -> None:
         self.objects: dict[tuple[Resource, str, str], Body] = {}
         self.calls: list[tuple[str, str, str]] = []
         self.fail: list[ApiError | None] = []
@@ -104,13 +105,13 @@ class MemoryApi:
     def _call(self, verb: str, r: Resource, name: str) -> None:
         self.calls.append((verb, r.plural, name))
         if self.down:
-            raise ApiError(0, "Unreachable", "the test took the server away")
+            raise ApiError(0, "Unreachable", "the API server is down")
         error = self.fail.pop(0) if self.fail else self.refusals.get((verb, r.plural, name))
         if error is not None:
             raise error
 
     async def _save(self, r: Resource, body: Body) -> Body:
-        """Keep ``body`` in the place of the object that was there."""
+        """Store ``body`` in place of the previous object."""
         live = self.objects.get((r, *address(body)))
         self._admit(r, body)
         meta = body["metadata"]
@@ -161,7 +162,7 @@ class MemoryApi:
         if "uid" in body["metadata"]:
             if live is None:
                 raise ApiError(409, "Conflict", "the object to be updated does not exist")
-            _refuse_another_uid(live, body)
+            _reject_another_uid(live, body)
         intent = _without(body, "status")
         before = self._applied.get((r, *address(body), manager), {}) if live is not None else {}
         merged = _merge(_release(live or {"metadata": {}}, before, intent), intent)
@@ -174,7 +175,7 @@ class MemoryApi:
         self._call("patch", r, name)
         live = self._live(r, namespace, name, body)
         if "uid" in (body.get("metadata") or {}):
-            _refuse_another_uid(live, body)
+            _reject_another_uid(live, body)
         change = {"status": body.get("status")} if subresource == "status" else _without(body, "status")
         return await self._save(r, _merge(live, change))
 
@@ -186,7 +187,7 @@ class MemoryApi:
     async def create(self, r: Resource, body: Body) -> Body:
         self._call("create", r, address(body)[1])
         if (r, *address(body)) in self.objects:
-            raise ApiError(409, "AlreadyExists", "the name is taken")
+            raise ApiError(409, "AlreadyExists", "the name exists")
         return await self._save(r, _merge({"metadata": {}}, body))
 
     async def delete(
@@ -201,7 +202,7 @@ class MemoryApi:
         del self.objects[r, namespace, name]
 
     def _live(self, r: Resource, namespace: str, name: str, body: Body) -> Body:
-        """The object that ``body`` changes, if it is the version that ``body`` names."""
+        """Return the object that ``body`` changes, if ``body`` has its resourceVersion or none."""
         live = self.objects.get((r, namespace, name))
         if live is None:
             raise ApiError(404, "NotFound", f"{name} not found")
@@ -210,7 +211,7 @@ class MemoryApi:
         return live
 
 
-def _refuse_another_uid(live: Body, body: Body) -> None:
+def _reject_another_uid(live: Body, body: Body) -> None:
     if uid(live) != uid(body):
         raise ApiError(422, "Invalid", f"metadata.uid: Invalid value: {uid(body)}: field is immutable")
 
@@ -220,7 +221,7 @@ def _without(body: Body, *keys: str) -> Body:
 
 
 def _merge(live: Any, patch: Any) -> Any:
-    """``live`` as a merge patch changes it: null removes a field."""
+    """Return ``live`` after a merge patch: null removes a field."""
     if not isinstance(live, dict) or not isinstance(patch, dict):
         return copy.deepcopy(patch)
     merged = copy.deepcopy(live)
@@ -233,7 +234,7 @@ def _merge(live: Any, patch: Any) -> Any:
 
 
 def _release(live: Any, before: Any, after: Any) -> Any:
-    """``live`` without the fields that are in ``before`` and not in ``after``: their manager has given them up."""
+    """Return ``live`` without the fields that are in ``before`` and not in ``after``: their manager released them."""
     if not (isinstance(live, dict) and isinstance(before, dict) and isinstance(after, dict)):
         return live
     return {

@@ -1,4 +1,4 @@
-"""The applier: writes what differs, and nothing else."""
+"""The applier writes only objects that differ from their intent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def intent(**spec: Any) -> Body:
 
 
 class World:
-    """An applier over an API server in memory, and somebody else who edits there."""
+    """An applier over an API server in memory, and another client that edits there."""
 
     def __init__(self) -> None:
         self.api = MemoryApi()
@@ -39,19 +39,19 @@ class World:
         self.restart()
 
     def restart(self) -> None:
-        """A new process: what it remembered is lost, what it sees is the cluster."""
+        """Start a new process, whose only state is the cluster."""
         self.store = Store("group")
         for (r, _, _), body in self.api.objects.items():
             self.store.put(r, copy.deepcopy(body))
         self.applier = Applier(self.api, self.store, "test", ANNOTATION)
 
     async def edit(self, patch: Body) -> None:
-        """Somebody else changes the object, and the watch shows it."""
+        """Change the object as another client; the watch delivers the change."""
         self.store.put(DEPLOYMENTS, await self.api.patch(DEPLOYMENTS, "ns", "x", patch))
         self.api.calls.clear()
 
     async def apply(self, body: Body) -> list[str]:
-        """The writes that applying ``body`` costs."""
+        """Apply ``body``, and return the writes that it costs."""
         self.api.calls.clear()
         await self.applier.apply(DEPLOYMENTS, body)
         return self.api.writes()
@@ -70,7 +70,7 @@ async def test_an_unchanged_intent_is_written_once() -> None:
 
 
 @asynchronous
-async def test_a_changed_intent_is_written_and_read_back_from_the_store_at_once() -> None:
+async def test_a_changed_intent_is_written_and_in_the_store_at_once() -> None:
     world = World()
     await world.apply(intent(image="one"))
     assert await world.apply(intent(image="two")) == ["apply"]
@@ -89,7 +89,7 @@ async def test_a_changed_intent_is_written_and_read_back_from_the_store_at_once(
     ids=["a field", "a label", "the annotation"],
 )
 @asynchronous
-async def test_what_others_change_of_ours_is_written_again(drift: Body) -> None:
+async def test_drift_of_our_fields_is_written_again(drift: Body) -> None:
     world = World()
     await world.apply(intent())
     await world.edit(drift)
@@ -98,7 +98,7 @@ async def test_what_others_change_of_ours_is_written_again(drift: Body) -> None:
 
 
 @asynchronous
-async def test_what_others_add_is_none_of_our_business() -> None:
+async def test_fields_that_others_add_stay_unchanged() -> None:
     world = World()
     await world.apply(intent())
     await world.edit({"spec": {"replicas": 7}, "metadata": {"labels": {"theirs": "x"}}, "status": {"ready": 1}})
@@ -117,12 +117,12 @@ async def test_values_that_the_server_normalises_are_not_drift() -> None:
     assert await world.apply(intent(cpu="1000m")) == ["apply"]
     assert await world.apply(intent(cpu="1000m")) == []
     world.restart()
-    assert await world.apply(intent(cpu="1000m")) == ["apply"]  # cannot be told from drift any more: once
+    assert await world.apply(intent(cpu="1000m")) == ["apply"]  # cannot be distinguished from drift: once
     assert await world.apply(intent(cpu="1000m")) == []
 
 
 @asynchronous
-async def test_after_a_restart_an_object_that_is_as_wanted_is_not_written() -> None:
+async def test_after_a_restart_an_object_that_equals_its_intent_is_not_written() -> None:
     world = World()
     await world.apply(intent())
     world.restart()
@@ -134,7 +134,7 @@ async def test_after_a_restart_drift_and_an_intent_that_has_lost_a_field_are_wri
     world = World()
     await world.apply(intent(image="one", extra="field"))
     world.restart()
-    # Everything that the new intent sets is as it sets it; but the old one's extra field must be given up.
+    # Every field of the new intent has its value, but the extra field of the old one must be removed.
     assert await world.apply(intent(image="one")) == ["apply"]
     await world.edit({"spec": {"image": "foreign"}})
     world.restart()
@@ -161,16 +161,16 @@ async def test_kinds_without_a_generation_are_compared_by_their_data() -> None:
         ([{"kind": "Thing", "name": "t", "uid": "owner", "controller": False}], False),
         ([{"kind": "Thing", "name": "t", "uid": "former", "controller": True}], True),
     ],
-    ids=["nobody's", "another's", "ours without control", "a former owner's"],
+    ids=["no owner", "another owner", "ours without control", "a deleted owner"],
 )
 @asynchronous
-async def test_an_object_of_another_owner_is_left_alone(owners: list[Body], soon: bool) -> None:
+async def test_an_object_of_another_owner_stays_unchanged(owners: list[Body], soon: bool) -> None:
     world = World()
     foreign = intent(image="theirs")
     foreign["metadata"]["ownerReferences"] = owners
     await world.api.create(DEPLOYMENTS, foreign)
-    for seen in (False, True):  # without our label it is not in the store: found by asking
-        if seen:
+    for is_in_store in (False, True):  # an object without our label is not in the store, so it is read
+        if is_in_store:
             world.restart()
         world.api.calls.clear()
         with pytest.raises(NotOurs) as refusal:
@@ -182,11 +182,11 @@ async def test_an_object_of_another_owner_is_left_alone(owners: list[Body], soon
 
 
 @asynchronous
-async def test_an_object_put_in_the_place_of_ours_is_a_conflict() -> None:
+async def test_an_object_that_replaced_ours_is_a_conflict() -> None:
     world = World()
     await world.apply(intent())
     replaced = world.api.objects[DEPLOYMENTS, "ns", "x"]
-    replaced["metadata"]["uid"] = "another"  # deleted and made anew; the store has not heard of it
+    replaced["metadata"]["uid"] = "another"  # deleted and created again; the store still has the old one
     with pytest.raises(ApiError) as error:
         await world.applier.apply(DEPLOYMENTS, intent(image="two"))
     assert error.value.conflict
@@ -194,7 +194,7 @@ async def test_an_object_put_in_the_place_of_ours_is_a_conflict() -> None:
 
 
 @asynchronous
-async def test_an_object_that_is_being_deleted_is_not_written() -> None:
+async def test_an_object_that_terminates_is_not_written() -> None:
     world = World()
     await world.apply(intent())
     await world.edit({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
@@ -202,7 +202,7 @@ async def test_an_object_that_is_being_deleted_is_not_written() -> None:
 
 
 @asynchronous
-async def test_a_failed_write_is_tried_again() -> None:
+async def test_a_failed_write_is_retried() -> None:
     world = World()
     await world.apply(intent())
     world.api.fail = [ApiError(500, "InternalError", "etcd has no leader")]
@@ -212,7 +212,7 @@ async def test_a_failed_write_is_tried_again() -> None:
 
 
 @asynchronous
-async def test_a_patch_is_read_back_from_the_store_at_once_and_is_no_part_of_the_intent() -> None:
+async def test_a_patch_is_in_the_store_at_once_and_not_part_of_the_intent() -> None:
     world = World()
     live = await world.applier.apply(DEPLOYMENTS, intent())
     patched = await world.applier.patch(DEPLOYMENTS, live, {"spec": {"replicas": 3}})
@@ -222,7 +222,7 @@ async def test_a_patch_is_read_back_from_the_store_at_once_and_is_no_part_of_the
 
 
 @asynchronous
-async def test_a_patch_of_an_object_put_in_the_place_of_the_known_one_is_a_conflict() -> None:
+async def test_a_patch_of_an_object_that_was_replaced_is_a_conflict() -> None:
     world = World()
     live = await world.applier.apply(DEPLOYMENTS, intent())
     replaced = world.api.objects[DEPLOYMENTS, "ns", "x"]

@@ -1,4 +1,4 @@
-"""The audit finds what a watch has lost, and says when the watch is dead."""
+"""The audit detects changes that a watch has missed, and a watch that delivers none."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def pod(name: str) -> Body:
 
 
 class Scene:
-    """An audit of pods whose watch shows nothing unless the test says so."""
+    """An audit of pods whose watch delivers only what the test puts into the store."""
 
     def __init__(self) -> None:
         self.api, self.clock, self.store = MemoryApi(), FakeClock(), Store("group")
-        self.found: list[str] = []
+        self.requeued: list[str] = []
         self.missed: list[int] = []
         self.heartbeats = Heartbeats(self.clock)
         self.audit = Audit(
@@ -31,7 +31,7 @@ class Scene:
             self.store,
             PODS,
             self.clock,
-            lambda _, name: self.found.append(name),
+            lambda _, name: self.requeued.append(name),
             heartbeats=self.heartbeats,
             on_missed=self.missed.append,
         )
@@ -45,12 +45,12 @@ async def test_the_first_list_waits_for_the_kind_and_reports_everything() -> Non
     first = asyncio.create_task(scene.audit.first())
     await scene.clock.advance(60)
     await asyncio.wait_for(first, 1)
-    assert scene.found == ["a"]
+    assert scene.requeued == ["a"]
     assert scene.store.get(PODS, "ns", "a") is not None
 
 
 @asynchronous
-async def test_a_lost_deletion_is_made_up_and_does_not_condemn_the_watch() -> None:
+async def test_a_missed_deletion_is_repaired_and_does_not_stop_the_process() -> None:
     scene = Scene()
     scene.store.put(PODS, await scene.api.create(PODS, pod("a")))
     running = asyncio.create_task(scene.audit.run())
@@ -58,32 +58,32 @@ async def test_a_lost_deletion_is_made_up_and_does_not_condemn_the_watch() -> No
     scene.api._version += 1
     await scene.clock.advance(1000)
     assert scene.store.get(PODS, "ns", "a") is None
-    assert scene.found == ["a"]
+    assert scene.requeued == ["a"]
     assert scene.missed == [1]
     assert not running.done()
     running.cancel()
 
 
 @asynchronous
-async def test_what_arrives_within_seconds_was_not_missed() -> None:
+async def test_an_event_that_arrives_within_seconds_was_not_missed() -> None:
     scene = Scene()
     running = asyncio.create_task(scene.audit.run())
     await scene.clock.advance(299)
     created = await scene.api.create(PODS, pod("a"))
     await scene.clock.advance(3)  # the audit has listed it
-    scene.store.put(PODS, created)  # and now the watch shows it
+    scene.store.put(PODS, created)  # now the watch delivers it
     await scene.clock.advance(10)
     assert scene.missed == []
     running.cancel()
 
 
 @asynchronous
-async def test_a_watch_that_misses_changes_twice_running_ends_the_process() -> None:
+async def test_a_watch_that_misses_changes_in_two_consecutive_audits_stops_the_process() -> None:
     scene = Scene()
     running = asyncio.create_task(scene.audit.run())
     await scene.api.create(PODS, pod("a"))
     await scene.clock.advance(310)
-    assert scene.found == ["a"]
+    assert scene.requeued == ["a"]
     assert not running.done()
     await scene.api.patch(PODS, "ns", "a", {"metadata": {"labels": {"x": "y"}}})
     await scene.clock.advance(310)
@@ -92,7 +92,7 @@ async def test_a_watch_that_misses_changes_twice_running_ends_the_process() -> N
 
 
 @asynchronous
-async def test_an_audit_that_hangs_is_found() -> None:
+async def test_an_audit_that_hangs_is_detected() -> None:
     scene = Scene()
     running = asyncio.create_task(scene.audit.run())
     await scene.clock.advance(3000)

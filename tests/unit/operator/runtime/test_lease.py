@@ -1,4 +1,4 @@
-"""The Lease: one holder, handed over at once when released, after its duration when abandoned."""
+"""The Lease: one holder; a standby acquires it at once after a release, else when it has expired."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_the_first_leads_and_renews_so_the_second_waits() -> None:
 
 
 @asynchronous
-async def test_of_two_at_the_same_moment_one_leads() -> None:
+async def test_one_of_several_concurrent_candidates_leads() -> None:
     api, clock = MemoryApi(), FakeClock()
     candidates = [elector(api, clock, name) for name in ("a", "b", "c")]
     tasks = [asyncio.create_task(candidate.acquire()) for candidate in candidates]
@@ -50,20 +50,20 @@ async def test_of_two_at_the_same_moment_one_leads() -> None:
 
 
 @asynchronous
-async def test_a_release_hands_over_at_once() -> None:
+async def test_a_released_lease_is_acquired_at_once() -> None:
     api, clock = MemoryApi(), FakeClock()
     first, second = elector(api, clock, "first"), elector(api, clock, "second")
     await first.acquire()
     waiting = asyncio.create_task(second.acquire())
     await settle()
     await first.release()
-    await asyncio.wait_for(waiting, 1)  # and the clock has not moved
+    await asyncio.wait_for(waiting, 1)  # the clock has not advanced
     assert holder(api) == "second"
     assert api.objects[LEASES, "ns", "lease"]["spec"]["leaseTransitions"] == 2
 
 
 @asynchronous
-async def test_a_restarted_container_goes_on_without_waiting() -> None:
+async def test_a_restarted_container_acquires_its_lease_without_waiting() -> None:
     api, clock = MemoryApi(), FakeClock()
     await elector(api, clock, "pod").acquire()
     await asyncio.wait_for(elector(api, clock, "pod").acquire(), 1)
@@ -71,7 +71,7 @@ async def test_a_restarted_container_goes_on_without_waiting() -> None:
 
 
 @asynchronous
-async def test_without_an_answer_the_holder_gives_up_before_its_lease_can_expire() -> None:
+async def test_a_holder_that_cannot_renew_stops_before_its_lease_can_expire() -> None:
     api, clock = MemoryApi(), FakeClock()
     first = elector(api, clock, "first")
     await first.acquire()
@@ -87,7 +87,7 @@ async def test_without_an_answer_the_holder_gives_up_before_its_lease_can_expire
 
 
 @asynchronous
-async def test_a_hiccup_does_not_cost_the_lead() -> None:
+async def test_a_short_outage_of_the_api_server_does_not_cost_the_lease() -> None:
     api, clock = MemoryApi(), FakeClock()
     first = elector(api, clock, "first")
     await first.acquire()
@@ -103,7 +103,7 @@ async def test_a_hiccup_does_not_cost_the_lead() -> None:
 
 
 @asynchronous
-async def test_an_edit_by_hand_is_written_over_and_another_holder_is_obeyed() -> None:
+async def test_an_edit_of_the_lease_is_overwritten_and_another_holder_ends_the_lead() -> None:
     api, clock = MemoryApi(), FakeClock()
     first = elector(api, clock, "first")
     await first.acquire()
@@ -118,7 +118,7 @@ async def test_an_edit_by_hand_is_written_over_and_another_holder_is_obeyed() ->
 
 
 @asynchronous
-async def test_a_release_never_raises_and_takes_nothing_from_a_successor() -> None:
+async def test_a_release_never_raises_and_does_not_change_the_lease_of_a_successor() -> None:
     api, clock = MemoryApi(), FakeClock()
     first = elector(api, clock, "first")
     await first.acquire()
@@ -130,7 +130,7 @@ async def test_a_release_never_raises_and_takes_nothing_from_a_successor() -> No
 
 
 @asynchronous
-async def test_a_server_that_is_away_is_waited_for() -> None:
+async def test_acquire_waits_for_an_api_server_that_does_not_answer() -> None:
     api, clock = MemoryApi(), FakeClock()
     api.down = True
     first = elector(api, clock, "first")

@@ -1,4 +1,4 @@
-"""Log lines: one each, with the model's name."""
+"""One log line per event, with the name of the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def record(name: str, message: str, *, error: bool = False) -> logging.LogRecord
     return logging.LogRecord(name, logging.WARNING, __file__, 1, message, (), info)
 
 
-def test_a_line_has_the_model_while_it_is_worked_on() -> None:
+def test_a_line_has_the_model_during_its_reconcile() -> None:
     formatter = LineFormatter()
     token = current_key.set(("ns", "fraud"))
     try:
@@ -27,7 +27,7 @@ def test_a_line_has_the_model_while_it_is_worked_on() -> None:
     assert "model=" not in formatter.format(record("mlmodel_operator.x", "m"))
 
 
-def test_the_values_of_an_event_follow_it_quoted_where_they_must_be() -> None:
+def test_the_values_of_an_event_follow_it_quoted_if_necessary() -> None:
     values = {
         "pod": "fraud-1",
         "error": ValueError("no such\nthing"),
@@ -39,11 +39,11 @@ def test_the_values_of_an_event_follow_it_quoted_where_they_must_be() -> None:
     event = named.makeRecord(named.name, logging.INFO, __file__, 1, "new routes", (), None, extra=values)
     line = LineFormatter().format(event)
     assert line.endswith('msg="new routes" pod=fraud-1 error="no such\\nthing" delay_seconds=1.23 empty="" a="b=c"')
-    event.name = "library.x"  # whose values may be whole objects
+    event.name = "library.x"  # its values may be whole objects
     assert LineFormatter().format(event).endswith('msg="new routes"')
 
 
-def test_our_tracebacks_stay_in_the_line_and_a_librarys_is_its_last_line() -> None:
+def test_our_tracebacks_stay_in_the_line_and_those_of_a_library_are_reduced_to_the_error() -> None:
     ours = LineFormatter().format(record("mlmodel_operator.x", "failed", error=True))
     theirs = LineFormatter().format(record("library.x", "failed", error=True))
     assert "Traceback" in ours

@@ -1,4 +1,4 @@
-"""The server for probes and metrics tells what is wrong, and never merely that it is there itself."""
+"""The server for probes and metrics reports what is wrong."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.unit.operator.runtime.support import asynchronous
 
 
 @asynchronous
-async def test_probes_answer_with_what_is_wrong_and_metrics_with_what_was_counted() -> None:
-    wrong: list[str] = ["the pods have not been listed yet"]
-    late: list[str] = []
+async def test_probes_report_problems_and_metrics_the_counters() -> None:
+    not_ready: list[str] = ["the pods have not been listed yet"]
+    not_alive: list[str] = []
     metrics = Metrics("test")
     metrics.observe_request("apply", PODS, 409)
     async with (
-        serve(metrics, 0, lambda: late, lambda: wrong, host="127.0.0.1") as port,
+        serve(metrics, 0, lambda: not_alive, lambda: not_ready, host="127.0.0.1") as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
 
@@ -26,10 +26,10 @@ async def test_probes_answer_with_what_is_wrong_and_metrics_with_what_was_counte
 
         assert await get("/healthz") == (200, "ok\n")
         assert await get("/readyz") == (500, "the pods have not been listed yet\n")
-        wrong.clear()
-        late.append("nothing heard of the audit")
+        not_ready.clear()
+        not_alive.append("no heartbeat from the audit")
         assert await get("/readyz") == (200, "ok\n")
-        assert await get("/healthz") == (500, "nothing heard of the audit\n")
+        assert await get("/healthz") == (500, "no heartbeat from the audit\n")
         status, page = await get("/metrics")
         assert status == 200
         assert 'test_api_requests_total{code="409",resource="pods",verb="apply"} 1.0' in page

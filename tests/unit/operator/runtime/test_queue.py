@@ -1,4 +1,4 @@
-"""The queue: once per key, one at a time, urgent first, patient with what fails."""
+"""The queue: each key once, one worker per key, edits first, backoff after failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make(clock: FakeClock | None = None) -> WorkQueue[str]:
 
 
 async def drain(queue: WorkQueue[str]) -> list[str]:
-    """Every key that is due now, each finished at once."""
+    """Process every key that is due, and return them in order."""
     keys = []
     while len(queue):
         key = await queue.get()
@@ -27,7 +27,7 @@ async def drain(queue: WorkQueue[str]) -> list[str]:
 
 
 @asynchronous
-async def test_a_key_added_twice_is_given_out_once() -> None:
+async def test_a_key_that_is_added_twice_is_returned_once() -> None:
     queue = make()
     for key in ("a", "b", "a", "a"):
         queue.add(key)
@@ -35,7 +35,7 @@ async def test_a_key_added_twice_is_given_out_once() -> None:
 
 
 @asynchronous
-async def test_edits_go_before_resyncs_and_first_come_first_served_within_each() -> None:
+async def test_edits_come_before_resyncs_each_in_their_order() -> None:
     queue = make()
     for key in ("r1", "r2"):
         queue.add(key, Priority.RESYNC)
@@ -45,17 +45,17 @@ async def test_edits_go_before_resyncs_and_first_come_first_served_within_each()
 
 
 @asynchronous
-async def test_an_edit_lifts_a_key_that_waits_for_its_resync_and_not_the_other_way() -> None:
+async def test_an_edit_raises_the_priority_of_a_resync_and_a_resync_does_not_lower_it() -> None:
     queue = make()
     queue.add("other", Priority.RESYNC)
-    queue.add("lifted", Priority.RESYNC)
-    queue.add("lifted", Priority.EDIT)
-    queue.add("lifted", Priority.RESYNC)
-    assert await drain(queue) == ["lifted", "other"]
+    queue.add("edited", Priority.RESYNC)
+    queue.add("edited", Priority.EDIT)
+    queue.add("edited", Priority.RESYNC)
+    assert await drain(queue) == ["edited", "other"]
 
 
 @asynchronous
-async def test_a_key_in_work_is_not_given_to_a_second_worker_and_comes_again_once() -> None:
+async def test_a_key_in_progress_is_not_given_to_a_second_worker_and_is_requeued_once() -> None:
     queue = make()
     queue.add("a")
     assert await queue.get() == "a"
@@ -71,7 +71,7 @@ async def test_a_key_in_work_is_not_given_to_a_second_worker_and_comes_again_onc
 
 
 @asynchronous
-async def test_of_several_delays_the_earliest_counts() -> None:
+async def test_the_earliest_of_several_delays_applies() -> None:
     clock = FakeClock()
     queue = make(clock)
     queue.add_after("a", 30)
@@ -100,7 +100,7 @@ async def test_a_worker_that_waits_is_woken_by_a_delay_and_by_an_addition() -> N
 
 
 @asynchronous
-async def test_taking_a_key_cancels_its_delay_because_the_run_decides_anew() -> None:
+async def test_adding_a_key_cancels_its_delay() -> None:
     clock = FakeClock()
     queue = make(clock)
     queue.add_after("a", 60)
@@ -123,7 +123,7 @@ async def test_an_edit_does_not_wait_for_the_backoff() -> None:
 
 
 @asynchronous
-async def test_backoff_grows_with_full_jitter_up_to_its_cap_and_starts_anew_after_success() -> None:
+async def test_backoff_grows_with_full_jitter_up_to_its_cap_and_resets_after_a_success() -> None:
     queue = make()
     delays = []
     for _ in range(40):
@@ -139,7 +139,7 @@ async def test_backoff_grows_with_full_jitter_up_to_its_cap_and_starts_anew_afte
 
 
 @asynchronous
-async def test_a_failing_key_delays_no_other() -> None:
+async def test_a_failing_key_does_not_delay_others() -> None:
     queue = make()
     queue.add("bad")
     assert await queue.get() == "bad"
@@ -150,17 +150,17 @@ async def test_a_failing_key_delays_no_other() -> None:
 
 
 @asynchronous
-async def test_a_cancelled_worker_does_not_take_a_wake_up_with_it() -> None:
+async def test_a_worker_cancelled_after_its_wake_up_wakes_another() -> None:
     queue = make()
-    doomed, other = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
+    cancelled, other = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
     await settle()
     queue.add("a")  # wakes the first, which is cancelled before it can run
-    doomed.cancel()
+    cancelled.cancel()
     assert await asyncio.wait_for(other, 1) == "a"
 
 
 @asynchronous
-async def test_closing_frees_waiting_workers_and_gives_out_nothing_more() -> None:
+async def test_closing_stops_waiting_workers_and_returns_no_more_keys() -> None:
     queue = make()
     waiting = [asyncio.create_task(queue.get()) for _ in range(3)]
     await settle()
@@ -175,15 +175,15 @@ async def test_closing_frees_waiting_workers_and_gives_out_nothing_more() -> Non
 
 
 @asynchronous
-async def test_every_key_is_done_exactly_as_often_as_it_must_under_random_use() -> None:
+async def test_every_key_is_processed_after_its_last_addition_under_random_use() -> None:
     seed = 20261124
     print("seed", seed)
     rng = random.Random(seed)
     clock = FakeClock()
     queue = make(clock)
     keys = [f"k{number}" for number in range(5)]
-    asked = dict.fromkeys(keys, 0)  # when last asked for
-    done = dict.fromkeys(keys, -1)  # when last started
+    added = dict.fromkeys(keys, 0)  # step of the last addition
+    started = dict.fromkeys(keys, -1)  # step of the last start
     working: set[str] = set()
     step = 0
 
@@ -197,23 +197,23 @@ async def test_every_key_is_done_exactly_as_often_as_it_must_under_random_use() 
             assert key not in working
             working.add(key)
             step += 1
-            done[key] = step
+            started[key] = step
             await clock.sleep(rng.random())
             working.remove(key)
             queue.done(key)
 
-    crew = [asyncio.create_task(worker()) for _ in range(3)]
+    workers = [asyncio.create_task(worker()) for _ in range(3)]
     for _ in range(500):
         key = rng.choice(keys)
         step += 1
-        asked[key] = step
+        added[key] = step
         if rng.random() < 0.5:
             queue.add(key, rng.choice(list(Priority)))
         else:
             queue.add_after(key, rng.random())
         await clock.advance(rng.random() * 0.3)
     await clock.advance(60)
-    assert all(done[key] > asked[key] for key in keys)
+    assert all(started[key] > added[key] for key in keys)
     assert not working
     queue.close()
-    await asyncio.gather(*crew)
+    await asyncio.gather(*workers)

@@ -1,4 +1,4 @@
-"""The store: newer wins, deletions stay, groups follow the label."""
+"""The store: a newer body replaces an older one, deletions stay, groups follow the label."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def body(version: int | str, *, name: str = "x", uid: str = "u1", group: str | N
 
 
 def version_of(store: Store, name: str = "x") -> str | None:
-    found = store.get(PODS, "ns", name)
-    return None if found is None else found["metadata"]["resourceVersion"]
+    pod = store.get(PODS, "ns", name)
+    return None if pod is None else pod["metadata"]["resourceVersion"]
 
 
-def test_an_older_event_does_not_replace_what_we_wrote() -> None:
+def test_an_older_event_does_not_replace_our_write() -> None:
     store = Store(LABEL)
     assert store.put(PODS, body(12))  # the response of our write
     assert not store.put(PODS, body(9))  # "10" < "9" as text: versions are numbers
@@ -41,7 +41,7 @@ def test_an_older_event_does_not_replace_what_we_wrote() -> None:
     assert version_of(store) == "100"
 
 
-def test_a_stale_event_does_not_resurrect_what_the_watch_has_deleted() -> None:
+def test_an_event_from_before_a_deletion_does_not_restore_the_object() -> None:
     store = Store(LABEL)
     store.put(PODS, body(10))
     assert store.observe_deletion(PODS, body(15))
@@ -51,18 +51,18 @@ def test_a_stale_event_does_not_resurrect_what_the_watch_has_deleted() -> None:
     assert version_of(store) == "16"
 
 
-def test_what_we_deleted_stays_deleted_whatever_late_events_say() -> None:
+def test_a_deleted_object_is_not_restored_by_late_events() -> None:
     store = Store(LABEL)
     store.put(PODS, body(10))
     assert store.remove(PODS, body(10))
-    assert not store.put(PODS, body(12))  # a status update from before our delete, seen after it
+    assert not store.put(PODS, body(12))  # a status update from before our delete, delivered after it
     assert version_of(store) is None
     assert not store.observe_deletion(PODS, body(13))
-    assert store.put(PODS, body(14, uid="u2"))  # somebody made a new one
+    assert store.put(PODS, body(14, uid="u2"))  # another client created a new one
     assert version_of(store) == "14"
 
 
-def test_what_we_deleted_comes_back_while_a_finalizer_holds_it() -> None:
+def test_a_deleted_object_stays_in_the_store_while_a_finalizer_delays_it() -> None:
     store = Store(LABEL)
     store.put(PODS, body(10))
     store.remove(PODS, body(10))
@@ -77,55 +77,55 @@ def test_deleting_an_old_object_does_not_remove_its_successor() -> None:
     assert version_of(store) == "20"
 
 
-def test_a_list_removes_what_it_does_not_have_and_spares_what_is_newer_than_it() -> None:
+def test_a_list_removes_objects_that_it_lacks_unless_they_are_newer() -> None:
     store = Store(LABEL)
-    store.put(PODS, body(5, name="gone"))
+    store.put(PODS, body(5, name="deleted"))
     store.put(PODS, body(6, name="kept"))
     store.put(PODS, body(31, name="written-meanwhile"))
     store.put(SERVICES, body(7, name="other-kind"))
     removed = store.replace(PODS, [body(8, name="kept"), body(9, name="new")], "30")
-    assert [found["metadata"]["name"] for found in removed] == ["gone"]
-    assert {found["metadata"]["name"] for found in store.all(PODS)} == {"kept", "new", "written-meanwhile"}
+    assert [pod["metadata"]["name"] for pod in removed] == ["deleted"]
+    assert {pod["metadata"]["name"] for pod in store.all(PODS)} == {"kept", "new", "written-meanwhile"}
     assert len(store.all(SERVICES)) == 1
-    assert not store.put(PODS, body(29, name="gone"))  # an event from before the list
+    assert not store.put(PODS, body(29, name="deleted"))  # an event from before the list
 
 
-def test_groups_follow_the_label_and_both_groups_hear_of_a_move() -> None:
-    heard: list[tuple[Resource, str, str]] = []
+def test_groups_follow_the_label_and_a_move_is_a_change_of_both() -> None:
+    changes: list[tuple[Resource, str, str]] = []
     store = Store(LABEL)
-    store.on_change(lambda *change: heard.append(change))
+    store.on_change(lambda *change: changes.append(change))
     store.put(PODS, body(1, name="b"))
     store.put(PODS, body(2, name="a"))
     store.put(PODS, body(3, name="c", group=None))
-    assert [found["metadata"]["name"] for found in store.group(PODS, "ns", "g")] == ["a", "b"]
-    assert heard == [(PODS, "ns", "g")] * 2
-    heard.clear()
+    assert [pod["metadata"]["name"] for pod in store.group(PODS, "ns", "g")] == ["a", "b"]
+    assert changes == [(PODS, "ns", "g")] * 2
+    changes.clear()
     store.put(PODS, body(4, name="a", group="h"))
-    assert set(heard) == {(PODS, "ns", "g"), (PODS, "ns", "h")}
-    heard.clear()
+    assert set(changes) == {(PODS, "ns", "g"), (PODS, "ns", "h")}
+    changes.clear()
     store.observe_deletion(PODS, body(5, name="b"))
-    assert heard == [(PODS, "ns", "g")]
+    assert changes == [(PODS, "ns", "g")]
     assert store.group(PODS, "ns", "g") == []
 
 
-def test_an_echo_is_not_a_change() -> None:
-    heard = []
+def test_a_repeated_body_is_not_a_change() -> None:
+    changes = []
     store = Store(LABEL)
-    store.on_change(lambda *change: heard.append(change))
+    store.on_change(lambda *change: changes.append(change))
     store.put(PODS, body(1))
     store.put(PODS, body(1))
     store.replace(PODS, [body(1)], "5")
-    assert len(heard) == 1
+    assert len(changes) == 1
 
 
-def test_bodies_are_slimmed_and_the_original_is_not_touched() -> None:
+def test_bodies_are_slimmed_and_the_original_stays_unchanged() -> None:
     original = body(1, managedFields=[{"manager": "m"}], annotations={LAST_APPLIED: "{}", "keep": "me"})
     store = Store(LABEL)
     store.put(PODS, original)
-    kept = store.get(PODS, "ns", "x")
-    assert kept is not None
-    assert "managedFields" not in kept["metadata"]
-    assert kept["metadata"]["annotations"] == {"keep": "me"}
+    stored = store.get(PODS, "ns", "x")
+    assert stored is not None
+    assert "managedFields" not in stored["metadata"]
+    assert stored["metadata"]["annotations"] == {"keep": "me"}
     assert "managedFields" in original["metadata"]
     assert LAST_APPLIED in original["metadata"]["annotations"]
 

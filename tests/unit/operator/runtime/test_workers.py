@@ -1,4 +1,4 @@
-"""Workers: what a reconcile returns or raises decides when its key comes again."""
+"""Workers: what a reconcile returns or raises decides when its key is requeued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ line = LineFormatter().format
 
 
 class Bench:
-    """One worker over a scripted reconcile: each call takes the next outcome, an error, a delay or None."""
+    """One worker with a scripted reconcile: each call has the next outcome, an error, a delay or None."""
 
     def __init__(self, *outcomes: BaseException | float | None) -> None:
         self.clock = FakeClock()
@@ -46,7 +46,7 @@ class Bench:
 
 
 @asynchronous
-async def test_a_reconcile_comes_again_when_it_asked_to_and_not_otherwise() -> None:
+async def test_a_key_is_requeued_only_if_its_reconcile_returns_a_delay() -> None:
     bench = Bench(7.0, None)
     bench.queue.add(KEY)
     await bench.clock.advance(6.9)
@@ -58,7 +58,7 @@ async def test_a_reconcile_comes_again_when_it_asked_to_and_not_otherwise() -> N
 
 
 @asynchronous
-async def test_a_conflict_is_tried_again_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_conflict_is_retried_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(ApiError(409, "Conflict", "modified"))
     with caplog.at_level(logging.INFO):
         bench.queue.add(KEY)
@@ -70,7 +70,7 @@ async def test_a_conflict_is_tried_again_without_a_word(caplog: pytest.LogCaptur
 
 
 @asynchronous
-async def test_a_refusal_is_one_line_and_a_bug_a_traceback_and_neither_ends_the_worker(
+async def test_a_failed_request_logs_one_line_and_a_bug_a_traceback_and_neither_stops_the_worker(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = Bench(ApiError(0, "Unreachable", "connection refused"), ZeroDivisionError("oh"))
@@ -87,7 +87,7 @@ async def test_a_refusal_is_one_line_and_a_bug_a_traceback_and_neither_ends_the_
 
 
 @asynchronous
-async def test_the_pause_that_the_server_asks_for_is_kept() -> None:
+async def test_a_retry_waits_for_retry_after() -> None:
     bench = Bench(ApiError(429, "TooManyRequests", "slow down", retry_after=30.0))
     bench.queue.add(KEY)
     await bench.clock.advance(29)
@@ -118,7 +118,7 @@ async def test_a_reconcile_in_progress_is_finished_when_the_queue_closes() -> No
 
 
 @asynchronous
-async def test_a_worker_that_hangs_is_found_and_one_without_work_is_not() -> None:
+async def test_a_worker_that_hangs_is_detected_and_one_without_work_is_not() -> None:
     clock = FakeClock()
     queue: WorkQueue[Key] = WorkQueue(clock)
     heartbeats = Heartbeats(clock)
