@@ -53,6 +53,7 @@ lint: setup ## Check every language, the layers, the generated files and the lin
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m hack.links
 	$(BIN)/python -m hack.lint
+	$(BIN)/python -m hack.words
 	$(BIN)/python -m hack.lock --check
 
 .PHONY: types

@@ -22,11 +22,11 @@ SKIPPED = ("docs/style.md", "hack/words.py", "tests/unit/hack/test_words.py", "L
 
 BANNED: dict[str, str] = {
     "tell, hear": r"(?<!\.)\b(?:told|tells?|telling|hears?|heard)\b(?!\()",
-    "is no X": r"\b(?:is|are|was|were) no (?!longer\b|more than\b|less than\b)[a-z]",
+    "is no X": r"\b(?:is|are|was|were) no (?!longer\b|more than\b|less than\b|item named\b)[a-z]",
     "whoever, whatever": r"\b(?:whoever|whatever|whichever)\b",
     "asked of": r"\basked of\b",
     "on its way": r"\bon (?:its|the) way (?:in|out)\b",
-    "leave, leaving": r"\bleaving\b",
+    "leave, leaving": r"(?<![`\"])\bleaving\b",  # in quotes it is a field of status format 1
     "has ended": r"\b(?:has|have|had) ended\b",
     "word for machines": r"\bfor (?:people|machines)\b",
     "filler": r"\b(?:at all|by itself|by themselves|of (?:its|their) own)\b",
