@@ -68,7 +68,9 @@ class Background(Generic[T]):
             if self._end:
                 self._end()
         except Exception as error:  # a bug; the text of the error may quote data of a request
-            logger.error("%s stopped: internal error (%s)", self._name, type(error).__name__)
+            logger.error(
+                "background task stopped: internal error", extra={"task": self._name, "error": type(error).__name__}
+            )
 
     def _next(self) -> T | None:
         while self._idle:

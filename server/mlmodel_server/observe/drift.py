@@ -88,8 +88,8 @@ def features_of(profile: Mapping[str, Any], columns: Sequence[str], limit: int =
     profiled = [(place, name) for place, name in enumerate(columns) if name in profile][:limit]
     found = [(place, bins) for place, name in profiled if (bins := bins_of(name, profile[name])) is not None]
     if len(found) < len(profiled):
-        logger.warning("drift of %d features is not measured: their profile has no counts, save the package again",
-                    len(profiled) - len(found))  # fmt: skip
+        reason = "their profile has no counts: save the package again"
+        logger.warning("drift not measured", extra={"features": len(profiled) - len(found), "reason": reason})
     return found
 
 

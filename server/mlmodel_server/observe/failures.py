@@ -25,16 +25,16 @@ class FailureLog:
         if now < self._next:
             self._skipped += 1
             return
-        more = f" ({self._skipped} more since the last line)" if self._skipped else ""
+        values = {"error": failure, "place": _place(failure.__cause__), "more_since_last_line": self._skipped}
         self._next, self._skipped = now + INTERVAL, 0
-        logger.error("%s%s%s", failure, _place(failure.__cause__), more)
+        logger.error("prediction failed", extra=values)
 
 
 def _place(cause: BaseException | None) -> str:
     trace = cause.__traceback__ if cause else None
     if trace is None:
-        return ""
+        return "unknown"
     while trace.tb_next:
         trace = trace.tb_next
     frame = trace.tb_frame
-    return f" in {frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}, line {trace.tb_lineno}"
+    return f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_name}, line {trace.tb_lineno}"

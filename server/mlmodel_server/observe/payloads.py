@@ -144,7 +144,7 @@ class PayloadLog:
             if now >= self._quiet_until:
                 self._quiet_until = now + LOG_SECONDS
                 reason = getattr(error, "strerror", None) or type(error).__name__
-                logger.warning("cannot write the payload log (%s): make room in its volume", reason)
+                logger.warning("payload log not written: make room in its volume", extra={"error": reason})
 
     def collect(self) -> Iterator[Metric]:
         """Yield the rows that were drawn, by outcome."""

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 2.0
 """Maximum seconds for sending the last spans; an unreachable collector must not delay the exit."""
 
+_UNSUPPORTED = (
+    "only OTLP/HTTP is supported: set OTEL_TRACES_EXPORTER=otlp and OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, and use"
+    " port 4318"
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,13 +39,12 @@ def start(identity: Identity, environ: Mapping[str, str] = os.environ) -> Tracin
         return None
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if chosen not in ("", "otlp") or protocol not in (None, "http/protobuf"):
-        logger.warning("traces are off: only OTLP/HTTP is supported, set OTEL_TRACES_EXPORTER=otlp and "
-                    "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (port 4318)")  # fmt: skip
+        logger.warning("traces are off", extra={"reason": _UNSUPPORTED})
         return None
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
-        logger.warning("traces are off: %s", not_installed("tracing", "OpenTelemetry", "tracing"))
+        logger.warning("traces are off", extra={"reason": not_installed("tracing", "OpenTelemetry", "tracing")})
         return None
     return Tracing(identity, OTLPSpanExporter(), environ)
 

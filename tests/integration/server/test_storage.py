@@ -30,6 +30,7 @@ from mlmodel_server.loading.sources import locate, transfer
 from mlmodel_server.manifest import MANIFEST, sha256
 from tests.integration.server.storage import PASSWORD, USER, Cut, Service, gcs, registry, s3
 from tests.unit.server.loading.test_archive import tar
+from tests.unit.server.loglines import events
 from tests.unit.server.models import iris, joblib_bytes
 
 __all__ = ["gcs", "registry", "s3"]
@@ -127,7 +128,7 @@ def test_a_download_from_s3_resumes_after_a_broken_connection(
         assert source.read("model.onnx") == BIG
     assert relay.cuts == 1
     assert relay.passed < 1.5 * len(BIG), "only lost bytes are sent again"
-    assert "downloading model.onnx: 8 of 20 MB" in caplog.messages
+    assert '"downloading" file=model.onnx received_mb=8 total_mb=20' in events(caplog)
 
 
 def test_credentials_come_from_a_mounted_secret_and_wrong_ones_are_reported(

@@ -100,8 +100,9 @@ def receive(name: str, open_at: Callable[[int], Part], allowance: Allowance) -> 
                     )
                 if now - logged > PROGRESS_SECONDS:
                     logged = now
-                    of = f" of {part.total / 1e6:,.0f}" if part.total else ""
-                    logger.info("downloading %s: %s%s MB", name, f"{buffer.tell() / 1e6:,.0f}", of)
+                    total = round(part.total / 1e6) if part.total else "unknown"
+                    values = {"file": name, "received_mb": round(buffer.tell() / 1e6), "total_mb": total}
+                    logger.info("downloading", extra=values)
             if part.total is None or buffer.tell() >= part.total:
                 return allowance.count(name, buffer.getvalue())
             if buffer.tell() == part.start:

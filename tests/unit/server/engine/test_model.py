@@ -26,6 +26,7 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.protocol import v2
 from mlmodel_server.tensors import DTYPES, TensorSpec
+from tests.unit.server.loglines import events
 from tests.unit.server.models import SEED, iris, mixed
 from tests.unit.server.package.test_package import served
 
@@ -194,7 +195,8 @@ def test_the_error_and_log_of_a_failing_model_have_no_values(caplog: pytest.LogC
             with pytest.raises(ModelFailure, match=r"^the model failed on this input \(ValueError\)$") as caught:
                 ask(model, {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [4711.0]})
             log.log(caught.value)
-    (line,) = caplog.messages
+    (line,) = events(caplog)
+    assert line.startswith('"prediction failed" error="the model failed on this input (ValueError)" place=')
     assert "sklearn.preprocessing._encoders" in line
     assert "4711" not in line
     assert "/" not in line

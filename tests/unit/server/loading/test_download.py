@@ -18,6 +18,7 @@ from mlmodel_server.loading.signing import SIGNATURE, sign
 from mlmodel_server.loading.sources import Source, locate, transfer
 from tests.unit.server.loading.test_signing import pem, public
 from tests.unit.server.loading.web import Reply, Request, Web, ranged, serving
+from tests.unit.server.loglines import events
 from tests.unit.server.models import iris
 
 CONTENT = bytes(range(256)) * 40_000
@@ -111,7 +112,7 @@ def test_the_log_has_the_progress_of_a_long_download(
     monkeypatch.setattr(transfer, "PROGRESS_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "mlmodel_server"), serve(lambda request: ranged(CONTENT, request)) as web:
         download(f"{web.url}/model.bin")
-    assert caplog.messages[0] == "downloading model.bin: 1 of 10 MB"
+    assert events(caplog)[0] == '"downloading" file=model.bin received_mb=1 total_mb=10'
 
 
 def test_a_download_that_takes_too_long_fails(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

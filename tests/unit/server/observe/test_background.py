@@ -9,6 +9,7 @@ import pytest
 
 from mlmodel_server.observe import background
 from mlmodel_server.observe.background import Background
+from tests.unit.server.loglines import events
 
 
 def test_it_processes_its_queue_and_stops() -> None:
@@ -78,4 +79,4 @@ def test_a_bug_stops_it_with_a_log_line_without_payload(caplog: pytest.LogCaptur
     made.start()
     made.offer("secret")
     made._thread.join(10)
-    assert caplog.messages == ["shadow stopped: internal error (ValueError)"]
+    assert events(caplog) == ['"background task stopped: internal error" task=shadow error=ValueError']

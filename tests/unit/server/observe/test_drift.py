@@ -17,6 +17,7 @@ from mlmodel_server.observe.drift import MAX_ROWS, WINDOW, Drift, bins_of, featu
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.table import tensors_of
+from tests.unit.server.loglines import events
 from tests.unit.server.models import SEED, mixed_table
 from tests.unit.server.observe.test_metrics import in_child, samples
 
@@ -248,8 +249,8 @@ def test_predictions_of_a_regressor_are_counted_between_deciles() -> None:
 def test_a_model_without_a_profile_is_served_without_drift(caplog: pytest.LogCaptureFixture) -> None:
     described = {"a": {"rows": 3, "missing": 0, "min": 0.0, "max": 1.0, "deciles": [0.5]}, "b": {"values": 7}}
     assert features_of(described, ["a", "b"]) == []
-    assert caplog.messages == [
-        "drift of 2 features is not measured: their profile has no counts, save the package again"
+    assert events(caplog) == [
+        '"drift not measured" features=2 reason="their profile has no counts: save the package again"'
     ]
     watched = Drift(IDENTITY, 1, features_of({}, ["a"]), predictions_of({}, ()))
     watched.start(0)

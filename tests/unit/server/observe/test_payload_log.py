@@ -19,6 +19,7 @@ from mlmodel_server.observe import payloads
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.payloads import FILES, MAX_ROWS, PayloadLog
 from mlmodel_server.tensors import named
+from tests.unit.server.loglines import events
 from tests.unit.server.observe.test_metrics import in_child, samples
 
 IDENTITY = Identity("tumour", "v2", "3f9c2a1b")
@@ -217,7 +218,9 @@ def test_a_full_disk_loses_records_and_logs_one_line(
     log.stop()
     assert counted(log) == {"failed": 6, "written": 2}
     assert len(files(tmp_path)) == 1, "no half-written file"
-    assert caplog.messages == ["cannot write the payload log (No space left on device): make room in its volume"]
+    assert events(caplog) == [
+        '"payload log not written: make room in its volume" error="No space left on device"',
+    ]
 
 
 def test_rows_that_parquet_cannot_hold_lose_one_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

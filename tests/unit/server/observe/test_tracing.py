@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from mlmodel_server.observe import tracing
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.tracing import Tracing, start
+from tests.unit.server.loglines import events
 
 IDENTITY = Identity("tumour", "v2", "3f9c2a1b")
 PARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -123,18 +124,18 @@ def test_traces_are_off_by_default(environ: dict[str, str], caplog: pytest.LogCa
 )
 def test_an_unsupported_setting_is_logged(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     assert start(IDENTITY, environ) is None
-    assert caplog.messages == [
-        "traces are off: only OTLP/HTTP is supported, set OTEL_TRACES_EXPORTER=otlp and "
-        "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf (port 4318)"
+    assert events(caplog) == [
+        '"traces are off" reason="only OTLP/HTTP is supported: set OTEL_TRACES_EXPORTER=otlp and '
+        'OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, and use port 4318"'
     ]
 
 
 def test_a_missing_library_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert start(IDENTITY, {"OTEL_TRACES_EXPORTER": "otlp"}) is None
-    assert caplog.messages == [
-        "traces are off: tracing requires OpenTelemetry, which is not installed: "
-        "in a clone of the project, run pip install '.[tracing]'"
+    assert events(caplog) == [
+        '"traces are off" reason="tracing requires OpenTelemetry, which is not installed: '
+        "in a clone of the project, run pip install '.[tracing]'\""
     ]
 
 
