@@ -406,7 +406,7 @@ async def test_objects_of_other_owners_are_not_changed(namespace: str, connect: 
         mine["metadata"]["ownerReferences"] = owner
         with pytest.raises(NotOurs, match="belongs"):
             await applier.apply(DEPLOYMENTS, deployment(namespace, uid="ours"))
-        with pytest.raises(NotOurs, match="not made by this operator"):
+        with pytest.raises(NotOurs, match="this operator did not create it"):
             await applier.apply(CONFIG_MAPS, mine)
         assert writes == []
         assert await api.get(DEPLOYMENTS, namespace, "d") == theirs
