@@ -8,6 +8,7 @@ models, not runs of those products.
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -120,4 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.decisions", description=__doc__).parse_args()
     main()

@@ -7,6 +7,7 @@ It ends with a table, and with an error if an outcome was not the expected one. 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -240,4 +241,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m hack.demo", description=__doc__).parse_args()
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -26,5 +27,6 @@ def generated() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m hack.proto", description=__doc__).parse_args()
     for path, text in generated().items():
         path.write_text(text)

@@ -6,6 +6,7 @@ floor, not the guide: a sentence without these phrases can still be hard to read
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import sys
@@ -76,4 +77,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m hack.words", description=__doc__).parse_args()
     sys.exit(main())

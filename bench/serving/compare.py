@@ -21,7 +21,7 @@ from bench.serving.report import Claim, Part, markdown
 from bench.serving.rounds import Figure, Series, measure, p50, per_cpu_second, per_second
 from bench.serving.servers import Command, Start, ours, running
 from hack import ROOT
-from hack.cluster.report import progress
+from hack.cluster.report import ClusterError, progress
 
 PAIRS = 10
 SECONDS = 2.0
@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> None:
         "--pairs", type=int, default=PAIRS, help="number of rounds at each number of connections (default: %(default)s)"
     )
     options = parser.parse_args(argv)
+    if options.pairs < 1:
+        parser.error(f"--pairs is {options.pairs}: give 1 or more")
     load.require()
     with tempfile.TemporaryDirectory() as folder:
         older = export(options.revision, Path(folder) / "before")
@@ -49,7 +51,9 @@ def main(argv: Sequence[str]) -> None:
 def export(revision: str, folder: Path) -> Path:
     """Write the server of ``revision`` to ``folder`` and return the directory to import it from."""
     folder.mkdir()
-    archive = subprocess.run(["git", "archive", revision, "server"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    archive = subprocess.run(["git", "archive", revision, "server"], cwd=ROOT, capture_output=True)
+    if archive.returncode:
+        raise ClusterError(f"'{revision}' is not a revision with a server: give a Git branch, tag or commit of it")
     subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
     return folder / "server"
 
@@ -96,4 +100,7 @@ def _part(series: Sequence[Series]) -> Part:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ClusterError as error:
+        sys.exit(str(error))

@@ -25,6 +25,7 @@ from sklearn.svm import SVC
 from mlmodel_server import package
 
 LABEL = "label"
+EXAMPLE = Path("data.csv")
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -68,23 +69,30 @@ def report(model: Any, X: Any, y: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a classifier from a table and save it as a model package.")
     parser.add_argument(
-        "--data", type=Path, default=Path("data.csv"), help='CSV file with a column "label" (default: data.csv)'
+        "--data",
+        type=Path,
+        default=EXAMPLE,
+        help=f'CSV file of numeric columns and a column "label" (default: {EXAMPLE}, written if it does not exist)',
     )
     parser.add_argument("--out", type=Path, default=Path("model"), help="directory of the package (default: model)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split and the model (default: 42)")
     parser.add_argument("--version", default="", help="human-readable name of the version (default: none)")
     arguments = parser.parse_args()
 
+    if arguments.data != EXAMPLE and not arguments.data.exists():
+        parser.error(f"{arguments.data} does not exist: give the path of a CSV file")
     table = read(arguments.data)
     if LABEL not in table:
         parser.error(f'{arguments.data} has no column "label": rename the column with the labels')
+    if text := list(table.drop(columns=LABEL).select_dtypes(exclude="number")):
+        parser.error(f"{arguments.data} has columns that are not numeric: {', '.join(text)}: encode or remove them")
     print(f"{len(table)} rows, {table.shape[1] - 1} features from {arguments.data}; seed {arguments.seed}")
     X_train, X_test, y_train, y_test = split(table, arguments.seed)
     model = train(X_train, y_train, arguments.seed)
     report(model, X_test, y_test)
     package.save(model, X_test, y_test, arguments.out, version=arguments.version)
     print(f"saved {arguments.out}/; next:\n  mlmodel inspect {arguments.out}")
-    print(f"  mlmodel package {arguments.out} --configmap my-model-v1 | kubectl apply -f -")
+    print(f"  mlmodel package {arguments.out} --configmap my-model-v1 | kubectl apply --server-side -f -")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,13 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from mlmodel_operator import process
+try:
+    from mlmodel_operator import process
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"mlmodel-operator: the Python package {error.name} is not installed: in a clone of the project, run"
+        " pip install '.[operator]'"
+    )
 from mlmodel_operator.names import OPERATOR, OPERATOR_PORT
 from mlmodel_operator.runtime import log
 from mlmodel_operator.settings import Settings, SettingsError
