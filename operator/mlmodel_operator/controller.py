@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mlmodel_operator import observe, resources
-from mlmodel_operator.api.codec import encode
+from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
-from mlmodel_operator.api.upgrade import newer_format, read_status
+from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
 from mlmodel_operator.names import (
     COMPONENT_LABEL,
     GROUP,
@@ -86,8 +86,8 @@ class Controller:
         self._clock = clock
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
-        # Models whose newer status has been reported.
-        self._reported_newer: set[tuple[str, str]] = set()
+        # What has been reported of a status that cannot be read, by model.
+        self._reported: dict[tuple[str, str], str] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Reconcile the MLModel ``key`` (namespace, name).
@@ -99,14 +99,12 @@ class Controller:
         if body is None or observe.is_terminating(body):
             # The garbage collector deletes its children.
             self._refusals.pop(key, None)
-            self._reported_newer.discard(key)
+            self._reported.pop(key, None)
             return None
-        raw = body.get("status") or {}
-        newer = newer_format(raw)
-        if newer is not None:
-            await self._report_newer_status(body, key, newer)
+        status = await self._read_status(body, key)
+        if status is None:
             return None
-        model, status = observe.read_model(body), read_status(raw)
+        model = observe.read_model(body)
         observed = await self._observe(model, status)
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
         attempt = _Attempts()
@@ -122,18 +120,39 @@ class Controller:
             logger.warning("write rejected, rollout continues", extra={"error": attempt.refusal})
         return plan.requeue_after
 
-    async def _report_newer_status(self, body: Body, key: tuple[str, str], newer: int) -> None:
-        """Report, once per model and process, that a newer release wrote the status."""
-        if key in self._reported_newer:
+    async def _read_status(self, body: Body, key: tuple[str, str]) -> Status | None:
+        """Return the status; report one that cannot be read, and return None if the operator must change nothing."""
+        raw = body.get("status") or {}
+        try:
+            newer = newer_format(raw)
+            if newer is not None:
+                note = (
+                    f"status.formatVersion is {newer}, from a newer release of the operator; this release reads up to"
+                    f" {FORMAT_VERSION} and changes nothing: upgrade the operator"
+                )
+                await self._report_status(body, key, Reason.NEWER_STATUS, note)
+                return None
+            status = read_status(raw)
+        except DecodeError as error:
+            try:
+                status = read_status(without_state(raw))
+            except DecodeError:
+                note = f"{error}; the operator changes nothing for this model until the status is restored"
+                await self._report_status(body, key, Reason.STATUS_UNREADABLE, note)
+                return None
+            note = f"{error}; the tests of the candidate restart from the counters of its pods"
+            await self._report_status(body, key, Reason.EVIDENCE_RESET, note)
+            return status
+        self._reported.pop(key, None)
+        return status
+
+    async def _report_status(self, body: Body, key: tuple[str, str], reason: Reason, note: str) -> None:
+        """Report a status that cannot be read: once per model and note, and again if the Event was not posted."""
+        if self._reported.get(key) == note:
             return
-        self._reported_newer.add(key)
-        note = (
-            f"status.formatVersion is {newer}, from a newer release of the operator; this release reads up to"
-            f" {FORMAT_VERSION} and changes nothing: upgrade the operator"
-        )
-        logger.warning("status of a newer release", extra={"format": newer, "known": FORMAT_VERSION})
-        transition = f"format {newer}"
-        await self._events.post(body, transition=transition, reason=Reason.NEWER_STATUS, note=note, warning=True)
+        logger.warning("status not readable", extra={"reason": reason, "note": note})
+        if await self._events.post(body, transition=note, reason=reason, note=note, warning=True):
+            self._reported[key] = note
 
     def _remember(self, key: tuple[str, str], refusal: ApiError | None) -> None:
         """Store a refusal that a retry does not resolve; remove it when all writes have succeeded."""

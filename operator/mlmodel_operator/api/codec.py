@@ -93,7 +93,7 @@ def _parse(text: Any, path: str) -> Any:
     """Return the data in an opaque field."""
     try:
         return json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise DecodeError(f"{path} must be a JSON string") from None
 
 
@@ -119,6 +119,8 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
         return parse_time(value, path)
     if kind is Quantity:
         return Quantity(str(value))
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise DecodeError(f"{path} must be a finite number")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

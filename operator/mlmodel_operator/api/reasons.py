@@ -127,6 +127,15 @@ class Reason(StrEnum):
         "The operator cannot write an object: the API server rejects it, or another owner controls it.",
         "Correct what the message names, for example a quota or an admission policy.",
     )
+    STATUS_UNREADABLE = (
+        "StatusUnreadable",
+        "The status was changed so that the operator cannot read it, so the operator changes nothing for the model.",
+        "Restore the status from a backup with `kubectl replace --subresource=status`, or recreate the MLModel.",
+    )
+    EVIDENCE_RESET = (
+        "EvidenceReset",
+        "The state of the tests was changed so that the operator cannot read it; the tests restart from the counters.",
+    )
     NEWER_STATUS = (
         "NewerStatus",
         "A newer release of the operator wrote the status, so this release changes nothing for the model.",

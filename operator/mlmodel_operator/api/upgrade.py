@@ -6,22 +6,35 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlmodel_operator.api.codec import decode
+from mlmodel_operator.api.codec import DecodeError, decode
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 
 Json = Mapping[str, Any]
 
 
 def read_status(raw: Json) -> Status:
-    """Return the ``status`` of an MLModel, upgraded to this release's format; raise DecodeError if it does not fit.
+    """Return the ``status`` of an MLModel, upgraded to this release's format; raise DecodeError if it does not fit,
+    whatever it contains.
 
     Must not be called with a status for which ``newer_format`` returns a number.
     """
-    return decode(Status, upgrade_status(raw), "status")
+    try:
+        return decode(Status, upgrade_status(raw), "status")
+    except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise DecodeError(f"status does not fit its schema ({type(error).__name__})") from error
+
+
+def without_state(raw: Json) -> Json:
+    """Return the same status without what the sequential tests remember; they restart from the pods' counters."""
+    candidate = raw.get("candidate")
+    if not isinstance(candidate, Mapping) or "evidence" not in candidate:
+        return raw
+    return {**raw, "candidate": {**candidate, "evidence": {}}}
 
 
 def newer_format(raw: Json) -> int | None:
-    """Return the format of a status that a newer release wrote; None if this release can read it."""
+    """Return the format of a status that a newer release wrote; None if this release can read it. Raise DecodeError if
+    the format is not a positive integer."""
     version = _format(raw)
     return version if version > FORMAT_VERSION else None
 
@@ -32,7 +45,10 @@ def upgrade_status(raw: Json) -> Json:
 
 
 def _format(raw: Json) -> int:
-    return int(raw.get("formatVersion") or 1)
+    version = raw.get("formatVersion", 1)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DecodeError(f"status.formatVersion is {version!r}: it must be an integer from 1")
+    return version
 
 
 def _from_1(raw: Json) -> Json:

@@ -101,11 +101,17 @@ def router_config(owner: Owner) -> Body:
 
 
 def router_config_hash() -> str:
-    """Return the hash of the configuration, for the pod template."""
+    """Return the hash of the configuration, for the pod template; a change of comments alone restarts no router."""
     digest = hashlib.sha256()
     for name, text in sorted(_config_files().items()):
-        digest.update(f"{name}\0{text}\0".encode())
+        digest.update(f"{name}\0{_directives(text)}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _directives(text: str) -> str:
+    """Return the lines that are neither empty nor a comment of HAProxy or Lua."""
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith(("#", "--")))
 
 
 def router_routes(owner: Owner, routes: Routes) -> Body:

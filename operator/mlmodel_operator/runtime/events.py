@@ -23,12 +23,13 @@ class Events:
         self._component = component
         self._instance = instance
 
-    async def post(self, regarding: Body, *, transition: str, reason: str, note: str, warning: bool = False) -> None:
+    async def post(self, regarding: Body, *, transition: str, reason: str, note: str, warning: bool = False) -> bool:
         """Post one transition of the object ``regarding``.
 
         ``transition`` identifies it among all transitions of that object (for example the resourceVersion of the
         decision). The name of the Event derives from it, so a transition that is repeated after a crash is posted once.
-        ``reason`` is one CamelCase word, ``note`` a sentence. Never raises: an Event only reports.
+        ``reason`` is one CamelCase word, ``note`` a sentence. Return whether the Event exists; never raise, because an
+        Event only reports.
         """
         namespace, name = address(regarding)
         digest = hashlib.sha256(f"{uid(regarding)}/{transition}/{reason}/{note}".encode()).hexdigest()[:16]
@@ -56,3 +57,5 @@ class Events:
         except ApiError as error:
             if not error.conflict:
                 logger.warning("event not posted", extra={"reason": reason, "error": error})
+                return False
+        return True

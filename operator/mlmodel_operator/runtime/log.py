@@ -40,7 +40,7 @@ class LineFormatter(logging.Formatter):
                 message += "\n" + self.formatException(record.exc_info)
         elif record.exc_info and record.exc_info[1] is not None:
             message += f" ({type(record.exc_info[1]).__name__}: {record.exc_info[1]})"
-        fields.append(f"msg={json.dumps(message, ensure_ascii=False)}")
+        fields.append(f"msg={_quoted(message)}")
         fields += [f"{key}={_text(value)}" for key, value in extra.items()]
         return " ".join(fields)
 
@@ -48,7 +48,18 @@ class LineFormatter(logging.Formatter):
 def _text(value: object) -> str:
     """Return the text of a value: quoted unless it is one plain word or number."""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    return text if _PLAIN.fullmatch(text) and text.isprintable() else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """Return the text as a JSON string in which every character that is not printable is escaped, not only those that
+    JSON requires: a terminal interprets the others."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else _escaped(c) for c in quoted)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if ord(character) > 0x7F else f"\\u{ord(character):04x}"
 
 
 def configure(level: str) -> None:

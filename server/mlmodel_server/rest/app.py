@@ -47,7 +47,10 @@ class Application:
     def accept(self, connection: Answerable, target: bytes, headers: Headers, body: bytes) -> bool:
         """See :class:`~mlmodel_server.rest.connection.FastPath`."""
         started = perf_counter()
-        exchange = FastExchange(self.fast_endpoints[target], dict(headers), started, self._limits, body, connection)
+        endpoint = self.fast_endpoints.get(target)
+        if endpoint is None:  # SIGTERM came between the headers and the end of the body
+            return False
+        exchange = FastExchange(endpoint, dict(headers), started, self._limits, body, connection)
         if ENCODING in exchange.headers:  # decompression may take long
             return False
         try:

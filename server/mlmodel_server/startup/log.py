@@ -39,11 +39,18 @@ class LineFormatter(logging.Formatter):
 def _text(value: object) -> str:
     """Return a value for a line: quoted unless it is one plain word or number."""
     text = f"{value:.3g}" if isinstance(value, float) else str(value)
-    return text if _PLAIN.fullmatch(text) else _quoted(text)
+    return text if _PLAIN.fullmatch(text) and text.isprintable() else _quoted(text)
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    """Return the text as a JSON string in which every character that is not printable is escaped, not only those that
+    JSON requires: a terminal interprets the others."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else _escaped(c) for c in quoted)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if ord(character) > 0x7F else f"\\u{ord(character):04x}"
 
 
 def configure() -> None:

@@ -365,6 +365,24 @@ def test_sigterm_finishes_requests_in_flight_and_closes_connections(slow: Path, 
             server.send("GET", "/v2/health/live")
 
 
+def test_a_request_whose_body_arrives_after_sigterm_is_answered(versions: Path, rows: list[str]) -> None:
+    body = rows[0].encode()
+    with running("--uri", "configmap://tumour-v2", "--path", versions / "v2") as server:
+        probe, split = server.connect(), server.connect()
+        assert server.send("GET", "/v2/health/ready", connection=probe).status == 200
+        split.putrequest("POST", INFER)
+        split.putheader("Content-Type", "application/json")
+        split.putheader("Content-Length", str(len(body)))
+        split.endheaders(body[:10])
+        server.process.send_signal(signal.SIGTERM)
+        while server.send("GET", "/v2/health/ready", connection=probe).status == 200:
+            pass  # until the signal arrives
+        split.send(body[10:])
+        response = split.getresponse()
+        assert response.status == 200
+        assert response.headers["connection"] == "close"
+
+
 def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
     given = (
         "--uri",

@@ -64,14 +64,14 @@ def update(ledger: Ledger, block: Sides, *, max_percent: float, stable_before: C
     now += 2.0 * math.sqrt(max(now * (1.0 - now), 0.0) / max(block.stable.requests, 1))
     limit = min(max(max_percent / 100.0, stable_before.failure_rate, now), 0.99)
     n, k = block.candidate.requests, min(block.candidate.failed, block.candidate.requests)
-    absolute = ledger.absolute or (0.0,) * len(_EXCESS)
+    absolute = _logs(ledger.absolute, len(_EXCESS))
     alternatives = tuple(limit + (1.0 - limit) * excess for excess in _EXCESS)
     absolute = tuple(
         log + k * math.log(p / limit) + (n - k) * math.log((1.0 - p) / (1.0 - limit))
         for log, p in zip(absolute, alternatives, strict=True)
     )
 
-    relative = ledger.relative or (0.0,) * len(RISK_RATIOS)
+    relative = _logs(ledger.relative, len(RISK_RATIOS))
     total = block.candidate.requests + block.stable.requests
     if block.candidate.requests and block.stable.requests:
         share = block.candidate.requests / total
@@ -81,6 +81,11 @@ def update(ledger: Ledger, block: Sides, *, max_percent: float, stable_before: C
             for log, ratio in zip(relative, RISK_RATIOS, strict=True)
         )
     return Ledger(absolute, relative)
+
+
+def _logs(stored: tuple[float, ...], count: int) -> tuple[float, ...]:
+    """Return the stored logarithms, or zeros if they are not one per alternative of this release."""
+    return stored if len(stored) == count else (0.0,) * count
 
 
 def round_ledger(ledger: Ledger) -> Ledger:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from mlmodel_operator.resources import (
+    router,
     router_config,
     router_config_hash,
     router_deployment,
@@ -102,3 +105,14 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
 def test_a_caller_that_changes_a_body_does_not_change_the_next_one() -> None:
     router_config(OWNER)["data"].clear()
     assert router_config(OWNER)["data"]
+
+
+def test_only_directives_are_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hash_of(cfg: str, lua: str) -> str:
+        monkeypatch.setattr(router, "_config_files", lambda: {"haproxy.cfg": cfg, "routes.lua": lua})
+        return router_config_hash()
+
+    plain = hash_of("global\n  maxconn 5\n", "local a = 1\n")
+    assert hash_of("# why\nglobal\n\n  # because\n  maxconn 5\n", "-- why\nlocal a = 1\n") == plain
+    assert hash_of("global\n  maxconn 6\n", "local a = 1\n") != plain
+    assert hash_of("global\n  maxconn 5\n", "local a = 2\n") != plain

@@ -50,3 +50,11 @@ def test_our_tracebacks_stay_in_the_line_and_those_of_a_library_are_reduced_to_t
     assert "\n" not in ours
     assert "Traceback" not in theirs
     assert "ValueError: the reason" in theirs
+
+
+def test_characters_that_a_terminal_interprets_are_escaped() -> None:
+    ours = record("mlmodel_operator.x", "m\x1b[31m")
+    vars(ours).update(value="a\x1b\x7f\x9b\u2028\u202e\U000e0001\u00e4")
+    line = LineFormatter().format(ours)
+    assert line.isprintable()
+    assert line.endswith('msg="m\\u001b[31m" value="a\\u001b\\u007f\\u009b\\u2028\\u202e\\udb40\\udc01\u00e4"')

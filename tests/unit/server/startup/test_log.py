@@ -36,3 +36,11 @@ def test_a_traceback_stays_in_the_line() -> None:
     assert "Traceback" in line
     assert "ValueError: the reason" in line
     assert "\n" not in line
+
+
+def test_characters_that_a_terminal_interprets_are_escaped() -> None:
+    ours = record("m\x1b[31m")
+    vars(ours).update(value="a\x1b\x7f\x9b\u2028\u202e\U000e0001\u00e4")
+    line = LineFormatter().format(ours)
+    assert line.isprintable()
+    assert line.endswith('msg="m\\u001b[31m" value="a\\u001b\\u007f\\u009b\\u2028\\u202e\\udb40\\udc01\u00e4"')
