@@ -13,8 +13,8 @@ Json = Mapping[str, Any]
 
 
 def read_status(raw: Json) -> Status:
-    """Return the ``status`` of an MLModel, upgraded to this release's format; raise DecodeError if it does not fit,
-    whatever it contains.
+    """Return the ``status`` of an MLModel, upgraded to this release's format. Raise DecodeError, and no other error,
+    if it does not fit.
 
     Must not be called with a status for which ``newer_format`` returns a number.
     """

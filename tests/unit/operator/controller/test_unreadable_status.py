@@ -1,4 +1,4 @@
-"""A status that somebody changed so that it cannot be read: nothing is lost, and the user is told what happened."""
+"""A status that somebody changed so that it cannot be read: nothing is lost, and an Event reports it."""
 
 from __future__ import annotations
 
