@@ -354,7 +354,7 @@ def test_more_requests_than_the_memory_holds_are_shed(run: Run) -> None:
         assert Counter(answer.status for answer in answers) == {200: 10, 503: 10}
         shed = next(answer for answer in answers if answer.status == 503)
         assert shed.headers["retry-after"] == "1"
-        assert "Too many" in json.loads(shed.body)["error"]
+        assert "too many" in json.loads(shed.body)["error"]
 
     run(scenario, a=Reply(seconds=0.5), changes={"be_conn(stable_a) ge 1000": "be_conn(stable_a) ge 10"})
 
