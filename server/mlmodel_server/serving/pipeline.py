@@ -120,8 +120,7 @@ class Pipeline:
         return failure_of(error)
 
     def _admit(self, exchange: Exchange[Reply]) -> None:
-        if self._keys:
-            self._keys.check(exchange.headers)
+        self.authorise(exchange.headers)
         self.inference.check_room()
 
     def _reserve(self, size: int) -> int:
