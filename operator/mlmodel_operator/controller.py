@@ -224,7 +224,7 @@ class Controller:
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
-        router = resources.router_deployment(owner, replicas, self._settings.router_image, config)
+        router = resources.router_deployment(owner, model.spec.traffic, self._settings.router_image, config)
         await self._apply(DEPLOYMENTS, router, attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:

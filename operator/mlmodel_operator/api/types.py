@@ -412,6 +412,15 @@ class Traffic:
     router: Annotated[RouterSpec, Doc("HAProxy router, which sends each request to stable or to the candidate.")] = (
         field(default_factory=RouterSpec)
     )
+    timeout_seconds: Annotated[
+        int,
+        Doc(
+            "Time in seconds, 1 to 600, that the model may take for a response before the client gets 504. In a rollout"
+            " the candidate has less: what stable normally takes and a margin, before the request is retried on stable,"
+            " which has all of it. A change replaces the router pods one by one. Default: 60."
+        ),
+        Limits(1, 600),
+    ] = 60
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The children that route a model's requests: one HAProxy Deployment, its Service, configuration and routes.
 
-The configuration of HAProxy and the Lua program that assigns requests are files beside this module (``haproxy/``),
+The configuration of HAProxy and the Lua program that follows the routes are files beside this module (``haproxy/``),
 mounted into a stock image.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from mlmodel_operator.api.types import Owner
+from mlmodel_operator.api.types import Owner, Traffic
 from mlmodel_operator.names import (
     CONFIG_ANNOTATION,
     GRPC_PORT,
@@ -28,13 +28,13 @@ from mlmodel_operator.rollout.routes import Routes
 CONFIG_PATH = "/etc/mlmodel/haproxy"
 ROUTES_PATH = "/etc/mlmodel/routes"
 
-# As for the servers: the nodes remove the pod from the Service, then it stops. `hard-stop-after` of HAProxy (30 s) fits
-# into the rest.
+# As for the servers: the nodes remove the pod from the Service, then it stops. The rest of the grace period is for the
+# requests in flight: HAProxy ends them after the time limit of the model (`hard-stop-after`).
 PRE_STOP_SECONDS = 5
-GRACE_SECONDS = 45
+STOP_SECONDS = 10
 
 
-def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str) -> Body:
+def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: str) -> Body:
     """Return the Deployment of the router. A changed configuration replaces its pods (its hash is in the template);
     changed routes do not.
 
@@ -46,7 +46,7 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
         "kind": "Deployment",
         "metadata": common.metadata(owner, router_name(owner.name), ROUTER),
         "spec": {
-            "replicas": replicas,
+            "replicas": traffic.router.replicas,
             "revisionHistoryLimit": 1,
             "selector": {"matchLabels": selector(owner.name, ROUTER)},
             "strategy": common.rolling(),
@@ -58,10 +58,10 @@ def router_deployment(owner: Owner, replicas: int, image: str, config_hash: str)
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "terminationGracePeriodSeconds": PRE_STOP_SECONDS + traffic.timeout_seconds + STOP_SECONDS,
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, ROUTER),
-                    "containers": [_container(image)],
+                    "containers": [_container(traffic, image)],
                     "volumes": [
                         {"name": "config", "configMap": {"name": _config_name(owner)}},
                         {"name": "routes", "configMap": {"name": _routes_name(owner)}},
@@ -124,12 +124,13 @@ def router_disruption_budget(owner: Owner) -> Body:
     return common.budget(owner, router_name(owner.name), ROUTER)
 
 
-def _container(image: str) -> Body:
+def _container(traffic: Traffic, image: str) -> Body:
     return {
         "name": ROUTER,
         "image": image,
         # One process: a master process costs memory and is for reloads, which the operator never makes.
         "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
+        "env": [{"name": "MLMODEL_TIMEOUT_SECONDS", "value": str(traffic.timeout_seconds)}],
         "ports": [
             {"name": "http", "containerPort": ROUTER_PORT},
             {"name": "grpc", "containerPort": GRPC_PORT},
@@ -162,7 +163,7 @@ def _routes_name(owner: Owner) -> str:
 @cache
 def _config_files() -> dict[str, str]:
     folder = files(__package__) / "haproxy"
-    return {name: (folder / name).read_text(encoding="utf-8") for name in ("haproxy.cfg", "routes.lua")}
+    return {name: (folder / name).read_text(encoding="utf-8") for name in ("haproxy.cfg", "routes.lua", "state.map")}
 
 
 def _config_map(owner: Owner, name: str, data: dict[str, str]) -> Body:

@@ -15,23 +15,32 @@ from mlmodel_operator.rollout.observed import Observed
 class Routes:
     """The two slots of the router.
 
-    ``addresses`` maps a slot to the ClusterIP of its revision's Service. ``stable`` and ``candidate`` are the slots of
-    the two sides (None: the side has no slot); ``weight`` is the candidate's percentage, 0 to 100.
+    ``addresses`` maps a slot to the ClusterIP of its revision's Service, ``labels`` to its version. ``stable`` and
+    ``candidate`` are the slots of the two sides (None: the side has no slot). Of the candidate, ``weight`` is its
+    percentage (0 to 100), ``revision`` its identity, which the routers report with their counts, and ``limit_ms`` the
+    time in milliseconds for its own answer, before the request is retried on stable.
     """
 
     addresses: Mapping[Slot, str] = field(default_factory=dict)
     stable: Slot | None = None
     candidate: Slot | None = None
     weight: int = 0
+    revision: str = ""
+    limit_ms: int = 10_000
+    labels: Mapping[Slot, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """Return the routes file that the router reads: lines ``slot NAME ADDRESS PORT``, ``stable NAME``,
-        ``candidate NAME WEIGHT`` and, first, ``id HASH``, which the router reports once it follows the file."""
-        lines = [f"slot {slot} {self.addresses[slot]} {SERVER_PORT}" for slot in sorted(self.addresses)]
+        """Return the routes file that the router reads: lines ``slot NAME ADDRESS PORT VERSION``,
+        ``stable NAME``, ``candidate NAME WEIGHT REVISION LIMIT`` and, first, ``id HASH``, which the router reports once
+        it follows the file."""
+        lines = [
+            f"slot {slot} {self.addresses[slot]} {SERVER_PORT} {self.labels.get(slot, '')}".rstrip()
+            for slot in sorted(self.addresses)
+        ]
         if self.stable is not None:
             lines.append(f"stable {self.stable}")
         if self.candidate is not None:
-            lines.append(f"candidate {self.candidate} {self.weight}")
+            lines.append(f"candidate {self.candidate} {self.weight} {self.revision} {self.limit_ms}")
         body = "".join(line + "\n" for line in lines)
         return f"id {hashlib.sha256(body.encode()).hexdigest()[:16]}\n{body}"
 
@@ -44,15 +53,16 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
     """Return the routes that ``status`` requires; None while an address is unknown."""
     stable, candidate = status.stable, status.candidate
     slots: dict[Slot, str] = {}
+    labels: dict[Slot, str] = {}
     stable_slot: Slot | None = None
     candidate_slot: Slot | None = None
     weight = 0
     if stable is not None:
         stable_slot = stable.slot
-        slots[stable.slot] = observed.revision(stable.revision).address
+        slots[stable.slot], labels[stable.slot] = observed.revision(stable.revision).address, stable.version
     if candidate is not None and candidate.slot is not None:
         state = observed.revision(candidate.revision)
-        slots[candidate.slot] = state.address
+        slots[candidate.slot], labels[candidate.slot] = state.address, candidate.version
         if stable is None:
             stable_slot = candidate.slot
         else:
@@ -61,7 +71,9 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
             weight = candidate.weight if state.ready else 0
     if not all(slots.values()):
         return None
-    return Routes(slots, stable_slot, candidate_slot, weight)
+    if candidate is None or candidate_slot is None:
+        return Routes(slots, stable_slot, labels=labels)
+    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, candidate.attempt_limit_ms, labels)
 
 
 def are_confirmed(routes: Routes | None, observed: Observed) -> bool:

@@ -18,11 +18,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 PREDICTION_ID = b"x-mlmodel-prediction-id"
 
-ATTEMPT, REFUSED = b"x-mlmodel-attempt", b"x-mlmodel-refused"
-"""The router marks a request to the candidate with ``own``, and retries it on stable if the candidate fails it. A 400
-does not show whether the request is wrong, or only does not fit this version. So the router gets 503 instead, with the
-real status in the second header, and the retry on stable shows which."""
-
 LARGE = 256 << 10
 """Bytes; a larger body is decoded, and its response encoded, in a thread, because that takes milliseconds."""
 
@@ -64,10 +59,7 @@ class HttpExchange(Exchange[Reply]):
         return Reply(200, headers, body)
 
     def reject(self, failure: Failure) -> Reply:
-        reply = reply_of(failure)
-        if failure.status in (400, 429) and self.headers.get(ATTEMPT) == b"own":
-            return Reply(503, [*reply.headers, (REFUSED, b"%d" % failure.status)], reply.body)
-        return reply
+        return reply_of(failure)
 
 
 class FastExchange(HttpExchange):

@@ -118,10 +118,10 @@ class Revision:
 
 
 class Client:
-    """One connection to ``(host, port)``, opened when needed."""
+    """One connection to ``(host, port)``, opened when needed, from the loopback address ``source``."""
 
-    def __init__(self, address: tuple[str, int]):
-        self.address = address
+    def __init__(self, address: tuple[str, int], source: str = "127.0.0.1"):
+        self.address, self.source = address, source
         self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(
@@ -139,7 +139,7 @@ class Client:
     async def send(self, data: bytes) -> Message:
         """Send these bytes and return the response."""
         if self._stream is None:
-            self._stream = await asyncio.open_connection(*self.address)
+            self._stream = await asyncio.open_connection(*self.address, local_addr=(self.source, 0))
         reader, writer = self._stream
         writer.write(data)
         answer = await read_message(reader)

@@ -22,12 +22,27 @@ from tests.integration.router.loopback import Client, Message
 OWNER = Owner("m", "default", "uid")
 ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
 STABLE_A = Routes(ADDRESSES, stable="a")
-Zeros = {"requests": 0, "failed": 0, "fallbacks": 0}
+UNCOUNTED = {"large": 0, "chosen": 0, "crowd": 0, "other": 0}
 
 
-def canary(weight: int) -> Routes:
-    """Return routes in which slot a is stable and slot b the candidate."""
-    return Routes(ADDRESSES, stable="a", candidate="b", weight=weight)
+def canary(weight: int, limit_ms: int = 10_000, revision: str = "b0b0b0b0") -> Routes:
+    """Return routes in which slot a is stable, with version v1, and slot b the candidate, with version v2."""
+    return Routes(ADDRESSES, "a", "b", weight, revision, limit_ms, {"a": "v1", "b": "v2"})
+
+
+def candidate(requests: int, failed: int = 0, shared: int = 0) -> dict[str, int]:
+    """Return counts of the candidate as the router reports them."""
+    return {"requests": requests, "failed": failed, "shared": shared}
+
+
+def stable(requests: int, failed: int = 0) -> dict[str, int]:
+    """Return counts of stable as the router reports them."""
+    return {"requests": requests, "failed": failed}
+
+
+def haproxies() -> list[str]:
+    """Return the programs to test: the HAProxy that we ship, and the oldest that we support."""
+    return [found for name in ("HAPROXY", "HAPROXY_OLDEST") if (found := os.environ.get(name))] or ["haproxy"]
 
 
 @dataclass
@@ -51,7 +66,7 @@ class Router:
             "bind :9090": f"bind {self.status[0]}:{self.status[1]}",
             "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",
             # Abstract sockets, whose names are shared by the whole machine.
-            "abns@mlmodel-grpc": f"abns@mlmodel-{os.getpid()}-{self.status[1]}",
+            "abns@mlmodel-": f"abns@mlmodel-{os.getpid()}-{self.status[1]}-",
             **self.changes,
         }.items():
             assert old in files["haproxy.cfg"]
@@ -102,9 +117,14 @@ class Router:
             client.close()
 
     async def counts(self) -> dict[str, Any]:
-        """Return the counts of ``/status``."""
+        """Return the page ``/status``."""
         answer: dict[str, Any] = json.loads((await self.get("/status")).body)
         return answer
+
+    async def tally(self, weight: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the counts of candidate and stable at a weight."""
+        found = (await self.counts())["weights"][str(weight)]
+        return found["candidate"], found["stable"]
 
     def resident_kib(self) -> int:
         """Return the resident memory of the process in KiB."""

@@ -21,7 +21,7 @@ from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, versions
-from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, Zeros, canary
+from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, candidate, canary, stable
 
 
 @pytest.fixture
@@ -93,7 +93,9 @@ def test_without_routes_the_response_is_503_with_retry_after(run: Run) -> None:
         assert answer.headers["retry-after"] == "1"
         assert "not serving yet" in json.loads(answer.body)["error"]
         assert (await setup.router.get("/ready")).status == 503
-        assert await setup.router.counts() == {"id": "", "slots": {"a": Zeros, "b": Zeros}}
+        page = await setup.router.counts()
+        assert len(page.pop("boot")) == 16
+        assert page == {"id": "", "candidate": "", "stable_ms": 0, "weights": {}, "uncounted": UNCOUNTED}
         await setup.router.route(Routes())
         assert (await setup.router.get("/ready")).status == 200
         assert (await setup.send(1))[0].status == 503
@@ -114,8 +116,7 @@ def test_the_weight_is_exact_and_independent_of_the_order_of_the_clients(run: Ru
         # The percentage of each client varies by chance; 2 points are more than four standard deviations here.
         for turn in range(2):
             assert Counter(seen[turn::2])["b"] / 2000 == pytest.approx(0.10, abs=0.02)
-        slots = (await setup.router.counts())["slots"]
-        assert slots == {"a": {**Zeros, "requests": 3600}, "b": {**Zeros, "requests": 400}}
+        assert await setup.router.tally(10) == (candidate(400), stable(3600))
         assert len({tuple(seen[start : start + 100]) for start in range(0, 4000, 100)}) > 30
 
     run(scenario, canary(10))
@@ -148,18 +149,12 @@ def test_a_request_that_the_candidate_fails_is_retried_on_stable_and_counted(run
         answers = await setup.send(200)
         assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 200}
         assert sum(answer.headers.get("x-mlmodel-fallback") == "true" for answer in answers) == 50
-        slots = (await setup.router.counts())["slots"]
-        assert slots["b"] == {"requests": 50, "failed": 50, "fallbacks": 50}
-        assert slots["a"] == {**Zeros, "requests": 150}
-        assert len(setup.b.requests) == (50 if reply else 0)
+        assert await setup.router.tally(25) == (candidate(50, failed=50), stable(150))
+        # A request without a response may have met a connection that the server was closing: it is sent again, as to
+        # stable, at most three times.
+        assert len(setup.b.requests) in ((50, 200) if reply else (0,))
 
-    run(
-        scenario,
-        canary(25),
-        b=reply,
-        listening=reply is not None,
-        changes={"timeout server 10s": "timeout server 300ms"},
-    )
+    run(scenario, canary(25, limit_ms=300), b=reply, listening=reply is not None)
 
 
 def test_a_hanging_candidate_fails_even_if_its_clients_disconnect(run: Run) -> None:
@@ -173,32 +168,36 @@ def test_a_hanging_candidate_fails_even_if_its_clients_disconnect(run: Run) -> N
         await asyncio.gather(*(disconnect() for _ in range(10)))
 
         async def counted() -> bool:
-            return bool((await setup.router.counts())["slots"]["b"] == {"requests": 10, "failed": 10, "fallbacks": 10})
+            return await setup.router.tally(100) == (candidate(10, failed=10), stable(0))
 
         await setup.router.until(counted)
 
-    run(scenario, canary(100), b=Reply(seconds=60), changes={"timeout server 10s": "timeout server 500ms"})
+    run(scenario, canary(100, limit_ms=500), b=Reply(seconds=60))
 
 
 def test_requests_are_retried_on_stable_while_baking_at_weight_100(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         assert Counter(versions(await setup.send(100))) == {"a": 50, "b": 50}
-        assert (await setup.router.counts())["slots"]["b"] == {"requests": 100, "failed": 50, "fallbacks": 50}
+        assert await setup.router.tally(100) == (candidate(100, failed=50), stable(0))
 
     statuses = iter([500, 200] * 50)
     run(scenario, canary(100), b=lambda _: Reply(status=next(statuses)))
 
 
-def test_a_body_that_fits_the_buffer_is_retried_and_for_a_larger_one_the_failure_is_passed_on(run: Run) -> None:
+def test_a_body_that_fits_the_buffer_is_retried_and_a_larger_one_goes_to_stable_and_does_not_count(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
-        body = os.urandom(60_000)
+        body = os.urandom(20_000)
         answer = await client.post(body=body)
         assert (answer.status, answer.body) == (200, b"a")
         assert setup.a.requests[0].body == setup.b.requests[0].body == body
-        answer = await client.post(body=os.urandom(400_000))
-        assert (answer.status, answer.body) == (500, b"b")
-        assert (await setup.router.counts())["slots"]["b"] == {"requests": 2, "failed": 2, "fallbacks": 1}
+        await setup.router.route(canary(99))
+        for _ in range(20):
+            answer = await client.post(body=os.urandom(400_000))
+            assert (answer.status, answer.body) == (200, b"a")
+        assert len(setup.b.requests) == 1
+        assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "large": 20}
+        assert await setup.router.tally(99) == (candidate(0), stable(0))
         client.close()
 
     run(scenario, canary(100), b=Reply(status=500))
@@ -209,42 +208,43 @@ def test_a_request_that_both_versions_fail_is_sent_to_each_once_and_the_failure_
         answer = (await setup.send(1))[0]
         assert (answer.status, answer.body, answer.headers["x-mlmodel-fallback"]) == (500, b"a", "true")
         assert (len(setup.a.requests), len(setup.b.requests)) == (1, 1)
-        assert (await setup.router.counts())["slots"]["b"] == {"requests": 1, "failed": 1, "fallbacks": 1}
+        assert await setup.router.tally(100) == (candidate(1, failed=1, shared=1), stable(0))
 
     run(scenario, canary(100), a=Reply(status=500), b=Reply(status=500))
 
 
-def test_when_no_version_can_be_reached_the_router_returns_an_error_and_counts_it(run: Run) -> None:
+def test_when_no_version_can_be_reached_the_client_gets_an_error_and_nobody_is_blamed(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         await setup.a.__aexit__()
-        answers = await setup.send(20)
-        assert {answer.status for answer in answers} <= {502, 503}
-        assert all("error" in json.loads(answer.body) for answer in answers)
-        assert all("x-mlmodel-fallback" not in answer.headers for answer in answers)
-        slots = (await setup.router.counts())["slots"]
-        assert slots["b"] == {"requests": 20, "failed": 20, "fallbacks": 0}
+        seen: Counter[int] = Counter()
+        for _ in range(20):
+            client = Client(setup.router.traffic)
+            try:
+                answer = await client.post()
+            except asyncio.IncompleteReadError:
+                # HAProxy closes the connection without a response if the request met a kept connection first.
+                seen[0] += 1
+            else:
+                seen[answer.status] += 1
+                assert "error" in json.loads(answer.body)
+                assert "x-mlmodel-fallback" not in answer.headers
+            client.close()
+        assert seen.keys() <= {0, 502, 503}
+        counted, _ = await setup.router.tally(100)
+        assert counted == candidate(counted["requests"], counted["requests"], counted["requests"]), "nobody's failure"
 
     run(scenario, canary(100), listening=False)
 
 
-def test_client_errors_are_passed_on_and_are_not_failures(run: Run) -> None:
+@pytest.mark.parametrize("status", [401, 404, 405, 413, 415])
+def test_client_errors_are_passed_on_and_count_for_neither_side(run: Run, status: int) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(100)
-        assert Counter(answer.status for answer in answers) == {200: 75, 400: 25}
-        assert (await setup.router.counts())["slots"]["b"] == {**Zeros, "requests": 25}
+        assert Counter(answer.status for answer in answers) == {200: 75, status: 25}
+        assert await setup.router.tally(25) == (candidate(0), stable(75))
+        assert len(setup.a.requests) == 75
 
-    run(scenario, canary(25), b=Reply(status=400))
-
-
-def rejects(status: int) -> Callable[[Message], Reply]:
-    """Return the behaviour of our server for a request that it rejects."""
-
-    def behave(request: Message) -> Reply:
-        if request.headers.get("x-mlmodel-attempt") == "own":
-            return Reply(503, (f"x-mlmodel-refused: {status}",))
-        return Reply(status)
-
-    return behave
+    run(scenario, canary(25), b=Reply(status))
 
 
 @pytest.mark.parametrize("status", [400, 429])
@@ -253,51 +253,35 @@ def test_a_request_that_only_the_candidate_rejects_is_retried_on_stable_and_is_a
         answers = await setup.send(100)
         assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 100}
         assert sum(answer.headers.get("x-mlmodel-fallback") == "true" for answer in answers) == 25
-        slots = (await setup.router.counts())["slots"]
-        assert slots == {"a": {**Zeros, "requests": 75}, "b": {"requests": 25, "failed": 25, "fallbacks": 25}}
-        attempts = Counter(request.headers.get("x-mlmodel-attempt") for request in setup.a.requests)
-        assert attempts == {None: 75, "other": 25}
+        assert await setup.router.tally(25) == (candidate(25, failed=25), stable(75))
 
-    run(scenario, canary(25), b=rejects(status))
+    run(scenario, canary(25), b=Reply(status))
 
 
 @pytest.mark.parametrize("status", [400, 429])
-def test_a_request_that_both_versions_reject_gets_the_response_of_stable_and_is_not_a_failure(
+def test_a_request_that_both_versions_reject_gets_the_response_of_stable_and_counts_for_neither_side(
     run: Run, status: int
 ) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(100)
         assert Counter((answer.status, answer.body) for answer in answers) == {(status, b"a"): 100}
-        assert not any(answer.headers.keys() & {"x-mlmodel-fallback", "x-mlmodel-refused"} for answer in answers)
-        slots = (await setup.router.counts())["slots"]
-        assert slots == {"a": {**Zeros, "requests": 75}, "b": {**Zeros, "requests": 25}}
+        assert not any(answer.headers.keys() & {"x-mlmodel-fallback", "x-mlmodel-first"} for answer in answers)
+        assert await setup.router.tally(25) == (candidate(0), stable(0))
 
-    run(scenario, canary(25), a=rejects(status), b=rejects(status))
+    run(scenario, canary(25), a=Reply(status), b=Reply(status))
 
 
 @pytest.mark.parametrize("status", [400, 429])
-def test_a_rejection_of_a_request_that_cannot_be_retried_is_passed_on_with_its_status(run: Run, status: int) -> None:
+def test_a_rejection_that_cannot_be_retried_is_passed_on_with_its_status(run: Run, status: int) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
         answer = await client.post(body=os.urandom(400_000))
         client.close()
         assert (answer.status, answer.body) == (status, b"b")
-        assert "x-mlmodel-refused" not in answer.headers
+        assert "x-mlmodel-first" not in answer.headers
         assert setup.a.requests == []
-        assert (await setup.router.counts())["slots"]["b"] == {**Zeros, "requests": 1}
 
-    run(scenario, canary(100), b=rejects(status))
-
-
-def test_a_client_cannot_send_the_attempt_header_to_stable(run: Run) -> None:
-    async def scenario(setup: Setup) -> None:
-        client = Client(setup.router.traffic)
-        answer = await client.post(headers={"x-mlmodel-attempt": "own"})
-        client.close()
-        assert answer.status == 400
-        assert (await setup.router.counts())["slots"]["a"] == {**Zeros, "requests": 1}
-
-    run(scenario, a=rejects(400))
+    run(scenario, canary(100), b=Reply(status))
 
 
 def test_errors_of_stable_are_passed_on_and_never_retried_on_the_candidate(run: Run) -> None:
@@ -306,7 +290,7 @@ def test_errors_of_stable_are_passed_on_and_never_retried_on_the_candidate(run: 
         assert Counter(answer.status for answer in answers) == {200: 25, 500: 75}
         assert len(setup.a.requests) == 75
         assert len(setup.b.requests) == 25
-        assert (await setup.router.counts())["slots"]["a"] == {"requests": 75, "failed": 75, "fallbacks": 0}
+        assert await setup.router.tally(25) == (candidate(25), stable(75, failed=75))
 
     run(scenario, canary(25), a=Reply(status=500))
 
@@ -323,13 +307,15 @@ def test_errors_of_stable_are_passed_on_and_never_retried_on_the_candidate(run: 
 @pytest.mark.parametrize("reply", [Reply(status=500), Reply(raw=b"")], ids=["500", "closed"])
 def test_feedback_is_never_sent_twice(run: Run, reply: Reply, path: str) -> None:
     async def scenario(setup: Setup) -> None:
-        answers = await setup.send(4, path=path)
-        assert {answer.status for answer in answers} <= {500, 502}
-        assert len(setup.b.requests) == 4
-        assert setup.a.requests == []
-        assert (await setup.router.counts())["slots"]["b"] == {"requests": 4, "failed": 4, "fallbacks": 0}
+        for routes in (STABLE_A, canary(50), canary(100)):
+            await setup.router.route(routes)
+            before = len(setup.a.requests) + len(setup.b.requests)
+            answers = await setup.send(4, path=path)
+            assert {answer.status for answer in answers} <= {500, 502}
+            assert len(setup.a.requests) + len(setup.b.requests) == before + 4
+        assert await setup.router.tally(100) == (candidate(0), stable(0))
 
-    run(scenario, canary(100), b=reply)
+    run(scenario, a=reply, b=reply)
 
 
 def test_a_header_selects_the_version_and_does_not_affect_the_draw_for_other_requests(run: Run) -> None:
@@ -348,7 +334,232 @@ def test_a_header_selects_the_version_and_does_not_affect_the_draw_for_other_req
     run(scenario, canary(5))
 
 
-def test_more_requests_than_the_memory_holds_are_shed(run: Run) -> None:
+# Every way in which a client could choose what counts as evidence. Honest requests are sent between them, and only
+# these may be in the counts.
+
+INFER = "/v2/models/m/infer"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A request that must not count, and what the router may answer."""
+
+    path: str = INFER
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b"{}"
+    raw: bytes = b""
+
+
+WAYS = {
+    "chooses the candidate": Way(headers=(("x-mlmodel-version", "candidate"),)),
+    "chooses stable": Way(headers=(("x-mlmodel-version", "stable"),)),
+    "version of the candidate in the path": Way("/v2/models/m/versions/v2/infer"),
+    "version of stable in the path": Way("/v2/models/m/versions/v1/infer"),
+    "unknown version in the path": Way("/v2/models/m/versions/v9/infer"),
+    "larger than the buffer": Way(body=b" " * 30_000),
+    "chunked": Way(raw=b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
+    "no prediction": Way("/v2/models/m/feedback"),
+    "encoded path": Way("/v2/models/m/inf%65r"),
+    "another method": Way(raw=b"PUT /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}"),
+    "no body and no length": Way(raw=b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\n\r\n"),
+    "deadline that has passed": Way(headers=(("x-mlmodel-timeout-ms", "0"),)),
+    "names a draw": Way(headers=(("x-mlmodel-draw", "1"), ("x-mlmodel-version", "candidate"))),
+}
+
+
+@pytest.mark.parametrize("status", [200, 401, 404, 500, 503], ids=str)
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_a_request_that_is_not_drawn_or_not_whole_counts_for_neither_side(run: Run, way: Way, status: int) -> None:
+    def reply(request: Message) -> Reply:
+        return Reply(200 if request.headers.get("honest") else status)
+
+    async def scenario(setup: Setup) -> None:
+        attacker, honest = Client(setup.router.traffic), Client(setup.router.traffic)
+        for _ in range(100):
+            if way.raw:
+                await attacker.send(way.raw)
+            else:
+                await attacker.post(way.path, dict(way.headers), way.body)
+            assert (await honest.post(headers={"honest": "yes"})).status == 200
+        attacker.close()
+        honest.close()
+        expected = candidate(50), stable(50)
+        if "deadline" in str(way) or "timeout" in str(way):
+            # Drawn, and answered in time it would count: an answer after the deadline is a success or nothing.
+            counted, other = await setup.router.tally(50)
+            assert (counted["failed"], other["failed"]) == (0, 0)
+        else:
+            assert await setup.router.tally(50) == expected
+
+    run(scenario, canary(50), a=reply, b=reply)
+
+
+def test_a_client_that_sends_more_than_all_others_counts_at_most_50_times_more(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        others = Client(setup.router.traffic, source="127.0.0.2")
+        for _ in range(10):
+            await others.post()
+        crowd = Client(setup.router.traffic, source="127.0.0.3")
+        for _ in range(200):
+            await crowd.post()
+        others.close()
+        crowd.close()
+        counted, other = await setup.router.tally(50)
+        assert counted["requests"] + other["requests"] in range(65, 75)
+        assert (await setup.router.counts())["uncounted"]["crowd"] == 210 - counted["requests"] - other["requests"]
+
+    run(scenario, canary(50))
+
+
+def test_a_client_alone_counts_always(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.send(1000)
+        counted, other = await setup.router.tally(50)
+        assert counted["requests"] + other["requests"] == 1000
+
+    run(scenario, canary(50))
+
+
+def test_at_most_two_requests_that_choose_the_candidate_are_in_flight(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        clients = [Client(setup.router.traffic) for _ in range(6)]
+        wish = {"x-mlmodel-version": "candidate"}
+        answers = await asyncio.gather(*(client.post(headers=wish) for client in clients))
+        for client in clients:
+            client.close()
+        assert Counter(answer.status for answer in answers) == {200: 2, 503: 4}
+        refused = next(answer for answer in answers if answer.status == 503)
+        assert "let the router choose" in json.loads(refused.body)["error"]
+
+    run(scenario, canary(50), b=Reply(seconds=0.5))
+
+
+def test_a_version_in_the_path_goes_to_that_version(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for path, name in {"v1/infer": b"a", "v2/infer": b"b", "v9/infer": b"a", "v2": b"b"}.items():
+            for _ in range(10):
+                assert (await client.post(f"/v2/models/m/versions/{path}")).body == name
+        client.close()
+
+    run(scenario, canary(50))
+
+
+def test_a_deadline_that_the_candidate_meets_counts_and_so_does_its_failure_before_the_deadline(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for status in (200, 500):
+            setup.b.behave = lambda _, status=status: Reply(status)  # type: ignore[misc]
+            for _ in range(10):
+                assert (await client.post(headers={"x-mlmodel-timeout-ms": "5000"})).status == 200
+        client.close()
+        assert await setup.router.tally(100) == (candidate(20, failed=10), stable(0))
+
+    run(scenario, canary(100))
+
+
+def test_a_deadline_that_the_server_cannot_meet_is_nobodys_failure(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for _ in range(20):
+            await client.post(headers={"x-mlmodel-timeout-ms": "5000"})
+        client.close()
+        assert await setup.router.tally(50) == (candidate(0), stable(0))
+
+    run(scenario, canary(50), a=Reply(503), b=Reply(503))
+
+
+def test_stable_fails_by_the_same_time_limit_as_the_candidate_and_its_answer_is_passed_on(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100, clients=50)
+        assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 100}
+        assert await setup.router.tally(50) == (candidate(50, failed=50), stable(50, failed=50))
+
+    run(scenario, canary(50, limit_ms=200), a=Reply(seconds=0.4), b=Reply(seconds=5))
+
+
+def test_a_request_that_the_candidate_does_not_answer_in_its_time_has_all_the_time_of_the_spec_on_stable(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        answer = (await setup.send(1))[0]
+        assert (answer.status, answer.body) == (200, b"a")
+        assert await setup.router.tally(100) == (candidate(1, failed=1), stable(0))
+
+    changes = {"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 2"}
+    run(scenario, canary(100, limit_ms=1000), a=Reply(seconds=1.5), b=Reply(seconds=60), changes=changes)
+
+
+def test_a_slow_upload_is_nobodys_failure(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 200000\r\n\r\n"
+        for size in (10, 66_000):
+            client = Client(setup.router.traffic)
+            answer = await client.send(head + b" " * size)
+            assert answer.status in (400, 408, 504)
+            client.close()
+        assert await setup.router.tally(50) == (candidate(0), stable(0))
+        assert setup.b.requests == []
+
+    changes = {
+        "timeout http-request 15s": "timeout http-request 300ms",
+        "presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 1",
+        "timeout client 60s": "timeout client 700ms",
+    }
+    run(scenario, canary(50), changes=changes)
+
+
+@pytest.mark.parametrize("header", ["attempt", "draw", "first", "fallback", "shadow", "version", "x"])
+def test_headers_of_ours_are_removed_from_requests(run: Run, header: str) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for routes in (STABLE_A, canary(50)):
+            await setup.router.route(routes)
+            for _ in range(20):
+                await client.post(headers={f"x-mlmodel-{header}": "1", "x-mlmodel-timeout-ms": "5000"})
+        client.close()
+        for request in setup.a.requests + setup.b.requests:
+            assert f"x-mlmodel-{header}" not in request.headers
+            assert request.headers["x-mlmodel-timeout-ms"] == "5000"
+
+    run(scenario)
+
+
+def test_another_candidate_is_counted_from_zero_and_another_weight_apart(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.send(100)
+        await setup.router.route(canary(25))
+        await setup.send(100)
+        page = await setup.router.counts()
+        assert page["candidate"] == "b0b0b0b0"
+        assert page["weights"] == {
+            "50": {"candidate": candidate(50), "stable": stable(50)},
+            "25": {"candidate": candidate(25), "stable": stable(75)},
+        }
+        await setup.router.route(canary(25, revision="c0c0c0c0"))
+        assert (await setup.router.counts())["weights"] == {"25": {"candidate": candidate(0), "stable": stable(0)}}
+        await setup.router.route(STABLE_A)
+        page = await setup.router.counts()
+        assert (page["candidate"], page["weights"]) == ("", {})
+
+    run(scenario, canary(50))
+
+
+def test_a_change_of_the_weight_takes_effect_with_the_next_request(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.send(150)
+        await setup.router.route(canary(0))
+        assert set(versions(await setup.send(200))) == {"a"}
+        await setup.router.route(canary(25))
+        assert Counter(versions(await setup.send(100))) == {"a": 75, "b": 25}
+
+    run(scenario, canary(99))
+
+
+@pytest.mark.parametrize(
+    ("routes", "limit"),
+    [(STABLE_A, "be_conn gt 1000"), (canary(0), "be_conn gt 1000"), (canary(100), "be_conn gt 500")],
+    ids=["one version", "weight 0", "candidate"],
+)
+def test_more_requests_than_the_memory_holds_are_shed(run: Run, routes: Routes, limit: str) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(20, clients=20)
         assert Counter(answer.status for answer in answers) == {200: 10, 503: 10}
@@ -356,7 +567,7 @@ def test_more_requests_than_the_memory_holds_are_shed(run: Run) -> None:
         assert shed.headers["retry-after"] == "1"
         assert "too many" in json.loads(shed.body)["error"]
 
-    run(scenario, a=Reply(seconds=0.5), changes={"be_conn(stable_a) ge 1000": "be_conn(stable_a) ge 10"})
+    run(scenario, routes, a=Reply(seconds=0.5), b=Reply(seconds=0.5), changes={limit: "be_conn gt 10"})
 
 
 def test_headers_reach_the_model(run: Run) -> None:
@@ -366,7 +577,7 @@ def test_headers_reach_the_model(run: Run) -> None:
         sent = {"traceparent": trace, "tracestate": "x=1", "x-mlmodel-timeout-ms": "250", "authorization": "Bearer k"}
         await client.post(headers=sent)
         client.close()
-        assert setup.a.requests[0].headers.items() >= {**sent, "x-forwarded-for": "127.0.0.1"}.items()
+        assert setup.a.requests[0].headers.items() >= sent.items()
 
     run(scenario)
 
@@ -385,20 +596,23 @@ def test_pages_and_metadata_are_passed_on(run: Run, path: str) -> None:
 def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
     async def scenario(setup: Setup) -> None:
         load = Load([Client(setup.router.traffic) for _ in range(16)])
+        counts: list[dict[str, Any]] = []
 
         async def rollout() -> None:
             for weight in (0, 5, 25, 50, 100):
                 took = await setup.router.route(canary(weight))
                 assert took < 0.5
                 await asyncio.sleep(0.3)
+            counts.append((await setup.router.counts())["weights"])
             # b is promoted; a is removed, and its slot goes to another revision, which is rolled back.
-            await setup.router.route(Routes(ADDRESSES, stable="b", candidate="a", weight=0))
+            await setup.router.route(Routes(ADDRESSES, "b", "a", 0, "a0a0a0a0"))
             await setup.router.route(Routes({"b": ADDRESSES["b"]}, stable="b"))
             await setup.a.__aexit__()
             async with Revision("c", "127.0.0.13", port, Reply(status=500)):
                 third: dict[Slot, str] = {"a": "127.0.0.13", "b": ADDRESSES["b"]}
-                await setup.router.route(Routes(third, stable="b", candidate="a", weight=50))
+                await setup.router.route(Routes(third, "b", "a", 50, "c0c0c0c0"))
                 await asyncio.sleep(0.3)
+                counts.insert(0, (await setup.router.counts())["weights"]["50"])
                 await setup.router.route(Routes(third, stable="b"))
                 await asyncio.sleep(0.1)
             await asyncio.sleep(0.3)
@@ -408,10 +622,10 @@ def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
         assert load.failures == []
         assert len(load.answers) > 1000
         assert {"a", "b"} == set(versions(load.answers))
-        slots = (await setup.router.counts())["slots"]
-        assert slots["a"]["requests"] + slots["b"]["requests"] == len(load.answers)
-        assert slots["a"]["failed"] == slots["a"]["fallbacks"] > 0
-        assert slots["b"]["failed"] == 0
+        third, second = counts
+        assert third["candidate"]["failed"] == third["candidate"]["requests"] > 0
+        assert third["stable"]["requests"] > 0 == third["stable"]["failed"]
+        assert {weight: sides["candidate"]["failed"] for weight, sides in second.items()} == {"5": 0, "25": 0, "50": 0, "100": 0}
 
     run(scenario)
 
@@ -439,10 +653,21 @@ def test_a_server_that_closes_idle_connections_fails_no_request(run: Run) -> Non
         load = Load([Client(setup.router.traffic) for _ in range(16)], pause=0)
         await load.during(asyncio.sleep(2))
         assert load.failures == []
-        assert (await setup.router.counts())["slots"]["a"]["failed"] == 0
 
     count = iter(range(10**9))
     run(scenario, a=lambda _: Reply(close=next(count) % 3 == 0))
+
+
+def test_a_candidate_that_closes_idle_connections_has_no_failure(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        load = Load([Client(setup.router.traffic) for _ in range(16)], pause=0)
+        await load.during(asyncio.sleep(2))
+        assert load.failures == []
+        counted, _ = await setup.router.tally(100)
+        assert counted == candidate(len(load.answers))
+
+    count = iter(range(10**9))
+    run(scenario, canary(100), b=lambda _: Reply(close=next(count) % 3 == 0))
 
 
 def test_new_connections_wait_for_a_stable_that_is_down_for_half_a_second(run: Run, port: int) -> None:
@@ -459,21 +684,20 @@ def test_new_connections_wait_for_a_stable_that_is_down_for_half_a_second(run: R
 
         await load.during(restart())
         assert load.failures == []
-        assert (await setup.router.counts())["slots"]["a"]["failed"] == 0
 
     run(scenario)
 
 
-def test_connections_are_closed_after_about_100_requests_so_that_they_spread_over_new_pods(run: Run) -> None:
+def test_connections_are_closed_after_about_500_requests_so_that_they_spread_over_new_pods(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
-        for _ in range(1500):
+        for _ in range(3000):
             answer = await client.post()
             # The client's connection to the router stays open.
             assert (answer.status, answer.headers.get("connection")) == (200, None)
         client.close()
         closed = sum(request.headers.get("connection") == "close" for request in setup.a.requests)
-        assert 2 <= closed <= 45
+        assert 1 <= closed <= 25
         assert setup.a.connections == closed + 1
 
     run(scenario)
@@ -504,7 +728,7 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
             await load.during(stop())
             print(f"{len(load.answers)} requests, {len(load.failures)} failed")
             assert load.failures == []
-            assert (await second.counts())["slots"]["a"]["requests"] > 100
+            assert len(setup.a.requests) >= len(load.answers)
 
     run(scenario)
 
@@ -515,8 +739,8 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
         ("", "doesn't begin with an id"),
         ("slot a 127.0.0.12 80\n", "doesn't begin with an id"),
         ("id 1\nslot a 127.0.0.12 80\nstable b\n", "slot without an address"),
-        ("id 1\nslot a 127.0.0.12 80\nstable a\ncandidate a 5\n", "both roles"),
-        ("id 1\nslot a 127.0.0.12 80\nstable a\ncandidate b 101\n", "not understood"),
+        ("id 1\nslot a 127.0.0.12 80\nstable a\ncandidate a 5 b0 9\n", "other slot"),
+        ("id 1\nslot a 127.0.0.12 80\nstable a\ncandidate b 101 b0 9\n", "not understood"),
         ("id 1\nslot a 127.0.0.12 80\nstab", "not understood"),
         ("id 1\nslot a 127.0.0.12 80\nstable a", "its end is missing"),
         ("id 1\nslot a 999.0.0.1 80\nstable a\n", "no such address"),
@@ -585,9 +809,8 @@ def test_a_request_on_which_stable_hangs_gets_504(run: Run) -> None:
         answer = (await setup.send(1))[0]
         assert (answer.status, json.loads(answer.body)) == (504, {"error": "The model did not answer in time."})
         assert len(setup.a.requests) == 1
-        assert (await setup.router.counts())["slots"]["a"] == {"requests": 1, "failed": 1, "fallbacks": 0}
 
-    run(scenario, a=Reply(seconds=60), changes={"timeout server 60s": "timeout server 300ms"})
+    run(scenario, a=Reply(seconds=60), changes={"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 1"})
 
 
 def test_memory_stays_small_under_load(run: Run) -> None:
@@ -597,6 +820,6 @@ def test_memory_stays_small_under_load(run: Run) -> None:
         resident = setup.router.resident_kib()
         print(f"{len(load.answers)} requests, resident {resident / 1024:.1f} MiB")
         assert load.failures == []
-        assert resident <= 20 * 1024
+        assert resident <= 28 * 1024  # HAProxy 3.2 itself has 24 MiB
 
     run(scenario, canary(25), b=Reply(status=500))

@@ -166,21 +166,6 @@ def test_every_error_has_the_form_of_the_protocol_and_the_version(
     assert tumour.requests(status) == before + ("infer" in path), "only inference requests are counted"
 
 
-@pytest.mark.parametrize("padding", [0, 70_000], ids=["fast path", "ASGI path"])
-def test_a_rejection_reaches_the_router_as_503_so_that_it_retries_on_stable(
-    tumour: Server, rows: list[str], padding: int
-) -> None:
-    for attempt, status, rejected in (("own", 503, "400"), ("other", 400, None), ("", 400, None)):
-        before = tumour.requests(400), tumour.requests(503)
-        answer = tumour.send("POST", INFER, "{}" + " " * padding, x_mlmodel_attempt=attempt)
-        assert (answer.status, answer.headers.get("x-mlmodel-refused")) == (status, rejected)
-        assert "inputs" in answer.json()["error"]
-        assert (tumour.requests(400), tumour.requests(503)) == (before[0] + 1, before[1]), (
-            "counted with its real status"
-        )
-    assert tumour.send("POST", INFER, rows[0], x_mlmodel_attempt="own").status == 200
-
-
 def test_a_chunked_body_is_read_within_the_limit(tumour: Server, rows: list[str]) -> None:
     def chunks(text: str) -> Iterator[bytes]:
         for start in range(0, len(text), 1000):

@@ -1,46 +1,242 @@
--- Draws the slot for each request, counts the outcomes, and follows the routes file.
+-- Follows the routes file; in a rollout, draws the version of each request and counts the outcomes.
 --
--- The draw uses permuted blocks: of each 100 requests exactly `weight` go to the candidate, in random order. So the
--- weight is exact, and no regular order of the clients can coincide with it, which would bias the comparison.
---
--- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed.
+-- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
+-- is one version, no function here runs for a request: `state.map` has the backend.
 
 local PATH = os.getenv("MLMODEL_ROUTES")
 local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
 local POLL_MS = 200
-local BLOCK = 100
--- gRPC statuses that count as failures of the model, as in haproxy.cfg.
-local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["13"] = true, ["14"] = true, ["15"] = true }
+local MAP = "state.map"
 
 local routes = nil -- the active routes
 local seen = nil -- the last text of the file, valid or not
-local counts = {
-  a = { requests = 0, failed = 0, fallbacks = 0 },
-  b = { requests = 0, failed = 0, fallbacks = 0 },
-}
 
--- The draw ------------------------------------------------------------------------------------------------------------
-
-local deck, drawn = {}, 0
-
-local function shuffle(weight)
-  for i = 1, BLOCK do
-    deck[i] = i <= weight
-  end
-  for i = BLOCK, 2, -1 do
-    local j = math.random(i)
-    deck[i], deck[j] = deck[j], deck[i]
-  end
-  drawn = 0
+local function random_bytes(count)
+  local random = io.open("/dev/urandom", "rb")
+  local bytes = random:read(count)
+  random:close()
+  return bytes
 end
 
-local function candidate_is_drawn()
-  if drawn == BLOCK then
-    shuffle(routes.weight)
-  end
-  drawn = drawn + 1
-  return deck[drawn]
+-- A new process counts from zero: the operator recognises it by this.
+local BOOT = (random_bytes(8):gsub(".", function(byte)
+  return string.format("%02x", byte:byte())
+end))
+math.randomseed((string.unpack("<I4", random_bytes(4))))
+
+-- The counts ----------------------------------------------------------------------------------------------------------
+--
+-- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
+-- HAProxy counts the good outcomes in the table `tally`, this program all others.
+
+local failures = {} -- by tally
+local weights = {} -- that the present candidate has had
+local uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
+
+local function reset_counts()
+  failures, weights = {}, {}
+  uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
 end
+
+local function tally_name(weight, side)
+  return routes.revision .. ":" .. weight .. ":" .. side
+end
+
+-- Counts a prediction that cannot be evidence.
+core.register_fetches("note", function(_, why)
+  uncounted[why] = uncounted[why] + 1
+  return why
+end)
+
+-- What a client may choose --------------------------------------------------------------------------------------------
+
+-- Returns the version in a gRPC prediction, field 2 of the message; nil without one. The message is valid protobuf or
+-- not: what cannot be read has no version, and the server rejects it.
+local function model_version(message)
+  local at, size = 6, #message -- after the prefix of five bytes
+  while at <= size do
+    local tag, shift, byte = 0, 0, nil
+    repeat
+      byte = message:byte(at)
+      if not byte then
+        return nil
+      end
+      tag, shift, at = tag | (byte & 127) << shift, shift + 7, at + 1
+    until byte < 128 or shift > 35
+    local kind = tag & 7
+    if kind == 2 then
+      local length = 0
+      shift = 0
+      repeat
+        byte = message:byte(at)
+        if not byte then
+          return nil
+        end
+        length, shift, at = length | (byte & 127) << shift, shift + 7, at + 1
+      until byte < 128 or shift > 35
+      if tag >> 3 == 2 and length > 0 then
+        return message:sub(at, at + length - 1)
+      end
+      at = at + length
+    elseif kind == 0 then
+      repeat
+        byte = message:byte(at)
+        at = at + 1
+      until not byte or byte < 128
+    elseif kind == 1 then
+      at = at + 8
+    elseif kind == 5 then
+      at = at + 4
+    else
+      return nil
+    end
+  end
+  return nil
+end
+
+-- Returns the role that has this version; stable if none has, which answers that it does not know the version.
+local function role_of(version)
+  return version ~= routes.label[routes.stable] and version == routes.label[routes.candidate] and "candidate" or "stable"
+end
+
+-- Returns the role that the client chooses by header or by a version in the path.
+local function choice(txn)
+  local wish = txn.f:req_hdr("x-mlmodel-version")
+  if wish == "stable" or wish == "candidate" then
+    return wish
+  end
+  return role_of(txn.f:path():match("/versions/([^/]*)"))
+end
+
+-- Returns the backend, without its prefix, of requests that are not drawn.
+local function destination()
+  if routes.candidate and routes.weight == 100 then
+    return "candidate_" .. routes.candidate
+  end
+  return routes.stable and "only_" .. routes.stable or "none"
+end
+
+-- Returns the backend for a request whose client chooses a side; counts it if it is a prediction.
+local function chosen_backend(txn, prefix, role)
+  if txn:get_var("txn.size") then
+    uncounted.chosen = uncounted.chosen + 1
+  end
+  if role == "candidate" then
+    return prefix .. (routes.weight == 100 and "candidate_" or "chosen_") .. routes.candidate
+  end
+  return prefix .. "only_" .. routes.stable
+end
+
+core.register_fetches("choose", function(txn, prefix)
+  return chosen_backend(txn, prefix or "", choice(txn))
+end)
+
+-- The same by the version in the message of a gRPC prediction; empty without one. A message that is not whole cannot
+-- be evidence, and goes where others go.
+core.register_fetches("choose_in_message", function(txn)
+  local message = txn.f:req_body()
+  if #message < 5 or string.unpack(">I4", message, 2) ~= #message - 5 then
+    uncounted.large = uncounted.large + 1
+    return "grpc_" .. destination()
+  end
+  local version = model_version(message)
+  return version and chosen_backend(txn, "grpc_", role_of(version)) or ""
+end)
+
+-- Outcomes ------------------------------------------------------------------------------------------------------------
+
+-- gRPC statuses that count as failures of the model, as in haproxy.cfg.
+local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["13"] = true, ["14"] = true, ["15"] = true }
+local GRPC_REJECTIONS = { ["3"] = true, ["8"] = true }
+
+-- Returns `ok`, `failed` (5xx, or no answer), `rejected` (a wrong request, or too many) or `neither`.
+local function kind_of(status, grpc_status)
+  if grpc_status and grpc_status ~= "" and grpc_status ~= "0" then
+    return GRPC_FAILURES[grpc_status] and "failed" or GRPC_REJECTIONS[grpc_status] and "rejected" or "neither"
+  elseif status >= 500 then
+    return "failed"
+  elseif status == 400 or status == 429 then
+    return "rejected"
+  end
+  return status < 400 and "ok" or "neither"
+end
+
+-- Whether the server may have answered so because it could not meet the deadline of the client.
+local function is_late(status, grpc_status)
+  if grpc_status and grpc_status ~= "" then
+    return grpc_status == "4" or grpc_status == "14" -- its HTTP status may be one that makes HAProxy retry
+  end
+  return status == 503 or status == 504
+end
+
+-- The candidate's own outcome of requests that stable may have answered, by `txn.draw`.
+local first, first_count = {}, 0
+
+-- Notes the candidate's own failure or rejection of a request, before it may be retried on stable.
+core.register_fetches("first", function(txn)
+  if first_count > 10000 then
+    first, first_count = {}, 0 -- only clients that disconnected leave any
+  end
+  local rejected = txn.f:res_hdr("x-mlmodel-first")
+  local status, grpc_status = tonumber(rejected or txn.f:status()), txn.f:res_hdr("grpc-status")
+  first[txn:get_var("txn.draw")] = { kind = kind_of(status, grpc_status), is_late = is_late(status, grpc_status) }
+  first_count = first_count + 1
+  return ""
+end)
+
+local UNITS = { H = 3600000, M = 60000, S = 1000, m = 1, u = 0.001, n = 0.000001 }
+
+-- Returns the time that the client gave its request, in ms; nil if it set no deadline.
+local function allowed_ms(txn)
+  local text = txn:get_var("txn.deadline")
+  if not text then
+    return nil
+  end
+  local amount, unit = text:match("^(%d+)([HMSmun]?)$")
+  return (tonumber(amount) or 0) * (UNITS[unit] or 1)
+end
+
+local function add(name, what)
+  local count = failures[name]
+  if not count then
+    count = { failed = 0, shared = 0 }
+    failures[name] = count
+  end
+  count[what] = count[what] + 1
+end
+
+-- Counts the failure of a request that was drawn. It is nobody's if the client did not wait for the answer, if the
+-- request is wrong for stable too, or if it says nothing about the model, like a missing key.
+core.register_fetches("outcome", function(txn, side)
+  local status, grpc_status = txn.f:status(), txn.f:res_hdr("grpc-status")
+  local final = kind_of(status, grpc_status)
+  local own = final
+  local late = is_late(status, grpc_status)
+  local name = txn:get_var("txn.tally")
+  if side == "candidate" then
+    local noted = first[tostring(txn:get_var("txn.draw"))]
+    first[tostring(txn:get_var("txn.draw"))] = nil
+    first_count = noted and first_count - 1 or first_count
+    own, late = noted and noted.kind or "neither", noted and noted.is_late
+  elseif final == "ok" then
+    own = "failed" -- it took longer than the candidate may take
+  end
+  local allowed = allowed_ms(txn)
+  if allowed and (late or txn:get_var("txn.now") - txn:get_var("txn.started") >= allowed) then
+    return ""
+  end
+  if side == "stable" then
+    if own == "failed" then
+      add(name, "failed")
+    end
+  elseif (own == "failed" or own == "rejected") and final ~= "rejected" and final ~= "neither" then
+    add(name, "failed")
+    if final == "failed" then
+      add(name, "shared")
+    end
+  end
+  return ""
+end)
 
 -- The file ------------------------------------------------------------------------------------------------------------
 
@@ -50,17 +246,17 @@ local function parse(text)
   if not id then
     return nil, "it doesn't begin with an id"
   end
-  local new = { id = id, address = {}, weight = 0 }
+  local new = { id = id, address = {}, label = {}, weight = 0, revision = "", limit = 10000 }
   for line in body:gmatch("([^\n]*)\n?") do
-    local slot, ip, port = line:match("^slot ([ab]) ([%x.:]+) (%d+)$")
+    local slot, ip, port, label = line:match("^slot ([ab]) ([%x.:]+) (%d+) ?([%w._-]*)$")
     local stable = line:match("^stable ([ab])$")
-    local candidate, weight = line:match("^candidate ([ab]) (%d+)$")
+    local candidate, weight, revision, limit = line:match("^candidate ([ab]) (%d+) (%w+) (%d+)$")
     if slot then
-      new.address[slot] = { ip = ip, port = port }
+      new.address[slot], new.label[slot] = { ip = ip, port = port }, label
     elseif stable then
       new.stable = stable
-    elseif candidate and tonumber(weight) <= 100 then
-      new.candidate, new.weight = candidate, tonumber(weight)
+    elseif candidate and tonumber(weight) <= 100 and tonumber(limit) > 0 then
+      new.candidate, new.weight, new.revision, new.limit = candidate, tonumber(weight), revision, tonumber(limit)
     elseif line ~= "" then
       return nil, "a line is not understood: " .. line
     end
@@ -71,8 +267,8 @@ local function parse(text)
   if new.stable and not new.address[new.stable] or new.candidate and not new.address[new.candidate] then
     return nil, "a role is given to a slot without an address"
   end
-  if new.candidate and new.candidate == new.stable then
-    return nil, "one slot has both roles"
+  if new.candidate and (new.candidate == new.stable or not new.stable) then
+    return nil, "a candidate needs a stable in the other slot"
   end
   return new
 end
@@ -95,23 +291,60 @@ local function point(backend, name, ip, port)
   return "the address " .. ip .. " is not accepted"
 end
 
+-- Points all servers of a slot to its address, and those of the other slot that retry here.
+local function point_slot(slot, ip, port)
+  local opposite = slot == "a" and "b" or "a"
+  local wrong = nil
+  for prefix, number in pairs({ [""] = port, grpc_ = GRPC_PORT }) do
+    for _, role in ipairs({ "only_", "stable_", "own_" }) do
+      wrong = wrong or point(prefix .. role .. slot, "own", ip, number)
+    end
+    for _, role in ipairs({ "candidate_", "chosen_" }) do
+      wrong = wrong or point(prefix .. role .. opposite, "other", ip, number)
+    end
+  end
+  return wrong
+end
+
+-- Tells HAProxy where requests go without a draw, whether to draw, and how.
+local function publish()
+  local to = destination()
+  local values = { to = to, grpc_to = "grpc_" .. to, limit = tostring(routes.limit), mode = "direct" }
+  if routes.candidate and routes.weight > 0 then
+    weights[routes.weight] = true
+    values.mode = "draw"
+    values.weight = tostring(routes.weight)
+    values.key = routes.id
+    for _, prefix in ipairs({ "", "grpc_" }) do
+      values[prefix .. "candidate"] = prefix .. "candidate_" .. routes.candidate
+      values[prefix .. "stable"] = prefix .. "stable_" .. routes.stable
+    end
+    values.candidate_tally = tally_name(routes.weight, "candidate")
+    values.stable_tally = tally_name(routes.weight, "stable")
+  end
+  -- The mode last: a draw needs the rest.
+  local mode = values.mode
+  values.mode = nil
+  for name, value in pairs(values) do
+    core.set_map(MAP, name, value)
+  end
+  core.set_map(MAP, "mode", mode)
+end
+
 local function take(text)
   local new, wrong = parse(text)
   for slot, address in pairs(new and new.address or {}) do
-    local opposite = slot == "a" and "b" or "a"
-    wrong = wrong or point("stable_" .. slot, "own", address.ip, address.port)
-    wrong = wrong or point("candidate_" .. slot, "own", address.ip, address.port)
-    wrong = wrong or point("candidate_" .. opposite, "other", address.ip, address.port)
-    wrong = wrong or point("grpc_stable_" .. slot, "own", address.ip, GRPC_PORT)
-    wrong = wrong or point("grpc_own_" .. slot, "own", address.ip, GRPC_PORT)
-    wrong = wrong or point("grpc_candidate_" .. opposite, "other", address.ip, GRPC_PORT)
+    wrong = wrong or point_slot(slot, address.ip, address.port)
   end
   if wrong then
     core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
     return
   end
+  if not routes or routes.revision ~= new.revision then
+    reset_counts()
+  end
   routes = new
-  shuffle(new.weight)
+  publish()
   core.log(core.notice, "routes applied: " .. new.id)
 end
 
@@ -129,9 +362,6 @@ local function follow()
 end
 
 core.register_task(function()
-  local random = io.open("/dev/urandom", "rb")
-  math.randomseed((string.unpack("<I4", random:read(4))))
-  random:close()
   while true do
     local ok, wrong = pcall(follow)
     if not ok then
@@ -141,60 +371,56 @@ core.register_task(function()
   end
 end)
 
--- Functions that haproxy.cfg calls ------------------------------------------------------------------------------------
+-- The status page, which the operator reads ---------------------------------------------------------------------------
 
--- Returns the backend for this request; its name begins with the prefix.
-core.register_fetches("backend", function(txn, prefix)
-  prefix = prefix or ""
-  if not routes then
-    return prefix .. "none"
+-- Returns the mean response time of stable over its last thousand requests in ms; 0 without requests.
+local function stable_ms()
+  local longest = 0
+  for _, backend in ipairs({ "only_", "stable_", "grpc_only_", "grpc_stable_" }) do
+    local stats = routes and routes.stable and core.backends[backend .. routes.stable]:get_stats() or {}
+    longest = math.max(longest, tonumber(stats.rtime) or 0)
   end
-  local wish = txn.sf:req_hdr("x-mlmodel-version")
-  local role, slot = "stable", routes.stable
-  if routes.candidate and (wish == "candidate" or wish ~= "stable" and candidate_is_drawn()) then
-    role, slot = "candidate", routes.candidate
-  end
-  if not slot then
-    return prefix .. "none"
-  end
-  counts[slot].requests = counts[slot].requests + 1
-  return prefix .. role .. "_" .. slot
-end)
+  return longest
+end
 
--- Counts and returns the outcome of the request: `answered`, `failed` (the client gets an error), or `fallback` (the
--- slot's revision failed or rejected it, and the other one did not reject it). A request that both reject is an error
--- of the client, not a failure.
-core.register_fetches("outcome", function(txn)
-  local count = counts[txn.sf:be_name():sub(-1)] -- the slot ends the backend's name
-  local status, code = tonumber(txn.sf:status()), txn.sf:res_hdr("grpc-status")
-  local failed = status >= 500 or GRPC_FAILURES[code]
-  local refused = not failed and (status >= 400 or code and code ~= "" and code ~= "0")
-  if txn:get_var("txn.server") == "other" and not refused then
-    count.failed = count.failed + 1
-    count.fallbacks = count.fallbacks + 1
-    return "fallback"
-  end
-  if failed then
-    count.failed = count.failed + 1
-    return "failed"
-  end
-  return "answered"
-end)
+local function side_counts(weight, side)
+  local name = tally_name(weight, side)
+  local good = core.proxies["tally"].stktable:lookup(name)
+  local bad = failures[name] or { failed = 0, shared = 0 }
+  return (good and good.gpc0 or 0) + bad.failed, bad
+end
 
-core.register_fetches("ready", function()
-  return routes and "yes" or "no"
-end)
-
-local function json(count)
-  return string.format('{"requests": %d, "failed": %d, "fallbacks": %d}', count.requests, count.failed, count.fallbacks)
+local function weights_json()
+  local parts = {}
+  for weight in pairs(weights) do
+    local candidate, candidate_bad = side_counts(weight, "candidate")
+    local stable, stable_bad = side_counts(weight, "stable")
+    parts[#parts + 1] = string.format(
+      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d}, "stable": {"requests": %d, "failed": %d}}',
+      weight,
+      candidate,
+      candidate_bad.failed,
+      candidate_bad.shared,
+      stable,
+      stable_bad.failed
+    )
+  end
+  return table.concat(parts, ", ")
 end
 
 core.register_service("status", "http", function(applet)
   local body = string.format(
-    '{"id": "%s", "slots": {"a": %s, "b": %s}}\n',
+    '{"boot": "%s", "id": "%s", "candidate": "%s", "stable_ms": %d, "weights": {%s}, '
+      .. '"uncounted": {"large": %d, "chosen": %d, "crowd": %d, "other": %d}}\n',
+    BOOT,
     routes and routes.id or "",
-    json(counts.a),
-    json(counts.b)
+    routes and routes.revision or "",
+    stable_ms(),
+    weights_json(),
+    uncounted.large,
+    uncounted.chosen,
+    uncounted.crowd,
+    uncounted.other
   )
   applet:set_status(200)
   applet:add_header("content-type", "application/json")
