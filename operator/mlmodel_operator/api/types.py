@@ -412,6 +412,9 @@ class Traffic:
     router: Annotated[RouterSpec, Doc("HAProxy router, which sends each request to stable or to the candidate.")] = (
         field(default_factory=RouterSpec)
     )
+    timeout_seconds: Annotated[
+        int, Doc("Time in seconds, 1 to 600, in which a revision must answer a request. Default: 60."), Limits(1, 600)
+    ] = 60
 
 
 @dataclass(frozen=True)
