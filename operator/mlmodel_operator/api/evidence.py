@@ -84,6 +84,11 @@ class Segment:
     credited: int = 0
     """Failures of stable that speak for the candidate: not those of an outage of stable alone."""
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers with which no test can be computed: somebody has changed the status."""
+        if not (1 <= self.weight <= 100 and 0.0 < self.rate <= 1.0):
+            raise TypeError("a segment requires a weight of 1 to 100 and a rate above 0 and up to 1")
+
 
 @dataclass(frozen=True)
 class Cursor:

@@ -142,7 +142,8 @@ class Reason(StrEnum):
     )
     EVIDENCE_RESET = (
         "EvidenceReset",
-        "The state of the tests was changed so that the operator cannot read it; the tests restart from the counts of the routers.",
+        "The state of the tests was changed so that the operator cannot read it; the tests restart from the counts of"
+        " the routers.",
     )
     NEWER_STATUS = (
         "NewerStatus",

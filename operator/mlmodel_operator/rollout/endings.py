@@ -25,7 +25,6 @@ from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
-
 _WITHOUT_PROOF = {
     str(Reason.NO_EVIDENCE): "onNoEvidence is Promote",
     str(Reason.STABLE_DOWN): "stable had no ready pod",

@@ -1,8 +1,9 @@
 """Verdicts that are held: what fails candidate and stable at the same time is no fault of the candidate.
 
-A node without CPU, a slow feature store or a dying node condemns a healthy candidate, and its single pod is hit harder than
-the pods of stable. So a verdict that falls while stable is far from its normal is not recorded: the candidate loses its
-requests and keeps its pods, and the canary starts again, with fresh evidence, once stable has been well for a while.
+A node without CPU, a slow feature store or a dying node condemns a healthy candidate, and its single pod is hit harder
+than the pods of stable. So a verdict that falls while stable is far from its normal is not recorded: the candidate
+loses its requests and keeps its pods, and the canary starts again, with fresh evidence, once stable has been well for a
+while.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ STEADY_SECONDS = 30.0
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 15.0, 300.0
 """Time for which stable must have been well after the first hold, doubled with each hold, and its maximum: a candidate
 that takes the CPU from stable must not do so again at once."""
-SUSPECT_RATE, BAD_RATE = 0.05, 0.10
-"""Failure rates of stable that are not normal: the first if stable failed less than a third of it before, the second
-always."""
+SUSPECT_RATE, BAD_RATE = 0.05, 0.075
+"""Failure rates of stable that are not normal: the first if stable failed less than a third as often before, the second
+always: nobody can tell a service that always fails that often from one that is in trouble."""
 SLOW_MS = 100
 """Stable is slow if its average response time is above three times that at the start of the canary plus this."""
 
@@ -85,7 +86,10 @@ def resumes_at(context: Context, candidate: Candidate) -> float | None:
     if not candidate.holds:
         return candidate.started_at
     well_since = watched(context, candidate).well_since
-    return None if well_since is None else max(candidate.since, well_since) + _backoff(candidate)
+    if well_since is None:
+        return None
+    steady = well_since + STEADY_SECONDS if well_since > candidate.started_at else 0.0
+    return max(candidate.since + _backoff(candidate), well_since + _backoff(candidate), steady)
 
 
 def waiting(context: Context, candidate: Candidate) -> Stay:
@@ -131,10 +135,11 @@ def _failing(context: Context, candidate: Candidate) -> str:
     recent = evidence.state.recent.now + evidence.state.recent.before
     # At a weight of 100, stable gets only what the candidate failed: then there is no rate to compare with.
     before = evidence.stable - recent if candidate.weight < 100 else Counts()
-    rate = recent.failure_rate
-    if rate <= SUSPECT_RATE or (rate <= BAD_RATE and rate <= 3.0 * before.failure_rate):
-        return ""
-    return f"{context.stable_label} failed {recent.failed} of its last {recent.requests} requests, too"
+    for counts in (recent, evidence.stable):
+        is_suspect = counts is recent and counts.failure_rate > max(SUSPECT_RATE, 3.0 * before.failure_rate)
+        if is_suspect or counts.failure_rate > BAD_RATE:
+            return f"{context.stable_label} failed {counts.failed} of its last {counts.requests} requests, too"
+    return ""
 
 
 def _slow(context: Context, candidate: Candidate) -> str:

@@ -19,8 +19,8 @@ def needs_address(status: Status, observed: Observed) -> bool:
 def needs_routers(status: Status, observed: Observed) -> bool:
     """Whether the next decision requires the routes and counts of the routers.
 
-    Also while the candidate prepares: the counts must have been read before the candidate gets its first weight, so that
-    earlier requests do not count as evidence.
+    Also while the candidate prepares: the counts must have been read before the candidate gets its first weight, so
+    that earlier requests do not count as evidence.
     """
     routes = routes_for(status, observed)
     return (

@@ -8,6 +8,7 @@ from typing import assert_never
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate, ConditionStatus, Rejected, Stable, Status, verdict_on
+from mlmodel_operator.rollout import hold
 from mlmodel_operator.rollout.availability import answering_version, is_fully_available, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
@@ -67,6 +68,8 @@ def _first_revision(context: Context, candidate: Candidate) -> Readiness:
 def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay) -> Readiness:
     """Return what to report during a rollout: Ready is Unknown until the rollout ends."""
     version, counts = candidate.version, (candidate.evidence or Evidence()).candidate
+    if hold.is_waiting(context, candidate):
+        stay = hold.waiting(context, candidate)
     figures = f"{counts.failed} of {counts.requests} requests to {version} failed"
     match candidate.phase:
         case "Preparing":

@@ -4,15 +4,15 @@ The router draws at random, with a known weight w (0 to 1), who answers a reques
 
     X = 1/w if the candidate failed it, -1/(1-w) if stable failed it, else 0
 
-has the expected value of the difference between the two failure rates, whatever else fails requests at that time: a node
-without CPU, a broken feature store, a client with poisonous requests. A test is a bet against a hypothesis about this
-difference: each request multiplies a capital by ``1 + bet * (X - hypothesis)``, or the mirror image. If the hypothesis is
-true, the capital exceeds K with a probability of at most 1/K during the whole rollout (Ville's inequality), so the operator
-may evaluate it every second. The router's blocks of 100 draws without replacement only make this more improbable:
-docs/adr/0016-difference-tests.md has the proof, the choice of the bets and the measurements.
+has the expected value of the difference between the two failure rates, whatever else fails requests at that time: a
+node without CPU, a broken feature store, a client with poisonous requests. A test is a bet against a hypothesis about
+this difference: each request multiplies a capital by ``1 + bet * (X - hypothesis)``, or the mirror image. If the
+hypothesis is true, the capital exceeds K with a probability of at most 1/K during the whole rollout (Ville's
+inequality), so the operator may evaluate it every second. The router's blocks of 100 draws without replacement only
+make this more improbable: docs/adr/0016-difference-tests.md has the proof, the choice of the bets and the measurements.
 
-Within a segment a bet is fixed, so the capital depends on four numbers only, and the tests are computed from the segments
-again in every decision: edited gates and steps apply at once, to all requests of the rollout.
+Within a segment a bet is fixed, so the capital depends on four numbers only, and the tests are computed from the
+segments again in every decision: edited gates and steps apply at once, to all requests of the rollout.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mlmodel_operator.api.evidence import Segment, Sides
 DECISIVE = 1000.0
 """Evidence at which a candidate is rolled back: wrong in at most 1 of 1000 rollouts of a good candidate."""
 PROVEN = 500.0
-"""Evidence at which the weight rises: wrong in at most 1 of 500 rollouts of a candidate that is just as much worse as the
-limit. Lower than ``DECISIVE``: the tests go on after a promotion, while a rollback is remembered."""
+"""Evidence at which the weight rises: wrong in at most 1 of 500 rollouts of a candidate that is just as much worse as
+the limit. Lower than ``DECISIVE``: the tests go on after a promotion, while a rollback is remembered."""
 
 _PARTS = ((1.0, 0.9), (0.4, 0.1))
 """Sizes of the bets of the certification, as parts of the best bet on no difference, each with its share of the initial
@@ -36,7 +36,7 @@ capital. The smaller one certifies a candidate that is a little worse than stabl
 _EXCESSES = (0.01, 0.04, 0.15, 0.6)
 """Differences above the limit on which the test for a rollback bets, each with an equal share."""
 
-_PRIOR_REQUESTS, _PRIOR_FAILURES = 100, 0.5
+_PRIOR_REQUESTS, _PRIOR_FAILURES = 100, 0.25
 """What the bets assume before the first request: without it, one failure would cost the whole capital."""
 _GROWTH = 0.5
 """A segment ends when it has this many times the requests of all before, so there are few of them, and a rate that
@@ -58,9 +58,11 @@ def at_weight(segments: Iterable[Segment], weight: int) -> Sides:
 
 
 def add(segments: tuple[Segment, ...], weight: int, block: Sides) -> tuple[Segment, ...]:
-    """Return the segments with ``block``, the counts of requests drawn at ``weight``, in the last one of that weight."""
+    """Return the segments with ``block``, the counts of requests drawn at ``weight``, in the last one of that
+    weight."""
     # While stable alone has an outage, each candidate is better: that must not promote a bad one. So failures of stable
-    # speak for the candidate only up to twice the rate before, which lets a rate that lasts count in full after a while.
+    # speak for the candidate only up to twice the rate before, which lets a rate that lasts count in full after a
+    # while.
     most = math.ceil(max(_CREDITED_RATE, 2.0 * credited_rate(segments)) * block.stable.requests)
     credited = min(block.stable.failed, most)
     last = max((index for index, item in enumerate(segments) if item.weight == weight), default=None)
@@ -83,12 +85,12 @@ def credited_rate(segments: Iterable[Segment]) -> float:
 def assumed_rate(counts: Sides) -> float:
     """Return the failure rate of both sides (0 to 1) that the next bets assume after these counts."""
     failed = counts.candidate.failed + counts.stable.failed
-    return (failed + _PRIOR_FAILURES) / (counts.requests + _PRIOR_REQUESTS)
+    return min(max(failed + _PRIOR_FAILURES, _PRIOR_FAILURES) / (counts.requests + _PRIOR_REQUESTS), 1.0)
 
 
 def certification(segments: tuple[Segment, ...], limit: float) -> float:
-    """Return the natural logarithm of the evidence that the candidate's failure rate exceeds that of stable by less than
-    ``limit`` (0 to 1)."""
+    """Return the natural logarithm of the evidence that the candidate's failure rate exceeds that of stable by less
+    than ``limit`` (0 to 1)."""
     logs = []
     for part, share in _PARTS:
         log = math.log(share)
@@ -101,14 +103,14 @@ def certification(segments: tuple[Segment, ...], limit: float) -> float:
     return log_sum(logs)
 
 
-def growth(weight: int, *, candidate: float, stable: float, rate: float, limit: float) -> float:
+def growth(weight: int, *, rate: float, excess: float, limit: float) -> float:
     """Return by how much ``certification`` grows per request (of both sides) at ``weight`` percent, in the long run, if
-    candidate and stable fail these shares (0 to 1) of their requests and the bets assume ``rate``."""
+    both sides fail ``rate`` (0 to 1) of their requests and the candidate ``excess`` more."""
     w = weight / 100.0
     best = -math.inf
     for part, _ in _PARTS:
         none, own, others = _for_certification(weight, rate, limit, part)
-        best = max(best, none + w * candidate * (own - none) + (1.0 - w) * stable * (others - none))
+        best = max(best, none + w * (rate + excess) * (own - none) + (1.0 - w) * rate * (others - none))
     return best
 
 
@@ -127,8 +129,8 @@ def _for_certification(weight: int, rate: float, limit: float, part: float) -> t
 
 
 def against(segments: tuple[Segment, ...], margin: float) -> float:
-    """Return the natural logarithm of the evidence that the candidate's failure rate exceeds that of stable by more than
-    ``margin`` (0 to 1).
+    """Return the natural logarithm of the evidence that the candidate's failure rate exceeds that of stable by more
+    than ``margin`` (0 to 1).
 
     A part of the capital starts to bet with each segment, so that a candidate that turns bad late is rolled back soon.
     """

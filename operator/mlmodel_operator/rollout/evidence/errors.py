@@ -49,8 +49,8 @@ def update_hard(
     """Return the state of the hard test after ``block``, the counts of requests drawn at ``weight`` since the last
     reading; ``blocks`` is the number of blocks before.
 
-    ``stable_before`` is the failure rate of stable (0 to 1) before the block: the hypothesis must not depend on the tested
-    data.
+    ``stable_before`` is the failure rate of stable (0 to 1) before the block: the hypothesis must not depend on the
+    tested data.
     """
     logs = logs if len(logs) == len(_EXCESS) else (math.log(_FIRST / len(_EXCESS)),) * len(_EXCESS)
     # An incident that hits both sides must not count against one: the failure rate of stable in this block, plus twice
@@ -111,8 +111,8 @@ def is_certified(segments: tuple[Segment, ...], limit: float) -> bool:
 
 
 def certified_percent(segments: tuple[Segment, ...]) -> float | None:
-    """Return by how many percentage points the candidate is proven to exceed stable's failure rate at most; None without
-    proof."""
+    """Return by how many percentage points the candidate is proven to exceed stable's failure rate at most; None
+    without proof."""
     if not is_certified(segments, 0.5):
         return None
     low, high = 0.0, 0.5

@@ -17,8 +17,6 @@ _QUIET_SECONDS = 60.0
 """Time without a counted request after which none come, if requests came often before."""
 _UNCOUNTED = 20
 """Number of requests that cannot count from which on they are reported, if they are most of all."""
-_PRIOR_REQUESTS = 100
-"""Requests for which the candidate is assumed to fail as often as stable."""
 
 _MINUTES = (1, 2, 5, 10, 20, 30)
 _HOURS = (1, 2, 5, 10, 24)
@@ -88,15 +86,21 @@ def _seconds(candidate: Candidate, evidence: Evidence, target: Target, missing: 
     if elapsed < _KNOWN_SECONDS or not step.requests or not 0 < weight < 100:
         return None
     per_second = step.requests / elapsed
-    own, others = evidence.candidate, evidence.stable
     rate = difference.assumed_rate(difference.total(segments))
-    stable = (others.failed + _PRIOR_REQUESTS * rate) / (others.requests + _PRIOR_REQUESTS)
-    failing = (own.failed + _PRIOR_REQUESTS * stable) / (own.requests + _PRIOR_REQUESTS)
-    growth = difference.growth(weight, candidate=failing, stable=stable, rate=rate, limit=target.limit)
+    growth = difference.growth(weight, rate=rate, excess=_certain_excess(evidence), limit=target.limit)
     if growth <= 0:
         return math.inf
     required = math.log(difference.PROVEN) - difference.certification(segments, target.limit)
     return max(required / growth, 100.0 * missing / weight, 0.0) / per_second
+
+
+def _certain_excess(evidence: Evidence) -> float:
+    """Return by how much the candidate's failure rate exceeds that of stable, less two standard errors; at least 0."""
+    own, others = evidence.candidate, evidence.stable
+    if not own.requests or not others.requests:
+        return 0.0
+    variance = sum(counts.failure_rate * (1.0 - counts.failure_rate) / counts.requests for counts in (own, others))
+    return max(own.failure_rate - others.failure_rate - 2.0 * math.sqrt(variance), 0.0)
 
 
 def _about(seconds: float) -> str:

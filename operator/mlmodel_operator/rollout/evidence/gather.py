@@ -1,8 +1,8 @@
 """From the routers' cumulative counts to blocks of evidence.
 
-The counts are cumulative and status has the last ones read, so nothing is lost while the operator is down or when a reading
-fails: the next block is larger. Only routers that follow the present candidate are read; each counts by the weight under
-which it drew, so a router with older routes counts too.
+The counts are cumulative and status has the last ones read, so nothing is lost while the operator is down or when a
+reading fails: the next block is larger. Only routers that follow the present candidate are read; each counts by the
+weight under which it drew, so a router with older routes counts too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mlmodel_operator.rollout.observed import Observed, Pod, Router
 GONE_SECONDS = 3.0
 """Time after a pod has gone in which its Service may still send requests to its address."""
 TERMINATING_SECONDS = 60.0
-"""Time in which failures of a terminating pod do not count: it drains for up to 35 s. A pod on a dead node may terminate
-for hours; its Service has long dropped it."""
+"""Time in which failures of a terminating pod do not count: it drains for up to 35 s. A pod on a dead node may
+terminate for hours; its Service has long dropped it."""
 RECENT_SECONDS, _RECENT_REQUESTS = 15.0, 50
 """Shortest part of ``Recent``, in seconds and in requests of stable."""
 
@@ -106,10 +106,14 @@ def _read(routers: Collection[Router], last: Mapping[str, Cursor], revision: str
     uncounted: dict[str, int] = {}
     cursors = dict(last)
     for router in routers:
-        if not router.boot or router.candidate != revision:
+        if not router.boot:
             continue
         cursor = last.get(router.name, Cursor())
         cursor = cursor if cursor.boot == router.boot else Cursor(router.boot)
+        if router.candidate != revision:
+            # It has not followed this candidate yet.
+            cursors[router.name] = cursor if cursor.weights else Cursor(router.boot, {}, dict(router.uncounted))
+            continue
         for weight, now in router.weights.items():
             before = cursor.weights.get(str(weight), Sides())
             block = now if now.is_reset_since(before) else now - before
