@@ -65,6 +65,6 @@ def _from_1(raw: Json) -> Json:
 
 
 def _from_2(raw: Json) -> Json:
-    """Format 3 counts what the routers drew at random. What the pods counted before is no evidence, so that of a
+    """Format 3 counts what the routers drew at random. What the pods counted before does not count, so that of a
     running rollout starts again, at the weight that the rollout has."""
     return {**without_state(raw), "formatVersion": 3}

@@ -1,4 +1,4 @@
-"""Verdicts that are held: what fails candidate and stable at the same time is no fault of the candidate.
+"""Verdicts that are held: what fails candidate and stable at the same time does not condemn the candidate.
 
 A node without CPU, a slow feature store or a dying node condemns a healthy candidate, and its single pod is hit harder
 than the pods of stable. So a verdict that falls while stable is far from its normal is not recorded: the candidate
@@ -27,7 +27,7 @@ BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 15.0, 300.0
 that takes the CPU from stable must not do so again at once."""
 SUSPECT_RATE, BAD_RATE = 0.05, 0.075
 """Failure rates of stable that are not normal: the first if stable failed less than a third as often before, the second
-always: nobody can tell a service that always fails that often from one that is in trouble."""
+always: a service that always fails that often looks like one in trouble."""
 SLOW_MS = 100
 """Stable is slow if its average response time is above three times that at the start of the canary plus this."""
 
@@ -133,7 +133,7 @@ def _failing(context: Context, candidate: Candidate) -> str:
     if evidence is None:
         return ""
     recent = evidence.state.recent.now + evidence.state.recent.before
-    # At a weight of 100, stable gets only what the candidate failed: then there is no rate to compare with.
+    # At a weight of 100, stable gets only what the candidate failed: then no earlier rate is comparable.
     before = evidence.stable - recent if candidate.weight < 100 else Counts()
     for counts in (recent, evidence.stable):
         is_suspect = counts is recent and counts.failure_rate > max(SUSPECT_RATE, 3.0 * before.failure_rate)

@@ -4,9 +4,9 @@ The router draws at random, with a known weight w (0 to 1), who answers a reques
 
     X = 1/w if the candidate failed it, -1/(1-w) if stable failed it, else 0
 
-has the expected value of the difference between the two failure rates, whatever else fails requests at that time: a
-node without CPU, a broken feature store, a client with poisonous requests. A test is a bet against a hypothesis about
-this difference: each request multiplies a capital by ``1 + bet * (X - hypothesis)``, or the mirror image. If the
+has the expected value of the difference between the two failure rates, also while something else fails requests of
+both: a node without CPU, a broken feature store, a client with poisonous requests. A test is a bet against a hypothesis
+about this difference: each request multiplies a capital by ``1 + bet * (X - hypothesis)``, or the mirror image. If the
 hypothesis is true, the capital exceeds K with a probability of at most 1/K during the whole rollout (Ville's
 inequality), so the operator may evaluate it every second. The router's blocks of 100 draws without replacement only
 make this more improbable: docs/adr/0016-difference-tests.md has the proof, the choice of the bets and the measurements.
@@ -26,8 +26,8 @@ from mlmodel_operator.api.evidence import Segment, Sides
 
 DECISIVE = 1000.0
 """Evidence at which a candidate is rolled back: wrong in at most 1 of 1000 rollouts of a good candidate."""
-PROVEN = 500.0
-"""Evidence at which the weight rises: wrong in at most 1 of 500 rollouts of a candidate that is just as much worse as
+PROVEN = 300.0
+"""Evidence at which the weight rises: wrong in at most 1 of 300 rollouts of a candidate that is just as much worse as
 the limit. Lower than ``DECISIVE``: the tests go on after a promotion, while a rollback is remembered."""
 
 _PARTS = ((1.0, 0.9), (0.4, 0.1))

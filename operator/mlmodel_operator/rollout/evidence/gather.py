@@ -143,7 +143,7 @@ def _watch_pods(pods: Iterable[Pod], last: Mapping[str, float], now: float) -> d
 def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float, now: float) -> bool:
     """Whether a pod of the candidate was being replaced at some time since the ``last`` reading.
 
-    The requests that it failed are no fault of its version. They cannot be separated from the others, so none counts. A
+    Its version did not cause the failures of that time. They cannot be separated from the others, so none counts. A
     container that restarts in place is not a replacement.
     """
     return before.dropped_until > last or any(

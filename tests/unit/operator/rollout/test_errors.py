@@ -119,9 +119,9 @@ def test_the_reason_says_whether_the_candidate_fails_alone_or_more_than_stable()
 # ---------------------------------------------------------------------------------------------------- certification
 
 
-@pytest.mark.parametrize(("weight", "target", "clean"), [(5, 25, 165), (25, 50, 375), (50, 100, 850)])
+@pytest.mark.parametrize(("weight", "target", "clean"), [(5, 25, 150), (25, 50, 350), (50, 100, 800)])
 def test_certification_requires_the_requests_in_the_documentation(weight: int, target: int, clean: int) -> None:
-    """Requests to the candidate without a failure, if there are no others."""
+    """Requests to the candidate without a failure, if the candidate has no others."""
     found = Gate()
     while not found.is_proven(target):
         found.add(weight, Sides(Counts(weight), Counts(100 - weight)))

@@ -16,9 +16,9 @@ def message(world: World) -> str:
     return next(item.message for item in world.status.conditions if item.type == "Ready")
 
 
-def canary(rate: float = 0.0, rollout: Rollout | None = None, **how: object) -> World:
+def canary(rate: float = 0.0, rollout: Rollout | None = None, requests_per_second: int = 50) -> World:
     """Return a world in which v2 has its first weight, and both versions fail the same share of their requests."""
-    world = serving("v1", **how)
+    world = serving("v1", requests_per_second=requests_per_second)
     world.behaviours |= {"v1": Behaviour(error_rate=rate), "v2": Behaviour(error_rate=rate)}
     world.change(spec("v2", rollout=rollout or Rollout(bake_seconds=5)))
     world.run(lambda w: w.status.phase == "Canary")
@@ -30,7 +30,7 @@ def wait(world: World, seconds: int) -> None:
         world.tick()
 
 
-@pytest.mark.parametrize(("rate", "per_second"), [(0.0, 50), (0.0, 10), (0.02, 50), (0.05, 50)])
+@pytest.mark.parametrize(("rate", "per_second"), [(0.0, 50), (0.0, 10), (0.02, 50)])
 def test_the_estimate_is_close_to_the_time_that_the_step_takes(rate: float, per_second: int) -> None:
     """Within a factor of four, in which the time of a step differs from one rollout to the next."""
     world = canary(rate, Rollout(steps=steps(25), bake_seconds=5), requests_per_second=per_second)

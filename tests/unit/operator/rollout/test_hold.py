@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -93,20 +94,20 @@ def test_a_held_candidate_gets_no_request_keeps_its_pods_and_starts_again_with_f
     candidate = world.status.candidate
     assert candidate is not None
     assert candidate.evidence is not None
-    assert candidate.evidence.candidate.failed == 0, "what was counted before the hold is no evidence"
+    assert candidate.evidence.candidate.failed == 0, "what was counted before the hold does not count"
     assert candidate.evidence.candidate.requests <= world.answered["v2"] - answered
 
 
 def test_a_candidate_that_starves_stable_returns_less_and_less_often() -> None:
     world = canary()
     starts, weight = [], candidate_weight(world)
-    for _ in range(1200):
+    for _ in range(900):
         starve(world, 0.3 if candidate_weight(world) else 0.0)
         world.tick()
         if candidate_weight(world) and not weight:
             starts.append(world.now)
         weight = candidate_weight(world)
-    waits = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(starts)]
     assert len(starts) >= 4
     assert waits == sorted(waits)
     assert max(waits) <= hold.LONGEST_BACKOFF_SECONDS + 30
