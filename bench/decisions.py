@@ -1,4 +1,5 @@
-"""Time and errors until a rollback: the sequential test compared with the policies of other tools.
+"""Time and errors until a rollback, the sequential tests compared with the policies of other tools; and whole rollouts:
+how long they take, and how often the decision is wrong.
 
 The requests are simulated (Bernoulli errors) and the same for every policy. The other policies model the documented
 semantics with common settings: "window" Flagger (60 s windows, success of at least 99 %, five failed checks in total
@@ -9,17 +10,21 @@ models, not runs of those products.
 from __future__ import annotations
 
 import argparse
+import math
 import random
+import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mlmodel_operator.api.evidence import Counts, Ledger, Sides
-from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.api.evidence import Counts, Evidence, Sides
+from mlmodel_operator.rollout.evidence import difference, errors
 
 SEED = 20260104
 RATE, FRACTION, HORIZON = 10, 0.1, 1800
 """Requests per second, the fraction that goes to the candidate, and the length of a rollout in seconds."""
 RUNS = 200
+WRITE_SECONDS = 10
+BAKE_SECONDS = 60
 
 Second = tuple[int, int, int, int]
 """Requests and errors of the candidate, then of stable, in one second."""
@@ -27,14 +32,116 @@ Policy = Callable[[Iterator[Second]], int | None]
 """Returns the seconds until the candidate is rolled back, None if it is not."""
 
 
+class Gate:
+    """The tests of one rollout, with the state that the operator keeps in status: written every 10 s."""
+
+    def __init__(self, max_percent: float = 1.0) -> None:
+        self.max_percent = max_percent
+        self.evidence = Evidence()
+        self._written = Evidence()
+        self._block = Sides()
+        self._age = 0
+
+    def add(self, weight: int, second: Sides) -> None:
+        """Add the counts of one second at one weight."""
+        self._block += second
+        self._age += 1
+        state = self._written.state
+        hard = errors.update_hard(
+            state.hard,
+            state.blocks,
+            weight,
+            self._block,
+            max_percent=self.max_percent,
+            stable_before=difference.credited_rate(state.segments),
+        )
+        segments = difference.add(state.segments, weight, self._block)
+        self.evidence = Evidence(
+            self._written.candidate + self._block.candidate,
+            self._written.stable + self._block.stable,
+            state=replace(state, hard=hard, blocks=state.blocks + 1, segments=segments),
+        )
+        if self._age == WRITE_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the evidence, as the operator does every 10 s and at each step."""
+        self._written, self._block, self._age = self.evidence, Sides(), 0
+
+    def is_against(self) -> bool:
+        """Whether the candidate is rolled back."""
+        return errors.judge(self.evidence, max_percent=self.max_percent).is_decisive
+
+    def is_proven(self, weight: int) -> bool:
+        """Whether the candidate may get ``weight``."""
+        limit = errors.limit_for(weight, max_percent=self.max_percent)
+        return errors.is_certified(self.evidence.state.segments, limit)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a simulated rollout ended, after how many seconds and requests to the candidate."""
+
+    ending: str
+    seconds: int
+    requests: int
+
+
+def rollout(
+    rng: random.Random,
+    candidate: float,
+    stable: float,
+    *,
+    poison: float = 0.0,
+    per_second: int = 50,
+    steps: tuple[int, ...] = (5, 25, 50),
+    horizon: int = 3600,
+) -> Outcome:
+    """Simulate a rollout with the default bakeSeconds: both versions fail requests at random and independently, and
+    ``poison`` is the share of requests that each version fails. Each request is drawn in shuffled blocks of 100."""
+    gate, weights, weight, baked = Gate(), [*steps[1:], 100], steps[0], math.inf
+    draws: list[bool] = []
+    for now in range(1, horizon + 1):
+        if len(draws) < per_second:
+            block = [True] * weight + [False] * (100 - weight)
+            rng.shuffle(block)
+            draws += block
+        number = sum(draws[:per_second])
+        del draws[:per_second]
+        gate.add(weight, _second(rng, number, per_second - number, candidate, stable, poison))
+        requests = gate.evidence.candidate.requests
+        if gate.is_against():
+            return Outcome("rolled back", now, requests)
+        if now >= baked:
+            return Outcome("promoted", now, requests)
+        if weights and gate.is_proven(weights[0]):
+            gate.write()
+            weight, draws = weights.pop(0), []
+            baked = now + BAKE_SECONDS if weight == 100 else math.inf
+    return Outcome("no verdict", horizon, requests)
+
+
+def _second(rng: random.Random, own: int, others: int, candidate: float, stable: float, poison: float) -> Sides:
+    """Return the counts of one second."""
+    poisoned = _hits(rng, own, poison)
+    failed = _hits(rng, own - poisoned, candidate)
+    poisoned_others = _hits(rng, others, poison)
+    return Sides(
+        Counts(own, poisoned + failed, poisoned + _hits(rng, failed, stable)),
+        Counts(others, poisoned_others + _hits(rng, others - poisoned_others, stable)),
+    )
+
+
+def _hits(rng: random.Random, number: int, probability: float) -> int:
+    return sum(rng.random() < probability for _ in range(number)) if probability else 0
+
+
 def sequential(seconds: Iterator[Second]) -> int | None:
-    """Apply the project's sequential test every second."""
-    ledger, own, others = Ledger(), Counts(), Counts()
+    """Apply the project's sequential tests every second."""
+    gate = Gate()
     for now, (n, k, m, j) in enumerate(seconds, 1):
-        block = Sides(Counts(n, 0, k), Counts(m, 0, j))
-        ledger = errors.update(ledger, block, max_percent=1.0, stable_before=others)
-        own, others = own + block.candidate, others + block.stable
-        if errors.judge(ledger, own, others, max_percent=1.0).is_decisive:
+        gate.add(round(100 * FRACTION), Sides(Counts(n, k), Counts(m, j)))
+        if gate.is_against():
             return now
     return None
 
@@ -96,8 +203,52 @@ def measure(policy: Policy, candidate: float, stable: float) -> Result:
     return Result(len(hits) / RUNS, *middle)
 
 
-def main() -> None:
-    """Print the table."""
+def main(runs: int = 100) -> None:
+    """Print both tables."""
+    _compare()
+    print()
+    _whole_rollouts(runs)
+
+
+CASES = (
+    *((rate, rate, 0.0) for rate in (0.0, 0.01, 0.03, 0.05)),
+    *((rate + 0.01, rate, 0.0) for rate in (0.0, 0.01, 0.03, 0.05)),
+    *((rate + 0.03, rate, 0.0) for rate in (0.0, 0.01, 0.03, 0.05)),
+    (0.0, 0.0, 0.1),
+    (0.3, 0.0, 0.3),
+    (0.3, 0.0, 0.0),
+    (1.0, 0.0, 0.0),
+    (1.0, 0.05, 0.0),
+)
+"""Failure rates of candidate and stable, and the share of requests that both fail."""
+
+
+def _whole_rollouts(runs: int) -> None:
+    print(
+        f"whole rollouts, 50 requests/s, steps 5, 25, 50, bakeSeconds {BAKE_SECONDS}, at most an hour; {runs} runs,"
+        f" seeds {SEED} to {SEED + runs - 1}"
+    )
+    heads = f"{'promoted':>15} {'rolled back':>14}  {'requests until then':>20}"
+    print(f"{'candidate':>9} {'stable':>7} {'both':>6}   {heads}")
+    for candidate, stable, poison in CASES:
+        found = [rollout(random.Random(SEED + run), candidate, stable, poison=poison) for run in range(runs)]
+        promoted = sorted(item.seconds for item in found if item.ending == "promoted")
+        back = sorted((item.seconds, item.requests) for item in found if item.ending == "rolled back")
+        cells = (
+            f"{len(promoted):5d} {_median(promoted):>7.0f} s",
+            f"{len(back):5d} {_median([seconds for seconds, _ in back]):>6.0f} s",
+            f"{_median(sorted(requests for _, requests in back)):>18.0f}",
+        )
+        print(
+            f"{100 * candidate:>7.0f} % {100 * stable:>5.0f} % {100 * poison:>4.0f} %   {'  '.join(cells)}", flush=True
+        )
+
+
+def _median(values: list[int]) -> float:
+    return statistics.median(values) if values else math.nan
+
+
+def _compare() -> None:
     print(
         f"{RATE} requests/s, candidate at weight {100 * FRACTION:g}, {HORIZON // 60} min, {RUNS} runs, seed {SEED}; "
         "medians of the rolled-back runs"
@@ -121,5 +272,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m bench.decisions", description=__doc__).parse_args()
-    main()
+    parser = argparse.ArgumentParser(prog="python -m bench.decisions", description=__doc__)
+    parser.add_argument(
+        "--runs", type=int, default=100, help="number of whole rollouts per case, from 1 (default: 100)"
+    )
+    main(parser.parse_args().runs)

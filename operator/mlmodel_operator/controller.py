@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.api.codec import DecodeError, encode
-from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
@@ -28,8 +27,8 @@ from mlmodel_operator.names import (
     router_name,
 )
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_address, needs_pods, needs_routers
-from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.needs import needs_address, needs_routers
+from mlmodel_operator.rollout.observed import Observed, RevisionState
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
 from mlmodel_operator.rollout.routes import Routes
@@ -140,7 +139,7 @@ class Controller:
                 note = f"{error}; the operator changes nothing for this model until the status is restored"
                 await self._report_status(body, key, Reason.STATUS_UNREADABLE, note)
                 return None
-            note = f"{error}; the tests of the candidate restart from the counters of its pods"
+            note = f"{error}; the tests of the candidate restart from the counts of the routers"
             await self._report_status(body, key, Reason.EVIDENCE_RESET, note)
             return status
         self._reported.pop(key, None)
@@ -169,36 +168,33 @@ class Controller:
         def children(resource: Resource) -> list[Body]:
             return [body for body in self._store.group(resource, namespace, name) if _belongs_to(body, model.owner.uid)]
 
-        deployments, services = children(DEPLOYMENTS), children(SERVICES)
+        def revisions() -> Mapping[str, RevisionState]:
+            servers = [
+                (observe.label(pod, REVISION_LABEL), observe.read_pod(pod))
+                for pod in self._store.group(PODS, namespace, name)
+                if observe.label(pod, REVISION_LABEL)
+                and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+            ]
+            return observe.read_revisions(children(DEPLOYMENTS), services, servers)
+
+        services = children(SERVICES)
         pods = self._store.group(PODS, namespace, name)
-        servers = [
-            pod
-            for pod in pods
-            if observe.label(pod, REVISION_LABEL)
-            and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
-        ]
         routers = [pod for pod in pods if observe.label(pod, COMPONENT_LABEL) == ROUTER]
         routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
-        counts: Mapping[str, Counts | None] = {}
-        if needs_pods(status):
-            counts = await self._scraper.pods(_addresses(servers))
-        revisions = observe.read_revisions(
-            deployments,
-            services,
-            [(observe.label(pod, REVISION_LABEL), observe.read_pod(pod, counts.get(_name(pod)))) for pod in servers],
-        )
         statuses: Mapping[str, RouterStatus | None] = {}
-        without_routers = Observed(revisions)
+        without_routers = Observed(revisions())
         if needs_routers(status, without_routers):
             statuses = await self._scraper.routers(_addresses(routers))
+            # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
+            without_routers = Observed(revisions())
         reachable = True
         if routers and needs_address(status, without_routers):
             reachable = await self._scraper.answers(_cluster_ip(services))
         refusal = self._refusals.get((namespace, name), "")
         config_map = needs_config_map(status, replace(without_routers, refusal=refusal))
         return Observed(
-            revisions,
+            without_routers.revisions,
             tuple(observe.read_router(pod, statuses.get(_name(pod))) for pod in routers),
             refusal=refusal,
             config_map_missing=config_map is not None and await self._is_missing(namespace, config_map),

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
-from mlmodel_operator.api.evidence import Counts
-from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import MLModel, Owner, Spec
 from mlmodel_operator.names import REVISION_LABEL, SERVER
 from mlmodel_operator.rollout.observed import Pod, RevisionState, Router
 from mlmodel_operator.runtime.resource import Body, metadata, uid
 from mlmodel_operator.scrape import RouterStatus
-
-SLOTS: tuple[Slot, ...] = ("a", "b")
 
 
 def read_model(body: Body) -> MLModel:
@@ -56,8 +52,8 @@ def pod_address(pod: Body) -> str:
     return str((pod.get("status") or {}).get("podIP") or "")
 
 
-def read_pod(body: Body, counts: Counts | None) -> Pod:
-    """Return one server pod, with the counters that were read from it."""
+def read_pod(body: Body) -> Pod:
+    """Return one server pod."""
     status = body.get("status") or {}
     containers = status.get("containerStatuses") or []
     # By name: the sidecar of a mesh may come first, and its failures are not those of the model.
@@ -78,7 +74,6 @@ def read_pod(body: Body, counts: Counts | None) -> Pod:
         exit_reason=str(exited.get("reason", "")),
         exit_message=str(exited.get("message", "")).strip(),
         unschedulable=str(scheduled.get("message", "")) if scheduled.get("status") == "False" else "",
-        counts=counts,
     )
 
 
@@ -105,10 +100,10 @@ def read_revisions(
 
 def read_router(body: Body, status: RouterStatus | None) -> Router:
     """Return one router pod with the status that it reported."""
+    name = str(metadata(body).get("name", ""))
     if status is None:
-        return Router(str(metadata(body).get("name", "")), created(body))
-    slots = {slot: counts for slot in SLOTS if (counts := status.slots.get(slot)) is not None}
-    return Router(str(metadata(body).get("name", "")), created(body), status.id, slots)
+        return Router(name)
+    return Router(name, status.id, status.boot, status.candidate, status.stable_ms, status.weights, status.uncounted)
 
 
 def _replicas(deployment: Body) -> int:

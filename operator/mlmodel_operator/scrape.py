@@ -1,4 +1,4 @@
-"""Read counters from the pods: the responses of the server pods, and the requests that the routers sent to each slot.
+"""Read the status pages of the routers: which routes they follow, and the requests that count as evidence.
 
 The figures decide about rollouts, so a response that is not exactly as expected is ignored.
 """
@@ -8,48 +8,47 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
-from mlmodel_operator.api.evidence import Counts
-from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT
+from mlmodel_operator.api.evidence import Counts, Sides
+from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
-_BODY_LIMIT = 1 << 20
-_COUNTER_LIMIT = 2**53  # a float cannot represent every integer above
+_BODY_LIMIT = 4096
+_COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
 _STABLE = {"x-mlmodel-version": "stable"}
-
-_METRIC = "mlmodel_requests_total"
-# A label value ends at the first quote that is not escaped; no part of this matches in two ways.
-_LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\]|\\.)*"'
-_SAMPLE = re.compile(rf"{_METRIC}\{{((?:{_LABEL},?)*)\}} ([^ ]+)(?: -?[0-9]+)?")
-_CODE = re.compile(rf'(?:{_LABEL},)*?code="([1-5][0-9][0-9])"')
-
-T = TypeVar("T")
+_BOOT = re.compile(r"[0-9a-f]{16}")
+_UNCOUNTED = ("large", "chosen", "crowd", "other")
 
 
 @dataclass(frozen=True)
 class RouterStatus:
-    """Status of one router: the identity of the routes that it follows, and for each slot (``a``, ``b``) the requests
-    since its start and how many of them the revision in the slot failed."""
+    """Status of one router, as its page shows it."""
 
+    boot: str
+    """Identity of the process, which counts from zero."""
     id: str
-    slots: Mapping[str, Counts]
+    """Identity of the routes that the router follows; empty without routes."""
+    candidate: str = ""
+    """Revision whose requests ``weights`` counts."""
+    stable_ms: int = 0
+    """Average response time of stable in milliseconds; 0 without requests."""
+    weights: Mapping[int, Sides] = field(default_factory=dict)
+    """Counted requests, by the weight (1 to 100) under which they were drawn."""
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    """Predictions that cannot count, by kind."""
 
 
 class Scraper:
-    """One HTTP session for all pods. Create and close it in the event loop that uses it."""
+    """One HTTP session for all routers. Create and close it in the event loop that uses it."""
 
-    def __init__(
-        self, server_port: int = SERVER_PORT, router_port: int = ROUTER_STATUS_PORT, service_port: int = SERVICE_PORT
-    ) -> None:
-        self._server_port = server_port
+    def __init__(self, router_port: int = ROUTER_STATUS_PORT, service_port: int = SERVICE_PORT) -> None:
         self._router_port = router_port
         self._service_port = service_port
         self._session = aiohttp.ClientSession(
@@ -62,27 +61,20 @@ class Scraper:
         """Close all connections."""
         await self._session.close()
 
-    async def pods(self, addresses: Mapping[str, str]) -> dict[str, Counts | None]:
-        """Return the counters of the server pods at these IP ``addresses``, by name.
-
-        None for a pod that does not answer within a second, or whose response is not valid. Never raises.
-        """
-        return await self._read_all(addresses, self._server_port, f"/metrics?name[]={_METRIC}", parse_counts)
-
     async def routers(self, addresses: Mapping[str, str]) -> dict[str, RouterStatus | None]:
-        """Return the status of the router pods at these IP ``addresses``, by name; None as for ``pods``."""
-        return await self._read_all(addresses, self._router_port, "/status", parse_router_status)
+        """Return the status of the router pods at these IP ``addresses``, by name.
+
+        None for a router that does not answer within a second, or whose response is not valid. Never raises.
+        """
+        names = list(addresses)
+        bodies = await asyncio.gather(*(self._read(addresses[name], self._router_port, "/status") for name in names))
+        return {
+            name: None if body is None else parse_router_status(body) for name, body in zip(names, bodies, strict=True)
+        }
 
     async def answers(self, address: str) -> bool:
         """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of stable. Never raises."""
         return await self._read(address, self._service_port, "/v2/health/live", _STABLE) is not None
-
-    async def _read_all(
-        self, addresses: Mapping[str, str], port: int, path: str, parse: Callable[[bytes], T | None]
-    ) -> dict[str, T | None]:
-        names = list(addresses)
-        bodies = await asyncio.gather(*(self._read(addresses[name], port, path) for name in names))
-        return {name: None if body is None else parse(body) for name, body in zip(names, bodies, strict=True)}
 
     async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         try:
@@ -101,51 +93,49 @@ class Scraper:
             return None
 
 
-def parse_counts(body: bytes) -> Counts | None:
-    """Return the counts in the Prometheus text format; None if the metric is missing or a line of it is not valid."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        return None
-    if f"# TYPE {_METRIC} " not in text and f"{_METRIC}{{" not in text:
-        return None
-    by_class = dict.fromkeys("12345", 0)
-    for line in text.split("\n"):
-        if not line.startswith(_METRIC + "{"):
-            continue
-        sample = _SAMPLE.fullmatch(line)
-        code = sample and _CODE.match(sample[1])
-        value = _count(sample[2]) if sample else None
-        if code is None or value is None:
-            return None
-        by_class[code[1][0]] += value
-    return Counts(sum(by_class.values()), by_class["4"], by_class["5"])
-
-
 def parse_router_status(body: bytes) -> RouterStatus | None:
     """Return the status in the JSON of a router; None if any part of it is not valid."""
+    if len(body) > _BODY_LIMIT:
+        return None
     try:
-        status = json.loads(body)
-        slots = {
-            slot: Counts(_natural(counts["requests"]), failed=_natural(counts["failed"]))
-            for slot, counts in status["slots"].items()
-        }
-        if not isinstance(status["id"], str):
-            return None
-        return RouterStatus(status["id"], slots)
+        page = json.loads(body)
+        return RouterStatus(
+            boot=_text(page["boot"], _BOOT),
+            id=_text(page["id"]),
+            candidate=_text(page["candidate"]),
+            stable_ms=_natural(page["stable_ms"]),
+            weights={_weight(weight): _sides(sides) for weight, sides in page["weights"].items()},
+            uncounted={kind: _natural(page["uncounted"][kind]) for kind in _UNCOUNTED},
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _sides(sides: Mapping[str, Any]) -> Sides:
+    return Sides(_counts(sides["candidate"], shared=_natural(sides["candidate"]["shared"])), _counts(sides["stable"]))
+
+
+def _counts(counts: Mapping[str, Any], shared: int = 0) -> Counts:
+    requests, failed = _natural(counts["requests"]), _natural(counts["failed"])
+    if not shared <= failed <= requests:
+        raise ValueError(counts)
+    return Counts(requests, failed, shared)
+
+
+def _weight(text: str) -> int:
+    weight = int(text)
+    if not 1 <= weight <= 100 or str(weight) != text:
+        raise ValueError(text)
+    return weight
+
+
+def _text(value: object, pattern: re.Pattern[str] | None = None) -> str:
+    if not isinstance(value, str) or (pattern is not None and not pattern.fullmatch(value)):
+        raise ValueError(value)
+    return value
 
 
 def _natural(value: object) -> int:
     if type(value) is not int or not 0 <= value <= _COUNTER_LIMIT:  # a bool is an int, but not a count
         raise ValueError(value)
     return value
-
-
-def _count(text: str) -> int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return int(value) if math.isfinite(value) and 0 <= value <= _COUNTER_LIMIT and value.is_integer() else None

@@ -11,42 +11,37 @@ from mlmodel_operator.api.schema import Doc, Opaque, Time
 
 @dataclass(frozen=True)
 class Counts:
-    """Requests and their errors: the one form in which the operator reads, stores and compares them."""
+    """Requests and their failures: the one form in which the operator reads, stores and compares them."""
 
-    requests: Annotated[int, Doc("Number of requests, including rejected and failed ones.")] = 0
-    rejected: Annotated[int, Doc("Number of requests that were rejected with 4xx, without those in failed.")] = 0
+    requests: Annotated[int, Doc("Number of requests that a router drew at random and that have an outcome.")] = 0
     failed: Annotated[
         int,
         Doc(
-            "Number of requests that got a 5xx response or none; of the candidate also those that it rejected and"
-            " stable accepted."
+            "Number of these requests that the revision failed: 5xx, reset, slower than the limit of an attempt, or"
+            " rejected although stable accepts them."
         ),
     ] = 0
+    shared: Annotated[int, Doc("Number of the candidate's failed requests that stable failed too; 0 for stable.")] = 0
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.requests + other.requests, self.rejected + other.rejected, self.failed + other.failed)
+        return Counts(self.requests + other.requests, self.failed + other.failed, self.shared + other.shared)
 
     def __sub__(self, other: Counts) -> Counts:
-        return Counts(self.requests - other.requests, self.rejected - other.rejected, self.failed - other.failed)
+        return Counts(self.requests - other.requests, self.failed - other.failed, self.shared - other.shared)
 
     def is_reset_since(self, earlier: Counts) -> bool:
         """Whether any number is below its ``earlier`` value, which happens only when a new process counts from zero."""
-        return self.requests < earlier.requests or self.rejected < earlier.rejected or self.failed < earlier.failed
+        return self.requests < earlier.requests or self.failed < earlier.failed or self.shared < earlier.shared
 
     @property
-    def errors(self) -> int:
-        """Requests that were rejected or failed."""
-        return self.rejected + self.failed
+    def own(self) -> int:
+        """Failures that stable did not share."""
+        return self.failed - self.shared
 
     @property
     def failure_rate(self) -> float:
         """Share of the requests that failed, 0 to 1; 0 without requests."""
         return self.failed / self.requests if self.requests else 0.0
-
-    @property
-    def error_rate(self) -> float:
-        """Share of the requests that were rejected or failed, 0 to 1; 0 without requests."""
-        return self.errors / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True)
@@ -66,49 +61,93 @@ class Sides:
         """Whether any number is below its ``earlier`` value."""
         return self.candidate.is_reset_since(earlier.candidate) or self.stable.is_reset_since(earlier.stable)
 
+    @property
+    def requests(self) -> int:
+        """Requests of both sides."""
+        return self.candidate.requests + self.stable.requests
+
+    @property
+    def failure_rate(self) -> float:
+        """Share of the requests of both sides that failed, 0 to 1; 0 without requests."""
+        return (self.candidate.failed + self.stable.failed) / self.requests if self.requests else 0.0
+
 
 @dataclass(frozen=True)
-class Ledger:
-    """State of the sequential tests: one natural logarithm of a likelihood ratio per alternative."""
+class Segment:
+    """Counts of one weight during a part of the rollout, for which the tests assume one failure rate."""
 
-    absolute: tuple[float, ...] = ()
-    """Against the limit, one per alternative error rate."""
-    relative: tuple[float, ...] = ()
-    """Against stable, one per risk ratio."""
+    weight: int
+    rate: float
+    """Failure rate of both sides (0 to 1) before the segment: the tests choose their bets from it, so the bets do not
+    depend on the counts that they are about."""
+    counts: Sides = field(default_factory=Sides)
+    credited: int = 0
+    """Failures of stable that speak for the candidate: not those of an outage of stable alone."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers with which no test can be computed: somebody has changed the status."""
+        if not (1 <= self.weight <= 100 and 0.0 < self.rate <= 1.0):
+            raise TypeError("a segment requires a weight of 1 to 100 and a rate above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The last counts read from one router process."""
+
+    boot: str = ""
+    """Identity of the process; another one counts from zero."""
+    weights: Mapping[str, Sides] = field(default_factory=dict)
+    """Counts by the weight under which the requests were drawn."""
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    """Predictions that cannot count, by kind."""
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Requests of stable in the last half minute or so: two parts, of which the older one is dropped in turn."""
+
+    now: Counts = field(default_factory=Counts)
+    before: Counts = field(default_factory=Counts)
+    since: float = 0.0
+    """Start of ``now`` in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
 class EvidenceState:
     """What the statistical tests need to continue."""
 
-    ledger: Ledger = field(default_factory=Ledger)
-    counted: Counts = field(default_factory=Counts)
-    """Requests of the candidate as its own pods counted them."""
-    routed: Sides = field(default_factory=Sides)
-    """Requests as the routers counted them; for stable without failures."""
-    routed_before_step: Sides = field(default_factory=Sides)
-    """``routed`` at the start of the present step."""
-    excused: int = 0
-    """Failures that only the routers counted, while a pod was being replaced: they are not counted as failures."""
-    pods: Mapping[str, Counts] = field(default_factory=dict)
-    """Last counters read from each pod."""
-    routers: Mapping[str, Sides] = field(default_factory=dict)
-    """Last counters read from each router."""
+    hard: tuple[float, ...] = ()
+    """Test of the failures that only the candidate had: one natural logarithm per alternative."""
+    blocks: int = 0
+    """Number of blocks in ``hard``."""
+    segments: tuple[Segment, ...] = ()
+    """All counts, in the order in which the segments began."""
+    recent: Recent = field(default_factory=Recent)
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    """Predictions that cannot count, by kind."""
+    routers: Mapping[str, Cursor] = field(default_factory=dict)
+    """Last counts read from each router."""
+    pods: Mapping[str, float] = field(default_factory=dict)
+    """The candidate's pods, each with the time until which its termination makes the operator drop what it reads; 0 if
+    the pod does not terminate."""
+    dropped_until: float = 0.0
+    """Time until which the operator drops what it reads, because a pod of the candidate has gone."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Requests of both sides during the rollout, and what they prove about the candidate."""
 
-    candidate: Annotated[Counts, Doc("Requests to the candidate.")] = field(default_factory=Counts)
-    stable: Annotated[Counts, Doc("Requests to stable in the same time.")] = field(default_factory=Counts)
+    candidate: Annotated[Counts, Doc("Counted requests to the candidate.")] = field(default_factory=Counts)
+    stable: Annotated[Counts, Doc("Counted requests to stable in the same time.")] = field(default_factory=Counts)
     against: Annotated[
-        float, Doc("Likelihood ratio against the candidate, 1 without evidence; at 1000 the candidate is rolled back.")
+        float, Doc("Evidence against the candidate, 1 without any; at 1000 the candidate is rolled back.")
     ] = 1.0
     certified_percent: Annotated[
         float | None,
         Doc(
-            "Failure rate in percent, 0 to 50, that the candidate has been proven to stay below; absent without proof."
+            "Percentage points, 0 to 50, by which the candidate's failure rate has been proven to exceed that of stable"
+            " at most; absent without proof."
         ),
     ] = None
     at: Annotated[Time | None, Doc("Time at which the operator wrote these figures, every 10 s while they change.")] = (

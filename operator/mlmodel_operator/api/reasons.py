@@ -52,6 +52,14 @@ class Reason(StrEnum):
         "Find out why the pods of stable are not ready: `kubectl describe pods`.",
     )
 
+    STABLE_UNWELL = (
+        "StableUnwell",
+        "A verdict about the candidate was held and not recorded, because stable was in trouble at the same time: it"
+        " failed or slowed down too, or its pods restarted or were not ready. Stable gets all requests; the canary"
+        " starts again when stable has been well for 15 s, after each further hold twice as long, at most 300 s.",
+        "Find out what slows or stops both versions: CPU, memory and nodes of the pods, and what the model calls.",
+    )
+
     # A rollback, and why.
     ROLLING_BACK = "RollingBack", "The candidate gets no new request; not every router has confirmed that yet."
     ROLLED_BACK = (
@@ -62,13 +70,13 @@ class Reason(StrEnum):
     NOT_ROLLED_BACK = "NotRolledBack", "The desired revision was not rolled back."
     ERROR_RATE = (
         "ErrorRate",
-        "The candidate failed more requests than gates.errors.maxPercent allows.",
+        "The candidate alone failed more requests than gates.errors.maxPercent allows.",
         "Correct the model, or raise gates.errors.maxPercent.",
     )
     ERROR_RATE_ABOVE_STABLE = (
         "ErrorRateAboveStable",
-        "The candidate answered with errors more often than stable did in the same time.",
-        "Correct the model; 4xx responses often mean that it expects other inputs than its clients send.",
+        "The candidate failed more of its requests than stable in the same time, by more than gates.errors.maxPercent.",
+        "Correct the model, or raise gates.errors.maxPercent.",
     )
     MODEL_REJECTED = (
         "ModelRejected",
@@ -134,7 +142,8 @@ class Reason(StrEnum):
     )
     EVIDENCE_RESET = (
         "EvidenceReset",
-        "The state of the tests was changed so that the operator cannot read it; the tests restart from the counters.",
+        "The state of the tests was changed so that the operator cannot read it; the tests restart from the counts of"
+        " the routers.",
     )
     NEWER_STATUS = (
         "NewerStatus",

@@ -15,7 +15,7 @@ from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Doc, Time
 from mlmodel_operator.api.types import Revision, Snapshot
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Format of the status that this release writes; a status without ``formatVersion`` has format 1."""
 
 Phase = Literal["Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]
@@ -44,6 +44,17 @@ class Stable:
 
 
 @dataclass(frozen=True)
+class StablePods:
+    """The pods of stable during a rollout: a verdict about the candidate is held while they are in trouble."""
+
+    ready: Annotated[int, Doc("Largest number of ready pods in this rollout.")] = 0
+    restarts: Annotated[int, Doc("Number of restarts of their containers.")] = 0
+    well_since: Annotated[
+        Time | None, Doc("Time since which no pod is missing and no container has restarted; absent if one is missing.")
+    ] = None
+
+
+@dataclass(frozen=True)
 class Candidate:
     """The revision that is being rolled out."""
 
@@ -62,7 +73,7 @@ class Candidate:
     weight: Annotated[int, Doc("Percentage of the requests that the candidate gets, 0 to 100.")] = 0
     observed_percent: Annotated[
         float | None,
-        Doc("Percentage of the requests of this step that the routers sent to the candidate, 0 to 100."),
+        Doc("Percentage of the counted requests of this step that the candidate got, 0 to 100."),
     ] = None
     step: Annotated[int, Doc("Number of the present step, from 1; 0 before the first.")] = 0
     steps: Annotated[int, Doc("Number of steps in the spec.")] = 0
@@ -75,6 +86,30 @@ class Candidate:
     stable_down_since: Annotated[
         Time | None, Doc("Time since which stable has no ready pod; absent if it has one.")
     ] = None
+    attempt_limit_ms: Annotated[
+        int,
+        Doc(
+            "Time in milliseconds that the candidate has for a request before the router retries it on stable; 0 before"
+            " the canary."
+        ),
+    ] = 0
+    stable_ms: Annotated[
+        int, Doc("Average response time of stable in milliseconds at the start of the canary; 0 without requests.")
+    ] = 0
+    holds: Annotated[
+        int, Doc("Number of verdicts about the candidate that were held, because stable was in trouble too.")
+    ] = 0
+    held_restarts: Annotated[
+        int, Doc("Restarts of the candidate's containers until the end of the last hold: only later ones count.")
+    ] = 0
+    stable_pods: Annotated[StablePods | None, Doc("Pods of stable during this rollout.")] = None
+    unproven: Annotated[
+        str,
+        Doc(
+            "Machine-readable reason why the candidate took a step without proof: NoEvidence or StableDown; absent if"
+            " every step was proven."
+        ),
+    ] = ""
     evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
 
 

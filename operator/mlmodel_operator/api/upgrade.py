@@ -1,9 +1,8 @@
-"""Read a status of this release or of the one before, and detect one of a newer release, which stays unchanged."""
+"""Read a status of this format or an older one, and detect one of a newer release, which stays unchanged."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode
@@ -25,7 +24,7 @@ def read_status(raw: Json) -> Status:
 
 
 def without_state(raw: Json) -> Json:
-    """Return the same status without what the sequential tests remember; they restart from the pods' counters."""
+    """Return the same status without its evidence; they restart from the routers' counts."""
     candidate = raw.get("candidate")
     if not isinstance(candidate, Mapping) or "evidence" not in candidate:
         return raw
@@ -41,7 +40,13 @@ def newer_format(raw: Json) -> int | None:
 
 def upgrade_status(raw: Json) -> Json:
     """Return the same status in this release's format."""
-    return raw if _format(raw) == FORMAT_VERSION else _from_1(raw)
+    match _format(raw):
+        case 1:
+            return _from_1(raw)
+        case 2:
+            return _from_2(raw)
+        case _:
+            return raw
 
 
 def _format(raw: Json) -> int:
@@ -52,41 +57,14 @@ def _format(raw: Json) -> int:
 
 
 def _from_1(raw: Json) -> Json:
-    """Format 2 has ``draining`` for ``leaving``, and the state of the statistical tests as one opaque string."""
+    """Format 2 has ``draining`` for ``leaving``."""
     status = dict(raw)
     if draining := status.pop("leaving", None):
         status["draining"] = draining
-    candidate = status.get("candidate") or {}
-    if evidence := candidate.get("evidence"):
-        status["candidate"] = {**candidate, "evidence": _evidence_from_1(evidence)}
-    return {**status, "formatVersion": 2}
+    return _from_2(status)
 
 
-def _evidence_from_1(evidence: Json) -> Json:
-    state = {
-        "ledger": evidence.get("ledger", {}),
-        "counted": _counts_from_1(evidence.get("counted", {})),
-        "routed": _sides_from_1(evidence.get("routed", ())),
-        "routedBeforeStep": _sides_from_1(evidence.get("stepRouted", ())),
-        "excused": evidence.get("excused", 0),
-        "pods": {name: _counts_from_1(counts) for name, counts in evidence.get("pods", {}).items()},
-        "routers": {name: _sides_from_1(numbers) for name, numbers in evidence.get("routers", {}).items()},
-    }
-    kept = {key: evidence[key] for key in ("against", "certifiedPercent", "at") if key in evidence}
-    sides = {side: _counts_from_1(evidence.get(side, {})) for side in ("candidate", "stable")}
-    return {**kept, **sides, "state": json.dumps(state)}
-
-
-def _counts_from_1(counts: Json) -> Json:
-    """Format 1 called failures ``failed`` in totals and ``serverErrors`` in the counters of a pod."""
-    return {
-        "requests": counts.get("requests", 0),
-        "rejected": counts.get("clientErrors", 0),
-        "failed": counts.get("failed", counts.get("serverErrors", 0)),
-    }
-
-
-def _sides_from_1(numbers: Sequence[int]) -> Json:
-    """Format 1 listed requests of the candidate, requests of stable and, where known, failures of the candidate."""
-    candidate, stable, failed = (*numbers, 0, 0, 0)[:3]
-    return {"candidate": {"requests": candidate, "failed": failed}, "stable": {"requests": stable}}
+def _from_2(raw: Json) -> Json:
+    """Format 3 counts what the routers drew at random. What the pods counted before does not count, so that of a
+    running rollout starts again, at the weight that the rollout has."""
+    return {**without_state(raw), "formatVersion": 3}

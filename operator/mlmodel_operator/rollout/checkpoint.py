@@ -8,7 +8,8 @@ from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence.gather import observed_percent
+from mlmodel_operator.rollout.evidence.errors import certified_percent
+from mlmodel_operator.rollout.evidence.gather import must_write, observed_percent
 
 CHECKPOINT_SECONDS = 10.0
 """Time between writes of evidence without a transition. Counters are cumulative, so nothing is lost in between."""
@@ -27,9 +28,7 @@ def checkpoint(context: Context) -> Status:
 
 
 def _is_due(written: Evidence, fresh: Evidence, now: float) -> bool:
-    # Failures can be excused only while a pod is being replaced: write them before the replacement is complete.
-    excuses_more = fresh.state.excused > written.state.excused
-    return excuses_more or written.at is None or now >= written.at + CHECKPOINT_SECONDS
+    return written.at is None or now >= written.at + CHECKPOINT_SECONDS or must_write(written, fresh, now)
 
 
 def stamp(status: Status, now: float) -> Status:
@@ -37,5 +36,7 @@ def stamp(status: Status, now: float) -> Status:
     candidate = status.candidate
     if candidate is None or candidate.evidence is None:
         return status
-    evidence = replace(candidate.evidence, at=Time(now))
-    return replace(status, candidate=replace(candidate, evidence=evidence, observed_percent=observed_percent(evidence)))
+    evidence = candidate.evidence
+    evidence = replace(evidence, at=Time(now), certified_percent=certified_percent(evidence.state.segments))
+    percent = observed_percent(evidence, candidate.weight)
+    return replace(status, candidate=replace(candidate, evidence=evidence, observed_percent=percent))

@@ -83,7 +83,7 @@ def context_of(model: MLModel, observed: Observed, status: Status, image: str, n
         desired=desired_revision(model.spec, image),
         routes=routes,
         is_confirmed=are_confirmed(routes, observed),
-        evidence=fresh_evidence(model, observed, status),
+        evidence=fresh_evidence(model, observed, status, now),
         full_capacity=full_capacity(model.spec.serving, running),
         obstacle=obstacle(model, status, observed, now),
     )

@@ -6,6 +6,8 @@ and every effect of a plan can be repeated, so the operator may be killed betwee
 ```
 Preparing ──capacity ready──▶ Canary ──certified──▶ Canary … ──certified for all──▶ Promoting ──full capacity──▶ Baking
     │                           │                                                       │                          │
+    ▲                           │ failed, and stable in trouble too: held                │                          │
+    ├───────────────────────────┴───────────────────────────────────────────────────────┴──────────────────────────┤
     └────── failed · superseded · reverted ──▶ draining (RollingBack, Draining) ◀───────┴──────────────────────────┤
                                                    ▲                                                               │
                                                    └──────────────────── former stable, after baking ◀─────────────┘
@@ -19,7 +21,7 @@ from typing import assert_never
 
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout import endings
+from mlmodel_operator.rollout import endings, hold
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of
 from mlmodel_operator.rollout.draining import drain
@@ -49,7 +51,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
         case other:
             assert_never(other)
     state, deletes = drain(context, state)
-    state = count_replicas(context, state)
+    state = hold.watch(context, count_replicas(context, state))
     if context.is_confirmed and context.routes is not None:
         state = replace(state, routes=context.routes.id())
     state = report(context, state, decision)

@@ -25,12 +25,26 @@ from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
+_WITHOUT_PROOF = {
+    str(Reason.NO_EVIDENCE): "onNoEvidence is Promote",
+    str(Reason.STABLE_DOWN): "stable had no ready pod",
+}
+"""Why a candidate takes a step without proof, as a clause, by ``Candidate.unproven``."""
+
+
+def how_passed(candidate: Candidate) -> str:
+    """Return how the candidate has passed its steps, as a clause for messages."""
+    if candidate.unproven:
+        return f"has taken a step without proof, because {_WITHOUT_PROOF[candidate.unproven]}"
+    return "has passed all steps"
+
 
 def promote(context: Context, candidate: Candidate) -> Transition:
     """Make the candidate stable in its slot; the former stable drains."""
     status = context.status
     figures = errors.figures((context.evidence or Evidence()).candidate)
-    message = f"{candidate.version} ({candidate.revision}) is promoted: {figures}"
+    how = f" without proof, because {_WITHOUT_PROOF[candidate.unproven]}" if candidate.unproven else ""
+    message = f"{candidate.version} ({candidate.revision}) is promoted{how}: {figures}"
     draining = status.draining
     if status.stable is not None:
         draining = (*draining, Draining(status.stable.revision, "Promoted", status.stable.slot))

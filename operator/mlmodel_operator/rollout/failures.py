@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate
-from mlmodel_operator.rollout import capacity
+from mlmodel_operator.rollout import capacity, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.pod_failures import Failure, pod_failure, why_not_ready
@@ -35,21 +35,19 @@ def _first(checks: tuple[Check, ...], context: Context, candidate: Candidate) ->
 
 def pods_failed(context: Context, candidate: Candidate) -> Failure | None:
     """A pod reports that this revision cannot run; no statistics are required."""
-    return pod_failure(context.observed.revision(candidate.revision).pods, context.now)
+    failure = pod_failure(context.observed.revision(candidate.revision).pods, context.now)
+    has_crashed = failure is not None and failure.reason in (Reason.CRASH_LOOP, Reason.OUT_OF_MEMORY)
+    if has_crashed and candidate.holds and hold.restarts(context, candidate) <= candidate.held_restarts:
+        # Its pods crashed before its last hold: only a crash since then counts.
+        return None
+    return failure
 
 
 def failed_too_often(context: Context, _candidate: Candidate) -> Failure | None:
     """The sequential tests reject the candidate."""
-    evidence = context.evidence
-    if evidence is None:
+    if context.evidence is None:
         return None
-    verdict = errors.judge(
-        evidence.state.ledger,
-        evidence.candidate,
-        evidence.stable,
-        max_percent=context.rollout.gates.errors.max_percent,
-        rejected=evidence.state.counted.rejected - evidence.candidate.rejected,
-    )
+    verdict = errors.judge(context.evidence, max_percent=context.rollout.gates.errors.max_percent)
     return Failure(verdict.reason, verdict.message) if verdict.is_decisive else None
 
 
@@ -57,7 +55,8 @@ def never_got_ready(context: Context, candidate: Candidate) -> Failure | None:
     """Too few pods for the first step became ready before the deadline."""
     state, deadline = context.observed.revision(candidate.revision), context.rollout.preparing_deadline_seconds
     required = capacity.for_weight(context.rollout.steps[0].weight, context.full_capacity)
-    if state.ready >= required or context.now < candidate.started_at + deadline:
+    started_at = hold.resumes_at(context, candidate)
+    if state.ready >= required or started_at is None or context.now < started_at + deadline:
         return None
     why = why_not_ready(state.pods, context.obstacle)
     return Failure(Reason.NEVER_READY, f"not ready within {deadline} s: {why}")

@@ -7,15 +7,6 @@ from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.routes import routes_for
 
 
-def needs_pods(status: Status) -> bool:
-    """Whether the next decision requires the counters of the pods.
-
-    Also while the candidate prepares: every counter must have been read before the candidate gets its first weight, so
-    that earlier requests do not count as evidence.
-    """
-    return status.candidate is not None and status.stable is not None
-
-
 def needs_address(status: Status, observed: Observed) -> bool:
     """Whether to send a request to the model's address: it has not answered before, and a pod is ready.
 
@@ -26,7 +17,11 @@ def needs_address(status: Status, observed: Observed) -> bool:
 
 
 def needs_routers(status: Status, observed: Observed) -> bool:
-    """Whether the next decision requires the routes and counters of the routers."""
+    """Whether the next decision requires the routes and counts of the routers.
+
+    Also while the candidate prepares: the counts must have been read before the candidate gets its first weight, so
+    that earlier requests do not count as evidence.
+    """
     routes = routes_for(status, observed)
     return (
         status.candidate is not None

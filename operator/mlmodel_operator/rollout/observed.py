@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mlmodel_operator.api.evidence import Counts
-from mlmodel_operator.api.status import Slot
+from mlmodel_operator.api.evidence import Sides
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,6 @@ class Pod:
     exit_reason: str = ""
     exit_message: str = ""
     unschedulable: str = ""
-    counts: Counts | None = None
-    """Cumulative counters of the present container; None if they could not be read."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,18 @@ class Router:
     """One router pod that is ready."""
 
     name: str
-    created: float
     routes: str = ""
     """Identity of the routes that the router follows; empty if it could not be read."""
-    slots: Mapping[Slot, Counts] = field(default_factory=dict)
-    """Requests that the router sent to each slot and how many of them failed, since its process started."""
+    boot: str = ""
+    """Identity of the router's process; empty if it could not be read."""
+    candidate: str = ""
+    """Revision whose requests ``weights`` counts; empty if the routes have no candidate."""
+    stable_ms: int = 0
+    """Average response time of stable in milliseconds over its last requests; 0 without any."""
+    weights: Mapping[int, Sides] = field(default_factory=dict)
+    """Requests that count as evidence, by the weight (percent) under which they were drawn."""
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    """Predictions that cannot count, by kind: ``large``, ``chosen``, ``crowd`` and ``other``."""
 
 
 @dataclass(frozen=True)

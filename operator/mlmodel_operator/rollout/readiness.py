@@ -8,12 +8,13 @@ from typing import assert_never
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate, ConditionStatus, Rejected, Stable, Status, verdict_on
+from mlmodel_operator.rollout import hold
 from mlmodel_operator.rollout.availability import answering_version, is_fully_available, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
-from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.endings import how_passed
+from mlmodel_operator.rollout.evidence.forecast import forecast
 from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
-from mlmodel_operator.rollout.steps import next_target
 from mlmodel_operator.rollout.transition import Decision, Stay
 
 
@@ -67,22 +68,25 @@ def _first_revision(context: Context, candidate: Candidate) -> Readiness:
 def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay) -> Readiness:
     """Return what to report during a rollout: Ready is Unknown until the rollout ends."""
     version, counts = candidate.version, (candidate.evidence or Evidence()).candidate
+    if hold.is_waiting(context, candidate):
+        stay = hold.waiting(context, candidate)
     figures = f"{counts.failed} of {counts.requests} requests to {version} failed"
     match candidate.phase:
         case "Preparing":
             why = stay.why or why_not_ready(context.observed.revision(candidate.revision).pods, context.obstacle)
             reason = Reason.PREPARING
-            message = f"{version} is being prepared: {why}. {stable.version} gets all requests"
+            state = "waits" if candidate.holds else "is being prepared"
+            message = f"{version} {state}: {why}. {stable.version} gets all requests"
         case "Canary":
             reason = Reason.CANARY
             message = (
                 f"{version} gets {candidate.weight} % of the requests, {stable.version} the rest. {figures}."
-                f" {_next_step(context, candidate)}{_clause(stay.why)}"
+                f" {_forecast(context, candidate)}{_clause(stay.why)}"
             )
         case "Promoting":
             reason = Reason.PROMOTING
             message = (
-                f"{version} has passed all steps. {figures}. Next: 100 % with all pods ready"
+                f"{version} {how_passed(candidate)}. {figures}. Next: 100 % with all pods ready"
                 f" ({candidate.ready_replicas} of {candidate.replicas}){_clause(stay.why)}"
             )
         case "Baking":
@@ -97,13 +101,8 @@ def _clause(why: str) -> str:
     return f"; {why}" if why else ""
 
 
-def _next_step(context: Context, candidate: Candidate) -> str:
-    evidence = candidate.evidence or Evidence()
-    target = next_target(context.rollout, candidate.weight, evidence)
-    missing = errors.missing_requests(evidence.candidate, target.limit)
-    if not missing:
-        return f"Next: {target.weight} %"
-    return f"Next: {target.weight} % after about {missing} more requests without a failure"
+def _forecast(context: Context, candidate: Candidate) -> str:
+    return forecast(context.rollout, candidate, candidate.evidence or Evidence(), context.now)
 
 
 def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | None) -> Readiness:

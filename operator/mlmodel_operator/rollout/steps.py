@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.types import Rollout, Step
 from mlmodel_operator.rollout.evidence import errors
 
@@ -16,14 +15,13 @@ class Target:
     weight: int
     """Percentage of the requests; 100 after the last step."""
     limit: float
-    """Failure rate (0 to 1) that the candidate must be proven to stay below."""
+    """By how much (0 to 1) the candidate's failure rate may exceed that of stable."""
 
 
-def next_target(rollout: Rollout, weight: int, evidence: Evidence) -> Target:
+def next_target(rollout: Rollout, weight: int) -> Target:
     """Return the target after ``weight``. The weight identifies a step, so edited steps never restart a rollout."""
     following = min((step.weight for step in rollout.steps if step.weight > weight), default=100)
-    limit = errors.limit_for(following, max_percent=rollout.gates.errors.max_percent, stable=evidence.stable)
-    return Target(following, limit)
+    return Target(following, errors.limit_for(following, max_percent=rollout.gates.errors.max_percent))
 
 
 def step_at(steps: tuple[Step, ...], weight: int) -> Step:

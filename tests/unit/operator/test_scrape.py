@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, generate_latest
 
-from mlmodel_operator.api.evidence import Counts
-from mlmodel_operator.scrape import RouterStatus, Scraper, parse_counts, parse_router_status
+from mlmodel_operator.api.evidence import Counts, Sides
+from mlmodel_operator.scrape import RouterStatus, Scraper, parse_router_status
 from tests.unit.operator.runtime.support import asynchronous
 
-LABELS = ["model", "version", "revision", "code"]
+GOOD = {
+    "boot": "00000000000000ab",
+    "id": "abc",
+    "candidate": "91e4b519",
+    "stable_ms": 12,
+    "weights": {
+        "25": {"candidate": {"requests": 412, "failed": 3, "shared": 1}, "stable": {"requests": 1236, "failed": 1}},
+        "5": {"candidate": {"requests": 5, "failed": 0, "shared": 0}, "stable": {"requests": 95, "failed": 0}},
+    },
+    "uncounted": {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
+}
+STATUS = RouterStatus(
+    "00000000000000ab",
+    "abc",
+    "91e4b519",
+    12,
+    {25: Sides(Counts(412, 3, 1), Counts(1236, 1)), 5: Sides(Counts(5), Counts(95))},
+    {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
+)
 
 
-def page(counts: dict[str, int], version: str = "v1") -> bytes:
-    """Return the metrics of a server pod, written by the library that it uses."""
-    registry = CollectorRegistry()
-    counter = Counter("mlmodel_requests", "Inference requests.", LABELS, registry=registry)
-    for code, number in counts.items():
-        counter.labels("m", version, "r", code).inc(number)
-    return generate_latest(registry)
+def page(**changes: object) -> bytes:
+    """Return the status page of a router."""
+    return json.dumps(GOOD | changes).encode()
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,14 +67,14 @@ async def servers(handlers: dict[str, Handler]) -> AsyncIterator[int]:
 
 def answer(body: bytes, status: int = 200) -> Handler:
     async def handle(request: web.Request) -> web.Response:
-        assert request.path == "/metrics"
+        assert request.path == "/status"
         return web.Response(body=body, status=status)
 
     return handle
 
 
 @asynchronous
-async def test_pods_are_read_concurrently_and_one_that_hangs_costs_a_second() -> None:
+async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second() -> None:
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(30)
         return web.Response()
@@ -72,52 +87,39 @@ async def test_pods_are_read_concurrently_and_one_that_hangs_costs_a_second() ->
             await asyncio.sleep(0)
 
     async def away(request: web.Request) -> web.StreamResponse:
-        raise web.HTTPFound("http://127.0.0.2/metrics")
+        raise web.HTTPFound("http://127.0.0.2/status")
 
     handlers = {
-        "127.0.0.2": answer(page({"200": 90, "404": 3, "400": 4, "500": 2, "503": 1})),
+        "127.0.0.2": answer(page()),
         "127.0.0.3": hang,
         "127.0.0.4": answer(b"nonsense"),
-        "127.0.0.5": answer(page({"200": 1}), status=500),
+        "127.0.0.5": answer(page(), status=500),
         "127.0.0.6": endless,
         "127.0.0.7": away,
-        "127.0.0.8": answer(page({})),
+        "127.0.0.8": answer(page(candidate="", weights={})),
+        "127.0.0.10": answer(page() + b" " * 4096),
     }
     async with servers(handlers) as port:
-        scraper = Scraper(server_port=port)
-        names = {f"pod-{address[-1]}": address for address in handlers}
+        scraper = Scraper(router_port=port)
+        names = {f"pod-{address[8:]}": address for address in handlers}
         started = time.monotonic()
-        found = await scraper.pods({**names, "refused": "127.0.0.9", "no-ip": "", "bad": "evil.example/x?"})
+        found = await scraper.routers({**names, "refused": "127.0.0.9", "no-ip": "", "bad": "evil.example/x?"})
         seconds = time.monotonic() - started
         await scraper.close()
     assert found == {
-        "pod-2": Counts(100, 7, 3),
+        "pod-2": STATUS,
         "pod-3": None,
         "pod-4": None,
         "pod-5": None,
         "pod-6": None,
         "pod-7": None,
-        "pod-8": Counts(0, 0, 0),
+        "pod-8": replace(STATUS, candidate="", weights={}),
+        "pod-10": None,
         "refused": None,
         "no-ip": None,
         "bad": None,
     }
     assert seconds < 3
-
-
-@asynchronous
-async def test_routers_are_read() -> None:
-    status = '{"id": "abc", "slots": {"a": {"requests": 9, "failed": 2, "fallbacks": 1}}}'
-
-    async def handle(request: web.Request) -> web.Response:
-        assert request.path == "/status"
-        return web.Response(text=status)
-
-    async with servers({"127.0.0.1": handle}) as port:
-        scraper = Scraper(router_port=port)
-        found = await scraper.routers({"router": "127.0.0.1"})
-        await scraper.close()
-    assert found == {"router": RouterStatus("abc", {"a": Counts(9, failed=2)})}
 
 
 @asynchronous
@@ -136,55 +138,61 @@ async def test_an_address_answers_or_does_not() -> None:
     assert found == [True, False, False, False]
 
 
-@pytest.mark.parametrize("version", ["v1", 'a"b', "a\\", 'x",code="500', "{}", "é", "line\nbreak", "a\u2028b\rc"])
-def test_label_values_cannot_imitate_a_code(version: str) -> None:
-    assert parse_counts(page({"200": 3}, version)) == Counts(3, 0, 0)
-
-
-@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1.0", "1e400", "x", "", "0.5"])
-def test_a_value_that_is_not_a_count_invalidates_the_response(value: str) -> None:
-    good = b'mlmodel_requests_total{code="200"} 5.0\n'
-    assert parse_counts(good) == Counts(5, 0, 0)
-    assert parse_counts(good + f'mlmodel_requests_total{{code="500"}} {value}\n'.encode()) is None
-
-
-@pytest.mark.parametrize(
-    "line", ['{version="1"} 1', '{code="2xx"} 1', '{code="700"} 1', '{code="200" 1', "{} 1", '{code="200"}1']
-)
-def test_a_line_without_a_valid_code_invalidates_the_response(line: str) -> None:
-    assert parse_counts(f"mlmodel_requests_total{line}\n".encode()) is None
-
-
-def test_large_counts_and_timestamps_are_read_and_other_metrics_are_not() -> None:
-    text = (
-        'mlmodel_requests_total{code="200"} 1.2e+06 1700000000000\n'
-        'mlmodel_requests_total_other{code="500"} 7\n'
-        'x_mlmodel_requests_total{code="500"} 7\n'
-    )
-    assert parse_counts(text.encode()) == Counts(1_200_000, 0, 0)
-
-
-@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 5000])
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 3000, b"[]", b"null", b"{}"])
 def test_garbage_is_not_a_response(body: bytes) -> None:
-    assert parse_counts(body) is None
     assert parse_router_status(body) is None
 
 
+def test_a_page_above_4_kib_is_not_read() -> None:
+    assert parse_router_status(page() + b" " * (4096 - len(page()))) == STATUS
+    assert parse_router_status(page() + b" " * (4097 - len(page()))) is None
+
+
+@pytest.mark.parametrize("field", GOOD)
+def test_a_page_without_one_of_its_fields_is_not_valid(field: str) -> None:
+    assert parse_router_status(json.dumps({key: value for key, value in GOOD.items() if key != field}).encode()) is None
+
+
+def side(**changes: object) -> dict[str, object]:
+    """Return the counts of one weight."""
+    return {
+        "candidate": {"requests": 9, "failed": 2, "shared": 1, **changes},
+        "stable": {"requests": 9, "failed": 0},
+    }
+
+
 @pytest.mark.parametrize(
-    "body",
+    "changes",
     [
-        "[]",
-        "null",
-        '{"id": "x"}',
-        '{"id": 5, "slots": {}}',
-        '{"id": "x", "slots": []}',
-        '{"id": "x", "slots": {"a": 5}}',
-        '{"id": "x", "slots": {"a": {"requests": 1, "fallbacks": 0}}}',
-        '{"id": "x", "slots": {"a": {"requests": -1, "failed": 0, "fallbacks": 0}}}',
-        '{"id": "x", "slots": {"a": {"requests": 1.5, "failed": 0, "fallbacks": 0}}}',
-        '{"id": "x", "slots": {"a": {"requests": true, "failed": 0, "fallbacks": 0}}}',
-        '{"id": "x", "slots": {"a": {"requests": 1e999, "failed": 0, "fallbacks": 0}}}',
+        {"boot": "x"},
+        {"boot": 7},
+        {"id": 5},
+        {"candidate": None},
+        {"stable_ms": -1},
+        {"stable_ms": 1.5},
+        {"weights": []},
+        {"weights": {"0": side()}},
+        {"weights": {"101": side()}},
+        {"weights": {"05": side()}},
+        {"weights": {"x": side()}},
+        {"weights": {"5": 5}},
+        {"weights": {"5": {"candidate": {"requests": 1, "failed": 0, "shared": 0}}}},
+        {"weights": {"5": side(requests=-1)}},
+        {"weights": {"5": side(requests=1.5)}},
+        {"weights": {"5": side(requests=True)}},
+        {"weights": {"5": side(requests=1e999)}},
+        {"weights": {"5": side(requests=2**60)}},
+        {"weights": {"5": side(failed=10)}},
+        {"weights": {"5": side(shared=3)}},
+        {"uncounted": {"large": 1}},
+        {"uncounted": {**GOOD["uncounted"], "other": "1"}},  # type: ignore[dict-item]
     ],
 )
-def test_a_router_status_that_is_not_valid_is_none(body: str) -> None:
-    assert parse_router_status(body.encode()) is None
+def test_a_router_status_that_is_not_valid_is_none(changes: dict[str, object]) -> None:
+    assert parse_router_status(page(**changes)) is None
+
+
+def test_the_counts_of_the_other_tests_are_valid() -> None:
+    found = parse_router_status(page(weights={"5": side()}))
+    assert found is not None
+    assert found.weights == {5: Sides(Counts(9, 2, 1), Counts(9))}

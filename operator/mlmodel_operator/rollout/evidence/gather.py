@@ -1,170 +1,186 @@
-"""From cumulative counters of pods and routers to blocks of evidence.
+"""From the routers' cumulative counts to blocks of evidence.
 
-The counters are cumulative and status has the last values read, so nothing is lost while the operator is down or when a
-reading fails: the next block is larger.
+The counts are cumulative and status has the last ones read, so nothing is lost while the operator is down or when a
+reading fails: the next block is larger. Only routers that follow the present candidate are read; each counts by the
+weight under which it drew, so a router with older routes counts too.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
-from mlmodel_operator.api.evidence import Counts, Evidence, Sides
-from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Recent, Sides
+from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.evidence import difference, errors
 from mlmodel_operator.rollout.observed import Observed, Pod, Router
 
-Read = TypeVar("Read", Counts, Sides)
+GONE_SECONDS = 3.0
+"""Time after a pod has gone in which its Service may still send requests to its address."""
+TERMINATING_SECONDS = 60.0
+"""Time in which failures of a terminating pod do not count: it drains for up to 35 s. A pod on a dead node may
+terminate for hours; its Service has long dropped it."""
+RECENT_SECONDS, _RECENT_REQUESTS = 15.0, 50
+"""Shortest part of ``Recent``, in seconds and in requests of stable."""
+
+
+_MOST_CURSORS = 200
+"""A router that is not ready keeps its cursor: if it comes back, its requests must not count twice."""
 
 
 @dataclass(frozen=True)
-class Side:
-    """A revision, and the router slot that points to it."""
+class _Block:
+    """What the routers counted since the last reading."""
 
-    revision: str
-    slot: Slot
+    weights: Mapping[int, Sides]
+    uncounted: Mapping[str, int]
 
 
-def fresh_evidence(model: MLModel, observed: Observed, status: Status) -> Evidence | None:
+def first_evidence(observed: Observed, candidate: Candidate, now: float) -> Evidence:
+    """Return the evidence of a candidate that gets its first weight: what was counted before is not part of it."""
+    _, cursors = _read(observed.routers, {}, candidate.revision)
+    pods = _watch_pods(observed.revision(candidate.revision).pods, {}, now)
+    return Evidence(state=EvidenceState(routers=cursors, pods=pods, recent=Recent(since=now)))
+
+
+def fresh_evidence(model: MLModel, observed: Observed, status: Status, now: float) -> Evidence | None:
     """Return the evidence in ``status`` plus what was counted since; None unless candidate and stable get requests."""
-    candidate, stable = status.candidate, status.stable
-    if candidate is None or stable is None or candidate.slot is None or candidate.evidence is None:
+    candidate = status.candidate
+    if candidate is None or status.stable is None or candidate.evidence is None:
         return None
-    return gather(
-        candidate.evidence,
-        observed,
-        candidate=Side(candidate.revision, candidate.slot),
-        stable=Side(stable.revision, stable.slot),
-        started_at=candidate.started_at,
-        max_percent=model.spec.rollout.gates.errors.max_percent,
+    max_percent = model.spec.rollout.gates.errors.max_percent
+    return gather(candidate.evidence, observed, candidate, now=now, max_percent=max_percent)
+
+
+def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now: float, max_percent: float) -> Evidence:
+    """Return the evidence after one more reading of all routers."""
+    state = evidence.state
+    block, cursors = _read(observed.routers, state.routers, candidate.revision)
+    pods = _watch_pods(observed.revision(candidate.revision).pods, state.pods, now)
+    has_gone = bool(state.pods.keys() - pods.keys())
+    dropped_until = now + GONE_SECONDS if has_gone else state.dropped_until
+    state = replace(state, routers=cursors, pods=pods, dropped_until=dropped_until)
+    if has_gone or _is_dropped(evidence.state, pods, last=evidence.at or candidate.since, now=now):
+        return replace(evidence, state=state)
+    return _count(replace(evidence, state=state), block, now=now, max_percent=max_percent)
+
+
+def _count(evidence: Evidence, block: _Block, *, now: float, max_percent: float) -> Evidence:
+    state = evidence.state
+    hard, segments, stable = state.hard, state.segments, evidence.stable
+    recent, stable_before = Counts(), difference.credited_rate(segments)
+    for weight, sides in sorted(block.weights.items()):
+        hard = errors.update_hard(
+            hard, state.blocks, weight, sides, max_percent=max_percent, stable_before=stable_before
+        )
+        segments = difference.add(segments, weight, sides)
+        stable += sides.stable
+        recent += errors.stable_counts(weight, sides)
+    state = replace(
+        state,
+        hard=hard,
+        blocks=state.blocks + 1 if block.weights else state.blocks,
+        segments=segments,
+        recent=_recent(state.recent, recent, now),
+        uncounted={
+            kind: state.uncounted.get(kind, 0) + block.uncounted.get(kind, 0)
+            for kind in sorted(state.uncounted.keys() | block.uncounted.keys())
+        },
     )
-
-
-def gather(
-    evidence: Evidence, observed: Observed, *, candidate: Side, stable: Side, started_at: float, max_percent: float
-) -> Evidence:
-    """Return the evidence after one more reading of all counters; ``started_at`` is the start of the rollout."""
-    # Kubernetes gives creation times in whole seconds: a pod of the second in which the rollout started belongs to it.
-    started_at = math.floor(started_at)
-    state, before = evidence.state, Sides(evidence.candidate, evidence.stable)
-    candidate_pods = observed.revision(candidate.revision).pods
-    stable_pods = observed.revision(stable.revision).pods
-    of_candidate, candidate_read = _read_pods(candidate_pods, state.pods, started_at)
-    of_stable, stable_read = _read_pods(stable_pods, state.pods, started_at)
-    of_routers, routers_read = _read_routers(observed.routers, state.routers, candidate.slot, stable.slot, started_at)
-    counted, routed = state.counted + of_candidate, state.routed + of_routers
-
-    excused = state.excused
-    if _is_replaced(candidate_pods, state.pods):
-        excused = max(excused, routed.candidate.failed - max(before.candidate.failed, counted.failed))
-    is_complete = all(pod.counts is not None for pod in candidate_pods)
-    total = Sides(
-        _combined(counted, routed.candidate, before.candidate.failed, excused, is_complete=is_complete),
-        before.stable + of_stable,
-    )
-    ledger = errors.update(state.ledger, total - before, max_percent=max_percent, stable_before=before.stable)
-    verdict = errors.judge(ledger, total.candidate, total.stable, max_percent=max_percent)
+    candidate = sum((sides.candidate for sides in block.weights.values()), evidence.candidate)
+    counted = replace(evidence, candidate=candidate, stable=stable, state=state)
+    verdict = errors.judge(counted, max_percent=max_percent)
     return replace(
-        evidence,
-        candidate=total.candidate,
-        stable=total.stable,
+        counted,
         against=round(min(verdict.against, 1e9), 3),
-        certified_percent=errors.certified_percent(total.candidate),
-        state=replace(
-            state,
-            ledger=errors.round_ledger(ledger),
-            counted=counted,
-            excused=excused,
-            routed=routed,
-            pods=candidate_read | stable_read,
-            routers=routers_read,
-        ),
     )
 
 
-def _combined(counted: Counts, routed: Counts, failed_before: int, excused: int, *, is_complete: bool) -> Counts:
-    """Return the candidate's requests from the counts of its pods and those of the routers.
-
-    Only the routers count a request that no running pod answered. Failures that the pods counted are in both counts,
-    and either may be read first: the larger total is the number of failures.
-    """
-    uncounted = max(0, routed.failed - excused - counted.failed)
-    unread = routed.requests - counted.requests
-    if 0 < uncounted < unread / 2 and not is_complete:
-        # Most of the requests to the pods that could not be read succeeded: wait until these pods can be read.
-        uncounted = 0
-    failed = max(counted.failed + uncounted, failed_before)
-    # A request that the candidate rejected and stable accepted is a 4xx to its pods and a failure to the routers.
-    rejected = min(failed - counted.failed, counted.rejected)
-    return Counts(counted.requests + failed - counted.failed - rejected, counted.rejected - rejected, failed)
+# ------------------------------------------------------------------------------------------------------------- routers
 
 
-def _since(last: Read | None, now: Read, *, is_older: bool) -> Read:
-    """Return what a counter counted since it was ``last`` read.
-
-    A counter that is older than the rollout includes requests that are not evidence; a newer one does not. A counter
-    that decreased belongs to a new process, which starts from zero.
-    """
-    if last is None:
-        return now - now if is_older else now
-    return now if now.is_reset_since(last) else now - last
-
-
-def _read_pods(
-    pods: tuple[Pod, ...], last: Mapping[str, Counts], started_at: float
-) -> tuple[Counts, dict[str, Counts]]:
-    """Return what these pods counted since ``last``, and their counters to store."""
-    total, read = Counts(), {}
-    for pod in pods:
-        if pod.counts is not None:
-            total += _since(last.get(pod.name), pod.counts, is_older=pod.created < started_at)
-            read[pod.name] = pod.counts
-        elif pod.name in last:
-            read[pod.name] = last[pod.name]
-    return total, read
-
-
-def _read_routers(
-    routers: tuple[Router, ...], last: Mapping[str, Sides], candidate: Slot, stable: Slot, started_at: float
-) -> tuple[Sides, dict[str, Sides]]:
-    """Return what these routers counted since ``last``, and their counters to store."""
-    total, read = Sides(), {}
+def _read(routers: Collection[Router], last: Mapping[str, Cursor], revision: str) -> tuple[_Block, dict[str, Cursor]]:
+    """Return what the routers counted for this candidate since ``last``, and their counts to store."""
+    weights: dict[int, Sides] = {}
+    uncounted: dict[str, int] = {}
+    cursors = dict(last)
     for router in routers:
-        if router.routes:
-            # Without the failures of stable: the tests compare those that its pods counted.
-            now = Sides(router.slots.get(candidate, Counts()), Counts(router.slots.get(stable, Counts()).requests))
-            total += _since(last.get(router.name), now, is_older=router.created < started_at)
-            read[router.name] = now
-        elif router.name in last:
-            read[router.name] = last[router.name]
-    return total, read
+        if not router.boot:
+            continue
+        cursor = last.get(router.name, Cursor())
+        cursor = cursor if cursor.boot == router.boot else Cursor(router.boot)
+        if router.candidate != revision:
+            # It has not followed this candidate yet.
+            cursors[router.name] = cursor if cursor.weights else Cursor(router.boot, {}, dict(router.uncounted))
+            continue
+        for weight, now in router.weights.items():
+            before = cursor.weights.get(str(weight), Sides())
+            block = now if now.is_reset_since(before) else now - before
+            if block != Sides():
+                weights[weight] = weights.get(weight, Sides()) + block
+        for kind, number in router.uncounted.items():
+            new = number - cursor.uncounted.get(kind, 0)
+            uncounted[kind] = uncounted.get(kind, 0) + (new if new >= 0 else number)
+        counts = {str(weight): sides for weight, sides in router.weights.items()}
+        cursors[router.name] = Cursor(router.boot, counts, dict(router.uncounted))
+    if len(cursors) > _MOST_CURSORS:
+        cursors = {router.name: cursors[router.name] for router in routers if router.name in cursors}
+    return _Block(weights, uncounted), cursors
 
 
-def _is_replaced(pods: tuple[Pod, ...], last: Mapping[str, Counts]) -> bool:
-    """Whether a pod terminates or starts, as after an eviction; one that answered and is not ready has failed."""
-
-    def is_new(pod: Pod) -> bool:
-        answered = (pod.counts or last.get(pod.name, Counts())).requests
-        return not pod.ready and not pod.restarts and not answered
-
-    return not pods or any(pod.terminating or is_new(pod) for pod in pods)
+# ---------------------------------------------------------------------------------------------------------------- pods
 
 
-def start_step(evidence: Evidence) -> Evidence:
-    """Return the evidence at the start of a new step."""
-    return replace(evidence, state=replace(evidence.state, routed_before_step=evidence.state.routed))
+def _watch_pods(pods: Iterable[Pod], last: Mapping[str, float], now: float) -> dict[str, float]:
+    """Return the candidate's pods, each with the time until which its termination makes the operator drop readings."""
+    return {
+        pod.name: (last.get(pod.name) or round(now + TERMINATING_SECONDS, 3)) if pod.terminating else 0.0
+        for pod in pods
+    }
 
 
-def observed_percent(evidence: Evidence) -> float | None:
-    """Return the percentage of the requests of this step that the routers sent to the candidate; None without any."""
-    step = evidence.state.routed - evidence.state.routed_before_step
-    total = step.candidate.requests + step.stable.requests
-    return round(100.0 * step.candidate.requests / total, 1) if total > 0 else None
+def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float, now: float) -> bool:
+    """Whether a pod of the candidate was being replaced at some time since the ``last`` reading.
+
+    Its version did not cause the failures of that time. They cannot be separated from the others, so none counts. A
+    container that restarts in place is not a replacement.
+    """
+    return before.dropped_until > last or any(
+        until > last for name, until in (*before.pods.items(), *pods.items()) if until
+    )
 
 
-def step_requests(evidence: Evidence) -> int:
-    """Return the number of requests that the routers sent to the candidate in this step."""
-    return (evidence.state.routed - evidence.state.routed_before_step).candidate.requests
+def must_write(written: Evidence, fresh: Evidence, now: float) -> bool:
+    """Whether to write ``fresh`` at once: what is dropped, and where dropping ends, must not depend on the next
+    reading."""
+    before, after = written.state, fresh.state
+    if before.pods != after.pods or before.dropped_until != after.dropped_until:
+        return True
+    ends = max((before.dropped_until, *before.pods.values()))
+    return written.at is not None and written.at < ends <= now
+
+
+# -------------------------------------------------------------------------------------------------------------- stable
+
+
+def _recent(recent: Recent, block: Counts, now: float) -> Recent:
+    """Return the requests of stable in the last half minute after ``block``."""
+    is_full = now >= recent.since + RECENT_SECONDS and recent.now.requests >= _RECENT_REQUESTS
+    if is_full:
+        return Recent(block, recent.now, now)
+    return replace(recent, now=recent.now + block)
+
+
+# ------------------------------------------------------------------------------------------------------- what is shown
+
+
+def observed_percent(evidence: Evidence, weight: int) -> float | None:
+    """Return the candidate's percentage of the requests that were drawn at the present weight; None without any."""
+    step = difference.at_weight(evidence.state.segments, weight)
+    return round(100.0 * step.candidate.requests / step.requests, 1) if step.requests else None
+
+
+def step_requests(evidence: Evidence, weight: int) -> int:
+    """Return the number of the candidate's counted requests at the present weight."""
+    return difference.at_weight(evidence.state.segments, weight).candidate.requests

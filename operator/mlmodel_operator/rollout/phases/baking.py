@@ -7,22 +7,22 @@ from dataclasses import replace
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
-from mlmodel_operator.rollout import endings, failures
+from mlmodel_operator.rollout import endings, failures, hold
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence.gather import start_step
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.transition import NOT_CONFIRMED, Decision, Stay, Transition
 
 
-def enter(context: Context, candidate: Candidate, notice: Notice) -> Transition:
-    """Give the candidate all requests."""
+def enter(context: Context, candidate: Candidate, notice: Notice, *, unproven: str = "") -> Transition:
+    """Give the candidate all requests; ``unproven`` is the reason for a step without proof."""
     entered = replace(
         candidate,
         phase="Baking",
         weight=100,
         since=Time(context.now),
-        evidence=start_step(context.evidence or Evidence()),
+        evidence=context.evidence or Evidence(),
         observed_percent=None,
+        unproven=unproven or candidate.unproven,
     )
     return Transition(replace(context.status, candidate=entered), (notice,))
 
@@ -31,7 +31,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     """Roll back, wait, or promote after bakeSeconds."""
     failure = failures.with_requests(context, candidate)
     if failure is not None:
-        return endings.roll_back(context, candidate, failure)
+        return hold.roll_back_or_hold(context, candidate, failure)
     if context.now < candidate.since + context.rollout.bake_seconds:
         return Stay(f"{context.stable_label} keeps its pods for {context.rollout.bake_seconds} s")
     if not context.is_confirmed:

@@ -9,10 +9,10 @@ from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
-from mlmodel_operator.rollout import capacity, endings, failures
+from mlmodel_operator.rollout import capacity, endings, failures, hold
 from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
 from mlmodel_operator.rollout.evidence import errors
-from mlmodel_operator.rollout.evidence.gather import start_step, step_requests
+from mlmodel_operator.rollout.evidence.gather import step_requests
 from mlmodel_operator.rollout.phases import baking
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
@@ -24,7 +24,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     """Roll back, wait, or take the next step."""
     failure = failures.with_requests(context, candidate)
     if failure is not None:
-        return endings.roll_back(context, candidate, failure)
+        return hold.roll_back_or_hold(context, candidate, failure)
     if context.rollout.paused:
         return Stay(PAUSED)
     if not context.is_confirmed:
@@ -33,12 +33,12 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         return _take_over(context, candidate)
     evidence = context.evidence or Evidence()
     step = step_at(context.rollout.steps, candidate.weight)
-    target = next_target(context.rollout, candidate.weight, evidence)
+    target = next_target(context.rollout, candidate.weight)
     if context.now - candidate.since < step.min_seconds:
         return Stay(f"this step lasts at least {step.min_seconds} s")
-    if not errors.is_certified(evidence.candidate, target.limit):
+    if not errors.is_certified(evidence.state.segments, target.limit):
         return _without_proof(context, candidate, target, evidence)
-    if step_requests(evidence) < step.min_requests:
+    if step_requests(evidence, candidate.weight) < step.min_requests:
         return _without_proof(context, candidate, target, evidence, f"this step requires {step.min_requests} requests")
     return _next_step(context, candidate, target, evidence)
 
@@ -58,7 +58,7 @@ def _without_proof(
             failure = Failure(Reason.NO_EVIDENCE, f"{no_verdict} ({errors.figures(evidence.candidate)})")
             return endings.roll_back(context, candidate, failure)
         case "Promote":
-            return _next_step(context, candidate, target, evidence)
+            return _next_step(context, replace(candidate, unproven=Reason.NO_EVIDENCE), target, evidence)
         case other:
             assert_never(other)
 
@@ -70,8 +70,8 @@ def _next_step(context: Context, candidate: Candidate, target: Target, evidence:
         notice = Notice(
             "Normal",
             Reason.PROMOTING,
-            f"{candidate.version} has passed all steps: {errors.figures(evidence.candidate)}. Next: 100 % with all"
-            f" pods ready ({context.ready(candidate)} of {context.full_capacity})",
+            f"{candidate.version} {endings.how_passed(candidate)}: {errors.figures(evidence.candidate)}. Next: 100 %"
+            f" with all pods ready ({context.ready(candidate)} of {context.full_capacity})",
         )
         return Transition(replace(context.status, candidate=promoting), (notice,))
     required = capacity.for_weight(target.weight, context.full_capacity)
@@ -83,7 +83,7 @@ def _next_step(context: Context, candidate: Candidate, target: Target, evidence:
         since=Time(context.now),
         step=number(context.rollout.steps, target.weight),
         steps=len(context.rollout.steps),
-        evidence=start_step(evidence),
+        evidence=evidence,
         observed_percent=None,
     )
     return Transition(replace(context.status, candidate=stepped), (step_notice(context, stepped),))
@@ -97,15 +97,16 @@ def _take_over(context: Context, candidate: Candidate) -> Transition:
         f"{candidate.version} gets all requests: {context.stable_label} has had no ready pod for"
         f" {STABLE_DOWN_SECONDS:g} s",
     )
-    return baking.enter(context, candidate, notice)
+    return baking.enter(context, candidate, notice, unproven=Reason.STABLE_DOWN)
 
 
 def step_notice(context: Context, candidate: Candidate) -> Notice:
     """Return the Event about the candidate's weight, and what the next step requires."""
-    target = next_target(context.rollout, candidate.weight, candidate.evidence or Evidence())
+    target = next_target(context.rollout, candidate.weight)
     return Notice(
         "Normal",
         Reason.CANARY_STEP,
         f"{candidate.version} gets {candidate.weight} % of the requests, {context.stable_label} the rest. Next:"
-        f" {target.weight} % once {candidate.version} is proven to fail less than {100 * target.limit:.2g} %",
+        f" {target.weight} % once {candidate.version} is proven to fail at most {100 * target.limit:.2g} percentage"
+        f" points more than {context.stable_label}",
     )

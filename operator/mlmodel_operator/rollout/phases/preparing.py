@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Slot, Status
-from mlmodel_operator.rollout import capacity, endings, failures
+from mlmodel_operator.rollout import capacity, failures, hold
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence.gather import fresh_evidence
+from mlmodel_operator.rollout.evidence.gather import first_evidence
 from mlmodel_operator.rollout.phases import canary
 from mlmodel_operator.rollout.pod_failures import why_not_ready
 from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
@@ -17,12 +16,14 @@ from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision,
 
 def advance(context: Context, candidate: Candidate) -> Decision:
     """Start the first step as soon as enough pods are ready for it and the routers have confirmed the routes."""
-    slot = _free_slot(context.status)
+    slot = candidate.slot or _free_slot(context.status)
     if context.status.stable is None:
         return _first_revision(context, candidate, slot)
     failure = failures.before_requests(context, candidate)
     if failure is not None:
-        return endings.roll_back(context, candidate, failure)
+        return hold.roll_back_or_hold(context, candidate, failure)
+    if hold.is_waiting(context, candidate):
+        return hold.waiting(context, candidate)
     state = context.observed.revision(candidate.revision)
     first = context.rollout.steps[0].weight
     if state.ready < capacity.for_weight(first, context.full_capacity):
@@ -35,12 +36,19 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         return Stay("the pods are ready; the Service of the revision has no address yet")
     if not context.is_confirmed:
         return Stay(f"the pods are ready; {NOT_CONFIRMED}")
+    stable_ms = hold.slowest_stable(context)
     entered = replace(
-        candidate, phase="Canary", slot=slot, weight=first, since=Time(context.now), step=1, evidence=Evidence()
+        candidate,
+        phase="Canary",
+        slot=slot,
+        weight=first,
+        since=Time(context.now),
+        step=1,
+        attempt_limit_ms=_attempt_limit_ms(context, stable_ms),
+        stable_ms=stable_ms,
+        # The routers are read before the first request, so that earlier requests do not count as evidence.
+        evidence=first_evidence(context.observed, candidate, context.now),
     )
-    # Every counter is read before the first request, so that earlier requests do not count as evidence.
-    evidence = fresh_evidence(context.model, context.observed, replace(context.status, candidate=entered))
-    entered = replace(entered, evidence=evidence)
     return Transition(replace(context.status, candidate=entered), (canary.step_notice(context, entered),))
 
 
@@ -51,6 +59,15 @@ def _first_revision(context: Context, candidate: Candidate, slot: Slot | None) -
         return Stay(why_not_ready(state.pods, context.obstacle))
     routed = replace(candidate, phase="Promoting", slot=slot, weight=100)
     return Transition(replace(context.status, candidate=routed))
+
+
+def _attempt_limit_ms(context: Context, stable_ms: int) -> int:
+    """Return the time in milliseconds that the candidate has for a request: what stable needs, with a margin.
+
+    A candidate that hangs then costs its users little; all of the timeout if it is unknown what stable needs.
+    """
+    timeout = 1000 * context.model.spec.traffic.timeout_seconds
+    return min(timeout, 1000 + 3 * stable_ms) if stable_ms else timeout
 
 
 def _free_slot(status: Status) -> Slot | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate
-from mlmodel_operator.rollout import endings, failures
+from mlmodel_operator.rollout import endings, failures, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.phases import baking
 from mlmodel_operator.rollout.plan import Notice
@@ -19,7 +19,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         return _first_revision(context, candidate)
     failure = failures.with_requests(context, candidate)
     if failure is not None:
-        return endings.roll_back(context, candidate, failure)
+        return hold.roll_back_or_hold(context, candidate, failure)
     if context.rollout.paused:
         return Stay(PAUSED)
     if not context.is_confirmed:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmodel_operator.api.codec import DecodeError, decode, encode
-from mlmodel_operator.api.evidence import Counts, Evidence, EvidenceState, Ledger, Sides
+from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Recent, Segment, Sides
 
 NUMBERS = st.builds(Counts, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
 BOTH = st.builds(Sides, NUMBERS, NUMBERS)
@@ -19,7 +19,7 @@ def test_subtraction_is_the_inverse_of_addition(left: Counts, right: Counts) -> 
     assert left + Counts() == left
     assert not (left + right).is_reset_since(left)
     assert left.is_reset_since(right) == (
-        left.requests < right.requests or left.rejected < right.rejected or left.failed < right.failed
+        left.requests < right.requests or left.failed < right.failed or left.shared < right.shared
     )
 
 
@@ -34,19 +34,22 @@ def test_both_sides_are_counted_alike(left: Sides, right: Sides) -> None:
 
 
 def test_rates_are_shares_of_the_requests() -> None:
-    counts = Counts(200, rejected=30, failed=10)
-    assert (counts.errors, counts.error_rate, counts.failure_rate) == (40, 0.2, 0.05)
-    assert (Counts().error_rate, Counts().failure_rate) == (0.0, 0.0)
+    counts = Counts(200, failed=10, shared=4)
+    assert (counts.own, counts.failure_rate, Counts().failure_rate) == (6, 0.05, 0.0)
+    both = Sides(counts, Counts(200, failed=2))
+    assert (both.requests, both.failure_rate, Sides().failure_rate) == (400, 0.03, 0.0)
 
 
 def test_the_state_is_one_string_on_the_wire_and_comes_back_whole() -> None:
     state = EvidenceState(
-        ledger=Ledger((0.25, -1.5), (3.0,)),
-        counted=Counts(5, 1, 1),
-        routed=Sides(Counts(5, failed=1), Counts(95)),
-        excused=2,
-        pods={"a-1": Counts(5, 1, 1)},
-        routers={"r": Sides(Counts(5, failed=1), Counts(95))},
+        hard=(0.25, -1.5),
+        blocks=3,
+        segments=(Segment(5, 0.005, Sides(Counts(5, 1, 1), Counts(95, 2)), 1),),
+        recent=Recent(Counts(95, 2), Counts(90, 1), 1.5),
+        uncounted={"large": 3},
+        pods={"a-1": 0.0},
+        routers={"r": Cursor("00", {"5": Sides(Counts(5, 1, 1), Counts(95, 2))}, {"large": 3})},
+        dropped_until=2.5,
     )
     sent = encode(Evidence(state=state))
     assert isinstance(sent["state"], str)
@@ -55,12 +58,12 @@ def test_the_state_is_one_string_on_the_wire_and_comes_back_whole() -> None:
 
 
 def test_equal_states_are_the_same_string() -> None:
-    pods = {"a": Counts(1), "b": Counts(2)}
+    pods = {"a": 1.0, "b": 2.0}
     other = dict(reversed(pods.items()))
     assert encode(Evidence(state=EvidenceState(pods=pods))) == encode(Evidence(state=EvidenceState(pods=other)))
 
 
-@pytest.mark.parametrize("state", ["{", 5, {"counted": {}}])
+@pytest.mark.parametrize("state", ["{", 5, {"hard": []}])
 def test_a_state_that_is_not_a_json_string_is_named(state: object) -> None:
     with pytest.raises(DecodeError, match=r"evidence\.state must be a JSON string"):
         decode(Evidence, {"state": state}, "evidence")

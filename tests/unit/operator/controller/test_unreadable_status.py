@@ -46,7 +46,19 @@ async def test_an_unreadable_status_changes_nothing_and_is_reported_once(status:
 
 
 @pytest.mark.parametrize(
-    "state", ["", "{", "[]", "null", "7", '{"ledger": {"absolute": [NaN]}}', '{"pods": 3}', "[" * 5000]
+    "state",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        '{"hard": [NaN]}',
+        '{"pods": 3}',
+        '{"segments": [{"weight": 0, "rate": 0.1}]}',
+        '{"segments": [{"weight": 5, "rate": 0}]}',
+        "[" * 5000,
+    ],
 )
 @asynchronous
 async def test_only_the_tests_restart_when_their_state_is_unreadable(state: str) -> None:

@@ -18,8 +18,8 @@ from mlmodel_operator.names import (
     FIELD_MANAGER,
     MODEL_LABEL,
     OPERATOR,
+    REVISION_LABEL,
     ROUTER_STATUS_PORT,
-    SERVER_PORT,
     SERVICE_PORT,
 )
 from mlmodel_operator.process import CHILD_SELECTOR, CHILDREN
@@ -56,21 +56,14 @@ class PodHttp(Scraper):
 
     def __init__(self, world: World) -> None:
         # No session is opened: the methods of the parent class require only the ports.
-        self._server_port, self._router_port, self._service_port = SERVER_PORT, ROUTER_STATUS_PORT, SERVICE_PORT
+        self._router_port, self._service_port = ROUTER_STATUS_PORT, SERVICE_PORT
         self._world = world
         self.requests: list[tuple[str, int]] = []
 
     async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         self.requests.append((address, port))
-        if port == self._server_port:
-            answered = self._world.answered[address]
-            return f'# TYPE mlmodel_requests_total counter\nmlmodel_requests_total{{code="200"}} {answered}\n'.encode()
         if port == self._router_port:
-            slots = {
-                slot: {"requests": self._world.routed[slot], "failed": 0, "fallbacks": 0}
-                for slot in self._world.slots()
-            }
-            return json.dumps({"id": self._world.routes_id(), "slots": slots}).encode()
+            return json.dumps(self._world.page()).encode()
         return b"" if self._world.reachable else None
 
 
@@ -86,8 +79,8 @@ class World:
         """Whether the model's Service answers."""
         self.waiting: dict[str, Body] = {}
         """Deployments whose new pods do not become ready, with the status of such a pod."""
-        self.answered: Counter[str] = Counter()  # by the pod's IP
-        self.routed: Counter[str] = Counter()  # by slot
+        self.routed: dict[int, Counter[str]] = {}  # by weight and side
+        self._candidate = ""
         self._addresses = count(10)
         self.restart()
 
@@ -247,28 +240,47 @@ class World:
         """Return the identity of the routes in the cluster, which every router follows."""
         return next((line[1] for line in self._routes() if line[0] == "id"), "none")
 
-    def slots(self) -> list[str]:
-        """Return the slots with an address."""
-        return [line[1] for line in self._routes() if line[0] == "slot"]
+    def page(self) -> Body:
+        """Return the status page of the router."""
+        candidate = self._follow()
+        weights = {
+            str(weight): {
+                "candidate": {"requests": sides["candidate"], "failed": 0, "shared": 0},
+                "stable": {"requests": sides["stable"], "failed": 0},
+            }
+            for weight, sides in self.routed.items()
+        }
+        return {
+            "boot": f"{1:016x}",
+            "id": self.routes_id(),
+            "candidate": candidate,
+            "stable_ms": 12,
+            "weights": weights,
+            "uncounted": {"large": 0, "chosen": 0, "crowd": 0, "other": 0},
+        }
+
+    def _follow(self) -> str:
+        """Return the revision of the candidate in the routes; counts of another one are reset."""
+        slots = {line[1]: line[2] for line in self._routes() if line[0] == "slot"}
+        slot = next((line[1] for line in self._routes() if line[0] == "candidate"), None)
+        services = [body for key, body in self.api.objects.items() if key[0] == SERVICES]
+        found = next((body for body in services if slot and _ip(body) == slots[slot]), None)
+        candidate = str(found["metadata"]["labels"][REVISION_LABEL]) if found else ""
+        if candidate != self._candidate:
+            self._candidate, self.routed = candidate, {}
+        return candidate
 
     def weight(self) -> int:
         """Return the weight of the candidate in the routes."""
         return next((int(line[2]) for line in self._routes() if line[0] == "candidate"), 0)
 
     def _send(self, requests: int) -> None:
-        """Send requests; a pod of the slot that the routes select answers each."""
+        """Send requests: the router draws who answers each."""
         if not requests:
             return
-        slots = {line[1]: line[2] for line in self._routes() if line[0] == "slot"}
-        roles = {line[0]: line[1] for line in self._routes() if line[0] in ("stable", "candidate")}
-        shares = {"candidate": requests * self.weight() // 100}
-        shares["stable"] = requests - shares["candidate"]
-        for role, slot in roles.items():
-            self.routed[slot] += shares[role]
-            (name,) = [
-                key[2] for key, body in self.api.objects.items() if key[0] == SERVICES and _ip(body) == slots[slot]
-            ]
-            self.answered[self.api.objects[PODS, KEY[0], f"{name}-pod-0"]["status"]["podIP"]] += shares[role]
+        if self._follow() and self.weight():
+            drawn = requests * self.weight() // 100
+            self.routed.setdefault(self.weight(), Counter()).update(candidate=drawn, stable=requests - drawn)
 
 
 def _ip(service: Body) -> str:

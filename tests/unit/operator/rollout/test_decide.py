@@ -269,9 +269,9 @@ def test_a_request_that_only_the_candidate_rejects_is_a_failure_that_no_user_see
     world.run(lambda w: bool(w.status.rejected), limit=120)
     assert world.status.rejected[0].reason == "ErrorRate"
     assert world.user_errors == 0
-    counts = re.match(r"(\d+) of (\d+) requests failed \((\d+) were rejected", world.status.rejected[0].message)
+    counts = re.match(r"(\d+) of (\d+) requests failed; at most 1 % may fail", world.status.rejected[0].message)
     assert counts
-    assert counts[1] == counts[2] == counts[3], "each request counts once"
+    assert counts[1] == counts[2], "each request counts once"
 
 
 def test_requests_that_no_version_accepts_do_not_count_against_the_candidate() -> None:
@@ -402,7 +402,6 @@ def test_every_request_of_the_rollout_counts_and_none_from_before() -> None:
     evidence = world.status.candidate.evidence
     assert evidence is not None
     assert evidence.candidate.requests == world.answered["v2"]
-    assert evidence.state.counted.requests == world.answered["v2"]
     during = world.answered["v1"] - before["v1"]
     assert during - 600 <= evidence.stable.requests <= during
     assert abs((world.status.candidate.observed_percent or 0) - 10) < 1.5
@@ -442,7 +441,7 @@ def test_the_only_version_that_answers_keeps_its_requests() -> None:
     assert not world.status.rejected
     assert world.user_errors - before < 0.1 * 100 * world.requests_per_second
     world.behaviours["v1"] = Behaviour()
-    world.run(lambda w: bool(w.status.rejected), limit=20)
+    world.run(lambda w: bool(w.status.rejected), limit=300)  # after a hold: v1 has just been down
 
 
 def test_a_third_version_is_compared_with_the_version_that_answers() -> None:
@@ -464,7 +463,7 @@ def test_a_candidate_that_promotes_gets_all_requests_when_stable_is_down() -> No
     world.tick()
     late = world.revisions[identity("v2")].pods
     for pod in list(late)[1:]:
-        late[pod] = (world.now + 10_000, late[pod][1])  # never scheduled
+        late[pod] = world.now + 10_000  # never scheduled
     world.run(lambda w: w.status.phase == "Baking", limit=60)
 
 
@@ -492,7 +491,7 @@ def test_an_incident_of_both_versions_rejects_neither() -> None:
         world.tick()
     assert not world.status.rejected
     world.behaviours |= {"v1": Behaviour(), "v2": Behaviour(error_rate=0.5)}
-    world.run(lambda w: bool(w.status.rejected), limit=20)
+    world.run(lambda w: bool(w.status.rejected), limit=60)  # after a hold: v1 has just failed half of its requests
 
 
 def test_promotion_without_evidence_creates_the_pods_for_the_weight() -> None:
@@ -566,7 +565,7 @@ def test_ready_says_what_a_rollout_waits_for() -> None:
     world.run(lambda w: "this step" not in ready_condition(w)[2], limit=30)
     assert re.fullmatch(
         r"v2 gets 5 % of the requests, v1 the rest\. 0 of \d+ requests to v2 failed\."
-        r" Next: 100 % after about \d+ more requests without a failure",
+        r" Next: 100 % in about 1 h at the present traffic",
         ready_condition(world)[2],
     )
     world.change(spec("v2", rollout=Rollout(steps=steps(5), bake_seconds=5, paused=True)))

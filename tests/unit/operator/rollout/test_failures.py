@@ -48,8 +48,8 @@ def test_pods_that_fail_come_before_the_statistics_and_these_before_the_deadline
     assert reason(failures.with_requests(current, candidate)) == Reason.ERROR_RATE
     assert reason(failures.with_requests(current, late)) == Reason.ERROR_RATE
     assert reason(failures.lost_all_pods(current, late)) == Reason.NOT_READY
-    name, counts = next((pod.name, pod.counts) for pod in current.observed.revision(identity("v2")).pods)
-    crashed = context(world, Pod(name, world.now, exit_reason="OOMKilled", counts=counts))
+    (pod,) = current.observed.revision(identity("v2")).pods
+    crashed = context(world, Pod(pod.name, world.now, exit_reason="OOMKilled"))
     assert reason(failures.failed_too_often(crashed, candidate)) == Reason.ERROR_RATE
     assert reason(failures.with_requests(crashed, late)) == Reason.OUT_OF_MEMORY
 

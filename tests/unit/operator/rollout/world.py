@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any
 
 from mlmodel_operator.api.codec import decode, encode
-from mlmodel_operator.api.evidence import Counts, EvidenceState
+from mlmodel_operator.api.evidence import Counts, Sides
 from mlmodel_operator.api.revision import desired_revision
-from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_pods, needs_routers
+from mlmodel_operator.rollout.needs import needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.routes import Routes, routes_for
@@ -51,6 +51,8 @@ class Behaviour:
     error_rate: float = 0.0
     client_error_rate: float = 0.0
     """Fraction of the valid requests that this version rejects."""
+    slow_rate: float = 0.0
+    """Fraction of the requests that take longer than the limit of an attempt; users wait for stable."""
     never_ready: bool = False
     broken: dict[str, object] = field(default_factory=dict)
     """Fields of Pod of a failure, such as ``{"exit_code": 3}``."""
@@ -60,7 +62,22 @@ class Behaviour:
 class _Revision:
     version: str
     replicas: int
-    pods: dict[str, tuple[float, Counts]] = field(default_factory=dict)
+    pods: dict[str, float] = field(default_factory=dict)
+    """Time of creation of each pod."""
+    ghosts: dict[str, float] = field(default_factory=dict)
+    """Pods that do not exist any more, with the time until which the Service sends requests to them."""
+    restarts: int = 0
+    """Restarts of each of its containers."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Requests to one revision: those that some version accepts, those that the router counts as failed, and those that
+    got no prediction."""
+
+    valid: int
+    failed: int
+    lost: int
 
 
 @dataclass
@@ -73,6 +90,10 @@ class World:
     requests_per_second: int = 50
     invalid_rate: float = 0.0
     """Fraction of the requests that every version rejects."""
+    poison_rate: float = 0.0
+    """Fraction of the requests that every version fails."""
+    stable_ms: int = 12
+    """Average response time of stable that the router reports."""
     now: float = 1_800_000_000.7
     generation: int = 1
     status: Status = field(default_factory=Status)
@@ -80,7 +101,18 @@ class World:
     followed: Routes | None = None
     revisions: dict[str, _Revision] = field(default_factory=dict)
     router: str = "router-1"
-    slots: dict[Slot, Counts] = field(default_factory=lambda: {"a": Counts(), "b": Counts()})
+    boot: str = f"{1:016x}"
+    """Identity of the router's process."""
+    counted: str = ""
+    """Revision that ``weights`` is about."""
+    weights: dict[int, Sides] = field(default_factory=dict)
+    """Counts of the router by weight."""
+    uncounted: dict[str, int] = field(default_factory=dict)
+    """Predictions that cannot count, by kind."""
+    draws: list[bool] = field(default_factory=list)
+    """The rest of the router's present block of draws: whether the candidate gets the request."""
+    drawn_at: int = 0
+    """Weight of that block."""
     notices: list[Notice] = field(default_factory=list)
     status_writes: int = 0
     answered: dict[str, int] = field(default_factory=dict)
@@ -104,25 +136,45 @@ class World:
 
     def observed(self) -> Observed:
         """Return what the operator observes."""
-        states = {}
-        for name, revision in self.revisions.items():
-            pods = []
-            behaviour = self.behaviour(revision.version)
-            for pod, (created, counts) in revision.pods.items():
-                ready = (
-                    not behaviour.never_ready
-                    and not behaviour.broken
-                    and self.now >= created + behaviour.seconds_to_ready
-                )
-                # As from the API server and the scraper: whole seconds, and counters only if a decision requires them.
-                read = counts if needs_pods(self.status) else None
-                observed = Pod(pod, math.floor(created), ready=ready, counts=read)
-                pods.append(replace(observed, **behaviour.broken))  # type: ignore[arg-type]
-            states[name] = RevisionState(tuple(pods), _address(name), revision.replicas)
+        states = {
+            # As from the API server: whole seconds.
+            name: RevisionState(
+                tuple(replace(pod, created=math.floor(pod.created)) for pod in self.observed_pods(name)),
+                _address(name),
+                revision.replicas,
+            )
+            for name, revision in self.revisions.items()
+        }
         if not needs_routers(self.status, Observed(states)):
-            return Observed(states, (Router(self.router, 0.0),))
-        router = Router(self.router, 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
+            return Observed(states, (Router(self.router),))
+        routes = self.followed
+        router = Router(
+            self.router,
+            routes.id() if routes else "none",
+            self.boot,
+            self._candidate(),
+            self.stable_ms,
+            dict(self.weights) if self._candidate() == self.counted else {},
+            dict(self.uncounted),
+        )
         return Observed(states, (router,))
+
+    def _candidate(self) -> str:
+        """Return the revision of the candidate in the routes that the router follows; empty without one."""
+        routes = self.followed
+        if routes is None or routes.candidate is None:
+            return ""
+        return next((name for name in self.revisions if routes.addresses[routes.candidate] == _address(name)), "")
+
+    def restart_router(self) -> None:
+        """Start a new process in the router's pod, which counts from zero."""
+        self.boot, self.weights, self.uncounted = f"{int(self.boot, 16) + 1:016x}", {}, {}
+
+    def kill(self, version: str) -> None:
+        """Delete all pods of a version by force: its Service sends requests to them for two more seconds."""
+        revision = self.revisions[identity(version)]
+        revision.ghosts |= dict.fromkeys(revision.pods, self.now + 2.0)
+        revision.pods.clear()
 
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
@@ -179,7 +231,7 @@ class World:
         revision.replicas = pods
         while len(revision.pods) < pods:
             self.serial += 1
-            revision.pods[f"{name}-{self.serial}"] = (self.now, Counts())
+            revision.pods[f"{name}-{self.serial}"] = self.now
         for extra in list(revision.pods)[pods:]:
             del revision.pods[extra]
 
@@ -194,57 +246,72 @@ class World:
         routes = self.followed
         if routes is None or routes.stable is None:
             return
-        weight = routes.weight if routes.candidate is not None else 0
-        invalid = sum(self.rng.random() < self.invalid_rate for _ in range(number)) if self.invalid_rate else 0
-        valid = number - invalid
-        sent = sum(self.rng.random() * 100 < weight for _ in range(valid))
-        sent_invalid = sum(self.rng.random() * 100 < weight for _ in range(invalid))
-        retried = self._send(routes, routes.candidate, sent, sent_invalid) if routes.candidate is not None else 0
-        self._count(routes.candidate, sent + sent_invalid, retried)
-        failed = self._send(routes, routes.stable, valid - sent, invalid - sent_invalid)
-        self._count(routes.stable, number - sent - sent_invalid, failed)
-        self.user_errors += failed + self._send(routes, routes.stable, retried, sent_invalid)
+        stable = next((name for name in self.revisions if routes.addresses[routes.stable] == _address(name)), "")
+        candidate, weight = self._candidate(), routes.weight
+        if candidate != self.counted:
+            self.counted, self.weights = candidate, {}
+        drawn = self._draw(weight, number) if candidate else 0
+        own = self._send(candidate, drawn, is_candidate=True)
+        others = self._send(stable, number - drawn)
+        poison = self._poisoned(own.valid)
+        failed = min(own.valid, poison + own.failed)
+        retried = self._send(stable, failed - poison, is_retry=True)
+        poison_of_stable = self._poisoned(others.valid)
+        self.user_errors += poison + poison_of_stable + others.lost + retried.lost
+        if candidate and weight:
+            sides = Sides(
+                Counts(own.valid, failed, poison + retried.failed),
+                Counts(others.valid, min(others.valid, poison_of_stable + others.failed)),
+            )
+            self.weights[weight] = self.weights.get(weight, Sides()) + sides
 
-    def _count(self, slot: Slot | None, sent: int, failed: int) -> None:
-        if slot is not None:
-            self.slots[slot] += Counts(sent, failed=failed)
+    def _draw(self, weight: int, number: int) -> int:
+        """Return how many of ``number`` requests the candidate gets, in shuffled blocks of 100."""
+        if weight != self.drawn_at:
+            self.draws, self.drawn_at = [], weight
+        while len(self.draws) < number:
+            block = [True] * weight + [False] * (100 - weight)
+            self.rng.shuffle(block)
+            self.draws += block
+        drawn, self.draws = self.draws[:number], self.draws[number:]
+        return sum(drawn)
 
-    def _send(self, routes: Routes, slot: Slot, number: int, invalid: int) -> int:
-        """Send ``number`` valid requests to one slot, and return how many it failed or rejected; ``invalid`` others,
-        which every version rejects, are sent too."""
-        name = next((n for n in self.revisions if routes.addresses[slot] == _address(n)), None)
-        if name is None or not number + invalid:
-            return number
+    def _poisoned(self, number: int) -> int:
+        return sum(self.rng.random() < self.poison_rate for _ in range(number)) if self.poison_rate else 0
+
+    def _send(self, name: str, number: int, *, is_candidate: bool = False, is_retry: bool = False) -> _Sent:
+        """Send requests to one revision and return what became of them."""
+        if self.invalid_rate and not is_retry:
+            number -= sum(self.rng.random() < self.invalid_rate for _ in range(number))
+        if not name or not number:
+            return _Sent(number, number, number)
         revision = self.revisions[name]
         behaviour = self.behaviour(revision.version)
-        ready = [pod.name for pod in self.observed_pods(name) if pod.ready]
         self.served_by[name] = self.now
+        ready = sum(pod.ready for pod in self.observed_pods(name))
+        ghosts = sum(until >= self.now for until in revision.ghosts.values())
         if not ready:
-            return number
-        failed = rejected = 0
-        for _ in range(number):
-            roll = self.rng.random()
-            failed += roll < behaviour.error_rate
-            rejected += behaviour.error_rate <= roll < behaviour.error_rate + behaviour.client_error_rate
-        pod = self.rng.choice(ready)
-        created, counts = revision.pods[pod]
-        revision.pods[pod] = (created, counts + Counts(number + invalid, rejected + invalid, failed))
+            return _Sent(number, number, number)
         self.answered[revision.version] = self.answered.get(revision.version, 0) + number
-        return failed + rejected
+        bad = behaviour.error_rate + (behaviour.client_error_rate if is_candidate else 0.0)
+        bad += ghosts / (ready + ghosts)
+        lost = slow = 0
+        if bad or behaviour.slow_rate:
+            rolls = [self.rng.random() for _ in range(number)]
+            lost = sum(roll < bad for roll in rolls)
+            slow = sum(bad <= roll < bad + behaviour.slow_rate for roll in rolls)
+        return _Sent(number, lost + slow, lost)
 
     def observed_pods(self, name: str) -> tuple[Pod, ...]:
         """Return the present pods of one revision."""
         revision, behaviour = self.revisions[name], self.behaviour(self.revisions[name].version)
-        return tuple(
-            Pod(
-                pod,
-                created,
-                ready=not behaviour.never_ready
-                and not behaviour.broken
-                and self.now >= created + behaviour.seconds_to_ready,
-            )
-            for pod, (created, _) in revision.pods.items()
-        )
+        pods = []
+        for pod, created in revision.pods.items():
+            is_up = not behaviour.never_ready and not behaviour.broken
+            ready = is_up and self.now >= created + behaviour.seconds_to_ready
+            found = Pod(pod, created, ready=ready, restarts=revision.restarts)
+            pods.append(replace(found, **behaviour.broken))  # type: ignore[arg-type]
+        return tuple(pods)
 
 
 def _address(revision: str) -> str:
@@ -265,7 +332,7 @@ def steps(*weights: int, **more: int) -> tuple[Step, ...]:
 
 
 def resumed(body: Mapping[str, Any], **how: object) -> World:
-    """Return the world of a recorded MLModel, with the pods, counters and routes in its status."""
+    """Return the world of a recorded MLModel, with the pods and routes in its status."""
     status = read_status(body["status"])
     world = World(
         random.Random(1),
@@ -276,18 +343,12 @@ def resumed(body: Mapping[str, Any], **how: object) -> World:
         serial=1000,
         **how,  # type: ignore[arg-type]
     )
-    evidence = status.candidate.evidence if status.candidate else None
-    state = evidence.state if evidence else EvidenceState()
     for item in status.draining:
-        world.revisions[item.revision] = _Revision(item.revision, 1, {f"{item.revision}-1": (0.0, Counts())})
+        world.revisions[item.revision] = _Revision(item.revision, 1, {f"{item.revision}-1": 0.0})
     for side, created in ((status.stable, 0.0), (status.candidate, status.candidate and status.candidate.started_at)):
         if side is not None:
-            names = [name for name in state.pods if side.revision in name] or [f"{side.revision}-1"]
-            pods = {name: (created or 0.0, state.pods.get(name, Counts())) for name in names}
+            pods = {f"{side.revision}-{number}": created or 0.0 for number in range(max(side.ready_replicas, 1))}
             world.revisions[side.revision] = _Revision(side.version, side.replicas, pods)
-    if state.routers and status.stable is not None and status.candidate is not None and status.candidate.slot:
-        world.router, sides = next(iter(state.routers.items()))
-        world.slots = {status.candidate.slot: sides.candidate, status.stable.slot: sides.stable}
     world.routes = world.followed = routes_for(status, world.observed())
     return world
 

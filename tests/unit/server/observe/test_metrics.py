@@ -16,8 +16,6 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 
-from mlmodel_operator.api.evidence import Counts
-from mlmodel_operator.scrape import parse_counts
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.exposition import Exposition
 from mlmodel_server.observe.families import gauge
@@ -59,7 +57,7 @@ def samples(of: Recorder | list[Metric], **labels: str) -> dict[str, float]:
     return found
 
 
-def test_any_worker_returns_the_counts_of_all_and_the_operator_parses_them() -> None:
+def test_any_worker_returns_the_counts_of_all() -> None:
     shared = Recorder(IDENTITY, 3)
 
     def work(slot: int, codes: list[int]) -> None:
@@ -71,13 +69,19 @@ def test_any_worker_returns_the_counts_of_all_and_the_operator_parses_them() -> 
     in_child(lambda: work(1, [200, 200, 503]))
     in_child(lambda: work(2, [200, 400]))
     work(0, [200, 500])
-    assert parse_counts(shared.text()[0]) == Counts(requests=7, rejected=1, failed=2)
+    responses = {name: count for name, count in samples(shared).items() if name.startswith("mlmodel_requests_total")}
+    assert responses == {
+        "mlmodel_requests_total 200": 4,
+        "mlmodel_requests_total 400": 1,
+        "mlmodel_requests_total 500": 1,
+        "mlmodel_requests_total 503": 1,
+    }
     assert samples(shared)["mlmodel_request_duration_seconds_count"] == 7
     assert samples(shared)["mlmodel_rows_total"] == 7
 
 
-def test_before_the_first_request_the_operator_parses_zeros() -> None:
-    assert parse_counts(recorder().text()[0]) == Counts(0, 0, 0)
+def test_before_the_first_request_no_response_is_counted() -> None:
+    assert not any(count for name, count in samples(recorder()).items() if name.startswith("mlmodel_requests_total"))
 
 
 def test_the_successor_of_a_dead_worker_keeps_the_counts_and_resets_the_gauges() -> None:
