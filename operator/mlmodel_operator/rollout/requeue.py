@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.phases.starting import is_settled
+from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.routes import Routes
 
 POLL_SECONDS = 1.0
@@ -23,8 +24,7 @@ def requeue_after(context: Context, state: Status, routes: Routes | None) -> flo
         # The next rollout starts with the next decision, and our own write of status does not requeue the model.
         waits.append(QUICK_POLL_SECONDS)
     if state.candidate is not None:
-        is_slow = context.now > state.candidate.started_at + SLOW_START_SECONDS
-        waits.append(SLOW_POLL_SECONDS if state.candidate.phase == "Preparing" and is_slow else POLL_SECONDS)
+        waits.append(_rollout_poll(context, state.candidate))
     if routes is not None and routes.stable is not None and routes.id() != state.routes:
         waits.append(QUICK_POLL_SECONDS)
     if not context.observed.reachable:
@@ -32,3 +32,13 @@ def requeue_after(context: Context, state: Status, routes: Routes | None) -> flo
     for item in state.draining:
         waits.append(QUICK_POLL_SECONDS if item.until is None else max(item.until - context.now, POLL_SECONDS))
     return min(waits, default=None)
+
+
+def _rollout_poll(context: Context, candidate: Candidate) -> float:
+    observed = context.observed
+    if awaits_files(candidate, observed):
+        # The next decision reads the ConfigMap. No event reports that one exists which did not.
+        has_failed = observed.config_map_missing or observed.config_map_error
+        return SLOW_POLL_SECONDS if has_failed else QUICK_POLL_SECONDS
+    is_slow = context.now > candidate.started_at + SLOW_START_SECONDS
+    return SLOW_POLL_SECONDS if candidate.phase == "Preparing" and is_slow else POLL_SECONDS

@@ -383,6 +383,26 @@ def test_a_request_whose_body_arrives_after_sigterm_is_answered(versions: Path, 
         assert response.headers["connection"] == "close"
 
 
+def test_a_request_that_outlives_the_drain_gets_503_and_not_500(versions: Path) -> None:
+    given = ("--uri", "configmap://tumour-v2", "--path", versions / "v2", "--timeout", "0.1")
+    with running(*given) as server:
+        stalled = server.connect()
+        stalled.putrequest("POST", INFER)
+        stalled.putheader("Content-Type", "application/json")
+        stalled.putheader("Content-Length", "1000000")  # not on the fast path
+        stalled.endheaders(b"{")
+        assert server.send("GET", "/v2/health/ready").status == 200
+        server.process.send_signal(signal.SIGTERM)
+        response = stalled.getresponse()
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+        assert response.headers["connection"] == "close"
+        assert "retry" in json.loads(response.read())["error"]
+        stalled.close()
+        _, log = server.process.communicate(timeout=30)
+        assert server.process.returncode == 0
+        assert "Traceback" not in log
+
+
 def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
     given = (
         "--uri",

@@ -6,6 +6,7 @@ from the random generator of the test.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +18,27 @@ from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.evidence import Counts, EvidenceState
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Slot, Status
-from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
+from mlmodel_operator.api.types import (
+    MLModel,
+    ModelSource,
+    Owner,
+    Rollout,
+    Serving,
+    Snapshot,
+    Spec,
+    Step,
+)
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
+from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.routes import Routes, routes_for
 
 IMAGE = "mlmodel-server:test"
 OWNER = Owner("fraud", "default", "uid-1")
+SNAPSHOT = Snapshot(ModelSource("builtin://x"), IMAGE)
 
 
 def spec(version: str, *, rollout: Rollout | None = None, serving: Serving | None = None) -> Spec:
@@ -60,6 +72,7 @@ class Behaviour:
 class _Revision:
     version: str
     replicas: int
+    snapshot: Snapshot = SNAPSHOT
     pods: dict[str, tuple[float, Counts]] = field(default_factory=dict)
 
 
@@ -89,6 +102,10 @@ class World:
     """Whether the model's address answers."""
     denied: str = ""
     """Why the operator may not serve the desired revision."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Digest of the files of each ConfigMap; empty: it does not exist. By default each exists."""
+    image: str = IMAGE
+    """Server image of the operator."""
     served_by: dict[str, float] = field(default_factory=dict)
     """Time of the last request of each revision."""
     serial: int = 0
@@ -116,19 +133,29 @@ class World:
                 )
                 # As from the API server and the scraper: whole seconds, and counters only if a decision requires them.
                 read = counts if needs_pods(self.status) else None
-                observed = Pod(pod, math.floor(created), ready=ready, counts=read)
-                pods.append(replace(observed, **behaviour.broken))  # type: ignore[arg-type]
-            states[name] = RevisionState(tuple(pods), _address(name), revision.replicas)
-        if not needs_routers(self.status, Observed(states)):
-            return Observed(states, (Router(self.router, 0.0),))
-        router = Router(self.router, 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
-        return Observed(states, (router,))
+                seen = Pod(pod, math.floor(created), ready=ready, counts=read)
+                pods.append(replace(seen, **behaviour.broken))  # type: ignore[arg-type]
+            states[name] = RevisionState(
+                tuple(pods),
+                _address(name),
+                revision.replicas,
+                revision.snapshot.image,
+                revision.snapshot.files_sha256,
+            )
+        config_map = config_map_to_pin(self.status, Observed(states))
+        files = self.files.setdefault(config_map, _digest(config_map)) if config_map else ""
+        router = Router(self.router, 0.0)
+        if needs_routers(self.status, Observed(states)):
+            routes = self.followed.id() if self.followed else "none"
+            router = Router(self.router, 0.0, routes, dict(self.slots))
+        missing = config_map is not None and not files
+        return Observed(states, (router,), config_map_missing=missing, files_sha256=files)
 
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
         status = read_status(encode(self.status))
         observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
-        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, IMAGE, self.now)
+        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, self.image, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
         """Reconcile once; the operator is killed after ``dies_after`` of its writes."""
@@ -137,7 +164,9 @@ class World:
             self.check(self, plan)
         writes: list[Callable[[], object]] = [partial(self._route, plan)]
         writes += [
-            partial(self._scale, desired.revision.id, desired.revision.label, desired.replicas)
+            partial(
+                self._scale, desired.revision.id, desired.revision.label, desired.replicas, desired.revision.snapshot
+            )
             for desired in plan.desired
         ]
         writes += [partial(self._write, plan)]
@@ -172,8 +201,8 @@ class World:
         if plan.routes is not None:
             self.routes = plan.routes
 
-    def _scale(self, name: str, version: str, pods: int) -> None:
-        revision = self.revisions.setdefault(name, _Revision(version, pods))
+    def _scale(self, name: str, version: str, pods: int, snapshot: Snapshot = SNAPSHOT) -> None:
+        revision = self.revisions.setdefault(name, _Revision(version, pods, snapshot))
         if self.spec.serving.autoscaling is not None:
             pods = max(pods, revision.replicas)  # the autoscaler sets the number, the operator only the minimum
         revision.replicas = pods
@@ -247,6 +276,11 @@ class World:
         )
 
 
+def _digest(config_map: str) -> str:
+    """Return the digest of the files of a ConfigMap that was never changed."""
+    return hashlib.sha256(config_map.encode()).hexdigest()
+
+
 def _address(revision: str) -> str:
     """Return the ClusterIP of a revision's Service."""
     return ".".join(str(int(revision[at : at + 2], 16)) for at in (0, 2, 4, 6))
@@ -279,12 +313,12 @@ def resumed(body: Mapping[str, Any], **how: object) -> World:
     evidence = status.candidate.evidence if status.candidate else None
     state = evidence.state if evidence else EvidenceState()
     for item in status.draining:
-        world.revisions[item.revision] = _Revision(item.revision, 1, {f"{item.revision}-1": (0.0, Counts())})
+        world.revisions[item.revision] = _Revision(item.revision, 1, pods={f"{item.revision}-1": (0.0, Counts())})
     for side, created in ((status.stable, 0.0), (status.candidate, status.candidate and status.candidate.started_at)):
         if side is not None:
             names = [name for name in state.pods if side.revision in name] or [f"{side.revision}-1"]
             pods = {name: (created or 0.0, state.pods.get(name, Counts())) for name in names}
-            world.revisions[side.revision] = _Revision(side.version, side.replicas, pods)
+            world.revisions[side.revision] = _Revision(side.version, side.replicas, side.snapshot, pods)
     if state.routers and status.stable is not None and status.candidate is not None and status.candidate.slot:
         world.router, sides = next(iter(state.routers.items()))
         world.slots = {status.candidate.slot: sides.candidate, status.stable.slot: sides.stable}
