@@ -109,8 +109,8 @@ class Reason(StrEnum):
     # What runs differs from what a new pod would run.
     MODEL_CHANGED = (
         "ModelChanged",
-        "New pods of stable reject the model that its first pods accepted: it was changed at its source. Pods that run"
-        " go on serving.",
+        "New pods of stable reject the model that its first pods accepted: usually it was changed at its source."
+        " Pods that run go on serving.",
         "Restore the model at its source, or give the changed model a new name in spec.model.uri.",
     )
     OUTDATED_IMAGE = (

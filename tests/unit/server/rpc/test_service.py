@@ -28,7 +28,7 @@ from mlmodel_server.serving.pipeline import Pipeline
 from tests.unit.server.doubling import serving
 
 GARBAGE = b"\xff\xff"
-"""Bytes that are no message."""
+"""Bytes that cannot be parsed as a message."""
 
 
 class Recording(Pipeline):
