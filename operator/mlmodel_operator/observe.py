@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -15,6 +16,8 @@ from mlmodel_operator.names import FILES_OPTION, REVISION_LABEL, SERVER
 from mlmodel_operator.rollout.observed import Pod, RevisionState, Router
 from mlmodel_operator.runtime.resource import Body, metadata, uid
 from mlmodel_operator.scrape import RouterStatus
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 SLOTS: tuple[Slot, ...] = ("a", "b")
 
@@ -118,11 +121,11 @@ def _deployed(deployment: Body) -> Body:
     spec = deployment.get("spec") or {}
     containers = ((spec.get("template") or {}).get("spec") or {}).get("containers") or []
     container: Body = next((item for item in containers if item.get("name") == SERVER), {})
-    args = container.get("args") or []
+    files_sha256 = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
     return {
         "replicas": int(spec.get("replicas", 1)),
-        "image": str(container.get("image", "")),
-        "files_sha256": str(dict(pairwise(args)).get(FILES_OPTION, "")),
+        "deployed": True,
+        "files_sha256": files_sha256 if _SHA256.fullmatch(files_sha256) else "",
         "replica_failure": replica_failure(deployment),
     }
 

@@ -38,8 +38,8 @@ class RevisionState:
     """ClusterIP of its Service; empty until the Service has one."""
     replicas: int = 0
     """``spec.replicas`` of its Deployment."""
-    image: str = ""
-    """Server image of its Deployment; empty if it has no Deployment."""
+    deployed: bool = False
+    """Whether its Deployment exists."""
     files_sha256: str = ""
     """Digest that its Deployment requires of the files of a ConfigMap; empty if it requires none."""
     replica_failure: str = ""

@@ -26,20 +26,22 @@ def awaits_files(candidate: Candidate, observed: Observed) -> bool:
         candidate.phase == "Preparing"
         and bool(snapshot.unpinned_config_map)
         and not snapshot.files_sha256
-        and not observed.revision(candidate.revision).image
+        and not observed.revision(candidate.revision).deployed
     )
 
 
 def pinned(candidate: Candidate, observed: Observed) -> Candidate:
     """Return the candidate with the digest of its ConfigMap, if that is known now.
 
-    A Deployment that exists decides what the pods run, its image too: an operator that is killed leaves one that is not
-    in status, and a revision that drains keeps its own when it is desired again.
+    A Deployment that exists decides: an operator that is killed leaves one that is not in status, and a revision that
+    drains keeps its own when it is desired again.
     """
     running = observed.revision(candidate.revision)
-    snapshot = candidate.snapshot
-    if running.image:
-        snapshot = replace(snapshot, image=running.image, files_sha256=running.files_sha256)
+    if running.deployed:
+        files_sha256 = running.files_sha256
     elif awaits_files(candidate, observed):
-        snapshot = replace(snapshot, files_sha256=observed.files_sha256)
+        files_sha256 = observed.files_sha256
+    else:
+        return candidate
+    snapshot = replace(candidate.snapshot, files_sha256=files_sha256)
     return replace(candidate, snapshot=snapshot, digest=snapshot.digest)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.evidence import Counts, Evidence
-from mlmodel_operator.observe import read_pod, replica_failure
+from mlmodel_operator.observe import read_pod, read_revisions, replica_failure
 from mlmodel_operator.rollout.evidence.gather import Side, gather
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.pod_failures import pod_failure
@@ -44,6 +44,25 @@ def test_a_terminating_pod_does_not_fail_its_version() -> None:
 def test_absent_fields_are_not_an_error(body: dict[str, Any]) -> None:
     assert not read_pod(body, None).ready
     assert replica_failure(body) == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "digest"),
+    [
+        (["--uri", "configmap://x", "--files-sha256", "9f2c" * 16, "--port", "8080"], "9f2c" * 16),
+        (["--files-sha256", "9f2c"], ""),
+        (["--files-sha256"], ""),
+        (["--uri", "configmap://x"], ""),
+        (None, ""),
+    ],
+)
+def test_the_digest_that_a_deployment_requires_is_read_from_its_arguments(args: list[str] | None, digest: str) -> None:
+    containers = [{"name": "mesh", "args": ["--files-sha256", "1" * 64]}, {"name": "server", "args": args}]
+    meta = {"labels": {"mlmodel.dev/revision": "c"}}
+    body = {"metadata": meta, "spec": {"template": {"spec": {"containers": containers}}}}
+    state = read_revisions([body], [], [])["c"]
+    assert (state.deployed, state.files_sha256) == (True, digest)
+    assert not read_revisions([], [{"metadata": meta}], [])["c"].deployed, "only its Service exists"
 
 
 def evidence(candidate: Counts | None, failed: int, *, stable: Counts, before: Evidence, sent: int = 1000) -> Evidence:

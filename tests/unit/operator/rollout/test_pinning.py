@@ -18,7 +18,7 @@ NOW = Time(1_800_000_000.0)
 SOURCE = ModelSource("configmap://fraud-v2")
 ONE, OTHER = "1" * 64, "2" * 64
 WAITING = Candidate("v2", "c", "Preparing", Snapshot(SOURCE, "image"), NOW, NOW)
-DEPLOYED = Observed({"c": RevisionState(image="running", files_sha256=ONE)}, files_sha256=OTHER)
+DEPLOYED = Observed({"c": RevisionState(deployed=True, files_sha256=ONE)}, files_sha256=OTHER)
 
 
 def with_snapshot(**fields: object) -> Candidate:
@@ -51,7 +51,7 @@ def test_the_config_map_pins_a_candidate_and_then_its_deployment_does() -> None:
     assert (candidate.snapshot.files_sha256, candidate.digest) == (ONE, f"sha256:{ONE}")
     assert pinned(candidate, Observed(files_sha256=OTHER)) == candidate
     running = pinned(WAITING, DEPLOYED)
-    assert (running.snapshot.image, running.snapshot.files_sha256, running.digest) == ("running", ONE, f"sha256:{ONE}")
+    assert (running.snapshot.image, running.snapshot.files_sha256, running.digest) == ("image", ONE, f"sha256:{ONE}")
 
 
 def test_a_digest_of_the_spec_stays() -> None:

@@ -139,7 +139,7 @@ class World:
                 tuple(pods),
                 _address(name),
                 revision.replicas,
-                revision.snapshot.image,
+                True,
                 revision.snapshot.files_sha256,
             )
         config_map = config_map_to_pin(self.status, Observed(states))
