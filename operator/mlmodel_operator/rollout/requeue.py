@@ -15,6 +15,8 @@ QUICK_POLL_SECONDS = 0.25
 SLOW_POLL_SECONDS = 5.0
 """While pods start, after ``SLOW_START_SECONDS``."""
 SLOW_START_SECONDS = 60.0
+STALLED_POLL_SECONDS = 60.0
+"""For the ConfigMap of a first revision, after ``preparingDeadlineSeconds``."""
 
 
 def requeue_after(context: Context, state: Status, routes: Routes | None) -> float | None:
@@ -38,7 +40,9 @@ def _rollout_poll(context: Context, candidate: Candidate) -> float:
     observed = context.observed
     if awaits_files(candidate, observed):
         # The next decision reads the ConfigMap. No event reports that one exists which did not.
-        has_failed = observed.config_map_missing or observed.config_map_error
-        return SLOW_POLL_SECONDS if has_failed else QUICK_POLL_SECONDS
+        if not observed.config_map_missing and not observed.config_map_error:
+            return QUICK_POLL_SECONDS
+        is_late = context.now >= candidate.started_at + context.rollout.preparing_deadline_seconds
+        return STALLED_POLL_SECONDS if is_late else SLOW_POLL_SECONDS
     is_slow = context.now > candidate.started_at + SLOW_START_SECONDS
     return SLOW_POLL_SECONDS if candidate.phase == "Preparing" and is_slow else POLL_SECONDS

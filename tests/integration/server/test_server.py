@@ -33,6 +33,7 @@ from cryptography.x509.oid import NameOID
 from sklearn.ensemble import ExtraTreesClassifier
 
 from hack import ROOT
+from mlmodel_server.loading.sources.pin import directory_digest
 from mlmodel_server.manifest import MANIFEST, sha256
 from tests.integration.server.processes import Server, failing, metric, running, until
 
@@ -267,6 +268,21 @@ def test_models_that_can_never_work_exit_3(versions: Path, tmp_path: Path) -> No
     assert reason.startswith("self-test: 1 of 12 golden examples differ in predict (first: example 3)")
 
     assert failing(tmp_path, "--uri", "builtin://nothing")[0] == 3
+
+
+def test_a_config_map_that_was_changed_exits_3(versions: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (versions / "v2").iterdir()}
+    digest = directory_digest(files)
+    given = ("--uri", "configmap://tumour-v2", "--path", versions / "v2", "--files-sha256")
+    with running(*given, digest) as server:
+        metadata = server.send("GET", "/v2/models/tumour").json()
+        assert metadata["properties"]["sha256"] == sha256(files[MANIFEST])
+        assert metric(server, "mlmodel_model_info", sha256=sha256(files[MANIFEST])) == 1
+    code, reason = failing(tmp_path, *given, "9f2c" * 16)
+    assert code == 3
+    assert reason.startswith(
+        "ConfigMap tumour-v2 was changed after this revision started: give the changed model a new"
+    )
 
 
 def test_a_source_that_cannot_be_reached_exits_4(tmp_path: Path) -> None:

@@ -73,8 +73,12 @@ def test_without_its_config_map_a_candidate_gets_no_pod_and_is_rejected_after_th
 def test_a_config_map_that_appears_is_pinned_and_its_model_is_rolled_out() -> None:
     world = World(random.Random(1), spec("v1"), files={"fraud-v1": ""})
     world.tick()
-    for _ in range(30):
+    for _ in range(298):
         assert world.tick().requeue_after == 5.0
+    for _ in range(30):
+        world.tick()
+    assert world.tick().requeue_after == 60.0
+    assert world.condition("Stalled") == "True"
     assert not world.revisions
     world.files["fraud-v1"] = ONE
     world.run(world_ready, limit=10)
