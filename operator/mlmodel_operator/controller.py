@@ -13,6 +13,7 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
 from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
+from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import (
     COMPONENT_LABEL,
     GROUP,
@@ -30,6 +31,7 @@ from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_address, needs_routers
 from mlmodel_operator.rollout.observed import Observed, RevisionState
 from mlmodel_operator.rollout.obstacles import needs_config_map
+from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
 from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.runtime.api import Api, ApiError
@@ -83,6 +85,7 @@ class Controller:
         self._scraper = scraper
         self._settings = settings
         self._clock = clock
+        self._config_maps = ConfigMaps(api, clock)
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
         # What has been reported of a status that cannot be read, by model.
@@ -99,6 +102,7 @@ class Controller:
             # The garbage collector deletes its children.
             self._refusals.pop(key, None)
             self._reported.pop(key, None)
+            self._config_maps.forget(key)
             return None
         status = await self._read_status(body, key)
         if status is None:
@@ -192,22 +196,25 @@ class Controller:
         if routers and needs_address(status, without_routers):
             reachable = await self._scraper.answers(_cluster_ip(services))
         refusal = self._refusals.get((namespace, name), "")
-        config_map = needs_config_map(status, replace(without_routers, refusal=refusal))
+        found = await self._read_config_map((namespace, name), status, replace(without_routers, refusal=refusal))
         return Observed(
             without_routers.revisions,
             tuple(observe.read_router(pod, statuses.get(_name(pod))) for pod in routers),
             refusal=refusal,
-            config_map_missing=config_map is not None and await self._is_missing(namespace, config_map),
+            config_map_missing=found.missing,
+            config_map_error=found.error,
+            files_sha256=found.files_sha256,
             reachable=reachable,
             denied=self._settings.denial(model.spec.model.trust),
         )
 
-    async def _is_missing(self, namespace: str, config_map: str) -> bool:
-        try:
-            await self._api.get(CONFIG_MAPS, namespace, config_map)
-        except ApiError as error:
-            return error.not_found
-        return False
+    async def _read_config_map(self, key: tuple[str, str], status: Status, observed: Observed) -> ConfigMapRead:
+        to_pin = config_map_to_pin(status, observed)
+        name = to_pin or needs_config_map(status, observed)
+        if name is None:
+            self._config_maps.forget(key)
+            return NOT_READ
+        return await self._config_maps.read(key, name, pin=to_pin is not None)
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -229,7 +236,7 @@ class Controller:
     async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
         owner, revision, replicas = model.owner, desired.revision, desired.replicas
         await self._apply(SERVICES, resources.service(owner, revision.id), attempt)
-        deployment = await self._write_deployment(owner, revision, attempt)
+        deployment = await self._write_deployment(model, revision, attempt)
         autoscaling = model.spec.serving.autoscaling
         if autoscaling is not None:
             autoscaler = resources.autoscaler(owner, revision.id, autoscaling, replicas)
@@ -241,13 +248,15 @@ class Controller:
                 await attempt(self._applier.patch(DEPLOYMENTS, deployment, {"spec": {"replicas": replicas}}))
         await self._write_budget(owner, replicas, resources.disruption_budget(owner, revision.id), attempt)
 
-    async def _write_deployment(self, owner: Owner, revision: Revision, attempt: _Attempts) -> Body | None:
+    async def _write_deployment(self, model: MLModel, revision: Revision, attempt: _Attempts) -> Body | None:
         """Return the Deployment after the write; None if the API server rejected it."""
+        owner = model.owner
         intent = resources.deployment(
             owner,
             revision,
             signing_keys=self._settings.signing_keys,
             allow_unsafe=self._settings.allow_unsafe_models,
+            timeout_seconds=model.spec.traffic.timeout_seconds,
         )
         live = self._store.get(DEPLOYMENTS, owner.namespace, _name(intent))
         if live is not None and _belongs_to(live, owner.uid):

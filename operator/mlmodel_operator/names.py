@@ -31,6 +31,8 @@ TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of
 CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template: hash of its configuration
 ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a router pod: identity of the routes; a change refreshes the mount
 
+FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's files when the revision started
+
 Component = Literal["server", "router"]
 SERVER: Final = "server"  # component that runs a model, and the container in its pods
 ROUTER: Final = "router"  # component that routes a model's requests, and the container in its pods

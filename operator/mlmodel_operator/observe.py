@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from itertools import pairwise
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
-from mlmodel_operator.names import REVISION_LABEL, SERVER
+from mlmodel_operator.names import FILES_OPTION, REVISION_LABEL, SERVER
 from mlmodel_operator.rollout.observed import Pod, RevisionState, Router
 from mlmodel_operator.runtime.resource import Body, metadata, uid
 from mlmodel_operator.scrape import RouterStatus
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def read_model(body: Body) -> MLModel:
@@ -90,8 +96,7 @@ def read_revisions(
         name: RevisionState(
             tuple(grouped.get(name, ())),
             addresses.get(name, ""),
-            _replicas(by_revision[name]) if name in by_revision else 0,
-            replica_failure(by_revision[name]) if name in by_revision else "",
+            **(_deployed(by_revision[name]) if name in by_revision else {}),
         )
         for name in (by_revision | addresses)
         if name
@@ -106,8 +111,31 @@ def read_router(body: Body, status: RouterStatus | None) -> Router:
     return Router(name, status.id, status.boot, status.candidate, status.stable_ms, status.weights, status.uncounted)
 
 
-def _replicas(deployment: Body) -> int:
-    return int((deployment.get("spec") or {}).get("replicas", 1))
+def _deployed(deployment: Body) -> Body:
+    """Return the fields of RevisionState that a Deployment has."""
+    spec = deployment.get("spec") or {}
+    containers = ((spec.get("template") or {}).get("spec") or {}).get("containers") or []
+    container: Body = next((item for item in containers if item.get("name") == SERVER), {})
+    files_sha256 = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
+    return {
+        "replicas": int(spec.get("replicas", 1)),
+        "deployed": True,
+        "files_sha256": files_sha256 if _SHA256.fullmatch(files_sha256) else "",
+        "replica_failure": replica_failure(deployment),
+    }
+
+
+def files_digest(config_map: Body) -> str:
+    """Return one digest (hex) of the files that a node mounts from a ConfigMap: that of ``sha256sum`` over the lines
+    that ``sha256sum`` prints for the files, in the order of their names.
+
+    The server computes the same (``--files-sha256``); both ignore hidden files, which are not part of a model. Raise
+    ValueError if a value is not base64, which the API server prevents.
+    """
+    files = {name: text.encode() for name, text in (config_map.get("data") or {}).items()}
+    files |= {name: b64decode(text, validate=True) for name, text in (config_map.get("binaryData") or {}).items()}
+    lines = [f"{sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files) if not name.startswith(".")]
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def replica_failure(deployment: Body) -> str:

@@ -114,6 +114,20 @@ class Reason(StrEnum):
         "Send more requests, raise gates.errors.maxPercent, or set onNoEvidence to Hold or Promote.",
     )
 
+    # What runs differs from what a new pod would run.
+    MODEL_CHANGED = (
+        "ModelChanged",
+        "New pods of stable reject the model that its first pods accepted: usually it was changed at its source."
+        " Pods that run go on serving.",
+        "Restore the model at its source, or give the changed model a new name in spec.model.uri.",
+    )
+    OUTDATED_IMAGE = (
+        "OutdatedImage",
+        "Stable runs another server image than the one that the operator gives to new revisions.",
+        "Change spec.serving.refresh to roll the new image out by canary.",
+    )
+    CURRENT_IMAGE = "CurrentImage", "Stable runs the server image of the operator, or no version has served yet."
+
     # States outside a rollout.
     NOT_SERVING = (
         "NotServing",

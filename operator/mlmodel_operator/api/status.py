@@ -34,11 +34,20 @@ class Stable:
 
     version: Annotated[str, Doc("Human-readable version.")]
     revision: Annotated[
-        str, Doc("Identity of the revision: the first 8 digits of the SHA-256 of its snapshot without the image.")
+        str,
+        Doc(
+            "Identity of the revision: the first 8 digits of the SHA-256 of its snapshot without image and filesSha256."
+        ),
     ]
     slot: Annotated[Slot, Doc("Router slot that points to the revision.")]
     snapshot: Annotated[Snapshot, Doc("Copy of what the pods of the revision run.")]
-    digest: Annotated[str, Doc("Digest of the model or its image; absent if the spec has none.")] = ""
+    digest: Annotated[
+        str,
+        Doc(
+            "Digest of the model or its image; for a ConfigMap without spec.model.sha256, of its files when the"
+            " revision started. Absent for other sources without a digest."
+        ),
+    ] = ""
     replicas: Annotated[int, Doc("Number of desired pods.")] = 0
     ready_replicas: Annotated[int, Doc("Number of ready pods.")] = 0
 
@@ -60,7 +69,10 @@ class Candidate:
 
     version: Annotated[str, Doc("Human-readable version.")]
     revision: Annotated[
-        str, Doc("Identity of the revision: the first 8 digits of the SHA-256 of its snapshot without the image.")
+        str,
+        Doc(
+            "Identity of the revision: the first 8 digits of the SHA-256 of its snapshot without image and filesSha256."
+        ),
     ]
     phase: Annotated[CandidatePhase, Doc("Phase of the rollout.")]
     snapshot: Annotated[Snapshot, Doc("Copy of what the pods of the revision run.")]
@@ -69,7 +81,13 @@ class Candidate:
     slot: Annotated[
         Slot | None, Doc("Router slot that points to the revision; absent until the candidate gets requests.")
     ] = None
-    digest: Annotated[str, Doc("Digest of the model or its image; absent if the spec has none.")] = ""
+    digest: Annotated[
+        str,
+        Doc(
+            "Digest of the model or its image; for a ConfigMap without spec.model.sha256, of its files when the"
+            " revision started. Absent for other sources without a digest."
+        ),
+    ] = ""
     weight: Annotated[int, Doc("Percentage of the requests that the candidate gets, 0 to 100.")] = 0
     observed_percent: Annotated[
         float | None,
@@ -169,7 +187,9 @@ class HistoryEntry:
 class Condition:
     """A standard Kubernetes condition."""
 
-    type: Annotated[str, Doc("Type of the condition: Ready, Available, Reconciling, Stalled, RolledBack or Paused.")]
+    type: Annotated[
+        str, Doc("Type of the condition: Ready, Available, Reconciling, Stalled, RolledBack, Paused or OutdatedImage.")
+    ]
     status: Annotated[ConditionStatus, Doc("Status of the condition: True, False or Unknown.")]
     reason: Annotated[str, Doc("Machine-readable reason in CamelCase.")]
     message: Annotated[str, Doc("Human-readable message.")]

@@ -127,6 +127,12 @@ class ModelSource:
             return f"sha256:{self.sha256}"
         return self.uri.partition("@")[2] if self.uri.startswith("oci://") else ""
 
+    @property
+    def config_map(self) -> str:
+        """Name of the ConfigMap with the model; empty if the model has another source."""
+        scheme, _, name = self.uri.partition("://")
+        return name if scheme == "configmap" else ""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -265,6 +271,14 @@ class Serving:
             " Default: off, no key is required."
         ),
     ] = None
+    refresh: Annotated[
+        str,
+        Doc(
+            "Any text of at most 63 characters. Another text makes a new revision: the same model with the operator's"
+            " present server image, which is rolled out. Default: empty."
+        ),
+        Limits(maximum=63),
+    ] = ""
 
     rules: ClassVar = (
         Rule(
@@ -451,7 +465,7 @@ class Snapshot:
     """Copy of what the pods of a revision run. The operator repairs the revision from it when the spec has changed.
 
     The image is not part of the identity of a revision: an upgrade of the operator brings a newer server image to the
-    next revision, and restarts no pod of the present one.
+    next revision, and restarts no pod of the present one. Nor is a digest that only the operator has computed.
     """
 
     model: Annotated[ModelSource, Doc("Copy of spec.model.")]
@@ -459,6 +473,24 @@ class Snapshot:
     resources: Annotated[Resources, Doc("Copy of spec.serving.resources.")] = field(default_factory=Resources)
     batching: Annotated[Batching, Doc("Copy of spec.serving.batching.")] = field(default_factory=Batching)
     api_keys: Annotated[ApiKeys | None, Doc("Copy of spec.serving.apiKeys.")] = None
+    refresh: Annotated[str, Doc("Copy of spec.serving.refresh.")] = ""
+    files_sha256: Annotated[
+        str,
+        Doc(
+            "SHA-256 digest of the files of the ConfigMap when the revision started, as 64 hexadecimal digits: its pods"
+            " serve nothing else. Absent for other sources, and with spec.model.sha256."
+        ),
+    ] = ""
+
+    @property
+    def unpinned_config_map(self) -> str:
+        """Name of the ConfigMap with the model if the spec has no digest of it; else empty."""
+        return "" if self.model.sha256 else self.model.config_map
+
+    @property
+    def digest(self) -> str:
+        """That of the spec, else that of the ConfigMap when the revision started; empty if there is neither."""
+        return self.model.digest or (f"sha256:{self.files_sha256}" if self.files_sha256 else "")
 
 
 @dataclass(frozen=True)

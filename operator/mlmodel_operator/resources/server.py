@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from mlmodel_operator.api.types import Autoscaling, Owner, Resources, Revision, Snapshot
-from mlmodel_operator.names import GRPC_PORT, SERVER, SERVER_PORT, TEMPLATE_ANNOTATION, revision_name, selector
+from mlmodel_operator.names import (
+    FILES_OPTION,
+    GRPC_PORT,
+    SERVER,
+    SERVER_PORT,
+    TEMPLATE_ANNOTATION,
+    revision_name,
+    selector,
+)
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 
@@ -28,22 +36,32 @@ DEFAULT_REQUESTS: Mapping[str, str] = {"cpu": "100m", "memory": "256Mi"}
 SCRATCH_SIZE = "2Gi"
 
 # Kubernetes removes a pod from the Service and stops it at the same time. After this pause every node has updated its
-# target of the Service; the rest of the grace period is for the requests in flight.
+# target of the Service. Then the requests in flight have the model's whole time limit, and the server answers those
+# that exceed it, which it does 5 s before the end of the grace period.
 PRE_STOP_SECONDS = 5
-GRACE_SECONDS = 45
+MARGIN_SECONDS = 10
+TIMEOUT_SECONDS = 60
 
 
-def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allow_unsafe: bool = False) -> Body:
+def deployment(
+    owner: Owner,
+    revision: Revision,
+    *,
+    signing_keys: str = "",
+    allow_unsafe: bool = False,
+    timeout_seconds: int = TIMEOUT_SECONDS,
+) -> Body:
     """Return the Deployment of one revision, without ``replicas``, which the autoscaler or a patch of the operator
     sets.
 
-    The pod template depends on the owner's name, the snapshot of the revision with its image and, if its trust is not
-    strict, on the operator's rights: ``signing_keys``, public keys as PEM, and ``allow_unsafe``. The controller does
-    not change the template of an existing Deployment (see ``TEMPLATE_ANNOTATION``), so neither an upgrade nor other
-    rights restart a pod.
+    The pod template depends on the owner's name, the snapshot of the revision with its image, the time limit of a
+    request in seconds and, if its trust is not strict, on the operator's rights: ``signing_keys``, public keys as PEM,
+    and ``allow_unsafe``. The controller does not change the template of an existing Deployment (see
+    ``TEMPLATE_ANNOTATION``), so neither an upgrade nor another limit nor other rights restart a pod.
     """
     name = revision_name(owner.name, revision.id)
     snapshot = revision.snapshot
+    args = _args(owner, revision, allow_unsafe, timeout_seconds)
     volumes, mounts = _volumes(snapshot)
     body: Body = {
         "apiVersion": "apps/v1",
@@ -58,10 +76,10 @@ def deployment(owner: Owner, revision: Revision, *, signing_keys: str = "", allo
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": GRACE_SECONDS,
+                    "terminationGracePeriodSeconds": PRE_STOP_SECONDS + timeout_seconds + MARGIN_SECONDS,
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, SERVER, revision.id),
-                    "containers": [_container(owner, revision, mounts, signing_keys, allow_unsafe)],
+                    "containers": [_container(snapshot, args, mounts, signing_keys)],
                     "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_SIZE}}, *volumes],
                 },
             },
@@ -129,12 +147,11 @@ def disruption_budget(owner: Owner, revision_id: str) -> Body:
     return common.budget(owner, revision_name(owner.name, revision_id), SERVER, revision_id)
 
 
-def _container(owner: Owner, revision: Revision, mounts: list[Body], signing_keys: str, allow_unsafe: bool) -> Body:
-    snapshot = revision.snapshot
+def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_keys: str) -> Body:
     return {
         "name": SERVER,
         "image": snapshot.image,
-        "args": _args(owner, revision, allow_unsafe),
+        "args": args,
         **_env(snapshot, signing_keys),
         "ports": [
             {"name": "http", "containerPort": SERVER_PORT},
@@ -152,7 +169,7 @@ def _container(owner: Owner, revision: Revision, mounts: list[Body], signing_key
     }
 
 
-def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
+def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds: int) -> list[str]:
     snapshot = revision.snapshot
     model = snapshot.model
     args = ["--name", owner.name, "--uri", model.uri]
@@ -161,8 +178,10 @@ def _args(owner: Owner, revision: Revision, allow_unsafe: bool) -> list[str]:
     args += ["--model-version", revision.label, "--revision", revision.id]
     if model.sha256:
         args += ["--sha256", model.sha256]
+    if snapshot.files_sha256:
+        args += [FILES_OPTION, snapshot.files_sha256]
     args += ["--format", model.format, "--port", str(SERVER_PORT), "--grpc-port", str(GRPC_PORT)]
-    args += ["--batch-rows", str(snapshot.batching.max_rows)]
+    args += ["--timeout", str(timeout_seconds), "--batch-rows", str(snapshot.batching.max_rows)]
     if model.trust != "strict":
         args += ["--trust", model.trust]
     if model.trust == "unsafe" and allow_unsafe:

@@ -25,6 +25,7 @@ from mlmodel_operator.rollout import endings, hold
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of
 from mlmodel_operator.rollout.draining import drain
+from mlmodel_operator.rollout.drift import announce
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting
 from mlmodel_operator.rollout.plan import Notice, Plan
@@ -55,6 +56,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
     if context.is_confirmed and context.routes is not None:
         state = replace(state, routes=context.routes.id())
     state = report(context, state, decision)
+    notices += announce(status, state)
     routes = routes_for(state, observed)
     return Plan(
         desired=desired_revisions(context, state),

@@ -35,6 +35,10 @@ class RevisionState:
     """ClusterIP of its Service; empty until the Service has one."""
     replicas: int = 0
     """``spec.replicas`` of its Deployment."""
+    deployed: bool = False
+    """Whether its Deployment exists."""
+    files_sha256: str = ""
+    """Digest that its Deployment requires of the files of a ConfigMap; empty if it requires none."""
     replica_failure: str = ""
     """Why its Deployment cannot create pods (a quota, an admission policy); empty if it can."""
 
@@ -72,7 +76,11 @@ class Observed:
     refusal: str = ""
     """Why the last write of a child failed, as a clause for messages; empty if it succeeded."""
     config_map_missing: bool = False
-    """Whether the ConfigMap that ``needs_config_map`` names does not exist; false if it was not read."""
+    """Whether the ConfigMap of the model does not exist; false if it was not read."""
+    config_map_error: str = ""
+    """Why the ConfigMap of the model could not be read; empty if it could, or did not have to be read."""
+    files_sha256: str = ""
+    """Digest of the files of the ConfigMap of the model; empty if it was not read."""
     reachable: bool = True
     """Whether the model's address answers; true if no request was sent because of ``needs_address``."""
     denied: str = ""

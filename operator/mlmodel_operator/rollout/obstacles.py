@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout.observed import Observed, Pod
+from mlmodel_operator.rollout.pinning import awaits_files
 
 MOUNT_SECONDS = 15.0
 """Time in which a node normally mounts the volumes of a pod."""
@@ -22,26 +23,23 @@ def obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> 
         return ""
     return (
         observed.revision(candidate.revision).replica_failure
-        or _missing_config_map(model, candidate, observed)
+        or _no_config_map(model, candidate, observed)
         or _missing_secret(model, candidate, observed, now)
     )
 
 
 def needs_config_map(status: Status, observed: Observed) -> str | None:
-    """Return the name of the ConfigMap to read for ``Observed.config_map_missing``, or None."""
+    """Return the name of the ConfigMap to read for ``Observed.config_map_missing``, or None.
+
+    That of ``pinning.config_map_to_pin`` is read anyway.
+    """
     candidate = status.candidate
     if candidate is None or observed.refusal:
         return None
     state = observed.revision(candidate.revision)
     if state.ready or state.replica_failure or not _mounting(candidate, observed):
         return None
-    return _config_map(candidate)
-
-
-def _config_map(candidate: Candidate) -> str | None:
-    """Return the name of the ConfigMap that contains the model; None if the model has another source."""
-    scheme, _, name = candidate.snapshot.model.uri.partition("://")
-    return name if scheme == "configmap" else None
+    return candidate.snapshot.model.config_map or None
 
 
 def _mounting(candidate: Candidate, observed: Observed) -> list[Pod]:
@@ -49,14 +47,19 @@ def _mounting(candidate: Candidate, observed: Observed) -> list[Pod]:
     return [pod for pod in observed.revision(candidate.revision).pods if pod.waiting == "ContainerCreating"]
 
 
-def _missing_config_map(model: MLModel, candidate: Candidate, observed: Observed) -> str:
-    name = _config_map(candidate)
-    if name is None or not observed.config_map_missing:
-        return ""
-    return (
-        f"ConfigMap {name} not found in namespace {model.owner.namespace}: apply it (`mlmodel package"
-        f" PACKAGE --configmap {name} | kubectl apply -f -`), or correct spec.model.uri"
-    )
+def _no_config_map(model: MLModel, candidate: Candidate, observed: Observed) -> str:
+    name, namespace = candidate.snapshot.model.config_map, model.owner.namespace
+    if name and observed.config_map_missing:
+        return (
+            f"ConfigMap {name} not found in namespace {namespace}: apply it (`mlmodel package"
+            f" PACKAGE --configmap {name} | kubectl apply -f -`), or correct spec.model.uri"
+        )
+    if name and observed.config_map_error and awaits_files(candidate, observed):
+        return (
+            f"the operator cannot read ConfigMap {name} in namespace {namespace} ({observed.config_map_error}): permit"
+            f" it, or set spec.model.sha256"
+        )
+    return ""
 
 
 def _missing_secret(model: MLModel, candidate: Candidate, observed: Observed, now: float) -> str:

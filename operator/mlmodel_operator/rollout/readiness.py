@@ -12,6 +12,7 @@ from mlmodel_operator.rollout import hold
 from mlmodel_operator.rollout.availability import answering_version, is_fully_available, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
+from mlmodel_operator.rollout.drift import changed_model
 from mlmodel_operator.rollout.endings import how_passed
 from mlmodel_operator.rollout.evidence.forecast import forecast
 from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
@@ -128,6 +129,9 @@ def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | N
         return Readiness("Unknown", Reason.PREPARING, message, reconciling=True)
     if context.obstacle:
         return Readiness("False", Reason.APPLY_REJECTED, context.obstacle, reconciling=True, stalled=True)
+    if changed := changed_model(context, stable):
+        message = f"{changed}. {serving}"
+        return Readiness("False", Reason.MODEL_CHANGED, message, stalled=True)
     if not is_fully_available(context, stable):
         return Readiness("False", Reason.NOT_AVAILABLE, why_unavailable(context, state), reconciling=True)
     return Readiness("True", Reason.SERVING, f"{stable.version} ({stable.revision}) serves all requests")

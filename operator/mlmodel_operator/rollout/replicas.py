@@ -10,6 +10,7 @@ from mlmodel_operator.api.status import Candidate, Status, revision_of
 from mlmodel_operator.rollout import capacity
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.plan import DesiredRevision
 from mlmodel_operator.rollout.steps import next_target
 
@@ -38,7 +39,10 @@ def count_replicas(context: Context, state: Status) -> Status:
 
 
 def desired_revisions(context: Context, state: Status) -> tuple[DesiredRevision, ...]:
-    """Return the revisions whose children must exist, with their number of pods."""
+    """Return the revisions whose children must exist, with their number of pods.
+
+    A candidate without the digest that its pods require has no children yet: pods without it would serve anything.
+    """
     desired = []
     if state.stable is not None:
         # While a candidate gets requests, stable keeps enough pods for all of them.
@@ -46,7 +50,7 @@ def desired_revisions(context: Context, state: Status) -> tuple[DesiredRevision,
         autoscaling = context.model.spec.serving.autoscaling
         replicas = autoscaling.min_replicas if autoscaling and is_alone else context.full_capacity
         desired.append(DesiredRevision(revision_of(state.stable), replicas))
-    if state.candidate is not None:
+    if state.candidate is not None and not awaits_files(state.candidate, context.observed):
         desired.append(DesiredRevision(revision_of(state.candidate), state.candidate.replicas))
     return tuple(desired)
 

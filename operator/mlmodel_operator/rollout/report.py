@@ -12,6 +12,7 @@ from mlmodel_operator.names import SERVER, selector
 from mlmodel_operator.rollout.availability import answering_version, url, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
+from mlmodel_operator.rollout.drift import changed_model, outdated_image
 from mlmodel_operator.rollout.readiness import readiness
 from mlmodel_operator.rollout.transition import Decision
 
@@ -73,12 +74,19 @@ def _findings(context: Context, state: Status, decision: Decision) -> Iterator[_
         yield _Finding("Paused", "True", Reason.PAUSED, message)
     else:
         yield _Finding("Paused", "False", Reason.NOT_PAUSED, "spec.rollout.paused is false")
+    if outdated := outdated_image(context, state):
+        yield _Finding("OutdatedImage", "True", Reason.OUTDATED_IMAGE, outdated)
+    else:
+        yield _Finding("OutdatedImage", "False", Reason.CURRENT_IMAGE, "no version runs an outdated server image")
 
 
 def _available(context: Context, state: Status) -> _Finding:
     version = answering_version(state)
     if version and context.observed.routers and context.observed.reachable:
-        return _Finding("Available", "True", Reason.SERVING, f"{version} answers at {url(context.model)}")
+        message, changed = f"{version} answers at {url(context.model)}", changed_model(context, state.stable)
+        if changed:
+            return _Finding("Available", "True", Reason.MODEL_CHANGED, f"{message}; {changed}")
+        return _Finding("Available", "True", Reason.SERVING, message)
     return _Finding("Available", "False", Reason.NOT_SERVING, why_unavailable(context, state))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.phases.starting import is_settled
+from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.routes import Routes
 
 POLL_SECONDS = 1.0
@@ -14,6 +15,8 @@ QUICK_POLL_SECONDS = 0.25
 SLOW_POLL_SECONDS = 5.0
 """While pods start, after ``SLOW_START_SECONDS``."""
 SLOW_START_SECONDS = 60.0
+STALLED_POLL_SECONDS = 60.0
+"""For the ConfigMap of a first revision, after ``preparingDeadlineSeconds``."""
 
 
 def requeue_after(context: Context, state: Status, routes: Routes | None) -> float | None:
@@ -23,8 +26,7 @@ def requeue_after(context: Context, state: Status, routes: Routes | None) -> flo
         # The next rollout starts with the next decision, and our own write of status does not requeue the model.
         waits.append(QUICK_POLL_SECONDS)
     if state.candidate is not None:
-        is_slow = context.now > state.candidate.started_at + SLOW_START_SECONDS
-        waits.append(SLOW_POLL_SECONDS if state.candidate.phase == "Preparing" and is_slow else POLL_SECONDS)
+        waits.append(_rollout_poll(context, state.candidate))
     if routes is not None and routes.stable is not None and routes.id() != state.routes:
         waits.append(QUICK_POLL_SECONDS)
     if not context.observed.reachable:
@@ -32,3 +34,15 @@ def requeue_after(context: Context, state: Status, routes: Routes | None) -> flo
     for item in state.draining:
         waits.append(QUICK_POLL_SECONDS if item.until is None else max(item.until - context.now, POLL_SECONDS))
     return min(waits, default=None)
+
+
+def _rollout_poll(context: Context, candidate: Candidate) -> float:
+    observed = context.observed
+    if awaits_files(candidate, observed):
+        # The next decision reads the ConfigMap. No event reports that one exists which did not.
+        if not observed.config_map_missing and not observed.config_map_error:
+            return QUICK_POLL_SECONDS
+        is_late = context.now >= candidate.started_at + context.rollout.preparing_deadline_seconds
+        return STALLED_POLL_SECONDS if is_late else SLOW_POLL_SECONDS
+    is_slow = context.now > candidate.started_at + SLOW_START_SECONDS
+    return SLOW_POLL_SECONDS if candidate.phase == "Preparing" and is_slow else POLL_SECONDS

@@ -40,6 +40,19 @@ def number(value: float) -> str:
     return repr(float(value))
 
 
+class ModelInfo(Collector):
+    """Which model the server has loaded. Pods of one revision with different digests serve different models."""
+
+    def __init__(self, identity: Identity, sha256: str) -> None:
+        self._labels = [*identity, sha256]
+
+    def collect(self) -> Iterable[Metric]:
+        """See :class:`Collector`."""
+        info = gauge("mlmodel_model_info", "1, with the digest of the model that the server has loaded.", "sha256")
+        info.add_metric(self._labels, 1.0)
+        return (info,)
+
+
 class Buckets:
     """The upper bounds of a histogram. Its cells are the counts of the buckets, not cumulative, and the sum."""
 

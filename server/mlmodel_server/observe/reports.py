@@ -6,7 +6,7 @@ from typing import Annotated, TypedDict
 
 from msgspec import Meta
 
-SHED = ("queue_full", "deadline", "memory", "other")
+SHED = ("queue_full", "deadline", "memory", "drain", "other")
 """Reasons why a request was shed."""
 
 

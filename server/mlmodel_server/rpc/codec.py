@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import binary, parameters
@@ -35,6 +36,8 @@ from mlmodel_server.tensors import (
     unknown_datatype,
 )
 
+M = TypeVar("M", bound=Message)
+
 _CONTENTS: dict[str, tuple[str, Any]] = {
     "BOOL": ("bool_contents", np.bool_),
     "INT8": ("int_contents", np.int32),
@@ -50,6 +53,14 @@ _CONTENTS: dict[str, tuple[str, Any]] = {
     "BYTES": ("bytes_contents", None),
 }
 """The typed field of each datatype, and the numpy type of its elements. FP16 has no field."""
+
+
+def parse(kind: type[M], raw: bytes) -> M:
+    """Parse a message. Raise :class:`RequestError` 400 if it is not of this kind; gRPC would log a traceback."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise RequestError(f"the message is not a {kind.DESCRIPTOR.name}") from None
 
 
 def decode(message: pb.ModelInferRequest) -> InferRequest:

@@ -23,15 +23,18 @@ PREDICTION_ID = "prediction_id"
 
 
 class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
-    """A ModelInfer call. gRPC has already read the message and checked its size."""
+    """A ModelInfer call. gRPC has already read the message and checked its size; it is parsed after the API key and the
+    room in the queue have been checked."""
 
-    __slots__ = ("_deadline", "_message", "_serving", "headers", "started")
+    __slots__ = ("_deadline", "_message", "_raw", "_serving", "headers", "started")
+
+    _message: pb.ModelInferRequest
 
     route = "inference.GRPCInferenceService/ModelInfer"
     is_large = False
 
-    def __init__(self, message: pb.ModelInferRequest, context: Context, serving: Serving) -> None:
-        self._message, self._serving = message, serving
+    def __init__(self, raw: bytes, context: Context, serving: Serving) -> None:
+        self._raw, self._serving = raw, serving
         self.headers, self.started = headers_of(context), perf_counter()
         left = context.time_remaining()
         self._deadline = self.started + min(inf if left is None else left, serving.limits.timeout)
@@ -47,6 +50,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
         pass
 
     def decode(self) -> InferRequest:
+        self._message = codec.parse(pb.ModelInferRequest, self._raw)
         request = codec.decode(self._message)
         describe.check(self._serving, self._message.model_name, self._message.model_version)
         return request

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -23,6 +22,9 @@ from mlmodel_server.serving.exchange import Failure
 from mlmodel_server.serving.pipeline import Pipeline
 
 SERVICE = "inference.GRPCInferenceService"
+
+Method = Callable[[bytes, Context], Awaitable[Any]]
+"""From the bytes of a message to the response message or a :class:`Failure`."""
 
 _CODES = {
     400: StatusCode.INVALID_ARGUMENT,
@@ -54,9 +56,9 @@ class GrpcServer:
         self._server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1), *_AGE])
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(request, answer), None, lambda response: response.SerializeToString()
+                self._guarded(answer), None, lambda response: response.SerializeToString()
             )
-            for name, (request, answer) in _Service(pipeline).methods().items()
+            for name, answer in _Service(pipeline).methods().items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -82,17 +84,13 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
 
-    def _guarded(
-        self, request: Any, answer: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        """Return a handler: decode a ``request``, call ``answer``, turn errors into a gRPC code and one sentence."""
+    def _guarded(self, answer: Method) -> Method:
+        """Return a handler: call ``answer``, turn errors into a gRPC code and one sentence."""
 
         async def guarded(raw: bytes, context: Context) -> Any:
             context.set_trailing_metadata(self._trailer)
             try:
-                reply = await answer(request.FromString(raw), context)
-            except DecodeError:  # decoded here, because gRPC would log a traceback
-                reply = Failure(400, f"the message is not a {request.DESCRIPTOR.name}")
+                reply = await answer(raw, context)
             except Exception as error:
                 reply = self._pipeline.failure(error)
             if isinstance(reply, Failure):
@@ -112,41 +110,47 @@ def credentials(certificate: Certificate) -> grpc.ServerCredentials:
 
 
 class _Service:
-    """The methods of the service."""
+    """The methods of the service. Each gets the bytes of its message, so that it checks the API key before it parses
+    them."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self._serving = pipeline, pipeline.serving
 
-    def methods(self) -> dict[str, tuple[Any, Callable[[Any, Context], Awaitable[Any]]]]:
-        """Return request message and function of each method, by name."""
+    def methods(self) -> dict[str, Method]:
+        """Return the function of each method, by name."""
         return {
-            "ServerLive": (pb.ServerLiveRequest, self.live),
-            "ServerReady": (pb.ServerReadyRequest, self.ready),
-            "ModelReady": (pb.ModelReadyRequest, self.model_ready),
-            "ServerMetadata": (pb.ServerMetadataRequest, self.server_metadata),
-            "ModelMetadata": (pb.ModelMetadataRequest, self.model_metadata),
-            "ModelInfer": (pb.ModelInferRequest, self.infer),
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.infer,
         }
 
-    async def live(self, _request: pb.ServerLiveRequest, _context: Context) -> pb.ServerLiveResponse:
+    async def live(self, raw: bytes, _context: Context) -> pb.ServerLiveResponse:
+        codec.parse(pb.ServerLiveRequest, raw)
         return pb.ServerLiveResponse(live=True)
 
-    async def ready(self, _request: pb.ServerReadyRequest, _context: Context) -> pb.ServerReadyResponse:
+    async def ready(self, raw: bytes, _context: Context) -> pb.ServerReadyResponse:
+        codec.parse(pb.ServerReadyRequest, raw)
         return pb.ServerReadyResponse(ready=not self._serving.draining)
 
-    async def model_ready(self, request: pb.ModelReadyRequest, _context: Context) -> pb.ModelReadyResponse:
+    async def model_ready(self, raw: bytes, _context: Context) -> pb.ModelReadyResponse:
+        request = codec.parse(pb.ModelReadyRequest, raw)
         describe.check(self._serving, request.name, request.version)
         return pb.ModelReadyResponse(ready=not self._serving.draining)
 
-    async def server_metadata(self, _request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
+    async def server_metadata(self, raw: bytes, context: Context) -> pb.ServerMetadataResponse:
         self._pipeline.authorise(headers_of(context))
+        codec.parse(pb.ServerMetadataRequest, raw)
         name, version, extensions = describe.server()
         return pb.ServerMetadataResponse(name=name, version=version, extensions=extensions)
 
-    async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, raw: bytes, context: Context) -> pb.ModelMetadataResponse:
         self._pipeline.authorise(headers_of(context))
+        request = codec.parse(pb.ModelMetadataRequest, raw)
         describe.check(self._serving, request.name, request.version)
         return codec.describe(describe.model(self._serving))
 
-    async def infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse | Failure:
-        return await self._pipeline.serve(GrpcExchange(request, context, self._serving))
+    async def infer(self, raw: bytes, context: Context) -> pb.ModelInferResponse | Failure:
+        return await self._pipeline.serve(GrpcExchange(raw, context, self._serving))

@@ -49,7 +49,7 @@ class Serving:
     payloads: PayloadLog | None = None
     """Logs some requests and responses."""
     properties: dict[str, str] = field(default_factory=dict)
-    """Further properties in the model's metadata: verdict of compilation, training metrics."""
+    """Further properties in the model's metadata: digest, verdict of compilation, training metrics."""
     profile: dict[str, Any] = field(default_factory=dict)
     """Profile of the columns at training; see :mod:`mlmodel_server.package.profile`. Empty without a package."""
     grpc: str = ""

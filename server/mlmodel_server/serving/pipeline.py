@@ -34,6 +34,8 @@ class Pipeline:
         self._reporter = Reporter(serving)
         self._failures = FailureLog()
         self._body_bytes = 0  # of all requests
+        self._tasks: set[asyncio.Task[object]] = set()  # of the requests in serve()
+        self._is_cut = False
 
     def start(self, slot: int) -> None:
         """Start the threads of this process, the worker of ``slot``. Call this before the first request."""
@@ -44,6 +46,12 @@ class Pipeline:
         """Publish the counts. Call this about ten times a second."""
         self._recorder.queued = self.inference.waiting
         self._recorder.fold()
+
+    def cut(self) -> None:
+        """Answer every request that waits with 503: the process exits soon. Call this at the end of draining."""
+        self._is_cut = True
+        for task in self._tasks:
+            task.cancel()
 
     async def stop(self) -> None:
         """Finish the waiting requests, and stop the threads. Call this after the last reply."""
@@ -85,6 +93,9 @@ class Pipeline:
     async def serve(self, exchange: Exchange[Reply]) -> Reply:
         """Take all steps, and return the reply. Raise :class:`Disconnected` if the client disconnects."""
         self._recorder.in_flight += 1
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        self._tasks.add(task)
         try:
             self._admit(exchange)
             size = self._reserve(exchange.check())
@@ -100,9 +111,15 @@ class Pipeline:
             return reply
         except Disconnected:
             raise
+        except asyncio.CancelledError:
+            if not self._is_cut:  # gRPC cancels the call of a client that disconnects
+                raise
+            task.uncancel()
+            return self.reject(exchange, Overloaded("the server stops: retry, on a new connection", 503, "drain"))
         except Exception as error:
             return self.reject(exchange, error)
         finally:
+            self._tasks.discard(task)
             self._recorder.in_flight -= 1
 
     def reject(self, exchange: Exchange[Reply], error: Exception) -> Reply:

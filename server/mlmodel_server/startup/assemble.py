@@ -18,6 +18,7 @@ from mlmodel_server.loading.sources import Memory, locate
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.drift import Drift, features_of, predictions_of
+from mlmodel_server.observe.families import ModelInfo
 from mlmodel_server.observe.feedback import Feedback
 from mlmodel_server.observe.ids import PredictionIds, key_of
 from mlmodel_server.observe.metrics import Recorder
@@ -36,7 +37,9 @@ def fetch(arguments: argparse.Namespace) -> Loaded:
     """Return the model's files, checked against digests and signatures but not yet opened."""
     scheme, _, name = arguments.uri.partition("://")
     return load(
-        Memory(build(name)) if scheme == "builtin" else locate(arguments.uri, arguments.path, arguments.sha256),
+        Memory(build(name))
+        if scheme == "builtin"
+        else locate(arguments.uri, arguments.path, arguments.sha256, arguments.files_sha256),
         arguments.sha256,
         arguments.format,
         trust=arguments.trust,
@@ -81,7 +84,11 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         identity,
         slots,
         watch=_drift(identity, slots, signature, manifest),
-        collectors=[feedback, *(collector for collector in (shadow, payloads) if collector)],
+        collectors=[
+            feedback,
+            ModelInfo(identity, loaded.sha256),
+            *(collector for collector in (shadow, payloads) if collector),
+        ],
         watts_per_core=arguments.watts_per_core,
     )
     recorder.warm_up()
@@ -89,7 +96,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         identity=identity,
         model=model,
         platform=choice.platform,
-        properties=_properties(choice, manifest),
+        properties=_properties(choice, loaded),
         profile=manifest.profile if manifest else {},
         example=example,
         recorder=recorder,
@@ -111,10 +118,12 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
     )
 
 
-def _properties(choice: Choice, manifest: Manifest | None) -> dict[str, str]:
-    properties = {"compiled": choice.verdict} if choice.verdict else {}
-    if manifest and manifest.metrics:
-        properties["training_metrics"] = json.dumps(manifest.metrics, ensure_ascii=False)
+def _properties(choice: Choice, loaded: Loaded) -> dict[str, str]:
+    properties = {"sha256": loaded.sha256}
+    if choice.verdict:
+        properties["compiled"] = choice.verdict
+    if loaded.manifest and loaded.manifest.metrics:
+        properties["training_metrics"] = json.dumps(loaded.manifest.metrics, ensure_ascii=False)
     return properties
 
 

@@ -45,8 +45,13 @@ def _text(value: object) -> str:
 def _quoted(text: str) -> str:
     """Return the text as a JSON string in which every character that is not printable is escaped, not only those that
     JSON requires: a terminal interprets the others."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(c if c.isprintable() else _escaped(c) for c in quoted)
+    return printable(json.dumps(text, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """Return the text with an escape for every character that is not printable, such as the start of a terminal's
+    command or a change of the direction of writing."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(character: str) -> str:

@@ -77,6 +77,14 @@ def _add_model(add: Add) -> None:
         "digits (default: none)",
     )
     add(
+        "--files-sha256",
+        default="",
+        type=_digest,
+        metavar="DIGEST",
+        help="digest of all files of a ConfigMap as 64 hexadecimal digits, which the operator computes when a revision "
+        "starts (default: none)",
+    )
+    add(
         "--format",
         default="auto",
         choices=FORMATS,

@@ -92,7 +92,8 @@ def _fail(error: Exception) -> int:
 
 
 def _report(reason: str, code: int) -> int:
-    line = " ".join(reason.split())[:MAX_REASON]
+    # It may quote the name of a file, or what a library says about its content, and ends up in terminals.
+    line = log.printable(" ".join(reason.split()))[:MAX_REASON]
     variable = os.environ.get("MLMODEL_TERMINATION_LOG")
     path = Path(variable) if variable else TERMINATION_LOG
     if variable or path.exists():  # it exists only in a pod

@@ -6,6 +6,7 @@ import asyncio
 import socket as sockets
 import sys
 from collections.abc import Callable
+from math import ceil
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
 KEEP_ALIVE = 75
 """Seconds for an idle connection. The router closes it sooner, so the server never closes one in use."""
 
-GRACE = 30
-"""Seconds for requests in flight at SIGTERM; with the 5 s of the preStop hook within the 45 s of the pod."""
-
-GRPC_GRACE = 20.0
-"""Seconds for gRPC calls in flight at SIGTERM."""
+DRAIN_MARGIN = 5
+"""Seconds beyond ``--timeout`` for requests in flight at SIGTERM. Those that take longer get 503, so that their clients
+retry elsewhere, some seconds before the pod's grace period ends: 10 s beyond ``--timeout`` for us."""
 
 LINGER = 2.0
 """Seconds after SIGTERM during which idle connections may still send a request; its response has
@@ -66,7 +65,8 @@ def run(application: Application, socket: sockets.socket, slot: int, ready: Call
         server_header=False,
         headers=[("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision)],
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=GRACE,
+        # uvicorn answers with 500; the pipeline has answered before.
+        timeout_graceful_shutdown=ceil(serving.limits.timeout) + DRAIN_MARGIN,
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
     _Server(config, application, slot, ready).run([socket])
@@ -103,12 +103,15 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()
+        drain_seconds = self._pipeline.serving.limits.timeout + DRAIN_MARGIN
+        loop.call_later(drain_seconds, self._pipeline.cut)
         end = loop.time() + LINGER
         while self.server_state.connections and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # uvicorn has a plain set, which cannot be awaited
-        await super().shutdown(sockets)
+        stopping = [super().shutdown(sockets)]
         if self._grpc:
-            await self._grpc.stop(GRPC_GRACE)
+            stopping.append(self._grpc.stop(drain_seconds))
+        await asyncio.gather(*stopping)
         await self._pipeline.stop()
 
 

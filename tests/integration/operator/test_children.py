@@ -9,7 +9,7 @@ import pytest
 
 from hack.cluster import Cluster
 from mlmodel_operator import resources
-from mlmodel_operator.api.types import ApiKeys, ModelSource, Owner, Revision, Snapshot
+from mlmodel_operator.api.types import ApiKeys, ModelSource, Owner, Revision, Snapshot, Traffic
 
 SHA = "9f2c" * 16
 
@@ -38,7 +38,7 @@ def test_every_kind_of_server_is_accepted(apiserver: Cluster, api_namespace: str
 
 def test_the_router_is_accepted(apiserver: Cluster, api_namespace: str) -> None:
     owner = Owner("fraud", api_namespace, "7f3e")
-    deployment = resources.router_deployment(owner, 1, "example/haproxy:1", "0123")
+    deployment = resources.router_deployment(owner, Traffic(), "example/haproxy:1", "0123")
     for body in (deployment, resources.router_service(owner), resources.router_config(owner)):
         accepted(apiserver, api_namespace, body)
 

@@ -21,7 +21,7 @@ from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, versions
-from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, candidate, canary, stable
+from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 
 @pytest.fixture
@@ -357,7 +357,9 @@ WAYS = {
     "version of stable in the path": Way("/v2/models/m/versions/v1/infer"),
     "unknown version in the path": Way("/v2/models/m/versions/v9/infer"),
     "larger than the buffer": Way(body=b" " * 30_000),
-    "chunked": Way(raw=b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"),
+    "chunked": Way(
+        raw=b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    ),
     "no prediction": Way("/v2/models/m/feedback"),
     "encoded path": Way("/v2/models/m/inf%65r"),
     "another method": Way(raw=b"PUT /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}"),
@@ -478,7 +480,9 @@ def test_stable_fails_by_the_same_time_limit_as_the_candidate_and_its_answer_is_
     run(scenario, canary(50, limit_ms=200), a=Reply(seconds=0.4), b=Reply(seconds=5))
 
 
-def test_a_request_that_the_candidate_does_not_answer_in_its_time_has_all_the_time_of_the_spec_on_stable(run: Run) -> None:
+def test_a_request_that_the_candidate_does_not_answer_in_its_time_has_all_the_time_of_the_spec_on_stable(
+    run: Run,
+) -> None:
     async def scenario(setup: Setup) -> None:
         answer = (await setup.send(1))[0]
         assert (answer.status, answer.body) == (200, b"a")
@@ -625,7 +629,12 @@ def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
         third, second = counts
         assert third["candidate"]["failed"] == third["candidate"]["requests"] > 0
         assert third["stable"]["requests"] > 0 == third["stable"]["failed"]
-        assert {weight: sides["candidate"]["failed"] for weight, sides in second.items()} == {"5": 0, "25": 0, "50": 0, "100": 0}
+        assert {weight: sides["candidate"]["failed"] for weight, sides in second.items()} == {
+            "5": 0,
+            "25": 0,
+            "50": 0,
+            "100": 0,
+        }
 
     run(scenario)
 
@@ -810,7 +819,11 @@ def test_a_request_on_which_stable_hangs_gets_504(run: Run) -> None:
         assert (answer.status, json.loads(answer.body)) == (504, {"error": "The model did not answer in time."})
         assert len(setup.a.requests) == 1
 
-    run(scenario, a=Reply(seconds=60), changes={"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 1"})
+    run(
+        scenario,
+        a=Reply(seconds=60),
+        changes={"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 1"},
+    )
 
 
 def test_memory_stays_small_under_load(run: Run) -> None:

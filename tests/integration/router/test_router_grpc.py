@@ -25,7 +25,7 @@ from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Revision
-from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, candidate, canary, stable
+from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 SERVICE = "inference.GRPCInferenceService"
 Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
@@ -292,7 +292,9 @@ def test_a_version_in_the_message_goes_to_that_version_and_does_not_count(
     run(scenario, canary(50))
 
 
-@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED], ids=lambda code: str(code.name))
+@pytest.mark.parametrize(
+    "code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED], ids=lambda code: str(code.name)
+)
 def test_a_deadline_that_the_server_cannot_meet_is_nobodys_failure_and_a_failure_before_it_counts(
     run: Run, code: StatusCode
 ) -> None:

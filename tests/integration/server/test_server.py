@@ -33,6 +33,7 @@ from cryptography.x509.oid import NameOID
 from sklearn.ensemble import ExtraTreesClassifier
 
 from hack import ROOT
+from mlmodel_server.loading.sources.pin import directory_digest
 from mlmodel_server.manifest import MANIFEST, sha256
 from tests.integration.server.processes import Server, failing, metric, running, until
 
@@ -254,6 +255,21 @@ def test_models_that_can_never_work_exit_3(versions: Path, tmp_path: Path) -> No
     assert failing(tmp_path, "--uri", "builtin://nothing")[0] == 3
 
 
+def test_a_config_map_that_was_changed_exits_3(versions: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (versions / "v2").iterdir()}
+    digest = directory_digest(files)
+    given = ("--uri", "configmap://tumour-v2", "--path", versions / "v2", "--files-sha256")
+    with running(*given, digest) as server:
+        metadata = server.send("GET", "/v2/models/tumour").json()
+        assert metadata["properties"]["sha256"] == sha256(files[MANIFEST])
+        assert metric(server, "mlmodel_model_info", sha256=sha256(files[MANIFEST])) == 1
+    code, reason = failing(tmp_path, *given, "9f2c" * 16)
+    assert code == 3
+    assert reason.startswith(
+        "ConfigMap tumour-v2 was changed after this revision started: give the changed model a new"
+    )
+
+
 def test_a_source_that_cannot_be_reached_exits_4(tmp_path: Path) -> None:
     code, reason = failing(tmp_path, "--uri", "pvc://claim/model", "--path", tmp_path / "missing")
     assert code == 4
@@ -366,6 +382,26 @@ def test_a_request_whose_body_arrives_after_sigterm_is_answered(versions: Path, 
         response = split.getresponse()
         assert response.status == 200
         assert response.headers["connection"] == "close"
+
+
+def test_a_request_that_outlives_the_drain_gets_503_and_not_500(versions: Path) -> None:
+    given = ("--uri", "configmap://tumour-v2", "--path", versions / "v2", "--timeout", "0.1")
+    with running(*given) as server:
+        stalled = server.connect()
+        stalled.putrequest("POST", INFER)
+        stalled.putheader("Content-Type", "application/json")
+        stalled.putheader("Content-Length", "1000000")  # not on the fast path
+        stalled.endheaders(b"{")
+        assert server.send("GET", "/v2/health/ready").status == 200
+        server.process.send_signal(signal.SIGTERM)
+        response = stalled.getresponse()
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+        assert response.headers["connection"] == "close"
+        assert "retry" in json.loads(response.read())["error"]
+        stalled.close()
+        _, log = server.process.communicate(timeout=30)
+        assert server.process.returncode == 0
+        assert "Traceback" not in log
 
 
 def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:

@@ -10,12 +10,15 @@ from mlmodel_operator.rollout import capacity, failures, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence.gather import first_evidence
 from mlmodel_operator.rollout.phases import canary
+from mlmodel_operator.rollout.pinning import pinned
 from mlmodel_operator.rollout.pod_failures import why_not_ready
 from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
     """Start the first step as soon as enough pods are ready for it and the routers have confirmed the routes."""
+    if (updated := pinned(candidate, context.observed)) != candidate:
+        return Transition(replace(context.status, candidate=updated))
     slot = candidate.slot or _free_slot(context.status)
     if context.status.stable is None:
         return _first_revision(context, candidate, slot)

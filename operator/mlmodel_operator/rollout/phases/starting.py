@@ -27,7 +27,7 @@ def advance(context: Context) -> Decision:
         snapshot=desired.snapshot,
         started_at=Time(context.now),
         since=Time(context.now),
-        digest=desired.snapshot.model.digest,
+        digest=desired.snapshot.digest,
         steps=len(context.rollout.steps),
         replicas=context.observed.revision(desired.id).replicas,
     )

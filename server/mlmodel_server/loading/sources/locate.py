@@ -8,20 +8,22 @@ from urllib.parse import unquote, urlsplit
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.loading.sources.local import Local
-from mlmodel_server.loading.sources.pin import pinned
+from mlmodel_server.loading.sources.pin import pinned, unchanged
 from mlmodel_server.loading.sources.source import Source
 
 MOUNTED = ("configmap", "pvc")
 REMOTE = ("https", "s3", "gs", "az", "oci")
 
 
-def locate(uri: str, path: Path | None, sha256: str) -> Source:
+def locate(uri: str, path: Path | None, sha256: str, files_sha256: str = "") -> Source:
     """Return the source that ``uri`` names; ``path`` is where the operator mounted it, if it did.
 
     A source over a network requires ``sha256`` (hex, "" = not pinned). The digest of an archive or of a whole directory
-    is checked here; the caller checks that of a package or a bare file.
+    is checked here; the caller checks that of a package or a bare file. ``files_sha256`` (hex, "" = not pinned) is the
+    digest of all files, which the operator has computed; it is checked here.
     """
-    return pinned(_source(uri, path, sha256), sha256)
+    source = _source(uri, path, sha256)
+    return pinned(unchanged(source, files_sha256, uri) if files_sha256 else source, sha256)
 
 
 def _source(uri: str, path: Path | None, sha256: str) -> Source:

@@ -1,4 +1,5 @@
-"""Sources whose digest is not that of one file: archives, and directories without ``mlmodel.json``."""
+"""Sources whose digest is not that of one file: archives, directories without ``mlmodel.json``, and ConfigMaps that the
+operator has pinned."""
 
 from __future__ import annotations
 
@@ -26,6 +27,21 @@ def pinned(source: Source, sha256: str) -> Source:
         digest = _checked(directory_digest(files), sha256, f"the directory with {source.entry}")
         return Memory(files, source.entry, digest)
     return source
+
+
+def unchanged(source: Source, digest: str, uri: str) -> Memory:
+    """Return the files of ``source`` in memory; raise :class:`RefusedModel` if ``digest`` (hex) is not that of all of
+    them (see :func:`directory_digest`). The operator has computed it when the revision started."""
+    files = {name: source.read(name) for name in source.names()}
+    found = directory_digest(files)
+    if found != digest:
+        what = uri.replace("configmap://", "ConfigMap ")
+        raise RefusedModel(
+            f"{what} was changed after this revision started: give the changed model a new name and put it into "
+            f"spec.model.uri, set spec.model.sha256 to the changed model's digest, or restore the former content "
+            f"(its files have sha256 {found[:12]}, at the start {digest[:12]})"
+        )
+    return Memory(files, source.entry)
 
 
 def in_memory(files: Mapping[str, bytes], whole: str, sha256: str = "") -> Memory:

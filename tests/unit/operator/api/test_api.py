@@ -30,6 +30,7 @@ BASE: dict[str, object] = {"model": {"uri": "configmap://fraud-v1", "version": "
         {"serving": {"autoscaling": {"maxReplicas": 3}}},
         {"serving": {"resources": {}}},
         {"serving": {"batching": {"maxRows": 64}}},
+        {"serving": {"refresh": ""}},
         {"rollout": {"steps": [{"weight": 1}], "paused": True, "retry": "x"}},
         {"traffic": {"router": {"replicas": 2}}},
         {"model": {"uri": "configmap://fraud-v1", "version": "v1", "format": "auto", "sha256": "", "trust": "strict"}},
@@ -49,6 +50,7 @@ def test_a_change_of_no_pod_starts_no_rollout(more: dict[str, object]) -> None:
         {**BASE, "serving": {"resources": {"limits": {"memory": "1Gi"}}}},
         {**BASE, "serving": {"batching": {"maxRows": 1}}},
         {**BASE, "serving": {"apiKeys": {"secretName": "fraud-keys"}}},
+        {**BASE, "serving": {"refresh": "2026-06"}},
     ],
 )
 def test_a_change_of_a_pod_is_a_new_revision(other: dict[str, object]) -> None:
@@ -78,18 +80,20 @@ def test_the_revision_is_the_same_in_every_release(spec: dict[str, object], iden
 
 
 def test_every_field_of_a_pod_is_part_of_its_revision() -> None:
-    """Every field of a snapshot except the image, also one that is added later."""
+    """Every field of a snapshot except those that the operator computes, also one that is added later."""
     snapshot = Snapshot(ModelSource("builtin://x"), "image")
     others = {
         "model": ModelSource("builtin://y"),
         "resources": Resources({"cpu": Quantity("1")}),
         "batching": Batching(1),
         "api_keys": ApiKeys("keys"),
+        "refresh": "2026-06",
     }
-    assert {field.name for field in dataclasses.fields(Snapshot)} == {*others, "image"}
+    computed = {"image": "other", "files_sha256": SHA}
+    assert {field.name for field in dataclasses.fields(Snapshot)} == {*others, *computed}
     for name, value in others.items():
         assert revision_id(dataclasses.replace(snapshot, **{name: value})) != revision_id(snapshot), name  # type: ignore[arg-type]
-    assert revision_id(dataclasses.replace(snapshot, image="other")) == revision_id(snapshot)
+    assert revision_id(dataclasses.replace(snapshot, **computed)) == revision_id(snapshot)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
     if path != Path(reasons.__file__)
 }
-CONDITIONS = {"Ready", "Available", "Reconciling", "Stalled", "RolledBack", "Paused"}
+CONDITIONS = {"Ready", "Available", "Reconciling", "Stalled", "RolledBack", "Paused", "OutdatedImage"}
 OTHER_MEANING = {*get_args(Phase), *get_args(Outcome), *CONDITIONS}
 """Words that are also a phase, an outcome or the type of a condition; mypy rejects them as a reason (see below)."""
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.runtime.api import ApiError
-from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Body
-from tests.unit.operator.controller.world import KEY, SETTINGS, World
+from mlmodel_operator.runtime.resource import DEPLOYMENTS, Body
+from tests.unit.operator.controller.world import SETTINGS, World
 from tests.unit.operator.runtime.support import asynchronous
 
 CREATING: Body = {
     "phase": "Pending",
     "containerStatuses": [{"name": "server", "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}],
 }
-CONFIG_MAP: dict[str, Any] = {"model": {"uri": "configmap://fraud-v1"}}
+PINNED: dict[str, Any] = {"model": {"uri": "configmap://fraud-v1", "sha256": "9f2c" * 16}}
 KEYS: dict[str, Any] = {"serving": {"apiKeys": {"secretName": "fraud-keys"}}}
 
 
@@ -36,21 +36,20 @@ def message(world: World) -> str:
 
 @asynchronous
 async def test_a_missing_config_map_is_named_with_what_to_type() -> None:
-    world = await waiting(**CONFIG_MAP)
+    world = await waiting(**PINNED)
     await world.tick()
     assert "ConfigMap fraud-v1 not found in namespace bank" in message(world)
     assert "mlmodel package PACKAGE --configmap fraud-v1 | kubectl apply -f -" in message(world)
-    meta = {"namespace": KEY[0], "name": "fraud-v1"}
-    await world.api.create(CONFIG_MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-    await world.tick()
-    assert "ConfigMap" not in message(world)
+    await world.create_config_map("fraud-v1", {})
+    await world.run(lambda: "ConfigMap" not in message(world), limit=6)
 
 
 @asynchronous
 async def test_a_config_map_that_may_not_be_read_is_not_reported_as_missing() -> None:
-    world = await waiting(**CONFIG_MAP)
+    world = await waiting(**PINNED)
     world.api.refusals["get", "configmaps", "fraud-v1"] = ApiError(403, "Forbidden", "no")
-    await world.tick()
+    for _ in range(6):
+        await world.tick()
     assert "ConfigMap" not in message(world)
 
 
@@ -65,7 +64,7 @@ async def test_no_config_map_is_read_for_another_source(spec: dict[str, Any]) ->
 @asynchronous
 async def test_no_config_map_is_read_once_pods_run() -> None:
     world = World()
-    await world.apply_model("v1", **CONFIG_MAP)
+    await world.apply_model("v1", **PINNED)
     await world.tick()
     await world.tick()
     assert "get" not in [verb for verb, _, _ in world.api.calls]

@@ -139,6 +139,12 @@ class World:
         }
         await self.api.apply(MODELS, body, "kubectl")
 
+    async def create_config_map(self, name: str, files: Mapping[str, str]) -> None:
+        """``kubectl apply`` of a ConfigMap with text files."""
+        meta = {"namespace": KEY[0], "name": name}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(files)}
+        await self.api.create(CONFIG_MAPS, body)
+
     async def edit(self, r: Resource, name: str, change: Body, subresource: str = "") -> None:
         """Patch an object as another client."""
         await self.api.patch(r, KEY[0], name, change, subresource)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mlmodel_operator.api.types import RouterSpec, Traffic
 from mlmodel_operator.resources import (
     router,
     router_config,
@@ -23,8 +24,9 @@ SELECTOR = {"mlmodel.dev/model": "fraud", "mlmodel.dev/component": "router"}
 ROUTES = Routes({"a": "10.0.0.1"}, stable="a")
 
 
-def deployed(replicas: int = 1, config_hash: str = "0123") -> Body:
-    return router_deployment(OWNER, replicas, "haproxy:3.2", config_hash)
+def deployed(replicas: int = 1, config_hash: str = "0123", timeout_seconds: int = 60) -> Body:
+    traffic = Traffic(RouterSpec(replicas), timeout_seconds)
+    return router_deployment(OWNER, traffic, "haproxy:3.2", config_hash)
 
 
 def test_names_and_owner() -> None:
@@ -73,7 +75,7 @@ def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
 
 def test_the_hash_is_of_the_files_as_mounted() -> None:
     assert router_config_hash() == router_config_hash()
-    assert set(router_config(OWNER)["data"]) == {"haproxy.cfg", "routes.lua"}
+    assert set(router_config(OWNER)["data"]) == {"haproxy.cfg", "routes.lua", "state.map"}
     assert re.fullmatch("[0-9a-f]{16}", router_config_hash())
 
 
@@ -96,10 +98,18 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
     for probe in ("readinessProbe", "livenessProbe"):
         assert router[probe]["httpGet"]["port"] == "status"
         assert f"{{ path {router[probe]['httpGet']['path']} }}" in config
-    hard_stop = re.search(r"hard-stop-after (\d+)s", config)
-    assert hard_stop
-    pause = router["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pause + int(hard_stop[1]) < spec["terminationGracePeriodSeconds"]
+    assert spec["terminationGracePeriodSeconds"] > router["lifecycle"]["preStop"]["sleep"]["seconds"] + 60
+
+
+@pytest.mark.parametrize("seconds", [1, 60, 600])
+def test_the_time_limit_of_the_model_is_that_of_haproxy_and_its_requests_end_before_the_pod(seconds: int) -> None:
+    deployment = deployed(timeout_seconds=seconds)
+    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    assert {"name": "MLMODEL_TIMEOUT_SECONDS", "value": str(seconds)} in container(deployment)["env"]
+    for directive in ("timeout server", "hard-stop-after"):
+        assert f'{directive} "${{MLMODEL_TIMEOUT_SECONDS}}s"' in config
+    pause = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod(deployment)["terminationGracePeriodSeconds"] > pause + seconds
 
 
 def test_a_caller_that_changes_a_body_does_not_change_the_next_one() -> None:

@@ -11,6 +11,7 @@ import pytest
 from mlmodel_operator.api.schema import Quantity
 from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, Owner, Resources
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
+from mlmodel_server.startup import server as server_drain
 from tests.unit.operator.resources.cast import IMAGE, OWNER, Body, container, pod, restricted, revision
 
 CHILDREN: list[Body] = [
@@ -73,7 +74,7 @@ def test_the_pod_template_is_the_released_one() -> None:
     """A changed template applies to the next revision of every model; running pods stay as they are. If the change is
     intended, add it to the changelog, and its new value here."""
     template = json.dumps(deployment(OWNER, revision("configmap://fraud-v7"))["spec"]["template"], sort_keys=True)
-    assert hashlib.sha256(template.encode()).hexdigest()[:16] == "5bfd26f711f3af30"
+    assert hashlib.sha256(template.encode()).hexdigest()[:16] == "ba34d6ef672e5977"
 
 
 def test_the_image_is_the_revisions_own() -> None:
@@ -123,7 +124,8 @@ def test_the_server_gets_its_model_as_arguments() -> None:
     assert container(deploy)["args"] == [
         *("--name", "fraud", "--uri", "https://x.example/m.skops"),
         *("--model-version", "v7", "--revision", "5f1c2e9a", "--sha256", DIGEST),
-        *("--format", "skops", "--port", "8080", "--grpc-port", "9000", "--batch-rows", "64"),
+        *("--format", "skops", "--port", "8080", "--grpc-port", "9000"),
+        *("--timeout", "60", "--batch-rows", "64"),
     ]
     args = container(deployment(OWNER, revision()))["args"]
     assert "--sha256" not in args
@@ -217,10 +219,26 @@ def test_resources_are_those_of_the_spec_with_defaults(
     assert container(deployment(OWNER, revision(serving={"resources": desired})))["resources"] == resources
 
 
-def test_the_pause_and_the_drain_fit_into_the_grace_period() -> None:
-    deploy = deployment(OWNER, revision())
-    pause = container(deploy)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert 5 <= pause <= pod(deploy)["terminationGracePeriodSeconds"] - 30
+@pytest.mark.parametrize("limit", [1, 60, 600])
+def test_the_pause_and_the_drain_fit_into_the_grace_period(limit: int) -> None:
+    deploy = deployment(OWNER, revision(), timeout_seconds=limit)
+    server = container(deploy)
+    pause = server["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause >= 5
+    assert server["args"][server["args"].index("--timeout") + 1] == str(limit)
+    # The server answers every request that it has until then, see startup/server.py.
+    assert pod(deploy)["terminationGracePeriodSeconds"] >= pause + limit + server_drain.DRAIN_MARGIN + 3
+
+
+def test_the_time_limit_is_a_minute_by_default() -> None:
+    assert deployment(OWNER, revision()) == deployment(OWNER, revision(), timeout_seconds=60)
+    assert pod(deployment(OWNER, revision()))["terminationGracePeriodSeconds"] == 75
+
+
+def test_the_server_requires_the_files_that_the_revision_started_with() -> None:
+    pinned = container(deployment(OWNER, revision("configmap://fraud-v7", serving={"files_sha256": DIGEST})))
+    assert pinned["args"][pinned["args"].index("--files-sha256") + 1] == DIGEST
+    assert "--files-sha256" not in container(deployment(OWNER, revision("configmap://fraud-v7")))["args"]
 
 
 def test_a_busy_server_is_not_killed_and_a_ready_one_is_detected_soon() -> None:

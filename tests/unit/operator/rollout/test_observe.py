@@ -11,7 +11,7 @@ from mlmodel_operator.api.evidence import Counts, Evidence, Sides
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.api.types import ModelSource, Snapshot
-from mlmodel_operator.observe import read_pod, replica_failure
+from mlmodel_operator.observe import read_pod, read_revisions, replica_failure
 from mlmodel_operator.rollout.evidence.gather import (
     first_evidence,
     gather,
@@ -54,6 +54,25 @@ def test_a_terminating_pod_does_not_fail_its_version() -> None:
 def test_absent_fields_are_not_an_error(body: dict[str, Any]) -> None:
     assert not read_pod(body).ready
     assert replica_failure(body) == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "digest"),
+    [
+        (["--uri", "configmap://x", "--files-sha256", "9f2c" * 16, "--port", "8080"], "9f2c" * 16),
+        (["--files-sha256", "9f2c"], ""),
+        (["--files-sha256"], ""),
+        (["--uri", "configmap://x"], ""),
+        (None, ""),
+    ],
+)
+def test_the_digest_that_a_deployment_requires_is_read_from_its_arguments(args: list[str] | None, digest: str) -> None:
+    containers = [{"name": "mesh", "args": ["--files-sha256", "1" * 64]}, {"name": "server", "args": args}]
+    meta = {"labels": {"mlmodel.dev/revision": "c"}}
+    body = {"metadata": meta, "spec": {"template": {"spec": {"containers": containers}}}}
+    state = read_revisions([body], [], [])["c"]
+    assert (state.deployed, state.files_sha256) == (True, digest)
+    assert not read_revisions([], [{"metadata": meta}], [])["c"].deployed, "only its Service exists"
 
 
 CANDIDATE = Candidate("v2", "c", "Canary", Snapshot(ModelSource("builtin://x"), "i"), Time(NOW), Time(NOW), weight=5)

@@ -6,6 +6,7 @@ from the random generator of the test.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +18,27 @@ from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.evidence import Counts, Sides
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Status
-from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
+from mlmodel_operator.api.types import (
+    MLModel,
+    ModelSource,
+    Owner,
+    Rollout,
+    Serving,
+    Snapshot,
+    Spec,
+    Step,
+)
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
+from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.routes import Routes, routes_for
 
 IMAGE = "mlmodel-server:test"
 OWNER = Owner("fraud", "default", "uid-1")
+SNAPSHOT = Snapshot(ModelSource("builtin://x"), IMAGE)
 
 
 def spec(version: str, *, rollout: Rollout | None = None, serving: Serving | None = None) -> Spec:
@@ -62,6 +74,7 @@ class Behaviour:
 class _Revision:
     version: str
     replicas: int
+    snapshot: Snapshot = SNAPSHOT
     pods: dict[str, float] = field(default_factory=dict)
     """Time of creation of each pod."""
     ghosts: dict[str, float] = field(default_factory=dict)
@@ -121,6 +134,10 @@ class World:
     """Whether the model's address answers."""
     denied: str = ""
     """Why the operator may not serve the desired revision."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Digest of the files of each ConfigMap; empty: it does not exist. By default each exists."""
+    image: str = IMAGE
+    """Server image of the operator."""
     served_by: dict[str, float] = field(default_factory=dict)
     """Time of the last request of each revision."""
     serial: int = 0
@@ -142,22 +159,27 @@ class World:
                 tuple(replace(pod, created=math.floor(pod.created)) for pod in self.observed_pods(name)),
                 _address(name),
                 revision.replicas,
+                True,
+                revision.snapshot.files_sha256,
             )
             for name, revision in self.revisions.items()
         }
-        if not needs_routers(self.status, Observed(states)):
-            return Observed(states, (Router(self.router),))
-        routes = self.followed
-        router = Router(
-            self.router,
-            routes.id() if routes else "none",
-            self.boot,
-            self._candidate(),
-            self.stable_ms,
-            dict(self.weights) if self._candidate() == self.counted else {},
-            dict(self.uncounted),
-        )
-        return Observed(states, (router,))
+        config_map = config_map_to_pin(self.status, Observed(states))
+        files = self.files.setdefault(config_map, _digest(config_map)) if config_map else ""
+        missing = config_map is not None and not files
+        router = Router(self.router)
+        if needs_routers(self.status, Observed(states)):
+            routes = self.followed
+            router = Router(
+                self.router,
+                routes.id() if routes else "none",
+                self.boot,
+                self._candidate(),
+                self.stable_ms,
+                dict(self.weights) if self._candidate() == self.counted else {},
+                dict(self.uncounted),
+            )
+        return Observed(states, (router,), config_map_missing=missing, files_sha256=files)
 
     def _candidate(self) -> str:
         """Return the revision of the candidate in the routes that the router follows; empty without one."""
@@ -180,7 +202,7 @@ class World:
         """Return the decision about the present state, with the status as the API server returns it."""
         status = read_status(encode(self.status))
         observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
-        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, IMAGE, self.now)
+        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, self.image, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
         """Reconcile once; the operator is killed after ``dies_after`` of its writes."""
@@ -189,7 +211,9 @@ class World:
             self.check(self, plan)
         writes: list[Callable[[], object]] = [partial(self._route, plan)]
         writes += [
-            partial(self._scale, desired.revision.id, desired.revision.label, desired.replicas)
+            partial(
+                self._scale, desired.revision.id, desired.revision.label, desired.replicas, desired.revision.snapshot
+            )
             for desired in plan.desired
         ]
         writes += [partial(self._write, plan)]
@@ -224,8 +248,8 @@ class World:
         if plan.routes is not None:
             self.routes = plan.routes
 
-    def _scale(self, name: str, version: str, pods: int) -> None:
-        revision = self.revisions.setdefault(name, _Revision(version, pods))
+    def _scale(self, name: str, version: str, pods: int, snapshot: Snapshot = SNAPSHOT) -> None:
+        revision = self.revisions.setdefault(name, _Revision(version, pods, snapshot))
         if self.spec.serving.autoscaling is not None:
             pods = max(pods, revision.replicas)  # the autoscaler sets the number, the operator only the minimum
         revision.replicas = pods
@@ -314,6 +338,11 @@ class World:
         return tuple(pods)
 
 
+def _digest(config_map: str) -> str:
+    """Return the digest of the files of a ConfigMap that was never changed."""
+    return hashlib.sha256(config_map.encode()).hexdigest()
+
+
 def _address(revision: str) -> str:
     """Return the ClusterIP of a revision's Service."""
     return ".".join(str(int(revision[at : at + 2], 16)) for at in (0, 2, 4, 6))
@@ -344,11 +373,11 @@ def resumed(body: Mapping[str, Any], **how: object) -> World:
         **how,  # type: ignore[arg-type]
     )
     for item in status.draining:
-        world.revisions[item.revision] = _Revision(item.revision, 1, {f"{item.revision}-1": 0.0})
+        world.revisions[item.revision] = _Revision(item.revision, 1, pods={f"{item.revision}-1": 0.0})
     for side, created in ((status.stable, 0.0), (status.candidate, status.candidate and status.candidate.started_at)):
         if side is not None:
             pods = {f"{side.revision}-{number}": created or 0.0 for number in range(max(side.ready_replicas, 1))}
-            world.revisions[side.revision] = _Revision(side.version, side.replicas, pods)
+            world.revisions[side.revision] = _Revision(side.version, side.replicas, side.snapshot, pods)
     world.routes = world.followed = routes_for(status, world.observed())
     return world
 

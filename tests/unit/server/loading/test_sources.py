@@ -41,6 +41,33 @@ def test_a_config_map_mount_is_read_through_its_links(tmp_path: Path) -> None:
     assert load(source).manifest is not None
 
 
+def test_a_config_map_that_was_changed_is_rejected_by_name_with_what_to_do(tmp_path: Path) -> None:
+    for name, data in files().items():
+        (tmp_path / name).write_bytes(data)
+    digest = directory_digest(files())
+    source = locate("configmap://fraud-v7", tmp_path, "", digest)
+    assert load(source).sha256 == manifest.sha256(files()[MANIFEST])
+    (tmp_path / "README").write_bytes(b"")
+    with pytest.raises(RefusedModel) as raised:
+        locate("configmap://fraud-v7", tmp_path, "", digest)
+    message = str(raised.value)
+    assert message.startswith(
+        "ConfigMap fraud-v7 was changed after this revision started: give the changed model a new"
+    )
+    assert "set spec.model.sha256" in message
+    assert digest[:12] in message
+
+
+def test_what_is_loaded_is_what_was_compared(tmp_path: Path) -> None:
+    """A node replaces the files of a mounted ConfigMap at any time, also between the check and the load."""
+    for name, data in files().items():
+        (tmp_path / name).write_bytes(data)
+    source = locate("configmap://fraud-v7", tmp_path, "", directory_digest(files()))
+    for name in files():
+        (tmp_path / name).write_bytes(b"changed")
+    assert load(source).manifest is not None
+
+
 @pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "..", "folder/../../outside"])
 def test_a_link_out_of_the_directory_is_rejected_by_name(tmp_path: Path, target: str) -> None:
     (tmp_path / "outside").write_bytes(b"secret")

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.exposition import Exposition
-from mlmodel_server.observe.families import gauge
+from mlmodel_server.observe.families import ModelInfo, gauge
 from mlmodel_server.observe.metrics import PENDING, Recorder
 from mlmodel_server.observe.processes import Processes
 
@@ -124,6 +124,12 @@ def test_times_have_histograms_and_a_bound_belongs_to_its_bucket() -> None:
     assert seen["mlmodel_rows_total"] == 4
 
 
+def test_the_digest_of_the_loaded_model_is_a_label() -> None:
+    made = Recorder(IDENTITY, collectors=[ModelInfo(IDENTITY, "9f2c")])
+    made.start()
+    assert samples(made, **LABELS)["mlmodel_model_info 9f2c"] == 1
+
+
 def test_batches_are_counted_by_size_and_shed_requests_by_reason() -> None:
     made = recorder()
     for rows in (1, 1, 64, 65):
@@ -137,6 +143,7 @@ def test_batches_are_counted_by_size_and_shed_requests_by_reason() -> None:
         "mlmodel_shed_total queue_full": 1,
         "mlmodel_shed_total deadline": 2,
         "mlmodel_shed_total memory": 0,
+        "mlmodel_shed_total drain": 0,
         "mlmodel_shed_total other": 1,
     }
 

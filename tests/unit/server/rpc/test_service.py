@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.rpc import codec
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.rpc.service import SERVICE, GrpcServer
 from mlmodel_server.serving import describe
@@ -25,6 +26,9 @@ from mlmodel_server.serving.exchange import Exchange
 from mlmodel_server.serving.inference import Answer, Call
 from mlmodel_server.serving.pipeline import Pipeline
 from tests.unit.server.doubling import serving
+
+GARBAGE = b"\xff\xff"
+"""Bytes that cannot be parsed as a message."""
 
 
 class Recording(Pipeline):
@@ -174,14 +178,41 @@ def test_an_unknown_model_is_not_found_and_a_large_message_is_rejected(pipeline:
 
 def test_a_malformed_message_is_rejected_and_not_logged(pipeline: Recording, caplog: pytest.LogCaptureFixture) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
-        method: Any = client.channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await method(b"\xff\xff", timeout=10)
-        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert caught.value.details() == "the message is not a ModelInferRequest"
+        for name in ("ModelInfer", "ModelMetadata", "ServerMetadata", "ModelReady", "ServerReady", "ServerLive"):
+            method: Any = client.channel.unary_unary(f"/{SERVICE}/{name}")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await method(GARBAGE, timeout=10, metadata=(("x-api-key", "k"),))
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert caught.value.details() == f"the message is not a {name}Request"
 
     run(test, pipeline)
     assert caplog.messages == []
+    assert pipeline.counts() == {"400": 1}
+
+
+@pytest.mark.parametrize("name", ["ModelInfer", "ModelMetadata", "ServerMetadata"])
+def test_without_a_key_no_byte_is_parsed(name: str, pipeline: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    parse = codec.parse
+
+    def recorded(kind: Any, raw: bytes) -> Any:
+        parsed.append(raw)
+        return parse(kind, raw)
+
+    monkeypatch.setattr(codec, "parse", recorded)
+
+    async def test(client: Client, server: GrpcServer) -> None:
+        method: Any = client.channel.unary_unary(f"/{SERVICE}/{name}")
+        for metadata in ((), (("x-api-key", "another"),)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await method(GARBAGE, timeout=10, metadata=metadata)
+            assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert parsed == []
+        with pytest.raises(grpc.aio.AioRpcError):
+            await method(GARBAGE, timeout=10, metadata=(("x-api-key", "k"),))
+        assert parsed == [GARBAGE]
+
+    run(test, pipeline)
 
 
 def test_a_request_that_cannot_be_decoded_is_counted(pipeline: Recording) -> None:
@@ -263,3 +294,28 @@ def test_stop_finishes_calls_in_flight(pipeline: Recording) -> None:
         await stopping
 
     run(test, pipeline)
+
+
+def test_a_call_that_outlives_the_drain_gets_unavailable(pipeline: Recording) -> None:
+    async def test(client: Client, server: GrpcServer) -> None:
+        started = asyncio.Event()
+
+        async def endless(call: Call, deadline: float) -> Answer:
+            started.set()
+            await asyncio.Event().wait()
+            raise AssertionError("cancelled before")
+
+        pipeline.inference.predict = endless  # type: ignore[method-assign]
+        call = asyncio.ensure_future(client.infer())
+        await started.wait()
+        stopping = asyncio.ensure_future(server.stop(10))
+        await asyncio.sleep(0)
+        pipeline.cut()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "the server stops: retry, on a new connection"
+        await stopping
+
+    run(test, pipeline)
+    assert pipeline.counts() == {"503": 1}

@@ -240,3 +240,52 @@ def test_a_large_body_is_decoded_and_encoded_outside_the_event_loop() -> None:
             super()._step(name)
 
     assert slow(Pipeline(serving()), Large(2.0)) == 4.0
+
+
+@pytest.mark.parametrize("waits_for", ["body", "model"])
+def test_a_request_that_outlives_the_drain_gets_503_and_may_be_retried(
+    waits_for: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(serving())
+    sent = Sent()
+
+    async def test() -> Any:
+        waiting = asyncio.Event()
+
+        async def endless(*_: Any) -> Any:
+            waiting.set()
+            await asyncio.Event().wait()
+
+        if waits_for == "body":
+            monkeypatch.setattr(sent, "read", endless)
+        else:
+            monkeypatch.setattr(pipeline.inference, "predict", endless)
+        task = asyncio.ensure_future(pipeline.serve(sent))
+        await waiting.wait()
+        pipeline.cut()
+        return await task
+
+    reply = run(pipeline, test)
+    assert isinstance(reply, Failure)
+    assert (reply.status, reply.retry_after) == (503, 1)
+    assert counts(pipeline) == {"503": 1}
+    assert pipeline.serving.recorder.report()["shed"]["drain"] == 1
+    assert (pipeline.serving.recorder.in_flight, pipeline._body_bytes, pipeline._tasks) == (0, 0, set())
+
+
+def test_a_cancelled_request_gets_no_reply_while_the_server_serves() -> None:
+    pipeline = Pipeline(serving())
+    sent = Sent()
+    sent.go_on.clear()
+
+    async def test() -> None:
+        task = asyncio.ensure_future(pipeline.serve(sent))
+        await asyncio.sleep(0)
+        assert sent.steps == ["check", "read"]
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(pipeline, test)
+    assert "reject" not in sent.steps
+    assert counts(pipeline) == {}
