@@ -3,7 +3,7 @@
 # Packages come from the package index, in the versions and with the hashes of requirements/. The argument SERVER_LOCK
 # selects the libraries of the server: server, server-pytorch or server-tensorflow. To build without a network, or on
 # another base, set:
-# - BASE_IMAGE, any image with Python 3.11, and ROUTER_IMAGE, any with HAProxy 2.6 or newer;
+# - BASE_IMAGE, any image with Python 3.11, and ROUTER_IMAGE, any with HAProxy 3.0 or newer;
 # - a build context `wheels` with a folder of wheels for each lock that is installed, the wheel of pip in `build`, and
 #   the argument WHEELS=yes.
 #

@@ -35,7 +35,8 @@ TOOLS = (
     Tool("pkg-config", "pkg-config", "finds the library of runc"),
     Tool("buildah", "buildah", "builds the images"),
     Tool("debootstrap", "debootstrap", "builds the base image"),
-    Tool("haproxy", "haproxy", "runs the tests of the router"),
+    Tool("dpkg-deb", "dpkg", "unpacks HAProxy, for the tests and the image of the router"),
+    Tool("gpgv", "gpgv", "verifies the index of HAProxy's package"),
 )
 
 # Not programs: C headers for the compiler, and the keys of the Debian archive.

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack import ROOT, lock
+from hack import ROOT, haproxy, lock
 from hack.cluster import paths
 from hack.cluster.report import progress
 from hack.cluster.shell import locked, run
 
 SUITE = "bookworm"
-BASE_PACKAGES = ("python3", "ca-certificates", "haproxy")
+BASE_PACKAGES = ("python3", "ca-certificates")
 PYTHON_TARGETS = ("operator", "server")
 """The targets with Python packages, from the lock of the same name."""
 TARGETS = (*PYTHON_TARGETS, "router")
@@ -60,8 +60,9 @@ def build() -> list[Image]:
         for name in (lock.BUILD, *PYTHON_TARGETS):
             _download(cache, name)
         images = [_pause(cache, record)]
+        router_base = _router_base(cache)
         for target in TARGETS:
-            images.append(_target(cache, record, target, base))
+            images.append(_target(cache, record, target, router_base if target == "router" else base))
         _prune(layout(), images)
         return images
 
@@ -101,6 +102,23 @@ def _base(cache: Path) -> str:
         run(["tar", "--numeric-owner", "-cf", context / "base.tar", "-C", tree, "."], what="Packing the base image")
         shutil.copy(dockerfile, context)
         _buildah(cache, ["bud", "--isolation", "chroot", "-t", name, context], what="Building the base image")
+    done.touch()
+    return name
+
+
+def _router_base(cache: Path) -> str:
+    """Return the local name of an image with only HAProxy, for which a stock image stands elsewhere."""
+    tree = haproxy.tree("shipped")
+    dockerfile = paths.HERE / "images" / "haproxy" / "Dockerfile"
+    key = hash_of([str(tree.stat().st_mtime_ns), dockerfile.read_text(encoding="utf-8")])
+    name = f"localhost/mlmodel-haproxy:{key}"
+    done = cache / f"haproxy-{key}"
+    if done.exists():
+        return name
+    with tempfile.TemporaryDirectory(dir=cache, prefix="haproxy-") as context:
+        run(["tar", "--numeric-owner", "-cf", f"{context}/haproxy.tar", "-C", tree, "."], what="Packing HAProxy")
+        shutil.copy(dockerfile, context)
+        _buildah(cache, ["bud", "--isolation", "chroot", "-t", name, context], what="Building the image of HAProxy")
     done.touch()
     return name
 

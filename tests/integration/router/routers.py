@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hack import haproxy
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import Owner
@@ -40,11 +40,6 @@ def stable(requests: int, failed: int = 0) -> dict[str, int]:
     return {"requests": requests, "failed": failed}
 
 
-def haproxies() -> list[str]:
-    """Return the programs to test: the HAProxy that we ship, and the oldest that we support."""
-    return [found for name in ("HAPROXY", "HAPROXY_OLDEST") if (found := os.environ.get(name))] or ["haproxy"]
-
-
 @dataclass
 class Router:
     """One HAProxy with its mounted files in ``folder``; it replaces the routes file as the kubelet does."""
@@ -53,11 +48,11 @@ class Router:
     changes: dict[str, str] = field(default_factory=dict)
     grpc_port: int = 1
     """Port of the revisions for gRPC."""
+    version: str = "shipped"
+    """Which HAProxy: a key of ``hack.haproxy.SUITES``."""
     log: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Router:
-        binary = shutil.which(os.environ.get("HAPROXY", "haproxy"))
-        assert binary, "haproxy is missing, which these tests need. Type: apt-get install haproxy"
         self.traffic, self.status, self.grpc = (("127.0.0.1", free_port()) for _ in range(3))
         self.folder.mkdir(parents=True, exist_ok=True)
         files = dict(router_config(OWNER)["data"])
@@ -74,7 +69,7 @@ class Router:
         for name, text in files.items():
             (self.folder / name).write_text(text)
         self.process = await asyncio.create_subprocess_exec(
-            *(binary, "-db", "-f", str(self.folder / "haproxy.cfg")),
+            *(*haproxy.program(self.version), "-db", "-f", str(self.folder / "haproxy.cfg")),
             env={"MLMODEL_ROUTES": str(self.folder / "routes"), "MLMODEL_GRPC_PORT": str(self.grpc_port)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

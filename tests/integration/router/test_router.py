@@ -59,7 +59,7 @@ Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path, port: int) -> Run:
+def run(tmp_path: Path, port: int, version: str) -> Run:
     """``run(scenario, …)`` sets up a router and revisions, and awaits ``scenario(setup)``."""
 
     def start(
@@ -76,7 +76,7 @@ def run(tmp_path: Path, port: int) -> Run:
                 second = Revision("b", ADDRESSES["b"], port, b)
                 if listening:
                     await stack.enter_async_context(second)
-                router = await stack.enter_async_context(Router(tmp_path / "router", changes or {}))
+                router = await stack.enter_async_context(Router(tmp_path / "router", changes or {}, version=version))
                 if routes is not None:
                     await router.route(routes)
                 await scenario(Setup(router, first, second))
@@ -369,7 +369,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("status", [200, 401, 404, 500, 503], ids=str)
+@pytest.mark.parametrize("status", [200, 404, 503], ids=str)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_request_that_is_not_drawn_or_not_whole_counts_for_neither_side(run: Run, way: Way, status: int) -> None:
     def reply(request: Message) -> Reply:
@@ -475,18 +475,17 @@ def test_stable_fails_by_the_same_time_limit_as_the_candidate_and_its_answer_is_
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(100, clients=50)
         assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 100}
-        assert await setup.router.tally(50) == (candidate(50, failed=50), stable(50, failed=50))
+        # The retries on stable took too long as well: these failures are shared.
+        assert await setup.router.tally(50) == (candidate(50, failed=50, shared=50), stable(50, failed=50))
 
     run(scenario, canary(50, limit_ms=200), a=Reply(seconds=0.4), b=Reply(seconds=5))
 
 
-def test_a_request_that_the_candidate_does_not_answer_in_its_time_has_all_the_time_of_the_spec_on_stable(
-    run: Run,
-) -> None:
+def test_stable_has_all_the_time_of_the_spec_for_a_request_on_which_the_candidate_hangs(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         answer = (await setup.send(1))[0]
         assert (answer.status, answer.body) == (200, b"a")
-        assert await setup.router.tally(100) == (candidate(1, failed=1), stable(0))
+        assert await setup.router.tally(100) == (candidate(1, failed=1, shared=1), stable(0))
 
     changes = {"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 2"}
     run(scenario, canary(100, limit_ms=1000), a=Reply(seconds=1.5), b=Reply(seconds=60), changes=changes)
@@ -629,12 +628,8 @@ def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
         third, second = counts
         assert third["candidate"]["failed"] == third["candidate"]["requests"] > 0
         assert third["stable"]["requests"] > 0 == third["stable"]["failed"]
-        assert {weight: sides["candidate"]["failed"] for weight, sides in second.items()} == {
-            "5": 0,
-            "25": 0,
-            "50": 0,
-            "100": 0,
-        }
+        assert second.keys() == {"5", "25", "50", "100"}
+        assert all(sides["candidate"]["failed"] == 0 for sides in second.values())
 
     run(scenario)
 

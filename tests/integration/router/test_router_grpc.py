@@ -147,7 +147,7 @@ def port() -> int:
 
 
 @pytest.fixture
-def run(tmp_path: Path, port: int) -> Run:
+def run(tmp_path: Path, port: int, version: str) -> Run:
     """``run(scenario, …)`` sets up a router and revisions, and awaits ``scenario(setup)``."""
 
     def start(
@@ -164,7 +164,7 @@ def run(tmp_path: Path, port: int) -> Run:
                 second = GrpcRevision("b", ADDRESSES["b"], port, b)
                 if listening:
                     await stack.enter_async_context(second)
-                router = await stack.enter_async_context(Router(tmp_path / "router", changes or {}, port))
+                router = await stack.enter_async_context(Router(tmp_path / "router", changes or {}, port, version))
                 if routes is not None:
                     await router.route(routes)
                 client = GrpcClient(router.grpc)
@@ -274,12 +274,12 @@ def field(number: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     "rest", [b"", field(3, b"id"), b"\x18\x96\x01", b"\x19" + bytes(8), b"\x1d" + bytes(4)], ids=range(5)
 )
-@pytest.mark.parametrize(("version", "name"), [(b"v1", "a"), (b"v2", "b"), (b"v9", "a")])
+@pytest.mark.parametrize(("label", "name"), [(b"v1", "a"), (b"v2", "b"), (b"v9", "a")])
 def test_a_version_in_the_message_goes_to_that_version_and_does_not_count(
-    run: Run, version: bytes, name: str, rest: bytes
+    run: Run, label: bytes, name: str, rest: bytes
 ) -> None:
     async def scenario(setup: Setup) -> None:
-        chooses = field(1, b"m") + rest + field(2, version)
+        chooses = field(1, b"m") + rest + field(2, label)
         assert {(await setup.client.infer(chooses)).text for _ in range(20)} == {name}
         await setup.send(100)
         # A message without a version, or an empty one, chooses nothing.

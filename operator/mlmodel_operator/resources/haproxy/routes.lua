@@ -169,6 +169,11 @@ local function is_late(status, grpc_status)
   return status == 503 or status == 504
 end
 
+local function milliseconds()
+  local now = core.now()
+  return now.sec * 1000 + now.usec // 1000
+end
+
 -- The candidate's own outcome of requests that stable may have answered, by `txn.draw`.
 local first, first_count = {}, 0
 
@@ -179,7 +184,11 @@ core.register_fetches("first", function(txn)
   end
   local rejected = txn.f:res_hdr("x-mlmodel-first")
   local status, grpc_status = tonumber(rejected or txn.f:status()), txn.f:res_hdr("grpc-status")
-  first[txn:get_var("txn.draw")] = { kind = kind_of(status, grpc_status), is_late = is_late(status, grpc_status) }
+  first[txn:get_var("txn.draw")] = {
+    kind = kind_of(status, grpc_status),
+    is_late = is_late(status, grpc_status),
+    at = milliseconds(),
+  }
   first_count = first_count + 1
   return ""
 end)
@@ -210,14 +219,15 @@ end
 core.register_fetches("outcome", function(txn, side)
   local status, grpc_status = txn.f:status(), txn.f:res_hdr("grpc-status")
   local final = kind_of(status, grpc_status)
-  local own = final
-  local late = is_late(status, grpc_status)
-  local name = txn:get_var("txn.tally")
+  local own, late = final, is_late(status, grpc_status)
+  local name, draw, noted = txn:get_var("txn.tally"), tostring(txn:get_var("txn.draw")), nil
   if side == "candidate" then
-    local noted = first[tostring(txn:get_var("txn.draw"))]
-    first[tostring(txn:get_var("txn.draw"))] = nil
-    first_count = noted and first_count - 1 or first_count
-    own, late = noted and noted.kind or "neither", noted and noted.is_late
+    noted, first[draw] = first[draw], nil
+    if not noted then
+      return ""
+    end
+    first_count = first_count - 1
+    own, late = noted.kind, noted.is_late
   elseif final == "ok" then
     own = "failed" -- it took longer than the candidate may take
   end
@@ -231,8 +241,8 @@ core.register_fetches("outcome", function(txn, side)
     end
   elseif (own == "failed" or own == "rejected") and final ~= "rejected" and final ~= "neither" then
     add(name, "failed")
-    if final == "failed" then
-      add(name, "shared")
+    if final == "failed" or milliseconds() - noted.at > routes.limit then
+      add(name, "shared") -- stable failed it too, by the same measure
     end
   end
   return ""
