@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from bench import decisions, router
+from bench import decisions, router, router_cpu
 from bench.serving import __main__ as serving
 from hack.cluster.report import ClusterError
 
-BENCHES = {"decisions": decisions.main, "router": router.main, "serving": serving.main}
+BENCHES = {"decisions": decisions.main, "router": router.main, "router_cpu": router_cpu.main, "serving": serving.main}
 
 parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
 parser.add_argument("name", nargs="*", help=f"one of {', '.join(BENCHES)} (default: all)")

@@ -1,0 +1,152 @@
+"""The CPU time of the router per request, beside that of a bare HAProxy in the same run: one version, and in a rollout.
+
+Everything is on loopback: wrk on one CPU; on the other, the router with the shipped configuration, a bare HAProxy
+(a frontend and a backend), and a HAProxy that answers as both versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench.serving import load, pinned, process
+from hack import haproxy
+from hack.cluster.shell import run, wait_for
+from hack.ports import free_port
+from mlmodel_operator.api.status import Slot
+from mlmodel_operator.api.types import Owner
+from mlmodel_operator.resources import router_config
+from mlmodel_operator.rollout.routes import Routes
+
+ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
+BODY = b'{"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}'
+PATH = "/v2/models/m/infer"
+CONNECTIONS, SECONDS, ROUNDS = 8, 1.0, 7
+
+_DEFAULTS = """
+global
+  nbthread 1
+defaults
+  mode http
+  timeout client 60s
+  timeout server 60s
+  timeout connect 1s
+"""
+_ANSWER = """
+frontend versions
+  bind {a}:{port}
+  bind {b}:{port}
+  http-request return status 200 content-type application/json string '{{"outputs":[{{"name":"p","data":[1]}}]}}'
+"""
+_BARE = """
+frontend traffic
+  bind 127.0.0.1:{port}
+  default_backend own
+backend own
+  server own {a}:{target}
+"""
+
+
+def cases() -> Mapping[str, Routes]:
+    """Return the routes of each case: one version, the default steps of a rollout, and all requests while it bakes."""
+    rollouts = {f"canary at {weight} %": Routes(ADDRESSES, "a", "b", weight, "b0b0b0b0") for weight in (5, 25, 50, 100)}
+    return {"one version": Routes(ADDRESSES, "a"), **rollouts}
+
+
+def main() -> None:
+    """Print the medians of both and their ratio, for each case."""
+    load.require()
+    ports = [free_port(*ADDRESSES.values()), *(free_port() for _ in range(4))]
+    versions, bare_port, traffic, status, grpc = ports
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in cases()}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        stack.enter_context(_haproxy(folder / "versions", _DEFAULTS + _ANSWER.format(**ADDRESSES, port=versions)))
+        bare_text = _DEFAULTS + _BARE.format(**ADDRESSES, port=bare_port, target=versions)
+        bare = stack.enter_context(_haproxy(folder / "bare", bare_text))
+        files = _shipped(traffic, status, grpc)
+        router = stack.enter_context(_haproxy(folder / "router", files.pop("haproxy.cfg"), files))
+        for _ in range(ROUNDS):
+            for case, routes in cases().items():
+                _route(folder / "router" / "routes", routes, versions, status)
+                spent[case].append((_cost(router, traffic), _cost(bare, bare_port)))
+    print(f"{haproxy_version()}; {CONNECTIONS} connections, {ROUNDS} pairs of {SECONDS:g} s; µs of CPU per request")
+    for case, pairs in spent.items():
+        own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(mine / bare for mine, bare in pairs)
+        print(f"{case}: router {own:.1f}, bare HAProxy {other:.1f}, ratio {ratio:.2f}")
+
+
+def haproxy_version() -> str:
+    """Return the first line in which HAProxy names its version."""
+    return run([*haproxy.program("shipped"), "-v"], what="Reading the version of HAProxy").splitlines()[0]
+
+
+def _shipped(traffic: int, status: int, grpc: int) -> dict[str, str]:
+    """Return the shipped files, on these ports of loopback."""
+    files = dict(router_config(Owner("m", "default", "uid"))["data"])
+    for old, new in {":8080": traffic, ":9090": status, ":9000": grpc}.items():
+        files["haproxy.cfg"] = files["haproxy.cfg"].replace(f"bind {old}", f"bind 127.0.0.1:{new}")
+    files["haproxy.cfg"] = files["haproxy.cfg"].replace("abns@mlmodel-", f"abns@bench-{os.getpid()}-")
+    return files
+
+
+@contextmanager
+def _haproxy(folder: Path, text: str, files: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Run HAProxy on the CPU of the servers; yield its PID."""
+    folder.mkdir()
+    for name, content in {"haproxy.cfg": text, **(files or {})}.items():
+        (folder / name).write_text(content)
+    command = pinned.on(pinned.cpus()[0], [*haproxy.program("shipped"), "-db", "-f", f"{folder}/haproxy.cfg"])
+    environment = {**os.environ, "MLMODEL_ROUTES": str(folder / "routes")}
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        yield running.pid
+    finally:
+        running.kill()
+        running.wait()
+
+
+def _route(file: Path, routes: Routes, port: int, status: int) -> None:
+    """Write the routes with this port of the versions, and wait until the router follows them."""
+    text = routes.text().replace(" 8080", f" {port}")
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)
+
+    def is_followed() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{status}/status", timeout=1) as page:
+                return f'"id": "{routes.id()}"' in page.read().decode()
+        except OSError:
+            return False
+
+    wait_for("The router follows the routes", is_followed, seconds=10, log=file.parent / "log")
+
+
+def _cost(pid: int, port: int) -> float:
+    """Return the CPU time per request in microseconds."""
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(BODY)
+        body.flush()
+        size = ["-t1", f"-c{CONNECTIONS}", f"-d{SECONDS:g}s", "-H", "content-type: application/json"]
+        command = ["wrk", "-s", str(load.SCRIPT), *size, f"http://127.0.0.1:{port}{PATH}", "--", body.name]
+        before = process.cpu_seconds(pid)
+        printed = run(pinned.on(pinned.cpus()[1], command), what="wrk")
+        sample = load.sample(printed, process.cpu_seconds(pid) - before)
+    if sample.errors:
+        raise SystemExit(f"{sample.errors} requests failed: the figures would be worthless")
+    return sample.cpu
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.router_cpu", description=__doc__).parse_args()
+    main()
