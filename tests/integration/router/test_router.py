@@ -231,7 +231,7 @@ def test_when_no_version_can_be_reached_the_client_gets_an_error_and_nobody_is_b
             client.close()
         assert seen.keys() <= {0, 502, 503}
         counted, _ = await setup.router.tally(100)
-        assert counted == candidate(counted["requests"], counted["requests"], counted["requests"]), "nobody's failure"
+        assert counted == candidate(counted["requests"], counted["requests"], counted["requests"]), "the failures of both sides"
 
     run(scenario, canary(100), listening=False)
 

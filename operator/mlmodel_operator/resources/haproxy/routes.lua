@@ -214,8 +214,8 @@ local function add(name, what)
   count[what] = count[what] + 1
 end
 
--- Counts the failure of a request that was drawn. It is nobody's if the client did not wait for the answer, if the
--- request is wrong for stable too, or if it says nothing about the model, like a missing key.
+-- Counts the failure of a request that was drawn. It counts for neither side if the client did not wait for the
+-- answer, if the request is wrong for stable too, or if it says nothing about the model, like a missing key.
 core.register_fetches("outcome", function(txn, side)
   local status, grpc_status = txn.f:status(), txn.f:res_hdr("grpc-status")
   local final = kind_of(status, grpc_status)
@@ -316,7 +316,7 @@ local function point_slot(slot, ip, port)
   return wrong
 end
 
--- Tells HAProxy where requests go without a draw, whether to draw, and how.
+-- Writes what HAProxy reads for each request: where it goes without a draw, whether to draw, and how.
 local function publish()
   local to = destination()
   local values = { to = to, grpc_to = "grpc_" .. to, limit = tostring(routes.limit), mode = "direct" }
