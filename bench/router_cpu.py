@@ -92,9 +92,8 @@ def haproxy_version() -> str:
 def _shipped(traffic: int, status: int, grpc: int) -> dict[str, str]:
     """Return the shipped files, on these ports of loopback."""
     files = dict(router_config(Owner("m", "default", "uid"))["data"])
-    for old, new in {":8080": traffic, ":9090": status, ":9000": grpc}.items():
+    for old, new in {":8080": traffic, '":${MLMODEL_STATUS_PORT}"': status, ":9000": grpc}.items():
         files["haproxy.cfg"] = files["haproxy.cfg"].replace(f"bind {old}", f"bind 127.0.0.1:{new}")
-    files["haproxy.cfg"] = files["haproxy.cfg"].replace("abns@mlmodel-", f"abns@bench-{os.getpid()}-")
     return files
 
 
@@ -105,7 +104,7 @@ def _haproxy(folder: Path, text: str, files: Mapping[str, str] | None = None) ->
     for name, content in {"haproxy.cfg": text, **(files or {})}.items():
         (folder / name).write_text(content)
     command = pinned.on(pinned.cpus()[0], [*haproxy.program("shipped"), "-db", "-f", f"{folder}/haproxy.cfg"])
-    environment = {**os.environ, "MLMODEL_ROUTES": str(folder / "routes")}
+    environment = {**os.environ, "MLMODEL_ROUTES": str(folder / "routes"), "MLMODEL_PROCESS": f"bench-{os.getpid()}"}
     with (folder / "log").open("wb") as log:
         running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:

@@ -26,6 +26,7 @@ from mlmodel_operator.resources.common import Body
 from mlmodel_operator.rollout.routes import Routes
 
 CONFIG_PATH = "/etc/mlmodel/haproxy"
+CONFIG_FILES = ("haproxy.cfg", "routes.lua", "router.sh", "state.map")
 ROUTES_PATH = "/etc/mlmodel/routes"
 
 # As for the servers: the nodes remove the pod from the Service, then it stops. The rest of the grace period is for the
@@ -128,8 +129,7 @@ def _container(traffic: Traffic, image: str) -> Body:
     return {
         "name": ROUTER,
         "image": image,
-        # One process: a master process costs memory and is for reloads, which the operator never makes.
-        "command": ["haproxy", "-db", "-f", f"{CONFIG_PATH}/haproxy.cfg"],
+        "command": ["sh", f"{CONFIG_PATH}/router.sh"],
         "env": [{"name": "MLMODEL_TIMEOUT_SECONDS", "value": str(traffic.timeout_seconds)}],
         "ports": [
             {"name": "http", "containerPort": ROUTER_PORT},
@@ -163,7 +163,7 @@ def _routes_name(owner: Owner) -> str:
 @cache
 def _config_files() -> dict[str, str]:
     folder = files(__package__) / "haproxy"
-    return {name: (folder / name).read_text(encoding="utf-8") for name in ("haproxy.cfg", "routes.lua", "state.map")}
+    return {name: (folder / name).read_text(encoding="utf-8") for name in CONFIG_FILES}
 
 
 def _config_map(owner: Owner, name: str, data: dict[str, str]) -> Body:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -50,27 +52,40 @@ class Router:
     """Port of the revisions for gRPC."""
     version: str = "shipped"
     """Which HAProxy: a key of ``hack.haproxy.SUITES``."""
+    supervised: bool = False
+    """Whether two processes run, as in a pod; ``second`` has the status of the second one."""
     log: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Router:
-        self.traffic, self.status, self.grpc = (("127.0.0.1", free_port()) for _ in range(3))
+        self.traffic, self.status, self.second, self.grpc = (("127.0.0.1", free_port()) for _ in range(4))
         self.folder.mkdir(parents=True, exist_ok=True)
         files = dict(router_config(OWNER)["data"])
         for old, new in {
             "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
-            "bind :9090": f"bind {self.status[0]}:{self.status[1]}",
             "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",
-            # Abstract sockets, whose names are shared by the whole machine.
-            "abns@mlmodel-": f"abns@mlmodel-{os.getpid()}-{self.status[1]}-",
             **self.changes,
         }.items():
             assert old in files["haproxy.cfg"]
             files["haproxy.cfg"] = files["haproxy.cfg"].replace(old, new)
+        numbers = {"1 9090": f"{self.status[1]}1 {self.status[1]}", "2 9091": f"{self.status[1]}2 {self.second[1]}"}
+        for old, new in numbers.items():
+            files["router.sh"] = files["router.sh"].replace(f"supervise {old}", f"supervise {new}")
         for name, text in files.items():
             (self.folder / name).write_text(text)
+        program = [*haproxy.program(self.version)]
+        (self.folder / "haproxy").write_text(f'#!/bin/sh\nexec {" ".join(program)} "$@"\n')
+        (self.folder / "haproxy").chmod(0o755)
+        single = [*program, "-db", "-f", str(self.folder / "haproxy.cfg")]
         self.process = await asyncio.create_subprocess_exec(
-            *(*haproxy.program(self.version), "-db", "-f", str(self.folder / "haproxy.cfg")),
-            env={"MLMODEL_ROUTES": str(self.folder / "routes"), "MLMODEL_GRPC_PORT": str(self.grpc_port)},
+            *(["sh", str(self.folder / "router.sh")] if self.supervised else single),
+            env={
+                "PATH": f"{self.folder}:{os.environ['PATH']}",
+                "MLMODEL_ROUTES": str(self.folder / "routes"),
+                "MLMODEL_GRPC_PORT": str(self.grpc_port),
+                # Numbers of abstract sockets, which the whole machine shares.
+                "MLMODEL_PROCESS": str(self.status[1]),
+                "MLMODEL_STATUS_PORT": str(self.status[1]),
+            },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -79,6 +94,8 @@ class Router:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for pid in self.processes() if self.supervised else []:
+            os.kill(pid, signal.SIGKILL)
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
@@ -96,6 +113,16 @@ class Router:
         except ConnectionError:
             return False
 
+    def processes(self) -> list[int]:
+        """Return the PIDs of the HAProxy processes of a supervised router."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                if str(self.folder / "haproxy.cfg").encode() in command:
+                    found.append(int(entry.name))
+        return found
+
     async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
         """Check a condition a hundred times a second until it is true; fail after ``seconds``."""
         end = time.monotonic() + seconds
@@ -103,9 +130,9 @@ class Router:
             assert time.monotonic() < end, self.log
             await asyncio.sleep(0.01)
 
-    async def get(self, path: str) -> Message:
-        """Send a GET to the status port."""
-        client = Client(self.status)
+    async def get(self, path: str, address: tuple[str, int] | None = None) -> Message:
+        """Send a GET to the status port, or to that of another process."""
+        client = Client(address or self.status)
         try:
             return await client.get(path)
         finally:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -16,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from hack import haproxy
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
+from mlmodel_operator.resources import router_config
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, versions
-from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
+from tests.integration.router.routers import ADDRESSES, OWNER, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 
 @pytest.fixture
@@ -231,7 +234,9 @@ def test_when_no_version_can_be_reached_the_client_gets_an_error_and_nobody_is_b
             client.close()
         assert seen.keys() <= {0, 502, 503}
         counted, _ = await setup.router.tally(100)
-        assert counted == candidate(counted["requests"], counted["requests"], counted["requests"]), "the failures of both sides"
+        assert counted == candidate(counted["requests"], counted["requests"], counted["requests"]), (
+            "the failures of both sides"
+        )
 
     run(scenario, canary(100), listening=False)
 
@@ -735,6 +740,103 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
             assert len(setup.a.requests) >= len(load.answers)
 
     run(scenario)
+
+
+@dataclass
+class Pair:
+    """A router of two processes, as in a pod, and a revision."""
+
+    router: Router
+    a: Revision
+
+
+@pytest.fixture
+def pair(tmp_path: Path, port: int, version: str) -> Run:
+    """``pair(scenario)`` sets up a supervised router and one revision, and awaits ``scenario(pair)``."""
+
+    def start(scenario: Callable[[Pair], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            async with (
+                Revision("a", ADDRESSES["a"], port, Reply(seconds=0.005)) as first,
+                Router(tmp_path / "router", version=version, supervised=True) as router,
+            ):
+                await router.route(STABLE_A)
+                setup = Pair(router, first)
+
+                async def both() -> bool:
+                    return f'"id": "{STABLE_A.id()}"'.encode() in (await router.get("/status", router.second)).body
+
+                await router.until(both)
+                await scenario(setup)
+
+        asyncio.run(main())
+
+    return start
+
+
+def test_a_router_process_that_is_killed_loses_only_its_requests_in_flight_and_is_started_again(pair: Run) -> None:
+    async def scenario(setup: Pair) -> None:
+        clients = [Client(setup.router.traffic) for _ in range(16)]
+        load = Load(clients, pause=0.005)
+        boots = {(await setup.router.counts())["boot"]}
+
+        async def kill() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0.3)
+                victim = setup.router.processes()[0]
+                os.kill(victim, signal.SIGKILL)
+
+                async def restarted(victim: int = victim) -> bool:
+                    now = setup.router.processes()
+                    return len(now) == 2 and victim not in now
+
+                await setup.router.until(restarted)
+
+        await load.during(kill())
+        await setup.router.until(setup.router._live)
+        boots.add((await setup.router.counts())["boot"])
+        print(f"{len(load.answers)} requests, {len(load.failures)} failed, 16 in flight at most at each of 5 kills")
+        assert all("503" not in failure and "refused" not in failure for failure in load.failures)
+        assert len(load.failures) <= 5 * 16
+        assert len(load.answers) > 500
+
+    pair(scenario)
+
+
+def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
+    async def scenario(setup: Pair) -> None:
+        setup.a.behave = lambda _: Reply(seconds=0.5)
+        clients = [Client(setup.router.traffic) for _ in range(8)]
+        pending = [asyncio.ensure_future(client.post()) for client in clients]
+
+        async def arrived() -> bool:
+            return len(setup.a.requests) == 8
+
+        await setup.router.until(arrived)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        assert {answer.status for answer in await asyncio.gather(*pending)} == {200}
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert setup.router.processes() == []
+
+    pair(scenario)
+
+
+def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
+    for name in ("haproxy.cfg", "router.sh"):
+        (tmp_path / name).write_text(router_config(OWNER)["data"][name])
+    with (tmp_path / "haproxy.cfg").open("a") as file:
+        file.write("nonsense\n")
+    program = " ".join(haproxy.program("shipped"))
+    (tmp_path / "haproxy").write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+    (tmp_path / "haproxy").chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(tmp_path / "router.sh")],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "MLMODEL_ROUTES": "none"},
+        capture_output=True,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert b"nonsense" in done.stderr
 
 
 @pytest.mark.parametrize(

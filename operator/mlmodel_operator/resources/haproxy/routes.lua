@@ -283,12 +283,17 @@ local function parse(text)
   return new
 end
 
+local running = false -- HAProxy accepts connections; before, an address is set at once
+
 -- Sets the address of a server; returns nil, or the reason why it failed. HAProxy may apply it a little later.
 local function point(backend, name, ip, port)
   local server = core.backends[backend].servers[name]
   local answer = server:set_addr(ip, port) or ""
   if answer:find("nvalid") then
     return "no such address: " .. ip
+  end
+  if not running then
+    return nil
   end
   -- No request may be sent to a slot before its address is set; the loop ends after at most a second.
   for _ = 1, 100 do
@@ -371,12 +376,20 @@ local function follow()
   end
 end
 
+local function follow_safely()
+  local ok, wrong = pcall(follow)
+  if not ok then
+    core.log(core.err, "routes file cannot be applied: " .. tostring(wrong))
+  end
+end
+
+-- Before the first connection is accepted, so that a process that was killed serves again with its start.
+core.register_init(follow_safely)
+
 core.register_task(function()
+  running = true
   while true do
-    local ok, wrong = pcall(follow)
-    if not ok then
-      core.log(core.err, "routes file cannot be applied: " .. tostring(wrong))
-    end
+    follow_safely()
     core.msleep(POLL_MS)
   end
 end)

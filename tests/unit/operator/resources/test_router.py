@@ -75,7 +75,7 @@ def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
 
 def test_the_hash_is_of_the_files_as_mounted() -> None:
     assert router_config_hash() == router_config_hash()
-    assert set(router_config(OWNER)["data"]) == {"haproxy.cfg", "routes.lua", "state.map"}
+    assert set(router_config(OWNER)["data"]) == {"haproxy.cfg", "routes.lua", "router.sh", "state.map"}
     assert re.fullmatch("[0-9a-f]{16}", router_config_hash())
 
 
@@ -91,7 +91,7 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
         protocol = " proto h2" if port["name"] == "grpc" else ""
         assert f"bind :{port['containerPort']}{protocol}\n" in config
     mounts = {mount["name"]: mount["mountPath"] for mount in router["volumeMounts"]}
-    assert router["command"][-1] == f"{mounts['config']}/haproxy.cfg"
+    assert router["command"][-1] == f"{mounts['config']}/router.sh"
     assert f"presetenv MLMODEL_ROUTES {mounts['routes']}/routes\n" in config
     grpc = service(OWNER, "5f1c2e9a")["spec"]["ports"][1]
     assert f"presetenv MLMODEL_GRPC_PORT {grpc['port']}\n" in config
