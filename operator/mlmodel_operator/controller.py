@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.api.codec import DecodeError, encode
-from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
@@ -27,11 +26,13 @@ from mlmodel_operator.names import (
     revision_name,
     router_name,
 )
+from mlmodel_operator.reach import Silences
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_address, needs_pods, needs_routers
+from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_pods, needs_routers, needs_services
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
+from mlmodel_operator.rollout.requeue import POLL_SECONDS
 from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
@@ -43,6 +44,7 @@ from mlmodel_operator.runtime.resource import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     PODS,
+    REPLICA_SETS,
     SERVICES,
     Body,
     Resource,
@@ -86,6 +88,9 @@ class Controller:
         self._clock = clock
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
+        # The last answer about the ConfigMap for which pods wait: the name with these pods, and whether it is missing.
+        self._config_maps: dict[tuple[str, str], tuple[tuple[str, tuple[str, ...]], bool]] = {}
+        self._silences = Silences()
         # What has been reported of a status that cannot be read, by model.
         self._reported: dict[tuple[str, str], str] = {}
 
@@ -98,8 +103,7 @@ class Controller:
         body = self._store.get(MODELS, *key)
         if body is None or observe.is_terminating(body):
             # The garbage collector deletes its children.
-            self._refusals.pop(key, None)
-            self._reported.pop(key, None)
+            self._forget(key)
             return None
         status = await self._read_status(body, key)
         if status is None:
@@ -114,11 +118,19 @@ class Controller:
         for revision in plan.deletes:
             await attempt(self._delete_revision(model.owner, revision))
         if attempt.refusal is not None:
-            if plan.requeue_after is None or attempt.refusal.conflict:
+            is_polled = plan.requeue_after is not None and plan.requeue_after <= POLL_SECONDS
+            if not is_polled or attempt.refusal.conflict:
                 raise attempt.refusal
             # Backoff would delay the rollout, which must detect a failing candidate within seconds.
             logger.warning("write rejected, rollout continues", extra={"error": attempt.refusal})
         return plan.requeue_after
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Drop all that is stored about a model that no longer exists."""
+        self._refusals.pop(key, None)
+        self._reported.pop(key, None)
+        self._config_maps.pop(key, None)
+        self._silences.forget(key)
 
     async def _read_status(self, body: Body, key: tuple[str, str]) -> Status | None:
         """Return the status; report one that cannot be read, and return None if the operator must change nothing."""
@@ -159,52 +171,94 @@ class Controller:
         if refusal is None:
             self._refusals.pop(key, None)
         elif not refusal.retryable and not refusal.conflict:
-            self._refusals[key] = f"the operator cannot write an object: {refusal.message}"
+            self._refusals[key] = f"the operator cannot write an object: {observe.clean(refusal.message)}"
 
     # ---------------------------------------------------------------------------------------------------- observing
 
     async def _observe(self, model: MLModel, status: Status) -> Observed:
-        namespace, name = model.owner.namespace, model.owner.name
+        """Return the state of the children: from the store, and what must be asked of addresses."""
+        observed, pods = self._observe_children(model)
+        observed = replace(observed, missing_config_map=await self._missing_config_map(model, status, observed))
+        return await self._ask(model, status, observed, pods)
 
-        def children(resource: Resource) -> list[Body]:
-            return [body for body in self._store.group(resource, namespace, name) if _belongs_to(body, model.owner.uid)]
+    def _children(self, resource: Resource, owner: Owner) -> list[Body]:
+        bodies = self._store.group(resource, owner.namespace, owner.name)
+        return [body for body in bodies if _belongs_to(body, owner.uid)]
 
-        deployments, services = children(DEPLOYMENTS), children(SERVICES)
-        pods = self._store.group(PODS, namespace, name)
+    def _pods_of(self, owner: Owner, deployment: Body | None) -> list[Body]:
+        """Return the pods of a Deployment; none if it does not exist or the model does not own it."""
+        if deployment is None or not _belongs_to(deployment, owner.uid):
+            return []
+        replica_sets = self._store.group(REPLICA_SETS, owner.namespace, owner.name)
+        return observe.pods_of(deployment, replica_sets, self._store.group(PODS, owner.namespace, owner.name))
+
+    def _router_deployment(self, owner: Owner) -> Body | None:
+        return self._store.get(DEPLOYMENTS, owner.namespace, router_name(owner.name))
+
+    def _observe_children(self, model: MLModel) -> tuple[Observed, _Pods]:
+        """Return what the store has, and the pods whose addresses may have to be asked."""
+        owner = model.owner
+        deployments, services = self._children(DEPLOYMENTS, owner), self._children(SERVICES, owner)
         servers = [
-            pod
-            for pod in pods
-            if observe.label(pod, REVISION_LABEL)
-            and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+            (revision, pod)
+            for deployment in deployments
+            if (revision := observe.label(deployment, REVISION_LABEL))
+            for pod in self._pods_of(owner, deployment)
         ]
-        routers = [pod for pod in pods if observe.label(pod, COMPONENT_LABEL) == ROUTER]
-        routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
-
-        counts: Mapping[str, Counts | None] = {}
-        if needs_pods(status):
-            counts = await self._scraper.pods(_addresses(servers))
-        revisions = observe.read_revisions(
-            deployments,
-            services,
-            [(observe.label(pod, REVISION_LABEL), observe.read_pod(pod, counts.get(_name(pod)))) for pod in servers],
-        )
-        statuses: Mapping[str, RouterStatus | None] = {}
-        without_routers = Observed(revisions)
-        if needs_routers(status, without_routers):
-            statuses = await self._scraper.routers(_addresses(routers))
-        reachable = True
-        if routers and needs_address(status, without_routers):
-            reachable = await self._scraper.answers(_cluster_ip(services))
-        refusal = self._refusals.get((namespace, name), "")
-        config_map = needs_config_map(status, replace(without_routers, refusal=refusal))
-        return Observed(
-            revisions,
-            tuple(observe.read_router(pod, statuses.get(_name(pod))) for pod in routers),
-            refusal=refusal,
-            config_map_missing=config_map is not None and await self._is_missing(namespace, config_map),
-            reachable=reachable,
+        router = self._router_deployment(owner)
+        routers = self._pods_of(owner, router)
+        ready = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
+        observed = Observed(
+            observe.read_revisions(
+                deployments, services, [(revision, observe.read_pod(pod, None)) for revision, pod in servers]
+            ),
+            tuple(observe.read_router(pod, None) for pod in ready),
+            observe.read_workload(router, [observe.read_pod(pod, None, ROUTER) for pod in routers]),
+            refusal=self._refusals.get((owner.namespace, owner.name), ""),
             denied=self._settings.denial(model.spec.model.trust),
         )
+        return observed, _Pods([pod for _, pod in servers], ready, _cluster_ip(services))
+
+    async def _ask(self, model: MLModel, status: Status, observed: Observed, pods: _Pods) -> Observed:
+        """Return ``observed`` with the answers of pods and Services, as far as the decision requires them."""
+        key, now = (model.owner.namespace, model.owner.name), self._clock.now()
+        statuses: Mapping[str, RouterStatus | None] = {}
+        if needs_routers(status, observed):
+            statuses = await self._scraper.routers(_addresses(pods.routers))
+        answered = {name: found is not None for name, found in statuses.items()}
+        silent = self._silences.note(key, "routers", answered, now)
+        reachable = {}
+        if pods.routers and needs_address(status, observed):
+            side = answering_side(status, observed)
+            reachable = {"address": await self._scraper.answers(pods.address, side)}
+        unreachable = self._silences.note(key, "address", reachable, now)
+        services = {}
+        for revision in needs_services(status, observed):
+            if address := observed.revision(revision).address:
+                services[revision] = await self._scraper.service_answers(address)
+        routers = (observe.read_router(pod, statuses.get(_name(pod)), silent.get(_name(pod))) for pod in pods.routers)
+        observed = replace(
+            observed,
+            routers=tuple(routers),
+            reachable=not unreachable,
+            unreachable_since=unreachable.get("address"),
+            silent_services=self._silences.note(key, "services", services, now),
+        )
+        if needs_pods(status):
+            observed = observe.with_counts(observed, await self._scraper.pods(_addresses(pods.servers)))
+        return observed
+
+    async def _missing_config_map(self, model: MLModel, status: Status, observed: Observed) -> str:
+        """Return the name of the ConfigMap for which pods wait, if it does not exist; read it once for these pods."""
+        key = (model.owner.namespace, model.owner.name)
+        needed = needs_config_map(status, observed, self._clock.now())
+        if needed is None:
+            self._config_maps.pop(key, None)
+            return ""
+        name, _ = needed
+        if self._config_maps.get(key, (None, False))[0] != needed:
+            self._config_maps[key] = (needed, await self._is_missing(key[0], name))
+        return name if self._config_maps[key][1] else ""
 
     async def _is_missing(self, namespace: str, config_map: str) -> bool:
         try:
@@ -217,16 +271,17 @@ class Controller:
 
     async def _write_children(self, model: MLModel, plan: Plan, attempt: _Attempts) -> None:
         """Write the routes first: stopping requests to a failing candidate is the most urgent change."""
-        owner, replicas = model.owner, model.spec.traffic.router.replicas
+        owner, spec = model.owner, model.spec.traffic.router
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes), attempt)
             await self._annotate_routers(owner, plan.routes)
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
-        router = resources.router_deployment(owner, replicas, self._settings.router_image, config)
+        image = self._settings.router_image
+        router = resources.router_deployment(owner, spec.replicas, image, config, spec.resources)
         await self._apply(DEPLOYMENTS, router, attempt)
-        await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
+        await self._write_budget(owner, spec.replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
 
@@ -272,10 +327,8 @@ class Controller:
         """Annotate the router pods with the routes: a changed annotation makes kubelet refresh the mounted file at
         once."""
         change = {"metadata": {"annotations": {ROUTES_ANNOTATION: routes.id()}}}
-        for pod in self._store.group(PODS, owner.namespace, owner.name):
-            if not _is_pod_of(pod, router_name(owner.name)) or observe.is_terminating(pod):
-                continue
-            if observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
+        for pod in self._pods_of(owner, self._router_deployment(owner)):
+            if observe.is_terminating(pod) or observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
                 continue
             try:
                 await self._applier.patch(PODS, pod, change)
@@ -319,6 +372,15 @@ class Controller:
         self._store.remove(resource, body)
 
 
+@dataclass(frozen=True)
+class _Pods:
+    """Where requests of the operator go: the pods of all revisions, the ready routers, and the model's Service."""
+
+    servers: list[Body]
+    routers: list[Body]
+    address: str
+
+
 class _Attempts:
     """Awaits writes one after the other; a failed one does not stop the next."""
 
@@ -338,13 +400,6 @@ class _Attempts:
 def _belongs_to(body: Body, owner: str) -> bool:
     """Whether the object's controller is the one with this UID."""
     return (controller_of(body) or {}).get("uid") == owner
-
-
-def _is_pod_of(pod: Body, deployment: str) -> bool:
-    """Whether a ReplicaSet of this Deployment controls the pod. Labels are not proof: anyone may copy them."""
-    replica_set = f"{deployment}-{observe.label(pod, 'pod-template-hash')}"
-    controller = controller_of(pod) or {}
-    return (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
 
 
 def _name(body: Body) -> str:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import aiohttp
 
@@ -23,7 +23,6 @@ _SECONDS = 1.0
 _BODY_LIMIT = 1 << 20
 _COUNTER_LIMIT = 2**53  # a float cannot represent every integer above
 _CONNECTIONS = 100
-_STABLE = {"x-mlmodel-version": "stable"}
 
 _METRIC = "mlmodel_requests_total"
 # A label value ends at the first quote that is not escaped; no part of this matches in two ways.
@@ -73,9 +72,15 @@ class Scraper:
         """Return the status of the router pods at these IP ``addresses``, by name; None as for ``pods``."""
         return await self._read_all(addresses, self._router_port, "/status", parse_router_status)
 
-    async def answers(self, address: str) -> bool:
-        """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of stable. Never raises."""
-        return await self._read(address, self._service_port, "/v2/health/live", _STABLE) is not None
+    async def answers(self, address: str, side: Literal["stable", "candidate"] = "stable") -> bool:
+        """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of this side. Never
+        raises."""
+        headers = {"x-mlmodel-version": side}
+        return await self._read(address, self._service_port, "/v2/health/live", headers) is not None
+
+    async def service_answers(self, address: str) -> bool:
+        """Whether a request to the Service of a revision, at its IP ``address``, reaches a pod. Never raises."""
+        return await self._read(address, self._server_port, "/v2/health/live") is not None
 
     async def _read_all(
         self, addresses: Mapping[str, str], port: int, path: str, parse: Callable[[bytes], T | None]

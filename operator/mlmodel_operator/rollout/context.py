@@ -11,11 +11,16 @@ from mlmodel_operator.api.types import MLModel, Revision, Rollout
 from mlmodel_operator.rollout.capacity import full_capacity
 from mlmodel_operator.rollout.evidence.gather import fresh_evidence
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.obstacles import obstacle
+from mlmodel_operator.rollout.obstacles import Obstacle, find_obstacle, next_look, obstacle_of_candidate
+from mlmodel_operator.rollout.pod_failures import why_not_ready
 from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for
 
-STABLE_DOWN_SECONDS = 30.0
-"""Time without a ready pod of stable after which a ready candidate gets all requests without further proof."""
+STABLE_DOWN_SECONDS = 3.0
+"""Time without a ready pod of stable after which a ready candidate gets all requests.
+
+The routers retry for a second, and a container that restarts in place is ready again within two or three: a shorter
+time would give all requests to an unproven version for nothing, a longer one only adds failed requests.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,11 @@ class Context:
     full_capacity: int
     """Number of pods for all requests."""
     obstacle: str
-    """Why the candidate's pods do not start, where the pods do not report it; empty if no cause is known."""
+    """Why the candidate's pods are not ready, as a clause for messages; empty if no cause is known."""
+    trouble: Obstacle | None
+    """What keeps any child from what is desired; None if nothing is known to."""
+    next_look: float | None
+    """Time at which ``trouble`` may change although nothing else does; None if it does not."""
 
     @property
     def rollout(self) -> Rollout:
@@ -52,13 +61,20 @@ class Context:
         """Return the number of the candidate's ready pods."""
         return self.observed.revision(candidate.revision).ready
 
+    @property
+    def why_unconfirmed(self) -> str:
+        """What the confirmation of the routes waits for, as a clause for messages."""
+        if self.observed.routers:
+            return "the routers have not confirmed the routes yet"
+        return why_no_router(self.observed)
+
     def serves_alone(self, candidate: Candidate) -> bool:
-        """Whether the candidate gets requests and has a ready pod, and stable has none."""
+        """Whether the candidate gets requests and has a ready pod, and stable has none or does not answer yet."""
         stable = self.status.stable
         return (
-            candidate.weight > 0
+            (candidate.weight > 0 or candidate.stands_in_since is not None)
             and stable is not None
-            and self.observed.revision(stable.revision).ready == 0
+            and (candidate.stands_in_since is not None or self.observed.revision(stable.revision).ready == 0)
             and self.ready(candidate) > 0
         )
 
@@ -69,6 +85,11 @@ class Context:
             and self.now >= candidate.stable_down_since + STABLE_DOWN_SECONDS
             and self.ready(candidate) > 0
         )
+
+
+def why_no_router(observed: Observed) -> str:
+    """Return why no router pod is ready, as a clause for messages."""
+    return f"no router pod is ready: {why_not_ready(observed.router.pods, observed.router.replica_failure)}"
 
 
 def context_of(model: MLModel, observed: Observed, status: Status, image: str, now: float) -> Context:
@@ -82,8 +103,10 @@ def context_of(model: MLModel, observed: Observed, status: Status, image: str, n
         now,
         desired=desired_revision(model.spec, image),
         routes=routes,
-        is_confirmed=are_confirmed(routes, observed),
+        is_confirmed=are_confirmed(routes, observed, status.routes),
         evidence=fresh_evidence(model, observed, status),
         full_capacity=full_capacity(model.spec.serving, running),
-        obstacle=obstacle(model, status, observed, now),
+        obstacle=obstacle_of_candidate(model, status, observed, now),
+        trouble=find_obstacle(model, status, observed, now),
+        next_look=next_look(status, observed, now),
     )

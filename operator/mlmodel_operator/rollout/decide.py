@@ -27,9 +27,10 @@ from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.replicas import count_replicas, desired_revisions
-from mlmodel_operator.rollout.report import report
+from mlmodel_operator.rollout.report import report, report_trouble
 from mlmodel_operator.rollout.requeue import requeue_after
 from mlmodel_operator.rollout.routes import routes_for
+from mlmodel_operator.rollout.standing_in import stand_in
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
@@ -49,10 +50,13 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
         case other:
             assert_never(other)
     state, deletes = drain(context, state)
-    state = count_replicas(context, state)
+    state = endings.note_retry(context, count_replicas(context, state))
+    state, more = stand_in(context, state)
+    notices += more
     if context.is_confirmed and context.routes is not None:
         state = replace(state, routes=context.routes.id())
     state = report(context, state, decision)
+    notices += report_trouble(context, state, notices)
     routes = routes_for(state, observed)
     return Plan(
         desired=desired_revisions(context, state),
@@ -60,7 +64,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
         status=state,
         deletes=deletes,
         notices=notices,
-        requeue_after=requeue_after(context, state, routes),
+        requeue_after=requeue_after(context, state, routes, is_transition=isinstance(decision, Transition)),
     )
 
 

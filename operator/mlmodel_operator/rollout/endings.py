@@ -18,11 +18,13 @@ from mlmodel_operator.api.status import (
     Stable,
     Status,
     verdict_on,
+    with_retry,
 )
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
+from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
@@ -55,8 +57,9 @@ def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decis
         failure.reason,
         failure.message,
         Time(context.now),
-        candidate.weight,
+        weight_of(candidate),
         context.rollout.retry,
+        _retries(context, candidate),
     )
     others = tuple(item for item in context.status.rejected if item.revision != candidate.revision)
     without = _without(context, candidate, "RolledBack", failure.message)
@@ -83,7 +86,7 @@ def withdraw(context: Context, candidate: Candidate) -> Transition:
     notice = Notice(
         "Normal",
         Reason.REVERTED if outcome == "Reverted" else Reason.SUPERSEDED,
-        f"{candidate.version} ({candidate.revision}) is withdrawn at weight {candidate.weight}: {message}",
+        f"{candidate.version} ({candidate.revision}) is withdrawn at weight {weight_of(candidate)}: {message}",
     )
     return Transition(_without(context, candidate, outcome, message), (notice,))
 
@@ -102,6 +105,14 @@ def as_stable(candidate: Candidate) -> Stable:
     )
 
 
+def note_retry(context: Context, state: Status) -> Status:
+    """Return ``state`` with the present spec.rollout.retry among those of the rollout."""
+    candidate, retry = state.candidate, context.rollout.retry
+    if candidate is None or retry in candidate.retries:
+        return state
+    return replace(state, candidate=replace(candidate, retries=with_retry(candidate.retries, retry)))
+
+
 def _without(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> Status:
     """Return the status with the candidate draining. A candidate that never got a request is removed at once."""
     until = None if candidate.slot is not None else Time(context.now)
@@ -111,6 +122,13 @@ def _without(context: Context, candidate: Candidate, outcome: Outcome, message: 
         draining=(*context.status.draining, Draining(candidate.revision, outcome, candidate.slot, until)),
         history=_history(context, candidate, outcome, message),
     )
+
+
+def _retries(context: Context, candidate: Candidate) -> tuple[str, ...]:
+    """Return every value of spec.rollout.retry with which this revision has been rejected, now included."""
+    before = next((item for item in context.status.rejected if item.revision == candidate.revision), None)
+    earlier = (before.retry, *before.retries) if before is not None else ()
+    return with_retry(earlier, context.rollout.retry, *candidate.retries)
 
 
 def _history(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> tuple[HistoryEntry, ...]:

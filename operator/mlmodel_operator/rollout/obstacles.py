@@ -1,69 +1,193 @@
-"""Why pods do not start, where the pods do not report it."""
+"""What keeps the children of a model from what the operator desires, and what the user can do about it.
+
+An obstacle is reported whichever child has it: the candidate, stable or the router.
+"""
 
 from __future__ import annotations
 
-from mlmodel_operator.api.status import Candidate, Status
-from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout.observed import Observed, Pod
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import Candidate, Stable, Status
+from mlmodel_operator.api.types import MLModel, Serving, Snapshot
+from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT, revision_name
+from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState
+from mlmodel_operator.rollout.pod_failures import FIRST_FAILURE_SECONDS, failure_of, is_first_failure
+
+RESOURCES = "spec.serving.resources"
+
+CONFIG_MAP_SECONDS = 5.0
+"""Time in which a ConfigMap that is applied together with its model exists."""
 MOUNT_SECONDS = 15.0
 """Time in which a node normally mounts the volumes of a pod."""
+SILENT_SECONDS = 10.0
+"""Time without an answer after which an address counts as unreachable; a busy node is silent for a second or two."""
 
 
-def obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> str:
-    """Return why the candidate's pods do not start, as a clause for messages; empty if no cause is known.
+@dataclass(frozen=True)
+class Obstacle:
+    """Why the children are not as desired."""
 
-    From the most certain cause to the least: that a Secret is missing is a guess, because the operator may not read it.
-    """
+    reason: Reason
+    message: str
+    """A clause that names the cause and what to do."""
+    stalls: bool
+    """Whether it lasts until somebody acts."""
+
+
+def find_obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> Obstacle | None:
+    """Return the obstacle to report, or None: from those that stop all requests to those that stop the candidate."""
+    return next(_obstacles(model, status, observed, now), None)
+
+
+def _obstacles(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
+    if observed.refusal:
+        yield Obstacle(Reason.APPLY_REJECTED, observed.refusal, stalls=True)
+    yield from _of_workload("the router", observed.router, "spec.traffic.router.resources", now)
+    yield from _unreachable(model, status, observed, now)
+    for side in (status.stable, status.candidate):
+        if side is not None and observed.revision(side.revision).ready < _required(side, model.spec.serving):
+            yield from _of_revision(model, side, observed, now)
+
+
+def _required(side: Stable | Candidate, serving: Serving) -> int:
+    """Return the number of pods of one side that must be ready; an autoscaler may desire more of stable."""
+    if serving.autoscaling is not None and isinstance(side, Stable):
+        return serving.autoscaling.min_replicas
+    return max(side.replicas, 1)
+
+
+def obstacle_of_candidate(model: MLModel, status: Status, observed: Observed, now: float) -> str:
+    """Return why the candidate's pods are not ready, as a clause for messages; empty if no cause is known."""
     if observed.refusal:
         return observed.refusal
     candidate = status.candidate
-    if candidate is None or observed.revision(candidate.revision).ready:
+    if candidate is None or observed.revision(candidate.revision).ready >= _required(candidate, model.spec.serving):
         return ""
-    return (
-        observed.revision(candidate.revision).replica_failure
-        or _missing_config_map(model, candidate, observed)
-        or _missing_secret(model, candidate, observed, now)
-    )
+    return next((found.message for found in _of_revision(model, candidate, observed, now)), "")
 
 
-def needs_config_map(status: Status, observed: Observed) -> str | None:
-    """Return the name of the ConfigMap to read for ``Observed.config_map_missing``, or None."""
-    candidate = status.candidate
-    if candidate is None or observed.refusal:
+def next_look(status: Status, observed: Observed, now: float) -> float | None:
+    """Return the time at which another obstacle may be found although nothing changes; None if there is none."""
+    times: list[float] = []
+    for side in (status.stable, status.candidate):
+        if side is None:
+            continue
+        state = observed.revision(side.revision)
+        for pod in _mounting(state):
+            if _config_map(side.snapshot):
+                times.append(pod.created + CONFIG_MAP_SECONDS)
+            if side.snapshot.api_keys is not None:
+                times.append(pod.created + MOUNT_SECONDS)
+        times += _first_failures(state)
+    times += _first_failures(observed.router)
+    return min((time for time in times if time > now), default=None)
+
+
+def _first_failures(state: RevisionState) -> list[float]:
+    return [pod.created + FIRST_FAILURE_SECONDS for pod in state.pods if is_first_failure(pod)]
+
+
+# ------------------------------------------------------------------------------------------------ one Deployment
+
+
+def _of_workload(what: str, state: RevisionState, field: str, now: float) -> Iterator[Obstacle]:
+    if state.replica_failure:
+        message = (
+            f"Kubernetes cannot create pods of {what} ({state.replica_failure}): change the quota, LimitRange or"
+            f" admission policy, or {field}"
+        )
+        yield Obstacle(Reason.PODS_NOT_CREATED, message, stalls=True)
+    for pod in state.pods:
+        failure = failure_of(pod, now)
+        if failure is not None and failure.reason == Reason.OUT_OF_MEMORY:
+            message = f"the kernel killed a pod of {what} because it used more memory than its limit: raise {field}"
+            yield Obstacle(failure.reason, f"{message}.limits.memory", stalls=not state.ready)
+        elif failure is not None:
+            yield Obstacle(failure.reason, f"a pod of {what} cannot run: {failure.message}", stalls=not state.ready)
+        elif pod.unschedulable and not pod.terminating:
+            message = f"no node can run a pod of {what} ({pod.unschedulable}): add nodes, or lower {field}.requests"
+            yield Obstacle(Reason.UNSCHEDULABLE, message, stalls=False)
+
+
+def _of_revision(model: MLModel, side: Stable | Candidate, observed: Observed, now: float) -> Iterator[Obstacle]:
+    yield from _before_start(model, side, observed, now)
+    state = observed.revision(side.revision)
+    yield from _of_workload(side.version, state, RESOURCES, now)
+
+
+def _before_start(model: MLModel, side: Stable | Candidate, observed: Observed, now: float) -> Iterator[Obstacle]:
+    """Yield causes that the pods do not report, from the most certain to the least."""
+    state = observed.revision(side.revision)
+    if state.replica_failure:
+        yield from _of_workload(side.version, RevisionState(replica_failure=state.replica_failure), RESOURCES, now)
+    name, namespace = _config_map(side.snapshot), model.owner.namespace
+    if name and observed.missing_config_map == name and _mounting(state):
+        message = (
+            f"ConfigMap {name} not found in namespace {namespace}: apply it (`mlmodel package PACKAGE --configmap"
+            f" {name} | kubectl apply -f -`), or correct spec.model.uri"
+        )
+        yield Obstacle(Reason.CONFIG_MAP_MISSING, message, stalls=True)
+    keys = side.snapshot.api_keys
+    if keys is not None and any(now - pod.created >= MOUNT_SECONDS for pod in _mounting(state)):
+        # A guess, because the operator may not read Secrets.
+        message = (
+            f"the pods wait for their volumes: check that namespace {namespace} has a Secret {keys.secret_name} with"
+            " the key `keys`, or correct spec.serving.apiKeys"
+        )
+        yield Obstacle(Reason.VOLUMES_NOT_MOUNTED, message, stalls=False)
+
+
+# ------------------------------------------------------------------------------------------------------ ConfigMaps
+
+
+def needs_config_map(status: Status, observed: Observed, now: float) -> tuple[str, tuple[str, ...]] | None:
+    """Return the name of the ConfigMap to read for ``Observed.missing_config_map`` and the pods that wait for it.
+
+    None if no pod waits for one. The answer holds while the same pods wait: kubelet retries the mount, and then the pod
+    changes.
+    """
+    if observed.refusal:
         return None
-    state = observed.revision(candidate.revision)
-    if state.ready or state.replica_failure or not _mounting(candidate, observed):
-        return None
-    return _config_map(candidate)
+    for side in (status.candidate, status.stable):
+        if side is None or (name := _config_map(side.snapshot)) is None:
+            continue
+        state = observed.revision(side.revision)
+        late = [pod.name for pod in _mounting(state) if now - pod.created >= CONFIG_MAP_SECONDS]
+        if late and not state.replica_failure and not state.ready:
+            return name, tuple(late)
+    return None
 
 
-def _config_map(candidate: Candidate) -> str | None:
+def _config_map(snapshot: Snapshot) -> str | None:
     """Return the name of the ConfigMap that contains the model; None if the model has another source."""
-    scheme, _, name = candidate.snapshot.model.uri.partition("://")
+    scheme, _, name = snapshot.model.uri.partition("://")
     return name if scheme == "configmap" else None
 
 
-def _mounting(candidate: Candidate, observed: Observed) -> list[Pod]:
-    """Return the candidate's pods whose containers wait for their volumes."""
-    return [pod for pod in observed.revision(candidate.revision).pods if pod.waiting == "ContainerCreating"]
+def _mounting(state: RevisionState) -> list[Pod]:
+    """Return the pods whose containers wait for their volumes."""
+    return [pod for pod in state.pods if pod.waiting == "ContainerCreating" and not pod.terminating]
 
 
-def _missing_config_map(model: MLModel, candidate: Candidate, observed: Observed) -> str:
-    name = _config_map(candidate)
-    if name is None or not observed.config_map_missing:
-        return ""
-    return (
-        f"ConfigMap {name} not found in namespace {model.owner.namespace}: apply it (`mlmodel package"
-        f" PACKAGE --configmap {name} | kubectl apply -f -`), or correct spec.model.uri"
-    )
+# ----------------------------------------------------------------------------------------------------- unreachable
 
 
-def _missing_secret(model: MLModel, candidate: Candidate, observed: Observed, now: float) -> str:
-    keys = candidate.snapshot.api_keys
-    if keys is None or not any(now - pod.created > MOUNT_SECONDS for pod in _mounting(candidate, observed)):
-        return ""
-    return (
-        f"the pods wait for their volumes: check that namespace {model.owner.namespace} has a Secret"
-        f" {keys.secret_name} with the key `keys`, or correct spec.serving.apiKeys"
-    )
+def _unreachable(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
+    """Yield addresses that are ready and have not answered the operator for ``SILENT_SECONDS``."""
+    name = model.owner.name
+    whats = [(f"router pod {router.name}", ROUTER_STATUS_PORT, router.silent_since) for router in observed.routers]
+    whats += [
+        (f"Service {revision_name(name, side.revision)}", SERVER_PORT, observed.silent_services.get(side.revision))
+        for side in (status.candidate, status.stable)
+        if side is not None
+    ]
+    whats.append((f"Service {name}", SERVICE_PORT, observed.unreachable_since))
+    for what, port, since in whats:
+        if since is not None and now >= since + SILENT_SECONDS:
+            message = (
+                f"{what} does not answer the operator on port {port}: check that no NetworkPolicy blocks connections"
+                " from the operator to the pods of the model, or from its router to its servers"
+            )
+            yield Obstacle(Reason.NO_ANSWER, message, stalls=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from mlmodel_operator.api.evidence import Evidence
@@ -12,7 +12,9 @@ from mlmodel_operator.rollout.availability import answering_version, is_fully_av
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
 from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.obstacles import Obstacle
 from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
+from mlmodel_operator.rollout.standing_in import split
 from mlmodel_operator.rollout.steps import next_target
 from mlmodel_operator.rollout.transition import Decision, Stay
 
@@ -30,6 +32,29 @@ class Readiness:
 
 def readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
     """Return what to report about ``state``; ``rejected`` is the desired revision if it was rejected."""
+    return _with_trouble(_readiness(context, state, decision, rejected), context.trouble)
+
+
+def _with_trouble(found: Readiness, trouble: Obstacle | None) -> Readiness:
+    """Return the finding with what keeps the children from what is desired, unless it is its cause already."""
+    if trouble is None or found.reason == trouble.reason:
+        return found
+    message = found.message
+    if trouble.message not in message:
+        message = f"{message}. {trouble.message[0].upper()}{trouble.message[1:]}"
+    if found.stalled:
+        return replace(found, message=message)
+    return replace(
+        found,
+        ready="False" if found.ready == "True" else found.ready,
+        reason=trouble.reason,
+        message=message,
+        reconciling=not trouble.stalls,
+        stalled=trouble.stalls,
+    )
+
+
+def _readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
     stay = decision if isinstance(decision, Stay) else Stay()
     if state.candidate is None:
         return _settled(context, state, stay, rejected)
@@ -57,10 +82,10 @@ def _first_revision(context: Context, candidate: Candidate) -> Readiness:
             "False",
             Reason.NEVER_READY if is_late else Reason.PREPARING,
             f"{candidate.version} {state}: {why_not_ready(pods, context.obstacle)}",
-            reconciling=True,
+            reconciling=not is_late,
             stalled=is_late,
         )
-    message = f"{candidate.version} is ready; the routers have not confirmed the routes yet"
+    message = f"{candidate.version} is ready; {context.why_unconfirmed}"
     return Readiness("False", Reason.ROUTING, message, reconciling=True)
 
 
@@ -68,17 +93,17 @@ def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay)
     """Return what to report during a rollout: Ready is Unknown until the rollout ends."""
     version, counts = candidate.version, (candidate.evidence or Evidence()).candidate
     figures = f"{counts.failed} of {counts.requests} requests to {version} failed"
+    requests = split(stable.version, candidate, weight=candidate.weight)
+    if candidate.stands_in_since is not None:
+        requests = f"{version} gets all requests, because {stable.version} has no ready pod"
     match candidate.phase:
         case "Preparing":
             why = stay.why or why_not_ready(context.observed.revision(candidate.revision).pods, context.obstacle)
             reason = Reason.PREPARING
-            message = f"{version} is being prepared: {why}. {stable.version} gets all requests"
+            message = f"{version} is being prepared: {why}. {requests}"
         case "Canary":
             reason = Reason.CANARY
-            message = (
-                f"{version} gets {candidate.weight} % of the requests, {stable.version} the rest. {figures}."
-                f" {_next_step(context, candidate)}{_clause(stay.why)}"
-            )
+            message = f"{requests}. {figures}. {_next_step(context, candidate)}{_clause(stay.why)}"
         case "Promoting":
             reason = Reason.PROMOTING
             message = (
@@ -127,8 +152,6 @@ def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | N
     if stable is None or stable.revision != context.desired.id:
         message = f"the rollout of {context.desired.label} has not started yet{_clause(stay.why)}"
         return Readiness("Unknown", Reason.PREPARING, message, reconciling=True)
-    if context.obstacle:
-        return Readiness("False", Reason.APPLY_REJECTED, context.obstacle, reconciling=True, stalled=True)
     if not is_fully_available(context, stable):
         return Readiness("False", Reason.NOT_AVAILABLE, why_unavailable(context, state), reconciling=True)
     return Readiness("True", Reason.SERVING, f"{stable.version} ({stable.revision}) serves all requests")

@@ -12,6 +12,7 @@ from mlmodel_operator.names import SERVER, selector
 from mlmodel_operator.rollout.availability import answering_version, url, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
+from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.readiness import readiness
 from mlmodel_operator.rollout.transition import Decision
 
@@ -39,6 +40,23 @@ def report(context: Context, state: Status, decision: Decision) -> Status:
     )
 
 
+def report_trouble(context: Context, state: Status, notices: tuple[Notice, ...]) -> tuple[Notice, ...]:
+    """Return an Event about what has kept the model from the spec since this decision, unless ``notices`` say it.
+
+    One for each trouble and not for each decision: the conditions in status show what has been reported.
+    """
+    before = [item for item in context.status.conditions if item.type in ("Ready", "Stalled", "Available")]
+    known = {item.reason for item in before} | {notice.reason for notice in notices}
+    trouble = context.trouble
+    if trouble is not None:
+        is_known = trouble.reason in known or any(trouble.message[:200] in item.message for item in before)
+        return () if is_known else (Notice("Warning", trouble.reason, trouble.message),)
+    stalled = next(item for item in state.conditions if item.type == "Stalled")
+    if stalled.status == "False" or stalled.reason in known:
+        return ()
+    return (Notice("Warning", next(reason for reason in Reason if reason == stalled.reason), stalled.message),)
+
+
 def _phase(state: Status) -> Phase:
     """Return the phase of the rollout."""
     if is_rolling_back(state):
@@ -61,7 +79,8 @@ def _findings(context: Context, state: Status, decision: Decision) -> Iterator[_
     ready = readiness(context, state, decision, rejected)
     yield _Finding("Ready", ready.ready, ready.reason, ready.message)
     yield _available(context, state)
-    yield _Finding("Reconciling", _truth(ready.reconciling), ready.reason, ready.message)
+    # kstatus reads a model that is stalled and reconciling as one in progress.
+    yield _Finding("Reconciling", _truth(ready.reconciling and not ready.stalled), ready.reason, ready.message)
     yield _Finding("Stalled", _truth(ready.stalled), ready.reason, ready.message)
     if rejected is not None:
         yield _Finding("RolledBack", "True", rejected.reason, rejected.message)

@@ -11,7 +11,7 @@ from mlmodel_operator.rollout import endings, failures
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence.gather import start_step
 from mlmodel_operator.rollout.plan import Notice
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
 def enter(context: Context, candidate: Candidate, notice: Notice) -> Transition:
@@ -35,7 +35,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if context.now < candidate.since + context.rollout.bake_seconds:
         return Stay(f"{context.stable_label} keeps its pods for {context.rollout.bake_seconds} s")
     if not context.is_confirmed:
-        return Stay(NOT_CONFIRMED)
+        return Stay(context.why_unconfirmed)
     if context.ready(candidate) < context.full_capacity:
         return Stay(f"ready pods required: {context.full_capacity}")
     return endings.promote(context, candidate)

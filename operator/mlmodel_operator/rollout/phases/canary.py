@@ -10,14 +10,13 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import capacity, endings, failures
-from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
+from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.evidence.gather import start_step, step_requests
-from mlmodel_operator.rollout.phases import baking
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.steps import Target, next_target, number, step_at
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
@@ -28,9 +27,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if context.rollout.paused:
         return Stay(PAUSED)
     if not context.is_confirmed:
-        return Stay(NOT_CONFIRMED)
-    if context.is_stable_down(candidate):
-        return _take_over(context, candidate)
+        return Stay(context.why_unconfirmed)
     evidence = context.evidence or Evidence()
     step = step_at(context.rollout.steps, candidate.weight)
     target = next_target(context.rollout, candidate.weight, evidence)
@@ -87,17 +84,6 @@ def _next_step(context: Context, candidate: Candidate, target: Target, evidence:
         observed_percent=None,
     )
     return Transition(replace(context.status, candidate=stepped), (step_notice(context, stepped),))
-
-
-def _take_over(context: Context, candidate: Candidate) -> Transition:
-    """Give the candidate all requests: it answers, and stable does not."""
-    notice = Notice(
-        "Warning",
-        Reason.STABLE_DOWN,
-        f"{candidate.version} gets all requests: {context.stable_label} has had no ready pod for"
-        f" {STABLE_DOWN_SECONDS:g} s",
-    )
-    return baking.enter(context, candidate, notice)
 
 
 def step_notice(context: Context, candidate: Candidate) -> Notice:

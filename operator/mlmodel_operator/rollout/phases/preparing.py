@@ -6,18 +6,19 @@ from dataclasses import replace
 
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
-from mlmodel_operator.api.status import Candidate, Slot, Status
+from mlmodel_operator.api.status import Candidate, Slot
 from mlmodel_operator.rollout import capacity, endings, failures
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence.gather import fresh_evidence
 from mlmodel_operator.rollout.phases import canary
 from mlmodel_operator.rollout.pod_failures import why_not_ready
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
+from mlmodel_operator.rollout.standing_in import free_slot
+from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
     """Start the first step as soon as enough pods are ready for it and the routers have confirmed the routes."""
-    slot = _free_slot(context.status)
+    slot = candidate.slot or free_slot(context.status)
     if context.status.stable is None:
         return _first_revision(context, candidate, slot)
     failure = failures.before_requests(context, candidate)
@@ -33,8 +34,10 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         return Stay("the pods are ready; another revision must drain first")
     if not state.address:
         return Stay("the pods are ready; the Service of the revision has no address yet")
-    if not context.is_confirmed:
-        return Stay(f"the pods are ready; {NOT_CONFIRMED}")
+    if not context.is_confirmed or not all(router.routes for router in context.observed.routers):
+        return Stay(f"the pods are ready; {context.why_unconfirmed}")
+    if candidate.revision in context.observed.silent_services:
+        return Stay("the pods are ready; the Service of the revision does not answer yet")
     entered = replace(
         candidate, phase="Canary", slot=slot, weight=first, since=Time(context.now), step=1, evidence=Evidence()
     )
@@ -51,11 +54,3 @@ def _first_revision(context: Context, candidate: Candidate, slot: Slot | None) -
         return Stay(why_not_ready(state.pods, context.obstacle))
     routed = replace(candidate, phase="Promoting", slot=slot, weight=100)
     return Transition(replace(context.status, candidate=routed))
-
-
-def _free_slot(status: Status) -> Slot | None:
-    taken = {item.slot for item in status.draining}
-    if status.stable is not None:
-        taken.add(status.stable.slot)
-    slots: tuple[Slot, ...] = ("a", "b")
-    return next((slot for slot in slots if slot not in taken), None)

@@ -81,7 +81,10 @@ def check(world: World, plan: Plan) -> None:
     desired = identity(str(world.spec.model.version))
     settled = status.stable is not None and status.stable.revision == desired
     rejected = any(item.revision == desired and item.retry == world.spec.rollout.retry for item in status.rejected)
-    if status.candidate is not None or not (settled or rejected):
+    waits_for_user = (
+        status.candidate is not None and status.candidate.phase == "Preparing" and world.spec.rollout.paused
+    )
+    if (status.candidate is not None or not (settled or rejected)) and not waits_for_user:
         assert plan.requeue_after is not None, "a model that is not settled is requeued"
     repeated = world.decide()
     assert encode(repeated.status) == encode(plan.status), "a decision depends only on its input"
