@@ -136,6 +136,23 @@ async def test_an_address_answers_or_does_not() -> None:
     assert found == [True, False, False, False]
 
 
+@asynchronous
+async def test_a_service_is_asked_at_the_port_of_the_servers_and_the_model_for_one_side() -> None:
+    seen = []
+
+    async def live(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers.get("x-mlmodel-version", "")))
+        return web.Response(text="ok")
+
+    async with servers({"127.0.0.2": live}) as port:
+        scraper = Scraper(server_port=port, service_port=port)
+        assert await scraper.service_answers("127.0.0.2")
+        assert await scraper.answers("127.0.0.2", "candidate")
+        assert not await scraper.service_answers("127.0.0.3")
+        await scraper.close()
+    assert seen == [("/v2/health/live", ""), ("/v2/health/live", "candidate")]
+
+
 @pytest.mark.parametrize("version", ["v1", 'a"b', "a\\", 'x",code="500', "{}", "é", "line\nbreak", "a\u2028b\rc"])
 def test_label_values_cannot_imitate_a_code(version: str) -> None:
     assert parse_counts(page({"200": 3}, version)) == Counts(3, 0, 0)

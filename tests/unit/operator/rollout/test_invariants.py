@@ -67,6 +67,9 @@ def check(world: World, plan: Plan) -> None:
         assert status.stable is None or status.stable.revision != name
     if world.status.stable is not None:
         assert status.stable is not None, "stable is never lost"
+    conditions = {item.type: item.status for item in status.conditions}
+    assert conditions["Stalled"] == "False" or conditions["Reconciling"] == "False", "kstatus: not both"
+    assert conditions["Ready"] != "True" or conditions["Stalled"] == conditions["Reconciling"] == "False"
     if world.condition("Ready") == "True" and world.status.observed_generation == world.generation:
         assert world.status.stable is not None
         assert world.status.stable.revision == identity(str(world.spec.model.version))

@@ -20,7 +20,7 @@ from mlmodel_operator.api.status import Slot, Status
 from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Rollout, Serving, Spec, Step
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_pods, needs_routers
+from mlmodel_operator.rollout.needs import needs_pods, needs_routers, needs_services
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.routes import Routes, routes_for
@@ -87,6 +87,12 @@ class World:
     user_errors: int = 0
     reachable: bool = True
     """Whether the model's address answers."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """Versions whose Service does not answer yet, with the time since which it does not."""
+    unread: bool = False
+    """Whether the router does not answer the operator."""
+    more_pods: dict[str, tuple[Pod, ...]] = field(default_factory=dict)
+    """Further pods by version."""
     denied: str = ""
     """Why the operator may not serve the desired revision."""
     served_by: dict[str, float] = field(default_factory=dict)
@@ -118,8 +124,9 @@ class World:
                 read = counts if needs_pods(self.status) else None
                 observed = Pod(pod, math.floor(created), ready=ready, counts=read)
                 pods.append(replace(observed, **behaviour.broken))  # type: ignore[arg-type]
+            pods += self.more_pods.get(revision.version, ())
             states[name] = RevisionState(tuple(pods), _address(name), revision.replicas)
-        if not needs_routers(self.status, Observed(states)):
+        if self.unread or not needs_routers(self.status, Observed(states)):
             return Observed(states, (Router(self.router, 0.0),))
         router = Router(self.router, 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
         return Observed(states, (router,))
@@ -127,7 +134,9 @@ class World:
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
         status = read_status(encode(self.status))
-        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
+        asked = needs_services(self.status, self.observed())
+        silent = {name: since for version, since in self.silent.items() if (name := identity(version)) in asked}
+        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable, silent_services=silent)
         return decide(MLModel(OWNER, self.generation, self.spec), observed, status, IMAGE, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
