@@ -11,7 +11,7 @@ from mlmodel_operator.api.types import MLModel, Revision, Rollout
 from mlmodel_operator.rollout.capacity import full_capacity
 from mlmodel_operator.rollout.evidence.gather import fresh_evidence
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.obstacles import Obstacle, find_obstacle, next_look, obstacle_of_candidate
+from mlmodel_operator.rollout.obstacles import obstacle_of_candidate
 from mlmodel_operator.rollout.pod_failures import why_not_ready
 from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for
 
@@ -42,10 +42,6 @@ class Context:
     """Number of pods for all requests."""
     obstacle: str
     """Why the candidate's pods are not ready, as a clause for messages; empty if no cause is known."""
-    trouble: Obstacle | None
-    """What keeps any child from what is desired; None if nothing is known to."""
-    next_look: float | None
-    """Time at which ``trouble`` may change although nothing else does; None if it does not."""
 
     @property
     def rollout(self) -> Rollout:
@@ -107,6 +103,4 @@ def context_of(model: MLModel, observed: Observed, status: Status, image: str, n
         evidence=fresh_evidence(model, observed, status),
         full_capacity=full_capacity(model.spec.serving, running),
         obstacle=obstacle_of_candidate(model, status, observed, now),
-        trouble=find_obstacle(model, status, observed, now),
-        next_look=next_look(status, observed, now),
     )

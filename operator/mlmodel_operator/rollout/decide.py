@@ -58,6 +58,9 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
     state = report(context, state, decision)
     notices += report_trouble(context, state, notices)
     routes = routes_for(state, observed)
+    if routes is not None and routes.id() != state.routes:
+        # A router that cannot be read counts as following what it confirmed last: that must not be from before these.
+        state = replace(state, routes="")
     return Plan(
         desired=desired_revisions(context, state),
         routes=routes,

@@ -12,9 +12,9 @@ from mlmodel_operator.rollout.availability import answering_version, is_fully_av
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
 from mlmodel_operator.rollout.evidence import errors
-from mlmodel_operator.rollout.obstacles import Obstacle
+from mlmodel_operator.rollout.obstacles import Obstacle, find_obstacle
 from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
-from mlmodel_operator.rollout.standing_in import split
+from mlmodel_operator.rollout.standing_in import shares
 from mlmodel_operator.rollout.steps import next_target
 from mlmodel_operator.rollout.transition import Decision, Stay
 
@@ -32,7 +32,8 @@ class Readiness:
 
 def readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
     """Return what to report about ``state``; ``rejected`` is the desired revision if it was rejected."""
-    return _with_trouble(_readiness(context, state, decision, rejected), context.trouble)
+    trouble = find_obstacle(context.model, state, context.observed, context.now)
+    return _with_trouble(_readiness(context, state, decision, rejected), trouble)
 
 
 def _with_trouble(found: Readiness, trouble: Obstacle | None) -> Readiness:
@@ -93,9 +94,7 @@ def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay)
     """Return what to report during a rollout: Ready is Unknown until the rollout ends."""
     version, counts = candidate.version, (candidate.evidence or Evidence()).candidate
     figures = f"{counts.failed} of {counts.requests} requests to {version} failed"
-    requests = split(stable.version, candidate, weight=candidate.weight)
-    if candidate.stands_in_since is not None:
-        requests = f"{version} gets all requests, because {stable.version} has no ready pod"
+    requests = shares(stable.version, candidate)
     match candidate.phase:
         case "Preparing":
             why = stay.why or why_not_ready(context.observed.revision(candidate.revision).pods, context.obstacle)

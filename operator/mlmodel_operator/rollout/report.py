@@ -12,6 +12,7 @@ from mlmodel_operator.names import SERVER, selector
 from mlmodel_operator.rollout.availability import answering_version, url, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
+from mlmodel_operator.rollout.obstacles import find_obstacle
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.readiness import readiness
 from mlmodel_operator.rollout.transition import Decision
@@ -47,7 +48,7 @@ def report_trouble(context: Context, state: Status, notices: tuple[Notice, ...])
     """
     before = [item for item in context.status.conditions if item.type in ("Ready", "Stalled", "Available")]
     known = {item.reason for item in before} | {notice.reason for notice in notices}
-    trouble = context.trouble
+    trouble = find_obstacle(context.model, state, context.observed, context.now)
     if trouble is not None:
         is_known = trouble.reason in known or any(trouble.message[:200] in item.message for item in before)
         return () if is_known else (Notice("Warning", trouble.reason, trouble.message),)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
-from mlmodel_operator.rollout.obstacles import SILENT_SECONDS
+from mlmodel_operator.rollout.obstacles import SILENT_SECONDS, next_look
 from mlmodel_operator.rollout.phases.starting import is_settled
 from mlmodel_operator.rollout.routes import Routes
 
@@ -64,8 +64,9 @@ def _times(context: Context, state: Status) -> Iterator[float]:
         yield candidate.started_at + deadline
     if candidate is not None and candidate.stable_down_since is not None:
         yield candidate.stable_down_since + STABLE_DOWN_SECONDS
-    if context.next_look is not None:
-        yield context.next_look
+    look = next_look(state, context.observed, context.now)
+    if look is not None:
+        yield look
     for item in state.draining:
         if item.until is not None:
             # Once it has come, the objects are deleted until their deletion is observed.

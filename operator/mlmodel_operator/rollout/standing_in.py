@@ -25,12 +25,9 @@ def stand_in(context: Context, state: Status) -> tuple[Status, tuple[Notice, ...
     if candidate.stands_in_since is not None:
         if not _answers(context, stable.revision):
             return state, ()
-        notice = Notice(
-            "Normal",
-            Reason.STABLE_BACK,
-            f"{stable.version} answers again. {split(stable.version, candidate, weight=candidate.weight)}",
-        )
-        return replace(state, candidate=replace(candidate, stands_in_since=None)), (notice,)
+        returned = replace(candidate, stands_in_since=None)
+        message = f"{stable.version} answers again: {shares(stable.version, returned)}"
+        return replace(state, candidate=returned), (Notice("Normal", Reason.STABLE_BACK, message),)
     slot = candidate.slot or free_slot(state)
     if (
         slot is None
@@ -47,12 +44,13 @@ def stand_in(context: Context, state: Status) -> tuple[Status, tuple[Notice, ...
     return replace(state, candidate=standing), (notice,)
 
 
-def split(stable: str, candidate: Candidate, *, weight: int) -> str:
-    """Return which version gets which share of the requests, as a sentence."""
-    if weight == 0:
+def shares(stable: str, candidate: Candidate) -> str:
+    """Return which version gets which share of the requests, as a clause for messages."""
+    if candidate.stands_in_since is not None:
+        return f"{candidate.version} gets all requests, because {stable} has no ready pod"
+    if candidate.weight == 0:
         return f"{stable} gets all requests"
-    rest = f", {stable} the rest" if weight < 100 else ""
-    return f"{candidate.version} gets {weight} % of the requests{rest}"
+    return f"{candidate.version} gets {candidate.weight} % of the requests, {stable} the rest"
 
 
 def _answers(context: Context, stable: str) -> bool:

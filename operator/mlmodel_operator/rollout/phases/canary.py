@@ -15,6 +15,7 @@ from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.evidence.gather import start_step, step_requests
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
+from mlmodel_operator.rollout.standing_in import shares
 from mlmodel_operator.rollout.steps import Target, next_target, number, step_at
 from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
@@ -92,6 +93,6 @@ def step_notice(context: Context, candidate: Candidate) -> Notice:
     return Notice(
         "Normal",
         Reason.CANARY_STEP,
-        f"{candidate.version} gets {candidate.weight} % of the requests, {context.stable_label} the rest. Next:"
-        f" {target.weight} % once {candidate.version} is proven to fail less than {100 * target.limit:.2g} %",
+        f"{shares(context.stable_label, candidate)}. Next: {target.weight} % once {candidate.version} is proven to fail"
+        f" less than {100 * target.limit:.2g} %",
     )

@@ -164,6 +164,54 @@ def test_a_version_that_cannot_start_is_rejected_at_once_without_a_request(
     assert list(world.revisions) == [identity("v1")]
 
 
+def test_a_rollback_is_one_event_with_its_cause_named_once() -> None:
+    world = serving("v1")
+    world.notices.clear()
+    world.behaviours["v2"] = Behaviour(broken={"waiting": "ImagePullBackOff", "waiting_message": "no such image"})
+    world.change(spec("v2"))
+    world.run(lambda w: bool(w.status.rejected) and w.settled())
+    assert reasons(world) == ["Preparing", "RolledBack"]
+    assert ready_condition(world)[2].count("no such image") == 1
+
+
+def test_a_late_first_version_is_stalled_and_not_reconciling() -> None:
+    """kstatus reads a model with both as one in progress."""
+    world = World(random.Random(1), spec("v1", rollout=Rollout(preparing_deadline_seconds=30)))
+    world.behaviours["v1"] = Behaviour(never_ready=True)
+    for _ in range(29):
+        world.tick()
+        assert (world.condition("Stalled"), world.condition("Reconciling")) == ("False", "True")
+    plan = world.tick(1.3)
+    assert (world.condition("Stalled"), world.condition("Reconciling")) == ("False", "True")
+    assert plan.requeue_after is not None
+    world.tick(plan.requeue_after)
+    assert ready_condition(world)[1] == "NeverReady"
+    assert (world.condition("Stalled"), world.condition("Reconciling")) == ("True", "False")
+    assert reasons(world) == ["Preparing", "NeverReady"]
+    for _ in range(5):
+        assert world.tick().requeue_after is None
+    assert reasons(world) == ["Preparing", "NeverReady"], "one Event for each trouble"
+
+
+def test_a_router_that_cannot_be_read_confirms_only_what_it_confirmed_last() -> None:
+    world = serving("v1", requests_per_second=0)
+    assert world.routes is not None
+    confirmed = world.status.routes
+    assert confirmed == world.routes.id()
+    world.change(spec("v2"))
+    world.run(lambda w: w.status.phase == "Canary")
+    assert world.status.routes == "", "the routes have changed"
+    world.unread = True
+    world.change(spec("v1"))
+    for _ in range(30):
+        world.tick()
+        assert world.routes.id() == confirmed
+        assert world.status.routes == "", "the router may still follow the routes in between"
+        assert identity("v2") in world.revisions
+    world.unread = False
+    world.run(World.settled, limit=30)
+
+
 def test_a_source_that_cannot_be_reached_is_rejected_only_at_the_deadline() -> None:
     world = serving("v1")
     world.behaviours["v2"] = Behaviour(
