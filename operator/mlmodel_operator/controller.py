@@ -176,7 +176,7 @@ class Controller:
     # ---------------------------------------------------------------------------------------------------- observing
 
     async def _observe(self, model: MLModel, status: Status) -> Observed:
-        """Return the state of the children: from the store, and what must be asked of addresses."""
+        """Return the state of the children: from the store, and from addresses that must be asked."""
         observed, pods = self._observe_children(model)
         observed = replace(observed, missing_config_map=await self._missing_config_map(model, status, observed))
         return await self._ask(model, status, observed, pods)

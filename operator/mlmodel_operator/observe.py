@@ -133,7 +133,7 @@ def _condition(body: Body, kind: str) -> Body:
 def pods_of(deployment: Body, replica_sets: Iterable[Body], pods: Iterable[Body]) -> list[Body]:
     """Return the pods that ReplicaSets of this Deployment control, by UID, without those that are finished.
 
-    Labels are no proof: anyone who may create a pod may copy them.
+    Labels prove nothing: anyone who may create a pod may copy them.
     """
     sets = {uid(body) for body in replica_sets if _controller_uid(body) == uid(deployment)} - {""}
     return [pod for pod in pods if _controller_uid(pod) in sets and not is_finished(pod)]

@@ -79,7 +79,7 @@ class Candidate:
     stands_in_since: Annotated[
         Time | None,
         Doc(
-            "Time since which the candidate gets all requests, whatever its weight, because stable has no ready pod;"
+            "Time since which the candidate gets all requests at any weight, because stable has no ready pod;"
             " absent while stable answers."
         ),
     ] = None

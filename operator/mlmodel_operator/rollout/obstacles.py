@@ -1,6 +1,6 @@
 """What keeps the children of a model from what the operator desires, and what the user can do about it.
 
-An obstacle is reported whichever child has it: the candidate, stable or the router.
+An obstacle of any child is reported: of the candidate, of stable or of the router.
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ def _until_answered(context: Context, silent: list[float | None]) -> float:
 def _times(context: Context, state: Status) -> Iterator[float]:
     """Yield the times at which a decision may change."""
     candidate, deadline = state.candidate, context.rollout.preparing_deadline_seconds
-    if candidate is not None and candidate.phase == "Preparing":
+    is_stalled = any(item.type == "Stalled" and item.status == "True" for item in state.conditions)
+    if candidate is not None and candidate.phase == "Preparing" and not (state.stable is None and is_stalled):
+        # A first revision is not rejected; only its conditions become stalled.
         yield candidate.started_at + deadline
     if candidate is not None and candidate.stable_down_since is not None:
         yield candidate.stable_down_since + STABLE_DOWN_SECONDS

@@ -18,7 +18,7 @@ from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
 from mlmodel_operator.runtime.events import Events
 from mlmodel_operator.runtime.queue import WorkQueue
-from mlmodel_operator.runtime.resource import DEPLOYMENTS, EVENTS, PODS, Body
+from mlmodel_operator.runtime.resource import DEPLOYMENTS, EVENTS, PODS, Body, Resource
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.runtime.workers import Key
 from tests.unit.operator.controller.world import SETTINGS, World
@@ -75,10 +75,10 @@ class Fleet(World):
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
         self.reconciles = 0
-        self._seen: dict[object, str] = {}
+        self._seen: dict[tuple[Resource, str, str], str] = {}
         self._delivered = 0
 
-    def _kinds(self) -> Iterator[tuple[object, Body]]:
+    def _kinds(self) -> Iterator[tuple[tuple[Resource, str, str], Body]]:
         return ((key, body) for key, body in self.api.objects.items() if key[0] in (MODELS, *CHILDREN))
 
     def deliver(self) -> None:
@@ -91,7 +91,7 @@ class Fleet(World):
             if self._seen.get(key) == version:
                 continue
             self._seen[key] = version
-            r, namespace, name = key  # type: ignore[misc]
+            r, namespace, name = key
             is_new = self.store.get(r, namespace, name) is None
             if self.store.put(r, copy.deepcopy(body)) and r == MODELS and is_new:
                 self.queue.add((namespace, name))

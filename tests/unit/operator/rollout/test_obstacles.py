@@ -1,4 +1,4 @@
-"""What keeps children from what is desired, whichever child it is, and what the conditions and Events say about it."""
+"""What keeps any child from what is desired, and what the conditions and Events say about it."""
 
 from __future__ import annotations
 

@@ -200,8 +200,7 @@ def test_no_weight_before_the_service_of_the_candidate_answers() -> None:
     assert world.condition("Stalled") == "True"
     assert world.tick().requeue_after == 5.0, "a blocked address is asked less often"
     world.silent.clear()
-    world.tick()
-    assert world.status.phase == "Canary"
+    world.run(lambda w: w.status.phase == "Canary", limit=2)
 
 
 def test_one_scrape_that_fails_writes_no_status() -> None:
