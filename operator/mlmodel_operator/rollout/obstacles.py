@@ -177,14 +177,14 @@ def _mounting(state: RevisionState) -> list[Pod]:
 def _unreachable(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
     """Yield addresses that are ready and have not answered the operator for ``SILENT_SECONDS``."""
     name = model.owner.name
-    whats = [(f"router pod {router.name}", ROUTER_STATUS_PORT, router.silent_since) for router in observed.routers]
-    whats += [
+    asked = [(f"router pod {router.name}", ROUTER_STATUS_PORT, router.silent_since) for router in observed.routers]
+    asked += [
         (f"Service {revision_name(name, side.revision)}", SERVER_PORT, observed.silent_services.get(side.revision))
         for side in (status.candidate, status.stable)
         if side is not None
     ]
-    whats.append((f"Service {name}", SERVICE_PORT, observed.unreachable_since))
-    for what, port, since in whats:
+    asked.append((f"Service {name}", SERVICE_PORT, observed.unreachable_since))
+    for what, port, since in asked:
         if since is not None and now >= since + SILENT_SECONDS:
             message = (
                 f"{what} does not answer the operator on port {port}: check that no NetworkPolicy blocks connections"
