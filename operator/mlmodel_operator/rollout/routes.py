@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
 
@@ -68,7 +68,7 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
         else:
             candidate_slot = candidate.slot
             # No weight without a ready pod: stable answers until the candidate has one.
-            weight = candidate.weight if state.ready else 0
+            weight = weight_of(candidate) if state.ready else 0
     if not all(slots.values()):
         return None
     if candidate is None or candidate_slot is None:
@@ -76,10 +76,17 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
     return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, candidate.attempt_limit_ms, labels)
 
 
-def are_confirmed(routes: Routes | None, observed: Observed) -> bool:
-    """Whether there are routes and ready routers, and every ready router follows these routes."""
-    return (
-        routes is not None
-        and bool(observed.routers)
-        and all(router.routes == routes.id() for router in observed.routers)
-    )
+def weight_of(candidate: Candidate) -> int:
+    """Return the percentage of the requests for the candidate: that of its step, or all while it stands in."""
+    return candidate.weight if candidate.stands_in_since is None else 100
+
+
+def are_confirmed(routes: Routes | None, observed: Observed, confirmed: str) -> bool:
+    """Whether there are routes and ready routers, and every ready router follows these routes.
+
+    ``confirmed`` is the identity of the routes that all routers had confirmed before. A router that could not be read
+    this time still follows them.
+    """
+    if routes is None or not observed.routers:
+        return False
+    return all((router.routes or confirmed) == routes.id() for router in observed.routers)

@@ -37,18 +37,32 @@ def message(world: World) -> str:
 @asynchronous
 async def test_a_missing_config_map_is_named_with_what_to_type() -> None:
     world = await waiting(**PINNED)
-    await world.tick()
+    await world.run(lambda: world.condition("Stalled")["reason"] == "ConfigMapMissing", limit=6)
     assert "ConfigMap fraud-v1 not found in namespace bank" in message(world)
     assert "mlmodel package PACKAGE --configmap fraud-v1 | kubectl apply -f -" in message(world)
+    assert (world.condition("Reconciling")["status"], world.reasons()[-1]) == ("False", "ConfigMapMissing")
+    await world.tick()
+    assert "get" not in [verb for verb, _, _ in world.api.calls], "the same pods are asked about once"
     await world.create_config_map("fraud-v1", {})
-    await world.run(lambda: "ConfigMap" not in message(world), limit=6)
+    world.waiting.clear()  # kubelet mounts it at its next attempt
+    await world.run(world.is_ready)
+    assert world.reasons().count("ConfigMapMissing") == 1
+
+
+@asynchronous
+async def test_a_config_map_that_is_applied_right_after_its_model_is_not_missed() -> None:
+    world = await waiting(**PINNED)
+    for _ in range(3):
+        await world.tick()
+        assert "ConfigMap" not in message(world)
+        assert "get" not in [verb for verb, _, _ in world.api.calls]
 
 
 @asynchronous
 async def test_a_config_map_that_may_not_be_read_is_not_reported_as_missing() -> None:
     world = await waiting(**PINNED)
     world.api.refusals["get", "configmaps", "fraud-v1"] = ApiError(403, "Forbidden", "no")
-    for _ in range(6):
+    for _ in range(8):
         await world.tick()
     assert "ConfigMap" not in message(world)
 
@@ -100,7 +114,10 @@ async def test_the_reason_why_a_deployment_cannot_create_pods_is_reported() -> N
     await world.edit(DEPLOYMENTS, name, {"status": {"conditions": [failure]}}, "status")
     world.waiting[name] = CREATING
     await world.tick()
-    assert message(world) == "v2 is being prepared: exceeded quota: pods. v1 gets all requests"
+    assert message(world) == (
+        "v2 is being prepared: Kubernetes cannot create pods of v2 (exceeded quota: pods): change the quota, LimitRange"
+        " or admission policy, or spec.serving.resources. v1 gets all requests"
+    )
 
 
 @asynchronous

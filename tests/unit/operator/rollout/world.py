@@ -30,7 +30,7 @@ from mlmodel_operator.api.types import (
 )
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_routers
+from mlmodel_operator.rollout.needs import needs_routers, needs_services
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import Notice, Plan
@@ -132,6 +132,12 @@ class World:
     user_errors: int = 0
     reachable: bool = True
     """Whether the model's address answers."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """Versions whose Service does not answer yet, with the time since which it does not."""
+    unread: bool = False
+    """Whether the router does not answer the operator."""
+    more_pods: dict[str, tuple[Pod, ...]] = field(default_factory=dict)
+    """Further pods by version."""
     denied: str = ""
     """Why the operator may not serve the desired revision."""
     files: dict[str, str] = field(default_factory=dict)
@@ -166,9 +172,8 @@ class World:
         }
         config_map = config_map_to_pin(self.status, Observed(states))
         files = self.files.setdefault(config_map, _digest(config_map)) if config_map else ""
-        missing = config_map is not None and not files
         router = Router(self.router)
-        if needs_routers(self.status, Observed(states)):
+        if not self.unread and needs_routers(self.status, Observed(states)):
             routes = self.followed
             router = Router(
                 self.router,
@@ -179,7 +184,8 @@ class World:
                 dict(self.weights) if self._candidate() == self.counted else {},
                 dict(self.uncounted),
             )
-        return Observed(states, (router,), config_map_missing=missing, files_sha256=files)
+        missing = config_map if config_map and not files else ""
+        return Observed(states, (router,), missing_config_map=missing, files_sha256=files)
 
     def _candidate(self) -> str:
         """Return the revision of the candidate in the routes that the router follows; empty without one."""
@@ -201,7 +207,9 @@ class World:
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
         status = read_status(encode(self.status))
-        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
+        asked = needs_services(self.status, self.observed())
+        silent = {name: since for version, since in self.silent.items() if (name := identity(version)) in asked}
+        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable, silent_services=silent)
         return decide(MLModel(OWNER, self.generation, self.spec), observed, status, self.image, self.now)
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
@@ -335,7 +343,7 @@ class World:
             ready = is_up and self.now >= created + behaviour.seconds_to_ready
             found = Pod(pod, created, ready=ready, restarts=revision.restarts)
             pods.append(replace(found, **behaviour.broken))  # type: ignore[arg-type]
-        return tuple(pods)
+        return (*pods, *self.more_pods.get(revision.version, ()))
 
 
 def _digest(config_map: str) -> str:
