@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mlmodel_operator import observe, resources
+from mlmodel_operator.adoption import Adopter
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.reasons import Reason
@@ -26,13 +27,18 @@ from mlmodel_operator.names import (
     VERSION,
     revision_name,
     router_name,
+    routes_name,
 )
+from mlmodel_operator.recorder import Recorder
+from mlmodel_operator.resources.found import read_snapshot
+from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_address, needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.obstacles import needs_config_map
-from mlmodel_operator.rollout.plan import DesiredRevision, Plan
-from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
+from mlmodel_operator.rollout.recovery import Recovery, decisions_of, is_lost, recover
+from mlmodel_operator.rollout.routes import Routes, read_routes
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import Clock
@@ -48,12 +54,12 @@ from mlmodel_operator.runtime.resource import (
     Resource,
     controller_of,
     metadata,
-    resource_version,
     uid,
 )
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.scrape import RouterStatus, Scraper
 from mlmodel_operator.settings import Settings
+from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
@@ -81,6 +87,9 @@ class Controller:
         self._store = store
         self._applier = applier
         self._events = events
+        self._recorder = Recorder(api, store)
+        self._adopter = Adopter(api, store, applier, self._recorder, events)
+        self._writer = StatusWriter(api, store, events, clock, MODELS)
         self._scraper = scraper
         self._settings = settings
         self._clock = clock
@@ -100,19 +109,39 @@ class Controller:
             # The garbage collector deletes its children.
             self._refusals.pop(key, None)
             self._reported.pop(key, None)
+            self._adopter.forget(key)
+            self._writer.forget(key)
             return None
         status = await self._read_status(body, key)
         if status is None:
             return None
         model = observe.read_model(body)
+        await self._adopter.adopt(model, body)
+        notices: tuple[Notice, ...] = ()
+        if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
+            recovery = await self._recover(model)
+            notices = () if recovery.notice is None else (recovery.notice,)
+            if recovery.status is None:
+                await self._writer.report(body, notices)
+                return None
+            status = recovery.status
+        if self._writer.is_pruned(key):
+            # The next decision does not know this one: the weight must not rise.
+            model = _paused(model)
         observed = await self._observe(model, status)
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
         attempt = _Attempts()
         await self._write_children(model, plan, attempt)
+        recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
-        await self._write_status(body, plan)
-        for revision in plan.deletes:
-            await attempt(self._delete_revision(model.owner, revision))
+        if not await self._writer.write(body, encode(plan.status), (*notices, *plan.notices)):
+            return PRUNED_SECONDS
+        if recorded is not None:
+            # Without the record, a lost status could not be rebuilt once these are deleted.
+            for revision in plan.deletes:
+                await attempt(self._delete_revision(model.owner, revision))
+        if attempt.refusal is None:
+            await attempt(self._prune(model.owner, plan.status, observed, {*attempt.records, recorded or ""}))
         if attempt.refusal is not None:
             if plan.requeue_after is None or attempt.refusal.conflict:
                 raise attempt.refusal
@@ -165,18 +194,10 @@ class Controller:
 
     async def _observe(self, model: MLModel, status: Status) -> Observed:
         namespace, name = model.owner.namespace, model.owner.name
-
-        def children(resource: Resource) -> list[Body]:
-            return [body for body in self._store.group(resource, namespace, name) if _belongs_to(body, model.owner.uid)]
-
-        deployments, services = children(DEPLOYMENTS), children(SERVICES)
+        deployments, services = self._children(DEPLOYMENTS, model.owner), self._children(SERVICES, model.owner)
+        followed = self._followed(model.owner)
+        servers = self._servers(model.owner)
         pods = self._store.group(PODS, namespace, name)
-        servers = [
-            pod
-            for pod in pods
-            if observe.label(pod, REVISION_LABEL)
-            and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
-        ]
         routers = [pod for pod in pods if observe.label(pod, COMPONENT_LABEL) == ROUTER]
         routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
@@ -189,7 +210,7 @@ class Controller:
             [(observe.label(pod, REVISION_LABEL), observe.read_pod(pod, counts.get(_name(pod)))) for pod in servers],
         )
         statuses: Mapping[str, RouterStatus | None] = {}
-        without_routers = Observed(revisions)
+        without_routers = Observed(revisions, followed=followed)
         if needs_routers(status, without_routers):
             statuses = await self._scraper.routers(_addresses(routers))
         reachable = True
@@ -200,11 +221,52 @@ class Controller:
         return Observed(
             revisions,
             tuple(observe.read_router(pod, statuses.get(_name(pod))) for pod in routers),
+            followed=followed,
             refusal=refusal,
             config_map_missing=config_map is not None and await self._is_missing(namespace, config_map),
             reachable=reachable,
             denied=self._settings.denial(model.spec.model.trust),
         )
+
+    def _children(self, resource: Resource, owner: Owner) -> list[Body]:
+        bodies = self._store.group(resource, owner.namespace, owner.name)
+        return [body for body in bodies if _belongs_to(body, owner.uid)]
+
+    def _servers(self, owner: Owner) -> list[Body]:
+        """Return the server pods of all revisions."""
+        return [
+            pod
+            for pod in self._store.group(PODS, owner.namespace, owner.name)
+            if observe.label(pod, REVISION_LABEL)
+            and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+        ]
+
+    def _followed(self, owner: Owner) -> Routes | None:
+        """Return the routes in the cluster."""
+        body = self._store.get(CONFIG_MAPS, owner.namespace, routes_name(owner.name))
+        if body is None or not _belongs_to(body, owner.uid):
+            return None
+        return read_routes(str((body.get("data") or {}).get("routes", "")))
+
+    async def _recover(self, model: MLModel) -> Recovery:
+        """Return the status that the records and the children of the model show."""
+        owner, image = model.owner, self._settings.server_image
+        known = (await self._recorder.load(owner)).known
+        deployments = self._children(DEPLOYMENTS, owner)
+        revisions = observe.read_revisions(
+            deployments,
+            self._children(SERVICES, owner),
+            [(observe.label(pod, REVISION_LABEL), observe.read_pod(pod, None)) for pod in self._servers(owner)],
+        )
+        found = {
+            observe.label(body, REVISION_LABEL): snapshot
+            for body in deployments
+            if (snapshot := read_snapshot(body, image)) is not None
+        }
+        known = replace(known, snapshots=found | dict(known.snapshots))
+        denied = self._settings.denial(model.spec.model.trust)
+        observed = Observed(revisions, followed=self._followed(owner), denied=denied)
+        return recover(model, observed, known, image, self._clock.now())
 
     async def _is_missing(self, namespace: str, config_map: str) -> bool:
         try:
@@ -225,7 +287,7 @@ class Controller:
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
         router = resources.router_deployment(owner, replicas, self._settings.router_image, config)
-        await self._apply(DEPLOYMENTS, router, attempt)
+        await self._apply_recorded(router, deployment_record(owner, router), attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
@@ -258,8 +320,24 @@ class Controller:
             template = observe.annotation(live, TEMPLATE_ANNOTATION)
             if template and template != observe.annotation(intent, TEMPLATE_ANNOTATION):
                 # Another release of the operator created the pods: they stay as they are until the next revision.
+                if not self._recorder.has_revision(owner, revision.id):
+                    record = deployment_record(owner, intent, revision, exact=False)
+                    await attempt(self._recorder.ensure(record))
                 return live
-        return await self._apply(DEPLOYMENTS, intent, attempt)
+        return await self._apply_recorded(intent, deployment_record(owner, intent, revision), attempt)
+
+    async def _apply_recorded(self, deployment: Body, record: Body, attempt: _Attempts) -> Body | None:
+        """Apply a Deployment after its record, without which it could not be adopted."""
+        name = await attempt(self._recorder.ensure(record))
+        if name is None:
+            return None
+        attempt.records.add(name)
+        return await self._apply(DEPLOYMENTS, deployment, attempt)
+
+    async def _prune(self, owner: Owner, status: Status, observed: Observed, current: set[str]) -> None:
+        sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
+        draining = [item.revision for item in status.draining]
+        await self._recorder.prune(owner, current, {*sides, *draining, *observed.revisions})
 
     async def _write_budget(self, owner: Owner, pods: int, budget: Body, attempt: _Attempts) -> None:
         """Apply the disruption budget for two or more pods, else delete it: it would block the draining of a node."""
@@ -282,24 +360,6 @@ class Controller:
             except ApiError as error:
                 # Without it kubelet refreshes the mount within about a minute.
                 logger.info("router not annotated", extra={"pod": _name(pod), "error": error})
-
-    async def _write_status(self, body: Body, plan: Plan) -> None:
-        """Write the status last, only if it differs, and only onto the resourceVersion that the decision was based
-        on."""
-        desired = encode(plan.status)
-        if desired == body.get("status"):
-            return
-        written = await self._api.replace_status(MODELS, {**body, "status": desired})
-        self._store.put(MODELS, written)
-        for notice in plan.notices:
-            # This resourceVersion identifies the transition: if it is repeated after a crash, its Event is posted once.
-            await self._events.post(
-                body,
-                transition=resource_version(body),
-                reason=notice.reason,
-                note=notice.message,
-                warning=notice.type == "Warning",
-            )
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""
@@ -325,6 +385,8 @@ class _Attempts:
     def __init__(self) -> None:
         self.refusal: ApiError | None = None
         """The first failure."""
+        self.records: set[str] = set()
+        """Names of the records of Deployments that this reconcile requires."""
 
     async def __call__(self, write: Awaitable[T]) -> T | None:
         """Return what ``write`` returns; None if it raises ApiError."""
@@ -333,6 +395,11 @@ class _Attempts:
         except ApiError as error:
             self.refusal = self.refusal or error
             return None
+
+
+def _paused(model: MLModel) -> MLModel:
+    """Return the model with a paused rollout."""
+    return replace(model, spec=replace(model.spec, rollout=replace(model.spec.rollout, paused=True)))
 
 
 def _belongs_to(body: Body, owner: str) -> bool:

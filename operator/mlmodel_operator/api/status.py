@@ -56,7 +56,11 @@ class Candidate:
     started_at: Annotated[Time, Doc("Start of the rollout.")]
     since: Annotated[Time, Doc("Start of the present phase or step.")]
     slot: Annotated[
-        Slot | None, Doc("Router slot that points to the revision; absent until the candidate gets requests.")
+        Slot | None,
+        Doc(
+            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing if"
+            " the candidate had requests before its status was lost."
+        ),
     ] = None
     digest: Annotated[str, Doc("Digest of the model or its image; absent if the spec has none.")] = ""
     weight: Annotated[int, Doc("Percentage of the requests that the candidate gets, 0 to 100.")] = 0

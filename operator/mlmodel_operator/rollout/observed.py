@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlmodel_operator.api.evidence import Counts
 from mlmodel_operator.api.status import Slot
+
+if TYPE_CHECKING:  # routes.py imports this module
+    from mlmodel_operator.rollout.routes import Routes
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Observed:
 
     revisions: Mapping[str, RevisionState] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
+    followed: Routes | None = None
+    """The routes in the cluster, which the routers follow; None if there are none."""
     refusal: str = ""
     """Why the last write of a child failed, as a clause for messages; empty if it succeeded."""
     config_map_missing: bool = False

@@ -40,8 +40,26 @@ class Routes:
         return self.text().split("\n", 1)[0].removeprefix("id ")
 
 
+def read_routes(text: str) -> Routes:
+    """Return the routes in a routes file. A line that is not valid is left out: tenants may edit the ConfigMap."""
+    addresses: dict[Slot, str] = {}
+    stable: Slot | None = None
+    candidate: Slot | None = None
+    weight = 0
+    for line in text.splitlines():
+        match line.split(" "):
+            case ["slot", ("a" | "b") as slot, address, _]:
+                addresses[slot] = address
+            case ["stable", ("a" | "b") as slot]:
+                stable = slot
+            case ["candidate", ("a" | "b") as slot, share] if share.isascii() and share.isdigit():
+                candidate, weight = slot, min(int(share[:3]), 100)
+    return Routes(addresses, stable, candidate, weight)
+
+
 def routes_for(status: Status, observed: Observed) -> Routes | None:
-    """Return the routes that ``status`` requires; None while an address is unknown."""
+    """Return the routes that ``status`` requires; None to leave them as they are: an address is unknown, or the status
+    names nothing that serves while the routers follow routes to a stable."""
     stable, candidate = status.stable, status.candidate
     slots: dict[Slot, str] = {}
     stable_slot: Slot | None = None
@@ -60,6 +78,8 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
             # No weight without a ready pod: stable answers until the candidate has one.
             weight = candidate.weight if state.ready else 0
     if not all(slots.values()):
+        return None
+    if stable_slot is None and observed.followed is not None and observed.followed.stable is not None:
         return None
     return Routes(slots, stable_slot, candidate_slot, weight)
 

@@ -120,8 +120,8 @@ class Api(Protocol):
         """Replace ``status``; a conflict if the body's resourceVersion is stale."""
         ...
 
-    async def create(self, r: Resource, body: Body) -> Body:
-        """Create the object; a conflict if the name exists."""
+    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
+        """Create the object; a conflict if the name exists. With ``dry_run`` only return what would be stored."""
         ...
 
     async def delete(
@@ -261,9 +261,10 @@ class KubeApi:
         """See Api."""
         return await self._call("update", r, "PUT", r.path(*address(body), "status"), {}, body)
 
-    async def create(self, r: Resource, body: Body) -> Body:
+    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
         """See Api."""
-        return await self._call("create", r, "POST", r.path(address(body)[0]), {}, body)
+        query = {"dryRun": "All" if dry_run else ""}
+        return await self._call("create", r, "POST", r.path(address(body)[0]), query, body)
 
     async def delete(
         self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None

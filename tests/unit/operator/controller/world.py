@@ -23,6 +23,7 @@ from mlmodel_operator.names import (
     SERVICE_PORT,
 )
 from mlmodel_operator.process import CHILD_SELECTOR, CHILDREN
+from mlmodel_operator.recorder import slim
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
@@ -95,7 +96,7 @@ class World:
 
     def restart(self) -> None:
         """Start a new operator process, whose only state is the cluster."""
-        self.store = Store(MODEL_LABEL)
+        self.store = Store(MODEL_LABEL, slim)
         applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
@@ -182,7 +183,7 @@ class World:
 
     def writes(self) -> list[tuple[str, str, str]]:
         """Return the writes of the last reconcile: (verb, plural, name)."""
-        return [call for call in self.api.calls if call[0] not in ("get", "list", "watch")]
+        return [call for call in self.api.calls if call[0] not in ("get", "list", "watch", "dry run")]
 
     def revision(self, role: str) -> str:
         """Return the revision of ``stable`` or ``candidate``, as a suffix of the names of its children."""
