@@ -98,7 +98,7 @@ class Adopter:
                 await self._take(owner, r, orphan)
                 continue
             self._foreign[r, *address(orphan)] = (resource_version(orphan), owner.name)
-            logger.warning("orphan not adopted", extra={"kind": r.kind, "name": address(orphan)[1], "reason": why})
+            logger.warning("orphan not adopted", extra={"kind": r.kind, "object": address(orphan)[1], "reason": why})
             note = (
                 f"{r.kind} {'/'.join(address(orphan))} is not adopted: {why}. Delete it"
                 f" (`{delete_command(r, orphan)}`), or restore what the operator built"
@@ -143,7 +143,7 @@ class Adopter:
             # Adoption goes on after a crash, or when the other children appear later.
             change["labels"] = {ADOPTED_LABEL: "true"}
         await self._applier.patch(r, body, {"metadata": change})
-        logger.info("orphan adopted", extra={"kind": r.kind, "name": address(body)[1]})
+        logger.info("orphan adopted", extra={"kind": r.kind, "object": address(body)[1]})
 
     # ---------------------------------------------------------------------------------------------------- comparing
 

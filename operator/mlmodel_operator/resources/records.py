@@ -4,6 +4,8 @@ Only the operator writes them: the roles `edit` and `admin` of Kubernetes give n
 their data is immutable. A StatefulSet or DaemonSet of a tenant leaves ControllerRevisions too, even with our labels;
 their data has the one key `spec`, so it is never taken for a record.
 
+The content is one string of JSON in printable ASCII: messages of pods contain characters that YAML does not permit.
+
 There are two kinds. `Deployment`: the intent that one Deployment was built from, and of a revision its snapshot; the
 name ends with the hash of both, so another intent is another record. `Decisions`: which revision is known to be good,
 and how rollouts ended; of several the one with the highest `revision` counts.
@@ -15,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode, encode
 from mlmodel_operator.api.types import Owner, Revision, Snapshot
@@ -35,8 +36,8 @@ from mlmodel_operator.rollout.recovery import Decisions, Known
 
 DEPLOYMENT = "Deployment"
 DECISIONS = "Decisions"
-_KIND_KEY = "mlmodelRecord"
-"""Key of the data that no other controller writes."""
+_KEY = "mlmodelRecord"
+"""Key of the data that no other controller writes; its value is the content."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,21 @@ def deployment_record(owner: Owner, deployment: Body, revision: Revision | None 
     ``exact`` is false for a Deployment that another release of the operator built: its intent is not known.
     """
     meta, spec = deployment["metadata"], deployment["spec"]
-    data: Body = {_KIND_KEY: DEPLOYMENT, "name": meta["name"]}
+    content: Body = {"kind": DEPLOYMENT, "name": meta["name"]}
     if revision is not None:
-        data |= {"revision": revision.id, "version": revision.label, "snapshot": encode(revision.snapshot)}
+        content |= {"revision": revision.id, "version": revision.label, "snapshot": encode(revision.snapshot)}
     if exact:
-        data["deployment"] = {
+        content["deployment"] = {
             "metadata": {key: meta[key] for key in ("labels", "annotations") if key in meta},
             "spec": {key: value for key, value in spec.items() if key != "replicas"},
         }
-    return _record(owner, meta["name"], DEPLOYMENT, revision.id if revision else "", data, 1)
+    return _record(owner, meta["name"], DEPLOYMENT, revision.id if revision else "", content, 1)
 
 
 def decisions_record(owner: Owner, decisions: Decisions, number: int) -> Body:
     """Return the record of decisions; ``number`` must be higher than that of the record before."""
-    data = {_KIND_KEY: DECISIONS, **encode(decisions)}
-    return _record(owner, f"{owner.name}-decisions", DECISIONS, decisions.stable, data, number)
+    content = {"kind": DECISIONS, **encode(decisions)}
+    return _record(owner, f"{owner.name}-decisions", DECISIONS, decisions.stable, content, number)
 
 
 def read_records(bodies: Iterable[Body]) -> Recorded:
@@ -76,26 +77,26 @@ def read_records(bodies: Iterable[Body]) -> Recorded:
     decisions, snapshots = Decisions(), {}
     deployments: dict[str, tuple[Body, ...]] = {}
     for body in sorted(bodies, key=number_of):
-        if not is_record(body):
+        content = _content(body)
+        if content is None:
             continue
-        data = body["data"]
         try:
-            if data[_KIND_KEY] == DECISIONS:
-                decisions = decode(Decisions, data)
-            elif "snapshot" in data:
-                snapshots[str(data["revision"])] = decode(Snapshot, data["snapshot"])
+            if content["kind"] == DECISIONS:
+                decisions = decode(Decisions, content)
+            elif "snapshot" in content:
+                snapshots[str(content["revision"])] = decode(Snapshot, content["snapshot"])
         except DecodeError:
             # A newer release wrote it, and this one reads the rest.
             continue
-        if "deployment" in data:
-            deployments[data["name"]] = (*deployments.get(data["name"], ()), data["deployment"])
+        if "deployment" in content:
+            name = content["name"]
+            deployments[name] = (*deployments.get(name, ()), content["deployment"])
     return Recorded(Known(decisions, snapshots), deployments)
 
 
 def is_record(body: Body) -> bool:
     """Whether the operator wrote this ControllerRevision; another controller never writes this key."""
-    data = body.get("data")
-    return isinstance(data, dict) and data.get(_KIND_KEY) in (DEPLOYMENT, DECISIONS)
+    return _content(body) is not None
 
 
 def number_of(record: Body) -> int:
@@ -125,8 +126,17 @@ def slim(record: Body) -> Body:
     }
 
 
-def _record(owner: Owner, prefix: str, kind: str, revision: str, data: dict[str, Any], number: int) -> Body:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+def _content(body: Body) -> Body | None:
+    """Return the content of a record; None if the ControllerRevision is none."""
+    data = body.get("data")
+    if not isinstance(data, dict) or set(data) != {_KEY}:
+        return None
+    content: Body = json.loads(data[_KEY])
+    return content
+
+
+def _record(owner: Owner, prefix: str, kind: str, revision: str, content: Body, number: int) -> Body:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":")).replace("\x7f", "\\u007f")
     labels = {
         MANAGED_BY_LABEL: OPERATOR,
         PART_OF_LABEL: PROJECT,
@@ -143,6 +153,6 @@ def _record(owner: Owner, prefix: str, kind: str, revision: str, data: dict[str,
             "labels": labels | ({REVISION_LABEL: revision} if revision else {}),
             "ownerReferences": owner_references(owner),
         },
-        "data": data,
+        "data": {_KEY: text},
         "revision": number,
     }
