@@ -40,6 +40,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 60)),
     st.tuples(st.just("die"), st.integers(0, 6)),
     st.tuples(st.just("evict"), st.integers(0, 10)),
+    st.tuples(st.just("lose status")),
 )
 
 
@@ -49,6 +50,9 @@ def check(world: World, plan: Plan) -> None:
     addresses = {} if routes is None else dict(routes.addresses)
     assert len(addresses) <= 2, "at most two revisions get requests"
     states = {state.address: (name, state) for name, state in world.observed().revisions.items()}
+    if routes is not None and routes.stable is None:
+        followed = world.routes
+        assert followed is None or followed.stable is None, "routes with a stable are never emptied"
     if routes is not None and routes.stable is not None:
         assert routes.addresses[routes.stable] in states, "the address of stable exists"
     if routes is not None and routes.candidate is not None and routes.weight:
@@ -65,7 +69,7 @@ def check(world: World, plan: Plan) -> None:
             "a revision drains before it is removed"
         )
         assert status.stable is None or status.stable.revision != name
-    if world.status.stable is not None:
+    if world.status.stable is not None or world.known.decisions.stable:
         assert status.stable is not None, "stable is never lost"
     if world.condition("Ready") == "True" and world.status.observed_generation == world.generation:
         assert world.status.stable is not None
@@ -109,6 +113,8 @@ def test_invariants_hold_in_any_order_of_events_and_the_model_settles(
                     world.tick()
             case ("die", int(writes)):
                 world.tick(dies_after=writes)
+            case ("lose status",):
+                world.lose_status()
             case ("evict", int(which)):
                 pods = [(revision, pod) for revision in world.revisions.values() for pod in revision.pods]
                 # Never the last pod, so that an eviction does not leave a version without any.

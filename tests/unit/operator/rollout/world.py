@@ -22,7 +22,8 @@ from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.needs import needs_pods, needs_routers
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
-from mlmodel_operator.rollout.plan import Notice, Plan
+from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
+from mlmodel_operator.rollout.recovery import Known, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.routes import Routes, routes_for
 
 IMAGE = "mlmodel-server:test"
@@ -89,6 +90,8 @@ class World:
     """Whether the model's address answers."""
     denied: str = ""
     """Why the operator may not serve the desired revision."""
+    known: Known = field(default_factory=Known)
+    """The records of the operator."""
     served_by: dict[str, float] = field(default_factory=dict)
     """Time of the last request of each revision."""
     serial: int = 0
@@ -102,8 +105,27 @@ class World:
         """Change the spec, as ``kubectl apply`` does."""
         self.spec, self.generation = new, self.generation + 1
 
-    def observed(self) -> Observed:
-        """Return what the operator observes."""
+    def lose_status(self) -> None:
+        """Empty the status, as a restore from a backup does."""
+        self.status = Status()
+
+    def present(self) -> tuple[Status, tuple[Notice, ...]]:
+        """Return the status as the API server returns it, or as the operator rebuilds it if it is lost."""
+        status = read_status(encode(self.status))
+        if not is_lost(status, recorded_stable=self.known.decisions.stable):
+            return status, ()
+        observed = replace(self.observed(status), denied=self.denied)
+        recovery = recover(self.model(), observed, self.known, IMAGE, self.now)
+        assert recovery.status is not None, recovery.notice
+        return recovery.status, () if recovery.notice is None else (recovery.notice,)
+
+    def model(self) -> MLModel:
+        """Return the MLModel."""
+        return MLModel(OWNER, self.generation, self.spec)
+
+    def observed(self, status: Status | None = None) -> Observed:
+        """Return what the operator observes; it reads counters only if ``status`` requires them."""
+        status = self.status if status is None else status
         states = {}
         for name, revision in self.revisions.items():
             pods = []
@@ -115,20 +137,21 @@ class World:
                     and self.now >= created + behaviour.seconds_to_ready
                 )
                 # As from the API server and the scraper: whole seconds, and counters only if a decision requires them.
-                read = counts if needs_pods(self.status) else None
+                read = counts if needs_pods(status) else None
                 observed = Pod(pod, math.floor(created), ready=ready, counts=read)
                 pods.append(replace(observed, **behaviour.broken))  # type: ignore[arg-type]
             states[name] = RevisionState(tuple(pods), _address(name), revision.replicas)
-        if not needs_routers(self.status, Observed(states)):
-            return Observed(states, (Router(self.router, 0.0),))
+        if not needs_routers(status, Observed(states)):
+            return Observed(states, (Router(self.router, 0.0),), self.routes)
         router = Router(self.router, 0.0, self.followed.id() if self.followed else "none", dict(self.slots))
-        return Observed(states, (router,))
+        return Observed(states, (router,), self.routes)
 
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
-        status = read_status(encode(self.status))
-        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
-        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, IMAGE, self.now)
+        status, notices = self.present()
+        observed = replace(self.observed(status), denied=self.denied, reachable=self.reachable)
+        plan = decide(self.model(), observed, status, IMAGE, self.now)
+        return replace(plan, notices=(*notices, *plan.notices))
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
         """Reconcile once; the operator is killed after ``dies_after`` of its writes."""
@@ -136,11 +159,11 @@ class World:
         if self.check is not None:
             self.check(self, plan)
         writes: list[Callable[[], object]] = [partial(self._route, plan)]
-        writes += [
-            partial(self._scale, desired.revision.id, desired.revision.label, desired.replicas)
-            for desired in plan.desired
-        ]
-        writes += [partial(self._write, plan)]
+        for desired in plan.desired:
+            revision = desired.revision
+            writes += [partial(self._record_revision, desired)]
+            writes += [partial(self._scale, revision.id, revision.label, desired.replicas)]
+        writes += [partial(self._record, plan), partial(self._write, plan)]
         writes += [partial(self.revisions.pop, name, None) for name in plan.deletes]
         for write in writes[:dies_after]:
             write()
@@ -171,6 +194,13 @@ class World:
     def _route(self, plan: Plan) -> None:
         if plan.routes is not None:
             self.routes = plan.routes
+
+    def _record_revision(self, desired: DesiredRevision) -> None:
+        snapshots = {**self.known.snapshots, desired.revision.id: desired.revision.snapshot}
+        self.known = replace(self.known, snapshots=snapshots)
+
+    def _record(self, plan: Plan) -> None:
+        self.known = replace(self.known, decisions=decisions_of(plan.status))
 
     def _scale(self, name: str, version: str, pods: int) -> None:
         revision = self.revisions.setdefault(name, _Revision(version, pods))
