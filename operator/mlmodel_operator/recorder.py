@@ -78,7 +78,8 @@ class Recorder:
         """Return all ControllerRevisions with the labels of a record of this model, with their data. Raise ApiError."""
         selector = f"{MODEL_LABEL}={owner.name},{RECORD_LABEL}"
         bodies, _ = await self._api.list(CONTROLLER_REVISIONS, owner.namespace, selector)
-        return [body for body in bodies if address(body)[0] == owner.namespace and observe.label(body, RECORD_LABEL)]
+        of_model = [body for body in bodies if observe.label(body, MODEL_LABEL) == owner.name]
+        return [body for body in of_model if address(body)[0] == owner.namespace and observe.label(body, RECORD_LABEL)]
 
     async def load(self, owner: Owner) -> Recorded:
         """Return the content of the model's records, without a request if there is none. Raise ApiError."""

@@ -1,4 +1,4 @@
-"""Read the snapshot of a revision back from its Deployment, for a model whose releases before wrote no records."""
+"""Read the snapshot of a revision back from its Deployment, for a model that has no records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_snapshot(deployment: Body, image: str) -> Snapshot | None:
             "apiKeys": keys and {"secretName": keys["secretName"]},
         }
         resources = container.get("resources") or {}
-        # The Deployment shows defaults too, which are no part of the identity.
+        # The Deployment shows defaults too, which are not part of the identity.
         for version, requests in product((options["--model-version"], ""), _without_defaults(resources)):
             snapshot = decode(
                 Snapshot,

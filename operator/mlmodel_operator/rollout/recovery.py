@@ -1,8 +1,8 @@
 """Rebuild a lost status from the operator's records and from what runs.
 
-Backup tools restore spec and children and drop the status, and whoever may write the status may empty it. Three rules:
-the routes stay as they are until something known to be good takes over, nothing drains before that, and a revision that
-is not known to be good is a candidate.
+Backup tools restore spec and children and drop the status, and anyone who may write the status may empty it. Three
+rules: the routes stay as they are until something known to be good takes over, nothing drains before that, and a
+revision that is not known to be good is a candidate.
 
 Records win over everything else, because only the operator writes them. The ConfigMap with the routes, which tenants
 may edit, says which slot points where, and who serves as long as no revision is known to be good.
@@ -209,7 +209,7 @@ class _Recovery:
         return replace(status, draining=tuple(draining))
 
     def _outcome(self, status: Status, name: str) -> Outcome:
-        """Return how the rollout of a revision that is no side any more ended."""
+        """Return how the rollout of a revision that is neither side ended."""
         if any(item.revision == name for item in status.rejected):
             return "RolledBack"
         return next((entry.outcome for entry in status.history if entry.revision == name), "Superseded")

@@ -20,6 +20,7 @@ from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Revision, Sn
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MODEL_LABEL, OPERATOR, TEMPLATE_ANNOTATION
 from mlmodel_operator.process import CHILDREN
 from mlmodel_operator.recorder import Recorder
+from mlmodel_operator.resources.common import owner_references
 from mlmodel_operator.resources.records import deployment_record, read_records
 from mlmodel_operator.rollout.recovery import Decisions
 from mlmodel_operator.runtime.api import ApiError, KubeApi
@@ -215,5 +216,30 @@ def test_the_data_of_a_record_cannot_be_changed_and_another_controllers_is_none(
         assert cast.owner_of(CONTROLLER_REVISIONS, "fraud-planted") == ""
         assert cast.recorder.stable(cast.owner) == cast.revision.id
         assert read_records([planted]).known.decisions == Decisions()
+
+    run(apiserver, api_namespace, test)
+
+
+@pytest.mark.parametrize("role", ["edit", "admin"])
+def test_tenants_may_not_write_records(apiserver: Cluster, role: str) -> None:
+    found = json.loads(apiserver.kubectl("get", "clusterrole", f"system:aggregate-to-{role}", "-o", "json"))
+    writes = {"create", "update", "patch", "delete", "deletecollection", "*"}
+    for rule in found["rules"]:
+        if {"apps", "*"} & set(rule["apiGroups"]) and writes & set(rule["verbs"]):
+            assert not {"controllerrevisions", "*"} & set(rule["resources"])
+
+
+def test_the_commands_of_the_documentation_give_orphans_back(apiserver: Cluster, api_namespace: str) -> None:
+    async def test(cast: Cast) -> None:
+        await cast.build()
+        owner = json.dumps({"metadata": {"ownerReferences": owner_references(cast.owner)}})
+        kinds = "deployments,services,configmaps,hpa,pdb"
+        kubectl = ("-n", api_namespace)
+        names = apiserver.kubectl(*kubectl, "get", kinds, "-l", "mlmodel.dev/model=fraud", "-o", "name").split()
+        assert len(names) == 3
+        apiserver.kubectl(*kubectl, "patch", "--type=merge", "-p", owner, *names)
+        await cast.watch()
+        assert cast.owner_of(DEPLOYMENTS, "fraud-5f1c2e9a") == NOW
+        assert cast.owner_of(SERVICES, "fraud") == NOW
 
     run(apiserver, api_namespace, test)

@@ -1,4 +1,4 @@
-"""A lost status: the version that serves goes on, nobody sees an error, and nothing unproven becomes stable."""
+"""A lost status: the version that serves goes on, no user sees an error, and nothing unproven becomes stable."""
 
 from __future__ import annotations
 
