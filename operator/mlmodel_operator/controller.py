@@ -125,7 +125,8 @@ class Controller:
                 await self._writer.report(body, notices)
                 return None
             status = recovery.status
-        if self._writer.is_pruned(key):
+        is_pruned = self._writer.is_pruned(key)
+        if is_pruned:
             # The next decision does not know this one: the weight must not rise.
             model = _paused(model)
         observed = await self._observe(model, status)
@@ -135,7 +136,8 @@ class Controller:
         recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
         if not await self._writer.write(body, encode(plan.status), (*notices, *plan.notices)):
-            return PRUNED_SECONDS
+            # The first time, the routes may have a weight that the rebuilt status does not know.
+            return PRUNED_SECONDS if is_pruned else 1.0
         if recorded is not None:
             # Without the record, a lost status could not be rebuilt once these are deleted.
             for revision in plan.deletes:

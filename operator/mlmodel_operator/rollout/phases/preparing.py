@@ -17,7 +17,7 @@ from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision,
 
 def advance(context: Context, candidate: Candidate) -> Decision:
     """Start the first step as soon as enough pods are ready for it and the routers have confirmed the routes."""
-    slot = candidate.slot or _free_slot(context.status)
+    slot = _free_slot(context.status)
     if context.status.stable is None:
         return _first_revision(context, candidate, slot)
     failure = failures.before_requests(context, candidate)

@@ -93,6 +93,13 @@ def restored(body: Body) -> list[Body]:
     return list(body["metadata"]["ownerReferences"])
 
 
+def assert_all_adopted(world: World) -> None:
+    for (r, _, name), body in world.api.objects.items():
+        if r not in (MODELS, PODS, EVENTS):
+            assert (controller_of(body) or {}).get("uid") == "new-uid", (r.kind, name)
+            assert len(body["metadata"]["ownerReferences"]) == 1
+
+
 @asynchronous
 async def test_each_deployment_has_a_record_before_it_is_written() -> None:
     world = World()
@@ -238,10 +245,7 @@ async def test_children_of_a_former_model_are_adopted(owners: Callable[[Body], l
     assert world.status["stable"]["revision"] == stable
     assert world.status["candidate"]["revision"] == candidate
     assert identities(world, DEPLOYMENTS, SERVICES, PODS) == before
-    for (r, _, name), body in world.api.objects.items():
-        if r not in (MODELS, PODS, EVENTS):
-            assert (controller_of(body) or {}).get("uid") == "new-uid", (r.kind, name)
-            assert len(body["metadata"]["ownerReferences"]) == 1
+    assert_all_adopted(world)
     await world.run(world.is_ready, requests=2000, limit=200)
     await world.run(lambda: "draining" not in world.status)
     await world.reconcile()
@@ -278,6 +282,7 @@ async def test_an_adoption_that_is_interrupted_anywhere_is_completed() -> None:
         assert world.status["stable"]["version"] == "v1"
         assert identities(world, DEPLOYMENTS, SERVICES, PODS) == before
         assert "NotAdopted" not in world.reasons()
+        assert_all_adopted(world)
         if is_complete:
             return
     raise AssertionError("more than 60 requests")
@@ -360,13 +365,17 @@ async def test_a_pruned_status_is_reported_once_and_not_written_for_ever() -> No
     world.api.replace_status = pruned  # type: ignore[method-assign]
     before = identities(world, DEPLOYMENTS, SERVICES, PODS)
     writes = 0
+    requeued: list[float | None] = []
     for _ in range(130):
-        assert await world.tick(20) is not None
+        was_reported = "StatusPruned" in world.reasons()
+        requeued.append(await world.tick(20))
+        assert not was_reported or world.weight() == 0, "no evidence can be kept, so no weight"
         writes += [call[1] for call in world.writes()].count("mlmodels")
         assert any(line[0] == "stable" for line in world._routes())
-    assert world.weight() == 0, "no evidence can be kept, so no weight"
     assert identities(world, DEPLOYMENTS, SERVICES, PODS) == before
     assert writes <= 4
+    assert requeued[-1] == 60.0
+    assert requeued[requeued.index(60.0) - 1] == 1.0, "the weight that nothing watches is removed at once"
     assert world.reasons().count("StatusPruned") == 1
     (note,) = [
         body["note"]

@@ -180,6 +180,20 @@ def test_the_spec_that_changed_with_the_loss_does_not_reuse_a_slot_before_it_dra
     assert world.user_errors == 0
 
 
+def test_a_candidate_that_is_withdrawn_after_the_loss_drains_first() -> None:
+    world = serving("v1", requests_per_second=100)
+    world.check = check
+    world.change(spec("v2"))
+    world.run(at_weight(25))
+    world.lose_status()
+    world.tick()
+    assert world.status.phase == "Preparing"
+    lost_at = world.now
+    world.change(spec("v3"))
+    world.run(lambda w: V2 not in w.revisions)
+    assert world.now - lost_at >= 10.0, "its requests in flight are finished"
+
+
 def test_a_candidate_that_answers_alone_keeps_its_requests() -> None:
     world = serving("v1", requests_per_second=100)
     world.change(spec("v2"))
