@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
 from mlmodel_operator import observe, resources
+from mlmodel_operator.adoption import Adopter
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
@@ -16,14 +18,20 @@ from mlmodel_operator.names import (
     GROUP,
     KIND,
     PLURAL,
+    REVISION_LABEL,
     ROUTES_ANNOTATION,
     TEMPLATE_ANNOTATION,
     VERSION,
     revision_name,
 )
 from mlmodel_operator.observer import Observer
+from mlmodel_operator.recorder import Recorder
+from mlmodel_operator.resources.found import read_snapshot
+from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.plan import DesiredRevision, Plan
+from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
+from mlmodel_operator.rollout.recovery import Recovery, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.requeue import POLL_SECONDS
 from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.runtime.api import Api, ApiError
@@ -41,12 +49,12 @@ from mlmodel_operator.runtime.resource import (
     Resource,
     belongs_to,
     metadata,
-    resource_version,
     uid,
 )
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.scrape import Scraper
 from mlmodel_operator.settings import Settings
+from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
@@ -74,6 +82,9 @@ class Controller:
         self._store = store
         self._applier = applier
         self._events = events
+        self._recorder = Recorder(api, store)
+        self._adopter = Adopter(api, store, applier, self._recorder, events)
+        self._writer = StatusWriter(api, store, events, clock, MODELS)
         self._settings = settings
         self._clock = clock
         self._observer = Observer(api, store, scraper, settings, clock)
@@ -97,14 +108,34 @@ class Controller:
         if status is None:
             return None
         model = observe.read_model(body)
+        await self._adopter.adopt(model, body)
+        notices: tuple[Notice, ...] = ()
+        if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
+            recovery = await self._recover(model)
+            notices = () if recovery.notice is None else (recovery.notice,)
+            if recovery.status is None:
+                await self._writer.report(body, notices)
+                return None
+            status = recovery.status
+        is_pruned = self._writer.is_pruned(key)
+        if is_pruned:
+            # The next decision does not know this one: the weight must not rise.
+            model = _paused(model)
         observed = await self._observer.observe(model, status, self._refusals.get(key, ""))
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
         attempt = _Attempts()
         await self._write_children(model, plan, attempt)
+        recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
-        await self._write_status(body, plan)
-        for revision in plan.deletes:
-            await attempt(self._delete_revision(model.owner, revision))
+        if not await self._writer.write(body, encode(plan.status), (*notices, *plan.notices)):
+            # The first time, the routes may have a weight that the rebuilt status does not know.
+            return PRUNED_SECONDS if is_pruned else 1.0
+        if recorded is not None:
+            # Without the record, a lost status could not be rebuilt once these are deleted.
+            for revision in plan.deletes:
+                await attempt(self._delete_revision(model.owner, revision))
+        if attempt.refusal is None:
+            await attempt(self._prune(model.owner, plan.status, observed, {*attempt.records, recorded or ""}))
         if attempt.refusal is not None:
             is_polled = plan.requeue_after is not None and plan.requeue_after <= POLL_SECONDS
             if not is_polled or attempt.refusal.conflict:
@@ -118,6 +149,8 @@ class Controller:
         self._refusals.pop(key, None)
         self._reported.pop(key, None)
         self._observer.forget(key)
+        self._adopter.forget(key)
+        self._writer.forget(key)
 
     async def _read_status(self, body: Body, key: tuple[str, str]) -> Status | None:
         """Return the status; report one that cannot be read, and return None if the operator must change nothing."""
@@ -160,6 +193,18 @@ class Controller:
         elif not refusal.retryable and not refusal.conflict:
             self._refusals[key] = f"the operator cannot write an object: {observe.clean(refusal.message)}"
 
+    async def _recover(self, model: MLModel) -> Recovery:
+        """Return the status that the records and the children of the model show."""
+        owner, image = model.owner, self._settings.server_image
+        known = (await self._recorder.load(owner)).known
+        found = {
+            observe.label(body, REVISION_LABEL): snapshot
+            for body in self._observer.children(DEPLOYMENTS, owner)
+            if (snapshot := read_snapshot(body, image)) is not None
+        }
+        known = replace(known, snapshots=found | dict(known.snapshots))
+        return recover(model, self._observer.stored(model), known, image, self._clock.now())
+
     # ----------------------------------------------------------------------------------------------------- writing
 
     async def _write_children(self, model: MLModel, plan: Plan, attempt: _Attempts) -> None:
@@ -173,7 +218,7 @@ class Controller:
         config = resources.router_config_hash()
         image = self._settings.router_image
         router = resources.router_deployment(owner, model.spec.traffic, image, config)
-        await self._apply(DEPLOYMENTS, router, attempt)
+        await self._apply_recorded(router, deployment_record(owner, router), attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
@@ -208,8 +253,24 @@ class Controller:
             template = observe.annotation(live, TEMPLATE_ANNOTATION)
             if template and template != observe.annotation(intent, TEMPLATE_ANNOTATION):
                 # Another release of the operator created the pods: they stay as they are until the next revision.
+                if not self._recorder.has_revision(owner, revision.id):
+                    record = deployment_record(owner, intent, revision, exact=False)
+                    await attempt(self._recorder.ensure(record))
                 return live
-        return await self._apply(DEPLOYMENTS, intent, attempt)
+        return await self._apply_recorded(intent, deployment_record(owner, intent, revision), attempt)
+
+    async def _apply_recorded(self, deployment: Body, record: Body, attempt: _Attempts) -> Body | None:
+        """Apply a Deployment after its record, without which it could not be adopted."""
+        name = await attempt(self._recorder.ensure(record))
+        if name is None:
+            return None
+        attempt.records.add(name)
+        return await self._apply(DEPLOYMENTS, deployment, attempt)
+
+    async def _prune(self, owner: Owner, status: Status, observed: Observed, current: set[str]) -> None:
+        sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
+        draining = [item.revision for item in status.draining]
+        await self._recorder.prune(owner, current, {*sides, *draining, *observed.revisions})
 
     async def _write_budget(self, owner: Owner, pods: int, budget: Body, attempt: _Attempts) -> None:
         """Apply the disruption budget for two or more pods, else delete it: it would block the draining of a node."""
@@ -230,24 +291,6 @@ class Controller:
             except ApiError as error:
                 # Without it kubelet refreshes the mount within about a minute.
                 logger.info("router not annotated", extra={"pod": _name(pod), "error": error})
-
-    async def _write_status(self, body: Body, plan: Plan) -> None:
-        """Write the status last, only if it differs, and only onto the resourceVersion that the decision was based
-        on."""
-        desired = encode(plan.status)
-        if desired == body.get("status"):
-            return
-        written = await self._api.replace_status(MODELS, {**body, "status": desired})
-        self._store.put(MODELS, written)
-        for notice in plan.notices:
-            # This resourceVersion identifies the transition: if it is repeated after a crash, its Event is posted once.
-            await self._events.post(
-                body,
-                transition=resource_version(body),
-                reason=notice.reason,
-                note=notice.message,
-                warning=notice.type == "Warning",
-            )
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""
@@ -273,6 +316,8 @@ class _Attempts:
     def __init__(self) -> None:
         self.refusal: ApiError | None = None
         """The first failure."""
+        self.records: set[str] = set()
+        """Names of the records of Deployments that this reconcile requires."""
 
     async def __call__(self, write: Awaitable[T]) -> T | None:
         """Return what ``write`` returns; None if it raises ApiError."""
@@ -281,6 +326,11 @@ class _Attempts:
         except ApiError as error:
             self.refusal = self.refusal or error
             return None
+
+
+def _paused(model: MLModel) -> MLModel:
+    """Return the model with a paused rollout."""
+    return replace(model, spec=replace(model.spec, rollout=replace(model.spec.rollout, paused=True)))
 
 
 def _name(body: Body) -> str:

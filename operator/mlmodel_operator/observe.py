@@ -7,16 +7,18 @@ import unicodedata
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from itertools import pairwise
 from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
-from mlmodel_operator.names import FILES_OPTION, REVISION_LABEL, ROUTER, ROUTES_ANNOTATION, SERVER, Component
+from mlmodel_operator.names import REVISION_LABEL, ROUTER, ROUTES_ANNOTATION, SERVER, Component
+from mlmodel_operator.resources import records
+from mlmodel_operator.resources.found import read_files_sha256
 from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, RevisionState, Router
 from mlmodel_operator.rollout.pod_failures import CRASH_LOOP, IMAGE_FAILURES
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
+    CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     PODS,
@@ -29,8 +31,6 @@ from mlmodel_operator.runtime.resource import (
 )
 from mlmodel_operator.runtime.store import Slim, slim_metadata
 from mlmodel_operator.scrape import RouterStatus
-
-_SHA256 = re.compile("[0-9a-f]{64}")
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
@@ -200,17 +200,9 @@ def read_workload(deployment: Body | None, pods: Iterable[Pod], address: str = "
         address,
         replicas=int(spec.get("replicas", 1)),
         deployed=True,
-        files_sha256=_files_sha256(spec),
+        files_sha256=read_files_sha256(deployment),
         replica_failure=replica_failure(deployment),
     )
-
-
-def _files_sha256(deployment_spec: Body) -> str:
-    """Return the digest that the pods of a Deployment require of the files of a ConfigMap; empty without one."""
-    containers = ((deployment_spec.get("template") or {}).get("spec") or {}).get("containers") or []
-    container: Body = next((item for item in containers if item.get("name") == SERVER), {})
-    files_sha256 = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
-    return files_sha256 if _SHA256.fullmatch(files_sha256) else ""
 
 
 def read_router(body: Body, status: RouterStatus | None, silent_since: float | None = None) -> Router:
@@ -345,7 +337,13 @@ def without_status(body: Body, _known: Body | None) -> Body:
     return {key: value for key, value in slim_metadata(body).items() if key != "status"}
 
 
+def slim_record(body: Body, _known: Body | None) -> Body:
+    """Return a record without its data."""
+    return records.slim(body)
+
+
 SLIMS: Mapping[Resource, Slim] = {
+    CONTROLLER_REVISIONS: slim_record,
     PODS: slim_pod,
     REPLICA_SETS: slim_replica_set,
     DEPLOYMENTS: slim_deployment,

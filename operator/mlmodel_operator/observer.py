@@ -6,21 +6,23 @@ What is read over the network is decided in rollout/needs.py: a model that waits
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlmodel_operator import observe
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import MLModel, Owner
 from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
-from mlmodel_operator.names import COMPONENT_LABEL, REVISION_LABEL, ROUTER, router_name
+from mlmodel_operator.names import COMPONENT_LABEL, REVISION_LABEL, ROUTER, router_name, routes_name
 from mlmodel_operator.reach import Silences
 from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_routers, needs_services
 from mlmodel_operator.rollout.observed import Observed, RevisionState
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
+from mlmodel_operator.rollout.routes import Routes, read_routes
 from mlmodel_operator.runtime.api import Api
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.resource import (
+    CONFIG_MAPS,
     DEPLOYMENTS,
     PODS,
     REPLICA_SETS,
@@ -35,14 +37,6 @@ from mlmodel_operator.scrape import RouterStatus, Scraper
 from mlmodel_operator.settings import Settings
 
 Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Addresses:
-    """The router pods that are ready, and the IP of the Service in front of them (empty until it has one)."""
-
-    routers: list[Body]
-    service: str
 
 
 class Observer:
@@ -60,13 +54,13 @@ class Observer:
 
     async def observe(self, model: MLModel, status: Status, refusal: str) -> Observed:
         """Return the input of a decision about ``status``; ``refusal`` is why the last write failed, or empty."""
-        observed, addresses = self._from_store(model, refusal)
+        observed = self.stored(model, refusal)
         statuses: Mapping[str, RouterStatus | None] = {}
         if needs_routers(status, observed):
-            statuses = await self._scraper.routers(_ips(addresses.routers))
+            statuses = await self._scraper.routers(_ips(self._ready_routers(model.owner)))
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
-            observed, addresses = self._from_store(model, refusal)
-        observed = await self._with_answers(model.owner, status, observed, addresses, statuses)
+            observed = self.stored(model, refusal)
+        observed = await self._with_answers(model.owner, status, observed, statuses)
         config_map = await self._read_config_map(_key(model.owner), status, observed)
         return replace(
             observed,
@@ -86,7 +80,7 @@ class Observer:
         """Return the pods of the router."""
         return self._pods_of(owner, self._router(owner))
 
-    def revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
+    def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
         """Return the state of each revision."""
         deployments = self.children(DEPLOYMENTS, owner)
         servers = [
@@ -97,18 +91,29 @@ class Observer:
         ]
         return observe.read_revisions(deployments, self.children(SERVICES, owner), servers)
 
-    def _from_store(self, model: MLModel, refusal: str) -> tuple[Observed, _Addresses]:
+    def stored(self, model: MLModel, refusal: str = "") -> Observed:
+        """Return what the store shows; nothing has been asked over the network."""
         owner = model.owner
-        routers = self.router_pods(owner)
-        ready = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
-        observed = Observed(
-            self.revisions(owner),
-            tuple(observe.read_router(pod, None) for pod in ready),
-            observe.read_workload(self._router(owner), [observe.read_pod(pod, ROUTER) for pod in routers]),
+        return Observed(
+            self._revisions(owner),
+            tuple(observe.read_router(pod, None) for pod in self._ready_routers(owner)),
+            observe.read_workload(
+                self._router(owner), [observe.read_pod(pod, ROUTER) for pod in self.router_pods(owner)]
+            ),
+            self._followed(owner),
             refusal=refusal,
             denied=self._settings.denial(model.spec.model.trust),
         )
-        return observed, _Addresses(ready, _cluster_ip(self.children(SERVICES, owner)))
+
+    def _followed(self, owner: Owner) -> Routes | None:
+        """Return the routes in the cluster."""
+        body = self._store.get(CONFIG_MAPS, owner.namespace, routes_name(owner.name))
+        if body is None or not belongs_to(body, owner.uid):
+            return None
+        return read_routes(str((body.get("data") or {}).get("routes", "")))
+
+    def _ready_routers(self, owner: Owner) -> list[Body]:
+        return [pod for pod in self.router_pods(owner) if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
     def _router(self, owner: Owner) -> Body | None:
         return self._store.get(DEPLOYMENTS, owner.namespace, router_name(owner.name))
@@ -127,17 +132,16 @@ class Observer:
         owner: Owner,
         status: Status,
         observed: Observed,
-        addresses: _Addresses,
         statuses: Mapping[str, RouterStatus | None],
     ) -> Observed:
         """Return ``observed`` with the ``statuses`` of routers, and with the answers of Services that must be asked."""
-        key, now = _key(owner), self._clock.now()
+        key, now, pods = _key(owner), self._clock.now(), self._ready_routers(owner)
         answered = {name: found is not None for name, found in statuses.items()}
         silent = self._silences.note(key, "routers", answered, now)
         reachable = {}
-        if addresses.routers and needs_address(status, observed):
+        if pods and needs_address(status, observed):
             side = answering_side(status, observed)
-            reachable = {"address": await self._scraper.answers(addresses.service, side)}
+            reachable = {"address": await self._scraper.answers(_cluster_ip(self.children(SERVICES, owner)), side)}
         unreachable = self._silences.note(key, "address", reachable, now)
         services = {}
         for revision in needs_services(status, observed):
@@ -145,9 +149,7 @@ class Observer:
                 services[revision] = await self._scraper.service_answers(address)
         return replace(
             observed,
-            routers=tuple(
-                observe.read_router(pod, statuses.get(_name(pod)), silent.get(_name(pod))) for pod in addresses.routers
-            ),
+            routers=tuple(observe.read_router(pod, statuses.get(_name(pod)), silent.get(_name(pod))) for pod in pods),
             reachable=not unreachable,
             unreachable_since=unreachable.get("address"),
             silent_services=self._silences.note(key, "services", services, now),
@@ -177,5 +179,6 @@ def _ips(pods: list[Body]) -> dict[str, str]:
 
 
 def _cluster_ip(services: list[Body]) -> str:
+    """Return the IP of the Service in front of the routers; empty until it has one."""
     routers = (body for body in services if observe.label(body, COMPONENT_LABEL) == ROUTER)
     return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")

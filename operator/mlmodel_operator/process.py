@@ -36,6 +36,7 @@ from mlmodel_operator.runtime.reflector import Reflector
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
     CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     PODS,
@@ -52,6 +53,7 @@ from mlmodel_operator.settings import Settings
 logger = logging.getLogger(__name__)
 
 CHILDREN: tuple[Resource, ...] = (
+    CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     REPLICA_SETS,
     SERVICES,

@@ -189,6 +189,28 @@ class Reason(StrEnum):
         "The status was changed so that the operator cannot read it, so the operator changes nothing for the model.",
         "Restore the status from a backup with `kubectl replace --subresource=status`, or recreate the MLModel.",
     )
+    STATUS_REBUILT = (
+        "StatusRebuilt",
+        "The status was empty, and the operator rebuilt it from its records and from what runs.",
+        "Check that the version in the message is the one that you expect to serve.",
+    )
+    STATUS_LOST = (
+        "StatusLost",
+        "The status is empty, and no record describes the revision that serves, so the operator changes nothing.",
+        "Restore the ControllerRevisions of the model from a backup, or set spec.model and spec.serving to those of"
+        " the revision that serves.",
+    )
+    STATUS_PRUNED = (
+        "StatusPruned",
+        "The API server dropped fields of the status, so the operator changes nothing for the model for a minute.",
+        "Install the CustomResourceDefinition of this release: `kubectl apply -f crds/mlmodels.yaml`.",
+    )
+    NOT_ADOPTED = (
+        "NotAdopted",
+        "An object without an owner has a name of this model and is not what the operator would build, so it stays"
+        " unchanged.",
+        "Delete the object that the message names, or restore it as the operator built it.",
+    )
     EVIDENCE_RESET = (
         "EvidenceReset",
         "The state of the tests was changed so that the operator cannot read it; the tests restart from the counts of"

@@ -80,7 +80,11 @@ class Candidate:
     started_at: Annotated[Time, Doc("Start of the rollout.")]
     since: Annotated[Time, Doc("Start of the present phase or step.")]
     slot: Annotated[
-        Slot | None, Doc("Router slot that points to the revision; absent until the candidate gets requests.")
+        Slot | None,
+        Doc(
+            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing if"
+            " the candidate had requests before: it stood in, its verdict was held, or the status was lost."
+        ),
     ] = None
     digest: Annotated[
         str,

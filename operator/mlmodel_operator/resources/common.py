@@ -43,17 +43,22 @@ def metadata(owner: Owner, name: str, component: Component, revision_id: str = "
         "name": name,
         "namespace": owner.namespace,
         "labels": labels(owner, component, revision_id),
-        "ownerReferences": [
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
+        "ownerReferences": owner_references(owner),
     }
+
+
+def owner_references(owner: Owner) -> list[Body]:
+    """Return the ownerReferences of a child: the MLModel controls it."""
+    return [
+        {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
 
 
 def pod_security() -> Body:

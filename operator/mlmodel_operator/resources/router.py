@@ -19,7 +19,9 @@ from mlmodel_operator.names import (
     ROUTER_PORT,
     ROUTER_STATUS_PORT,
     SERVICE_PORT,
+    router_config_name,
     router_name,
+    routes_name,
     selector,
 )
 from mlmodel_operator.resources import common
@@ -163,11 +165,11 @@ def _resources(desired: RouterResources) -> Body:
 
 
 def _config_name(owner: Owner) -> str:
-    return f"{router_name(owner.name)}-config"
+    return router_config_name(owner.name)
 
 
 def _routes_name(owner: Owner) -> str:
-    return f"{owner.name}-routes"
+    return routes_name(owner.name)
 
 
 @cache

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlmodel_operator.api.evidence import Sides
 
 MANY_RESTARTS = 2
 """Number of restarts from which on a container that does not start is in a crash loop."""
+
+if TYPE_CHECKING:  # routes.py imports this module
+    from mlmodel_operator.rollout.routes import Routes
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Observed:
     """The routers that are ready."""
     router: RevisionState = field(default_factory=RevisionState)
     """The Deployment of the routers and all its pods."""
+    followed: Routes | None = None
+    """The routes in the cluster, which the routers follow; None if there are none."""
     refusal: str = ""
     """Why the last write of a child failed, as a clause for messages; empty if it succeeded."""
     config_map_error: str = ""

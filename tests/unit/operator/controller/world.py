@@ -190,7 +190,7 @@ class World:
 
     def writes(self) -> list[tuple[str, str, str]]:
         """Return the writes of the last reconcile: (verb, plural, name)."""
-        return [call for call in self.api.calls if call[0] not in ("get", "list", "watch")]
+        return [call for call in self.api.calls if call[0] not in ("get", "list", "watch", "dry run")]
 
     def revision(self, role: str) -> str:
         """Return the revision of ``stable`` or ``candidate``, as a suffix of the names of its children."""

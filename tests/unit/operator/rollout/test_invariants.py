@@ -41,6 +41,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("die"), st.integers(0, 6)),
     st.tuples(st.just("evict"), st.integers(0, 10)),
     st.tuples(st.just("outage"), st.integers(1, 20)),
+    st.tuples(st.just("lose status")),
 )
 
 
@@ -50,6 +51,9 @@ def check(world: World, plan: Plan) -> None:
     addresses = {} if routes is None else dict(routes.addresses)
     assert len(addresses) <= 2, "at most two revisions get requests"
     states = {state.address: (name, state) for name, state in world.observed().revisions.items()}
+    if routes is not None and routes.stable is None:
+        followed = world.routes
+        assert followed is None or followed.stable is None, "routes with a stable are never emptied"
     if routes is not None and routes.stable is not None:
         assert routes.addresses[routes.stable] in states, "the address of stable exists"
     if routes is not None and routes.candidate is not None and routes.weight:
@@ -66,7 +70,7 @@ def check(world: World, plan: Plan) -> None:
             "a revision drains before it is removed"
         )
         assert status.stable is None or status.stable.revision != name
-    if world.status.stable is not None:
+    if world.status.stable is not None or world.known.decisions.stable:
         assert status.stable is not None, "stable is never lost"
     conditions = {item.type: item.status for item in status.conditions}
     if plan.routes is not None and plan.routes.weight == 100 and status.candidate is not None:
@@ -123,6 +127,8 @@ def test_invariants_hold_in_any_order_of_events_and_the_model_settles(
                 for _ in range(seconds):
                     world.tick()
                 world.behaviours["v1"] = Behaviour()
+            case ("lose status",):
+                world.lose_status()
             case ("evict", int(which)):
                 pods = [(revision, pod) for revision in world.revisions.values() for pod in revision.pods]
                 # Never the last pod, so that an eviction does not leave a version without any.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import Rollout, Serving
 from mlmodel_operator.rollout.observed import Pod
 from mlmodel_operator.rollout.pod_failures import failure_of, pod_failure, why_not_ready
@@ -156,9 +157,9 @@ def test_a_rollout_whose_further_pods_all_fail_ends_at_the_deadline_with_the_rea
     world.behaviours["v2"] = Behaviour(seconds_to_ready=0.0)
     observed = world.observed
 
-    def with_failing_pod() -> object:
+    def with_failing_pod(status: Status | None = None) -> object:
         """The second pod of v2 fails for ever."""
-        current = observed()
+        current = observed(status)
         state = current.revision(identity("v2"))
         pods = tuple(
             pod if number == 0 else replace(FAILURES[reason], name=pod.name, created=pod.created)
@@ -187,8 +188,8 @@ def test_a_pod_on_a_lost_node_does_not_end_a_rollout() -> None:
     name = next(iter(world.revisions[identity("v2")].pods))
     observed = world.observed
 
-    def with_lost_pod() -> object:
-        current = observed()
+    def with_lost_pod(status: Status | None = None) -> object:
+        current = observed(status)
         state = current.revision(identity("v2"))
         pods = tuple(replace(pod, ready=False, started=True) if pod.name == name else pod for pod in state.pods)
         return replace(current, revisions={**current.revisions, identity("v2"): replace(state, pods=pods)})
