@@ -176,7 +176,9 @@ async def test_a_pod_that_terminates_while_the_routers_are_read_is_seen_as_repla
     page = world.page
 
     def evicted() -> Body:
-        world.api.objects[PODS, "bank", pod]["metadata"]["deletionTimestamp"] = "2027-01-15T08:01:00Z"
+        body = world.api.objects[PODS, "bank", pod]
+        deleted = {"deletionTimestamp": "2027-01-15T08:01:00Z", "resourceVersion": "1000000"}
+        world.api.objects[PODS, "bank", pod] = {**body, "metadata": {**body["metadata"], **deleted}}
         world.watch()
         return page()
 
