@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mlmodel_operator.runtime.api import ApiError
-from mlmodel_operator.runtime.resource import DEPLOYMENTS, Body
+from mlmodel_operator.runtime.resource import DEPLOYMENTS, PODS, Body
 from tests.unit.operator.controller.world import SETTINGS, World
 from tests.unit.operator.runtime.support import asynchronous
 
@@ -177,3 +178,27 @@ async def test_an_evicted_pod_does_not_fail_its_version() -> None:
     world.waiting[name] = {**world.waiting[name], "phase": "Running"}
     await world.tick()
     assert world.status["rejected"][0]["reason"] == "OutOfMemory"
+
+
+@asynchronous
+async def test_a_pod_that_terminates_while_the_routers_are_read_is_seen_as_replaced() -> None:
+    """Its failures are in these counts: the pods must be read after them."""
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.run(lambda: world.weight() == 5)
+    await world.tick(100)
+    pod = f"fraud{world.revision('candidate')}-pod-0"
+    page = world.page
+
+    def evicted() -> Body:
+        body = world.api.objects[PODS, "bank", pod]
+        deleted = {"deletionTimestamp": "2027-01-15T08:01:00Z", "resourceVersion": "1000000"}
+        world.api.objects[PODS, "bank", pod] = {**body, "metadata": {**body["metadata"], **deleted}}
+        world.watch()
+        return page()
+
+    world.page = evicted  # type: ignore[method-assign]
+    await world.reconcile()
+    state = json.loads(world.status["candidate"]["evidence"]["state"])
+    assert state["pods"][pod] > world.clock.now()
