@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TypeVar
 
 from mlmodel_operator import observe, resources
+from mlmodel_operator.adoption import Adopter
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
 from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
-from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import (
-    COMPONENT_LABEL,
     GROUP,
     KIND,
     PLURAL,
     REVISION_LABEL,
-    ROUTER,
     ROUTES_ANNOTATION,
     TEMPLATE_ANNOTATION,
     VERSION,
     revision_name,
-    router_name,
 )
+from mlmodel_operator.observer import Observer
+from mlmodel_operator.recorder import Recorder
+from mlmodel_operator.resources.found import read_snapshot
+from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_address, needs_routers
-from mlmodel_operator.rollout.observed import Observed, RevisionState
-from mlmodel_operator.rollout.obstacles import needs_config_map
-from mlmodel_operator.rollout.pinning import config_map_to_pin
-from mlmodel_operator.rollout.plan import DesiredRevision, Plan
+from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
+from mlmodel_operator.rollout.recovery import Recovery, decisions_of, is_lost, recover
+from mlmodel_operator.rollout.requeue import POLL_SECONDS
 from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
@@ -47,14 +47,14 @@ from mlmodel_operator.runtime.resource import (
     SERVICES,
     Body,
     Resource,
-    controller_of,
+    belongs_to,
     metadata,
-    resource_version,
     uid,
 )
 from mlmodel_operator.runtime.store import Store
-from mlmodel_operator.scrape import RouterStatus, Scraper
+from mlmodel_operator.scrape import Scraper
 from mlmodel_operator.settings import Settings
+from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
@@ -82,10 +82,12 @@ class Controller:
         self._store = store
         self._applier = applier
         self._events = events
-        self._scraper = scraper
+        self._recorder = Recorder(api, store)
+        self._adopter = Adopter(api, store, applier, self._recorder, events)
+        self._writer = StatusWriter(api, store, events, clock, MODELS)
         self._settings = settings
         self._clock = clock
-        self._config_maps = ConfigMaps(api, clock)
+        self._observer = Observer(api, store, scraper, settings, clock)
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
         # What has been reported of a status that cannot be read, by model.
@@ -100,28 +102,55 @@ class Controller:
         body = self._store.get(MODELS, *key)
         if body is None or observe.is_terminating(body):
             # The garbage collector deletes its children.
-            self._refusals.pop(key, None)
-            self._reported.pop(key, None)
-            self._config_maps.forget(key)
+            self._forget(key)
             return None
         status = await self._read_status(body, key)
         if status is None:
             return None
         model = observe.read_model(body)
-        observed = await self._observe(model, status)
+        await self._adopter.adopt(model, body)
+        notices: tuple[Notice, ...] = ()
+        if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
+            recovery = await self._recover(model)
+            notices = () if recovery.notice is None else (recovery.notice,)
+            if recovery.status is None:
+                await self._writer.report(body, notices)
+                return None
+            status = recovery.status
+        is_pruned = self._writer.is_pruned(key)
+        if is_pruned:
+            # The next decision does not know this one: the weight must not rise.
+            model = _paused(model)
+        observed = await self._observer.observe(model, status, self._refusals.get(key, ""))
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
         attempt = _Attempts()
         await self._write_children(model, plan, attempt)
+        recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
-        await self._write_status(body, plan)
-        for revision in plan.deletes:
-            await attempt(self._delete_revision(model.owner, revision))
+        if not await self._writer.write(body, encode(plan.status), (*notices, *plan.notices)):
+            # The first time, the routes may have a weight that the rebuilt status does not know.
+            return PRUNED_SECONDS if is_pruned else 1.0
+        if recorded is not None:
+            # Without the record, a lost status could not be rebuilt once these are deleted.
+            for revision in plan.deletes:
+                await attempt(self._delete_revision(model.owner, revision))
+        if attempt.refusal is None:
+            await attempt(self._prune(model.owner, plan.status, observed, {*attempt.records, recorded or ""}))
         if attempt.refusal is not None:
-            if plan.requeue_after is None or attempt.refusal.conflict:
+            is_polled = plan.requeue_after is not None and plan.requeue_after <= POLL_SECONDS
+            if not is_polled or attempt.refusal.conflict:
                 raise attempt.refusal
             # Backoff would delay the rollout, which must detect a failing candidate within seconds.
             logger.warning("write rejected, rollout continues", extra={"error": attempt.refusal})
         return plan.requeue_after
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        """Drop all that is stored about a model that no longer exists."""
+        self._refusals.pop(key, None)
+        self._reported.pop(key, None)
+        self._observer.forget(key)
+        self._adopter.forget(key)
+        self._writer.forget(key)
 
     async def _read_status(self, body: Body, key: tuple[str, str]) -> Status | None:
         """Return the status; report one that cannot be read, and return None if the operator must change nothing."""
@@ -162,59 +191,19 @@ class Controller:
         if refusal is None:
             self._refusals.pop(key, None)
         elif not refusal.retryable and not refusal.conflict:
-            self._refusals[key] = f"the operator cannot write an object: {refusal.message}"
+            self._refusals[key] = f"the operator cannot write an object: {observe.clean(refusal.message)}"
 
-    # ---------------------------------------------------------------------------------------------------- observing
-
-    async def _observe(self, model: MLModel, status: Status) -> Observed:
-        namespace, name = model.owner.namespace, model.owner.name
-
-        def children(resource: Resource) -> list[Body]:
-            return [body for body in self._store.group(resource, namespace, name) if _belongs_to(body, model.owner.uid)]
-
-        def revisions() -> Mapping[str, RevisionState]:
-            servers = [
-                (observe.label(pod, REVISION_LABEL), observe.read_pod(pod))
-                for pod in self._store.group(PODS, namespace, name)
-                if observe.label(pod, REVISION_LABEL)
-                and (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
-            ]
-            return observe.read_revisions(children(DEPLOYMENTS), services, servers)
-
-        services = children(SERVICES)
-        pods = self._store.group(PODS, namespace, name)
-        routers = [pod for pod in pods if observe.label(pod, COMPONENT_LABEL) == ROUTER]
-        routers = [pod for pod in routers if observe.is_ready(pod) and not observe.is_terminating(pod)]
-
-        statuses: Mapping[str, RouterStatus | None] = {}
-        without_routers = Observed(revisions())
-        if needs_routers(status, without_routers):
-            statuses = await self._scraper.routers(_addresses(routers))
-            # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
-            without_routers = Observed(revisions())
-        reachable = True
-        if routers and needs_address(status, without_routers):
-            reachable = await self._scraper.answers(_cluster_ip(services))
-        refusal = self._refusals.get((namespace, name), "")
-        found = await self._read_config_map((namespace, name), status, replace(without_routers, refusal=refusal))
-        return Observed(
-            without_routers.revisions,
-            tuple(observe.read_router(pod, statuses.get(_name(pod))) for pod in routers),
-            refusal=refusal,
-            config_map_missing=found.missing,
-            config_map_error=found.error,
-            files_sha256=found.files_sha256,
-            reachable=reachable,
-            denied=self._settings.denial(model.spec.model.trust),
-        )
-
-    async def _read_config_map(self, key: tuple[str, str], status: Status, observed: Observed) -> ConfigMapRead:
-        to_pin = config_map_to_pin(status, observed)
-        name = to_pin or needs_config_map(status, observed)
-        if name is None:
-            self._config_maps.forget(key)
-            return NOT_READ
-        return await self._config_maps.read(key, name, pin=to_pin is not None)
+    async def _recover(self, model: MLModel) -> Recovery:
+        """Return the status that the records and the children of the model show."""
+        owner, image = model.owner, self._settings.server_image
+        known = (await self._recorder.load(owner)).known
+        found = {
+            observe.label(body, REVISION_LABEL): snapshot
+            for body in self._observer.children(DEPLOYMENTS, owner)
+            if (snapshot := read_snapshot(body, image)) is not None
+        }
+        known = replace(known, snapshots=found | dict(known.snapshots))
+        return recover(model, self._observer.stored(model), known, image, self._clock.now())
 
     # ----------------------------------------------------------------------------------------------------- writing
 
@@ -227,8 +216,9 @@ class Controller:
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
-        router = resources.router_deployment(owner, model.spec.traffic, self._settings.router_image, config)
-        await self._apply(DEPLOYMENTS, router, attempt)
+        image = self._settings.router_image
+        router = resources.router_deployment(owner, model.spec.traffic, image, config)
+        await self._apply_recorded(router, deployment_record(owner, router), attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
@@ -259,12 +249,28 @@ class Controller:
             timeout_seconds=model.spec.traffic.timeout_seconds,
         )
         live = self._store.get(DEPLOYMENTS, owner.namespace, _name(intent))
-        if live is not None and _belongs_to(live, owner.uid):
+        if live is not None and belongs_to(live, owner.uid):
             template = observe.annotation(live, TEMPLATE_ANNOTATION)
             if template and template != observe.annotation(intent, TEMPLATE_ANNOTATION):
                 # Another release of the operator created the pods: they stay as they are until the next revision.
+                if not self._recorder.has_revision(owner, revision.id):
+                    record = deployment_record(owner, intent, revision, exact=False)
+                    await attempt(self._recorder.ensure(record))
                 return live
-        return await self._apply(DEPLOYMENTS, intent, attempt)
+        return await self._apply_recorded(intent, deployment_record(owner, intent, revision), attempt)
+
+    async def _apply_recorded(self, deployment: Body, record: Body, attempt: _Attempts) -> Body | None:
+        """Apply a Deployment after its record, without which it could not be adopted."""
+        name = await attempt(self._recorder.ensure(record))
+        if name is None:
+            return None
+        attempt.records.add(name)
+        return await self._apply(DEPLOYMENTS, deployment, attempt)
+
+    async def _prune(self, owner: Owner, status: Status, observed: Observed, current: set[str]) -> None:
+        sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
+        draining = [item.revision for item in status.draining]
+        await self._recorder.prune(owner, current, {*sides, *draining, *observed.revisions})
 
     async def _write_budget(self, owner: Owner, pods: int, budget: Body, attempt: _Attempts) -> None:
         """Apply the disruption budget for two or more pods, else delete it: it would block the draining of a node."""
@@ -277,34 +283,14 @@ class Controller:
         """Annotate the router pods with the routes: a changed annotation makes kubelet refresh the mounted file at
         once."""
         change = {"metadata": {"annotations": {ROUTES_ANNOTATION: routes.id()}}}
-        for pod in self._store.group(PODS, owner.namespace, owner.name):
-            if not _is_pod_of(pod, router_name(owner.name)) or observe.is_terminating(pod):
-                continue
-            if observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
+        for pod in self._observer.router_pods(owner):
+            if observe.is_terminating(pod) or observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
                 continue
             try:
                 await self._applier.patch(PODS, pod, change)
             except ApiError as error:
                 # Without it kubelet refreshes the mount within about a minute.
                 logger.info("router not annotated", extra={"pod": _name(pod), "error": error})
-
-    async def _write_status(self, body: Body, plan: Plan) -> None:
-        """Write the status last, only if it differs, and only onto the resourceVersion that the decision was based
-        on."""
-        desired = encode(plan.status)
-        if desired == body.get("status"):
-            return
-        written = await self._api.replace_status(MODELS, {**body, "status": desired})
-        self._store.put(MODELS, written)
-        for notice in plan.notices:
-            # This resourceVersion identifies the transition: if it is repeated after a crash, its Event is posted once.
-            await self._events.post(
-                body,
-                transition=resource_version(body),
-                reason=notice.reason,
-                note=notice.message,
-                warning=notice.type == "Warning",
-            )
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""
@@ -317,7 +303,7 @@ class Controller:
     async def _delete(self, resource: Resource, owner: Owner, name: str) -> None:
         """Delete a child if it exists and the model owns it."""
         body = self._store.get(resource, owner.namespace, name)
-        if body is None or observe.is_terminating(body) or not _belongs_to(body, owner.uid):
+        if body is None or observe.is_terminating(body) or not belongs_to(body, owner.uid):
             return
         # Without resourceVersion: name and UID identify the object, and the status of a Deployment changes often.
         await self._api.delete(resource, owner.namespace, name, uid(body))
@@ -330,6 +316,8 @@ class _Attempts:
     def __init__(self) -> None:
         self.refusal: ApiError | None = None
         """The first failure."""
+        self.records: set[str] = set()
+        """Names of the records of Deployments that this reconcile requires."""
 
     async def __call__(self, write: Awaitable[T]) -> T | None:
         """Return what ``write`` returns; None if it raises ApiError."""
@@ -340,27 +328,10 @@ class _Attempts:
             return None
 
 
-def _belongs_to(body: Body, owner: str) -> bool:
-    """Whether the object's controller is the one with this UID."""
-    return (controller_of(body) or {}).get("uid") == owner
-
-
-def _is_pod_of(pod: Body, deployment: str) -> bool:
-    """Whether a ReplicaSet of this Deployment controls the pod. Labels are not proof: anyone may copy them."""
-    replica_set = f"{deployment}-{observe.label(pod, 'pod-template-hash')}"
-    controller = controller_of(pod) or {}
-    return (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
+def _paused(model: MLModel) -> MLModel:
+    """Return the model with a paused rollout."""
+    return replace(model, spec=replace(model.spec, rollout=replace(model.spec.rollout, paused=True)))
 
 
 def _name(body: Body) -> str:
     return str(metadata(body).get("name", ""))
-
-
-def _cluster_ip(services: list[Body]) -> str:
-    """Return the IP of the Service in front of the routers; empty until it has one."""
-    routers = (body for body in services if observe.label(body, COMPONENT_LABEL) == ROUTER)
-    return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")
-
-
-def _addresses(pods: list[Body]) -> dict[str, str]:
-    return {_name(pod): address for pod in pods if (address := observe.pod_address(pod))}

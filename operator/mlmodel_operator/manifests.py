@@ -132,7 +132,9 @@ def _operator_rules() -> list[Body]:
         _rule(GROUP, [f"{PLURAL}/status"], "update"),
         # Clusters that check blockOwnerDeletion require this right.
         _rule(GROUP, [f"{PLURAL}/finalizers"], "update"),
-        _rule("apps", ["deployments"], *children),
+        _rule("apps", ["deployments", "controllerrevisions"], *children),
+        # Pods belong to a Deployment through their ReplicaSet.
+        _rule("apps", ["replicasets"], *READ),
         _rule("", ["services"], *children),
         _rule("", ["configmaps"], "get", "list", "watch", "create", "patch"),
         _rule("autoscaling", ["horizontalpodautoscalers"], *children),

@@ -25,6 +25,8 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"  # standard label of every chi
 MODEL_LABEL = f"{GROUP}/model"  # on every child: the name of its MLModel; the store groups by it
 COMPONENT_LABEL = f"{GROUP}/component"  # on every child: SERVER or ROUTER
 REVISION_LABEL = f"{GROUP}/revision"  # on the children of one revision: its identity
+ADOPTED_LABEL = f"{GROUP}/adopted"  # on a ControllerRevision: it was that of a former MLModel of the same name
+RECORD_LABEL = f"{GROUP}/record"  # on a ControllerRevision: what it records (see resources/records.py)
 
 APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent that was last applied
 TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of its pod template
@@ -54,6 +56,16 @@ def selector(model: str, component: Component, revision: str = "") -> dict[str, 
 def revision_name(model: str, revision: str) -> str:
     """Return the name of the Deployment, Service, autoscaler and disruption budget of one revision."""
     return f"{model}-{revision}"
+
+
+def routes_name(model: str) -> str:
+    """Return the name of the ConfigMap with the routes."""
+    return f"{model}-routes"
+
+
+def router_config_name(model: str) -> str:
+    """Return the name of the ConfigMap with the configuration of the router."""
+    return f"{router_name(model)}-config"
 
 
 def router_name(model: str) -> str:

@@ -3,19 +3,66 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from itertools import pairwise
+from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
-from mlmodel_operator.names import FILES_OPTION, REVISION_LABEL, SERVER
-from mlmodel_operator.rollout.observed import Pod, RevisionState, Router
-from mlmodel_operator.runtime.resource import Body, metadata, uid
+from mlmodel_operator.names import REVISION_LABEL, ROUTER, ROUTES_ANNOTATION, SERVER, Component
+from mlmodel_operator.resources import records
+from mlmodel_operator.resources.found import read_files_sha256
+from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, RevisionState, Router
+from mlmodel_operator.rollout.pod_failures import CRASH_LOOP, IMAGE_FAILURES
+from mlmodel_operator.runtime.resource import (
+    AUTOSCALERS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    PODS,
+    REPLICA_SETS,
+    Body,
+    Resource,
+    controller_of,
+    metadata,
+    uid,
+)
+from mlmodel_operator.runtime.store import Slim, slim_metadata
 from mlmodel_operator.scrape import RouterStatus
 
-_SHA256 = re.compile("[0-9a-f]{64}")
+MAX_TEXT = 400
+"""Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
+
+_SPACES = re.compile(r"\s+")
+_DIGITS = re.compile(r"\d+")
+
+
+# ------------------------------------------------------------------------------------------------------------- texts
+
+
+def clean(text: Any) -> str:
+    """Return a text of others in one line without control and format characters, at most ``MAX_TEXT`` long.
+
+    A container writes its own termination message, and a terminal interprets escape sequences.
+    """
+    # A multiple of the limit first: the text may be long, and spaces may go.
+    printable = (" " if _is_control(c) else c for c in str(text or "")[: 4 * MAX_TEXT])
+    line = _SPACES.sub(" ", "".join(printable)).strip()
+    return line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1].rstrip() + "…"
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _steady(text: str, known: str) -> str:
+    """Return ``known`` if ``text`` differs from it only in numbers: a number of nodes or seconds is not news."""
+    return known if _DIGITS.sub("0", text) == _DIGITS.sub("0", known) else text
+
+
+# ------------------------------------------------------------------------------------------------------ single fields
 
 
 def read_model(body: Body) -> MLModel:
@@ -40,6 +87,11 @@ def is_terminating(body: Body) -> bool:
     return bool(metadata(body).get("deletionTimestamp"))
 
 
+def is_finished(pod: Body) -> bool:
+    """Whether no container of the pod will run again, as after an eviction."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
 def is_ready(pod: Body) -> bool:
     """Whether the pod's Ready condition is true."""
     return _condition(pod, "Ready").get("status") == "True"
@@ -47,10 +99,7 @@ def is_ready(pod: Body) -> bool:
 
 def created(body: Body) -> float:
     """Return the creation time in seconds since the epoch; 0 if the object has none."""
-    try:
-        return parse_time(metadata(body).get("creationTimestamp"))
-    except DecodeError:
-        return 0.0
+    return _time(metadata(body).get("creationTimestamp")) or 0.0
 
 
 def pod_address(pod: Body) -> str:
@@ -58,29 +107,71 @@ def pod_address(pod: Body) -> str:
     return str((pod.get("status") or {}).get("podIP") or "")
 
 
-def read_pod(body: Body) -> Pod:
-    """Return one server pod."""
-    status = body.get("status") or {}
-    containers = status.get("containerStatuses") or []
+def replica_failure(deployment: Body) -> str:
+    """Return why the Deployment cannot create pods (a quota, an admission policy); empty if it can."""
+    condition = _condition(deployment, "ReplicaFailure")
+    return clean(condition.get("message")) if condition.get("status") == "True" else ""
+
+
+def _time(text: Any) -> float | None:
+    try:
+        return parse_time(text)
+    except DecodeError:
+        return None
+
+
+def _condition(body: Body, kind: str) -> Body:
+    for condition in (body.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == kind:
+            return dict(condition)
+    return {}
+
+
+# -------------------------------------------------------------------------------------------------------------- pods
+
+
+def pods_of(deployment: Body, replica_sets: Iterable[Body], pods: Iterable[Body]) -> list[Body]:
+    """Return the pods that ReplicaSets of this Deployment control, by UID, without those that are finished.
+
+    Labels prove nothing: anyone who may create a pod may copy them.
+    """
+    sets = {uid(body) for body in replica_sets if _controller_uid(body) == uid(deployment)} - {""}
+    return [pod for pod in pods if _controller_uid(pod) in sets and not is_finished(pod)]
+
+
+def _controller_uid(body: Body) -> str:
+    return str((controller_of(body) or {}).get("uid", ""))
+
+
+def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
+    """Return one pod; ``container_name`` is its main container."""
     # By name: the sidecar of a mesh may come first, and its failures are not those of the model.
-    container: Body = next((item for item in containers if item.get("name") == SERVER), {})
-    waiting = (container.get("state") or {}).get("waiting") or {}
-    exited = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated")
-    exited = exited or {}
-    scheduled = _condition(body, "PodScheduled")
+    container = _container(body, container_name)
+    state = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    exited = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    scheduled, ready = _condition(body, "PodScheduled"), _condition(body, "Ready")
     return Pod(
         name=str(metadata(body).get("name", "")),
         created=created(body),
-        ready=is_ready(body),
+        ready=ready.get("status") == "True",
+        since=_time(ready.get("lastTransitionTime")),
+        started="running" in state and container.get("started") is True,
         terminating=is_terminating(body),
         restarts=int(container.get("restartCount", 0)),
-        waiting=str(waiting.get("reason", "")),
-        waiting_message=str(waiting.get("message", "")),
+        waiting=clean(waiting.get("reason")),
+        # Of a crash loop it has only the present delay, which changes.
+        waiting_message="" if waiting.get("reason") == CRASH_LOOP else clean(waiting.get("message")),
         exit_code=exited.get("exitCode"),
-        exit_reason=str(exited.get("reason", "")),
-        exit_message=str(exited.get("message", "")).strip(),
-        unschedulable=str(scheduled.get("message", "")) if scheduled.get("status") == "False" else "",
+        exit_reason=clean(exited.get("reason")),
+        exit_message=clean(exited.get("message")),
+        unschedulable=clean(scheduled.get("message")) if scheduled.get("status") == "False" else "",
     )
+
+
+def _container(pod: Body, name: str) -> Body:
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((item for item in containers if item.get("name") == name), {})
 
 
 def read_revisions(
@@ -93,36 +184,36 @@ def read_revisions(
     for revision, pod in pods:
         grouped.setdefault(revision, []).append(pod)
     return {
-        name: RevisionState(
-            tuple(grouped.get(name, ())),
-            addresses.get(name, ""),
-            **(_deployed(by_revision[name]) if name in by_revision else {}),
-        )
+        name: read_workload(by_revision.get(name), grouped.get(name, ()), addresses.get(name, ""))
         for name in (by_revision | addresses)
         if name
     }
 
 
-def read_router(body: Body, status: RouterStatus | None) -> Router:
-    """Return one router pod with the status that it reported."""
+def read_workload(deployment: Body | None, pods: Iterable[Pod], address: str = "") -> RevisionState:
+    """Return the state of one Deployment, None if it does not exist, with its pods."""
+    if deployment is None:
+        return RevisionState(tuple(pods), address)
+    spec = deployment.get("spec") or {}
+    return RevisionState(
+        tuple(pods),
+        address,
+        replicas=int(spec.get("replicas", 1)),
+        deployed=True,
+        files_sha256=read_files_sha256(deployment),
+        replica_failure=replica_failure(deployment),
+    )
+
+
+def read_router(body: Body, status: RouterStatus | None, silent_since: float | None = None) -> Router:
+    """Return one router pod with the status that it reported, or the time since which it does not answer."""
     name = str(metadata(body).get("name", ""))
     if status is None:
-        return Router(name)
+        return Router(name, silent_since=silent_since)
     return Router(name, status.id, status.boot, status.candidate, status.stable_ms, status.weights, status.uncounted)
 
 
-def _deployed(deployment: Body) -> Body:
-    """Return the fields of RevisionState that a Deployment has."""
-    spec = deployment.get("spec") or {}
-    containers = ((spec.get("template") or {}).get("spec") or {}).get("containers") or []
-    container: Body = next((item for item in containers if item.get("name") == SERVER), {})
-    files_sha256 = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
-    return {
-        "replicas": int(spec.get("replicas", 1)),
-        "deployed": True,
-        "files_sha256": files_sha256 if _SHA256.fullmatch(files_sha256) else "",
-        "replica_failure": replica_failure(deployment),
-    }
+# -------------------------------------------------------------------------------------------------------- ConfigMaps
 
 
 def files_digest(config_map: Body) -> str:
@@ -138,14 +229,125 @@ def files_digest(config_map: Body) -> str:
     return sha256("".join(lines).encode()).hexdigest()
 
 
-def replica_failure(deployment: Body) -> str:
-    """Return why the Deployment cannot create pods (a quota, an admission policy); empty if it can."""
-    condition = _condition(deployment, "ReplicaFailure")
-    return str(condition.get("message", "")) if condition.get("status") == "True" else ""
+# ----------------------------------------------------------------------------------------------- what the store keeps
 
 
-def _condition(body: Body, kind: str) -> Body:
-    for condition in (body.get("status") or {}).get("conditions") or []:
-        if condition.get("type") == kind:
-            return dict(condition)
-    return {}
+def slim_pod(body: Body, known: Body | None) -> Body:
+    """Return what decisions read from a pod. What kubelet and scheduler repeat, in other words, stays as it was known.
+
+    While an image cannot be pulled, kubelet alternates between two reasons; in a crash loop, between waiting and
+    running; the scheduler counts nodes again. None of it is news, and each would cost a reconcile.
+    """
+    meta, before = metadata(body), known or {}
+    status = body.get("status") or {}
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels")
+    slim: Body = {key: meta[key] for key in kept if key in meta}
+    if references := meta.get("ownerReferences"):
+        slim["ownerReferences"] = references
+    if routes := annotation(body, ROUTES_ANNOTATION):
+        slim["annotations"] = {ROUTES_ANNOTATION: routes}
+    containers = [
+        _slim_container(item, _container(before, name)) for name in (SERVER, ROUTER) if (item := _container(body, name))
+    ]
+    return {
+        "metadata": slim,
+        "status": {
+            "phase": status.get("phase"),
+            "podIP": status.get("podIP"),
+            "conditions": [
+                _slim_condition(condition, _condition(before, kind))
+                for kind in ("Ready", "PodScheduled")
+                if (condition := _condition(body, kind))
+            ],
+            "containerStatuses": containers,
+        },
+    }
+
+
+def _slim_condition(condition: Body, known: Body) -> Body:
+    slim = {key: condition[key] for key in ("type", "status") if key in condition}
+    if slim.get("type") == "Ready":
+        return slim | {"lastTransitionTime": condition.get("lastTransitionTime")}
+    is_same = condition.get("status") == known.get("status")
+    message = clean(condition.get("message"))
+    return slim | {"message": _steady(message, known.get("message", "")) if is_same else message}
+
+
+def _slim_container(container: Body, known: Body) -> Body:
+    state, last = container.get("state") or {}, (container.get("lastState") or {}).get("terminated")
+    restarts, known_restarts = int(container.get("restartCount", 0)), int(known.get("restartCount", 0))
+    exited = _slim_exit(state.get("terminated") or last)
+    is_started = "running" in state and container.get("started") is True
+    if not is_started and not known.get("started") and known_restarts >= MANY_RESTARTS:
+        # The same crash loop goes on.
+        restarts = known_restarts
+    if restarts >= MANY_RESTARTS and not is_started and exited:
+        # Whether the container waits, starts or has just exited: it crashes again and again.
+        state = {"waiting": {"reason": CRASH_LOOP}}
+    elif "waiting" in state:
+        state = {"waiting": _slim_waiting(state["waiting"] or {}, (known.get("state") or {}).get("waiting") or {})}
+    elif "terminated" in state:
+        state = {"terminated": exited}
+    else:
+        state = {"running": {}} if "running" in state else {}
+    return {
+        "name": container["name"],
+        "restartCount": restarts,
+        "started": is_started,
+        "state": state,
+        "lastState": {"terminated": exited} if exited else {},
+    }
+
+
+def _slim_exit(terminated: Body | None) -> Body:
+    """Return the fields of an exit that are read: no times and no identity of the container."""
+    return (
+        {key: terminated[key] for key in ("exitCode", "reason", "message") if key in terminated} if terminated else {}
+    )
+
+
+def _slim_waiting(waiting: Body, known: Body) -> Body:
+    reason, message = str(waiting.get("reason", "")), clean(waiting.get("message"))
+    known_reason, known_message = str(known.get("reason", "")), str(known.get("message", ""))
+    if {reason, known_reason} <= IMAGE_FAILURES:
+        # The first message has the answer of the registry. A back-off is the more certain failure.
+        return {
+            "reason": known_reason if known_reason != "ErrImagePull" else reason,
+            "message": known_message or message,
+        }
+    return {"reason": reason, "message": _steady(message, known_message) if reason == known_reason else message}
+
+
+def slim_deployment(body: Body, known: Body | None) -> Body:
+    """Return a Deployment without the counts and times in its status."""
+    failure = _condition(body, "ReplicaFailure")
+    message = _steady(clean(failure.get("message")), _condition(known or {}, "ReplicaFailure").get("message", ""))
+    conditions = [{"type": "ReplicaFailure", "status": failure.get("status"), "message": message}] if failure else []
+    return {**slim_metadata(body), "status": {"conditions": conditions}}
+
+
+def slim_replica_set(body: Body, _known: Body | None) -> Body:
+    """Return the identity of a ReplicaSet and its owner."""
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
+    return {"metadata": {key: value for key, value in metadata(body).items() if key in kept}}
+
+
+def without_status(body: Body, _known: Body | None) -> Body:
+    """Return an object whose status is not read, without it."""
+    return {key: value for key, value in slim_metadata(body).items() if key != "status"}
+
+
+def slim_record(body: Body, _known: Body | None) -> Body:
+    """Return a record without its data."""
+    return records.slim(body)
+
+
+SLIMS: Mapping[Resource, Slim] = {
+    CONTROLLER_REVISIONS: slim_record,
+    PODS: slim_pod,
+    REPLICA_SETS: slim_replica_set,
+    DEPLOYMENTS: slim_deployment,
+    AUTOSCALERS: without_status,
+    DISRUPTION_BUDGETS: without_status,
+}
+"""What the store keeps of each kind; an event that changes nothing of it requeues no model."""

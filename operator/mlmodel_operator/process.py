@@ -17,7 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from mlmodel_operator import handlers
+from mlmodel_operator import handlers, observe
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.crd_check import CrdCheck
 from mlmodel_operator.handlers import WatchStopped
@@ -36,9 +36,11 @@ from mlmodel_operator.runtime.reflector import Reflector
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
     CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     PODS,
+    REPLICA_SETS,
     SERVICES,
     Resource,
     address,
@@ -50,12 +52,22 @@ from mlmodel_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CHILDREN: tuple[Resource, ...] = (DEPLOYMENTS, SERVICES, PODS, CONFIG_MAPS, AUTOSCALERS, DISRUPTION_BUDGETS)
+CHILDREN: tuple[Resource, ...] = (
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    REPLICA_SETS,
+    SERVICES,
+    PODS,
+    CONFIG_MAPS,
+    AUTOSCALERS,
+    DISRUPTION_BUDGETS,
+)
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
 WORKERS = 8
 FINISH_SECONDS = 10.0
 """Time for the reconciles in progress after SIGTERM."""
-RESYNC_SECONDS = 600.0
+RESYNC_SECONDS = 3600.0
+"""A net under the watches and the times of requeues; every model costs one reconcile, so it is rare."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class Operator:
         self._settings, self._api, self._metrics, self._stop = settings, api, instruments, stop
         self._clock = clock = clock or SystemClock()
         self._heartbeats = Heartbeats(clock)
-        self._store = Store(MODEL_LABEL)
+        self._store = Store(MODEL_LABEL, observe.SLIMS)
         self._queue: WorkQueue[Key] = WorkQueue(clock)
         self._store.on_change(lambda _, namespace, name: self._queue.add((namespace, name)))
         instruments.queue_due.set_function(lambda: len(self._queue))

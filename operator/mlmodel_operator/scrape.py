@@ -11,18 +11,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 
 from mlmodel_operator.api.evidence import Counts, Sides
-from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVICE_PORT
+from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
 _BODY_LIMIT = 4096
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
-_STABLE = {"x-mlmodel-version": "stable"}
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _UNCOUNTED = ("large", "chosen", "crowd", "other")
 
@@ -48,9 +47,15 @@ class RouterStatus:
 class Scraper:
     """One HTTP session for all routers. Create and close it in the event loop that uses it."""
 
-    def __init__(self, router_port: int = ROUTER_STATUS_PORT, service_port: int = SERVICE_PORT) -> None:
+    def __init__(
+        self,
+        router_port: int = ROUTER_STATUS_PORT,
+        service_port: int = SERVICE_PORT,
+        server_port: int = SERVER_PORT,
+    ) -> None:
         self._router_port = router_port
         self._service_port = service_port
+        self._server_port = server_port
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
@@ -72,9 +77,15 @@ class Scraper:
             name: None if body is None else parse_router_status(body) for name, body in zip(names, bodies, strict=True)
         }
 
-    async def answers(self, address: str) -> bool:
-        """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of stable. Never raises."""
-        return await self._read(address, self._service_port, "/v2/health/live", _STABLE) is not None
+    async def answers(self, address: str, side: Literal["stable", "candidate"] = "stable") -> bool:
+        """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of this side. Never
+        raises."""
+        headers = {"x-mlmodel-version": side}
+        return await self._read(address, self._service_port, "/v2/health/live", headers) is not None
+
+    async def service_answers(self, address: str) -> bool:
+        """Whether a request to the Service of a revision, at its IP ``address``, reaches a pod. Never raises."""
+        return await self._read(address, self._server_port, "/v2/health/live") is not None
 
     async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         try:

@@ -325,7 +325,7 @@ def test_deleting_the_model_during_a_rollout_leaves_no_object(model: Model, traf
     model("delete", "mlm", "tumour")
 
     def gone() -> bool:
-        kinds = "deployments,services,configmaps,hpa,pdb,pods"
+        kinds = "deployments,services,configmaps,controllerrevisions,hpa,pdb,pods"
         return not model("get", kinds, "-l", "app.kubernetes.io/part-of=mlmodel", "-o", "name").strip()
 
     wait_for("all children are deleted", 90, gone)

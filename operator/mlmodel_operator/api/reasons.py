@@ -48,9 +48,10 @@ class Reason(StrEnum):
     REVERTED = "Reverted", "The candidate was withdrawn: the spec asks for the stable revision again."
     STABLE_DOWN = (
         "StableDown",
-        "Stable had no ready pod for 30 s, so the candidate gets all requests without further proof.",
+        "Stable has had no ready pod for 3 s, so the candidate gets all requests until stable has one again.",
         "Find out why the pods of stable are not ready: `kubectl describe pods`.",
     )
+    STABLE_BACK = "StableBack", "Stable has a ready pod again, so the candidate gets the weight of its step again."
 
     STABLE_UNWELL = (
         "StableUnwell",
@@ -86,12 +87,13 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = (
         "OutOfMemory",
         "The kernel killed the container because it used more memory than its limit.",
-        "Raise spec.serving.resources.limits.memory.",
+        "Raise limits.memory in spec.serving.resources; for the router in spec.traffic.router.resources.",
     )
     IMAGE_FAILED = (
         "ImageFailed",
         "The node cannot pull an image or cannot create the container.",
-        "Correct what the message names: the image in spec.model.uri, its credentials or its registry.",
+        "Correct what the message names: the image in spec.model.uri or that of the operator's settings, its"
+        " credentials or its registry.",
     )
     CRASH_LOOP = (
         "CrashLoop",
@@ -100,7 +102,7 @@ class Reason(StrEnum):
     )
     NEVER_READY = (
         "NeverReady",
-        "Too few pods became ready within preparingDeadlineSeconds.",
+        "Too few pods became ready within preparingDeadlineSeconds, before the first request or for a later weight.",
         "Correct what the message names, or raise spec.rollout.preparingDeadlineSeconds.",
     )
     NOT_READY = (
@@ -149,10 +151,65 @@ class Reason(StrEnum):
         "The operator cannot write an object: the API server rejects it, or another owner controls it.",
         "Correct what the message names, for example a quota or an admission policy.",
     )
+    PODS_NOT_CREATED = (
+        "PodsNotCreated",
+        "Kubernetes cannot create pods of the version in the message or of the router: a quota, a LimitRange, an"
+        " admission webhook or a policy rejects them.",
+        "Change what the message names, or the resources of the pods: spec.serving.resources, or"
+        " spec.traffic.router.resources for the router.",
+    )
+    UNSCHEDULABLE = (
+        "Unschedulable",
+        "No node can run a pod of the version in the message or of the router.",
+        "Add nodes, or lower the requests in spec.serving.resources or spec.traffic.router.resources.",
+    )
+    CONFIG_MAP_MISSING = (
+        "ConfigMapMissing",
+        "The ConfigMap in spec.model.uri does not exist, so the pods wait for it.",
+        "Apply it, or correct spec.model.uri.",
+    )
+    CONFIG_MAP_UNREADABLE = (
+        "ConfigMapUnreadable",
+        "The operator cannot read the ConfigMap in spec.model.uri, whose digest the pods require.",
+        "Permit the operator to read it, or set spec.model.sha256.",
+    )
+    VOLUMES_NOT_MOUNTED = (
+        "VolumesNotMounted",
+        "The pods have waited for their volumes for 15 s, probably for the Secret with the API keys.",
+        "Create the Secret in the message, or correct spec.serving.apiKeys.",
+    )
+    NO_ANSWER = (
+        "NoAnswer",
+        "A router pod or a Service in the message is ready and has not answered the operator for 10 s.",
+        "Permit connections from the namespace of the operator to ports 8080 and 9090 of the pods of the model and to"
+        " port 80 of its Service: check NetworkPolicies.",
+    )
     STATUS_UNREADABLE = (
         "StatusUnreadable",
         "The status was changed so that the operator cannot read it, so the operator changes nothing for the model.",
         "Restore the status from a backup with `kubectl replace --subresource=status`, or recreate the MLModel.",
+    )
+    STATUS_REBUILT = (
+        "StatusRebuilt",
+        "The status was empty, and the operator rebuilt it from its records and from what runs.",
+        "Check that the version in the message is the one that you expect to serve.",
+    )
+    STATUS_LOST = (
+        "StatusLost",
+        "The status is empty, and no record describes the revision that serves, so the operator changes nothing.",
+        "Restore the ControllerRevisions of the model from a backup, or set spec.model and spec.serving to those of"
+        " the revision that serves.",
+    )
+    STATUS_PRUNED = (
+        "StatusPruned",
+        "The API server dropped fields of the status, so the operator changes nothing for the model for a minute.",
+        "Install the CustomResourceDefinition of this release: `kubectl apply -f crds/mlmodels.yaml`.",
+    )
+    NOT_ADOPTED = (
+        "NotAdopted",
+        "An object without an owner has a name of this model and is not what the operator would build, so it stays"
+        " unchanged.",
+        "Delete the object that the message names, or restore it as the operator built it.",
     )
     EVIDENCE_RESET = (
         "EvidenceReset",

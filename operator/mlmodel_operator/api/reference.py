@@ -13,7 +13,8 @@ Generated from `operator/mlmodel_operator/api` by `make generate`; `kubectl expl
 
 `apiVersion: mlmodel.dev/v1alpha1`, `kind: MLModel`, short name `mlm`. The name has at most 40 characters. Only
 `spec.model.uri` is required. A change of `spec.model`, or of `resources`, `batching` or `apiKeys` in `spec.serving`,
-makes a new revision, which is rolled out. Any other change takes effect at once and restarts no pod.
+makes a new revision, which is rolled out. Any other change takes effect at once and restarts no pod, except that a
+change of `spec.traffic.router.resources` replaces the router pods one by one.
 
 """
 

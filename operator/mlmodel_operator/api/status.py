@@ -26,6 +26,7 @@ Outcome = Literal["Promoted", "RolledBack", "Superseded", "Reverted"]
 
 MAX_REJECTED = 10
 MAX_HISTORY = 10
+MAX_RETRIES = 20
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ class Candidate:
     started_at: Annotated[Time, Doc("Start of the rollout.")]
     since: Annotated[Time, Doc("Start of the present phase or step.")]
     slot: Annotated[
-        Slot | None, Doc("Router slot that points to the revision; absent until the candidate gets requests.")
+        Slot | None,
+        Doc(
+            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing if"
+            " the candidate had requests before: it stood in, its verdict was held, or the status was lost."
+        ),
     ] = None
     digest: Annotated[
         str,
@@ -124,10 +129,24 @@ class Candidate:
     unproven: Annotated[
         str,
         Doc(
-            "Machine-readable reason why the candidate took a step without proof: NoEvidence or StableDown; absent if"
-            " every step was proven."
+            "Machine-readable reason why the candidate took a step without proof: NoEvidence; absent if every step was"
+            " proven."
         ),
     ] = ""
+    stands_in_since: Annotated[
+        Time | None,
+        Doc(
+            "Time since which the candidate gets all requests at any weight, because stable has no ready pod;"
+            " absent while stable answers."
+        ),
+    ] = None
+    short_since: Annotated[
+        Time | None,
+        Doc("Time since which pods that a candidate with requests needs have not become ready; absent if none."),
+    ] = None
+    retries: Annotated[
+        tuple[str, ...], Doc("Values of spec.rollout.retry during this rollout, newest first, at most 20.")
+    ] = ()
     evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
 
 
@@ -161,7 +180,14 @@ class Rejected:
     weight: Annotated[
         int, Doc("Weight of the revision at that time in percent, 0 to 100; 0 if it never got a request.")
     ] = 0
-    retry: Annotated[str, Doc("Value of spec.rollout.retry at that time; another value retries the revision.")] = ""
+    retry: Annotated[str, Doc("Value of spec.rollout.retry at that time.")] = ""
+    retries: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Values of spec.rollout.retry with which the revision was rolled out and rejected, newest first, at most"
+            " 20; any other value retries it."
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -223,8 +249,23 @@ class Status:
 
 
 def rejection(status: Status, revision: str, retry: str) -> Rejected | None:
-    """Return why a revision is not rolled out; None if it was never rejected, or ``retry`` has changed since."""
-    return next((item for item in status.rejected if item.revision == revision and item.retry == retry), None)
+    """Return why a revision is not rolled out; None if it was never rejected, or never with this ``retry``.
+
+    A value that was used before, as after a revert in Git, retries nothing.
+    """
+    return next(
+        (
+            item
+            for item in status.rejected
+            if item.revision == revision and (retry == item.retry or retry in item.retries)
+        ),
+        None,
+    )
+
+
+def with_retry(retries: tuple[str, ...], *more: str) -> tuple[str, ...]:
+    """Return ``retries`` with ``more`` values in front, each once, at most ``MAX_RETRIES``."""
+    return tuple(dict.fromkeys((*more, *retries)))[:MAX_RETRIES]
 
 
 def verdict_on(rejected: Rejected) -> str:

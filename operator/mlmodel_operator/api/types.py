@@ -134,6 +134,27 @@ class ModelSource:
         return name if scheme == "configmap" else ""
 
 
+def _resource_rules(path: str) -> tuple[Rule, ...]:
+    """Return the rules of the resources at this path of the MLModel."""
+    keys = tuple(
+        Rule(
+            f"!has(self.{amounts}) || self.{amounts}.all(key, key in ['cpu', 'memory'])",
+            f"{path}.{amounts} has a key other than cpu and memory: type for example `{amounts}: {{cpu: 500m, memory:"
+            " 512Mi}`",
+            f".{amounts}",
+        )
+        for amounts in ("requests", "limits")
+    )
+    return keys + tuple(
+        Rule(
+            f"!has(self.requests) || !has(self.limits) || !('{name}' in self.requests) || !('{name}' in self.limits)"
+            f" || quantity(string(self.requests['{name}'])).compareTo(quantity(string(self.limits['{name}']))) <= 0",
+            f"{path}.limits.{name} is below requests.{name}: raise limits.{name} or lower requests.{name}",
+        )
+        for name in ("cpu", "memory")
+    )
+
+
 @dataclass(frozen=True)
 class Resources:
     """CPU and memory of each server pod."""
@@ -155,23 +176,32 @@ class Resources:
         Limits(maximum=2),
     ] = field(default_factory=dict)
 
-    rules: ClassVar = tuple(
-        Rule(
-            f"!has(self.{amounts}) || self.{amounts}.all(key, key in ['cpu', 'memory'])",
-            f"spec.serving.resources.{amounts} has a key other than cpu and memory: type for example `{amounts}: {{cpu:"
-            " 500m, memory: 512Mi}`",
-            f".{amounts}",
-        )
-        for amounts in ("requests", "limits")
-    ) + tuple(
-        Rule(
-            f"!has(self.requests) || !has(self.limits) || !('{name}' in self.requests) || !('{name}' in self.limits)"
-            f" || quantity(string(self.requests['{name}'])).compareTo(quantity(string(self.limits['{name}']))) <= 0",
-            f"spec.serving.resources.limits.{name} is below requests.{name}: raise limits.{name} or lower"
-            f" requests.{name}",
-        )
-        for name in ("cpu", "memory")
-    )
+    rules: ClassVar = _resource_rules("spec.serving.resources")
+
+
+@dataclass(frozen=True)
+class RouterResources(Resources):
+    """CPU and memory of each router pod."""
+
+    requests: Annotated[
+        Mapping[str, Quantity],
+        Doc(
+            "CPU and memory that the node reserves for each router pod, as Kubernetes quantities with the keys cpu and"
+            " memory. Default of each: its limit in the spec; without one cpu 50m and memory 32Mi."
+        ),
+        Limits(maximum=2),
+    ] = field(default_factory=dict)
+    limits: Annotated[
+        Mapping[str, Quantity],
+        Doc(
+            "Maximum CPU and memory of each router pod, as Kubernetes quantities with the keys cpu and memory. A"
+            " request in flight needs about 130 kB. Default: no limit of cpu; memory 512Mi, or no limit if requests has"
+            " memory."
+        ),
+        Limits(maximum=2),
+    ] = field(default_factory=dict)
+
+    rules: ClassVar = _resource_rules("spec.traffic.router.resources")
 
 
 @dataclass(frozen=True)
@@ -385,8 +415,8 @@ class Rollout:
     retry: Annotated[
         str,
         Doc(
-            "Any text of at most 63 characters. Another text retries the rejected revision that the spec asks for."
-            " Default: empty."
+            "Any text of at most 63 characters. A text with which the revision that the spec asks for was not rejected"
+            " before retries it; a former text, as after a revert in Git, does not. Default: empty."
         ),
         Limits(maximum=63),
     ] = ""
@@ -417,6 +447,9 @@ class RouterSpec:
     """The HAProxy router in front of the revisions."""
 
     replicas: Annotated[int, Doc("Number of router pods, 1 to 100. Default: 1."), Limits(1, 100)] = 1
+    resources: Annotated[
+        RouterResources, Doc("CPU and memory of each router pod. A change replaces the router pods one by one.")
+    ] = field(default_factory=RouterResources)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mlmodel_operator.api.types import Owner
+from mlmodel_operator.api.types import Owner, Resources
 from mlmodel_operator.names import (
     API_VERSION,
     KIND,
@@ -42,17 +43,22 @@ def metadata(owner: Owner, name: str, component: Component, revision_id: str = "
         "name": name,
         "namespace": owner.namespace,
         "labels": labels(owner, component, revision_id),
-        "ownerReferences": [
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
+        "ownerReferences": owner_references(owner),
     }
+
+
+def owner_references(owner: Owner) -> list[Body]:
+    """Return the ownerReferences of a child: the MLModel controls it."""
+    return [
+        {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+    ]
 
 
 def pod_security() -> Body:
@@ -82,6 +88,18 @@ def probe(port: str, path: str, *, period: int, timeout: int, failures: int) -> 
         "timeoutSeconds": timeout,
         "failureThreshold": failures,
     }
+
+
+def resources(desired: Resources, default_requests: Mapping[str, str]) -> Body:
+    """Return the resources of the spec, with default requests for those without a request or limit. A limit without a
+    request is also the request (a rule of Kubernetes), which a default could exceed."""
+    defaults = {name: amount for name, amount in default_requests.items() if name not in desired.limits}
+    found: Body = {}
+    if requests := defaults | dict(desired.requests):
+        found["requests"] = requests
+    if desired.limits:
+        found["limits"] = dict(desired.limits)
+    return found
 
 
 def spread(owner: Owner, component: Component, revision_id: str = "") -> list[Body]:

@@ -7,10 +7,11 @@ mounted into a stock image.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from mlmodel_operator.api.types import Owner, Traffic
+from mlmodel_operator.api.types import Owner, RouterResources, Traffic
 from mlmodel_operator.names import (
     CONFIG_ANNOTATION,
     GRPC_PORT,
@@ -18,7 +19,9 @@ from mlmodel_operator.names import (
     ROUTER_PORT,
     ROUTER_STATUS_PORT,
     SERVICE_PORT,
+    router_config_name,
     router_name,
+    routes_name,
     selector,
 )
 from mlmodel_operator.resources import common
@@ -34,10 +37,14 @@ ROUTES_PATH = "/etc/mlmodel/routes"
 PRE_STOP_SECONDS = 5
 STOP_SECONDS = 10
 
+# Ordinary traffic requires 20 MiB; the limit is enough for 2,000 requests in flight.
+DEFAULT_REQUESTS: Mapping[str, str] = {"cpu": "50m", "memory": "32Mi"}
+DEFAULT_MEMORY_LIMIT = "512Mi"
+
 
 def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: str) -> Body:
-    """Return the Deployment of the router. A changed configuration replaces its pods (its hash is in the template);
-    changed routes do not.
+    """Return the Deployment of the router. A changed configuration replaces its pods (its hash is in the template), as
+    do changed resources; changed routes do not.
 
     The image must have SIGUSR1 as its stop signal, as the official HAProxy image does, so that HAProxy stops
     gracefully.
@@ -136,11 +143,7 @@ def _container(traffic: Traffic, image: str) -> Body:
             {"name": "grpc", "containerPort": GRPC_PORT},
             {"name": "status", "containerPort": ROUTER_STATUS_PORT},
         ],
-        # Ordinary traffic requires 20 MiB; the limit is enough for 2,000 requests in flight.
-        "resources": {
-            "requests": {"cpu": "50m", "memory": "32Mi"},
-            "limits": {"memory": "512Mi"},
-        },
+        "resources": _resources(traffic.router.resources),
         "securityContext": common.container_security(),
         "readinessProbe": common.probe("status", "/ready", period=1, timeout=1, failures=3),
         "livenessProbe": common.probe("status", "/live", period=10, timeout=5, failures=3),
@@ -152,12 +155,21 @@ def _container(traffic: Traffic, image: str) -> Body:
     }
 
 
+def _resources(desired: RouterResources) -> Body:
+    """Return the resources of the spec with the defaults. The default limit of memory does not go with a request of the
+    user, which may exceed it."""
+    found = common.resources(desired, DEFAULT_REQUESTS)
+    if "memory" not in desired.requests and "memory" not in desired.limits:
+        found["limits"] = found.get("limits", {}) | {"memory": DEFAULT_MEMORY_LIMIT}
+    return found
+
+
 def _config_name(owner: Owner) -> str:
-    return f"{router_name(owner.name)}-config"
+    return router_config_name(owner.name)
 
 
 def _routes_name(owner: Owner) -> str:
-    return f"{owner.name}-routes"
+    return routes_name(owner.name)
 
 
 @cache

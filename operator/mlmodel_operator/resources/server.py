@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from mlmodel_operator.api.types import Autoscaling, Owner, Resources, Revision, Snapshot
+from mlmodel_operator.api.types import Autoscaling, Owner, Revision, Snapshot
 from mlmodel_operator.names import (
     FILES_OPTION,
     GRPC_PORT,
@@ -157,7 +157,7 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
             {"name": "http", "containerPort": SERVER_PORT},
             {"name": "grpc", "containerPort": GRPC_PORT},
         ],
-        "resources": _resources(snapshot.resources),
+        "resources": common.resources(snapshot.resources, DEFAULT_REQUESTS),
         "securityContext": common.container_security(),
         # Ten minutes, for a large model; with a model that cannot work the server exits much sooner.
         "startupProbe": common.probe("http", "/v2/health/ready", period=1, timeout=1, failures=600),
@@ -241,15 +241,3 @@ def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
         secret = {"secretName": snapshot.api_keys.secret_name, "items": [{"key": "keys", "path": "keys"}]}
         mount(API_KEYS_PATH, {"name": "api-keys", "secret": secret})
     return volumes, mounts
-
-
-def _resources(desired: Resources) -> Body:
-    """Return the resources of the spec, with default requests for those without a request or limit. A limit without a
-    request is also the request (a rule of Kubernetes), which a default could exceed."""
-    defaults = {name: amount for name, amount in DEFAULT_REQUESTS.items() if name not in desired.limits}
-    resources: Body = {}
-    if requests := defaults | dict(desired.requests):
-        resources["requests"] = requests
-    if desired.limits:
-        resources["limits"] = dict(desired.limits)
-    return resources

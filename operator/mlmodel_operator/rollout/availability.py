@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from mlmodel_operator.api.status import Stable, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.context import Context, why_no_router
+from mlmodel_operator.rollout.obstacles import SILENT_SECONDS
 from mlmodel_operator.rollout.pod_failures import why_not_ready
+from mlmodel_operator.rollout.routes import weight_of
 
 
 def url(model: MLModel) -> str:
@@ -18,7 +20,7 @@ def answering_version(state: Status) -> str:
     stable, candidate = state.stable, state.candidate
     if stable is not None and stable.ready_replicas:
         return stable.version
-    if candidate is not None and candidate.weight and candidate.ready_replicas:
+    if candidate is not None and weight_of(candidate) and candidate.ready_replicas:
         return candidate.version
     return ""
 
@@ -38,10 +40,13 @@ def why_unavailable(context: Context, state: Status) -> str:
     stable, observed = state.stable, context.observed
     if stable is None:
         return "no version has served yet"
-    if stable.ready_replicas < max(stable.replicas, 1):
-        pods = tuple(pod for pod in observed.revision(stable.revision).pods if not pod.ready)
-        why = why_not_ready(pods, context.obstacle)
-        return f"{stable.ready_replicas} of {stable.replicas} pods of {stable.version} are ready: {why}"
     if not observed.routers:
-        return "no router pod is ready"
+        return why_no_router(observed)
+    if stable.ready_replicas < max(stable.replicas, 1):
+        revision = observed.revision(stable.revision)
+        why = why_not_ready(revision.pods, revision.replica_failure)
+        return f"{stable.ready_replicas} of {stable.replicas} pods of {stable.version} are ready: {why}"
+    since = observed.unreachable_since
+    if since is not None and context.now >= since + SILENT_SECONDS:
+        return "the Service of the model does not answer the operator"
     return "the Service of the model does not answer yet: the nodes are updating its target"

@@ -11,11 +11,16 @@ from mlmodel_operator.api.types import MLModel, Revision, Rollout
 from mlmodel_operator.rollout.capacity import full_capacity
 from mlmodel_operator.rollout.evidence.gather import fresh_evidence
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.obstacles import obstacle
-from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for
+from mlmodel_operator.rollout.obstacles import obstacle_of_candidate
+from mlmodel_operator.rollout.pod_failures import why_not_ready
+from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for, weight_of
 
-STABLE_DOWN_SECONDS = 30.0
-"""Time without a ready pod of stable after which a ready candidate gets all requests without further proof."""
+STABLE_DOWN_SECONDS = 3.0
+"""Time without a ready pod of stable after which a ready candidate gets all requests.
+
+The routers retry for a second, and a container that restarts in place is ready again within two or three: a shorter
+time would give all requests to an unproven version for nothing, a longer one only adds failed requests.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Context:
     full_capacity: int
     """Number of pods for all requests."""
     obstacle: str
-    """Why the candidate's pods do not start, where the pods do not report it; empty if no cause is known."""
+    """Why the candidate's pods are not ready, as a clause for messages; empty if no cause is known."""
 
     @property
     def rollout(self) -> Rollout:
@@ -52,14 +57,31 @@ class Context:
         """Return the number of the candidate's ready pods."""
         return self.observed.revision(candidate.revision).ready
 
+    def attempt_limit_ms(self, stable_ms: int) -> int:
+        """Return the time in milliseconds that the candidate has for a request: what stable needs, with a margin.
+
+        A candidate that hangs then costs its users little; all of the timeout if it is unknown what stable needs, or if
+        stable cannot answer instead (``stable_ms`` is 0).
+        """
+        timeout = 1000 * self.model.spec.traffic.timeout_seconds
+        return min(timeout, 1000 + 3 * stable_ms) if stable_ms else timeout
+
+    @property
+    def why_unconfirmed(self) -> str:
+        """What the confirmation of the routes waits for, as a clause for messages."""
+        if self.observed.routers:
+            return "the routers have not confirmed the routes yet"
+        return why_no_router(self.observed)
+
     def serves_alone(self, candidate: Candidate) -> bool:
-        """Whether the candidate gets requests and has a ready pod, and stable has none."""
+        """Whether the candidate gets requests and has a ready pod, and stable has none or does not answer yet."""
+        return weight_of(candidate) > 0 and self.lacks_stable(candidate) and self.ready(candidate) > 0
+
+    def lacks_stable(self, candidate: Candidate) -> bool:
+        """Whether stable has no ready pod, or does not answer yet in place of the candidate."""
         stable = self.status.stable
-        return (
-            candidate.weight > 0
-            and stable is not None
-            and self.observed.revision(stable.revision).ready == 0
-            and self.ready(candidate) > 0
+        return stable is not None and (
+            candidate.stands_in_since is not None or self.observed.revision(stable.revision).ready == 0
         )
 
     def is_stable_down(self, candidate: Candidate) -> bool:
@@ -69,6 +91,11 @@ class Context:
             and self.now >= candidate.stable_down_since + STABLE_DOWN_SECONDS
             and self.ready(candidate) > 0
         )
+
+
+def why_no_router(observed: Observed) -> str:
+    """Return why no router pod is ready, as a clause for messages."""
+    return f"no router pod is ready: {why_not_ready(observed.router.pods, observed.router.replica_failure)}"
 
 
 def context_of(model: MLModel, observed: Observed, status: Status, image: str, now: float) -> Context:
@@ -82,8 +109,8 @@ def context_of(model: MLModel, observed: Observed, status: Status, image: str, n
         now,
         desired=desired_revision(model.spec, image),
         routes=routes,
-        is_confirmed=are_confirmed(routes, observed),
+        is_confirmed=are_confirmed(routes, observed, status.routes),
         evidence=fresh_evidence(model, observed, status, now),
         full_capacity=full_capacity(model.spec.serving, running),
-        obstacle=obstacle(model, status, observed, now),
+        obstacle=obstacle_of_candidate(model, status, observed, now),
     )

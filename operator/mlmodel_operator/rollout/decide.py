@@ -25,14 +25,14 @@ from mlmodel_operator.rollout import endings, hold
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of
 from mlmodel_operator.rollout.draining import drain
-from mlmodel_operator.rollout.drift import announce
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.replicas import count_replicas, desired_revisions
-from mlmodel_operator.rollout.report import report
+from mlmodel_operator.rollout.report import report, report_trouble
 from mlmodel_operator.rollout.requeue import requeue_after
 from mlmodel_operator.rollout.routes import routes_for
+from mlmodel_operator.rollout.standing_in import stand_in
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
@@ -53,18 +53,24 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
             assert_never(other)
     state, deletes = drain(context, state)
     state = hold.watch(context, count_replicas(context, state))
+    state = endings.note_retry(context, state)
+    state, more = stand_in(context, state)
+    notices += more
     if context.is_confirmed and context.routes is not None:
         state = replace(state, routes=context.routes.id())
     state = report(context, state, decision)
-    notices += announce(status, state)
+    notices += report_trouble(context, state, notices)
     routes = routes_for(state, observed)
+    if routes is not None and routes.id() != state.routes:
+        # A router that cannot be read counts as following what it confirmed last: that must not be from before these.
+        state = replace(state, routes="")
     return Plan(
         desired=desired_revisions(context, state),
         routes=routes,
         status=state,
         deletes=deletes,
         notices=notices,
-        requeue_after=requeue_after(context, state, routes),
+        requeue_after=requeue_after(context, state, routes, is_transition=isinstance(decision, Transition)),
     )
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Stable, Status
-from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.plan import Notice
+from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.pod_failures import MODEL_REJECTED
 
 
-def changed_model(context: Context, stable: Stable | None) -> str:
+def changed_model(observed: Observed, stable: Stable | None) -> str:
     """Return which model its new pods reject, as a sentence for messages without a full stop; empty if none does.
 
     The first pods of stable accepted the model, so a pod that rejects it found another one at the source.
     """
     if stable is None:
         return ""
-    for pod in context.observed.revision(stable.revision).pods:
+    for pod in observed.revision(stable.revision).pods:
         if pod.exit_code == MODEL_REJECTED and not pod.ready and not pod.terminating:
             why = (
                 pod.exit_message or "the model is not the one that this revision started with: read the log of the pod"
@@ -25,17 +23,9 @@ def changed_model(context: Context, stable: Stable | None) -> str:
     return ""
 
 
-def announce(before: Status, after: Status) -> tuple[Notice, ...]:
-    """Return the Event about a changed model, when the conditions report it for the first time."""
-    if any(item.reason == Reason.MODEL_CHANGED for item in before.conditions):
-        return ()
-    messages = (item.message for item in after.conditions if item.reason == Reason.MODEL_CHANGED)
-    return tuple(Notice("Warning", Reason.MODEL_CHANGED, message) for message in messages)[:1]
-
-
-def outdated_image(context: Context, state: Status) -> str:
-    """Return which image stable runs and how to roll the operator's own out, for messages; empty if it runs that."""
-    stable, candidate, image = state.stable, state.candidate, context.desired.snapshot.image
+def outdated_image(state: Status, image: str) -> str:
+    """Return which image stable runs and how to roll ``image`` out, for messages; empty if it runs that."""
+    stable, candidate = state.stable, state.candidate
     if stable is None or stable.snapshot.image == image:
         return ""
     what = f"{stable.version} runs the server image {stable.snapshot.image}, new revisions get {image}"

@@ -18,24 +18,22 @@ from mlmodel_operator.api.status import (
     Stable,
     Status,
     verdict_on,
+    with_retry,
 )
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
+from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
-_WITHOUT_PROOF = {
-    str(Reason.NO_EVIDENCE): "onNoEvidence is Promote",
-    str(Reason.STABLE_DOWN): "stable had no ready pod",
-}
-"""Why a candidate takes a step without proof, as a clause, by ``Candidate.unproven``."""
+_WITHOUT_PROOF = "without proof, because onNoEvidence is Promote"
 
 
 def how_passed(candidate: Candidate) -> str:
     """Return how the candidate has passed its steps, as a clause for messages."""
     if candidate.unproven:
-        return f"has taken a step without proof, because {_WITHOUT_PROOF[candidate.unproven]}"
+        return f"has taken a step {_WITHOUT_PROOF}"
     return "has passed all steps"
 
 
@@ -43,7 +41,7 @@ def promote(context: Context, candidate: Candidate) -> Transition:
     """Make the candidate stable in its slot; the former stable drains."""
     status = context.status
     figures = errors.figures((context.evidence or Evidence()).candidate)
-    how = f" without proof, because {_WITHOUT_PROOF[candidate.unproven]}" if candidate.unproven else ""
+    how = f" {_WITHOUT_PROOF}" if candidate.unproven else ""
     message = f"{candidate.version} ({candidate.revision}) is promoted{how}: {figures}"
     draining = status.draining
     if status.stable is not None:
@@ -69,8 +67,9 @@ def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decis
         failure.reason,
         failure.message,
         Time(context.now),
-        candidate.weight,
+        weight_of(candidate),
         context.rollout.retry,
+        _retries(context, candidate),
     )
     others = tuple(item for item in context.status.rejected if item.revision != candidate.revision)
     without = _without(context, candidate, "RolledBack", failure.message)
@@ -97,7 +96,7 @@ def withdraw(context: Context, candidate: Candidate) -> Transition:
     notice = Notice(
         "Normal",
         Reason.REVERTED if outcome == "Reverted" else Reason.SUPERSEDED,
-        f"{candidate.version} ({candidate.revision}) is withdrawn at weight {candidate.weight}: {message}",
+        f"{candidate.version} ({candidate.revision}) is withdrawn at weight {weight_of(candidate)}: {message}",
     )
     return Transition(_without(context, candidate, outcome, message), (notice,))
 
@@ -116,6 +115,14 @@ def as_stable(candidate: Candidate) -> Stable:
     )
 
 
+def note_retry(context: Context, state: Status) -> Status:
+    """Return ``state`` with the present spec.rollout.retry among those of the rollout."""
+    candidate, retry = state.candidate, context.rollout.retry
+    if candidate is None or retry in candidate.retries:
+        return state
+    return replace(state, candidate=replace(candidate, retries=with_retry(candidate.retries, retry)))
+
+
 def _without(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> Status:
     """Return the status with the candidate draining. A candidate that never got a request is removed at once."""
     until = None if candidate.slot is not None else Time(context.now)
@@ -125,6 +132,13 @@ def _without(context: Context, candidate: Candidate, outcome: Outcome, message: 
         draining=(*context.status.draining, Draining(candidate.revision, outcome, candidate.slot, until)),
         history=_history(context, candidate, outcome, message),
     )
+
+
+def _retries(context: Context, candidate: Candidate) -> tuple[str, ...]:
+    """Return every value of spec.rollout.retry with which this revision has been rejected, now included."""
+    before = next((item for item in context.status.rejected if item.revision == candidate.revision), None)
+    earlier = (before.retry, *before.retries) if before is not None else ()
+    return with_retry(earlier, context.rollout.retry, *candidate.retries)
 
 
 def _history(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> tuple[HistoryEntry, ...]:

@@ -35,7 +35,8 @@ def _first(checks: tuple[Check, ...], context: Context, candidate: Candidate) ->
 
 def pods_failed(context: Context, candidate: Candidate) -> Failure | None:
     """A pod reports that this revision cannot run; no statistics are required."""
-    failure = pod_failure(context.observed.revision(candidate.revision).pods, context.now)
+    pods = context.observed.revision(candidate.revision).pods
+    failure = pod_failure(pods, context.now, has_served=candidate.slot is not None)
     has_crashed = failure is not None and failure.reason in (Reason.CRASH_LOOP, Reason.OUT_OF_MEMORY)
     if has_crashed and candidate.holds and hold.restarts(context, candidate) <= candidate.held_restarts:
         # Its pods crashed before its last hold: only a crash since then counts.
@@ -71,8 +72,20 @@ def lost_all_pods(context: Context, candidate: Candidate) -> Failure | None:
     return Failure(Reason.NOT_READY, f"no ready pod for {deadline} s: {why}")
 
 
+def got_too_few_pods(context: Context, candidate: Candidate) -> Failure | None:
+    """Pods that the rollout needs to continue have not become ready before the deadline."""
+    deadline = context.rollout.preparing_deadline_seconds
+    if candidate.short_since is None or context.now < candidate.short_since + deadline:
+        return None
+    state = context.observed.revision(candidate.revision)
+    why = why_not_ready(state.pods, context.obstacle)
+    return Failure(
+        Reason.NEVER_READY, f"{state.ready} of {candidate.replicas} pods are ready after {deadline} s: {why}"
+    )
+
+
 # A pod reports the cause of its failure, a deadline only that time has passed.
 _BEFORE_REQUESTS: tuple[Check, ...] = (pods_failed, never_got_ready)
 
 # The tests come before the deadline: they decide within seconds, and report what clients saw.
-_WITH_REQUESTS: tuple[Check, ...] = (pods_failed, failed_too_often, lost_all_pods)
+_WITH_REQUESTS: tuple[Check, ...] = (pods_failed, failed_too_often, lost_all_pods, got_too_few_pods)

@@ -18,6 +18,7 @@ from mlmodel_operator.rollout import endings
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
+from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 STEADY_SECONDS = 30.0
@@ -60,6 +61,7 @@ def roll_back_or_hold(context: Context, candidate: Candidate, failure: Failure) 
         observed_percent=None,
         evidence=None,
         down_since=None,
+        short_since=None,
         unproven="",
         holds=candidate.holds + 1,
         held_restarts=restarts(context, candidate),
@@ -76,8 +78,11 @@ def roll_back_or_hold(context: Context, candidate: Candidate, failure: Failure) 
 
 def is_waiting(context: Context, candidate: Candidate) -> bool:
     """Whether the candidate was held, and stable has not been well for long enough."""
+    if candidate.phase != "Preparing" or not candidate.holds or candidate.stands_in_since is not None:
+        # Without stable there is nothing to wait for.
+        return False
     resumes = resumes_at(context, candidate)
-    return candidate.phase == "Preparing" and candidate.holds > 0 and (resumes is None or context.now < resumes)
+    return resumes is None or context.now < resumes
 
 
 def resumes_at(context: Context, candidate: Candidate) -> float | None:
@@ -134,7 +139,7 @@ def _failing(context: Context, candidate: Candidate) -> str:
         return ""
     recent = evidence.state.recent.now + evidence.state.recent.before
     # At a weight of 100, stable gets only what the candidate failed: then no earlier rate is comparable.
-    before = evidence.stable - recent if candidate.weight < 100 else Counts()
+    before = evidence.stable - recent if weight_of(candidate) < 100 else Counts()
     for counts in (recent, evidence.stable):
         is_suspect = counts is recent and counts.failure_rate > max(SUSPECT_RATE, 3.0 * before.failure_rate)
         if is_suspect or counts.failure_rate > BAD_RATE:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.routes import routes_for
+from mlmodel_operator.rollout.routes import routes_for, weight_of
 
 
 def needs_address(status: Status, observed: Observed) -> bool:
@@ -16,15 +18,36 @@ def needs_address(status: Status, observed: Observed) -> bool:
     return not is_available and any(state.ready for state in observed.revisions.values())
 
 
+def answering_side(status: Status, observed: Observed) -> Literal["stable", "candidate"]:
+    """Return the side that the model's address must reach: stable, or a candidate that gets requests without it."""
+    stable, candidate = status.stable, status.candidate
+    if stable is None or candidate is None or observed.revision(stable.revision).ready:
+        return "stable"
+    return "candidate" if weight_of(candidate) and observed.revision(candidate.revision).ready else "stable"
+
+
+def needs_services(status: Status, observed: Observed) -> tuple[str, ...]:
+    """Return the revisions whose Service must answer before requests are routed to it: the nodes update its target some
+    time after its pods are ready. A candidate before its first weight, and stable after it had no ready pod."""
+    stable, candidate = status.stable, status.candidate
+    if stable is None or candidate is None:
+        return ()
+    asked = []
+    if candidate.phase == "Preparing" and observed.revision(candidate.revision).ready:
+        asked.append(candidate.revision)
+    if candidate.stands_in_since is not None and observed.revision(stable.revision).ready:
+        asked.append(stable.revision)
+    return tuple(asked)
+
+
 def needs_routers(status: Status, observed: Observed) -> bool:
     """Whether the next decision requires the routes and counts of the routers.
 
-    Also while the candidate prepares: the counts must have been read before the candidate gets its first weight, so
-    that earlier requests do not count as evidence.
+    While a candidate gets requests, and before it gets its first ones: what was counted earlier is not evidence.
     """
-    routes = routes_for(status, observed)
+    routes, candidate = routes_for(status, observed), status.candidate
     return (
-        status.candidate is not None
+        (candidate is not None and (candidate.slot is not None or observed.revision(candidate.revision).ready > 0))
         or any(item.until is None for item in status.draining)
         or (routes is not None and routes.stable is not None and routes.id() != status.routes)
     )

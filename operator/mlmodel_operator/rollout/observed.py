@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from mlmodel_operator.api.evidence import Sides
+
+MANY_RESTARTS = 2
+"""Number of restarts from which on a container that does not start is in a crash loop."""
+
+if TYPE_CHECKING:  # routes.py imports this module
+    from mlmodel_operator.rollout.routes import Routes
 
 
 @dataclass(frozen=True)
 class Pod:
-    """One server pod."""
+    """One pod of a revision or of the router; restarts, waiting and exits are those of its main container."""
 
     name: str
     created: float
     ready: bool = False
+    since: float | None = None
+    """Time since which the pod is ready or not ready; None until its node has reported it."""
+    started: bool = False
+    """Whether the present container runs and has passed its startup probe."""
     terminating: bool = False
     restarts: int = 0
+    """Number of restarts; numbers above ``MANY_RESTARTS`` are read as that one."""
     waiting: str = ""
     waiting_message: str = ""
     exit_code: int | None = None
@@ -28,7 +40,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class RevisionState:
-    """The children of one revision."""
+    """The children of one revision, or those of the router."""
 
     pods: tuple[Pod, ...] = ()
     address: str = ""
@@ -65,6 +77,8 @@ class Router:
     """Requests that count as evidence, by the weight (percent) under which they were drawn."""
     uncounted: Mapping[str, int] = field(default_factory=dict)
     """Predictions that cannot count, by kind: ``large``, ``chosen``, ``crowd`` and ``other``."""
+    silent_since: float | None = None
+    """Time since which the router has not answered the operator; None if it answered or was not asked."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +87,25 @@ class Observed:
 
     revisions: Mapping[str, RevisionState] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
+    """The routers that are ready."""
+    router: RevisionState = field(default_factory=RevisionState)
+    """The Deployment of the routers and all its pods."""
+    followed: Routes | None = None
+    """The routes in the cluster, which the routers follow; None if there are none."""
     refusal: str = ""
     """Why the last write of a child failed, as a clause for messages; empty if it succeeded."""
-    config_map_missing: bool = False
-    """Whether the ConfigMap of the model does not exist; false if it was not read."""
     config_map_error: str = ""
     """Why the ConfigMap of the model could not be read; empty if it could, or did not have to be read."""
     files_sha256: str = ""
     """Digest of the files of the ConfigMap of the model; empty if it was not read."""
+    missing_config_map: str = ""
+    """Name of the ConfigMap of the model if it does not exist; empty if it exists or was not read."""
     reachable: bool = True
     """Whether the model's address answers; true if no request was sent because of ``needs_address``."""
+    unreachable_since: float | None = None
+    """Time since which the model's address has not answered; None if ``reachable``."""
+    silent_services: Mapping[str, float] = field(default_factory=dict)
+    """Revisions of ``needs_services`` whose Service did not answer, and the time since which it has not."""
     denied: str = ""
     """Why this operator may not serve the desired revision, in one sentence; empty if it may."""
 

@@ -1,72 +1,202 @@
-"""Why pods do not start, where the pods do not report it."""
+"""What keeps the children of a model from what the operator desires, and what the user can do about it.
+
+An obstacle of any child is reported: of the candidate, of stable or of the router.
+"""
 
 from __future__ import annotations
 
-from mlmodel_operator.api.status import Candidate, Status
-from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout.observed import Observed, Pod
-from mlmodel_operator.rollout.pinning import awaits_files
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.status import Candidate, Stable, Status
+from mlmodel_operator.api.types import MLModel, Serving
+from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT, revision_name
+from mlmodel_operator.rollout.drift import changed_model
+from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState
+from mlmodel_operator.rollout.pinning import awaits_files
+from mlmodel_operator.rollout.pod_failures import FIRST_FAILURE_SECONDS, failure_of, is_first_failure
+
+RESOURCES = "spec.serving.resources"
+
+CONFIG_MAP_SECONDS = 5.0
+"""Time in which a ConfigMap that is applied together with its model exists."""
 MOUNT_SECONDS = 15.0
 """Time in which a node normally mounts the volumes of a pod."""
+SILENT_SECONDS = 10.0
+"""Time without an answer after which an address counts as unreachable; a busy node is silent for a second or two."""
 
 
-def obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> str:
-    """Return why the candidate's pods do not start, as a clause for messages; empty if no cause is known.
+@dataclass(frozen=True)
+class Obstacle:
+    """Why the children are not as desired."""
 
-    From the most certain cause to the least: that a Secret is missing is a guess, because the operator may not read it.
-    """
+    reason: Reason
+    message: str
+    """A clause that names the cause and what to do."""
+    stalls: bool
+    """Whether it lasts until somebody acts."""
+
+
+def find_obstacle(model: MLModel, status: Status, observed: Observed, now: float) -> Obstacle | None:
+    """Return the obstacle to report, or None: from those that stop all requests to those that stop the candidate."""
+    return next(_obstacles(model, status, observed, now), None)
+
+
+def _obstacles(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
+    if observed.refusal:
+        yield Obstacle(Reason.APPLY_REJECTED, observed.refusal, stalls=True)
+    yield from _of_workload("the router", observed.router, "spec.traffic.router.resources", now)
+    yield from _unreachable(model, status, observed, now)
+    changed = changed_model(observed, status.stable)
+    if changed and status.candidate is None:
+        # Also if all required pods are ready. A rollout goes on: it may be the repair.
+        yield Obstacle(Reason.MODEL_CHANGED, changed, stalls=True)
+    for side in (status.stable, status.candidate):
+        if side is not None and observed.revision(side.revision).ready < _required(side, model.spec.serving):
+            yield from _of_revision(model, side, observed, now)
+
+
+def _required(side: Stable | Candidate, serving: Serving) -> int:
+    """Return the number of pods of one side that must be ready; an autoscaler may desire more of stable."""
+    if serving.autoscaling is not None and isinstance(side, Stable):
+        return serving.autoscaling.min_replicas
+    return max(side.replicas, 1)
+
+
+def obstacle_of_candidate(model: MLModel, status: Status, observed: Observed, now: float) -> str:
+    """Return why the candidate's pods are not ready, as a clause for messages; empty if no cause is known."""
     if observed.refusal:
         return observed.refusal
     candidate = status.candidate
-    if candidate is None or observed.revision(candidate.revision).ready:
+    if candidate is None or observed.revision(candidate.revision).ready >= _required(candidate, model.spec.serving):
         return ""
-    return (
-        observed.revision(candidate.revision).replica_failure
-        or _no_config_map(model, candidate, observed)
-        or _missing_secret(model, candidate, observed, now)
-    )
+    return next((found.message for found in _of_revision(model, candidate, observed, now)), "")
 
 
-def needs_config_map(status: Status, observed: Observed) -> str | None:
-    """Return the name of the ConfigMap to read for ``Observed.config_map_missing``, or None.
-
-    That of ``pinning.config_map_to_pin`` is read anyway.
-    """
-    candidate = status.candidate
-    if candidate is None or observed.refusal:
-        return None
-    state = observed.revision(candidate.revision)
-    if state.ready or state.replica_failure or not _mounting(candidate, observed):
-        return None
-    return candidate.snapshot.model.config_map or None
-
-
-def _mounting(candidate: Candidate, observed: Observed) -> list[Pod]:
-    """Return the candidate's pods whose containers wait for their volumes."""
-    return [pod for pod in observed.revision(candidate.revision).pods if pod.waiting == "ContainerCreating"]
+def next_look(status: Status, observed: Observed, now: float) -> float | None:
+    """Return the time at which another obstacle may be found although nothing changes; None if there is none."""
+    times: list[float] = []
+    for side in (status.stable, status.candidate):
+        if side is None:
+            continue
+        state = observed.revision(side.revision)
+        for pod in _mounting(state):
+            if side.snapshot.model.config_map:
+                times.append(pod.created + CONFIG_MAP_SECONDS)
+            if side.snapshot.api_keys is not None:
+                times.append(pod.created + MOUNT_SECONDS)
+        times += _first_failures(state)
+    times += _first_failures(observed.router)
+    return min((time for time in times if time > now), default=None)
 
 
-def _no_config_map(model: MLModel, candidate: Candidate, observed: Observed) -> str:
-    name, namespace = candidate.snapshot.model.config_map, model.owner.namespace
-    if name and observed.config_map_missing:
-        return (
-            f"ConfigMap {name} not found in namespace {namespace}: apply it (`mlmodel package"
-            f" PACKAGE --configmap {name} | kubectl apply -f -`), or correct spec.model.uri"
+def _first_failures(state: RevisionState) -> list[float]:
+    return [pod.created + FIRST_FAILURE_SECONDS for pod in state.pods if is_first_failure(pod)]
+
+
+# ------------------------------------------------------------------------------------------------ one Deployment
+
+
+def _of_workload(what: str, state: RevisionState, field: str, now: float) -> Iterator[Obstacle]:
+    if state.replica_failure:
+        message = (
+            f"Kubernetes cannot create pods of {what} ({state.replica_failure}): change the quota, LimitRange or"
+            f" admission policy, or {field}"
         )
-    if name and observed.config_map_error and awaits_files(candidate, observed):
-        return (
+        yield Obstacle(Reason.PODS_NOT_CREATED, message, stalls=True)
+    for pod in state.pods:
+        failure = failure_of(pod, now)
+        if failure is not None and failure.reason == Reason.OUT_OF_MEMORY:
+            message = f"the kernel killed a pod of {what} because it used more memory than its limit: raise {field}"
+            yield Obstacle(failure.reason, f"{message}.limits.memory", stalls=not state.ready)
+        elif failure is not None:
+            yield Obstacle(failure.reason, f"a pod of {what} cannot run: {failure.message}", stalls=not state.ready)
+        elif pod.unschedulable and not pod.terminating:
+            message = f"no node can run a pod of {what} ({pod.unschedulable}): add nodes, or lower {field}.requests"
+            yield Obstacle(Reason.UNSCHEDULABLE, message, stalls=False)
+
+
+def _of_revision(model: MLModel, side: Stable | Candidate, observed: Observed, now: float) -> Iterator[Obstacle]:
+    yield from _before_start(model, side, observed, now)
+    state = observed.revision(side.revision)
+    yield from _of_workload(side.version, state, RESOURCES, now)
+
+
+def _before_start(model: MLModel, side: Stable | Candidate, observed: Observed, now: float) -> Iterator[Obstacle]:
+    """Yield causes that the pods do not report, from the most certain to the least."""
+    state = observed.revision(side.revision)
+    if state.replica_failure:
+        yield from _of_workload(side.version, RevisionState(replica_failure=state.replica_failure), RESOURCES, now)
+    name, namespace = side.snapshot.model.config_map, model.owner.namespace
+    is_awaited = isinstance(side, Candidate) and awaits_files(side, observed)
+    # The last read may be some seconds old.
+    is_late = isinstance(side, Candidate) and now >= side.started_at + 2 * CONFIG_MAP_SECONDS
+    if name and observed.missing_config_map == name and (_mounting(state) or (is_awaited and is_late)):
+        message = (
+            f"ConfigMap {name} not found in namespace {namespace}: apply it (`mlmodel package PACKAGE --configmap"
+            f" {name} | kubectl apply -f -`), or correct spec.model.uri"
+        )
+        yield Obstacle(Reason.CONFIG_MAP_MISSING, message, stalls=True)
+    if is_awaited and observed.config_map_error:
+        message = (
             f"the operator cannot read ConfigMap {name} in namespace {namespace} ({observed.config_map_error}): permit"
-            f" it, or set spec.model.sha256"
+            " it, or set spec.model.sha256"
         )
-    return ""
+        yield Obstacle(Reason.CONFIG_MAP_UNREADABLE, message, stalls=False)
+    keys = side.snapshot.api_keys
+    if keys is not None and any(now - pod.created >= MOUNT_SECONDS for pod in _mounting(state)):
+        # A guess, because the operator may not read Secrets.
+        message = (
+            f"the pods wait for their volumes: check that namespace {namespace} has a Secret {keys.secret_name} with"
+            " the key `keys`, or correct spec.serving.apiKeys"
+        )
+        yield Obstacle(Reason.VOLUMES_NOT_MOUNTED, message, stalls=False)
 
 
-def _missing_secret(model: MLModel, candidate: Candidate, observed: Observed, now: float) -> str:
-    keys = candidate.snapshot.api_keys
-    if keys is None or not any(now - pod.created > MOUNT_SECONDS for pod in _mounting(candidate, observed)):
-        return ""
-    return (
-        f"the pods wait for their volumes: check that namespace {model.owner.namespace} has a Secret"
-        f" {keys.secret_name} with the key `keys`, or correct spec.serving.apiKeys"
-    )
+# ------------------------------------------------------------------------------------------------------ ConfigMaps
+
+
+def needs_config_map(status: Status, observed: Observed, now: float) -> tuple[str, tuple[str, ...]] | None:
+    """Return the name of the ConfigMap to read for ``Observed.missing_config_map`` and the pods that wait for it.
+
+    None if no pod waits for one; that of ``pinning.config_map_to_pin`` is read anyway. The answer holds while the same
+    pods wait: kubelet retries the mount, and then the pod changes.
+    """
+    if observed.refusal:
+        return None
+    for side in (status.candidate, status.stable):
+        if side is None or not (name := side.snapshot.model.config_map):
+            continue
+        state = observed.revision(side.revision)
+        late = [pod.name for pod in _mounting(state) if now - pod.created >= CONFIG_MAP_SECONDS]
+        if late and not state.replica_failure and not state.ready:
+            return name, tuple(late)
+    return None
+
+
+def _mounting(state: RevisionState) -> list[Pod]:
+    """Return the pods whose containers wait for their volumes."""
+    return [pod for pod in state.pods if pod.waiting == "ContainerCreating" and not pod.terminating]
+
+
+# ----------------------------------------------------------------------------------------------------- unreachable
+
+
+def _unreachable(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
+    """Yield addresses that are ready and have not answered the operator for ``SILENT_SECONDS``."""
+    name = model.owner.name
+    asked = [(f"router pod {router.name}", ROUTER_STATUS_PORT, router.silent_since) for router in observed.routers]
+    asked += [
+        (f"Service {revision_name(name, side.revision)}", SERVER_PORT, observed.silent_services.get(side.revision))
+        for side in (status.candidate, status.stable)
+        if side is not None
+    ]
+    asked.append((f"Service {name}", SERVICE_PORT, observed.unreachable_since))
+    for what, port, since in asked:
+        if since is not None and now >= since + SILENT_SECONDS:
+            message = (
+                f"{what} does not answer the operator on port {port}: check that no NetworkPolicy blocks connections"
+                " from the operator to the pods of the model, or from its router to its servers"
+            )
+            yield Obstacle(Reason.NO_ANSWER, message, stalls=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from mlmodel_operator.api.evidence import Evidence
@@ -15,7 +15,9 @@ from mlmodel_operator.rollout.draining import is_rolling_back
 from mlmodel_operator.rollout.drift import changed_model
 from mlmodel_operator.rollout.endings import how_passed
 from mlmodel_operator.rollout.evidence.forecast import forecast
+from mlmodel_operator.rollout.obstacles import Obstacle, find_obstacle
 from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
+from mlmodel_operator.rollout.standing_in import shares
 from mlmodel_operator.rollout.transition import Decision, Stay
 
 
@@ -32,6 +34,30 @@ class Readiness:
 
 def readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
     """Return what to report about ``state``; ``rejected`` is the desired revision if it was rejected."""
+    trouble = find_obstacle(context.model, state, context.observed, context.now)
+    return _with_trouble(_readiness(context, state, decision, rejected), trouble)
+
+
+def _with_trouble(found: Readiness, trouble: Obstacle | None) -> Readiness:
+    """Return the finding with what keeps the children from what is desired, unless it is its cause already."""
+    if trouble is None or found.reason == trouble.reason:
+        return found
+    message = found.message
+    if trouble.message not in message:
+        message = f"{message}. {trouble.message[0].upper()}{trouble.message[1:]}"
+    if found.stalled:
+        return replace(found, message=message)
+    return replace(
+        found,
+        ready="False" if found.ready == "True" else found.ready,
+        reason=trouble.reason,
+        message=message,
+        reconciling=not trouble.stalls,
+        stalled=trouble.stalls,
+    )
+
+
+def _readiness(context: Context, state: Status, decision: Decision, rejected: Rejected | None) -> Readiness:
     stay = decision if isinstance(decision, Stay) else Stay()
     if state.candidate is None:
         return _settled(context, state, stay, rejected)
@@ -59,10 +85,10 @@ def _first_revision(context: Context, candidate: Candidate) -> Readiness:
             "False",
             Reason.NEVER_READY if is_late else Reason.PREPARING,
             f"{candidate.version} {state}: {why_not_ready(pods, context.obstacle)}",
-            reconciling=True,
+            reconciling=not is_late,
             stalled=is_late,
         )
-    message = f"{candidate.version} is ready; the routers have not confirmed the routes yet"
+    message = f"{candidate.version} is ready; {context.why_unconfirmed}"
     return Readiness("False", Reason.ROUTING, message, reconciling=True)
 
 
@@ -72,18 +98,16 @@ def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay)
     if hold.is_waiting(context, candidate):
         stay = hold.waiting(context, candidate)
     figures = f"{counts.failed} of {counts.requests} requests to {version} failed"
+    requests = shares(stable.version, candidate)
     match candidate.phase:
         case "Preparing":
             why = stay.why or why_not_ready(context.observed.revision(candidate.revision).pods, context.obstacle)
             reason = Reason.PREPARING
             state = "waits" if candidate.holds else "is being prepared"
-            message = f"{version} {state}: {why}. {stable.version} gets all requests"
+            message = f"{version} {state}: {why}. {requests}"
         case "Canary":
             reason = Reason.CANARY
-            message = (
-                f"{version} gets {candidate.weight} % of the requests, {stable.version} the rest. {figures}."
-                f" {_forecast(context, candidate)}{_clause(stay.why)}"
-            )
+            message = f"{requests}. {figures}. {_forecast(context, candidate)}{_clause(stay.why)}"
         case "Promoting":
             reason = Reason.PROMOTING
             message = (
@@ -127,9 +151,7 @@ def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | N
     if stable is None or stable.revision != context.desired.id:
         message = f"the rollout of {context.desired.label} has not started yet{_clause(stay.why)}"
         return Readiness("Unknown", Reason.PREPARING, message, reconciling=True)
-    if context.obstacle:
-        return Readiness("False", Reason.APPLY_REJECTED, context.obstacle, reconciling=True, stalled=True)
-    if changed := changed_model(context, stable):
+    if changed := changed_model(context.observed, stable):
         message = f"{changed}. {serving}"
         return Readiness("False", Reason.MODEL_CHANGED, message, stalled=True)
     if not is_fully_available(context, stable):

@@ -26,13 +26,16 @@ def count_replicas(context: Context, state: Status) -> Status:
         is_down = candidate.evidence is not None and ready == 0
         stable_is_down = stable is not None and stable.ready_replicas == 0
         required = context.full_capacity if stable is None else _required(context, candidate)
+        # Never fewer than before: evidence may go up and down, pods should not.
+        replicas = min(max(required, candidate.replicas), context.full_capacity)
+        is_short = candidate.phase != "Preparing" and stable is not None and _missing(context, candidate, replicas) > 0
         candidate = replace(
             candidate,
-            # Never fewer than before: evidence may go up and down, pods should not.
-            replicas=min(max(required, candidate.replicas), context.full_capacity),
+            replicas=replicas,
             ready_replicas=ready,
             down_since=(candidate.down_since or Time(context.now)) if is_down else None,
             stable_down_since=(candidate.stable_down_since or Time(context.now)) if stable_is_down else None,
+            short_since=(candidate.short_since or Time(context.now)) if is_short else None,
         )
     column = f"{stable.ready_replicas}/{stable.replicas}" if stable else ""
     return replace(state, stable=stable, candidate=candidate, replicas=column)
@@ -55,9 +58,17 @@ def desired_revisions(context: Context, state: Status) -> tuple[DesiredRevision,
     return tuple(desired)
 
 
+def _missing(context: Context, candidate: Candidate, replicas: int) -> int:
+    """Return how many of the candidate's pods have not become ready; one that was ready, as on a lost node, has."""
+    pods = context.observed.revision(candidate.revision).pods
+    return replicas - sum((pod.ready or pod.started) and not pod.terminating for pod in pods)
+
+
 def _required(context: Context, candidate: Candidate) -> int:
     """Return the number of pods for the candidate's weight; for the next weight once the step has its proof."""
     rollout, full = context.rollout, context.full_capacity
+    if candidate.stands_in_since is not None:
+        return full
     if candidate.phase == "Preparing":
         return capacity.for_weight(rollout.steps[0].weight, full)
     if candidate.phase != "Canary":

@@ -13,6 +13,8 @@ from mlmodel_operator.rollout.availability import answering_version, url, why_un
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
 from mlmodel_operator.rollout.drift import changed_model, outdated_image
+from mlmodel_operator.rollout.obstacles import find_obstacle
+from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.readiness import readiness
 from mlmodel_operator.rollout.transition import Decision
 
@@ -40,6 +42,24 @@ def report(context: Context, state: Status, decision: Decision) -> Status:
     )
 
 
+def report_trouble(context: Context, state: Status, notices: tuple[Notice, ...]) -> tuple[Notice, ...]:
+    """Return an Event about what has kept the model from the spec since this decision, unless ``notices`` say it.
+
+    One for each trouble and not for each decision: the conditions in status show what has been reported.
+    """
+    before = [item for item in context.status.conditions if item.type in ("Ready", "Stalled", "Available")]
+    known = {item.reason for item in before} | {notice.reason for notice in notices}
+    trouble = find_obstacle(context.model, state, context.observed, context.now)
+    if trouble is not None:
+        is_known = trouble.reason in known or any(trouble.message[:200] in item.message for item in before)
+        return () if is_known else (Notice("Warning", trouble.reason, trouble.message),)
+    for item in state.conditions:
+        is_trouble = (item.type == "Stalled" and item.status == "True") or item.reason == Reason.MODEL_CHANGED
+        if is_trouble and item.reason not in known:
+            return (Notice("Warning", next(reason for reason in Reason if reason == item.reason), item.message),)
+    return ()
+
+
 def _phase(state: Status) -> Phase:
     """Return the phase of the rollout."""
     if is_rolling_back(state):
@@ -62,7 +82,8 @@ def _findings(context: Context, state: Status, decision: Decision) -> Iterator[_
     ready = readiness(context, state, decision, rejected)
     yield _Finding("Ready", ready.ready, ready.reason, ready.message)
     yield _available(context, state)
-    yield _Finding("Reconciling", _truth(ready.reconciling), ready.reason, ready.message)
+    # kstatus reads a model that is stalled and reconciling as one in progress.
+    yield _Finding("Reconciling", _truth(ready.reconciling and not ready.stalled), ready.reason, ready.message)
     yield _Finding("Stalled", _truth(ready.stalled), ready.reason, ready.message)
     if rejected is not None:
         yield _Finding("RolledBack", "True", rejected.reason, rejected.message)
@@ -74,7 +95,7 @@ def _findings(context: Context, state: Status, decision: Decision) -> Iterator[_
         yield _Finding("Paused", "True", Reason.PAUSED, message)
     else:
         yield _Finding("Paused", "False", Reason.NOT_PAUSED, "spec.rollout.paused is false")
-    if outdated := outdated_image(context, state):
+    if outdated := outdated_image(state, context.desired.snapshot.image):
         yield _Finding("OutdatedImage", "True", Reason.OUTDATED_IMAGE, outdated)
     else:
         yield _Finding("OutdatedImage", "False", Reason.CURRENT_IMAGE, "no version runs an outdated server image")
@@ -83,7 +104,7 @@ def _findings(context: Context, state: Status, decision: Decision) -> Iterator[_
 def _available(context: Context, state: Status) -> _Finding:
     version = answering_version(state)
     if version and context.observed.routers and context.observed.reachable:
-        message, changed = f"{version} answers at {url(context.model)}", changed_model(context, state.stable)
+        message, changed = f"{version} answers at {url(context.model)}", changed_model(context.observed, state.stable)
         if changed:
             return _Finding("Available", "True", Reason.MODEL_CHANGED, f"{message}; {changed}")
         return _Finding("Available", "True", Reason.SERVING, message)

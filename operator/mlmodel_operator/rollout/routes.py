@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mlmodel_operator.api.status import Slot, Status
+from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
 
@@ -49,8 +49,34 @@ class Routes:
         return self.text().split("\n", 1)[0].removeprefix("id ")
 
 
+def read_routes(text: str) -> Routes:
+    """Return the routes in a routes file. A line that is not valid is left out: tenants may edit the ConfigMap."""
+    routes = Routes()
+    for line in text.splitlines():
+        match line.split(" "):
+            case ["slot", ("a" | "b") as slot, address, _, *label]:
+                labels = {slot: " ".join(label)} if label else {}
+                routes = replace(
+                    routes, addresses={**routes.addresses, slot: address}, labels={**routes.labels, **labels}
+                )
+            case ["stable", ("a" | "b") as slot]:
+                routes = replace(routes, stable=slot)
+            case ["candidate", ("a" | "b") as slot, share, revision, limit] if _is_number(share) and _is_number(limit):
+                weight, limit_ms = min(int(share[:3]), 100), int(limit[:9])
+                routes = replace(routes, candidate=slot, weight=weight, revision=revision, limit_ms=limit_ms)
+            case ["candidate", ("a" | "b") as slot, share] if _is_number(share):
+                # Of the release before.
+                routes = replace(routes, candidate=slot, weight=min(int(share[:3]), 100))
+    return routes
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def routes_for(status: Status, observed: Observed) -> Routes | None:
-    """Return the routes that ``status`` requires; None while an address is unknown."""
+    """Return the routes that ``status`` requires; None to leave them as they are: an address is unknown, or the status
+    names nothing that serves while the routers follow routes to a stable."""
     stable, candidate = status.stable, status.candidate
     slots: dict[Slot, str] = {}
     labels: dict[Slot, str] = {}
@@ -68,18 +94,28 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
         else:
             candidate_slot = candidate.slot
             # No weight without a ready pod: stable answers until the candidate has one.
-            weight = candidate.weight if state.ready else 0
+            weight = weight_of(candidate) if state.ready else 0
     if not all(slots.values()):
+        return None
+    if stable_slot is None and observed.followed is not None and observed.followed.stable is not None:
         return None
     if candidate is None or candidate_slot is None:
         return Routes(slots, stable_slot, labels=labels)
-    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, candidate.attempt_limit_ms, labels)
+    limit_ms = candidate.attempt_limit_ms or Routes.limit_ms
+    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, limit_ms, labels)
 
 
-def are_confirmed(routes: Routes | None, observed: Observed) -> bool:
-    """Whether there are routes and ready routers, and every ready router follows these routes."""
-    return (
-        routes is not None
-        and bool(observed.routers)
-        and all(router.routes == routes.id() for router in observed.routers)
-    )
+def weight_of(candidate: Candidate) -> int:
+    """Return the percentage of the requests for the candidate: that of its step, or all while it stands in."""
+    return candidate.weight if candidate.stands_in_since is None else 100
+
+
+def are_confirmed(routes: Routes | None, observed: Observed, confirmed: str) -> bool:
+    """Whether there are routes and ready routers, and every ready router follows these routes.
+
+    ``confirmed`` is the identity of the routes that all routers had confirmed before. A router that could not be read
+    this time still follows them.
+    """
+    if routes is None or not observed.routers:
+        return False
+    return all((router.routes or confirmed) == routes.id() for router in observed.routers)

@@ -8,7 +8,6 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.rollout.plan import Notice
 
-NOT_CONFIRMED = "the routers have not confirmed the routes yet"
 PAUSED = "spec.rollout.paused is true"
 
 

@@ -22,7 +22,7 @@ from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address
+from mlmodel_operator.runtime.resource import CONTROLLER_REVISIONS, Bodies, Body, Resource, address
 
 REQUEST_SECONDS = 15.0
 LIST_SECONDS = 60.0
@@ -120,8 +120,8 @@ class Api(Protocol):
         """Replace ``status``; a conflict if the body's resourceVersion is stale."""
         ...
 
-    async def create(self, r: Resource, body: Body) -> Body:
-        """Create the object; a conflict if the name exists."""
+    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
+        """Create the object; a conflict if the name exists. With ``dry_run`` only return what would be stored."""
         ...
 
     async def delete(
@@ -261,9 +261,15 @@ class KubeApi:
         """See Api."""
         return await self._call("update", r, "PUT", r.path(*address(body), "status"), {}, body)
 
-    async def create(self, r: Resource, body: Body) -> Body:
+    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
         """See Api."""
-        return await self._call("create", r, "POST", r.path(address(body)[0]), {}, body)
+        query, path = {"dryRun": "All" if dry_run else ""}, r.path(address(body)[0])
+        if r != CONTROLLER_REVISIONS:
+            return await self._call("create", r, "POST", path, query, body)
+        # The API server compares the data of a ControllerRevision byte by byte at every later write, also of metadata.
+        # From YAML, of which JSON is a part, it stores the bytes that it would write itself; from JSON those of the
+        # request, whose spaces and escapes differ.
+        return await self._call("create", r, "POST", path, query, json.dumps(body), "application/yaml")
 
     async def delete(
         self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None
@@ -296,7 +302,7 @@ class KubeApi:
         method: str,
         path: str,
         query: dict[str, str] | None = None,
-        body: Body | None = None,
+        body: Body | str | None = None,
         content_type: str = "application/json",
         seconds: float = REQUEST_SECONDS,
     ) -> Body:
@@ -313,7 +319,7 @@ class KubeApi:
         method: str,
         path: str,
         query: dict[str, str] | None = None,
-        body: Body | None = None,
+        body: Body | str | None = None,
         content_type: str = "application/json",
         limits: aiohttp.ClientTimeout | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:

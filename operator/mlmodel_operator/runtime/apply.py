@@ -37,12 +37,13 @@ class NotOurs(ApiError):
         namespace, name = address(body)
         what = f"{r.kind} {namespace}/{name}"
         owner = controller_of(body)
+        todo = f"delete it, or choose another name: `{delete_command(r, body)}`"
         if outdated:
             message = f"{what} belongs to a deleted owner of the same name; the garbage collector will delete it"
         elif owner:
-            message = f"{what} belongs to {owner.get('kind')} {owner.get('name')}: delete it, or choose another name"
+            message = f"{what} belongs to {owner.get('kind')} {owner.get('name')}: {todo}"
         else:
-            message = f"{what} exists, and this operator did not create it: delete it, or choose another name"
+            message = f"{what} exists, and this operator did not create it: {todo}"
         super().__init__(409, "NotOurs", message)
         self._outdated = outdated
 
@@ -55,6 +56,12 @@ class NotOurs(ApiError):
     def retryable(self) -> bool:
         """Whether the garbage collector will delete the object."""
         return self._outdated
+
+
+def delete_command(r: Resource, body: Body) -> str:
+    """Return the kubectl command that deletes the object."""
+    namespace, name = address(body)
+    return f"kubectl delete {r.kind.lower()} {name} -n {namespace}"
 
 
 _REMEMBERED = 50_000

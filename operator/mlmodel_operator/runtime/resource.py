@@ -42,8 +42,10 @@ class Resource:
 
 
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+CONTROLLER_REVISIONS = Resource("apps", "v1", "controllerrevisions", "ControllerRevision")
 SERVICES = Resource("", "v1", "services", "Service")
 PODS = Resource("", "v1", "pods", "Pod")
+REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 AUTOSCALERS = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 DISRUPTION_BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
@@ -80,6 +82,11 @@ def controller_of(body: Body) -> Body | None:
         if reference.get("controller"):
             return dict(reference)
     return None
+
+
+def belongs_to(body: Body, owner: str) -> bool:
+    """Whether the object's controller is the one with the UID ``owner``."""
+    return (controller_of(body) or {}).get("uid") == owner
 
 
 def is_newer(version: str, than: str) -> bool:

@@ -8,19 +8,20 @@ data are the most common serious bug of operators.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address, is_newer, metadata, resource_version, uid
 
-Slim = Callable[[Body], Body]
+Slim = Callable[[Body, Body | None], Body]
+"""From a body and the stored body before it (None if there is none) to the body to store."""
 OnChange = Callable[[Resource, str, str], None]
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _TOMBSTONES = 10_000
 
 
-def slim_metadata(body: Body) -> Body:
+def slim_metadata(body: Body, _known: Body | None = None) -> Body:
     """Return the body without managedFields and kubectl's copy, which are often its largest parts and never read."""
     meta = {key: value for key, value in metadata(body).items() if key != "managedFields"}
     annotations = meta.get("annotations")
@@ -46,13 +47,14 @@ class _Tombstone:
 class Store:
     """Bodies by (resource, namespace, name), grouped by a label.
 
-    ``group_label`` names the label whose value is the group of an object; ``slim`` reduces a body before it is stored.
-    The bodies that the store returns are shared: do not change them.
+    ``group_label`` names the label whose value is the group of an object. ``slims`` has the function that reduces a
+    body of a kind before it is stored, for other kinds it is ``slim_metadata``. A body that differs from the one before
+    only in what is dropped is not a change. The bodies that the store returns are shared: do not change them.
     """
 
-    def __init__(self, group_label: str, slim: Slim = slim_metadata) -> None:
+    def __init__(self, group_label: str, slims: Mapping[Resource, Slim] | None = None) -> None:
         self._group_label = group_label
-        self._slim = slim
+        self._slims = dict(slims or {})
         self._bodies: dict[Resource, dict[tuple[str, str], Body]] = defaultdict(dict)
         self._groups: dict[tuple[Resource, str, str], dict[str, Body]] = {}
         # Bounded: the oldest are dropped, long after the last event from before the deletion.
@@ -88,7 +90,7 @@ class Store:
         if tombstone is not None and tombstone.covers(body):
             return False
         self._tombstones.pop(key, None)
-        body = self._slim(body)
+        body = self._slims.get(r, slim_metadata)(body, known)
         self._bodies[r][namespace, name] = body
         self._regroup(r, namespace, name, known, body)
         return True
@@ -156,6 +158,8 @@ class Store:
                 del self._groups[r, namespace, before]
         if after and new is not None:
             self._groups.setdefault((r, namespace, after), {})[name] = new
+        if old is not None and new is not None and _content(old) == _content(new):
+            return
         for group_key in {before, after} - {""}:
             for callback in self._callbacks:
                 callback(r, namespace, group_key)
@@ -163,3 +167,8 @@ class Store:
     def _group_of(self, body: Body | None) -> str:
         labels = metadata(body).get("labels") if body is not None else None
         return str((labels or {}).get(self._group_label, ""))
+
+
+def _content(body: Body) -> Body:
+    """Return the body without its resourceVersion, which also changes with fields that are not stored."""
+    return {**body, "metadata": {key: value for key, value in metadata(body).items() if key != "resourceVersion"}}

@@ -138,6 +138,23 @@ async def test_an_address_answers_or_does_not() -> None:
     assert found == [True, False, False, False]
 
 
+@asynchronous
+async def test_a_service_is_asked_at_the_port_of_the_servers_and_the_model_for_one_side() -> None:
+    seen = []
+
+    async def live(request: web.Request) -> web.Response:
+        seen.append((request.path, request.headers.get("x-mlmodel-version", "")))
+        return web.Response(text="ok")
+
+    async with servers({"127.0.0.2": live}) as port:
+        scraper = Scraper(server_port=port, service_port=port)
+        assert await scraper.service_answers("127.0.0.2")
+        assert await scraper.answers("127.0.0.2", "candidate")
+        assert not await scraper.service_answers("127.0.0.3")
+        await scraper.close()
+    assert seen == [("/v2/health/live", ""), ("/v2/health/live", "candidate")]
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 3000, b"[]", b"null", b"{}"])
 def test_garbage_is_not_a_response(body: bytes) -> None:
     assert parse_router_status(body) is None

@@ -72,7 +72,10 @@ def add(segments: tuple[Segment, ...], weight: int, block: Sides) -> tuple[Segme
         if len(segments) >= _MOST_SEGMENTS or segment.counts.requests < max(_SHORTEST, _GROWTH * before):
             grown = replace(segment, counts=segment.counts + block, credited=segment.credited + credited)
             return (*segments[:last], grown, *segments[last + 1 :])
-    return (*segments, Segment(weight, round(assumed_rate(total(segments)), 6), block, credited))
+    known = total(segments)
+    if weight == 100:
+        known = Sides(known.candidate)
+    return (*segments, Segment(weight, round(assumed_rate(known), 6), block, credited))
 
 
 def credited_rate(segments: Iterable[Segment]) -> float:
@@ -95,10 +98,9 @@ def certification(segments: tuple[Segment, ...], limit: float) -> float:
     for part, share in _PARTS:
         log = math.log(share)
         for segment in segments:
-            if segment.weight < 100:
-                log += _log_capital(
-                    segment.counts, segment.credited, *_for_certification(segment.weight, segment.rate, limit, part)
-                )
+            log += _log_capital(
+                segment.counts, segment.credited, *_for_certification(segment.weight, segment.rate, limit, part)
+            )
         logs.append(log)
     return log_sum(logs)
 
@@ -119,6 +121,10 @@ def _for_certification(weight: int, rate: float, limit: float, part: float) -> t
     """Return what one request adds to the logarithm of the capital: one that succeeded, one that the candidate failed,
     and one that stable failed."""
     w, p = weight / 100.0, rate
+    if weight == 100:
+        # Stable gets no draw. But a candidate that fails less than the limit exceeds no stable by the limit.
+        bet = part * 0.999 * max(limit - p, 0.0) / (limit * (1.0 - limit))
+        return math.log1p(bet * limit), math.log1p(bet * (limit - 1.0)), 0.0
     # The bet that grows fastest (Kelly) if both sides fail p: all capital if p is 0, and limit/variance if p is large.
     bet = part * 0.999 * limit / (p / (w * (1.0 - w)) + limit * (1.0 / w - limit))
     return (

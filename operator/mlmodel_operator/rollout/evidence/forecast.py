@@ -9,6 +9,7 @@ from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.api.types import Rollout
 from mlmodel_operator.rollout.evidence import difference, errors
 from mlmodel_operator.rollout.evidence.gather import step_requests
+from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.steps import Target, next_target, step_at
 
 _KNOWN_SECONDS = 10.0
@@ -35,7 +36,8 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
     It changes rarely, because each change is a write of status.
     """
     target = next_target(rollout, candidate.weight)
-    missing = step_at(rollout.steps, candidate.weight).min_requests - step_requests(evidence, candidate.weight)
+    required = step_at(rollout.steps, candidate.weight).min_requests
+    missing = required - step_requests(evidence, weight_of(candidate))
     if errors.is_certified(evidence.state.segments, target.limit) and missing <= 0:
         return f"Next: {target.weight} %"
     obstacle = _uncounted(evidence) or _quiet(candidate, evidence, now)
@@ -70,7 +72,7 @@ def _uncounted(evidence: Evidence) -> str:
 
 def _quiet(candidate: Candidate, evidence: Evidence, now: float) -> str:
     """Return that no requests come, as a clause; empty if some do."""
-    requests = difference.at_weight(evidence.state.segments, candidate.weight).requests
+    requests = difference.at_weight(evidence.state.segments, weight_of(candidate)).requests
     last = evidence.at or candidate.since
     usual = (last - candidate.since) / requests if requests else 0.0
     if now < last + max(_QUIET_SECONDS, 5.0 * usual):
@@ -80,7 +82,7 @@ def _quiet(candidate: Candidate, evidence: Evidence, now: float) -> str:
 
 def _seconds(candidate: Candidate, evidence: Evidence, target: Target, missing: int) -> float | None:
     """Return the time until the proof at the traffic of this step; infinity if it never comes, None if unknown."""
-    segments, weight = evidence.state.segments, candidate.weight
+    segments, weight = evidence.state.segments, weight_of(candidate)
     elapsed = (evidence.at or candidate.since) - candidate.since
     step = difference.at_weight(segments, weight)
     if elapsed < _KNOWN_SECONDS or not step.requests or not 0 < weight < 100:

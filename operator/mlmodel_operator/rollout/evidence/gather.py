@@ -61,7 +61,7 @@ def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now:
     has_gone = bool(state.pods.keys() - pods.keys())
     dropped_until = now + GONE_SECONDS if has_gone else state.dropped_until
     state = replace(state, routers=cursors, pods=pods, dropped_until=dropped_until)
-    if has_gone or _is_dropped(evidence.state, pods, last=evidence.at or candidate.since, now=now):
+    if has_gone or _is_dropped(evidence.state, pods, last=evidence.at or candidate.since):
         return replace(evidence, state=state)
     return _count(replace(evidence, state=state), block, now=now, max_percent=max_percent)
 
@@ -140,7 +140,7 @@ def _watch_pods(pods: Iterable[Pod], last: Mapping[str, float], now: float) -> d
     }
 
 
-def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float, now: float) -> bool:
+def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float) -> bool:
     """Whether a pod of the candidate was being replaced at some time since the ``last`` reading.
 
     Its version did not cause the failures of that time. They cannot be separated from the others, so none counts. A

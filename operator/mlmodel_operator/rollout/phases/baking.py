@@ -10,11 +10,11 @@ from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import endings, failures, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.plan import Notice
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 
-def enter(context: Context, candidate: Candidate, notice: Notice, *, unproven: str = "") -> Transition:
-    """Give the candidate all requests; ``unproven`` is the reason for a step without proof."""
+def enter(context: Context, candidate: Candidate, notice: Notice) -> Transition:
+    """Give the candidate all requests."""
     entered = replace(
         candidate,
         phase="Baking",
@@ -22,7 +22,6 @@ def enter(context: Context, candidate: Candidate, notice: Notice, *, unproven: s
         since=Time(context.now),
         evidence=context.evidence or Evidence(),
         observed_percent=None,
-        unproven=unproven or candidate.unproven,
     )
     return Transition(replace(context.status, candidate=entered), (notice,))
 
@@ -35,7 +34,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if context.now < candidate.since + context.rollout.bake_seconds:
         return Stay(f"{context.stable_label} keeps its pods for {context.rollout.bake_seconds} s")
     if not context.is_confirmed:
-        return Stay(NOT_CONFIRMED)
+        return Stay(context.why_unconfirmed)
     if context.ready(candidate) < context.full_capacity:
         return Stay(f"ready pods required: {context.full_capacity}")
     return endings.promote(context, candidate)

@@ -10,14 +10,15 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import capacity, endings, failures, hold
-from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
+from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.evidence.gather import step_requests
-from mlmodel_operator.rollout.phases import baking
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
+from mlmodel_operator.rollout.routes import weight_of
+from mlmodel_operator.rollout.standing_in import shares
 from mlmodel_operator.rollout.steps import Target, next_target, number, step_at
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
@@ -28,9 +29,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if context.rollout.paused:
         return Stay(PAUSED)
     if not context.is_confirmed:
-        return Stay(NOT_CONFIRMED)
-    if context.is_stable_down(candidate):
-        return _take_over(context, candidate)
+        return Stay(context.why_unconfirmed)
     evidence = context.evidence or Evidence()
     step = step_at(context.rollout.steps, candidate.weight)
     target = next_target(context.rollout, candidate.weight)
@@ -38,7 +37,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         return Stay(f"this step lasts at least {step.min_seconds} s")
     if not errors.is_certified(evidence.state.segments, target.limit):
         return _without_proof(context, candidate, target, evidence)
-    if step_requests(evidence, candidate.weight) < step.min_requests:
+    if step_requests(evidence, weight_of(candidate)) < step.min_requests:
         return _without_proof(context, candidate, target, evidence, f"this step requires {step.min_requests} requests")
     return _next_step(context, candidate, target, evidence)
 
@@ -89,24 +88,12 @@ def _next_step(context: Context, candidate: Candidate, target: Target, evidence:
     return Transition(replace(context.status, candidate=stepped), (step_notice(context, stepped),))
 
 
-def _take_over(context: Context, candidate: Candidate) -> Transition:
-    """Give the candidate all requests: it answers, and stable does not."""
-    notice = Notice(
-        "Warning",
-        Reason.STABLE_DOWN,
-        f"{candidate.version} gets all requests: {context.stable_label} has had no ready pod for"
-        f" {STABLE_DOWN_SECONDS:g} s",
-    )
-    return baking.enter(context, candidate, notice, unproven=Reason.STABLE_DOWN)
-
-
 def step_notice(context: Context, candidate: Candidate) -> Notice:
     """Return the Event about the candidate's weight, and what the next step requires."""
     target = next_target(context.rollout, candidate.weight)
     return Notice(
         "Normal",
         Reason.CANARY_STEP,
-        f"{candidate.version} gets {candidate.weight} % of the requests, {context.stable_label} the rest. Next:"
-        f" {target.weight} % once {candidate.version} is proven to fail at most {100 * target.limit:.2g} percentage"
-        f" points more than {context.stable_label}",
+        f"{shares(context.stable_label, candidate)}. Next: {target.weight} % once {candidate.version} is proven to fail"
+        f" at most {100 * target.limit:.2g} percentage points more than {context.stable_label}",
     )

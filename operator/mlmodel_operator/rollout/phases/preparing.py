@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlmodel_operator.api.schema import Time
-from mlmodel_operator.api.status import Candidate, Slot, Status
+from mlmodel_operator.api.status import Candidate, Slot
 from mlmodel_operator.rollout import capacity, failures, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence.gather import first_evidence
 from mlmodel_operator.rollout.phases import canary
 from mlmodel_operator.rollout.pinning import pinned
 from mlmodel_operator.rollout.pod_failures import why_not_ready
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
+from mlmodel_operator.rollout.standing_in import free_slot
+from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
     """Start the first step as soon as enough pods are ready for it and the routers have confirmed the routes."""
     if (updated := pinned(candidate, context.observed)) != candidate:
         return Transition(replace(context.status, candidate=updated))
-    slot = candidate.slot or _free_slot(context.status)
+    slot = candidate.slot or free_slot(context.status)
     if context.status.stable is None:
         return _first_revision(context, candidate, slot)
     failure = failures.before_requests(context, candidate)
@@ -37,9 +38,12 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         return Stay("the pods are ready; another revision must drain first")
     if not state.address:
         return Stay("the pods are ready; the Service of the revision has no address yet")
-    if not context.is_confirmed:
-        return Stay(f"the pods are ready; {NOT_CONFIRMED}")
-    stable_ms = hold.slowest_stable(context)
+    if not context.is_confirmed or not all(router.routes for router in context.observed.routers):
+        return Stay(f"the pods are ready; {context.why_unconfirmed}")
+    if candidate.revision in context.observed.silent_services:
+        return Stay("the pods are ready; the Service of the revision does not answer yet")
+    # What stable took is not its normal while it has no ready pod.
+    stable_ms = 0 if context.lacks_stable(candidate) else hold.slowest_stable(context)
     entered = replace(
         candidate,
         phase="Canary",
@@ -47,7 +51,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
         weight=first,
         since=Time(context.now),
         step=1,
-        attempt_limit_ms=_attempt_limit_ms(context, stable_ms),
+        attempt_limit_ms=context.attempt_limit_ms(stable_ms),
         stable_ms=stable_ms,
         # The routers are read before the first request, so that earlier requests do not count as evidence.
         evidence=first_evidence(context.observed, candidate, context.now),
@@ -62,20 +66,3 @@ def _first_revision(context: Context, candidate: Candidate, slot: Slot | None) -
         return Stay(why_not_ready(state.pods, context.obstacle))
     routed = replace(candidate, phase="Promoting", slot=slot, weight=100)
     return Transition(replace(context.status, candidate=routed))
-
-
-def _attempt_limit_ms(context: Context, stable_ms: int) -> int:
-    """Return the time in milliseconds that the candidate has for a request: what stable needs, with a margin.
-
-    A candidate that hangs then costs its users little; all of the timeout if it is unknown what stable needs.
-    """
-    timeout = 1000 * context.model.spec.traffic.timeout_seconds
-    return min(timeout, 1000 + 3 * stable_ms) if stable_ms else timeout
-
-
-def _free_slot(status: Status) -> Slot | None:
-    taken = {item.slot for item in status.draining}
-    if status.stable is not None:
-        taken.add(status.stable.slot)
-    slots: tuple[Slot, ...] = ("a", "b")
-    return next((slot for slot in slots if slot not in taken), None)

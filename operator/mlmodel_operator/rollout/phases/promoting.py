@@ -10,7 +10,7 @@ from mlmodel_operator.rollout import endings, failures, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.phases import baking
 from mlmodel_operator.rollout.plan import Notice
-from mlmodel_operator.rollout.transition import NOT_CONFIRMED, PAUSED, Decision, Stay, Transition
+from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:
@@ -23,7 +23,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if context.rollout.paused:
         return Stay(PAUSED)
     if not context.is_confirmed:
-        return Stay(NOT_CONFIRMED)
+        return Stay(context.why_unconfirmed)
     if context.ready(candidate) < context.full_capacity and not context.is_stable_down(candidate):
         return Stay()
     notice = Notice(
@@ -38,6 +38,6 @@ def advance(context: Context, candidate: Candidate) -> Decision:
 def _first_revision(context: Context, candidate: Candidate) -> Decision:
     """Make the first revision stable once the routers have confirmed the routes to it."""
     if not context.is_confirmed:
-        return Stay(NOT_CONFIRMED)
+        return Stay(context.why_unconfirmed)
     notice = Notice("Normal", Reason.SERVING, f"{candidate.version} ({candidate.revision}) serves all requests")
     return Transition(replace(context.status, stable=endings.as_stable(candidate), candidate=None), (notice,))

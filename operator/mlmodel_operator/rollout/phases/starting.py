@@ -29,6 +29,7 @@ def advance(context: Context) -> Decision:
         since=Time(context.now),
         digest=desired.snapshot.digest,
         steps=len(context.rollout.steps),
+        retries=(context.rollout.retry,),
         replicas=context.observed.revision(desired.id).replicas,
     )
     # A draining revision that is desired again keeps its running pods.

@@ -116,6 +116,17 @@ async def test_no_deployment_exists_before_the_config_map_which_is_polled_slowly
 
 
 @asynchronous
+async def test_a_config_map_that_is_applied_right_after_its_model_is_not_reported() -> None:
+    world = World()
+    await world.apply_model("v1", **model())
+    for _ in range(3):
+        await world.tick()
+    await world.create_config_map("fraud-v1", FILES)
+    await world.run(world.is_ready, limit=12)
+    assert "ConfigMapMissing" not in world.reasons()
+
+
+@asynchronous
 async def test_a_settled_model_reads_no_config_map() -> None:
     world = await serving()
     await edit(world, CHANGED)

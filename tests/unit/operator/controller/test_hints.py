@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mlmodel_operator.runtime.api import ApiError
-from mlmodel_operator.runtime.resource import DEPLOYMENTS, Body
+from mlmodel_operator.runtime.resource import DEPLOYMENTS, PODS, Body
 from tests.unit.operator.controller.world import SETTINGS, World
 from tests.unit.operator.runtime.support import asynchronous
 
@@ -37,18 +38,32 @@ def message(world: World) -> str:
 @asynchronous
 async def test_a_missing_config_map_is_named_with_what_to_type() -> None:
     world = await waiting(**PINNED)
-    await world.tick()
+    await world.run(lambda: world.condition("Stalled")["reason"] == "ConfigMapMissing", limit=6)
     assert "ConfigMap fraud-v1 not found in namespace bank" in message(world)
     assert "mlmodel package PACKAGE --configmap fraud-v1 | kubectl apply -f -" in message(world)
+    assert (world.condition("Reconciling")["status"], world.reasons()[-1]) == ("False", "ConfigMapMissing")
+    await world.tick()
+    assert "get" not in [verb for verb, _, _ in world.api.calls], "the same pods are asked about once"
     await world.create_config_map("fraud-v1", {})
-    await world.run(lambda: "ConfigMap" not in message(world), limit=6)
+    world.waiting.clear()  # kubelet mounts it at its next attempt
+    await world.run(world.is_ready)
+    assert world.reasons().count("ConfigMapMissing") == 1
+
+
+@asynchronous
+async def test_a_config_map_that_is_applied_right_after_its_model_is_not_missed() -> None:
+    world = await waiting(**PINNED)
+    for _ in range(3):
+        await world.tick()
+        assert "ConfigMap" not in message(world)
+        assert "get" not in [verb for verb, _, _ in world.api.calls]
 
 
 @asynchronous
 async def test_a_config_map_that_may_not_be_read_is_not_reported_as_missing() -> None:
     world = await waiting(**PINNED)
     world.api.refusals["get", "configmaps", "fraud-v1"] = ApiError(403, "Forbidden", "no")
-    for _ in range(6):
+    for _ in range(8):
         await world.tick()
     assert "ConfigMap" not in message(world)
 
@@ -100,7 +115,10 @@ async def test_the_reason_why_a_deployment_cannot_create_pods_is_reported() -> N
     await world.edit(DEPLOYMENTS, name, {"status": {"conditions": [failure]}}, "status")
     world.waiting[name] = CREATING
     await world.tick()
-    assert message(world) == "v2 is being prepared: exceeded quota: pods. v1 gets all requests"
+    assert message(world) == (
+        "v2 is being prepared: Kubernetes cannot create pods of v2 (exceeded quota: pods): change the quota, LimitRange"
+        " or admission policy, or spec.serving.resources. v1 gets all requests"
+    )
 
 
 @asynchronous
@@ -160,3 +178,27 @@ async def test_an_evicted_pod_does_not_fail_its_version() -> None:
     world.waiting[name] = {**world.waiting[name], "phase": "Running"}
     await world.tick()
     assert world.status["rejected"][0]["reason"] == "OutOfMemory"
+
+
+@asynchronous
+async def test_a_pod_that_terminates_while_the_routers_are_read_is_seen_as_replaced() -> None:
+    """Its failures are in these counts: the pods must be read after them."""
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.run(lambda: world.weight() == 5)
+    await world.tick(100)
+    pod = f"fraud{world.revision('candidate')}-pod-0"
+    page = world.page
+
+    def evicted() -> Body:
+        body = world.api.objects[PODS, "bank", pod]
+        deleted = {"deletionTimestamp": "2027-01-15T08:01:00Z", "resourceVersion": "1000000"}
+        world.api.objects[PODS, "bank", pod] = {**body, "metadata": {**body["metadata"], **deleted}}
+        world.watch()
+        return page()
+
+    world.page = evicted  # type: ignore[method-assign]
+    await world.reconcile()
+    state = json.loads(world.status["candidate"]["evidence"]["state"])
+    assert state["pods"][pod] > world.clock.now()

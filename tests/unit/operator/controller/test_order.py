@@ -30,7 +30,7 @@ async def test_the_first_reconcile_writes_the_routes_first_and_the_status_last()
     writes = world.writes()
     assert writes[0] == ROUTES
     assert [call[1] for call in writes].index("mlmodels") == len(writes) - 2
-    assert {call[1] for call in writes[1:-2]} == {"configmaps", "services", "deployments"}
+    assert {call[1] for call in writes[1:-2]} == {"configmaps", "services", "deployments", "controllerrevisions"}
     assert writes[-1][:2] == ("create", "events")
 
 
@@ -57,7 +57,8 @@ async def test_the_status_comes_after_every_child_and_before_every_deletion_and_
     deletions = 0
     for _ in range(30):
         await world.tick()
-        verbs = [verb for verb, _, _ in world.writes()]
+        # A record may be written before the status, and is deleted after everything else.
+        verbs = [verb for verb, plural, _ in world.writes() if plural != "controllerrevisions"]
         deletions += verbs.count("delete")
         ranks = {"apply": 0, "patch": 0, "update": 1, "create": 2, "delete": 3}
         assert [ranks[verb] for verb in verbs] == sorted(ranks[verb] for verb in verbs)
@@ -74,11 +75,13 @@ async def test_a_revision_is_deleted_after_the_status_that_no_longer_needs_it() 
     await world.apply_model("v1")
     await world.reconcile()
     writes = [(verb, plural) for verb, plural, _ in world.writes()]
-    assert writes[-4:] == [
+    assert writes[-6:] == [
+        ("create", "controllerrevisions"),  # that the rollout was reverted
         ("update", "mlmodels"),
         ("create", "events"),
         ("delete", "services"),
         ("delete", "deployments"),
+        ("delete", "controllerrevisions"),  # that of the decisions before
     ]
 
 

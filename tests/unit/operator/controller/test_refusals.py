@@ -32,11 +32,17 @@ async def test_a_refusal_is_in_the_conditions_until_the_write_succeeds() -> None
     world = World()
     candidate = await preparing(world)
     world.api.refusals["apply", "deployments", f"fraud{candidate}"] = QUOTA
-    assert await world.reconcile() is not None  # the rollout continues
+    assert await world.reconcile() is not None  # a transition: the next decision follows at once
     assert "quota" not in world.condition("Ready")["message"]
-    await world.reconcile()
+    with pytest.raises(ApiError):  # the queue retries with backoff
+        await world.reconcile()
     message = "v2 is being prepared: the operator cannot write an object: exceeded quota: team. v1 gets all requests"
     assert world.condition("Ready")["message"] == message
+    assert (world.condition("Stalled")["status"], world.condition("Stalled")["reason"]) == ("True", "ApplyRejected")
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            await world.reconcile()
+    assert world.reasons().count("ApplyRejected") == 1
     world.api.refusals.clear()
     await world.reconcile()  # succeeds, after the decision
     await world.reconcile()
@@ -64,8 +70,9 @@ async def test_of_several_refusals_the_first_is_reported() -> None:
     await world.apply_model("v1", **TWO)
     world.api.refusals["apply", "deployments", "fraud-router"] = QUOTA
     world.api.refusals["apply", "poddisruptionbudgets", "fraud-router"] = ApiError(403, "Forbidden", "also rejected")
-    await world.reconcile()
-    await world.reconcile()
+    for _ in range(2):
+        with suppress(ApiError):
+            await world.reconcile()
     assert "exceeded quota" in world.condition("Ready")["message"]
 
 

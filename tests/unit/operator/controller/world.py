@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
+from mlmodel_operator import observe
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.names import (
     APPLIED_ANNOTATION,
@@ -20,6 +21,7 @@ from mlmodel_operator.names import (
     OPERATOR,
     REVISION_LABEL,
     ROUTER_STATUS_PORT,
+    SERVER_PORT,
     SERVICE_PORT,
 )
 from mlmodel_operator.process import CHILD_SELECTOR, CHILDREN
@@ -33,6 +35,7 @@ from mlmodel_operator.runtime.resource import (
     DEPLOYMENTS,
     EVENTS,
     PODS,
+    REPLICA_SETS,
     SERVICES,
     Body,
     Resource,
@@ -56,12 +59,16 @@ class PodHttp(Scraper):
 
     def __init__(self, world: World) -> None:
         # No session is opened: the methods of the parent class require only the ports.
-        self._router_port, self._service_port = ROUTER_STATUS_PORT, SERVICE_PORT
+        self._router_port, self._service_port, self._server_port = ROUTER_STATUS_PORT, SERVICE_PORT, SERVER_PORT
         self._world = world
         self.requests: list[tuple[str, int]] = []
 
     async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         self.requests.append((address, port))
+        if address in self._world.silent:
+            return None
+        if port == self._server_port:
+            return b""
         if port == self._router_port:
             return json.dumps(self._world.page()).encode()
         return b"" if self._world.reachable else None
@@ -77,6 +84,8 @@ class World:
         self.http = PodHttp(self)
         self.reachable = True
         """Whether the model's Service answers."""
+        self.silent: set[str] = set()
+        """IPs of router pods and of Services of revisions that do not answer the operator."""
         self.waiting: dict[str, Body] = {}
         """Deployments whose new pods do not become ready, with the status of such a pod."""
         self.routed: dict[int, Counter[str]] = {}  # by weight and side
@@ -88,7 +97,7 @@ class World:
 
     def restart(self) -> None:
         """Start a new operator process, whose only state is the cluster."""
-        self.store = Store(MODEL_LABEL)
+        self.store = Store(MODEL_LABEL, observe.SLIMS)
         applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
@@ -181,7 +190,7 @@ class World:
 
     def writes(self) -> list[tuple[str, str, str]]:
         """Return the writes of the last reconcile: (verb, plural, name)."""
-        return [call for call in self.api.calls if call[0] not in ("get", "list", "watch")]
+        return [call for call in self.api.calls if call[0] not in ("get", "list", "watch", "dry run")]
 
     def revision(self, role: str) -> str:
         """Return the revision of ``stable`` or ``candidate``, as a suffix of the names of its children."""
@@ -210,6 +219,8 @@ class World:
         for kind, namespace, name in list(self.api.objects):
             if kind == PODS and "-pod-" in name and name not in desired:
                 del self.api.objects[kind, namespace, name]
+            if kind == REPLICA_SETS and (DEPLOYMENTS, namespace, name.removesuffix("-6f9c")) not in self.api.objects:
+                del self.api.objects[kind, namespace, name]
         for name, deployment in desired.items():
             await self._start_pod(name, deployment)
 
@@ -217,7 +228,8 @@ class World:
         namespace, owner = address(deployment)
         if (PODS, namespace, name) not in self.api.objects:
             labels = deployment["spec"]["template"]["metadata"]["labels"]
-            controller = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"{owner}-6f9c", "uid": f"rs-{owner}"}
+            controller = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"{owner}-6f9c"}
+            controller["uid"] = await self._replica_set(controller["name"], deployment)
             meta = {
                 "namespace": namespace,
                 "name": name,
@@ -225,16 +237,27 @@ class World:
                 "ownerReferences": [{**controller, "controller": True}],
             }
             await self.api.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta})
+        main = deployment["spec"]["template"]["spec"]["containers"][0]["name"]
         ready = {
             "phase": "Running",
             "podIP": f"10.0.0.{sum(kind == PODS for kind, _, _ in self.api.objects) + 10}",
             "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [{"name": "server", "restartCount": 0, "state": {"running": {}}}],
+            "containerStatuses": [{"name": main, "restartCount": 0, "started": True, "state": {"running": {}}}],
         }
         before = self.api.objects[PODS, namespace, name].get("status")
         status = self.waiting.get(owner) or (before if before and before["phase"] == "Running" else ready)
         if before != status:
             await self.api.patch(PODS, namespace, name, {"status": status}, "status")
+
+    async def _replica_set(self, name: str, deployment: Body) -> str:
+        """Create the ReplicaSet of a Deployment if it does not exist, and return its UID."""
+        namespace, owner = address(deployment)
+        if (REPLICA_SETS, namespace, name) not in self.api.objects:
+            labels = deployment["spec"]["template"]["metadata"]["labels"] | {"pod-template-hash": "6f9c"}
+            reference = {"kind": "Deployment", "name": owner, "uid": deployment["metadata"]["uid"], "controller": True}
+            meta = {"namespace": namespace, "name": name, "labels": labels, "ownerReferences": [reference]}
+            await self.api.create(REPLICA_SETS, {"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": meta})
+        return str(self.api.objects[REPLICA_SETS, namespace, name]["metadata"]["uid"])
 
     # ------------------------------------------------------------------------------------------- routers and requests
 

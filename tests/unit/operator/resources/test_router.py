@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
-from mlmodel_operator.api.types import RouterSpec, Traffic
+from mlmodel_operator.api.schema import Quantity
+from mlmodel_operator.api.types import RouterResources, RouterSpec, Traffic
 from mlmodel_operator.resources import (
     router,
     router_config,
@@ -71,6 +73,32 @@ def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
     assert deployed(config_hash="1") != deployed(config_hash="2")
     assert deployed(replicas=1)["spec"]["template"] == deployed(replicas=3)["spec"]["template"]
     assert deployed(replicas=3)["spec"]["replicas"] == 3
+
+
+def resources(**fields: Any) -> Body:
+    """Return the resources of the container for ``spec.traffic.router.resources``."""
+    traffic = Traffic(RouterSpec(resources=RouterResources(**fields)))
+    deployment = router_deployment(OWNER, traffic, "haproxy:3.2", "0")
+    found: Body = container(deployment)["resources"]
+    return found
+
+
+def test_the_resources_are_those_of_the_spec_with_defaults_that_fit() -> None:
+    assert container(deployed())["resources"] == resources()
+    assert resources() == {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}}
+    assert resources(limits={"cpu": "1", "memory": "64Mi"}) == {"limits": {"cpu": "1", "memory": "64Mi"}}
+    assert resources(limits={"cpu": "1"}) == {
+        "requests": {"memory": "32Mi"},
+        "limits": {"cpu": "1", "memory": "512Mi"},
+    }
+    # The default limit could be below this request.
+    assert resources(requests={"memory": "1Gi"}) == {"requests": {"cpu": "50m", "memory": "1Gi"}}
+
+
+def test_changed_resources_replace_the_pods() -> None:
+    traffic = Traffic(RouterSpec(resources=RouterResources(requests={"cpu": Quantity("1")})))
+    changed = router_deployment(OWNER, traffic, "haproxy:3.2", "0123")
+    assert changed["spec"]["template"] != deployed()["spec"]["template"]
 
 
 def test_the_hash_is_of_the_files_as_mounted() -> None:

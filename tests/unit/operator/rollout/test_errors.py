@@ -180,6 +180,24 @@ def test_a_candidate_at_the_limit_is_hardly_ever_certified_with_an_evaluation_ev
     assert certified <= 1
 
 
+def test_without_draws_for_stable_only_the_candidates_own_failures_certify() -> None:
+    """At a weight of 100 stable may fail everything: the candidate's own rate must be below the limit."""
+    rng, limit, wrong = random.Random(SEED), 0.04, 0
+    for _ in range(150):
+        segments: tuple[Segment, ...] = ()
+        for _ in range(60):
+            counts = Counts(50, binomial(rng, 50, limit))
+            segments = difference.add(segments, 100, Sides(counts, Counts()))
+            if errors.is_certified(segments, limit):
+                wrong += 1
+                break
+    # At most 1/300 each: one of 150 is improbable, three are a fault.
+    assert wrong <= 2
+    good = difference.add((), 100, Sides(Counts(500, 2), Counts()))
+    assert errors.is_certified(good, limit)
+    assert not errors.is_certified(difference.add((), 100, Sides(Counts(500, 150), Counts())), 0.1)
+
+
 def test_the_limit_of_a_step_depends_on_its_weight() -> None:
     assert errors.limit_for(25, max_percent=1.0) == pytest.approx(0.04)
     assert errors.limit_for(100, max_percent=1.0) == pytest.approx(0.01)

@@ -157,11 +157,20 @@ def test_a_promotion_with_proof_is_not_called_unproven() -> None:
     assert "without proof" not in world.status.history[0].message
 
 
-def test_a_takeover_of_a_stable_that_is_down_is_without_proof() -> None:
+def test_a_candidate_that_stands_in_is_promoted_with_proof() -> None:
     world = canary()
     world.behaviours["v1"] = replace(Behaviour(), never_ready=True)
-    world.run(lambda w: w.status.phase == "Baking", limit=60)
-    assert world.status.candidate is not None
-    assert world.status.candidate.unproven == Reason.STABLE_DOWN
-    world.run(lambda w: w.status.candidate is None, limit=60)
-    assert "without proof, because stable had no ready pod" in world.status.history[0].message
+    wait(world, 8)
+    assert "v2 gets all requests, because v1 has no ready pod" in message(world)
+    assert message(world).endswith(" %"), "no forecast from a weight that does not apply"
+    world.run(lambda w: w.status.candidate is None, limit=200)
+    assert "is promoted: " in world.status.history[0].message
+
+
+def test_a_candidate_that_stands_in_without_requests_is_promoted_only_by_on_no_evidence() -> None:
+    world = canary(rollout=Rollout(bake_seconds=5, max_seconds=100, on_no_evidence="Promote"), requests_per_second=0)
+    world.behaviours["v1"] = replace(Behaviour(), never_ready=True)
+    wait(world, 70)
+    assert "no requests come" in message(world)
+    world.run(lambda w: w.status.candidate is None, limit=400)
+    assert "without proof, because onNoEvidence is Promote" in world.status.history[0].message

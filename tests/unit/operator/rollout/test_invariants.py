@@ -40,6 +40,8 @@ EVENTS = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 60)),
     st.tuples(st.just("die"), st.integers(0, 6)),
     st.tuples(st.just("evict"), st.integers(0, 10)),
+    st.tuples(st.just("outage"), st.integers(1, 20)),
+    st.tuples(st.just("lose status")),
 )
 
 
@@ -49,6 +51,9 @@ def check(world: World, plan: Plan) -> None:
     addresses = {} if routes is None else dict(routes.addresses)
     assert len(addresses) <= 2, "at most two revisions get requests"
     states = {state.address: (name, state) for name, state in world.observed().revisions.items()}
+    if routes is not None and routes.stable is None:
+        followed = world.routes
+        assert followed is None or followed.stable is None, "routes with a stable are never emptied"
     if routes is not None and routes.stable is not None:
         assert routes.addresses[routes.stable] in states, "the address of stable exists"
     if routes is not None and routes.candidate is not None and routes.weight:
@@ -65,8 +70,13 @@ def check(world: World, plan: Plan) -> None:
             "a revision drains before it is removed"
         )
         assert status.stable is None or status.stable.revision != name
-    if world.status.stable is not None:
+    if world.status.stable is not None or world.known.decisions.stable:
         assert status.stable is not None, "stable is never lost"
+    conditions = {item.type: item.status for item in status.conditions}
+    if plan.routes is not None and plan.routes.weight == 100 and status.candidate is not None:
+        assert status.candidate.weight == 100 or status.candidate.stands_in_since is not None
+    assert conditions["Stalled"] == "False" or conditions["Reconciling"] == "False", "kstatus: not both"
+    assert conditions["Ready"] != "True" or conditions["Stalled"] == conditions["Reconciling"] == "False"
     if world.condition("Ready") == "True" and world.status.observed_generation == world.generation:
         assert world.status.stable is not None
         assert world.status.stable.revision == identity(str(world.spec.model.version))
@@ -81,7 +91,10 @@ def check(world: World, plan: Plan) -> None:
     desired = identity(str(world.spec.model.version))
     settled = status.stable is not None and status.stable.revision == desired
     rejected = any(item.revision == desired and item.retry == world.spec.rollout.retry for item in status.rejected)
-    if status.candidate is not None or not (settled or rejected):
+    waits_for_user = (
+        status.candidate is not None and status.candidate.phase == "Preparing" and world.spec.rollout.paused
+    )
+    if (status.candidate is not None or not (settled or rejected)) and not waits_for_user:
         assert plan.requeue_after is not None, "a model that is not settled is requeued"
     repeated = world.decide()
     assert encode(repeated.status) == encode(plan.status), "a decision depends only on its input"
@@ -109,6 +122,13 @@ def test_invariants_hold_in_any_order_of_events_and_the_model_settles(
                     world.tick()
             case ("die", int(writes)):
                 world.tick(dies_after=writes)
+            case ("outage", int(seconds)):
+                world.behaviours["v1"] = Behaviour(never_ready=True)
+                for _ in range(seconds):
+                    world.tick()
+                world.behaviours["v1"] = Behaviour()
+            case ("lose status",):
+                world.lose_status()
             case ("evict", int(which)):
                 pods = [(revision, pod) for revision in world.revisions.values() for pod in revision.pods]
                 # Never the last pod, so that an eviction does not leave a version without any.

@@ -1,22 +1,34 @@
-"""Why pods do not start, from what the controller reads."""
+"""What keeps any child from what is desired, and what the conditions and Events say about it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from mlmodel_operator.api.schema import Time
-from mlmodel_operator.api.status import Candidate, Status
-from mlmodel_operator.api.types import ApiKeys, MLModel, ModelSource, Snapshot, Spec
-from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState
-from mlmodel_operator.rollout.obstacles import MOUNT_SECONDS, needs_config_map, obstacle
+from mlmodel_operator.api.status import Candidate, Stable, Status
+from mlmodel_operator.api.types import ApiKeys, Autoscaling, MLModel, ModelSource, Serving, Snapshot, Spec
+from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
+from mlmodel_operator.rollout.obstacles import (
+    CONFIG_MAP_SECONDS,
+    MOUNT_SECONDS,
+    SILENT_SECONDS,
+    find_obstacle,
+    needs_config_map,
+    next_look,
+    obstacle_of_candidate,
+)
+from mlmodel_operator.rollout.pod_failures import FIRST_FAILURE_SECONDS
 from tests.unit.operator.rollout.world import OWNER
 
 NOW = 1_800_000_000.0
 SOURCE = ModelSource("configmap://fraud-v2", version="v2")
 MODEL = MLModel(OWNER, 1, Spec(SOURCE))
-MOUNTING = Pod("p", NOW - 1, waiting="ContainerCreating")
+MOUNTING = Pod("p", NOW - CONFIG_MAP_SECONDS, waiting="ContainerCreating")
+READY = RevisionState((Pod("s", NOW, ready=True),), replicas=1)
+QUOTA = "exceeded quota: team"
 
 
 def status(uri: str = SOURCE.uri, keys: ApiKeys | None = None) -> Status:
@@ -24,59 +36,169 @@ def status(uri: str = SOURCE.uri, keys: ApiKeys | None = None) -> Status:
     return Status(candidate=Candidate("v2", "c", "Preparing", snapshot, Time(NOW), Time(NOW)))
 
 
-def observed(*pods: Pod, failure: str = "", refusal: str = "", missing: bool = False) -> Observed:
+def both(replicas: int = 1, **of_candidate: Any) -> Status:
+    """Return a status with stable v1 and candidate v2."""
+    snapshot = Snapshot(ModelSource("builtin://iris"), "image")
+    candidate = Candidate("v2", "c", "Preparing", snapshot, Time(NOW), Time(NOW), replicas=replicas, **of_candidate)
+    return Status(stable=Stable("v1", "s", "a", snapshot, replicas=replicas), candidate=candidate)
+
+
+def observed(*pods: Pod, failure: str = "", refusal: str = "", missing: str = "") -> Observed:
     state = RevisionState(pods, replica_failure=failure)
-    return Observed({"c": state}, refusal=refusal, config_map_missing=missing)
+    return Observed({"c": state}, refusal=refusal, missing_config_map=missing)
+
+
+def found(state: Status, current: Observed, now: float = NOW) -> tuple[str, bool, str]:
+    """Return the reason of the obstacle, whether it stalls, and its message; empty without one."""
+    obstacle = find_obstacle(MODEL, state, current, now)
+    return (obstacle.reason, obstacle.stalls, obstacle.message) if obstacle else ("", False, "")
 
 
 def test_a_missing_config_map_is_named_with_what_to_type() -> None:
-    message = obstacle(MODEL, status(), observed(MOUNTING, missing=True), NOW)
+    message = obstacle_of_candidate(MODEL, status(), observed(MOUNTING, missing="fraud-v2"), NOW)
     assert message.startswith("ConfigMap fraud-v2 not found in namespace default: apply it (`mlmodel package PACKAGE")
-    assert obstacle(MODEL, status(), observed(MOUNTING), NOW) == ""
+    assert obstacle_of_candidate(MODEL, status(), observed(MOUNTING), NOW) == ""
+    assert found(status(), observed(MOUNTING, missing="fraud-v2"))[:2] == ("ConfigMapMissing", True)
 
 
 @pytest.mark.parametrize(
     ("state", "current", "name"),
     [
-        (status(), observed(MOUNTING), "fraud-v2"),
+        (status(), observed(MOUNTING), ("fraud-v2", ("p",))),
         (Status(), observed(MOUNTING), None),
         (status("s3://bucket/key"), observed(MOUNTING), None),
         (status(), observed(), None),
-        (status(), observed(Pod("p", NOW, waiting="ErrImagePull")), None),
+        (status(), observed(replace(MOUNTING, created=NOW - 1)), None),
+        (status(), observed(replace(MOUNTING, terminating=True)), None),
+        (status(), observed(Pod("p", NOW - 60, waiting="ErrImagePull")), None),
         (status(), observed(MOUNTING, Pod("q", NOW, ready=True)), None),
         (status(), observed(MOUNTING, failure="quota"), None),
         (status(), observed(MOUNTING, refusal="rejected"), None),
     ],
 )
 def test_a_config_map_is_read_only_when_it_could_be_the_obstacle(
-    state: Status, current: Observed, name: str | None
+    state: Status, current: Observed, name: tuple[str, tuple[str, ...]] | None
 ) -> None:
-    assert needs_config_map(state, current) == name
+    assert needs_config_map(state, current, NOW) == name
 
 
 def test_a_secret_is_suspected_after_the_time_for_mounts() -> None:
     keys = status("builtin://iris", ApiKeys("fraud-keys"))
-    young, old = MOUNTING, replace(MOUNTING, created=NOW - MOUNT_SECONDS - 1)
-    assert obstacle(MODEL, keys, observed(young), NOW) == ""
-    assert "check that namespace default has a Secret fraud-keys with the key `keys`" in obstacle(
-        MODEL, keys, observed(old), NOW
-    )
-    assert obstacle(MODEL, status("builtin://iris"), observed(old), NOW) == ""
-    assert obstacle(MODEL, keys, observed(replace(old, waiting="")), NOW) == ""
+    young, old = MOUNTING, replace(MOUNTING, created=NOW - MOUNT_SECONDS)
+    assert found(keys, observed(young)) == ("", False, "")
+    assert found(keys, observed(old))[:2] == ("VolumesNotMounted", False), "it is a guess"
+    assert "check that namespace default has a Secret fraud-keys with the key `keys`" in found(keys, observed(old))[2]
+    assert found(status("builtin://iris"), observed(old))[0] == ""
+    assert found(keys, observed(replace(old, waiting="")))[0] == ""
 
 
 def test_the_most_certain_cause_comes_first() -> None:
     state = status(keys=ApiKeys("fraud-keys"))
     old = replace(MOUNTING, created=NOW - MOUNT_SECONDS - 1)
-    all_causes = observed(old, failure="exceeded quota", refusal="the API server rejected it", missing=True)
-    assert obstacle(MODEL, state, all_causes, NOW) == "the API server rejected it"
-    assert obstacle(MODEL, state, replace(all_causes, refusal=""), NOW) == "exceeded quota"
-    assert obstacle(MODEL, state, observed(old, missing=True), NOW).startswith("ConfigMap fraud-v2")
-    assert "Secret fraud-keys" in obstacle(MODEL, state, observed(old), NOW)
+    all_causes = observed(old, failure=QUOTA, refusal="the API server rejected it", missing="fraud-v2")
+    assert obstacle_of_candidate(MODEL, state, all_causes, NOW) == "the API server rejected it"
+    assert found(state, replace(all_causes, refusal=""))[0] == "PodsNotCreated"
+    assert found(state, observed(old, missing="fraud-v2"))[0] == "ConfigMapMissing"
+    assert found(state, observed(old))[0] == "VolumesNotMounted"
 
 
 def test_a_ready_candidate_has_no_obstacle_except_a_failed_write() -> None:
-    ready = observed(Pod("p", NOW, ready=True), MOUNTING, failure="exceeded quota", missing=True)
-    assert obstacle(MODEL, status(), ready, NOW) == ""
-    assert obstacle(MODEL, Status(), ready, NOW) == ""
-    assert obstacle(MODEL, Status(), replace(ready, refusal="rejected"), NOW) == "rejected"
+    ready = observed(Pod("p", NOW, ready=True), MOUNTING, failure=QUOTA, missing="fraud-v2")
+    assert obstacle_of_candidate(MODEL, status(), ready, NOW) == ""
+    assert find_obstacle(MODEL, Status(), ready, NOW) is None
+    assert obstacle_of_candidate(MODEL, Status(), replace(ready, refusal="rejected"), NOW) == "rejected"
+
+
+TROUBLES: dict[str, tuple[RevisionState, str, bool, str]] = {
+    "quota": (RevisionState(replica_failure=QUOTA), "PodsNotCreated", True, QUOTA),
+    "image": (
+        RevisionState((Pod("p", NOW, waiting="ImagePullBackOff", waiting_message="429"),)),
+        "ImageFailed",
+        True,
+        "cannot run: 429",
+    ),
+    "one of two images": (
+        RevisionState((Pod("p", NOW, waiting="ImagePullBackOff", waiting_message="429"), Pod("q", NOW, ready=True))),
+        "ImageFailed",
+        False,
+        "cannot run: 429",
+    ),
+    "crash": (RevisionState((Pod("p", NOW, restarts=2, exit_code=1),)), "CrashLoop", True, "exit code 1"),
+    "no node": (
+        RevisionState((Pod("p", NOW, unschedulable="0/3 nodes are available"),)),
+        "Unschedulable",
+        False,
+        "0/3 nodes are available",
+    ),
+    "memory": (RevisionState((Pod("p", NOW, exit_reason="OOMKilled"),)), "OutOfMemory", True, ".limits.memory"),
+}
+FIELDS = {"router": "spec.traffic.router.resources", "s": "spec.serving.resources", "c": "spec.serving.resources"}
+NAMES = {"router": "the router", "s": "v1", "c": "v2"}
+
+
+@pytest.mark.parametrize("child", NAMES)
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_trouble_is_reported_for_any_child_with_what_to_do(child: str, trouble: str) -> None:
+    state, reason, stalls, text = TROUBLES[trouble]
+    current = Observed({"s": READY, "c": READY})
+    if child == "router":
+        current = replace(current, router=state)
+    else:
+        current = replace(current, revisions={**current.revisions, child: state})
+    actual = found(both(replicas=2 if child != "router" else 1), current)
+    assert actual[:2] == (reason, stalls)
+    assert text in actual[2]
+    assert NAMES[child] in actual[2]
+    if reason in ("PodsNotCreated", "Unschedulable", "OutOfMemory"):
+        assert FIELDS[child] in actual[2], "what to change"
+
+
+def test_pods_beyond_those_that_the_spec_requires_of_stable_are_no_trouble() -> None:
+    """A quota may well be the limit of an autoscaler."""
+    limited = replace(READY, replica_failure=QUOTA)
+    assert found(replace(both(), candidate=None), Observed({"s": limited})) == ("", False, "")
+    assert found(replace(both(replicas=2), candidate=None), Observed({"s": limited}))[0] == "PodsNotCreated"
+
+
+def test_the_trouble_that_stops_all_requests_comes_first() -> None:
+    broken = RevisionState(replica_failure="stable")
+    current = Observed({"s": broken, "c": RevisionState(replica_failure="candidate")})
+    assert "(stable)" in found(both(), current)[2]
+    assert "(router)" in found(both(), replace(current, router=RevisionState(replica_failure="router")))[2]
+
+
+@pytest.mark.parametrize(
+    ("current", "text"),
+    [
+        (Observed(routers=(Router("r"), Router("q", silent_since=NOW))), "router pod q"),
+        (Observed({"c": READY}, silent_services={"c": NOW}), "Service fraud-c"),
+        (Observed({"s": READY}, silent_services={"s": NOW}), "Service fraud-s"),
+        (Observed(reachable=False, unreachable_since=NOW), "Service fraud does"),
+    ],
+)
+def test_an_address_that_stays_silent_is_reported_with_its_port(current: Observed, text: str) -> None:
+    assert found(both(), current, NOW + SILENT_SECONDS - 0.1) == ("", False, "")
+    reason, stalls, message = found(both(), current, NOW + SILENT_SECONDS)
+    assert (reason, stalls) == ("NoAnswer", True)
+    assert text in message
+    assert "NetworkPolicy" in message
+
+
+def test_a_time_limit_that_changes_the_obstacle_is_known_in_advance() -> None:
+    pull = Pod("p", NOW, waiting="ErrImagePull")
+    assert next_look(both(), Observed({"c": RevisionState((pull,))}), NOW) == NOW + FIRST_FAILURE_SECONDS
+    assert next_look(both(), Observed(router=RevisionState((pull,))), NOW + 1) == NOW + FIRST_FAILURE_SECONDS
+    assert next_look(both(), Observed(router=RevisionState((pull,))), NOW + FIRST_FAILURE_SECONDS) is None
+    keys = status(keys=ApiKeys("fraud-keys"))
+    young = observed(replace(MOUNTING, created=NOW))
+    assert next_look(keys, young, NOW) == NOW + CONFIG_MAP_SECONDS
+    assert next_look(keys, young, NOW + CONFIG_MAP_SECONDS) == NOW + MOUNT_SECONDS
+    assert next_look(keys, young, NOW + MOUNT_SECONDS) is None
+    assert next_look(both(), Observed({"c": READY}), NOW) is None
+
+
+def test_an_autoscaler_requires_its_minimum_of_stable() -> None:
+    scaled = MLModel(OWNER, 1, Spec(SOURCE, Serving(autoscaling=Autoscaling(max_replicas=9, min_replicas=1))))
+    state = replace(both(replicas=5), candidate=None)
+    limited = Observed({"s": replace(READY, replica_failure=QUOTA)})
+    assert find_obstacle(scaled, state, limited, NOW) is None

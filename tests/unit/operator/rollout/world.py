@@ -30,10 +30,11 @@ from mlmodel_operator.api.types import (
 )
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_routers
+from mlmodel_operator.rollout.needs import needs_routers, needs_services
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.pinning import config_map_to_pin
-from mlmodel_operator.rollout.plan import Notice, Plan
+from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
+from mlmodel_operator.rollout.recovery import Known, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.routes import Routes, routes_for
 
 IMAGE = "mlmodel-server:test"
@@ -132,12 +133,20 @@ class World:
     user_errors: int = 0
     reachable: bool = True
     """Whether the model's address answers."""
+    silent: dict[str, float] = field(default_factory=dict)
+    """Versions whose Service does not answer yet, with the time since which it does not."""
+    unread: bool = False
+    """Whether the router does not answer the operator."""
+    more_pods: dict[str, tuple[Pod, ...]] = field(default_factory=dict)
+    """Further pods by version."""
     denied: str = ""
     """Why the operator may not serve the desired revision."""
     files: dict[str, str] = field(default_factory=dict)
     """Digest of the files of each ConfigMap; empty: it does not exist. By default each exists."""
     image: str = IMAGE
     """Server image of the operator."""
+    known: Known = field(default_factory=Known)
+    """The records of the operator."""
     served_by: dict[str, float] = field(default_factory=dict)
     """Time of the last request of each revision."""
     serial: int = 0
@@ -151,8 +160,27 @@ class World:
         """Change the spec, as ``kubectl apply`` does."""
         self.spec, self.generation = new, self.generation + 1
 
-    def observed(self) -> Observed:
-        """Return what the operator observes."""
+    def lose_status(self) -> None:
+        """Empty the status, as a restore from a backup does."""
+        self.status = Status()
+
+    def present(self) -> tuple[Status, tuple[Notice, ...]]:
+        """Return the status as the API server returns it, or as the operator rebuilds it if it is lost."""
+        status = read_status(encode(self.status))
+        if not is_lost(status, recorded_stable=self.known.decisions.stable):
+            return status, ()
+        observed = replace(self.observed(status), denied=self.denied)
+        recovery = recover(self.model(), observed, self.known, self.image, self.now)
+        assert recovery.status is not None, recovery.notice
+        return recovery.status, () if recovery.notice is None else (recovery.notice,)
+
+    def model(self) -> MLModel:
+        """Return the MLModel."""
+        return MLModel(OWNER, self.generation, self.spec)
+
+    def observed(self, status: Status | None = None) -> Observed:
+        """Return what the operator observes; it reads the router only if ``status`` requires it."""
+        status = self.status if status is None else status
         states = {
             # As from the API server: whole seconds.
             name: RevisionState(
@@ -164,11 +192,10 @@ class World:
             )
             for name, revision in self.revisions.items()
         }
-        config_map = config_map_to_pin(self.status, Observed(states))
+        config_map = config_map_to_pin(status, Observed(states))
         files = self.files.setdefault(config_map, _digest(config_map)) if config_map else ""
-        missing = config_map is not None and not files
         router = Router(self.router)
-        if needs_routers(self.status, Observed(states)):
+        if not self.unread and needs_routers(status, Observed(states)):
             routes = self.followed
             router = Router(
                 self.router,
@@ -179,7 +206,8 @@ class World:
                 dict(self.weights) if self._candidate() == self.counted else {},
                 dict(self.uncounted),
             )
-        return Observed(states, (router,), config_map_missing=missing, files_sha256=files)
+        missing = config_map if config_map and not files else ""
+        return Observed(states, (router,), followed=self.routes, missing_config_map=missing, files_sha256=files)
 
     def _candidate(self) -> str:
         """Return the revision of the candidate in the routes that the router follows; empty without one."""
@@ -200,9 +228,12 @@ class World:
 
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
-        status = read_status(encode(self.status))
-        observed = replace(self.observed(), denied=self.denied, reachable=self.reachable)
-        return decide(MLModel(OWNER, self.generation, self.spec), observed, status, self.image, self.now)
+        status, notices = self.present()
+        asked = needs_services(status, self.observed(status))
+        silent = {name: since for version, since in self.silent.items() if (name := identity(version)) in asked}
+        observed = replace(self.observed(status), denied=self.denied, reachable=self.reachable, silent_services=silent)
+        plan = decide(self.model(), observed, status, self.image, self.now)
+        return replace(plan, notices=(*notices, *plan.notices))
 
     def reconcile(self, *, dies_after: int = 99) -> Plan:
         """Reconcile once; the operator is killed after ``dies_after`` of its writes."""
@@ -210,13 +241,11 @@ class World:
         if self.check is not None:
             self.check(self, plan)
         writes: list[Callable[[], object]] = [partial(self._route, plan)]
-        writes += [
-            partial(
-                self._scale, desired.revision.id, desired.revision.label, desired.replicas, desired.revision.snapshot
-            )
-            for desired in plan.desired
-        ]
-        writes += [partial(self._write, plan)]
+        for desired in plan.desired:
+            revision = desired.revision
+            writes += [partial(self._record_revision, desired)]
+            writes += [partial(self._scale, revision.id, revision.label, desired.replicas, revision.snapshot)]
+        writes += [partial(self._record, plan), partial(self._write, plan)]
         writes += [partial(self.revisions.pop, name, None) for name in plan.deletes]
         for write in writes[:dies_after]:
             write()
@@ -247,6 +276,13 @@ class World:
     def _route(self, plan: Plan) -> None:
         if plan.routes is not None:
             self.routes = plan.routes
+
+    def _record_revision(self, desired: DesiredRevision) -> None:
+        snapshots = {**self.known.snapshots, desired.revision.id: desired.revision.snapshot}
+        self.known = replace(self.known, snapshots=snapshots)
+
+    def _record(self, plan: Plan) -> None:
+        self.known = replace(self.known, decisions=decisions_of(plan.status))
 
     def _scale(self, name: str, version: str, pods: int, snapshot: Snapshot = SNAPSHOT) -> None:
         revision = self.revisions.setdefault(name, _Revision(version, pods, snapshot))
@@ -335,7 +371,7 @@ class World:
             ready = is_up and self.now >= created + behaviour.seconds_to_ready
             found = Pod(pod, created, ready=ready, restarts=revision.restarts)
             pods.append(replace(found, **behaviour.broken))  # type: ignore[arg-type]
-        return tuple(pods)
+        return (*pods, *self.more_pods.get(revision.version, ()))
 
 
 def _digest(config_map: str) -> str:

@@ -100,7 +100,7 @@ class MemoryApi:
         self._changed = asyncio.Condition()
 
     def writes(self) -> list[str]:
-        return [verb for verb, _, _ in self.calls if verb not in ("get", "list", "watch")]
+        return [verb for verb, _, _ in self.calls if verb not in ("get", "list", "watch", "dry run")]
 
     def _call(self, verb: str, r: Resource, name: str) -> None:
         self.calls.append((verb, r.plural, name))
@@ -184,8 +184,12 @@ class MemoryApi:
         live = self._live(r, *address(body), body)
         return await self._save(r, copy.deepcopy({**live, "status": body.get("status")}))
 
-    async def create(self, r: Resource, body: Body) -> Body:
-        self._call("create", r, address(body)[1])
+    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
+        self._call("dry run" if dry_run else "create", r, address(body)[1])
+        if dry_run:
+            body = copy.deepcopy(body)
+            self._admit(r, body)
+            return body
         if (r, *address(body)) in self.objects:
             raise ApiError(409, "AlreadyExists", "the name exists")
         return await self._save(r, _merge({"metadata": {}}, body))

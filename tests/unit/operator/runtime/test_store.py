@@ -118,6 +118,25 @@ def test_a_repeated_body_is_not_a_change() -> None:
     assert len(changes) == 1
 
 
+def test_a_body_that_differs_only_in_what_is_not_stored_is_stored_and_no_change() -> None:
+    def slim(full: Body, known: Body | None) -> Body:
+        assert known is None or "times" not in known
+        return {key: value for key, value in full.items() if key != "times"}
+
+    store, changes = Store(LABEL, {PODS: slim}), []
+    store.on_change(lambda r, _, group: changes.append((r, group)))
+    store.put(PODS, {**body(1), "times": 1})
+    store.put(PODS, {**body(2), "times": 2})
+    assert version_of(store) == "2"
+    assert changes == [(PODS, "g")]
+    store.put(PODS, {**body(3), "phase": "Running"})
+    store.put(SERVICES, {**body(4), "times": 1})
+    store.put(SERVICES, {**body(5), "times": 2})
+    assert changes == [(PODS, "g"), (PODS, "g"), (SERVICES, "g"), (SERVICES, "g")]
+    store.put(PODS, body(6, group="h"))
+    assert set(changes[-2:]) == {(PODS, "g"), (PODS, "h")}
+
+
 def test_bodies_are_slimmed_and_the_original_stays_unchanged() -> None:
     original = body(1, managedFields=[{"manager": "m"}], annotations={LAST_APPLIED: "{}", "keep": "me"})
     store = Store(LABEL)

@@ -1,0 +1,219 @@
+"""Take over the children of a model that was deleted without them (`--cascade=orphan`), or restored with another UID.
+
+Such a child has no controller, or one of the model's name and kind that no longer exists. It is adopted if records of
+a former model prove that the operator ran it, and if it is what the operator built: the API server returns that with
+all its defaults from a dry run. Anything else stays unchanged, because anyone may create an object with our names and
+labels.
+Only ``ownerReferences`` change, so no pod restarts and no address changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from mlmodel_operator import observe, resources
+from mlmodel_operator.api.reasons import Reason
+from mlmodel_operator.api.types import Autoscaling, MLModel, Owner
+from mlmodel_operator.names import (
+    ADOPTED_LABEL,
+    GROUP,
+    KIND,
+    REVISION_LABEL,
+    revision_name,
+    router_config_name,
+    router_name,
+    routes_name,
+)
+from mlmodel_operator.recorder import Recorder
+from mlmodel_operator.resources.common import owner_references
+from mlmodel_operator.resources.equality import difference
+from mlmodel_operator.resources.records import Recorded, is_record, read_records
+from mlmodel_operator.runtime.api import Api, ApiError
+from mlmodel_operator.runtime.apply import Applier, delete_command
+from mlmodel_operator.runtime.events import Events
+from mlmodel_operator.runtime.resource import (
+    AUTOSCALERS,
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    SERVICES,
+    Body,
+    Resource,
+    address,
+    belongs_to,
+    controller_of,
+    metadata,
+    resource_version,
+    uid,
+)
+from mlmodel_operator.runtime.store import Store
+
+logger = logging.getLogger(__name__)
+
+KINDS = (CONTROLLER_REVISIONS, SERVICES, DEPLOYMENTS, CONFIG_MAPS, AUTOSCALERS, DISRUPTION_BUDGETS)
+"""In the order of adoption: records first, because they prove the rest."""
+
+
+def is_orphan(body: Body, owner: Owner) -> bool:
+    """Whether the object has no controller, or a former model of the same name."""
+    controller = controller_of(body)
+    if controller is None:
+        return True
+    group = str(controller.get("apiVersion", "")).partition("/")[0] or GROUP
+    kind_and_name = (group, controller.get("kind"), controller.get("name"))
+    return kind_and_name == (GROUP, KIND, owner.name) and controller.get("uid") != owner.uid
+
+
+class Adopter:
+    """Adopts orphans, and reports those that it leaves alone."""
+
+    def __init__(self, api: Api, store: Store, applier: Applier, recorder: Recorder, events: Events) -> None:
+        self._api = api
+        self._store = store
+        self._applier = applier
+        self._recorder = recorder
+        self._events = events
+        # resourceVersion of an orphan that is not ours, and the name of the model: it is compared again when changed.
+        self._foreign: dict[tuple[Resource, str, str], tuple[str, str]] = {}
+
+    async def adopt(self, model: MLModel, body: Body) -> None:
+        """Adopt the orphans in the store; without one, or without a record of a former model, this costs no request.
+
+        ``body`` is the MLModel, for Events. Raise ApiError if a request must be retried.
+        """
+        owner = model.owner
+        orphans = list(self._orphans(owner))
+        if not orphans:
+            return
+        has_orphaned_records = any(r == CONTROLLER_REVISIONS for r, _ in orphans)
+        if not has_orphaned_records and not self._recorder.has_adopted(owner):
+            return
+        recorded = await self._adopt_records(owner)
+        for r, orphan in orphans:
+            if r == CONTROLLER_REVISIONS or recorded == Recorded():
+                continue
+            why = await self._why_foreign(owner, r, orphan, recorded)
+            if not why:
+                await self._take(owner, r, orphan)
+                continue
+            self._foreign[r, *address(orphan)] = (resource_version(orphan), owner.name)
+            logger.warning("orphan not adopted", extra={"kind": r.kind, "object": address(orphan)[1], "reason": why})
+            note = (
+                f"{r.kind} {'/'.join(address(orphan))} is not adopted: {why}. Delete it"
+                f" (`{delete_command(r, orphan)}`), or restore what the operator built"
+            )
+            await self._events.post(body, transition=uid(orphan), reason=Reason.NOT_ADOPTED, note=note, warning=True)
+
+    def forget(self, model: tuple[str, str]) -> None:
+        """Drop what is known of the orphans of a model (namespace, name) that was deleted."""
+        for key in [key for key, (_, owner) in self._foreign.items() if (key[1], owner) == model]:
+            del self._foreign[key]
+
+    def _orphans(self, owner: Owner) -> Iterator[tuple[Resource, Body]]:
+        """Yield the orphans that were not compared yet, in the order of adoption."""
+        for r in KINDS:
+            for body in self._store.group(r, owner.namespace, owner.name):
+                is_known = self._foreign.get((r, *address(body))) == (resource_version(body), owner.name)
+                if is_orphan(body, owner) and not observe.is_terminating(body) and not is_known:
+                    yield r, body
+
+    async def _adopt_records(self, owner: Owner) -> Recorded:
+        """Adopt the orphaned records, and return the content of all."""
+        found = []
+        for body in await self._recorder.read(owner):
+            is_ours = belongs_to(body, owner.uid)
+            if not is_record(body) or not (is_ours or is_orphan(body, owner)) or observe.is_terminating(body):
+                if is_orphan(body, owner):
+                    self._foreign[CONTROLLER_REVISIONS, *address(body)] = (resource_version(body), owner.name)
+                continue
+            if not is_ours:
+                await self._take(owner, CONTROLLER_REVISIONS, body)
+            found.append(body)
+        return read_records(found)
+
+    async def _take(self, owner: Owner, r: Resource, body: Body) -> None:
+        """Make the model the controller of this version of the object. Raise ApiError, a conflict if it has changed."""
+        others = [item for item in metadata(body).get("ownerReferences") or [] if not item.get("controller")]
+        change: Body = {
+            "resourceVersion": resource_version(body),
+            "ownerReferences": [*others, *owner_references(owner)],
+        }
+        if r == CONTROLLER_REVISIONS:
+            # Adoption goes on after a crash, or when the other children appear later.
+            change["labels"] = {ADOPTED_LABEL: "true"}
+        await self._applier.patch(r, body, {"metadata": change})
+        logger.info("orphan adopted", extra={"kind": r.kind, "object": address(body)[1]})
+
+    # ---------------------------------------------------------------------------------------------------- comparing
+
+    async def _why_foreign(self, owner: Owner, r: Resource, orphan: Body, recorded: Recorded) -> str:
+        """Return why an orphan is not adopted, as a clause; empty if it is what the operator would build."""
+        if r == CONFIG_MAPS:
+            return _why_foreign_config_map(owner, orphan)
+        intents = _intents(owner, r, orphan, recorded)
+        if not intents:
+            return "no record of the operator describes it"
+        found = ""
+        for intent in intents:
+            try:
+                expected = await self._dry_run(r, orphan, intent)
+            except ApiError as error:
+                if error.retryable:
+                    raise
+                found = f"the API server rejects what it is compared with ({error.message})"
+                continue
+            found = difference(orphan, expected)
+            if not found:
+                return ""
+            found = f"it differs from what the operator built in {found}"
+        return found
+
+    async def _dry_run(self, r: Resource, orphan: Body, intent: Body) -> Body:
+        """Return the intent as the API server would store it."""
+        meta = {key: value for key, value in metadata(intent).items() if key in ("labels", "annotations")}
+        # The name of the orphan exists, and any fixed name could.
+        meta |= {"generateName": "mlmodel-dry-run-", "namespace": address(orphan)[0]}
+        body = {"apiVersion": r.api_version, "kind": r.kind, "metadata": meta, "spec": intent["spec"]}
+        return {"kind": r.kind, **await self._api.create(r, body, dry_run=True)}
+
+
+def _intents(owner: Owner, r: Resource, orphan: Body, recorded: Recorded) -> list[Body]:
+    """Return what the operator may have built under the name of the orphan."""
+    name = address(orphan)[1]
+    if r == DEPLOYMENTS:
+        return list(recorded.deployments.get(name, ()))
+    revision = observe.label(orphan, REVISION_LABEL)
+    if revision in recorded.known.snapshots and name == revision_name(owner.name, revision):
+        return [_of_revision(owner, r, revision, orphan)]
+    if r == SERVICES and name == owner.name:
+        return [resources.router_service(owner)]
+    if r == DISRUPTION_BUDGETS and name == router_name(owner.name):
+        return [resources.router_disruption_budget(owner)]
+    return []
+
+
+def _of_revision(owner: Owner, r: Resource, revision: str, orphan: Body) -> Body:
+    if r == SERVICES:
+        return resources.service(owner, revision)
+    if r == DISRUPTION_BUDGETS:
+        return resources.disruption_budget(owner, revision)
+    # The percentage may be that of an earlier spec; the operator applies the present one after the adoption.
+    metrics = (orphan.get("spec") or {}).get("metrics") or [{}]
+    percent = ((metrics[0].get("resource") or {}).get("target") or {}).get("averageUtilization")
+    autoscaling = Autoscaling(max_replicas=1, cpu_percent=percent if isinstance(percent, int) else 1)
+    return resources.autoscaler(owner, revision, autoscaling, 1)
+
+
+def _why_foreign_config_map(owner: Owner, orphan: Body) -> str:
+    """Compare only the keys: the operator replaces the content in the same reconcile, after it has read the slots."""
+    expected = {
+        routes_name(owner.name): {"routes"},
+        router_config_name(owner.name): set(resources.router_config(owner)["data"]),
+    }.get(address(orphan)[1])
+    if expected is None:
+        return "no ConfigMap of the operator has this name"
+    if set(orphan.get("data") or {}) != expected or orphan.get("binaryData") or orphan.get("immutable"):
+        return f"its keys are not {', '.join(sorted(expected))}"
+    return ""

@@ -1,0 +1,184 @@
+"""From the store, the routers and the addresses of a model to the input of a decision.
+
+What is read over the network is decided in rollout/needs.py: a model that waits for nothing costs no request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mlmodel_operator import observe
+from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.types import MLModel, Owner
+from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
+from mlmodel_operator.names import COMPONENT_LABEL, REVISION_LABEL, ROUTER, router_name, routes_name
+from mlmodel_operator.reach import Silences
+from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_routers, needs_services
+from mlmodel_operator.rollout.observed import Observed, RevisionState
+from mlmodel_operator.rollout.obstacles import needs_config_map
+from mlmodel_operator.rollout.pinning import config_map_to_pin
+from mlmodel_operator.rollout.routes import Routes, read_routes
+from mlmodel_operator.runtime.api import Api
+from mlmodel_operator.runtime.clock import Clock
+from mlmodel_operator.runtime.resource import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    PODS,
+    REPLICA_SETS,
+    SERVICES,
+    Body,
+    Resource,
+    belongs_to,
+    metadata,
+)
+from mlmodel_operator.runtime.store import Store
+from mlmodel_operator.scrape import RouterStatus, Scraper
+from mlmodel_operator.settings import Settings
+
+Key = tuple[str, str]
+
+
+class Observer:
+    """Belongs to the controller."""
+
+    def __init__(self, api: Api, store: Store, scraper: Scraper, settings: Settings, clock: Clock) -> None:
+        self._store, self._scraper, self._settings, self._clock = store, scraper, settings, clock
+        self._config_maps = ConfigMaps(api, clock)
+        self._silences = Silences()
+
+    def forget(self, key: Key) -> None:
+        """Drop all that is stored about a model that no longer exists."""
+        self._config_maps.forget(key)
+        self._silences.forget(key)
+
+    async def observe(self, model: MLModel, status: Status, refusal: str) -> Observed:
+        """Return the input of a decision about ``status``; ``refusal`` is why the last write failed, or empty."""
+        observed = self.stored(model, refusal)
+        statuses: Mapping[str, RouterStatus | None] = {}
+        if needs_routers(status, observed):
+            statuses = await self._scraper.routers(_ips(self._ready_routers(model.owner)))
+            # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
+            observed = self.stored(model, refusal)
+        observed = await self._with_answers(model.owner, status, observed, statuses)
+        config_map = await self._read_config_map(_key(model.owner), status, observed)
+        return replace(
+            observed,
+            missing_config_map=config_map.missing,
+            config_map_error=config_map.error,
+            files_sha256=config_map.files_sha256,
+        )
+
+    # ------------------------------------------------------------------------------------------------ from the store
+
+    def children(self, resource: Resource, owner: Owner) -> list[Body]:
+        """Return the objects of this kind that the model owns."""
+        bodies = self._store.group(resource, owner.namespace, owner.name)
+        return [body for body in bodies if belongs_to(body, owner.uid)]
+
+    def router_pods(self, owner: Owner) -> list[Body]:
+        """Return the pods of the router."""
+        return self._pods_of(owner, self._router(owner))
+
+    def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
+        """Return the state of each revision."""
+        deployments = self.children(DEPLOYMENTS, owner)
+        servers = [
+            (revision, observe.read_pod(pod))
+            for deployment in deployments
+            if (revision := observe.label(deployment, REVISION_LABEL))
+            for pod in self._pods_of(owner, deployment)
+        ]
+        return observe.read_revisions(deployments, self.children(SERVICES, owner), servers)
+
+    def stored(self, model: MLModel, refusal: str = "") -> Observed:
+        """Return what the store shows; nothing has been asked over the network."""
+        owner = model.owner
+        return Observed(
+            self._revisions(owner),
+            tuple(observe.read_router(pod, None) for pod in self._ready_routers(owner)),
+            observe.read_workload(
+                self._router(owner), [observe.read_pod(pod, ROUTER) for pod in self.router_pods(owner)]
+            ),
+            self._followed(owner),
+            refusal=refusal,
+            denied=self._settings.denial(model.spec.model.trust),
+        )
+
+    def _followed(self, owner: Owner) -> Routes | None:
+        """Return the routes in the cluster."""
+        body = self._store.get(CONFIG_MAPS, owner.namespace, routes_name(owner.name))
+        if body is None or not belongs_to(body, owner.uid):
+            return None
+        return read_routes(str((body.get("data") or {}).get("routes", "")))
+
+    def _ready_routers(self, owner: Owner) -> list[Body]:
+        return [pod for pod in self.router_pods(owner) if observe.is_ready(pod) and not observe.is_terminating(pod)]
+
+    def _router(self, owner: Owner) -> Body | None:
+        return self._store.get(DEPLOYMENTS, owner.namespace, router_name(owner.name))
+
+    def _pods_of(self, owner: Owner, deployment: Body | None) -> list[Body]:
+        """Return the pods of a Deployment; none if it does not exist or the model does not own it."""
+        if deployment is None or not belongs_to(deployment, owner.uid):
+            return []
+        replica_sets = self._store.group(REPLICA_SETS, owner.namespace, owner.name)
+        return observe.pods_of(deployment, replica_sets, self._store.group(PODS, owner.namespace, owner.name))
+
+    # ---------------------------------------------------------------------------------------------- over the network
+
+    async def _with_answers(
+        self,
+        owner: Owner,
+        status: Status,
+        observed: Observed,
+        statuses: Mapping[str, RouterStatus | None],
+    ) -> Observed:
+        """Return ``observed`` with the ``statuses`` of routers, and with the answers of Services that must be asked."""
+        key, now, pods = _key(owner), self._clock.now(), self._ready_routers(owner)
+        answered = {name: found is not None for name, found in statuses.items()}
+        silent = self._silences.note(key, "routers", answered, now)
+        reachable = {}
+        if pods and needs_address(status, observed):
+            side = answering_side(status, observed)
+            reachable = {"address": await self._scraper.answers(_cluster_ip(self.children(SERVICES, owner)), side)}
+        unreachable = self._silences.note(key, "address", reachable, now)
+        services = {}
+        for revision in needs_services(status, observed):
+            if address := observed.revision(revision).address:
+                services[revision] = await self._scraper.service_answers(address)
+        return replace(
+            observed,
+            routers=tuple(observe.read_router(pod, statuses.get(_name(pod)), silent.get(_name(pod))) for pod in pods),
+            reachable=not unreachable,
+            unreachable_since=unreachable.get("address"),
+            silent_services=self._silences.note(key, "services", services, now),
+        )
+
+    async def _read_config_map(self, key: Key, status: Status, observed: Observed) -> ConfigMapRead:
+        to_pin = config_map_to_pin(status, observed)
+        if to_pin is not None:
+            return await self._config_maps.read_to_pin(key, to_pin)
+        needed = needs_config_map(status, observed, self._clock.now())
+        if needed is not None:
+            return await self._config_maps.read_for_pods(key, *needed)
+        self._config_maps.forget(key)
+        return NOT_READ
+
+
+def _key(owner: Owner) -> Key:
+    return owner.namespace, owner.name
+
+
+def _name(body: Body) -> str:
+    return str(metadata(body).get("name", ""))
+
+
+def _ips(pods: list[Body]) -> dict[str, str]:
+    return {_name(pod): ip for pod in pods if (ip := observe.pod_address(pod))}
+
+
+def _cluster_ip(services: list[Body]) -> str:
+    """Return the IP of the Service in front of the routers; empty until it has one."""
+    routers = (body for body in services if observe.label(body, COMPONENT_LABEL) == ROUTER)
+    return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")

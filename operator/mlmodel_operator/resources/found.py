@@ -1,0 +1,72 @@
+"""Read what the pods of a revision were started with back from its Deployment."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise, product
+
+from mlmodel_operator.api.codec import DecodeError, decode
+from mlmodel_operator.api.revision import revision_id
+from mlmodel_operator.api.types import Snapshot
+from mlmodel_operator.names import FILES_OPTION, REVISION_LABEL, SERVER
+from mlmodel_operator.resources.common import Body
+from mlmodel_operator.resources.server import DEFAULT_REQUESTS
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def read_snapshot(deployment: Body, image: str) -> Snapshot | None:
+    """Return the snapshot that the Deployment was built from, for a model without records; None if it is not certain.
+
+    It is certain if its identity is that of the revision: a hash of everything but the image. Anyone who may edit the
+    Deployment may have changed that, so the image is ``image``, which the operator uses for new revisions.
+    """
+    identity = str(deployment["metadata"]["labels"].get(REVISION_LABEL, ""))
+    try:
+        pod = deployment["spec"]["template"]["spec"]
+        container = next(item for item in pod["containers"] if item["name"] == SERVER)
+        args = container["args"]
+        options = dict(pairwise(args))
+        model = {
+            "uri": options["--uri"],
+            "sha256": options.get("--sha256"),
+            "format": options["--format"],
+            "trust": options.get("--trust"),
+        }
+        keys = next((item["secret"] for item in pod["volumes"] if item["name"] == "api-keys"), None)
+        data = {
+            "image": image,
+            "filesSha256": read_files_sha256(deployment),
+            "batching": {"maxRows": int(options["--batch-rows"])},
+            "apiKeys": keys and {"secretName": keys["secretName"]},
+        }
+        resources = container.get("resources") or {}
+        # The Deployment shows defaults too, which are not part of the identity.
+        for version, requests in product((options["--model-version"], ""), _without_defaults(resources)):
+            snapshot = decode(
+                Snapshot,
+                {**data, "model": {**model, "version": version}, "resources": {**resources, "requests": requests}},
+            )
+            if revision_id(snapshot) == identity:
+                return snapshot
+    except (DecodeError, StopIteration, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    return None
+
+
+def read_files_sha256(deployment: Body) -> str:
+    """Return the digest that the pods of a Deployment require of the files of a ConfigMap; empty without one."""
+    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
+    container: Body = next((item for item in pod.get("containers") or [] if item.get("name") == SERVER), {})
+    digest = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
+    return digest if _SHA256.fullmatch(digest) else ""
+
+
+def _without_defaults(resources: Body) -> list[dict[str, str]]:
+    """Return the requests that the spec may have had: with and without those that equal a default."""
+    requests = dict(resources.get("requests") or {})
+    defaults = [name for name, amount in DEFAULT_REQUESTS.items() if requests.get(name) == amount]
+    found = [requests]
+    for name in defaults:
+        found += [{key: value for key, value in item.items() if key != name} for item in found]
+    return found
