@@ -1,4 +1,4 @@
-"""HAProxy from Debian, for the tests and the image of the router: the one that we ship and the oldest that we support.
+"""HAProxy and a shell from Debian, for the tests and the image of the router: the one that we ship and the oldest that we support.
 
 Each is a tree with the program and its libraries, unpacked from packages, so that it runs beside the libraries of any
 machine. The index is verified with the keys of Debian's archive, and each package with the index.
@@ -65,7 +65,7 @@ def _unpack(suite: str, root: Path) -> None:
     for name in _MERGED:
         (root / "usr" / name).mkdir()
         (root / name).symlink_to(f"usr/{name}")
-    for package in _closure(index, "haproxy"):
+    for package in _closure(index, "haproxy", "dash"):
         content = _get(f"{mirror}/{package['Filename']}")
         if hashlib.sha256(content).hexdigest() != package["SHA256"]:
             raise ClusterError(f"{package['Filename']} from {mirror} does not have the digest in the index: try again")
@@ -114,11 +114,11 @@ def _paragraphs(text: str) -> Iterator[Package]:
             yield fields
 
 
-def _closure(index: Mapping[str, Package], name: str) -> list[Package]:
-    """Return a package and the libraries that it requires, directly or not: programs are for installing, which we do
+def _closure(index: Mapping[str, Package], *names: str) -> list[Package]:
+    """Return packages and the libraries that they require, directly or not: programs are for installing, which we do
     not."""
     seen: dict[str, Package] = {}
-    todo = [name]
+    todo = list(names)
     while todo:
         package = index.get(todo.pop())
         if package is None or package["Package"] in seen:

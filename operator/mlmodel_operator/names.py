@@ -42,7 +42,7 @@ ROUTER: Final = "router"  # component that routes a model's requests, and the co
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
 ROUTER_PORT = 8080  # HTTP of a router pod
 GRPC_PORT = 9000  # gRPC of server and router pods and of both Services: HTTP/2 from the first byte, without TLS
-ROUTER_STATUS_PORT = 9090  # status, metrics and probes of a router pod
+ROUTER_STATUS_PORTS = (9090, 9091)  # status, metrics and probes of the two HAProxy processes of a router pod
 SERVICE_PORT = 80  # HTTP of the model's Service, which leads to the routers
 OPERATOR_PORT = 8081  # metrics and probes of the operator
 

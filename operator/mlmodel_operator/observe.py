@@ -11,7 +11,7 @@ from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
-from mlmodel_operator.names import REVISION_LABEL, ROUTER, ROUTES_ANNOTATION, SERVER, Component
+from mlmodel_operator.names import REVISION_LABEL, ROUTER, ROUTER_STATUS_PORTS, ROUTES_ANNOTATION, SERVER, Component
 from mlmodel_operator.resources import records
 from mlmodel_operator.resources.found import read_files_sha256
 from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, RevisionState, Router
@@ -205,12 +205,29 @@ def read_workload(deployment: Body | None, pods: Iterable[Pod], address: str = "
     )
 
 
-def read_router(body: Body, status: RouterStatus | None, silent_since: float | None = None) -> Router:
-    """Return one router pod with the status that it reported, or the time since which it does not answer."""
-    name = str(metadata(body).get("name", ""))
+def processes(pods: Iterable[Body]) -> dict[str, tuple[str, int]]:
+    """Return IP (empty until the pod has one) and status port of each HAProxy process of router pods, by name."""
+    return {
+        f"{metadata(pod).get('name', '')}/{number}": (pod_address(pod), port)
+        for pod in pods
+        for number, port in enumerate(ROUTER_STATUS_PORTS, 1)
+    }
+
+
+def read_router(name: str, port: int, status: RouterStatus | None, silent_since: float | None = None) -> Router:
+    """Return one process of a router with the status that it reported, or the time since which it does not answer."""
     if status is None:
-        return Router(name, silent_since=silent_since)
-    return Router(name, status.id, status.boot, status.candidate, status.stable_ms, status.weights, status.uncounted)
+        return Router(name, silent_since=silent_since, port=port)
+    return Router(
+        name,
+        status.id,
+        status.boot,
+        status.candidate,
+        status.stable_ms,
+        status.weights,
+        status.uncounted,
+        port=port,
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- ConfigMaps

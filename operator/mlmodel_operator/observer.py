@@ -15,7 +15,7 @@ from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import COMPONENT_LABEL, REVISION_LABEL, ROUTER, router_name, routes_name
 from mlmodel_operator.reach import Silences
 from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_routers, needs_services
-from mlmodel_operator.rollout.observed import Observed, RevisionState
+from mlmodel_operator.rollout.observed import Observed, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
@@ -30,7 +30,6 @@ from mlmodel_operator.runtime.resource import (
     Body,
     Resource,
     belongs_to,
-    metadata,
 )
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.scrape import RouterStatus, Scraper
@@ -57,7 +56,7 @@ class Observer:
         observed = self.stored(model, refusal)
         statuses: Mapping[str, RouterStatus | None] = {}
         if needs_routers(status, observed):
-            statuses = await self._scraper.routers(_ips(self._ready_routers(model.owner)))
+            statuses = await self._scraper.routers(_addresses(self._ready_routers(model.owner)))
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
             observed = self.stored(model, refusal)
         observed = await self._with_answers(model.owner, status, observed, statuses)
@@ -96,7 +95,7 @@ class Observer:
         owner = model.owner
         return Observed(
             self._revisions(owner),
-            tuple(observe.read_router(pod, None) for pod in self._ready_routers(owner)),
+            _routers(self._ready_routers(owner), {}, {}),
             observe.read_workload(
                 self._router(owner), [observe.read_pod(pod, ROUTER) for pod in self.router_pods(owner)]
             ),
@@ -149,7 +148,7 @@ class Observer:
                 services[revision] = await self._scraper.service_answers(address)
         return replace(
             observed,
-            routers=tuple(observe.read_router(pod, statuses.get(_name(pod)), silent.get(_name(pod))) for pod in pods),
+            routers=_routers(pods, statuses, silent),
             reachable=not unreachable,
             unreachable_since=unreachable.get("address"),
             silent_services=self._silences.note(key, "services", services, now),
@@ -170,12 +169,18 @@ def _key(owner: Owner) -> Key:
     return owner.namespace, owner.name
 
 
-def _name(body: Body) -> str:
-    return str(metadata(body).get("name", ""))
+def _addresses(pods: list[Body]) -> dict[str, tuple[str, int]]:
+    return {name: (ip, port) for name, (ip, port) in observe.processes(pods).items() if ip}
 
 
-def _ips(pods: list[Body]) -> dict[str, str]:
-    return {_name(pod): ip for pod in pods if (ip := observe.pod_address(pod))}
+def _routers(
+    pods: list[Body], statuses: Mapping[str, RouterStatus | None], silent: Mapping[str, float]
+) -> tuple[Router, ...]:
+    """Return the processes of router pods with what they reported, or the time since which they do not answer."""
+    return tuple(
+        observe.read_router(name, port, statuses.get(name), silent.get(name))
+        for name, (_, port) in observe.processes(pods).items()
+    )
 
 
 def _cluster_ip(services: list[Body]) -> str:

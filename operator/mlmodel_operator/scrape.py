@@ -16,7 +16,7 @@ from typing import Any, Literal
 import aiohttp
 
 from mlmodel_operator.api.evidence import Counts, Sides
-from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT
+from mlmodel_operator.names import SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
 _BODY_LIMIT = 4096
@@ -47,13 +47,7 @@ class RouterStatus:
 class Scraper:
     """One HTTP session for all routers. Create and close it in the event loop that uses it."""
 
-    def __init__(
-        self,
-        router_port: int = ROUTER_STATUS_PORT,
-        service_port: int = SERVICE_PORT,
-        server_port: int = SERVER_PORT,
-    ) -> None:
-        self._router_port = router_port
+    def __init__(self, service_port: int = SERVICE_PORT, server_port: int = SERVER_PORT) -> None:
         self._service_port = service_port
         self._server_port = server_port
         self._session = aiohttp.ClientSession(
@@ -66,13 +60,13 @@ class Scraper:
         """Close all connections."""
         await self._session.close()
 
-    async def routers(self, addresses: Mapping[str, str]) -> dict[str, RouterStatus | None]:
-        """Return the status of the router pods at these IP ``addresses``, by name.
+    async def routers(self, addresses: Mapping[str, tuple[str, int]]) -> dict[str, RouterStatus | None]:
+        """Return the status of the router processes at these ``addresses`` (IP and port), by name.
 
         None for a router that does not answer within a second, or whose response is not valid. Never raises.
         """
         names = list(addresses)
-        bodies = await asyncio.gather(*(self._read(addresses[name], self._router_port, "/status") for name in names))
+        bodies = await asyncio.gather(*(self._read(*addresses[name], "/status") for name in names))
         return {
             name: None if body is None else parse_router_status(body) for name, body in zip(names, bodies, strict=True)
         }

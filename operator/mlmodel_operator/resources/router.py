@@ -17,7 +17,7 @@ from mlmodel_operator.names import (
     GRPC_PORT,
     ROUTER,
     ROUTER_PORT,
-    ROUTER_STATUS_PORT,
+    ROUTER_STATUS_PORTS,
     SERVICE_PORT,
     router_config_name,
     router_name,
@@ -141,7 +141,8 @@ def _container(traffic: Traffic, image: str) -> Body:
         "ports": [
             {"name": "http", "containerPort": ROUTER_PORT},
             {"name": "grpc", "containerPort": GRPC_PORT},
-            {"name": "status", "containerPort": ROUTER_STATUS_PORT},
+            {"name": "status", "containerPort": ROUTER_STATUS_PORTS[0]},
+            {"name": "status-2", "containerPort": ROUTER_STATUS_PORTS[1]},
         ],
         "resources": _resources(traffic.router.resources),
         "securityContext": common.container_security(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlmodel_operator.api.evidence import Sides
+from mlmodel_operator.names import ROUTER_STATUS_PORTS
 
 MANY_RESTARTS = 2
 """Number of restarts from which on a container that does not start is in a crash loop."""
@@ -62,9 +63,10 @@ class RevisionState:
 
 @dataclass(frozen=True)
 class Router:
-    """One router pod that is ready."""
+    """One HAProxy process of a router pod that is ready."""
 
     name: str
+    """Name of the pod, ``/`` and the number of the process, from 1."""
     routes: str = ""
     """Identity of the routes that the router follows; empty if it could not be read."""
     boot: str = ""
@@ -79,6 +81,8 @@ class Router:
     """Predictions that cannot count, by kind: ``large``, ``chosen``, ``crowd`` and ``other``."""
     silent_since: float | None = None
     """Time since which the router has not answered the operator; None if it answered or was not asked."""
+    port: int = ROUTER_STATUS_PORTS[0]
+    """Port of its status."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Observed:
 
     revisions: Mapping[str, RevisionState] = field(default_factory=dict)
     routers: tuple[Router, ...] = ()
-    """The routers that are ready."""
+    """The processes of all routers that are ready."""
     router: RevisionState = field(default_factory=RevisionState)
     """The Deployment of the routers and all its pods."""
     followed: Routes | None = None

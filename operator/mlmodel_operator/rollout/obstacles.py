@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate, Stable, Status
 from mlmodel_operator.api.types import MLModel, Serving
-from mlmodel_operator.names import ROUTER_STATUS_PORT, SERVER_PORT, SERVICE_PORT, revision_name
+from mlmodel_operator.names import SERVER_PORT, SERVICE_PORT, revision_name
 from mlmodel_operator.rollout.drift import changed_model
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState
 from mlmodel_operator.rollout.pinning import awaits_files
@@ -186,7 +186,9 @@ def _mounting(state: RevisionState) -> list[Pod]:
 def _unreachable(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
     """Yield addresses that are ready and have not answered the operator for ``SILENT_SECONDS``."""
     name = model.owner.name
-    asked = [(f"router pod {router.name}", ROUTER_STATUS_PORT, router.silent_since) for router in observed.routers]
+    asked = [
+        (f"router pod {router.name.partition('/')[0]}", router.port, router.silent_since) for router in observed.routers
+    ]
     asked += [
         (f"Service {revision_name(name, side.revision)}", SERVER_PORT, observed.silent_services.get(side.revision))
         for side in (status.candidate, status.stable)

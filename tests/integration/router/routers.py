@@ -88,16 +88,15 @@ class Router:
             },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
         )
         self._reader = asyncio.ensure_future(self._read_log())
         await self.until(self._live)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for pid in self.processes() if self.supervised else []:
-            os.kill(pid, signal.SIGKILL)
-        if self.process.returncode is None:
-            self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         await self.process.wait()
         await self._reader
 

@@ -836,7 +836,7 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
         timeout=20,
     )
     assert done.returncode == 1
-    assert b"nonsense" in done.stderr
+    assert b"found in configuration file" in done.stderr
 
 
 @pytest.mark.parametrize(

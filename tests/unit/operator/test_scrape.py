@@ -100,10 +100,15 @@ async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second()
         "127.0.0.10": answer(page() + b" " * 4096),
     }
     async with servers(handlers) as port:
-        scraper = Scraper(router_port=port)
+        scraper = Scraper()
         names = {f"pod-{address[8:]}": address for address in handlers}
         started = time.monotonic()
-        found = await scraper.routers({**names, "refused": "127.0.0.9", "no-ip": "", "bad": "evil.example/x?"})
+        found = await scraper.routers(
+            {
+                name: (address, port)
+                for name, address in {**names, "refused": "127.0.0.9", "no-ip": "", "bad": "evil.example/x?"}.items()
+            }
+        )
         seconds = time.monotonic() - started
         await scraper.close()
     assert found == {

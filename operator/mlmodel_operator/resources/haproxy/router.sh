@@ -2,7 +2,7 @@
 # Runs two HAProxy processes that share the ports, and starts one again that was killed. The kernel then gives new
 # connections to the other one, so that only the requests in flight in the killed process are lost.
 
-folder=$(dirname "$0")
+folder=${0%/*}
 
 # Runs process $1, with its status on port $2, until a soft stop. A HAProxy that exits by itself has a wrong
 # configuration: no restart would help, so the container exits with it and Kubernetes reports it.

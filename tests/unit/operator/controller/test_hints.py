@@ -161,7 +161,7 @@ async def test_only_a_rollout_reads_the_routers_and_nothing_reads_the_counters_o
     await world.apply_model("v2", serving={"replicas": 2})
     await world.run(lambda: world.weight() == 5)
     await world.tick(100)
-    assert [port for _, port in world.http.requests] == [9090]
+    assert [port for _, port in world.http.requests] == [9090, 9091]
 
 
 @asynchronous

@@ -20,7 +20,7 @@ from mlmodel_operator.names import (
     MODEL_LABEL,
     OPERATOR,
     REVISION_LABEL,
-    ROUTER_STATUS_PORT,
+    ROUTER_STATUS_PORTS,
     SERVER_PORT,
     SERVICE_PORT,
 )
@@ -59,7 +59,7 @@ class PodHttp(Scraper):
 
     def __init__(self, world: World) -> None:
         # No session is opened: the methods of the parent class require only the ports.
-        self._router_port, self._service_port, self._server_port = ROUTER_STATUS_PORT, SERVICE_PORT, SERVER_PORT
+        self._service_port, self._server_port = SERVICE_PORT, SERVER_PORT
         self._world = world
         self.requests: list[tuple[str, int]] = []
 
@@ -69,8 +69,11 @@ class PodHttp(Scraper):
             return None
         if port == self._server_port:
             return b""
-        if port == self._router_port:
-            return json.dumps(self._world.page()).encode()
+        if port in ROUTER_STATUS_PORTS:
+            page = self._world.page()
+            if port != ROUTER_STATUS_PORTS[0]:  # the second process, which gets no request here
+                page = {**page, "boot": f"{2:016x}", "weights": {}}
+            return json.dumps(page).encode()
         return b"" if self._world.reachable else None
 
 

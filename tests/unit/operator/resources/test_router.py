@@ -115,9 +115,14 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
     """Both sides declare ports, paths and times."""
     config = router_config(OWNER)["data"]["haproxy.cfg"]
     router, spec = container(deployed()), pod(deployed())
-    for port in router["ports"]:
-        protocol = " proto h2" if port["name"] == "grpc" else ""
-        assert f"bind :{port['containerPort']}{protocol}\n" in config
+    ports = {port["name"]: port["containerPort"] for port in router["ports"]}
+    assert f"bind :{ports.pop('http')}\n" in config
+    assert f"bind :{ports.pop('grpc')} proto h2\n" in config
+    assert f"presetenv MLMODEL_STATUS_PORT {ports['status']}\n" in config
+    assert 'bind ":${MLMODEL_STATUS_PORT}"\n' in config
+    script = router_config(OWNER)["data"]["router.sh"]
+    for number, port in enumerate(ports.values(), 1):
+        assert f"supervise {number} {port} &\n" in script
     mounts = {mount["name"]: mount["mountPath"] for mount in router["volumeMounts"]}
     assert router["command"][-1] == f"{mounts['config']}/router.sh"
     assert f"presetenv MLMODEL_ROUTES {mounts['routes']}/routes\n" in config
