@@ -23,6 +23,9 @@ from hack.cluster.shell import locked, run
 SUITES: Mapping[str, str] = {"shipped": "sid", "oldest": "trixie"}
 """Debian suite by use: unstable has HAProxy 3.2, stable (13) has 3.0."""
 
+CONTENTS = "packages"
+"""File in each tree with its packages, one per line: name, version and digest."""
+
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MERGED = ("bin", "lib", "lib64", "sbin")  # links into usr/, as every Debian system has
 _SECONDS = 120
@@ -65,7 +68,8 @@ def _unpack(suite: str, root: Path) -> None:
     for name in _MERGED:
         (root / "usr" / name).mkdir()
         (root / name).symlink_to(f"usr/{name}")
-    for package in _closure(index, "haproxy", "dash"):
+    packages = _closure(index, "haproxy", "dash")
+    for package in packages:
         content = _get(f"{mirror}/{package['Filename']}")
         if hashlib.sha256(content).hexdigest() != package["SHA256"]:
             raise ClusterError(f"{package['Filename']} from {mirror} does not have the digest in the index: try again")
@@ -75,6 +79,8 @@ def _unpack(suite: str, root: Path) -> None:
             # Not `--extract` to the root: it would replace the links above by folders.
             packed = subprocess.run(["dpkg-deb", "--fsys-tarfile", file.name], capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x", "--keep-directory-symlink", "-C", str(root)], input=packed, check=True)
+    listed = (f"{package['Package']} {package['Version']} {package['SHA256']}\n" for package in packages)
+    (root / CONTENTS).write_text("".join(sorted(listed)))
     for waste in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/lib/x86_64-linux-gnu/gconv"):
         shutil.rmtree(root / waste, ignore_errors=True)
 

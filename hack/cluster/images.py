@@ -110,7 +110,7 @@ def _router_base(cache: Path) -> str:
     """Return the local name of an image with only HAProxy, for which a stock image stands elsewhere."""
     tree = haproxy.tree("shipped")
     dockerfile = paths.HERE / "images" / "haproxy" / "Dockerfile"
-    key = hash_of([str(tree.stat().st_mtime_ns), dockerfile.read_text(encoding="utf-8")])
+    key = hash_of([(tree / haproxy.CONTENTS).read_text(), dockerfile.read_text(encoding="utf-8")])
     name = f"localhost/mlmodel-haproxy:{key}"
     done = cache / f"haproxy-{key}"
     if done.exists():

@@ -4,7 +4,7 @@
 
 folder=${0%/*}
 
-# Runs process $1, with its status on port $2, until a soft stop. A HAProxy that exits by itself has a wrong
+# Runs process $1, with its status on port $2, until a soft stop. A HAProxy that exits with an error has a wrong
 # configuration: no restart would help, so the container exits with it and Kubernetes reports it.
 supervise() {
   stopping=
@@ -29,7 +29,7 @@ supervise 1 9090 &
 first=$!
 supervise 2 9091 &
 second=$!
-# SIGUSR1 is the stop signal of the image; SIGTERM and SIGINT do the same for people.
+# SIGUSR1 is the stop signal of the image; SIGTERM and SIGINT do the same in a terminal.
 trap 'kill -USR1 "$first" "$second" 2>/dev/null' USR1 TERM INT
 for process in "$first" "$second"; do
   while kill -0 "$process" 2>/dev/null; do
