@@ -90,6 +90,11 @@ cluster-down: setup ## Stop that Kubernetes and remove everything except its cac
 images: setup ## Build the images, and load them into the cluster if it is running
 	$(BIN)/python -m hack.cluster images
 
+.PHONY: soak
+soak: setup ## Roll out twenty versions with every outcome under traffic while processes are killed (about 15 minutes)
+	$(BIN)/python -m hack.cluster images
+	$(BIN)/python -m pytest tests/e2e/test_soak.py --soak 20 -q -rP
+
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios
 	$(BIN)/python -m bench

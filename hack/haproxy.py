@@ -1,4 +1,5 @@
-"""HAProxy and a shell from Debian, for the tests and the image of the router: the one that we ship and the oldest that we support.
+"""HAProxy and a shell from Debian, for the tests and the image of the router: the HAProxy that we ship, and the oldest
+that we support.
 
 Each is a tree with the program and its libraries, unpacked from packages, so that it runs beside the libraries of any
 machine. The index is verified with the keys of Debian's archive, and each package with the index.

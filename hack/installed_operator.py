@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hack import ROOT
+from hack import ROOT, faults
 from hack.cluster import Cluster, images
 from hack.traffic import wait_for
 
@@ -75,15 +75,12 @@ def kill(cluster: Cluster) -> None:
 
     before = restarts()
     name = pods(cluster)[0]
-    # The kernel ignores SIGKILL to PID 1 from inside its namespace, so it is sent from outside.
-    container = json.loads(cluster.kubectl("get", "-n", NAMESPACE, name, "-o", "json"))["status"]["containerStatuses"][
-        0
-    ]
-    cluster.run(["sh", "-c", _KILL, "sh", container["containerID"].split("//")[1]])
+    faults.kill_container(cluster, NAMESPACE, name.removeprefix("pod/"))
     wait_for("kubelet has restarted the operator", 60, lambda: restarts() > before)
 
 
-_KILL = (
-    'for file in /proc/[0-9]*/cgroup; do if grep -q "$1" "$file" 2>/dev/null; then'
-    ' pid="${file#/proc/}"; kill -9 "${pid%/cgroup}"; fi; done'
-)
+def leader(cluster: Cluster) -> str:
+    """Return the name of the operator's pod that holds the Lease."""
+    found = json.loads(cluster.kubectl("get", "lease", "-n", NAMESPACE, "-o", "json"))["items"]
+    (holder,) = (item["spec"]["holderIdentity"] for item in found)
+    return str(holder)

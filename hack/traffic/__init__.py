@@ -68,21 +68,18 @@ class Traffic:
         self._namespace, self._name = namespace, name
         self._arguments = ["--url", url, "--rate", str(rate), "--clients", str(clients), "--limit", str(limit)]
         self._arguments += ["--send-seconds", str(send_seconds)]
-        self._bodies, self._image = bodies, image
+        self._bodies, self._image, self._is_limited = bodies, image, limit > 0
         self._program = "grpc_client.py" if url.startswith("grpc://") else "client.py"
         self._changed = threading.Condition()
         self._process: subprocess.Popen[str] | None = None
         self.now = Totals()
         self.is_over = False
+        self._is_stopping = False
 
     def __enter__(self) -> Traffic:
         self._kubectl("apply", "-n", self._namespace, "-f", "-", input=json.dumps(self._manifest()))
         self._kubectl("wait", "-n", self._namespace, "--for=condition=Ready", f"pod/{self._name}", "--timeout=60s")
-        self._process = subprocess.Popen(
-            [*self._command, "logs", "-n", self._namespace, "-f", self._name],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._process = self._logs()
         threading.Thread(target=self._follow, daemon=True).start()
         self.wait(lambda seen: seen.sent > 0, 30, "the first request")
         return self
@@ -95,6 +92,7 @@ class Traffic:
     def stop(self) -> Totals:
         """Stop sending, wait for the requests in flight, and return the totals."""
         if self._process is not None:
+            self._is_stopping = True
             self._kubectl("delete", "pod", "-n", self._namespace, self._name, "--wait=false", "--ignore-not-found")
             try:
                 self._process.wait(40)
@@ -118,17 +116,29 @@ class Traffic:
         target = self.now.sent + requests
         return self.wait(lambda seen: seen.sent >= target, seconds, f"{requests} more requests")
 
+    def _logs(self, *options: str) -> subprocess.Popen[str]:
+        command = [*self._command, "logs", "-n", self._namespace, "-f", self._name, *options]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
     def _follow(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                with self._changed:
-                    self.now = Totals(**json.loads(line))
-                    self._changed.notify_all()
+        process = self._process
+        while process is not None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    with self._changed:
+                        self.now = Totals(**json.loads(line))
+                        self._changed.notify_all()
+            # The stream also ends when the API server does; the totals count from the start of the clients.
+            process = None if self._is_stopping or self._is_limited else self._reconnect()
         with self._changed:
             self.is_over = True
             self._changed.notify_all()
+
+    def _reconnect(self) -> subprocess.Popen[str]:
+        time.sleep(0.5)
+        self._process = self._logs("--tail=1")
+        return self._process
 
     def _manifest(self) -> dict[str, Any]:
         metadata = {"name": self._name, "labels": {"app": self._name}}

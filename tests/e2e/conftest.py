@@ -18,6 +18,7 @@ from hack.traffic import Traffic
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster")
+    group.addoption("--soak", type=int, default=3, metavar="N", help="rollouts of the soak (3)")
     group.addoption("--restarts", type=int, default=4, metavar="N", help="rolling restarts of a model under load (4)")
 
 
@@ -25,6 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "restarts" in metafunc.fixturenames:
         number = metafunc.config.getoption("restarts", 4)
         metafunc.parametrize("restarts", [pytest.param(number, marks=pytest.mark.timeout(300 + 30 * number))])
+    if "soak" in metafunc.fixturenames:
+        number = metafunc.config.getoption("soak", 3)
+        metafunc.parametrize("soak", [pytest.param(number, marks=pytest.mark.timeout(300 + 120 * number))])
 
 
 @pytest.fixture(scope="session")
