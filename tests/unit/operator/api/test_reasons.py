@@ -77,3 +77,12 @@ def test_a_reason_is_one_word_with_sentences_and_in_the_reference(reason: Reason
     assert reason.meaning.endswith(".")
     assert reason.action.endswith(".")
     assert f"| `{reason}` | {reason.meaning} | {reason.action} |" in reference.page()
+
+
+def test_every_reason_is_expected_by_a_test_that_reaches_it() -> None:
+    folder = Path(__file__).parents[3]
+    texts = [path.read_text() for path in folder.rglob("*.py") if path != Path(__file__)]
+    named = {
+        reason for reason in Reason if any(f'"{reason}"' in text or f"Reason.{reason.name}" in text for text in texts)
+    }
+    assert set(Reason) - named == set()

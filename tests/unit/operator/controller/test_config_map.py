@@ -157,6 +157,7 @@ async def test_a_config_map_that_cannot_be_read_is_named_and_read_again(error: A
         await world.tick()
     message = world.condition("Ready")["message"]
     assert f"the operator cannot read ConfigMap fraud-v1 in namespace bank ({error.message})" in message
+    assert world.reasons()[-1] == "ConfigMapUnreadable"
     assert world.child(DEPLOYMENTS, world.revision("candidate")) is None
     world.api.refusals.clear()
     await world.run(world.is_ready, limit=12)

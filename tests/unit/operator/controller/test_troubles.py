@@ -190,3 +190,15 @@ async def test_control_characters_of_others_reach_no_condition(source: str) -> N
     for text in texts:
         assert text.isprintable()
         assert len(text) < 800
+
+
+@asynchronous
+async def test_a_first_version_is_routed_before_it_serves() -> None:
+    world = World()
+    await world.apply_model("v1")
+    await world.reconcile()
+    assert world.condition("Available")["reason"] == "NotServing"
+    await world.run(lambda: world.condition("Ready").get("reason") == "Routing")
+    assert state(world) == ("False", "True", "Routing")
+    await world.run(world.is_ready)
+    assert world.condition("Available")["reason"] == "Serving"
