@@ -199,6 +199,6 @@ async def test_a_first_version_is_routed_before_it_serves() -> None:
     await world.reconcile()
     assert world.condition("Available")["reason"] == "NotServing"
     await world.run(lambda: world.condition("Ready").get("reason") == "Routing")
-    assert state(world) == ("False", "True", "Routing")
+    assert state(world) == ("False", "False", "Routing")
     await world.run(world.is_ready)
     assert world.condition("Available")["reason"] == "Serving"
