@@ -1,4 +1,4 @@
-"""Kill processes of a cluster with SIGKILL: containers, single processes in them, and programs of the node."""
+"""Processes of a cluster, seen from its node: kill them with SIGKILL, and measure their memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def kill_program(cluster: Cluster, name: str) -> None:
     wait_for(f"the API server answers after {name} was killed", 60, lambda: _is_ready(cluster))
 
 
+def memory(cluster: Cluster, namespace: str, pod: str) -> int:
+    """Return the memory of the first container of a pod in bytes; pages that its processes share count once."""
+    return int(cluster.run(["sh", "-c", _MEMORY, "sh", _container(cluster, namespace, pod)])) * 1024
+
+
 def _is_ready(cluster: Cluster) -> bool:
     try:
         return cluster.kubectl("get", "--raw", "/readyz", seconds=5) == "ok"
@@ -40,6 +45,10 @@ def _container(cluster: Cluster, namespace: str, pod: str) -> str:
 _KILL_ALL = (
     'for file in /proc/[0-9]*/cgroup; do if grep -q "$1" "$file" 2>/dev/null; then'
     ' pid="${file#/proc/}"; kill -9 "${pid%/cgroup}"; fi; done'
+)
+_MEMORY = (
+    'for file in /proc/[0-9]*/cgroup; do if grep -q "$1" "$file" 2>/dev/null; then'
+    " cat \"${file%/cgroup}/smaps_rollup\"; fi; done | awk '/^Pss:/ { sum += $2 } END { print sum + 0 }'"
 )
 _KILL_ONE = (
     'for file in /proc/[0-9]*/cgroup; do pid="${file#/proc/}"; pid="${pid%/cgroup}";'

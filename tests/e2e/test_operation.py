@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hack import installed_operator
+from hack import faults, installed_operator
 from hack.cluster import Cluster
 from hack.quickstart import NAME, Model, condition, message
 from hack.traffic import Traffic, wait_for
@@ -55,21 +55,15 @@ def test_memory_stays_small(cluster: Cluster, model: Model, traffic: StartTraffi
         "get", "pods", "-n", "mlmodel-system", "-l", "app.kubernetes.io/name=mlmodel-operator", "-o", "name"
     ).split()[0]
     used = {
-        "operator": resident(cluster, "mlmodel-system", operator),
-        "router": resident(cluster, model.namespace, f"pod/{router}"),
-        "server": resident(cluster, model.namespace, f"pod/{server}"),
+        "operator": faults.memory(cluster, "mlmodel-system", operator.removeprefix("pod/")),
+        "router": faults.memory(cluster, model.namespace, router),
+        "server": faults.memory(cluster, model.namespace, server),
     }
     print({name: f"{size / MIB:.0f} MiB" for name, size in used.items()})
     assert used["operator"] <= 100 * MIB
-    assert used["router"] <= 20 * MIB
+    # Two processes: HAProxy 3.2 takes 24 MiB without a request, most of it shared.
+    assert used["router"] <= 40 * MIB
     assert used["server"] <= 200 * MIB
-
-
-def resident(cluster: Cluster, namespace: str, pod: str) -> int:
-    """Return the resident memory of the pod's first process in bytes."""
-    text = cluster.kubectl("exec", "-n", namespace, pod, "--", "cat", "/proc/1/status")
-    line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) * 1024
 
 
 def test_rolling_restarts_lose_no_request(
