@@ -36,7 +36,8 @@ test: setup ## Run all tests: checks, then processes, a real API server, a brows
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
-	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --durations=15
+	$(BIN)/python -m pytest tests/integration/router -n 4 -q
+	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --ignore tests/integration/router --durations=15
 
 .PHONY: check
 check: setup ## Run the fast checks, in less than a minute: lint, types, layers, generated files, links, unit tests
@@ -91,9 +92,9 @@ images: setup ## Build the images, and load them into the cluster if it is runni
 	$(BIN)/python -m hack.cluster images
 
 .PHONY: soak
-soak: setup ## Roll out twenty versions with every outcome under traffic while processes are killed (about 15 minutes)
+soak: setup ## Roll out twenty versions with every outcome under traffic while processes are killed, and lose the status in every phase (30 minutes)
 	$(BIN)/python -m hack.cluster images
-	$(BIN)/python -m pytest tests/e2e/test_soak.py --soak 20 -q -rP
+	$(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_status_lost.py --soak 20 --whole -q -rP
 
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios

@@ -18,6 +18,7 @@ from hack.traffic import Traffic
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cluster")
+    group.addoption("--whole", action="store_true", help="also the tests that are marked as part of the whole census")
     group.addoption("--soak", type=int, default=3, metavar="N", help="rollouts of the soak (3)")
     group.addoption("--restarts", type=int, default=4, metavar="N", help="rolling restarts of a model under load (4)")
 
@@ -29,6 +30,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "soak" in metafunc.fixturenames:
         number = metafunc.config.getoption("soak", 3)
         metafunc.parametrize("soak", [pytest.param(number, marks=pytest.mark.timeout(300 + 120 * number))])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of the whole census to `make soak`; pytest prints how many it deselected."""
+    if config.getoption("whole", False):
+        return
+    others = [item for item in items if item.get_closest_marker("whole")]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if not item.get_closest_marker("whole")]
 
 
 @pytest.fixture(scope="session")

@@ -58,8 +58,25 @@ def replace_model(model: Model) -> None:
     model("create", "-f", "-", input=json.dumps(create))
 
 
-@pytest.mark.parametrize("lose", [empty_status, replace_model], ids=["same-uid", "new-uid"])
-@pytest.mark.parametrize("moment", MOMENTS)
+WAYS: dict[str, Callable[[Model], None]] = {"same-uid": empty_status, "new-uid": replace_model}
+ALWAYS = {
+    ("preparing", "same-uid"),
+    ("canary-25", "new-uid"),
+    ("baking", "same-uid"),
+    ("promoted", "new-uid"),
+    ("rolled-back", "new-uid"),
+}
+"""Combinations that run with every change; `make soak` runs all."""
+
+
+@pytest.mark.parametrize(
+    ("moment", "lose"),
+    [
+        pytest.param(moment, lose, id=f"{moment}-{way}", marks=() if (moment, way) in ALWAYS else (pytest.mark.whole,))
+        for moment in MOMENTS
+        for way, lose in WAYS.items()
+    ],
+)
 def test_a_lost_status_costs_no_request(
     model: Model, traffic: StartTraffic, moment: str, lose: Callable[[Model], None]
 ) -> None:
