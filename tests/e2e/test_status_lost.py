@@ -45,8 +45,8 @@ MOMENTS: dict[str, tuple[str, dict[str, Any], Callable[[Status], bool]]] = {
 
 def empty_status(model: Model) -> None:
     """Empty the status, as anyone who may write it can."""
-    body = model.get()
-    model("replace", "--subresource=status", "-f", "-", input=json.dumps({**body, "status": {}}))
+    change = [{"op": "replace", "path": "/status", "value": {}}]
+    model("patch", "mlm", NAME, "--subresource=status", "--type=json", "-p", json.dumps(change))
 
 
 def replace_model(model: Model) -> None:

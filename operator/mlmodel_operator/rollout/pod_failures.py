@@ -98,7 +98,7 @@ def _state_of(pod: Pod) -> str:
     """Return why this pod is not ready; empty while it starts."""
     if pod.started:
         since = f" since {format_time(pod.since).partition('.')[0]}Z" if pod.since else ""
-        return f"pod {pod.name} runs and has failed its readiness probe{since}: read its log"
+        return f"pod {pod.name} runs and is not ready{since}: read its log if this lasts"
     failure = failure_of(pod, float("inf"))
     if failure is not None:
         return failure.message

@@ -83,8 +83,8 @@ async def test_routers_that_fail_their_probe_are_not_called_starting() -> None:
     world.waiting["fraud-router"] = unready("router", started=True)
     await world.tick()
     message = (
-        "no router pod is ready: pod fraud-router-pod-0 runs and has failed its readiness probe since"
-        " 2027-01-15T08:00:01Z: read its log"
+        "no router pod is ready: pod fraud-router-pod-0 runs and is not ready since"
+        " 2027-01-15T08:00:01Z: read its log if this lasts"
     )
     assert world.condition("Ready")["message"] == world.condition("Available")["message"] == message
     assert state(world) == ("False", "False", "NotAvailable")

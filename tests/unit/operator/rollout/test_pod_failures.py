@@ -82,18 +82,18 @@ def test_a_first_failure_to_pull_counts_after_ten_seconds_and_a_back_off_at_once
         ([replace(STARTING, waiting="ContainerCreating")], "the pods are starting"),
         (
             [Pod("p", OLD, started=True, since=NOW)],
-            "pod p runs and has failed its readiness probe since 2027-01-15T08:00:00Z: read its log",
+            "pod p runs and is not ready since 2027-01-15T08:00:00Z: read its log if this lasts",
         ),
         ([replace(READY, exit_message="an earlier container"), STARTING], "the pods are starting"),
         (
             [Pod("p", OLD, started=True, exit_message="earlier")],
-            "pod p runs and has failed its readiness probe: read its log",
+            "pod p runs and is not ready: read its log if this lasts",
         ),
         ([Pod("p", OLD, unschedulable="0/3 nodes are available")], "0/3 nodes are available"),
         ([Pod("p", OLD, waiting="CrashLoopBackOff", exit_code=4, exit_message="no route to host")], "no route to host"),
         (
             [Pod("p", OLD, waiting="CrashLoopBackOff", exit_code=0)],
-            "the container exits repeatedly (exit code 0): read its log",
+            "the container exits repeatedly (exit code 0): read its log if this lasts",
         ),
         ([Pod("p", OLD, waiting="Odd")], "the container is waiting: Odd"),
         ([FAILURES["ImageFailed"]], "429 Too Many Requests"),
