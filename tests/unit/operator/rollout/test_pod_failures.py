@@ -93,7 +93,7 @@ def test_a_first_failure_to_pull_counts_after_ten_seconds_and_a_back_off_at_once
         ([Pod("p", OLD, waiting="CrashLoopBackOff", exit_code=4, exit_message="no route to host")], "no route to host"),
         (
             [Pod("p", OLD, waiting="CrashLoopBackOff", exit_code=0)],
-            "the container exits repeatedly (exit code 0): read its log if this lasts",
+            "the container exits repeatedly (exit code 0): read its log",
         ),
         ([Pod("p", OLD, waiting="Odd")], "the container is waiting: Odd"),
         ([FAILURES["ImageFailed"]], "429 Too Many Requests"),
