@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from mlmodel_server.protocol import v2
-from mlmodel_server.serving.exchange import Failure
+from mlmodel_server.serving.exchange import LATE, Failure
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -41,5 +41,7 @@ def reply_of(failure: Failure) -> Reply:
     headers = [(b"content-type", b"application/json"), *_EXTRA.get(failure.status, ())]
     if failure.retry_after:
         headers.append((b"retry-after", b"%d" % failure.retry_after))
+    if failure.is_late:
+        headers.append((LATE.encode(), b"true"))
     headers.append((b"content-length", b"%d" % len(body)))
     return Reply(failure.status, headers, body)

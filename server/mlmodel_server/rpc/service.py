@@ -18,7 +18,7 @@ from mlmodel_server.rpc.exchange import Context, GrpcExchange, headers_of
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.serving import describe
 from mlmodel_server.serving.access import Certificate
-from mlmodel_server.serving.exchange import Failure
+from mlmodel_server.serving.exchange import LATE, Failure
 from mlmodel_server.serving.pipeline import Pipeline
 
 SERVICE = "inference.GRPCInferenceService"
@@ -94,6 +94,8 @@ class GrpcServer:
             except Exception as error:
                 reply = self._pipeline.failure(error)
             if isinstance(reply, Failure):
+                if reply.is_late:
+                    context.set_trailing_metadata((*self._trailer, (LATE, "true")))
                 await context.abort(_CODES.get(reply.status, StatusCode.INTERNAL), reply.message)
             return reply
 

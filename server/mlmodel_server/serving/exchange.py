@@ -14,6 +14,9 @@ from mlmodel_server.tensors import InferRequest
 
 Reply = TypeVar("Reply")
 
+LATE = "x-mlmodel-late"
+"""Header of a response to a request whose deadline cannot be met."""
+
 
 class Disconnected(Exception):
     """The client disconnected before its request was complete."""
@@ -27,12 +30,14 @@ class Failure:
     message: str
     retry_after: int = 0
     """Seconds to wait before a retry; 0 if a retry does not help."""
+    is_late: bool = False
+    """Whether the deadline of the client cannot be met; the router blames no version for that."""
 
 
 def failure_of(error: Exception) -> Failure:
     """Return what a client gets for an error: status 500 unless the request caused it."""
     if isinstance(error, Overloaded):
-        return Failure(error.status, str(error), error.retry_after)
+        return Failure(error.status, str(error), error.retry_after, is_late=error.reason == "deadline")
     if isinstance(error, RequestError):
         return Failure(error.status, str(error))
     if isinstance(error, ModelFailure):

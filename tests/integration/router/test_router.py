@@ -367,6 +367,8 @@ WAYS = {
     ),
     "no prediction": Way("/v2/models/m/feedback"),
     "encoded path": Way("/v2/models/m/inf%65r"),
+    "encoded version": Way("/v2/models/m/%76ersions/v2/infer"),
+    "encoded slash": Way("/v2/models/m/versions%2Fv2/infer"),
     "another method": Way(raw=b"PUT /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}"),
     "no body and no length": Way(raw=b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\n\r\n"),
     "deadline that has passed": Way(headers=(("x-mlmodel-timeout-ms", "0"),)),
@@ -465,15 +467,86 @@ def test_a_deadline_that_the_candidate_meets_counts_and_so_does_its_failure_befo
     run(scenario, canary(100))
 
 
-def test_a_deadline_that_the_server_cannot_meet_is_nobodys_failure(run: Run) -> None:
+@pytest.mark.parametrize("deadline", ["0", "1", "1e3", "30s", "", "-5"])
+def test_a_deadline_that_nobody_can_meet_counts_for_neither_side(run: Run, deadline: str) -> None:
     async def scenario(setup: Setup) -> None:
-        client = Client(setup.router.traffic)
-        for _ in range(20):
-            await client.post(headers={"x-mlmodel-timeout-ms": "5000"})
-        client.close()
+        for status in (200, 500, 503):
+            setup.b.behave = setup.a.behave = lambda _, status=status: Reply(status, seconds=0.02)  # type: ignore[misc]
+            client = Client(setup.router.traffic)
+            for _ in range(20):
+                await client.post(headers={"x-mlmodel-timeout-ms": deadline})
+            client.close()
         assert await setup.router.tally(50) == (candidate(0), stable(0))
 
-    run(scenario, canary(50), a=Reply(503), b=Reply(503))
+    run(scenario, canary(50))
+
+
+def test_a_short_deadline_counts_what_is_answered_in_time_and_not_what_the_server_sheds(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for reply in (Reply(), Reply(500), Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=0.3)):
+            setup.b.behave = lambda _, reply=reply: reply  # type: ignore[misc]
+            for _ in range(10):
+                answer = await client.post(headers={"x-mlmodel-timeout-ms": "200"})
+                assert answer.status == 200
+                assert "x-mlmodel-late" not in answer.headers
+        client.close()
+        assert await setup.router.tally(100) == (candidate(20, failed=10), stable(0))
+
+    run(scenario, canary(100))
+
+
+@pytest.mark.parametrize("reply", [Reply(503), Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=60)], ids=range(3))
+def test_a_deadline_longer_than_the_limit_of_an_attempt_excuses_nothing(run: Run, reply: Reply) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for _ in range(10):
+            assert (await client.post(headers={"x-mlmodel-timeout-ms": "10000"})).status == 200
+        client.close()
+        assert await setup.router.tally(100) == (candidate(10, failed=10), stable(0))
+
+    run(scenario, canary(100, limit_ms=200), b=reply)
+
+
+def test_a_retry_of_the_same_revision_starts_without_the_counts_of_its_last_rollout(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.send(100)
+        await setup.router.route(STABLE_A)
+        await setup.router.route(canary(50))
+        assert await setup.router.tally(50) == (candidate(0), stable(0))
+
+    run(scenario, canary(50))
+
+
+def test_what_the_router_sheds_is_a_failure_of_neither_side(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100, clients=50)
+        shed = sum(answer.status == 503 for answer in answers)
+        assert shed > 0
+        assert await setup.router.tally(1) == (candidate(1), stable(99 - shed))
+
+    run(scenario, canary(1), a=Reply(seconds=0.2), changes={"be_conn gt 1000": "be_conn gt 10"})
+
+
+@pytest.mark.parametrize("status", [501, 505, 599])
+def test_every_failure_of_the_candidate_is_retried(run: Run, status: int) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(20)
+        assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 20}
+        assert await setup.router.tally(100) == (candidate(20, failed=20), stable(0))
+
+    run(scenario, canary(100), b=Reply(status))
+
+
+@pytest.mark.parametrize("header", ["abc", "200", "400"])
+def test_a_server_cannot_forge_its_first_status(run: Run, header: str) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(20)
+        assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 20}
+        assert await setup.router.tally(100) == (candidate(20, failed=20), stable(0))
+        assert not any("Lua" in line for line in setup.router.log)
+
+    run(scenario, canary(100), b=Reply(500, (f"x-mlmodel-first: {header}",)))
 
 
 def test_stable_fails_by_the_same_time_limit_as_the_candidate_and_its_answer_is_passed_on(run: Run) -> None:

@@ -1,6 +1,6 @@
 """gRPC through the router: HAProxy with the shipped configuration between gRPC clients and servers on loopback.
 
-Messages are plain bytes here: the router does not parse them.
+Messages are short here: the router reads only whether they have a version.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Rou
 
 SERVICE = "inference.GRPCInferenceService"
 Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
+
+
+MESSAGE = b"\x2a\x64" + bytes(100)  # an input
+MESSAGE *= 200
 
 
 class GrpcRevision:
@@ -103,7 +107,7 @@ class GrpcClient:
         self._infer: Any = self.channel.unary_unary(f"/{SERVICE}/ModelInfer")
 
     async def infer(
-        self, message: bytes = b"{}", metadata: dict[str, str] | None = None, deadline: float | None = None
+        self, message: bytes = b"\n\x01m", metadata: dict[str, str] | None = None, deadline: float | None = None
     ) -> Answer:
         """Request one prediction; a ``deadline`` in seconds is sent to the server."""
         call = self._infer(message, timeout=deadline, metadata=tuple((metadata or {}).items()))
@@ -218,6 +222,7 @@ def test_calls_over_grpc_and_http_share_the_draw_and_the_counts(run: Run, monkey
         pytest.param(fails(StatusCode.UNKNOWN), id="unknown"),
         pytest.param(fails(StatusCode.DEADLINE_EXCEEDED), id="deadline"),
         pytest.param(fails(StatusCode.DATA_LOSS), id="data loss"),
+        pytest.param(fails(StatusCode.UNIMPLEMENTED), id="unimplemented"),
         pytest.param(fails(StatusCode.INVALID_ARGUMENT), id="invalid argument"),
         pytest.param(fails(StatusCode.RESOURCE_EXHAUSTED), id="resource exhausted"),
         pytest.param(hangs, id="hangs"),
@@ -254,11 +259,11 @@ def test_calls_in_flight_are_retried_on_stable_when_the_candidate_dies(run: Run)
 
 def test_a_message_that_fits_the_buffer_is_retried_and_a_larger_one_goes_to_stable_and_does_not_count(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
-        assert await setup.client.infer(bytes(20_000)) == Answer(StatusCode.OK, "a", fallback=True)
-        assert setup.a.sizes == setup.b.sizes == [20_000]
+        assert await setup.client.infer(MESSAGE) == Answer(StatusCode.OK, "a", fallback=True)
+        assert setup.a.sizes == setup.b.sizes == [len(MESSAGE)]
         await setup.router.route(canary(99))
         for _ in range(20):
-            assert await setup.client.infer(bytes(400_000)) == Answer(StatusCode.OK, "a")
+            assert await setup.client.infer(MESSAGE * 20) == Answer(StatusCode.OK, "a")
         assert len(setup.b.sizes) == 1
         assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "large": 20}
         assert await setup.router.tally(99) == (candidate(0), stable(0))
@@ -292,22 +297,48 @@ def test_a_version_in_the_message_goes_to_that_version_and_does_not_count(
     run(scenario, canary(50))
 
 
-@pytest.mark.parametrize(
-    "code", [StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED], ids=lambda code: str(code.name)
-)
-def test_a_deadline_that_the_server_cannot_meet_is_nobodys_failure_and_a_failure_before_it_counts(
-    run: Run, code: StatusCode
-) -> None:
+def sheds(code: StatusCode) -> Behaviour:
+    """Return a behaviour that ends every call because its deadline cannot be met."""
+
+    async def behave(context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        context.set_trailing_metadata((("x-mlmodel-late", "true"),))
+        await context.abort(code, "too late")
+
+    return behave
+
+
+@pytest.mark.parametrize("behaviour", [fails(StatusCode.INTERNAL), fails(StatusCode.UNAVAILABLE), hangs], ids=range(3))
+def test_a_failure_counts_though_the_client_set_a_deadline(run: Run, behaviour: Behaviour) -> None:
     async def scenario(setup: Setup) -> None:
-        for _ in range(20):
+        for _ in range(10):
+            assert (await setup.client.infer(deadline=10)).text == "a"
+        assert await setup.router.tally(100) == (candidate(10, failed=10), stable(0))
+
+    run(scenario, canary(100, limit_ms=300), b=behaviour)
+
+
+def test_a_deadline_that_the_server_cannot_meet_counts_for_neither_side(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        for _ in range(10):
             await setup.client.infer(deadline=5)
         assert await setup.router.tally(100) == (candidate(0), stable(0))
-        setup.b.behave = fails(StatusCode.INTERNAL)
-        for _ in range(20):
-            assert (await setup.client.infer(deadline=5)).text == "a"
-        assert await setup.router.tally(100) == (candidate(20, failed=20), stable(0))
 
-    run(scenario, canary(100), b=fails(code))
+    run(scenario, canary(100), b=sheds(StatusCode.UNAVAILABLE))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\xa3\x06\xa4\x06" + field(2, b"v2"), field(2, b"v2")[:-1], b"\x12\xff\xff\xff\xff\xff\x01"],
+    ids=range(3),
+)
+def test_a_message_that_cannot_be_read_to_its_end_does_not_count(run: Run, message: bytes) -> None:
+    async def scenario(setup: Setup) -> None:
+        for _ in range(20):
+            assert (await setup.client.infer(message)).text == "a"
+        assert await setup.router.tally(50) == (candidate(0), stable(0))
+        assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "other": 20}
+
+    run(scenario, canary(50))
 
 
 def test_a_failure_that_is_passed_on_has_the_http_status_200(run: Run) -> None:
@@ -326,11 +357,11 @@ def test_a_message_that_arrives_slowly_is_retried_too(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         method: Any = setup.client.channel.stream_unary(f"/{SERVICE}/ModelInfer")
         call = method(timeout=10)
-        await call.write(b"{}")
+        await call.write(b"\n\x01m")
         await asyncio.sleep(0.2)  # by now the router has the message, but not its end
         await call.done_writing()
         assert await call == b"a"
-        assert setup.a.sizes == setup.b.sizes == [2]
+        assert setup.a.sizes == setup.b.sizes == [3]
 
     run(scenario, canary(100), b=fails(StatusCode.INTERNAL))
 

@@ -4,22 +4,25 @@
 
 folder=${0%/*}
 
-# Runs process $1, with its status on port $2, until a soft stop. A HAProxy that exits with an error has a wrong
-# configuration: no restart would help, so the container exits with it and Kubernetes reports it.
+# Runs process $1, with its status on port $2, until a soft stop. An error is a wrong configuration: no restart would
+# help. So, and after many restarts, the other process is stopped too, and Kubernetes reports the container.
 supervise() {
-  stopping=
+  stopping= restarts=0
   trap 'stopping=yes; kill -USR1 "$pid"' USR1
   while :; do
     MLMODEL_PROCESS=$1 MLMODEL_STATUS_PORT=$2 haproxy -db -f "$folder/haproxy.cfg" &
     pid=$!
-    # A signal interrupts `wait`; the second one then has the code of HAProxy.
+    # A signal interrupts `wait`; the last one has the code of HAProxy.
     wait "$pid"
     code=$?
     while kill -0 "$pid" 2>/dev/null; do
       wait "$pid"
       code=$?
     done
-    if [ -n "$stopping" ] || [ "$code" -le 128 ]; then
+    [ -z "$stopping" ] || exit "$code"
+    restarts=$((restarts + 1))
+    if [ "$code" -le 128 ] || [ "$restarts" -ge 50 ]; then
+      kill -USR2 $$
       exit "$code"
     fi
   done
@@ -29,15 +32,16 @@ supervise 1 9090 &
 first=$!
 supervise 2 9091 &
 second=$!
-# SIGUSR1 is the stop signal of the image; SIGTERM and SIGINT do the same in a terminal.
-trap 'kill -USR1 "$first" "$second" 2>/dev/null' USR1 TERM INT
+# SIGUSR1 is the stop signal of the image, SIGTERM and SIGINT do the same in a terminal; SIGUSR2 comes from above.
+trap 'kill -USR1 "$first" "$second" 2>/dev/null' USR1 USR2 TERM INT
+result=0
 for process in "$first" "$second"; do
+  wait "$process"
+  code=$?
   while kill -0 "$process" 2>/dev/null; do
     wait "$process"
     code=$?
   done
-  if [ "${code:-0}" -ne 0 ]; then
-    kill -USR1 "$second" 2>/dev/null
-    exit "$code"
-  fi
+  [ "$code" -eq 0 ] || result=$code
 done
+exit "$result"

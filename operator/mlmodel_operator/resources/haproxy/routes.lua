@@ -29,17 +29,18 @@ math.randomseed((string.unpack("<I4", random_bytes(4))))
 -- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
 -- HAProxy counts the good outcomes in the table `tally`, this program all others.
 
-local failures = {} -- by tally
+local outcomes = {} -- by tally
+local rollout = 0 -- number of the rollout: an earlier one of the same revision must not count
 local weights = {} -- that the present candidate has had
 local uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
 
 local function reset_counts()
-  failures, weights = {}, {}
+  outcomes, weights, rollout = {}, {}, rollout + 1
   uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
 end
 
 local function tally_name(weight, side)
-  return routes.revision .. ":" .. weight .. ":" .. side
+  return rollout .. ":" .. weight .. ":" .. side
 end
 
 -- Counts a prediction that cannot be evidence.
@@ -50,39 +51,42 @@ end)
 
 -- What a client may choose --------------------------------------------------------------------------------------------
 
--- Returns the version in a gRPC prediction, field 2 of the message; nil without one. The message is valid protobuf or
--- not: what cannot be read has no version, and the server rejects it.
+-- Returns the version in a gRPC prediction, field 2 of the message, empty without one; nil if the message cannot be read
+-- to its end, so that it may have one.
 local function model_version(message)
-  local at, size = 6, #message -- after the prefix of five bytes
+  local at, size, version = 6, #message, "" -- after the prefix of five bytes
   while at <= size do
     local tag, shift, byte = 0, 0, nil
     repeat
       byte = message:byte(at)
-      if not byte then
+      if not byte or shift > 28 then
         return nil
       end
       tag, shift, at = tag | (byte & 127) << shift, shift + 7, at + 1
-    until byte < 128 or shift > 35
+    until byte < 128
     local kind = tag & 7
     if kind == 2 then
       local length = 0
       shift = 0
       repeat
         byte = message:byte(at)
-        if not byte then
+        if not byte or shift > 28 then
           return nil
         end
         length, shift, at = length | (byte & 127) << shift, shift + 7, at + 1
-      until byte < 128 or shift > 35
-      if tag >> 3 == 2 and length > 0 then
-        return message:sub(at, at + length - 1)
+      until byte < 128
+      if tag >> 3 == 2 then
+        version = message:sub(at, at + length - 1) -- the last one counts
       end
       at = at + length
     elseif kind == 0 then
       repeat
         byte = message:byte(at)
+        if not byte then
+          return nil
+        end
         at = at + 1
-      until not byte or byte < 128
+      until byte < 128
     elseif kind == 1 then
       at = at + 8
     elseif kind == 5 then
@@ -91,7 +95,7 @@ local function model_version(message)
       return nil
     end
   end
-  return nil
+  return at == size + 1 and version or nil
 end
 
 -- Returns the role that has this version; stable if none has, which answers that it does not know the version.
@@ -131,22 +135,25 @@ core.register_fetches("choose", function(txn, prefix)
   return chosen_backend(txn, prefix or "", choice(txn))
 end)
 
--- The same by the version in the message of a gRPC prediction; empty without one. A message that is not whole cannot
--- be evidence, and goes where others go.
+-- The same by the version in the message of a gRPC prediction; empty without one. A message that is not whole, is
+-- compressed or cannot be read cannot be evidence, and goes where others go.
 core.register_fetches("choose_in_message", function(txn)
   local message = txn.f:req_body()
-  if #message < 5 or string.unpack(">I4", message, 2) ~= #message - 5 then
-    uncounted.large = uncounted.large + 1
+  local is_whole = #message >= 5 and message:byte(1) == 0 and string.unpack(">I4", message, 2) == #message - 5
+  local version = is_whole and model_version(message) or nil
+  if not version then
+    local why = is_whole and "other" or "large"
+    uncounted[why] = uncounted[why] + 1
     return "grpc_" .. destination()
   end
-  local version = model_version(message)
-  return version and chosen_backend(txn, "grpc_", role_of(version)) or ""
+  return version ~= "" and chosen_backend(txn, "grpc_", role_of(version)) or ""
 end)
 
 -- Outcomes ------------------------------------------------------------------------------------------------------------
 
 -- gRPC statuses that count as failures of the model, as in haproxy.cfg.
-local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["13"] = true, ["14"] = true, ["15"] = true }
+local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["12"] = true, ["13"] = true, ["14"] = true,
+  ["15"] = true }
 local GRPC_REJECTIONS = { ["3"] = true, ["8"] = true }
 
 -- Returns `ok`, `failed` (5xx, or no answer), `rejected` (a wrong request, or too many) or `neither`.
@@ -159,14 +166,6 @@ local function kind_of(status, grpc_status)
     return "rejected"
   end
   return status < 400 and "ok" or "neither"
-end
-
--- Whether the server may have answered so because it could not meet the deadline of the client.
-local function is_late(status, grpc_status)
-  if grpc_status and grpc_status ~= "" then
-    return grpc_status == "4" or grpc_status == "14" -- its HTTP status may be one that makes HAProxy retry
-  end
-  return status == 503 or status == 504
 end
 
 local function milliseconds()
@@ -186,7 +185,7 @@ core.register_fetches("first", function(txn)
   local status, grpc_status = tonumber(rejected or txn.f:status()), txn.f:res_hdr("grpc-status")
   first[txn:get_var("txn.draw")] = {
     kind = kind_of(status, grpc_status),
-    is_late = is_late(status, grpc_status),
+    is_late = (txn.f:res_hdr("x-mlmodel-late") or "") ~= "",
     at = milliseconds(),
   }
   first_count = first_count + 1
@@ -205,44 +204,66 @@ local function allowed_ms(txn)
   return (tonumber(amount) or 0) * (UNITS[unit] or 1)
 end
 
-local function add(name, what)
-  local count = failures[name]
+local function add(name, ...)
+  local count = outcomes[name]
   if not count then
-    count = { failed = 0, shared = 0 }
-    failures[name] = count
+    count = { good = 0, failed = 0, shared = 0 }
+    outcomes[name] = count
   end
-  count[what] = count[what] + 1
+  for _, what in ipairs({ ... }) do
+    count[what] = count[what] + 1
+  end
 end
 
--- Counts the failure of a request that was drawn. It counts for neither side if the client did not wait for the
--- answer, if the request is wrong for stable too, or if it says nothing about the model, like a missing key.
-core.register_fetches("outcome", function(txn, side)
-  local status, grpc_status = txn.f:status(), txn.f:res_hdr("grpc-status")
-  local final = kind_of(status, grpc_status)
-  local own, late = final, is_late(status, grpc_status)
-  local name, draw, noted = txn:get_var("txn.tally"), tostring(txn:get_var("txn.draw")), nil
-  if side == "candidate" then
-    noted, first[draw] = first[draw], nil
-    if not noted then
-      return ""
-    end
-    first_count = first_count - 1
-    own, late = noted.kind, noted.is_late
-  elseif final == "ok" then
-    own = "failed" -- it took longer than the candidate may take
-  end
+-- Whether the client's deadline decides about an outcome: it is shorter than the router's limit, and has passed, or the
+-- server said that it cannot be met.
+local function has_expired(txn, at, is_late)
   local allowed = allowed_ms(txn)
-  if allowed and (late or txn:get_var("txn.now") - txn:get_var("txn.started") >= allowed) then
-    return ""
-  end
-  if side == "stable" then
-    if own == "failed" then
-      add(name, "failed")
-    end
-  elseif (own == "failed" or own == "rejected") and final ~= "rejected" and final ~= "neither" then
+  return allowed and allowed < routes.limit and (is_late or at - txn:get_var("txn.started") >= allowed)
+end
+
+local function count_stable(txn, name, final)
+  local now = txn:get_var("txn.now")
+  if has_expired(txn, now, (txn.f:res_hdr("x-mlmodel-late") or "") ~= "") then
+    return
+  elseif final == "failed" or final == "ok" and now - txn:get_var("txn.started") > routes.limit then
     add(name, "failed")
-    if final == "failed" or milliseconds() - noted.at > routes.limit then
-      add(name, "shared") -- stable failed it too, by the same measure
+  elseif final == "ok" then
+    add(name, "good")
+  end
+end
+
+local function count_candidate(txn, name, final)
+  local draw, now = tostring(txn:get_var("txn.draw")), txn:get_var("txn.now")
+  local noted = first[draw]
+  if not noted then
+    if final == "ok" and txn:get_var("txn.server") == "own" and not has_expired(txn, now, false) then
+      add(name, "good")
+    end
+    return
+  end
+  first[draw], first_count = nil, first_count - 1
+  local has_failed = noted.kind == "failed" or noted.kind == "rejected"
+  if not has_failed or final == "rejected" or final == "neither" or has_expired(txn, noted.at, noted.is_late) then
+    return
+  elseif final == "failed" or now - noted.at > routes.limit then
+    add(name, "failed", "shared") -- stable failed it too, by the same measure
+  else
+    add(name, "failed")
+  end
+end
+
+-- Counts the outcome of a request that was drawn, unless HAProxy has counted it. It counts for neither side if the
+-- deadline of the client was too short, if the request is wrong for stable too, or if it says nothing about the model,
+-- like a missing key.
+core.register_fetches("outcome", function(txn, side)
+  local name = txn:get_var("txn.tally")
+  if name then
+    local final = kind_of(txn.f:status(), txn.f:res_hdr("grpc-status"))
+    if side == "stable" then
+      count_stable(txn, name, final)
+    else
+      count_candidate(txn, name, final)
     end
   end
   return ""
@@ -409,8 +430,8 @@ end
 local function side_counts(weight, side)
   local name = tally_name(weight, side)
   local good = core.proxies["tally"].stktable:lookup(name)
-  local bad = failures[name] or { failed = 0, shared = 0 }
-  return (good and good.gpc0 or 0) + bad.failed, bad
+  local others = outcomes[name] or { good = 0, failed = 0, shared = 0 }
+  return (good and good.gpc0 or 0) + others.good + others.failed, others
 end
 
 local function weights_json()
