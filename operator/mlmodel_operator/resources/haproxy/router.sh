@@ -7,7 +7,8 @@ folder=${0%/*}
 # Runs process $1, with its status on port $2, until a soft stop. An error is a wrong configuration: no restart would
 # help. So, and after many restarts, the other process is stopped too, and Kubernetes reports the container.
 supervise() {
-  stopping= restarts=0
+  stopping=''
+  restarts=0
   trap 'stopping=yes; kill -USR1 "$pid"' USR1
   while :; do
     MLMODEL_PROCESS=$1 MLMODEL_STATUS_PORT=$2 haproxy -db -f "$folder/haproxy.cfg" &

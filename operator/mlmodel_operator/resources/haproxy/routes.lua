@@ -51,56 +51,53 @@ end)
 
 -- What a client may choose --------------------------------------------------------------------------------------------
 
--- Returns the version in a gRPC prediction, field 2 of the message, empty without one; nil if the message cannot be read
--- to its end, so that it may have one.
-local function model_version(message)
-  local at, size, version = 6, #message, "" -- after the prefix of five bytes
-  while at <= size do
-    local tag, shift, byte = 0, 0, nil
-    repeat
-      byte = message:byte(at)
-      if not byte or shift > 28 then
-        return nil
-      end
-      tag, shift, at = tag | (byte & 127) << shift, shift + 7, at + 1
-    until byte < 128
-    local kind = tag & 7
-    if kind == 2 then
-      local length = 0
-      shift = 0
-      repeat
-        byte = message:byte(at)
-        if not byte or shift > 28 then
-          return nil
-        end
-        length, shift, at = length | (byte & 127) << shift, shift + 7, at + 1
-      until byte < 128
-      if tag >> 3 == 2 then
-        version = message:sub(at, at + length - 1) -- the last one counts
-      end
-      at = at + length
-    elseif kind == 0 then
-      repeat
-        byte = message:byte(at)
-        if not byte then
-          return nil
-        end
-        at = at + 1
-      until byte < 128
-    elseif kind == 1 then
-      at = at + 8
-    elseif kind == 5 then
-      at = at + 4
-    else
+-- Returns the number at a position of a protobuf message, and the position after it; nil if there is none.
+local function varint(message, at)
+  local number, shift = 0, 0
+  while shift < 70 do
+    local byte = message:byte(at)
+    if not byte then
       return nil
     end
+    number, shift, at = number | (byte & 127) << shift, shift + 7, at + 1
+    if byte < 128 then
+      return number, at
+    end
   end
-  return at == size + 1 and version or nil
+  return nil
+end
+
+local FIXED = { [1] = 8, [5] = 4 } -- wire types with their length
+
+-- Returns the version in a gRPC prediction, field 2 of the message, empty without one; nil if the message cannot be
+-- read to its end, so that it may have one.
+local function model_version(message)
+  local at, version = 6, "" -- after the prefix of five bytes
+  while at <= #message do
+    local tag, value = varint(message, at)
+    local kind = tag and tag & 7
+    local length = FIXED[kind]
+    if kind == 0 then
+      length, value = varint(message, value)
+      length = length and 0
+    elseif kind == 2 then
+      length, value = varint(message, value)
+    end
+    if not length or length < 0 or value + length > #message + 1 then
+      return nil
+    end
+    if kind == 2 and tag >> 3 == 2 then
+      version = message:sub(value, value + length - 1) -- the last one counts
+    end
+    at = value + length
+  end
+  return version
 end
 
 -- Returns the role that has this version; stable if none has, which answers that it does not know the version.
 local function role_of(version)
-  return version ~= routes.label[routes.stable] and version == routes.label[routes.candidate] and "candidate" or "stable"
+  local label = routes.label
+  return version ~= label[routes.stable] and version == label[routes.candidate] and "candidate" or "stable"
 end
 
 -- Returns the role that the client chooses by header or by a version in the path.
