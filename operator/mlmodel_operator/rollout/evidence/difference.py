@@ -70,12 +70,13 @@ def add(segments: tuple[Segment, ...], weight: int, block: Sides) -> tuple[Segme
         segment = segments[last]
         before = total(segments).requests - segment.counts.requests
         if len(segments) >= _MOST_SEGMENTS or segment.counts.requests < max(_SHORTEST, _GROWTH * before):
-            grown = replace(segment, counts=segment.counts + block, credited=segment.credited + credited)
+            counts = segment.counts + block
+            grown = replace(segment, counts=counts, credited=min(segment.credited + credited, counts.stable.failed))
             return (*segments[:last], grown, *segments[last + 1 :])
     known = total(segments)
     if weight == 100:
         known = Sides(known.candidate)
-    return (*segments, Segment(weight, round(assumed_rate(known), 6), block, credited))
+    return (*segments, Segment(weight, float(f"{assumed_rate(known):.6g}"), block, credited))
 
 
 def credited_rate(segments: Iterable[Segment]) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlmodel_operator.api.evidence import Counts, Evidence, Segment, Sides
+from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, Segment, Sides
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference
 from mlmodel_operator.rollout.evidence.difference import DECISIVE, PROVEN
@@ -60,12 +60,13 @@ def update_hard(
     rate += 2.0 * math.sqrt(max(rate * (1.0 - rate), 0.0) / max(now.requests, 1))
     limit = min(max(max_percent / 100.0, stable_before, rate), 0.99)
     n, k = block.candidate.requests, min(max(block.candidate.own, 0), block.candidate.requests)
-    late = math.log((1.0 - _FIRST) / len(_EXCESS) / ((blocks + 1) * (blocks + 2)))
+    late = math.log((1.0 - _FIRST) / len(_EXCESS)) - math.log((blocks + 1) * (blocks + 2))
     updated = []
     for log, excess in zip(logs, _EXCESS, strict=True):
         p = limit + (1.0 - limit) * excess
         ratio = k * math.log(p / limit) + (n - k) * math.log((1.0 - p) / (1.0 - limit))
-        updated.append(round(difference.log_sum([log, late]) + ratio, 6))
+        log = difference.log_sum([log, late]) + ratio
+        updated.append(round(min(max(log, -MOST_LOG), MOST_LOG), 6))
     return tuple(updated)
 
 
