@@ -29,7 +29,7 @@ class Counts:
     shared: Annotated[int, Doc("Number of the candidate's failed requests that stable failed too; 0 for stable.")] = 0
 
     def __post_init__(self) -> None:
-        """Raise TypeError for numbers that are no counts."""
+        """Raise TypeError for a negative number, or one that is too large for the tests."""
         if not all(0 <= number <= _MOST for number in (self.requests, self.failed, self.shared)):
             raise TypeError("requests, failed and shared must be 0 to 2^63")
 
