@@ -82,8 +82,8 @@ def add(segments: tuple[Segment, ...], weight: int, block: Sides) -> tuple[Segme
 def credited(segments: Iterable[Segment]) -> Sides:
     """Return the counts of all segments, without those failures of stable that do not speak for the candidate."""
     segments = tuple(segments)
-    counts = total(segments)
-    return replace(counts, stable=Counts(counts.stable.requests, sum(segment.credited for segment in segments)))
+    stable = (Counts(segment.counts.stable.requests, segment.credited) for segment in segments)
+    return replace(total(segments), stable=sum(stable, Counts()))
 
 
 def assumed_rate(counts: Sides) -> float:
