@@ -53,7 +53,7 @@ class Gate:
             weight,
             self._block,
             max_percent=self.max_percent,
-            stable_before=difference.credited_rate(state.segments),
+            before=difference.credited(state.segments),
         )
         segments = difference.add(state.segments, weight, self._block)
         self.evidence = Evidence(

@@ -86,7 +86,11 @@ def decode(cls: type[T], data: Any, path: str = "") -> T:
                 raise DecodeError(f"{where} is missing")
             continue
         values[item.name] = _decode(item.type, _parse(value, where) if item.opaque else value, where)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        # From a check of the class: values of the right types that do not fit together.
+        raise DecodeError(f"{path or cls.__name__}: {error}") from None
 
 
 def _parse(text: Any, path: str) -> Any:

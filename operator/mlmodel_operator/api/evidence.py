@@ -8,6 +8,11 @@ from typing import Annotated
 
 from mlmodel_operator.api.schema import Doc, Opaque, Time
 
+_MOST = 2**63
+"""Largest count: the tests compute with floating-point numbers, which an integer without bound exceeds."""
+MOST_LOG = 1e18
+"""Largest logarithm of evidence in a status: that of more requests than a counter of a router can have."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -23,11 +28,25 @@ class Counts:
     ] = 0
     shared: Annotated[int, Doc("Number of the candidate's failed requests that stable failed too; 0 for stable.")] = 0
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for a negative number, or one that is too large for the tests."""
+        if not all(0 <= number <= _MOST for number in (self.requests, self.failed, self.shared)):
+            raise TypeError("requests, failed and shared must be 0 to 2^63")
+
     def __add__(self, other: Counts) -> Counts:
-        return Counts(self.requests + other.requests, self.failed + other.failed, self.shared + other.shared)
+        return Counts(
+            min(self.requests + other.requests, _MOST),
+            min(self.failed + other.failed, _MOST),
+            min(self.shared + other.shared, _MOST),
+        )
 
     def __sub__(self, other: Counts) -> Counts:
-        return Counts(self.requests - other.requests, self.failed - other.failed, self.shared - other.shared)
+        # At least 0: stable's recent requests contain retries, which are not among all that were drawn.
+        return Counts(
+            max(self.requests - other.requests, 0),
+            max(self.failed - other.failed, 0),
+            max(self.shared - other.shared, 0),
+        )
 
     def is_reset_since(self, earlier: Counts) -> bool:
         """Whether any number is below its ``earlier`` value, which happens only when a new process counts from zero."""
@@ -88,6 +107,8 @@ class Segment:
         """Raise TypeError for numbers with which no test can be computed: somebody has changed the status."""
         if not (1 <= self.weight <= 100 and 0.0 < self.rate <= 1.0):
             raise TypeError("a segment requires a weight of 1 to 100 and a rate above 0 and up to 1")
+        if not 0 <= self.credited <= self.counts.stable.failed:
+            raise TypeError("credited must be 0 to the failures of stable")
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,11 @@ class EvidenceState:
     the pod does not terminate."""
     dropped_until: float = 0.0
     """Time until which the operator drops what it reads, because a pod of the candidate has gone."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers with which no test can be computed."""
+        if self.blocks < 0 or not all(abs(log) <= MOST_LOG for log in self.hard):
+            raise TypeError("blocks must be 0 or more, and each logarithm in hard -1e18 to 1e18")
 
 
 @dataclass(frozen=True)

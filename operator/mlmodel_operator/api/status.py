@@ -149,6 +149,13 @@ class Candidate:
     ] = ()
     evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for a candidate that no decision makes: somebody has changed the status."""
+        if self.slot is None and (self.phase != "Preparing" or self.stands_in_since is not None):
+            raise TypeError("a candidate that gets requests requires a slot")
+        if not 0 <= self.weight <= 100:
+            raise TypeError("weight must be 0 to 100")
+
 
 @dataclass(frozen=True)
 class Draining:

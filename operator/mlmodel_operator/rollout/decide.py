@@ -21,7 +21,7 @@ from typing import assert_never
 
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout import endings, hold
+from mlmodel_operator.rollout import endings, hold, succession
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of
 from mlmodel_operator.rollout.draining import drain
@@ -84,6 +84,8 @@ def _decision(context: Context) -> Decision:
         if candidate.phase == "Baking" and not _is_reverted(context):
             # The candidate answers all requests: compare the next revision with it, not with a stable that is down.
             return endings.promote(context, candidate)
+        if succession.is_due(context, candidate):
+            return endings.promote(context, candidate, succession.why(context))
         # Only the candidate answers: its rollout continues until it gets all requests or stable is ready.
     return _advance(context, candidate)
 

@@ -37,12 +37,14 @@ def how_passed(candidate: Candidate) -> str:
     return "has passed all steps"
 
 
-def promote(context: Context, candidate: Candidate) -> Transition:
-    """Make the candidate stable in its slot; the former stable drains."""
+def promote(context: Context, candidate: Candidate, without_proof: str = "") -> Transition:
+    """Make the candidate stable in its slot; the former stable drains. ``without_proof`` says why it needs no proof, as
+    a clause for messages."""
     status = context.status
     figures = errors.figures((context.evidence or Evidence()).candidate)
-    how = f" {_WITHOUT_PROOF}" if candidate.unproven else ""
-    message = f"{candidate.version} ({candidate.revision}) is promoted{how}: {figures}"
+    without_proof = without_proof or (_WITHOUT_PROOF if candidate.unproven else "")
+    how = f" {without_proof}" if without_proof else ""
+    message = f"{candidate.version} ({candidate.revision}) is promoted{how}{';' if ':' in how else ':'} {figures}"
     draining = status.draining
     if status.stable is not None:
         draining = (*draining, Draining(status.stable.revision, "Promoted", status.stable.slot))

@@ -8,7 +8,7 @@ from typing import assert_never
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate, ConditionStatus, Rejected, Stable, Status, verdict_on
-from mlmodel_operator.rollout import hold
+from mlmodel_operator.rollout import hold, succession
 from mlmodel_operator.rollout.availability import answering_version, is_fully_available, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
@@ -119,6 +119,8 @@ def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay)
             message = f"{version} gets all requests. {figures}{_clause(stay.why)}"
         case other:
             assert_never(other)
+    successor = succession.waiting(context, candidate)
+    message += f". {successor}" if successor else ""
     return Readiness("Unknown", stay.reason or reason, message, reconciling=True)
 
 

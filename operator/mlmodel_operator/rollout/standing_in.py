@@ -1,8 +1,9 @@
 """When the candidate gets all requests because stable cannot answer any: a repair, and no step of the rollout.
 
 The candidate keeps its phase, its weight and its evidence, so it becomes stable only by the proof that any candidate
-needs. When stable answers again, the routes return to the weight of the step. This happens also while the rollout is
-paused, and before the candidate's first step. A rejected revision is not a candidate, so it never stands in.
+needs, or without it if stable stays down and the spec asks for another revision (succession.py). When stable answers
+again, the routes return to the weight of the step. This happens also while the rollout is paused, and before the
+candidate's first step. A rejected revision is not a candidate, so it never stands in.
 """
 
 from __future__ import annotations

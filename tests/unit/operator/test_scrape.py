@@ -97,7 +97,7 @@ async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second()
         "127.0.0.6": endless,
         "127.0.0.7": away,
         "127.0.0.8": answer(page(candidate="", weights={})),
-        "127.0.0.10": answer(page() + b" " * 4096),
+        "127.0.0.10": answer(page() + b" " * 16384),
     }
     async with servers(handlers) as port:
         scraper = Scraper()
@@ -165,9 +165,17 @@ def test_garbage_is_not_a_response(body: bytes) -> None:
     assert parse_router_status(body) is None
 
 
-def test_a_page_above_4_kib_is_not_read() -> None:
-    assert parse_router_status(page() + b" " * (4096 - len(page()))) == STATUS
-    assert parse_router_status(page() + b" " * (4097 - len(page()))) is None
+def test_a_page_above_16_kib_is_not_read() -> None:
+    assert parse_router_status(page() + b" " * (16384 - len(page()))) == STATUS
+    assert parse_router_status(page() + b" " * (16385 - len(page()))) is None
+
+
+def test_a_page_with_all_weights_is_read() -> None:
+    counts = {"requests": 2_000_000, "failed": 20_000}
+    sides = {"candidate": {**counts, "shared": 10_000}, "stable": counts}
+    status = parse_router_status(json.dumps({**GOOD, "weights": {str(n): sides for n in range(1, 101)}}).encode())
+    assert status is not None
+    assert len(status.weights) == 100
 
 
 @pytest.mark.parametrize("field", GOOD)

@@ -22,7 +22,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from mlmodel_operator.api.evidence import Segment, Sides
+from mlmodel_operator.api.evidence import Counts, Segment, Sides
 
 DECISIVE = 1000.0
 """Evidence at which a candidate is rolled back: wrong in at most 1 of 1000 rollouts of a good candidate."""
@@ -63,26 +63,27 @@ def add(segments: tuple[Segment, ...], weight: int, block: Sides) -> tuple[Segme
     # While stable alone has an outage, each candidate is better: that must not promote a bad one. So failures of stable
     # speak for the candidate only up to twice the rate before, which lets a rate that lasts count in full after a
     # while.
-    most = math.ceil(max(_CREDITED_RATE, 2.0 * credited_rate(segments)) * block.stable.requests)
-    credited = min(block.stable.failed, most)
+    most = math.ceil(max(_CREDITED_RATE, 2.0 * credited(segments).stable.failure_rate) * block.stable.requests)
+    credit = min(block.stable.failed, most)
     last = max((index for index, item in enumerate(segments) if item.weight == weight), default=None)
     if last is not None:
         segment = segments[last]
         before = total(segments).requests - segment.counts.requests
         if len(segments) >= _MOST_SEGMENTS or segment.counts.requests < max(_SHORTEST, _GROWTH * before):
-            grown = replace(segment, counts=segment.counts + block, credited=segment.credited + credited)
+            counts = segment.counts + block
+            grown = replace(segment, counts=counts, credited=min(segment.credited + credit, counts.stable.failed))
             return (*segments[:last], grown, *segments[last + 1 :])
     known = total(segments)
     if weight == 100:
         known = Sides(known.candidate)
-    return (*segments, Segment(weight, round(assumed_rate(known), 6), block, credited))
+    return (*segments, Segment(weight, float(f"{assumed_rate(known):.6g}"), block, credit))
 
 
-def credited_rate(segments: Iterable[Segment]) -> float:
-    """Return the failure rate of stable (0 to 1) without those failures that do not speak for the candidate."""
+def credited(segments: Iterable[Segment]) -> Sides:
+    """Return the counts of all segments, without those failures of stable that do not speak for the candidate."""
     segments = tuple(segments)
-    requests = sum(segment.counts.stable.requests for segment in segments)
-    return sum(segment.credited for segment in segments) / requests if requests else 0.0
+    stable = (Counts(segment.counts.stable.requests, segment.credited) for segment in segments)
+    return replace(total(segments), stable=sum(stable, Counts()))
 
 
 def assumed_rate(counts: Sides) -> float:

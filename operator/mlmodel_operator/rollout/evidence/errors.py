@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlmodel_operator.api.evidence import Counts, Evidence, Segment, Sides
+from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, Segment, Sides
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference
 from mlmodel_operator.rollout.evidence.difference import DECISIVE, PROVEN
@@ -25,6 +25,9 @@ decisive at a limit of 1 %."""
 _FIRST = 0.7
 """Share of the capital that bets from the first block on. The rest begins with later blocks, so that a candidate that
 turns bad after many good requests is rolled back as soon as one that is bad from the start."""
+_FEW = 10
+"""Requests of the candidate up to which few of stable do not raise the limit. A version that fails a few percent of its
+requests hardly ever fails two of the first two, three of five or four of ten."""
 _LARGEST = 200.0
 """Largest logarithm of evidence: its exponential is finite, and it is decisive long before."""
 
@@ -44,12 +47,12 @@ class Verdict:
 
 
 def update_hard(
-    logs: tuple[float, ...], blocks: int, weight: int, block: Sides, *, max_percent: float, stable_before: float
+    logs: tuple[float, ...], blocks: int, weight: int, block: Sides, *, max_percent: float, before: Sides
 ) -> tuple[float, ...]:
     """Return the state of the hard test after ``block``, the counts of requests drawn at ``weight`` since the last
     reading; ``blocks`` is the number of blocks before.
 
-    ``stable_before`` is the failure rate of stable (0 to 1) before the block: the hypothesis must not depend on the
+    ``before`` are the counts of all blocks before (``difference.credited``): the hypothesis must not depend on the
     tested data.
     """
     logs = logs if len(logs) == len(_EXCESS) else (math.log(_FIRST / len(_EXCESS)),) * len(_EXCESS)
@@ -58,15 +61,26 @@ def update_hard(
     now = stable_counts(weight, block)
     rate = now.failure_rate
     rate += 2.0 * math.sqrt(max(rate * (1.0 - rate), 0.0) / max(now.requests, 1))
-    limit = min(max(max_percent / 100.0, stable_before, rate), 0.99)
+    rate = max(rate, before.stable.failure_rate)
+    if weight < 100 and before.candidate.requests + block.candidate.requests > _FEW:
+        rate = max(rate, _upper_bound(before.stable + block.stable))
+    limit = min(max(max_percent / 100.0, rate), 0.99)
     n, k = block.candidate.requests, min(max(block.candidate.own, 0), block.candidate.requests)
-    late = math.log((1.0 - _FIRST) / len(_EXCESS) / ((blocks + 1) * (blocks + 2)))
+    late = math.log((1.0 - _FIRST) / len(_EXCESS)) - math.log((blocks + 1) * (blocks + 2))
     updated = []
     for log, excess in zip(logs, _EXCESS, strict=True):
         p = limit + (1.0 - limit) * excess
         ratio = k * math.log(p / limit) + (n - k) * math.log((1.0 - p) / (1.0 - limit))
-        updated.append(round(difference.log_sum([log, late]) + ratio, 6))
+        log = difference.log_sum([log, late]) + ratio
+        updated.append(round(min(max(log, -MOST_LOG), MOST_LOG), 6))
     return tuple(updated)
+
+
+def _upper_bound(counts: Counts) -> float:
+    """Return the failure rate (0 to 1) that stable has at most, as far as its counts show: two standard errors above
+    them, and 1/2 without any."""
+    failed = counts.failed + 1.0
+    return (failed + 2.0 * math.sqrt(failed)) / (counts.requests + 6.0)
 
 
 def stable_counts(weight: int, counts: Sides) -> Counts:

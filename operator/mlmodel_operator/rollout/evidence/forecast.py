@@ -23,7 +23,7 @@ _MINUTES = (1, 2, 5, 10, 20, 30)
 _HOURS = (1, 2, 5, 10, 24)
 
 _WHY_UNCOUNTED = {
-    "large": "their body has more than 64 KiB or is chunked: send smaller requests with a Content-Length",
+    "large": "they have more than 23 KiB or are chunked: send smaller requests with a Content-Length",
     "chosen": "their client chooses the version: leave out the version in the path and the header x-mlmodel-version",
     "crowd": "one client sends far more than all others: its surplus is served and not counted",
     "other": "their outcome is not known: the client aborts them, stalls, or may not send them",

@@ -69,11 +69,9 @@ def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now:
 def _count(evidence: Evidence, block: _Block, *, now: float, max_percent: float) -> Evidence:
     state = evidence.state
     hard, segments, stable = state.hard, state.segments, evidence.stable
-    recent, stable_before = Counts(), difference.credited_rate(segments)
+    recent, before = Counts(), difference.credited(segments)
     for weight, sides in sorted(block.weights.items()):
-        hard = errors.update_hard(
-            hard, state.blocks, weight, sides, max_percent=max_percent, stable_before=stable_before
-        )
+        hard = errors.update_hard(hard, state.blocks, weight, sides, max_percent=max_percent, before=before)
         segments = difference.add(segments, weight, sides)
         stable += sides.stable
         recent += errors.stable_counts(weight, sides)

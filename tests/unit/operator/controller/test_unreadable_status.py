@@ -33,6 +33,8 @@ async def changed(status: dict[str, Any]) -> World:
         {"stable": []},
         {"draining": {"a": 1}},
         {"candidate": {"weight": "much"}},
+        {"candidate": {"weight": 101}},
+        {"candidate": {"phase": "Baking", "slot": None}},
     ],
     ids=lambda status: json.dumps(status)[:40],
 )
@@ -57,6 +59,11 @@ async def test_an_unreadable_status_changes_nothing_and_is_reported_once(status:
         '{"pods": 3}',
         '{"segments": [{"weight": 0, "rate": 0.1}]}',
         '{"segments": [{"weight": 5, "rate": 0}]}',
+        '{"segments": [{"weight": 5, "rate": 0.1, "credited": 1}]}',
+        '{"segments": [{"weight": 5, "rate": 0.1, "counts": {"stable": {"requests": -100}}}]}',
+        '{"routers": {"a": {"boot": "b", "weights": {"5": {"candidate": {"failed": 9223372036854775809}}}}}}',
+        '{"hard": [1e300]}',
+        '{"blocks": -1}',
         "[" * 5000,
     ],
 )

@@ -47,6 +47,24 @@ def test_a_candidate_as_good_as_stable_is_hardly_ever_rolled_back_with_an_evalua
     assert sum(item.ending == "rolled back" for item in found) <= 1
 
 
+@pytest.mark.parametrize(("weight", "rate"), [(99, 0.05), (95, 0.03), (90, 0.05)])
+def test_a_first_step_that_leaves_stable_few_requests_condemns_no_candidate_as_good_as_stable(
+    weight: int, rate: float
+) -> None:
+    found = [rollout(random.Random(SEED + run), rate, rate, steps=(weight,), horizon=90) for run in range(12)]
+    assert "rolled back" not in {item.ending for item in found}
+
+
+@pytest.mark.parametrize("weight", [5, 10, 25, 50, 90, 99])
+def test_a_candidate_that_fails_all_requests_falls_at_once_at_any_first_weight(weight: int) -> None:
+    for per_second in (1, 50):
+        found = [
+            rollout(random.Random(SEED + run), 1.0, 0.0, steps=(weight,), per_second=per_second) for run in range(5)
+        ]
+        assert {item.ending for item in found} == {"rolled back"}
+        assert all(item.requests <= max(4, per_second) for item in found)
+
+
 @pytest.mark.parametrize(("rate", "at_most"), [(1.0, 3), (0.5, 8), (0.2, 30), (0.05, 250)])
 def test_a_bad_candidate_is_rolled_back_after_few_requests(rate: float, at_most: int) -> None:
     found = [rollout(random.Random(SEED + run), rate, 0.0, per_second=10, steps=(10,)) for run in range(21)]
@@ -255,5 +273,5 @@ def test_no_counts_break_the_arithmetic(blocks: list[tuple[int, int, int, int, i
 
 def test_a_state_of_another_release_starts_the_hard_test_again() -> None:
     evidence = Evidence(state=EvidenceState(hard=(1.0, 2.0)))
-    hard = errors.update_hard(evidence.state.hard, 0, 5, Sides(Counts(1), Counts(19)), max_percent=1, stable_before=0.0)
+    hard = errors.update_hard(evidence.state.hard, 0, 5, Sides(Counts(1), Counts(19)), max_percent=1, before=Sides())
     assert len(hard) == 6

@@ -106,7 +106,7 @@ def test_a_candidate_that_is_worse_than_the_limit_cannot_be_proven() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("large", "their body has more than 64 KiB or is chunked: send smaller requests"),
+        ("large", "they have more than 23 KiB or are chunked: send smaller requests"),
         ("chosen", "their client chooses the version: leave out"),
         ("crowd", "one client sends far more than all others"),
         ("other", "their outcome is not known"),

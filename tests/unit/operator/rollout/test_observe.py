@@ -75,7 +75,9 @@ def test_the_digest_that_a_deployment_requires_is_read_from_its_arguments(args: 
     assert not read_revisions([], [{"metadata": meta}], [])["c"].deployed, "only its Service exists"
 
 
-CANDIDATE = Candidate("v2", "c", "Canary", Snapshot(ModelSource("builtin://x"), "i"), Time(NOW), Time(NOW), weight=5)
+CANDIDATE = Candidate(
+    "v2", "c", "Canary", Snapshot(ModelSource("builtin://x"), "i"), Time(NOW), Time(NOW), slot="b", weight=5
+)
 
 
 def page(

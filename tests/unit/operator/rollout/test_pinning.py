@@ -31,7 +31,7 @@ def with_snapshot(**fields: object) -> Candidate:
         (WAITING, Observed(), True),
         (WAITING, Observed({"c": RevisionState(address="10.0.0.1")}), True),  # only its Service exists
         (WAITING, DEPLOYED, False),
-        (replace(WAITING, phase="Canary"), Observed(), False),  # of the release before
+        (replace(WAITING, phase="Canary", slot="b"), Observed(), False),  # of the release before
         (with_snapshot(files_sha256=ONE), Observed(), False),
         (with_snapshot(model=replace(SOURCE, sha256=ONE)), Observed(), False),
         (with_snapshot(model=ModelSource("pvc://claim")), Observed(), False),

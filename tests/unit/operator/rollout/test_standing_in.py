@@ -184,6 +184,93 @@ def test_a_reverted_candidate_serves_until_stable_answers() -> None:
     assert world.condition("Ready") == "True"
 
 
+def superseded(phase: str, **rollout: object) -> World:
+    """Return a world in which v1 is down for good, v2 stands in, and the spec asks for v3."""
+    world = rolling_out(phase, paused=phase == "Preparing")
+    world.behaviours["v1"] = DOWN
+    world.run(lambda w: weight(w) == 100, limit=10)
+    world.change(spec("v3", rollout=Rollout(bake_seconds=5, preparing_deadline_seconds=60, **rollout)))  # type: ignore[arg-type]
+    world.tick()
+    return world
+
+
+@pytest.mark.parametrize("phase", ["Preparing", "Canary"])
+def test_a_stable_that_is_down_for_good_does_not_block_the_next_revision(phase: str) -> None:
+    world = superseded(phase)
+    assert "v3 waits until v1 has a ready pod, or v2 is proven, or v1 has had no ready pod for 60 s" in message(
+        world
+    ), message(world)
+    for _ in range(50):
+        world.tick()
+    assert world.status.stable is not None
+    assert world.status.stable.version == "v1"
+    world.run(lambda w: w.status.stable is not None and w.status.stable.version == "v2", limit=12)
+    entry = world.status.history[0]
+    why = "is promoted without proof: v1 has had no ready pod for 60 s and the spec asks for v3"
+    assert (entry.version, entry.outcome) == ("v2", "Promoted")
+    assert why in entry.message
+    assert any(notice.reason == "Promoted" and why in notice.message for notice in world.notices)
+    world.requests_per_second = 50
+    world.run(lambda w: w.settled() and w.status.stable is not None and w.status.stable.version == "v3")
+    assert world.condition("Ready") == "True"
+
+
+def test_a_broken_next_revision_falls_back_to_the_one_that_stood_in() -> None:
+    world = superseded("Canary")
+    world.behaviours["v3"] = Behaviour(error_rate=1.0)
+    world.run(lambda w: w.status.phase == "Canary" and w.status.stable is not None and w.status.stable.version == "v2")
+    world.requests_per_second = 50
+    world.run(lambda w: [item.version for item in w.status.rejected] == ["v3"], limit=60)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "v2"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_stable_that_comes_back_in_time_stays_stable(paused: bool) -> None:
+    world = superseded("Canary", paused=paused)
+    for _ in range(200 if paused else 40):
+        world.tick()
+    world.behaviours["v1"] = Behaviour()
+    world.run(lambda w: w.status.candidate is not None and w.status.candidate.version == "v3", limit=30)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "v1"
+    assert world.status.history[0].outcome == "Superseded"
+
+
+def test_a_candidate_that_the_tests_condemn_never_becomes_stable_because_it_stood_in() -> None:
+    world = superseded("Canary")
+    candidate = world.status.candidate
+    assert candidate is not None
+    assert candidate.evidence is not None
+    condemned = replace(candidate.evidence, state=replace(candidate.evidence.state, hard=(20.0,) * 6))
+    world.status = replace(world.status, candidate=replace(candidate, evidence=condemned))
+    for _ in range(200):
+        world.tick()
+        assert world.status.stable is not None
+        assert world.status.stable.version == "v1"
+    assert "v3 waits for a ready pod of v1" in message(world)
+    world.behaviours["v1"], world.requests_per_second = Behaviour(), 50
+    world.run(lambda w: w.status.stable is not None and w.status.stable.version == "v3")
+
+
+def test_a_version_that_was_rejected_and_is_retried_becomes_stable_by_proof_only() -> None:
+    world = serving("v1", requests_per_second=50)
+    world.behaviours["v2"] = Behaviour(error_rate=1.0)
+    world.change(spec("v2"))
+    world.run(lambda w: bool(w.status.rejected) and w.status.candidate is None)
+    world.behaviours["v2"], world.requests_per_second = Behaviour(), 0
+    world.change(spec("v2", rollout=Rollout(retry="again")))
+    world.run(lambda w: w.status.phase == "Canary", limit=60)
+    world.behaviours["v1"] = DOWN
+    world.run(lambda w: weight(w) == 100, limit=10)
+    world.change(spec("v3", rollout=Rollout(preparing_deadline_seconds=60)))
+    for _ in range(200):
+        world.tick()
+        assert world.status.stable is not None
+        assert world.status.stable.version == "v1"
+    assert "v3 waits for a ready pod of v1" in message(world)
+
+
 def test_a_candidate_that_stands_in_gets_all_its_pods() -> None:
     world = serving("v1", requests_per_second=0)
     four = Serving(replicas=4)
