@@ -62,8 +62,8 @@ types: setup ## Run mypy --strict
 	$(BIN)/mypy
 
 .PHONY: unit
-unit: setup ## Run only the unit tests
-	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal
+unit: setup ## Run only the unit tests, without the simulations of whole rollouts
+	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal -m "not simulation"
 
 .PHONY: coverage
 coverage: setup ## Run the unit tests and report their line coverage; fails below the floor in pyproject.toml

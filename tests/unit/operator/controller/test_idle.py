@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 
+import pytest
+
 from mlmodel_operator import observe
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MODEL_LABEL, OPERATOR
@@ -23,6 +25,8 @@ from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.runtime.workers import Key
 from tests.unit.operator.controller.world import SETTINGS, World
 from tests.unit.operator.runtime.support import asynchronous
+
+pytestmark = pytest.mark.simulation
 
 MODEL_COUNT = 200
 PULL = "rpc error: failed to pull and unpack image: 429 Too Many Requests"

@@ -8,6 +8,8 @@ import random
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
+import pytest
+
 from mlmodel_operator.api import codec
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.evidence import Counts, Segment, Sides
@@ -20,6 +22,8 @@ from mlmodel_operator.rollout.evidence import difference
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.routes import Routes
 from tests.unit.operator.rollout.world import IMAGE, OWNER, identity, spec
+
+pytestmark = pytest.mark.simulation
 
 SEED = 20260301
 NOW = 1_800_000_000.0

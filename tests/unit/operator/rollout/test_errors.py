@@ -17,6 +17,8 @@ from mlmodel_operator.api.evidence import Counts, Evidence, EvidenceState, Segme
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference, errors
 
+pytestmark = pytest.mark.simulation
+
 SEED = 20260102
 
 

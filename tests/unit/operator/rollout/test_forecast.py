@@ -10,6 +10,8 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import ErrorGate, Gates, Rollout
 from tests.unit.operator.rollout.world import Behaviour, World, serving, spec, steps
 
+pytestmark = pytest.mark.simulation
+
 
 def message(world: World) -> str:
     """Return the message of Ready."""

@@ -12,6 +12,8 @@ from mlmodel_operator.api.types import ErrorGate, Gates, Rollout, Serving
 from mlmodel_operator.rollout import hold
 from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
 
+pytestmark = pytest.mark.simulation
+
 SLOW = Rollout(steps=steps(25, min_seconds=600), bake_seconds=5)
 
 

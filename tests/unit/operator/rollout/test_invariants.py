@@ -15,6 +15,8 @@ from mlmodel_operator.rollout.draining import DRAIN_SECONDS
 from mlmodel_operator.rollout.plan import Plan
 from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
 
+pytestmark = pytest.mark.simulation
+
 SEED = 20260101
 
 BEHAVIOURS = st.sampled_from(

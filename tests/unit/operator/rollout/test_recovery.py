@@ -19,6 +19,8 @@ from mlmodel_operator.rollout.routes import Routes, read_routes, routes_for
 from tests.unit.operator.rollout.test_invariants import check
 from tests.unit.operator.rollout.world import IMAGE, OWNER, Behaviour, World, identity, serving, spec, steps
 
+pytestmark = pytest.mark.simulation
+
 SEED = 20260111
 NOW = 1_800_000_000.0
 V1, V2, V3 = (identity(version) for version in ("v1", "v2", "v3"))

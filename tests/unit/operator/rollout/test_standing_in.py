@@ -12,6 +12,8 @@ from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS
 from mlmodel_operator.rollout.needs import answering_side, needs_services
 from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec
 
+pytestmark = pytest.mark.simulation
+
 DOWN = Behaviour(never_ready=True)
 
 
