@@ -11,23 +11,26 @@ from hack.traffic import wait_for
 def kill_container(cluster: Cluster, namespace: str, pod: str) -> None:
     """Kill all processes of the first container of a pod."""
     # The kernel ignores SIGKILL to PID 1 from inside its namespace, so it is sent from the node.
-    cluster.run(["sh", "-c", _KILL_ALL, "sh", _container(cluster, namespace, pod)])
+    _kill(cluster, _processes(cluster, namespace, pod))
 
 
 def kill_process(cluster: Cluster, namespace: str, pod: str, name: str) -> None:
     """Kill one process of this name (at most 15 characters) in the first container of a pod."""
-    cluster.run(["sh", "-c", _KILL_ONE, "sh", _container(cluster, namespace, pod), name])
+    named = set(_matching(cluster, f"^{name}$", "comm"))
+    _kill(cluster, [pid for pid in _processes(cluster, namespace, pod) if pid in named][:1])
 
 
 def kill_program(cluster: Cluster, name: str) -> None:
     """Kill a program of the node, such as ``etcd``, which starts it again, and wait until the API server answers."""
-    cluster.run(["sh", "-c", _KILL_PROGRAM, "sh", name])
+    _kill(cluster, _matching(cluster, f"^{name}$", "comm")[:1])
     wait_for(f"the API server answers after {name} was killed", 60, lambda: _is_ready(cluster))
 
 
 def memory(cluster: Cluster, namespace: str, pod: str) -> int:
     """Return the memory of the first container of a pod in bytes; pages that its processes share count once."""
-    return int(cluster.run(["sh", "-c", _MEMORY, "sh", _container(cluster, namespace, pod)])) * 1024
+    files = [f"/proc/{pid}/smaps_rollup" for pid in _processes(cluster, namespace, pod)]
+    lines = cluster.run(["cat", *files]).splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def _is_ready(cluster: Cluster) -> bool:
@@ -37,25 +40,20 @@ def _is_ready(cluster: Cluster) -> bool:
         return False
 
 
-def _container(cluster: Cluster, namespace: str, pod: str) -> str:
+def _processes(cluster: Cluster, namespace: str, pod: str) -> list[str]:
+    """Return the PIDs of the first container of a pod, as the node sees them."""
     status = json.loads(cluster.kubectl("get", "pod", "-n", namespace, pod, "-o", "json"))["status"]
-    return str(status["containerStatuses"][0]["containerID"].split("//")[1])
+    return _matching(cluster, str(status["containerStatuses"][0]["containerID"].split("//")[1]), "cgroup")
 
 
-_KILL_ALL = (
-    'for file in /proc/[0-9]*/cgroup; do if grep -q "$1" "$file" 2>/dev/null; then'
-    ' pid="${file#/proc/}"; kill -9 "${pid%/cgroup}"; fi; done'
-)
-_MEMORY = (
-    'for file in /proc/[0-9]*/cgroup; do if grep -q "$1" "$file" 2>/dev/null; then'
-    " cat \"${file%/cgroup}/smaps_rollup\"; fi; done | awk '/^Pss:/ { sum += $2 } END { print sum + 0 }'"
-)
-_KILL_ONE = (
-    'for file in /proc/[0-9]*/cgroup; do pid="${file#/proc/}"; pid="${pid%/cgroup}";'
-    ' if grep -q "$1" "$file" 2>/dev/null && [ "$(cat "/proc/$pid/comm")" = "$2" ]; then'
-    ' kill -9 "$pid"; exit 0; fi; done; echo "no process $2" >&2; exit 1'
-)
-_KILL_PROGRAM = (
-    'for file in /proc/[0-9]*/comm; do if [ "$(cat "$file" 2>/dev/null)" = "$1" ]; then'
-    ' pid="${file#/proc/}"; kill -9 "${pid%/comm}"; exit 0; fi; done; echo "no program $1" >&2; exit 1'
-)
+def _matching(cluster: Cluster, pattern: str, file: str) -> list[str]:
+    """Return the PIDs whose ``file`` in /proc matches."""
+    # A process may exit meanwhile; grep then reports an error beside what it has found.
+    found = cluster.run(["sh", "-c", f'grep -l "$1" /proc/[0-9]*/{file} 2>/dev/null || true', "sh", pattern])
+    return [path.split("/")[2] for path in found.split()]
+
+
+def _kill(cluster: Cluster, pids: list[str]) -> None:
+    assert pids, "no such process"
+    # The kernel ends the processes of a container with its first one, so the others may be gone.
+    cluster.run(["sh", "-c", 'kill -9 "$@" 2>/dev/null || true', "sh", *pids])

@@ -89,11 +89,11 @@ def _unpack(suite: str, root: Path) -> None:
 def debian_mirror() -> str:
     """Return the address of the mirror that this machine's apt uses for Debian."""
     if shutil.which("apt-get") is not None:
-        command = ["apt-get", "indextargets", "--format", "$(SITE) $(COMPONENT)", "Created-By: Packages"]
+        # By label: the security archive has another one, and so has every archive that is not of Debian.
+        command = ["apt-get", "indextargets", "--format", "$(SITE) $(COMPONENT) $(LABEL)", "Created-By: Packages"]
         for line in run(command, what="Reading the Debian mirror of apt").splitlines():
-            site, component = line.split()[:2]
-            if component == "main" and site.rstrip("/").endswith("/debian"):
-                return site.rstrip("/")
+            if line.split()[1:] == ["main", "Debian"]:
+                return line.split()[0].rstrip("/")
     return "http://deb.debian.org/debian"
 
 

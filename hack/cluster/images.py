@@ -92,7 +92,7 @@ def _base(cache: Path) -> str:
             [
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                 *("debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}", SUITE, tree),
-                *_mirror(),
+                haproxy.debian_mirror(),
             ],
             what="debootstrap",
             log=cache / "debootstrap.log",
@@ -121,17 +121,6 @@ def _router_base(cache: Path) -> str:
         _buildah(cache, ["bud", "--isolation", "chroot", "-t", name, context], what="Building the image of HAProxy")
     done.touch()
     return name
-
-
-def _mirror() -> list[str]:
-    """Return the Debian mirror of this machine's apt, as debootstrap's last argument; empty for debootstrap's own."""
-    if shutil.which("apt-get") is None:
-        return []
-    sites = run(
-        ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
-        what="Reading the Debian mirror of apt",
-    )
-    return [line.split()[0] for line in sites.splitlines() if line.split()[1:] == [SUITE, "main"]][:1]
 
 
 # Wheels --------------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Observer:
         observed = self.stored(model, refusal)
         statuses: Mapping[str, RouterStatus | None] = {}
         if needs_routers(status, observed):
-            statuses = await self._scraper.routers(_addresses(self._ready_routers(model.owner)))
+            statuses = await self._scraper.routers(_addresses(_ready(self.router_pods(model.owner))))
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
             observed = self.stored(model, refusal)
         observed = await self._with_answers(model.owner, status, observed, statuses)
@@ -93,12 +93,11 @@ class Observer:
     def stored(self, model: MLModel, refusal: str = "") -> Observed:
         """Return what the store shows; nothing has been asked over the network."""
         owner = model.owner
+        pods = self.router_pods(owner)
         return Observed(
             self._revisions(owner),
-            _routers(self._ready_routers(owner), {}, {}),
-            observe.read_workload(
-                self._router(owner), [observe.read_pod(pod, ROUTER) for pod in self.router_pods(owner)]
-            ),
+            _routers(_ready(pods), {}, {}),
+            observe.read_workload(self._router(owner), [observe.read_pod(pod, ROUTER) for pod in pods]),
             self._followed(owner),
             refusal=refusal,
             denied=self._settings.denial(model.spec.model.trust),
@@ -110,9 +109,6 @@ class Observer:
         if body is None or not belongs_to(body, owner.uid):
             return None
         return read_routes(str((body.get("data") or {}).get("routes", "")))
-
-    def _ready_routers(self, owner: Owner) -> list[Body]:
-        return [pod for pod in self.router_pods(owner) if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
     def _router(self, owner: Owner) -> Body | None:
         return self._store.get(DEPLOYMENTS, owner.namespace, router_name(owner.name))
@@ -134,7 +130,7 @@ class Observer:
         statuses: Mapping[str, RouterStatus | None],
     ) -> Observed:
         """Return ``observed`` with the ``statuses`` of routers, and with the answers of Services that must be asked."""
-        key, now, pods = _key(owner), self._clock.now(), self._ready_routers(owner)
+        key, now, pods = _key(owner), self._clock.now(), _ready(self.router_pods(owner))
         answered = {name: found is not None for name, found in statuses.items()}
         silent = self._silences.note(key, "routers", answered, now)
         reachable = {}
@@ -167,6 +163,10 @@ class Observer:
 
 def _key(owner: Owner) -> Key:
     return owner.namespace, owner.name
+
+
+def _ready(pods: list[Body]) -> list[Body]:
+    return [pod for pod in pods if observe.is_ready(pod) and not observe.is_terminating(pod)]
 
 
 def _addresses(pods: list[Body]) -> dict[str, tuple[str, int]]:

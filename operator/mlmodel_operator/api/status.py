@@ -21,6 +21,7 @@ FORMAT_VERSION = 3
 Phase = Literal["Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]
 CandidatePhase = Literal["Preparing", "Canary", "Promoting", "Baking"]
 Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, ...] = ("a", "b")
 ConditionStatus = Literal["True", "False", "Unknown"]
 Outcome = Literal["Promoted", "RolledBack", "Superseded", "Reverted"]
 

@@ -71,8 +71,8 @@ def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: s
                     "topologySpreadConstraints": common.spread(owner, ROUTER),
                     "containers": [_container(traffic, image)],
                     "volumes": [
-                        {"name": "config", "configMap": {"name": _config_name(owner)}},
-                        {"name": "routes", "configMap": {"name": _routes_name(owner)}},
+                        {"name": "config", "configMap": {"name": router_config_name(owner.name)}},
+                        {"name": "routes", "configMap": {"name": routes_name(owner.name)}},
                     ],
                 },
             },
@@ -105,7 +105,7 @@ def router_service(owner: Owner) -> Body:
 
 def router_config(owner: Owner) -> Body:
     """Return the ConfigMap with the configuration of HAProxy, which is the same for every model."""
-    return _config_map(owner, _config_name(owner), _config_files())
+    return _config_map(owner, router_config_name(owner.name), _config_files())
 
 
 def router_config_hash() -> str:
@@ -124,7 +124,7 @@ def _directives(text: str) -> str:
 
 def router_routes(owner: Owner, routes: Routes) -> Body:
     """Return the ConfigMap with the routes file, which the router reads."""
-    return _config_map(owner, _routes_name(owner), {"routes": routes.text()})
+    return _config_map(owner, routes_name(owner.name), {"routes": routes.text()})
 
 
 def router_disruption_budget(owner: Owner) -> Body:
@@ -163,14 +163,6 @@ def _resources(desired: RouterResources) -> Body:
     if "memory" not in desired.requests and "memory" not in desired.limits:
         found["limits"] = found.get("limits", {}) | {"memory": DEFAULT_MEMORY_LIMIT}
     return found
-
-
-def _config_name(owner: Owner) -> str:
-    return router_config_name(owner.name)
-
-
-def _routes_name(owner: Owner) -> str:
-    return routes_name(owner.name)
 
 
 @cache

@@ -102,14 +102,13 @@ def waiting(context: Context, candidate: Candidate) -> Stay:
     why = f"its verdict is held, because {context.stable_label} was in trouble at the same time"
     pods = watched(context, candidate)
     if pods.well_since is None:
-        return Stay(f"{why} and lacks ready pods that it had: find out why with `kubectl describe pods`", _REASON)
+        return Stay(
+            f"{why} and lacks ready pods that it had: find out why with `kubectl describe pods`", Reason.STABLE_UNWELL
+        )
     return Stay(
         f"{why}; the canary starts again when {context.stable_label} has been well for {_backoff(candidate):g} s",
-        _REASON,
+        Reason.STABLE_UNWELL,
     )
-
-
-_REASON = Reason.STABLE_UNWELL
 
 
 def _backoff(candidate: Candidate) -> float:

@@ -17,6 +17,7 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import (
+    SLOTS,
     Candidate,
     Draining,
     HistoryEntry,
@@ -29,10 +30,9 @@ from mlmodel_operator.api.status import (
 )
 from mlmodel_operator.api.types import MLModel, Revision, Snapshot
 from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.phases.starting import new_candidate
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.routes import Routes
-
-SLOTS: tuple[Slot, ...] = ("a", "b")
 
 
 @dataclass(frozen=True)
@@ -186,18 +186,7 @@ class _Recovery:
 
     def _as_candidate(self, revision: Revision) -> Candidate:
         state = self.observed.revision(revision.id)
-        return Candidate(
-            version=revision.label,
-            revision=revision.id,
-            phase="Preparing",
-            snapshot=revision.snapshot,
-            started_at=Time(self.now),
-            since=Time(self.now),
-            digest=revision.snapshot.digest,
-            steps=len(self.model.spec.rollout.steps),
-            replicas=state.replicas,
-            ready_replicas=state.ready,
-        )
+        return replace(new_candidate(revision, self.model, state, self.now), ready_replicas=state.ready)
 
     def _with_draining(self, status: Status) -> Status:
         """Return the status with every other revision draining, in the slot that may still have its requests."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
-from mlmodel_operator.api.status import Candidate, Slot, Status
+from mlmodel_operator.api.status import SLOTS, Candidate, Slot, Status
 from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
 from mlmodel_operator.rollout.obstacles import SILENT_SECONDS
 from mlmodel_operator.rollout.plan import Notice
@@ -74,5 +74,4 @@ def free_slot(status: Status) -> Slot | None:
     taken = {item.slot for item in status.draining}
     if status.stable is not None:
         taken.add(status.stable.slot)
-    slots: tuple[Slot, ...] = ("a", "b")
-    return next((slot for slot in slots if slot not in taken), None)
+    return next((slot for slot in SLOTS if slot not in taken), None)

@@ -4,6 +4,16 @@
 
 folder=${0%/*}
 
+# Waits for child $1 to exit, and sets `code` to its exit code; a signal only interrupts `wait`.
+finish() {
+  wait "$1"
+  code=$?
+  while kill -0 "$1" 2>/dev/null; do
+    wait "$1"
+    code=$?
+  done
+}
+
 # Runs process $1, with its status on port $2, until a soft stop. An error is a wrong configuration: no restart would
 # help. So, and after many restarts, the other process is stopped too, and Kubernetes reports the container.
 supervise() {
@@ -13,13 +23,7 @@ supervise() {
   while :; do
     MLMODEL_PROCESS=$1 MLMODEL_STATUS_PORT=$2 haproxy -db -f "$folder/haproxy.cfg" &
     pid=$!
-    # A signal interrupts `wait`; the last one has the code of HAProxy.
-    wait "$pid"
-    code=$?
-    while kill -0 "$pid" 2>/dev/null; do
-      wait "$pid"
-      code=$?
-    done
+    finish "$pid"
     [ -z "$stopping" ] || exit "$code"
     restarts=$((restarts + 1))
     if [ "$code" -le 128 ] || [ "$restarts" -ge 50 ]; then
@@ -37,12 +41,7 @@ second=$!
 trap 'kill -USR1 "$first" "$second" 2>/dev/null' USR1 USR2 TERM INT
 result=0
 for process in "$first" "$second"; do
-  wait "$process"
-  code=$?
-  while kill -0 "$process" 2>/dev/null; do
-    wait "$process"
-    code=$?
-  done
+  finish "$process"
   [ "$code" -eq 0 ] || result=$code
 done
 exit "$result"

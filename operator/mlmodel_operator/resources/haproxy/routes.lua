@@ -1,4 +1,4 @@
--- Follows the routes file; in a rollout, draws the version of each request and counts the outcomes.
+-- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses.
 --
 -- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
 -- is one version, no function here runs for a request: `state.map` has the backend.
@@ -11,33 +11,27 @@ local MAP = "state.map"
 local routes = nil -- the active routes
 local seen = nil -- the last text of the file, valid or not
 
-local function random_bytes(count)
-  local random = io.open("/dev/urandom", "rb")
-  local bytes = random:read(count)
-  random:close()
-  return bytes
-end
-
 -- A new process counts from zero: the operator recognises it by this.
-local BOOT = (random_bytes(8):gsub(".", function(byte)
-  return string.format("%02x", byte:byte())
-end))
-math.randomseed((string.unpack("<I4", random_bytes(4))))
+local random = io.open("/dev/urandom", "rb")
+local BOOT = string.format("%016x", (string.unpack("<I8", random:read(8))))
+random:close()
 
 -- The counts ----------------------------------------------------------------------------------------------------------
 --
 -- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
 -- HAProxy counts the good outcomes in the table `tally`, this program all others.
 
-local outcomes = {} -- by tally
+local outcomes -- by tally
+local weights -- that the present candidate has had
+local uncounted -- predictions that cannot be evidence, by reason
 local rollout = 0 -- number of the rollout: an earlier one of the same revision must not count
-local weights = {} -- that the present candidate has had
-local uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
 
 local function reset_counts()
   outcomes, weights, rollout = {}, {}, rollout + 1
   uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
 end
+
+reset_counts()
 
 local function tally_name(weight, side)
   return rollout .. ":" .. weight .. ":" .. side
@@ -165,6 +159,11 @@ local function kind_of(status, grpc_status)
   return status < 400 and "ok" or "neither"
 end
 
+-- Whether the server says that it cannot meet the deadline of the client.
+local function is_late(txn)
+  return (txn.f:res_hdr("x-mlmodel-late") or "") ~= ""
+end
+
 local function milliseconds()
   local now = core.now()
   return now.sec * 1000 + now.usec // 1000
@@ -182,7 +181,7 @@ core.register_fetches("first", function(txn)
   local status, grpc_status = tonumber(rejected or txn.f:status()), txn.f:res_hdr("grpc-status")
   first[txn:get_var("txn.draw")] = {
     kind = kind_of(status, grpc_status),
-    is_late = (txn.f:res_hdr("x-mlmodel-late") or "") ~= "",
+    is_late = is_late(txn),
     at = milliseconds(),
   }
   first_count = first_count + 1
@@ -214,14 +213,14 @@ end
 
 -- Whether the client's deadline decides about an outcome: it is shorter than the router's limit, and has passed, or the
 -- server said that it cannot be met.
-local function has_expired(txn, at, is_late)
+local function has_expired(txn, at, was_late)
   local allowed = allowed_ms(txn)
-  return allowed and allowed < routes.limit and (is_late or at - txn:get_var("txn.started") >= allowed)
+  return allowed and allowed < routes.limit and (was_late or at - txn:get_var("txn.started") >= allowed)
 end
 
 local function count_stable(txn, name, final)
   local now = txn:get_var("txn.now")
-  if has_expired(txn, now, (txn.f:res_hdr("x-mlmodel-late") or "") ~= "") then
+  if has_expired(txn, now, is_late(txn)) then
     return
   elseif final == "failed" or final == "ok" and now - txn:get_var("txn.started") > routes.limit then
     add(name, "failed")

@@ -23,8 +23,6 @@ TERMINATING_SECONDS = 60.0
 terminate for hours; its Service has long dropped it."""
 RECENT_SECONDS, _RECENT_REQUESTS = 15.0, 50
 """Shortest part of ``Recent``, in seconds and in requests of stable."""
-
-
 _MOST_CURSORS = 200
 """A router that is not ready keeps its cursor: if it comes back, its requests must not count twice."""
 
@@ -89,10 +87,7 @@ def _count(evidence: Evidence, block: _Block, *, now: float, max_percent: float)
     candidate = sum((sides.candidate for sides in block.weights.values()), evidence.candidate)
     counted = replace(evidence, candidate=candidate, stable=stable, state=state)
     verdict = errors.judge(counted, max_percent=max_percent)
-    return replace(
-        counted,
-        against=round(min(verdict.against, 1e9), 3),
-    )
+    return replace(counted, against=round(min(verdict.against, 1e9), 3))
 
 
 # ------------------------------------------------------------------------------------------------------------- routers
@@ -144,9 +139,7 @@ def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float
     Its version did not cause the failures of that time. They cannot be separated from the others, so none counts. A
     container that restarts in place is not a replacement.
     """
-    return before.dropped_until > last or any(
-        until > last for name, until in (*before.pods.items(), *pods.items()) if until
-    )
+    return max((before.dropped_until, *before.pods.values(), *pods.values())) > last
 
 
 def must_write(written: Evidence, fresh: Evidence, now: float) -> bool:

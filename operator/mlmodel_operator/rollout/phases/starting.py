@@ -7,7 +7,9 @@ from dataclasses import replace
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Status, rejection
+from mlmodel_operator.api.types import MLModel, Revision
 from mlmodel_operator.rollout.context import Context
+from mlmodel_operator.rollout.observed import RevisionState
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
@@ -20,18 +22,8 @@ def advance(context: Context) -> Decision:
     if any(item.revision == desired.id and item.outcome == "RolledBack" for item in status.draining):
         # The old pods still report their failure: a retry requires new ones.
         return Stay("the pods of its last rollout must be removed first")
-    candidate = Candidate(
-        version=desired.label,
-        revision=desired.id,
-        phase="Preparing",
-        snapshot=desired.snapshot,
-        started_at=Time(context.now),
-        since=Time(context.now),
-        digest=desired.snapshot.digest,
-        steps=len(context.rollout.steps),
-        retries=(context.rollout.retry,),
-        replicas=context.observed.revision(desired.id).replicas,
-    )
+    candidate = new_candidate(desired, context.model, context.observed.revision(desired.id), context.now)
+    candidate = replace(candidate, retries=(context.rollout.retry,))
     # A draining revision that is desired again keeps its running pods.
     draining = tuple(item for item in status.draining if item.revision != desired.id)
     if status.stable:
@@ -41,6 +33,21 @@ def advance(context: Context) -> Decision:
     return Transition(
         replace(status, candidate=candidate, draining=draining),
         (Notice("Normal", Reason.PREPARING, f"{desired.label} ({desired.id}) is being prepared; {requests}"),),
+    )
+
+
+def new_candidate(revision: Revision, model: MLModel, state: RevisionState, now: float) -> Candidate:
+    """Return the revision as a candidate that begins to prepare; ``state`` shows the pods that it already has."""
+    return Candidate(
+        version=revision.label,
+        revision=revision.id,
+        phase="Preparing",
+        snapshot=revision.snapshot,
+        started_at=Time(now),
+        since=Time(now),
+        digest=revision.snapshot.digest,
+        steps=len(model.spec.rollout.steps),
+        replicas=state.replicas,
     )
 
 

@@ -159,3 +159,33 @@ def test_only_directives_are_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -
     assert hash_of("# why\nglobal\n\n  # because\n  maxconn 5\n", "-- why\nlocal a = 1\n") == plain
     assert hash_of("global\n  maxconn 6\n", "local a = 1\n") != plain
     assert hash_of("global\n  maxconn 5\n", "local a = 2\n") != plain
+
+
+def section(config: str, name: str) -> list[str]:
+    """Return the rules of one section of HAProxy's configuration, without comments."""
+    body = config.split(f"\n{name}\n", 1)[1].split("\n\n", 1)[0]
+    return [line.strip() for line in body.splitlines() if not line.strip().startswith("#")]
+
+
+def test_http_and_grpc_are_drawn_by_the_same_rules() -> None:
+    """HAProxy has no way to share rules that follow others, so they stand twice."""
+    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    http, grpc = (
+        [line.replace("grpc_", "") for line in section(config, f"frontend {name} from base")]
+        for name in ("traffic", "grpc")
+    )
+    end = http.index("use_backend %[var(txn.to)] if { var(txn.to) -m found }")
+    draw = http[http.index("acl counts var(txn.key) -m found") : end]
+    assert len(draw) > 20
+    deadline = "http-request set-var(txn.deadline) req.hdr(x-mlmodel-timeout-ms) if counts"
+    assert [rule for rule in draw if rule not in grpc] == [deadline]
+
+
+@pytest.mark.parametrize("prefix", ["", "grpc_"])
+@pytest.mark.parametrize("kind", ["only", "stable", "candidate", "chosen", "own"])
+def test_both_slots_have_the_same_rules(prefix: str, kind: str) -> None:
+    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    parent = {"chosen": "candidate"}.get(kind, kind)
+    word = "listen" if kind == "own" else "backend"
+    a, b = (section(config, f"{word} {prefix}{kind}_{slot} from {parent}") for slot in "ab")
+    assert [line.replace('-a"', '-b"') for line in a] == b
