@@ -195,7 +195,7 @@ class RouterResources(Resources):
         Mapping[str, Quantity],
         Doc(
             "Maximum CPU and memory of each router pod, as Kubernetes quantities with the keys cpu and memory. A"
-            " request in flight needs about 130 kB. Default: no limit of cpu; memory 512Mi, or no limit if requests has"
+            " request in flight needs up to 75 kB. Default: no limit of cpu; memory 512Mi, or no limit if requests has"
             " memory."
         ),
         Limits(maximum=2),

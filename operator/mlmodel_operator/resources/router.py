@@ -37,7 +37,7 @@ ROUTES_PATH = "/etc/mlmodel/routes"
 PRE_STOP_SECONDS = 5
 STOP_SECONDS = 10
 
-# Ordinary traffic requires 20 MiB; the limit is enough for 2,000 requests in flight.
+# Two processes take 32 MiB under ordinary traffic; the limit is enough for 2,000 requests in flight.
 DEFAULT_REQUESTS: Mapping[str, str] = {"cpu": "50m", "memory": "32Mi"}
 DEFAULT_MEMORY_LIMIT = "512Mi"
 
