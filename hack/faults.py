@@ -1,4 +1,4 @@
-"""Processes of a cluster, seen from its node: kill them with SIGKILL, and measure their memory."""
+"""Processes of a cluster, seen from its node: kill them, take CPU from them, and measure their memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import json
 
 from hack.cluster import Cluster
 from hack.traffic import wait_for
+
+# The tree of the cpu controller on cgroup v1, or the only tree on v2.
+_LIMIT_CPU = """
+set -e
+path=$(grep -E '^[0-9]+:[^:]*\\bcpu\\b[^:]*:' "/proc/$1/cgroup" | cut -d: -f3)
+if [ -n "$path" ]; then
+    echo 1000000 > "/sys/fs/cgroup/cpu$path/cpu.cfs_period_us"
+    echo "$2" > "/sys/fs/cgroup/cpu$path/cpu.cfs_quota_us"
+else
+    path=$(cut -d: -f3 "/proc/$1/cgroup")
+    [ "$2" = -1 ] && set -- "$1" max
+    echo "$2 1000000" > "/sys/fs/cgroup$path/cpu.max"
+fi
+"""
 
 
 def kill_container(cluster: Cluster, namespace: str, pod: str) -> None:
@@ -18,6 +32,12 @@ def kill_process(cluster: Cluster, namespace: str, pod: str, name: str) -> None:
     """Kill one process of this name (at most 15 characters) in the first container of a pod."""
     named = set(_matching(cluster, f"^{name}$", "comm"))
     _kill(cluster, [pid for pid in _processes(cluster, namespace, pod) if pid in named][:1])
+
+
+def limit_cpu(cluster: Cluster, namespace: str, pod: str, microseconds: int) -> None:
+    """Limit the first container of a pod to ``microseconds`` of CPU time in each second; -1 ends the limit."""
+    first = _processes(cluster, namespace, pod)[0]
+    cluster.run(["sh", "-c", _LIMIT_CPU, "sh", first, str(microseconds)])
 
 
 def kill_program(cluster: Cluster, name: str) -> None:

@@ -59,15 +59,18 @@ class Traffic:
         clients: int = 1,
         limit: int = 0,
         send_seconds: float = 0.0,
+        timeout: float = 30.0,
         name: str = "clients",
     ) -> None:
         """``command`` is the kubectl command line (to follow logs). ``url`` is ``http://…/infer`` or
         ``grpc://HOST:PORT/MODEL``. ``rate`` is in requests per second over all clients. ``limit`` is the number of
-        requests (0: no limit). ``send_seconds`` is the time that sending one request takes (not over gRPC)."""
+        requests (0: no limit). ``send_seconds`` is the time that sending one request takes (not over gRPC).
+        ``timeout`` is the limit of one request in seconds."""
         self._kubectl, self._command = kubectl, list(command)
         self._namespace, self._name = namespace, name
         self._arguments = ["--url", url, "--rate", str(rate), "--clients", str(clients), "--limit", str(limit)]
-        self._arguments += ["--send-seconds", str(send_seconds)]
+        self._arguments += ["--send-seconds", str(send_seconds), "--timeout", str(timeout)]
+        self._timeout = timeout
         self._bodies, self._image, self._is_limited = bodies, image, limit > 0
         self._program = "grpc_client.py" if url.startswith("grpc://") else "client.py"
         self._changed = threading.Condition()
@@ -95,7 +98,7 @@ class Traffic:
             self._is_stopping = True
             self._kubectl("delete", "pod", "-n", self._namespace, self._name, "--wait=false", "--ignore-not-found")
             try:
-                self._process.wait(40)
+                self._process.wait(self._timeout + 10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
             with self._changed:
@@ -160,7 +163,7 @@ class Traffic:
                         "restartPolicy": "Never",
                         "automountServiceAccountToken": False,
                         "enableServiceLinks": False,
-                        "terminationGracePeriodSeconds": 35,
+                        "terminationGracePeriodSeconds": int(self._timeout) + 5,
                         "securityContext": {
                             "runAsNonRoot": True,
                             "runAsUser": 65532,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-TIMEOUT = 30.0
 IDLE = 30.0
 """Seconds after which an idle connection is not reused, as in common clients; the router keeps it longer."""
 PIECES = 10
@@ -26,11 +25,11 @@ PIECES = 10
 class Clients:
     """All clients, and the counts of their responses."""
 
-    def __init__(self, url: str, bodies: list[Any], clients: int, send_seconds: float = 0.0) -> None:
+    def __init__(self, url: str, bodies: list[Any], clients: int, timeout: float, send_seconds: float = 0.0) -> None:
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         self.path = parts.path
-        self.client_count = clients
+        self.client_count, self.timeout = clients, timeout
         self.send_seconds, self.pieces = send_seconds, PIECES if send_seconds else 1
         self.bodies = [json.dumps(body).encode() for body in bodies]
         self.sent = self.ok = self.failed = self.fallbacks = 0
@@ -47,7 +46,7 @@ class Clients:
         started = time.perf_counter()
         keep = number // self.client_count % 2 == 0
         try:
-            code, headers = await asyncio.wait_for(self._exchange(number, keep=keep), TIMEOUT)
+            code, headers = await asyncio.wait_for(self._exchange(number, keep=keep), self.timeout)
         except (OSError, EOFError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
             self._fail(f"{'keep-alive' if keep else 'new'} connection: {type(error).__name__}: {error}")
             return
@@ -142,9 +141,12 @@ def main(kind: type[Clients] = Clients) -> None:
     parser.add_argument(
         "--send-seconds", type=float, default=0.0, help="time to send each request, in seconds (default: %(default)s)"
     )
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, help="limit of a request in seconds (default: %(default)s)"
+    )
     options = parser.parse_args()
     bodies = json.loads(Path(options.bodies).read_bytes())
-    clients = kind(options.url, bodies, options.clients, options.send_seconds)
+    clients = kind(options.url, bodies, options.clients, options.timeout, options.send_seconds)
     # The name is resolved once: the traffic tests the path behind the Service, not the cluster's DNS.
     address = socket.getaddrinfo(clients.host, clients.port, type=socket.SOCK_STREAM)[0][4][0]
     clients.host = address  # type: ignore[assignment]

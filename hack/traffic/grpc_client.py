@@ -15,8 +15,8 @@ METHOD = "/inference.GRPCInferenceService/ModelInfer"
 class GrpcClients(Clients):  # type: ignore[misc]
     """Every other call uses a new channel, the others share one."""
 
-    def __init__(self, url: str, bodies: list[Any], clients: int, send_seconds: float = 0.0) -> None:
-        super().__init__(url, bodies, clients, send_seconds)
+    def __init__(self, url: str, bodies: list[Any], clients: int, timeout: float, send_seconds: float = 0.0) -> None:
+        super().__init__(url, bodies, clients, timeout, send_seconds)
         self.messages = [message(self.path.strip("/"), body) for body in bodies]
         self.shared: grpc.aio.Channel | None = None
 
