@@ -30,6 +30,7 @@ from mlmodel_server.loading import allowlist
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.unpickle import Interpreter, Stream
+from mlmodel_server.texts import reason_of
 
 Trust = Literal["strict", "signed", "unsafe"]
 
@@ -99,9 +100,8 @@ def _explain_errors(name: str, format: Format) -> Iterator[None]:
     except RefusedModel:
         raise
     except Exception as error:  # a damaged or hostile file makes the parsers raise anything
-        reason = table.without_paths(f"{type(error).__name__}: {error}".splitlines()[0])[:300]
         raise RefusedModel(
-            f"{name} cannot be read ({reason}): save it again {table.how_to_save(format)} "
+            f"{name} cannot be read ({reason_of(error)}): save it again {table.how_to_save(format)} "
             f"under {table.versions(format)}, which this server has"
         ) from None
 
