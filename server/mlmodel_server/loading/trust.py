@@ -17,6 +17,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -60,6 +61,9 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
         strict=True,
     )
 )
+_NAMES = re.compile(r"[\w., '=()<>]{1,300}", re.ASCII)
+"""What may be refused by name: the names of Python objects. Anything else is content of the file."""
+
 _BOOSTERS = ("lightgbm", "xgboost")  # skops would pass their bytes to the library before they are checked
 _CALLING_NODES = ("ConstructorFromReduceNode", "MethodNode", "OperatorFuncNode", "PartialNode")
 
@@ -108,8 +112,9 @@ def _explain_errors(name: str, format: Format) -> Iterator[None]:
 
 def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:
     def refuse(what: str) -> RefusedModel:
+        named = what if _NAMES.fullmatch(what) else "a name that is not one of Python"
         return RefusedModel(
-            f"refused {what} in {name}: a model file may only name scikit-learn's own estimators and numpy data; "
+            f"refused {named} in {name}: a model file may only name scikit-learn's own estimators and numpy data; "
             f"replace that part of the model by a scikit-learn transformer and save it again"
         )
 

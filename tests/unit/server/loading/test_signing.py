@@ -64,6 +64,32 @@ def test_a_changed_missing_or_added_file_is_rejected_by_name(files: dict[str, by
         verify(files, sign(FILES, pem(key()), "model"), [public(key())], "model")
 
 
+@pytest.mark.parametrize(
+    ("signed", "served", "words"),
+    [
+        ("fraud", "iris", "was signed as 'fraud', but is served as 'iris': .* --sign KEY --name iris$"),
+        ("fraud", "Fraud", "was signed as 'fraud', but is served as 'Fraud'"),
+        ("fraud-eu", "fraud", "was signed as 'fraud-eu'"),
+        ("", "iris", "was signed without a name, but is served as 'iris'"),
+        ("", "", "was signed without a name"),
+    ],
+)
+def test_a_signature_of_one_model_is_not_valid_for_another(signed: str, served: str, words: str) -> None:
+    with pytest.raises(RefusedModel, match=words):
+        verify(FILES, sign(FILES, pem(key()), signed), [public(key())], served)
+
+
+def test_a_statement_without_a_name_is_that_of_no_model() -> None:
+    bundle = resigned(lambda it: it["subject"][0].pop("name"))
+    with pytest.raises(RefusedModel, match="was signed without a name, but is served as 'model'"):
+        verify(FILES, bundle, [public(key())], "model")
+
+
+def test_the_name_is_signed() -> None:
+    with pytest.raises(RefusedModel, match="has an invalid signature"):
+        verify(FILES, forged(other_payload), [public(key())], "other")
+
+
 def test_hidden_files_in_the_signature_are_ignored_and_others_are_not() -> None:
     bundle = sign({**FILES, ".cache/index": b"1"}, pem(key()), "model")
     assert verify(FILES, bundle, [public(key())], "model")
