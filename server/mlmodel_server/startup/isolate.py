@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from mlmodel_server.errors import UsageError
+
 _PR_SET_PDEATHSIG = 1
 
 _CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_", "OCI_", "MLMODEL_STORAGE_CREDENTIALS")
@@ -91,13 +93,23 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
+def private_directory() -> str:
+    """Return a new temporary directory that no other user can read or write. Raise :class:`UsageError` without one."""
+    try:
+        return tempfile.mkdtemp(prefix="mlmodel-")
+    except OSError as error:
+        raise UsageError(
+            f"no temporary directory can be made ({error.strerror}): mount a volume at /tmp, or set TMPDIR"
+        ) from None
+
+
 def enter_empty_directory() -> None:
-    """Work in an empty directory that nobody else can read or write, and import nothing from the former one.
+    """Work in an empty directory that no other user can read or write, and import nothing from the former one.
 
     This process removes the directory when it exits; its forks do not.
     """
     former, pid = os.getcwd(), os.getpid()
-    directory = tempfile.mkdtemp(prefix="mlmodel-")
+    directory = private_directory()
     os.chmod(directory, 0o500)
     os.chdir(directory)
 
@@ -111,5 +123,5 @@ def enter_empty_directory() -> None:
 
 
 def forbid_imports_from(directory: str) -> None:
-    """Import no module from the directory of the model: nobody has checked or signed it."""
+    """Import no module from the directory of the model: it was neither checked nor signed."""
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != os.path.realpath(directory)]

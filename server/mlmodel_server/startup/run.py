@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,7 +74,7 @@ def _fetch(arguments: argparse.Namespace, directory: Path) -> int:
 
 def _fetch_and_start_again(arguments: argparse.Namespace, given: Sequence[str]) -> int:
     """Fetch the model in a child, then serve it in a process without credentials; return the exit code of a failure."""
-    directory = Path(tempfile.mkdtemp(prefix="mlmodel-fetched-"))
+    directory = Path(isolate.private_directory())
     uri = without_token(arguments.uri)
     argv = [word.replace(arguments.uri, uri) for word in given]
     try:

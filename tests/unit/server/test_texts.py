@@ -39,7 +39,7 @@ LIBRARIES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "int": (lambda: int(SECRET), "ValueError"),
     "float": (lambda: float(SECRET), "ValueError"),
-    "key": (lambda: {}[SECRET], "KeyError"),
+    "key": (lambda: {"": 0}[SECRET], "KeyError"),
     "text": (lambda: b"ab\xff".decode(), "UnicodeDecodeError at byte 2"),
     "path": (quoting, "ValueError"),
     "import": (lambda: __import__("hush_features.own"), "ModuleNotFoundError: hush_features"),

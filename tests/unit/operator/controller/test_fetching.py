@@ -61,7 +61,8 @@ async def test_a_model_that_is_not_the_required_one_is_rejected_at_once() -> Non
 @asynchronous
 async def test_a_store_that_rejects_the_credentials_is_reported_and_rejects_no_model() -> None:
     last = exited(4, DENIED)
-    for state in ({"terminated": last}, {"waiting": {"reason": "CrashLoopBackOff"}}, {"running": {}}):
+    states: list[Body] = [{"terminated": last}, {"waiting": {"reason": "CrashLoopBackOff"}}, {"running": {}}]
+    for state in states:
         world = await candidate(fetching(state, restarts=5, last=last))
         assert "rejected" not in world.status
         assert DENIED in world.condition("Ready")["message"]

@@ -164,7 +164,7 @@ class Ran:
 
 @pytest.mark.parametrize("at", [(), (1,), (2,), (2, 3)])
 def test_only_bytes_whose_signature_was_checked_are_opened(at: tuple[int, ...], tmp_path: Path) -> None:
-    """The description is replaced for a moment by one that names a file that nobody has signed."""
+    """The description is replaced for a moment by one that names a file without a signature."""
     content = files()
     content[SIGNATURE] = sign(content, pem(key()), "iris")
     evil = joblib_bytes(Ran(str(tmp_path / "ran")))
