@@ -123,8 +123,8 @@ def test_a_package_in_s3_uses_credentials_from_the_secret_and_does_not_disclose_
         model("delete", "pod", "-l", "mlmodel.dev/component=server", "--wait=false")
         status = model.wait_ready(120, "v1")
         assert status["stable"]["digest"] == f"sha256:{source['sha256']}"
-        (pod,) = model.pods()
-        seen = model("exec", pod, "-c", "server", "--", "sh", "-c", "env; ls -R /etc/mlmodel 2>&1 || true")
+        server_pod = f"deploy/{NAME}-{status['stable']['revision']}"
+        seen = model("exec", server_pod, "-c", "server", "--", "sh", "-c", "env; ls -R /etc/mlmodel 2>&1 || true")
         assert "MLMODEL_STORAGE_CREDENTIALS" not in seen
         assert "AWS_" not in seen, "only the init container has the credentials"
 
