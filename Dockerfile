@@ -75,9 +75,10 @@ ENV PATH=/opt/mlmodel/bin:$PATH
 USER 65532:65532
 ENTRYPOINT ["mlmodel-operator"]
 
+# PYTHONSAFEPATH: no module is imported from the working directory.
 FROM server-libraries AS server
 COPY --from=code /opt/mlmodel /opt/mlmodel
-ENV PATH=/opt/mlmodel/bin:$PATH
+ENV PATH=/opt/mlmodel/bin:$PATH PYTHONSAFEPATH=1
 USER 65532:65532
 EXPOSE 8080 9000
 ENTRYPOINT ["mlmodel-server"]

@@ -37,6 +37,7 @@ FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's
 
 Component = Literal["server", "router"]
 SERVER: Final = "server"  # component that runs a model, and the container in its pods
+FETCHER: Final = "fetch"  # init container of a server pod that downloads the model: it has the credentials
 ROUTER: Final = "router"  # component that routes a model's requests, and the container in its pods
 
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service

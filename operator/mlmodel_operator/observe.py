@@ -11,7 +11,15 @@ from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
-from mlmodel_operator.names import REVISION_LABEL, ROUTER, ROUTER_STATUS_PORTS, ROUTES_ANNOTATION, SERVER, Component
+from mlmodel_operator.names import (
+    FETCHER,
+    REVISION_LABEL,
+    ROUTER,
+    ROUTER_STATUS_PORTS,
+    ROUTES_ANNOTATION,
+    SERVER,
+    Component,
+)
 from mlmodel_operator.resources import records
 from mlmodel_operator.resources.found import read_files_sha256
 from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, RevisionState, Router
@@ -144,11 +152,20 @@ def _controller_uid(body: Body) -> str:
 
 
 def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
-    """Return one pod; ``container_name`` is its main container."""
+    """Return one pod; ``container_name`` is its main container.
+
+    Until the model is fetched, restarts, waiting and exits are those of the init container that fetches it.
+    """
     # By name: the sidecar of a mesh may come first, and its failures are not those of the model.
-    container = _container(body, container_name)
+    fetcher = _fetcher(body) if container_name == SERVER else {}
+    is_fetching = bool(fetcher) and not _has_succeeded(fetcher)
+    container = fetcher if is_fetching else _container(body, container_name)
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
+    # So kubelet calls it in a pod with init containers.
+    reason = (
+        "ContainerCreating" if is_fetching and waiting.get("reason") == "PodInitializing" else waiting.get("reason")
+    )
     exited = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
     scheduled, ready = _condition(body, "PodScheduled"), _condition(body, "Ready")
     return Pod(
@@ -156,12 +173,13 @@ def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
         created=created(body),
         ready=ready.get("status") == "True",
         since=_time(ready.get("lastTransitionTime")),
-        started="running" in state and container.get("started") is True,
+        started="running" in state and container.get("started") is True and not is_fetching,
+        fetching="running" in state and is_fetching,
         terminating=is_terminating(body),
         restarts=int(container.get("restartCount", 0)),
-        waiting=clean(waiting.get("reason")),
+        waiting=clean(reason),
         # Of a crash loop it has only the present delay, which changes.
-        waiting_message="" if waiting.get("reason") == CRASH_LOOP else clean(waiting.get("message")),
+        waiting_message="" if reason == CRASH_LOOP else clean(waiting.get("message")),
         exit_code=exited.get("exitCode"),
         exit_reason=clean(exited.get("reason")),
         exit_message=clean(exited.get("message")),
@@ -169,8 +187,17 @@ def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
     )
 
 
-def _container(pod: Body, name: str) -> Body:
-    containers = (pod.get("status") or {}).get("containerStatuses") or []
+def _fetcher(pod: Body) -> Body:
+    """Return the status of the init container that fetches the model; empty if the pod has none."""
+    return _container(pod, FETCHER, "initContainerStatuses")
+
+
+def _has_succeeded(container: Body) -> bool:
+    return ((container.get("state") or {}).get("terminated") or {}).get("exitCode") == 0
+
+
+def _container(pod: Body, name: str, kind: str = "containerStatuses") -> Body:
+    containers = (pod.get("status") or {}).get(kind) or []
     return next((item for item in containers if item.get("name") == name), {})
 
 
@@ -266,6 +293,8 @@ def slim_pod(body: Body, known: Body | None) -> Body:
     containers = [
         _slim_container(item, _container(before, name)) for name in (SERVER, ROUTER) if (item := _container(body, name))
     ]
+    fetcher = _fetcher(body)
+    fetchers = [_slim_fetcher(fetcher, _fetcher(before))] if fetcher else []
     return {
         "metadata": slim,
         "status": {
@@ -277,6 +306,7 @@ def slim_pod(body: Body, known: Body | None) -> Body:
                 if (condition := _condition(body, kind))
             ],
             "containerStatuses": containers,
+            **({"initContainerStatuses": fetchers} if fetchers else {}),
         },
     }
 
@@ -288,6 +318,14 @@ def _slim_condition(condition: Body, known: Body) -> Body:
     is_same = condition.get("status") == known.get("status")
     message = clean(condition.get("message"))
     return slim | {"message": _steady(message, known.get("message", "")) if is_same else message}
+
+
+def _slim_fetcher(container: Body, known: Body) -> Body:
+    """Return what is read of the init container that fetches the model: once it has, no failure of it counts."""
+    if not _has_succeeded(container):
+        # It never starts to serve: from some restarts on, it is in a crash loop also while it runs.
+        return _slim_container(container | {"started": False}, known)
+    return {"name": container["name"], "state": {"terminated": {"exitCode": 0}}}
 
 
 def _slim_container(container: Body, known: Body) -> Body:

@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("--version", default="", help="human-readable name of the version (default: none)")
     package.add_argument("--no-compile", action="store_true", help="do not add the model compiled to ONNX")
     package.add_argument("--sign", type=Path, metavar="KEY", help="private key (PEM) to sign all files with")
+    package.add_argument(
+        "--name",
+        default="",
+        help="name that the model is served under, which --sign signs too (default: that of mlmodel serve DIR)",
+    )
     package.set_defaults(run=_package)
 
     inspect = commands.add_parser(
@@ -92,7 +97,7 @@ def _package(arguments: argparse.Namespace) -> None:
     else:
         directory = _write(arguments)
     if arguments.sign:
-        _sign(directory, arguments.sign)
+        _sign(directory, arguments.sign, arguments.name)
     if arguments.configmap:
         sys.stdout.write(config_map(directory, arguments.configmap))
 
@@ -166,7 +171,7 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
     return X[list(names)], y
 
 
-def _sign(directory: Path, key: Path) -> None:
+def _sign(directory: Path, key: Path, name: str) -> None:
     from mlmodel_server.loading.signing import SIGNATURE, sign
     from mlmodel_server.loading.sources import locate
 
@@ -176,15 +181,23 @@ def _sign(directory: Path, key: Path) -> None:
         pem = key.read_bytes()
     except OSError as error:
         raise UsageError(f"{key}: {error.strerror}: give the private key with --sign") from None
-    (directory / SIGNATURE).write_bytes(sign(files, pem, directory.name))
-    sys.stderr.write(f"signed {len(files)} files in {directory}: serve it with --trust signed\n")
+    name = name or _name_of(directory.resolve().name)
+    (directory / SIGNATURE).write_bytes(sign(files, pem, name))
+    sys.stderr.write(
+        f"signed {len(files)} files in {directory} as the model {name}: serve it with --trust signed --name {name}\n"
+    )
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from mlmodel_server.startup.run import main as server
 
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(arguments.path.rstrip("/")).name.partition(".")[0]) or "model"
+    name = _name_of(Path(arguments.path.partition("?")[0].rstrip("/")).name)
     return server(["--name", name, "--uri", arguments.path, "--host", "127.0.0.1", *arguments.options])
+
+
+def _name_of(file: str) -> str:
+    """Return the name that ``mlmodel serve`` gives to a model, by the name of its file or directory."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", file.partition(".")[0]) or "model"
 
 
 def _inspect(arguments: argparse.Namespace) -> None:

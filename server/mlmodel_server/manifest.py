@@ -11,6 +11,7 @@ import msgspec
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.tensors import TensorSpec
+from mlmodel_server.texts import reason_of
 
 MANIFEST = "mlmodel.json"
 COMPILED = "compiled.onnx"
@@ -95,7 +96,9 @@ def parse(data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise RefusedModel(f"{MANIFEST} is not a package description ({error}): write it with package.save") from None
+        raise RefusedModel(
+            f"{MANIFEST} is not a package description ({reason_of(error)}): write it with package.save"
+        ) from None
     if manifest.schema != SCHEMA:
         raise RefusedModel(
             f"{MANIFEST} has schema {manifest.schema}, but this server reads {SCHEMA}: save the package again"
@@ -103,3 +106,8 @@ def parse(data: bytes) -> Manifest:
     if manifest.artefact not in manifest.files or not all(map(_NAME.fullmatch, manifest.files)):
         raise RefusedModel(f"{MANIFEST} does not list its artefact with a digest: write it with package.save")
     return manifest
+
+
+def differs(file: str, digest: str, listed: str) -> RefusedModel:
+    """Return the error for a file of a package that does not have the digest (hex) that its description lists."""
+    return RefusedModel(f"{file} has sha256 {digest}, but {MANIFEST} lists {listed}: save or copy the package again")

@@ -123,13 +123,17 @@ def test_a_package_in_s3_uses_credentials_from_the_secret_and_does_not_disclose_
         model("delete", "pod", "-l", "mlmodel.dev/component=server", "--wait=false")
         status = model.wait_ready(120, "v1")
         assert status["stable"]["digest"] == f"sha256:{source['sha256']}"
+        server_pod = f"deploy/{NAME}-{status['stable']['revision']}"
+        seen = model("exec", server_pod, "-c", "server", "--", "sh", "-c", "env; ls -R /etc/mlmodel 2>&1 || true")
+        assert "MLMODEL_STORAGE_CREDENTIALS" not in seen
+        assert "AWS_" not in seen, "only the init container has the credentials"
 
         apply(model, spec(source | {"uri": "s3://models/v2/", "version": "v2"}))
         status = model.wait_rejected(60)
         assert status["rejected"][0]["reason"] == "ModelRejected"
         assert "sha256" in message(status)
     shown = model("get", "mlm,deployments,pods,events", "-o", "yaml")
-    logs = model("logs", "-l", "mlmodel.dev/component=server", "--tail=-1", "--prefix")
+    logs = model("logs", "-l", "mlmodel.dev/component=server", "--tail=-1", "--prefix", "--all-containers")
     assert "secretName: mlmodel-storage" in shown
     assert "s3://models/v1" in shown
     assert PASSWORD not in shown + logs
@@ -267,12 +271,13 @@ def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
     joblib.dump(fitted, artefact)
     (private, public), (stranger, _) = pair(), pair()
     for name, key in (("known", private), ("unknown", stranger)):
-        (tmp_path / "model.sig").write_bytes(signing.sign({"model.joblib": artefact.read_bytes()}, key, "model"))
+        (tmp_path / "model.sig").write_bytes(signing.sign({"model.joblib": artefact.read_bytes()}, key, "signed"))
         files = (f"--from-file={artefact}", f"--from-file={tmp_path / 'model.sig'}")
         model("create", "configmap", name, *files)
     models = {
         "strict": ("known", "strict"),
         "signed": ("known", "signed"),
+        "another": ("known", "signed"),
         "forged": ("unknown", "signed"),
         "unsafe": ("known", "unsafe"),
     }
@@ -291,7 +296,8 @@ def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
 
         cluster.wait(f"{name} is {reason}", holds, seconds=90)
 
-    for name, flag in (("signed", "--signing-keys"), ("forged", "--signing-keys"), ("unsafe", "--allow-unsafe-models")):
+    flags = dict.fromkeys(("signed", "another", "forged"), "--signing-keys") | {"unsafe": "--allow-unsafe-models"}
+    for name, flag in flags.items():
         wait(name, "TrustNotAllowed")
         assert condition(status(name), "Stalled") == "True"
         assert flag in message(status(name))
@@ -305,12 +311,15 @@ def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
             wait(name, "Serving")
         wait("forged", "ModelRejected")
         print(message(status("forged")))
+        wait("another", "ModelRejected")
+        assert "was signed as 'signed', but is served as 'another'" in message(status("another"))
         pods = {name: pod for name, pod in model.pods().items() if name.startswith(("signed", "unsafe"))}
         assert len(pods) == 2
     for name in ("signed", "unsafe"):
         wait(name, "TrustNotAllowed")
         assert condition(status(name), "Available") == "True", "a model that serves goes on serving"
-    cluster.wait("Deletion of the forged model's pod", lambda: not any("forged" in name for name in model.pods()))
+    gone = ("forged", "another")
+    cluster.wait("Deletion of the rejected pods", lambda: not any(name.startswith(gone) for name in model.pods()))
     assert pods.items() <= model.pods().items()
 
 

@@ -27,7 +27,7 @@ _SOURCES = """
 | `configmap://NAME` | optional | mounted; a package of at most 1 MiB |
 | `pvc://CLAIM/PATH` | optional | mounted read-only; nothing in the claim changes |
 | `oci://REGISTRY/REPOSITORY[:TAG][@sha256:DIGEST]` | required without the digest | the node pulls and mounts it |
-| `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY`, `https://HOST/PATH` | required | the server downloads it |
+| `s3://BUCKET/KEY`, `gs://BUCKET/KEY`, `az://CONTAINER/KEY`, `https://HOST/PATH` | required | an init container |
 
 `sha256` is the digest of the file or archive, of `mlmodel.json` for a package, or of a
 [directory](server.md#where-models-come-from).
@@ -37,8 +37,9 @@ Kubernetes 1.35 or newer. The node pulls it with its own credentials, or with th
 account `default` of the namespace.
 
 Downloads may require credentials. Put them into a Secret `mlmodel-storage` in the namespace of the model, with keys
-named like the [variables of the store](server.md#where-models-come-from). The server reads them as files; the operator
-reads no Secret.
+named like the [variables of the store](server.md#where-models-come-from). Only the init container `fetch` mounts it. It
+writes the files of the model into a volume of the pod and exits before the server, which has no credentials, opens
+them. The operator reads no Secret.
 
 ```sh
 kubectl create secret generic mlmodel-storage --from-literal=AWS_ACCESS_KEY_ID=… --from-literal=AWS_SECRET_ACCESS_KEY=…
@@ -49,7 +50,7 @@ kubectl create secret generic mlmodel-storage --from-literal=AWS_ACCESS_KEY_ID=�
 | `spec.model.trust` | what the server opens | required option of the operator |
 |---|---|---|
 | `strict` | files that cannot run code: skops, ONNX, …, and joblib through an exact allow-list | |
-| `signed` | any format, if a known key has signed all files (`model.sig` beside them) | `--signing-keys FILE` |
+| `signed` | any format, if a known key has signed all files and the name (`model.sig`) | `--signing-keys FILE` |
 | `unsafe` | any file; it may run any code in its pod | `--allow-unsafe-models` |
 
 Without that option the operator does not start the model: `Stalled` is True with the reason `TrustNotAllowed`, and

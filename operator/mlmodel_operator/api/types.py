@@ -23,9 +23,12 @@ MAX_NAME = 40
 _NAME = "[a-z0-9][a-z0-9.-]*"
 # Registry with an optional port, repository, and a tag, a digest, or both.
 _IMAGE = "[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)+(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"
+# Name or address of a host with an optional port, without user information. In CEL a backslash would need another one.
+_HOST = "([A-Za-z0-9][A-Za-z0-9.-]*|[[][0-9A-Fa-f:.]+[]])(:[0-9]+)?"
+# Printable ASCII: an argument of a container, and part of messages.
 _URI = (
-    f"^(builtin://{_NAME}|configmap://{_NAME}|pvc://{_NAME}(/[^/]+)*|https://[^/]+/.+"
-    f"|(s3|gs|az)://[a-z0-9][a-z0-9._-]*/.+|oci://{_IMAGE})$"
+    f"^(builtin://{_NAME}|configmap://{_NAME}|pvc://{_NAME}(/[!-.0-~]+)*|https://{_HOST}/[!-~]+"
+    f"|(s3|gs|az)://[a-z0-9][a-z0-9._-]*/[!-~]+|oci://{_IMAGE})$"
 )
 
 
@@ -36,10 +39,11 @@ class ModelSource:
     uri: Annotated[
         str,
         Doc(
-            "Location of the model, at most 1024 characters: builtin://NAME (in the server image), configmap://NAME (a"
-            " package of at most 1 MiB), pvc://CLAIM/PATH, s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY,"
-            " https://HOST/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST (an image that the node mounts). ConfigMap"
-            " and claim are in the namespace of the MLModel. Required."
+            "Location of the model, at most 1024 printable ASCII characters without user name, password and `$(`:"
+            " builtin://NAME (in the server image), configmap://NAME (a package of at most 1 MiB), pvc://CLAIM/PATH,"
+            " s3://BUCKET/KEY, gs://BUCKET/KEY, az://CONTAINER/KEY, https://HOST/PATH or"
+            " oci://REGISTRY/REPOSITORY@sha256:DIGEST (an image that the node mounts). ConfigMap and claim are in the"
+            " namespace of the MLModel. Required."
         ),
         Limits(maximum=1024),
     ]
@@ -87,6 +91,18 @@ class ModelSource:
             f"!has(self.uri) || self.uri.matches('{_URI}')",
             "spec.model.uri must be builtin://NAME, configmap://NAME, pvc://CLAIM/PATH, s3://BUCKET/KEY,"
             " gs://BUCKET/KEY, az://CONTAINER/KEY, https://HOST/PATH or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+            ".uri",
+        ),
+        Rule(
+            "!has(self.uri) || (self.uri.matches('^[!-~]*$') && !self.uri.contains('$('))",
+            "spec.model.uri has a space, a control character, a character beyond ASCII, or `$(`: rename the file or"
+            " directory, and percent-encode the path of an https address",
+            ".uri",
+        ),
+        Rule(
+            "!has(self.uri) || !self.uri.matches('^[a-z0-9]+://[^/?#]*@')",
+            "spec.model.uri has a user name or password: remove it, and put the credentials of a store into the Secret"
+            " mlmodel-storage",
             ".uri",
         ),
         Rule(

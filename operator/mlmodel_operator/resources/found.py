@@ -8,9 +8,9 @@ from itertools import pairwise, product
 from mlmodel_operator.api.codec import DecodeError, decode
 from mlmodel_operator.api.revision import revision_id
 from mlmodel_operator.api.types import Snapshot
-from mlmodel_operator.names import FILES_OPTION, REVISION_LABEL, SERVER
+from mlmodel_operator.names import FETCHER, FILES_OPTION, REVISION_LABEL, SERVER
 from mlmodel_operator.resources.common import Body
-from mlmodel_operator.resources.server import DEFAULT_REQUESTS
+from mlmodel_operator.resources.server import DEFAULT_REQUESTS, as_passed
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -25,10 +25,11 @@ def read_snapshot(deployment: Body, image: str) -> Snapshot | None:
     try:
         pod = deployment["spec"]["template"]["spec"]
         container = next(item for item in pod["containers"] if item["name"] == SERVER)
-        args = container["args"]
-        options = dict(pairwise(args))
+        options = _options(container)
+        # The init container has the whole URI, the server that without a token.
+        fetchers = [item for item in pod.get("initContainers") or [] if item["name"] == FETCHER]
         model = {
-            "uri": options["--uri"],
+            "uri": _options((*fetchers, container)[0])["--uri"],
             "sha256": options.get("--sha256"),
             "format": options["--format"],
             "trust": options.get("--trust"),
@@ -60,6 +61,11 @@ def read_files_sha256(deployment: Body) -> str:
     container: Body = next((item for item in pod.get("containers") or [] if item.get("name") == SERVER), {})
     digest = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
     return digest if _SHA256.fullmatch(digest) else ""
+
+
+def _options(container: Body) -> dict[str, str]:
+    """Return the values of the options with which a container starts."""
+    return {name: as_passed(value) for name, value in pairwise(container["args"])}
 
 
 def _without_defaults(resources: Body) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from mlmodel_operator.api.types import Autoscaling, Owner, Revision, Snapshot
 from mlmodel_operator.names import (
+    FETCHER,
     FILES_OPTION,
     GRPC_PORT,
     SERVER,
@@ -25,15 +26,21 @@ STORAGE_PATH = "/etc/mlmodel/storage"
 API_KEYS_PATH = "/etc/mlmodel/api-keys"
 STORAGE_SECRET = "mlmodel-storage"  # noqa: S105 - its name
 """Name of the Secret with credentials for downloads, in the namespace of the model. Its keys are named like the
-environment variables of the store. The server reads them as files: child processes inherit an environment, and tools
-print it."""
+environment variables of the store. Only the init container that downloads the model mounts it, as files: tools print an
+environment."""
 
 # Requests of a server without `resources`. The autoscaler's percentage refers to the CPU request. No limits by default:
 # a CPU limit adds latency, and a memory limit would kill a model that is larger than the guess.
 DEFAULT_REQUESTS: Mapping[str, str] = {"cpu": "100m", "memory": "256Mi"}
 
-# A download is stored here before it is loaded; the limit keeps it from filling the disk of the node.
+# Libraries that only read paths get a model here; the limit keeps it from filling the disk of the node.
 SCRATCH_SIZE = "2Gi"
+
+# What is downloaded: at most 4 GiB, the limit of the server for all files of a model, and blocks that are not full.
+FETCHED_SIZE = "4200Mi"
+
+# The webhook of EKS gives the identity of a service account to every container of a pod but these.
+_NO_IDENTITY = {"eks.amazonaws.com/skip-containers": SERVER}
 
 # Kubernetes removes a pod from the Service and stops it at the same time. After this pause every node has updated its
 # target of the Service. Then the requests in flight have the model's whole time limit, and the server answers those
@@ -72,13 +79,17 @@ def deployment(
             "selector": {"matchLabels": selector(owner.name, SERVER, revision.id)},
             "strategy": common.rolling(),
             "template": {
-                "metadata": {"labels": common.labels(owner, SERVER, revision.id)},
+                "metadata": {
+                    "labels": common.labels(owner, SERVER, revision.id),
+                    "annotations": dict(_NO_IDENTITY),
+                },
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": PRE_STOP_SECONDS + timeout_seconds + MARGIN_SECONDS,
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, SERVER, revision.id),
+                    **_init_containers(owner, snapshot),
                     "containers": [_container(snapshot, args, mounts, signing_keys)],
                     "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_SIZE}}, *volumes],
                 },
@@ -147,6 +158,46 @@ def disruption_budget(owner: Owner, revision_id: str) -> Body:
     return common.budget(owner, revision_name(owner.name, revision_id), SERVER, revision_id)
 
 
+def _init_containers(owner: Owner, snapshot: Snapshot) -> Body:
+    """Return the init container that downloads the model. It has the credentials, and exits before the server opens the
+    model and answers requests without them.
+
+    Its resources are those of the server: a pod requests the larger of the two, and a quota that requires limits gets
+    them for both.
+    """
+    if not _downloads(snapshot):
+        return {}
+    model = snapshot.model
+    args = ["--name", owner.name, "--uri", model.uri, "--sha256", model.sha256, "--fetch-to", MODEL_PATH]
+    if model.trust == "signed":
+        args += ["--trust", "signed"]  # which requires all files
+    fetcher = {
+        "name": FETCHER,
+        "image": snapshot.image,
+        "args": [literal(word) for word in args],
+        "env": [{"name": "MLMODEL_STORAGE_CREDENTIALS", "value": STORAGE_PATH}],
+        "resources": common.resources(snapshot.resources, DEFAULT_REQUESTS),
+        "securityContext": common.container_security(),
+        # No scratch space in common with the server.
+        "volumeMounts": [
+            {"name": "model", "mountPath": MODEL_PATH},
+            {"name": "storage", "mountPath": STORAGE_PATH, "readOnly": True},
+        ],
+    }
+    return {"initContainers": [fetcher]}
+
+
+def literal(text: str) -> str:
+    """Return an argument or value that kubelet passes on as ``text``: it replaces ``$(NAME)`` by a variable, and ``$$``
+    by ``$``."""
+    return text.replace("$", "$$")
+
+
+def as_passed(text: str) -> str:
+    """Return what the container gets for an argument of :func:`literal`."""
+    return text.replace("$$", "$")
+
+
 def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_keys: str) -> Body:
     return {
         "name": SERVER,
@@ -172,8 +223,12 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds: int) -> list[str]:
     snapshot = revision.snapshot
     model = snapshot.model
-    args = ["--name", owner.name, "--uri", model.uri]
-    if _scheme(snapshot) in ("configmap", "pvc", "oci"):
+    downloads = _downloads(snapshot)
+    # The query may be a token of the store, and only the init container needs it.
+    args = ["--name", owner.name, "--uri", model.uri.partition("?")[0] if downloads else model.uri]
+    if downloads:
+        args += ["--fetched", MODEL_PATH]
+    elif _scheme(snapshot) in ("configmap", "pvc", "oci"):
         args += ["--path", MODEL_PATH]
     args += ["--model-version", revision.label, "--revision", revision.id]
     if model.sha256:
@@ -188,17 +243,14 @@ def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds:
         args += ["--allow-unsafe"]
     if snapshot.api_keys is not None:
         args += ["--api-keys", f"{API_KEYS_PATH}/keys"]
-    return args
+    return [literal(word) for word in args]
 
 
 def _env(snapshot: Snapshot, signing_keys: str) -> Body:
     """Return the environment, with the public keys: a pod cannot mount objects of the operator's namespace."""
-    env = []
-    if _downloads(snapshot):
-        env.append({"name": "MLMODEL_STORAGE_CREDENTIALS", "value": STORAGE_PATH})
-    if snapshot.model.trust == "signed":
-        env.append({"name": "MLMODEL_SIGNING_KEYS_PEM", "value": signing_keys})
-    return {"env": env} if env else {}
+    if snapshot.model.trust != "signed":
+        return {}
+    return {"env": [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": literal(signing_keys)}]}
 
 
 def _scheme(snapshot: Snapshot) -> str:
@@ -206,12 +258,12 @@ def _scheme(snapshot: Snapshot) -> str:
 
 
 def _downloads(snapshot: Snapshot) -> bool:
-    """Whether the server downloads the model, which may require credentials."""
+    """Whether an init container downloads the model, which may require credentials."""
     return _scheme(snapshot) in ("https", "s3", "gs", "az")
 
 
 def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
-    """Return the volumes and mounts of the model, or of the credentials to download it, and of the API keys."""
+    """Return the volumes, and the mounts of the server: of the model and of the API keys, not of the credentials."""
     volumes: list[Body] = []
     mounts: list[Body] = []
 
@@ -234,7 +286,8 @@ def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
         reference = snapshot.model.uri.removeprefix("oci://")
         mount(MODEL_PATH, {"name": "model", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}})
     if _downloads(snapshot):
-        mount(STORAGE_PATH, {"name": "storage", "secret": {"secretName": STORAGE_SECRET, "optional": True}})
+        mount(MODEL_PATH, {"name": "model", "emptyDir": {"sizeLimit": FETCHED_SIZE}})
+        volumes.append({"name": "storage", "secret": {"secretName": STORAGE_SECRET, "optional": True}})
     if snapshot.api_keys is not None:
         # Not optional: without the Secret the pods do not start, instead of serving the model to anyone. Only the key
         # with the hashes is mounted, not the rest of the Secret.

@@ -27,6 +27,8 @@ class Pod:
     """Time since which the pod is ready or not ready; None until its node has reported it."""
     started: bool = False
     """Whether the present container runs and has passed its startup probe."""
+    fetching: bool = False
+    """Whether its init container is fetching the model; until it has, what follows is about that container."""
     terminating: bool = False
     restarts: int = 0
     """Number of restarts; numbers above ``MANY_RESTARTS`` are read as that one."""

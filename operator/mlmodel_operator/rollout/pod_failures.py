@@ -104,6 +104,8 @@ def _state_of(pod: Pod) -> str:
         return failure.message
     if pod.exit_message or pod.unschedulable or pod.waiting_message:
         return pod.exit_message or pod.unschedulable or pod.waiting_message
+    if pod.fetching:
+        return f"pod {pod.name} downloads the model"
     if pod.waiting == CRASH_LOOP:
         return f"the container exits repeatedly (exit code {pod.exit_code}): read its log"
     return "" if pod.waiting in _STARTING else f"the container is waiting: {pod.waiting}"

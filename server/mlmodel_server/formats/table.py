@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -53,8 +52,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 _OTHERS = {"yaml": "mlflow", "h5py": "tensorflow", "joblib": "sklearn", "skops": "sklearn"}
 """The extras of libraries that no format lists."""
 
-_PATH = re.compile(r"(?:/[\w.+@~-]+){2,}")
-
 
 def module_of(format: str) -> ModuleType:
     """Return the module that opens ``format``."""
@@ -85,8 +82,3 @@ def versions(format: str) -> str:
         except PackageNotFoundError:
             continue
     return FORMATS[format].library
-
-
-def without_paths(text: str) -> str:
-    """Return ``text`` of a library's error without paths, which would describe the machine to strangers."""
-    return _PATH.sub("…", text)

@@ -14,7 +14,8 @@ from mlmodel_server.formats.opened import Artefact, Opened
 from mlmodel_server.loading import mlflow
 from mlmodel_server.loading.detect import Format, detect
 from mlmodel_server.loading.signing import SIGNATURE, verify
-from mlmodel_server.loading.sources import Source
+from mlmodel_server.loading.sources import Memory, Once, Source
+from mlmodel_server.loading.sources.pin import check_digest
 from mlmodel_server.loading.trust import Trust, open_model
 from mlmodel_server.manifest import MANIFEST, Manifest
 
@@ -46,6 +47,7 @@ def load(
     trust: str = "strict",
     keys: Sequence[bytes] = (),
     allow_unsafe: bool = False,
+    name: str = "",
     threads: int = 1,
 ) -> Loaded:
     """Read the model of ``source``, and check all that can be checked before it is opened.
@@ -53,33 +55,30 @@ def load(
     ``sha256`` (hex, "" = not pinned) is checked on the entry file, and a package's own digests on every file that it
     lists, all before anything but ``mlmodel.json`` is parsed. ``format``, unless ``auto``, is the format that the file
     must have. ``trust`` is one of :data:`~.trust.Trust`: ``signed`` requires that one of ``keys`` (public, PEM) signed
-    all files (``model.sig`` beside them), ``unsafe`` requires ``allow_unsafe``. ``threads`` is the number of threads of
-    one prediction. Raise :class:`RefusedModel` or :class:`~mlmodel_server.errors.UnreachableSource`.
+    all files (``model.sig`` beside them) as the model ``name``, ``unsafe`` requires ``allow_unsafe``. ``threads`` is
+    the number of threads of one prediction. Each file is read once: the bytes that were checked are those that are
+    opened. Raise :class:`RefusedModel` or :class:`~mlmodel_server.errors.UnreachableSource`.
     """
     strict = _strict(trust, keys, allow_unsafe)
+    source = Once(source)
     if trust == "signed" and SIGNATURE not in source.names():
         raise RefusedModel(f"the model is not signed: sign it with mlmodel package --sign KEY, which adds {SIGNATURE}")
     entry = source.read(source.entry)
     digest = source.sha256 or manifest.sha256(entry)
-    if sha256 and digest != sha256.lower():
-        raise RefusedModel(
-            f"{source.entry} has sha256 {digest}, but {sha256} is required: "
-            f"put the digest of the right file into spec.model.sha256 (--sha256)"
-        )
+    check_digest(digest, sha256, source.entry)
     files = {source.entry: entry}
     signed_by = ""
     if trust == "signed":
-        files = {name: source.read(name) for name in source.names() if name != SIGNATURE}
-        signed_by = verify(files, source.read(SIGNATURE), keys)
+        files = {file: source.read(file) for file in source.names() if file != SIGNATURE}
+        signed_by = verify(files, source.read(SIGNATURE), keys, name)
+        source = Memory(files, source.entry, source.sha256)  # from here on, no file that is not signed can be read
     described = manifest.parse(entry) if source.entry == MANIFEST else None
     if described is not None:
-        files = _listed_files(source, described, files)
-        name = described.artefact
-    else:
-        if detect(source.entry, entry) in ("mlflow", "savedmodel"):
-            files = {name: files.get(name) or source.read(name) for name in source.names() if name != SIGNATURE}
-        name = source.entry
-    detected, artefact, flavour = _identify(name, files, format)
+        files = _listed_files(source, described)
+    elif detect(source.entry, entry) in ("mlflow", "savedmodel"):
+        files = {file: source.read(file) for file in source.names() if file != SIGNATURE}
+    main = source.entry if described is None else described.artefact
+    detected, artefact, flavour = _identify(main, files, format)
 
     def open_it() -> Opened:
         model = open_model(artefact, detected, strict=strict, threads=threads)
@@ -105,16 +104,14 @@ def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:
     return trust == "strict"
 
 
-def _listed_files(source: Source, described: Manifest, read: Mapping[str, bytes]) -> dict[str, bytes]:
+def _listed_files(source: Source, described: Manifest) -> dict[str, bytes]:
     """Return the files of a package, each with the digest that its description lists."""
     contents = {}
     for file, expected in described.files.items():
-        contents[file] = read[file] if file in read else source.read(file)
+        contents[file] = source.read(file)
         digest = manifest.sha256(contents[file])
         if digest != expected.sha256:
-            raise RefusedModel(
-                f"{file} has sha256 {digest}, but {MANIFEST} lists {expected.sha256}: save or copy the package again"
-            )
+            raise manifest.differs(file, digest, expected.sha256)
     return contents
 
 

@@ -6,6 +6,7 @@ Only the description is read. Neither MLflow nor code in the directory ever runs
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -61,14 +62,16 @@ def flavour_of(directory: Artefact) -> Flavour:
     for name, key, inside in _FLAVOURS:
         details = flavours.get(name)
         if isinstance(details, dict) and isinstance(details.get(key), str):
-            path = _find(details[key], inside, directory.files)
+            path = _find(name, details[key], inside, directory.files)
             signature = described.get("signature") or {}
             return Flavour(name, path, _specs(signature, "inputs"), _specs(signature, "outputs"))
     loader = flavours.get("python_function", {})
     loader = loader.get("loader_module") if isinstance(loader, dict) else None
-    runs = f", whose loader {str(loader)[:80]} runs its own code" if loader else ""
+    loader = f"{loader} " if re.fullmatch(r"[\w.]{1,80}", str(loader or ""), re.ASCII) else ""
+    runs = f", whose loader {loader}runs its own code" if "python_function" in flavours else ""
+    names = sorted(name for name in map(str, flavours) if re.fullmatch(r"\w{1,40}", name, re.ASCII))[:5]
     raise RefusedModel(
-        f"refused {MLFLOW} with the flavour {', '.join(sorted(map(str, flavours)))[:200] or 'none'}{runs}: "
+        f"refused {MLFLOW} with the flavour {', '.join(names) or 'none'}{runs}: "
         f"log the model with one of {', '.join(dict.fromkeys(name for name, _, _ in _FLAVOURS))}"
     )
 
@@ -103,11 +106,13 @@ def _parsed(data: bytes) -> dict[str, Any]:
     return described
 
 
-def _find(path: str, inside: Sequence[str], files: Mapping[str, bytes]) -> str:
+def _find(flavour: str, path: str, inside: Sequence[str], files: Mapping[str, bytes]) -> str:
     for candidate in (path, *(f"{path}/{name}" for name in inside)):
         if candidate in files:
             return candidate
-    raise RefusedModel(f"{MLFLOW} names {path[:80]!r}, which is not in the directory: copy the whole directory")
+    raise RefusedModel(
+        f"{MLFLOW} names a file for its flavour {flavour} that is not in the directory: copy the whole directory"
+    )
 
 
 def _specs(signature: Any, side: Literal["inputs", "outputs"]) -> tuple[TensorSpec, ...]:

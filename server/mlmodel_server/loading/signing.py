@@ -1,13 +1,15 @@
 """Signatures of models: OpenSSF Model Signing bundles in key mode, made and verified with ``cryptography`` alone.
 
 A bundle is a sigstore bundle (JSON). It contains a DSSE envelope with an in-toto statement, which lists every file with
-its SHA-256. It works with ``model_signing sign key`` and ``verify key`` of the package ``model-signing`` 1.1, whose
+its SHA-256. The subject of the statement has the name of the model: a signature of one model is not valid for another.
+It works with ``model_signing sign key`` and ``verify key`` of the package ``model-signing`` 1.1, whose
 formats are described at https://github.com/sigstore/model-transparency.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,7 @@ class _Digests(msgspec.Struct):
 
 class _Subject(msgspec.Struct):
     digest: _Digests
+    name: str = ""
 
 
 class _Serialization(msgspec.Struct):
@@ -86,24 +89,25 @@ class _Statement(msgspec.Struct, rename={"type": "_type", "predicate_type": "pre
     predicate: msgspec.Raw
 
 
-def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes]) -> str:
-    """Return the fingerprint of the key among ``keys`` (public, PEM) that signed exactly these files.
+def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes], name: str) -> str:
+    """Return the fingerprint of the key among ``keys`` (public, PEM) that signed exactly these files as ``name``.
 
-    ``files`` are all files of the model but the bundle: their bytes, or their SHA-256 in hex. Hidden files in the
-    signature are ignored, because no source returns them. Raise :class:`RefusedModel` if the signature has another key
-    or form, or if a file was changed, added or removed; :class:`UsageError` if a key is not a key.
+    ``files`` are all files of the model but the bundle: their bytes, or their SHA-256 in hex. ``name`` is the name that
+    the model is served under. Hidden files in the signature are ignored, because no source returns them. Raise
+    :class:`RefusedModel` if the signature has another key, name or form, or if a file was changed, added or removed;
+    :class:`UsageError` if a key is not a key.
     """
     _require_cryptography()
     trusted = {fingerprint(key): key for key in map(_public_key, keys)}
     signed = _parsed(bundle, _Bundle, f"{SIGNATURE} is not an OpenSSF model signature")
     if signed.media_type != BUNDLE_TYPE:
-        raise _refused(f"{SIGNATURE} has the media type {signed.media_type[:80]!r} instead of {BUNDLE_TYPE}")
+        raise _refused(f"{SIGNATURE} has another media type than {BUNDLE_TYPE}")
     envelope = signed.dsse_envelope
     if signed.verification_material.public_key is None:
         raise _refused(f"{SIGNATURE} was made with a certificate or an identity, but this server verifies keys")
     hint: str = signed.verification_material.public_key.hint
     if hint not in trusted:
-        signer = f"the key {hint[:16]}" if hint else "a key without a fingerprint"
+        signer = f"the key {hint[:16]}" if re.fullmatch("[0-9a-f]{64}", hint) else "a key without a fingerprint"
         raise RefusedModel(
             f"the model was signed with {signer}, which is not one of the {len(trusted)} trusted keys: "
             f"sign it with one of them, or have the administrator add that key"
@@ -111,12 +115,15 @@ def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes
     if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1:
         raise _refused(f"{SIGNATURE} does not contain exactly one signed in-toto statement")
     _check_signature(trusted[hint], envelope)
-    _compare(files, _resources(envelope.payload))
+    signed_name, resources = _signed(envelope.payload)
+    _check_name(signed_name, name)
+    _compare(files, resources)
     return hint
 
 
 def sign(files: Mapping[str, bytes], key: bytes, name: str) -> bytes:
-    """Return the bundle for a model called ``name``, signed with the private key ``key`` (PEM, without a password).
+    """Return the bundle for a model that is served as ``name``, signed with the private key ``key`` (PEM, without
+    password).
 
     Raise :class:`UsageError` if that is not a private key of the right kind.
     """
@@ -216,11 +223,11 @@ def _authenticated(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
-def _resources(payload: bytes) -> dict[str, str]:
-    """Return the digests in the signed statement, by file."""
+def _signed(payload: bytes) -> tuple[str, dict[str, str]]:
+    """Return the name of the model in the signed statement, and the digests, by file."""
     statement = _parsed(payload, _Statement, f"{SIGNATURE} signs something other than an in-toto statement")
     if statement.type != STATEMENT_TYPE or statement.predicate_type != PREDICATE_TYPE:
-        raise _refused(f"{SIGNATURE} signs a statement of another type ({statement.predicate_type[:80]!r})")
+        raise _refused(f"{SIGNATURE} signs a statement of another type than {PREDICATE_TYPE}")
     predicate = _parsed(bytes(statement.predicate), _Predicate, f"{SIGNATURE} lists no files")
     if predicate.serialization.method != "files":
         raise _refused(f"{SIGNATURE} lists shards instead of files")
@@ -231,7 +238,19 @@ def _resources(payload: bytes) -> dict[str, str]:
         raise _refused(f"{SIGNATURE} lists a file twice")
     if [subject.digest.sha256 for subject in statement.subject] != [_root(resources.values())]:
         raise _refused(f"{SIGNATURE} has a digest of all files that does not fit its list of files")
-    return resources
+    return statement.subject[0].name, resources
+
+
+def _check_name(signed: str, name: str) -> None:
+    """Raise :class:`RefusedModel` unless the signature is that of the model ``name``: the files of one model may not
+    replace those of another that the same key has signed."""
+    if signed == name and name:
+        return
+    what = f"as {signed[:128]!r}" if signed else "without a name"
+    raise RefusedModel(
+        f"the model was signed {what}, but is served as {name!r}: "
+        f"sign it with mlmodel package --sign KEY --name {name or 'NAME'}"
+    )
 
 
 def _root(digests: Any) -> str:

@@ -17,6 +17,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from mlmodel_server.loading import allowlist
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.unpickle import Interpreter, Stream
+from mlmodel_server.texts import reason_of
 
 Trust = Literal["strict", "signed", "unsafe"]
 
@@ -59,6 +61,9 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
         strict=True,
     )
 )
+_NAMES = re.compile(r"[\w., '=()<>]{1,300}", re.ASCII)
+"""What may be refused by name: the names of Python objects. Anything else is content of the file."""
+
 _BOOSTERS = ("lightgbm", "xgboost")  # skops would pass their bytes to the library before they are checked
 _CALLING_NODES = ("ConstructorFromReduceNode", "MethodNode", "OperatorFuncNode", "PartialNode")
 
@@ -99,17 +104,17 @@ def _explain_errors(name: str, format: Format) -> Iterator[None]:
     except RefusedModel:
         raise
     except Exception as error:  # a damaged or hostile file makes the parsers raise anything
-        reason = table.without_paths(f"{type(error).__name__}: {error}".splitlines()[0])[:300]
         raise RefusedModel(
-            f"{name} cannot be read ({reason}): save it again {table.how_to_save(format)} "
+            f"{name} cannot be read ({reason_of(error)}): save it again {table.how_to_save(format)} "
             f"under {table.versions(format)}, which this server has"
         ) from None
 
 
 def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:
     def refuse(what: str) -> RefusedModel:
+        named = what if _NAMES.fullmatch(what) else "a name that is not one of Python"
         return RefusedModel(
-            f"refused {what} in {name}: a model file may only name scikit-learn's own estimators and numpy data; "
+            f"refused {named} in {name}: a model file may only name scikit-learn's own estimators and numpy data; "
             f"replace that part of the model by a scikit-learn transformer and save it again"
         )
 

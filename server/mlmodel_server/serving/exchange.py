@@ -11,8 +11,12 @@ from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.serving.inference import Answer, Call
 from mlmodel_server.tensors import InferRequest
+from mlmodel_server.texts import one_line
 
 Reply = TypeVar("Reply")
+
+MAX_MESSAGE = 1_000
+"""Maximum number of characters of an error in a response."""
 
 LATE = "x-mlmodel-late"
 """Header of a response to a request whose deadline cannot be met."""
@@ -39,9 +43,9 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, Overloaded):
         return Failure(error.status, str(error), error.retry_after, is_late=error.reason == "deadline")
     if isinstance(error, RequestError):
-        return Failure(error.status, str(error))
+        return Failure(error.status, one_line(str(error), MAX_MESSAGE))
     if isinstance(error, ModelFailure):
-        return Failure(500, str(error))
+        return Failure(500, one_line(str(error), MAX_MESSAGE))
     return Failure(500, f"internal error ({type(error).__name__})")
 
 

@@ -1,4 +1,4 @@
-"""From the arguments to what is served: fetch the model, check it, open it, test it, measure it."""
+"""From the arguments to what is served: read the model, check it, open it, test it, measure it."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ from mlmodel_server.startup.choose import Choice, choose
 _PEM_END = b"-----END PUBLIC KEY-----\n"
 
 
-def fetch(arguments: argparse.Namespace) -> Loaded:
+def read(arguments: argparse.Namespace) -> Loaded:
     """Return the model's files, checked against digests and signatures but not yet opened."""
     scheme, _, name = arguments.uri.partition("://")
     return load(
         Memory(build(name))
         if scheme == "builtin"
-        else locate(arguments.uri, arguments.path, arguments.sha256, arguments.files_sha256),
+        else locate(arguments.uri, arguments.path, arguments.sha256, arguments.files_sha256, arguments.fetched),
         arguments.sha256,
         arguments.format,
         trust=arguments.trust,
         keys=_signing_keys(arguments),
         allow_unsafe=arguments.allow_unsafe,
+        name=arguments.name,
         threads=arguments.threads,
     )
 

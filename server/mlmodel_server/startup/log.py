@@ -8,6 +8,8 @@ import re
 import sys
 from datetime import UTC, datetime
 
+from mlmodel_server.texts import printable
+
 OURS = __name__.partition(".")[0]
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}  # other formatters set the last two
 _PLAIN = re.compile(r"[^\s\"=]+")
@@ -46,16 +48,6 @@ def _quoted(text: str) -> str:
     """Return the text as a JSON string in which every character that is not printable is escaped, not only those that
     JSON requires: a terminal interprets the others."""
     return printable(json.dumps(text, ensure_ascii=False))
-
-
-def printable(text: str) -> str:
-    """Return the text with an escape for every character that is not printable, such as the start of a terminal's
-    command or a change of the direction of writing."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    return json.dumps(character)[1:-1] if ord(character) > 0x7F else f"\\u{ord(character):04x}"
 
 
 def configure() -> None:

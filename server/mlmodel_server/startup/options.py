@@ -49,10 +49,24 @@ def _add_model(add: Add) -> None:
     )
     add(
         "--path",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="directory at which a configmap://, pvc:// or oci:// is mounted (default: none)",
     )
+    add(
+        "--fetch-to",
+        type=_path,
+        metavar="DIR",
+        help="fetches the model of an https://, s3://, gs://, az:// or oci:// into this directory, checks its digest "
+        "and exits, without opening it (default: off)",
+    )
+    add(
+        "--fetched",
+        type=_path,
+        metavar="DIR",
+        help="directory to which --fetch-to has fetched the model (default: none, the server fetches it)",
+    )
+    add("--remove-fetched", action="store_true", help=argparse.SUPPRESS)  # of a temporary directory
     add(
         "--model-version",
         default="",
@@ -110,7 +124,7 @@ def _add_access(add: Add) -> None:
     )
     add(
         "--signing-keys",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="public keys as PEM, one after the other, for --trust signed (default: none)",
     )
@@ -121,20 +135,20 @@ def _add_access(add: Add) -> None:
     )
     add(
         "--api-keys",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="a line 'NAME: SHA256' for each key, reloaded on change (default: none, the server requires no key)",
     )
     add(
         "--tls-cert",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="certificate chain as PEM, reloaded on change; give --tls-key too (default: none, plain HTTP)",
     )
-    add("--tls-key", type=Path, metavar="FILE", help="private key as PEM; give --tls-cert too (default: none)")
+    add("--tls-key", type=_path, metavar="FILE", help="private key as PEM; give --tls-cert too (default: none)")
     add(
         "--feedback-key",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="a secret, the same for all pods of a model; only its holder can forge prediction ids (default: none)",
     )
@@ -207,7 +221,7 @@ def _add_observability(add: Add) -> None:
     )
     add(
         "--payload-log",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="directory for a sample of requests and responses (default: off)",
     )
@@ -232,6 +246,10 @@ def _add_observability(add: Add) -> None:
         help="power of a busy CPU in watts, for the estimate of energy; above 0 and up to 1000 "
         f"(default: {WATTS_PER_CORE})",
     )
+
+
+def _path(text: str) -> Path:
+    return Path(text).absolute()  # the server works in another directory
 
 
 def _label(text: str) -> str:

@@ -36,6 +36,17 @@ INVALID = {
         )
         for scheme in ("https", "s3", "gs", "az")
     },
+    "password": (
+        manifest({"model": {"uri": "https://me:hush@a/b", "sha256": SHA}}),
+        "spec.model.uri has a user name or password",
+    ),
+    **{
+        f"uri with {name}": (
+            manifest({"model": {"uri": f"s3://bucket/a{text}b", "sha256": SHA}}),
+            "a space, a control character, a character beyond ASCII, or `$(`",
+        )
+        for name, text in {"space": " ", "escape": "\x1b", "umlaut": "ü", "variable": "$(HOME)"}.items()
+    },
     "bucket without a key": (manifest({"model": {"uri": "s3://bucket", "sha256": SHA}}), "s3://BUCKET/KEY"),
     "image without a digest": (
         manifest({"model": {"uri": "oci://r.example/fraud:v1"}}),

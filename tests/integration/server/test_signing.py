@@ -64,14 +64,16 @@ def test_we_verify_what_they_signed(theirs: Theirs, keys: tuple[Path, Path], mod
     signed = theirs("sign", "key", model, "--private_key", private, "--signature", model / SIGNATURE)
     assert signed.returncode == 0, signed.stderr
     bundle = (model / SIGNATURE).read_bytes()
-    assert len(verify(files(model), bundle, [public.read_bytes()])) == 64
+    assert len(verify(files(model), bundle, [public.read_bytes()], "model")) == 64
+    with pytest.raises(RefusedModel, match="signed as 'model', but is served as 'other'"):
+        verify(files(model), bundle, [public.read_bytes()], "other")
     (model / "data-2.bin").write_text("tampered")
     with pytest.raises(RefusedModel, match=r"data-2\.bin changed"):
-        verify(files(model), bundle, [public.read_bytes()])
+        verify(files(model), bundle, [public.read_bytes()], "model")
     (model / "data-2.bin").write_text("data-2.bin")
     (model / "extra.bin").write_text("")
     with pytest.raises(RefusedModel, match=r"extra\.bin not signed"):
-        verify(files(model), bundle, [public.read_bytes()])
+        verify(files(model), bundle, [public.read_bytes()], "model")
 
 
 def test_they_verify_what_we_signed(theirs: Theirs, keys: tuple[Path, Path], model: Path) -> None:
@@ -91,4 +93,4 @@ def test_we_verify_a_single_file_that_they_signed(theirs: Theirs, keys: tuple[Pa
     model.write_bytes(b"weights")
     signed = theirs("sign", "key", model, "--private_key", private, "--signature", bundle)
     assert signed.returncode == 0, signed.stderr
-    assert verify({"model.onnx": b"weights"}, bundle.read_bytes(), [public.read_bytes()])
+    assert verify({"model.onnx": b"weights"}, bundle.read_bytes(), [public.read_bytes()], "model.onnx")

@@ -64,6 +64,22 @@ STATES = {
     "ready": pod({"running": {}}, started=True, podIP="10.0.0.1"),
     "no node": pod({}, conditions=[{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]),
 }
+
+
+def fetches(state: Body, server: Body, **more: Any) -> Body:
+    """Return a pod whose init container is in this state."""
+    mesh = {"name": "istio-init", "restartCount": 0, "state": {"terminated": {"exitCode": 0}}}
+    item = {"name": "fetch", "restartCount": 0, "state": state, "containerID": "containerd://2", **more}
+    return pod(server, initContainerStatuses=[mesh, item])
+
+
+DENIED: Body = {"exitCode": 4, "reason": "Error", "message": "wrong credentials"}
+STATES |= {
+    "mounting": fetches(waits("PodInitializing"), waits("PodInitializing")),
+    "fetching": fetches({"running": {}}, waits("PodInitializing"), started=True),
+    "denied": fetches(waits("CrashLoopBackOff"), waits("PodInitializing"), lastState={"terminated": DENIED}),
+    "fetched": fetches({"terminated": {"exitCode": 0}}, {"running": {}}, restartCount=5, started=False),
+}
 READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2027-01-15T08:00:05Z"}
 STATES["ready"]["status"]["conditions"] = [READY, {"type": "Initialized", "status": "True"}]
 
@@ -87,6 +103,32 @@ def test_what_is_read_of_a_ready_and_of_a_started_pod() -> None:
     assert (read(STATES["ready"]).ready, read(STATES["ready"]).since) == (True, 1_800_000_005.0)
     assert (read(STATES["unready"]).ready, read(STATES["unready"]).started) == (False, True)
     assert read({}) == Pod("", 0.0)
+
+
+def test_until_the_model_is_fetched_the_pod_is_in_the_state_of_its_init_container() -> None:
+    mounting, fetching, denied, fetched = (read(STATES[name]) for name in ("mounting", "fetching", "denied", "fetched"))
+    assert mounting.waiting == "ContainerCreating", "it waits for its volumes, as a pod without init containers does"
+    assert (fetching.fetching, fetching.started, fetching.waiting) == (True, False, "")
+    assert (denied.waiting, denied.exit_code, denied.exit_message) == ("CrashLoopBackOff", 4, "wrong credentials")
+    assert (fetched.fetching, fetched.restarts, fetched.exit_code) == (False, 0, None)
+
+
+def test_a_crash_loop_of_the_init_container_is_one_state() -> None:
+    waiting = waits("PodInitializing")
+    last = {"lastState": {"terminated": DENIED}}
+    found = series(
+        fetches(waits("CrashLoopBackOff", "20s"), waiting, restartCount=2, **last),
+        fetches({"running": {}}, waiting, restartCount=3, started=True, **last),
+        fetches({"terminated": DENIED}, waiting, restartCount=3, **last),
+        fetches({"terminated": {"exitCode": 0}}, waiting, restartCount=4, **last),
+        fetches({"terminated": {"exitCode": 0}}, {"running": {}}, restartCount=4, **last),
+    )
+    assert found[:3] == [found[0]] * 3
+    assert (found[0].waiting, found[0].exit_message) == ("CrashLoopBackOff", "wrong credentials")
+    assert [(item.waiting, item.exit_code, item.restarts) for item in found[3:]] == [
+        ("PodInitializing", None, 0),
+        ("", None, 0),
+    ]
 
 
 def series(*bodies: Body) -> list[Pod]:

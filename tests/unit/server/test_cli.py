@@ -11,7 +11,11 @@ from sklearn.linear_model import LogisticRegression
 
 from mlmodel_server import package
 from mlmodel_server.cli import main
+from mlmodel_server.errors import RefusedModel
+from mlmodel_server.loading.load import load
+from mlmodel_server.loading.sources import locate
 from tests.unit.server.loading.malicious import payload
+from tests.unit.server.loading.test_signing import key, pem, public
 from tests.unit.server.models import iris, joblib_bytes, mixed
 
 
@@ -95,3 +99,18 @@ def test_a_model_fitted_on_an_array_gets_the_columns_in_the_order_of_the_file(tm
     (tmp_path / "m.joblib").write_bytes(joblib_bytes(LogisticRegression(max_iter=500).fit(X, y)))
     command = ["package", str(tmp_path / "m.joblib"), "--data", str(tmp_path / "data.csv"), "--label", "label"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_package_is_signed_under_the_name_that_it_is_served_under(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "fraud.v7"
+    package.save(*iris(), directory, compile=False)
+    (tmp_path / "key").write_bytes(pem(key()))
+    for given, name in (([], "fraud"), (["--name", "other"], "other")):
+        assert main(["package", str(directory), "--sign", str(tmp_path / "key"), *given]) == 0
+        assert f"--trust signed --name {name}\n" in capsys.readouterr().err
+        options = {"trust": "signed", "keys": [public(key())]}
+        assert load(locate(str(directory), None, ""), name=name, **options).signed_by  # type: ignore[arg-type]
+        with pytest.raises(RefusedModel, match=f"signed as '{name}'"):
+            load(locate(str(directory), None, ""), name="iris", **options)  # type: ignore[arg-type]

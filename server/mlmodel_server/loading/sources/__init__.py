@@ -4,8 +4,9 @@ Each file is read once into memory and its digest is that of these bytes, so a f
 between check and parse has no effect. The size of a file, the number of files and their total size are limited.
 """
 
+from mlmodel_server.loading.sources.fetched import fetch
 from mlmodel_server.loading.sources.local import Local
-from mlmodel_server.loading.sources.locate import locate
-from mlmodel_server.loading.sources.source import Memory, Source
+from mlmodel_server.loading.sources.locate import locate, remote
+from mlmodel_server.loading.sources.source import Memory, Once, Source
 
-__all__ = ["Local", "Memory", "Source", "locate"]
+__all__ = ["Local", "Memory", "Once", "Source", "fetch", "locate", "remote"]

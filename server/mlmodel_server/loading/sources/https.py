@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from mlmodel_server import manifest
@@ -40,5 +41,14 @@ class Https:
 
     def read(self, name: str) -> bytes:
         """See :class:`~.source.Source`."""
-        url = self._url if name == self.entry else urljoin(self._url, quote(checked_name(name)))
+        if name == self.entry:
+            return self._described
+        return self._received(name, urljoin(self._url, quote(checked_name(name))))
+
+    @cached_property
+    def _described(self) -> bytes:
+        """The entry file, downloaded once: the server could list other files the next time."""
+        return self._received(self.entry, self._url)
+
+    def _received(self, name: str, url: str) -> bytes:
         return receive(name, Download(self._web, url), self._allowance)

@@ -24,7 +24,8 @@ class Local:
 
     sha256 = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, entry: str = "") -> None:
+        """``entry`` is the entry file of a directory; "" if it is to be found by the names and content of the files."""
         if not os.path.exists(path):
             raise UnreachableSource(
                 "the model files do not exist yet: check the path, and that the ConfigMap or claim contains them"
@@ -33,7 +34,7 @@ class Local:
         self._allowance = Allowance()
         self._single = None if path.is_dir() else path.name
         self._root = path.parent if self._single else path
-        self.entry = self._single or entry_of(self.names(), self._head)
+        self.entry = entry or self._single or entry_of(self.names(), self._head)
 
     def names(self) -> tuple[str, ...]:
         """See :class:`~.source.Source`. A bare file has only its signature beside it; other files are ignored."""

@@ -7,27 +7,34 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlmodel_server.errors import RefusedModel
+from mlmodel_server.loading.sources.fetched import fetched
 from mlmodel_server.loading.sources.local import Local
 from mlmodel_server.loading.sources.pin import pinned, unchanged
 from mlmodel_server.loading.sources.source import Source
-
-MOUNTED = ("configmap", "pvc")
-REMOTE = ("https", "s3", "gs", "az", "oci")
+from mlmodel_server.loading.uris import MOUNTED, REMOTE, checked_uri
 
 
-def locate(uri: str, path: Path | None, sha256: str, files_sha256: str = "") -> Source:
-    """Return the source that ``uri`` names; ``path`` is where the operator mounted it, if it did.
+def locate(uri: str, path: Path | None, sha256: str, files_sha256: str = "", fetched_to: Path | None = None) -> Source:
+    """Return the source that ``uri`` names; ``path`` is where the operator mounted it, if it did, and ``fetched_to``
+    the directory to which :func:`~.fetched.fetch` has fetched it, if it has.
 
     A source over a network requires ``sha256`` (hex, "" = not pinned). The digest of an archive or of a whole directory
     is checked here; the caller checks that of a package or a bare file. ``files_sha256`` (hex, "" = not pinned) is the
     digest of all files, which the operator has computed; it is checked here.
     """
-    source = _source(uri, path, sha256)
+    source = _source(uri, path, sha256) if fetched_to is None else fetched(fetched_to)
     return pinned(unchanged(source, files_sha256, uri) if files_sha256 else source, sha256)
+
+
+def remote(uri: str, sha256: str) -> Source:
+    """Return the source of a URI for which :func:`is_remote` is true."""
+    return _remote(checked_uri(uri).partition("://")[0], uri, sha256)
 
 
 def _source(uri: str, path: Path | None, sha256: str) -> Source:
     scheme, separator, _ = uri.partition("://")
+    if scheme in (*MOUNTED, *REMOTE):
+        checked_uri(uri)
     if not separator and os.path.exists(uri):
         return Local(Path(uri))
     if scheme in MOUNTED and path is None:

@@ -20,11 +20,11 @@ def pinned(source: Source, sha256: str) -> Source:
     """
     if is_archive(source.entry):
         data = source.read(source.entry)
-        digest = _checked(digest_of(data), sha256, source.entry)
+        digest = check_digest(digest_of(data), sha256, source.entry)
         return in_memory(unpack(data, source.entry), source.entry, digest)
     if source.entry in (MLFLOW, SAVED_MODEL):
         files = {name: source.read(name) for name in source.names()}
-        digest = _checked(directory_digest(files), sha256, f"the directory with {source.entry}")
+        digest = check_digest(directory_digest(files), sha256, f"the directory with {source.entry}")
         return Memory(files, source.entry, digest)
     return source
 
@@ -57,10 +57,16 @@ def directory_digest(files: Mapping[str, bytes]) -> str:
 
     find . -type f -not -path '*/.*' -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
     """
-    return digest_of("".join(f"{digest_of(files[name])}  {name}\n" for name in sorted(files, key=str.encode)).encode())
+    return digest_of_digests({name: digest_of(data) for name, data in files.items()})
 
 
-def _checked(digest: str, sha256: str, what: str) -> str:
+def digest_of_digests(digests: Mapping[str, str]) -> str:
+    """Return :func:`directory_digest` of files whose own digests (hex) these are."""
+    return digest_of("".join(f"{digests[name]}  {name}\n" for name in sorted(digests, key=str.encode)).encode())
+
+
+def check_digest(digest: str, sha256: str, what: str) -> str:
+    """Return ``digest`` (hex), that of ``what``; raise :class:`RefusedModel` if ``sha256`` requires another."""
     if sha256 and digest != sha256.lower():
         raise RefusedModel(
             f"{what} has sha256 {digest}, but {sha256} is required: "

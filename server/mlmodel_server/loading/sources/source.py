@@ -48,3 +48,24 @@ class Memory:
         if name not in self._files:
             raise UnreachableSource(f"{name} is missing from the package: write or pack it again")
         return self._files[name]
+
+
+class Once:
+    """A source of which each file is read once, so that what is opened is what was checked."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self.entry, self.sha256 = source, source.entry, source.sha256
+        self._names: tuple[str, ...] | None = None
+        self._read: dict[str, bytes] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """See :class:`Source`."""
+        if self._names is None:
+            self._names = self._source.names()
+        return self._names
+
+    def read(self, name: str) -> bytes:
+        """See :class:`Source`."""
+        if name not in self._read:
+            self._read[name] = self._source.read(name)
+        return self._read[name]

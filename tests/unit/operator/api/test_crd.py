@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.crd import crd, crd_problem
-from mlmodel_operator.api.types import Spec
+from mlmodel_operator.api.types import ModelSource, Spec
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 SMALLEST = {
@@ -20,6 +22,60 @@ SMALLEST = {
 }
 """A spec with every part and only its required fields."""
 BOUNDS_IN_A_RULE = {"spec.rollout.steps[].weight": (1, 99), "spec.rollout.gates.errors.maxPercent": (0.1, 50)}
+
+
+def uri_is_valid(uri: str) -> bool:
+    """Whether the rules permit the URI. CEL and Python read the patterns alike, but for `$` before a newline."""
+    patterns = [
+        (bool(found[1]), re.sub(r"\$$", r"\\Z", found[2]))
+        for rule in ModelSource.rules
+        for found in re.finditer(r"(!)?self\.uri\.matches\('([^']*)'\)", rule.rule)
+        if "self.sha256" not in rule.rule
+    ]
+    assert len(patterns) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python about `[[]`, which both read as a bracket
+        return "$(" not in uri and all(bool(re.search(text, uri)) != negated for negated, text in patterns)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://models.example:8443/a/b%20c.skops?token=a@b&x=1",
+        "https://[2001:db8::1]/m.skops",
+        "s3://models/fraud/7/",
+        "s3://models/a@b/$x",
+        "pvc://claim/a/b@c",
+        "pvc://claim",
+        "az://models/mlmodel.json",
+        f"oci://registry.example:5000/team/fraud@sha256:{'9f2c' * 16}",
+    ],
+)
+def test_an_address_of_printable_ascii_is_valid(uri: str) -> None:
+    assert uri_is_valid(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:hush@models.example/m.skops",
+        "https://me@models.example/m.skops",
+        "s3://me:hush@models/fraud",
+        "oci://me:hush@registry.example/fraud:v1",
+        "https://models.example/a b",
+        "https://models.example\x00/m",
+        "s3://models/fraud\n",
+        "s3://models/\x1b[31m",
+        "s3://models/für",
+        "pvc://claim/a\u202eb",
+        "pvc://claim/a//b",
+        "s3://models/$(MLMODEL_SIGNING_KEYS_PEM)",
+        "pvc://claim/$(HOME)",
+        "https:///m",
+    ],
+)
+def test_an_address_with_a_password_a_variable_or_another_character_is_not(uri: str) -> None:
+    assert not uri_is_valid(uri)
 
 
 def properties() -> dict[str, Any]:

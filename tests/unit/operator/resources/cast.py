@@ -29,6 +29,12 @@ def container(deployment: Body) -> Body:
     return dict(only)
 
 
+def fetcher(deployment: Body) -> Body:
+    """Return the only init container of the pod."""
+    (only,) = pod(deployment)["initContainers"]
+    return dict(only)
+
+
 def restricted(spec: Body) -> list[str]:
     """Return what violates the `restricted` pod security standard, or our own rules beyond it."""
     problems = []
@@ -46,7 +52,7 @@ def restricted(spec: Body) -> list[str]:
             problems.append("a scratch volume without a limit")
     if spec.get("enableServiceLinks") is not False:
         problems.append("service links")
-    for item in spec["containers"]:
+    for item in (*spec.get("initContainers", []), *spec["containers"]):
         inner = item.get("securityContext", {})
         if inner.get("allowPrivilegeEscalation") is not False:
             problems.append("privilege escalation")

@@ -130,7 +130,11 @@ def changed(body: Body, *path: Any, value: Any) -> Body:
         (("spec", "template", "spec", "containers"), [{}, {}], "spec.template.spec.containers"),
         (("spec", "template", "spec", "hostNetwork"), True, "spec.template.spec.hostNetwork"),
         (("spec", "template", "spec", "serviceAccountName"), "admin", "spec.template.spec.serviceAccountName"),
-        (("spec", "template", "metadata", "annotations"), {"x": "y"}, "spec.template.metadata.annotations"),
+        (
+            ("spec", "template", "metadata", "annotations"),
+            {"x": "y"},
+            "spec.template.metadata.annotations.eks.amazonaws.com/skip-containers",
+        ),
         (("spec", "template", "spec", "volumes"), [], "spec.template.spec.volumes"),
         (("spec", "selector"), {}, "spec.selector.matchLabels"),
         (("metadata", "labels", "mlmodel.dev/revision"), "other", "metadata.labels[mlmodel.dev/revision]"),
@@ -148,7 +152,7 @@ def test_what_changes_later_is_no_difference() -> None:
     live = changed(built, "spec", "replicas", value=7)
     live["metadata"]["annotations"] |= {"deployment.kubernetes.io/revision": "3", "mlmodel.dev/applied": "x"}
     live["metadata"]["labels"]["velero.io/restore-name"] = "nightly"
-    live["spec"]["template"]["metadata"]["annotations"] = {"kubectl.kubernetes.io/restartedAt": "2027-01-01"}
+    live["spec"]["template"]["metadata"]["annotations"] |= {"kubectl.kubernetes.io/restartedAt": "2027-01-01"}
     assert difference(live, built) == ""
     service = resources.service(OWNER, "5f1c2e9a")
     live = changed(service, "spec", "clusterIP", value="10.0.0.7")
@@ -168,6 +172,7 @@ def test_what_changes_later_is_no_difference() -> None:
         Snapshot(ModelSource("configmap://fraud-v1", version="v1"), IMAGE),
         Snapshot(ModelSource("configmap://fraud-v1"), IMAGE, files_sha256=SHA),
         Snapshot(ModelSource("s3://models/fraud/7", sha256=SHA), IMAGE),
+        Snapshot(ModelSource("https://x.example/m.skops?token=a$$b$", sha256=SHA), IMAGE),
         Snapshot(ModelSource("pvc://claim/dir", version="v1", trust="signed", format="onnx"), IMAGE),
         Snapshot(ModelSource("builtin://iris"), IMAGE, api_keys=ApiKeys("keys"), batching=Batching(8)),
         Snapshot(ModelSource("builtin://iris"), IMAGE, Resources({"cpu": Quantity("2")}, {"memory": Quantity("1Gi")})),

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.schema import Quantity
-from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, Owner, Resources
+from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, Owner, Resources, Revision
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
+from mlmodel_server.loading import limits
 from mlmodel_server.startup import server as server_drain
-from tests.unit.operator.resources.cast import IMAGE, OWNER, Body, container, pod, restricted, revision
+from tests.unit.operator.resources.cast import IMAGE, OWNER, Body, container, fetcher, pod, restricted, revision
 
 CHILDREN: list[Body] = [
     deployment(OWNER, revision()),
@@ -54,7 +55,7 @@ def test_each_child_is_named_labelled_and_owned(child: Body) -> None:
 
 def test_the_selectors_find_the_pods_of_the_revision_and_no_others() -> None:
     deploy, svc, _, budget = CHILDREN
-    assert deploy["spec"]["template"]["metadata"] == {"labels": LABELS}
+    assert deploy["spec"]["template"]["metadata"]["labels"] == LABELS
     assert deploy["spec"]["selector"]["matchLabels"] == svc["spec"]["selector"] == SELECTOR
     assert budget["spec"]["selector"]["matchLabels"] == SELECTOR
     assert pod(deploy)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"] == SELECTOR
@@ -70,11 +71,14 @@ def test_the_pod_is_restricted(uri: str) -> None:
     assert pod(deployment(OWNER, revision()))["automountServiceAccountToken"] is False
 
 
-def test_the_pod_template_is_the_released_one() -> None:
+@pytest.mark.parametrize(
+    ("uri", "digest"), [("configmap://fraud-v7", "c34c32b790ea55d7"), ("s3://models/fraud", "f376a82092b16a39")]
+)
+def test_the_pod_template_is_the_released_one(uri: str, digest: str) -> None:
     """A changed template applies to the next revision of every model; running pods stay as they are. If the change is
     intended, add it to the changelog, and its new value here."""
-    template = json.dumps(deployment(OWNER, revision("configmap://fraud-v7"))["spec"]["template"], sort_keys=True)
-    assert hashlib.sha256(template.encode()).hexdigest()[:16] == "ba34d6ef672e5977"
+    template = json.dumps(deployment(OWNER, revision(uri))["spec"]["template"], sort_keys=True)
+    assert hashlib.sha256(template.encode()).hexdigest()[:16] == digest
 
 
 def test_the_image_is_the_revisions_own() -> None:
@@ -85,7 +89,6 @@ def test_the_image_is_the_revisions_own() -> None:
     ("uri", "volume", "mount"),
     [
         ("builtin://iris", None, None),
-        ("https://models.example/fraud.skops", None, None),
         ("configmap://fraud-v7", {"configMap": {"name": "fraud-v7"}}, {}),
         ("pvc://models/fraud/7", {"claimName": "models"}, {"subPath": "fraud/7"}),
         ("pvc://models/fraud/7/", {"claimName": "models"}, {"subPath": "fraud/7"}),
@@ -122,7 +125,7 @@ def test_the_model_is_mounted_where_it_is_in_the_cluster(uri: str, volume: Any, 
 def test_the_server_gets_its_model_as_arguments() -> None:
     deploy = deployment(OWNER, revision("https://x.example/m.skops", version="v7", sha256=DIGEST, format="skops"))
     assert container(deploy)["args"] == [
-        *("--name", "fraud", "--uri", "https://x.example/m.skops"),
+        *("--name", "fraud", "--uri", "https://x.example/m.skops", "--fetched", "/mnt/model"),
         *("--model-version", "v7", "--revision", "5f1c2e9a", "--sha256", DIGEST),
         *("--format", "skops", "--port", "8080", "--grpc-port", "9000"),
         *("--timeout", "60", "--batch-rows", "64"),
@@ -141,17 +144,79 @@ def test_the_server_gets_its_model_as_arguments() -> None:
         *((uri, False) for uri in ("builtin://x", "configmap://x", "pvc://x/m", f"oci://x/m@sha256:{DIGEST}")),
     ],
 )
-def test_credentials_are_files_for_downloads_and_optional(uri: str, downloads: bool) -> None:
-    deploy = deployment(OWNER, revision(uri))
-    volumes = [volume for volume in pod(deploy)["volumes"] if volume["name"] == "storage"]
-    mounts = [mount for mount in container(deploy)["volumeMounts"] if mount["name"] == "storage"]
-    env = container(deploy).get("env", [])
+def test_only_the_init_container_that_downloads_has_credentials(uri: str, downloads: bool) -> None:
+    deploy = deployment(OWNER, revision(uri, sha256=DIGEST))
+    server, spec = container(deploy), pod(deploy)
+    assert [mount for mount in server["volumeMounts"] if mount["name"] == "storage"] == []
+    assert server.get("env", []) == []
+    volumes = [volume for volume in spec["volumes"] if volume["name"] == "storage"]
     if not downloads:
-        assert (volumes, mounts, env) == ([], [], [])
+        assert "initContainers" not in spec
+        assert volumes == []
         return
     assert volumes == [{"name": "storage", "secret": {"secretName": "mlmodel-storage", "optional": True}}]
-    assert mounts == [{"name": "storage", "mountPath": "/etc/mlmodel/storage", "readOnly": True}]
-    assert env == [{"name": "MLMODEL_STORAGE_CREDENTIALS", "value": "/etc/mlmodel/storage"}]
+    fetch = fetcher(deploy)
+    assert fetch["env"] == [{"name": "MLMODEL_STORAGE_CREDENTIALS", "value": "/etc/mlmodel/storage"}]
+    assert fetch["volumeMounts"] == [
+        {"name": "model", "mountPath": "/mnt/model"},
+        {"name": "storage", "mountPath": "/etc/mlmodel/storage", "readOnly": True},
+    ]
+    assert (fetch["name"], fetch["image"]) == ("fetch", IMAGE)
+    assert fetch["args"] == ["--name", "fraud", "--uri", uri, "--sha256", DIGEST, "--fetch-to", "/mnt/model"]
+    (model,) = [volume for volume in spec["volumes"] if volume["name"] == "model"]
+    size = model["emptyDir"]["sizeLimit"]
+    assert int(size.removesuffix("Mi")) << 20 >= limits.MAX_TOTAL + limits.MAX_FILES * 4096
+    assert {"name": "model", "mountPath": "/mnt/model", "readOnly": True} in server["volumeMounts"]
+    assert server["args"][server["args"].index("--fetched") + 1] == "/mnt/model"
+    shared = {mount["name"] for mount in fetch["volumeMounts"]} & {mount["name"] for mount in server["volumeMounts"]}
+    assert shared == {"model"}, "what the init container leaves elsewhere, the server cannot read"
+
+
+def test_a_signed_model_is_fetched_with_all_files() -> None:
+    args = fetcher(deployment(OWNER, revision("s3://b/k", sha256=DIGEST, trust="signed"), signing_keys="PEM"))["args"]
+    assert args[args.index("--trust") + 1] == "signed"
+
+
+def test_a_token_in_the_address_does_not_reach_the_server() -> None:
+    deploy = deployment(OWNER, revision("https://x.example/m.skops?token=hush", sha256=DIGEST))
+    assert "hush" not in json.dumps(container(deploy))
+    assert "https://x.example/m.skops?token=hush" in fetcher(deploy)["args"]
+
+
+def test_the_identity_that_a_cloud_gives_to_pods_is_kept_from_the_server() -> None:
+    for uri in ("s3://b/k", "configmap://fraud-v7"):
+        metadata = deployment(OWNER, revision(uri, sha256=DIGEST))["spec"]["template"]["metadata"]
+        assert metadata["annotations"] == {"eks.amazonaws.com/skip-containers": "server"}
+
+
+def test_the_init_container_requests_no_more_than_the_server() -> None:
+    for desired in (Resources(), Resources({"cpu": Quantity("2")}, {"memory": Quantity("1Gi")})):
+        deploy = deployment(OWNER, revision("s3://b/k", sha256=DIGEST, serving={"resources": desired}))
+        assert fetcher(deploy)["resources"] == container(deploy)["resources"]
+
+
+HOSTILE = "a$(MLMODEL_SIGNING_KEYS_PEM)$$(HOME)$"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        revision(f"s3://b/{HOSTILE}", sha256=DIGEST, trust="signed"),
+        revision(f"https://x.example/{HOSTILE}?{HOSTILE}", sha256=HOSTILE),
+        revision(f"pvc://claim/{HOSTILE}", version=HOSTILE),
+        revision(format=HOSTILE, trust=HOSTILE),
+        revision(serving={"files_sha256": HOSTILE, "refresh": HOSTILE}),
+    ],
+)
+def test_no_field_of_a_model_is_replaced_by_a_variable(found: Revision) -> None:
+    """Kubelet replaces ``$(NAME)`` in arguments and variables, and ``$$`` by ``$``."""
+    deploy = deployment(Owner(HOSTILE, "bank", "1"), found, signing_keys=HOSTILE)
+    for item in (*pod(deploy).get("initContainers", []), container(deploy)):
+        words = [*item["args"], *(variable["value"] for variable in item.get("env", []))]
+        for word in words:
+            assert "$" not in word.replace("$$", ""), word
+        passed = [word.replace("$$", "$") for word in item["args"]]
+        assert passed[passed.index("--name") + 1] == HOSTILE
 
 
 def test_api_keys_are_mounted_and_no_pod_starts_without_them() -> None:
@@ -170,8 +235,9 @@ def test_no_secret_is_ever_in_the_environment() -> None:
     deploy = deployment(
         OWNER, revision("s3://b/k", trust="signed", serving={"api_keys": ApiKeys("k")}), signing_keys="PEM"
     )
-    assert all(set(entry) == {"name", "value"} for entry in container(deploy)["env"])
-    assert "envFrom" not in container(deploy)
+    for item in (fetcher(deploy), container(deploy)):
+        assert all(set(entry) == {"name", "value"} for entry in item["env"])
+        assert "envFrom" not in item
 
 
 def test_trust_beyond_strict_requires_a_right_of_the_operator() -> None:

@@ -534,7 +534,7 @@ def _skops_files() -> Iterator[Malicious]:
     yield Malicious(
         "skops path",
         lambda m: _skops(_node("NdArrayNode", "numpy", "ndarray", type="numpy", file=f"../../..{m}")),
-        r"model\.skops cannot be read \(KeyError: .*There is no item named",
+        r"model\.skops cannot be read \(KeyError\)",
     )
 
 
@@ -605,7 +605,7 @@ def _mlflow_directories() -> Iterator[Malicious]:
     )  # fmt: skip
     outside = "flavors:\n  sklearn:\n    pickled_model: ../../../etc/passwd\n"
     yield Malicious(
-        "mlflow path", _mlflow(outside), r"MLmodel names '\.\./\.\./\.\./etc/passwd', which is not in the directory"
+        "mlflow path", _mlflow(outside), "MLmodel names a file for its flavour sklearn that is not in the directory"
     )
     yield Malicious(
         "mlflow yaml",

@@ -137,7 +137,7 @@ def test_a_package_is_downloaded_with_its_files_and_its_signature(serve: Serve) 
         source = at(f"{web.url}/models/iris/mlmodel.json")
         assert source.names() == tuple(sorted(files))
         assert {name: source.read(name) for name in source.names()} == files
-        assert load(source, trust="signed", keys=[public(key)]).signed_by
+        assert load(source, trust="signed", keys=[public(key)], name="iris").signed_by
         with pytest.raises(RefusedModel, match="is not a valid file name"):
             source.read("../other/model.skops")
 
@@ -161,7 +161,7 @@ def test_a_token_in_the_address_is_in_no_message(serve: Serve) -> None:
 
 
 def test_a_password_in_the_address_is_rejected_and_not_repeated() -> None:
-    with pytest.raises(RefusedModel, match="without user name or password") as caught:
+    with pytest.raises(RefusedModel, match="without user name, password") as caught:
         at("https://me:hush@127.0.0.1/model.bin")
     assert "hush" not in str(caught.value)
 

@@ -245,7 +245,7 @@ def test_layers_are_limited_and_contain_each_file_once(registry: Registry, monke
 
 @pytest.mark.parametrize("uri", ["oci://host", "oci://host/name", "oci://me:hush@host/name:1", "oci://host/Name:1"])
 def test_an_invalid_reference_is_rejected(uri: str) -> None:
-    with pytest.raises(RefusedModel, match="the URI of the model is not valid: give oci://HOST/NAME:TAG or") as caught:
+    with pytest.raises(RefusedModel, match="the URI of the model is not valid: give ") as caught:
         locate(uri, None, ANY)
     assert "hush" not in str(caught.value)
 

@@ -43,10 +43,10 @@ def key(curve: type[ec.EllipticCurve] = ec.SECP256R1, number: int = 0) -> ec.Ell
 @pytest.mark.parametrize("curve", [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1])
 def test_signed_files_are_accepted_and_the_key_is_returned(curve: type[ec.EllipticCurve]) -> None:
     bundle = sign(FILES, pem(key(curve)), "model")
-    fingerprint = verify(FILES, bundle, [public(key(number=1)), public(key(curve))])
+    fingerprint = verify(FILES, bundle, [public(key(number=1)), public(key(curve))], "model")
     assert fingerprint == hashlib.sha256(public(key(curve))).hexdigest()
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
-    assert verify(digests, bundle, [public(key(curve))]) == fingerprint
+    assert verify(digests, bundle, [public(key(curve))], "model") == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -61,30 +61,56 @@ def test_signed_files_are_accepted_and_the_key_is_returned(curve: type[ec.Ellipt
 )
 def test_a_changed_missing_or_added_file_is_rejected_by_name(files: dict[str, bytes], words: str) -> None:
     with pytest.raises(RefusedModel, match=f"the signature does not match the files: .*{words}: sign the model again"):
-        verify(files, sign(FILES, pem(key()), "model"), [public(key())])
+        verify(files, sign(FILES, pem(key()), "model"), [public(key())], "model")
+
+
+@pytest.mark.parametrize(
+    ("signed", "served", "words"),
+    [
+        ("fraud", "iris", "was signed as 'fraud', but is served as 'iris': .* --sign KEY --name iris$"),
+        ("fraud", "Fraud", "was signed as 'fraud', but is served as 'Fraud'"),
+        ("fraud-eu", "fraud", "was signed as 'fraud-eu'"),
+        ("", "iris", "was signed without a name, but is served as 'iris'"),
+        ("", "", "was signed without a name"),
+    ],
+)
+def test_a_signature_of_one_model_is_not_valid_for_another(signed: str, served: str, words: str) -> None:
+    with pytest.raises(RefusedModel, match=words):
+        verify(FILES, sign(FILES, pem(key()), signed), [public(key())], served)
+
+
+def test_a_statement_without_a_name_is_that_of_no_model() -> None:
+    bundle = resigned(lambda it: it["subject"][0].pop("name"))
+    with pytest.raises(RefusedModel, match="was signed without a name, but is served as 'model'"):
+        verify(FILES, bundle, [public(key())], "model")
+
+
+def test_the_name_is_signed() -> None:
+    with pytest.raises(RefusedModel, match="has an invalid signature"):
+        verify(FILES, forged(other_payload), [public(key())], "other")
 
 
 def test_hidden_files_in_the_signature_are_ignored_and_others_are_not() -> None:
     bundle = sign({**FILES, ".cache/index": b"1"}, pem(key()), "model")
-    assert verify(FILES, bundle, [public(key())])
+    assert verify(FILES, bundle, [public(key())], "model")
     with pytest.raises(RefusedModel, match=r"\.cache/other not signed"):
-        verify({**FILES, ".cache/other": b"2"}, bundle, [public(key())])
+        verify({**FILES, ".cache/other": b"2"}, bundle, [public(key())], "model")
 
 
 def test_a_signature_of_a_single_file_is_valid_under_any_name() -> None:
-    bundle = sign({".": b"weights"}, pem(key()), "model.joblib")
-    assert verify({"renamed.joblib": b"weights"}, bundle, [public(key())])
+    bundle = sign({".": b"weights"}, pem(key()), "model")
+    assert verify({"renamed.joblib": b"weights"}, bundle, [public(key())], "model")
     for files in ({"model.joblib": b"other"}, {"model.joblib": b"weights", "more": b""}):
         with pytest.raises(RefusedModel):
-            verify(files, bundle, [public(key())])
+            verify(files, bundle, [public(key())], "model")
 
 
 def test_a_key_that_is_not_trusted_is_rejected() -> None:
     bundle = sign(FILES, pem(key()), "model")
     with pytest.raises(RefusedModel, match=r"signed with the key \w{16}, which is not one of the 1 trusted keys"):
-        verify(FILES, bundle, [public(key(number=1))])
+        verify(FILES, bundle, [public(key(number=1))], "model")
     with pytest.raises(RefusedModel, match="not one of the 0 trusted keys"):
-        verify(FILES, bundle, [])
+        verify(FILES, bundle, [], "model")
 
 
 def forged(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -114,7 +140,7 @@ def other_payload(bundle: dict[str, Any]) -> None:
 
 def test_both_helpers_make_valid_bundles_without_a_change() -> None:
     for bundle in (forged(lambda _: None), resigned(lambda _: None)):
-        assert verify(FILES, bundle, [public(key())])
+        assert verify(FILES, bundle, [public(key())], "model")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +162,7 @@ def test_both_helpers_make_valid_bundles_without_a_change() -> None:
 )
 def test_a_bundle_of_another_form_is_rejected(change: Callable[[dict[str, Any]], object], words: str) -> None:
     with pytest.raises(RefusedModel, match=words):
-        verify(FILES, forged(change), [public(key())])
+        verify(FILES, forged(change), [public(key())], "model")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +170,7 @@ def test_a_bundle_of_another_form_is_rejected(change: Callable[[dict[str, Any]],
     [
         (
             lambda it: it.update(predicateType="https://slsa.dev/provenance/v1"),
-            r"of another type \('https://slsa.dev/provenance/v1'\)",
+            r"of another type than https://model_signing/",
         ),
         (lambda it: it.update(predicateType="https://model_signing/Digests/v0.1"), "a statement of another type"),
         (lambda it: it.update(_type="https://in-toto.io/Statement/v0.1"), "a statement of another type"),
@@ -162,13 +188,13 @@ def test_a_statement_of_another_form_is_rejected_although_it_is_signed(
     change: Callable[[dict[str, Any]], object], words: str
 ) -> None:
     with pytest.raises(RefusedModel, match=words):
-        verify(FILES, resigned(change), [public(key())])
+        verify(FILES, resigned(change), [public(key())], "model")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"mediaType": 1}'])
 def test_data_that_is_not_a_bundle_is_rejected(data: bytes) -> None:
     with pytest.raises(RefusedModel, match=r"model\.sig is not an OpenSSF model signature: sign the model with"):
-        verify(FILES, data, [public(key())])
+        verify(FILES, data, [public(key())], "model")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +204,7 @@ def test_other_algorithms_neither_sign_nor_verify(wrong: Any) -> None:
     with pytest.raises(UsageError, match="ECDSA key on P-256, P-384 or P-521"):
         sign(FILES, pem(wrong), "model")
     with pytest.raises(UsageError, match="ECDSA key on P-256, P-384 or P-521"):
-        verify(FILES, sign(FILES, pem(key()), "model"), [public(wrong)])
+        verify(FILES, sign(FILES, pem(key()), "model"), [public(wrong)], "model")
 
 
 def test_data_that_is_not_a_key_is_reported() -> None:
@@ -188,4 +214,4 @@ def test_data_that_is_not_a_key_is_reported() -> None:
             sign(FILES, wrong, "model")
     for wrong in (b"", pem(key())):
         with pytest.raises(UsageError, match="a trusted key is not a public key"):
-            verify(FILES, sign(FILES, pem(key()), "model"), [wrong])
+            verify(FILES, sign(FILES, pem(key()), "model"), [wrong], "model")

@@ -247,7 +247,7 @@ def test_a_signed_model_may_contain_anything(keys: tuple[bytes, bytes]) -> None:
     with pytest.raises(RefusedModel, match=r"helper in model\.joblib"):
         opened(files)
     signed = {**files, SIGNATURE: sign(files, private, "own")}
-    loaded = load(Memory(signed, "model.joblib"), trust="signed", keys=[public])
+    loaded = load(Memory(signed, "model.joblib"), trust="signed", keys=[public], name="own")
     assert loaded.signed_by
     assert loaded.opened.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
 
@@ -260,8 +260,8 @@ def test_a_signature_covers_every_file(keys: tuple[bytes, bytes]) -> None:
         {"model.joblib": files["model.joblib"] + b" "},
         {**files, "more.txt": b""},
     ):
-        with pytest.raises(RefusedModel):
-            opened({**changed, SIGNATURE: signature}, trust="signed", keys=[public])
+        with pytest.raises(RefusedModel, match="the signature does not match the files"):
+            opened({**changed, SIGNATURE: signature}, trust="signed", keys=[public], name="own")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.startup import options
-from mlmodel_server.startup.assemble import assemble, fetch
+from mlmodel_server.startup.assemble import assemble, read
 from mlmodel_server.tensors import TensorSpec
 from tests.unit.server.models import iris, mixed
 
@@ -52,7 +52,7 @@ def serving(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     arguments = ["--name", "m", "--model-version", "v1", "--uri", "pvc://claim", "--path", str(path)]
     parsed = options.parse([*arguments, "--workers", "2", "--compile", "off"])
     parsed.threads = 1
-    made = assemble(parsed, fetch(parsed))
+    made = assemble(parsed, read(parsed))
     made.recorder.start(0)
     made.feedback.start(0)
     made.ids.start()

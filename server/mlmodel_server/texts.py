@@ -1,0 +1,67 @@
+"""Text that came from outside, made fit for a terminal, a log, a status and a response."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import TracebackType
+
+_PLACE = re.compile(r"\((byte \d+)\)|at `([$.\[\]\w]*)`")
+"""Where msgspec found an error: a byte, or the path of a field, which has our own names only."""
+_QUOTED = re.compile(r"(['\"`]).*\1")
+_NAME = re.compile(r"[A-Za-z_][\w.]{0,99}", re.ASCII)
+_OURS = __name__.partition(".")[0] + "."
+
+
+def one_line(text: str, limit: int) -> str:
+    """Return the text in one line of at most ``limit`` printable characters."""
+    return printable(" ".join(text.split()))[:limit]
+
+
+def printable(text: str) -> str:
+    """Return the text with an escape for every character that is not printable, such as the start of a terminal's
+    command or a change of the direction of writing."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a library could not read a file: the kind of the error, and its position if the library gives it.
+
+    The text of a library may quote the file or name a path, so it is left out. Only a sentence that this project raised
+    about the file ("it has …") is kept, without what it quotes, and the name of a module that is missing.
+    """
+    kind = type(error).__name__[:60]
+    if isinstance(error, ImportError) and error.name and _NAME.fullmatch(error.name):
+        return f"{kind}: {error.name}"
+    if _is_ours(error):
+        return f"{kind}: {one_line(_QUOTED.sub('…', str(error)), 200)}"
+    place = _place_of(error)
+    return f"{kind} at {place}" if place else kind
+
+
+def _place_of(error: BaseException) -> str:
+    mark = getattr(error, "problem_mark", None) or error  # of YAML; json has the same numbers in the error itself
+    line, column = getattr(mark, "line", None), getattr(mark, "column", None)
+    if isinstance(line, int) and isinstance(column, int):
+        return f"line {line + 1}, column {column + 1}"
+    line, column = getattr(error, "lineno", None), getattr(error, "colno", None)
+    if isinstance(line, int) and isinstance(column, int):
+        return f"line {line}, column {column}"
+    if type(error).__module__ == "msgspec":
+        found = _PLACE.search(str(error))
+        return next(filter(None, found.groups()), "") if found else ""
+    return f"byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a module of this project raised the error with a sentence about the file. A function in C has no frame of
+    its own, so the start of the sentence decides too."""
+    last: TracebackType | None = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = str(last.tb_frame.f_globals.get("__name__", "")) if last else ""
+    return module.startswith(_OURS) and str(error).startswith(("it ", "its "))
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if ord(character) > 0x7F else f"\\u{ord(character):04x}"
