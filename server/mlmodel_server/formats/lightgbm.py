@@ -23,6 +23,7 @@ _OPTIONS = ("pred_early_stop", "pred_early_stop_freq", "pred_early_stop_margin")
 """Parameters of a wrapper that it passes on with each prediction, and that change it. The others do not: they only
 count in training, or the wrapper removes them."""
 
+
 def check(artefact: Artefact) -> None:
     """Raise ValueError for a tree with an index out of range."""
     check_text(artefact.data.decode("utf-8"))

@@ -53,7 +53,9 @@ def boosted(estimator: Any) -> Boosted:
     """
     missing = estimator.missing
     if not isinstance(missing, (int, float)):
-        raise RefusedModel(f"its parameter missing is of the type {type(missing).__name__}: set a number, and fit again")
+        raise RefusedModel(
+            f"its parameter missing is of the type {type(missing).__name__}: set a number, and fit again"
+        )
     return _boosted(estimator.get_booster(), hasattr(estimator, "n_classes_"), float(missing))
 
 
@@ -93,7 +95,9 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
     width = booster.num_features()
     if not width:
         raise RefusedModel("the file contains no fitted XGBoost model: save the booster after training")
-    known = xgboost_categories.read(json.loads(booster.save_raw("json"))) if "c" in (booster.feature_types or ()) else {}
+    known = (
+        xgboost_categories.read(json.loads(booster.save_raw("json"))) if "c" in (booster.feature_types or ()) else {}
+    )
     model = replace(model, categories=Categories(known, reject_unknown=True) if known else None)
     values = _Values(model, learner["gradient_booster"]["name"] == "gblinear")
     functions = BoosterFunctions(values.values, model)

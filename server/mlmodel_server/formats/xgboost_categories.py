@@ -10,9 +10,6 @@ import numpy as np
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_lengths, integers, whole
 
-FIRST_VERSION = (3, 1)
-"""XGBoost writes the categories since this version."""
-
 _INTEGERS = range(9, 17)
 """XGBoost's numbers for arrays of integers; it accepts no other categories but texts."""
 
@@ -57,10 +54,10 @@ def read(model: Mapping[str, Any]) -> dict[int, list[Any]]:
         return {}
     booster = learner["gradient_booster"]
     columns = booster.get("gbtree", booster).get("model", {}).get("cats", {}).get("enc", [])  # dart has a gbtree
-    if not columns and learner.get("feature_names") and tuple(model.get("version", ())[:2]) < FIRST_VERSION:
+    if not columns and learner.get("feature_names"):
         raise RefusedModel(
-            "it was trained on categories of a DataFrame, and XGBoost before 3.1 does not save them: "
-            "train it with XGBoost 3.1 or newer"
+            "it was trained on categories of a DataFrame but does not have them, because XGBoost before 3.1 does not "
+            "save them: train it with XGBoost 3.1 or newer, or on an array of codes"
         )
     known = {index: _values(column) for index, column in enumerate(columns)}
     return {index: values for index, values in known.items() if values}

@@ -100,7 +100,9 @@ def placed(categories: UnplacedCategories, names: Sequence[str] | None) -> Opene
         )
     unknown = [name for name in names if name not in categories.names]
     if unknown:
-        raise RefusedModel(f"the model has no column {unknown[0][:40]!r}, which its package lists: save the package again")
+        raise RefusedModel(
+            f"the model has no column {unknown[0][:40]!r}, which its package lists: save the package again"
+        )
     return categories.placed(sorted(categories.names.index(name) for name in names))
 
 
