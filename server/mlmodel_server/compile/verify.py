@@ -11,7 +11,7 @@ from mlmodel_server.compile import timing
 from mlmodel_server.compile.explore import accepts, detect_domain
 from mlmodel_server.compile.functions import OnnxFunctions
 from mlmodel_server.compile.parity import Comparison, Different
-from mlmodel_server.compile.rows import ColumnKinds, boundary, unusual, varied
+from mlmodel_server.compile.rows import ColumnKinds, boundary, probes, unusual, varied
 from mlmodel_server.compile.verdict import Unsupported, Verdict
 from mlmodel_server.formats.opened import Functions
 from mlmodel_server.manifest import Signature
@@ -68,6 +68,8 @@ def _compiled(
     kinds = ColumnKinds(signature, domain)
     comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), kinds.open)
     for rows in varied(estimator, table, kinds):
+        comparison.compare(rows)
+    for rows in probes(estimator, table, kinds):
         comparison.compare(rows)
     comparison.compare(boundary(original, comparison.same(), kinds))
     for rows in unusual(row, kinds):

@@ -18,15 +18,24 @@ from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 
 
 class EstimatorFunctions:
-    """The methods of a prepared estimator, by the names of its outputs."""
+    """The methods of a prepared estimator, by the names of its outputs.
 
-    def __init__(self, estimator: Any) -> None:
+    A missing text is NaN to the estimator, as pandas has it, but None in the columns ``none``.
+    """
+
+    def __init__(self, estimator: Any, none: Sequence[int] = ()) -> None:
+        self._none = list(none)
         self._methods = {
             name: getattr(estimator, name) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)
         }
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
+        if isinstance(table, np.ndarray) and table.dtype == object:
+            missing = np.equal(table, None)
+            missing[:, self._none] = False
+            if missing.any():
+                table = np.where(missing, np.nan, table)
         return [np.asarray(self._methods[name](table)) for name in outputs]
 
 
@@ -52,6 +61,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         names = [f"column-{index}" for index in range(width)]  # as package.save calls them
     inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
     layout: Literal["columns", "matrix"] = "columns" if names else "matrix"
+    none = learnt.with_none(estimator, width)
     prepared = prepare(estimator)
     signature = Signature(
         layout,
@@ -62,7 +72,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     return Opened(
         format,
         f"sklearn_{format}",
-        EstimatorFunctions(prepared),
+        EstimatorFunctions(prepared, none),
         signature,
         task_of(prepared),
         prepared,
