@@ -11,7 +11,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from mlmodel_server.compile.domain import Check, Domain
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import Array
+from mlmodel_server.tensors import Array, missing_texts
 
 NUMBERS, TEXT = "numbers", "text"
 """Names of the inputs."""
@@ -39,7 +39,7 @@ def _marked(table: Array) -> Array:
     """Return the table with a text in place of each missing one."""
     if None not in table.ravel().tolist():
         return table
-    return np.where(np.equal(table, None), MISSING_TEXT, table)
+    return np.where(missing_texts(table), MISSING_TEXT, table)
 
 
 class OnnxFunctions:

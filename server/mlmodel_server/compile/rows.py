@@ -64,8 +64,8 @@ class Rows:
 
 class ColumnKinds:
     """The columns by kind. ``open`` columns accept any number, ``open_text`` any text; values of ``closed`` columns
-    (all but the open ones) come from other rows or from the ``domain``. ``numbers`` are all columns that are not text, and
-    ``maybe_missing`` the open columns that accept a missing number."""
+    (all but the open ones) come from other rows or from the ``domain``. ``numbers`` are all columns that are not text,
+    and ``maybe_missing`` the open columns that accept a missing number."""
 
     def __init__(self, signature: Signature, domain: Domain) -> None:
         text = text_columns(signature)

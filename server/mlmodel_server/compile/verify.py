@@ -13,7 +13,7 @@ from mlmodel_server.compile.functions import OnnxFunctions
 from mlmodel_server.compile.parity import Comparison, Different
 from mlmodel_server.compile.rows import ColumnKinds, boundary, probes, unusual, varied
 from mlmodel_server.compile.verdict import Unsupported, Verdict
-from mlmodel_server.formats.opened import Functions
+from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
@@ -58,6 +58,10 @@ def _compiled(
 
     if signature.layout == "tensors":
         raise Unsupported("its input is not a table")
+    if any(spec.name not in (PREDICT, PREDICT_PROBA) for spec in signature.outputs):
+        raise Unsupported("it returns something other than classes, numbers and probabilities")
+    if all(spec.name != PREDICT for spec in signature.outputs):
+        raise Unsupported("it returns no predict, which is timed")
     row = next((row for row in np.array_split(table, len(table)) if accepts(original, row)), None)
     if row is None:
         raise Unsupported("it rejects all example rows")

@@ -43,7 +43,8 @@ def _datatype(value: Any) -> str:
 
 
 def _known(part: Any, columns: Sequence[int], seen: set[int]) -> Iterator[tuple[int, Any]]:
-    """Yield columns of the table and a known value, or None if that is one; ``columns`` are the places of the part's own columns."""
+    """Yield columns of the table and a known value, or None if that is one; ``columns`` are the places of the part's
+    own columns."""
     if id(part) in seen or (not isinstance(part, (BaseEstimator, list, tuple)) and not _is_helper(part)):
         return
     seen.add(id(part))

@@ -11,10 +11,10 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import learnt
-from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
 from mlmodel_server.formats.prepare import prepare
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import Array, TensorSpec, datatype_of
+from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
 
 class EstimatorFunctions:
@@ -25,14 +25,12 @@ class EstimatorFunctions:
 
     def __init__(self, estimator: Any, none: Sequence[int] = ()) -> None:
         self._none = list(none)
-        self._methods = {
-            name: getattr(estimator, name) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)
-        }
+        self._methods = {name: getattr(estimator, name) for name in METHODS if hasattr(estimator, name)}
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
         if isinstance(table, np.ndarray) and table.dtype == object:
-            missing = np.equal(table, None)
+            missing = missing_texts(table)
             missing[:, self._none] = False
             if missing.any():
                 table = np.where(missing, np.nan, table)
