@@ -23,8 +23,8 @@ def values(estimator: Any, width: int) -> dict[int, Any]:
     for column, value in _known(estimator, list(range(width)), set()):
         if value is None:
             continue
-        if isinstance(value, str) or column not in found:
-            found.setdefault(column, value)
+        if isinstance(value, str) or not isinstance(found.get(column), str):
+            found[column] = value  # the last step, an encoder, knows better than an imputer before it
     return found
 
 
