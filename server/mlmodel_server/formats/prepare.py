@@ -17,11 +17,11 @@ from sklearn.compose import ColumnTransformer
 def prepare(model: Any) -> Any:
     """Change ``model`` in place and return it, or its best estimator if it is a fitted search."""
     model = getattr(model, "best_estimator_", model)
-    parts = list(_parts(model, set()))
-    for part in parts:
+    found = parts(model)
+    for part in found:
         if isinstance(part, ColumnTransformer) and "feature_names_in_" in vars(part):
             _select_by_position(part)
-    for part in parts:
+    for part in found:
         # With names, scikit-learn warns in each call that arrays have none.
         vars(part).pop("feature_names_in_", None)
         vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
@@ -30,6 +30,11 @@ def prepare(model: Any) -> Any:
         if vars(part).get("verbose"):
             part.verbose = 0
     return model
+
+
+def parts(model: Any) -> list[Any]:
+    """Return all estimators in an estimator, itself included."""
+    return list(_parts(model, set()))
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:

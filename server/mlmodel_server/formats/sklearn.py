@@ -12,7 +12,7 @@ import numpy as np
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import learnt
 from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
-from mlmodel_server.formats.prepare import prepare
+from mlmodel_server.formats.prepare import parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
@@ -43,6 +43,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     The wrappers of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them; scikit-learn
     uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot predict.
     """
+    estimator = _only_step(getattr(estimator, "best_estimator_", estimator))
     library = type(estimator).__module__
     if library in ("xgboost.sklearn", "lightgbm.sklearn") and hasattr(estimator, "n_features_in_"):
         booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
@@ -52,6 +53,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         raise RefusedModel(
             "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
         )
+    _refuse_categories(estimator)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare removes them
     known = learnt.values(estimator, width)
     datatypes = learnt.datatypes(known)
@@ -76,6 +78,35 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         prepared,
         example=known,
     )
+
+
+def _only_step(estimator: Any) -> Any:
+    """Return the last step of a pipeline whose other steps do nothing, else the estimator."""
+    if type(estimator).__name__ != "Pipeline":
+        return estimator
+    *before, last = [step for _, step in estimator.steps]
+    idle = all(step is None or (isinstance(step, str) and step == "passthrough") for step in before)
+    return last if idle and hasattr(last, PREDICT) else estimator
+
+
+def _refuse_categories(estimator: Any) -> None:
+    """Raise :class:`RefusedModel` for a booster within the estimator that was fitted on categories of a DataFrame: on
+    the arrays of a server it would take their values for codes."""
+    for part in parts(estimator):
+        library = type(part).__module__.partition(".")[0]
+        if library == "lightgbm" and hasattr(part, "_Booster"):
+            has_categories = bool(getattr(part._Booster, "pandas_categorical", None))
+        elif library == "xgboost" and hasattr(part, "n_features_in_"):
+            booster = importlib.import_module(".xgboost", __package__)
+            has_categories = bool(booster.categories_of(part.get_booster()))
+        else:
+            continue
+        if has_categories:
+            name, whole = type(part).__name__, type(estimator).__name__
+            raise RefusedModel(
+                f"its {name} was fitted on categories of a DataFrame within a {whole}: encode them with an "
+                f"OrdinalEncoder in a ColumnTransformer, or save the {name} alone"
+            )
 
 
 def task_of(estimator: Any) -> Task:

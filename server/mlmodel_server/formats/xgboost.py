@@ -112,9 +112,7 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
     width = booster.num_features()
     if not width:
         raise RefusedModel("the file contains no fitted XGBoost model: save the booster after training")
-    known = (
-        xgboost_categories.read(json.loads(booster.save_raw("json"))) if "c" in (booster.feature_types or ()) else {}
-    )
+    known = categories_of(booster)
     model = replace(model, categories=Categories(known, reject_unknown=True) if known else None)
     values = _Values(model, learner["gradient_booster"]["name"] == "gblinear")
     functions = BoosterFunctions(values.values, model)
@@ -129,6 +127,13 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
         explain=ContributionFunctions(values.contributions, width, model),
         example=model.categories.first() if model.categories else {},
     )
+
+
+def categories_of(booster: Any) -> dict[int, list[Any]]:
+    """Return the categories of a DataFrame by column; see :func:`.xgboost_categories.read`."""
+    if "c" not in (booster.feature_types or ()):
+        return {}
+    return xgboost_categories.read(json.loads(booster.save_raw("json")))
 
 
 def _task(objective: str, model: Boosted) -> Task:

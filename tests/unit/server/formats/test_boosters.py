@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from mlmodel_server import package
 from mlmodel_server.compile import OnnxFunctions, compile_model
@@ -471,3 +471,18 @@ def test_forged_categories_of_xgboost_are_refused(change: Callable[[Any], Any]) 
     change(content["learner"]["gradient_booster"]["model"]["cats"])
     with pytest.raises(ValueError, match=re.compile("it (has|lacks)")):
         check_file(json.dumps(content).encode())
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_categories_within_a_pipeline_are_refused_unless_it_does_nothing_else(library: str) -> None:
+    frame = table()
+    wrapper = (
+        lightgbm.LGBMRegressor(**LGB) if library == "lightgbm" else xgboost.XGBRegressor(enable_categorical=True, **XGB)
+    ).fit(frame, target(frame))
+    alone = Pipeline([("nothing", "passthrough"), ("model", wrapper)])
+    np.testing.assert_array_equal(
+        answer(opened(joblib_bytes(alone)), RECORDS), wrapper.predict(as_frame(RECORDS, frame))
+    )
+    inside = Pipeline([("same", FunctionTransformer().fit(frame)), ("model", wrapper)])
+    with pytest.raises(RefusedModel, match="fitted on categories of a DataFrame within a Pipeline: encode them"):
+        opened(joblib_bytes(inside))
