@@ -20,7 +20,9 @@ from mlmodel_server.formats.lightgbm_trees import check_text
 from mlmodel_server.formats.xgboost_trees import check_pickled
 from mlmodel_server.loading.named import Named, resolve
 
-VALIDATION = "sklearn.utils.validation.check_array"
+PARTIAL, VALIDATION = "functools.partial", "sklearn.utils.validation.check_array"
+"""A histogram gradient boosting with categories has a partial of this function; no other partial may exist."""
+
 _DTYPE = re.compile(r"[|<>=]?(?:[biufc?][0-9]{0,2}|[SUV][0-9]{1,9}|[mM]8?|O8?)")
 _REFERENCES = 1 | 2 | 4  # a dtype's flags: its items are Python objects
 _OBJECT_FLAGS = 63
@@ -214,7 +216,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "builtins.range": lambda *bounds: _range(*_of_numbers(*bounds)),
     "builtins.set": lambda items=(): set(_members(items)),
     "builtins.slice": _slice,
-    "functools.partial": lambda function: functools.partial(_validation(function)),
+    PARTIAL: lambda function: functools.partial(_validation(function)),
     "collections.OrderedDict": lambda: OrderedDict(),
     "collections.defaultdict": lambda _factory=None: defaultdict(),  # no prediction needs new values
     "numpy.dtype": _dtype,

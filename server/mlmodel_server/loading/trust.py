@@ -61,10 +61,10 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
     )
 )
 _BOOSTERS = ("lightgbm", "xgboost")  # skops would pass their bytes to the library before they are checked
-_CALLING_NODES = ("ConstructorFromReduceNode", "MethodNode", "OperatorFuncNode")
+_CALLING_NODES = ("ConstructorFromReduceNode", "MethodNode", "OperatorFuncNode", "PartialNode")
 _PARTIAL = ("functools.partial", "sklearn.utils.validation.check_array")
 """In a histogram gradient boosting with categories. Loading makes the one of the other, and calls neither; the audit
-rejects every other use of them."""
+checks the arguments, and rejects every other use of them."""
 
 
 def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threads: int = 1) -> Opened:
@@ -156,7 +156,7 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
             raise ValueError("it unpacks to more than the limit")
         schema = json.loads(archive.read("schema.json"))
     for node in _nodes(schema):
-        if node["__loader__"] in _CALLING_NODES:  # they call what the file names, with its arguments
+        if node["__loader__"] in _CALLING_NODES and not _is_validation(node):  # they call what the file names
             raise refuse(f"a call to {node.get('__module__')}.{node.get('__class__')}")
     from skops import io as skops  # takes 20 MB and 0.4 s, so only servers of skops files import it
 
@@ -170,6 +170,18 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     if unknown:
         raise refuse(", ".join(unknown[:5]))
     return skops.loads(data, trusted=needed)
+
+
+def _is_validation(node: dict[str, Any]) -> bool:
+    """Whether a node is a partial of the one function that may be in a partial."""
+    function = node["content"].get("func") if isinstance(node.get("content"), dict) else None
+    if node["__loader__"] != "PartialNode" or not isinstance(function, dict):
+        return False
+    name = f"{function.get('__module__')}.{function.get('__class__')}"
+    return (
+        function.get("__loader__") == "FunctionNode"
+        and (f"{node.get('__module__')}.{node.get('__class__')}", name) == _PARTIAL
+    )
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:

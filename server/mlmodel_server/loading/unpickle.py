@@ -109,6 +109,8 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
     def load_reduce(self) -> None:
         """REDUCE calls a function: only one of :mod:`.rebuild`, which checks its arguments."""
         arguments, function = self.stack.pop(), self.stack.pop()
+        if str(function) == rebuild.PARTIAL and [str(argument) for argument in arguments] != [rebuild.VALIDATION]:
+            raise self._refuse(rebuild.PARTIAL)
         constructor = rebuild.constructor(function) if isinstance(function, Named) else None
         if constructor is None or type(arguments) is not tuple:
             raise self._refuse(f"a call to {_describe(function)}")
