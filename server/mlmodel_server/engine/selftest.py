@@ -70,7 +70,7 @@ def example(model: Model, known: Mapping[int, Any]) -> bytes:
     """Return a request with one row that the model answers: the example of a model without a package.
 
     ``known`` are values of columns. Raise :class:`RefusedModel` if the model answers none of the rows that can be made
-    from them: nobody knows what to send to it.
+    from them: then its users cannot know what to send.
     """
     for fill in FILLS:
         body = blank_body(model, known, fill)

@@ -1,4 +1,4 @@
-"""Boosters and their wrappers answer what their library answers, row by row, whatever their parameters.
+"""Boosters and their wrappers answer what their library answers, row by row, with any parameters.
 
 The expected values are computed here by the library on the same rows, never by the project.
 """
