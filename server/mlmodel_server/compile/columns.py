@@ -59,7 +59,10 @@ def _normalizer(graph: Graph, normalizer: Any, table: Columns) -> Columns:
     else:
         reduce = "ReduceSum" if normalizer.norm == "l1" else "ReduceMax"
         length = graph.over_columns(reduce, graph.add("Abs", matrix))
-    divisor = graph.add("Where", graph.add("Equal", length, 0.0), 1.0, length)
+    tiny = graph.add(
+        "Less", length, 10 * float(np.finfo(np.float64).eps)
+    )  # as scikit-learn: such rows stay as they are
+    divisor = graph.add("Where", tiny, 1.0, length)
     return Columns.of(graph.add("Div", matrix, divisor), len(table.places))
 
 
