@@ -43,7 +43,7 @@ MAX_PROBES = 4_000
 
 NUMBERS = (
     0.0, -0.0, 1.0, -1.0, 0.5, -999.0, 5e-324, 2.5e-308, 1e-45, 1.2e-38, 16777217.0, -16777217.0, 2147483648.0,
-    9007199254740992.0, -9007199254740994.0, 1e30, 1e37, -1e37,
+    9007199254740992.0, -9007199254740994.0, 1e30, -1e30,
 )  # fmt: skip
 """Numbers at which libraries differ: zeros, denormals, integers that float32 or float64 cannot hold, and great
 numbers."""
