@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +24,9 @@ from mlmodel_server.tensors import (
 )
 
 PREDICT = "predict"
+BLANK: dict[str, Any] = {"BYTES": "", "BOOL": False}
+"""The value of an element in a blank row, by datatype; 0 for all others."""
+
 _SINGLE = float(np.finfo(np.float32).max)
 
 
@@ -77,6 +81,8 @@ class Model:
                     "this model rejects missing, infinite and too large numbers, and the request has one: send finite "
                     "numbers up to 3.4e38"
                 ) from None
+            if isinstance(table, np.ndarray) and table.dtype == object and None in table.ravel().tolist():
+                raise RequestError("this model rejects missing texts, and the request has one: send a text") from None
             raise ModelFailure(f"the model failed on this input ({type(error).__name__})") from error
         if self.batchable:
             rows = rows_of(table)
@@ -97,6 +103,15 @@ class Model:
         if layout == "matrix":
             raise RequestError(f"send one input of shape [rows, {self.width}], not {len(tensors)} inputs")
         return self._joined(tensors)
+
+    def blank(self, values: Mapping[int, Any]) -> Array:
+        """Return a table of one row with these values by column, and 0, "" or false in the others."""
+        blanks: list[Any] = [BLANK.get(spec.datatype, 0.0) for spec in self.signature.inputs]
+        if self.signature.layout == "matrix":
+            blanks = [0.0] * self.width
+        row: Array = np.empty((1, len(blanks)), np.float64 if self._numeric else object)
+        row[0] = [values.get(column, blank) for column, blank in enumerate(blanks)]
+        return row
 
     def _matrix(self, tensor: Tensor) -> Array:
         array, dtype = tensor.array, self._matrix_dtype
@@ -209,6 +224,8 @@ def _column(tensor: Tensor, spec: TensorSpec) -> Array:
 
 def _tensor(tensor: Tensor, spec: TensorSpec) -> Array:
     _must_fit(tensor, spec)
+    if spec.datatype == "BYTES" and None in tensor.array.ravel().tolist():
+        raise RequestError(f"input {quoted(tensor.name)}: a text is missing, which this model does not accept")
     shape = tensor.array.shape
     if len(shape) != len(spec.shape) or any(
         expected not in (-1, sent) for expected, sent in zip(spec.shape, shape, strict=True)
@@ -254,7 +271,7 @@ def _explaining(opened: Opened, signature: Signature) -> Model:
     explain, functions = opened.explain, opened.functions
     if explain is None:
         return Model(functions, signature)
-    row = np.zeros((1, Model(functions, signature).width))
+    row = Model(functions, signature).blank(opened.example)
     (probe,) = explain(row, (CONTRIBUTIONS,))
     spec = TensorSpec(CONTRIBUTIONS, datatype_of(probe.dtype), (-1, *probe.shape[1:]))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from mlmodel_server.manifest import Signature
@@ -16,8 +16,14 @@ order of the signature."""
 
 PREDICT = "predict"
 PREDICT_PROBA = "predict_proba"
+METHODS = (PREDICT, PREDICT_PROBA, "predict_log_proba", "predict_joint_log_proba")
+"""Methods of scikit-learn that may be outputs; all but the first two only if MLflow's description chooses one."""
+
 MATRIX = "input-0"
 """The input of a table whose columns have no names."""
+
+FILLS = (0.0, 1.0, 0.5)
+"""Numbers to try, one after the other, for the columns of an example of which nothing is known."""
 
 CONTRIBUTIONS = "contributions"
 """The output of :attr:`Opened.explain`."""
@@ -55,11 +61,27 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class UnplacedCategories:
+    """Categories of a DataFrame in an artefact that does not say in which columns they are.
+
+    ``lists`` are the categories of each such column, in the order of the columns, and ``names`` all columns.
+    ``placed`` returns the model with the categories in the columns of these positions, one for each list; it raises
+    :class:`~mlmodel_server.errors.RefusedModel` if they do not fit.
+    """
+
+    lists: Sequence[Sequence[Any]]
+    names: Sequence[str]
+    placed: Callable[[Sequence[int]], Opened]
+
+
+@dataclass(frozen=True)
 class Opened:
     """An opened artefact.
 
     ``signature`` has the inputs and outputs that the artefact declares; None if only a package can declare them.
-    ``estimator`` is the scikit-learn estimator, and ``booster`` that of XGBoost or LightGBM; either can be compiled.
+    ``estimator`` is the scikit-learn estimator, and ``booster`` a :class:`~.boosters.Boosted`; either can be compiled.
+    ``example`` are values of columns, by position, that the model knows; in the others 0, "" or false is as good.
+    ``saved_with`` are the versions of the libraries that wrote the artefact, if it says so.
     ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
     raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
     features + 1].
@@ -73,6 +95,9 @@ class Opened:
     estimator: Any = None
     booster: Any = None
     explain: Functions | None = None
+    example: Mapping[int, Any] = field(default_factory=dict)
+    saved_with: Mapping[str, str] = field(default_factory=dict)
+    categories: UnplacedCategories | None = None
 
 
 def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:

@@ -17,11 +17,11 @@ from sklearn.compose import ColumnTransformer
 def prepare(model: Any) -> Any:
     """Change ``model`` in place and return it, or its best estimator if it is a fitted search."""
     model = getattr(model, "best_estimator_", model)
-    parts = list(_parts(model, set()))
-    for part in parts:
+    found = parts(model)
+    for part in found:
         if isinstance(part, ColumnTransformer) and "feature_names_in_" in vars(part):
             _select_by_position(part)
-    for part in parts:
+    for part in found:
         # With names, scikit-learn warns in each call that arrays have none.
         vars(part).pop("feature_names_in_", None)
         vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
@@ -32,12 +32,21 @@ def prepare(model: Any) -> Any:
     return model
 
 
+def parts(model: Any) -> list[Any]:
+    """Return all estimators in an estimator, itself included."""
+    return list(_parts(model, set()))
+
+
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
     if id(value) in seen:
         return
     if isinstance(value, BaseEstimator):
         seen.add(id(value))
         yield value
+        for inner in list(vars(value).values()):
+            yield from _parts(inner, seen)
+    elif type(value).__module__.startswith("sklearn.") and hasattr(value, "__dict__"):  # a calibrated classifier, …
+        seen.add(id(value))
         for inner in list(vars(value).values()):
             yield from _parts(inner, seen)
     elif isinstance(value, (list, tuple)):

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.opened import MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
-from mlmodel_server.formats.prepare import prepare
+from mlmodel_server.formats import learnt
+from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.formats.prepare import parts, prepare
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import Array, TensorSpec, datatype_of
+from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
 
 class EstimatorFunctions:
-    """The methods of a prepared estimator, by the names of its outputs."""
+    """The methods of a prepared estimator, by the names of its outputs.
 
-    def __init__(self, estimator: Any) -> None:
-        self._methods = {
-            name: getattr(estimator, name) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)
-        }
+    A missing text is NaN to the estimator, as pandas has it, but None in the columns ``none``.
+    """
+
+    def __init__(self, estimator: Any, none: Sequence[int] = ()) -> None:
+        self._none = list(none)
+        self._methods = {name: getattr(estimator, name) for name in METHODS if hasattr(estimator, name)}
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
+        if isinstance(table, np.ndarray) and table.dtype == object:
+            missing = missing_texts(table)
+            missing[:, self._none] = False
+            if missing.any():
+                table = np.where(missing, np.nan, table)
         return [np.asarray(self._methods[name](table)) for name in outputs]
 
 
@@ -34,6 +43,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     The wrappers of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them; scikit-learn
     uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot predict.
     """
+    estimator = _only_step(getattr(estimator, "best_estimator_", estimator))
     library = type(estimator).__module__
     if library in ("xgboost.sklearn", "lightgbm.sklearn") and hasattr(estimator, "n_features_in_"):
         booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
@@ -43,11 +53,60 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         raise RefusedModel(
             "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
         )
+    _refuse_categories(estimator)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare removes them
-    inputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names) or (TensorSpec(MATRIX, "FP64", (-1, width)),)
+    known = learnt.values(estimator, width)
+    datatypes = learnt.datatypes(known)
+    if not names and "BYTES" in datatypes.values():
+        names = [f"column-{index}" for index in range(width)]  # as package.save calls them
+    inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
+    layout: Literal["columns", "matrix"] = "columns" if names else "matrix"
+    none = learnt.with_none(estimator, width)
     prepared = prepare(estimator)
-    signature = Signature("columns" if names else "matrix", inputs, _outputs(prepared, width), classes_of(prepared))
-    return Opened(format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, task_of(prepared), prepared)
+    signature = Signature(
+        layout,
+        inputs or (TensorSpec(MATRIX, "FP64", (-1, width)),),
+        _outputs(prepared, width, known),
+        classes_of(prepared),
+    )
+    return Opened(
+        format,
+        f"sklearn_{format}",
+        EstimatorFunctions(prepared, none),
+        signature,
+        task_of(prepared),
+        prepared,
+        example=known,
+    )
+
+
+def _only_step(estimator: Any) -> Any:
+    """Return the last step of a pipeline whose other steps do nothing, else the estimator."""
+    if type(estimator).__name__ != "Pipeline":
+        return estimator
+    *before, last = [step for _, step in estimator.steps]
+    idle = all(step is None or (isinstance(step, str) and step == "passthrough") for step in before)
+    return last if idle and hasattr(last, PREDICT) else estimator
+
+
+def _refuse_categories(estimator: Any) -> None:
+    """Raise :class:`RefusedModel` for a booster within the estimator that was fitted on categories of a DataFrame: on
+    the arrays of a server it would take their values for codes."""
+    for part in parts(estimator):
+        library = type(part).__module__.partition(".")[0]
+        if library == "lightgbm" and hasattr(part, "_Booster"):
+            has_categories = bool(getattr(part._Booster, "pandas_categorical", None))
+        elif library == "xgboost" and hasattr(part, "n_features_in_"):
+            booster = importlib.import_module(".xgboost", __package__)
+            has_categories = bool(booster.categories_of(part.get_booster()))
+        else:
+            continue
+        if has_categories:
+            name, whole = type(part).__name__, type(estimator).__name__
+            raise RefusedModel(
+                f"its {name} was fitted on categories of a DataFrame within a {whole}: encode them with an "
+                f"OrdinalEncoder in a ColumnTransformer, or save the {name} alone"
+            )
 
 
 def task_of(estimator: Any) -> Task:
@@ -57,10 +116,15 @@ def task_of(estimator: Any) -> Task:
     return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
 
 
-def _outputs(estimator: Any, width: int) -> tuple[TensorSpec, ...]:
-    try:
-        return outputs_of(estimator, np.zeros((1, width)))
-    except Exception:  # zeros are not a valid row of this model: derive the outputs without a prediction
+def _outputs(estimator: Any, width: int, known: Mapping[int, Any]) -> tuple[TensorSpec, ...]:
+    text = any(isinstance(value, str) for value in known.values())
+    for fill in FILLS:
+        row: Array = np.full((1, width), fill, object if text else np.float64)
+        for column, value in known.items():
+            row[0, column] = value
+        with contextlib.suppress(Exception):  # it is not a valid row of this model
+            return outputs_of(estimator, row)
+    else:  # derive the outputs without a prediction
         classes = getattr(estimator, "classes_", None)
         datatype = datatype_of(np.asarray(classes).dtype) if classes is not None else "FP64"
         outputs: tuple[TensorSpec, ...] = (TensorSpec(PREDICT, datatype, (-1,)),)

@@ -104,6 +104,7 @@ EXPLICIT: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     ("name", "_codecs", ("encode",)),
     ("name", "builtins", ("bytearray", "bytes", "complex", "frozenset", "range", "set", "slice")),
     ("name", "collections", ("OrderedDict", "defaultdict")),
+    ("name", "functools", ("partial",)),
     ("name", "numpy._core.multiarray", ("_reconstruct", "scalar")),
     ("name", "numpy._core.numeric", ("_frombuffer",)),
     ("name", "numpy.core.multiarray", ("_reconstruct", "scalar")),
@@ -121,6 +122,7 @@ EXPLICIT: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (
     ("name", "sklearn.metrics._dist_metrics", ("newObj",)),
     ("name", "sklearn.neighbors._ball_tree", ("newObj",)),
     ("name", "sklearn.neighbors._kd_tree", ("newObj",)),
+    ("name", "sklearn.utils.validation", ("check_array",)),
 )
 
 

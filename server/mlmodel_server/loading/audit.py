@@ -45,7 +45,7 @@ def audit(model: Any, refuse: Callable[[str], RefusedModel]) -> None:
         if id(part) in seen:
             continue
         seen.add(id(part))
-        if isinstance(part, _CODE):
+        if isinstance(part, _CODE) and not _is_validation(part):
             _check_code(part, refuse)
         stack += _children(part)
         _check(part, refuse)
@@ -61,6 +61,19 @@ def _children(part: Any) -> Iterator[Any]:
         yield from part.values()
     elif hasattr(part, "__dict__") and not isinstance(part, _CODE) and type(part).__name__ not in _CREATED_BY_SETSTATE:
         yield from vars(part).values()
+
+
+def _is_validation(part: Any) -> bool:
+    """Whether ``part`` is what a histogram gradient boosting makes of its columns of numbers: float64, also missing."""
+    from sklearn.utils.validation import check_array
+
+    return (
+        type(part) is functools.partial
+        and part.func is check_array
+        and part.args == ()
+        and part.keywords == {"dtype": [np.float64], "ensure_all_finite": False}
+        and not vars(part)
+    )
 
 
 def _check_code(part: Any, refuse: Callable[[str], RefusedModel]) -> None:

@@ -22,6 +22,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, BinaryIO, Literal
 
 from mlmodel_server.errors import RefusedModel
@@ -66,6 +67,9 @@ _NAMES = re.compile(r"[\w., '=()<>]{1,300}", re.ASCII)
 
 _BOOSTERS = ("lightgbm", "xgboost")  # skops would pass their bytes to the library before they are checked
 _CALLING_NODES = ("ConstructorFromReduceNode", "MethodNode", "OperatorFuncNode", "PartialNode")
+_PARTIAL = ("functools.partial", "sklearn.utils.validation.check_array")
+"""In a histogram gradient boosting with categories. Loading makes the one of the other, and calls neither; the audit
+checks the arguments, and rejects every other use of them."""
 
 
 def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threads: int = 1) -> Opened:
@@ -78,9 +82,10 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
     if format in ("skops", "joblib"):
         table.library("sklearn")  # which the module imports
     module = table.module_of(format)
-    with _explain_errors(artefact.name, format):
+    with _explain_errors(artefact.name, format) as warned:
         if format in ("skops", "joblib"):
-            return module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)  # type: ignore[no-any-return]
+            opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)
+            return replace(opened, saved_with=_saved_with(warned))  # type: ignore[no-any-return]
         if strict:
             module.check(artefact)  # before an error about a missing library: a rejected file does not need it
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
@@ -96,11 +101,12 @@ def open_artefact(data: bytes, name: str, *, strict: bool = True) -> Any:
 
 
 @contextmanager
-def _explain_errors(name: str, format: Format) -> Iterator[None]:
+def _explain_errors(name: str, format: Format) -> Iterator[list[warnings.WarningMessage]]:
+    """Turn any error into one sentence, and collect the warnings about other versions of the library."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other versions of the library: the self-test decides
-            yield
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield warned
     except RefusedModel:
         raise
     except Exception as error:  # a damaged or hostile file makes the parsers raise anything
@@ -108,6 +114,12 @@ def _explain_errors(name: str, format: Format) -> Iterator[None]:
             f"{name} cannot be read ({reason_of(error)}): save it again {table.how_to_save(format)} "
             f"under {table.versions(format)}, which this server has"
         ) from None
+
+
+def _saved_with(warned: list[warnings.WarningMessage]) -> dict[str, str]:
+    """Return the version of scikit-learn that saved the model, if it is another one than that of this server."""
+    versions = [getattr(warning.message, "original_sklearn_version", "") for warning in warned]
+    return next(({"scikit-learn": str(version)[:40]} for version in versions if version), {})
 
 
 def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:
@@ -149,7 +161,7 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
             raise ValueError("it unpacks to more than the limit")
         schema = json.loads(archive.read("schema.json"))
     for node in _nodes(schema):
-        if node["__loader__"] in _CALLING_NODES:  # they call what the file names, with its arguments
+        if node["__loader__"] in _CALLING_NODES and not _is_validation(node):  # they call what the file names
             raise refuse(f"a call to {node.get('__module__')}.{node.get('__class__')}")
     from skops import io as skops  # takes 20 MB and 0.4 s, so only servers of skops files import it
 
@@ -159,10 +171,22 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
         for (module, name), kind in allowlist.kinds().items()
         if kind != "name" and module.partition(".")[0] not in _BOOSTERS
     }
-    unknown = [name for name in needed if name not in listed]
+    unknown = [name for name in needed if name not in listed and name not in _PARTIAL]
     if unknown:
         raise refuse(", ".join(unknown[:5]))
     return skops.loads(data, trusted=needed)
+
+
+def _is_validation(node: dict[str, Any]) -> bool:
+    """Whether a node is a partial of the one function that may be in a partial."""
+    function = node["content"].get("func") if isinstance(node.get("content"), dict) else None
+    if node["__loader__"] != "PartialNode" or not isinstance(function, dict):
+        return False
+    name = f"{function.get('__module__')}.{function.get('__class__')}"
+    return (
+        function.get("__loader__") == "FunctionNode"
+        and (f"{node.get('__module__')}.{node.get('__class__')}", name) == _PARTIAL
+    )
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ object arrays included.
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 from collections.abc import Callable
@@ -108,6 +109,8 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
     def load_reduce(self) -> None:
         """REDUCE calls a function: only one of :mod:`.rebuild`, which checks its arguments."""
         arguments, function = self.stack.pop(), self.stack.pop()
+        if str(function) == rebuild.PARTIAL and [str(argument) for argument in arguments] != [rebuild.VALIDATION]:
+            raise self._refuse(rebuild.PARTIAL)
         constructor = rebuild.constructor(function) if isinstance(function, Named) else None
         if constructor is None or type(arguments) is not tuple:
             raise self._refuse(f"a call to {_describe(function)}")
@@ -133,6 +136,8 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
         if isinstance(instance, (type, Named)) or id(instance) in self._values:
             raise self._refuse(f"a change to {_describe(instance)}")
         rebuild.check_state(instance, state)
+        if isinstance(instance, functools.partial):
+            self.stack[-1] = rebuild.partial_state(state)
         super().load_build()
         if isinstance(instance, np.dtype):
             rebuild.checked_dtype(instance)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mlmodel_server.errors import UsageError
-from mlmodel_server.formats.opened import MATRIX
+from mlmodel_server.formats.categories import placement
+from mlmodel_server.formats.opened import MATRIX, UnplacedCategories
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
 
@@ -67,6 +68,28 @@ def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
     return tensors
 
 
+def category_columns(categories: UnplacedCategories, X: Any) -> tuple[str, ...]:
+    """Return the names of the columns that have the model's categories: those of ``X`` with the dtype category, else
+    the only ones whose values fit.
+
+    Raise :class:`UsageError` if the columns are not certain.
+    """
+    names, lists = list(categories.names), categories.lists
+    if hasattr(X, "columns") and len(X.columns) == len(names):
+        marked = [name for name, dtype in zip(names, X.dtypes, strict=True) if str(dtype) == "category"]
+        if len(marked) == len(lists):
+            return tuple(marked)
+        if not marked:
+            values = [{value for value in X.iloc[:, index].tolist() if value == value} for index in range(len(names))]
+            only = placement([[bool(column) and column <= set(known) for column in values] for known in lists])
+            if only is not None:
+                return tuple(names[index] for index in only)
+    raise UsageError(
+        f"the model has {len(lists)} columns of categories, but X does not say which: pass the DataFrame with these "
+        "columns as categories, as in training"
+    )
+
+
 def tensors_as_given(X: Any) -> list[Tensor]:
     """Return ``X`` as inputs of a model that declares none: an array, or one for each input, in a list or by name."""
     if isinstance(X, Mapping):
@@ -108,7 +131,14 @@ def _narrowed(column: Array) -> Array:
 
 def _column(name: str, values: Array) -> Tensor:
     datatype = datatype_of(values.dtype)
-    return Tensor(name, datatype, values.astype(object) if datatype == "BYTES" else values)
+    return Tensor(name, datatype, _texts(values) if datatype == "BYTES" else values)
+
+
+def _texts(values: Array) -> Array:
+    """Return texts with None in place of every missing one, as requests have them."""
+    texts: Array = values.astype(object)
+    texts[missing(texts)] = None
+    return texts
 
 
 def _by_name(names: list[str], X: Any) -> dict[str, Array]:
@@ -129,6 +159,7 @@ def _by_name(names: list[str], X: Any) -> dict[str, Array]:
 
 def _cast(spec: TensorSpec, array: Array) -> Tensor:
     try:
-        return Tensor(spec.name, spec.datatype, array.astype(DTYPES[spec.datatype]))
+        cast: Array = array.astype(DTYPES[spec.datatype])
+        return Tensor(spec.name, spec.datatype, _texts(cast) if spec.datatype == "BYTES" else cast)
     except (TypeError, ValueError):
         raise UsageError(f"{spec.name} of X is not of the type {spec.datatype}: pass numbers") from None

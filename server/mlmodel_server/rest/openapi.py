@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from mlmodel_server.formats.opened import CONTRIBUTIONS
+from mlmodel_server.protocol.invocations import MISSING
 from mlmodel_server.rest.body import TIMEOUT
 from mlmodel_server.rest.endpoints import endpoints
 from mlmodel_server.rest.schemas import ref, schemas
@@ -106,7 +107,7 @@ class Examples:
         if self.row is None:
             return None
         names, values = self._columns(self.row)
-        if any(isinstance(value, list) for value in values):
+        if any(isinstance(value, list) or value in MISSING for value in values):  # some texts are missing values in CSV
             return None
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows(
