@@ -76,8 +76,9 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
     with _explain_errors(artefact.name, format):
         if format in ("skops", "joblib"):
             return module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)  # type: ignore[no-any-return]
-        if strict:
-            module.check(artefact)  # before an error about a missing library: a rejected file does not need it
+        if strict:  # before an error about a missing library: a rejected file does not need it
+            # Formats whose parts are written anew return what was checked, so that nothing else is opened.
+            artefact = module.check(artefact) or artefact
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
 
 
