@@ -8,7 +8,7 @@ from the checkpoint and from constants (:mod:`.savedmodel_state`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -25,7 +25,10 @@ MAX_NODES = 1_000_000
 """Maximum number of operators, with those of a function counted for each call: TensorFlow expands calls."""
 
 VARIABLES = frozenset(("VarHandleOp", "VariableV2", "Variable"))
+_CALLS = frozenset(("PartitionedCall", "StatefulPartitionedCall"))
 TABLES = frozenset(("HashTableV2", "MutableHashTableV2"))
+_CHANGING = ("Assign", "ResourceScatter", "LookupTableImport", "LookupTableInsert", "LookupTableRemove", "StatefulUniform",
+             "StatefulStandardNormal", "StatefulTruncatedNormal", "RngSkip", "RngReadAndSkip")  # fmt: skip
 _KEPT = "_lower_using_switch_merge"  # the only option beside an operator's own attributes that stays
 
 
@@ -91,8 +94,11 @@ class _Reduction:
         state: dict[str, Any] = {}
         given = {_node_of(info.name) for info in inputs.values()}
         reached = self._reached((info.name for info in outputs.values()), given)
+        # Constants that functions of TensorFlow 2 captured stay arguments, as in TensorFlow: folding them into the graph
+        # rounds differently.
+        captured = self._captured(reached)
         for node in reached:
-            if node.op in VARIABLES | TABLES:
+            if node.op in VARIABLES | TABLES or node.name in captured:
                 state[node.name] = node
         replaced = given | state.keys()
         total = 0
@@ -123,6 +129,16 @@ class _Reduction:
             stack += [_node_of(edge) for edge in node.input]
         return list(reached.values())
 
+    def _captured(self, reached: Sequence[Any]) -> set[str]:
+        """Return the constants that only calls use, after checking them."""
+        used = {True: set[str](), False: set[str]()}
+        for node in reached:
+            used[node.op in _CALLS].update(_node_of(edge) for edge in node.input)
+        captured = {node.name for node in reached if node.op == "Const"} & used[True] - used[False]
+        for name in captured:
+            self._constant(self.nodes[name].attr["value"].tensor)
+        return captured
+
     @staticmethod
     def _keep_inputs(node: Any, target: Any, replaced: set[str]) -> None:
         del target.input[:]
@@ -136,6 +152,12 @@ class _Reduction:
             target.op, expanded = self._function(node.op, callers)
             return expanded
         definition = _definitions()(node.op)
+        if node.op.startswith(_CHANGING):
+            raise RefusedModel(
+                f"refused the operator {node.op[:80]} in {self.name}: the model changes its variables when it predicts, so "
+                f"an answer depends on the requests before; save it without that part (such as a counter, a layer with "
+                f"state or random augmentation)"
+            )
         if node.op not in allowed("tensorflow") or definition is None:
             raise refused(f"the operator {node.op[:80]}", self.name)
         target.op = node.op

@@ -53,6 +53,9 @@ def state_of(meta: Any, reduced: Reduced, bundle: Bundle, name: str) -> State:
             if owner.is_graph:  # a function may have a node of the same name
                 found[target] = (frame, node)
     for state, definition in reduced.state.items():
+        if definition.op == "Const":
+            variables[state] = library("tensorflow").make_ndarray(definition.attr["value"].tensor)
+            continue
         if state not in found:
             kind = "table" if definition.op in TABLES else "variable"
             raise _refused(f"the {kind} {state[:80]!r}, whose value is not in the checkpoint,", name)
@@ -145,7 +148,9 @@ def _value(frame: _Frame, edge: str, bundle: Bundle, name: str) -> Array:
         return _constant(node)
     if node is not None and node.op == "RestoreV2":
         names, slices = (_texts(origin, edge, name) for edge in node.input[1:3])
-        if index < len(names) and index < len(slices) and not slices[index]:
+        if index < len(names) and index < len(slices):
+            if slices[index]:
+                raise _refused("a variable in slices (of a partitioner)", name)
             return bundle.tensor(names[index].decode("utf-8"))
     raise _refused("a variable or table with a computed value", name)
 

@@ -35,8 +35,10 @@ class Bundle:
     def tensor(self, name: str) -> Array:
         """Return the tensor. Raise :class:`ValueError` if it does not exist or is not completely in the files."""
         entry = self.entries.get(name)
-        if entry is None or len(entry.slices):
-            raise ValueError("a variable has no value, or is saved in slices")
+        if entry is None:
+            raise ValueError("a variable has no value in the checkpoint")
+        if len(entry.slices):
+            raise ValueError("a variable is in slices: build the model without a partitioner")
         shape = shape_of(entry.shape)
         data = self._bytes(entry)
         dtype = library("tensorflow").dtypes.as_dtype(entry.dtype)
@@ -77,7 +79,7 @@ def read(files: Mapping[str, bytes], prefix: str) -> Bundle:
                 raise ValueError("the checkpoint has another byte order or an impossible number of files")
             shards = header.num_shards
         else:
-            entries[key.decode("utf-8")] = messages.BundleEntryProto.FromString(value)
+            entries[key.decode("utf-8", "replace")] = messages.BundleEntryProto.FromString(value)
     return Bundle(entries, shards, prefix, files)
 
 
