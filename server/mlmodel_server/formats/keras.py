@@ -109,7 +109,7 @@ def _forbidden(part: dict[str, Any]) -> Iterator[str]:
             yield f"{module}.{name} {part.get('config')}"[:80]
     elif module is None and isinstance(name, str) and name in _PLAIN:
         return
-    elif f"{module}.{name}" not in allowed("keras"):
+    elif "." in str(name) or f"{module}.{name}" not in allowed("keras"):
         yield f"{module}.{name}"[:80]
     elif registered not in (None, name):
         yield f"{module}.{name} registered as {registered}"[:120]

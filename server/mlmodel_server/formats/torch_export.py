@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from typing import Any
@@ -17,6 +18,9 @@ from mlmodel_server.formats.torch_program import Refuse, checked_program
 from mlmodel_server.formats.torch_weights import checked_weights
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import DTYPES, TensorSpec
+
+MAX_EXAMPLE = 1 << 26
+"""Maximum number of values in an input of the example: the program predicts it when it is opened."""
 
 MAX_JSON = 256 << 20
 """Maximum bytes of the JSON in one program."""
@@ -121,6 +125,8 @@ def opened(artefact: Artefact, threads: int) -> Opened:
             f"{artefact.name} has inputs that are not tensors: export it with positional tensors as arguments"
         )
     shapes = {name: _example_shape(nodes[name].meta["val"]) for name in user.user_inputs}
+    if any(math.prod(shape) > MAX_EXAMPLE for shape in shapes.values()):
+        raise RefusedModel(f"{artefact.name} has inputs that are too large: export it with a smaller example")
     zeros = {spec.name: np.zeros(shapes[spec.name], DTYPES[spec.datatype]) for spec in inputs}
     names = list(functions.all_outputs(zeros))
     specs = (_spec(str(node), nodes[str(node)], artefact.name) for node in user.user_outputs)

@@ -11,6 +11,7 @@ import json
 import keyword
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from mlmodel_server.formats.operators import allowed
@@ -19,7 +20,6 @@ from mlmodel_server.formats.table import library
 Refuse = Callable[[str], Exception]
 
 _ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
-_OUT = re.compile(r"(?:^|_)out(?:_|$)")
 # Operators on sizes, and those that set how the operators after them compute.
 _OTHERS = frozenset(
     (
@@ -151,20 +151,19 @@ def operator(target: str) -> str:
     if target in _OTHERS:
         return ""
     match = _ATEN.fullmatch(target)
-    if match and match[1] in allowed("torch") and not _OUT.search(match[2]):
-        overload = "" if match[2] == "default" else f".{match[2]}"
-        if f"aten::{match[1]}{overload}" in _installed():
-            return ""
+    if match and match[1] in allowed("torch") and _is_pure(match[1], match[2]):
+        return ""
     return f"the operator {target[:80]}" if target.isprintable() else "an operator"
 
 
-_registered: set[str] = set()
-
-
-def _installed() -> set[str]:
-    if not _registered:
-        _registered.update(library("torch")._C._dispatch_get_all_op_names())
-    return _registered
+@cache
+def _is_pure(name: str, overload: str) -> bool:
+    """Whether the installed torch has the overload, and it does not write into a given tensor (``out=``)."""
+    try:
+        schema = library("torch")._C._get_schema(f"aten::{name}", "" if overload == "default" else overload)
+    except RuntimeError:  # it does not exist
+        return False
+    return not any(argument.is_out for argument in schema.arguments)
 
 
 def _structure(text: str) -> str:
