@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, parts
+from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.tensorflow_common import array_of, directory, spec_of, tensorflow
 from mlmodel_server.manifest import Signature

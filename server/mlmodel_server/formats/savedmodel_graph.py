@@ -212,7 +212,9 @@ class _Reduction:
             raise refused("a call of a function that does not exist or calls itself", self.name)
         if name not in self.renamed:
             if _definitions()(name) is not None or function.signature.attr or len(callers) > 200:
-                raise refused("a function with the name of an operator, with types as arguments or nested deep", self.name)
+                raise refused(
+                    "a function with the name of an operator, with types as arguments or nested deep", self.name
+                )
             copy = library("tensorflow.core.framework.function_pb2").FunctionDef()
             total = 0
             for node in function.node_def:

@@ -27,7 +27,12 @@ def checked_weights(text: bytes, records: Mapping[str, int], refuse: Refuse) -> 
         path, meta = entry.get("path_name"), entry.get("tensor_meta")
         if entry.get("use_pickle") is not False:
             raise refuse("a pickle")
-        if not isinstance(path, str) or not _RECORD.fullmatch(path) or path not in records or not isinstance(meta, dict):
+        if (
+            not isinstance(path, str)
+            or not _RECORD.fullmatch(path)
+            or path not in records
+            or not isinstance(meta, dict)
+        ):
             raise refuse("weights that are not tensors")
         if _elements(meta, refuse) > records[path]:
             raise refuse("weights that are larger than the file")

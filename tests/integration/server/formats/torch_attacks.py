@@ -166,7 +166,9 @@ ATTACKS: dict[str, tuple[Change, str]] = {
         r"the operator torch\.hub\.load",
     ),
     "a shape": (
-        program(lambda content, mark: _expression(content).update(expr_str=f"__import__('pathlib').Path('{mark}').touch()")),
+        program(
+            lambda content, mark: _expression(content).update(expr_str=f"__import__('pathlib').Path('{mark}').touch()")
+        ),
         "a text that is not a formula",
     ),
     "a shape of too many digits": (
@@ -263,9 +265,7 @@ def test_an_archive_that_two_parsers_could_read_differently_is_rejected() -> Non
 def test_what_is_opened_was_written_from_what_was_checked() -> None:
     """A description that lists an operator twice has one meaning only after it was written anew."""
     files = dict(members())
-    files[PROGRAM] = files[PROGRAM].replace(
-        LINEAR.encode(), b'"torch.hub.load", "target": ' + LINEAR.encode()
-    )
+    files[PROGRAM] = files[PROGRAM].replace(LINEAR.encode(), b'"torch.hub.load", "target": ' + LINEAR.encode())
     opened(archive(files))
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import pickle
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,7 +21,7 @@ from mlmodel_server.formats.opened import Opened
 from mlmodel_server.formats.table import library
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.signing import SIGNATURE, sign
-from mlmodel_server.loading.sources import Local, Memory
+from mlmodel_server.loading.sources import Memory
 from mlmodel_server.tensors import TensorSpec
 
 torch = library("torch")
@@ -123,6 +121,85 @@ def test_several_tensors_keep_their_names() -> None:
     pair = opened(exported(Pair())).signature
     assert pair is not None
     assert [spec.name for spec in pair.outputs] == ["output-0", "output-1"]
+
+
+class Recurrent(Module):  # type: ignore[misc]
+    """Looks at sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.layer = torch.nn.LSTM(3, 5, batch_first=True), torch.nn.Linear(5, 1)
+
+    def forward(self, rows: Any) -> Any:
+        return self.layer(self.cells(rows)[0][:, -1])
+
+
+class Table(Module):  # type: ignore[misc]
+    """Numbers and categories."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.bag = torch.nn.Embedding(10, 4), torch.nn.EmbeddingBag(10, 4)
+        self.layer = torch.nn.Linear(12, 2)
+        self.register_buffer("positions", torch.arange(4).expand(1, -1))
+
+    def forward(self, numbers: Any, categories: Any) -> Any:
+        parts = [numbers + self.positions, self.embedding(categories).mean(1), self.bag(categories)]
+        return torch.sigmoid(self.layer(torch.cat(parts, 1)))
+
+
+class Branches(Module):  # type: ignore[misc]
+    """Chooses by its input, and turns gradients off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, rows: Any) -> Any:
+        with torch.no_grad():
+            rows = self.layer(rows)
+        return torch.cond(rows.sum() > 0, lambda given: given + 1, lambda given: given * 2, (rows,))
+
+
+def everyday() -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    nn = torch.nn
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu")
+    images = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same"), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, groups=8), nn.Hardswish(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    )  # fmt: skip
+    return {
+        "layers": (
+            nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3)),
+            (torch.rand(4, 4),),
+        ),
+        "images": (images, (torch.rand(4, 3, 16, 16),)),
+        "sequences": (Recurrent(), (torch.rand(4, 6, 3),)),
+        "transformer": (nn.TransformerEncoder(encoder, 1), (torch.rand(4, 6, 8),)),
+        "table": (Table(), (torch.rand(4, 4), torch.randint(0, 10, (4, 3)))),
+        "branches": (Branches(), (torch.rand(4, 4),)),
+        "half": (nn.Linear(4, 2).half(), (torch.rand(4, 4).half(),)),
+    }
+
+
+@pytest.mark.parametrize("decomposed", [False, True], ids=["exported", "decomposed"])
+@pytest.mark.parametrize("name", list(everyday()))
+def test_everyday_models_are_served_exactly_as_torch_computes_them(name: str, decomposed: bool) -> None:
+    module, examples = everyday()[name]
+    shapes = None if name == "branches" else tuple({0: torch.export.Dim.AUTO} for _ in examples)
+    program = torch.export.export(module.eval(), examples, dynamic_shapes=shapes)
+    buffer = io.BytesIO()
+    torch.export.save(program.run_decompositions() if decomposed else program, buffer)
+    strict = opened(buffer.getvalue())
+    trusted = opened(buffer.getvalue(), trust="unsafe", allow_unsafe=True)
+    assert strict.signature == trusted.signature
+    assert strict.signature is not None
+    arrays = [example.numpy() for example in examples]
+    names = [spec.name for spec in strict.signature.inputs]
+    table = arrays[0] if strict.signature.layout == "matrix" else dict(zip(names, arrays, strict=True))
+    (got,), (expected,) = (model.functions(table, ["predict"]) for model in (strict, trusted))
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_allclose(got, module(*examples).detach().numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_read_only_bytes_of_a_request_are_not_written_to() -> None:
