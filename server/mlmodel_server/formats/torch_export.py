@@ -14,6 +14,7 @@ from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.opened import Artefact, Opened, layout_of
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.torch_common import TORCH_DATATYPES, TorchFunctions, restrict
+from mlmodel_server.formats.torch_guards import guard
 from mlmodel_server.formats.torch_program import Refuse, checked_program
 from mlmodel_server.formats.torch_weights import checked_weights
 from mlmodel_server.manifest import Signature
@@ -36,13 +37,15 @@ _OLD_STATES = ("serialized_state_dict.pt", "serialized_constants.pt")
 
 
 def check(artefact: Artefact) -> Artefact:
-    """Return the program, written anew from what was checked. Raise :class:`RefusedModel` for one that would do more than
-    compute: call anything but allowed operators, evaluate text that is not a formula, open a pickle or a library."""
+    """Return the program, written anew from what was checked. Raise :class:`RefusedModel` for one that does more than
+    compute: that calls other operators, evaluates text that is not a formula, opens a pickle or a library."""
 
     def refuse(what: str) -> RefusedModel:
         return RefusedModel(
             f"refused {what} in {artefact.name}: an exported program may only compute with torch's own operators; "
-            f"remove that part of the model and export it again, or sign it and set spec.model.trust (--trust) to signed"
+            f""
+            f"remove that part of the model and export it again without run_decompositions, "
+            f"or sign it and set spec.model.trust (--trust) to signed"
         )
 
     members = _members(artefact.data, refuse)
@@ -116,7 +119,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     torch = library("torch")
     restrict(threads)
     program = torch.export.load(io.BytesIO(artefact.data))
-    functions = TorchFunctions(program.module())
+    functions = TorchFunctions(guard(program.module()))
     nodes = {node.name: node for node in program.graph.nodes}
     user = program.graph_signature
     inputs = tuple(_spec(name, nodes[name], artefact.name) for name in user.user_inputs if name in nodes)

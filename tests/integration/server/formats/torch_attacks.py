@@ -269,6 +269,40 @@ def test_what_is_opened_was_written_from_what_was_checked() -> None:
     opened(archive(files))
 
 
+class Crossed(Module):  # type: ignore[misc]
+    """Calls an operator with shapes that do not belong together."""
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, rows: Any) -> Any:
+        return self.call(rows)
+
+
+CROSSED: dict[str, Callable[[Any], Any]] = {
+    "attention": lambda rows: torch.ops.aten.scaled_dot_product_attention(
+        rows.new_zeros(1, 1, 2, 8), rows.new_zeros(1, 1, 2, 8), rows.new_ones(1, 1, 4000, 8)
+    ),
+    "lstm": lambda rows: torch.ops.aten.lstm.input(
+        rows.new_zeros(2, 3, 4), [rows.new_ones(1, 1, 5)] * 2,
+        [rows.new_zeros(20, 4), rows.new_zeros(20, 5), rows.new_zeros(20), rows.new_zeros(20)],
+        True, 1, 0.0, False, False, True,
+    )[0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(CROSSED))
+def test_shapes_that_a_kernel_trusts_are_checked(name: str) -> None:
+    buffer = io.BytesIO()
+    try:
+        torch.export.save(torch.export.export(Crossed(CROSSED[name]), (torch.ones(2, 4),)), buffer)
+    except Exception as error:
+        pytest.skip(f"this torch does not export it: {type(error).__name__}")
+    with pytest.raises(RefusedModel, match="ValueError: .*have shapes that do not belong together"):
+        opened(buffer.getvalue())
+
+
 FORMULAS = {
     "s77": True,
     "2*s39 + 1": True,
