@@ -40,6 +40,8 @@ def check(artefact: Artefact) -> Artefact:
     for weights in other files, and for more weights than the file contains."""
     members = _members(artefact)
     config = _config(members[_CONFIG], artefact.name)
+    if _WEIGHTS not in members:
+        raise _refused(f"a file without {_WEIGHTS}", artefact.name)
     _check_weights(members[_WEIGHTS], artefact.name)
     _check_size(config, len(members[_WEIGHTS]), artefact.name)
     buffer = io.BytesIO()
@@ -66,8 +68,6 @@ def _members(artefact: Artefact) -> dict[str, bytes]:
                 raise ValueError("it unpacks to more than the limit")
             if entry.filename in (_CONFIG, _METADATA, _WEIGHTS) or _VOCABULARY.fullmatch(entry.filename):
                 members[entry.filename] = archive.read(entry)
-    if _WEIGHTS not in members:
-        raise _refused(f"a file without {_WEIGHTS}", artefact.name)
     return members
 
 

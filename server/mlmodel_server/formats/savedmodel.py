@@ -1,8 +1,8 @@
 """TensorFlow's SavedModel directories.
 
-``strict`` serves what :func:`check` made of the file: only the graph that the signature computes, written anew from allowed
-operators, with variables and tables that the server fills. TensorFlow's own loader, which runs the programs of the file,
-opens only files of trusted authors.
+``strict`` serves what :func:`check` made of the file: only the graph that the signature computes, written anew from
+allowed operators, with variables and tables that the server fills. TensorFlow's own loader, which runs the programs of
+the file, opens only files of trusted authors.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ def _imported(tf: Any, checked: Checked) -> _Parts:
         return [tf.identity(found[_edge(info.name)]) for _, info in outputs]
 
     function = tf.compat.v1.wrap_function(graph, types)
-    specs = tuple(
+    specs = [
         tuple(spec_of(name, tf.as_dtype(info.dtype).name, _shape(info), checked.name) for name, info in tensors)
         for tensors in (inputs, outputs)
-    )
+    ]
     for (name, info), tensor in zip(outputs, function.outputs, strict=True):
         if tensor.dtype != tf.as_dtype(info.dtype):
             raise refused(f"the output {name[:80]!r}, which has another type than its signature,", checked.name)
-    return *specs, _Functions(function, state, [name for name, _ in inputs], [name for name, _ in outputs])
+    return specs[0], specs[1], _Functions(function, state, [name for name, _ in inputs], [name for name, _ in outputs])
 
 
 def _made(tf: Any, name: str, node: Any, state: State) -> Any:

@@ -1,9 +1,9 @@
 """Reduce a SavedModel to what its signature computes, made only of allowed operators.
 
 A SavedModel contains programs for saving, restoring, initialising and gradients beside the one that predicts. None of
-them is run or kept: the reduced graph is written anew, node by node, from the parts that were checked, so the file cannot
-contain anything that this module did not look at. Variables and tables become inputs of the graph, which the server fills
-from the checkpoint and from constants (:mod:`.savedmodel_state`).
+them is run or kept: the reduced graph is written anew, node by node, from the parts that were checked, so it contains
+nothing that this module did not look at. Variables and tables become inputs of the graph, which the server fills from
+the checkpoint and from constants (:mod:`.savedmodel_state`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,18 @@ MAX_NODES = 1_000_000
 VARIABLES = frozenset(("VarHandleOp", "VariableV2", "Variable"))
 _CALLS = frozenset(("PartitionedCall", "StatefulPartitionedCall"))
 TABLES = frozenset(("HashTableV2", "MutableHashTableV2"))
-_CHANGING = ("Assign", "ResourceScatter", "LookupTableImport", "LookupTableInsert", "LookupTableRemove", "StatefulUniform",
-             "StatefulStandardNormal", "StatefulTruncatedNormal", "RngSkip", "RngReadAndSkip")  # fmt: skip
+_CHANGING = (
+    "Assign",
+    "LookupTableImport",
+    "LookupTableInsert",
+    "LookupTableRemove",
+    "ResourceScatter",
+    "RngReadAndSkip",
+    "RngSkip",
+    "StatefulStandardNormal",
+    "StatefulTruncatedNormal",
+    "StatefulUniform",
+)
 _KEPT = "_lower_using_switch_merge"  # the only option beside an operator's own attributes that stays
 
 
@@ -94,8 +104,8 @@ class _Reduction:
         state: dict[str, Any] = {}
         given = {_node_of(info.name) for info in inputs.values()}
         reached = self._reached((info.name for info in outputs.values()), given)
-        # Constants that functions of TensorFlow 2 captured stay arguments, as in TensorFlow: folding them into the graph
-        # rounds differently.
+        # Constants that functions of TensorFlow 2 captured stay arguments, as in TensorFlow: folding them rounds
+        # differently.
         captured = self._captured(reached)
         for node in reached:
             if node.op in VARIABLES | TABLES or node.name in captured:
@@ -154,9 +164,9 @@ class _Reduction:
         definition = _definitions()(node.op)
         if node.op.startswith(_CHANGING):
             raise RefusedModel(
-                f"refused the operator {node.op[:80]} in {self.name}: the model changes its variables when it predicts, so "
-                f"an answer depends on the requests before; save it without that part (such as a counter, a layer with "
-                f"state or random augmentation)"
+                f"refused the operator {node.op[:80]} in {self.name}: the model changes its variables when it "
+                f"predicts, so an answer depends on the requests before; save it without that part (such as a counter, "
+                f"a layer with state or random augmentation)"
             )
         if node.op not in allowed("tensorflow") or definition is None:
             raise refused(f"the operator {node.op[:80]}", self.name)

@@ -1,7 +1,7 @@
 """The values of a SavedModel's variables and tables, without running the file's programs.
 
-A SavedModel restores its variables with a program: this module reads from that program which tensor of the checkpoint
-belongs to which variable, and nothing else. A program that does more than that gives no value, and the model is refused.
+A SavedModel restores its variables with a program: this module reads from it which tensor of the checkpoint belongs to
+which variable, and nothing else. A program that does more than that gives no value, and the model is refused.
 """
 
 from __future__ import annotations

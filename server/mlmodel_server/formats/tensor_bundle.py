@@ -1,7 +1,7 @@
 """Read TensorFlow's checkpoints (``variables.index`` and ``variables.data-…``) from bytes.
 
-TensorFlow's own reader takes paths and allocates what the file declares. This one never leaves the given files, and every
-tensor is exactly as large as its bytes in them.
+TensorFlow's own reader takes paths and allocates what the file declares. This one never leaves the given files, and
+every tensor is exactly as large as its bytes in them.
 
 The index is a table of LevelDB: https://github.com/google/leveldb/blob/main/doc/table_format.md. Its values are the
 messages of ``tensor_bundle.proto``.

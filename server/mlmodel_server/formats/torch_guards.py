@@ -1,7 +1,7 @@
 """Check the shapes of arguments that operators of torch trust.
 
-torch's kernels for recurrent layers and attention read beyond tensors whose shapes do not belong together: a crafted program
-could return memory of the process, or end it. So a program calls them through a check.
+torch's kernels for recurrent layers and attention read beyond tensors whose shapes do not belong together: a crafted
+program could return memory of the process, or end it. So a program calls them through a check.
 """
 
 from __future__ import annotations

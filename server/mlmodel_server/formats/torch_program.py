@@ -108,8 +108,8 @@ _REFUSED = {
     "as_custom_obj": "an object that is not a tensor",
     "custom_obj": "an object that is not a tensor",
     "token": "an operator with effects",
-    "buffer_mutation": "a change of its own weights",
-    "parameter_mutation": "a change of its own weights",
+    "buffer_mutation": "an operator that changes weights",
+    "parameter_mutation": "an operator that changes weights",
     "user_input_mutation": "a change of its inputs",
     "as_triton_kernel": "a compiled kernel",
 }
@@ -262,8 +262,8 @@ def _is_small_power(arguments: Iterable[ast.expr]) -> bool:
     exponent = exponents[0] if len(exponents) == 1 else None
     if isinstance(exponent, ast.UnaryOp) and isinstance(exponent.op, ast.USub):
         exponent = exponent.operand
-    small = isinstance(exponent, ast.Constant) and isinstance(exponent.value, int) and exponent.value <= _MAX_POWER
-    return small and not nested
+    number = exponent.value if isinstance(exponent, ast.Constant) else None
+    return isinstance(number, int) and number <= _MAX_POWER and not nested
 
 
 def _check_effects(module: dict[str, Any], refuse: Refuse) -> None:
@@ -280,7 +280,8 @@ def _check_effects(module: dict[str, Any], refuse: Refuse) -> None:
     for node in module["graph"]["nodes"]:
         _only(node, {"target": str, "inputs": list}, refuse)
         match = _ATEN.fullmatch(node["target"])
-        if match and match[1].endswith("_") and not match[1].endswith("__") and node["inputs"]:
+        name = match[1] if match else ""
+        if name.endswith("_") and not name.endswith("__") and node["inputs"]:
             argument = node["inputs"][0].get("arg", {}).get("as_tensor", {})
             if isinstance(argument, dict) and argument.get("name") in kept:
-                raise refuse("a change of its own weights")
+                raise refuse("an operator that changes weights")

@@ -1,7 +1,6 @@
 """PyTorch programs in TorchScript, as ``torch.jit.save`` writes them: opened only for a trusted author.
 
-The archive is a program in a language of its own, and loading it runs parts of it. Its text has no list of calls that could
-be checked: it can build any call from strings.
+The archive is a program, and loading it runs parts of it. No list of the calls in its text would say what it does.
 """
 
 from __future__ import annotations

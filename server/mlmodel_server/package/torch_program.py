@@ -13,8 +13,8 @@ from mlmodel_server.formats.table import library
 
 
 def export(module: Any, X: Any) -> tuple[Literal["torchscript", "torch-export"], bytes]:
-    """Return format and bytes of ``module``: TorchScript as it is, for a server with its signature, else exported with ``X`` (an array, or one for each
-    argument, in a list or by name) as the example.
+    """Return format and bytes of ``module``: exported with ``X`` (an array, or one for each argument, in a list or by
+    name) as the example. TorchScript stays as it is: a server opens it only with a signature.
 
     Raise :class:`UsageError` if torch cannot export it.
     """

@@ -75,19 +75,34 @@ CONFIGURATIONS: dict[str, tuple[Callable[[Any], None], str]] = {
         inner({"class_name": "__typespec__", "spec_name": "a", "module": "os", "config": [], "registered_name": None}),
         r"os\.__typespec__",
     ),
-    "a model from a path": (layer("keras.layers", "TFSMLayer", {"filepath": "/tmp/model"}), r"keras\.layers\.TFSMLayer"),
+    "a model from a path": (
+        layer("keras.layers", "TFSMLayer", {"filepath": "/tmp/model"}),
+        r"keras\.layers\.TFSMLayer",
+    ),
     "another framework": (layer("keras.layers", "TorchModuleWrapper", {}), r"keras\.layers\.TorchModuleWrapper"),
     "a module": (layer("os", "system", {}), r"os\.system"),
-    "a module of Keras": (layer("keras.src.utils.file_utils", "get_file", {}), r"keras\.src\.utils\.file_utils\.get_file"),
+    "a module of Keras": (
+        layer("keras.src.utils.file_utils", "get_file", {}),
+        r"keras\.src\.utils\.file_utils\.get_file",
+    ),
     "a download": (inner(part("keras.utils", "function", "get_file", "get_file")), r"keras\.utils\.function get_file"),
-    "a function by name": (inner(part("builtins", "function", "load_model", "load_model")), "builtins.function load_model"),
+    "a function by name": (
+        inner(part("builtins", "function", "load_model", "load_model")),
+        "builtins.function load_model",
+    ),
     "a function of another kind": (
         inner(part("keras.activations", "function", "deserialize")),
         "keras.activations.function deserialize",
     ),
-    "a function of layers": (inner(part("keras.layers", "function", "deserialize")), "keras.layers.function deserialize"),
+    "a function of layers": (
+        inner(part("keras.layers", "function", "deserialize")),
+        "keras.layers.function deserialize",
+    ),
     "an operation that takes functions": (layer("keras.src.ops.core", "Map", {}, "Map"), r"keras\.src\.ops\.core\.Map"),
-    "a registered class": (layer("keras.layers", "Dense", {"units": 1}, "my>Dense"), "keras.layers.Dense registered as my"),
+    "a registered class": (
+        layer("keras.layers", "Dense", {"units": 1}, "my>Dense"),
+        "keras.layers.Dense registered as my",
+    ),
     "a name with dots": (layer("keras", "layers.Dense", {"units": 1}), r"keras\.layers\.Dense"),
     "a name that is not a text": (layer("keras.layers", ["Dense"], {}), "keras.layers"),
     "a module that is not a text": (layer(["keras.layers"], "Dense", {}), "keras.layers"),
@@ -109,7 +124,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[Any], None], str]] = {
         lambda content: content["config"]["layers"][-1]["config"].update(units=1 << 40),
         "layers with more weights than the file contains",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(CONFIGURATIONS))

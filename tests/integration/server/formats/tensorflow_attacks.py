@@ -98,15 +98,15 @@ WRITERS: dict[str, Callable[[str, Any], Any]] = {
     "MergeV2Checkpoints": lambda path, rows: _after(
         tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=[path], destination_prefix=path), rows
     ),
-    "RestoreV2": lambda path, rows: rows + tf.raw_ops.RestoreV2(
-        prefix=path, tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32]
-    )[0],
+    "RestoreV2": lambda path, rows: (
+        rows + tf.raw_ops.RestoreV2(prefix=path, tensor_names=["a"], shape_and_slices=[""], dtypes=[tf.float32])[0]
+    ),
     "ReadFile": lambda path, rows: rows + tf.strings.to_number(tf.io.read_file(path)),
     "MatchingFiles": lambda path, rows: rows + tf.cast(tf.size(tf.io.matching_files(path)), tf.float32),
     "PrintV2": lambda path, rows: _after(tf.raw_ops.PrintV2(input="ran", output_stream=f"file://{path}"), rows),
     "Print": lambda _, rows: tf.raw_ops.Print(input=rows, data=[rows]),
-    "ImmutableConst": lambda path, rows: rows + tf.raw_ops.ImmutableConst(
-        dtype=tf.float32, shape=[1], memory_region_name=path
+    "ImmutableConst": lambda path, rows: (
+        rows + tf.raw_ops.ImmutableConst(dtype=tf.float32, shape=[1], memory_region_name=path)
     ),
     "SummaryWriter": lambda _, rows: _after(tf.raw_ops.SummaryWriter(), rows),
     "LMDBReader": lambda _, rows: _after(tf.raw_ops.LMDBReader(), rows),
@@ -117,7 +117,7 @@ WRITERS: dict[str, Callable[[str, Any], Any]] = {
     "FIFOQueueV2": lambda _, rows: _after(tf.raw_ops.FIFOQueueV2(component_types=[tf.float32]), rows),
     "Timestamp": lambda _, rows: rows + tf.cast(tf.timestamp(), tf.float32),
     "GetSessionTensor": lambda _, rows: rows + tf.raw_ops.GetSessionTensor(handle="a", dtype=tf.float32),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("version", [first, second])
@@ -342,7 +342,7 @@ def test_a_damaged_checkpoint_is_rejected() -> None:
     ):
         with pytest.raises(RefusedModel, match=r"saved_model\.pb cannot be read \(ValueError: "):
             opened(broken)
-    with pytest.raises(RefusedModel, match="cannot be read .ValueError: a variable has no value in the checkpoint"):
+    with pytest.raises(RefusedModel, match=r"cannot be read \(ValueError: a variable has no value in the checkpoint"):
         opened({name: data for name, data in files.items() if name != INDEX})
 
 
@@ -356,8 +356,9 @@ def test_every_changed_byte_of_an_index_is_a_refusal_or_the_same_answer() -> Non
         index[position] ^= int(generator.integers(1, 256))
         try:
             got = tensor_bundle.read({**files, INDEX: bytes(index)}, "variables/variables").tensor("w")
-        except Exception as error:  # protobuf and numpy raise their own
-            assert not isinstance(error, MemoryError)
+        except MemoryError:
+            raise
+        except Exception:  # protobuf and numpy raise their own
             continue
         assert got.nbytes <= len(files[DATA])
         assert got.tobytes() in files[DATA] or got.tobytes() == right
@@ -384,16 +385,64 @@ def test_a_table_from_constants_is_served_and_a_repeating_one_is_not() -> None:
             if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 1:
                 node.attr["value"].tensor.tensor_shape.dim[0].size = 1 << 40
 
-    with pytest.raises(RefusedModel, match="cannot be read .ValueError: a table is not numbers or text, or repeats"):
+    with pytest.raises(RefusedModel, match=r"cannot be read \(ValueError: a table is not numbers or text, or repeats"):
         opened(changed(files, repeat))
 
 
 # TensorFlow's own names: what an operator that does more than compute would have among its attributes or in its name.
-NAMING = {"container", "shared_name", "filename", "file_name", "filenames", "address", "target", "url", "debug_urls", "token",
-          "memory_region_name", "path", "directory", "device", "allowed_devices", "key", "group_key"}  # fmt: skip
-REACHING = ("File", "Save", "Restore", "Checkpoint", "PyFunc", "Dataset", "Iterator", "Debug", "Dump", "Proto", "Remote",
-            "Rpc", "Send", "Recv", "Host", "Summary", "Immutable", "Remap", "Print", "Sharded", "Reader", "Queue",
-            "Barrier", "Session", "Collective", "Tpu", "TPU", "Xla", "Stage", "Sparse", "Quantize", "Grad")  # fmt: skip
+NAMING = {
+    "container",
+    "shared_name",
+    "filename",
+    "file_name",
+    "filenames",
+    "address",
+    "target",
+    "url",
+    "debug_urls",
+    "token",
+    "memory_region_name",
+    "path",
+    "directory",
+    "device",
+    "allowed_devices",
+    "key",
+    "group_key",
+}
+REACHING = (
+    "File",
+    "Save",
+    "Restore",
+    "Checkpoint",
+    "PyFunc",
+    "Dataset",
+    "Iterator",
+    "Debug",
+    "Dump",
+    "Proto",
+    "Remote",
+    "Rpc",
+    "Send",
+    "Recv",
+    "Host",
+    "Summary",
+    "Immutable",
+    "Remap",
+    "Print",
+    "Sharded",
+    "Reader",
+    "Queue",
+    "Barrier",
+    "Session",
+    "Collective",
+    "Tpu",
+    "TPU",
+    "Xla",
+    "Stage",
+    "Sparse",
+    "Quantize",
+    "Grad",
+)
 
 
 def test_no_allowed_operator_reaches_beyond_its_tensors() -> None:
