@@ -268,7 +268,8 @@ def _is_small_power(arguments: Iterable[ast.expr]) -> bool:
 
 def _check_effects(module: dict[str, Any], refuse: Refuse) -> None:
     """Refuse operators that change weights in place: an answer would depend on the requests before."""
-    signature = module.get("signature")
+    _only(module, {"signature": dict, "graph": dict}, refuse)
+    signature = module["signature"]
     _only(signature, {"input_specs": list}, refuse)
     kept = set()
     for spec in signature["input_specs"]:
@@ -276,7 +277,7 @@ def _check_effects(module: dict[str, Any], refuse: Refuse) -> None:
             if kind != "user_input" and isinstance(described, dict):
                 argument = described.get("arg")
                 kept.add(argument.get("name") if isinstance(argument, dict) else None)
-    _only(module.get("graph"), {"nodes": list}, refuse)
+    _only(module["graph"], {"nodes": list}, refuse)
     for node in module["graph"]["nodes"]:
         _only(node, {"target": str, "inputs": list}, refuse)
         match = _ATEN.fullmatch(node["target"])
