@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -13,6 +15,7 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, parts
+from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.tensorflow_common import array_of, directory, spec_of, tensorflow
 from mlmodel_server.manifest import Signature
@@ -24,67 +27,108 @@ MAX_UNPACKED = 4 << 30
 MAX_CONFIG = 64 << 20
 """Maximum bytes of the JSON that describes the layers."""
 
-# Keras imports what a configuration names. These modules contain layers and arithmetic; the denied names in them run
-# code or read files.
-_MODULES = frozenset(
-    (
-        "builtins", "keras", "keras.activations", "keras.constraints", "keras.dtype_policies", "keras.initializers",
-        "keras.layers", "keras.losses", "keras.metrics", "keras.models", "keras.optimizers",
-        "keras.optimizers.schedules", "keras.regularizers", "keras.src.models.functional",
-        "keras.src.models.model", "keras.src.models.sequential",
-    )
-)  # fmt: skip
-_DENIED = frozenset(
-    (
-        "Lambda", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer", "StringLookup", "IntegerLookup",
-        "TextVectorization", "HashedCrossing", "__lambda__", "__typespec__",
-    )
-)  # fmt: skip
 _PLAIN = frozenset(
     ("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__slice__", "__keras_tensor__", "__ellipsis__")
 )
-_WEIGHTS = "model.weights.h5"
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+_VOCABULARY = re.compile(r"assets/(?:\w+/){1,20}vocabulary\.txt")
+_BEYOND_FILE = 64 << 20
 
 
-def check(artefact: Artefact) -> None:
-    """Raise :class:`RefusedModel` for a layer that is not Keras' own or does more than compute, and for weights in
-    other files."""
+def check(artefact: Artefact) -> Artefact:
+    """Return the model, written anew from what was checked. Raise :class:`RefusedModel` for a layer that is not listed,
+    for weights in other files, and for more weights than the file contains."""
+    members = _members(artefact)
+    config = _config(members[_CONFIG], artefact.name)
+    if _WEIGHTS not in members:
+        raise _refused(f"a file without {_WEIGHTS}", artefact.name)
+    _check_weights(members[_WEIGHTS], artefact.name)
+    _check_size(config, len(members[_WEIGHTS]), artefact.name)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name, data in {**members, _CONFIG: json.dumps(config).encode()}.items():
+            target.writestr(name, data)
+    return Artefact(artefact.name, {artefact.name: buffer.getvalue()})
+
+
+def _members(artefact: Artefact) -> dict[str, bytes]:
+    """Return the files that Keras needs: description, weights, and vocabularies."""
     with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
             raise ValueError("it unpacks to more than the limit")
+        if len({entry.filename for entry in entries}) != len(entries):
+            raise _refused("a member that is there twice", artefact.name)
+        members = {}
         for entry in entries:
             path = PurePosixPath(entry.filename)
             if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
                 raise _refused(f"the path {entry.filename[:80]!r}", artefact.name)
-            if path.name.endswith(".json") and entry.file_size > MAX_CONFIG:
+            if path.name.endswith((".json", ".txt")) and entry.file_size > MAX_CONFIG:
                 raise ValueError("it unpacks to more than the limit")
-        for what in _forbidden(json.loads(archive.read("config.json"))):
-            raise _refused(what, artefact.name)
-        if any(entry.filename == _WEIGHTS for entry in entries):
-            _check_weights(archive.read(_WEIGHTS), artefact.name)
+            if entry.filename in (_CONFIG, _METADATA, _WEIGHTS) or _VOCABULARY.fullmatch(entry.filename):
+                members[entry.filename] = archive.read(entry)
+    return members
 
 
 def _refused(what: str, name: str) -> RefusedModel:
     return RefusedModel(
         f"refused {what} in {name}: a Keras model may only have Keras' own layers that compute; "
-        f"replace that part of the model and save it again"
+        f"replace that part of the model and save it again, or sign it and set spec.model.trust (--trust) to signed"
     )
 
 
-def _forbidden(content: Any) -> Iterator[str]:
-    """Yield the parts of the configuration that are not Keras' own, or that read files or run code."""
-    for part in parts(content):
-        if not isinstance(part, dict) or "class_name" not in part:
-            continue
-        module, name = part.get("module"), part["class_name"]
-        if module is None and name in _PLAIN:
-            continue
-        full_name = f"{module}.{name}"[:80]
-        if module not in _MODULES or name in _DENIED or not isinstance(name, str):
-            yield full_name
-        elif part.get("registered_name") not in (None, name) and name != "function":
-            yield f"{full_name} registered as {str(part['registered_name'])[:80]}"
+def _config(text: bytes, name: str) -> dict[str, Any]:
+    """Return the description of the layers, without what is only for training, after checking every part of it."""
+    config = json.loads(text)
+    if not isinstance(config, dict):
+        raise _refused("a damaged description", name)
+    for part in parts(config):
+        if isinstance(part, dict):
+            part.pop("compile_config", None)
+            for what in _forbidden(part):
+                raise _refused(what, name)
+    return config
+
+
+def _forbidden(part: dict[str, Any]) -> Iterator[str]:
+    """Yield what is not listed, reads another file, or keeps a state between predictions."""
+    vocabulary = part.get("vocabulary")
+    if vocabulary is not None and not (
+        isinstance(vocabulary, list) and all(isinstance(word, (str, int)) for word in vocabulary)
+    ):
+        yield "a vocabulary that is not a list (such as the path of a file)"
+    if part.get("stateful"):
+        yield "a layer that keeps a state between predictions (stateful)"
+    if "class_name" not in part:
+        return
+    module, name, registered = part.get("module"), part["class_name"], part.get("registered_name")
+    if name == "function":
+        functions = {f"keras.activations.{part.get('config')}", f"{module}.{part.get('config')}"}
+        if module not in ("builtins", "keras.activations") or not functions & allowed("keras"):
+            yield f"{module}.{name} {part.get('config')}"[:80]
+    elif module is None and isinstance(name, str) and name in _PLAIN:
+        return
+    elif "." in str(name) or f"{module}.{name}" not in allowed("keras"):
+        yield f"{module}.{name}"[:80]
+    elif registered not in (None, name):
+        yield f"{module}.{name} registered as {registered}"[:120]
+
+
+def _check_size(config: dict[str, Any], stored: int, name: str) -> None:
+    """Build the model without the memory for its weights, and refuse more weights than the file contains: Keras
+    allocates all of them before it reads one."""
+    keras, state = library("keras"), library("keras.src.backend.common.global_state")
+    tensorflow(1)
+    kept = state.get_global_attribute("uninitialized_variables", [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)), safe_mode=True)
+            needed = sum(math.prod(variable.shape) * 4 for variable in getattr(model, "variables", ()))
+    finally:
+        state.set_global_attribute("uninitialized_variables", kept)
+    if needed > 2 * stored + _BEYOND_FILE:
+        raise _refused("layers with more weights than the file contains", name)
 
 
 def _check_weights(data: bytes, name: str) -> None:
@@ -100,6 +144,8 @@ def _check_weights(data: bytes, name: str) -> None:
             if isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
                     raise _refused("weights in another file", name)
+                if item.dtype.hasobject or item.nbytes != item.id.get_storage_size():
+                    raise _refused("weights that are compressed, missing or not numbers", name)
             else:
                 visit(item)
 

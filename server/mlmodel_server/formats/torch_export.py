@@ -2,117 +2,116 @@
 
 from __future__ import annotations
 
-import ast
 import io
-import json
+import math
 import re
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.opened import Artefact, Opened, layout_of, parts
+from mlmodel_server.formats.opened import Artefact, Opened, layout_of
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.torch_common import TORCH_DATATYPES, TorchFunctions, restrict
+from mlmodel_server.formats.torch_guards import guard
+from mlmodel_server.formats.torch_program import Refuse, checked_program
+from mlmodel_server.formats.torch_weights import checked_weights
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import DTYPES, TensorSpec
+
+MAX_EXAMPLE = 1 << 26
+"""Maximum number of values in an input of the example: the program predicts it when it is opened."""
 
 MAX_JSON = 256 << 20
 """Maximum bytes of the JSON in one program."""
 
-# torch looks up a target in the module torch, operator or math and calls it, and it evaluates the expressions of shapes
-# and guards as Python. So only these are allowed.
-_LOOKED_UP = ("torch", "_operator", "math", "#")
-_TARGET = re.compile(
-    r"torch\.ops\.(?:aten|prims|quantized|higher_order)\.(?!from_file\b|save\b|_print\b)\w+(?:\.\w+)?"
-    r"|torch\.sym_\w+|torch\._sym_\w+|torch\.amp\.autocast_mode\.\w+|torch\._C\._set_grad_enabled"
-    r"|_operator\.(?:add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
-    r"|math\.(?:ceil|floor|trunc|sqrt|log|log2|exp|pow)"
-)
-_NAMES = re.compile(
-    r"[suz]\w*\d+|L|Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CeilDiv|CleanDiv|IntTrueDiv"
-    r"|FloatTrueDiv|FloatPow|PowByNatural|ModularIndexing|Where|Identity|ToFloat|\w+ToInt|RoundDecimal|LShift|RShift"
-    r"|TruncToFloat|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|floor|ceiling|oo|int_oo|true|false"
-)
-_EXPRESSION = (
-    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.Compare, ast.BoolOp, ast.BinOp,
-    ast.UnaryOp, ast.Subscript, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
-)  # fmt: skip
 _LIBRARIES = re.compile(r"\.so(\.|$)|aotinductor")
+_PROGRAM, _SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
+_FOLDERS = ("data/weights/", "data/constants/")
+_KEPT = frozenset(("archive_format", "archive_version", "byteorder", ".data/version"))
+_MAX_KEPT = 1_000
+# What torch wrote before 2.8
+_OLD_PROGRAM = "serialized_exported_program.json"
+_OLD_STATES = ("serialized_state_dict.pt", "serialized_constants.pt")
 
 
-def check(artefact: Artefact) -> None:
-    """Raise :class:`RefusedModel` for a program that would do more than compute: call anything but operators, evaluate
-    text that is not a formula, open a pickle or a compiled library."""
-    torch = library("torch")
-    with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
+def check(artefact: Artefact) -> Artefact:
+    """Return the program, written anew from what was checked. Raise :class:`RefusedModel` for one that does more than
+    compute: that calls other operators, evaluates text that is not a formula, opens a pickle or a library."""
+
+    def refuse(what: str) -> RefusedModel:
+        return RefusedModel(
+            f"refused {what} in {artefact.name}: an exported program may only compute with torch's own operators; "
+            f""
+            f"remove that part of the model and export it again without run_decompositions, "
+            f"or sign it and set spec.model.trust (--trust) to signed"
+        )
+
+    members = _members(artefact.data, refuse)
+    written = _old(members, refuse) if _OLD_PROGRAM in members else _new(members, refuse)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name, data in written.items():
+            target.writestr(name, data)
+    return Artefact(artefact.name, {artefact.name: buffer.getvalue()})
+
+
+def _members(data: bytes, refuse: Refuse) -> dict[str, bytes]:
+    """Return the files in the archive, without the folder that all are in."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
+        if any(_LIBRARIES.search(entry.filename) for entry in entries):
+            raise refuse("a compiled library")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # torch never compresses
+            raise refuse("compressed members")
+        if len({entry.filename for entry in entries}) != len(entries):
+            raise refuse("a member that is there twice")
         if sum(entry.file_size for entry in entries if entry.filename.endswith(".json")) > MAX_JSON:
             raise ValueError("it unpacks to more than the limit")
-        for entry in entries:
-            if _LIBRARIES.search(entry.filename):
-                raise _refused("a compiled library", artefact.name)
-            if entry.filename.endswith(".json"):
-                for what in _forbidden(json.loads(archive.read(entry))):
-                    raise _refused(what, artefact.name)
-            elif entry.filename.endswith(".pt"):
-                try:
-                    torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
-                except Exception:  # torch would open it as a pickle
-                    raise _refused("a pickle", artefact.name) from None
+        members = {entry.filename: archive.read(entry) for entry in entries if not entry.is_dir()}
+    if _OLD_PROGRAM in members:
+        return members
+    tops = {name.partition("/")[0] for name in members}
+    if len(tops) != 1:
+        raise refuse("members in several folders")
+    return {name.partition("/")[2]: content for name, content in members.items()}
 
 
-def _refused(what: str, name: str) -> RefusedModel:
-    return RefusedModel(
-        f"refused {what} in {name}: an exported program may only compute with torch's own operators; "
-        f"remove that part of the model and export it again"
-    )
+def _new(members: dict[str, bytes], refuse: Refuse) -> dict[str, bytes]:
+    if [name for name in members if name.startswith("models/")] != [_PROGRAM]:
+        raise refuse("programs beside the one called model")
+    written = {name: members[name] for name in _KEPT & members.keys() if len(members[name]) < _MAX_KEPT}
+    written[_PROGRAM] = checked_program(members[_PROGRAM], refuse)
+    for folder in _FOLDERS:
+        records = {name.removeprefix(folder): data for name, data in members.items() if name.startswith(folder)}
+        config = f"model_{folder.split('/')[1]}_config.json"
+        if config not in records:
+            raise refuse("weights in a format of former versions of torch")
+        sizes = {name: len(data) for name, data in records.items()}
+        text, used = checked_weights(records[config], sizes, refuse)
+        written[folder + config] = text
+        written.update({folder + name: records[name] for name in used})
+    written[_SAMPLE] = b""  # the example is a pickle, and torch does not need it
+    return {f"model/{name}": data for name, data in written.items()}
 
 
-def _forbidden(content: Any) -> Iterator[str]:
-    """Yield the parts of a program's description that do more than compute."""
-    for part in parts(content):
-        if isinstance(part, str):
-            for inner in _nested_json(part):
-                yield from _forbidden(inner)
-        elif isinstance(part, dict):
-            for target in (part.get("target"), part.get("as_operator")):
-                if isinstance(target, str) and target.startswith(_LOOKED_UP) and not _TARGET.fullmatch(target):
-                    yield target[:80]
-            guards = part.get("guards_code")
-            for text in (part.get("expr_str"), *(guards if isinstance(guards, list) else ())):
-                if text is not None and not _is_formula(text):
-                    yield "a text that is not a formula"
-            if part.get("use_pickle"):
-                yield "a pickle"
-            if "default_factory_module" in part:
-                yield f"{part['default_factory_module']}.{part.get('default_factory_name')}"[:80]
-
-
-def _nested_json(text: str) -> list[Any]:
-    """Parse JSON within JSON, which describes the structures of inputs and outputs."""
-    if text[:1] in ("[", "{", '"'):
+def _old(members: dict[str, bytes], refuse: Refuse) -> dict[str, bytes]:
+    torch = library("torch")
+    written = {"version": members["version"], _OLD_PROGRAM: checked_program(members[_OLD_PROGRAM], refuse)}
+    for name in _OLD_STATES:
         try:
-            return [json.loads(text)]
-        except ValueError:
-            return []
-    return []
-
-
-def _is_formula(text: Any) -> bool:
-    try:
-        nodes = list(ast.walk(ast.parse(text, mode="eval")))
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return False
-    for node in nodes:
-        sizes = isinstance(node, ast.Attribute) and node.attr in ("size", "shape", "stride", "storage_offset")
-        if not sizes and not isinstance(node, _EXPRESSION):
-            return False
-        if isinstance(node, ast.Name) and not _NAMES.fullmatch(node.id):
-            return False
-    return True
+            state = torch.load(io.BytesIO(members[name]), map_location="cpu", weights_only=True)
+        except Exception:  # torch would open it as a pickle
+            raise refuse("a pickle") from None
+        tensors = state if isinstance(state, dict) else {None: None}
+        if any(not isinstance(key, str) or not isinstance(value, torch.Tensor) for key, value in tensors.items()):
+            raise refuse("weights that are not tensors")
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        written[name] = buffer.getvalue()
+    written["serialized_example_inputs.pt"] = b""
+    return written
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
@@ -120,7 +119,7 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     torch = library("torch")
     restrict(threads)
     program = torch.export.load(io.BytesIO(artefact.data))
-    functions = TorchFunctions(program.module())
+    functions = TorchFunctions(guard(program.module()))
     nodes = {node.name: node for node in program.graph.nodes}
     user = program.graph_signature
     inputs = tuple(_spec(name, nodes[name], artefact.name) for name in user.user_inputs if name in nodes)
@@ -129,6 +128,8 @@ def opened(artefact: Artefact, threads: int) -> Opened:
             f"{artefact.name} has inputs that are not tensors: export it with positional tensors as arguments"
         )
     shapes = {name: _example_shape(nodes[name].meta["val"]) for name in user.user_inputs}
+    if any(math.prod(shape) > MAX_EXAMPLE for shape in shapes.values()):
+        raise RefusedModel(f"{artefact.name} has inputs that are too large: export it with a smaller example")
     zeros = {spec.name: np.zeros(shapes[spec.name], DTYPES[spec.datatype]) for spec in inputs}
     names = list(functions.all_outputs(zeros))
     specs = (_spec(str(node), nodes[str(node)], artefact.name) for node in user.user_outputs)

@@ -86,8 +86,9 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
         if format in ("skops", "joblib"):
             opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)
             return replace(opened, saved_with=_saved_with(warned))  # type: ignore[no-any-return]
-        if strict:
-            module.check(artefact)  # before an error about a missing library: a rejected file does not need it
+        if strict:  # before an error about a missing library: a rejected file does not need it
+            # Formats whose parts are written anew return what was checked, so that nothing else is opened.
+            artefact = module.check(artefact) or artefact
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
 
 

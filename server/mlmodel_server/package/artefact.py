@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,11 +40,14 @@ DIRECTORY = "model"
 
 @dataclass(frozen=True)
 class Dumped:
-    """A model as files of a package; ``estimator`` is the scikit-learn estimator that it was made from, else None."""
+    """A model as files of a package; ``estimator`` is the scikit-learn estimator that it was made from, else None.
+    ``trusted`` is a program of this process, which could have run anything already: only a signed package of it is
+    served."""
 
     format: Format
     artefact: Artefact
     estimator: Any = None
+    trusted: bool = False
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -79,7 +82,8 @@ def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
     if "torch" in libraries:
         from mlmodel_server.package.torch_program import export
 
-        return _one(*export(model, X))
+        dumped = _one(*export(model, X))
+        return replace(dumped, trusted=dumped.format == "torchscript")
     if "keras" in libraries:
         return _one("keras", _keras(model))
     if "onnx" in libraries:

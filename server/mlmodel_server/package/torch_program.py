@@ -13,8 +13,8 @@ from mlmodel_server.formats.table import library
 
 
 def export(module: Any, X: Any) -> tuple[Literal["torchscript", "torch-export"], bytes]:
-    """Return format and bytes of ``module``: TorchScript as it is, else exported with ``X`` (an array, or one for each
-    argument, in a list or by name) as the example.
+    """Return format and bytes of ``module``: exported with ``X`` (an array, or one for each argument, in a list or by
+    name) as the example. TorchScript stays as it is: a server opens it only with a signature.
 
     Raise :class:`UsageError` if torch cannot export it.
     """
@@ -35,7 +35,7 @@ def export(module: Any, X: Any) -> tuple[Literal["torchscript", "torch-export"],
         reason = str(error).splitlines()[0][:200] if str(error) else ""
         raise UsageError(
             f"torch cannot export the model with X ({type(error).__name__}: {reason}): pass rows that its forward "
-            f"accepts, or the model as a file of torch.jit.save"
+            f"accepts, or export it to ONNX (torch.onnx.export) and pass that file"
         ) from error
     return "torch-export", buffer.getvalue()
 

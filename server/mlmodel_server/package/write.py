@@ -98,7 +98,7 @@ def build(
     model = getattr(model, "best_estimator_", model)
     dumped = dump(model, X, format, compress)
     try:
-        opened = open_model(dumped.artefact, dumped.format)
+        opened = open_model(dumped.artefact, dumped.format, strict=not dumped.trusted)
     except RefusedModel as error:
         raise UsageError(str(error)) from error
     columns: tuple[str, ...] = ()

@@ -46,12 +46,13 @@ def locked(name: str, package: str) -> str:
 
 def test_pytorch() -> None:
     python = venv("pytorch", (*SERVER, locked("server-pytorch", "torch")))
-    run(python, "tests/integration/server/formats/torch_programs.py")
+    run(python, *(f"tests/integration/server/formats/torch_{part}.py" for part in ("programs", "attacks")))
 
 
 def test_tensorflow() -> None:
     python = venv("tensorflow", (*SERVER, locked("server-tensorflow", "tensorflow-cpu")))
-    run(python, "tests/integration/server/formats/tensorflow_models.py")
+    parts = ("tensorflow_models", "tensorflow_attacks", "keras_attacks")
+    run(python, *(f"tests/integration/server/formats/{part}.py" for part in parts))
 
 
 def test_mlflow() -> None:

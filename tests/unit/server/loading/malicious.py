@@ -555,7 +555,9 @@ def _others() -> Iterator[Malicious]:
     }
     yield Malicious("keras lambda", lambda _: _keras(layer), r"refused keras\.layers\.Lambda in model\.keras")
     download = {"module": "keras.utils", "class_name": "function", "registered_name": "get_file", "config": "get_file"}
-    yield Malicious("keras download", lambda _: _keras(download), r"refused keras\.utils\.function in model\.keras")
+    yield Malicious(
+        "keras download", lambda _: _keras(download), r"refused keras\.utils\.function get_file in model\.keras"
+    )
     module: dict[str, Any] = {"module": "os", "class_name": "system", "registered_name": None, "config": {}}
     yield Malicious("keras module", lambda _: _keras(module), r"refused os\.system in model\.keras")
     yield Malicious("onnx weights in another file", _onnx, r"refused external data in model\.onnx")
