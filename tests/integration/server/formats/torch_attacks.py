@@ -110,6 +110,11 @@ def _pickled(member: str) -> Change:
     return lambda files, mark: files.__setitem__(member, pickle.dumps(Touch(mark)))
 
 
+def _former_weights(files: dict[str, bytes], mark: Path) -> None:
+    files.pop(WEIGHTS)
+    _pickled("data/weights/model.pt")(files, mark)
+
+
 def _opaque(files: Files, mark: Path) -> None:
     weights(CONSTANTS, lambda entry: entry.update(path_name="opaque_obj_0", use_pickle=True))(files, mark)
     files["data/constants/opaque_obj_0"] = pickle.dumps(Touch(mark))
@@ -203,7 +208,7 @@ ATTACKS: dict[str, tuple[Change, str]] = {
     "weights as a pickle": (_pickled_weights, "a pickle"),
     "a constant as a pickle": (_opaque, "a pickle"),
     "weights of a former version": (
-        lambda files, mark: (files.pop(WEIGHTS), _pickled("data/weights/model.pt")(files, mark))[0] and None,
+        _former_weights,
         "weights in a format of former versions",
     ),
     "weights from another folder": (
