@@ -1,0 +1,1 @@
+"""One registry of the classes that a model may contain."""
