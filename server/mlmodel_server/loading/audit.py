@@ -16,13 +16,13 @@ import numpy as np
 
 from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.registry.entry import Forbidden
+from mlmodel_server.loading.named import Named
+from mlmodel_server.registry import rules
+from mlmodel_server.registry.entry import Entry, Forbidden, plain
 
 _FUNCTIONS = (types.FunctionType, type(np.mean), np.ufunc)
-_ATOMS = (
-    *(type(None), bool, int, float, complex, str, bytes, bytearray, slice, range),
-    *(np.random.RandomState, np.random.Generator, np.random.SeedSequence),
-)
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, slice, range, Named)
+_RANDOM = (np.random.RandomState, np.random.Generator, np.random.BitGenerator)
 _LISTS = (list, tuple, set, frozenset)
 _DICTIONARIES = (dict, OrderedDict, defaultdict)
 _CREATED_BY_SETSTATE = "scipy.interpolate._interpolate.interp1d"  # of an isotonic regression; a file cannot contain it
@@ -30,44 +30,61 @@ _CREATED_BY_SETSTATE = "scipy.interpolate._interpolate.interp1d"  # of an isoton
 
 def audit(model: Any, refuse: Callable[[str], RefusedModel]) -> None:
     """Raise the error of ``refuse``, or ValueError for forged numbers, unless ``model`` can only compute."""
-    seen: set[int] = set()
-    kept: list[Any] = []  # contents that exist only during the audit, so that no id is used again
-    stack = [model]
-    while stack:  # no recursion: a hostile model may be nested deeper than Python's stack
-        part = stack.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        kept.append(part)
-        try:
-            stack += _checked(part, refuse)
-        except Forbidden as forbidden:
-            raise refuse(str(forbidden)) from None
+    seen: dict[int, Any] = {}  # with the parts, because no id may be used again during the audit
+    stack, probes = [model], []
+    try:
+        while stack:  # no recursion: a hostile model may be nested deeper than Python's stack
+            part = stack.pop()
+            if id(part) in seen:
+                continue
+            seen[id(part)] = part
+            entry = _entry(part, refuse)
+            if entry is None:
+                stack += _contents(part)
+                continue
+            stack += entry.contents(part)
+            if hasattr(part, "__dict__"):
+                rules.check_attributes(part)
+            entry.check(part)
+            if entry.probe is not plain:
+                probes.append((entry.probe, part))
+        for probe, part in probes:
+            probe(part)
+    except Forbidden as forbidden:
+        raise refuse(str(forbidden)) from None
 
 
-def _checked(part: Any, refuse: Callable[[str], RefusedModel]) -> Iterable[Any]:
-    """Check one object and return those inside it."""
+def _entry(part: Any, refuse: Callable[[str], RefusedModel]) -> Entry | None:
+    """Return the entry of the object's class; None for plain data, which is checked here."""
     kind = type(part)
-    if kind in _ATOMS or issubclass(kind, (np.generic, np.dtype, np.random.BitGenerator)):
-        return ()
-    if kind in _LISTS:
-        return list(part)
-    if kind in _DICTIONARIES:
-        return [*part.keys(), *part.values()]
+    if kind in _ATOMS or kind in _LISTS or kind in _DICTIONARIES or issubclass(kind, (np.generic, np.dtype)):
+        return None
     if isinstance(part, np.ndarray):
-        return list(part.ravel()) if part.dtype.hasobject else ()
+        rules.check_array(part)
+        return None
     if isinstance(part, (type, *_FUNCTIONS)):
         _check_code(part, refuse)
-        return ()
+        return None
+    if isinstance(part, _RANDOM):
+        rules.check_random(part)
+        return None
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if name == _CREATED_BY_SETSTATE:
-        return ()
+    if name in (_CREATED_BY_SETSTATE, "numpy.random.bit_generator.SeedSequence"):
+        return None
     entry = registry.entries().get(name.replace("_loss.", "sklearn._loss._loss.") if name[:6] == "_loss." else name)
     if entry is None:
         raise refuse(name)
-    contents = entry.contents(part)
-    entry.check(part)
-    return contents
+    return entry
+
+
+def _contents(part: Any) -> Iterable[Any]:
+    if isinstance(part, _LISTS):
+        return list(part)
+    if isinstance(part, _DICTIONARIES):
+        return [*part.keys(), *part.values()]
+    if isinstance(part, np.ndarray) and part.dtype.hasobject:
+        return list(part.ravel())
+    return ()
 
 
 def _check_code(part: Any, refuse: Callable[[str], RefusedModel]) -> None:

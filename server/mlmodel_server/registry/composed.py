@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mlmodel_server.formats.trees import check_lengths
 from mlmodel_server.registry.entry import of
+from mlmodel_server.registry.rules import ordered
+
+
+def check_chain(chain: Any) -> None:
+    """Check that each column of the answer has its place: one without would contain what the memory had before."""
+    known = vars(chain)
+    if "order_" in known:
+        ordered(known["order_"], len(known["order_"]))
+        check_lengths(len(known["order_"]), known["estimators_"])
+
 
 ENTRIES = (
     *of(
@@ -22,7 +35,8 @@ ENTRIES = (
         "StratifiedShuffleSplit TimeSeriesSplit _CVIterableWrapper",
     ),
     *of("sklearn.multiclass", "OneVsOneClassifier OneVsRestClassifier OutputCodeClassifier _ConstantPredictor"),
-    *of("sklearn.multioutput", "ClassifierChain MultiOutputClassifier MultiOutputRegressor RegressorChain"),
+    *of("sklearn.multioutput", "ClassifierChain RegressorChain", check_chain),
+    *of("sklearn.multioutput", "MultiOutputClassifier MultiOutputRegressor"),
     *of("sklearn.pipeline", "FeatureUnion Pipeline"),
     *of("sklearn.semi_supervised._label_propagation", "LabelPropagation LabelSpreading"),
     *of("sklearn.semi_supervised._self_training", "SelfTrainingClassifier"),

@@ -45,6 +45,8 @@ class Entry:
     name: str
     check: Check = plain
     """Checks the state of an instance."""
+    probe: Check = plain
+    """Calls the object, after each part of the model has passed its check, where the state does not show enough."""
     contents: Callable[[Any], Iterable[Any]] = attributes
     """Returns the objects inside an instance, which are checked too."""
     formats: tuple[str, ...] = ("joblib", "skops")
@@ -59,10 +61,11 @@ def of(
     names: str,
     check: Check = plain,
     *,
+    probe: Check = plain,
     contents: Callable[[Any], Iterable[Any]] = attributes,
     formats: tuple[str, ...] = ("joblib", "skops"),
     parameters: tuple[str, ...] = (),
 ) -> Iterator[Entry]:
     """Yield the entries of classes in ``module`` that share a check; ``names`` has spaces between them."""
     for name in names.split():
-        yield Entry(module, name, check, contents, formats, parameters)
+        yield Entry(module, name, check, probe, contents, formats, parameters)

@@ -6,7 +6,7 @@ from mlmodel_server.registry.entry import of
 
 ENTRIES = (
     *of("joblib.numpy_pickle", "NumpyArrayWrapper"),
-    *of("numpy", "dtype matrix ndarray"),
+    *of("numpy", "dtype ndarray"),
     *of("numpy.ma", "MaskedArray"),
     *of("numpy.ma.core", "MaskedArray"),
     *of("sklearn.utils._bunch", "Bunch"),
