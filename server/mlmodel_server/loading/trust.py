@@ -23,10 +23,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal
 
+from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened
-from mlmodel_server.loading import allowlist
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.unpickle import Interpreter, Stream
@@ -151,7 +151,7 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     needed = skops.get_untrusted_types(data=data)
     listed = {
         f"{module}.{name}"
-        for (module, name), kind in allowlist.kinds().items()
+        for (module, name), kind in registry.kinds().items()
         if kind != "name" and module.partition(".")[0] not in _BOOSTERS
     }
     unknown = [name for name in needed if name not in listed]

@@ -1,0 +1,71 @@
+"""An entry of the registry: what the server knows about one class that a model file may contain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Check = Callable[[Any], None]
+"""Raises :class:`~mlmodel_server.formats.trees.Damaged` for a forged state, or :class:`Forbidden` for a part that would
+do more than predict. It reads the object and changes nothing."""
+
+
+class Forbidden(Exception):
+    """The model has a part that would do more than predict; the text names the part."""
+
+
+def plain(_part: Any) -> None:
+    """Accept any state: only Python and numpy read it, and both check each index.
+
+    The rules of :mod:`.rules` still apply to each array and parameter of the object.
+    """
+
+
+def attributes(part: Any) -> Iterable[Any]:
+    """Return the values of the attributes."""
+    return list(vars(part).values()) if hasattr(part, "__dict__") else ()
+
+
+def state(part: Any) -> Iterable[Any]:
+    """Return what a compiled object would write into a file."""
+    return part.__getstate__()  # type: ignore[no-any-return]
+
+
+def opaque(_part: Any) -> Iterable[Any]:
+    """Return nothing: the library has its own memory, and its bytes were checked before it read them."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One class. ``module`` and ``name`` are those that a file names."""
+
+    module: str
+    name: str
+    check: Check = plain
+    """Checks the state of an instance."""
+    probe: Check = plain
+    """Calls the object, after each part of the model has passed its check, where the state does not show enough."""
+    contents: Callable[[Any], Iterable[Any]] = attributes
+    """Returns the objects inside an instance, which are checked too."""
+    formats: tuple[str, ...] = ("joblib", "skops")
+    """Formats in which a file with an instance is served under ``strict``."""
+    parameters: tuple[str, ...] = ()
+    """Parameters of a wrapper that change its predictions but are not part of its booster. Empty for all other classes:
+    the server predicts with the object itself, so each of its parameters applies."""
+
+
+def of(
+    module: str,
+    names: str,
+    check: Check = plain,
+    *,
+    probe: Check = plain,
+    contents: Callable[[Any], Iterable[Any]] = attributes,
+    formats: tuple[str, ...] = ("joblib", "skops"),
+    parameters: tuple[str, ...] = (),
+) -> Iterator[Entry]:
+    """Yield the entries of classes in ``module`` that share a check; ``names`` has spaces between them."""
+    for name in names.split():
+        yield Entry(module, name, check, probe, contents, formats, parameters)
