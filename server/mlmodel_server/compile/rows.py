@@ -14,6 +14,7 @@ import numpy as np
 
 from mlmodel_server.compile.domain import BEYOND, Domain
 from mlmodel_server.compile.explore import UNKNOWN_TEXT, changed, text_columns, unseen_number
+from mlmodel_server.formats.boosters import Boosted
 from mlmodel_server.formats.opened import PREDICT, Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
@@ -173,6 +174,11 @@ def _neighbours(threshold: float) -> Iterator[float]:
 
 def _thresholds(estimator: Any) -> Iterator[tuple[int, float]]:
     """Yield feature and threshold of trees on the table itself; :func:`boundary` covers trees after other steps."""
+    if isinstance(estimator, Boosted):
+        from mlmodel_server.compile.boosters import splits  # imports onnx, which takes 40 MB
+
+        yield from splits(estimator)
+        return
     if hasattr(estimator, "tree_"):
         inner = estimator.tree_.children_left >= 0
         yield from zip(estimator.tree_.feature[inner], estimator.tree_.threshold[inner], strict=True)

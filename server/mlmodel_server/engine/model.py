@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +24,9 @@ from mlmodel_server.tensors import (
 )
 
 PREDICT = "predict"
+BLANK: dict[str, Any] = {"BYTES": "", "BOOL": False}
+"""The value of an element in a blank row, by datatype; 0 for all others."""
+
 _SINGLE = float(np.finfo(np.float32).max)
 
 
@@ -97,6 +101,15 @@ class Model:
         if layout == "matrix":
             raise RequestError(f"send one input of shape [rows, {self.width}], not {len(tensors)} inputs")
         return self._joined(tensors)
+
+    def blank(self, values: Mapping[int, Any]) -> Array:
+        """Return a table of one row with these values by column, and 0, "" or false in the others."""
+        blanks: list[Any] = [BLANK.get(spec.datatype, 0.0) for spec in self.signature.inputs]
+        if self.signature.layout == "matrix":
+            blanks = [0.0] * self.width
+        row: Array = np.empty((1, len(blanks)), np.float64 if self._numeric else object)
+        row[0] = [values.get(column, blank) for column, blank in enumerate(blanks)]
+        return row
 
     def _matrix(self, tensor: Tensor) -> Array:
         array, dtype = tensor.array, self._matrix_dtype
@@ -254,7 +267,7 @@ def _explaining(opened: Opened, signature: Signature) -> Model:
     explain, functions = opened.explain, opened.functions
     if explain is None:
         return Model(functions, signature)
-    row = np.zeros((1, Model(functions, signature).width))
+    row = Model(functions, signature).blank(opened.example)
     (probe,) = explain(row, (CONTRIBUTIONS,))
     spec = TensorSpec(CONTRIBUTIONS, datatype_of(probe.dtype), (-1, *probe.shape[1:]))
 

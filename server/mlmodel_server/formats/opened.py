@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from mlmodel_server.manifest import Signature
@@ -55,11 +55,27 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class UnplacedCategories:
+    """Categories of a DataFrame in an artefact that does not say in which columns they are.
+
+    ``lists`` are the categories of each such column, in the order of the columns, and ``names`` all columns.
+    ``placed`` returns the model with the categories in the columns of these positions, one for each list; it raises
+    :class:`~mlmodel_server.errors.RefusedModel` if they do not fit.
+    """
+
+    lists: Sequence[Sequence[Any]]
+    names: Sequence[str]
+    placed: Callable[[Sequence[int]], Opened]
+
+
+@dataclass(frozen=True)
 class Opened:
     """An opened artefact.
 
     ``signature`` has the inputs and outputs that the artefact declares; None if only a package can declare them.
-    ``estimator`` is the scikit-learn estimator, and ``booster`` that of XGBoost or LightGBM; either can be compiled.
+    ``estimator`` is the scikit-learn estimator, and ``booster`` a :class:`~.boosters.Boosted`; either can be compiled.
+    ``example`` are values of columns, by position, that the model knows; in the others 0, "" or false is as good.
+    ``saved_with`` are the versions of the libraries that wrote the artefact, if it says so.
     ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
     raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
     features + 1].
@@ -73,6 +89,9 @@ class Opened:
     estimator: Any = None
     booster: Any = None
     explain: Functions | None = None
+    example: Mapping[int, Any] = field(default_factory=dict)
+    saved_with: Mapping[str, str] = field(default_factory=dict)
+    categories: UnplacedCategories | None = None
 
 
 def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats import ubjson
+from mlmodel_server.formats import ubjson, xgboost_categories
 from mlmodel_server.formats.trees import (
     OUT_OF_RANGE,
     Damaged,
@@ -82,8 +82,7 @@ def _check_ensemble(model: Any, width: int, groups: int, best: int) -> None:
         raise Damaged("it has boosting rounds that do not fit its trees")
     if "iteration_indptr" in model and best >= max(1, len(rounds) - 1):
         raise Damaged("it has a best round that does not exist")
-    if any(len(part) for part in model.get("cats", {}).values()):
-        raise Damaged("it has categories of a DataFrame: train it on their codes as numbers")
+    xgboost_categories.check(model.get("cats", {}), width)
     for tree in trees:
         _check_tree(tree, width)
 

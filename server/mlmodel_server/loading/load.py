@@ -10,7 +10,7 @@ from typing import get_args
 from mlmodel_server import manifest
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
-from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.formats.opened import Artefact, Opened, UnplacedCategories
 from mlmodel_server.loading import mlflow
 from mlmodel_server.loading.detect import Format, detect
 from mlmodel_server.loading.signing import SIGNATURE, verify
@@ -83,10 +83,27 @@ def load(
 
     def open_it() -> Opened:
         model = open_model(artefact, detected, strict=strict, threads=threads)
+        if model.categories:
+            model = placed(model.categories, described.categories if described else None)
         return model if flavour is None else replace(model, signature=mlflow.joined(model.signature, flavour))
 
     compiled = files.get(described.compiled.file) if described and described.compiled else None
     return Loaded(detected, described, digest, signed_by, compiled, _open=open_it)
+
+
+def placed(categories: UnplacedCategories, names: Sequence[str] | None) -> Opened:
+    """Return the model with its categories in the columns with these names, which a package lists."""
+    if not names:
+        raise RefusedModel(
+            f"the file does not say which {len(categories.lists)} of its columns have the categories that it lists: "
+            "write a package with package.save(model, X), with the DataFrame of its training as X"
+        )
+    unknown = [name for name in names if name not in categories.names]
+    if unknown:
+        raise RefusedModel(
+            f"the model has no column {unknown[0][:40]!r}, which its package lists: save the package again"
+        )
+    return categories.placed(sorted(categories.names.index(name) for name in names))
 
 
 def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:

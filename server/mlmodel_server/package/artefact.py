@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,9 @@ from typing import Any, Literal
 import joblib
 
 from mlmodel_server.errors import MLModelError, RefusedModel, UsageError
+from mlmodel_server.formats.lightgbm import boosted
 from mlmodel_server.formats.opened import Artefact
+from mlmodel_server.formats.xgboost import WRAPPER, WRAPPER_KIND
 from mlmodel_server.loading.detect import Format, detect
 from mlmodel_server.loading.trust import open_artefact
 
@@ -68,12 +71,11 @@ def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
     if isinstance(model, (str, os.PathLike)):
         return _read(Path(model), format, compress)
     libraries = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
-    if "xgboost" in libraries and format == "auto":
-        return _one("xgboost", _xgboost(model))
-    if "lightgbm" in libraries and format == "auto":
-        text = _lightgbm(model)
-        if text is not None:
-            return _one("lightgbm", text)
+    savers: tuple[tuple[Format, Callable[[Any], bytes | None]], ...] = (("xgboost", _xgboost), ("lightgbm", _lightgbm))
+    for library, saved in savers:
+        data = saved(model) if library in libraries and format == "auto" else None
+        if data is not None:
+            return _one(library, data)
     if "torch" in libraries:
         from mlmodel_server.package.torch_program import export
 
@@ -117,20 +119,30 @@ def _saved(name: str, files: dict[str, bytes], format: FormatChoice, compress: i
     return dumped
 
 
-def _xgboost(model: Any) -> bytes:
+def _xgboost(model: Any) -> bytes | None:
+    """Return a file as ``save_model`` writes it; None if it would lose a parameter that changes predictions."""
+    if not hasattr(model, "get_booster"):
+        return bytes(model.save_raw("ubj"))
     try:
-        booster = model.get_booster() if hasattr(model, "get_booster") else model
+        booster = model.get_booster().copy()
     except Exception as error:  # xgboost's own NotFittedError is scikit-learn's
         raise UsageError("model is not fitted: call fit first") from error
+    if model.missing == model.missing or callable(model.objective):  # NaN, the default, differs from itself
+        return None
+    kind = "classifier" if hasattr(model, "n_classes_") else "regressor"  # which predict as rankers and others do
+    booster.set_attr(**{WRAPPER: json.dumps({WRAPPER_KIND: kind})})
     return bytes(booster.save_raw("ubj"))
 
 
 def _lightgbm(model: Any) -> bytes | None:
-    """Return the model as text; None for a classifier whose labels are not 0, 1, …, because the text has no labels."""
-    if hasattr(model, "booster_") and hasattr(model, "classes_") and list(model.classes_) != [*range(model.n_classes_)]:
-        return None
+    """Return a file as ``save_model`` writes it; None if it would lose what a wrapper predicts beyond its booster:
+    classes, or parameters of predictions."""
     if not hasattr(model, "model_to_string") and not hasattr(model, "booster_"):
         raise UsageError("model is not fitted: call fit first")
+    if hasattr(model, "booster_"):
+        known = boosted(model)
+        if known.kind != "number" or known.options:
+            return None
     text: str = getattr(model, "booster_", model).model_to_string()
     return text.encode()
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mlmodel_server.errors import UsageError
-from mlmodel_server.formats.opened import MATRIX
+from mlmodel_server.formats.categories import placement
+from mlmodel_server.formats.opened import MATRIX, UnplacedCategories
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
 
@@ -65,6 +66,28 @@ def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
         if len(shape) != len(spec.shape) or any(w not in (-1, s) for w, s in zip(spec.shape, shape, strict=True)):
             raise UsageError(f"{spec.name} of X must have the shape {list(spec.shape)}, not {list(shape)}")
     return tensors
+
+
+def category_columns(categories: UnplacedCategories, X: Any) -> tuple[str, ...]:
+    """Return the names of the columns that have the model's categories: those of ``X`` with the dtype category, else
+    the only ones whose values fit.
+
+    Raise :class:`UsageError` if the columns are not certain.
+    """
+    names, lists = list(categories.names), categories.lists
+    if hasattr(X, "columns") and len(X.columns) == len(names):
+        marked = [name for name, dtype in zip(names, X.dtypes, strict=True) if str(dtype) == "category"]
+        if len(marked) == len(lists):
+            return tuple(marked)
+        if not marked:
+            values = [{value for value in X.iloc[:, index].tolist() if value == value} for index in range(len(names))]
+            only = placement([[bool(column) and column <= set(known) for column in values] for known in lists])
+            if only is not None:
+                return tuple(names[index] for index in only)
+    raise UsageError(
+        f"the model has {len(lists)} columns of categories, but X does not say which: pass the DataFrame with these "
+        "columns as categories, as in training"
+    )
 
 
 def tensors_as_given(X: Any) -> list[Tensor]:

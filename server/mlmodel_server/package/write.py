@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +15,16 @@ from mlmodel_server import manifest
 from mlmodel_server.compile import compile_in_child
 from mlmodel_server.engine.model import Model
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
-from mlmodel_server.formats.opened import PREDICT, Opened, Table, layout_of
+from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
+from mlmodel_server.loading.load import placed
 from mlmodel_server.loading.trust import open_model
 from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
 from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.scores import scores
-from mlmodel_server.package.table import missing, specs_of, tensors_as_given, tensors_for, tensors_of
+from mlmodel_server.package.table import category_columns, missing, specs_of, tensors_as_given, tensors_for, tensors_of
 from mlmodel_server.protocol.v2 import tensor_json
 from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of
 
@@ -99,6 +101,10 @@ def build(
         opened = open_model(dumped.artefact, dumped.format)
     except RefusedModel as error:
         raise UsageError(str(error)) from error
+    columns: tuple[str, ...] = ()
+    if opened.categories:
+        columns = category_columns(opened.categories, X)
+        opened = placed(opened.categories, columns)
     signature, tensors = _inputs(opened, X)
     labels = None if y is None else np.asarray(y)
     rows = len(tensors[0].array)
@@ -108,8 +114,12 @@ def build(
     before = _predictions_before(dumped, model, X)
     signature, outputs = _outputs(opened, signature, tensors)
     predicted = outputs[0]
-    if before is not None and not _same(before, predicted):
-        raise UsageError("the model predicts other values on plain arrays than on X: fit it on X.to_numpy()")
+    for spec, after in zip(signature.outputs, outputs, strict=True):
+        if spec.name in before and not _same(before[spec.name], after):
+            raise UsageError(
+                f"the server would return another {spec.name} for X than the model itself does, and so rejects the "
+                "model: save a model that was fitted on columns of numbers, texts or categories"
+            )
     served = Model(opened.functions, signature)
     compiled, compiled_files = _compiled(opened, signature, served.table(tensors)) if compile else (None, {})
     files = {**dumped.files, **compiled_files}
@@ -126,6 +136,7 @@ def build(
         profile=profile([tensor for tensor in tensors if tensor.array.ndim <= 2]),
         predictions=predictions(opened.task, predicted),
         compiled=compiled,
+        categories=columns,
     )
     return {**files, MANIFEST: content.to_bytes()}
 
@@ -156,17 +167,23 @@ def _inputs(opened: Opened, X: Any) -> tuple[Signature, list[Tensor]]:
     return Signature(layout_of(inputs), inputs, ()), tensors
 
 
-def _predictions_before(dumped: Dumped, model: Any, X: Any) -> Array | None:
-    """Return the predictions of the model before it was saved; None if they cannot be compared."""
+def _predictions_before(dumped: Dumped, model: Any, X: Any) -> dict[str, Array]:
+    """Return the predictions of the model before it was saved; empty if they cannot be compared."""
+    library, _, module = type(model).__module__.partition(".")
     estimator = dumped.estimator
-    if estimator is None and type(model).__module__.partition(".")[2] == "sklearn":  # a wrapper saved as its booster
+    if estimator is None and library in ("xgboost", "lightgbm"):  # a wrapper saved as its booster, or a booster
         estimator = model
     if estimator is None:
-        return None
+        return {}
     try:
-        return np.asarray(estimator.predict(X))
+        if (library, module) == ("xgboost", "core"):
+            matrix = sys.modules["xgboost"].DMatrix(X, enable_categorical=True)
+            return {PREDICT: np.asarray(model.predict(matrix, validate_features=hasattr(X, "columns")))}
+        methods = {name: getattr(estimator, name)(X) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)}
     except Exception as error:  # anything an estimator may raise
         raise _cannot_predict(error) from error
+    # Probabilities of several targets are a list.
+    return {name: np.asarray(array) for name, array in methods.items() if not isinstance(array, list)}
 
 
 def _cannot_predict(error: Exception) -> UsageError:
