@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ class Saved:
 
     path: Path
     answer: Callable[[Any, str], Array]
+    copy: Trained | None = None
+
+    def again(self, rows: Any, output: str) -> Array:
+        """Return what the library answers after it has read the model back: a copy has its arrays in another layout,
+        and so may round the last bit of a sum differently."""
+        return of_model(self.copy, rows, output) if self.copy else self.answer(rows, output)
 
 
 def formats_of(row: Row) -> tuple[str, ...]:
@@ -56,7 +62,7 @@ def packages_of(row: Row) -> tuple[str, ...]:
 def save(trained: Trained, format: str, packaged: bool, compile: bool, directory: Path) -> Saved:
     """Save a model; raise :class:`NotSaved` with the reason of ``package.save``, or of the library."""
     if packaged:
-        return Saved(_package(trained, format, compile, directory), lambda rows, output: of_model(trained, rows, output))
+        return _plain(trained, _package(trained, format, compile, directory))
     writers: dict[str, Callable[[Trained, Path], Saved]] = {
         "joblib": _joblib,
         "skops": _skops,
@@ -90,10 +96,10 @@ def _of_booster(booster: Any, rows: Any, output: str) -> Array:
         return np.asarray(booster.predict(rows, pred_contrib=contributions, num_threads=1))
     import xgboost
 
+    if not contributions and not isinstance(rows, pd.DataFrame) and (np.abs(rows) > np.finfo(np.float32).max).any():
+        return np.asarray(booster.inplace_predict(rows))  # a DMatrix holds no infinite number
     matrix = xgboost.DMatrix(rows, enable_categorical=True, nthread=1)
-    best = booster.attr("best_iteration")
-    range = (0, int(best) + 1) if best else (0, 0)
-    return np.asarray(booster.predict(matrix, pred_contribs=contributions, iteration_range=range))
+    return np.asarray(booster.predict(matrix, pred_contribs=contributions))
 
 
 def _contributions(model: Any, rows: Any) -> Array:
@@ -109,8 +115,8 @@ def _contributions(model: Any, rows: Any) -> Array:
 
 
 def _package(trained: Trained, format: str, compile: bool, directory: Path) -> Path:
-    from mlmodel_server.package.write import build
     from mlmodel_server.errors import MLModelError
+    from mlmodel_server.package.write import build
 
     chosen = "auto" if format == "own" else format
     try:
@@ -123,9 +129,9 @@ def _package(trained: Trained, format: str, compile: bool, directory: Path) -> P
     return directory
 
 
-def _plain(trained: Trained, path: Path, data: bytes) -> Saved:
-    path.write_bytes(data)
-    return Saved(path, lambda rows, output: of_model(trained, rows, output))
+def _plain(trained: Trained, path: Path) -> Saved:
+    copy = replace(trained, model=pickle.loads(pickle.dumps(trained.model)))
+    return Saved(path, lambda rows, output: of_model(trained, rows, output), copy)
 
 
 def _joblib(trained: Trained, path: Path) -> Saved:
@@ -133,16 +139,18 @@ def _joblib(trained: Trained, path: Path) -> Saved:
 
     buffer = io.BytesIO()
     joblib.dump(trained.model, buffer)
-    return _plain(trained, path, buffer.getvalue())
+    path.write_bytes(buffer.getvalue())
+    return _plain(trained, path)
 
 
 def _skops(trained: Trained, path: Path) -> Saved:
     from skops import io as skops
 
     try:
-        return _plain(trained, path, skops.dumps(trained.model))
+        path.write_bytes(skops.dumps(trained.model))
     except Exception as error:
         raise NotSaved(f"skops does not save it ({type(error).__name__})") from None
+    return _plain(trained, path)
 
 
 _MLFLOW_TYPES = {"b": "boolean", "i": "long", "f": "double"}
@@ -174,10 +182,9 @@ def _mlflow(trained: Trained, path: Path) -> Saved:
     }
     (directory / "MLmodel").write_text(json.dumps(described))  # JSON is YAML
 
-    def answer(rows: Any, output: str) -> Array:
-        return of_model(trained, rows, output)
-
-    return Saved(directory, answer)
+    if library == "xgboost":
+        return replace(_xgboost_file(trained, directory / "model.ubj"), path=directory)
+    return _plain(trained, directory)
 
 
 def _mlflow_inputs(table: Any) -> list[dict[str, Any]]:
@@ -224,12 +231,13 @@ def _xgboost_file(trained: Trained, path: Path) -> Saved:
     if not trained.native:
         raise NotSaved("the file holds only the booster, not the steps before it")
     trained.model.save_model(path)
-    booster = xgboost.Booster(model_file=path)
-
-    def answer(rows: Any, output: str) -> Array:
-        return _of_booster(booster, rows, output)
-
-    return Saved(path, answer)
+    if trained.row.rounds:
+        loaded: Any = xgboost.Booster(model_file=path)
+    else:  # as people load it; the file does not hold the parameters of the wrapper
+        loaded = type(trained.model)(n_jobs=1, enable_categorical=True)
+        loaded.load_model(path)
+    again = replace(trained, model=loaded)
+    return Saved(path, lambda rows, output: of_model(again, rows, output))
 
 
 def _lightgbm_file(trained: Trained, path: Path) -> Saved:
@@ -245,5 +253,3 @@ def _lightgbm_file(trained: Trained, path: Path) -> Saved:
         return _of_booster(booster, rows, output)
 
     return Saved(path, answer)
-
-

@@ -7,9 +7,8 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,37 +17,10 @@ from hack.census.files import NotSaved, Saved, save
 from hack.census.models import Inapplicable, Trained, trained
 from hack.census.serve import Server, any_speed
 from hack.census.tables import Array
+from hack.census.verdicts import Case, Verdict
 from mlmodel_server.compile.parity import TOLERANCE
 from mlmodel_server.errors import MLModelError, ModelFailure, RequestError
-from mlmodel_server.formats.opened import CONTRIBUTIONS, PREDICT, PREDICT_PROBA
-
-Outcome = Literal["right", "refused", "wrong", "false reason", "example fails", "inapplicable", "not saved"]
-"""``refused`` says why in its reason. ``inapplicable``: the library cannot train this class on this table. ``not
-saved``: the library has no such file of this model. ``example fails``: ready, and fails the request that it offers."""
-
-FAULTS: tuple[Outcome, ...] = ("wrong", "false reason", "example fails")
-
-
-class Case(NamedTuple):
-    """One combination."""
-
-    row: str
-    kind: str
-    format: str
-    packaged: bool
-    compile: bool
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of a case, and its reason in one sentence. ``compiled``: the compiled model served; else ``why``
-    not, "" if it was not tried. ``lacking``: outputs of the library that are not served."""
-
-    outcome: Outcome
-    reason: str = ""
-    compiled: bool = False
-    why: str = ""
-    lacking: tuple[str, ...] = ()
+from mlmodel_server.formats.opened import CONTRIBUTIONS, PREDICT_PROBA
 
 
 class Differs(Exception):
@@ -117,7 +89,7 @@ def _compare_all(model: Trained, saved: Saved, server: Server) -> tuple[str, ...
     """Compare all outputs of all rows; return the outputs of the library that are not served."""
     rows = model.data.asked
     try:
-        answers = server.answers(rows, server.outputs)
+        answers = _answers(server, rows, server.outputs)
     except ModelFailure as error:
         saved.answer(rows, server.outputs[0])
         raise Differs(f"fails on rows that the library predicts: {error}") from None
@@ -129,6 +101,15 @@ def _compare_all(model: Trained, saved: Saved, server: Server) -> tuple[str, ...
         _compare(name, expected, got, server.is_compiled, _others(saved, rows, name, server.is_compiled))
     return tuple(name for name in (PREDICT_PROBA,) if name not in answers and _has(saved, rows, name))
 
+
+def _answers(server: Server, rows: Any, outputs: list[str]) -> dict[str, Array]:
+    """Ask as JSON, and as binary data if the server says that JSON cannot hold the answer."""
+    try:
+        return server.answers(rows, outputs)
+    except ModelFailure as error:
+        if "request binary data" not in str(error):
+            raise
+        return server.answers(rows, outputs, binary=True)
 
 
 def _has(saved: Saved, rows: Any, name: str) -> bool:
@@ -143,7 +124,7 @@ def _compare_edge(saved: Saved, server: Server, name: str, row: Any) -> None:
     for output in server.outputs:  # alone: a library may accept a row for one output and not for another
         expected = _expected(saved, row, output)
         try:
-            got = server.answers(row, [output])[output]
+            got = _answers(server, row, [output])[output]
         except RequestError as error:
             if expected is not None and "this model rejects" in str(error) and name != "beyond float32":
                 raise FalseReason(f"{name}: {error}, and the library accepts it") from None
@@ -227,10 +208,11 @@ def _others(saved: Saved, rows: Any, output: str, compiled: bool) -> Iterator[Ar
             forms = [np.ascontiguousarray(rows.to_numpy(np.float64)), np.asfortranarray(rows.to_numpy(np.float64))]
         forms.append(rows.to_numpy(object))
     for form in forms:
-        try:
+        with contextlib.suppress(Exception):
             yield saved.answer(form, output)
-        except Exception:
-            continue
+            yield saved.again(form, output)
+    with contextlib.suppress(Exception):
+        yield saved.again(rows, output)
     singles = [rows.iloc[[i]] if plain is None else rows[i : i + 1] for i in range(len(rows))]
     try:
         yield np.concatenate([saved.answer(single, output) for single in singles])

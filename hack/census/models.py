@@ -47,7 +47,7 @@ def kinds_of(row: Row) -> tuple[str, ...]:
     if row.role == "other":
         return ()
     if row.rounds or row.library != "sklearn":
-        native = [kind for kind in KINDS if _is_native(row, kind)]
+        native = [kind for kind in KINDS if on_plain_table(row, kind)]
         return tuple(native) if row.rounds or row.fit or row.target == "grades" else KINDS
     return ("texts",) if "texts" in row.accepts else KINDS
 
@@ -59,7 +59,8 @@ def _after(row: Row) -> list[Any]:
     return [made(New(path)) for path in steps]
 
 
-def _is_native(row: Row, kind: str) -> bool:
+def on_plain_table(row: Row, kind: str) -> bool:
+    """Whether a row can be trained on a kind of table as it is, without steps that prepare it."""
     if row.columns and kind in ("texts", "categories", "mixed"):
         return False
     if kind in NUMERIC:
@@ -71,7 +72,7 @@ def _is_native(row: Row, kind: str) -> bool:
 def trained(name: str, kind: str) -> Trained:
     """Return the fitted model of a row and a kind of table; raise :class:`Inapplicable`."""
     row = BY_NAME[name]
-    native = _is_native(row, kind)
+    native = on_plain_table(row, kind)
     data = table_of(kind, row.columns if native else 0)
     target = _target(row, data)
     try:
@@ -186,7 +187,9 @@ def _lightgbm(parameters: Mapping[str, Any], row: Row, data: Data, target: Array
     if not row.fit:
         return lightgbm.train(dict(parameters), dataset, row.rounds)
     stop = lightgbm.early_stopping(row.fit["early_stopping_rounds"], verbose=False)
-    return lightgbm.train(dict(parameters), dataset, row.rounds, valid_sets=[_stale(data, target, dataset)], callbacks=[stop])
+    return lightgbm.train(
+        dict(parameters), dataset, row.rounds, valid_sets=[_stale(data, target, dataset)], callbacks=[stop]
+    )
 
 
 def _stale(data: Data, target: Array | None, reference: Any) -> Any:

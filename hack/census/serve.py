@@ -22,10 +22,9 @@ from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local
-from mlmodel_server.protocol import v2
+from mlmodel_server.protocol import binary, v2
 from mlmodel_server.startup.choose import PLATFORM, Choice, choose
 from mlmodel_server.tensors import DTYPES, Tensor, TensorSpec, datatype_of
-from mlmodel_server.protocol import binary
 
 
 class Server:
@@ -64,18 +63,18 @@ class Server:
         response = self.model.infer(request)
         return _decoded(*v2.answer(request, response, "census", "1"))
 
-    def answers(self, rows: Any, outputs: list[str]) -> dict[str, Array]:
-        """Ask for outputs of ``rows``, which are in the library's own type."""
-        return self.ask(*request_of(self.model, rows, outputs))
+    def answers(self, rows: Any, outputs: list[str], binary: bool = False) -> dict[str, Array]:
+        """Ask for outputs of ``rows``, which are in the library's own type; ``binary``: as binary data."""
+        return self.ask(*request_of(self.model, rows, outputs, binary))
 
 
-def request_of(model: Model, rows: Any, outputs: list[str]) -> tuple[bytes, int | None]:
+def request_of(model: Model, rows: Any, outputs: list[str], as_binary: bool = False) -> tuple[bytes, int | None]:
     """Return a request with ``rows``, in the declared types where nothing is lost: as JSON, or with binary tensors if a
     number is not finite, which JSON cannot hold."""
     tensors = _tensors(model, rows)
     wanted: list[dict[str, Any]] = [{"name": name} for name in outputs]
     finite = all(t.array.dtype.kind != "f" or bool(np.isfinite(t.array).all()) for t in tensors)
-    if finite:
+    if finite and not as_binary:
         return json.dumps({"inputs": [v2.tensor_json(t) for t in tensors], "outputs": wanted}).encode(), None
     raws = [binary.to_raw(tensor) for tensor in tensors]
     inputs = [

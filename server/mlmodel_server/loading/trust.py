@@ -154,6 +154,11 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
         for (module, name), kind in registry.kinds().items()
         if kind != "name" and module.partition(".")[0] not in _BOOSTERS
     }
+    if any(name.partition(".")[0] in _BOOSTERS for name in needed):
+        raise RefusedModel(
+            "a skops file with a model of XGBoost or LightGBM is not served, because skops passes its bytes to the "
+            "library before they are checked: save the model with joblib.dump"
+        )
     unknown = [name for name in needed if name not in listed]
     if unknown:
         raise refuse(", ".join(unknown[:5]))

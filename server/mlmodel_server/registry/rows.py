@@ -408,9 +408,7 @@ _LIGHTGBM: tuple[Row, ...] = (
         fit={"eval_set": True},
     ),
     _lgb("LGBMClassifier", "two", "dart", boosting_type="dart", random_state=1),
-    _lgb(
-        "LGBMClassifier", "two", "rf", boosting_type="rf", bagging_freq=1, bagging_fraction=0.7, random_state=1
-    ),
+    _lgb("LGBMClassifier", "two", "rf", boosting_type="rf", bagging_freq=1, bagging_fraction=0.7, random_state=1),
     replace(_lgb("LGBMClassifier", "two", "linear_tree", linear_tree=True), accepts=_MISSING),
     _lgb("LGBMRegressor", "number"),
     replace(_lgb("LGBMRegressor", "number", "linear_tree", linear_tree=True), accepts=_MISSING),
