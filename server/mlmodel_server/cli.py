@@ -157,7 +157,7 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
     y, X = table[label].to_numpy(), table.drop(columns=label)
     names = getattr(model, "feature_names_in_", None)
     if names is None:
-        return X.to_numpy(), y
+        return X if isinstance(model, Path) else X.to_numpy(), y  # a file of a booster may name its columns
     absent = [str(name) for name in names if name not in X.columns]
     if absent:
         raise UsageError(
@@ -215,6 +215,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         out(f"{SIGNATURE}  signed: a server with --trust signed checks with which key\n")
     if manifest:
         selftest.run(model, manifest.golden)
+    else:
+        selftest.example(model, loaded.opened.example)  # raises RefusedModel if a server would
     signature = model.signature
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:

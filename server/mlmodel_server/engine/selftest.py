@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isclose, prod
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from mlmodel_server.engine.model import Model
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
+from mlmodel_server.formats.opened import FILLS
 from mlmodel_server.manifest import Golden
 from mlmodel_server.protocol import v2
 
@@ -63,22 +66,45 @@ def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[in
     )
 
 
-def blank_body(model: Model) -> bytes:
-    """Return a request with one row of zeros, empty texts and false: the example for a model without a package."""
-    return msgspec.json.encode(
-        {
-            "inputs": [
-                {**msgspec.to_builtins(spec), "shape": shape, "data": [_blank(spec.datatype)] * prod(shape)}
-                for spec in model.signature.inputs
-                for shape in [[max(1, length) for length in spec.shape]]
-            ]
-        }
+def example(model: Model, known: Mapping[int, Any]) -> bytes:
+    """Return a request with one row that the model answers: the example of a model without a package.
+
+    ``known`` are values of columns. Raise :class:`RefusedModel` if the model answers none of the rows that can be made
+    from them: nobody knows what to send to it.
+    """
+    for fill in FILLS:
+        body = blank_body(model, known, fill)
+        try:
+            for tensor in model.infer(v2.decode(body)).outputs:
+                v2.tensor_json(tensor)
+        except (RequestError, ModelFailure) as error:
+            reason = error
+        else:
+            return body
+    raise RefusedModel(
+        f"self-test: {reason}, and the file does not say which rows the model accepts: write a package with "
+        "`mlmodel package FILE --data rows.csv --label LABEL --out DIR`, or package.save(model, X, y, DIR)"
     )
 
 
-def _blank(datatype: str) -> float | int | str | bool:
+def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fill: float = 0.0) -> bytes:
+    """Return a request with one row of ``known`` values by column, and ``fill``, empty texts and false."""
+    inputs = model.signature.inputs
+    tensors = []
+    for column, spec in enumerate(inputs):
+        shape = [max(1, length) for length in spec.shape]
+        data = [_blank(spec.datatype, fill)] * prod(shape)
+        if model.signature.layout == "matrix":
+            data = [known.get(index, value) for index, value in enumerate(data)]
+        elif column in known:
+            data = [known[column]] * prod(shape)
+        tensors.append({**msgspec.to_builtins(spec), "shape": shape, "data": data})
+    return msgspec.json.encode({"inputs": tensors})
+
+
+def _blank(datatype: str, fill: float) -> float | int | str | bool:
     if datatype == "BYTES":
         return ""
     if datatype == "BOOL":
         return False
-    return 0.0 if datatype.startswith("FP") else 0
+    return fill if datatype.startswith("FP") else int(fill)

@@ -19,6 +19,9 @@ PREDICT_PROBA = "predict_proba"
 MATRIX = "input-0"
 """The input of a table whose columns have no names."""
 
+FILLS = (0.0, 1.0, 0.5)
+"""Numbers to try, one after the other, for the columns of an example of which nothing is known."""
+
 CONTRIBUTIONS = "contributions"
 """The output of :attr:`Opened.explain`."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.opened import MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.formats import learnt
+from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
 from mlmodel_server.formats.prepare import prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of
@@ -49,10 +51,28 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
             "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
         )
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare removes them
-    inputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names) or (TensorSpec(MATRIX, "FP64", (-1, width)),)
+    known = learnt.values(estimator, width)
+    datatypes = learnt.datatypes(known)
+    if not names and "BYTES" in datatypes.values():
+        names = [f"column-{index}" for index in range(width)]  # as package.save calls them
+    inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
+    layout: Literal["columns", "matrix"] = "columns" if names else "matrix"
     prepared = prepare(estimator)
-    signature = Signature("columns" if names else "matrix", inputs, _outputs(prepared, width), classes_of(prepared))
-    return Opened(format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, task_of(prepared), prepared)
+    signature = Signature(
+        layout,
+        inputs or (TensorSpec(MATRIX, "FP64", (-1, width)),),
+        _outputs(prepared, width, known),
+        classes_of(prepared),
+    )
+    return Opened(
+        format,
+        f"sklearn_{format}",
+        EstimatorFunctions(prepared),
+        signature,
+        task_of(prepared),
+        prepared,
+        example=known,
+    )
 
 
 def task_of(estimator: Any) -> Task:
@@ -62,10 +82,15 @@ def task_of(estimator: Any) -> Task:
     return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
 
 
-def _outputs(estimator: Any, width: int) -> tuple[TensorSpec, ...]:
-    try:
-        return outputs_of(estimator, np.zeros((1, width)))
-    except Exception:  # zeros are not a valid row of this model: derive the outputs without a prediction
+def _outputs(estimator: Any, width: int, known: Mapping[int, Any]) -> tuple[TensorSpec, ...]:
+    text = any(isinstance(value, str) for value in known.values())
+    for fill in FILLS:
+        row: Array = np.full((1, width), fill, object if text else np.float64)
+        for column, value in known.items():
+            row[0, column] = value
+        with contextlib.suppress(Exception):  # it is not a valid row of this model
+            return outputs_of(estimator, row)
+    else:  # derive the outputs without a prediction
         classes = getattr(estimator, "classes_", None)
         datatype = datatype_of(np.asarray(classes).dtype) if classes is not None else "FP64"
         outputs: tuple[TensorSpec, ...] = (TensorSpec(PREDICT, datatype, (-1,)),)

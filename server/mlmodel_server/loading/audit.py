@@ -7,6 +7,7 @@ would follow out of its memory is rejected.
 
 from __future__ import annotations
 
+import functools
 import types
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
@@ -62,6 +63,8 @@ def _entry(part: Any, refuse: Callable[[str], RefusedModel]) -> Entry | None:
     if isinstance(part, np.ndarray):
         rules.check_array(part)
         return None
+    if _is_validation(part):
+        return None
     if isinstance(part, (type, *_FUNCTIONS)):
         _check_code(part, refuse)
         return None
@@ -85,6 +88,19 @@ def _contents(part: Any) -> Iterable[Any]:
     if isinstance(part, np.ndarray) and part.dtype.hasobject:
         return list(part.ravel())
     return ()
+
+
+def _is_validation(part: Any) -> bool:
+    """Whether ``part`` is what a histogram gradient boosting makes of its columns of numbers: float64, also missing."""
+    from sklearn.utils.validation import check_array
+
+    return (
+        type(part) is functools.partial
+        and part.func is check_array
+        and part.args == ()
+        and part.keywords == {"dtype": [np.float64], "ensure_all_finite": False}
+        and not vars(part)
+    )
 
 
 def _check_code(part: Any, refuse: Callable[[str], RefusedModel]) -> None:

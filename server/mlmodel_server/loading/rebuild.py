@@ -7,6 +7,7 @@ argument is checked first. The list is complete: the calls of every estimator of
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import OrderedDict, defaultdict
@@ -19,6 +20,7 @@ from mlmodel_server.formats.lightgbm_trees import check_text
 from mlmodel_server.formats.xgboost_trees import check_pickled
 from mlmodel_server.loading.named import Named, resolve
 
+VALIDATION = "sklearn.utils.validation.check_array"
 _DTYPE = re.compile(r"[|<>=]?(?:[biufc?][0-9]{0,2}|[SUV][0-9]{1,9}|[mM]8?|O8?)")
 _REFERENCES = 1 | 2 | 4  # a dtype's flags: its items are Python objects
 _OBJECT_FLAGS = 63
@@ -154,6 +156,20 @@ def _of_numbers(*numbers: Any) -> tuple[Any, ...]:
     return numbers
 
 
+def _validation(function: Any) -> Callable[..., Any]:
+    """Return the function with which a histogram gradient boosting checks its columns of numbers."""
+    if str(function) != VALIDATION:
+        raise ValueError(f"it calls functools.partial for {str(function)[:80]}")
+    return resolve(function)  # type: ignore[no-any-return]
+
+
+def partial_state(state: Any) -> tuple[Any, ...]:
+    """Return the state of a :class:`functools.partial` with its function; :mod:`.audit` checks the arguments."""
+    if not isinstance(state, tuple) or len(state) != 4 or not isinstance(state[0], Named):
+        raise ValueError("it calls functools.partial without a function")
+    return (_validation(state[0]), *state[1:])
+
+
 def _tree(features: Any, classes: Any, outputs: Any) -> Any:
     from sklearn.tree._tree import Tree
 
@@ -198,6 +214,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "builtins.range": lambda *bounds: _range(*_of_numbers(*bounds)),
     "builtins.set": lambda items=(): set(_members(items)),
     "builtins.slice": _slice,
+    "functools.partial": lambda function: functools.partial(_validation(function)),
     "collections.OrderedDict": lambda: OrderedDict(),
     "collections.defaultdict": lambda _factory=None: defaultdict(),  # no prediction needs new values
     "numpy.dtype": _dtype,

@@ -12,6 +12,7 @@ object arrays included.
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 from collections.abc import Callable
@@ -134,6 +135,8 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
         if isinstance(instance, (type, Named)) or id(instance) in self._values:
             raise self._refuse(f"a change to {_describe(instance)}")
         rebuild.check_state(instance, state)
+        if isinstance(instance, functools.partial):
+            self.stack[-1] = rebuild.partial_state(state)
         super().load_build()
         if isinstance(instance, np.dtype):
             rebuild.checked_dtype(instance)

@@ -45,6 +45,7 @@ NAMES = {
     "_codecs": "encode",
     "builtins": "bytearray bytes complex frozenset range set slice",
     "collections": "OrderedDict defaultdict",
+    "functools": "partial",
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy._core.numeric": "_frombuffer",
     "numpy.core.multiarray": "_reconstruct scalar",
@@ -84,6 +85,7 @@ NAMES = {
     ),
     "sklearn.neighbors._ball_tree": "newObj",
     "sklearn.neighbors._kd_tree": "newObj",
+    "sklearn.utils.validation": "check_array",
 }
 """By module: constructors that :mod:`~mlmodel_server.loading.rebuild` calls after a check, and functions that an
 estimator keeps from its training but does not need for a prediction. A file gets only the name."""

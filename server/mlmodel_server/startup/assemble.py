@@ -8,7 +8,6 @@ import os
 import warnings
 from importlib.util import find_spec
 
-from mlmodel_server.engine import selftest
 from mlmodel_server.engine.cost import MEASURED_ROWS, Cost, measure
 from mlmodel_server.engine.model import Model, repeated
 from mlmodel_server.errors import UsageError, not_installed
@@ -63,7 +62,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
     manifest = loaded.manifest
     choice = choose(loaded, arguments.compile, arguments.threads)
     model = choice.model
-    example = selftest.request_body(manifest.golden, rows=1) if manifest else selftest.blank_body(model)
+    example = choice.example
     identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
     ids = PredictionIds(_feedback_key(arguments), identity, _task(loaded, model), signature.classes)
     feedback = Feedback(ids, identity, slots, signature.classes)

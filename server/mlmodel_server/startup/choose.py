@@ -30,10 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """The model to serve. ``verdict`` is the result of compiling in one sentence; "" if it was not tried."""
+    """The model to serve. ``example`` is a request that it answers. ``verdict`` is the result of compiling in one
+    sentence; "" if it was not tried."""
 
     model: Model
     platform: str
+    example: bytes
     verdict: str = ""
 
 
@@ -49,21 +51,22 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     packaged = _packaged(loaded, threads) if tried else None
     if manifest and tried and packaged and tried.decisive:
         verdict = f"compiled to ONNX when it was packaged: {tried.reason}, same predictions for {tried.rows:,} rows"
-        return _logged(Choice(Model(packaged, manifest.signature), PLATFORM, verdict))
+        return _logged(Choice(Model(packaged, manifest.signature), PLATFORM, _golden(manifest), verdict))
     opened = loaded.opened
     original = model_of(opened, manifest)
     if manifest:
         selftest.run(original, manifest.golden)
+    example = _golden(manifest) if manifest else selftest.example(original, opened.example)
     if compile == "off":
-        return Choice(original, opened.platform)
+        return Choice(original, opened.platform, example)
     signature = manifest.signature if manifest else opened.signature
     source = opened.estimator if opened.booster is None else opened.booster
-    table = _rows(original, manifest)
+    table = _rows(original, selftest.request_body(manifest.golden) if manifest else example)
     if tried and not packaged:
         reason = "the compiled model of the package does not work here" if tried.file else tried.reason
-        return _logged(Choice(original, opened.platform, f"not compiled: {reason}"))
+        return _logged(Choice(original, opened.platform, example, f"not compiled: {reason}"))
     if signature is None or table is None or source is None:  # only tables of numbers and text are compiled
-        return Choice(original, opened.platform)
+        return Choice(original, opened.platform, example)
     if tried and packaged:
         functions: OnnxFunctions | None = packaged
         result = _timed(opened, packaged, table, tried.rows)
@@ -71,8 +74,8 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
         result, onnx = compile_in_child(source, signature, table, functions=opened.functions, limit=START_SECONDS)
         functions = _loadable(onnx, signature, threads, manifest) if onnx else None
     if result.chosen == "original" or functions is None:
-        return _logged(Choice(original, opened.platform, result.sentence()))
-    return _logged(Choice(model_of(replace(opened, functions=functions), manifest), PLATFORM, result.sentence()))
+        return _logged(Choice(original, opened.platform, example, result.sentence()))
+    return _logged(Choice(model_of(replace(opened, functions=functions), manifest), PLATFORM, example, result.sentence()))
 
 
 def _logged(choice: Choice) -> Choice:
@@ -103,11 +106,12 @@ def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifes
     return functions
 
 
-def _rows(model: Model, manifest: Manifest | None) -> Array | None:
-    """Return rows to compare and to time: the golden examples of the package, else one row of zeros."""
-    if model.signature.layout == "tensors":
-        return None
-    body = selftest.request_body(manifest.golden) if manifest else selftest.blank_body(model)
+def _golden(manifest: Manifest) -> bytes:
+    return selftest.request_body(manifest.golden, rows=1)
+
+
+def _rows(model: Model, body: bytes) -> Array | None:
+    """Return the rows of a request, to compare and to time; None if the model has no table."""
     table = model.table(v2.decode(body).inputs)
     return table if isinstance(table, np.ndarray) else None
 

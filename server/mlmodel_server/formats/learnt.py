@@ -1,0 +1,96 @@
+"""Learn from the fitted encoders and imputers of an estimator which columns are text, and a value that each accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+
+from mlmodel_server.formats.categories import is_missing
+from mlmodel_server.tensors import Array
+
+_KEEP = ("SimpleImputer", "FunctionTransformer", "StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler")
+"""Steps that keep columns in their places, so that the next step sees the same ones."""
+
+
+def values(estimator: Any, width: int) -> dict[int, Any]:
+    """Return for each column of the table that an encoder knows a value of its training rows: a text, number or
+    boolean."""
+    found: dict[int, Any] = {}
+    for column, value in _known(estimator, list(range(width)), set()):
+        if isinstance(value, str) or column not in found:
+            found.setdefault(column, value)
+    return found
+
+
+def datatypes(known: Mapping[int, Any]) -> dict[int, str]:
+    """Return the datatypes of these columns."""
+    return {column: _datatype(value) for column, value in known.items()}
+
+
+def _datatype(value: Any) -> str:
+    return "BYTES" if isinstance(value, str) else "BOOL" if isinstance(value, bool) else "FP64"
+
+
+def _known(part: Any, columns: Sequence[int], seen: set[int]) -> Iterator[tuple[int, Any]]:
+    """Yield columns of the table and a known value; ``columns`` are the places of the part's own columns."""
+    if id(part) in seen or not isinstance(part, (BaseEstimator, list, tuple)) and not _is_helper(part):
+        return
+    seen.add(id(part))
+    if isinstance(part, (list, tuple)):
+        for inner in part:
+            yield from _known(inner, columns, seen)
+    elif isinstance(part, ColumnTransformer):
+        for name, step, _ in getattr(part, "transformers_", ()):
+            places = part._transformer_to_input_indices.get(name, [])
+            if max(places, default=0) < len(columns):
+                yield from _known(step, [columns[place] for place in places], seen)
+    elif isinstance(part, Pipeline):
+        for _, step in part.steps:
+            yield from _known(step, columns, seen)
+            if not _keeps_columns(step, len(columns)):
+                return
+    elif isinstance(part, FeatureUnion):
+        for _, step in part.transformer_list:
+            yield from _known(step, columns, seen)
+    elif getattr(part, "n_features_in_", len(columns)) == len(columns):
+        yield from _of_encoder(part, columns)
+        for inner in vars(part).values():
+            yield from _known(inner, columns, seen)
+
+
+def _is_helper(part: Any) -> bool:
+    """Whether it is a part of scikit-learn that has an estimator but is none, such as a calibrated classifier."""
+    return type(part).__module__.startswith("sklearn.") and hasattr(part, "estimator")
+
+
+def _keeps_columns(step: Any, width: int) -> bool:
+    if step is None or isinstance(step, str):
+        return True
+    if type(step).__name__ not in _KEEP or getattr(step, "add_indicator", False):
+        return False
+    return len(getattr(step, "statistics_", range(width))) == width
+
+
+def _of_encoder(part: Any, columns: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    categories = getattr(part, "categories_", None)
+    if isinstance(categories, list) and len(categories) == len(columns):
+        for column, known in zip(columns, categories, strict=True):
+            yield from ((column, value) for value in [_first(known)] if value is not None)
+    statistics = getattr(part, "statistics_", None)
+    if isinstance(statistics, np.ndarray) and statistics.dtype == object and len(statistics) == len(columns):
+        for column, value in zip(columns, statistics, strict=True):
+            if isinstance(value, str):
+                yield column, value
+
+
+def _first(known: Array) -> Any:
+    """Return the first of the categories that is not missing, as a type of Python; None if it has no such type."""
+    for value in np.asarray(known).tolist():
+        if not is_missing(value):
+            return value if isinstance(value, (str, bool, int, float)) else None
+    return None
