@@ -7,10 +7,18 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.formats.trees import Damaged
-from mlmodel_server.registry.entry import Forbidden, of, state
+from mlmodel_server.registry.entry import Forbidden, compiled_state, of
 from mlmodel_server.registry.rules import dense, number
 
 MODULE = "sklearn.metrics._dist_metrics"
+
+
+def check_state(state: Any) -> None:
+    """Check the power, the vector and the matrix of a metric."""
+    if type(state) is not tuple or len(state) != 3 or not isinstance(state[0], (int, float)):
+        raise Damaged("it has a distance of an unknown kind")
+    dense(state[1], None)
+    dense(state[2], None, None)
 
 
 def check_metric(metric: Any) -> None:
@@ -68,6 +76,7 @@ ENTRIES = (
         "RussellRaoDistance32 RussellRaoDistance64 SEuclideanDistance32 SEuclideanDistance64 "
         "SokalMichenerDistance32 SokalMichenerDistance64 SokalSneathDistance32 SokalSneathDistance64",
         check_metric,
-        contents=state,
+        state=check_state,
+        contents=compiled_state,
     ),
 )

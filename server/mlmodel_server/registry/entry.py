@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mlmodel_server.formats.trees import Damaged
+
 Check = Callable[[Any], None]
 """Raises :class:`~mlmodel_server.formats.trees.Damaged` for a forged state, or :class:`Forbidden` for a part that would
 do more than predict. It reads the object and changes nothing."""
@@ -22,12 +24,18 @@ def plain(_part: Any) -> None:
     """
 
 
+def empty(state: Any) -> None:
+    """Reject any state: the constructor gives the instance all that it has."""
+    if state is not None and not (isinstance(state, (tuple, dict)) and not state):
+        raise Damaged("it has a state for an object that has none")
+
+
 def attributes(part: Any) -> Iterable[Any]:
     """Return the values of the attributes."""
     return list(vars(part).values()) if hasattr(part, "__dict__") else ()
 
 
-def state(part: Any) -> Iterable[Any]:
+def compiled_state(part: Any) -> Iterable[Any]:
     """Return what a compiled object would write into a file."""
     return part.__getstate__()  # type: ignore[no-any-return]
 
@@ -45,6 +53,8 @@ class Entry:
     name: str
     check: Check = plain
     """Checks the state of an instance."""
+    state: Check = empty
+    """Checks what a file has for a compiled instance, before the instance reads it."""
     probe: Check = plain
     """Calls the object, after each part of the model has passed its check, where the state does not show enough."""
     contents: Callable[[Any], Iterable[Any]] = attributes
@@ -61,6 +71,7 @@ def of(
     names: str,
     check: Check = plain,
     *,
+    state: Check = empty,
     probe: Check = plain,
     contents: Callable[[Any], Iterable[Any]] = attributes,
     formats: tuple[str, ...] = ("joblib", "skops"),
@@ -68,4 +79,4 @@ def of(
 ) -> Iterator[Entry]:
     """Yield the entries of classes in ``module`` that share a check; ``names`` has spaces between them."""
     for name in names.split():
-        yield Entry(module, name, check, probe, contents, formats, parameters)
+        yield Entry(module, name, check, state, probe, contents, formats, parameters)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_indices
 from mlmodel_server.registry import distances
-from mlmodel_server.registry.entry import Forbidden, of, state
+from mlmodel_server.registry.entry import Forbidden, compiled_state, of
 from mlmodel_server.registry.rules import dense, whole_number
 
 _TREES = ("BallTree", "BallTree64", "BallTree32", "KDTree", "KDTree64", "KDTree32")
+_PARTS = 13
 _SPARSE = ("csr_matrix", "csr_array")
+
+
+def check_state(state: Any) -> None:
+    """Check the kinds of the parts of a ball tree or k-d tree."""
+    if type(state) is not tuple or len(state) != _PARTS:
+        raise Damaged("it has a search tree of an unknown kind")
+    data, indices, nodes, bounds, *numbers, _, weights = state
+    dense(data, None, None)
+    dense(indices, None, kinds="i")
+    dense(nodes, None, kinds="V")
+    dense(bounds, None, None, None)
+    for count in numbers:
+        whole_number(count, 0, 1 << 48)
+    if weights is not None:
+        dense(weights, len(data))
 
 
 def check_tree(tree: Any) -> None:
@@ -97,11 +114,20 @@ def check_density(model: Any) -> None:
     distances.check_options(vars(model).get("metric_params"), vars(model).get("n_features_in_", 0))
 
 
+_trees = functools.partial(of, check=check_tree, state=check_state, contents=compiled_state)
 ENTRIES = (
-    *of("sklearn.neighbors._ball_tree", "BallTree BallTree32 BallTree64", check_tree, contents=state),
+    *of(
+        "sklearn.neighbors._ball_tree",
+        "BallTree BallTree32 BallTree64",
+        check_tree,
+        state=check_state,
+        contents=compiled_state,
+    ),
     *of("sklearn.neighbors._classification", "KNeighborsClassifier RadiusNeighborsClassifier", check_classifier),
     *of("sklearn.neighbors._graph", "KNeighborsTransformer RadiusNeighborsTransformer", check_search),
-    *of("sklearn.neighbors._kd_tree", "KDTree KDTree32 KDTree64", check_tree, contents=state),
+    *of(
+        "sklearn.neighbors._kd_tree", "KDTree KDTree32 KDTree64", check_tree, state=check_state, contents=compiled_state
+    ),
     *of("sklearn.neighbors._kde", "KernelDensity", check_density),
     *of("sklearn.neighbors._lof", "LocalOutlierFactor", check_search),
     *of("sklearn.neighbors._nca", "NeighborhoodComponentsAnalysis"),

@@ -17,6 +17,16 @@ _CLASSES = tuple(
 )
 
 
+def check_state(state: Any) -> None:
+    """Check the kinds and lengths of the nodes and values."""
+    if type(state) is not dict:
+        raise Damaged("it has a tree of an unknown kind")
+    nodes = dense(state["nodes"], None, kinds="V")
+    dense(state["values"], len(nodes), None, None)
+    whole_number(state["node_count"], len(nodes), len(nodes))
+    whole_number(state["max_depth"], 0, max(0, len(nodes) - 1))
+
+
 def check_tree(tree: Any) -> None:
     """Check the nodes of one tree."""
     if not 1 <= tree.node_count == tree.capacity:  # first: to read the nodes would read behind them
@@ -97,5 +107,5 @@ ENTRIES = (
         "DecisionTreeClassifier DecisionTreeRegressor ExtraTreeClassifier ExtraTreeRegressor",
         check_estimator,
     ),
-    *of("sklearn.tree._tree", "Tree", check_tree, contents=opaque),
+    *of("sklearn.tree._tree", "Tree", check_tree, state=check_state, contents=opaque),
 )
