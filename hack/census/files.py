@@ -201,7 +201,7 @@ def _mlflow_inputs(table: Any) -> list[dict[str, Any]]:
 
 def _onnx(trained: Trained, path: Path) -> Saved:
     """Convert with skl2onnx. The library of an ONNX file is ONNX Runtime: its answer is compared."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
     from skl2onnx import to_onnx  # type: ignore[import-untyped]
 
     table = trained.data.trained

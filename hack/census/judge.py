@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +55,22 @@ def judge(case: Case) -> Verdict:
 
 
 def _served(model: Trained, saved: Saved, server: Server) -> Verdict:
-    found = {"compiled": server.is_compiled, "why": "" if server.is_compiled else _reason_of(server.verdict)}
+    found = Verdict("right", "", server.is_compiled, "" if server.is_compiled else _reason_of(server.verdict))
     try:
         server.ask(server.example())
     except Exception as error:
-        return Verdict("example fails", _said(error), **found)
+        return replace(found, outcome="example fails", reason=_said(error))
     try:
         lacking = _compare_all(model, saved, server)
         for name, row in model.data.edges.items():
             _compare_edge(saved, server, name, _cut(model, row))
     except Differs as difference:
-        return Verdict("wrong", str(difference), **found)
+        return replace(found, outcome="wrong", reason=str(difference))
     except FalseReason as reason:
-        return Verdict("false reason", str(reason), **found)
+        return replace(found, outcome="false reason", reason=str(reason))
     except RequestError as error:
         return _refused(model, f"request: {error}")
-    return Verdict("right", "", **found, lacking=lacking)
+    return replace(found, lacking=lacking)
 
 
 def _cut(model: Trained, row: Any) -> Any:
@@ -202,7 +203,8 @@ def _others(saved: Saved, rows: Any, output: str, compiled: bool) -> Iterator[Ar
     plain = rows if isinstance(rows, np.ndarray) else None
     forms: list[Any] = []
     if plain is not None:
-        forms = [np.asfortranarray(plain)]
+        # A file does not say that its rows were float32: the same numbers as float64 are the same row.
+        forms = [np.asfortranarray(plain), plain.astype(np.float64)]
     else:
         with contextlib.suppress(ValueError, TypeError):
             forms = [np.ascontiguousarray(rows.to_numpy(np.float64)), np.asfortranarray(rows.to_numpy(np.float64))]

@@ -87,7 +87,9 @@ def trained(name: str, kind: str) -> Trained:
             model = _of_text(model)
         elif not native:
             model = _pipeline([_preparation(row, data), model])
-        return Trained(row, data, model.fit(data.trained, *_fit_target(target), **_fit(row, data, target)), native)
+        model.fit(data.trained, *_fit_target(target), **_fit(row, data, target))
+        model.predict(data.asked)  # some classes fit tables that they do not predict
+        return Trained(row, data, model, native)
     except Inapplicable:
         raise
     except Exception as error:  # anything that the library raises: it cannot be trained on this table

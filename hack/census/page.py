@@ -13,10 +13,10 @@ from mlmodel_server.registry.rows import ROWS, Row
 HEAD = """# Models
 
 Which models of scikit-learn, XGBoost and LightGBM are served. `python -m hack.census page` writes this page from
-[the verdicts of the census](../../hack/census/results.tsv). The census trains small models of every class on {kinds} kinds of
-tables, saves each in every format, serves it, and compares each answer with the library's, row by row and output by
-output. Labels must be equal, and numbers equal in every bit. Those of a compiled model may differ by [what the compiler
-accepts](../explanation/server.md#verified-compile). `make census` runs all combinations; the tests run a set that
+[the verdicts of the census](../../hack/census/results.tsv). The census trains small models of every class on {kinds}
+kinds of tables, saves each in every format, serves it, and compares each answer with the library's, row by row and
+output by output. Labels must be equal, and numbers equal in every bit. Those of a compiled model may differ by [what
+the compiler accepts](../explanation/server.md#verified-compile). `make census` runs all combinations; the tests run a set that
 covers the pairs of two factors.
 
 Versions: {versions}.
@@ -30,8 +30,8 @@ LEGEND = """
 ## How to read the tables
 
 **yes**: each answer of each combination was right. A number refers to a [reason](#reasons). **package** is what
-`package.save` writes. **compiled** is whether the compiled model was the same as the original; whether it is also faster
-is decided on your CPU. Models that take only finite numbers were trained on tables with missing values, texts or
+`package.save` writes. **compiled** is whether the compiled model was the same as the original; whether it is also
+faster is decided on your CPU. Models that take only finite numbers were trained on tables with missing values, texts or
 categories after steps that prepare these columns, in one pipeline.
 
 The kinds of tables are {kinds}.

@@ -8,6 +8,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from time import perf_counter
 
+import onnxruntime  # type: ignore[import-untyped]
+
 from hack.census import design, results
 from hack.census.judge import judge
 from hack.census.models import trained
@@ -22,6 +24,8 @@ def run_all(every: bool, only: str, jobs: int) -> int:
     kept, _ = results.read()
     known_rows = {case.row for case in design.every()}
     found = {} if every and not only else {case: verdict for case, verdict in kept.items() if case.row in known_rows}
+    if not every:  # after a stop, go on with what is left
+        cases = [case for case in cases if only or case not in kept or kept[case].outcome in FAULTS]
     sys.stderr.write(f"{len(cases):,} combinations, seed {SEED}\n")
     with ProcessPoolExecutor(jobs) as pool:
         for done in pool.map(judge_row, (part for _, part in design.chunks(cases))):
@@ -39,6 +43,7 @@ def run_all(every: bool, only: str, jobs: int) -> int:
 def judge_row(cases: list[Case]) -> dict[Case, Verdict]:
     """Return the verdicts on the cases of one row."""
     logging.disable(logging.CRITICAL)  # one line for each model
+    onnxruntime.set_default_logger_severity(4)  # about files of skl2onnx
     verdicts = {case: judge(case) for case in cases}
     trained.cache_clear()
     return verdicts

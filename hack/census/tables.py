@@ -165,7 +165,7 @@ def _mixed(random: np.random.Generator, rows: int) -> tuple[pd.DataFrame, Array]
 
 def is_text(dtype: Any) -> bool:
     """Whether a column of this type has texts: an object, or pandas' own type of strings."""
-    return bool(isinstance(dtype, pd.StringDtype) or isinstance(dtype, np.dtype) and dtype.kind == "O")
+    return isinstance(dtype, pd.StringDtype) or (isinstance(dtype, np.dtype) and dtype.kind == "O")
 
 
 _MAKERS = {

@@ -323,6 +323,57 @@ _COMPOSED: tuple[Row, ...] = (
     _row("frozen.FrozenEstimator", "texts", estimator=_TREE),
 )
 
+_XGBOOST_REGRESSIONS: dict[str, Target] = {
+    "reg:absoluteerror": "number",
+    "reg:gamma": "positive",
+    "reg:logistic": "unit",
+    "reg:pseudohubererror": "number",
+    "reg:squaredlogerror": "positive",
+    "reg:tweedie": "positive",
+    "count:poisson": "positive",
+    "survival:cox": "positive",
+}
+
+_XGBOOST_OBJECTIVES: dict[str, Target] = {
+    "binary:logistic": "two",
+    "binary:logitraw": "two",
+    "binary:hinge": "two",
+    "multi:softprob": "classes",
+    "multi:softmax": "classes",
+    "reg:squarederror": "number",
+    "reg:logistic": "unit",
+    "count:poisson": "positive",
+    "survival:cox": "positive",
+    "rank:ndcg": "grades",
+}
+
+_LIGHTGBM_REGRESSIONS: dict[str, Target] = {
+    "regression_l1": "number",
+    "huber": "number",
+    "fair": "number",
+    "poisson": "positive",
+    "quantile": "number",
+    "mape": "number",
+    "gamma": "positive",
+    "tweedie": "positive",
+    "cross_entropy": "unit",
+    "cross_entropy_lambda": "unit",
+}
+
+_LIGHTGBM_OBJECTIVES: dict[str, Target] = {
+    "binary": "two",
+    "multiclass": "classes",
+    "regression": "number",
+    "poisson": "positive",
+    "cross_entropy": "unit",
+    "lambdarank": "grades",
+}
+
+
+def _several(target: Target) -> dict[str, int]:
+    return {"num_class": 3} if target == "classes" else {}
+
+
 _XGBOOST: tuple[Row, ...] = (
     _xgb("XGBClassifier", "two"),
     _xgb("XGBClassifier", "classes", "three classes"),
@@ -348,16 +399,7 @@ _XGBOOST: tuple[Row, ...] = (
     _xgb("XGBRegressor", "number", "dart", booster="dart", rate_drop=0.3, random_state=1),
     *(
         _xgb("XGBRegressor", target, objective, objective=objective)
-        for objective, target in (
-            ("reg:absoluteerror", "number"),
-            ("reg:gamma", "positive"),
-            ("reg:logistic", "unit"),
-            ("reg:pseudohubererror", "number"),
-            ("reg:squaredlogerror", "positive"),
-            ("reg:tweedie", "positive"),
-            ("count:poisson", "positive"),
-            ("survival:cox", "positive"),
-        )
+        for objective, target in _XGBOOST_REGRESSIONS.items()
     ),
     _xgb("XGBRegressor", "number", "reg:quantileerror", objective="reg:quantileerror", quantile_alpha=0.7),
     _xgb("XGBRegressor", "number", "several quantiles", objective="reg:quantileerror", quantile_alpha=[0.1, 0.9]),
@@ -369,19 +411,8 @@ _XGBOOST: tuple[Row, ...] = (
     _xgb("XGBRFClassifier", "two"),
     _xgb("XGBRFRegressor", "number"),
     *(
-        _booster("xgboost", target, objective, objective=objective, **more)
-        for objective, target, more in (
-            ("binary:logistic", "two", {}),
-            ("binary:logitraw", "two", {}),
-            ("binary:hinge", "two", {}),
-            ("multi:softprob", "classes", {"num_class": 3}),
-            ("multi:softmax", "classes", {"num_class": 3}),
-            ("reg:squarederror", "number", {}),
-            ("reg:logistic", "unit", {}),
-            ("count:poisson", "positive", {}),
-            ("survival:cox", "positive", {}),
-            ("rank:ndcg", "grades", {}),
-        )
+        _booster("xgboost", target, objective, objective=objective, **_several(target))
+        for objective, target in _XGBOOST_OBJECTIVES.items()
     ),
     _booster("xgboost", "number", "base_score", objective="reg:squarederror", base_score=3.0),
     _booster("xgboost", "number", "dart", objective="reg:squarederror", booster="dart", rate_drop=0.3),
@@ -415,33 +446,15 @@ _LIGHTGBM: tuple[Row, ...] = (
     _lgb("LGBMRegressor", "number", "use_missing=False", use_missing=False),
     *(
         _lgb("LGBMRegressor", target, objective, objective=objective)
-        for objective, target in (
-            ("regression_l1", "number"),
-            ("huber", "number"),
-            ("fair", "number"),
-            ("poisson", "positive"),
-            ("quantile", "number"),
-            ("mape", "number"),
-            ("gamma", "positive"),
-            ("tweedie", "positive"),
-            ("cross_entropy", "unit"),
-            ("cross_entropy_lambda", "unit"),
-        )
+        for objective, target in _LIGHTGBM_REGRESSIONS.items()
     ),
     _lgb("LGBMRegressor", "number", "reg_sqrt", reg_sqrt=True),
     _lgb("LGBMRanker", "grades"),
     _lgb("LGBMRanker", "grades", "rank_xendcg", objective="rank_xendcg", random_state=1),
     _lgb("LGBMModel", "number", objective="regression"),
     *(
-        _booster("lightgbm", target, objective, objective=objective, **more)
-        for objective, target, more in (
-            ("binary", "two", {}),
-            ("multiclass", "classes", {"num_class": 3}),
-            ("regression", "number", {}),
-            ("poisson", "positive", {}),
-            ("cross_entropy", "unit", {}),
-            ("lambdarank", "grades", {}),
-        )
+        _booster("lightgbm", target, objective, objective=objective, **_several(target))
+        for objective, target in _LIGHTGBM_OBJECTIVES.items()
     ),
     _booster("lightgbm", "two", "sigmoid", objective="binary", sigmoid=2.0),
     _booster("lightgbm", "number", "reg_sqrt", objective="regression", reg_sqrt=True),
