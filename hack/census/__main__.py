@@ -17,6 +17,7 @@ def main() -> int:
     run = commands.add_parser("run", help="run combinations, and write their verdicts into results.tsv")
     run.add_argument("--all", action="store_true", help="all combinations (default: a set that covers all pairs)")
     run.add_argument("--only", default="", help="part of the names of the models to run")
+    run.add_argument("--rest", action="store_true", help="only those without a verdict, or with a fault")
     run.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     commands.add_parser("page", help="write docs/reference/models.md to standard output")
     arguments = parser.parse_args()
@@ -27,7 +28,7 @@ def main() -> int:
         return 0
     from hack.census.run import run_all
 
-    return run_all(arguments.all, arguments.only, arguments.jobs)
+    return run_all(arguments.all, arguments.only, arguments.rest, arguments.jobs)
 
 
 if __name__ == "__main__":

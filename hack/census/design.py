@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from hack.census.files import formats_of, packages_of
-from hack.census.models import kinds_of, on_plain_table
+from hack.census.models import BY_NAME, kinds_of, on_plain_table
 from hack.census.tables import FRAMES, SEED
 from hack.census.verdicts import Case
 from mlmodel_server.registry.rows import ROWS, Row
@@ -49,6 +49,13 @@ def pairwise() -> list[Case]:
             best = max(cases, key=lambda case: len(pairs_of(row, case) - covered))
             chosen.append(best)
             covered |= pairs_of(row, best)
+    rest = every()
+    order.shuffle(rest)
+    for case in sorted(rest, key=lambda case: case.compile):  # to compile takes longer
+        new = pairs_of(BY_NAME[case.row], case) - covered
+        if new:
+            chosen.append(case)
+            covered |= new
     return chosen
 
 

@@ -17,15 +17,15 @@ from hack.census.tables import SEED
 from hack.census.verdicts import FAULTS, Case, Verdict
 
 
-def run_all(every: bool, only: str, jobs: int) -> int:
+def run_all(every: bool, only: str, rest: bool, jobs: int) -> int:
     """Run, write the verdicts and a summary, and return 1 if there is a fault."""
     started = perf_counter()
     cases = [case for case in (design.every() if every else design.pairwise()) if only in case.row]
     kept, _ = results.read()
-    known_rows = {case.row for case in design.every()}
-    found = {} if every and not only else {case: verdict for case, verdict in kept.items() if case.row in known_rows}
-    if not every:  # after a stop, go on with what is left
-        cases = [case for case in cases if only or case not in kept or kept[case].outcome in FAULTS]
+    possible = {*design.every(), *design.pairwise()}
+    found = {case: verdict for case, verdict in kept.items() if case in possible}
+    if rest:
+        cases = [case for case in cases if case not in kept or kept[case].outcome in FAULTS]
     sys.stderr.write(f"{len(cases):,} combinations, seed {SEED}\n")
     with ProcessPoolExecutor(jobs) as pool:
         for done in pool.map(judge_row, (part for _, part in design.chunks(cases))):

@@ -168,6 +168,10 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     needed = checked_skops.untrusted(data)
     unknown = [name for name in needed if name not in _listed() and name not in _PARTIAL]
     if unknown:
+        kinds = registry.kinds()
+        if all(kinds.get((name.rpartition(".")[0], name.rpartition(".")[2])) == "name" for name in unknown):
+            # A function that the model keeps from its training: a pickle holds its name, and skops the function.
+            raise RefusedModel(f"{unknown[0]} is not served from a skops file: save the model with joblib.dump")
         raise refuse(", ".join(unknown[:5]))
     return checked_skops.loads(data, needed)
 
