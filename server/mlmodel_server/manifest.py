@@ -68,8 +68,8 @@ class Compiled(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole file. ``profile`` (of the features), ``predictions`` (their profile) and ``metrics`` are for readers
-    and for drift; the server needs the rest. ``compiled`` is None if compiling was not tried. ``categories`` are the inputs
-    with the categories of a DataFrame, if the artefact does not say so itself."""
+    and for drift; the server needs the rest. ``compiled`` is None if compiling was not tried. ``categories`` are the
+    inputs with the categories of a DataFrame, if the artefact does not say so itself."""
 
     schema: int
     artefact: str

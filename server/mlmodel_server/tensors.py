@@ -119,6 +119,11 @@ def named(name: str, array: Array) -> Tensor:
     return Tensor(name, datatype_of(array.dtype), array)
 
 
+def missing_texts(table: Array) -> Array:
+    """Return where a table of objects has None, in its shape."""
+    return np.asarray(np.equal(table, None))  # type: ignore[call-overload]  # numpy compares objects with any object
+
+
 def finite(array: Array) -> bool:
     """Return whether an array of floats has neither NaN nor infinity."""
     if array.size <= _FEW:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.compile.explore import UNKNOWN_TEXT
+from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.compile.graph import DOUBLE, Columns, Graph, converts, side_by_side, transform
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.tensors import Array
@@ -127,14 +128,20 @@ def _selector(_graph: Graph, selector: Any, table: Columns) -> Columns:
 @converts("sklearn.SimpleImputer")
 def _simple_imputer(graph: Graph, imputer: Any, table: Columns) -> Columns:
     if any(text for text, _ in table.places):
-        # A request has no missing text, unless a text stands for missing.
         if not _is_nan(imputer.missing_values) and imputer.missing_values is not None:
             raise Unsupported("SimpleImputer that replaces a text is not converted")
         if imputer.add_indicator or len(imputer.statistics_) != len(table.places):
             raise Unsupported("SimpleImputer that adds or removes columns beside text is not converted")
         if not all(text for text, _ in table.places):
             raise Unsupported("SimpleImputer on text and numbers together is not converted")
-        return table
+        if not all(isinstance(value, str) for value in imputer.statistics_):
+            raise Unsupported("SimpleImputer that leaves texts missing is not converted")
+        parts = []
+        for index, value in enumerate(imputer.statistics_):
+            name, _ = table.column(graph, index)
+            absent = graph.add("Equal", name, np.array([[MISSING_TEXT]], dtype=object))
+            parts.append(graph.add("Where", absent, np.array([[value]], dtype=object), name))
+        return Columns("", graph.concat(parts), tuple((True, index) for index in range(len(parts))), 0)
     matrix = table.matrix(graph)
     numbers = _is_nan(imputer.missing_values)
     if not numbers and not isinstance(imputer.missing_values, (int, float)):
@@ -159,8 +166,9 @@ def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
     categories = encoder.categories_
     if sum(map(len, categories)) > MAX_CATEGORIES:
         raise Unsupported(f"{type(encoder).__name__} with more than {MAX_CATEGORIES:,} categories is not converted")
-    if any(_is_missing(value) for known in categories for value in known):
-        raise Unsupported(f"{type(encoder).__name__} with missing as a category is not converted")
+    for known, (text, _) in zip(categories, table.places, strict=True):
+        if not text and any(_is_missing(value) for value in known):
+            raise Unsupported(f"{type(encoder).__name__} with a missing number as a category is not converted")
     first = [known[0] for known in categories]
     base = _encoded(encoder, [first])
     owner = np.zeros(base.shape[1], dtype=int)
@@ -186,13 +194,19 @@ def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
 def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknown: Array) -> str:
     """Return the row of ``values`` ([categories, columns]) for the category in the column, else ``unknown``."""
     name, is_text = column.column(graph, 0)
-    known = known.astype(str).astype(object) if is_text else known.astype(np.float64)
+    known = _texts(known) if is_text else known.astype(np.float64)
     matches = graph.add("Cast", graph.add("Equal", name, known.reshape(1, -1)), to=DOUBLE)
     rows = graph.add("MatMul", matches, values)
     if unknown.any():
         none = graph.add("Equal", graph.over_columns("ReduceMax", matches), 0.0)
         rows = graph.add("Where", none, unknown, rows)
     return rows
+
+
+def _texts(known: Array) -> Array:
+    texts: Array = np.empty(len(known), dtype=object)
+    texts[:] = [MISSING_TEXT if _is_missing(value) else str(value) for value in known]
+    return texts
 
 
 def _is_missing(value: Any) -> bool:

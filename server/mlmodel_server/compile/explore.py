@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.compile.domain import BEYOND, Domain
+from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.compile.verdict import Unsupported
+from mlmodel_server.formats.boosters import Boosted
 from mlmodel_server.formats.opened import PREDICT, Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
@@ -43,8 +45,10 @@ def detect_domain(functions: Functions, estimator: Any, signature: Signature, ro
         unknown = UNKNOWN_TEXT if text[column] else unseen_number(row, column)
         if accepts(functions, changed(row, [column], unknown)):
             return None
-        categories = _categories(estimator, text[column])
-        return frozenset(value for value in categories if accepts(functions, changed(row, [column], value)))
+        categories = known_values(estimator, text[column])
+        known = frozenset(value for value in categories if accepts(functions, changed(row, [column], value)))
+        missing = text[column] and accepts(functions, changed(row, [column], None))
+        return known | {MISSING_TEXT} if missing else known
 
     suspects = [column for column, is_text in enumerate(text) if is_text]
     all_unseen = row.copy()
@@ -89,24 +93,56 @@ def accepts(functions: Functions, table: Array) -> bool:
     return True
 
 
-def _categories(estimator: Any, text: bool) -> list[Any]:
-    """Return all categories of this kind that any encoder in the estimator has."""
-    values = {value for known in _encoders(estimator, set()) for value in known if isinstance(value, str) is text}
+def known_values(estimator: Any, text: bool) -> list[Any]:
+    """Return all categories of this kind that any encoder in the estimator has.
+
+    Raise :class:`Unsupported` if there are too many to try them.
+    """
+    values = {
+        value
+        for part in _parts(estimator, set())
+        for known in _lists(part)
+        for value in known
+        if isinstance(value, str) is text
+    }
     if len(values) > MAX_CATEGORIES:
         raise Unsupported(f"its encoders have more than {MAX_CATEGORIES:,} categories")
-    return [value if text else float(value) for value in values]
+    return [value if text else float(value) for value in values if text or _is_number(value)]
 
 
-def _encoders(part: Any, seen: set[int]) -> Iterator[list[Any]]:
+def _lists(part: Any) -> list[list[Any]]:
+    categories = getattr(part, "categories_", ())
+    return [known.tolist() for known in categories] if isinstance(categories, (list, tuple)) else []
+
+
+def special_numbers(estimator: Any) -> set[float]:
+    """Return the numbers among the parameters of all parts of the estimator: one of them may stand for missing or
+    unknown, and so be treated unlike its neighbours."""
+    if isinstance(estimator, Boosted):
+        return {estimator.missing} - {np.nan}
+    return {
+        float(value)
+        for part in _parts(estimator, set())
+        for value in part.get_params(deep=False).values()
+        if _is_number(value)
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(float(value)))
+
+
+def _parts(part: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield the estimators in an estimator, itself included."""
     if id(part) in seen:
         return
     seen.add(id(part))
     if isinstance(part, (list, tuple)):
         inner = list(part)
-    elif hasattr(part, "get_params"):
+    elif hasattr(part, "get_params") and not isinstance(part, type):
+        yield part
         inner = list(vars(part).values())
-        yield from (known.tolist() for known in getattr(part, "categories_", ()))
     else:
         return
     for value in inner:
-        yield from _encoders(value, seen)
+        yield from _parts(value, seen)

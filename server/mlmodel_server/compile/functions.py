@@ -11,13 +11,16 @@ import onnxruntime  # type: ignore[import-untyped]
 from mlmodel_server.compile.domain import Check, Domain
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import Array
+from mlmodel_server.tensors import Array, missing_texts
 
 NUMBERS, TEXT = "numbers", "text"
 """Names of the inputs."""
 
 GUARD = "guard"
 """Name of an output that is zero unless a step of the model raises on its rows; most models do not need it."""
+
+MISSING_TEXT = "\x1f-"
+"""Stands for a missing text in a compiled model, whose texts cannot be missing."""
 
 DOMAIN = "domain"
 """Name of the metadata with the :class:`Domain` of the model."""
@@ -30,6 +33,13 @@ great."""
 
 CHUNK = 512
 """Maximum rows of one run: they stay in the cache, and memory does not grow with the largest request."""
+
+
+def _marked(table: Array) -> Array:
+    """Return the table with a text in place of each missing one."""
+    if None not in table.ravel().tolist():
+        return table
+    return np.where(missing_texts(table), MISSING_TEXT, table)
 
 
 class OnnxFunctions:
@@ -71,6 +81,7 @@ class OnnxFunctions:
             return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
         feeds = {}
         if self._mixed:
+            table = _marked(table)
             numbers = table.take(self._numbers, axis=1).astype(np.float64)
             if self._needs_text:
                 feeds[TEXT] = table.take(self._text, axis=1)

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.compile.domain import BEYOND, Domain
-from mlmodel_server.compile.explore import UNKNOWN_TEXT, changed, text_columns, unseen_number
+from mlmodel_server.compile.explore import (
+    UNKNOWN_TEXT,
+    changed,
+    known_values,
+    special_numbers,
+    text_columns,
+    unseen_number,
+)
+from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.formats.boosters import Boosted
 from mlmodel_server.formats.opened import PREDICT, Functions
 from mlmodel_server.manifest import Signature
@@ -25,6 +33,20 @@ GIVEN, INVENTED, MIXED = 2_000, 300, 800
 
 EXTREMES, THRESHOLDS, SINGLE = 100, 300, 10
 """Maximum columns with six extremes each; thresholds with ten values each; columns with five unusual values each."""
+
+SPECIAL_COLUMNS, SPECIAL_NUMBERS, CATEGORIES, MARKED = 40, 40, 300, 400
+"""Maximum columns with every special number; of special numbers of the model; of known categories of a column; rows
+with random categories in all columns."""
+
+MAX_PROBES = 4_000
+"""Maximum rows with one special value."""
+
+NUMBERS = (
+    0.0, -0.0, 1.0, -1.0, 0.5, -999.0, 5e-324, 2.5e-308, 1e-45, 1.2e-38, 16777217.0, -16777217.0, 2147483648.0,
+    9007199254740992.0, -9007199254740994.0, 1e30, 3.4028234e38, -3.4028234e38,
+)  # fmt: skip
+"""Numbers at which libraries differ: zeros, denormals, integers that float32 or float64 cannot hold, the greatest
+float32."""
 
 PAIRS = 96
 HALVINGS = 32
@@ -42,8 +64,8 @@ class Rows:
 
 class ColumnKinds:
     """The columns by kind. ``open`` columns accept any number, ``open_text`` any text; values of ``closed`` columns
-    (all but the open ones) are only exchanged between rows. ``numbers`` are all columns that are not text, and
-    ``maybe_missing`` the open columns that accept a missing number."""
+    (all but the open ones) come from other rows or from the ``domain``. ``numbers`` are all columns that are not text,
+    and ``maybe_missing`` the open columns that accept a missing number."""
 
     def __init__(self, signature: Signature, domain: Domain) -> None:
         text = text_columns(signature)
@@ -51,6 +73,7 @@ class ColumnKinds:
         self.open_text = [column for column, is_text in enumerate(text) if is_text and column not in domain.texts]
         self.closed = [column for column in range(len(text)) if column not in self.open]
         self.numbers = [column for column, is_text in enumerate(text) if not is_text]
+        self.domain = domain
         self.maybe_missing = [
             column
             for column, rejects_missing in zip(self.numbers, domain.missing, strict=False)
@@ -190,6 +213,62 @@ def _thresholds(estimator: Any) -> Iterator[tuple[int, float]]:
         parts = getattr(estimator, "estimators_", ())
         for part in parts.ravel() if isinstance(parts, np.ndarray) else parts:
             yield from _thresholds(part)
+
+
+def probes(estimator: Any, table: Array, kinds: ColumnKinds) -> list[Rows]:
+    """Return rows with the values that this model may treat unlike their neighbours: numbers among its parameters,
+    each known category, and numbers or texts that resemble one."""
+    random = np.random.default_rng(SEED)
+    texts = sorted(known_values(estimator, text=True))
+    numbers = sorted(known_values(estimator, text=False))
+    special = sorted(special_numbers(estimator))[:SPECIAL_NUMBERS]
+    near = [other for value in numbers[:CATEGORIES] for other in (value, value + 0.5, -value)]
+    values: dict[int, list[Any]] = {}
+    for column in kinds.numbers:
+        closed = kinds.domain.values.get(column)
+        values[column] = near if closed is None else [*sorted(closed)[:CATEGORIES], -0.0, -1.0, 0.5]
+    for column in set(kinds.closed + kinds.open_text) - set(kinds.numbers):
+        known = kinds.domain.texts.get(column)
+        listed = texts if known is None else sorted(known)
+        like = [other for text in listed[:1] for other in (f" {text}", text.swapcase())]
+        listed = [text for text in listed if text != MISSING_TEXT]
+        values[column] = [*_some(listed, random), "", None, *like, UNKNOWN_TEXT]
+    single = []
+    for column in random.permutation(kinds.open)[:SPECIAL_COLUMNS]:  # a closed column rejects nearly all of them
+        single += [(int(column), value) for value in (*NUMBERS, *special)]
+    single += [(column, value) for column, listed in values.items() for value in listed[: 3 * CATEGORIES]]
+    rows = [_with(table, random, [column], value) for column, value in single[:MAX_PROBES]]
+    rows += [_with(table, random, kinds.open, value) for value in (*NUMBERS, *special)] if kinds.open else []
+    return [
+        Rows("with a special value", np.array(rows, dtype=table.dtype).reshape(-1, table.shape[1])),
+        Rows("with known categories", _categories(table, kinds, values, random)),
+    ]
+
+
+def _some(listed: list[Any], random: np.random.Generator) -> list[Any]:
+    if len(listed) <= CATEGORIES:
+        return listed
+    return [listed[index] for index in random.choice(len(listed), CATEGORIES, replace=False)]
+
+
+def _with(table: Array, random: np.random.Generator, columns: list[int], value: Any) -> Array:
+    row: Array = table[random.integers(len(table))].copy()
+    row[columns] = value if value is None or isinstance(value, str) else _as_type(table, np.asarray(value))
+    return row
+
+
+def _categories(table: Array, kinds: ColumnKinds, values: dict[int, list[Any]], random: np.random.Generator) -> Array:
+    """Return rows whose columns of categories have any of the known ones."""
+    if not any(values.get(column) for column in (*kinds.closed, *kinds.open_text)):
+        return table[:0]
+    rows = table[random.integers(len(table), size=MARKED)]
+    for column in sorted({*kinds.closed, *kinds.open_text}):
+        known: Any = kinds.domain.texts.get(column) or kinds.domain.values.get(column)
+        known = sorted(known) if known else values.get(column)
+        if known:
+            listed = [None if value == MISSING_TEXT else value for value in known]
+            rows[:, column] = [listed[index] for index in random.integers(len(listed), size=MARKED)]
+    return rows
 
 
 def boundary(functions: Functions, table: Array, kinds: ColumnKinds) -> Rows:

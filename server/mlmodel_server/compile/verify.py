@@ -11,9 +11,9 @@ from mlmodel_server.compile import timing
 from mlmodel_server.compile.explore import accepts, detect_domain
 from mlmodel_server.compile.functions import OnnxFunctions
 from mlmodel_server.compile.parity import Comparison, Different
-from mlmodel_server.compile.rows import ColumnKinds, boundary, unusual, varied
+from mlmodel_server.compile.rows import ColumnKinds, boundary, probes, unusual, varied
 from mlmodel_server.compile.verdict import Unsupported, Verdict
-from mlmodel_server.formats.opened import Functions
+from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
@@ -58,6 +58,10 @@ def _compiled(
 
     if signature.layout == "tensors":
         raise Unsupported("its input is not a table")
+    if any(spec.name not in (PREDICT, PREDICT_PROBA) for spec in signature.outputs):
+        raise Unsupported("it returns something other than classes, numbers and probabilities")
+    if all(spec.name != PREDICT for spec in signature.outputs):
+        raise Unsupported("it returns no predict, which is timed")
     row = next((row for row in np.array_split(table, len(table)) if accepts(original, row)), None)
     if row is None:
         raise Unsupported("it rejects all example rows")
@@ -68,6 +72,8 @@ def _compiled(
     kinds = ColumnKinds(signature, domain)
     comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), kinds.open)
     for rows in varied(estimator, table, kinds):
+        comparison.compare(rows)
+    for rows in probes(estimator, table, kinds):
         comparison.compare(rows)
     comparison.compare(boundary(original, comparison.same(), kinds))
     for rows in unusual(row, kinds):

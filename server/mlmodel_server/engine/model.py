@@ -81,6 +81,8 @@ class Model:
                     "this model rejects missing, infinite and too large numbers, and the request has one: send finite "
                     "numbers up to 3.4e38"
                 ) from None
+            if isinstance(table, np.ndarray) and table.dtype == object and None in table.ravel().tolist():
+                raise RequestError("this model rejects missing texts, and the request has one: send a text") from None
             raise ModelFailure(f"the model failed on this input ({type(error).__name__})") from error
         if self.batchable:
             rows = rows_of(table)
@@ -222,6 +224,8 @@ def _column(tensor: Tensor, spec: TensorSpec) -> Array:
 
 def _tensor(tensor: Tensor, spec: TensorSpec) -> Array:
     _must_fit(tensor, spec)
+    if spec.datatype == "BYTES" and None in tensor.array.ravel().tolist():
+        raise RequestError(f"input {quoted(tensor.name)}: a text is missing, which this model does not accept")
     shape = tensor.array.shape
     if len(shape) != len(spec.shape) or any(
         expected not in (-1, sent) for expected, sent in zip(spec.shape, shape, strict=True)

@@ -59,10 +59,7 @@ class BoosterFunctions:
             return values
         if self._kind == "each":
             return (values > 0.5).astype(np.float64)
-        if self._kind == "probability":
-            classes = (values > 0.5).astype(np.int64)
-        else:
-            classes = values.argmax(axis=1)
+        classes = (values > 0.5).astype(np.int64) if self._kind == "probability" else values.argmax(axis=1)
         return classes if self._labels is None else self._labels[classes]
 
     def _proba(self, values: Array) -> Array:

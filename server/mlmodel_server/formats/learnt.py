@@ -11,7 +11,6 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from mlmodel_server.formats.categories import is_missing
-from mlmodel_server.tensors import Array
 
 _KEEP = ("SimpleImputer", "FunctionTransformer", "StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler")
 """Steps that keep columns in their places, so that the next step sees the same ones."""
@@ -22,9 +21,16 @@ def values(estimator: Any, width: int) -> dict[int, Any]:
     boolean."""
     found: dict[int, Any] = {}
     for column, value in _known(estimator, list(range(width)), set()):
-        if isinstance(value, str) or column not in found:
-            found.setdefault(column, value)
+        if value is None:
+            continue
+        if isinstance(value, str) or not isinstance(found.get(column), str):
+            found[column] = value  # the last step, an encoder, knows better than an imputer before it
     return found
+
+
+def with_none(estimator: Any, width: int) -> list[int]:
+    """Return the columns in which a missing text is None to the estimator, and not NaN."""
+    return sorted({column for column, value in _known(estimator, list(range(width)), set()) if value is None})
 
 
 def datatypes(known: Mapping[int, Any]) -> dict[int, str]:
@@ -37,8 +43,9 @@ def _datatype(value: Any) -> str:
 
 
 def _known(part: Any, columns: Sequence[int], seen: set[int]) -> Iterator[tuple[int, Any]]:
-    """Yield columns of the table and a known value; ``columns`` are the places of the part's own columns."""
-    if id(part) in seen or not isinstance(part, (BaseEstimator, list, tuple)) and not _is_helper(part):
+    """Yield columns of the table and a known value, or None if that is one; ``columns`` are the places of the part's
+    own columns."""
+    if id(part) in seen or (not isinstance(part, (BaseEstimator, list, tuple)) and not _is_helper(part)):
         return
     seen.add(id(part))
     if isinstance(part, (list, tuple)):
@@ -80,7 +87,12 @@ def _of_encoder(part: Any, columns: Sequence[int]) -> Iterator[tuple[int, Any]]:
     categories = getattr(part, "categories_", None)
     if isinstance(categories, list) and len(categories) == len(columns):
         for column, known in zip(columns, categories, strict=True):
-            yield from ((column, value) for value in [_first(known)] if value is not None)
+            values = np.asarray(known).tolist()
+            yield from ((column, value) for value in [_first(values)] if value is not None)
+            if any(value is None for value in values):
+                yield column, None
+    if type(part).__name__ == "SimpleImputer" and part.missing_values is None:
+        yield from ((column, None) for column in columns)
     statistics = getattr(part, "statistics_", None)
     if isinstance(statistics, np.ndarray) and statistics.dtype == object and len(statistics) == len(columns):
         for column, value in zip(columns, statistics, strict=True):
@@ -88,9 +100,9 @@ def _of_encoder(part: Any, columns: Sequence[int]) -> Iterator[tuple[int, Any]]:
                 yield column, value
 
 
-def _first(known: Array) -> Any:
+def _first(known: list[Any]) -> Any:
     """Return the first of the categories that is not missing, as a type of Python; None if it has no such type."""
-    for value in np.asarray(known).tolist():
+    for value in known:
         if not is_missing(value):
             return value if isinstance(value, (str, bool, int, float)) else None
     return None

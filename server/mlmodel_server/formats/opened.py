@@ -16,6 +16,9 @@ order of the signature."""
 
 PREDICT = "predict"
 PREDICT_PROBA = "predict_proba"
+METHODS = (PREDICT, PREDICT_PROBA, "predict_log_proba", "predict_joint_log_proba")
+"""Methods of scikit-learn that may be outputs; all but the first two only if MLflow's description chooses one."""
+
 MATRIX = "input-0"
 """The input of a table whose columns have no names."""
 

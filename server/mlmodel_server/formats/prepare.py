@@ -40,6 +40,10 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
         yield value
         for inner in list(vars(value).values()):
             yield from _parts(inner, seen)
+    elif type(value).__module__.startswith("sklearn.") and hasattr(value, "__dict__"):  # a calibrated classifier, …
+        seen.add(id(value))
+        for inner in list(vars(value).values()):
+            yield from _parts(inner, seen)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _parts(inner, seen)

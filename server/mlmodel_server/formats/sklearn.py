@@ -11,22 +11,29 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import learnt
-from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
 from mlmodel_server.formats.prepare import prepare
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import Array, TensorSpec, datatype_of
+from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
 
 class EstimatorFunctions:
-    """The methods of a prepared estimator, by the names of its outputs."""
+    """The methods of a prepared estimator, by the names of its outputs.
 
-    def __init__(self, estimator: Any) -> None:
-        self._methods = {
-            name: getattr(estimator, name) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)
-        }
+    A missing text is NaN to the estimator, as pandas has it, but None in the columns ``none``.
+    """
+
+    def __init__(self, estimator: Any, none: Sequence[int] = ()) -> None:
+        self._none = list(none)
+        self._methods = {name: getattr(estimator, name) for name in METHODS if hasattr(estimator, name)}
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
+        if isinstance(table, np.ndarray) and table.dtype == object:
+            missing = missing_texts(table)
+            missing[:, self._none] = False
+            if missing.any():
+                table = np.where(missing, np.nan, table)
         return [np.asarray(self._methods[name](table)) for name in outputs]
 
 
@@ -57,6 +64,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         names = [f"column-{index}" for index in range(width)]  # as package.save calls them
     inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
     layout: Literal["columns", "matrix"] = "columns" if names else "matrix"
+    none = learnt.with_none(estimator, width)
     prepared = prepare(estimator)
     signature = Signature(
         layout,
@@ -67,7 +75,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     return Opened(
         format,
         f"sklearn_{format}",
-        EstimatorFunctions(prepared),
+        EstimatorFunctions(prepared, none),
         signature,
         task_of(prepared),
         prepared,

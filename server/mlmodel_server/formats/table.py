@@ -87,6 +87,17 @@ def versions(format: str) -> str:
     return FORMATS[format].library
 
 
+def installed_version(library: str) -> str:
+    """Return the installed version of a library by the name of its distribution; "" if it is not installed."""
+    names = next((f.distributions for f in FORMATS.values() if library in f.distributions), (library,))
+    for name in names:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
 def without_paths(text: str) -> str:
     """Return ``text`` of a library's error without paths, which would describe the machine to strangers."""
     return _PATH.sub("…", text)

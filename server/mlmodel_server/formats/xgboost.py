@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,11 @@ WRAPPER, WRAPPER_KIND = "scikit_learn", "_estimator_type"
 """The attribute of a booster in which XGBoost's wrappers for scikit-learn note their kind, and its key."""
 
 
+_VERSION = re.compile(
+    rb'"version"\s*:\s*\[(\d+\s*,\s*\d+\s*,\s*\d+)\s*\]\s*\}\s*$|version\[#L.{8}((?:[iU].){3})\]?\}$', re.DOTALL
+)
+
+
 def check(artefact: Artefact) -> None:
     """Raise ValueError for a tree with an index out of range."""
     check_file(artefact.data)
@@ -38,7 +44,18 @@ def opened(artefact: Artefact, threads: int) -> Opened:
     text = artefact.data.lstrip()[1:2] in b'"\n\r\t '
     wrapper = _wrapper_kind(booster)
     model = _boosted(booster, wrapper == "classifier") if wrapper else Boosted("xgboost", booster)
-    return _opened(model, "xgboost", "xgboost_json" if text else "xgboost_ubj", threads)
+    opened = _opened(model, "xgboost", "xgboost_json" if text else "xgboost_ubj", threads)
+    return replace(opened, saved_with=_saved_with(artefact.data))
+
+
+def _saved_with(data: bytes) -> dict[str, str]:
+    """Return the version of XGBoost that saved the file, which it writes last."""
+    match = _VERSION.search(data[-200:])
+    if match is None:
+        return {}
+    text, binary = match.groups()
+    numbers = text.decode().split(",") if text else [str(number) for number in binary[1::2]]
+    return {"xgboost": ".".join(number.strip() for number in numbers)}
 
 
 def opened_wrapper(estimator: Any, format: str, threads: int) -> Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def check(categories: Mapping[str, Any], width: int) -> None:
         raise Damaged(OUT_OF_RANGE)
     order = integers(categories["sorted_idx"])
     check_lengths(int(segments[-1]), order)
-    for start, end in zip(segments, segments[1:], strict=False):
+    for start, end in itertools.pairwise(segments):
         if not np.array_equal(np.sort(order[start:end]), np.arange(end - start)):
             raise Damaged(OUT_OF_RANGE)
 
@@ -74,4 +75,4 @@ def _values(column: Mapping[str, Any]) -> list[Any]:
             "it has categories with other letters than ASCII, of which XGBoost saves only a part: "
             "rename these categories before training"
         )
-    return [data[start:end].decode("ascii") for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end].decode("ascii") for start, end in itertools.pairwise(ends)]

@@ -85,7 +85,9 @@ def load(
         model = open_model(artefact, detected, strict=strict, threads=threads)
         if model.categories:
             model = placed(model.categories, described.categories if described else None)
-        return model if flavour is None else replace(model, signature=mlflow.joined(model.signature, flavour))
+        if flavour is None:
+            return model
+        return mlflow.chosen(replace(model, signature=mlflow.joined(model.signature, flavour)), flavour)
 
     compiled = files.get(described.compiled.file) if described and described.compiled else None
     return Loaded(detected, described, digest, signed_by, compiled, _open=open_it)

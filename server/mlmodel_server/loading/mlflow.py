@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import msgspec
+
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.opened import PREDICT, Artefact
+from mlmodel_server.formats.opened import METHODS, PREDICT, Artefact, Opened
 from mlmodel_server.formats.table import library
 from mlmodel_server.loading.detect import MLFLOW
 from mlmodel_server.manifest import Signature
@@ -44,12 +46,14 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Flavour:
-    """The part of a directory to serve: ``path`` of its entry file, and inputs and outputs of MLflow's signature."""
+    """The part of a directory to serve: ``path`` of its entry file, and inputs and outputs of MLflow's signature.
+    ``method`` is the method of a scikit-learn model that MLflow calls (``pyfunc_predict_fn``)."""
 
     name: str
     path: str
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    method: str = PREDICT
 
 
 def flavour_of(directory: Artefact) -> Flavour:
@@ -63,7 +67,8 @@ def flavour_of(directory: Artefact) -> Flavour:
         if isinstance(details, dict) and isinstance(details.get(key), str):
             path = _find(details[key], inside, directory.files)
             signature = described.get("signature") or {}
-            return Flavour(name, path, _specs(signature, "inputs"), _specs(signature, "outputs"))
+            method = _method(flavours) if name == "sklearn" else PREDICT
+            return Flavour(name, path, _specs(signature, "inputs"), _specs(signature, "outputs"), method)
     loader = flavours.get("python_function", {})
     loader = loader.get("loader_module") if isinstance(loader, dict) else None
     runs = f", whose loader {str(loader)[:80]} runs its own code" if loader else ""
@@ -71,6 +76,27 @@ def flavour_of(directory: Artefact) -> Flavour:
         f"refused {MLFLOW} with the flavour {', '.join(sorted(map(str, flavours)))[:200] or 'none'}{runs}: "
         f"log the model with one of {', '.join(dict.fromkeys(name for name, _, _ in _FLAVOURS))}"
     )
+
+
+def _method(flavours: dict[str, Any]) -> str:
+    function = flavours.get("python_function")
+    return str(function.get("predict_fn", PREDICT)) if isinstance(function, dict) else PREDICT
+
+
+def chosen(model: Opened, flavour: Flavour) -> Opened:
+    """Return the model with the one output that MLflow would return. Raise :class:`RefusedModel` if it has none."""
+    name = flavour.method
+    if name == PREDICT or model.signature is None:
+        return model
+    found = [spec for spec in model.signature.outputs if spec.name == name]
+    if not found and name in METHODS and hasattr(model.estimator, name) and model.signature.classes:
+        found = [TensorSpec(name, "FP64", (-1, len(model.signature.classes)))]
+    if not found:
+        raise RefusedModel(
+            f"{MLFLOW} says that MLflow calls {name[:40]!r}, which this server cannot: log the model again with "
+            f"pyfunc_predict_fn as one of {', '.join(METHODS)}, if the model has it"
+        )
+    return replace(model, signature=msgspec.structs.replace(model.signature, outputs=tuple(found)))
 
 
 def joined(own: Signature | None, flavour: Flavour) -> Signature | None:

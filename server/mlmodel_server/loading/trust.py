@@ -21,6 +21,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, BinaryIO, Literal
 
@@ -83,9 +84,10 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
     if format in ("skops", "joblib"):
         table.library("sklearn")  # which the module imports
     module = table.module_of(format)
-    with _explain_errors(artefact.name, format):
+    with _explain_errors(artefact.name, format) as warned:
         if format in ("skops", "joblib"):
-            return module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)  # type: ignore[no-any-return]
+            opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)
+            return replace(opened, saved_with=_saved_with(warned))  # type: ignore[no-any-return]
         if strict:
             module.check(artefact)  # before an error about a missing library: a rejected file does not need it
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
@@ -101,11 +103,12 @@ def open_artefact(data: bytes, name: str, *, strict: bool = True) -> Any:
 
 
 @contextmanager
-def _explain_errors(name: str, format: Format) -> Iterator[None]:
+def _explain_errors(name: str, format: Format) -> Iterator[list[warnings.WarningMessage]]:
+    """Turn any error into one sentence, and collect the warnings about other versions of the library."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about other versions of the library: the self-test decides
-            yield
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            yield warned
     except RefusedModel:
         raise
     except Exception as error:  # a damaged or hostile file makes the parsers raise anything
@@ -114,6 +117,12 @@ def _explain_errors(name: str, format: Format) -> Iterator[None]:
             f"{name} cannot be read ({reason}): save it again {table.how_to_save(format)} "
             f"under {table.versions(format)}, which this server has"
         ) from None
+
+
+def _saved_with(warned: list[warnings.WarningMessage]) -> dict[str, str]:
+    """Return the version of scikit-learn that saved the model, if it is another one than that of this server."""
+    versions = [getattr(warning.message, "original_sklearn_version", "") for warning in warned]
+    return next(({"scikit-learn": str(version)[:40]} for version in versions if version), {})
 
 
 def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:

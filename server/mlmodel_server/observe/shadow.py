@@ -120,6 +120,8 @@ class Shadow:
 
     def _compared(self, copy: _Copy) -> str:
         """Send the copy and count the differences; return the outcome."""
+        if any(tensor.datatype == "BYTES" and None in tensor.array.ravel().tolist() for tensor in copy.inputs):
+            return "dropped"  # the protocol of the copies has no missing text
         try:
             status, body, json_length = self._request(*_encoded(copy))
         except (OSError, http.client.HTTPException) as error:

@@ -131,7 +131,14 @@ def _narrowed(column: Array) -> Array:
 
 def _column(name: str, values: Array) -> Tensor:
     datatype = datatype_of(values.dtype)
-    return Tensor(name, datatype, values.astype(object) if datatype == "BYTES" else values)
+    return Tensor(name, datatype, _texts(values) if datatype == "BYTES" else values)
+
+
+def _texts(values: Array) -> Array:
+    """Return texts with None in place of every missing one, as requests have them."""
+    texts: Array = values.astype(object)
+    texts[missing(texts)] = None
+    return texts
 
 
 def _by_name(names: list[str], X: Any) -> dict[str, Array]:
@@ -152,6 +159,7 @@ def _by_name(names: list[str], X: Any) -> dict[str, Array]:
 
 def _cast(spec: TensorSpec, array: Array) -> Tensor:
     try:
-        return Tensor(spec.name, spec.datatype, array.astype(DTYPES[spec.datatype]))
+        cast: Array = array.astype(DTYPES[spec.datatype])
+        return Tensor(spec.name, spec.datatype, _texts(cast) if spec.datatype == "BYTES" else cast)
     except (TypeError, ValueError):
         raise UsageError(f"{spec.name} of X is not of the type {spec.datatype}: pass numbers") from None

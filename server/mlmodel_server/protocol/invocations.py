@@ -15,6 +15,12 @@ from mlmodel_server.protocol import jsonbody, rows, v1
 from mlmodel_server.tensors import InferRequest, Tensor, kind, quoted
 
 CSV = b"text/csv"
+MISSING = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null")
+)  # fmt: skip
+"""Cells that are missing values, quoted or not: those of ``pandas.read_csv``, which MLflow's server calls."""
+
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
@@ -67,12 +73,12 @@ def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
 
 
 def _value(text: str, element: type, row: int, name: str) -> Any:
-    """Return the value of a cell; an empty cell of numbers is a missing value."""
+    """Return the value of a cell; None if it is missing, of a text or of a floating-point number."""
     if element is str:
-        return text
+        return None if text in MISSING else text
     if element is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if element is float and not text.strip():
+    if element is float and (not text.strip() or text.strip() in MISSING):
         return None
     try:
         number = element(text)

@@ -2,8 +2,8 @@
 
 Every format of rows ends here. The simplest is a plain JSON object such as ``{"age": 4, "city": "Rome"}``, or an array
 of such objects. A feature is one input of the model: a value in each row, or an array of values for an input of more
-dimensions. Values are never coerced between kinds, as in v2; ``null`` is a missing value, NaN, and valid only for an
-input of floating-point numbers. Errors count rows from 0.
+dimensions. Values are never coerced between kinds, as in v2; ``null`` is a missing value: NaN among floating-point
+numbers, None among texts, and invalid for other inputs. Errors count rows from 0.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _listed(specs: Specs) -> str:
 
 @cache
 def _type(kind: type, depth: int) -> Any:
-    nested: Any = float | None if kind is float else kind
+    nested: Any = kind | None if kind in (float, str) else kind
     for _ in range(depth):
         nested = list[nested]
     return nested

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import warnings
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from importlib.util import find_spec
 from mlmodel_server.engine.cost import MEASURED_ROWS, Cost, measure
 from mlmodel_server.engine.model import Model, repeated
 from mlmodel_server.errors import UsageError, not_installed
-from mlmodel_server.formats.table import FAMILIES
+from mlmodel_server.formats.table import FAMILIES, installed_version
 from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.sources import Memory, locate
 from mlmodel_server.manifest import Manifest, Signature
@@ -28,6 +29,8 @@ from mlmodel_server.serving.access import ApiKeys, Certificate
 from mlmodel_server.serving.context import Limits, Serving
 from mlmodel_server.startup.builtin import build
 from mlmodel_server.startup.choose import Choice, choose
+
+logger = logging.getLogger(__name__)
 
 _PEM_END = b"-----END PUBLIC KEY-----\n"
 
@@ -119,11 +122,27 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
 
 def _properties(choice: Choice, loaded: Loaded) -> dict[str, str]:
     properties = {"sha256": loaded.sha256}
+    differing = _other_versions(loaded)
+    if differing:
+        properties["library_versions"] = differing
     if choice.verdict:
         properties["compiled"] = choice.verdict
     if loaded.manifest and loaded.manifest.metrics:
         properties["training_metrics"] = json.dumps(loaded.manifest.metrics, ensure_ascii=False)
     return properties
+
+
+def _other_versions(loaded: Loaded) -> str:
+    """Return the libraries that saved the model in another version than the server has; "" if there are none."""
+    saved = loaded.manifest.libraries if loaded.manifest else loaded.opened.saved_with
+    differing = []
+    for library, version in saved.items():
+        here = installed_version(library)
+        if here and here != version:
+            differing.append(f"{library}: saved with {version}, served with {here}")
+    if differing:
+        logger.warning("library versions differ", extra={"versions": "; ".join(differing)})
+    return "; ".join(differing)
 
 
 def _signing_keys(arguments: argparse.Namespace) -> list[bytes]:

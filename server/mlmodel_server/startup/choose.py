@@ -75,7 +75,9 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
         functions = _loadable(onnx, signature, threads, manifest) if onnx else None
     if result.chosen == "original" or functions is None:
         return _logged(Choice(original, opened.platform, example, result.sentence()))
-    return _logged(Choice(model_of(replace(opened, functions=functions), manifest), PLATFORM, example, result.sentence()))
+    return _logged(
+        Choice(model_of(replace(opened, functions=functions), manifest), PLATFORM, example, result.sentence())
+    )
 
 
 def _logged(choice: Choice) -> Choice:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ WORDS = (TensorSpec("words", "BYTES", (-1, 2)),)
 IMAGES = (TensorSpec("pixels", "UINT8", (-1, 2, 3)), TensorSpec("scale", "FP32", (-1,)))
 
 ANN = {"age": 40, "height": 1.75, "city": "Größe", "member": True}
-BOB = {"age": 41, "height": None, "city": "", "member": False}
+BOB = {"age": 41, "height": None, "city": None, "member": False}
 
 
 def content(request: InferRequest) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def content(request: InferRequest) -> dict[str, Any]:
     }
 
 
-TWO = {"age": [40, 41], "height": [1.75, None], "city": ["Größe", ""], "member": [[True], [False]]}
+TWO = {"age": [40, 41], "height": [1.75, None], "city": ["Größe", None], "member": [[True], [False]]}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ TWO = {"age": [40, 41], "height": [1.75, None], "city": ["Größe", ""], "member
         {"dataframe_records": [ANN, BOB]},
         {"dataframe_split": {"columns": list(ANN), "data": [list(ANN.values()), list(BOB.values())], "index": [3, 4]}},
         {"dataframe_split": {"columns": ["member", "age", "city", "height"], "data": [[True, 40, "Größe", 1.75],
-                                                                                     [False, 41, "", None]]}},
+                                                                                     [False, 41, None, None]]}},
         {"dataframe_split": {"data": [list(ANN.values()), list(BOB.values())]}},
         "\ufeffcity,age,height,member\r\nGröße,40,1.75,true\r\n\r\n,41,,False\n",
     ],
@@ -135,7 +137,7 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         (people(height=[1.5]), PEOPLE, "row 1: feature 'height' must be a number, not an array"),
         (people(height=1e300), PEOPLE, "feature 'height' holds a number outside the range of FP32"),
         (people(age=2**63), PEOPLE, "feature 'age' holds a number outside the range of INT64"),
-        (people(city=None), PEOPLE, "row 1: feature 'city' must be text, not null"),
+        (people(city=1), PEOPLE, "row 1: feature 'city' must be text, not a number"),
         (people(city={"b64": "YQ=="}), PEOPLE, "row 1: feature 'city' must be text, not an object"),
         (people(member=1), PEOPLE, "feature 'member' must be an array of booleans, not a number"),
         (people(agee=1), PEOPLE, "row 1: unknown feature 'agee'; the model has age, height, city, member"),
@@ -244,3 +246,25 @@ def test_any_csv_is_decoded_to_the_models_tensors_or_rejected(text: str) -> None
     except RequestError:
         return
     assert request.inputs[0].array.shape[1:] == (4,)
+
+
+SPELLINGS = sorted(invocations.MISSING)
+
+
+def test_a_csv_cell_is_missing_where_pandas_reads_it_as_missing() -> None:
+    """Of texts and of numbers, quoted or not; what only resembles a spelling is a text."""
+    like = ["none", " ", "NAN", "-", "Nan", "N.A.", "0"]
+    lines = [f"{text},{number}" for text in [*SPELLINGS, *like] for number in ("1", "NA", "n/a", "")]
+    lines += [f'"{text}",2' for text in [*SPELLINGS, *like]]
+    body = "\n".join(["city,height", *lines]) + "\n"
+    frame = pd.read_csv(io.StringIO(body))
+    expected = frame.astype(object).where(frame.notna(), None)
+    specs = (TensorSpec("city", "BYTES", (-1,)), TensorSpec("height", "FP64", (-1,)))
+    found = content(invocations.decode(body.encode(), b"text/csv", specs))
+    assert found == {name: expected[name].tolist() for name in ("city", "height")}
+    assert frozenset(pd._libs.parsers.STR_NA_VALUES) == invocations.MISSING
+
+
+def test_null_is_a_missing_text_in_every_form_of_rows() -> None:
+    for body in ({"instances": [{"words": None}]}, {"dataframe_records": [{"words": None}]}, [{"words": None}]):
+        assert content(ask(body, (TensorSpec("words", "BYTES", (-1,)),))) == {"words": [None]}
