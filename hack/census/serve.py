@@ -18,7 +18,6 @@ import pandas as pd
 from hack.census.tables import Array
 from mlmodel_server.compile import timing
 from mlmodel_server.compile.verdict import Times
-from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local
@@ -32,10 +31,8 @@ class Server:
 
     def __init__(self, path: Path, compile: bool) -> None:
         """Raise :class:`~mlmodel_server.errors.RefusedModel` as the server does at start."""
-        loaded = load(Local(path))
-        self._choice: Choice = choose(loaded, "auto" if compile else "off")
+        self._choice: Choice = choose(load(Local(path)), "auto" if compile else "off")
         self.model: Model = self._choice.model
-        self._manifest = loaded.manifest
 
     @property
     def is_compiled(self) -> bool:
@@ -54,8 +51,7 @@ class Server:
 
     def example(self) -> bytes:
         """Return the request of ``/example``."""
-        manifest = self._manifest
-        return selftest.request_body(manifest.golden, rows=1) if manifest else selftest.blank_body(self.model)
+        return self._choice.example
 
     def ask(self, body: bytes, length: int | None = None) -> dict[str, Array]:
         """Answer one request of bytes; raise as the server does."""

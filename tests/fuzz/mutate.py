@@ -96,7 +96,9 @@ class _Mutating(NumpyPickler):  # type: ignore[misc]
 
     def __init__(self, stream: Any, target: int, change: Callable[[Any], Any] | None) -> None:
         super().__init__(stream, protocol=4)
-        self._target, self._change, self._inside, self.parts, self._kept = target, change, 0, [], []
+        self._target, self._change, self._inside = target, change, 0
+        self.parts: list[Any] = []
+        self._kept: list[Any] = []
 
     def save(self, obj: Any, **options: Any) -> None:
         """Write ``obj``, or what replaces it."""

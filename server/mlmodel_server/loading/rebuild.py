@@ -20,6 +20,7 @@ from mlmodel_server import registry
 from mlmodel_server.formats.lightgbm_trees import check_text
 from mlmodel_server.formats.xgboost_trees import check_pickled
 from mlmodel_server.loading.named import Named, resolve
+from mlmodel_server.registry.entry import empty
 
 VALIDATION = "sklearn.utils.validation.check_array"
 _DTYPE = re.compile(r"[|<>=]?(?:[biufc?][0-9]{0,2}|[SUV][0-9]{1,9}|[mM]8?|O8?)")
@@ -81,8 +82,10 @@ def check_state(instance: Any, state: Any) -> None:
         check_text(state["_handle"] if "_handle" in state else state["handle"])
     elif isinstance(instance, (np.ndarray, np.dtype)):
         _check_array_state(instance, state)
-    elif kind in registry.entries() and not hasattr(instance, "__dict__"):
-        registry.entries()[kind].state(state)
+    elif kind in registry.entries():
+        check = registry.entries()[kind].state
+        if check is not empty or not hasattr(instance, "__dict__"):
+            check(state)
 
 
 def _check_array_state(instance: Any, state: Any) -> None:

@@ -64,9 +64,10 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
 _INSTANCE_NODES = ("ObjectNode", "TreeNode", "LossNode", "SparseMatrixNode")
 _MOVED = {"_loss": "sklearn._loss._loss"}
 _NODES = frozenset({
-    *("BytearrayNode", "BytesNode", "CachedNode", "DTypeNode", "DefaultDictNode", "DictNode", "FunctionNode", "JsonNode"),
-    *("ListNode", "LossNode", "MaskedArrayNode", "NdArrayNode", "ObjectNode", "PartialNode", "RandomGeneratorNode"),
-    *("RandomStateNode", "SetNode", "SliceNode", "SparseMatrixNode", "TreeNode", "TupleNode", "TypeNode", "_DictWithDeprecatedKeysNode"),
+    *("BytearrayNode", "BytesNode", "CachedNode", "DTypeNode", "DefaultDictNode", "DictNode", "FunctionNode"),
+    *("JsonNode", "ListNode", "LossNode", "MaskedArrayNode", "NdArrayNode", "ObjectNode", "RandomGeneratorNode"),
+    *("RandomStateNode", "SetNode", "SliceNode", "SparseMatrixNode", "TreeNode", "TupleNode", "TypeNode"),
+    "PartialNode", "_DictWithDeprecatedKeysNode",
 })  # fmt: skip
 """Kinds of parts of a skops file. The others call what the file names, with its arguments."""
 _PARTIAL = ("functools.partial", "sklearn.utils.validation.check_array")

@@ -116,12 +116,16 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
         self.stack.append(constructor(*arguments))
 
     def load_newobj(self) -> None:
-        """NEWOBJ creates an instance without its constructor: only of a listed class, and without arguments."""
+        """NEWOBJ creates an instance without its constructor: only of a listed class, and without arguments.
+
+        A named tuple has its items as arguments.
+        """
         arguments, named = self.stack.pop(), self.stack.pop()
         cls = self._class(named)
-        if arguments != ():
+        fields = getattr(cls, "_fields", ()) if issubclass(cls, tuple) else ()
+        if type(arguments) is not tuple or len(arguments) != len(fields):
             raise self._refuse(f"a call to {named}")
-        self.stack.append(cls.__new__(cls))
+        self.stack.append(tuple.__new__(cls, arguments) if fields else cls.__new__(cls))
 
     def load_newobj_ex(self) -> None:
         """NEWOBJ_EX is NEWOBJ with keywords."""

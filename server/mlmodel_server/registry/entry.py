@@ -31,8 +31,11 @@ def empty(state: Any) -> None:
 
 
 def attributes(part: Any) -> Iterable[Any]:
-    """Return the values of the attributes."""
-    return list(vars(part).values()) if hasattr(part, "__dict__") else ()
+    """Return the values of the attributes, and the items of a class that extends a dictionary, list or tuple."""
+    inside = list(vars(part).values()) if hasattr(part, "__dict__") else []
+    if isinstance(part, dict):
+        return [*inside, *part.keys(), *part.values()]
+    return [*inside, *part] if isinstance(part, (list, tuple, set, frozenset)) else inside
 
 
 def compiled_state(part: Any) -> Iterable[Any]:

@@ -35,7 +35,7 @@ def dense(value: Any, *shape: int | None, kinds: str = "f") -> Array:
         raise Damaged("it has an array of the wrong type")
     if any(given is not None and given != size for given, size in zip(shape, value.shape, strict=True)):
         raise Damaged("it has an array of the wrong length")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def whole_number(value: Any, lowest: int, highest: int) -> int:
@@ -70,7 +70,8 @@ def ordered(indices: Any, count: int) -> None:
 
 def check_attributes(part: Any) -> None:
     """Raise :class:`Damaged` if the state replaces a method of the class, or has a parameter that is not valid."""
-    kind, state = type(part), vars(part)
+    kind: Any = type(part)
+    state = vars(part)
     replaced = next((name for name in state if not isinstance(name, str) or _is_method(kind, name)), None)
     if replaced is not None:
         raise Damaged(f"it replaces a method of {kind.__name__}")
@@ -87,7 +88,7 @@ def _is_method(kind: Any, name: str) -> bool:
     return callable(found) or isinstance(found, property) or name in ("_impl", "_sparse_kernels", "_estimator_type")
 
 
-def _check_parameters(kind: type, state: dict[str, Any]) -> None:
+def _check_parameters(kind: Any, state: dict[str, Any]) -> None:
     constraints = getattr(kind, "_parameter_constraints", {})
     for name in constraints.keys() & state.keys():
         value = state[name]
@@ -95,7 +96,7 @@ def _check_parameters(kind: type, state: dict[str, Any]) -> None:
             continue
         try:
             if type(value) in (bool, int, float, str, type(None)):
-                _check_plain_parameter(kind, name, type(value), value)
+                _check_plain_parameter(kind, name, type(value).__name__, value)
             else:
                 _check_parameter(kind, name, value)
         except ValueError:
@@ -103,7 +104,7 @@ def _check_parameters(kind: type, state: dict[str, Any]) -> None:
 
 
 @lru_cache(1 << 14)
-def _check_plain_parameter(kind: Any, name: str, _type: Any, value: Any) -> None:
+def _check_plain_parameter(kind: Any, name: str, _type: str, value: Any) -> None:
     _check_parameter(kind, name, value)
 
 

@@ -30,6 +30,7 @@ def check_machine(machine: Any) -> None:
         and len(known["_probA"]) in ((0, pairs) if not one else (0, 1))
         and (one or len(known["classes_"]) == classes)
         and type(known["_sparse"]) is bool
+        and (not known.get("_effective_probability", known["probability"]) or len(known["_probA"]) == pairs)
     )
     if not sound:
         raise Damaged("its support vector machine has an array of the wrong length")
