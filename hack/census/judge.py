@@ -33,7 +33,7 @@ class FalseReason(Exception):
 
 
 def judge(case: Case) -> Verdict:
-    """Return the verdict on one case. Whatever is raised that is not a refusal is a wrong answer."""
+    """Return the verdict on one case. An exception that is not a refusal is a wrong answer."""
     with warnings.catch_warnings(), np.errstate(all="ignore"), any_speed():
         warnings.simplefilter("ignore")
         try:
@@ -149,7 +149,7 @@ def _expected(saved: Saved, row: Any, output: str) -> Array | str | None:
         return saved.answer(row, output)
     except KeyError:
         return ""
-    except Exception:  # whatever the library raises on a row that it rejects
+    except Exception:  # a library may raise anything on a row that it rejects
         return None
 
 

@@ -15,9 +15,10 @@ HEAD = """# Models
 Which models of scikit-learn, XGBoost and LightGBM are served. `python -m hack.census page` writes this page from
 [the verdicts of the census](../../hack/census/results.tsv). The census trains small models of every class on {kinds}
 kinds of tables, saves each in every format, serves it, and compares each answer with the library's, row by row and
-output by output. Labels must be equal, and numbers equal in every bit. Those of a compiled model may differ by [what
-the compiler accepts](../explanation/server.md#verified-compile). `make census` runs all combinations; the tests run a set that
-covers the pairs of two factors.
+output by output. Labels must be equal, and numbers equal in every bit to an answer of the library: for some models it
+rounds the last bit differently for another layout of the table in memory, and for one row than for many. Numbers of a
+compiled model may differ by [what the compiler accepts](../explanation/server.md#verified-compile). `make census` runs
+all combinations; the tests run a set that covers the pairs of two factors.
 
 Versions: {versions}.
 
@@ -90,16 +91,16 @@ def figures(found: results.Results) -> list[tuple[str, str]]:
 
 
 def served_predictors(found: results.Results) -> tuple[list[str], list[str]]:
-    """Return the classes of scikit-learn that predict: those that answer right on tables of numbers, from joblib and
-    skops files and from packages, and the others."""
+    """Return the classes of scikit-learn that predict: those that answer right from joblib and skops files and from
+    packages, with no refusal on a table of numbers; and the others."""
     bad, good = set(), set()
     paths = {row.name: row.path for row in ROWS if row.library == "sklearn" and row.role == "predictor"}
     for case, verdict in found.items():
-        if case.row in paths and case.kind in NUMERIC and case.format in ("joblib", "skops"):
-            if verdict.outcome not in ("right", "inapplicable", "not saved"):
-                bad.add(paths[case.row])
-            elif verdict.outcome == "right":
+        if case.row in paths and case.format in ("joblib", "skops"):
+            if verdict.outcome == "right":
                 good.add(paths[case.row])
+            elif verdict.outcome in FAULTS or (verdict.outcome == "refused" and case.kind in NUMERIC):
+                bad.add(paths[case.row])
     names = sorted({path.rpartition(".")[2]: path for path in paths.values()}.items())
     served = [name for name, path in names if path in good - bad]
     return served, [name for name, path in names if path not in good - bad]

@@ -30,7 +30,7 @@ class New:
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a class. ``path`` is its public name; ``variant`` tells several rows of a class apart. ``accepts``
+    """One model of a class. ``path`` is its public name; ``variant`` distinguishes several rows of a class. ``accepts``
     are kinds of values besides finite numbers: ``missing``, ``categories`` (of pandas), ``texts`` (the columns of a
     table with text). ``above_zero``: it accepts no negative numbers. ``columns``: how many of the columns it gets, 0 is
     all. ``rounds``: a booster that its library's ``train`` makes, with ``arguments`` as parameters. ``fit`` are
@@ -598,5 +598,6 @@ _OTHERS: tuple[Row, ...] = tuple(
 
 ROWS: tuple[Row, ...] = (
     *_LINEAR, *_TREES, *_KERNELS, *_STATISTICS, *_COMPOSED, *_XGBOOST, *_LIGHTGBM, *_STEPS, *_OTHERS,
+    _xgb("XGBModel", "number"),
 )  # fmt: skip
 """One or several rows of every class."""

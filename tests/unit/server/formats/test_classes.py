@@ -1,4 +1,4 @@
-"""Classes that need a rule of their own, which the census found. It serves every class; these are the ones that failed."""
+"""Classes that the census found to fail, because each needs a special rule."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import lightgbm
 import numpy as np
 import pytest
 import xgboost
-from skops import io as skops
 from sklearn.cluster import BisectingKMeans
 from sklearn.isotonic import IsotonicRegression
+from skops import io as skops
 
 from mlmodel_server import package
 from mlmodel_server.engine.model import model_of
@@ -68,7 +68,7 @@ def test_linear_trees_of_lightgbm_are_served_without_contributions() -> None:
 def test_a_tree_with_several_outputs_is_refused_for_this_reason() -> None:
     model = xgboost.XGBRegressor(n_estimators=2, multi_strategy="multi_output_tree", n_jobs=1)
     data = bytes(model.fit(X, X[:, :2]).get_booster().save_raw("ubj"))
-    with pytest.raises(RefusedModel, match="train it with multi_strategy='one_output_per_tree'$"):
+    with pytest.raises(RefusedModel, match=r"train it with multi_strategy='one_output_per_tree'$"):
         _ = load(Memory({"model.ubj": data}, "model.ubj")).opened
 
 
