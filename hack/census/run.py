@@ -25,7 +25,8 @@ def run_all(every: bool, only: str, rest: bool, jobs: int) -> int:
     possible = {*design.every(), *design.pairwise()}
     found = {case: verdict for case, verdict in kept.items() if case in possible}
     if rest:
-        cases = [case for case in cases if case not in kept or kept[case].outcome in FAULTS]
+        faults = [case for case, verdict in found.items() if verdict.outcome in FAULTS and only in case.row]
+        cases = [*(case for case in cases if case not in kept), *faults]
     sys.stderr.write(f"{len(cases):,} combinations, seed {SEED}\n")
     with ProcessPoolExecutor(jobs) as pool:
         for done in pool.map(judge_row, (part for _, part in design.chunks(cases))):

@@ -8,15 +8,19 @@ from typing import Any
 import joblib
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 from sklearn.cluster import BisectingKMeans
+from sklearn.decomposition import SparsePCA
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
 from skops import io as skops
 
 from mlmodel_server import package
 from mlmodel_server.engine.model import model_of
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, RequestError, UsageError
 from mlmodel_server.formats.opened import CONTRIBUTIONS
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
@@ -82,3 +86,22 @@ def test_what_only_joblib_holds_is_refused_in_skops_with_this_advice(model: Any)
     with pytest.raises(RefusedModel, match=r"save the model with joblib\.dump$"):
         _ = load(Memory({"model.skops": data}, "model.skops")).opened
     np.testing.assert_array_equal(served(joblib_of(model), X), model.predict(X))
+
+
+def test_an_unknown_category_of_xgboost_is_rejected_with_what_to_send() -> None:
+    """XGBoost takes an unknown integer for the next greater category: no answer is better than this one."""
+    steps = np.array([500, 7, 10])[np.arange(80) % 3]
+    frame = pd.DataFrame({"a": X[:, 0], "step": pd.Categorical(steps, categories=[500, 7, 10])})
+    model = xgboost.XGBRegressor(n_estimators=4, max_depth=3, n_jobs=1, enable_categorical=True)
+    name = "model.joblib"
+    data = joblib_of(model.fit(frame, NUMBER + steps))
+    served_model = model_of(load(Memory({name: data}, name)).opened, None)
+    columns = [Tensor("a", "FP64", X[:1, 0]), Tensor("step", "INT64", np.array([11]))]
+    with pytest.raises(RequestError, match="send a known category"):
+        served_model.infer(InferRequest(None, columns, ["predict"]))
+
+
+def test_a_model_that_predicts_no_single_row_is_not_packaged() -> None:
+    model = make_pipeline(SparsePCA(2, max_iter=5), Ridge()).fit(X, NUMBER)
+    with pytest.raises(UsageError, match="replace the step that needs several rows"):
+        package.build(model, X, None, compile=False)
