@@ -36,6 +36,7 @@ test: setup ## Run all tests: checks, then processes, a real API server, a brows
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
+	$(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
 	$(BIN)/python -m pytest tests/integration/router -n 4 -q
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --ignore tests/integration/router --durations=15
 
@@ -52,6 +53,7 @@ lint: setup ## Check every language, the layers, the generated files and the lin
 	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
+	$(BIN)/python -m hack.census page | diff - docs/reference/models.md || { echo "docs/reference/models.md is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m hack.links
 	$(BIN)/python -m hack.lint
 	$(BIN)/python -m hack.words
@@ -77,6 +79,7 @@ generate: setup ## Write the CRD, install.yaml and the reference from the code
 	$(BIN)/python -m mlmodel_operator.api.crd > crds/mlmodels.yaml
 	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
 	$(BIN)/python -m mlmodel_operator.api.reference > docs/reference/mlmodel.md
+	$(BIN)/python -m hack.census page > docs/reference/models.md
 	$(BIN)/python -m hack.proto
 
 .PHONY: cluster
@@ -95,6 +98,11 @@ images: setup ## Build the images, and load them into the cluster if it is runni
 soak: setup ## Roll out twenty versions with every outcome under traffic while processes are killed, and lose the status in every phase (30 minutes)
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_status_lost.py --soak 20 --whole -q -rP
+
+.PHONY: census
+census: setup ## Serve a model of every class in every format on every kind of table, and compare with its library (hours)
+	$(BIN)/python -m hack.census run --all
+	$(BIN)/python -m hack.census page > docs/reference/models.md
 
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios

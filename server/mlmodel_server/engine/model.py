@@ -75,6 +75,8 @@ class Model:
         """
         try:
             answers = self._functions(table, wanted)
+        except RequestError:  # it says what to send instead
+            raise
         except Exception as error:
             if _has_extreme_numbers(table):
                 raise RequestError(

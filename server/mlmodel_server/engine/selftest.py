@@ -18,6 +18,11 @@ from mlmodel_server.protocol import v2
 TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
 """Relative tolerance by datatype; other datatypes must be equal."""
 
+SEVERAL_ROWS = (
+    "the model predicts its examples together, but not one of them alone: replace the step that needs several rows, "
+    "such as SparsePCA"
+)
+
 
 def run(model: Model, golden: Golden) -> None:
     """Raise :class:`RefusedModel` unless the model predicts its golden examples as it did when it was saved."""
@@ -33,6 +38,11 @@ def run(model: Model, golden: Golden) -> None:
                 f"self-test: {len(wrong)} of {expected['shape'][0]} golden examples differ in {expected['name']} "
                 f"(first: example {wrong[0]}): save the package again with the library versions of this server"
             )
+    if model.batchable:
+        try:
+            model.infer(v2.decode(request_body(golden, rows=1)))
+        except (RequestError, ModelFailure) as error:
+            raise RefusedModel(f"self-test: {SEVERAL_ROWS} ({error})") from None
 
 
 def request_body(golden: Golden, rows: int | None = None) -> bytes:
@@ -97,7 +107,8 @@ def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fi
         if model.signature.layout == "matrix":
             data = [known.get(index, value) for index, value in enumerate(data)]
         elif column in known:
-            data = [known[column]] * prod(shape)
+            whole = spec.datatype.startswith(("INT", "UINT"))
+            data = [int(known[column]) if whole else known[column]] * prod(shape)
         tensors.append({**msgspec.to_builtins(spec), "shape": shape, "data": data})
     return msgspec.json.encode({"inputs": tensors})
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.tensors import Array
 
@@ -18,7 +18,8 @@ EXACT = 2**53
 class Categories:
     """The known values of some columns, by position; the code of a value is its place among them.
 
-    A missing value has the code NaN. So has an unknown value, unless ``reject_unknown``: then it raises ValueError.
+    A missing value has the code NaN. So has an unknown value, unless ``reject_unknown``: then it raises
+    :class:`RequestError`. XGBoost raises for an unknown text, and takes an unknown integer for another category.
     """
 
     def __init__(self, known: Mapping[int, Sequence[Any]], *, reject_unknown: bool = False) -> None:
@@ -41,7 +42,10 @@ class Categories:
             values = table[:, column].tolist()
             encoded[:, column] = [codes.get(value, np.nan) for value in values]
             if self._reject_unknown and any(value not in codes and not is_missing(value) for value in values):
-                raise ValueError("the model accepts only the categories of its training rows in this column")
+                raise RequestError(
+                    "the request has a category that was not in the training rows, which this model does not accept: "
+                    "send a known category, or a missing value"
+                )
         return encoded
 
     def example(self, table: Array) -> Array:

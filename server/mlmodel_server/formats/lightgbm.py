@@ -40,6 +40,11 @@ def opened_wrapper(estimator: Any, format: str, threads: int) -> Opened:
     return _opened(boosted(estimator), format, f"lightgbm_{format}", threads)
 
 
+def opened_booster(booster: Any, format: str, threads: int) -> Opened:
+    """Return a booster that was pickled, which predicts as LightGBM's ``Booster.predict``."""
+    return _opened(Boosted("lightgbm", booster), format, f"lightgbm_{format}", threads)
+
+
 def boosted(estimator: Any) -> Boosted:
     """Return the booster of a wrapper with all that decides the predictions of the wrapper."""
     given = estimator.get_params()
@@ -58,7 +63,8 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
     width = booster.num_feature()
     if not width:
         raise RefusedModel("the file contains no fitted LightGBM model: save the booster after training")
-    header = _header(booster.model_to_string(num_iteration=1))
+    text = booster.model_to_string(num_iteration=1)
+    header, is_linear = _header(text), "\nis_linear=1\n" in text
     objective = header.get("objective", "").partition(" ")[0]
     task: Task = "other" if objective not in _NUMBERS else "regression"
     task = task if model.labels is None else "classification"
@@ -81,7 +87,8 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
             signature_of(functions, whole, names, width, "FP64"),
             task,
             booster=whole,
-            explain=ContributionFunctions(values.contributions, width, whole),
+            # LightGBM does not explain linear trees.
+            explain=None if is_linear else ContributionFunctions(values.contributions, width, whole),
             example=categories.first() if categories else {},
         )
 

@@ -40,15 +40,20 @@ class EstimatorFunctions:
 def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     """Return the estimator as a model. It is changed in place: see :mod:`.prepare`.
 
-    The wrappers of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them; scikit-learn
-    uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot predict.
+    The wrappers and boosters of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them;
+    scikit-learn uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot
+    predict.
     """
     estimator = _only_step(getattr(estimator, "best_estimator_", estimator))
     library = type(estimator).__module__
     if library in ("xgboost.sklearn", "lightgbm.sklearn") and hasattr(estimator, "n_features_in_"):
         booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
         return booster.opened_wrapper(estimator, format, threads)  # type: ignore[no-any-return]
-    width = getattr(estimator, "n_features_in_", None)
+    if library in ("xgboost.core", "lightgbm.basic"):
+        booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
+        return booster.opened_booster(estimator, format, threads)  # type: ignore[no-any-return]
+    # An isotonic regression has one column, and no count of it.
+    width = 1 if hasattr(estimator, "X_thresholds_") else getattr(estimator, "n_features_in_", None)
     if not isinstance(width, int) or not hasattr(estimator, PREDICT):
         raise RefusedModel(
             "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"

@@ -63,6 +63,12 @@ def opened_wrapper(estimator: Any, format: str, threads: int) -> Opened:
     return _opened(boosted(estimator), format, f"xgboost_{format}", threads)
 
 
+def opened_booster(booster: Any, format: str, threads: int) -> Opened:
+    """Return a booster that was pickled, which predicts as XGBoost's ``Booster.predict``."""
+    library("xgboost").set_config(verbosity=0)
+    return _opened(Boosted("xgboost", booster), format, f"xgboost_{format}", threads)
+
+
 def boosted(estimator: Any) -> Boosted:
     """Return the booster of a wrapper with all that decides the predictions of the wrapper.
 

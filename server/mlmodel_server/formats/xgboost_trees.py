@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import ubjson, xgboost_categories
 from mlmodel_server.formats.trees import (
     OUT_OF_RANGE,
@@ -90,7 +91,10 @@ def _check_ensemble(model: Any, width: int, groups: int, best: int) -> None:
 def _check_tree(tree: Any, width: int) -> None:
     nodes = whole(tree["tree_param"]["num_nodes"], 1)
     if whole(tree["tree_param"].get("size_leaf_vector", 0)) > 1:
-        raise Damaged("it has several outputs in one tree: train it with multi_strategy='one_output_per_tree'")
+        raise RefusedModel(
+            "the model has several outputs in one tree, which is not served: train it with "
+            "multi_strategy='one_output_per_tree'"
+        )
     check_lengths(nodes, *(tree[name] for name in _COLUMNS), tree["base_weights"], tree.get("split_type", range(nodes)))
     left, right = integers(tree["left_children"]), integers(tree["right_children"])
     inner = left != -1

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from mlmodel_server import registry
 from mlmodel_server.formats.lightgbm_trees import check_text
 from mlmodel_server.formats.xgboost_trees import check_pickled
 from mlmodel_server.loading.named import Named, resolve
+from mlmodel_server.registry.entry import empty
 
 PARTIAL, VALIDATION = "functools.partial", "sklearn.utils.validation.check_array"
 """A histogram gradient boosting with categories has a partial of this function; no other partial may exist."""
@@ -82,6 +84,10 @@ def check_state(instance: Any, state: Any) -> None:
         check_text(state["_handle"] if "_handle" in state else state["handle"])
     elif isinstance(instance, (np.ndarray, np.dtype)):
         _check_array_state(instance, state)
+    elif kind in registry.entries():
+        check = registry.entries()[kind].state
+        if check is not empty or not hasattr(instance, "__dict__"):
+            check(state)
 
 
 def _check_array_state(instance: Any, state: Any) -> None:
@@ -152,7 +158,7 @@ def _generator_of(generator: Any) -> Any:
     return generator if isinstance(generator, np.random.BitGenerator) else _bit_generator(generator)
 
 
-def _of_numbers(*numbers: Any) -> tuple[Any, ...]:
+def of_numbers(*numbers: Any) -> tuple[Any, ...]:
     if not all(isinstance(number, _NUMBERS) for number in numbers):
         raise ValueError("it has a loss function with an argument that is not a number")
     return numbers
@@ -172,7 +178,7 @@ def partial_state(state: Any) -> tuple[Any, ...]:
     return (_validation(state[0]), *state[1:])
 
 
-def _tree(features: Any, classes: Any, outputs: Any) -> Any:
+def tree(features: Any, classes: Any, outputs: Any) -> Any:
     from sklearn.tree._tree import Tree
 
     plain = isinstance(classes, np.ndarray) and classes.dtype == np.intp and classes.ndim == 1
@@ -211,9 +217,9 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": _encoded,
     "builtins.bytearray": _bytearray,
     "builtins.bytes": lambda: b"",
-    "builtins.complex": lambda *parts: complex(*_of_numbers(*parts)),
+    "builtins.complex": lambda *parts: complex(*of_numbers(*parts)),
     "builtins.frozenset": lambda items=(): frozenset(_members(items)),
-    "builtins.range": lambda *bounds: _range(*_of_numbers(*bounds)),
+    "builtins.range": lambda *bounds: _range(*of_numbers(*bounds)),
     "builtins.set": lambda items=(): set(_members(items)),
     "builtins.slice": _slice,
     PARTIAL: lambda function: functools.partial(_validation(function)),
@@ -224,7 +230,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "numpy.random._pickle.__bit_generator_ctor": _bit_generator,
     "numpy.random._pickle.__generator_ctor": _generator,
     "numpy.random._pickle.__randomstate_ctor": _random_state,
-    "sklearn.tree._tree.Tree": _tree,
+    "sklearn.tree._tree.Tree": tree,
     **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _frombuffer for core in ("core", "_core")},
@@ -244,7 +250,7 @@ def constructor(named: Named) -> Callable[..., Any] | None:
     if named.name.startswith(_PYX):
         return lambda cls, checksum, state: _compiled(named, cls, checksum, state)
     if named.module in LOSSES:
-        return lambda *numbers: resolve(named)(*_of_numbers(*numbers))
+        return lambda *numbers: resolve(named)(*of_numbers(*numbers))
     return None
 
 

@@ -23,12 +23,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any, BinaryIO, Literal
 
+from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened
-from mlmodel_server.loading import allowlist
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.unpickle import Interpreter, Stream
@@ -65,8 +66,15 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
 _NAMES = re.compile(r"[\w., '=()<>]{1,300}", re.ASCII)
 """What may be refused by name: the names of Python objects. Anything else is content of the file."""
 
-_BOOSTERS = ("lightgbm", "xgboost")  # skops would pass their bytes to the library before they are checked
-_CALLING_NODES = ("ConstructorFromReduceNode", "MethodNode", "OperatorFuncNode", "PartialNode")
+_INSTANCE_NODES = ("ObjectNode", "TreeNode", "LossNode", "SparseMatrixNode")
+_MOVED = {"_loss": "sklearn._loss._loss"}
+_NODES = frozenset({
+    *("BytearrayNode", "BytesNode", "CachedNode", "DTypeNode", "DefaultDictNode", "DictNode", "FunctionNode"),
+    *("JsonNode", "ListNode", "LossNode", "MaskedArrayNode", "NdArrayNode", "ObjectNode", "RandomGeneratorNode"),
+    *("RandomStateNode", "SetNode", "SliceNode", "SparseMatrixNode", "TreeNode", "TupleNode", "TypeNode"),
+    "_DictWithDeprecatedKeysNode",
+})  # fmt: skip
+"""Kinds of parts of a skops file. The others call what the file names, with its arguments."""
 _PARTIAL = ("functools.partial", "sklearn.utils.validation.check_array")
 """In a histogram gradient boosting with categories. Loading makes the one of the other, and calls neither; the audit
 checks the arguments, and rejects every other use of them."""
@@ -162,20 +170,38 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
             raise ValueError("it unpacks to more than the limit")
         schema = json.loads(archive.read("schema.json"))
     for node in _nodes(schema):
-        if node["__loader__"] in _CALLING_NODES and not _is_validation(node):  # they call what the file names
+        if node["__loader__"] not in _NODES and not _is_validation(node):
             raise refuse(f"a call to {node.get('__module__')}.{node.get('__class__')}")
-    from skops import io as skops  # takes 20 MB and 0.4 s, so only servers of skops files import it
+        if node["__loader__"] in _INSTANCE_NODES and _name(node) not in _listed():
+            if _name(node).partition(".")[0] in ("lightgbm", "xgboost"):
+                raise RefusedModel(
+                    "a skops file with a model of XGBoost or LightGBM is not served, because skops passes its bytes to "
+                    "the library before they are checked: save the model with joblib.dump"
+                )
+            raise refuse(_name(node))
+    from mlmodel_server.loading import checked_skops  # takes 20 MB and 0.4 s, so only servers of skops files import it
 
-    needed = skops.get_untrusted_types(data=data)
-    listed = {
-        f"{module}.{name}"
-        for (module, name), kind in allowlist.kinds().items()
-        if kind != "name" and module.partition(".")[0] not in _BOOSTERS
-    }
-    unknown = [name for name in needed if name not in listed and name not in _PARTIAL]
+    needed = checked_skops.untrusted(data)
+    unknown = [name for name in needed if name not in _listed() and name not in _PARTIAL]
     if unknown:
+        kinds = registry.kinds()
+        if all(kinds.get((name.rpartition(".")[0], name.rpartition(".")[2])) == "name" for name in unknown):
+            # A function that the model keeps from its training: a pickle holds its name, and skops the function.
+            raise RefusedModel(f"{unknown[0]} is not served from a skops file: save the model with joblib.dump")
         raise refuse(", ".join(unknown[:5]))
-    return skops.loads(data, trusted=needed)
+    return checked_skops.loads(data, needed)
+
+
+@cache
+def _listed() -> frozenset[str]:
+    """Return the names of what a skops file may contain."""
+    values = (f"{module}.{name}" for (module, name), kind in registry.kinds().items() if kind == "value")
+    return frozenset((*values, *(name for name, entry in registry.entries().items() if "skops" in entry.formats)))
+
+
+def _name(node: dict[str, Any]) -> str:
+    module = str(node.get("__module__"))
+    return f"{_MOVED.get(module, module)}.{node.get('__class__')}"
 
 
 def _is_validation(node: dict[str, Any]) -> bool:

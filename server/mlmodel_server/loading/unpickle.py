@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.table import library
-from mlmodel_server.loading import allowlist, rebuild
+from mlmodel_server.loading import rebuild
 from mlmodel_server.loading.named import Named, resolve
 
 MAX_OPCODES = 30_000_000
@@ -88,7 +89,7 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
     def find_class(self, module: str, name: str) -> Any:
         """Return what a file gets for a global: its name, or the object if it is harmless to call."""
         module = _MOVED.get(module, module)
-        kind = allowlist.kinds().get((module, name))
+        kind = registry.kinds().get((module, name))
         if kind is None:
             raise self._refuse(f"{module}.{name}")
         named = Named(module, name)
@@ -101,7 +102,7 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
     def _class(self, named: Any) -> Any:
         if not isinstance(named, Named):
             raise self._refuse(f"a call to {_describe(named)}")
-        cls = resolve(named) if allowlist.kinds()[named.module, named.name] == "class" else None
+        cls = resolve(named) if registry.kinds()[named.module, named.name] == "class" else None
         if not isinstance(cls, type):
             raise self._refuse(f"an instance of {named}")
         return cls
@@ -117,12 +118,16 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
         self.stack.append(constructor(*arguments))
 
     def load_newobj(self) -> None:
-        """NEWOBJ creates an instance without its constructor: only of a listed class, and without arguments."""
+        """NEWOBJ creates an instance without its constructor: only of a listed class, and without arguments.
+
+        A named tuple has its items as arguments.
+        """
         arguments, named = self.stack.pop(), self.stack.pop()
         cls = self._class(named)
-        if arguments != ():
+        fields = getattr(cls, "_fields", ()) if issubclass(cls, tuple) else ()
+        if type(arguments) is not tuple or len(arguments) != len(fields):
             raise self._refuse(f"a call to {named}")
-        self.stack.append(cls.__new__(cls))
+        self.stack.append(tuple.__new__(cls, arguments) if fields else cls.__new__(cls))
 
     def load_newobj_ex(self) -> None:
         """NEWOBJ_EX is NEWOBJ with keywords."""

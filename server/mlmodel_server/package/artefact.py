@@ -177,7 +177,9 @@ def _keras(model: Any) -> bytes:
 
 def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
     """Save as skops if skops can save the model and the server's loader opens the result, else as joblib."""
-    if not hasattr(estimator, "predict") or not hasattr(estimator, "n_features_in_"):
+    # An isotonic regression has one column, and no count of it.
+    is_fitted = hasattr(estimator, "n_features_in_") or hasattr(estimator, "X_thresholds_")
+    if not hasattr(estimator, "predict") or not is_fitted:
         raise UsageError("model is not a fitted scikit-learn estimator that predicts rows of a table: call fit first")
     if format != "joblib":
         try:

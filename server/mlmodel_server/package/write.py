@@ -14,6 +14,7 @@ import numpy as np
 from mlmodel_server import manifest
 from mlmodel_server.compile import compile_in_child
 from mlmodel_server.engine.model import Model
+from mlmodel_server.engine.selftest import SEVERAL_ROWS
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
@@ -251,6 +252,11 @@ def _golden(model: Model, tensors: list[Tensor], predicted: Array) -> Golden:
         raise UsageError(f"{error}: pass rows like those that it was fitted on") from error
     except MLModelError as error:
         raise UsageError(f"X is not a valid request ({error})") from error
+    if model.batchable:
+        try:
+            model.infer(InferRequest(None, [Tensor(t.name, t.datatype, t.array[:1]) for t in examples], names))
+        except ModelFailure as error:
+            raise UsageError(f"{SEVERAL_ROWS} ({error})") from error
     return Golden(tuple(tensor_json(tensor) for tensor in examples), outputs)
 
 

@@ -478,7 +478,7 @@ def _numbers() -> Iterator[Malicious]:
     yield _pickled(
         "coefficients of missing support vectors",
         lambda _: _altered(SVC(), _dual_coef_=np.zeros((1, 1))),
-        r"its support vector machine has an array of the wrong length",
+        r"it has an array of the wrong length",
     )
     yield _pickled(
         "vectorizer that opens files",

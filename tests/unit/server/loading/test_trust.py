@@ -45,9 +45,10 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from skops import io as skops
 
+from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.opened import Opened
-from mlmodel_server.loading import allowlist, trust, unpickle
+from mlmodel_server.loading import trust, unpickle
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.signing import SIGNATURE, sign
 from mlmodel_server.loading.sources import Memory
@@ -284,23 +285,20 @@ def test_unsafe_opens_anything_where_it_is_allowed() -> None:
     assert model.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
 
 
-def test_the_committed_list_is_that_of_the_installed_version() -> None:
-    version = allowlist.installed_version()
-    listed = {pair: entry for pair, entry in allowlist.read().items() if version in entry[1]}
-    generated = allowlist.generate()
-    assert set(listed) == set(generated), "run: python -m mlmodel_server.loading.allowlist"
-    kinds = {pair: kind for pair, (kind, versions) in listed.items() if version == allowlist.newest(versions)}
-    assert kinds == {pair: generated[pair] for pair in kinds}, "run: python -m mlmodel_server.loading.allowlist"
+def test_every_estimator_of_the_installed_version_has_an_entry() -> None:
+    from sklearn.utils import all_estimators
+
+    estimators = {f"{cls.__module__}.{cls.__qualname__}" for _, cls in all_estimators()}
+    assert estimators - set(registry.entries()) == set()
 
 
 def test_no_name_on_the_list_can_start_a_program() -> None:
-    modules = {module for module, _ in allowlist.read()}
+    kinds = registry.kinds()
+    modules = {module for module, _ in kinds}
     assert not modules & {"os", "posix", "sys", "subprocess", "importlib", "operator", "types", "codecs"}
     # The constructor of the one partial that may exist checks its function, and the audit its arguments.
-    assert {name: kind for (module, name), (kind, _) in allowlist.read().items() if module == "functools"} == {
-        "partial": "name"
-    }
-    builtins = {name for module, name in allowlist.read() if module == "builtins"}
+    assert {name: kind for (module, name), kind in kinds.items() if module == "functools"} == {"partial": "name"}
+    builtins = {name for module, name in kinds if module == "builtins"}
     assert not builtins & {
         "eval",
         "exec",

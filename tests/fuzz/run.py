@@ -1,0 +1,187 @@
+"""Run the fuzzer: children with two values of ``MALLOC_PERTURB_`` must give the same answers as each other and as the
+library, without a crash, within 10 s and 512 MiB."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import queue
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tests.fuzz import models, mutate
+
+TIMEOUT = 10.0
+PERTURB = ("85", "170")
+
+
+@dataclass
+class Result:
+    """What the artefacts came to, by class, and the faults."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    models: dict[str, Counter[str]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+class Child:
+    """A process that opens artefacts. It is started again after a crash or a hang."""
+
+    def __init__(self, perturb: str) -> None:
+        self._environment = {
+            **os.environ,
+            "MALLOC_PERTURB_": perturb,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.fuzz.child"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment,
+        )  # fmt: skip
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, args=(self._process.stdout, self._lines), daemon=True).start()
+        self._next(120.0)
+
+    @staticmethod
+    def _read(stream: Any, lines: queue.Queue[str]) -> None:
+        for line in stream:
+            lines.put(line.decode().rstrip())
+        lines.put("exited")
+
+    def _next(self, timeout: float) -> str:
+        try:
+            return self._lines.get(timeout=timeout)
+        except queue.Empty:
+            return "hung"
+
+    def send(self, task: Any) -> None:
+        """Hand over one artefact."""
+        data = pickle.dumps(task)
+        try:
+            self._process.stdin.write(struct.pack("<Q", len(data)) + data)  # type: ignore[union-attr]
+            self._process.stdin.flush()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass
+
+    def result(self) -> str:
+        """Return the last line about the artefact, such as ``refused …``, or the step that crashed."""
+        step, deadline = "", time.monotonic() + TIMEOUT
+        while True:
+            line = self._next(max(0.1, deadline - time.monotonic()))
+            if line in ("exited", "hung"):
+                self._process.kill()
+                code = self._process.wait()
+                self._start()
+                return f"{line} in {step} ({code})"
+            if line.split()[0] in ("skipped", "refused", "answered"):
+                return line
+            step = line
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def tasks(seed: int, pick: str) -> Iterator[tuple[str, str, bytes, Any]]:
+    """Yield (description, format, bytes, rows) in a random order that the seed decides, each change of each part."""
+    known = [(name, model, mutate.parts(model), rows) for name, model, rows in models.fitted() if pick in name]
+    every = [
+        (index, target, change)
+        for index, (_, _, parts, _) in enumerate(known)
+        for target in _spread(parts, seed)
+        for change in mutate.changes(parts[target])
+    ]
+    order = np.random.default_rng(seed).permutation(len(every))
+    for place in order:
+        index, target, change = every[place]
+        name, model, parts, rows = known[index]
+        data = mutate.written(model, parts, target, change, seed + int(place))
+        if data is not None:
+            kind = "skops" if place % 3 == 0 and not name.startswith(("XGB", "LGBM")) else "joblib"
+            yield (
+                f"{name} part {target} ({type(parts[target]).__name__}) {change} {kind} seed {seed + int(place)}",
+                kind,
+                data,
+                rows,
+            )
+
+
+def _spread(parts: list[Any], seed: int) -> list[int]:
+    """Return the places of every array and of up to 40 other parts: an ensemble has hundreds of equal numbers."""
+    arrays = [place for place, part in enumerate(parts) if isinstance(part, np.ndarray)]
+    others = [place for place, part in enumerate(parts) if not isinstance(part, np.ndarray)]
+    random = np.random.default_rng(seed)
+    return [*(random.permutation(arrays)[:40]), *(random.permutation(others)[:40])]
+
+
+def judge(result: Result, name: str, first: str, second: str) -> None:
+    """Count one artefact, and record a fault."""
+    words = first.split()
+    model = name.split("/")[0]
+    outcome = words[0]
+    if first.startswith(("exited", "hung")) or second.startswith(("exited", "hung")):
+        outcome = "made" if "in make" in first and "in make" in second else "fault"
+        if outcome == "fault":
+            result.faults.append(f"{name}: {first} | {second}")
+    elif outcome == "answered":
+        others = second.split()
+        if len(set(words[1:]) | set(others[1:])) != 1:
+            outcome = "fault"
+            result.faults.append(f"{name}: {first} | {second}")
+        elif "M" in words[1].partition(":")[0]:
+            outcome = "memory"
+    result.outcomes[outcome] += 1
+    result.models.setdefault(model, Counter())[outcome] += 1
+
+
+def run(count: int, seconds: float, seed: int = 1, pick: str = "", report: bool = False) -> Result:
+    """Run ``count`` artefacts, or as many as fit into ``seconds``."""
+    result, started = Result(), time.monotonic()
+    children = [Child(value) for value in PERTURB]
+    try:
+        for index, (name, kind, data, rows) in enumerate(tasks(seed, pick)):
+            if index >= count or time.monotonic() - started > seconds:
+                break
+            for child in children:
+                child.send((kind, data, rows))
+            before = len(result.faults)
+            judge(result, name, *(child.result() for child in children))
+            if report and len(result.faults) > before:
+                print(result.faults[-1], flush=True)
+            if report and index % 2000 == 1999:
+                print(index + 1, dict(result.outcomes), f"{time.monotonic() - started:.0f} s", flush=True)
+    finally:
+        for child in children:
+            child.close()
+    return result
+
+
+def main() -> int:
+    """Run from the command line, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=20_000, help="artefacts (default: 20,000)")
+    parser.add_argument("--seconds", type=float, default=3_600, help="limit of time, in seconds (default: 3,600)")
+    parser.add_argument("--seed", type=int, default=1, help="decides which parts are changed, and how (default: 1)")
+    parser.add_argument("--pick", default="", help="only models whose name has this text (default: all)")
+    options = parser.parse_args()
+    result = run(options.count, options.seconds, options.seed, options.pick, report=True)
+    print(sum(result.outcomes.values()), "artefacts of", len(result.models), "models:", dict(result.outcomes))
+    return bool(result.faults)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
