@@ -96,6 +96,10 @@ soak: setup ## Roll out twenty versions with every outcome under traffic while p
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_status_lost.py --soak 20 --whole -q -rP
 
+.PHONY: fuzz-artefacts
+fuzz-artefacts: setup ## Open and predict 20,000 model files with one forged part: each is refused or answers as the library does
+	$(BIN)/python -m tests.fuzz --count 20000
+
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios
 	$(BIN)/python -m bench
