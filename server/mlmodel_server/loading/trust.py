@@ -117,9 +117,9 @@ def _explain_errors(name: str, format: Format) -> Iterator[None]:
 def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:
     def refuse(what: str) -> RefusedModel:
         return RefusedModel(
-            f"refused {what} in {name}: in strict mode a model may contain only estimators of scikit-learn, XGBoost and "
-            f"LightGBM that the server can check, and numpy data; replace that part by a scikit-learn transformer and "
-            f"save the model again, or sign it and set trust to signed"
+            f"refused {what} in {name}: in strict mode a model may contain only numpy data and the estimators of "
+            f"scikit-learn, XGBoost and LightGBM that the server can check; replace that part by a scikit-learn "
+            f"transformer and save the model again, or sign it and set trust to signed"
         )
 
     if not strict:

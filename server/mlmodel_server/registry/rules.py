@@ -1,4 +1,4 @@
-"""Rules for every array and every object of a model, whatever its class.
+"""Rules for every array and every object of a model, of any class.
 
 The checks of a family only have to compare lengths and indices: the arrays that they see are plain, and an object has
 the methods of its class and parameters that scikit-learn accepts.
