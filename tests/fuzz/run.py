@@ -135,7 +135,7 @@ def judge(result: Result, name: str, first: str, second: str) -> None:
     model = name.split("/")[0]
     outcome = words[0]
     if first.startswith(("exited", "hung")) or second.startswith(("exited", "hung")):
-        outcome = "made" if "in make" in first and "in make" in second else "fault"
+        outcome = "made" if "in make" in first or "in make" in second else "fault"  # a crash of the library
         if outcome == "fault":
             result.faults.append(f"{name}: {first} | {second}")
     elif outcome == "answered":

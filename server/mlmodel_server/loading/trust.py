@@ -61,7 +61,6 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = dict(
     )
 )
 _INSTANCE_NODES = ("ObjectNode", "TreeNode", "LossNode", "SparseMatrixNode")
-_MOVED = {"_loss": "sklearn._loss._loss"}
 _NODES = frozenset({
     *("BytearrayNode", "BytesNode", "CachedNode", "DTypeNode", "DefaultDictNode", "DictNode", "FunctionNode"),
     *("JsonNode", "ListNode", "LossNode", "MaskedArrayNode", "NdArrayNode", "ObjectNode", "RandomGeneratorNode"),
@@ -175,7 +174,7 @@ def _listed() -> frozenset[str]:
 
 def _name(node: dict[str, Any]) -> str:
     module = str(node.get("__module__"))
-    return f"{_MOVED.get(module, module)}.{node.get('__class__')}"
+    return f"{registry.MOVED.get(module, module)}.{node.get('__class__')}"
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
