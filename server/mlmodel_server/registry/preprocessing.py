@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_indices, check_lengths
+from mlmodel_server.formats.trees import Damaged, check_lengths
 from mlmodel_server.registry.entry import of
-from mlmodel_server.registry.rules import dense, only, ordered, whole_number
+from mlmodel_server.registry.rules import OUT_OF_RANGE, check_indices, dense, only, ordered, whole_number
 
 _OPTIONS = frozenset(
     {"a_max", "a_min", "axis", "copy", "decimals", "keepdims", "max", "min", "nan", "neginf", "posinf"}

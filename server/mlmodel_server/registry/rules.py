@@ -15,6 +15,7 @@ import numpy as np
 from mlmodel_server.formats.trees import Damaged
 from mlmodel_server.tensors import Array
 
+OUT_OF_RANGE = "it has an index out of range"
 _KINDS = "biufcSUOmMV"
 _MT_WORDS, _PHILOX_WORDS = 624, 4
 
@@ -59,13 +60,19 @@ def only(value: Any, *names: str) -> Any:
     return value
 
 
+def check_indices(indices: Array, count: int) -> None:
+    """Raise :class:`Damaged` unless every index is from 0 to ``count`` - 1."""
+    if len(indices) and not 0 <= indices.min() <= indices.max() < count:
+        raise Damaged(OUT_OF_RANGE)
+
+
 def ordered(indices: Any, count: int) -> None:
     """Raise :class:`Damaged` unless ``indices`` has each of 0 to ``count`` - 1 once."""
     listed = list(indices)
     if len(listed) != count or not all(isinstance(index, (int, np.integer)) for index in listed):
         raise Damaged("it has an array of the wrong length")
     if sorted(listed) != list(range(count)):
-        raise Damaged("it has an index out of range")
+        raise Damaged(OUT_OF_RANGE)
 
 
 def check_attributes(part: Any) -> None:
