@@ -85,6 +85,10 @@ def check_attributes(part: Any) -> None:
     width = state.get("n_features_in_", 1)
     if type(width) is not int or width < 1:
         raise Damaged("its number of columns is not a positive integer")
+    classes = state.get("classes_", ())
+    for labels in classes if isinstance(classes, (list, tuple)) else [classes]:
+        if isinstance(labels, np.ndarray) and labels.dtype.hasobject and not all(map(_is_label, labels.ravel())):
+            raise Damaged("it has a class that is neither text nor a number")
     if kind.__module__.startswith("sklearn."):
         _check_parameters(kind, state)
 
@@ -93,6 +97,10 @@ def check_attributes(part: Any) -> None:
 def _is_method(kind: Any, name: str) -> bool:
     found = getattr(kind, name, None)
     return callable(found) or isinstance(found, property) or name in ("_impl", "_sparse_kernels", "_estimator_type")
+
+
+def _is_label(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bytes, int, float, np.generic))
 
 
 def _check_parameters(kind: Any, state: dict[str, Any]) -> None:

@@ -244,6 +244,10 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
     "function that answers nothing": (
         lambda: FunctionTransformer(np.exp, kw_args={"where": False}).fit(X), "with an option other than a_max"
     ),
+    "class that is an object": (
+        lambda: _set(LogisticRegression().fit(X, Y), classes_=np.array([StandardScaler(), 1, 2])),
+        "neither text nor a number",
+    ),
     "method": (lambda: _set(StandardScaler().fit(X), transform=np.exp), "replaces a method of StandardScaler"),
     "number of columns": (lambda: _set(StandardScaler().fit(X), n_features_in_=np.array([4])), "number of columns"),
 }  # fmt: skip
