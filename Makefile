@@ -104,6 +104,10 @@ census: setup ## Serve a model of every class in every format on every kind of t
 	$(BIN)/python -m hack.census run --all
 	$(BIN)/python -m hack.census page > docs/reference/models.md
 
+.PHONY: fuzz-artefacts
+fuzz-artefacts: setup ## Open and predict 20,000 model files with one forged part: each is refused or answers as the library does
+	$(BIN)/python -m tests.fuzz --count 20000
+
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios
 	$(BIN)/python -m bench

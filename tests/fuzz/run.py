@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from tests.fuzz import models, mutate
 
 TIMEOUT = 10.0
 PERTURB = ("85", "170")
+AHEAD = 32
 
 
 @dataclass
@@ -134,7 +135,7 @@ def judge(result: Result, name: str, first: str, second: str) -> None:
     model = name.split("/")[0]
     outcome = words[0]
     if first.startswith(("exited", "hung")) or second.startswith(("exited", "hung")):
-        outcome = "made" if "in make" in first and "in make" in second else "fault"
+        outcome = "made" if "in make" in first or "in make" in second else "fault"  # a crash of the library
         if outcome == "fault":
             result.faults.append(f"{name}: {first} | {second}")
     elif outcome == "answered":
@@ -149,25 +150,51 @@ def judge(result: Result, name: str, first: str, second: str) -> None:
 
 
 def run(count: int, seconds: float, seed: int = 1, pick: str = "", report: bool = False) -> Result:
-    """Run ``count`` artefacts, or as many as fit into ``seconds``."""
-    result, started = Result(), time.monotonic()
-    children = [Child(value) for value in PERTURB]
-    try:
-        for index, (name, kind, data, rows) in enumerate(tasks(seed, pick)):
-            if index >= count or time.monotonic() - started > seconds:
-                break
-            for child in children:
-                child.send((kind, data, rows))
-            before = len(result.faults)
-            judge(result, name, *(child.result() for child in children))
-            if report and len(result.faults) > before:
-                print(result.faults[-1], flush=True)
-            if report and index % 2000 == 1999:
-                print(index + 1, dict(result.outcomes), f"{time.monotonic() - started:.0f} s", flush=True)
-    finally:
-        for child in children:
-            child.close()
+    """Run ``count`` artefacts, or as many as fit into ``seconds`` after the models are fitted."""
+    result, workers = Result(), [_Worker(value) for value in PERTURB]
+    names: deque[str] = deque()
+    deadline = 0.0
+
+    def take() -> None:
+        judge(result, names.popleft(), *(worker.results.get() for worker in workers))
+        done = sum(result.outcomes.values())
+        if report and done % 2000 == 0:
+            print(done, dict(result.outcomes), *result.faults, sep="\n", flush=True)
+
+    for index, (name, kind, data, rows) in enumerate(tasks(seed, pick)):
+        deadline = deadline or time.monotonic() + seconds
+        if index >= count or time.monotonic() > deadline:
+            break
+        names.append(name)
+        for worker in workers:
+            worker.tasks.put((kind, data, rows))
+        while len(names) > AHEAD:
+            take()
+    while names:
+        take()
+    for worker in workers:
+        worker.tasks.put(None)
+        worker.join()
     return result
+
+
+class _Worker(threading.Thread):
+    """Hands artefacts to one child, which is never idle while the next are made."""
+
+    def __init__(self, perturb: str) -> None:
+        super().__init__(daemon=True)
+        self.tasks: queue.Queue[Any] = queue.Queue()
+        self.results: queue.Queue[str] = queue.Queue()
+        self._perturb = perturb
+        self.start()
+
+    def run(self) -> None:
+        """Send each artefact and wait for its result."""
+        child = Child(self._perturb)
+        while (task := self.tasks.get()) is not None:
+            child.send(task)
+            self.results.put(child.result())
+        child.close()
 
 
 def main() -> int:
@@ -179,6 +206,7 @@ def main() -> int:
     parser.add_argument("--pick", default="", help="only models whose name has this text (default: all)")
     options = parser.parse_args()
     result = run(options.count, options.seconds, options.seed, options.pick, report=True)
+    print(*result.faults, sep="\n")
     print(sum(result.outcomes.values()), "artefacts of", len(result.models), "models:", dict(result.outcomes))
     return bool(result.faults)
 

@@ -74,7 +74,7 @@ def _entry(part: Any, refuse: Callable[[str], RefusedModel]) -> Entry | None:
     name = f"{kind.__module__}.{kind.__qualname__}"
     if name in (_CREATED_BY_SETSTATE, "numpy.random.bit_generator.SeedSequence"):
         return None
-    entry = registry.entries().get(name.replace("_loss.", "sklearn._loss._loss.") if name[:6] == "_loss." else name)
+    entry = registry.entry_of(kind)
     if entry is None:
         raise refuse(name)
     return entry

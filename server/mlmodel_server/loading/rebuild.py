@@ -84,10 +84,10 @@ def check_state(instance: Any, state: Any) -> None:
         check_text(state["_handle"] if "_handle" in state else state["handle"])
     elif isinstance(instance, (np.ndarray, np.dtype)):
         _check_array_state(instance, state)
-    elif kind in registry.entries():
-        check = registry.entries()[kind].state
-        if check is not empty or not hasattr(instance, "__dict__"):
-            check(state)
+    elif (entry := registry.entry_of(type(instance))) and (
+        entry.state is not empty or not hasattr(instance, "__dict__")
+    ):
+        entry.state(state)
 
 
 def _check_array_state(instance: Any, state: Any) -> None:

@@ -67,7 +67,6 @@ _NAMES = re.compile(r"[\w., '=()<>]{1,300}", re.ASCII)
 """What may be refused by name: the names of Python objects. Anything else is content of the file."""
 
 _INSTANCE_NODES = ("ObjectNode", "TreeNode", "LossNode", "SparseMatrixNode")
-_MOVED = {"_loss": "sklearn._loss._loss"}
 _NODES = frozenset({
     *("BytearrayNode", "BytesNode", "CachedNode", "DTypeNode", "DefaultDictNode", "DictNode", "FunctionNode"),
     *("JsonNode", "ListNode", "LossNode", "MaskedArrayNode", "NdArrayNode", "ObjectNode", "RandomGeneratorNode"),
@@ -135,8 +134,9 @@ def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:
     def refuse(what: str) -> RefusedModel:
         named = what if _NAMES.fullmatch(what) else "a name that is not one of Python"
         return RefusedModel(
-            f"refused {named} in {name}: a model file may only name scikit-learn's own estimators and numpy data; "
-            f"replace that part of the model by a scikit-learn transformer and save it again"
+            f"refused {named} in {name}: in strict mode a model may contain only numpy data and the estimators of "
+            f"scikit-learn, XGBoost and LightGBM that the server can check; replace that part by a scikit-learn "
+            f"transformer and save the model again, or sign it and set trust to signed"
         )
 
     if not strict:
@@ -201,7 +201,7 @@ def _listed() -> frozenset[str]:
 
 def _name(node: dict[str, Any]) -> str:
     module = str(node.get("__module__"))
-    return f"{_MOVED.get(module, module)}.{node.get('__class__')}"
+    return f"{registry.MOVED.get(module, module)}.{node.get('__class__')}"
 
 
 def _is_validation(node: dict[str, Any]) -> bool:

@@ -30,7 +30,6 @@ MAX_OPCODES = 30_000_000
 """Maximum for one file, nested pickles included: a compressed file can contain billions, each an object in memory."""
 
 _CHUNK = 1 << 24
-_MOVED = {"__builtin__": "builtins", "_loss": "sklearn._loss._loss"}  # Python 2; scikit-learn before 1.9
 _UNSUPPORTED = (
     pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID, pickle.BINPERSID,
 )  # fmt: skip
@@ -88,7 +87,7 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a file gets for a global: its name, or the object if it is harmless to call."""
-        module = _MOVED.get(module, module)
+        module = registry.MOVED.get(module, module)
         kind = registry.kinds().get((module, name))
         if kind is None:
             raise self._refuse(f"{module}.{name}")

@@ -50,6 +50,15 @@ def entries() -> dict[str, Entry]:
     return {f"{entry.module}.{entry.name}": entry for family in FAMILIES for entry in family.ENTRIES}
 
 
+MOVED = {"__builtin__": "builtins", "_loss": "sklearn._loss._loss"}
+"""Modules by the name that a file or a class has for them: Python 2; scikit-learn before 1.9."""
+
+
+def entry_of(kind: type) -> Entry | None:
+    """Return the entry of a class; None if it has none."""
+    return entries().get(f"{MOVED.get(kind.__module__, kind.__module__)}.{kind.__qualname__}")
+
+
 @cache
 def kinds() -> dict[tuple[str, str], Kind]:
     """Return what a file gets for each global that it may name.

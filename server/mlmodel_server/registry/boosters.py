@@ -6,11 +6,17 @@ from mlmodel_server.registry.entry import of, opaque
 
 ENTRIES = (
     *of("lightgbm.basic", "Booster", contents=opaque, formats=("joblib",)),
-    *of("lightgbm.sklearn", "LGBMClassifier LGBMModel LGBMRanker LGBMRegressor", formats=("joblib",)),
+    *of(
+        "lightgbm.sklearn",
+        "LGBMClassifier LGBMModel LGBMRanker LGBMRegressor",
+        formats=("joblib",),
+        parameters=("classes_",),
+    ),
     *of("xgboost.core", "Booster", contents=opaque, formats=("joblib",)),
     *of(
         "xgboost.sklearn",
         "XGBClassifier XGBModel XGBRFClassifier XGBRFRegressor XGBRanker XGBRegressor",
         formats=("joblib",),
+        parameters=("missing", "n_classes_"),
     ),
 )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.trees import Damaged, check_indices
+from mlmodel_server.formats.trees import Damaged
 from mlmodel_server.registry.entry import of
-from mlmodel_server.registry.rules import dense, only, whole_number
+from mlmodel_server.registry.rules import check_indices, dense, only, whole_number
 
 _MAX_THREADS = 1024
 

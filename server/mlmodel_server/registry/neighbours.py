@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_indices
-from mlmodel_server.registry import distances
+from mlmodel_server.registry import distances, rules
 from mlmodel_server.registry.entry import Forbidden, compiled_state, of
 from mlmodel_server.registry.rules import dense, whole_number
 
@@ -96,7 +96,7 @@ def check_classifier(model: Any) -> None:
     classes = known["classes_"] if several else [known["classes_"]]
     dense(labels, known["n_samples_fit_"], *((len(classes),) if several else ()), kinds="i")
     for column, names in zip(labels.reshape(len(labels), -1).T, classes, strict=True):
-        check_indices(column, len(names))
+        rules.check_indices(column, len(names))
 
 
 def check_regressor(model: Any) -> None:

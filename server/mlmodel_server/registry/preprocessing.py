@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_indices, check_lengths
+from mlmodel_server.formats.trees import Damaged, check_lengths
 from mlmodel_server.registry.entry import of
-from mlmodel_server.registry.rules import dense, only, ordered, whole_number
+from mlmodel_server.registry.rules import OUT_OF_RANGE, check_indices, dense, only, ordered, whole_number
+
+_OPTIONS = frozenset(
+    {"a_max", "a_min", "axis", "copy", "decimals", "keepdims", "max", "min", "nan", "neginf", "posinf"}
+)
 
 
 def check_one_hot(encoder: Any) -> None:
@@ -87,6 +91,14 @@ def check_spline_columns(transformer: Any) -> None:
             only(spline, "scipy.interpolate._bsplines.BSpline")
 
 
+def check_function(transformer: Any) -> None:
+    """Check the options of a function of numpy: with ``where``, its answer would contain what the memory had before."""
+    for name in ("kw_args", "inv_kw_args"):
+        unknown = set(vars(transformer).get(name) or ()) - _OPTIONS
+        if unknown:
+            raise Damaged(f"it calls a function with an option other than {', '.join(sorted(_OPTIONS))}")
+
+
 def check_bins(discretizer: Any) -> None:
     """Check that each column has edges that are sorted."""
     known = vars(discretizer)
@@ -119,7 +131,7 @@ ENTRIES = (
     *of("sklearn.preprocessing._discretization", "KBinsDiscretizer", check_bins),
     *of("sklearn.preprocessing._encoders", "OneHotEncoder", check_one_hot),
     *of("sklearn.preprocessing._encoders", "OrdinalEncoder"),
-    *of("sklearn.preprocessing._function_transformer", "FunctionTransformer"),
+    *of("sklearn.preprocessing._function_transformer", "FunctionTransformer", check_function),
     *of("sklearn.preprocessing._label", "LabelBinarizer LabelEncoder"),
     *of("sklearn.preprocessing._label", "MultiLabelBinarizer", check_labels),
     *of("sklearn.preprocessing._polynomial", "PolynomialFeatures", check_polynomial),

@@ -1,4 +1,4 @@
-"""Rules for every array and every object of a model, whatever its class.
+"""Rules for every array and every object of a model, of any class.
 
 The checks of a family only have to compare lengths and indices: the arrays that they see are plain, and an object has
 the methods of its class and parameters that scikit-learn accepts.
@@ -15,6 +15,7 @@ import numpy as np
 from mlmodel_server.formats.trees import Damaged
 from mlmodel_server.tensors import Array
 
+OUT_OF_RANGE = "it has an index out of range"
 _KINDS = "biufcSUOmMV"
 _MT_WORDS, _PHILOX_WORDS = 624, 4
 
@@ -59,13 +60,19 @@ def only(value: Any, *names: str) -> Any:
     return value
 
 
+def check_indices(indices: Array, count: int) -> None:
+    """Raise :class:`Damaged` unless every index is from 0 to ``count`` - 1."""
+    if len(indices) and not 0 <= indices.min() <= indices.max() < count:
+        raise Damaged(OUT_OF_RANGE)
+
+
 def ordered(indices: Any, count: int) -> None:
     """Raise :class:`Damaged` unless ``indices`` has each of 0 to ``count`` - 1 once."""
     listed = list(indices)
     if len(listed) != count or not all(isinstance(index, (int, np.integer)) for index in listed):
         raise Damaged("it has an array of the wrong length")
     if sorted(listed) != list(range(count)):
-        raise Damaged("it has an index out of range")
+        raise Damaged(OUT_OF_RANGE)
 
 
 def check_attributes(part: Any) -> None:
@@ -78,6 +85,10 @@ def check_attributes(part: Any) -> None:
     width = state.get("n_features_in_", 1)
     if type(width) is not int or width < 1:
         raise Damaged("its number of columns is not a positive integer")
+    classes = state.get("classes_", ())
+    for labels in classes if isinstance(classes, (list, tuple)) else [classes]:
+        if isinstance(labels, np.ndarray) and labels.dtype.hasobject and not all(map(_is_label, labels.ravel())):
+            raise Damaged("it has a class that is neither text nor a number")
     if kind.__module__.startswith("sklearn."):
         _check_parameters(kind, state)
 
@@ -86,6 +97,10 @@ def check_attributes(part: Any) -> None:
 def _is_method(kind: Any, name: str) -> bool:
     found = getattr(kind, name, None)
     return callable(found) or isinstance(found, property) or name in ("_impl", "_sparse_kernels", "_estimator_type")
+
+
+def _is_label(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bytes, int, float, np.generic))
 
 
 def _check_parameters(kind: Any, state: dict[str, Any]) -> None:

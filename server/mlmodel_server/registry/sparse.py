@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_indices
+from mlmodel_server.formats.trees import Damaged
 from mlmodel_server.registry.entry import of
-from mlmodel_server.registry.rules import dense
+from mlmodel_server.registry.rules import OUT_OF_RANGE, check_indices, dense
 
 _NUMBERS = "biufc"
 

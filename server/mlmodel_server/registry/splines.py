@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged
+from mlmodel_server.formats.trees import Damaged
 from mlmodel_server.registry.entry import of
-from mlmodel_server.registry.rules import dense, whole_number
+from mlmodel_server.registry.rules import OUT_OF_RANGE, dense, whole_number
 
 _MAX_DEGREE = 1_000
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlmodel_server.formats.trees import Damaged, check_indices
+from mlmodel_server.formats.trees import Damaged
 from mlmodel_server.registry.entry import of
-from mlmodel_server.registry.rules import dense, number, whole_number
+from mlmodel_server.registry.rules import check_indices, dense, number, whole_number
 
 
 def check_machine(machine: Any) -> None:

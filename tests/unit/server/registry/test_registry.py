@@ -26,6 +26,7 @@ from sklearn.multioutput import RegressorChain
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     MultiLabelBinarizer,
     OneHotEncoder,
     PolynomialFeatures,
@@ -170,7 +171,7 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
     "tree with more nodes than memory": (lambda: _tree(lambda s: s.update(node_count=1000)), "number out of range"),
     "tree without nodes": (lambda: _tree(lambda s: s.update(nodes=s["nodes"][0])), _TYPE),
     "tree with few values": (lambda: _tree(lambda s: s.update(values=s["values"][:1])), _LENGTH),
-    "tree that is no tree": (lambda: _boosting_with_bunch(), "where Tree is expected"),
+    "another object than a tree": (lambda: _boosting_with_bunch(), "where Tree is expected"),
     "forest without width": (lambda: _set(RandomForestClassifier(2).fit(X, Y), n_features_in_=9), _OUT),
     "bagging with many columns": (lambda: _bagging(), _OUT),
     "boosting whose first answer is narrow": (lambda: _narrow_boosting(), _LENGTH),
@@ -240,6 +241,13 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: _set(FeatureAgglomeration(2).fit(X), labels_=np.array([0, 0, 0, 1 << 40])), _OUT
     ),
     "part of a dictionary": (lambda: _set(StandardScaler().fit(X), other_=Bunch(inner=_csr(64))), _OUT),
+    "function that answers nothing": (
+        lambda: FunctionTransformer(np.exp, kw_args={"where": False}).fit(X), "with an option other than a_max"
+    ),
+    "class that is an object": (
+        lambda: _set(LogisticRegression().fit(X, Y), classes_=np.array([StandardScaler(), 1, 2])),
+        "neither text nor a number",
+    ),
     "method": (lambda: _set(StandardScaler().fit(X), transform=np.exp), "replaces a method of StandardScaler"),
     "number of columns": (lambda: _set(StandardScaler().fit(X), n_features_in_=np.array([4])), "number of columns"),
 }  # fmt: skip
