@@ -9,6 +9,8 @@ import numpy as np
 from mlmodel_server.tensors import Array
 
 OUT_OF_RANGE = "it has a tree with an index out of range"
+MAX_DEPTH = 1_000
+"""Maximum levels of a tree."""
 
 
 class Damaged(ValueError):
@@ -38,6 +40,20 @@ def check_branches(children: Array, nodes: int) -> None:
     check_indices(children, nodes)
     if len(children) and (np.bincount(children).max() > 1 or (children == 0).any()):
         raise Damaged("it has a tree whose branches merge or loop")
+
+
+def check_depth(left: Array, right: Array) -> None:
+    """Raise :class:`Damaged` if the tree is too deep; -1 is no branch. Libraries call themselves for each level when
+    they explain a prediction."""
+    if len(left) <= MAX_DEPTH:
+        return
+    level = np.zeros(1, np.int64)
+    for _ in range(MAX_DEPTH):
+        below = np.concatenate((left[level], right[level]))
+        level = below[below >= 0]
+        if not len(level):
+            return
+    raise Damaged(f"it has a tree that is deeper than {MAX_DEPTH:,} levels")
 
 
 def check_lengths(count: int, *columns: Any) -> None:

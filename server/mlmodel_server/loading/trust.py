@@ -77,7 +77,7 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
         if format in ("skops", "joblib"):
             return module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)  # type: ignore[no-any-return]
         if strict:
-            module.check(artefact)  # before an error about a missing library: a rejected file does not need it
+            artefact = module.check(artefact) or artefact  # what was checked is what is opened
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
 
 
