@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,15 @@ def check_lengths(count: int, *columns: Any) -> None:
         raise Damaged("it has an array of the wrong length")
 
 
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
 def whole(text: Any, lowest: int = 0, highest: int = 1 << 31) -> int:
-    """Parse an integer, which may be text, and check that it is between two bounds."""
-    try:
-        number = int(text) if isinstance(text, (str, int)) else int(str(text))
-    except ValueError:
-        raise Damaged("it has text instead of an integer") from None
+    """Parse an integer, which may be text in its only spelling, and check that it is between two bounds."""
+    spelled = isinstance(text, str) and _WHOLE.fullmatch(text)
+    if not spelled and (isinstance(text, bool) or not isinstance(text, (int, np.integer))):
+        raise Damaged("it has text instead of an integer")
+    number = int(text)
     if not lowest <= number <= highest:
         raise Damaged(f"it has {number:,} where {lowest:,} to {highest:,} is allowed")
     return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,13 @@ from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.boosters import BoosterFunctions, ContributionFunctions, Kind, signature_of
 from mlmodel_server.formats.opened import Artefact, Opened, Table, Task
 from mlmodel_server.formats.table import library
-from mlmodel_server.formats.xgboost_trees import check_file
+from mlmodel_server.formats.xgboost_trees import rewritten
 from mlmodel_server.tensors import Array
 
 
-def check(artefact: Artefact) -> None:
-    """Raise ValueError for a tree with an index out of range."""
-    check_file(artefact.data)
+def check(artefact: Artefact) -> Artefact:
+    """Return the model as it was read and checked, which is what to open. Raise ValueError for a damaged one."""
+    return replace(artefact, files={**artefact.files, artefact.name: rewritten(artefact.data)})
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.formats.lightgbm_trees import rewritten
-from mlmodel_server.formats.xgboost_trees import check_pickled
+from mlmodel_server.formats import lightgbm_trees, xgboost_trees
 from mlmodel_server.loading.named import Named, resolve
 
 _DTYPE = re.compile(r"[|<>=]?(?:[biufc?][0-9]{0,2}|[SUV][0-9]{1,9}|[mM]8?|O8?)")
@@ -74,10 +73,10 @@ def check_state(instance: Any, state: Any) -> None:
     model in the state of a booster by what was read and checked."""
     kind = f"{type(instance).__module__}.{type(instance).__name__}"
     if kind == "xgboost.core.Booster":
-        check_pickled(bytes(state["handle"]))
+        state["handle"] = bytearray(xgboost_trees.rewritten_pickled(bytes(state["handle"])))
     elif kind == "lightgbm.basic.Booster":
         name = "_handle" if "_handle" in state else "handle"
-        state[name] = rewritten(str(state[name]))
+        state[name] = lightgbm_trees.rewritten(str(state[name]))
     elif isinstance(instance, (np.ndarray, np.dtype)):
         _check_array_state(instance, state)
 
