@@ -15,7 +15,7 @@ from mlmodel_server.errors import RefusedModel
 MEMORY, MEMORY_PER_BYTE = 512 << 20, 8
 """Maximum memory that opening a file may take, and answering its example: so much, and for each byte of the file."""
 
-SECONDS, BYTES_PER_SECOND = 10, 25 << 20
+SECONDS, BYTES_PER_SECOND = 6, 25 << 20
 """Maximum CPU time, and for how many bytes of the file a second is added."""
 
 _WALL = 6
@@ -98,7 +98,12 @@ def _limit(memory: int, seconds: int) -> None:
     with contextlib.suppress(OSError):  # a system without /proc has no limit of memory
         with open("/proc/self/statm") as pages:
             used = int(pages.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    used_seconds = int(sum(os.times()[:2]))
-    resource.setrlimit(resource.RLIMIT_CPU, (used_seconds + seconds, used_seconds + seconds))
+        _lower(resource.RLIMIT_AS, used + memory)
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_CPU, seconds)
+
+
+def _lower(kind: int, limit: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
