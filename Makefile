@@ -37,6 +37,7 @@ test: setup ## Run all tests: checks, then processes, a real API server, a brows
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/integration/router -n 4 -q
+	$(BIN)/python -m pytest tests/fuzz_formats -q
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --ignore tests/integration/router --durations=15
 
 .PHONY: check
@@ -95,6 +96,10 @@ images: setup ## Build the images, and load them into the cluster if it is runni
 soak: setup ## Roll out twenty versions with every outcome under traffic while processes are killed, and lose the status in every phase (30 minutes)
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_status_lost.py --soak 20 --whole -q -rP
+
+.PHONY: fuzz-artefacts
+fuzz-artefacts: setup ## Open thousands of changed model files (N=7500): none crashes, hangs, or answers from foreign memory
+	$(BIN)/python -m pytest tests/fuzz_formats --fuzz-artefacts $(or $(N),7500) -q -rP
 
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios

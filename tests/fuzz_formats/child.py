@@ -10,9 +10,11 @@ import hashlib
 import os
 import pickle
 import resource
+import signal
 import struct
 import sys
 import warnings
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -118,6 +120,25 @@ def library(format: str, data: bytes, opened: Opened, table: Any) -> str:
     return attempt(lambda: raw(booster, table))
 
 
+def apart(function: Callable[[], str]) -> str:
+    """Return what ``function`` returns in a forked process: the library may crash on a file that was not checked."""
+    receive, send = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        try:
+            os.write(send, function().encode())
+        except Exception as error:
+            os.write(send, f"not-opened-{type(error).__name__}".encode())
+        finally:
+            os._exit(0)
+    os.close(send)
+    with os.fdopen(receive) as stream:
+        answer = stream.read()
+    os.waitpid(child, 0)
+    return answer or "crashed"
+
+
 def say(*words: Any) -> None:
     """Write a line to the parent."""
     os.write(_REPORTS, (" ".join(map(str, words)) + "\n").encode())
@@ -138,11 +159,7 @@ def run(format: str, data: bytes) -> None:
     say("step", "predict")
     answers = served(opened, table)
     say("step", "library", *answers)
-    try:
-        own = library(format, data, opened, table)
-    except Exception as error:
-        own = f"not-opened-{type(error).__name__}"
-    say("answered", *answers, own)
+    say("answered", *answers, apart(lambda: library(format, data, opened, table)))
 
 
 def main() -> None:

@@ -122,6 +122,8 @@ def _blocks(text: str, sizes: list[int]) -> tuple[list[dict[str, str]], str]:
     for index, size in enumerate(sizes):
         start, end = b"Tree=%d\n" % index, b"\n\n\n"
         block = data[at : at + size]
+        if not block.isascii():
+            raise Damaged("it has a tree with text that LightGBM does not write")
         if len(block) != size or not block.startswith(start) or not block.endswith(end):
             raise Damaged("it has a tree of another size than its header lists")
         blocks.append(_fields(block[len(start) : -len(end)].decode("ascii"), _TREE))
@@ -145,6 +147,9 @@ def _checked_tree(tree: dict[str, str], width: int) -> dict[str, str]:
         _check_splits(tree, leaves, sets, width)
     elif sets:
         raise Damaged("it has categories without a split")
+    elif tree.get("leaf_count"):
+        check_lengths(1, _numbers(tree, "leaf_count"))
+        kept["leaf_count"] = tree["leaf_count"]
     if tree.get("is_linear", "0") not in ("0", "1"):
         raise Damaged("it has a tree of an unknown kind")
     kept["is_linear"] = tree.get("is_linear", "0")

@@ -140,7 +140,7 @@ class _Check:
     def _clean(self, message: Any, depth: int) -> None:
         """Reject fields that are in no list, and leave out those that change nothing, in ``message`` and its parts."""
         kind = message.DESCRIPTOR.name
-        if depth > 6 * MAX_DEPTH:  # six messages from a graph to a graph in it
+        if depth > 3 * MAX_DEPTH + 8:  # graph, node, attribute; a tensor's type has fewer messages than the rest
             raise self.refused("graphs nested too deep", "export the model with fewer branches and loops in each other")
         for left_out in _LEFT_OUT.get(kind, "").split():
             message.ClearField(left_out)

@@ -21,6 +21,8 @@ class Damaged(ValueError):
 def integers(values: Any) -> Array:
     """Return ``values`` as an array [n] of integers."""
     array = np.asarray(values)
+    if isinstance(values, list) and not all(type(value) is int for value in values):
+        raise Damaged("it has a list that is not of integers")
     if array.ndim != 1 or (array.size and (array.dtype.kind not in "iu" or array.dtype == bool)):
         raise Damaged("it has a list that is not of integers")
     return array.astype(np.int64)
