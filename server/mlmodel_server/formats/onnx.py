@@ -34,7 +34,7 @@ def check(artefact: Artefact) -> Artefact:
     ValueError for a damaged file.
     """
     library("onnxruntime")  # imported before the fork, so only once
-    data = tried(lambda: _tried(artefact), artefact.name, len(artefact.data))
+    data = tried(lambda: _tried(artefact), artefact.name, artefact.data)
     return replace(artefact, files={**artefact.files, artefact.name: data})
 
 
@@ -82,7 +82,9 @@ def session(data: bytes, threads: int) -> Any:
     options.add_session_config_entry("session.load_model_format", "ONNX")  # and not onnxruntime's own, by its content
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     options.log_severity_level = 4  # errors are raised
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    running = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    running._model_bytes = None  # it keeps the file, to open it again with other providers
+    return running
 
 
 class SessionFunctions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ _KEPT = {
     "FunctionProto": "name domain overload input output attribute attribute_proto node opset_import",
     "GraphProto": "name node initializer input output",
     "Map": "key_type value_type",
-    "ModelProto": "ir_version opset_import graph functions metadata_props",
+    "ModelProto": "ir_version opset_import producer_name producer_version domain model_version graph functions "
+    "metadata_props",
     "NodeProto": "name domain op_type overload input output attribute",
     "OperatorSetIdProto": "domain version",
     "Optional": "elem_type",
@@ -51,7 +52,7 @@ _LEFT_OUT = {
     "Dimension": "denotation",
     "FunctionProto": "doc_string value_info metadata_props",
     "GraphProto": "doc_string value_info metadata_props quantization_annotation",
-    "ModelProto": "producer_name producer_version domain model_version doc_string training_info configuration",
+    "ModelProto": "doc_string training_info configuration",
     "NodeProto": "doc_string metadata_props device_configurations",
     "AttributeProto": "doc_string",
     "TensorProto": "doc_string metadata_props",
@@ -75,6 +76,7 @@ _BITS = {
     "string_data": {8: 0},
 }  # fmt: skip
 """For each data type: the field with its numbers, and the size of one in bits (0: no fixed size)."""
+_DATA = ("raw_data", *_BITS)
 _FIELDS = {kind: (field, bits) for field, kinds in _BITS.items() for kind, bits in kinds.items()}
 
 
@@ -144,8 +146,8 @@ class _Check:
             raise self.refused("graphs nested too deep", "export the model with fewer branches and loops in each other")
         for left_out in _LEFT_OUT.get(kind, "").split():
             message.ClearField(left_out)
-        kept = _KEPT.get(kind, "").split()
-        for field, value in message.ListFields():
+        kept, fields = _KEPT.get(kind, "").split(), message.ListFields()
+        for field, value in fields:
             if kind == "TensorProto" and field.name in _EXTERNAL:
                 if field.name == "data_location" and value == 0:
                     continue
@@ -164,15 +166,15 @@ class _Check:
             )
         if kind == "TensorProto":
             message.ClearField("data_location")
-            self._tensor(message)
+            self._tensor(message, {field.name: len(value) for field, value in fields if field.name in _DATA})
 
-    def _tensor(self, tensor: Any) -> None:
-        """Reject a tensor unless its data are exactly what its shape and type need."""
+    def _tensor(self, tensor: Any, lengths: Mapping[str, int]) -> None:
+        """Reject a tensor unless its data, of these ``lengths``, are exactly what its shape and type need."""
         field, bits = _FIELDS.get(tensor.data_type, ("", 0))
         if not field or any(not 0 <= size < 1 << 31 for size in tensor.dims):
             raise self.refused("a tensor of an unknown type or shape", "export the model with plain tensors")
         count = prod(tensor.dims)
-        given = {name: len(getattr(tensor, name)) for name in ("raw_data", *_BITS) if len(getattr(tensor, name))}
+        given = {name: length for name, length in lengths.items() if length}
         expected = {"raw_data": (count * bits + 7) // 8} if "raw_data" in given else {field: _entries(count, bits)}
         if (given or {field: 0}) != (expected if count else {field: 0}) or ("raw_data" in given and not bits):
             raise self.refused("a tensor whose data do not fit its shape", "save the model again with onnx.save")
