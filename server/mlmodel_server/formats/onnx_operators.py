@@ -67,4 +67,4 @@ SAME_OR_LESS = frozenset(
         "ReduceMin", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
     )
 )  # fmt: skip
-"""Operators on whole numbers whose result is no greater than the greatest number in their inputs."""
+"""Operators on whole numbers whose result is at most the greatest number in their inputs."""

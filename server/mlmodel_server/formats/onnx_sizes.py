@@ -101,7 +101,7 @@ class _Sizes:
                 )
         for attribute in node.attribute:
             for graph in graphs(attribute):
-                given = [inputs[0]] if node.op_type == "Loop" else []  # the number of the round is no greater
+                given = [inputs[0]] if node.op_type == "Loop" else []  # the number of the round is at most this
                 self.graph(graph, names, given, rounds)
         return [_result(node, inputs)] * len(node.output)
 

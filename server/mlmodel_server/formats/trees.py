@@ -46,7 +46,7 @@ def check_branches(children: Array, nodes: int) -> None:
 
 
 def check_depth(left: Array, right: Array) -> None:
-    """Raise :class:`Damaged` if the tree is too deep; -1 is no branch. Libraries call themselves for each level when
+    """Raise :class:`Damaged` if the tree is too deep; -1 means a leaf. Libraries call themselves for each level when
     they explain a prediction."""
     if len(left) <= MAX_DEPTH:
         return

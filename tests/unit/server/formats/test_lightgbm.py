@@ -194,7 +194,10 @@ def test_a_category_is_the_number_of_a_set() -> None:
 def test_a_tree_that_is_too_deep_is_refused() -> None:
     """LightGBM calls itself for each level when it explains a prediction."""
     splits = 1_500
-    many = lambda value: " ".join([value] * splits)  # noqa: E731
+
+    def many(value: str) -> str:
+        return " ".join([value] * splits)
+
     tree = {
         "num_leaves": str(splits + 1), "num_cat": "0", "split_feature": many("0"), "split_gain": many("1"),
         "threshold": many("0.5"), "decision_type": many("2"),
@@ -224,7 +227,7 @@ def test_a_tree_that_is_too_deep_is_refused() -> None:
 def test_categories_of_a_table_are_plain_values(line: str, kept: Any) -> None:
     text = re.sub(r"pandas_categorical:.*", f"pandas_categorical:{line}", text_of())
     if kept is ValueError:
-        with pytest.raises(ValueError, match=r"it has (a )?categor"):
+        with pytest.raises(ValueError, match=r"it has (categories|a category)"):
             rewritten(text)
     else:
         assert lightgbm.Booster(model_str=rewritten(text)).pandas_categorical == kept
