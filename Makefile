@@ -38,6 +38,7 @@ test: setup ## Run all tests: checks, then processes, a real API server, a brows
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
 	$(BIN)/python -m pytest tests/integration/router -n 4 -q
+	$(BIN)/python -m pytest tests/fuzz_formats -q
 	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --ignore tests/integration/router --durations=15
 
 .PHONY: check
@@ -107,6 +108,7 @@ census: setup ## Serve a model of every class in every format on every kind of t
 .PHONY: fuzz-artefacts
 fuzz-artefacts: setup ## Open and predict 20,000 model files with one forged part: each is refused or answers as the library does
 	$(BIN)/python -m tests.fuzz --count 20000
+	$(BIN)/python -m pytest tests/fuzz_formats --fuzz-artefacts $(or $(N),7500) -q -rP
 
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios

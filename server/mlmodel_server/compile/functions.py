@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 
 from mlmodel_server.compile.domain import Check, Domain
+from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, missing_texts
@@ -50,23 +50,17 @@ class OnnxFunctions:
     """
 
     def __init__(self, onnx: bytes, signature: Signature, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4  # errors are raised
-        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        running = session(onnx, threads)
         # The public method checks names again and formats help: half the time of a small model.
-        self._session, self._run = session, session._sess.run
+        self._session, self._run = running, running._sess.run
         self._dimensions = {spec.name: len(spec.shape) for spec in signature.outputs}
-        self._guarded = GUARD in {node.name for node in session.get_outputs()}
-        inputs = {node.name for node in session.get_inputs()}
+        self._guarded = GUARD in {node.name for node in running.get_outputs()}
+        inputs = {node.name for node in running.get_inputs()}
         self._needs_numbers, self._needs_text = NUMBERS in inputs, TEXT in inputs
         text = np.array([spec.datatype == "BYTES" for spec in signature.inputs])
         self._numbers, self._text = np.flatnonzero(~text), np.flatnonzero(text)
         self._mixed = bool(text.any())
-        domain = msgspec.json.decode(session.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
+        domain = msgspec.json.decode(running.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
         self._check = Check(domain)
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:

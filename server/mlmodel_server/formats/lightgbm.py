@@ -11,7 +11,7 @@ import numpy as np
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.boosters import Boosted, BoosterFunctions, ContributionFunctions, signature_of
 from mlmodel_server.formats.categories import Categories, placement
-from mlmodel_server.formats.lightgbm_trees import check_text
+from mlmodel_server.formats.lightgbm_trees import rewritten
 from mlmodel_server.formats.opened import Artefact, Opened, Table, Task, UnplacedCategories
 from mlmodel_server.formats.table import library
 from mlmodel_server.tensors import Array
@@ -24,9 +24,10 @@ _OPTIONS = ("pred_early_stop", "pred_early_stop_freq", "pred_early_stop_margin")
 count in training, or the wrapper removes them."""
 
 
-def check(artefact: Artefact) -> None:
-    """Raise ValueError for a tree with an index out of range."""
-    check_text(artefact.data.decode("utf-8"))
+def check(artefact: Artefact) -> Artefact:
+    """Return the model as it was read and checked, which is what to open. Raise ValueError for a damaged one."""
+    text = rewritten(artefact.data.decode("utf-8"))
+    return replace(artefact, files={**artefact.files, artefact.name: text.encode("utf-8")})
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:

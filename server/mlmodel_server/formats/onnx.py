@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.onnx_graph import rewritten
 from mlmodel_server.formats.opened import DATATYPES, Artefact, Opened, Table, layout_of
 from mlmodel_server.formats.table import library
+from mlmodel_server.formats.trial import TooMuchMemory, tried
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec
 
 _DATATYPES = {{"float32": "float", "float64": "double"}.get(name, name): type for name, type in DATATYPES.items()}
 
-# Where a model can contain tensors: for each message of onnx.proto, the numbers of the fields to follow.
-_LEADS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
-    "tensor": {},
-}
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-_MAX_DEPTH = 64
+_NO_MEMORY = re.compile("alloc", re.IGNORECASE)
+"""How onnxruntime reports that it got no memory. The names of operators, which are in its messages, may match too; such
+a model fails on a row of zeros anyway."""
+
+_NO_FOLDER = "/dev/null"
+"""Where onnxruntime may look for weights in other files: below a file there is none."""
 
 
-def check(artefact: Artefact) -> None:
-    """Raise :class:`RefusedModel` if weights are in another file, which could be any file of the machine."""
+def check(artefact: Artefact) -> Artefact:
+    """Return the model as it was read and checked, which is what to open: onnxruntime reads some files differently.
+
+    A process with limits reads it, opens it and predicts a row of zeros first. Raise :class:`RefusedModel`, or
+    ValueError for a damaged file.
+    """
+    library("onnxruntime")  # imported before the fork, so only once
+    data = tried(lambda: _tried(artefact), artefact.name, artefact.data)
+    return replace(artefact, files={**artefact.files, artefact.name: data})
+
+
+def _tried(artefact: Artefact) -> bytes:
+    """Return the checked model, after it predicted a row of zeros."""
+    data = rewritten(artefact.data, artefact.name)
     try:
-        if any(_external(memoryview(artefact.data), "model", 0)):
-            raise RefusedModel(
-                f"refused external data in {artefact.name}: save the model as one file "
-                f"(onnx.save(model, 'model.onnx', save_as_external_data=False))"
-            )
-    except (IndexError, ValueError):
-        raise RefusedModel(f"{artefact.name} is a damaged ONNX model: copy or save it again") from None
+        running = session(data, 1)
+        running.run(None, {node.name: _zeros(node) for node in running.get_inputs()})
+    except Exception as error:  # other errors are those of :func:`opened` and of the self-test
+        if _NO_MEMORY.search(str(error)):
+            raise TooMuchMemory from None
+    return data
+
+
+def _zeros(node: Any) -> Array:
+    shape = [max(1, size) if isinstance(size, int) else 1 for size in node.shape]
+    kind = node.type.partition("(")[2].rstrip(")")
+    name = {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
+    return np.full(shape, "", object) if name == "object" else np.zeros(shape, name)
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:
@@ -64,8 +79,12 @@ def session(data: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other workers need the cores
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # and not onnxruntime's own, by its content
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    options.log_severity_level = 4  # errors are raised
+    running = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    running._model_bytes = None  # it keeps the file, to open it again with other providers
+    return running
 
 
 class SessionFunctions:
@@ -109,50 +128,3 @@ def _spec(node: Any) -> TensorSpec:
     # A variable size is a name.
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(node.name, _DATATYPES[kind], shape)
-
-
-def _external(message: memoryview, kind: str, depth: int) -> Iterator[bool]:
-    """Yield True for each tensor of the protobuf ``message`` whose data is in another file."""
-    if depth > _MAX_DEPTH:
-        raise ValueError("nested too deep")
-    leads = _LEADS[kind]
-    for number, value in _fields(message):
-        if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value == 1)):
-            yield True
-        elif number in leads and isinstance(value, memoryview):
-            yield from _external(value, leads[number], depth + 1)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the fields of a protobuf message: number, and the bytes of a field with a length, else its value."""
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-            yield tag >> 3, value
-            continue
-        if kind == 2:
-            size, at = _varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError("a wire type that protobuf 3 has not")
-        if at + size > end:
-            raise ValueError("cut off")
-        yield tag >> 3, message[at : at + size]
-        at += size
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number that is too long")

@@ -1,4 +1,4 @@
-"""Parse UBJSON as XGBoost writes it into dictionaries, lists and arrays, to check it before XGBoost reads it."""
+"""Parse UBJSON as XGBoost writes it into dictionaries, lists and arrays, and write these, as XGBoost reads them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ MAX_DEPTH = 64
 _INTEGERS = {"i": ">i1", "U": "u1", "I": ">i2", "l": ">i4", "L": ">i8"}
 _FLOATS = {"d": ">f4", "D": ">f8"}
 _NUMBERS = {**_INTEGERS, **_FLOATS}
+_MARKERS = {kind.lstrip(">"): marker.encode() for marker, kind in _NUMBERS.items()}
 _CONSTANTS: dict[str, Any] = {"Z": None, "T": True, "F": False}
 
 
@@ -25,6 +26,49 @@ def decode(data: bytes) -> Any:
     if end != len(data):
         raise ValueError("it has data after the model")
     return value
+
+
+def encode(value: Any) -> bytes:
+    """Return what :func:`decode` returned, in the one spelling that XGBoost writes."""
+    parts: list[bytes] = []
+    _encode(value, parts)
+    return b"".join(parts)
+
+
+def _encode(value: Any, parts: list[bytes]) -> None:
+    if isinstance(value, dict):
+        parts.append(b"{")
+        for name, inner in value.items():
+            parts.append(_encoded_text(name))
+            _encode(inner, parts)
+        parts.append(b"}")
+    elif isinstance(value, np.ndarray):
+        marker = _MARKERS[value.dtype.str.lstrip("<>=|")]
+        parts.append(
+            b"[$" + marker + b"#" + _length(len(value)) + value.astype(value.dtype.newbyteorder(">")).tobytes()
+        )
+    elif isinstance(value, list):
+        parts.append(b"[#" + _length(len(value)))
+        for inner in value:
+            _encode(inner, parts)
+    elif isinstance(value, str):
+        parts.append(b"S" + _encoded_text(value))
+    elif value is None or isinstance(value, bool):
+        parts.append({None: b"Z", True: b"T", False: b"F"}[value])
+    elif isinstance(value, int):
+        parts.append(_length(value))
+    else:
+        exact = value != value or struct.unpack(">f", struct.pack(">f", value))[0] == value
+        parts.append(struct.pack(">cf", b"d", value) if exact else struct.pack(">cd", b"D", value))
+
+
+def _length(number: int) -> bytes:
+    return struct.pack(">cq", b"L", number)
+
+
+def _encoded_text(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return _length(len(data)) + data
 
 
 def _marker(data: bytes, at: int) -> str:
@@ -42,8 +86,8 @@ def _value(data: bytes, at: int, marker: str, depth: int, marked: bool = True) -
         return number[0].item(), at + kind.itemsize
     if marker in _CONSTANTS:
         return _CONSTANTS[marker], at
-    if marker in "SC":
-        size, at = (1, at) if marker == "C" else _size(data, at)
+    if marker == "S":
+        size, at = _size(data, at)
         return _text(data, at, size), at + size
     if marker == "{":
         return _object(data, at, depth)

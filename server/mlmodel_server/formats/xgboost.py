@@ -16,7 +16,7 @@ from mlmodel_server.formats.boosters import Boosted, BoosterFunctions, Contribut
 from mlmodel_server.formats.categories import Categories
 from mlmodel_server.formats.opened import Artefact, Opened, Table, Task
 from mlmodel_server.formats.table import library
-from mlmodel_server.formats.xgboost_trees import check_file
+from mlmodel_server.formats.xgboost_trees import rewritten
 from mlmodel_server.tensors import Array
 
 WRAPPER, WRAPPER_KIND = "scikit_learn", "_estimator_type"
@@ -28,9 +28,9 @@ _VERSION = re.compile(
 )
 
 
-def check(artefact: Artefact) -> None:
-    """Raise ValueError for a tree with an index out of range."""
-    check_file(artefact.data)
+def check(artefact: Artefact) -> Artefact:
+    """Return the model as it was read and checked, which is what to open. Raise ValueError for a damaged one."""
+    return replace(artefact, files={**artefact.files, artefact.name: rewritten(artefact.data)})
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:

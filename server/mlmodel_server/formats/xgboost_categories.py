@@ -9,40 +9,57 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_lengths, integers, whole
+from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_lengths, whole
 
-_INTEGERS = range(9, 17)
-"""XGBoost's numbers for arrays of integers; it accepts no other categories but texts."""
+_INTEGERS = {9: "i1", 10: "u1", 11: "i2", 13: "i4", 15: "i8"}
+"""XGBoost's numbers for arrays of integers; it accepts no other categories but texts, and writes no other ones."""
 
 
-def check(categories: Mapping[str, Any], width: int) -> None:
-    """Raise ValueError unless ``cats`` of a model is sound: every offset and index is within its array."""
-    columns = categories.get("enc", [])
+def checked(categories: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Return the ``cats`` of a model that XGBoost gets. Raise ValueError unless each offset and index is within its
+    array."""
+    columns = categories["enc"]
+    order, segments = _integers(categories["sorted_idx"], "i4"), _integers(categories["feature_segments"], "i4")
     if not columns:
-        check_lengths(0, categories.get("sorted_idx", []))
-        return
+        check_lengths(0, order, segments)
+        return {"enc": [], "feature_segments": segments, "sorted_idx": order}
     check_lengths(width, columns)
-    sizes = [_size(column) for column in columns]
-    segments = integers(categories["feature_segments"])
+    written = [_column(column) for column in columns]
+    sizes = [max(0, len(column["offsets"]) - 1) if "offsets" in column else len(column["values"]) for column in written]
     if not np.array_equal(segments, np.cumsum([0, *sizes])):
         raise Damaged(OUT_OF_RANGE)
-    order = integers(categories["sorted_idx"])
     check_lengths(int(segments[-1]), order)
     for start, end in itertools.pairwise(segments):
         if not np.array_equal(np.sort(order[start:end]), np.arange(end - start)):
             raise Damaged(OUT_OF_RANGE)
+    return {"enc": written, "feature_segments": segments, "sorted_idx": order}
 
 
-def _size(column: Mapping[str, Any]) -> int:
-    values = integers(column["values"])
+def _column(column: Mapping[str, Any]) -> dict[str, Any]:
     if "offsets" not in column:
-        if whole(column["type"]) not in _INTEGERS:
+        kind = whole(column["type"])
+        if kind not in _INTEGERS:
             raise Damaged("it has categories that are neither texts nor integers")
-        return len(values)
-    offsets = integers(column["offsets"])
-    if len(offsets) and (offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any()):
+        return {"type": kind, "values": _integers(column["values"], _INTEGERS[kind])}
+    values, offsets = _integers(column["values"], "i1"), _integers(column["offsets"], "i4")
+    inside = not len(values) if not len(offsets) else offsets[0] == 0 and offsets[-1] == len(values)
+    if not inside or (np.diff(offsets) < 0).any():
         raise Damaged(OUT_OF_RANGE)
-    return max(0, len(offsets) - 1)
+    return {"offsets": offsets, "values": values}
+
+
+def _integers(values: Any, kind: str) -> Any:
+    """Return the integers: in UBJSON an array of ``kind``, in JSON a list of numbers that fit into it."""
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1 or values.dtype != kind:
+            raise Damaged("it has an array of the wrong type")
+        return values
+    limits = np.iinfo(kind)
+    if not isinstance(values, list) or not all(
+        type(value) is int and limits.min <= value <= limits.max for value in values
+    ):
+        raise Damaged("it has an array of the wrong type")
+    return values
 
 
 def read(model: Mapping[str, Any]) -> dict[int, list[Any]]:

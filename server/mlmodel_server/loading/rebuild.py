@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server import registry
-from mlmodel_server.formats.lightgbm_trees import check_text
-from mlmodel_server.formats.xgboost_trees import check_pickled
+from mlmodel_server.formats import lightgbm_trees, xgboost_trees
 from mlmodel_server.loading.named import Named, resolve
 from mlmodel_server.registry.entry import empty
 
@@ -76,12 +75,14 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 
 
 def check_state(instance: Any, state: Any) -> None:
-    """Raise ValueError if ``state`` would make the compiled code of ``instance`` read outside its memory."""
+    """Raise ValueError if ``state`` would make the compiled code of ``instance`` read outside its memory. Replace the
+    model in the state of a booster by what was read and checked."""
     kind = f"{type(instance).__module__}.{type(instance).__name__}"
     if kind == "xgboost.core.Booster":
-        check_pickled(bytes(state["handle"]))
+        state["handle"] = bytearray(xgboost_trees.rewritten_pickled(bytes(state["handle"])))
     elif kind == "lightgbm.basic.Booster":
-        check_text(state["_handle"] if "_handle" in state else state["handle"])
+        name = "_handle" if "_handle" in state else "handle"
+        state[name] = lightgbm_trees.rewritten(str(state[name]))
     elif isinstance(instance, (np.ndarray, np.dtype)):
         _check_array_state(instance, state)
     elif (entry := registry.entry_of(type(instance))) and (

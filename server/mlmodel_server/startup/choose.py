@@ -94,8 +94,8 @@ def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
 
 def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None) -> OnnxFunctions | None:
     try:
-        onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # the package is not trusted, so neither is this
-        functions = OnnxFunctions(onnx, signature, threads)
+        checked = onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # the package is not trusted, nor is this
+        functions = OnnxFunctions(checked.data, signature, threads)
     except Exception as error:  # such as another version of ONNX Runtime
         logger.warning("compiled model not loaded", extra={"error": type(error).__name__})
         return None

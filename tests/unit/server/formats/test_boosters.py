@@ -21,9 +21,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from mlmodel_server import package
 from mlmodel_server.compile import OnnxFunctions, compile_model
 from mlmodel_server.engine.model import Model, model_of
-from mlmodel_server.errors import RefusedModel, UsageError
+from mlmodel_server.errors import RefusedModel, RequestError, UsageError
 from mlmodel_server.formats.opened import Opened
-from mlmodel_server.formats.xgboost_trees import check_file
+from mlmodel_server.formats.xgboost_trees import rewritten
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.protocol import rows as plain_rows
@@ -421,7 +421,7 @@ def test_xgboost_maps_categories_by_their_value() -> None:
     model = model_of(opened(booster), None)
     for record in UNKNOWN:
         request = plain_rows.decode(json.dumps([record]).encode(), model.signature.inputs)
-        with pytest.raises(ValueError, match="only the categories of its training rows"):
+        with pytest.raises(RequestError, match="a category that was not in the training rows"):
             opened(booster).functions(model.table(request.inputs), ["predict"])
 
 
@@ -467,10 +467,10 @@ def test_forged_categories_of_xgboost_are_refused(change: Callable[[Any], Any]) 
     frame = table()
     wrapper = xgboost.XGBRegressor(enable_categorical=True, **XGB).fit(frame, target(frame))
     content = json.loads(wrapper.get_booster().save_raw("json"))
-    check_file(json.dumps(content).encode())
+    rewritten(json.dumps(content).encode())
     change(content["learner"]["gradient_booster"]["model"]["cats"])
     with pytest.raises(ValueError, match=re.compile("it (has|lacks)")):
-        check_file(json.dumps(content).encode())
+        rewritten(json.dumps(content).encode())
 
 
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])

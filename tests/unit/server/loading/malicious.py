@@ -300,6 +300,38 @@ def _tree_of(learner: Any) -> Any:
     return learner["gradient_booster"]["model"]["trees"][0]
 
 
+def _onnx_with_a_long_tag(marker: Path) -> Files:
+    """Parsers that keep 32 bits of a tag see field 13, external data; others see a field that ONNX does not have."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(_onnx(marker)["model.onnx"])
+    tensor = model.graph.initializer[0]
+    longer = tensor.SerializeToString().replace(b"\x6a", b"\xea\x80\x80\x80\x10", 1)
+    tensor.Clear()
+    tensor.doc_string = "?" * (len(longer) - 2)  # as long, so all lengths around it fit
+    return {"model.onnx": model.SerializeToString().replace(tensor.SerializeToString(), longer)}
+
+
+def _onnx_that_grows(_: Path) -> Files:
+    from onnx import TensorProto, helper
+
+    size = helper.make_tensor("n", TensorProto.INT64, [2], [25_000, 25_000])
+    shape = [None, 1]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConstantOfShape", ["n"], ["c"]),
+            helper.make_node("ReduceSum", ["c"], ["r"], keepdims=0),
+            helper.make_node("Add", ["x", "r"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [size],
+    )
+    opset = helper.make_opsetid("", 17)
+    return {"model.onnx": helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()}
+
+
 def _lightgbm(old: str, new: str) -> Callable[[Path], Files]:
     def make(_: Path) -> Files:
         import lightgbm
@@ -561,6 +593,12 @@ def _others() -> Iterator[Malicious]:
     module: dict[str, Any] = {"module": "os", "class_name": "system", "registered_name": None, "config": {}}
     yield Malicious("keras module", lambda _: _keras(module), r"refused os\.system in model\.keras")
     yield Malicious("onnx weights in another file", _onnx, r"refused external data in model\.onnx")
+    yield Malicious(
+        "onnx weights behind a tag of 33 bits",
+        _onnx_with_a_long_tag,
+        r"model\.onnx cannot be read|refused external data",
+    )
+    yield Malicious("onnx constant of 2.5 GB", _onnx_that_grows, r"takes more than 512 MiB of memory")
 
 
 def _boosters() -> Iterator[Malicious]:
@@ -578,6 +616,7 @@ def _boosters() -> Iterator[Malicious]:
     yield Malicious(
         "xgboost child", _xgboost(lambda m: _tree_of(m)["left_children"].__setitem__(0, 1 << 30)), out_of_range
     )
+    yield Malicious("xgboost parent", _xgboost(lambda m: _tree_of(m)["parents"].__setitem__(1, 1 << 30)), out_of_range)
     yield Malicious(
         "xgboost feature", _xgboost(lambda m: _tree_of(m)["split_indices"].__setitem__(0, 1 << 30)), out_of_range
     )
@@ -591,6 +630,11 @@ def _boosters() -> Iterator[Malicious]:
     )
     yield Malicious(
         "lightgbm feature", _lightgbm("split_feature", "5000000"), r"model\.txt cannot be read \(Damaged: it has a tree"
+    )
+    yield Malicious(
+        "lightgbm spelling",
+        _lightgbm("max_feature_idx", "1_0"),
+        r"model\.txt cannot be read \(Damaged: it has text instead of an integer",
     )
     yield Malicious(
         "lightgbm leaves",
