@@ -94,6 +94,7 @@ _LOGISTIC = _new("linear_model.LogisticRegression", max_iter=300)
 _RIDGE = _new("linear_model.Ridge")
 _BAYES = _new("naive_bayes.GaussianNB")
 _SEARCHED = {"max_depth": [2, 3]}
+_HALVING = "model_selection._search_successive_halving"
 _MISSING = ("missing",)
 _ANY = ("missing", "categories")
 
@@ -599,5 +600,15 @@ _OTHERS: tuple[Row, ...] = tuple(
 ROWS: tuple[Row, ...] = (
     *_LINEAR, *_TREES, *_KERNELS, *_STATISTICS, *_COMPOSED, *_XGBOOST, *_LIGHTGBM, *_STEPS, *_OTHERS,
     _xgb("XGBModel", "number"),
+    # By their own module: their public name exists only after an import from sklearn.experimental.
+    _row(f"{_HALVING}.HalvingGridSearchCV", "texts", estimator=_TREE, param_grid=_SEARCHED, cv=2, random_state=1),
+    _row(
+        f"{_HALVING}.HalvingRandomSearchCV",
+        "number",
+        estimator=_REGRESSION_TREE,
+        param_distributions=_SEARCHED,
+        cv=2,
+        random_state=1,
+    ),
 )  # fmt: skip
 """One or several rows of every class."""
