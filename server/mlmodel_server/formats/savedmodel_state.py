@@ -170,7 +170,7 @@ def _constant(node: Any) -> Array:
     for size in shape_of(tensor.tensor_shape):
         count *= size
     if (dtype.name not in NUMBERS and dtype.name != "string") or count > max(1_024, tensor.ByteSize()):
-        raise ValueError("a table is not numbers or text, or repeats one value too often")
+        raise ValueError("it has a table that is not numbers or text, or repeats one value too often")
     array: Array = library("tensorflow").make_ndarray(tensor)
     return array
 

@@ -24,7 +24,9 @@ WRAPPER, WRAPPER_KIND = "scikit_learn", "_estimator_type"
 
 
 _VERSION = re.compile(
-    rb'"version"\s*:\s*\[(\d+\s*,\s*\d+\s*,\s*\d+)\s*\]\s*\}\s*$|version\[#L.{8}((?:[iU].){3})\]?\}$', re.DOTALL
+    rb'"version"\s*:\s*\[(\d+\s*,\s*\d+\s*,\s*\d+)\s*\]\s*\}\s*$'
+    rb"|version\[#L.{8}(?:[iU]|L.{7})(.)(?:[iU]|L.{7})(.)(?:[iU]|L.{7})(.)\]?\}$",
+    re.DOTALL,
 )
 
 
@@ -53,8 +55,8 @@ def _saved_with(data: bytes) -> dict[str, str]:
     match = _VERSION.search(data[-200:])
     if match is None:
         return {}
-    text, binary = match.groups()
-    numbers = text.decode().split(",") if text else [str(number) for number in binary[1::2]]
+    text, *binary = match.groups()
+    numbers = text.decode().split(",") if text else [str(ord(number)) for number in binary]
     return {"xgboost": ".".join(number.strip() for number in numbers)}
 
 

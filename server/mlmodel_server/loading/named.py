@@ -25,4 +25,4 @@ def resolve(named: Named) -> Any:
     try:
         return getattr(library(module), named.name)
     except (ImportError, AttributeError):
-        raise ValueError(f"{named} does not exist in the installed version") from None
+        raise ValueError(f"it names {named}, which does not exist in the installed version") from None

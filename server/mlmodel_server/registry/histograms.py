@@ -68,11 +68,17 @@ def _check_preprocessor(preprocessor: Any, width: int) -> None:
         return
     only(preprocessor, "sklearn.compose._column_transformer.ColumnTransformer")
     steps = preprocessor.transformers_
-    if [name for name, *_ in steps] != ["encoder", "numerical"] or preprocessor.n_features_in_ != width:
+    dropped = [(name, step) for name, step, _ in steps[2:]]
+    names = [name for name, *_ in steps[:2]]
+    if (
+        names != ["encoder", "numerical"]
+        or dropped not in ([], [("remainder", "drop")])
+        or preprocessor.n_features_in_ != width
+    ):
         raise Damaged("it prepares its columns in an unknown way")
     only(steps[0][1], "sklearn.preprocessing._encoders.OrdinalEncoder")
     only(steps[1][1], "sklearn.preprocessing._function_transformer.FunctionTransformer")
-    function, masks = steps[1][1].func, [dense(columns, width, kinds="b") for _, _, columns in steps]
+    function, masks = steps[1][1].func, [dense(columns, width, kinds="b") for _, _, columns in steps[:2]]
     name = getattr(getattr(function, "func", function), "__name__", None)  # a partial function has another inside
     if name not in (None, "check_array") or (masks[0] == masks[1]).any():
         raise Damaged("it prepares its columns in an unknown way")

@@ -115,7 +115,7 @@ def _check_parameters(kind: Any, state: dict[str, Any]) -> None:
             else:
                 _check_parameter(kind, name, value)
         except ValueError:
-            raise Damaged(f"the parameter {name} of its {kind.__name__} is not valid") from None
+            raise Damaged(f"its {kind.__name__} has a parameter {name} that is not valid") from None
 
 
 @lru_cache(1 << 14)

@@ -238,7 +238,7 @@ def test_a_pickled_booster_gets_the_checked_text(monkeypatch: pytest.MonkeyPatch
     for data in (pickle.dumps(fitted), joblib_bytes(fitted)):
         model = load(Memory({"model": data}, "model")).opened
         assert "[boosting: gbdt]" in fitted.booster_.model_to_string()
-        assert "[boosting: gbdt]" not in model.booster.model_to_string()
+        assert "[boosting: gbdt]" not in model.booster.booster.model_to_string()
         np.testing.assert_array_equal(model.functions(X, ["predict"])[0], fitted.predict(X))
     state = fitted.booster_.__getstate__()
     assert json.dumps(state["pandas_categorical"]) == "null"
