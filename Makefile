@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
+FUZZ := tests/integration/server/test_fuzz.py
 
 .PHONY: help
 help: ## Show this list
@@ -32,14 +33,22 @@ picture: setup ## Draw docs/rollout.svg from the recording of the last make demo
 	$(BIN)/python -m hack.picture out/demo.jsonl docs/rollout.svg
 
 .PHONY: test
-test: setup ## Run all tests: checks, then processes, a real API server, a browser, and a whole cluster under traffic
+test: setup ## Run all tests: checks, models, processes, a real API server, a browser, and a whole cluster under traffic
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
-	$(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
 	$(BIN)/python -m pytest tests/integration/router -n 4 -q
-	$(BIN)/python -m pytest tests/fuzz_formats -q
-	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e --ignore tests/integration/router --durations=15
+	@$(MAKE) --no-print-directory --jobs 2 test-models test-system
+
+.PHONY: test-models
+test-models: setup ## Run only the census of models and the fuzzers of files, with the CPU time that others leave
+	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
+	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) -q
+
+.PHONY: test-system
+test-system: setup ## Run only the tests of processes, of a real API server, in a browser, and on a whole cluster under traffic
+	$(BIN)/python -m pytest tests/integration tests/conformance tests/browser tests/e2e \
+		--ignore tests/integration/router --ignore $(FUZZ) --durations=15
 
 .PHONY: check
 check: setup ## Run the fast checks, in less than a minute: lint, types, layers, generated files, links, unit tests
