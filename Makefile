@@ -99,7 +99,7 @@ soak: setup ## Roll out twenty versions with every outcome under traffic while p
 
 .PHONY: fuzz-artefacts
 fuzz-artefacts: setup ## Open thousands of changed model files (N=7500): none crashes, hangs, or answers from foreign memory
-	$(BIN)/python -m pytest tests/fuzz_formats --fuzz-artefacts $(or $(N),7500) -q -rP
+	$(BIN)/python -m pytest tests/fuzz_formats --fuzz-artefacts $(or $(N),7500) -q -s
 
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios
