@@ -19,6 +19,11 @@ from tests.fuzz_formats.changes import changed
 from tests.fuzz_formats.seeds import all_seeds
 
 SECONDS = 10.0
+"""Maximum CPU time for one file, in seconds."""
+
+WALL = 120.0
+"""Maximum real time for one file, in seconds: other programs may need the CPU."""
+
 PERTURB = ("85", "170")
 
 
@@ -46,6 +51,7 @@ class Child:
         self._read = b""
         if self._line(time.monotonic() + 120) != "ready":
             raise RuntimeError("the process does not start")
+        self._used = self._cpu()
 
     def _line(self, deadline: float) -> str:
         assert self._process.stdout is not None
@@ -69,14 +75,21 @@ class Child:
 
     def result(self) -> list[str]:
         """Return the words of the last line about the file; the step, if the process crashed or hung in it."""
-        step, deadline = [""], time.monotonic() + SECONDS
+        step, deadline = [""], time.monotonic() + WALL
         while (words := self._line(deadline).split())[0] == "step":
             step = words[1:]
         if words[0] in ("crashed", "hung"):
             self.close()
             self._start()
             return [words[0], *step]
-        return words
+        before, self._used = self._used, self._cpu()
+        return ["hung", *step] if self._used - before > SECONDS else words
+
+    def _cpu(self) -> float:
+        """Return the seconds of CPU time of the process, and of those that it started and waited for."""
+        with open(f"/proc/{self._process.pid}/stat", encoding="ascii") as file:
+            times = file.read().rpartition(")")[2].split()[11:15]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         """End the process."""
@@ -116,8 +129,8 @@ def judge(first: list[str], second: list[str]) -> str:
     return "answered" if first[-1] == first[-2] else "fault: not what the library answers"
 
 
-def run(count: int, seconds: float, seed: int = 1) -> Result:
-    """Try ``count`` files, or as many as fit into ``seconds``."""
+def run(count: int, seconds: float, seed: int = 1, report: bool = False) -> Result:
+    """Try ``count`` files, or as many as fit into ``seconds``; with ``report``, print faults and every 500th number."""
     result, end = Result(), time.monotonic() + seconds
     children = [Child(value) for value in PERTURB]
     try:
@@ -133,8 +146,12 @@ def run(count: int, seconds: float, seed: int = 1) -> Result:
             result.outcomes[f"{format} {outcome.partition(':')[0]}"] += 1
             if outcome.startswith("fault"):
                 result.faults.append(f"{format} {name}: {outcome} ({first}, {second})")
+                if report:
+                    print(result.faults[-1], flush=True)
             elif "library" in outcome:
                 result.notes.append(f"{format} {name}: {outcome} ({first}, {second})")
+            if report and number % 500 == 499:
+                print(number + 1, dict(result.outcomes), flush=True)
     finally:
         for child in children:
             child.close()

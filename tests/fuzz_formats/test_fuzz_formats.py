@@ -12,7 +12,7 @@ from tests.fuzz_formats.fuzz import judge, run
 @pytest.mark.filterwarnings("ignore")
 def test_every_changed_file_is_refused_or_answered_as_the_library_does(request: pytest.FixtureRequest) -> None:
     count = request.config.getoption("fuzz_artefacts")
-    result = run(count or 10_000, 4 * 3600 if count else 30)
+    result = run(count or 10_000, 4 * 3600 if count else 30, report=bool(count))
     for outcome, number in sorted(result.outcomes.items()):
         print(f"{number:>6}  {outcome}")
     assert not result.faults, "\n".join(result.faults)

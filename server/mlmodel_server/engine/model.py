@@ -153,6 +153,12 @@ class Model:
         arrays = self._by_position(tensors, _tensor)
         if self.batchable:
             self._rows(arrays)
+        for spec, array in zip(self.signature.inputs, arrays, strict=True):
+            if not array.size:  # some operators of ONNX Runtime end the process, such as GRU and LSTM
+                raise RequestError(
+                    f"input {quoted(spec.name)}: shape {list(array.shape)} has a dimension of 0: "
+                    f"send at least one number"
+                )
         return {spec.name: array for spec, array in zip(self.signature.inputs, arrays, strict=True)}
 
     def _rows(self, arrays: Sequence[Array]) -> int:

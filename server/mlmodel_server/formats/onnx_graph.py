@@ -186,6 +186,12 @@ class _Check:
             for value in graph.input
             if value.name not in given
         ]
+        if any(
+            dim.HasField("dim_value") and dim.dim_value == 0
+            for value in graph.input
+            for dim in value.type.tensor_type.shape.dim
+        ):
+            raise self.refused("an input without numbers", "export the model with variable dimensions instead of 0")
         if sum(sizes) > MAX_INPUT:
             raise self.refused(
                 f"inputs of {sum(sizes):,} numbers", f"export the model with at most {MAX_INPUT:,} for one prediction"

@@ -14,13 +14,15 @@ import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.engine.model import model_of
+from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import onnx as onnx_format
 from mlmodel_server.formats import onnx_operators, onnx_sizes, trial
 from mlmodel_server.formats.onnx_graph import rewritten
 from mlmodel_server.formats.opened import Opened
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
+from mlmodel_server.tensors import InferRequest, Tensor
 
 FLOAT, INT64, BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
 ADD = helper.make_node("Add", ["x", "w"], ["y"])
@@ -233,6 +235,7 @@ def test_a_tensor_has_exactly_the_data_of_its_shape(made: Any) -> None:
         (lambda: model([call("f")], [], [function("f", call("f", "a", "b"))]), "functions nested too deep"),
         (lambda: model([call("f")], [], [function("f", ADD), function("f", ADD)]), "a function with the name"),
         (lambda: model(functions=[function("Add", ADD, domain="")]), "a function with the name of an operator"),
+        (lambda: model(inputs=[info("x", shape=(0, 2))]), "refused an input without numbers"),
         (lambda: model(inputs=[info("x", shape=(1 << 15, 1 << 15))]), r"refused inputs of 1,073,741,824 numbers"),
     ],
 )  # fmt: skip
@@ -384,6 +387,28 @@ def test_a_real_model_is_the_same_after_it_was_written_anew() -> None:
     data = model().SerializeToString()
     expected = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(["y"], {"x": rows})
     np.testing.assert_array_equal(opened(data).functions(rows, ["y"])[0], expected[0])
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 2), (5, 0, 2), (0, 0, 2)])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_a_request_without_numbers_is_rejected_before_the_model_sees_it(kind: str, shape: tuple[int, ...]) -> None:
+    """GRU without a step and LSTM without a batch end the process."""
+    gates = {"GRU": 3, "LSTM": 4}[kind]
+    weights = [
+        numpy_helper.from_array(np.ones(size, np.float32), name)
+        for name, size in (("w", (1, 3 * gates, 2)), ("r", (1, 3 * gates, 3)))
+    ]
+    made = model(
+        [helper.make_node(kind, ["x", "w", "r"], ["", "y"], hidden_size=3)],
+        weights,
+        inputs=[info("x", shape=("steps", "batch", 2))],
+        outputs=[info("y", shape=None)],
+    )
+    served = model_of(opened(made.SerializeToString()), None)
+    with pytest.raises(RequestError, match=r"input 'x': .*(send at least one number|send at least one row)"):
+        served.infer(InferRequest(None, [Tensor("x", "FP32", np.zeros(shape, np.float32))], None))
+    sound = served.infer(InferRequest(None, [Tensor("x", "FP32", np.zeros((5, 1, 2), np.float32))], None))
+    assert sound.outputs[0].array.shape == (1, 1, 3)
 
 
 def test_key_of_an_operator() -> None:
