@@ -17,7 +17,7 @@ NUMBERS, TEXT = "numbers", "text"
 """Names of the inputs."""
 
 GUARD = "guard"
-"""Name of an output that is zero unless a step of the model raises on its rows; most models do not need it."""
+"""Name of an output of models of several steps: the squares of the numbers between them add up to it."""
 
 MISSING_TEXT = "\x1f-"
 """Stands for a missing text in a compiled model, whose texts cannot be missing."""
@@ -67,7 +67,7 @@ class OnnxFunctions:
         self._numbers, self._text = np.flatnonzero(~text), np.flatnonzero(text)
         self._mixed = bool(text.any())
         domain = msgspec.json.decode(session.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
-        self._check = Check(domain)
+        self._check, self._steps = Check(domain), domain.steps
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """Return the ``outputs`` for [rows, columns], all from the same run of the graph.
@@ -97,11 +97,18 @@ class OnnxFunctions:
         arrays: list[Array]
         if self._guarded:
             *arrays, guard = self._run([*outputs, GUARD], feeds, None)
-            if guard[0] != 0.0:
-                raise ValueError("a step of the model does not accept such a number")
+            if not guard < SAFE:
+                self._check_steps(feeds)
         else:
             arrays = self._run(outputs, feeds, None)
         for index, array in enumerate(arrays):
             if array.ndim != self._dimensions[outputs[index]]:
                 arrays[index] = array.ravel()  # a single column
         return arrays
+
+    def _check_steps(self, feeds: dict[str, Array]) -> None:
+        """Compare the numbers between the steps with what the next step accepts."""
+        between = self._run(list(self._steps), feeds, None)
+        for numbers, limits in zip(between, self._steps.values(), strict=True):
+            if any(limit.rejects(numbers) for limit in limits):
+                raise ValueError("a step of the model does not accept what the step before it makes of such a number")
