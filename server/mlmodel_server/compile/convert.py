@@ -16,6 +16,7 @@ from mlmodel_server.compile import (  # noqa: F401  each registers converters
     trees,
     vectors,
 )
+from mlmodel_server.compile.bounds import unbounded
 from mlmodel_server.compile.domain import Domain
 from mlmodel_server.compile.functions import DOMAIN, GUARD, NUMBERS, TEXT
 from mlmodel_server.compile.graph import DOUBLE, ML, Columns, Graph, predict
@@ -47,7 +48,8 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
     """Return the ONNX model and its operations, most frequent first.
 
     Inputs: ``numbers`` (float64 [rows, columns], all columns that are not text) and ``text`` (strings [rows, columns]);
-    outputs: those of the signature; if its steps check what they get from the step before, also that and ``guard``.
+    outputs: those of the signature; if its steps check what they get from the step before, also that; and
+    ``guard`` if they may reject it although the numbers of the request are not great.
     Raise :class:`Unsupported`, or any exception of a converter.
     """
     graph = Graph()
@@ -64,8 +66,9 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
         graph.nodes.append(helper.make_node("Identity", [tensor], [spec.name]))
         outputs.append(helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], None))
     if graph.limits:
-        graph.nodes.append(helper.make_node("Identity", [graph.guard()], [GUARD]))
-        outputs.append(helper.make_tensor_value_info(GUARD, DOUBLE, []))
+        if guarded := unbounded(graph):
+            graph.nodes.append(helper.make_node("Identity", [graph.guard(guarded)], [GUARD]))
+            outputs.append(helper.make_tensor_value_info(GUARD, DOUBLE, []))
         outputs += [helper.make_tensor_value_info(name, DOUBLE, None) for name in graph.limits]
         domain = msgspec.structs.replace(domain, steps=graph.limits)
     nodes, constants = graph.reachable(output.name for output in outputs)

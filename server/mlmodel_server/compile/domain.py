@@ -9,6 +9,9 @@ import numpy as np
 
 from mlmodel_server.tensors import Array
 
+SAFE = 1e30
+"""If the squares of numbers add up to less, none is missing, infinite or so great that a model rejects it."""
+
 BEYOND = 1e39
 """Finite in float64, but not in float32, to which trees round. Greater numbers were not compared and are rejected."""
 
@@ -26,6 +29,9 @@ class Limit(msgspec.Struct, frozen=True, array_like=True):
 
     def rejects(self, numbers: Array) -> bool:
         """Whether the step raises on these numbers."""
+        flat = numbers.ravel()
+        if flat.dot(flat) < SAFE:
+            return False
         if not self.missing and np.isnan(numbers).any():
             return True
         return not self.infinite and bool((np.abs(numbers) >= (SINGLE if self.single else np.inf)).any())

@@ -81,11 +81,11 @@ class Graph:
             self.limits[matrix] = (*limits, limit)
         return matrix
 
-    def guard(self) -> str:
-        """Return one number: the sum of the squares of all limited matrices. If it is small, no limit is exceeded."""
+    def guard(self, matrices: Iterable[str]) -> str:
+        """Return one number: the sum of the squares of limited matrices. If it is small, no limit is exceeded."""
         sums = []
-        for matrix, limits in self.limits.items():
-            if all(limit.missing for limit in limits):  # they often are, and are no reason to look closer
+        for matrix in matrices:
+            if all(limit.missing for limit in self.limits[matrix]):  # they often are, and are no reason to look closer
                 matrix = self.add("Where", self.add("IsNaN", matrix), 0.0, matrix)
             sums.append(self.add("ReduceSumSquare", matrix, keepdims=0))
         return sums[0] if len(sums) == 1 else self.add("Sum", *sums)
