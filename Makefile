@@ -117,7 +117,7 @@ census: setup ## Serve a model of every class in every format on every kind of t
 .PHONY: fuzz-artefacts
 fuzz-artefacts: setup ## Open and predict 20,000 model files with one forged part: each is refused or answers as the library does
 	$(BIN)/python -m tests.fuzz --count 20000
-	$(BIN)/python -m pytest tests/fuzz_formats --fuzz-artefacts $(or $(N),7500) -q -rP
+	$(BIN)/python -m pytest tests/fuzz_formats --fuzz-artefacts $(or $(N),7500) -q -s
 
 .PHONY: bench
 bench: setup ## Run the benchmarks against baselines, as ratios

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, combinations_with_replacement
 from typing import Any
 
@@ -59,9 +60,8 @@ def _normalizer(graph: Graph, normalizer: Any, table: Columns) -> Columns:
     else:
         reduce = "ReduceSum" if normalizer.norm == "l1" else "ReduceMax"
         length = graph.over_columns(reduce, graph.add("Abs", matrix))
-    tiny = graph.add(
-        "Less", length, 10 * float(np.finfo(np.float64).eps)
-    )  # as scikit-learn: such rows stay as they are
+    # As in scikit-learn, such rows stay as they are.
+    tiny = graph.add("Less", length, 10 * float(np.finfo(np.float64).eps))
     divisor = graph.add("Where", tiny, 1.0, length)
     return Columns.of(graph.add("Div", matrix, divisor), len(table.places))
 
@@ -78,7 +78,7 @@ def _power_transformer(graph: Graph, transformer: Any, table: Columns) -> Column
 
     positive = half(matrix, powers)
     negative = graph.add("Neg", half(graph.add("Neg", matrix), 2.0 - powers))
-    matrix = graph.finite(graph.add("Where", graph.add("Less", matrix, 0.0), negative, positive))
+    matrix = graph.add("Where", graph.add("Less", matrix, 0.0), negative, positive)
     columns = Columns.of(matrix, len(table.places))
     return transform(graph, transformer._scaler, columns) if transformer.standardize else columns
 
@@ -242,15 +242,14 @@ def _k_bins(graph: Graph, bins: Any, table: Columns) -> Columns:
         reached = graph.add("LessOrEqual", edges[1:-1].reshape(1, -1), column)
         parts.append(graph.over_columns("ReduceSum", graph.add("Cast", reached, to=DOUBLE)))
     binned = Columns.of(graph.concat(parts), len(parts))
-    return binned if bins.encode == "ordinal" else transform(graph, bins._encoder, binned)
+    return binned if bins.encode == "ordinal" else _encoder(graph, bins._encoder, binned)
 
 
 @converts("sklearn.FunctionTransformer")
 def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
     if transformer.func is None:
         return table
-    matrix = graph.finite(elementwise(graph, transformer.func, table.matrix(graph)))
-    return Columns.of(matrix, len(table.places))
+    return Columns.of(elementwise(graph, transformer.func, table.matrix(graph)), len(table.places))
 
 
 def elementwise(graph: Graph, function: Any, values: str) -> str:
@@ -274,7 +273,7 @@ def elementwise(graph: Graph, function: Any, values: str) -> str:
     raise Unsupported(f"the function {function.__name__} is not converted")
 
 
-@converts("sklearn.ColumnTransformer")
+@converts("sklearn.ColumnTransformer", checks=False)
 def _column_transformer(graph: Graph, union: Any, table: Columns) -> Columns:
     parts = []
     for name, step, _ in union.transformers_:
@@ -285,7 +284,7 @@ def _column_transformer(graph: Graph, union: Any, table: Columns) -> Columns:
     return side_by_side(graph, parts)
 
 
-@converts("sklearn.FeatureUnion")
+@converts("sklearn.FeatureUnion", checks=False)
 def _feature_union(graph: Graph, union: Any, table: Columns) -> Columns:
     parts = [
         _weighted(graph, union, name, _step(graph, step, table))
@@ -303,4 +302,6 @@ def _weighted(graph: Graph, union: Any, name: str, part: Columns) -> Columns:
     weight = (union.transformer_weights or {}).get(name)
     if weight is None:
         return part
-    return Columns.of(graph.add("Mul", part.matrix(graph), float(weight)), len(part.places))
+    return replace(
+        Columns.of(graph.add("Mul", part.matrix(graph), float(weight)), len(part.places)), single=part.single
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from mlmodel_server.compile import (  # noqa: F401  each registers converters
     trees,
     vectors,
 )
+from mlmodel_server.compile.bounds import unbounded
 from mlmodel_server.compile.domain import Domain
 from mlmodel_server.compile.functions import DOMAIN, GUARD, NUMBERS, TEXT
 from mlmodel_server.compile.graph import DOUBLE, ML, Columns, Graph, predict
@@ -46,7 +48,8 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
     """Return the ONNX model and its operations, most frequent first.
 
     Inputs: ``numbers`` (float64 [rows, columns], all columns that are not text) and ``text`` (strings [rows, columns]);
-    outputs: those of the signature, and ``guard`` if the model rejects some finite rows.
+    outputs: those of the signature; if its steps check what they get from the step before, also that; and
+    ``guard`` if they may reject it although the numbers of the request are not great.
     Raise :class:`Unsupported`, or any exception of a converter.
     """
     graph = Graph()
@@ -62,9 +65,12 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
             tensor = graph.add("Cast", tensor, to=_TYPES[spec.datatype])
         graph.nodes.append(helper.make_node("Identity", [tensor], [spec.name]))
         outputs.append(helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], None))
-    if graph.guarded:
-        graph.nodes.append(helper.make_node("Identity", [graph.guard()], [GUARD]))
-        outputs.append(helper.make_tensor_value_info(GUARD, DOUBLE, [1]))
+    if graph.limits:
+        if guarded := unbounded(graph):
+            graph.nodes.append(helper.make_node("Identity", [graph.guard(guarded)], [GUARD]))
+            outputs.append(helper.make_tensor_value_info(GUARD, DOUBLE, []))
+        outputs += [helper.make_tensor_value_info(name, DOUBLE, None) for name in graph.limits]
+        domain = msgspec.structs.replace(domain, steps=graph.limits)
     nodes, constants = graph.reachable(output.name for output in outputs)
     used = {name for node in nodes for name in node.input}
     inputs = [
@@ -91,10 +97,11 @@ def _operations(names: list[str]) -> tuple[str, ...]:
 
 
 def _table(signature: Signature) -> Columns:
+    single = all(spec.datatype == "FP32" for spec in signature.inputs)
     if signature.layout == "matrix":
-        return Columns.of(NUMBERS, signature.inputs[0].shape[-1])
+        return replace(Columns.of(NUMBERS, signature.inputs[0].shape[-1]), single=single, given=True)
     places: list[tuple[bool, int]] = []
     for spec in signature.inputs:
         text = spec.datatype == "BYTES"
         places.append((text, sum(place[0] is text for place in places)))
-    return Columns(NUMBERS, TEXT, tuple(places), sum(not text for text, _ in places))
+    return Columns(NUMBERS, TEXT, tuple(places), sum(not text for text, _ in places), single, given=True)

@@ -9,18 +9,40 @@ import numpy as np
 
 from mlmodel_server.tensors import Array
 
+SAFE = 1e30
+"""If the squares of numbers add up to less, none is missing, infinite or so great that a model rejects it."""
+
 BEYOND = 1e39
 """Finite in float64, but not in float32, to which trees round. Greater numbers were not compared and are rejected."""
 
-_SINGLE = (2 - 2.0**-24) * 2.0**127
+SINGLE = (2 - 2.0**-24) * 2.0**127
 """The smallest number that float32 rounds to infinity."""
+
+
+class Limit(msgspec.Struct, frozen=True, array_like=True):
+    """What a step accepts from the step before it: a missing number, an infinite one; and whether it rounds to float32
+    before it checks, so that a number that float32 cannot hold is infinite."""
+
+    missing: bool
+    infinite: bool
+    single: bool
+
+    def rejects(self, numbers: Array) -> bool:
+        """Whether the step raises on these numbers."""
+        flat = numbers.ravel()
+        if flat.dot(flat) < SAFE:
+            return False
+        if not self.missing and np.isnan(numbers).any():
+            return True
+        return not self.infinite and bool((np.abs(numbers) >= (SINGLE if self.single else np.inf)).any())
 
 
 class Domain(msgspec.Struct, frozen=True, omit_defaults=True):
     """For each column that is not text: does the model reject a missing number, an infinite one, or one that float32
     cannot hold? Empty if the table cannot contain such numbers.
 
-    ``texts`` and ``values``: the only values that a column accepts, by its position in the table.
+    ``texts`` and ``values``: the only values that a column accepts, by its position in the table. ``steps``: what the
+    steps of the model accept from the step before, by the name of the tensor between them.
     """
 
     missing: tuple[bool, ...] = ()
@@ -28,6 +50,7 @@ class Domain(msgspec.Struct, frozen=True, omit_defaults=True):
     beyond: tuple[bool, ...] = ()
     texts: dict[int, frozenset[str]] = {}
     values: dict[int, frozenset[float]] = {}
+    steps: dict[str, tuple[Limit, ...]] = {}
 
 
 class Check:
@@ -44,7 +67,7 @@ class Check:
         if self._missing is not None and (np.isnan(numbers) & self._missing).any():
             raise ValueError("the model accepts no missing number in this column")
         size = np.abs(numbers)
-        great = size >= _SINGLE
+        great = size >= SINGLE
         if not great.any():
             return
         infinite = np.isinf(size)

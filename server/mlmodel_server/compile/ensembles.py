@@ -26,7 +26,7 @@ from mlmodel_server.compile.graph import (
 from mlmodel_server.compile.verdict import Unsupported
 
 
-@converts("sklearn.Pipeline")
+@converts("sklearn.Pipeline", checks=False)
 def _pipeline(graph: Graph, pipeline: Any, table: Columns) -> Columns | Prediction:
     *steps, (_, last) = pipeline.steps
     for _, step in steps:
@@ -46,7 +46,7 @@ def _probabilities(graph: Graph, model: Any, table: Columns, classes: int) -> st
     return prediction.proba
 
 
-@converts("sklearn.VotingClassifier")
+@converts("sklearn.VotingClassifier", checks=False)
 def _voting_classifier(graph: Graph, voting: Any, table: Columns) -> Prediction:
     weights = [1.0] * len(voting.estimators_) if voting.weights is None else voting._weights_not_none
     count = len(voting.classes_)
@@ -69,7 +69,7 @@ def _one_hot(graph: Graph, model: Any, table: Columns, classes: int) -> str:
     return graph.add("Cast", graph.add("Equal", column, np.arange(classes).reshape(1, -1)), to=DOUBLE)
 
 
-@converts("sklearn.VotingRegressor")
+@converts("sklearn.VotingRegressor", checks=False)
 def _voting_regressor(graph: Graph, voting: Any, table: Columns) -> Prediction:
     weights = [1.0] * len(voting.estimators_) if voting.weights is None else voting._weights_not_none
     parts = [
@@ -83,7 +83,7 @@ def _column(graph: Graph, values: str) -> str:
     return graph.add("Reshape", values, np.array([-1, 1]))
 
 
-@converts("sklearn._BaseStacking")
+@converts("sklearn._BaseStacking", checks=False)
 def _stacking(graph: Graph, stacking: Any, table: Columns) -> Prediction:
     parts = []
     for model, method in zip(stacking.estimators_, stacking.stack_method_, strict=True):
@@ -120,7 +120,7 @@ def _scores(graph: Graph, model: Any, table: Columns, classes: int) -> Columns:
     return Columns.of(prediction.scores, classes)
 
 
-@converts("sklearn.BaggingClassifier")
+@converts("sklearn.BaggingClassifier", checks=False)
 def _bagging_classifier(graph: Graph, bagging: Any, table: Columns) -> Prediction:
     count = len(bagging.classes_)
     parts = []
@@ -132,7 +132,7 @@ def _bagging_classifier(graph: Graph, bagging: Any, table: Columns) -> Predictio
     return argmax(graph, bagging.classes_, proba, proba=proba)
 
 
-@converts("sklearn.BaggingRegressor")
+@converts("sklearn.BaggingRegressor", checks=False)
 def _bagging_regressor(graph: Graph, bagging: Any, table: Columns) -> Prediction:
     parts = [
         predict(graph, model, table.pick(features)).predict
@@ -141,7 +141,7 @@ def _bagging_regressor(graph: Graph, bagging: Any, table: Columns) -> Prediction
     return Prediction(graph.add("Div", graph.sum(parts), float(bagging.n_estimators)))
 
 
-@converts("sklearn.CalibratedClassifierCV")
+@converts("sklearn.CalibratedClassifierCV", checks=False)
 def _calibrated(graph: Graph, calibrated: Any, table: Columns) -> Prediction:
     parts = [_calibration(graph, part, table) for part in calibrated.calibrated_classifiers_]
     proba = graph.add("Div", graph.sum(parts), float(len(parts)))
@@ -175,7 +175,7 @@ def _isotonic(graph: Graph, curve: Any, values: str) -> str:
     x, y = curve.X_thresholds_.astype(np.float64), curve.y_thresholds_.astype(np.float64)
     if curve.out_of_bounds != "clip" or len(x) < 2:
         raise Unsupported("an isotonic curve without bounds is not converted")
-    inside = graph.add("Clip", values, float(x[0]), float(x[-1]))
+    inside = graph.add("Clip", graph.limit(values), float(x[0]), float(x[-1]))
     passed = graph.add("Cast", graph.add("LessOrEqual", x.reshape(1, -1), inside), to=DOUBLE)
     position = graph.add("Cast", graph.over_columns("ReduceSum", passed), to=INT64)
     low = graph.add("Sub", graph.add("Clip", position, np.array(1), np.array(len(x) - 1)), np.array(1))
@@ -183,7 +183,7 @@ def _isotonic(graph: Graph, curve: Any, values: str) -> str:
     return graph.add("Add", graph.add("Mul", slope, graph.add("Sub", inside, x_low)), y_low)
 
 
-@converts("sklearn.OneVsRestClassifier")
+@converts("sklearn.OneVsRestClassifier", checks=False)
 def _one_against_rest(graph: Graph, model: Any, table: Columns) -> Prediction:
     if model.label_binarizer_.y_type_ != "multiclass":
         raise Unsupported("OneVsRestClassifier with two classes or several targets is not converted")
@@ -206,14 +206,15 @@ def _one_against_rest(graph: Graph, model: Any, table: Columns) -> Prediction:
     return argmax(graph, model.classes_, decisions, proba=proba, scores=decisions)
 
 
-@converts("sklearn._MultiOutputEstimator")
+@converts("sklearn._MultiOutputEstimator", checks=False)
 def _several_targets(graph: Graph, model: Any, table: Columns) -> Prediction:
     return Prediction(graph.concat([_column(graph, predict(graph, part, table).predict) for part in model.estimators_]))
 
 
-@converts("sklearn.TransformedTargetRegressor")
+@converts("sklearn.TransformedTargetRegressor", checks=False)
 def _transformed_target(graph: Graph, model: Any, table: Columns) -> Prediction:
     inverse = model.inverse_func if model.transformer is None else None
     if inverse is None:
         raise Unsupported("TransformedTargetRegressor with a transformer is not converted")
-    return Prediction(elementwise(graph, inverse, predict(graph, model.regressor_, table).predict))
+    # A FunctionTransformer with validate=True inverts the prediction.
+    return Prediction(elementwise(graph, inverse, graph.limit(predict(graph, model.regressor_, table).predict)))

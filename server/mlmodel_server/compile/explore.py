@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.compile.domain import BEYOND, Domain
+from mlmodel_server.compile.domain import SINGLE, Domain
 from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.formats.boosters import Boosted
@@ -59,11 +59,17 @@ def detect_domain(functions: Functions, estimator: Any, signature: Signature, ro
     accepted = {column: values for column in suspects if (values := known(column)) is not None}
     return Domain(
         rejects(np.nan),
-        rejects(np.inf),
-        rejects(BEYOND),
+        # A column that only rejects one sign, or a number that float32 holds, is rejected behind another step: the
+        # graph has the limit of that step.
+        _both(rejects(np.inf), rejects(-np.inf)),
+        _both(rejects(SINGLE), tuple(not rejected for rejected in rejects(float(np.nextafter(SINGLE, 0.0))))),
         {column: values for column, values in accepted.items() if text[column]},
         {column: values for column, values in accepted.items() if not text[column]},
     )
+
+
+def _both(first: tuple[bool, ...], second: tuple[bool, ...]) -> tuple[bool, ...]:
+    return tuple(a and b for a, b in zip(first, second, strict=True))
 
 
 def unseen_number(row: Array, column: int) -> Any:

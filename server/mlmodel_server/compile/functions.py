@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from mlmodel_server.compile.domain import Check, Domain
+from mlmodel_server.compile.domain import SAFE, Check, Domain
 from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.manifest import Signature
@@ -17,7 +17,7 @@ NUMBERS, TEXT = "numbers", "text"
 """Names of the inputs."""
 
 GUARD = "guard"
-"""Name of an output that is zero unless a step of the model raises on its rows; most models do not need it."""
+"""Name of an output of some models of several steps: the squares of the numbers between them add up to it."""
 
 MISSING_TEXT = "\x1f-"
 """Stands for a missing text in a compiled model, whose texts cannot be missing."""
@@ -26,10 +26,6 @@ DOMAIN = "domain"
 """Name of the metadata with the :class:`Domain` of the model."""
 
 _DOUBLE = np.dtype(np.float64)
-
-SAFE = 1e30
-"""If the squares of a table add up to less, it contains no number that a model rejects as missing, infinite or too
-great."""
 
 CHUNK = 512
 """Maximum rows of one run: they stay in the cache, and memory does not grow with the largest request."""
@@ -61,7 +57,7 @@ class OnnxFunctions:
         self._numbers, self._text = np.flatnonzero(~text), np.flatnonzero(text)
         self._mixed = bool(text.any())
         domain = msgspec.json.decode(running.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
-        self._check = Check(domain)
+        self._check, self._steps = Check(domain), domain.steps
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """Return the ``outputs`` for [rows, columns], all from the same run of the graph.
@@ -84,18 +80,28 @@ class OnnxFunctions:
         if self._needs_numbers:
             feeds[NUMBERS] = numbers
         flat = numbers.ravel()
-        if not flat.dot(flat) < SAFE:
+        safe = flat.dot(flat) < SAFE
+        if not safe:
             self._check.numbers(numbers)
         if self._check.known:
             self._check.categories(table)
-        arrays: list[Array]
-        if self._guarded:
-            *arrays, guard = self._run([*outputs, GUARD], feeds, None)
-            if guard[0] != 0.0:
-                raise ValueError("a step of the model does not accept such a number")
-        else:
-            arrays = self._run(outputs, feeds, None)
+        arrays = self._safe(feeds, outputs) if safe or not self._steps else self._checked(feeds, outputs)
         for index, array in enumerate(arrays):
             if array.ndim != self._dimensions[outputs[index]]:
                 arrays[index] = array.ravel()  # a single column
         return arrays
+
+    def _safe(self, feeds: dict[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Return the outputs for rows whose own numbers are complete and not great."""
+        if not self._guarded:
+            return list(self._run(outputs, feeds, None))
+        *arrays, guard = self._run([*outputs, GUARD], feeds, None)
+        return arrays if guard < SAFE else self._checked(feeds, outputs)
+
+    def _checked(self, feeds: dict[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Return the outputs after the numbers between the steps are compared with what the next step accepts."""
+        found: list[Array] = self._run([*outputs, *self._steps], feeds, None)
+        for numbers, limits in zip(found[len(outputs) :], self._steps.values(), strict=True):
+            if any(limit.rejects(numbers) for limit in limits):
+                raise ValueError("a step of the model does not accept what the step before it makes of such a number")
+        return found[: len(outputs)]

@@ -8,18 +8,21 @@ probabilities in float32, which gives other predictions next to a decision bound
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from mlmodel_server.compile.domain import Limit
+from mlmodel_server.compile.limits import trial
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.tensors import Array
 
 ML = "ai.onnx.ml"
 DOUBLE = int(TensorProto.DOUBLE)
 INT64 = int(TensorProto.INT64)
+FINITE = Limit(missing=False, infinite=False, single=False)
 
 
 class Graph:
@@ -28,7 +31,9 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
-        self.guarded: list[str] = []
+        self.limits: dict[str, tuple[Limit, ...]] = {}
+        """What steps accept, by the name of the matrix that they get."""
+        self._selections: dict[tuple[str, tuple[int, ...]], str] = {}
 
     def add(self, op: str, *inputs: str | Array | float, domain: str = "", **attributes: Any) -> str:
         """Add one operation and return the name of its first output; arrays and numbers become constants."""
@@ -59,21 +64,31 @@ class Graph:
 
     def columns(self, matrix: str, positions: Iterable[int]) -> str:
         """Select columns, in this order."""
-        return self.add("Gather", matrix, np.array(list(positions), dtype=np.int64), axis=1)
+        selection = (matrix, tuple(int(position) for position in positions))
+        if selection not in self._selections:
+            chosen = np.array(selection[1], dtype=np.int64)
+            self._selections[selection] = self.add("Gather", matrix, chosen, axis=1)
+        return self._selections[selection]
 
     def concat(self, parts: Sequence[str]) -> str:
         """Join matrices side by side."""
         return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=1)
 
-    def finite(self, matrix: str) -> str:
-        """Guard and return ``matrix``: if it is not finite, the compiled model raises as the estimator does."""
-        self.guarded.append(matrix)
+    def limit(self, matrix: str, limit: Limit = FINITE) -> str:
+        """Return ``matrix``: if it has a number beyond the limit, the compiled model raises, as the estimator does."""
+        limits = self.limits.setdefault(matrix, ())
+        if limit not in limits:
+            self.limits[matrix] = (*limits, limit)
         return matrix
 
-    def guard(self) -> str:
-        """Return [1]: zero if all guarded matrices are finite, else NaN."""
-        zeros = [self.add("Reshape", self.add("Mul", matrix, 0.0), np.array([-1])) for matrix in self.guarded]
-        return self.add("ReduceSum", self.add("Concat", *zeros, axis=0), np.array([0]), keepdims=1)
+    def guard(self, matrices: Iterable[str]) -> str:
+        """Return one number: the sum of the squares of limited matrices. If it is small, no limit is exceeded."""
+        sums = []
+        for matrix in matrices:
+            if all(limit.missing for limit in self.limits[matrix]):  # then missing numbers must not make the sum unusable
+                matrix = self.add("Where", self.add("IsNaN", matrix), 0.0, matrix)
+            sums.append(self.add("ReduceSumSquare", matrix, keepdims=0))
+        return sums[0] if len(sums) == 1 else self.add("Sum", *sums)
 
     def reachable(self, outputs: Iterable[str]) -> tuple[list[NodeProto], list[TensorProto]]:
         """Return only the nodes and constants that these outputs need: converters add some that they do not use."""
@@ -96,6 +111,10 @@ class Columns:
     """(is text, position)"""
     width: int
     """Columns of ``numbers``."""
+    single: bool = False
+    """The library holds these numbers in float32; here all are float64."""
+    given: bool = False
+    """The columns of the request, which :class:`Domain` covers."""
 
     @classmethod
     def of(cls, numbers: str, width: int) -> Columns:
@@ -104,7 +123,7 @@ class Columns:
 
     def pick(self, positions: Iterable[int]) -> Columns:
         """Return some of the columns, without a computation."""
-        return Columns(self.numbers, self.text, tuple(self.places[position] for position in positions), self.width)
+        return replace(self, places=tuple(self.places[position] for position in positions))
 
     def matrix(self, graph: Graph) -> str:
         """Return them as one matrix of numbers."""
@@ -114,6 +133,10 @@ class Columns:
         if positions == list(range(self.width)):
             return self.numbers
         return graph.columns(self.numbers, positions)
+
+    def is_text(self) -> bool:
+        """Whether any column is text."""
+        return any(text for text, _ in self.places)
 
     def column(self, graph: Graph, index: int) -> tuple[str, bool]:
         """Return one of them as [rows, 1], and whether it is text."""
@@ -127,8 +150,9 @@ def side_by_side(graph: Graph, parts: Sequence[Columns]) -> Columns:
         return parts[0]
     if any(text for part in parts for text, _ in part.places):
         raise Unsupported("a text column that is passed through unchanged is not converted")
-    joined = graph.concat([part.matrix(graph) for part in parts if part.places])
-    return Columns.of(joined, sum(len(part.places) for part in parts))
+    parts = [part for part in parts if part.places]
+    joined = Columns.of(graph.concat([part.matrix(graph) for part in parts]), sum(len(part.places) for part in parts))
+    return replace(joined, single=all(part.single for part in parts))
 
 
 @dataclass(frozen=True)
@@ -185,13 +209,19 @@ def labels(classes: Array) -> Array:
 
 Converter = TypeVar("Converter", bound=Callable[..., "Columns | Prediction"])
 _CONVERTERS: dict[str, Callable[..., Columns | Prediction]] = {}
+_UNCHECKED: set[str] = set()
 
 
-def converts(*kinds: str) -> Callable[[Converter], Converter]:
-    """Register a function for classes, named ``library.Class``, and for their subclasses in the same library."""
+def converts(*kinds: str, checks: bool = True) -> Callable[[Converter], Converter]:
+    """Register a function for classes, named ``library.Class``, and for their subclasses in the same library.
+
+    ``checks``: the class itself raises on numbers that it does not accept. False if it leaves that to its parts.
+    """
 
     def register(converter: Converter) -> Converter:
         _CONVERTERS.update(dict.fromkeys(kinds, converter))
+        if not checks:
+            _UNCHECKED.update(kinds)
         return converter
 
     return register
@@ -217,7 +247,21 @@ def _convert(graph: Graph, estimator: Any, table: Columns) -> Columns | Predicti
     library = type(estimator).__module__.partition(".")[0]
     for kind in type(estimator).__mro__:
         # The class itself must be of the library: a user's subclass may override any method.
-        converter = _CONVERTERS.get(f"{library}.{kind.__name__}")
-        if converter:
-            return converter(graph, estimator, table)
+        name = f"{library}.{kind.__name__}"
+        if name in _CONVERTERS:
+            result = _CONVERTERS[name](graph, estimator, table)
+            return result if name in _UNCHECKED else _limited(graph, estimator, table, result)
     raise Unsupported(f"{type(estimator).__name__} is not converted")
+
+
+def _limited(graph: Graph, estimator: Any, table: Columns, result: Columns | Prediction) -> Columns | Prediction:
+    """Return ``result`` of a step, after the step's check of ``table`` is added to the graph.
+
+    The domain covers the columns of the request, so their check needs no trial.
+    """
+    if table.is_text() or (table.given and not (table.single and isinstance(result, Columns))):
+        return result
+    found = trial(estimator, len(table.places), table.single)
+    if found.limit and not table.given:
+        graph.limit(table.matrix(graph), found.limit)
+    return replace(result, single=table.single and found.single) if isinstance(result, Columns) else result

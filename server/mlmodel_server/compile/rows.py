@@ -43,10 +43,10 @@ MAX_PROBES = 4_000
 
 NUMBERS = (
     0.0, -0.0, 1.0, -1.0, 0.5, -999.0, 5e-324, 2.5e-308, 1e-45, 1.2e-38, 16777217.0, -16777217.0, 2147483648.0,
-    9007199254740992.0, -9007199254740994.0, 1e30, -1e30,
+    9007199254740992.0, -9007199254740994.0, 1e30, 1e37, -1e37, 3.4028234e38, -3.4028234e38,
 )  # fmt: skip
 """Numbers at which libraries differ: zeros, denormals, integers that float32 or float64 cannot hold, and great
-numbers."""
+numbers, up to the greatest of float32."""
 
 PAIRS = 96
 HALVINGS = 32

@@ -14,26 +14,37 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+import xgboost
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.decomposition import PCA
 from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
+    VotingClassifier,
 )
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from mlmodel_server.compile import OnnxFunctions, Verdict, child, compile_in_child, compile_model, timing, trees
@@ -226,7 +237,7 @@ def test_a_threshold_rounded_to_float32_is_detected(monkeypatch: pytest.MonkeyPa
 def test_computing_in_float32_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def rounded(graph: Graph, scaler: Any, table: Columns) -> Columns:
         exact = columns_module._standard_scaler(graph, scaler, table)
-        single = graph.add("Cast", exact.matrix(graph), to=1)
+        single = graph.add("Cast", graph.add("Clip", exact.matrix(graph), -1e30, 1e30), to=1)
         return Columns.of(graph.add("Cast", single, to=graph_module.DOUBLE), exact.width)
 
     monkeypatch.setitem(graph_module._CONVERTERS, "sklearn.StandardScaler", rounded)
@@ -325,6 +336,125 @@ def test_rejects_a_row_for_which_a_step_makes_nan() -> None:
         assert rejects(estimator.predict, row)
     assert rejects(labels_of(functions), row)
     np.testing.assert_allclose(functions(table, ("predict",))[0], estimator.predict(table), rtol=1e-9)
+
+
+GREAT = (0.0, 1e30, 1e36, 1e37, 1e38, -1e38, 3.4e38, 3.4028234e38, 3.5e38, -3.5e38, 9e38, np.nan, np.inf)
+
+
+def is_same(estimator: Any, functions: OnnxFunctions, table: Array) -> int:
+    """Compare on rows with a great number in one column, or in all; return how many rows the library rejects."""
+    rejected = 0
+    for value in GREAT:
+        for columns in ([0], [1], list(range(table.shape[1]))):
+            row = table[:1].copy()
+            row[:, columns] = value
+            rejected += rejects(estimator.predict, row)
+            assert rejects(labels_of(functions), row) is rejects(estimator.predict, row), (value, columns)
+            if not rejects(estimator.predict, row):
+                np.testing.assert_array_equal(labels_of(functions)(row)[0], estimator.predict(row))
+    return rejected
+
+
+def shrunk() -> tuple[Array, Array]:
+    """A table whose numbers a scaler multiplies by a thousand."""
+    X, y = flowers()
+    return X / 1e3, y
+
+
+TREES = [
+    DecisionTreeClassifier(max_depth=3, random_state=SEED),
+    RandomForestClassifier(4, random_state=SEED),
+    ExtraTreesClassifier(4, random_state=SEED),
+    GradientBoostingClassifier(n_estimators=4, random_state=SEED),
+    AdaBoostClassifier(n_estimators=4, random_state=SEED),
+    BaggingClassifier(n_estimators=4, max_features=0.5, random_state=SEED),
+    IsolationForest(n_estimators=4, random_state=SEED),
+    HistGradientBoostingClassifier(max_iter=4),
+    VotingClassifier([("a", RandomForestClassifier(4, random_state=SEED)), ("b", DecisionTreeClassifier())]),
+    OneVsRestClassifier(DecisionTreeClassifier(random_state=SEED)),
+    xgboost.XGBClassifier(n_estimators=4),
+    lightgbm.LGBMClassifier(n_estimators=4, verbose=-1),
+]
+
+
+@pytest.mark.parametrize("trees", TREES, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("steps", [[StandardScaler()], [StandardScaler(), PCA(3)]], ids=["scaler", "scaler-PCA"])
+def test_rejects_what_trees_reject_behind_other_steps(steps: list[Any], trees: Any) -> None:
+    X, y = shrunk()
+    if isinstance(trees, xgboost.XGBClassifier):
+        y = np.unique(y, return_inverse=True)[1]
+    estimator, functions, table = compiled(make_pipeline(*steps, trees), X, y)
+    is_same(estimator, functions, table)
+
+
+def test_a_limit_of_trees_behind_a_scaler_is_where_the_library_has_it() -> None:
+    """A scaler that divides: numbers that float32 cannot hold, which the trees then get as smaller ones."""
+    X, y = flowers()
+    estimator, functions, table = compiled(
+        make_pipeline(StandardScaler(), RandomForestClassifier(4, random_state=SEED)), X * 3, y
+    )
+    assert estimator.steps[0][1].scale_[0] > 2
+    assert is_same(estimator, functions, table)
+    row = table[:1].copy()
+    row[0, 0] = 5e38
+    assert not rejects(estimator.predict, row)
+    assert not rejects(labels_of(functions), row)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [SelectKBest(k=2), PolynomialFeatures(9), LogisticRegression(max_iter=5)],
+        [MinMaxScaler(), PolynomialFeatures(8), StandardScaler(), SVC()],
+        [FunctionTransformer(np.exp), Ridge()],
+        [FunctionTransformer(np.exp), HistGradientBoostingRegressor(max_iter=4)],
+        [FunctionTransformer(np.exp), StandardScaler(), SelectKBest(k=2), LogisticRegression()],
+        [FunctionTransformer(np.exp), SimpleImputer(), RandomForestClassifier(4, random_state=SEED)],
+        [FeatureUnion([("exp", FunctionTransformer(np.exp)), ("all", PCA(2))]), DecisionTreeClassifier()],
+        [
+            ColumnTransformer([("exp", FunctionTransformer(np.exp), [0])], remainder="passthrough"),
+            HistGradientBoostingClassifier(max_iter=4),
+        ],
+    ],
+    ids=lambda steps: "-".join(type(step).__name__ for step in steps),
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_rejects_what_a_step_rejects_after_an_overflow(steps: list[Any]) -> None:
+    X, y = flowers()
+    number = isinstance(steps[-1], (Ridge, HistGradientBoostingRegressor))
+    X = X / 10
+    estimator, functions, table = compiled(make_pipeline(*steps), X, X[:, 0] if number else y)
+    for value in (0.1, -3.0, 300.0, 700.0, 800.0, 1e34, 1e37, 1e38, np.nan):
+        for columns in ([0], [1], [0, 1, 2, 3]):
+            row = table[:1].copy()
+            row[:, columns] = value
+            assert rejects(labels_of(functions), row) is rejects(estimator.predict, row), (value, columns)
+
+
+def test_rejects_what_a_step_rejects_after_an_overflow_in_float32() -> None:
+    X, y = flowers()
+    table = (X / 1e3).astype(np.float32)
+    estimator, signature, _ = fitted(make_pipeline(StandardScaler(), LogisticRegression()), table, y)
+    signature = msgspec.structs.replace(signature, inputs=(TensorSpec("row", "FP32", (-1, 4)),))
+    verdict, onnx = compile_model(estimator, signature, table[::2], seconds=QUICK)
+    assert onnx is not None, verdict.sentence()
+    functions = OnnxFunctions(onnx, signature)
+    rejected = 0
+    for value in (1e30, 1e34, 1e36, 1e38, 3.4e38):
+        row = table[:1].copy()
+        row[0, 0] = value
+        rejected += rejects(estimator.predict, row)
+        assert rejects(labels_of(functions), row) is rejects(estimator.predict, row), value
+    assert 0 < rejected < 5
+
+
+def test_never_answers_for_the_greatest_numbers() -> None:
+    for estimator in (LogisticRegression(), RandomForestClassifier(3, random_state=SEED), GaussianNB()):
+        _, functions, table = compiled(make_pipeline(StandardScaler(), estimator), *flowers())
+        for value in (1e40, 1e308, -1e308):
+            row = table[:1].copy()
+            row[0, 2] = value
+            assert rejects(labels_of(functions), row)
 
 
 # ---- the verdict

@@ -296,7 +296,7 @@ def test_a_booster_of_lightgbm_alone_answers_as_its_predict(objective: str) -> N
 
 def test_a_missing_that_is_no_number_is_refused() -> None:
     wrapper = xgboost.XGBRegressor(**XGB).fit(X, NUMBER)
-    wrapper.missing = None
+    wrapper.set_params(missing=None)
     with pytest.raises(RefusedModel, match="its parameter missing is of the type NoneType: set a number"):
         opened(joblib_bytes(wrapper))
 
@@ -324,13 +324,13 @@ def answer(model: Opened, records: list[dict[str, Any]]) -> Array:
     return served_model.infer(request).outputs[0].array
 
 
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"store": 205, "city": "Rome", "x": 0.0},
     {"store": 101, "city": "Oslo", "x": 0.5},
     {"store": 205.0, "city": "", "x": None},
     {"store": None, "city": "Oslo", "x": 0.0},
 ]
-UNKNOWN = [
+UNKNOWN: list[dict[str, Any]] = [
     {"store": 206, "city": "Rome", "x": 0.0},
     {"store": 205.5, "city": "Oslo", "x": 0.0},
     {"store": -1, "city": "Oslo", "x": 0.0},
@@ -399,9 +399,7 @@ def test_columns_of_categories_that_are_not_certain_are_refused_or_learnt_from_x
     expected = wrapper.predict(as_frame(records, frame))
     plain = frame.astype({"size": str})  # as read from a CSV file
     for rows in (frame, plain):
-        given = wrapper.booster_ if rows is plain else wrapper
-        if rows is plain:
-            given = wrapper.booster_.model_to_string().encode()
+        given = wrapper.booster_.model_to_string().encode() if rows is plain else wrapper
         loaded = load(Memory(package.build(given, rows, None, compile=False)))
         assert loaded.manifest is not None
         model = model_of(loaded.opened, loaded.manifest)
