@@ -175,6 +175,8 @@ class Traffic:
                                 "image": self._image,
                                 "imagePullPolicy": "IfNotPresent",
                                 "command": ["python3", "-u", f"/clients/{self._program}", *self._arguments],
+                                # The image imports nothing from the directory of a script.
+                                "env": [{"name": "PYTHONPATH", "value": "/clients"}],
                                 "securityContext": {
                                     "allowPrivilegeEscalation": False,
                                     "capabilities": {"drop": ["ALL"]},
