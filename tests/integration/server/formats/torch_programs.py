@@ -202,7 +202,7 @@ def test_a_pickle_is_rejected_unless_it_is_signed() -> None:
     def signed(value: Any) -> Opened:
         files = {"model.pt": saved(value)}
         files[SIGNATURE] = sign(files, private, "small")
-        return load(Memory(files, "model.pt"), trust="signed", keys=[public]).opened
+        return load(Memory(files, "model.pt"), trust="signed", keys=[public], name="small").opened
 
     np.testing.assert_allclose(signed(MODEL).functions(ROWS, ["predict"])[0], EXPECTED, rtol=1e-5)
     with pytest.raises(RefusedModel, match="contains only weights: save the model as a program"):
