@@ -85,7 +85,8 @@ class Graph:
         """Return one number: the sum of the squares of limited matrices. If it is small, no limit is exceeded."""
         sums = []
         for matrix in matrices:
-            if all(limit.missing for limit in self.limits[matrix]):  # a missing number must not make the sum NaN
+            if all(limit.missing for limit in self.limits[matrix]):
+                # A missing number must not make the sum unusable where it is accepted.
                 matrix = self.add("Where", self.add("IsNaN", matrix), 0.0, matrix)
             sums.append(self.add("ReduceSumSquare", matrix, keepdims=0))
         return sums[0] if len(sums) == 1 else self.add("Sum", *sums)

@@ -241,7 +241,7 @@ def signed(files: dict[str, bytes], entry: str = "") -> Any:
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     source = Memory({**files, SIGNATURE: sign(files, private, "small")}, *([entry] if entry else []))
-    return load(source, trust="signed", keys=[public])
+    return load(source, trust="signed", keys=[public], name="small")
 
 
 def test_a_torchscript_program_is_a_program_and_needs_a_signature_and_a_package(tmp_path: Path) -> None:
