@@ -56,7 +56,9 @@ def _recurrent(operator: Any, name: str) -> Callable[..., Any]:
         fits = [tuple(weight.shape) for weight in weights] == expected and len(weights) == count * layers * directions
         shapes = [(layers * directions, batch, state.shape[-1]) for state in hidden]
         if not fits or [tuple(state.shape) for state in hidden] != shapes:
-            raise ValueError("its input, state and weights of a recurrent layer have shapes that do not belong together")
+            raise ValueError(
+                "its input, state and weights of a recurrent layer have shapes that do not belong together"
+            )
         return operator(rows, states, weights, biases, layers, *more)
 
     return recurrent
