@@ -75,7 +75,7 @@ class Gate:
     def is_proven(self, weight: int) -> bool:
         """Whether the candidate may get ``weight``."""
         limit = errors.limit_for(weight, max_percent=self.max_percent)
-        return errors.is_certified(self.evidence.state.segments, limit)
+        return errors.is_proven(self.evidence.state, limit)
 
 
 @dataclass(frozen=True)

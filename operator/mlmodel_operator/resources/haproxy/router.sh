@@ -42,6 +42,6 @@ trap 'kill -USR1 "$first" "$second" 2>/dev/null' USR1 USR2 TERM INT
 result=0
 for process in "$first" "$second"; do
   finish "$process"
-  [ "$code" -eq 0 ] || result=$code
+  [ "$result" -ne 0 ] || result=$code
 done
 exit "$result"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, Segment, Sides
+from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, EvidenceState, Segment, Sides
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference
 from mlmodel_operator.rollout.evidence.difference import DECISIVE, PROVEN
@@ -28,6 +28,9 @@ turns bad after many good requests is rolled back as soon as one that is bad fro
 _FEW = 10
 """Requests of the candidate up to which few of stable do not raise the limit. A version that fails a few percent of its
 requests hardly ever fails two of the first two, three of five or four of ten."""
+UNDECIDED_LIMIT = 0.1
+"""By how much (0 to 1) the share of requests that the candidate fails or leaves undecided may exceed that of stable, for
+the weight to rise."""
 _LARGEST = 200.0
 """Largest logarithm of evidence: its exponential is finite, and it is decisive long before."""
 
@@ -122,6 +125,23 @@ def limit_for(weight: int, *, max_percent: float) -> float:
 def is_certified(segments: tuple[Segment, ...], limit: float) -> bool:
     """Whether it is proven that the candidate's failure rate exceeds that of stable by less than ``limit`` (0 to 1)."""
     return difference.certification(segments, limit) >= math.log(PROVEN)
+
+
+def proof(state: EvidenceState, limit: float) -> tuple[tuple[tuple[Segment, ...], float], ...]:
+    """Return the certifications that a step with this ``limit`` (0 to 1) requires: segments, each with its limit.
+
+    If any request is undecided, a second one has these as failures: a candidate that hangs must not look good because
+    its clients are impatient, nor one that answers 404 because this is no failure. It is coarse, because a client may
+    choose when it gives up.
+    """
+    if not state.answered:
+        return ((state.segments, limit),)
+    return (state.segments, limit), (state.answered, max(limit, UNDECIDED_LIMIT))
+
+
+def is_proven(state: EvidenceState, limit: float) -> bool:
+    """Whether a step with this ``limit`` (0 to 1) has its proof."""
+    return all(is_certified(segments, most) for segments, most in proof(state, limit))
 
 
 def certified_percent(segments: tuple[Segment, ...]) -> float | None:
