@@ -19,7 +19,7 @@ from mlmodel_operator.api.evidence import Counts, Sides
 from mlmodel_operator.names import SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
-_BODY_LIMIT = 24 * 1024  # a page with all 100 weights and millions of requests at each has 18 KiB
+_BODY_LIMIT = 16 * 1024  # a page with all 100 weights and millions of requests at each has 13 KiB
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
 _BOOT = re.compile(r"[0-9a-f]{16}")
@@ -124,7 +124,7 @@ def _counts(counts: Mapping[str, Any], shared: int = 0) -> Counts:
     requests, failed = _natural(counts["requests"]), _natural(counts["failed"])
     if not shared <= failed <= requests:
         raise ValueError(counts)
-    return Counts(requests, failed, shared, _natural(counts["undecided"]))
+    return Counts(requests, failed, shared)
 
 
 def _weight(text: str) -> int:

@@ -29,46 +29,34 @@ class Counts:
     shared: Annotated[
         int,
         Doc(
-            "Number of the candidate's failed requests that stable failed too, or whose client gave up before stable"
+            "Number of the candidate's failed requests that stable failed too, or that the client gave up before stable"
             " could answer; 0 for stable."
-        ),
-    ] = 0
-    undecided: Annotated[
-        int,
-        Doc(
-            "Number of further requests that were drawn and say nothing about the revision: the client gave up soon,"
-            " both revisions reject the request, or the answer was 401, 404, 405, 413 or 415."
         ),
     ] = 0
 
     def __post_init__(self) -> None:
         """Raise TypeError for a negative number, or one that is too large for the tests."""
-        if not all(0 <= number <= _MOST for number in self._numbers):
-            raise TypeError("requests, failed, shared and undecided must be 0 to 2^63")
-
-    @property
-    def _numbers(self) -> tuple[int, int, int, int]:
-        return self.requests, self.failed, self.shared, self.undecided
+        if not all(0 <= number <= _MOST for number in (self.requests, self.failed, self.shared)):
+            raise TypeError("requests, failed and shared must be 0 to 2^63")
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(min(own + more, _MOST) for own, more in zip(self._numbers, other._numbers, strict=True)))
+        return Counts(
+            min(self.requests + other.requests, _MOST),
+            min(self.failed + other.failed, _MOST),
+            min(self.shared + other.shared, _MOST),
+        )
 
     def __sub__(self, other: Counts) -> Counts:
         # At least 0: stable's recent requests contain retries, which are not among all that were drawn.
-        return Counts(*(max(own - less, 0) for own, less in zip(self._numbers, other._numbers, strict=True)))
+        return Counts(
+            max(self.requests - other.requests, 0),
+            max(self.failed - other.failed, 0),
+            max(self.shared - other.shared, 0),
+        )
 
     def is_reset_since(self, earlier: Counts) -> bool:
         """Whether any number is below its ``earlier`` value, which happens only when a new process counts from zero."""
-        return any(now < before for now, before in zip(self._numbers, earlier._numbers, strict=True))
-
-    @property
-    def undecided_share(self) -> float:
-        """Share of all drawn requests that are undecided, 0 to 1; 0 without requests."""
-        return self.undecided / (self.requests + self.undecided) if self.undecided else 0.0
-
-    def with_undecided(self) -> Counts:
-        """Return the counts with each undecided request as a failed one."""
-        return Counts(min(self.requests + self.undecided, _MOST), min(self.failed + self.undecided, _MOST))
+        return self.requests < earlier.requests or self.failed < earlier.failed or self.shared < earlier.shared
 
     @property
     def own(self) -> int:
@@ -97,15 +85,6 @@ class Sides:
     def is_reset_since(self, earlier: Sides) -> bool:
         """Whether any number is below its ``earlier`` value."""
         return self.candidate.is_reset_since(earlier.candidate) or self.stable.is_reset_since(earlier.stable)
-
-    @property
-    def has_undecided(self) -> bool:
-        """Whether any request is undecided."""
-        return self.candidate.undecided > 0 or self.stable.undecided > 0
-
-    def with_undecided(self) -> Sides:
-        """Return the counts with each undecided request as a failed one."""
-        return Sides(self.candidate.with_undecided(), self.stable.with_undecided())
 
     @property
     def requests(self) -> int:
@@ -170,8 +149,6 @@ class EvidenceState:
     """Number of blocks in ``hard``."""
     segments: tuple[Segment, ...] = ()
     """All counts, in the order in which the segments began."""
-    answered: tuple[Segment, ...] = ()
-    """The same with each undecided request as a failed one; empty as long as there was none."""
     recent: Recent = field(default_factory=Recent)
     uncounted: Mapping[str, int] = field(default_factory=dict)
     """Predictions that cannot count, by kind."""

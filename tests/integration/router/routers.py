@@ -35,14 +35,14 @@ def canary(
     return Routes(ADDRESSES, "a", "b", weight, revision, limit_ms, patience_ms, {"a": "v1", "b": "v2"})
 
 
-def candidate(requests: int, failed: int = 0, shared: int = 0, undecided: int = 0) -> dict[str, int]:
+def candidate(requests: int, failed: int = 0, shared: int = 0) -> dict[str, int]:
     """Return counts of the candidate as the router reports them."""
-    return {"requests": requests, "failed": failed, "shared": shared, "undecided": undecided}
+    return {"requests": requests, "failed": failed, "shared": shared}
 
 
-def stable(requests: int, failed: int = 0, undecided: int = 0) -> dict[str, int]:
+def stable(requests: int, failed: int = 0) -> dict[str, int]:
     """Return counts of stable as the router reports them."""
-    return {"requests": requests, "failed": failed, "undecided": undecided}
+    return {"requests": requests, "failed": failed}
 
 
 @dataclass

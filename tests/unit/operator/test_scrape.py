@@ -22,14 +22,8 @@ GOOD = {
     "candidate": "91e4b519",
     "stable_ms": 12,
     "weights": {
-        "25": {
-            "candidate": {"requests": 412, "failed": 3, "shared": 1, "undecided": 8},
-            "stable": {"requests": 1236, "failed": 1, "undecided": 9},
-        },
-        "5": {
-            "candidate": {"requests": 5, "failed": 0, "shared": 0, "undecided": 0},
-            "stable": {"requests": 95, "failed": 0, "undecided": 0},
-        },
+        "25": {"candidate": {"requests": 412, "failed": 3, "shared": 1}, "stable": {"requests": 1236, "failed": 1}},
+        "5": {"candidate": {"requests": 5, "failed": 0, "shared": 0}, "stable": {"requests": 95, "failed": 0}},
     },
     "uncounted": {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
 }
@@ -38,7 +32,7 @@ STATUS = RouterStatus(
     "abc",
     "91e4b519",
     12,
-    {25: Sides(Counts(412, 3, 1, 8), Counts(1236, 1, undecided=9)), 5: Sides(Counts(5), Counts(95))},
+    {25: Sides(Counts(412, 3, 1), Counts(1236, 1)), 5: Sides(Counts(5), Counts(95))},
     {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
 )
 
@@ -103,7 +97,7 @@ async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second()
         "127.0.0.6": endless,
         "127.0.0.7": away,
         "127.0.0.8": answer(page(candidate="", weights={})),
-        "127.0.0.10": answer(page() + b" " * 24576),
+        "127.0.0.10": answer(page() + b" " * 16384),
     }
     async with servers(handlers) as port:
         scraper = Scraper()
@@ -171,13 +165,13 @@ def test_garbage_is_not_a_response(body: bytes) -> None:
     assert parse_router_status(body) is None
 
 
-def test_a_page_above_24_kib_is_not_read() -> None:
-    assert parse_router_status(page() + b" " * (24576 - len(page()))) == STATUS
-    assert parse_router_status(page() + b" " * (24577 - len(page()))) is None
+def test_a_page_above_16_kib_is_not_read() -> None:
+    assert parse_router_status(page() + b" " * (16384 - len(page()))) == STATUS
+    assert parse_router_status(page() + b" " * (16385 - len(page()))) is None
 
 
 def test_a_page_with_all_weights_is_read() -> None:
-    counts = {"requests": 2_000_000, "failed": 20_000, "undecided": 200_000}
+    counts = {"requests": 2_000_000, "failed": 20_000}
     sides = {"candidate": {**counts, "shared": 10_000}, "stable": counts}
     status = parse_router_status(json.dumps({**GOOD, "weights": {str(n): sides for n in range(1, 101)}}).encode())
     assert status is not None
@@ -192,8 +186,8 @@ def test_a_page_without_one_of_its_fields_is_not_valid(field: str) -> None:
 def side(**changes: object) -> dict[str, object]:
     """Return the counts of one weight."""
     return {
-        "candidate": {"requests": 9, "failed": 2, "shared": 1, "undecided": 4, **changes},
-        "stable": {"requests": 9, "failed": 0, "undecided": 0},
+        "candidate": {"requests": 9, "failed": 2, "shared": 1, **changes},
+        "stable": {"requests": 9, "failed": 0},
     }
 
 
@@ -220,8 +214,6 @@ def side(**changes: object) -> dict[str, object]:
         {"weights": {"5": side(requests=2**60)}},
         {"weights": {"5": side(failed=10)}},
         {"weights": {"5": side(shared=3)}},
-        {"weights": {"5": side(undecided=-1)}},
-        {"weights": {"5": side(undecided=None)}},
         {"uncounted": {"large": 1}},
         {"uncounted": {**GOOD["uncounted"], "other": "1"}},  # type: ignore[dict-item]
     ],
@@ -233,4 +225,4 @@ def test_a_router_status_that_is_not_valid_is_none(changes: dict[str, object]) -
 def test_the_counts_of_the_other_tests_are_valid() -> None:
     found = parse_router_status(page(weights={"5": side()}))
     assert found is not None
-    assert found.weights == {5: Sides(Counts(9, 2, 1, 4), Counts(9))}
+    assert found.weights == {5: Sides(Counts(9, 2, 1), Counts(9))}

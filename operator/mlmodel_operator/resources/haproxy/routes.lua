@@ -20,8 +20,7 @@ random:close()
 -- The counts ----------------------------------------------------------------------------------------------------------
 --
 -- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
--- HAProxy counts the good outcomes in the table `tally`, this program all others. A drawn request that says nothing
--- about the version is `undecided`, and in no other count: a version that leaves many undecided is not proven.
+-- HAProxy counts the good outcomes in the table `tally`, this program all others.
 
 local outcomes -- by tally
 local weights -- that the present candidate has had
@@ -205,7 +204,7 @@ end
 local function add(name, ...)
   local count = outcomes[name]
   if not count then
-    count = { good = 0, failed = 0, shared = 0, undecided = 0 }
+    count = { good = 0, failed = 0, shared = 0 }
     outcomes[name] = count
   end
   for _, what in ipairs({ ... }) do
@@ -233,10 +232,9 @@ local function count_stable(txn, name, final, left)
   local took = txn:get_var("txn.now") - txn:get_var("txn.started")
   local waited = waited_ms(txn, took, is_late(txn), left)
   if waited and waited < routes.patience or not left and (final == "rejected" or final == "neither") then
-    add(name, "undecided")
-  else
-    add(name, (waited or final == "failed" or took > routes.limit) and "failed" or "good")
+    return
   end
+  add(name, (waited or final == "failed" or took > routes.limit) and "failed" or "good")
 end
 
 local function count_candidate(txn, name, final, left)
@@ -245,12 +243,10 @@ local function count_candidate(txn, name, final, left)
   if not noted then
     -- The candidate's own answer, unless the client left before it.
     local waited = waited_ms(txn, now - started, false, left)
-    local is_known = left or final == "ok" and txn:get_var("txn.server") == "own"
-    if not is_known or waited and waited < routes.patience then
-      add(name, "undecided")
-    elseif waited then
+    local is_own = final == "ok" and txn:get_var("txn.server") == "own"
+    if waited and waited >= routes.patience and (left or is_own) then
       add(name, "failed", "shared")
-    else
+    elseif not waited and is_own then
       add(name, "good")
     end
     return
@@ -258,9 +254,9 @@ local function count_candidate(txn, name, final, left)
   first[draw], first_count = nil, first_count - 1
   local waited = waited_ms(txn, noted.at - started, noted.is_late, false)
   if waited and waited < routes.patience or noted.kind == "neither" or left and noted.kind == "rejected" then
-    add(name, "undecided")
+    return
   elseif not left and (final == "rejected" or final == "neither") then
-    add(name, "undecided")
+    return
   elseif left or final == "failed" or now - noted.at > (waited or routes.limit) then
     add(name, "failed", "shared") -- stable failed it too, by the same measure; or nobody knows
   else
@@ -268,8 +264,8 @@ local function count_candidate(txn, name, final, left)
   end
 end
 
--- Counts the outcome of a request that was drawn, unless HAProxy has counted it. It is undecided if the request is
--- wrong for stable too, or if the answer says nothing about the model, like a missing key.
+-- Counts the outcome of a request that was drawn, unless HAProxy has counted it. It counts for neither side if the
+-- request is wrong for stable too, or if it says nothing about the model, like a missing key.
 --
 -- A client that gives up says something about a version only if it has waited far longer than stable normally takes
 -- (`patience`). An earlier one could choose the outcome: it would only have to give up between the times that the two
@@ -570,7 +566,7 @@ end
 local function side_counts(weight, side)
   local name = tally_name(weight, side)
   local good = core.proxies["tally"].stktable:lookup(name)
-  local others = outcomes[name] or { good = 0, failed = 0, shared = 0, undecided = 0 }
+  local others = outcomes[name] or { good = 0, failed = 0, shared = 0 }
   return (good and good.gpc0 or 0) + others.good + others.failed, others
 end
 
@@ -580,16 +576,13 @@ local function weights_json()
     local candidate, candidate_bad = side_counts(weight, "candidate")
     local stable, stable_bad = side_counts(weight, "stable")
     parts[#parts + 1] = string.format(
-      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d, "undecided": %d}, '
-        .. '"stable": {"requests": %d, "failed": %d, "undecided": %d}}',
+      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d}, "stable": {"requests": %d, "failed": %d}}',
       weight,
       candidate,
       candidate_bad.failed,
       candidate_bad.shared,
-      candidate_bad.undecided,
       stable,
-      stable_bad.failed,
-      stable_bad.undecided
+      stable_bad.failed
     )
   end
   return table.concat(parts, ", ")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, EvidenceState, Segment, Sides
+from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, Segment, Sides
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference
 from mlmodel_operator.rollout.evidence.difference import DECISIVE, PROVEN
@@ -28,9 +28,8 @@ turns bad after many good requests is rolled back as soon as one that is bad fro
 _FEW = 10
 """Requests of the candidate up to which few of stable do not raise the limit. A version that fails a few percent of its
 requests hardly ever fails two of the first two, three of five or four of ten."""
-UNDECIDED_LIMIT = 0.1
-"""By how much (0 to 1) the share of requests that the candidate fails or leaves undecided may exceed that of stable, for
-the weight to rise."""
+_OUTCOMES = 0.85
+"""Share of the requests with an outcome that the candidate must have, compared with stable by their weights."""
 _LARGEST = 200.0
 """Largest logarithm of evidence: its exponential is finite, and it is decisive long before."""
 
@@ -127,21 +126,26 @@ def is_certified(segments: tuple[Segment, ...], limit: float) -> bool:
     return difference.certification(segments, limit) >= math.log(PROVEN)
 
 
-def proof(state: EvidenceState, limit: float) -> tuple[tuple[tuple[Segment, ...], float], ...]:
-    """Return the certifications that a step with this ``limit`` (0 to 1) requires: segments, each with its limit.
+def expected_requests(segments: tuple[Segment, ...]) -> float:
+    """Return how many requests the candidate would have an outcome of, if it had one as often as stable has."""
+    drawn = (segment for segment in segments if segment.weight < 100)
+    return sum(segment.counts.stable.requests * segment.weight / (100.0 - segment.weight) for segment in drawn)
 
-    If any request is undecided, a second one has these as failures: a candidate that hangs must not look good because
-    its clients are impatient, nor one that answers 404 because this is no failure. It is coarse, because a client may
-    choose when it gives up.
+
+def has_outcomes(segments: tuple[Segment, ...]) -> bool:
+    """Whether requests to the candidate have an outcome about as often as requests to stable.
+
+    Only requests with an outcome are counted, and the tests take their two sides for random samples. A candidate that
+    hides its failures breaks this: it hangs until its clients give up, or answers 404, and its other requests are good.
+    The draw is exact, so the missing requests show it.
     """
-    if not state.answered:
-        return ((state.segments, limit),)
-    return (state.segments, limit), (state.answered, max(limit, UNDECIDED_LIMIT))
+    own = sum(segment.counts.candidate.requests for segment in segments if segment.weight < 100)
+    return own >= _OUTCOMES * expected_requests(segments)
 
 
-def is_proven(state: EvidenceState, limit: float) -> bool:
-    """Whether a step with this ``limit`` (0 to 1) has its proof."""
-    return all(is_certified(segments, most) for segments, most in proof(state, limit))
+def is_proven(segments: tuple[Segment, ...], limit: float) -> bool:
+    """Whether a step has its proof, if it requires that the candidate exceeds stable by less than ``limit`` (0 to 1)."""
+    return is_certified(segments, limit) and has_outcomes(segments)
 
 
 def certified_percent(segments: tuple[Segment, ...]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mlmodel_operator.api.evidence import Evidence, Segment, Sides
+from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.api.types import Rollout
 from mlmodel_operator.rollout.evidence import difference, errors
@@ -19,9 +19,8 @@ _QUIET_SECONDS = 60.0
 _UNCOUNTED = 20
 """Number of requests that cannot count from which on they are reported, if they are most of all."""
 
-_UNDECIDED = 10
-"""Number of the candidate's undecided requests from which on they are reported, if they are a far larger share than of
-stable."""
+_EXPECTED = 20
+"""Number of requests to the candidate from which on it is reported that they have no outcome."""
 
 _MINUTES = (1, 2, 5, 10, 20, 30)
 _HOURS = (1, 2, 5, 10, 24)
@@ -42,9 +41,9 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
     target = next_target(rollout, candidate.weight)
     required = step_at(rollout.steps, candidate.weight).min_requests
     missing = required - step_requests(evidence, weight_of(candidate))
-    if errors.is_proven(evidence.state, target.limit) and missing <= 0:
+    if errors.is_proven(evidence.state.segments, target.limit) and missing <= 0:
         return f"Next: {target.weight} %"
-    obstacle = _uncounted(evidence) or _quiet(candidate, evidence, now) or _undecided(candidate, evidence)
+    obstacle = _uncounted(evidence) or _without_outcome(candidate, evidence) or _quiet(candidate, evidence, now)
     if obstacle:
         return f"Next: {target.weight} %; {obstacle}"
     seconds = _seconds(candidate, evidence, target, missing)
@@ -74,6 +73,19 @@ def _uncounted(evidence: Evidence) -> str:
     return f"most requests do not count, because {_WHY_UNCOUNTED.get(kind, _WHY_UNCOUNTED['other'])}"
 
 
+def _without_outcome(candidate: Candidate, evidence: Evidence) -> str:
+    """Return that the candidate's requests have an outcome less often than those of stable, as a clause; else empty."""
+    segments = evidence.state.segments
+    expected = round(errors.expected_requests(segments))
+    if expected < _EXPECTED or errors.has_outcomes(segments):
+        return ""
+    own = sum(segment.counts.candidate.requests for segment in segments if segment.weight < 100)
+    return (
+        f"only {own} of about {expected} requests to {candidate.version} have an outcome, unlike those to stable: find"
+        " out whether its clients give up because it hangs, or whether it answers 401, 404, 405, 413 or 415"
+    )
+
+
 def _quiet(candidate: Candidate, evidence: Evidence, now: float) -> str:
     """Return that no requests come, as a clause; empty if some do."""
     requests = difference.at_weight(evidence.state.segments, weight_of(candidate)).requests
@@ -84,43 +96,25 @@ def _quiet(candidate: Candidate, evidence: Evidence, now: float) -> str:
     return "no requests come: send some, or set onNoEvidence to Promote"
 
 
-def _undecided(candidate: Candidate, evidence: Evidence) -> str:
-    """Return that more requests to the candidate are undecided than of stable, as a clause; empty if not."""
-    own, others = evidence.candidate, evidence.stable
-    if own.undecided < _UNDECIDED or own.undecided_share <= others.undecided_share + errors.UNDECIDED_LIMIT:
-        return ""
-    return (
-        f"{own.undecided} of {own.requests + own.undecided} requests to {candidate.version} say nothing about it, and"
-        f" {others.undecided} of {others.requests + others.undecided} to stable: find out whether its clients give up"
-        " because it hangs, or whether it answers 401, 404, 405, 413 or 415"
-    )
-
-
 def _seconds(candidate: Candidate, evidence: Evidence, target: Target, missing: int) -> float | None:
     """Return the time until the proof at the traffic of this step; infinity if it never comes, None if unknown."""
-    weight = weight_of(candidate)
+    segments, weight = evidence.state.segments, weight_of(candidate)
     elapsed = (evidence.at or candidate.since) - candidate.since
-    step = difference.at_weight(evidence.state.segments, weight)
+    step = difference.at_weight(segments, weight)
     if elapsed < _KNOWN_SECONDS or not step.requests or not 0 < weight < 100:
         return None
     per_second = step.requests / elapsed
-    required = max(_requests(segments, weight, limit) for segments, limit in errors.proof(evidence.state, target.limit))
-    return max(required, 100.0 * missing / weight) / per_second
-
-
-def _requests(segments: tuple[Segment, ...], weight: int, limit: float) -> float:
-    """Return the number of requests until a certification; infinity if it never comes."""
-    total = difference.total(segments)
-    excess = _certain_excess(total)
-    growth = difference.growth(weight, rate=difference.assumed_rate(total), excess=excess, limit=limit)
+    rate = difference.assumed_rate(difference.total(segments))
+    growth = difference.growth(weight, rate=rate, excess=_certain_excess(evidence), limit=target.limit)
     if growth <= 0:
         return math.inf
-    return max((math.log(difference.PROVEN) - difference.certification(segments, limit)) / growth, 0.0)
+    required = math.log(difference.PROVEN) - difference.certification(segments, target.limit)
+    return max(required / growth, 100.0 * missing / weight, 0.0) / per_second
 
 
-def _certain_excess(counts: Sides) -> float:
+def _certain_excess(evidence: Evidence) -> float:
     """Return by how much the candidate's failure rate exceeds that of stable, less two standard errors; at least 0."""
-    own, others = counts.candidate, counts.stable
+    own, others = evidence.candidate, evidence.stable
     if not own.requests or not others.requests:
         return 0.0
     variance = sum(counts.failure_rate * (1.0 - counts.failure_rate) / counts.requests for counts in (own, others))

@@ -66,12 +66,10 @@ def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now:
 
 def _count(evidence: Evidence, block: _Block, *, now: float, max_percent: float) -> Evidence:
     state = evidence.state
-    hard, segments, answered, stable = state.hard, state.segments, state.answered, evidence.stable
+    hard, segments, stable = state.hard, state.segments, evidence.stable
     recent, before = Counts(), difference.credited(segments)
     for weight, sides in sorted(block.weights.items()):
         hard = errors.update_hard(hard, state.blocks, weight, sides, max_percent=max_percent, before=before)
-        if answered or sides.has_undecided:
-            answered = difference.add(answered or segments, weight, sides.with_undecided())
         segments = difference.add(segments, weight, sides)
         stable += sides.stable
         recent += errors.stable_counts(weight, sides)
@@ -80,7 +78,6 @@ def _count(evidence: Evidence, block: _Block, *, now: float, max_percent: float)
         hard=hard,
         blocks=state.blocks + 1 if block.weights else state.blocks,
         segments=segments,
-        answered=answered,
         recent=_recent(state.recent, recent, now),
         uncounted={
             kind: state.uncounted.get(kind, 0) + block.uncounted.get(kind, 0)

@@ -277,8 +277,8 @@ class World:
         candidate = self._follow()
         weights = {
             str(weight): {
-                "candidate": {"requests": sides["candidate"], "failed": 0, "shared": 0, "undecided": 0},
-                "stable": {"requests": sides["stable"], "failed": 0, "undecided": 0},
+                "candidate": {"requests": sides["candidate"], "failed": 0, "shared": 0},
+                "stable": {"requests": sides["stable"], "failed": 0},
             }
             for weight, sides in self.routed.items()
         }
