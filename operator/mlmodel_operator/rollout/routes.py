@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,7 @@ from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
 
+_LABEL = re.compile(r"[A-Za-z0-9._-]*")
 SLOW_MS = 100
 """An answer is slow if it takes more than three times what stable took when the canary began, plus this."""
 
@@ -93,10 +95,10 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
     weight = 0
     if stable is not None:
         stable_slot = stable.slot
-        slots[stable.slot], labels[stable.slot] = observed.revision(stable.revision).address, stable.version
+        slots[stable.slot], labels[stable.slot] = observed.revision(stable.revision).address, _label(stable.version)
     if candidate is not None and candidate.slot is not None:
         state = observed.revision(candidate.revision)
-        slots[candidate.slot], labels[candidate.slot] = state.address, candidate.version
+        slots[candidate.slot], labels[candidate.slot] = state.address, _label(candidate.version)
         if stable is None:
             stable_slot = candidate.slot
         else:
@@ -112,6 +114,11 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
     limit_ms = candidate.attempt_limit_ms or Routes.limit_ms
     patience_ms = _patience_ms(candidate, limit_ms)
     return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, limit_ms, patience_ms, labels)
+
+
+def _label(version: str) -> str:
+    """Return a version for the routes file; empty if it has characters that no version in a spec has."""
+    return version if _LABEL.fullmatch(version) else ""
 
 
 def _patience_ms(candidate: Candidate, limit_ms: int) -> int:
