@@ -26,7 +26,13 @@ class Counts:
             " rejected although stable accepts them."
         ),
     ] = 0
-    shared: Annotated[int, Doc("Number of the candidate's failed requests that stable failed too; 0 for stable.")] = 0
+    shared: Annotated[
+        int,
+        Doc(
+            "Number of the candidate's failed requests that stable failed too, or that the client gave up before stable"
+            " could answer; 0 for stable."
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         """Raise TypeError for a negative number, or one that is too large for the tests."""

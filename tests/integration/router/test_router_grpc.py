@@ -326,6 +326,57 @@ def test_a_deadline_that_the_server_cannot_meet_counts_for_neither_side(run: Run
     run(scenario, canary(100), b=sheds(StatusCode.UNAVAILABLE))
 
 
+async def cancel(setup: Setup, after: float) -> None:
+    """Cancel a call; HAProxy learns it from the reset of the stream."""
+    call = setup.client._infer(b"\n\x01m")
+    await asyncio.sleep(after)
+    call.cancel()
+
+
+async def expire(setup: Setup, after: float) -> None:
+    """Send a call with a deadline, after which the client resets the stream."""
+    assert (await setup.client.infer(deadline=after)).code == StatusCode.DEADLINE_EXCEEDED
+
+
+GIVE_UP = {"cancels": cancel, "deadline": expire}
+
+
+@pytest.mark.parametrize("give_up", GIVE_UP.values(), ids=GIVE_UP.keys())
+@pytest.mark.parametrize("hanging", ["a", "b"])
+def test_a_client_that_gives_up_soon_blames_nobody_and_one_that_waited_long_blames_the_version(
+    run: Run, hanging: str, give_up: Callable[[Setup, float], Awaitable[None]]
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        weight = 1 if hanging == "a" else 100
+        for patience in (2_000, 100):
+            routes = canary(weight, limit_ms=3_000, revision=f"b{patience}", patience_ms=patience)
+            await setup.router.route(routes)
+            await asyncio.gather(*(give_up(setup, 0.5) for _ in range(20)), return_exceptions=True)
+            await asyncio.sleep(0.2)
+            own, others = await setup.router.tally(weight)
+            found = own if weight == 100 else others
+            # A call that ends before the router has connected to a version counts for neither side.
+            assert found["requests"] in (range(15, 21) if patience == 100 else (0,))
+            assert found["failed"] == found["requests"]
+            assert own["shared"] == own["failed"]
+
+    run(scenario, a=hangs if hanging == "a" else None, b=hangs if hanging == "b" else None)
+
+
+def test_a_failure_counts_though_the_client_gives_up_during_the_retry_and_a_rejection_does_not(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        for code in (StatusCode.INTERNAL, StatusCode.INVALID_ARGUMENT):
+            setup.b.behave = fails(code)
+            await asyncio.gather(*(cancel(setup, 0.5) for _ in range(10)))
+
+        async def counted() -> bool:
+            return await setup.router.tally(100) == (candidate(10, failed=10, shared=10), stable(0))
+
+        await setup.router.until(counted)
+
+    run(scenario, canary(100), a=hangs)
+
+
 @pytest.mark.parametrize(
     "message",
     [b"\xa3\x06\xa4\x06" + field(2, b"v2"), field(2, b"v2")[:-1], b"\x12\xff\xff\xff\xff\xff\x01"],

@@ -5,6 +5,7 @@
 
 local PATH = os.getenv("MLMODEL_ROUTES")
 local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
+local TIMEOUT_MS = 1000 * tonumber(os.getenv("MLMODEL_TIMEOUT_SECONDS"))
 local POLL_MS = 200
 local MAP = "state.map"
 
@@ -211,55 +212,72 @@ local function add(name, ...)
   end
 end
 
--- Whether the client's deadline decides about an outcome: it is shorter than the router's limit, and has passed, or the
--- server said that it cannot be met.
-local function has_expired(txn, at, was_late)
+-- Whether the client left before it had an answer: HAProxy then makes an answer of its own.
+local function has_left(txn)
+  return txn.f:status() == 400 and (txn.f:txn_sess_term_state() or ""):sub(1, 1) == "C"
+end
+
+-- Returns for how many ms a client was willing to wait that gave up within `took` ms: it left, or its deadline passed,
+-- or the server said that it cannot be met. Returns nil if it did not; a deadline above the router's limit changes
+-- nothing.
+local function waited_ms(txn, took, was_late, left)
   local allowed = allowed_ms(txn)
-  return allowed and allowed < routes.limit and (was_late or at - txn:get_var("txn.started") >= allowed)
-end
-
-local function count_stable(txn, name, final)
-  local now = txn:get_var("txn.now")
-  if has_expired(txn, now, is_late(txn)) then
-    return
-  elseif final == "failed" or final == "ok" and now - txn:get_var("txn.started") > routes.limit then
-    add(name, "failed")
-  elseif final == "ok" then
-    add(name, "good")
+  if left then
+    return math.min(took, allowed or took)
   end
+  return allowed and allowed < routes.limit and (was_late or took >= allowed) and allowed or nil
 end
 
-local function count_candidate(txn, name, final)
-  local draw, now = tostring(txn:get_var("txn.draw")), txn:get_var("txn.now")
+local function count_stable(txn, name, final, left)
+  local took = txn:get_var("txn.now") - txn:get_var("txn.started")
+  local waited = waited_ms(txn, took, is_late(txn), left)
+  if waited and waited < routes.patience or not left and (final == "rejected" or final == "neither") then
+    return
+  end
+  add(name, (waited or final == "failed" or took > routes.limit) and "failed" or "good")
+end
+
+local function count_candidate(txn, name, final, left)
+  local draw, started, now = tostring(txn:get_var("txn.draw")), txn:get_var("txn.started"), txn:get_var("txn.now")
   local noted = first[draw]
   if not noted then
-    if final == "ok" and txn:get_var("txn.server") == "own" and not has_expired(txn, now, false) then
+    -- The candidate's own answer, unless the client left before it.
+    local waited = waited_ms(txn, now - started, false, left)
+    local is_own = final == "ok" and txn:get_var("txn.server") == "own"
+    if waited and waited >= routes.patience and (left or is_own) then
+      add(name, "failed", "shared")
+    elseif not waited and is_own then
       add(name, "good")
     end
     return
   end
   first[draw], first_count = nil, first_count - 1
-  local has_failed = noted.kind == "failed" or noted.kind == "rejected"
-  if not has_failed or final == "rejected" or final == "neither" or has_expired(txn, noted.at, noted.is_late) then
+  local waited = waited_ms(txn, noted.at - started, noted.is_late, false)
+  if waited and waited < routes.patience or noted.kind == "neither" or left and noted.kind == "rejected" then
     return
-  elseif final == "failed" or now - noted.at > routes.limit then
-    add(name, "failed", "shared") -- stable failed it too, by the same measure
+  elseif not left and (final == "rejected" or final == "neither") then
+    return
+  elseif left or final == "failed" or now - noted.at > (waited or routes.limit) then
+    add(name, "failed", "shared") -- stable failed it too, by the same measure; or nobody knows
   else
     add(name, "failed")
   end
 end
 
 -- Counts the outcome of a request that was drawn, unless HAProxy has counted it. It counts for neither side if the
--- deadline of the client was too short, if the request is wrong for stable too, or if it says nothing about the model,
--- like a missing key.
+-- request is wrong for stable too, or if it says nothing about the model, like a missing key.
+--
+-- A client that gives up says something about a version only if it has waited far longer than stable normally takes
+-- (`patience`). An earlier one could choose the outcome: it would only have to give up between the times that the two
+-- versions take. Stable may fail such a request too, so it is no failure of the candidate alone.
 core.register_fetches("outcome", function(txn, side)
   local name = txn:get_var("txn.tally")
   if name then
-    local final = kind_of(txn.f:status(), txn.f:res_hdr("grpc-status"))
+    local final, left = kind_of(txn.f:status(), txn.f:res_hdr("grpc-status")), has_left(txn)
     if side == "stable" then
-      count_stable(txn, name, final)
+      count_stable(txn, name, final, left)
     else
-      count_candidate(txn, name, final)
+      count_candidate(txn, name, final, left)
     end
   end
   return ""
@@ -273,17 +291,18 @@ local function parse(text)
   if not id then
     return nil, "it doesn't begin with an id"
   end
-  local new = { id = id, address = {}, label = {}, weight = 0, revision = "", limit = 10000 }
+  local new = { id = id, address = {}, label = {}, weight = 0, revision = "", limit = 10000, patience = 10000 }
   for line in body:gmatch("([^\n]*)\n?") do
     local slot, ip, port, label = line:match("^slot ([ab]) ([%x.:]+) (%d+) ?([%w._-]*)$")
     local stable = line:match("^stable ([ab])$")
-    local candidate, weight, revision, limit = line:match("^candidate ([ab]) (%d+) (%w+) (%d+)$")
+    local candidate, weight, revision, limit, patience = line:match("^candidate ([ab]) (%d+) (%w+) (%d+) (%d+)$")
     if slot then
       new.address[slot], new.label[slot] = { ip = ip, port = port }, label
     elseif stable then
       new.stable = stable
     elseif candidate and tonumber(weight) <= 100 and tonumber(limit) > 0 then
-      new.candidate, new.weight, new.revision, new.limit = candidate, tonumber(weight), revision, tonumber(limit)
+      new.candidate, new.weight, new.revision = candidate, tonumber(weight), revision
+      new.limit, new.patience = tonumber(limit), tonumber(patience)
     elseif line ~= "" then
       return nil, "a line is not understood: " .. line
     end
@@ -323,19 +342,72 @@ local function point(backend, name, ip, port)
   return "the address " .. ip .. " is not accepted"
 end
 
+local OPPOSITE = { a = "b", b = "a" }
+
+-- What each slot was pointed to last: `address`, `label`, the `revision` if it was a candidate, and `before`, the
+-- statistics of its backends at that time.
+local tenants = {}
+
 -- Points all servers of a slot to its address, and those of the other slot that retry here.
 local function point_slot(slot, ip, port)
-  local opposite = slot == "a" and "b" or "a"
   local wrong = nil
   for prefix, number in pairs({ [""] = port, grpc_ = GRPC_PORT }) do
     for _, role in ipairs({ "only_", "stable_", "own_" }) do
       wrong = wrong or point(prefix .. role .. slot, "own", ip, number)
     end
     for _, role in ipairs({ "candidate_", "chosen_" }) do
-      wrong = wrong or point(prefix .. role .. opposite, "other", ip, number)
+      wrong = wrong or point(prefix .. role .. OPPOSITE[slot], "other", ip, number)
     end
   end
   return wrong
+end
+
+-- Returns the backends that may still send a request to what a slot points to.
+local function backends_of(slot)
+  local found = {}
+  for _, prefix in ipairs({ "", "grpc_" }) do
+    for _, role in ipairs({ "only_", "stable_", "own_", "candidate_", "chosen_" }) do
+      found[#found + 1] = core.backends[prefix .. role .. slot]
+    end
+    for _, role in ipairs({ "candidate_", "chosen_" }) do
+      found[#found + 1] = core.backends[prefix .. role .. OPPOSITE[slot]]
+    end
+  end
+  return found
+end
+
+-- Whether these routes give a slot to the revision that it had.
+local function has_same_tenant(new, slot)
+  local tenant = tenants[slot]
+  return tenant.address == new.address[slot].ip
+    and tenant.label == new.label[slot]
+    and (slot ~= new.candidate or (tenant.revision or new.revision) == new.revision)
+end
+
+-- Whether a request of the revision before could still be sent to a candidate in its slot.
+local function is_taken(new)
+  local slot = new.candidate
+  if not slot or not tenants[slot] or has_same_tenant(new, slot) then
+    return false
+  end
+  for _, backend in ipairs(backends_of(slot)) do
+    if tonumber(backend:get_stats().scur) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+local AVERAGED = 512 -- requests over which HAProxy averages a response time (TIME_STATS_SAMPLES)
+
+-- Returns the requests and the average response time of the backends of a slot.
+local function statistics(slot)
+  local found = {}
+  for _, name in ipairs({ "only_", "stable_", "grpc_only_", "grpc_stable_" }) do
+    local stats = core.backends[name .. slot]:get_stats()
+    found[name] = { requests = tonumber(stats.req_tot) or 0, ms = tonumber(stats.rtime) or 0 }
+  end
+  return found
 end
 
 -- Writes what HAProxy reads for each request: where it goes without a draw, whether to draw, and how.
@@ -363,14 +435,22 @@ local function publish()
   core.set_map(MAP, "mode", mode)
 end
 
-local function take(text)
-  local new, wrong = parse(text)
-  for slot, address in pairs(new and new.address or {}) do
+-- Returns nil, or the reason why the routes cannot be followed.
+local function apply(new)
+  local wrong = nil
+  for slot, address in pairs(new.address) do
     wrong = wrong or point_slot(slot, address.ip, address.port)
   end
   if wrong then
-    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
-    return
+    return wrong
+  end
+  for slot, address in pairs(new.address) do
+    if not tenants[slot] or not has_same_tenant(new, slot) then
+      tenants[slot] = { address = address.ip, label = new.label[slot], before = statistics(slot) }
+    end
+    if slot == new.candidate then
+      tenants[slot].revision = new.revision
+    end
   end
   if not routes or routes.revision ~= new.revision then
     reset_counts()
@@ -378,6 +458,52 @@ local function take(text)
   routes = new
   publish()
   core.log(core.notice, "routes applied: " .. new.id)
+  return nil
+end
+
+local waiting = nil -- time in ms since which a candidate's slot is taken
+
+-- Gives all requests to stable while the slot of a new candidate has requests in flight, which must never be sent to
+-- it. They have an answer within two time limits, if they are not streams: what is left then is closed.
+local function wait_for_slot(new)
+  local id = "waiting-" .. new.id
+  waiting = waiting or milliseconds()
+  if milliseconds() - waiting > 2 * TIMEOUT_MS then
+    core.log(core.warning, "requests of a former revision do not end: they are closed, slot " .. new.candidate)
+    for _, backend in ipairs(backends_of(new.candidate)) do
+      for _, server in pairs(backend.servers) do
+        server:shut_sess()
+      end
+    end
+  end
+  if routes and routes.id == id then
+    return nil
+  end
+  local stable = new.stable
+  return apply({
+    id = id,
+    address = { [stable] = new.address[stable] },
+    label = { [stable] = new.label[stable] },
+    stable = stable,
+    weight = 0,
+    revision = "",
+    limit = new.limit,
+    patience = new.patience,
+  })
+end
+
+local function take(text)
+  local new, wrong = parse(text)
+  if new and is_taken(new) then
+    wrong = wait_for_slot(new)
+    seen = wrong and seen or nil -- look again
+  elseif new then
+    waiting = nil
+    wrong = apply(new)
+  end
+  if wrong then
+    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
+  end
 end
 
 -- Reads the file, and applies its text if it has changed; so an invalid text is logged only once.
@@ -413,14 +539,28 @@ end)
 
 -- The status page, which the operator reads ---------------------------------------------------------------------------
 
--- Returns the mean response time of stable over its last thousand requests in ms; 0 without requests.
+-- Returns the share that the requests before have in an average after `later` more of them.
+local function share_of(before, later)
+  local few = math.max(math.min(later, AVERAGED - before), 0)
+  local share = before == 0 and 0 or before / (before + few)
+  return share * (1 - 1 / AVERAGED) ^ (later - few)
+end
+
+-- Returns the mean response time of stable over its last requests in ms; 0 without requests. HAProxy's average goes on
+-- when a slot gets another revision: the part of those before is taken out.
 local function stable_ms()
-  local longest = 0
-  for _, backend in ipairs({ "only_", "stable_", "grpc_only_", "grpc_stable_" }) do
-    local stats = routes and routes.stable and core.backends[backend .. routes.stable]:get_stats() or {}
-    longest = math.max(longest, tonumber(stats.rtime) or 0)
+  local longest, tenant = 0, routes and routes.stable and tenants[routes.stable]
+  if tenant then
+    for name, now in pairs(statistics(routes.stable)) do
+      local before = tenant.before[name]
+      local later = now.requests - before.requests
+      if later > 0 then
+        local share = share_of(before.requests, later)
+        longest = math.max(longest, (now.ms - before.ms * share) / (1 - share))
+      end
+    end
   end
-  return longest
+  return math.floor(longest)
 end
 
 local function side_counts(weight, side)
