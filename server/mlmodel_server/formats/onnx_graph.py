@@ -64,6 +64,10 @@ _LEFT_OUT = {
 _METADATA = "domain"
 """The only metadata of a model that is read: our compiler writes it. onnxruntime would read its own options there."""
 
+_ASSERTION = "mlmodel-is-floating-"
+"""Prefix of the names of outputs in a model with assertions. An operator that accepts only floating-point numbers has
+them."""
+
 _EXTERNAL = ("external_data", "data_location")
 _ATTRIBUTES = {
     1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs", 13: "tp",
@@ -93,17 +97,22 @@ def messages() -> Any:
     return library("onnx")
 
 
-def rewritten(data: bytes, name: str) -> bytes:
-    """Return the model in ``data`` as it was read and checked. Raise :class:`RefusedModel`, or ValueError if it is
-    damaged."""
+def rewritten(data: bytes, name: str) -> tuple[bytes, bytes]:
+    """Return the model in ``data`` as it was read and checked, and the same model with assertions: no library loads
+    those if a division that needs floating-point numbers has whole ones. Raise :class:`RefusedModel`, or ValueError if
+    it is damaged."""
     model = messages().ModelProto()
     try:
         model.ParseFromString(data)
     except Exception:  # DecodeError; protobuf is imported only here
         raise ValueError("it is not an ONNX model, or is damaged") from None
-    _Check(name).model(model)
+    divisions = _Check(name).model(model)
     written: bytes = model.SerializeToString(deterministic=True)
-    return written
+    for number, division in enumerate(
+        divisions
+    ):  # no kernel runs for an output that is not used, but types are checked
+        division.nodes.add(op_type="Floor", input=[division.divisor], output=[f"{_ASSERTION}{number}"])
+    return written, model.SerializeToString(deterministic=True) if divisions else written
 
 
 class _Check:
@@ -116,8 +125,8 @@ class _Check:
     def refused(self, what: str, todo: str) -> RefusedModel:
         return RefusedModel(f"refused {what} in {self._name}: {todo}")
 
-    def model(self, model: Any) -> None:
-        """Check and clean a whole model."""
+    def model(self, model: Any) -> list[onnx_sizes.Division]:
+        """Check and clean a whole model. Return the divisions that must not be of whole numbers."""
         from google.protobuf.unknown_fields import UnknownFieldSet
 
         self._unknown = UnknownFieldSet
@@ -137,7 +146,7 @@ class _Check:
             self._nodes(function.node)
             self._attributes(function.attribute_proto)
         self._expanded(model)
-        onnx_sizes.check(model, self._functions, self.refused)
+        return onnx_sizes.check(model, self._functions, self.refused)
 
     def _clean(self, message: Any, depth: int) -> None:
         """Reject fields that are in no list, and leave out those that change nothing, in ``message`` and its parts."""

@@ -342,7 +342,9 @@ def test_a_damaged_checkpoint_is_rejected() -> None:
     ):
         with pytest.raises(RefusedModel, match=r"saved_model\.pb cannot be read \(ValueError: "):
             opened(broken)
-    with pytest.raises(RefusedModel, match=r"cannot be read \(ValueError: it has a variable that has no value in the checkpoint"):
+    with pytest.raises(
+        RefusedModel, match=r"cannot be read \(ValueError: it has a variable that has no value in the checkpoint"
+    ):
         opened({name: data for name, data in files.items() if name != INDEX})
 
 
