@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import lzma
 import pickle
 import subprocess
@@ -188,7 +189,7 @@ def test_a_damaged_file_is_rejected_in_one_sentence(data: bytes) -> None:
 
 
 def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "MAX_UNPACKED", 100_000)
+    monkeypatch.setattr("mlmodel_server.formats.opened._MAX_UNPACKED", 100_000)
     for data in (joblib_bytes(np.zeros(1_000_000), 9), joblib_bytes(b"0" * 1_000_000, ("xz", 9))):
         with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
             open_artefact(data, "model.joblib")
@@ -196,6 +197,26 @@ def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("schema.json", b" " * 1_000_000)
     with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
+        open_artefact(buffer.getvalue(), "model.skops")
+
+
+def test_a_small_file_does_not_unpack_to_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlmodel_server.formats.opened._UNPACKED", 1 << 20)
+    zeros = np.zeros(1 << 18)
+    with pytest.raises(RefusedModel, match="for a file of its size, so compress it less"):
+        open_artefact(joblib_bytes(zeros, 9), "model.joblib")
+    assert len(open_artefact(joblib_bytes(zeros, 0), "model.joblib")) == len(zeros)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression()).fit(FEATURES, LABELS)
+    pipeline[0].more = [np.zeros(1 << 14)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(skops.dumps(pipeline))) as source, zipfile.ZipFile(buffer, "w") as target:
+        schema = json.loads(source.read("schema.json"))
+        for node in trust._nodes(schema):
+            if node["__loader__"] == "ListNode" and len(node["content"]) == 1:
+                node["content"] *= 1000  # each reads the same file
+        for name in source.namelist():
+            target.writestr(name, json.dumps(schema) if name == "schema.json" else source.read(name))
+    with pytest.raises(RefusedModel, match="for a file of its size"):
         open_artefact(buffer.getvalue(), "model.skops")
 
 
