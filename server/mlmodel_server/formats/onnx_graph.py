@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ _ASSERTION = "mlmodel-is-floating-"
 """Prefix of the names of outputs in a model with assertions. An operator that accepts only floating-point numbers has
 them."""
 
+_POOLS = ("pool_int64s", "pool_strings")
 _EXTERNAL = ("external_data", "data_location")
 _ATTRIBUTES = {
     1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs", 13: "tp",
@@ -215,6 +217,8 @@ class _Check:
                     f"the operator {shown}", "export the model with the operators of the ONNX standard only"
                 )
             self._attributes(node.attribute)
+            if operator == "TfIdfVectorizer" and not _has_column_for_each_term(node):
+                raise self.refused("a TfIdfVectorizer whose terms have no columns", "export the model again")
 
     def _attributes(self, attributes: Iterable[Any]) -> None:
         seen = set()
@@ -245,6 +249,17 @@ class _Check:
         total = size(model.graph.node, 0) + sum(size(function.node, 0) for function in model.functions)
         if total > MAX_NODES:
             raise self.refused(f"more than {MAX_NODES:,} operators", "export a smaller model")
+
+
+def _has_column_for_each_term(node: Any) -> bool:
+    """Whether ``ngram_indexes`` has an entry for each term of the pool; onnxruntime reads them without a check."""
+    found = {attribute.name: attribute for attribute in node.attribute}
+    if not {"ngram_counts", "ngram_indexes"} <= found.keys():
+        return False
+    pool = sum(len(found[name].ints) + len(found[name].strings) for name in _POOLS if name in found)
+    starts = [*found["ngram_counts"].ints, pool]
+    terms = sum(max(0, end - start) // length for length, (start, end) in enumerate(pairwise(starts), 1))
+    return bool(len(found["ngram_indexes"].ints) == terms)
 
 
 def _entries(count: int, bits: int) -> int:

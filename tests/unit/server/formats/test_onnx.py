@@ -346,6 +346,20 @@ def test_whole_numbers_whose_division_would_end_the_server_are_not_divided(made:
     refused(made, "refused a division of whole numbers in model.onnx: a request could end the server with it")
 
 
+@pytest.mark.parametrize("columns", [[0, 1, 2], [0]])
+def test_each_term_of_a_text_has_a_column(columns: list[int]) -> None:
+    node = helper.make_node(
+        "TfIdfVectorizer", ["x"], ["y"], max_gram_length=2, min_gram_length=1, max_skip_count=0, mode="TF",
+        ngram_counts=[0, 2], ngram_indexes=columns, pool_int64s=[1, 2, 1, 2],
+    )  # fmt: skip
+    made = model([node], [], inputs=[info("x", INT64, [1, 4])], outputs=[info("y", FLOAT, None)])
+    if len(columns) == 3:
+        found = opened(made.SerializeToString()).functions(np.array([[1, 2, 1, 2]]), ["y"])
+        assert found[0].tolist() == [[2, 2, 2]]
+    else:
+        refused(made, "refused a TfIdfVectorizer whose terms have no columns")
+
+
 def test_what_is_no_danger_is_divided() -> None:
     whole = divided(weights=[helper.make_tensor("z", INT64, [2], [3, -2])], **BOTH | {"inputs": BOTH["inputs"][:1]})
     found = opened(whole.SerializeToString()).functions(np.array([LOWEST, 7]), ["y"])[0]
