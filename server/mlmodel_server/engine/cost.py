@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-MEASURED_ROWS = 64
 _SECONDS = 0.05
 
 
@@ -16,9 +15,9 @@ class Cost:
     longer than the example. Thread-safe enough: one thread writes it, and a stale value does no harm.
     """
 
-    def __init__(self, one: float, many: float, rows: int = MEASURED_ROWS) -> None:
+    def __init__(self, one: float, many: float, rows: int = 1) -> None:
         """``one`` and ``many``: measured seconds for one row and for ``rows`` rows, infinite when the model failed."""
-        self.per_row = max(0.0, many - one) / (rows - 1) if many < float("inf") else one
+        self.per_row = max(0.0, many - one) / (rows - 1) if rows > 1 and many < float("inf") else one
         self.base = max(0.0, one - self.per_row) if one < float("inf") else float("inf")
         self.factor = 1.0
 

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, parts
+from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, max_unpacked, parts
 from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.tensorflow_common import array_of, directory, spec_of, tensorflow
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
-
-MAX_UNPACKED = 4 << 30
-"""Maximum bytes that a file may unpack to."""
 
 MAX_CONFIG = 64 << 20
 """Maximum bytes of the JSON that describes the layers."""
@@ -55,7 +52,7 @@ def _members(artefact: Artefact) -> dict[str, bytes]:
     """Return the files that Keras needs: description, weights, and vocabularies."""
     with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
         entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+        if sum(entry.file_size for entry in entries) > max_unpacked(len(artefact.data)):
             raise ValueError("it unpacks to more than the limit")
         if len({entry.filename for entry in entries}) != len(entries):
             raise _refused("a member that is there twice", artefact.name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.onnx_graph import rewritten
-from mlmodel_server.formats.opened import DATATYPES, Artefact, Opened, Table, layout_of
+from mlmodel_server.formats.opened import DATATYPES, FILLS, Artefact, Opened, Table, layout_of, measured_rows
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.trial import TooMuchMemory, tried
 from mlmodel_server.manifest import Signature
@@ -21,7 +22,7 @@ _DATATYPES = {{"float32": "float", "float64": "double"}.get(name, name): type fo
 
 _NO_MEMORY = re.compile("alloc", re.IGNORECASE)
 """How onnxruntime reports that it got no memory. The names of operators, which are in its messages, may match too; such
-a model fails on a row of zeros anyway."""
+a model fails on these rows anyway."""
 
 _NO_FOLDER = "/dev/null"
 """Where onnxruntime may look for weights in other files: below a file there is none."""
@@ -30,8 +31,8 @@ _NO_FOLDER = "/dev/null"
 def check(artefact: Artefact) -> Artefact:
     """Return the model as it was read and checked, which is what to open: onnxruntime reads some files differently.
 
-    A process with limits reads it, opens it and predicts a row of zeros first. Raise :class:`RefusedModel`, or
-    ValueError for a damaged file.
+    A process with limits reads it, opens it and predicts the rows of the self-test first. Raise
+    :class:`RefusedModel`, or ValueError for a damaged file.
     """
     library("onnxruntime")  # imported before the fork, so only once
     data = tried(lambda: _tried(artefact), artefact.name, artefact.data)
@@ -39,22 +40,57 @@ def check(artefact: Artefact) -> Artefact:
 
 
 def _tried(artefact: Artefact) -> bytes:
-    """Return the checked model, after it predicted a row of zeros."""
-    data = rewritten(artefact.data, artefact.name)
+    """Return the checked model, after it predicted what the server will at the start: one row, and several."""
+    data, asserting = rewritten(artefact.data, artefact.name)
     try:
-        running = session(data, 1)
-        running.run(None, {node.name: _zeros(node) for node in running.get_inputs()})
+        running = _asserted(asserting, data, artefact.name)
+        _predict(running)
+    except RefusedModel:
+        raise
     except Exception as error:  # other errors are those of :func:`opened` and of the self-test
         if _NO_MEMORY.search(str(error)):
             raise TooMuchMemory from None
     return data
 
 
-def _zeros(node: Any) -> Array:
+def _asserted(asserting: bytes, data: bytes, name: str) -> Any:
+    """Return a session of the model with assertions."""
+    try:
+        return session(asserting, 1)
+    except Exception:
+        running = session(data, 1)  # raises if the reason is another one
+        if asserting != data:
+            raise RefusedModel(
+                f"refused a division of whole numbers in {name}: a request could end the server with it; export the "
+                "model with floating-point numbers, or with a constant as the divisor"
+            ) from None
+        return running
+
+
+def _predict(running: Any) -> None:
+    """Predict the first row of those that the self-test tries which the model accepts, and several of it."""
+    inputs = running.get_inputs()
+    for fill in FILLS:
+        try:
+            started = perf_counter()
+            running.run(None, {node.name: _filled(node, fill, 1) for node in inputs})
+        except Exception:
+            if fill == FILLS[-1]:
+                raise
+        else:
+            rows = measured_rows(perf_counter() - started)
+            running.run(None, {node.name: _filled(node, fill, rows) for node in inputs})
+            return
+
+
+def _filled(node: Any, fill: float, rows: int) -> Array:
+    """Return ``rows`` rows of an input, as the self-test makes them."""
     shape = [max(1, size) if isinstance(size, int) else 1 for size in node.shape]
+    shape[:1] = [rows if not isinstance(size, int) else shape[0] for size in node.shape[:1]]
     kind = node.type.partition("(")[2].rstrip(")")
     name = {"float": "float32", "double": "float64", "string": "object"}.get(kind, kind)
-    return np.full(shape, "", object) if name == "object" else np.zeros(shape, name)
+    blank: Any = {"object": "", "bool": False}.get(name, fill)
+    return np.full(shape, blank, name)
 
 
 def opened(artefact: Artefact, threads: int) -> Opened:

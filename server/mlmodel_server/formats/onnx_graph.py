@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ _LEFT_OUT = {
 _METADATA = "domain"
 """The only metadata of a model that is read: our compiler writes it. onnxruntime would read its own options there."""
 
+_ASSERTION = "mlmodel-is-floating-"
+"""Prefix of the names of outputs in a model with assertions. An operator that accepts only floating-point numbers has
+them."""
+
+_POOLS = ("pool_int64s", "pool_strings")
 _EXTERNAL = ("external_data", "data_location")
 _ATTRIBUTES = {
     1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 9: "tensors", 10: "graphs", 13: "tp",
@@ -93,17 +99,22 @@ def messages() -> Any:
     return library("onnx")
 
 
-def rewritten(data: bytes, name: str) -> bytes:
-    """Return the model in ``data`` as it was read and checked. Raise :class:`RefusedModel`, or ValueError if it is
-    damaged."""
+def rewritten(data: bytes, name: str) -> tuple[bytes, bytes]:
+    """Return the model in ``data`` as it was read and checked, and the same model with assertions: no library loads
+    those if a division that needs floating-point numbers has whole ones. Raise :class:`RefusedModel`, or ValueError if
+    it is damaged."""
     model = messages().ModelProto()
     try:
         model.ParseFromString(data)
     except Exception:  # DecodeError; protobuf is imported only here
         raise ValueError("it is not an ONNX model, or is damaged") from None
-    _Check(name).model(model)
+    divisions = _Check(name).model(model)
     written: bytes = model.SerializeToString(deterministic=True)
-    return written
+    for number, division in enumerate(
+        divisions
+    ):  # no kernel runs for an output that is not used, but types are checked
+        division.nodes.add(op_type="Floor", input=[division.divisor], output=[f"{_ASSERTION}{number}"])
+    return written, model.SerializeToString(deterministic=True) if divisions else written
 
 
 class _Check:
@@ -116,8 +127,8 @@ class _Check:
     def refused(self, what: str, todo: str) -> RefusedModel:
         return RefusedModel(f"refused {what} in {self._name}: {todo}")
 
-    def model(self, model: Any) -> None:
-        """Check and clean a whole model."""
+    def model(self, model: Any) -> list[onnx_sizes.Division]:
+        """Check and clean a whole model. Return the divisions that must not be of whole numbers."""
         from google.protobuf.unknown_fields import UnknownFieldSet
 
         self._unknown = UnknownFieldSet
@@ -137,7 +148,7 @@ class _Check:
             self._nodes(function.node)
             self._attributes(function.attribute_proto)
         self._expanded(model)
-        onnx_sizes.check(model, self._functions, self.refused)
+        return onnx_sizes.check(model, self._functions, self.refused)
 
     def _clean(self, message: Any, depth: int) -> None:
         """Reject fields that are in no list, and leave out those that change nothing, in ``message`` and its parts."""
@@ -212,6 +223,8 @@ class _Check:
                     f"the operator {shown}", "export the model with the operators of the ONNX standard only"
                 )
             self._attributes(node.attribute)
+            if operator == "TfIdfVectorizer" and not _has_column_for_each_term(node):
+                raise self.refused("a TfIdfVectorizer whose terms have no columns", "export the model again")
 
     def _attributes(self, attributes: Iterable[Any]) -> None:
         seen = set()
@@ -242,6 +255,17 @@ class _Check:
         total = size(model.graph.node, 0) + sum(size(function.node, 0) for function in model.functions)
         if total > MAX_NODES:
             raise self.refused(f"more than {MAX_NODES:,} operators", "export a smaller model")
+
+
+def _has_column_for_each_term(node: Any) -> bool:
+    """Whether ``ngram_indexes`` has an entry for each term of the pool; onnxruntime reads them without a check."""
+    found = {attribute.name: attribute for attribute in node.attribute}
+    if not {"ngram_counts", "ngram_indexes"} <= found.keys():
+        return False
+    pool = sum(len(found[name].ints) + len(found[name].strings) for name in _POOLS if name in found)
+    starts = [*found["ngram_counts"].ints, pool]
+    terms = sum(max(0, end - start) // length for length, (start, end) in enumerate(pairwise(starts), 1))
+    return bool(len(found["ngram_indexes"].ints) == terms)
 
 
 def _entries(count: int, bits: int) -> int:

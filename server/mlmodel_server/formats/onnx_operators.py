@@ -68,3 +68,8 @@ SAME_OR_LESS = frozenset(
     )
 )  # fmt: skip
 """Operators on whole numbers whose result is at most the greatest number in their inputs."""
+
+CHOSEN = frozenset(
+    ("Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+)
+"""Operators whose output has only numbers of their first input."""

@@ -25,6 +25,24 @@ MATRIX = "input-0"
 FILLS = (0.0, 1.0, 0.5)
 """Numbers to try, one after the other, for the columns of an example of which nothing is known."""
 
+_UNPACKED, _UNPACKED_PER_BYTE, _MAX_UNPACKED = 128 << 20, 32, 4 << 30
+
+
+def max_unpacked(size: int) -> int:
+    """Return how many bytes a compressed file of ``size`` bytes may unpack to. More is a bomb, or needs less
+    compression."""
+    return min(_MAX_UNPACKED, _UNPACKED + _UNPACKED_PER_BYTE * size)
+
+
+_MEASURED_ROWS, _MEASURED_SECONDS = 64, 0.1
+
+
+def measured_rows(seconds: float) -> int:
+    """Return how many rows the server predicts at the start to learn what several take, if one takes ``seconds``. Time
+    bounds memory too: a large model may need 100 MB for each row."""
+    return max(1, min(_MEASURED_ROWS, int(_MEASURED_SECONDS / max(seconds, 1e-9))))
+
+
 CONTRIBUTIONS = "contributions"
 """The output of :attr:`Opened.explain`."""
 

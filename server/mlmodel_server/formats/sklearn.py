@@ -54,6 +54,8 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         return booster.opened_booster(estimator, format, threads)  # type: ignore[no-any-return]
     # An isotonic regression has one column, and no count of it.
     width = 1 if hasattr(estimator, "X_thresholds_") else getattr(estimator, "n_features_in_", None)
+    if takes_texts(estimator):
+        raise RefusedModel(TAKES_TEXTS)
     if not isinstance(width, int) or not hasattr(estimator, PREDICT):
         raise RefusedModel(
             "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
@@ -82,6 +84,22 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         task_of(prepared),
         prepared,
         example=known,
+    )
+
+
+TAKES_TEXTS = (
+    "its first step takes a list of texts, which is not a table: make it a step of a ColumnTransformer, such as "
+    "ColumnTransformer([('text', TfidfVectorizer(), 'text')]), fit the model on a DataFrame with the column text, "
+    "and write a package with package.save(model, X, y, DIR)"
+)
+
+
+def takes_texts(estimator: Any) -> bool:
+    """Whether a model that predicts was fitted on a list of texts, so that it does not know a number of columns."""
+    return (
+        hasattr(estimator, PREDICT)
+        and not hasattr(estimator, "n_features_in_")
+        and any(hasattr(part, "build_analyzer") for part in parts(estimator))
     )
 
 

@@ -29,16 +29,13 @@ from typing import Any, BinaryIO, Literal
 from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
-from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
-from mlmodel_server.loading.unpickle import Interpreter, Stream
+from mlmodel_server.loading.unpickle import TOO_MUCH, Interpreter, Stream
 from mlmodel_server.texts import reason_of
 
 Trust = Literal["strict", "signed", "unsafe"]
-
-MAX_UNPACKED = 4 << 30
-"""Maximum bytes that a compressed file may unpack to: more is a bomb, or needs another format."""
 
 MAX_SCHEMA = 256 << 20
 """Maximum bytes of the JSON in a skops file, which takes ten times as much memory."""
@@ -159,17 +156,20 @@ def _open_trusted(data: bytes, format: Format) -> Any:
 def _joblib(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     stream = io.BytesIO(data)
     opener = next((opener for magic, opener in _OPENERS.items() if data.startswith(magic)), None)
-    return Interpreter(Stream(opener(stream) if opener else stream, MAX_UNPACKED), refuse).load()
+    return Interpreter(Stream(opener(stream) if opener else stream, max_unpacked(len(data))), refuse).load()
 
 
 def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
-            raise ValueError("it unpacks to more than the limit")
-        if archive.getinfo("schema.json").file_size > MAX_SCHEMA:
-            raise ValueError("it unpacks to more than the limit")
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        if sizes.get("schema.json", 0) > min(MAX_SCHEMA, max_unpacked(len(data))):
+            raise ValueError(TOO_MUCH)
         schema = json.loads(archive.read("schema.json"))
-    for node in _nodes(schema):
+    nodes = list(_nodes(schema))
+    # Each part that names a file reads it again.
+    if sum(sizes.get(str(node.get("file")), 0) for node in nodes) > max_unpacked(len(data)):
+        raise ValueError(TOO_MUCH)
+    for node in nodes:
         if node["__loader__"] not in _NODES and not _is_validation(node):
             raise refuse(f"a call to {node.get('__module__')}.{node.get('__class__')}")
         if node["__loader__"] in _INSTANCE_NODES and _name(node) not in _listed():

@@ -35,6 +35,9 @@ _UNSUPPORTED = (
 )  # fmt: skip
 
 
+TOO_MUCH = "it unpacks to more than the limit for a file of its size, so compress it less"
+
+
 class Stream:
     """A stream that raises ValueError after ``limit`` bytes."""
 
@@ -44,7 +47,7 @@ class Stream:
     def _count(self, data: bytes) -> bytes:
         self.left -= len(data)
         if self.left < 0:
-            raise ValueError("it unpacks to more than the limit")
+            raise ValueError(TOO_MUCH)
         return data
 
     def read(self, size: int = -1) -> bytes:
@@ -205,7 +208,7 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
             self._stream.read(self._stream.read(1)[0])
         size = math.prod(shape) * dtype.itemsize
         if size > self._stream.left or (not dtype.itemsize and math.prod(shape) > _CHUNK):
-            raise ValueError("it unpacks to more than the limit")
+            raise ValueError(TOO_MUCH)
         filled, parts = 0, []
         while filled < size:  # in parts, to allocate only for bytes that exist
             part = self._stream.read(min(_CHUNK, size - filled))

@@ -53,12 +53,16 @@ def _sorted(categories: Any) -> Any:
     return categories
 
 
+_MAX_COLUMNS = 1 << 20  # that a file of any size may ask for
+
+
 def check_polynomial(transformer: Any) -> None:
     """Check the number of columns: more would contain what the memory had before."""
     known = vars(transformer)
     if "_n_out_full" not in known:
         return
     lowest, highest = whole_number(known["_min_degree"], 0, 1 << 10), whole_number(known["_max_degree"], 0, 1 << 10)
+    whole_number(known["_n_out_full"], 0, _MAX_COLUMNS)
     shared = (known["interaction_only"], known["include_bias"])
     for degree, columns in ((0, known["_n_out_full"]), (lowest, known["n_output_features_"])):
         if columns != transformer._num_combinations(known["n_features_in_"], degree, highest, *shared):

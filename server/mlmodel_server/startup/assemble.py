@@ -9,9 +9,10 @@ import os
 import warnings
 from importlib.util import find_spec
 
-from mlmodel_server.engine.cost import MEASURED_ROWS, Cost, measure
+from mlmodel_server.engine.cost import Cost, measure
 from mlmodel_server.engine.model import Model, repeated
 from mlmodel_server.errors import UsageError, not_installed
+from mlmodel_server.formats.opened import measured_rows
 from mlmodel_server.formats.table import FAMILIES, installed_version
 from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.sources import Memory, locate
@@ -210,9 +211,12 @@ def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
 
 def _cost(model: Model, example: bytes) -> Cost:
     row = model.table(v2.decode(example).inputs)
-    rows = repeated(row, MEASURED_ROWS) if model.batchable else row
     outputs = model.select_outputs(None)
-    return Cost(measure(lambda: model.predict(row, outputs)), measure(lambda: model.predict(rows, outputs)))
+    one = measure(lambda: model.predict(row, outputs))
+    if not model.batchable:  # each request takes as long
+        return Cost(one, one, 2)
+    rows = repeated(row, measured_rows(one))
+    return Cost(one, measure(lambda: model.predict(rows, outputs)), measured_rows(one))
 
 
 def _drift(identity: Identity, slots: int, signature: Signature, manifest: Manifest | None) -> Drift:

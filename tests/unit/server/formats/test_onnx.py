@@ -98,7 +98,7 @@ def test_the_bytes_that_onnxruntime_gets_have_nothing_but_the_graph() -> None:
     made.training_info.add().algorithm.CopyFrom(model(weights=[in_another_file()]).graph)
     made.graph.doc_string = made.graph.node[0].doc_string = "text"
     made.graph.value_info.append(info("y", shape=(7, 7)))
-    found = onnx.load_from_string(rewritten(made.SerializeToString(), "model.onnx"))
+    found = onnx.load_from_string(rewritten(made.SerializeToString(), "model.onnx")[0])
     expected = model()
     expected.producer_name = "me"
     expected.metadata_props.add(key="domain", value="ours")
@@ -322,6 +322,70 @@ def sized(operator: str, *inputs: str) -> Any:
 )  # fmt: skip
 def test_no_value_of_a_request_decides_how_much_memory_it_takes(made: Any) -> None:
     refused(made, "values of a request would decide how much memory it takes")
+
+
+LOWEST = -(1 << 63)
+BOTH = {"inputs": [info("x", INT64, [None]), info("z", INT64, [None])], "outputs": [info("y", INT64, [None])]}
+
+
+def divided(*nodes: Any, weights: Any = (), **graph: Any) -> Any:
+    return model([*nodes, helper.make_node("Div", ["x", "z"], ["y"])], list(weights), **graph)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        divided(**BOTH),
+        divided(weights=[helper.make_tensor("z", INT64, [2], [3, -1])], **BOTH | {"inputs": BOTH["inputs"][:1]}),
+        divided(
+            helper.make_node("Sub", ["x", "n"], ["z"]), weights=[ints(2)], **BOTH | {"inputs": BOTH["inputs"][:1]}
+        ),
+        model([call("f")], [], [function("f", helper.make_node("Div", ["a", "a"], ["b"]))],
+              inputs=BOTH["inputs"][:1], outputs=BOTH["outputs"]),
+    ],
+    ids=["by a value", "by -1", "by a number that is computed", "in a function"],
+)  # fmt: skip
+def test_whole_numbers_whose_division_would_end_the_server_are_not_divided(made: Any) -> None:
+    refused(made, "refused a division of whole numbers in model.onnx: a request could end the server with it")
+
+
+@pytest.mark.parametrize("columns", [[0, 1, 2], [0]])
+def test_each_term_of_a_text_has_a_column(columns: list[int]) -> None:
+    node = helper.make_node(
+        "TfIdfVectorizer", ["x"], ["y"], max_gram_length=2, min_gram_length=1, max_skip_count=0, mode="TF",
+        ngram_counts=[0, 2], ngram_indexes=columns, pool_int64s=[1, 2, 1, 2],
+    )  # fmt: skip
+    made = model([node], [], inputs=[info("x", INT64, [1, 4])], outputs=[info("y", FLOAT, None)])
+    if len(columns) == 3:
+        found = opened(made.SerializeToString()).functions(np.array([[1, 2, 1, 2]]), ["y"])
+        assert found[0].tolist() == [[2, 2, 2]]
+    else:
+        refused(made, "refused a TfIdfVectorizer whose terms have no columns")
+
+
+def test_what_is_no_danger_is_divided() -> None:
+    whole = divided(weights=[helper.make_tensor("z", INT64, [2], [3, -2])], **BOTH | {"inputs": BOTH["inputs"][:1]})
+    found = opened(whole.SerializeToString()).functions(np.array([LOWEST, 7]), ["y"])[0]
+    assert found.tolist() == [LOWEST // 3 + 1, -3]  # rounded towards zero
+    floating = divided(helper.make_node("Sqrt", ["x"], ["z"]))
+    assert opened(floating.SerializeToString()).functions(np.full((1, 2), 4, np.float32), ["y"])[0].tolist() == [[2, 2]]
+    half = divided(
+        helper.make_node("Add", ["x", "x"], ["z"]), inputs=[info("x", int(TensorProto.FLOAT16))],
+        outputs=[info("y", int(TensorProto.FLOAT16))],
+    )  # fmt: skip
+    assert opened(half.SerializeToString()).functions(np.ones((1, 2), np.float16), ["y"])[0].tolist() == [[0.5, 0.5]]
+
+
+def test_memory_for_the_rows_that_the_server_predicts_at_its_start_is_limited() -> None:
+    sizes = [
+        SHAPE,
+        helper.make_node("Gather", ["s", "zero"], ["n"]),
+        helper.make_node("Concat", ["n"] * 5, ["v"], axis=0),
+        helper.make_node("ConstantOfShape", ["v"], ["c"]),
+        helper.make_node("ReduceSum", ["c"], ["r"], keepdims=0),
+        helper.make_node("Add", ["x", "r"], ["y"]),
+    ]
+    refused(model(sizes, [helper.make_tensor("zero", INT64, [1], [0])]), "takes more than 512 MiB of memory")
 
 
 def test_sizes_may_come_from_shapes_and_constants() -> None:

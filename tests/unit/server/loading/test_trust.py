@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import lzma
 import pickle
 import subprocess
@@ -31,7 +32,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.feature_selection import SelectKBest
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, SGDClassifier
@@ -40,13 +41,13 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from skops import io as skops
 
-from mlmodel_server import registry
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server import package, registry
+from mlmodel_server.errors import RefusedModel, UsageError
 from mlmodel_server.formats.opened import Opened
 from mlmodel_server.loading import trust, unpickle
 from mlmodel_server.loading.load import load
@@ -188,7 +189,7 @@ def test_a_damaged_file_is_rejected_in_one_sentence(data: bytes) -> None:
 
 
 def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "MAX_UNPACKED", 100_000)
+    monkeypatch.setattr("mlmodel_server.formats.opened._MAX_UNPACKED", 100_000)
     for data in (joblib_bytes(np.zeros(1_000_000), 9), joblib_bytes(b"0" * 1_000_000, ("xz", 9))):
         with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
             open_artefact(data, "model.joblib")
@@ -197,6 +198,64 @@ def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -
         archive.writestr("schema.json", b" " * 1_000_000)
     with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
         open_artefact(buffer.getvalue(), "model.skops")
+
+
+def test_a_small_file_does_not_unpack_to_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlmodel_server.formats.opened._UNPACKED", 1 << 20)
+    zeros = np.zeros(1 << 18)
+    with pytest.raises(RefusedModel, match="for a file of its size, so compress it less"):
+        open_artefact(joblib_bytes(zeros, 9), "model.joblib")
+    assert len(open_artefact(joblib_bytes(zeros, 0), "model.joblib")) == len(zeros)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression()).fit(FEATURES, LABELS)
+    pipeline[0].more = [np.zeros(1 << 14)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(skops.dumps(pipeline))) as source, zipfile.ZipFile(buffer, "w") as target:
+        schema = json.loads(source.read("schema.json"))
+        for node in trust._nodes(schema):
+            if node["__loader__"] == "ListNode" and len(node["content"]) == 1:
+                node["content"] *= 1000  # each reads the same file
+        for name in source.namelist():
+            target.writestr(name, json.dumps(schema) if name == "schema.json" else source.read(name))
+    with pytest.raises(RefusedModel, match="for a file of its size"):
+        open_artefact(buffer.getvalue(), "model.skops")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allowed"),
+    [(r"(?u)\b\w\w+\b", True), (r"\w+", True), (r"\b[a-zA-Z]{3,}\b", True), (r"[^\W\d_]+|\d+", True),
+     (r"(?u)\b(\w+)\b", True), ("(a+)+b", False), (r"(\w|a)*b", False), (r"\w+\w+\w+\w+b", False)],
+)  # fmt: skip
+def test_a_text_cannot_take_exponential_time(pattern: str, allowed: bool) -> None:
+    fitted = TfidfVectorizer().fit(["a good day", "a bad day"])
+    fitted.token_pattern = pattern
+    if allowed:
+        assert open_artefact(joblib_bytes(fitted), "model.joblib").token_pattern == pattern
+    else:
+        with pytest.raises(RefusedModel, match="repeat only the last character of a token"):
+            open_artefact(joblib_bytes(fitted), "model.joblib")
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (HashingVectorizer(), {"n_features": 1 << 30}),
+        (PolynomialFeatures().fit(np.zeros((1, 6))),
+         {"_max_degree": 34, "_n_out_full": 3838380, "n_output_features_": 3838380}),
+    ],
+)  # fmt: skip
+def test_a_number_in_a_file_does_not_take_much_memory(step: Any, changes: dict[str, Any]) -> None:
+    vars(step).update(changes)
+    with pytest.raises(RefusedModel, match="it has a number out of range"):
+        open_artefact(joblib_bytes(step), "model.joblib")
+
+
+def test_a_model_of_a_list_of_texts_is_not_called_unfitted() -> None:
+    texts = ["a good day", "a bad day"]
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0])
+    with pytest.raises(RefusedModel, match="its first step takes a list of texts, which is not a table: make it"):
+        _ = load(Memory({"model.joblib": joblib_bytes(fitted)}, "model.joblib")).opened
+    with pytest.raises(UsageError, match="its first step takes a list of texts"):
+        package.build(fitted, texts, None)
 
 
 def test_a_bomb_of_opcodes_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
