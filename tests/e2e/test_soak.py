@@ -23,9 +23,9 @@ pytestmark = pytest.mark.cluster
 
 SEED = 20261128
 ROLLOUT = {"steps": [{"weight": 25}, {"weight": 50}], "bakeSeconds": 5, "gates": {"errors": {"maxPercent": 5}}}
-HTTP_RATE, GRPC_RATE = 60, 50
+HTTP_RATE, GRPC_RATE = 70, 60
 IN_FLIGHT = 8
-"""Requests of both clients that may be in flight in one router process at a moment: 110 per second of some 10 ms, in
+"""Requests of both clients that may be in flight in one router process at a moment: 130 per second of some 10 ms, in
 two processes, and those that the kernel had accepted for it."""
 
 

@@ -162,6 +162,16 @@ def test_a_request_that_the_candidate_fails_is_retried_on_stable_and_counted(run
     run(scenario, canary(25, limit_ms=300), b=reply, listening=reply is not None)
 
 
+def test_the_retry_on_stable_goes_to_another_pod_if_its_pod_is_killed(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(100, clients=1)
+        assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 100}
+        assert await setup.router.tally(100) == (candidate(100, failed=100), stable(0))
+
+    killed = iter([Reply(reset=True), Reply()] * 100)
+    run(scenario, canary(100), a=lambda _: next(killed), b=Reply(status=500))
+
+
 def test_a_hanging_candidate_fails_even_if_its_clients_disconnect(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         async def disconnect() -> None:

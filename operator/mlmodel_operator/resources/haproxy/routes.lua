@@ -322,8 +322,8 @@ end
 local running = false -- HAProxy accepts connections; before, an address is set at once
 
 -- Sets the address of a server; returns nil, or the reason why it failed. HAProxy may apply it a little later.
-local function point(backend, name, ip, port)
-  local server = core.backends[backend].servers[name]
+local function point(backend, ip, port)
+  local server = core.backends[backend].servers.own
   local answer = server:set_addr(ip, port) or ""
   if answer:find("nvalid") then
     return "no such address: " .. ip
@@ -348,15 +348,12 @@ local OPPOSITE = { a = "b", b = "a" }
 -- statistics of its backends at that time.
 local tenants = {}
 
--- Points all servers of a slot to its address, and those of the other slot that retry here.
+-- Points all servers of a slot to its address.
 local function point_slot(slot, ip, port)
   local wrong = nil
   for prefix, number in pairs({ [""] = port, grpc_ = GRPC_PORT }) do
-    for _, role in ipairs({ "only_", "stable_", "own_" }) do
-      wrong = wrong or point(prefix .. role .. slot, "own", ip, number)
-    end
-    for _, role in ipairs({ "candidate_", "chosen_" }) do
-      wrong = wrong or point(prefix .. role .. OPPOSITE[slot], "other", ip, number)
+    for _, role in ipairs({ "only_", "stable_", "own_", "retry_" }) do
+      wrong = wrong or point(prefix .. role .. slot, ip, number)
     end
   end
   return wrong
@@ -366,7 +363,7 @@ end
 local function backends_of(slot)
   local found = {}
   for _, prefix in ipairs({ "", "grpc_" }) do
-    for _, role in ipairs({ "only_", "stable_", "own_", "candidate_", "chosen_" }) do
+    for _, role in ipairs({ "only_", "stable_", "own_", "retry_", "candidate_", "chosen_" }) do
       found[#found + 1] = core.backends[prefix .. role .. slot]
     end
     for _, role in ipairs({ "candidate_", "chosen_" }) do
