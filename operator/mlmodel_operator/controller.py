@@ -202,7 +202,7 @@ class Controller:
         known = (await self._recorder.load(owner)).known
         found = {
             observe.label(body, REVISION_LABEL): snapshot
-            for body in self._observer.children(DEPLOYMENTS, owner)
+            for body in self._observer.of_revisions(DEPLOYMENTS, owner)
             if (snapshot := read_snapshot(body, image)) is not None
         }
         known = replace(known, snapshots=found | dict(known.snapshots))

@@ -11,6 +11,8 @@ from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
 
+_LONGEST = 2_000
+"""Number of characters from which on a routes file is not ours."""
 _LABEL = re.compile(r"[A-Za-z0-9._-]*")
 SLOW_MS = 100
 """An answer is slow if it takes more than three times what stable took when the canary began, plus this."""
@@ -60,7 +62,7 @@ class Routes:
 def read_routes(text: str) -> Routes:
     """Return the routes in a routes file. A line that is not valid is left out: tenants may edit the ConfigMap."""
     routes = Routes()
-    for line in text.splitlines():
+    for line in text[:_LONGEST].splitlines():
         match line.split(" "):
             case ["slot", ("a" | "b") as slot, address, _, *label]:
                 labels = {slot: " ".join(label)} if label else {}

@@ -1139,6 +1139,9 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
     assert b"found in configuration file" in done.stderr
 
 
+BOTH = "id 1\nslot a 127.0.0.12 80\nslot b 127.0.0.12 80\nstable a\n"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -1151,6 +1154,16 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
         ("id 1\nslot a 127.0.0.12 80\nstable a", "its end is missing"),
         ("id 1\nslot a 999.0.0.1 80\nstable a\n", "no such address"),
         ("id 1\nslot a 127.0.0.12 80\nstable a\n<?xml\n", "not understood"),
+        ("id 1\nslot a 127.0.0.12 80\nslot b 999.0.0.1 80\nstable a\n", "no such address"),
+        ("id 1\nslot b 127.0.0.12 80\nslot a 999.0.0.1 80\nstable b\n", "no such address"),
+        ("id 1\nslot a 127.0.0.12 99999\nstable a\n", "not understood"),
+        ("id 1\nslot a 127.0.0.12 0\nstable a\n", "not understood"),
+        ("id 1\nslot a 127.0.0.12 80\nstable a\0\n", "not understood"),
+        (f"id {'1' * 30_000}\nslot a 127.0.0.12 80\nstable a\n", "doesn't begin with an id"),
+        (f"{BOTH}candidate b 5 {'b' * 30_000} 9 9\n", "not understood"),
+        (f"{BOTH}candidate b 5 b0 {'9' * 400} 9\n", "not understood"),
+        (f"{BOTH}candidate b 5 b0 9 {'9' * 20}\n", "not understood"),
+        (f"{BOTH}candidate b {'9' * 20} b0 9 9\n", "not understood"),
     ],
 )
 def test_an_invalid_routes_file_is_ignored_and_logged_once(run: Run, text: str, reason: str) -> None:

@@ -285,10 +285,18 @@ end)
 
 -- The file ------------------------------------------------------------------------------------------------------------
 
+local DAY_MS = 24 * 60 * 60 * 1000
+
+-- Whether digits are a number from `low` to `high`.
+local function is_within(digits, low, high)
+  local number = math.tointeger(tonumber(digits))
+  return number and number >= low and number <= high
+end
+
 -- Returns the routes in a text, or nil and the reason. Every line must be valid: half a file must never become active.
 local function parse(text)
   local id, body = text:match("^id (%x+)\n(.*)$")
-  if not id then
+  if not id or #id > 64 then
     return nil, "it doesn't begin with an id"
   end
   local new = { id = id, address = {}, label = {}, weight = 0, revision = "", limit = 10000, patience = 10000 }
@@ -296,15 +304,16 @@ local function parse(text)
     local slot, ip, port, label = line:match("^slot ([ab]) ([%x.:]+) (%d+) ?([%w._-]*)$")
     local stable = line:match("^stable ([ab])$")
     local candidate, weight, revision, limit, patience = line:match("^candidate ([ab]) (%d+) (%w+) (%d+) (%d+)$")
-    if slot then
+    local has_times = candidate and is_within(limit, 1, DAY_MS) and is_within(patience, 1, DAY_MS)
+    if slot and is_within(port, 1, 65535) then
       new.address[slot], new.label[slot] = { ip = ip, port = port }, label
     elseif stable then
       new.stable = stable
-    elseif candidate and tonumber(weight) <= 100 and tonumber(limit) > 0 then
+    elseif has_times and is_within(weight, 0, 100) and #revision < 64 then
       new.candidate, new.weight, new.revision = candidate, tonumber(weight), revision
       new.limit, new.patience = tonumber(limit), tonumber(patience)
     elseif line ~= "" then
-      return nil, "a line is not understood: " .. line
+      return nil, "a line is not understood: " .. line:sub(1, 200)
     end
   end
   if text:sub(-1) ~= "\n" then
@@ -439,6 +448,9 @@ local function apply(new)
     wrong = wrong or point_slot(slot, address.ip, address.port)
   end
   if wrong then
+    for slot, address in pairs(routes and routes.address or {}) do
+      point_slot(slot, address.ip, address.port)
+    end
     return wrong
   end
   for slot, address in pairs(new.address) do

@@ -70,7 +70,8 @@ def values(kind: Any, name: str) -> st.SearchStrategy[Any]:
 
 def objects(cls: type) -> st.SearchStrategy[dict[str, Any]]:
     """Return a strategy for JSON data of an object: fields of their types, with any value."""
-    required, optional = {}, {}
+    required: dict[str, Any] = {}
+    optional: dict[str, Any] = {}
     for item in codec._fields(cls):
         inner = values(item.type, item.name)
         if item.name == "format_version":
@@ -87,7 +88,7 @@ def edited(draw: st.DrawFn, cls: type, data: Mapping[str, Any]) -> dict[str, Any
     for wire in draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)):
         item, inner = fields[wire], result.get(wire)
         how = draw(st.sampled_from(["deeper", "deeper", "value", "value", "remove", "junk"]))
-        if how == "deeper" and isinstance(inner, dict) and dataclasses.is_dataclass(item.type):
+        if how == "deeper" and isinstance(inner, dict) and isinstance(item.type, type):
             result[wire] = draw(edited(item.type, inner))
         elif how == "remove":
             result.pop(wire, None)

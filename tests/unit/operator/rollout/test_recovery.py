@@ -415,6 +415,7 @@ def test_routes_of_the_release_before_are_read() -> None:
         "candidate a 5 r -1 9\n",
         "candidate a 5 r 9 ²\n",
         "candidate a 5 r 9\n",
+        "slot a 1 2\n" * 100_000,
         "candidate a 5 r " + "9" * 9999 + " " + "9" * 9999,
     ],
 )
