@@ -157,7 +157,7 @@ class Controller:
         self._writer.forget(key)
 
     async def _read_status(self, body: Body, key: tuple[str, str]) -> tuple[Status, str] | None:
-        """Return the status, and if it is lost how, as a clause for messages: one that cannot be read is as good as lost.
+        """Return the status, and if it is lost how, as a clause for messages: one that cannot be read counts as lost.
         Return None for that of a newer release, for which the operator must change nothing."""
         raw = body.get("status") or {}
         try:

@@ -81,8 +81,8 @@ def recover(
 ) -> Recovery:
     """Return the status of a model whose status is lost.
 
-    ``image`` is the server image of a new revision; ``now`` is in seconds since the epoch; ``how`` says how the status is
-    lost, as a clause for messages.
+    ``image`` is the server image of a new revision; ``now`` is in seconds since the epoch; ``how`` says how the status
+    is lost, as a clause for messages.
     """
     return _Recovery(model, observed, known, desired_revision(model.spec, image), now, how).run()
 
@@ -260,7 +260,7 @@ class _Recovery:
         return Notice(
             "Warning",
             Reason.STATUS_LOST,
-            f"the status {self.how}, revision {name} serves, and no record describes it; the operator changes nothing for"
-            " this model: restore its ControllerRevisions from a backup, or set spec.model and spec.serving to those of"
-            f" revision {name}, which its Deployment {self.model.owner.name}-{name} shows",
+            f"the status {self.how}, revision {name} serves, and no record describes it; the operator changes nothing"
+            " for this model: restore its ControllerRevisions from a backup, or set spec.model and spec.serving to those"
+            f" of revision {name}, which its Deployment {self.model.owner.name}-{name} shows",
         )

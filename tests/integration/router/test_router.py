@@ -540,7 +540,7 @@ def test_a_client_that_resets_its_connection_late_hides_no_failure(run: Run) -> 
 
     async def scenario(setup: Setup) -> None:
         async def reset() -> None:
-            reader, writer = await asyncio.open_connection(*setup.router.traffic)
+            _, writer = await asyncio.open_connection(*setup.router.traffic)
             writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}")
             await asyncio.sleep(0.2)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -934,7 +934,7 @@ def test_the_time_that_stable_takes_is_not_that_of_an_earlier_revision_in_its_sl
 UPGRADES = {
     "WebSocket": b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
     b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-    "HTTP/2, as Java's client offers": b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n",
+    "HTTP/2 from Java": b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n",
     "something else": b"connection: upgrade\r\nupgrade: TLS/1.2\r\n",
 }
 
