@@ -528,7 +528,7 @@ def test_a_long_deadline_that_is_not_met_is_a_failure_though_it_is_shorter_than_
 
 
 async def post_once(setup: Setup, headers: dict[str, str]) -> Message:
-    """Send a request over a connection of its own."""
+    """Send a request over a new connection."""
     client = Client(setup.router.traffic)
     answer = await client.post(headers=headers)
     client.close()

@@ -212,7 +212,7 @@ local function add(name, ...)
   end
 end
 
--- Whether the client left before it had an answer: HAProxy then makes an answer of its own.
+-- Whether the client left before it had an answer: HAProxy then makes an answer itself.
 local function has_left(txn)
   return txn.f:status() == 400 and (txn.f:txn_sess_term_state() or ""):sub(1, 1) == "C"
 end
@@ -258,7 +258,7 @@ local function count_candidate(txn, name, final, left)
   elseif not left and (final == "rejected" or final == "neither") then
     return
   elseif left or final == "failed" or now - noted.at > (waited or routes.limit) then
-    add(name, "failed", "shared") -- stable failed it too, by the same measure; or nobody knows
+    add(name, "failed", "shared") -- stable failed it too, by the same measure; or it is unknown
   else
     add(name, "failed")
   end
@@ -269,7 +269,7 @@ end
 --
 -- A client that gives up says something about a version only if it has waited far longer than stable normally takes
 -- (`patience`). An earlier one could choose the outcome: it would only have to give up between the times that the two
--- versions take. Stable may fail such a request too, so it is no failure of the candidate alone.
+-- versions take. Stable may fail such a request too, so the candidate alone did not fail it.
 core.register_fetches("outcome", function(txn, side)
   local name = txn:get_var("txn.tally")
   if name then
