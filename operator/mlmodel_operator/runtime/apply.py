@@ -191,8 +191,7 @@ def _project(live: Any, intent: Any) -> Any:
     server too, and so does a list of another length, because it differs."""
     if isinstance(intent, dict) and isinstance(live, dict):
         return {
-            key: live.get(key) if key == "selector" else _project(live.get(key), value)
-            for key, value in intent.items()
+            key: live.get(key) if key == "selector" else _project(live.get(key), value) for key, value in intent.items()
         }
     if isinstance(intent, list) and isinstance(live, list) and len(intent) == len(live):
         return [_project(actual, desired) for actual, desired in zip(live, intent, strict=True)]

@@ -53,7 +53,9 @@ async def test_an_unreadable_status_is_rebuilt_from_the_records(status: dict[str
     await world.reconcile()
     assert (world.status["stable"]["version"], world.status["candidate"]["version"]) == ("v1", "v2")
     assert world.reasons().count("StatusRebuilt") == 1
-    event = next(body for (r, _, _), body in world.api.objects.items() if r == EVENTS and body["reason"] == "StatusRebuilt")
+    event = next(
+        body for (r, _, _), body in world.api.objects.items() if r == EVENTS and body["reason"] == "StatusRebuilt"
+    )
     assert "the status could not be read (status" in event["note"]
     assert "delete" not in {verb for verb, plural, _ in world.writes() if plural == "deployments"}
     await world.run(world.is_ready, requests=200, limit=200)

@@ -38,11 +38,15 @@ RECORDED = [
     for path in sorted(Path(__file__).parent.parent.glob("api/statuses_v[12]/*.json"))
 ]
 
-INTEGERS = st.one_of(st.integers(0, 100), st.sampled_from([1000, 2**31, 2**53, 2**63 - 1, 2**63, 10**400, -1, -(2**63)]))
+INTEGERS = st.one_of(
+    st.integers(0, 100), st.sampled_from([1000, 2**31, 2**53, 2**63 - 1, 2**63, 10**400, -1, -(2**63)])
+)
 FLOATS = st.sampled_from([0.0, 0.5, 1.0, 1e-300, 200.0, NOW, 1e18, 1e308, -1.0, -1e308])
 TIMES = st.one_of(
     st.sampled_from([codec.format_time(NOW + seconds) for seconds in (-1.7e9, -1000, -10, -1, 0, 1, 1000, 5e9)]),
-    st.sampled_from(["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-23:59", "2026-01-01T00:00:00.123456789Z"]),
+    st.sampled_from(
+        ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-23:59", "2026-01-01T00:00:00.123456789Z"]
+    ),
 )
 TEXTS = st.one_of(
     st.sampled_from(["", "a", "v1", "NoEvidence", "configmap://fraud-v1", "\u202e", "\x00", "../x?y", "v1\nstable b"]),
@@ -138,11 +142,11 @@ OBSERVED = st.builds(
         max_size=3,
     ),
     st.lists(ROUTERS, max_size=2).map(tuple),
-    followed=st.sampled_from([None, Routes({"a": "10.0.0.1"}, "a"), Routes({"a": "10.0.0.1", "b": "fd00::2"}, "a", "b")]),
+    followed=st.sampled_from(
+        [None, Routes({"a": "10.0.0.1"}, "a"), Routes({"a": "10.0.0.1", "b": "fd00::2"}, "a", "b")]
+    ),
 )
-ROLLOUTS = st.builds(
-    Rollout, paused=st.booleans(), on_no_evidence=st.sampled_from(["Hold", "Promote", "RollBack"])
-)
+ROLLOUTS = st.builds(Rollout, paused=st.booleans(), on_no_evidence=st.sampled_from(["Hold", "Promote", "RollBack"]))
 
 LINES = re.compile(  # as routes.lua reads them
     r"id [0-9a-f]+\n(slot [ab] [0-9a-f.:]+ \d+( [\w.-]*)?\n)*(stable [ab]\n)?(candidate [ab] \d+ [0-9a-zA-Z]+ \d+ \d+\n)?",

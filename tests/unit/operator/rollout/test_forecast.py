@@ -147,7 +147,9 @@ def test_a_candidate_whose_requests_have_no_outcome_is_not_promoted_and_the_mess
     wait(world, 300)
     assert (world.status.phase, world.routes and world.routes.weight) == ("Canary", 5)
     assert "Next: 25 %; only " in message(world)
-    assert "requests to v2 have an outcome, unlike those to stable: find out whether its clients give up" in message(world)
+    assert "requests to v2 have an outcome, unlike those to stable: find out whether its clients give up" in message(
+        world
+    )
     world.behaviours |= {"v1": Behaviour(unknown_rate=rate), "v2": Behaviour(unknown_rate=rate)}
     if rate < 1:
         wait(world, 900)
