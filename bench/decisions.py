@@ -95,6 +95,7 @@ def rollout(
     poison: float = 0.0,
     unknown: tuple[float, float] = (0.0, 0.0),
     late: float = 0.0,
+    timed: float = 0.0,
     per_second: int = 50,
     steps: tuple[int, ...] = (5, 25, 50),
     horizon: int = 3600,
@@ -103,7 +104,8 @@ def rollout(
     ``poison`` is the share of requests that each version fails. Each request is drawn in shuffled blocks of 100.
 
     ``unknown`` are the shares of requests to candidate and stable without an outcome, and ``late`` is that of requests
-    to the candidate whose clients give up so late that they count as failures.
+    to the candidate whose clients give up so late that they count as failures. ``timed`` is the share of requests that
+    both versions fail and whose client gives up after the candidate has failed and before stable has.
     """
     gate, weights, weight, baked = Gate(), [*steps[1:], 100], steps[0], math.inf
     draws: list[bool] = []
@@ -116,9 +118,10 @@ def rollout(
         del draws[:per_second]
         own, others = number - _hits(rng, number, unknown[0]), per_second - number
         others -= _hits(rng, others, unknown[1])
-        failed = _hits(rng, own, late)
-        gave_up = Sides(Counts(failed, failed, failed))
-        gate.add(weight, gave_up + _second(rng, own - failed, others, candidate, stable, poison))
+        failed = _hits(rng, own, late) or _hits(rng, own, timed)
+        left = _hits(rng, others, timed)
+        gave_up = Sides(Counts(failed, failed, failed), Counts(left=left))
+        gate.add(weight, gave_up + _second(rng, own - failed, others - left, candidate, stable, poison))
         requests = gate.evidence.candidate.requests
         if gate.is_against():
             return Outcome("rolled back", now, requests)

@@ -38,9 +38,9 @@ def candidate(requests: int, failed: int = 0, shared: int = 0) -> dict[str, int]
     return {"requests": requests, "failed": failed, "shared": shared}
 
 
-def stable(requests: int, failed: int = 0) -> dict[str, int]:
+def stable(requests: int, failed: int = 0, left: int = 0) -> dict[str, int]:
     """Return counts of stable as the router reports them."""
-    return {"requests": requests, "failed": failed}
+    return {"requests": requests, "failed": failed, "left": left}
 
 
 @dataclass

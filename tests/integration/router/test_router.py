@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -25,7 +26,7 @@ from mlmodel_operator.api.status import Slot
 from mlmodel_operator.resources import router_config
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
-from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, read_message, versions
+from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, http2, read_message, versions
 from tests.integration.router.routers import ADDRESSES, OWNER, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 
@@ -276,16 +277,31 @@ def test_a_request_that_only_the_candidate_rejects_is_retried_on_stable_and_is_a
 
 
 @pytest.mark.parametrize("status", [400, 429])
-def test_a_request_that_both_versions_reject_gets_the_response_of_stable_and_counts_for_neither_side(
+def test_a_request_that_both_versions_reject_gets_the_response_of_stable_and_is_nobodys_fault_alone(
     run: Run, status: int
 ) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(100)
         assert Counter((answer.status, answer.body) for answer in answers) == {(status, b"a"): 100}
         assert not any(answer.headers.keys() & {"x-mlmodel-fallback", "x-mlmodel-first"} for answer in answers)
-        assert await setup.router.tally(25) == (candidate(0), stable(0))
+        # What both shed is a failure of both: a server sheds at random, and stable would accept most of it.
+        shed = (candidate(25, failed=25, shared=25), stable(75, failed=75))
+        assert await setup.router.tally(25) == (shed if status == 429 else (candidate(0), stable(0)))
 
     run(scenario, canary(25), a=Reply(status), b=Reply(status))
+
+
+def test_servers_that_shed_alike_fail_alike(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        answers = await setup.send(800)
+        assert {answer.status for answer in answers} == {200, 429}
+        own, others = await setup.router.tally(50)
+        assert (own["requests"], others["requests"]) == (400, 400)
+        assert own["failed"] == pytest.approx(others["failed"], abs=80)  # of 120: five standard errors
+
+    rng = random.Random(20261129)
+    shed = lambda _: Reply(429 if rng.random() < 0.3 else 200)  # noqa: E731
+    run(scenario, canary(50), a=shed, b=shed)
 
 
 @pytest.mark.parametrize("status", [400, 429])
@@ -488,7 +504,9 @@ def test_a_deadline_that_nobody_can_meet_counts_for_neither_side(run: Run, deadl
             for _ in range(20):
                 await client.post(headers={"x-mlmodel-timeout-ms": deadline})
             client.close()
-        assert await setup.router.tally(50) == (candidate(0), stable(0))
+        counted, others = await setup.router.tally(50)
+        assert (counted, others) == (candidate(0), stable(0, left=others["left"]))
+        assert others["left"] in range(15, 46)
 
     run(scenario, canary(50))
 
@@ -953,6 +971,56 @@ def test_an_offer_of_another_protocol_is_ignored(run: Run, offer: bytes) -> None
         for request in setup.a.requests + setup.b.requests:
             assert request.body == b"{}"
             assert "upgrade" not in request.headers
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("headers", [90, 98, 99, 100, 101], ids="{} headers".format)
+@pytest.mark.parametrize("size", [1, 23_330], ids="{} bytes".format)
+def test_no_request_is_too_large_for_the_candidate_alone(run: Run, headers: int, size: int) -> None:
+    """Its own proxy reads a request again, with one header more."""
+
+    async def scenario(setup: Setup) -> None:
+        seen = []
+        for routes in (canary(1), canary(99)):
+            await setup.router.route(routes)
+            for more in range(0, 60 if size > 1 else 1, 3):
+                lines = b"".join(b"x-%d: 1\r\n" % number for number in range(headers - 3 if size == 1 else 0))
+                lines += b"x-large: " + b"a" * (size + more) + b"\r\n"
+                client = Client(setup.router.traffic)
+                try:
+                    head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n"
+                    seen.append((more, (await client.send(head + lines + b"\r\n{}")).status))
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    seen.append((more, 0))
+                client.close()
+        assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+        assert {status for _, status in seen} <= {200, 400, 0}
+        own, others = await setup.router.tally(99)
+        assert (own["failed"], others["failed"]) == (0, 0)
+
+    run(scenario)
+
+
+def test_http_2_is_drawn_by_the_same_rules_and_its_path_must_be_ascii(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        address, length = setup.router.traffic, ((b"content-length", b"2"),)
+        for routes in (STABLE_A, canary(1), canary(99), canary(100)):
+            await setup.router.route(routes)
+            before = len(setup.a.requests) + len(setup.b.requests)
+            for path in (b"/v2/mod\xe9ls/m/infer", b"/v2/models/m/infer?\xff"):
+                assert b"must be encoded" in await http2(address, path, headers=length, body=b"{}")
+            assert len(setup.a.requests) + len(setup.b.requests) == before
+        await setup.router.route(canary(50))
+        answers = await asyncio.gather(
+            *(http2(address, INFER.encode(), headers=length, body=b"{}") for _ in range(100))
+        )
+        assert Counter(answer.count(b"a") > answer.count(b"b") for answer in answers).keys() == {True, False}
+        assert await setup.router.tally(50) == (candidate(50), stable(50))
+        for _ in range(3):  # without a length
+            await http2(address, INFER.encode(), body=b"{}")
+        assert await setup.router.tally(50) == (candidate(50), stable(50))
+        assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "large": 3}
 
     run(scenario)
 

@@ -24,7 +24,7 @@ from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
-from tests.integration.router.loopback import Client, Revision
+from tests.integration.router.loopback import Client, Revision, http2
 from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 SERVICE = "inference.GRPCInferenceService"
@@ -359,20 +359,22 @@ def test_a_client_that_gives_up_soon_blames_nobody_and_one_that_waited_long_blam
             assert found["requests"] in (range(15, 21) if patience == 100 else (0,))
             assert found["failed"] == found["requests"]
             assert own["shared"] == own["failed"]
+            assert others["left"] in (range(15, 21) if patience > 100 and hanging == "a" else (0,))
 
     run(scenario, a=hangs if hanging == "a" else None, b=hangs if hanging == "b" else None)
 
 
-def test_a_failure_counts_though_the_client_gives_up_during_the_retry_and_a_rejection_does_not(run: Run) -> None:
+def test_a_client_that_gives_up_during_the_retry_blames_the_candidate_only_if_it_has_waited_long(run: Run) -> None:
+    """As it would blame stable, which is still trying."""
+
     async def scenario(setup: Setup) -> None:
-        for code in (StatusCode.INTERNAL, StatusCode.INVALID_ARGUMENT):
-            setup.b.behave = fails(code)
-            await asyncio.gather(*(cancel(setup, 0.5) for _ in range(10)))
-
-        async def counted() -> bool:
-            return await setup.router.tally(100) == (candidate(10, failed=10, shared=10), stable(0))
-
-        await setup.router.until(counted)
+        for patience, expected in ((2_000, candidate(0)), (100, candidate(10, failed=10, shared=10))):
+            await setup.router.route(canary(100, revision=f"b{patience}", patience_ms=patience))
+            for code in (StatusCode.INTERNAL, StatusCode.INVALID_ARGUMENT):
+                setup.b.behave = fails(code)
+                await asyncio.gather(*(cancel(setup, 0.5) for _ in range(10)))
+            await asyncio.sleep(0.2)
+            assert await setup.router.tally(100) == (expected, stable(0))
 
     run(scenario, canary(100), a=hangs)
 
@@ -388,6 +390,43 @@ def test_a_message_that_cannot_be_read_to_its_end_does_not_count(run: Run, messa
             assert (await setup.client.infer(message)).text == "a"
         assert await setup.router.tally(50) == (candidate(0), stable(0))
         assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "other": 20}
+
+    run(scenario, canary(50))
+
+
+def test_a_path_that_is_not_ascii_reaches_no_server(run: Run) -> None:
+    """A server of grpcio stops after one."""
+
+    async def scenario(setup: Setup) -> None:
+        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
+        for routes in (STABLE_A, canary(50), canary(100)):
+            await setup.router.route(routes)
+            for path in (b"/\xe9/ModelInfer", b"/x?\xff", b"/\xe9"):
+                answer = await http2(setup.router.grpc, path, headers=headers, body=b"\0\0\0\0\0")
+                assert b"must be encoded" in answer
+        assert {answer.code for answer in await setup.send(20)} == {StatusCode.OK}
+        assert await setup.router.tally(100) == (candidate(20), stable(0))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(2 * b"\0\0\0\0\x03\n\x01m", id="two messages"),
+        pytest.param(b"\0\0\0\0\x03\n\x01m" + b"\0\0\0\0\x07\n\x01m\x12\x02v2", id="the second chooses"),
+        pytest.param(b"\0\0\0\0\x09\n\x01m", id="a part of a message"),
+        pytest.param(b"\0\0", id="a part of a prefix"),
+        pytest.param(b"\x01\0\0\0\x03\n\x01m", id="compressed"),
+    ],
+)
+def test_a_body_that_is_not_one_message_counts_for_neither_side(run: Run, body: bytes) -> None:
+    async def scenario(setup: Setup) -> None:
+        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
+        path = f"/{SERVICE}/ModelInfer".encode()
+        await asyncio.gather(*(http2(setup.router.grpc, path, headers=headers, body=body) for _ in range(20)))
+        assert await setup.router.tally(50) == (candidate(0), stable(0))
+        assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "large": 20}
 
     run(scenario, canary(50))
 
@@ -431,14 +470,16 @@ def test_client_errors_are_passed_on_and_are_not_failures(run: Run, code: Status
 @pytest.mark.parametrize(
     "code", [StatusCode.INVALID_ARGUMENT, StatusCode.RESOURCE_EXHAUSTED], ids=lambda code: str(code.name)
 )
-def test_a_call_that_both_versions_reject_gets_the_response_of_stable_and_is_not_a_failure(
+def test_a_call_that_both_versions_reject_gets_the_response_of_stable_and_is_nobodys_fault_alone(
     run: Run, code: StatusCode
 ) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(100)
         assert Counter(answers) == {Answer(code, "no luck"): 100}
         assert (len(setup.a.sizes), len(setup.b.sizes)) == (100, 25)
-        assert await setup.router.tally(25) == (candidate(0), stable(0))
+        shed = (candidate(25, failed=25, shared=25), stable(75, failed=75))
+        is_shed = code == StatusCode.RESOURCE_EXHAUSTED
+        assert await setup.router.tally(25) == (shed if is_shed else (candidate(0), stable(0)))
 
     run(scenario, canary(25), a=fails(code), b=fails(code))
 

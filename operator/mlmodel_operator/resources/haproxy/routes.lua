@@ -20,7 +20,8 @@ random:close()
 -- The counts ----------------------------------------------------------------------------------------------------------
 --
 -- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
--- HAProxy counts the good outcomes in the table `tally`, this program all others.
+-- HAProxy counts the good outcomes in the table `tally`, this program all others. `left` are requests to stable whose
+-- client gave up before an outcome: they are in no other count.
 
 local outcomes -- by tally
 local weights -- that the present candidate has had
@@ -144,17 +145,18 @@ end)
 -- Outcomes ------------------------------------------------------------------------------------------------------------
 
 -- gRPC statuses that count as failures of the model, as in haproxy.cfg.
-local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["12"] = true, ["13"] = true, ["14"] = true,
-  ["15"] = true }
-local GRPC_REJECTIONS = { ["3"] = true, ["8"] = true }
+local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["8"] = true, ["12"] = true, ["13"] = true,
+  ["14"] = true, ["15"] = true }
 
--- Returns `ok`, `failed` (5xx, or no answer), `rejected` (a wrong request, or too many) or `neither`.
+-- Returns `ok`, `failed` (5xx, no answer, or too many requests), `rejected` (a wrong request) or `neither`. A server
+-- sheds at random: if only the candidate were blamed for it, because stable accepts most of what the candidate sheds,
+-- an overload of both would condemn the candidate.
 local function kind_of(status, grpc_status)
   if grpc_status and grpc_status ~= "" and grpc_status ~= "0" then
-    return GRPC_FAILURES[grpc_status] and "failed" or GRPC_REJECTIONS[grpc_status] and "rejected" or "neither"
-  elseif status >= 500 then
+    return GRPC_FAILURES[grpc_status] and "failed" or grpc_status == "3" and "rejected" or "neither"
+  elseif status >= 500 or status == 429 then
     return "failed"
-  elseif status == 400 or status == 429 then
+  elseif status == 400 then
     return "rejected"
   end
   return status < 400 and "ok" or "neither"
@@ -204,7 +206,7 @@ end
 local function add(name, ...)
   local count = outcomes[name]
   if not count then
-    count = { good = 0, failed = 0, shared = 0 }
+    count = { good = 0, failed = 0, shared = 0, left = 0 }
     outcomes[name] = count
   end
   for _, what in ipairs({ ... }) do
@@ -231,10 +233,13 @@ end
 local function count_stable(txn, name, final, left)
   local took = txn:get_var("txn.now") - txn:get_var("txn.started")
   local waited = waited_ms(txn, took, is_late(txn), left)
-  if waited and waited < routes.patience or not left and (final == "rejected" or final == "neither") then
+  if not left and (final == "rejected" or final == "neither") then
     return
+  elseif waited and waited < routes.patience then
+    add(name, "left")
+  else
+    add(name, (waited or final == "failed" or took > routes.limit) and "failed" or "good")
   end
-  add(name, (waited or final == "failed" or took > routes.limit) and "failed" or "good")
 end
 
 local function count_candidate(txn, name, final, left)
@@ -252,7 +257,8 @@ local function count_candidate(txn, name, final, left)
     return
   end
   first[draw], first_count = nil, first_count - 1
-  local waited = waited_ms(txn, noted.at - started, noted.is_late, false)
+  -- A client that leaves during the retry leaves as it would if stable alone had answered for as long.
+  local waited = waited_ms(txn, (left and now or noted.at) - started, noted.is_late, left)
   if waited and waited < routes.patience or noted.kind == "neither" or left and noted.kind == "rejected" then
     return
   elseif not left and (final == "rejected" or final == "neither") then
@@ -575,7 +581,7 @@ end
 local function side_counts(weight, side)
   local name = tally_name(weight, side)
   local good = core.proxies["tally"].stktable:lookup(name)
-  local others = outcomes[name] or { good = 0, failed = 0, shared = 0 }
+  local others = outcomes[name] or { good = 0, failed = 0, shared = 0, left = 0 }
   return (good and good.gpc0 or 0) + others.good + others.failed, others
 end
 
@@ -585,13 +591,15 @@ local function weights_json()
     local candidate, candidate_bad = side_counts(weight, "candidate")
     local stable, stable_bad = side_counts(weight, "stable")
     parts[#parts + 1] = string.format(
-      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d}, "stable": {"requests": %d, "failed": %d}}',
+      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d}, '
+        .. '"stable": {"requests": %d, "failed": %d, "left": %d}}',
       weight,
       candidate,
       candidate_bad.failed,
       candidate_bad.shared,
       stable,
-      stable_bad.failed
+      stable_bad.failed,
+      stable_bad.left
     )
   end
   return table.concat(parts, ", ")

@@ -218,6 +218,17 @@ def test_a_client_that_gives_up_late_on_both_sides_condemns_nobody(share: float,
     assert sum(item.ending == "rolled back" for item in found) <= 1
 
 
+@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
+def test_a_client_that_gives_up_between_the_failures_of_both_versions_condemns_nobody(share: float) -> None:
+    found = [rollout(random.Random(SEED + run), 0.0, 0.0, timed=share, horizon=300) for run in range(20)]
+    assert sum(item.ending == "rolled back" for item in found) <= 1
+
+
+def test_clients_that_give_up_do_not_protect_a_candidate_that_fails_alone() -> None:
+    found = [rollout(random.Random(SEED + run), 0.2, 0.0, timed=0.3, horizon=300) for run in range(10)]
+    assert {item.ending for item in found} == {"rolled back"}
+
+
 def test_an_outage_of_stable_buys_no_promotion_for_a_version_that_fails() -> None:
     rng = random.Random(SEED)
     for before in (0, 30):
