@@ -82,7 +82,7 @@ def served(opened: Opened, table: Any) -> list[str]:
     if explain is not None:
         answers.append(attempt(lambda: explain(table, [CONTRIBUTIONS])))
     if opened.booster is not None:
-        answers.append(attempt(lambda: raw(opened.booster, table)))
+        answers.append(attempt(lambda: raw(opened.booster.booster, table)))
     return answers
 
 
