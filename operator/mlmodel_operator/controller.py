@@ -60,6 +60,9 @@ MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has one object. The Deployment is deleted last: it shows that the revision exists."""
 
+_EMPTY = "was empty"
+"""How a status is lost that a backup tool dropped or somebody emptied, as a clause for messages."""
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -104,14 +107,15 @@ class Controller:
             # The garbage collector deletes its children.
             self._forget(key)
             return None
-        status = await self._read_status(body, key)
-        if status is None:
+        found = await self._read_status(body, key)
+        if found is None:
             return None
+        status, why_lost = found
         model = observe.read_model(body)
         await self._adopter.adopt(model, body)
         notices: tuple[Notice, ...] = ()
         if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
-            recovery = await self._recover(model)
+            recovery = await self._recover(model, why_lost)
             notices = () if recovery.notice is None else (recovery.notice,)
             if recovery.status is None:
                 await self._writer.report(body, notices)
@@ -152,8 +156,9 @@ class Controller:
         self._adopter.forget(key)
         self._writer.forget(key)
 
-    async def _read_status(self, body: Body, key: tuple[str, str]) -> Status | None:
-        """Return the status; report one that cannot be read, and return None if the operator must change nothing."""
+    async def _read_status(self, body: Body, key: tuple[str, str]) -> tuple[Status, str] | None:
+        """Return the status, and how it is lost if it is, as a clause for messages: one that cannot be read is as good
+        as lost. Return None for that of a newer release, for which the operator must change nothing."""
         raw = body.get("status") or {}
         try:
             newer = newer_format(raw)
@@ -169,17 +174,15 @@ class Controller:
             try:
                 status = read_status(without_state(raw))
             except DecodeError:
-                note = f"{error}; the operator changes nothing for this model until the status is restored"
-                await self._report_status(body, key, Reason.STATUS_UNREADABLE, note)
-                return None
-            note = f"{error}; the tests of the candidate restart from the counts of the routers"
+                return Status(), f"could not be read ({observe.clean(error)})"
+            note = f"{observe.clean(error)}; the tests of the candidate restart from the counts of the routers"
             await self._report_status(body, key, Reason.EVIDENCE_RESET, note)
-            return status
+            return status, _EMPTY
         self._reported.pop(key, None)
-        return status
+        return status, _EMPTY
 
     async def _report_status(self, body: Body, key: tuple[str, str], reason: Reason, note: str) -> None:
-        """Report a status that cannot be read: once per model and note, and again if the Event was not posted."""
+        """Report what cannot be read of a status: once per model and note, and again if the Event was not posted."""
         if self._reported.get(key) == note:
             return
         logger.warning("status not readable", extra={"reason": reason, "note": note})
@@ -193,17 +196,17 @@ class Controller:
         elif not refusal.retryable and not refusal.conflict:
             self._refusals[key] = f"the operator cannot write an object: {observe.clean(refusal.message)}"
 
-    async def _recover(self, model: MLModel) -> Recovery:
-        """Return the status that the records and the children of the model show."""
+    async def _recover(self, model: MLModel, how: str) -> Recovery:
+        """Return the status that the records and the children of the model show; ``how`` says how it is lost."""
         owner, image = model.owner, self._settings.server_image
         known = (await self._recorder.load(owner)).known
         found = {
             observe.label(body, REVISION_LABEL): snapshot
-            for body in self._observer.children(DEPLOYMENTS, owner)
+            for body in self._observer.of_revisions(DEPLOYMENTS, owner)
             if (snapshot := read_snapshot(body, image)) is not None
         }
         known = replace(known, snapshots=found | dict(known.snapshots))
-        return recover(model, self._observer.stored(model), known, image, self._clock.now())
+        return recover(model, self._observer.stored(model), known, image, self._clock.now(), how)
 
     # ----------------------------------------------------------------------------------------------------- writing
 

@@ -12,7 +12,7 @@ from mlmodel_operator import observe
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import MLModel, Owner
 from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
-from mlmodel_operator.names import COMPONENT_LABEL, REVISION_LABEL, ROUTER, router_name, routes_name
+from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
 from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_routers, needs_services
 from mlmodel_operator.rollout.observed import Observed, RevisionState, Router
@@ -29,6 +29,7 @@ from mlmodel_operator.runtime.resource import (
     SERVICES,
     Body,
     Resource,
+    address,
     belongs_to,
 )
 from mlmodel_operator.runtime.store import Store
@@ -70,10 +71,19 @@ class Observer:
 
     # ------------------------------------------------------------------------------------------------ from the store
 
-    def children(self, resource: Resource, owner: Owner) -> list[Body]:
-        """Return the objects of this kind that the model owns."""
-        bodies = self._store.group(resource, owner.namespace, owner.name)
-        return [body for body in bodies if belongs_to(body, owner.uid)]
+    def of_revisions(self, resource: Resource, owner: Owner) -> list[Body]:
+        """Return the objects of this kind that the model owns and that belong to a revision.
+
+        Labels prove nothing, and neither does an owner: anyone who may create an object may write both. Each revision
+        has one object of a kind, of which the name is known.
+        """
+        return [
+            body
+            for body in self._store.group(resource, owner.namespace, owner.name)
+            if (revision := observe.label(body, REVISION_LABEL))
+            and address(body)[1] == revision_name(owner.name, revision)
+            and belongs_to(body, owner.uid)
+        ]
 
     def router_pods(self, owner: Owner) -> list[Body]:
         """Return the pods of the router."""
@@ -81,14 +91,13 @@ class Observer:
 
     def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
         """Return the state of each revision."""
-        deployments = self.children(DEPLOYMENTS, owner)
+        deployments = self.of_revisions(DEPLOYMENTS, owner)
         servers = [
-            (revision, observe.read_pod(pod))
+            (observe.label(deployment, REVISION_LABEL), observe.read_pod(pod))
             for deployment in deployments
-            if (revision := observe.label(deployment, REVISION_LABEL))
             for pod in self._pods_of(owner, deployment)
         ]
-        return observe.read_revisions(deployments, self.children(SERVICES, owner), servers)
+        return observe.read_revisions(deployments, self.of_revisions(SERVICES, owner), servers)
 
     def stored(self, model: MLModel, refusal: str = "") -> Observed:
         """Return what the store shows; nothing has been asked over the network."""
@@ -136,7 +145,8 @@ class Observer:
         reachable = {}
         if pods and needs_address(status, observed):
             side = answering_side(status, observed)
-            reachable = {"address": await self._scraper.answers(_cluster_ip(self.children(SERVICES, owner)), side)}
+            service = self._store.get(SERVICES, owner.namespace, owner.name)
+            reachable = {"address": await self._scraper.answers(_cluster_ip(service, owner), side)}
         unreachable = self._silences.note(key, "address", reachable, now)
         services = {}
         for revision in needs_services(status, observed):
@@ -183,7 +193,8 @@ def _routers(
     )
 
 
-def _cluster_ip(services: list[Body]) -> str:
-    """Return the IP of the Service in front of the routers; empty until it has one."""
-    routers = (body for body in services if observe.label(body, COMPONENT_LABEL) == ROUTER)
-    return next((str((body.get("spec") or {}).get("clusterIP") or "") for body in routers), "")
+def _cluster_ip(service: Body | None, owner: Owner) -> str:
+    """Return the IP of the Service in front of the routers; empty until it has one, or if the model does not own it."""
+    if service is None or not belongs_to(service, owner.uid):
+        return ""
+    return str((service.get("spec") or {}).get("clusterIP") or "")

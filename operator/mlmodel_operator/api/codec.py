@@ -133,12 +133,12 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Return the JSON data of a tree of dataclasses; objects leave out None and empty strings, lists and maps."""
+    """Return the JSON data of a tree of dataclasses; objects leave out None and empty optional texts and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         result = {}
         for item in _fields(type(value)):
             inner = getattr(value, item.name)
-            if inner is None or inner == "" or inner == () or inner == {}:
+            if inner is None or (not item.required and (inner == "" or inner == () or inner == {})):
                 continue
             data = format_time(inner) if item.type is Time else encode(inner)
             result[item.wire] = json.dumps(data, separators=(",", ":"), sort_keys=True) if item.opaque else data
@@ -156,10 +156,13 @@ def format_time(seconds: float) -> str:
 
 
 def parse_time(text: Any, path: str = "time") -> Time:
-    """Return the seconds since the epoch of any RFC 3339 time; raise DecodeError if ``text`` is not one."""
+    """Return the seconds since the epoch of any RFC 3339 time; raise DecodeError if ``text`` is not one, or not in the
+    years 1 to 9999 of UTC."""
     try:
-        return Time(datetime.fromisoformat(text).timestamp())
-    except (TypeError, ValueError):
+        seconds = datetime.fromisoformat(text).timestamp()
+        format_time(seconds)
+        return Time(seconds)
+    except (TypeError, ValueError, OverflowError):
         raise DecodeError(f"{path} must be an RFC 3339 time such as 2026-01-31T12:00:00Z") from None
 
 

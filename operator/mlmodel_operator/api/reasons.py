@@ -184,19 +184,15 @@ class Reason(StrEnum):
         "Permit connections from the namespace of the operator to ports 8080 and 9090 of the pods of the model and to"
         " port 80 of its Service: check NetworkPolicies.",
     )
-    STATUS_UNREADABLE = (
-        "StatusUnreadable",
-        "The status was changed so that the operator cannot read it, so the operator changes nothing for the model.",
-        "Restore the status from a backup with `kubectl replace --subresource=status`, or recreate the MLModel.",
-    )
     STATUS_REBUILT = (
         "StatusRebuilt",
-        "The status was empty, and the operator rebuilt it from its records and from what runs.",
+        "The status was empty or could not be read, and the operator rebuilt it from its records and from what runs.",
         "Check that the version in the message is the one that you expect to serve.",
     )
     STATUS_LOST = (
         "StatusLost",
-        "The status is empty, and no record describes the revision that serves, so the operator changes nothing.",
+        "The status is empty or cannot be read, and no record describes the revision that serves, so the operator"
+        " changes nothing.",
         "Restore the ControllerRevisions of the model from a backup, or set spec.model and spec.serving to those of"
         " the revision that serves.",
     )

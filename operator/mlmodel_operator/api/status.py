@@ -8,6 +8,7 @@ name but never another type, and ``upgrade.py`` reads the format of the release 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -28,6 +29,14 @@ Outcome = Literal["Promoted", "RolledBack", "Superseded", "Reverted"]
 MAX_REJECTED = 10
 MAX_HISTORY = 10
 MAX_RETRIES = 20
+
+_REVISION = re.compile(r"[0-9a-z]{1,63}")
+
+
+def _check_revision(revision: str) -> None:
+    """Raise TypeError for an identity that no decision makes: it is a part of names of objects."""
+    if not _REVISION.fullmatch(revision):
+        raise TypeError("revision must be 1 to 63 lower-case letters and digits")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,10 @@ class Stable:
     ] = ""
     replicas: Annotated[int, Doc("Number of desired pods.")] = 0
     ready_replicas: Annotated[int, Doc("Number of ready pods.")] = 0
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for a stable that no decision makes: somebody has changed the status."""
+        _check_revision(self.revision)
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,7 @@ class Candidate:
 
     def __post_init__(self) -> None:
         """Raise TypeError for a candidate that no decision makes: somebody has changed the status."""
+        _check_revision(self.revision)
         if self.slot is None and (self.phase != "Preparing" or self.stands_in_since is not None):
             raise TypeError("a candidate that gets requests requires a slot")
         if not 0 <= self.weight <= 100:
@@ -174,6 +188,10 @@ class Draining:
     until: Annotated[
         Time | None, Doc("Time of the removal; absent until every router has confirmed the new routes.")
     ] = None
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for an entry that no decision makes: somebody has changed the status."""
+        _check_revision(self.revision)
 
 
 @dataclass(frozen=True)
@@ -254,6 +272,12 @@ class Status:
     history: Annotated[tuple[HistoryEntry, ...], Doc("Finished rollouts, newest first, at most 10.")] = ()
     routes: Annotated[str, Doc("Identity of the routes that every ready router has confirmed.")] = ""
     conditions: Annotated[tuple[Condition, ...], Doc("Standard Kubernetes conditions.")] = ()
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for two sides that are one: somebody has changed the status."""
+        stable, candidate = self.stable, self.candidate
+        if stable and candidate and (stable.revision == candidate.revision or stable.slot == candidate.slot):
+            raise TypeError("stable and candidate require different revisions and slots")
 
 
 def rejection(status: Status, revision: str, retry: str) -> Rejected | None:

@@ -76,12 +76,15 @@ def is_lost(status: Status, *, recorded_stable: str) -> bool:
     return bool(recorded_stable) or (status.candidate is None and status.observed_generation == 0)
 
 
-def recover(model: MLModel, observed: Observed, known: Known, image: str, now: float) -> Recovery:
+def recover(
+    model: MLModel, observed: Observed, known: Known, image: str, now: float, how: str = "was empty"
+) -> Recovery:
     """Return the status of a model whose status is lost.
 
-    ``image`` is the server image of a new revision; ``now`` is in seconds since the epoch.
+    ``image`` is the server image of a new revision; ``now`` is in seconds since the epoch; ``how`` says how the status
+    is lost, as a clause for messages.
     """
-    return _Recovery(model, observed, known, desired_revision(model.spec, image), now).run()
+    return _Recovery(model, observed, known, desired_revision(model.spec, image), now, how).run()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class _Recovery:
     known: Known
     desired: Revision
     now: float
+    how: str
 
     def run(self) -> Recovery:
         decisions = self.known.decisions
@@ -237,7 +241,7 @@ class _Recovery:
     # ------------------------------------------------------------------------------------------------------ reports
 
     def _rebuilt(self, status: Status) -> Recovery:
-        message = f"the status was empty and is rebuilt: {'; '.join(self._clauses(status))}"
+        message = f"the status {self.how} and is rebuilt: {'; '.join(self._clauses(status))}"
         return Recovery(status, Notice("Warning", Reason.STATUS_REBUILT, message))
 
     def _clauses(self, status: Status) -> Iterator[str]:
@@ -256,7 +260,7 @@ class _Recovery:
         return Notice(
             "Warning",
             Reason.STATUS_LOST,
-            f"the status is empty, revision {name} serves, and no record describes it; the operator changes nothing for"
-            " this model: restore its ControllerRevisions from a backup, or set spec.model and spec.serving to those of"
-            f" revision {name}, which its Deployment {self.model.owner.name}-{name} shows",
+            f"the status {self.how}, revision {name} serves, and no record describes it; the operator changes"
+            " nothing for this model: restore its ControllerRevisions from a backup, or set spec.model and spec.serving"
+            f" to those of revision {name}, which its Deployment {self.model.owner.name}-{name} shows",
         )

@@ -187,9 +187,12 @@ def _check_controller(r: Resource, intent: Body, live: Body) -> None:
 
 
 def _project(live: Any, intent: Any) -> Any:
-    """Return ``live`` reduced to the fields of ``intent``; a list of another length stays whole, as it differs."""
+    """Return ``live`` reduced to the fields of ``intent``; a selector stays whole, because it is one value to the API
+    server too, and so does a list of another length, because it differs."""
     if isinstance(intent, dict) and isinstance(live, dict):
-        return {key: _project(live.get(key), value) for key, value in intent.items()}
+        return {
+            key: live.get(key) if key == "selector" else _project(live.get(key), value) for key, value in intent.items()
+        }
     if isinstance(intent, list) and isinstance(live, list) and len(intent) == len(live):
         return [_project(actual, desired) for actual, desired in zip(live, intent, strict=True)]
     return live

@@ -378,6 +378,11 @@ async def test_drift_is_repaired_and_fields_of_other_managers_stay(namespace: st
         assert body["metadata"]["labels"] == {GROUP: "g", "theirs": "x"}
         assert body["spec"]["replicas"] == 5
 
+        # A selector with one more label selects only pods of others.
+        await applier.apply(SERVICES, service(namespace))
+        store.put(SERVICES, await api.patch(SERVICES, namespace, "s", {"spec": {"selector": {"theirs": "x"}}}))
+        assert (await applier.apply(SERVICES, service(namespace)))["spec"]["selector"] == {"x": "y"}
+
 
 @asynchronous
 async def test_a_field_that_is_removed_from_the_intent_is_removed_from_the_object(

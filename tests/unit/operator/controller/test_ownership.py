@@ -245,3 +245,71 @@ async def test_a_pod_counts_once_its_replica_set_is_known() -> None:
     assert world.status["candidate"].get("readyReplicas", 0) == 0
     await world.edit(REPLICA_SETS, f"fraud{candidate}-6f9c", {"metadata": {"annotations": {"its": "event"}}})
     await world.run(world.is_ready)
+
+
+async def lookalike(world: World, r: Resource, revision: str, **spec: Any) -> None:
+    """Plant a copy of a child of stable for ``revision`` under another name, which names the MLModel as its owner."""
+    child = world.child(r, world.revision("stable"))
+    assert child is not None
+    labels = child["metadata"]["labels"] | {"mlmodel.dev/revision": revision}
+    foreign = copy.deepcopy(child) | {"spec": copy.deepcopy(child["spec"]) | spec}
+    await plant(world, r, foreign, child["metadata"]["ownerReferences"], name=f"zz-{revision}", labels=labels)
+
+
+@asynchronous
+async def test_a_lookalike_of_the_service_of_a_revision_gets_no_request() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.apply_model("v2")
+    await world.run(lambda: world.weight() > 0)
+    before = world.routes_id()
+    for role in ("stable", "candidate"):
+        await lookalike(world, SERVICES, world.revision(role).removeprefix("-"), clusterIP="10.9.9.9")
+    for _ in range(3):
+        await world.tick()
+    assert world.routes_id() == before
+
+
+@pytest.mark.parametrize("r", [SERVICES, DEPLOYMENTS], ids=lambda r: r.plural)
+@asynchronous
+async def test_a_lookalike_of_a_child_of_an_unknown_revision_is_no_revision(r: Resource) -> None:
+    world = World()
+    await world.serve("v1")
+    await lookalike(world, r, "cafecafe")
+    for _ in range(15):
+        await world.tick()
+    assert "draining" not in world.status
+    assert world.is_ready()
+    assert await world.reconcile() is None, "a settled model is not polled"
+
+
+@asynchronous
+async def test_a_lookalike_of_the_service_of_the_model_is_not_asked() -> None:
+    world = World()
+    await world.serve("v1")
+    child = world.child(SERVICES, "")
+    assert child is not None
+    foreign = copy.deepcopy(child) | {"spec": child["spec"] | {"clusterIP": "10.9.9.9"}}
+    for name in ("aa", "zz"):
+        await plant(world, SERVICES, foreign, child["metadata"]["ownerReferences"], name=name)
+    await world.apply_model("v2")
+    await world.run(world.is_ready, requests=200, limit=200)
+    assert not any("10.9.9.9" in str(request) for request in world.http.requests)
+
+
+@asynchronous
+async def test_a_selector_with_one_more_label_is_corrected() -> None:
+    """Only the pods of a tenant may have it."""
+    world = World()
+    await world.serve("v1")
+    for suffix in ("", world.revision("stable")):
+        name = f"fraud{suffix}"
+        selector = copy.deepcopy(world.api.objects[SERVICES, KEY[0], name]["spec"]["selector"])
+        await world.edit(SERVICES, name, {"spec": {"selector": {"mine": "yes"}}})
+        assert "mine" in world.api.objects[SERVICES, KEY[0], name]["spec"]["selector"]
+        await world.reconcile()
+        assert world.api.objects[SERVICES, KEY[0], name]["spec"]["selector"] == selector
+        world.restart()
+        await world.edit(SERVICES, name, {"spec": {"selector": {"mine": "yes"}}})
+        await world.reconcile()
+        assert world.api.objects[SERVICES, KEY[0], name]["spec"]["selector"] == selector

@@ -1,4 +1,4 @@
-"""A status that somebody changed so that it cannot be read: nothing is lost, and an Event reports it."""
+"""A status that somebody changed so that it cannot be read: it is as good as lost, and the records rebuild it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime.api import ApiError
+from mlmodel_operator.runtime.resource import EVENTS
 from tests.unit.operator.controller.world import World
 from tests.unit.operator.runtime.support import asynchronous
+
+TIME, LAST = "2026-01-31T12:00:00Z", "9999-12-31T23:59:59Z"
 
 
 async def changed(status: dict[str, Any]) -> World:
@@ -31,20 +34,57 @@ async def changed(status: dict[str, Any]) -> World:
         {"formatVersion": "2"},
         {"formatVersion": 1, "candidate": {"evidence": {"pods": None, "candidate": "x"}}, "stable": 7},
         {"stable": []},
+        {"stable": {"revision": ""}},
+        {"stable": {"revision": "../../secrets/x"}},
+        {"stable": {"slot": "b"}},
         {"draining": {"a": 1}},
+        {"draining": [{"revision": "", "outcome": "Promoted"}]},
         {"candidate": {"weight": "much"}},
         {"candidate": {"weight": 101}},
         {"candidate": {"phase": "Baking", "slot": None}},
+        {"candidate": {"startedAt": "0000-01-01T00:00:00Z"}},
+        {"history": [{"revision": "a", "version": "v", "outcome": "Promoted", "startedAt": "", "endedAt": ""}]},
     ],
-    ids=lambda status: json.dumps(status)[:40],
+    ids=lambda status: json.dumps(status)[:60],
 )
 @asynchronous
-async def test_an_unreadable_status_changes_nothing_and_is_reported_once(status: dict[str, Any]) -> None:
+async def test_an_unreadable_status_is_rebuilt_from_the_records(status: dict[str, Any]) -> None:
     world = await changed(status)
-    for _ in range(3):
-        assert await world.reconcile() is None
-    assert {(verb, plural) for verb, plural, _ in world.writes()} <= {("create", "events")}
-    assert world.reasons().count("StatusUnreadable") == 1
+    await world.reconcile()
+    assert (world.status["stable"]["version"], world.status["candidate"]["version"]) == ("v1", "v2")
+    assert world.reasons().count("StatusRebuilt") == 1
+    event = next(
+        body for (r, _, _), body in world.api.objects.items() if r == EVENTS and body["reason"] == "StatusRebuilt"
+    )
+    assert "the status could not be read (status" in event["note"]
+    assert "delete" not in {verb for verb, plural, _ in world.writes() if plural == "deployments"}
+    await world.run(world.is_ready, requests=200, limit=200)
+    assert world.status["stable"]["version"] == "v2"
+    assert world.reasons().count("StatusRebuilt") == 1
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"candidate": {"version": ""}},
+        {"stable": {"version": "v1\nstable b"}},
+        {"history": [{"revision": "", "version": "", "outcome": "Promoted", "startedAt": TIME, "endedAt": TIME}]},
+        {"rejected": [{"revision": "", "version": "", "reason": "", "message": "", "at": TIME}]},
+        {"conditions": [{"type": "", "status": "True", "reason": "", "message": "", "lastTransitionTime": TIME}]},
+        {"history": [{"revision": "a", "version": "v", "outcome": "Promoted", "startedAt": LAST, "endedAt": LAST}]},
+    ],
+    ids=lambda status: json.dumps(status)[:60],
+)
+@asynchronous
+async def test_a_status_with_odd_texts_is_read_again_and_again(status: dict[str, Any]) -> None:
+    world = await changed(status)
+    weight = world.weight()
+    for _ in range(5):
+        await world.tick()
+    assert world.weight() == weight
+    assert not {"StatusRebuilt", "EvidenceReset"} & set(world.reasons())
+    await world.run(world.is_ready, requests=200, limit=200)
+    assert world.status["stable"]["version"] in ("v2", "")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +121,10 @@ async def test_only_the_tests_restart_when_their_state_is_unreadable(state: str)
 
 @asynchronous
 async def test_the_report_is_repeated_until_the_event_exists() -> None:
-    world = await changed({"formatVersion": 0})
+    world = await changed({"candidate": {"evidence": {"state": "{"}}})
     world.api.fail = [ApiError(500, "InternalError", "try later")]
     await world.reconcile()
-    assert "StatusUnreadable" not in world.reasons()
+    assert "EvidenceReset" not in world.reasons()
+    await world.edit(MODELS, "fraud", {"status": {"candidate": {"evidence": {"state": "{"}}}}, "status")
     await world.reconcile()
-    await world.reconcile()
-    assert world.reasons().count("StatusUnreadable") == 1
+    assert world.reasons().count("EvidenceReset") == 1

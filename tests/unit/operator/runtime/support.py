@@ -78,7 +78,7 @@ class MemoryApi:
     - Each object gets a UID, a resourceVersion, and a generation that rises with every change outside metadata and
       status.
     - ``apply`` removes the fields that the same manager applied before and now leaves out; fields of others stay. A
-    list is one field. A write that changes nothing keeps the resourceVersion.
+    list is one field, and so is a selector. A write that changes nothing keeps the resourceVersion.
     - ``apply`` and ``patch`` do not write the status; ``replace_status`` and the subresource write only the status.
     - A stale resourceVersion, another UID, and a name that exists or is missing are rejected.
 
@@ -165,7 +165,7 @@ class MemoryApi:
             _reject_another_uid(live, body)
         intent = _without(body, "status")
         before = self._applied.get((r, *address(body), manager), {}) if live is not None else {}
-        merged = _merge(_release(live or {"metadata": {}}, before, intent), intent)
+        merged = _merge(_release(live or {"metadata": {}}, before, intent), intent, atomic=("selector",))
         self._applied[r, *address(body), manager] = copy.deepcopy(intent)
         if merged == live:
             return copy.deepcopy(merged)
@@ -224,8 +224,8 @@ def _without(body: Body, *keys: str) -> Body:
     return {key: value for key, value in body.items() if key not in keys}
 
 
-def _merge(live: Any, patch: Any) -> Any:
-    """Return ``live`` after a merge patch: null removes a field."""
+def _merge(live: Any, patch: Any, atomic: tuple[str, ...] = ()) -> Any:
+    """Return ``live`` after a merge patch: null removes a field. Fields named in ``atomic`` are one value."""
     if not isinstance(live, dict) or not isinstance(patch, dict):
         return copy.deepcopy(patch)
     merged = copy.deepcopy(live)
@@ -233,7 +233,7 @@ def _merge(live: Any, patch: Any) -> Any:
         if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = _merge(live.get(key), value)
+            merged[key] = copy.deepcopy(value) if key in atomic else _merge(live.get(key), value, atomic)
     return merged
 
 
