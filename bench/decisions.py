@@ -75,7 +75,7 @@ class Gate:
     def is_proven(self, weight: int) -> bool:
         """Whether the candidate may get ``weight``."""
         limit = errors.limit_for(weight, max_percent=self.max_percent)
-        return errors.is_certified(self.evidence.state.segments, limit)
+        return errors.is_proven(self.evidence.state.segments, limit)
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,20 @@ def rollout(
     stable: float,
     *,
     poison: float = 0.0,
+    unknown: tuple[float, float] = (0.0, 0.0),
+    late: float = 0.0,
+    timed: float = 0.0,
     per_second: int = 50,
     steps: tuple[int, ...] = (5, 25, 50),
     horizon: int = 3600,
 ) -> Outcome:
     """Simulate a rollout with the default bakeSeconds: both versions fail requests at random and independently, and
-    ``poison`` is the share of requests that each version fails. Each request is drawn in shuffled blocks of 100."""
+    ``poison`` is the share of requests that each version fails. Each request is drawn in shuffled blocks of 100.
+
+    ``unknown`` are the shares of requests to candidate and stable without an outcome, and ``late`` is that of requests
+    to the candidate whose clients give up so late that they count as failures. ``timed`` is the share of requests that
+    both versions fail and whose client gives up after the candidate has failed and before stable has.
+    """
     gate, weights, weight, baked = Gate(), [*steps[1:], 100], steps[0], math.inf
     draws: list[bool] = []
     for now in range(1, horizon + 1):
@@ -108,7 +116,12 @@ def rollout(
             draws += block
         number = sum(draws[:per_second])
         del draws[:per_second]
-        gate.add(weight, _second(rng, number, per_second - number, candidate, stable, poison))
+        own, others = number - _hits(rng, number, unknown[0]), per_second - number
+        others -= _hits(rng, others, unknown[1])
+        failed = _hits(rng, own, late) or _hits(rng, own, timed)
+        left = _hits(rng, others, timed)
+        gave_up = Sides(Counts(failed, failed, failed), Counts(left=left))
+        gate.add(weight, gave_up + _second(rng, own - failed, others - left, candidate, stable, poison))
         requests = gate.evidence.candidate.requests
         if gate.is_against():
             return Outcome("rolled back", now, requests)

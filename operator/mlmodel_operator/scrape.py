@@ -19,7 +19,7 @@ from mlmodel_operator.api.evidence import Counts, Sides
 from mlmodel_operator.names import SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
-_BODY_LIMIT = 16 * 1024  # a page with all 100 weights and millions of requests at each has 13 KiB
+_BODY_LIMIT = 16 * 1024  # a page with all 100 weights and millions of requests at each has 15 KiB
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
 _BOOT = re.compile(r"[0-9a-f]{16}")
@@ -117,14 +117,17 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
 
 
 def _sides(sides: Mapping[str, Any]) -> Sides:
-    return Sides(_counts(sides["candidate"], shared=_natural(sides["candidate"]["shared"])), _counts(sides["stable"]))
+    candidate, stable = sides["candidate"], sides["stable"]
+    return Sides(
+        _counts(candidate, shared=_natural(candidate["shared"])), _counts(stable, left=_natural(stable["left"]))
+    )
 
 
-def _counts(counts: Mapping[str, Any], shared: int = 0) -> Counts:
+def _counts(counts: Mapping[str, Any], shared: int = 0, left: int = 0) -> Counts:
     requests, failed = _natural(counts["requests"]), _natural(counts["failed"])
     if not shared <= failed <= requests:
         raise ValueError(counts)
-    return Counts(requests, failed, shared)
+    return Counts(requests, failed, shared, left)
 
 
 def _weight(text: str) -> int:

@@ -26,31 +26,40 @@ class Counts:
             " rejected although stable accepts them."
         ),
     ] = 0
-    shared: Annotated[int, Doc("Number of the candidate's failed requests that stable failed too; 0 for stable.")] = 0
+    shared: Annotated[
+        int,
+        Doc(
+            "Number of the candidate's failed requests that stable failed too, or that the client gave up before stable"
+            " could answer; 0 for stable."
+        ),
+    ] = 0
+    left: Annotated[
+        int,
+        Doc(
+            "Number of further requests to stable that the client gave up before stable could answer; 0 for the"
+            " candidate."
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         """Raise TypeError for a negative number, or one that is too large for the tests."""
-        if not all(0 <= number <= _MOST for number in (self.requests, self.failed, self.shared)):
-            raise TypeError("requests, failed and shared must be 0 to 2^63")
+        if not all(0 <= number <= _MOST for number in self._numbers):
+            raise TypeError("requests, failed, shared and left must be 0 to 2^63")
+
+    @property
+    def _numbers(self) -> tuple[int, int, int, int]:
+        return self.requests, self.failed, self.shared, self.left
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            min(self.requests + other.requests, _MOST),
-            min(self.failed + other.failed, _MOST),
-            min(self.shared + other.shared, _MOST),
-        )
+        return Counts(*(min(own + more, _MOST) for own, more in zip(self._numbers, other._numbers, strict=True)))
 
     def __sub__(self, other: Counts) -> Counts:
         # At least 0: stable's recent requests contain retries, which are not among all that were drawn.
-        return Counts(
-            max(self.requests - other.requests, 0),
-            max(self.failed - other.failed, 0),
-            max(self.shared - other.shared, 0),
-        )
+        return Counts(*(max(own - less, 0) for own, less in zip(self._numbers, other._numbers, strict=True)))
 
     def is_reset_since(self, earlier: Counts) -> bool:
         """Whether any number is below its ``earlier`` value, which happens only when a new process counts from zero."""
-        return self.requests < earlier.requests or self.failed < earlier.failed or self.shared < earlier.shared
+        return any(now < before for now, before in zip(self._numbers, earlier._numbers, strict=True))
 
     @property
     def own(self) -> int:

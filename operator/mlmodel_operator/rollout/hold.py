@@ -18,7 +18,7 @@ from mlmodel_operator.rollout import endings
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
-from mlmodel_operator.rollout.routes import weight_of
+from mlmodel_operator.rollout.routes import SLOW_MS, weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 STEADY_SECONDS = 30.0
@@ -29,9 +29,6 @@ that takes the CPU from stable must not do so again at once."""
 SUSPECT_RATE, BAD_RATE = 0.05, 0.075
 """Failure rates of stable that are not normal: the first if stable failed less than a third as often before, the second
 always: a service that always fails that often looks like one in trouble."""
-SLOW_MS = 100
-"""Stable is slow if its average response time is above three times that at the start of the canary plus this."""
-
 _HELD = {
     Reason.ERROR_RATE,
     Reason.ERROR_RATE_ABOVE_STABLE,

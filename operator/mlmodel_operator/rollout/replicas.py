@@ -76,5 +76,5 @@ def _required(context: Context, candidate: Candidate) -> int:
     evidence = context.evidence or Evidence()
     target = next_target(rollout, candidate.weight)
     is_overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
-    is_passed = is_overdue or errors.is_certified(evidence.state.segments, target.limit)
+    is_passed = is_overdue or errors.is_proven(evidence.state.segments, target.limit)
     return capacity.for_weight(target.weight if is_passed and not rollout.paused else candidate.weight, full)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
+
+_LONGEST = 2_000
+"""Number of characters from which on a routes file is not ours."""
+_LABEL = re.compile(r"[A-Za-z0-9._-]*")
+SLOW_MS = 100
+"""An answer is slow if it takes more than three times what stable took when the canary began, plus this."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class Routes:
     ``addresses`` maps a slot to the ClusterIP of its revision's Service, ``labels`` to its version. ``stable`` and
     ``candidate`` are the slots of the two sides (None: the side has no slot). Of the candidate, ``weight`` is its
     percentage (0 to 100), ``revision`` its identity, which the routers report with their counts, and ``limit_ms`` the
-    time in milliseconds for its own answer, before the request is retried on stable.
+    time in milliseconds for its own answer, before the request is retried on stable. A client that gives up after
+    ``patience_ms`` is a failure of the revision, and one that gives up sooner is not.
     """
 
     addresses: Mapping[Slot, str] = field(default_factory=dict)
@@ -27,12 +35,13 @@ class Routes:
     weight: int = 0
     revision: str = ""
     limit_ms: int = 10_000
+    patience_ms: int = 10_000
     labels: Mapping[Slot, str] = field(default_factory=dict)
 
     def text(self) -> str:
         """Return the routes file that the router reads: lines ``slot NAME ADDRESS PORT VERSION``,
-        ``stable NAME``, ``candidate NAME WEIGHT REVISION LIMIT`` and, first, ``id HASH``, which the router reports once
-        it follows the file."""
+        ``stable NAME``, ``candidate NAME WEIGHT REVISION LIMIT PATIENCE`` and, first, ``id HASH``, which the router
+        reports once it follows the file."""
         lines = [
             f"slot {slot} {self.addresses[slot]} {SERVER_PORT} {self.labels.get(slot, '')}".rstrip()
             for slot in sorted(self.addresses)
@@ -40,7 +49,8 @@ class Routes:
         if self.stable is not None:
             lines.append(f"stable {self.stable}")
         if self.candidate is not None:
-            lines.append(f"candidate {self.candidate} {self.weight} {self.revision} {self.limit_ms}")
+            times = f"{self.limit_ms} {self.patience_ms}"
+            lines.append(f"candidate {self.candidate} {self.weight} {self.revision} {times}")
         body = "".join(line + "\n" for line in lines)
         return f"id {hashlib.sha256(body.encode()).hexdigest()[:16]}\n{body}"
 
@@ -52,7 +62,7 @@ class Routes:
 def read_routes(text: str) -> Routes:
     """Return the routes in a routes file. A line that is not valid is left out: tenants may edit the ConfigMap."""
     routes = Routes()
-    for line in text.splitlines():
+    for line in text[:_LONGEST].splitlines():
         match line.split(" "):
             case ["slot", ("a" | "b") as slot, address, _, *label]:
                 labels = {slot: " ".join(label)} if label else {}
@@ -61,9 +71,11 @@ def read_routes(text: str) -> Routes:
                 )
             case ["stable", ("a" | "b") as slot]:
                 routes = replace(routes, stable=slot)
-            case ["candidate", ("a" | "b") as slot, share, revision, limit] if _is_number(share) and _is_number(limit):
-                weight, limit_ms = min(int(share[:3]), 100), int(limit[:9])
-                routes = replace(routes, candidate=slot, weight=weight, revision=revision, limit_ms=limit_ms)
+            case ["candidate", ("a" | "b") as slot, share, revision, *times] if _is_number(share) and len(times) == 2:
+                if all(_is_number(time) for time in times):
+                    weight, (limit, patience) = min(int(share[:3]), 100), (int(time[:9]) for time in times)
+                    routes = replace(routes, candidate=slot, weight=weight, revision=revision)
+                    routes = replace(routes, limit_ms=limit, patience_ms=patience)
             case ["candidate", ("a" | "b") as slot, share] if _is_number(share):
                 # Of the release before.
                 routes = replace(routes, candidate=slot, weight=min(int(share[:3]), 100))
@@ -85,10 +97,10 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
     weight = 0
     if stable is not None:
         stable_slot = stable.slot
-        slots[stable.slot], labels[stable.slot] = observed.revision(stable.revision).address, stable.version
+        slots[stable.slot], labels[stable.slot] = observed.revision(stable.revision).address, _label(stable.version)
     if candidate is not None and candidate.slot is not None:
         state = observed.revision(candidate.revision)
-        slots[candidate.slot], labels[candidate.slot] = state.address, candidate.version
+        slots[candidate.slot], labels[candidate.slot] = state.address, _label(candidate.version)
         if stable is None:
             stable_slot = candidate.slot
         else:
@@ -102,7 +114,19 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
     if candidate is None or candidate_slot is None:
         return Routes(slots, stable_slot, labels=labels)
     limit_ms = candidate.attempt_limit_ms or Routes.limit_ms
-    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, limit_ms, labels)
+    patience_ms = _patience_ms(candidate, limit_ms)
+    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, limit_ms, patience_ms, labels)
+
+
+def _label(version: str) -> str:
+    """Return a version for the routes file; empty if it has characters that no version in a spec has."""
+    return version if _LABEL.fullmatch(version) else ""
+
+
+def _patience_ms(candidate: Candidate, limit_ms: int) -> int:
+    """Return the time in milliseconds after which a client that gives up shows that a revision is too slow: far longer
+    than stable normally takes. Without knowing that, only the limit itself shows it."""
+    return min(3 * candidate.stable_ms + SLOW_MS, limit_ms) if candidate.stable_ms else limit_ms
 
 
 def weight_of(candidate: Candidate) -> int:

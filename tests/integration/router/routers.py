@@ -27,9 +27,10 @@ STABLE_A = Routes(ADDRESSES, stable="a")
 UNCOUNTED = {"large": 0, "chosen": 0, "crowd": 0, "other": 0}
 
 
-def canary(weight: int, limit_ms: int = 10_000, revision: str = "b0b0b0b0") -> Routes:
+def canary(weight: int, limit_ms: int = 10_000, revision: str = "b0b0b0b0", patience_ms: int | None = None) -> Routes:
     """Return routes in which slot a is stable, with version v1, and slot b the candidate, with version v2."""
-    return Routes(ADDRESSES, "a", "b", weight, revision, limit_ms, {"a": "v1", "b": "v2"})
+    patience_ms = limit_ms if patience_ms is None else patience_ms
+    return Routes(ADDRESSES, "a", "b", weight, revision, limit_ms, patience_ms, {"a": "v1", "b": "v2"})
 
 
 def candidate(requests: int, failed: int = 0, shared: int = 0) -> dict[str, int]:
@@ -37,9 +38,9 @@ def candidate(requests: int, failed: int = 0, shared: int = 0) -> dict[str, int]
     return {"requests": requests, "failed": failed, "shared": shared}
 
 
-def stable(requests: int, failed: int = 0) -> dict[str, int]:
+def stable(requests: int, failed: int = 0, left: int = 0) -> dict[str, int]:
     """Return counts of stable as the router reports them."""
-    return {"requests": requests, "failed": failed}
+    return {"requests": requests, "failed": failed, "left": left}
 
 
 @dataclass

@@ -24,13 +24,14 @@ from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
-from tests.integration.router.loopback import Client, Revision
+from tests.integration.router.loopback import Client, Revision, http2
 from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 SERVICE = "inference.GRPCInferenceService"
 Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
 
 
+GRPC_HEADERS = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))  # codespell:ignore te
 MESSAGE = b"\x2a\x64" + bytes(100)  # an input
 MESSAGE *= 200
 
@@ -326,6 +327,59 @@ def test_a_deadline_that_the_server_cannot_meet_counts_for_neither_side(run: Run
     run(scenario, canary(100), b=sheds(StatusCode.UNAVAILABLE))
 
 
+async def cancel(setup: Setup, after: float) -> None:
+    """Cancel a call; HAProxy learns it from the reset of the stream."""
+    call = setup.client._infer(b"\n\x01m")
+    await asyncio.sleep(after)
+    call.cancel()
+
+
+async def expire(setup: Setup, after: float) -> None:
+    """Send a call with a deadline, after which the client resets the stream."""
+    assert (await setup.client.infer(deadline=after)).code == StatusCode.DEADLINE_EXCEEDED
+
+
+GIVE_UP = {"cancels": cancel, "deadline": expire}
+
+
+@pytest.mark.parametrize("give_up", GIVE_UP.values(), ids=GIVE_UP.keys())
+@pytest.mark.parametrize("hanging", ["a", "b"])
+def test_a_client_that_gives_up_soon_blames_nobody_and_one_that_waited_long_blames_the_version(
+    run: Run, hanging: str, give_up: Callable[[Setup, float], Awaitable[None]]
+) -> None:
+    async def scenario(setup: Setup) -> None:
+        weight = 1 if hanging == "a" else 100
+        for patience in (2_000, 100):
+            routes = canary(weight, limit_ms=3_000, revision=f"b{patience}", patience_ms=patience)
+            await setup.router.route(routes)
+            await asyncio.gather(*(give_up(setup, 0.5) for _ in range(20)), return_exceptions=True)
+            await asyncio.sleep(0.2)
+            own, others = await setup.router.tally(weight)
+            found = own if weight == 100 else others
+            # A call that ends before the router has connected to a version counts for neither side.
+            assert found["requests"] in (range(15, 21) if patience == 100 else (0,))
+            assert found["failed"] == found["requests"]
+            assert own["shared"] == own["failed"]
+            assert others["left"] in (range(15, 21) if patience > 100 and hanging == "a" else (0,))
+
+    run(scenario, a=hangs if hanging == "a" else None, b=hangs if hanging == "b" else None)
+
+
+def test_a_client_that_gives_up_during_the_retry_blames_the_candidate_only_if_it_has_waited_long(run: Run) -> None:
+    """As it would blame stable, which is still trying."""
+
+    async def scenario(setup: Setup) -> None:
+        for patience, expected in ((2_000, candidate(0)), (100, candidate(10, failed=10, shared=10))):
+            await setup.router.route(canary(100, revision=f"b{patience}", patience_ms=patience))
+            for code in (StatusCode.INTERNAL, StatusCode.INVALID_ARGUMENT):
+                setup.b.behave = fails(code)
+                await asyncio.gather(*(cancel(setup, 0.5) for _ in range(10)))
+            await asyncio.sleep(0.2)
+            assert await setup.router.tally(100) == (expected, stable(0))
+
+    run(scenario, canary(100), a=hangs)
+
+
 @pytest.mark.parametrize(
     "message",
     [b"\xa3\x06\xa4\x06" + field(2, b"v2"), field(2, b"v2")[:-1], b"\x12\xff\xff\xff\xff\xff\x01"],
@@ -337,6 +391,43 @@ def test_a_message_that_cannot_be_read_to_its_end_does_not_count(run: Run, messa
             assert (await setup.client.infer(message)).text == "a"
         assert await setup.router.tally(50) == (candidate(0), stable(0))
         assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "other": 20}
+
+    run(scenario, canary(50))
+
+
+def test_a_path_that_is_not_ascii_reaches_no_server(run: Run) -> None:
+    """A server of grpcio stops after one."""
+
+    async def scenario(setup: Setup) -> None:
+        headers = GRPC_HEADERS
+        for routes in (STABLE_A, canary(50), canary(100)):
+            await setup.router.route(routes)
+            for path in (b"/\xe9/ModelInfer", b"/x?\xff", b"/\xe9"):
+                answer = await http2(setup.router.grpc, path, headers=headers, body=b"\0\0\0\0\0")
+                assert b"must be encoded" in answer
+        assert {answer.code for answer in await setup.send(20)} == {StatusCode.OK}
+        assert await setup.router.tally(100) == (candidate(20), stable(0))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(2 * b"\0\0\0\0\x03\n\x01m", id="two messages"),
+        pytest.param(b"\0\0\0\0\x03\n\x01m" + b"\0\0\0\0\x07\n\x01m\x12\x02v2", id="the second chooses"),
+        pytest.param(b"\0\0\0\0\x09\n\x01m", id="a part of a message"),
+        pytest.param(b"\0\0", id="a part of a prefix"),
+        pytest.param(b"\x01\0\0\0\x03\n\x01m", id="compressed"),
+    ],
+)
+def test_a_body_that_is_not_one_message_counts_for_neither_side(run: Run, body: bytes) -> None:
+    async def scenario(setup: Setup) -> None:
+        headers = GRPC_HEADERS
+        path = f"/{SERVICE}/ModelInfer".encode()
+        await asyncio.gather(*(http2(setup.router.grpc, path, headers=headers, body=body) for _ in range(20)))
+        assert await setup.router.tally(50) == (candidate(0), stable(0))
+        assert (await setup.router.counts())["uncounted"] == {**UNCOUNTED, "large": 20}
 
     run(scenario, canary(50))
 
@@ -380,14 +471,16 @@ def test_client_errors_are_passed_on_and_are_not_failures(run: Run, code: Status
 @pytest.mark.parametrize(
     "code", [StatusCode.INVALID_ARGUMENT, StatusCode.RESOURCE_EXHAUSTED], ids=lambda code: str(code.name)
 )
-def test_a_call_that_both_versions_reject_gets_the_response_of_stable_and_is_not_a_failure(
+def test_a_call_that_both_versions_reject_gets_the_response_of_stable_and_is_nobodys_fault_alone(
     run: Run, code: StatusCode
 ) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await setup.send(100)
         assert Counter(answers) == {Answer(code, "no luck"): 100}
         assert (len(setup.a.sizes), len(setup.b.sizes)) == (100, 25)
-        assert await setup.router.tally(25) == (candidate(0), stable(0))
+        shed = (candidate(25, failed=25, shared=25), stable(75, failed=75))
+        is_shed = code == StatusCode.RESOURCE_EXHAUSTED
+        assert await setup.router.tally(25) == (shed if is_shed else (candidate(0), stable(0)))
 
     run(scenario, canary(25), a=fails(code), b=fails(code))
 

@@ -22,8 +22,14 @@ GOOD = {
     "candidate": "91e4b519",
     "stable_ms": 12,
     "weights": {
-        "25": {"candidate": {"requests": 412, "failed": 3, "shared": 1}, "stable": {"requests": 1236, "failed": 1}},
-        "5": {"candidate": {"requests": 5, "failed": 0, "shared": 0}, "stable": {"requests": 95, "failed": 0}},
+        "25": {
+            "candidate": {"requests": 412, "failed": 3, "shared": 1},
+            "stable": {"requests": 1236, "failed": 1, "left": 9},
+        },
+        "5": {
+            "candidate": {"requests": 5, "failed": 0, "shared": 0},
+            "stable": {"requests": 95, "failed": 0, "left": 0},
+        },
     },
     "uncounted": {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
 }
@@ -32,7 +38,7 @@ STATUS = RouterStatus(
     "abc",
     "91e4b519",
     12,
-    {25: Sides(Counts(412, 3, 1), Counts(1236, 1)), 5: Sides(Counts(5), Counts(95))},
+    {25: Sides(Counts(412, 3, 1), Counts(1236, 1, left=9)), 5: Sides(Counts(5), Counts(95))},
     {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
 )
 
@@ -172,7 +178,7 @@ def test_a_page_above_16_kib_is_not_read() -> None:
 
 def test_a_page_with_all_weights_is_read() -> None:
     counts = {"requests": 2_000_000, "failed": 20_000}
-    sides = {"candidate": {**counts, "shared": 10_000}, "stable": counts}
+    sides = {"candidate": {**counts, "shared": 10_000}, "stable": {**counts, "left": 200_000}}
     status = parse_router_status(json.dumps({**GOOD, "weights": {str(n): sides for n in range(1, 101)}}).encode())
     assert status is not None
     assert len(status.weights) == 100
@@ -187,7 +193,7 @@ def side(**changes: object) -> dict[str, object]:
     """Return the counts of one weight."""
     return {
         "candidate": {"requests": 9, "failed": 2, "shared": 1, **changes},
-        "stable": {"requests": 9, "failed": 0},
+        "stable": {"requests": 9, "failed": 0, "left": 4},
     }
 
 
@@ -214,6 +220,8 @@ def side(**changes: object) -> dict[str, object]:
         {"weights": {"5": side(requests=2**60)}},
         {"weights": {"5": side(failed=10)}},
         {"weights": {"5": side(shared=3)}},
+        {"weights": {"5": side() | {"stable": {"requests": 9, "failed": 0}}}},
+        {"weights": {"5": side() | {"stable": {"requests": 9, "failed": 0, "left": -1}}}},
         {"uncounted": {"large": 1}},
         {"uncounted": {**GOOD["uncounted"], "other": "1"}},  # type: ignore[dict-item]
     ],
@@ -225,4 +233,4 @@ def test_a_router_status_that_is_not_valid_is_none(changes: dict[str, object]) -
 def test_the_counts_of_the_other_tests_are_valid() -> None:
     found = parse_router_status(page(weights={"5": side()}))
     assert found is not None
-    assert found.weights == {5: Sides(Counts(9, 2, 1), Counts(9))}
+    assert found.weights == {5: Sides(Counts(9, 2, 1), Counts(9, left=4))}

@@ -42,6 +42,9 @@ trap 'kill -USR1 "$first" "$second" 2>/dev/null' USR1 USR2 TERM INT
 result=0
 for process in "$first" "$second"; do
   finish "$process"
-  [ "$code" -eq 0 ] || result=$code
+  # The code of an error, rather than that of the process that was stopped because of it.
+  if [ "$code" -ne 0 ] && { [ "$result" -eq 0 ] || [ "$result" -gt 128 ]; }; then
+    result=$code
+  fi
 done
 exit "$result"

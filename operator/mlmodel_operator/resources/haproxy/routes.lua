@@ -5,6 +5,7 @@
 
 local PATH = os.getenv("MLMODEL_ROUTES")
 local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
+local TIMEOUT_MS = 1000 * tonumber(os.getenv("MLMODEL_TIMEOUT_SECONDS"))
 local POLL_MS = 200
 local MAP = "state.map"
 
@@ -19,7 +20,8 @@ random:close()
 -- The counts ----------------------------------------------------------------------------------------------------------
 --
 -- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
--- HAProxy counts the good outcomes in the table `tally`, this program all others.
+-- HAProxy counts the good outcomes in the table `tally`, this program all others. `left` are requests to stable whose
+-- client gave up before an outcome: they are in no other count.
 
 local outcomes -- by tally
 local weights -- that the present candidate has had
@@ -143,17 +145,18 @@ end)
 -- Outcomes ------------------------------------------------------------------------------------------------------------
 
 -- gRPC statuses that count as failures of the model, as in haproxy.cfg.
-local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["12"] = true, ["13"] = true, ["14"] = true,
-  ["15"] = true }
-local GRPC_REJECTIONS = { ["3"] = true, ["8"] = true }
+local GRPC_FAILURES = { ["1"] = true, ["2"] = true, ["4"] = true, ["8"] = true, ["12"] = true, ["13"] = true,
+  ["14"] = true, ["15"] = true }
 
--- Returns `ok`, `failed` (5xx, or no answer), `rejected` (a wrong request, or too many) or `neither`.
+-- Returns `ok`, `failed` (5xx, no answer, or too many requests), `rejected` (a wrong request) or `neither`. A server
+-- sheds at random: if only the candidate were blamed for it, because stable accepts most of what the candidate sheds,
+-- an overload of both would condemn the candidate.
 local function kind_of(status, grpc_status)
   if grpc_status and grpc_status ~= "" and grpc_status ~= "0" then
-    return GRPC_FAILURES[grpc_status] and "failed" or GRPC_REJECTIONS[grpc_status] and "rejected" or "neither"
-  elseif status >= 500 then
+    return GRPC_FAILURES[grpc_status] and "failed" or grpc_status == "3" and "rejected" or "neither"
+  elseif status >= 500 or status == 429 then
     return "failed"
-  elseif status == 400 or status == 429 then
+  elseif status == 400 then
     return "rejected"
   end
   return status < 400 and "ok" or "neither"
@@ -203,7 +206,7 @@ end
 local function add(name, ...)
   local count = outcomes[name]
   if not count then
-    count = { good = 0, failed = 0, shared = 0 }
+    count = { good = 0, failed = 0, shared = 0, left = 0 }
     outcomes[name] = count
   end
   for _, what in ipairs({ ... }) do
@@ -211,55 +214,76 @@ local function add(name, ...)
   end
 end
 
--- Whether the client's deadline decides about an outcome: it is shorter than the router's limit, and has passed, or the
--- server said that it cannot be met.
-local function has_expired(txn, at, was_late)
-  local allowed = allowed_ms(txn)
-  return allowed and allowed < routes.limit and (was_late or at - txn:get_var("txn.started") >= allowed)
+-- Whether the client left before it had an answer; HAProxy then answers itself.
+local function has_left(txn)
+  return txn.f:status() == 400 and (txn.f:txn_sess_term_state() or ""):sub(1, 1) == "C"
 end
 
-local function count_stable(txn, name, final)
-  local now = txn:get_var("txn.now")
-  if has_expired(txn, now, is_late(txn)) then
+-- Returns for how many ms a client was willing to wait that gave up within `took` ms: it left, or its deadline passed,
+-- or the server said that it cannot be met. Returns nil if it did not; a deadline above the router's limit changes
+-- nothing.
+local function waited_ms(txn, took, was_late, left)
+  local allowed = allowed_ms(txn)
+  if left then
+    return math.min(took, allowed or took)
+  end
+  return allowed and allowed < routes.limit and (was_late or took >= allowed) and allowed or nil
+end
+
+local function count_stable(txn, name, final, left)
+  local took = txn:get_var("txn.now") - txn:get_var("txn.started")
+  local waited = waited_ms(txn, took, is_late(txn), left)
+  if not left and (final == "rejected" or final == "neither") then
     return
-  elseif final == "failed" or final == "ok" and now - txn:get_var("txn.started") > routes.limit then
-    add(name, "failed")
-  elseif final == "ok" then
-    add(name, "good")
+  elseif waited and waited < routes.patience then
+    add(name, "left")
+  else
+    add(name, (waited or final == "failed" or took > routes.limit) and "failed" or "good")
   end
 end
 
-local function count_candidate(txn, name, final)
-  local draw, now = tostring(txn:get_var("txn.draw")), txn:get_var("txn.now")
+local function count_candidate(txn, name, final, left)
+  local draw, started, now = tostring(txn:get_var("txn.draw")), txn:get_var("txn.started"), txn:get_var("txn.now")
   local noted = first[draw]
   if not noted then
-    if final == "ok" and txn:get_var("txn.server") == "own" and not has_expired(txn, now, false) then
+    -- The candidate's own answer, unless the client left before it.
+    local waited = waited_ms(txn, now - started, false, left)
+    local is_own = final == "ok" and txn:get_var("txn.server") == "own"
+    if waited and waited >= routes.patience and (left or is_own) then
+      add(name, "failed", "shared")
+    elseif not waited and is_own then
       add(name, "good")
     end
     return
   end
   first[draw], first_count = nil, first_count - 1
-  local has_failed = noted.kind == "failed" or noted.kind == "rejected"
-  if not has_failed or final == "rejected" or final == "neither" or has_expired(txn, noted.at, noted.is_late) then
+  -- A client that leaves during the retry leaves as it would if stable alone had answered for as long.
+  local waited = waited_ms(txn, (left and now or noted.at) - started, noted.is_late, left)
+  if waited and waited < routes.patience or noted.kind == "neither" or left and noted.kind == "rejected" then
     return
-  elseif final == "failed" or now - noted.at > routes.limit then
-    add(name, "failed", "shared") -- stable failed it too, by the same measure
+  elseif not left and (final == "rejected" or final == "neither") then
+    return
+  elseif left or final == "failed" or now - noted.at > (waited or routes.limit) then
+    add(name, "failed", "shared") -- stable failed it too, by the same measure; or it is unknown
   else
     add(name, "failed")
   end
 end
 
 -- Counts the outcome of a request that was drawn, unless HAProxy has counted it. It counts for neither side if the
--- deadline of the client was too short, if the request is wrong for stable too, or if it says nothing about the model,
--- like a missing key.
+-- request is wrong for stable too, or if it says nothing about the model, like a missing key.
+--
+-- A client that gives up says something about a version only if it has waited far longer than stable normally takes
+-- (`patience`). An earlier one could choose the outcome: it would only have to give up between the times that the two
+-- versions take. Stable may fail such a request too, so the candidate does not fail alone.
 core.register_fetches("outcome", function(txn, side)
   local name = txn:get_var("txn.tally")
   if name then
-    local final = kind_of(txn.f:status(), txn.f:res_hdr("grpc-status"))
+    local final, left = kind_of(txn.f:status(), txn.f:res_hdr("grpc-status")), has_left(txn)
     if side == "stable" then
-      count_stable(txn, name, final)
+      count_stable(txn, name, final, left)
     else
-      count_candidate(txn, name, final)
+      count_candidate(txn, name, final, left)
     end
   end
   return ""
@@ -267,25 +291,35 @@ end)
 
 -- The file ------------------------------------------------------------------------------------------------------------
 
+local DAY_MS = 24 * 60 * 60 * 1000
+
+-- Whether digits are a number from `low` to `high`.
+local function is_within(digits, low, high)
+  local number = math.tointeger(tonumber(digits))
+  return number and number >= low and number <= high
+end
+
 -- Returns the routes in a text, or nil and the reason. Every line must be valid: half a file must never become active.
 local function parse(text)
   local id, body = text:match("^id (%x+)\n(.*)$")
-  if not id then
+  if not id or #id > 64 then
     return nil, "it doesn't begin with an id"
   end
-  local new = { id = id, address = {}, label = {}, weight = 0, revision = "", limit = 10000 }
+  local new = { id = id, address = {}, label = {}, weight = 0, revision = "", limit = 10000, patience = 10000 }
   for line in body:gmatch("([^\n]*)\n?") do
     local slot, ip, port, label = line:match("^slot ([ab]) ([%x.:]+) (%d+) ?([%w._-]*)$")
     local stable = line:match("^stable ([ab])$")
-    local candidate, weight, revision, limit = line:match("^candidate ([ab]) (%d+) (%w+) (%d+)$")
-    if slot then
+    local candidate, weight, revision, limit, patience = line:match("^candidate ([ab]) (%d+) (%w+) (%d+) (%d+)$")
+    local has_times = candidate and is_within(limit, 1, DAY_MS) and is_within(patience, 1, DAY_MS)
+    if slot and is_within(port, 1, 65535) then
       new.address[slot], new.label[slot] = { ip = ip, port = port }, label
     elseif stable then
       new.stable = stable
-    elseif candidate and tonumber(weight) <= 100 and tonumber(limit) > 0 then
-      new.candidate, new.weight, new.revision, new.limit = candidate, tonumber(weight), revision, tonumber(limit)
+    elseif has_times and is_within(weight, 0, 100) and #revision < 64 then
+      new.candidate, new.weight, new.revision = candidate, tonumber(weight), revision
+      new.limit, new.patience = tonumber(limit), tonumber(patience)
     elseif line ~= "" then
-      return nil, "a line is not understood: " .. line
+      return nil, "a line is not understood: " .. line:sub(1, 200)
     end
   end
   if text:sub(-1) ~= "\n" then
@@ -323,19 +357,72 @@ local function point(backend, name, ip, port)
   return "the address " .. ip .. " is not accepted"
 end
 
+local OPPOSITE = { a = "b", b = "a" }
+
+-- What each slot was pointed to last: `address`, `label`, the `revision` if it was a candidate, and `before`, the
+-- statistics of its backends at that time.
+local tenants = {}
+
 -- Points all servers of a slot to its address, and those of the other slot that retry here.
 local function point_slot(slot, ip, port)
-  local opposite = slot == "a" and "b" or "a"
   local wrong = nil
   for prefix, number in pairs({ [""] = port, grpc_ = GRPC_PORT }) do
     for _, role in ipairs({ "only_", "stable_", "own_" }) do
       wrong = wrong or point(prefix .. role .. slot, "own", ip, number)
     end
     for _, role in ipairs({ "candidate_", "chosen_" }) do
-      wrong = wrong or point(prefix .. role .. opposite, "other", ip, number)
+      wrong = wrong or point(prefix .. role .. OPPOSITE[slot], "other", ip, number)
     end
   end
   return wrong
+end
+
+-- Returns the backends that may still send a request to what a slot points to.
+local function backends_of(slot)
+  local found = {}
+  for _, prefix in ipairs({ "", "grpc_" }) do
+    for _, role in ipairs({ "only_", "stable_", "own_", "candidate_", "chosen_" }) do
+      found[#found + 1] = core.backends[prefix .. role .. slot]
+    end
+    for _, role in ipairs({ "candidate_", "chosen_" }) do
+      found[#found + 1] = core.backends[prefix .. role .. OPPOSITE[slot]]
+    end
+  end
+  return found
+end
+
+-- Whether these routes give a slot to the revision that it had.
+local function has_same_tenant(new, slot)
+  local tenant = tenants[slot]
+  return tenant.address == new.address[slot].ip
+    and tenant.label == new.label[slot]
+    and (slot ~= new.candidate or (tenant.revision or new.revision) == new.revision)
+end
+
+-- Whether a request of the revision before could still be sent to a candidate in its slot.
+local function is_taken(new)
+  local slot = new.candidate
+  if not slot or not tenants[slot] or has_same_tenant(new, slot) then
+    return false
+  end
+  for _, backend in ipairs(backends_of(slot)) do
+    if tonumber(backend:get_stats().scur) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
+local AVERAGED = 512 -- requests over which HAProxy averages a response time (TIME_STATS_SAMPLES)
+
+-- Returns the requests and the average response time of the backends of a slot.
+local function statistics(slot)
+  local found = {}
+  for _, name in ipairs({ "only_", "stable_", "grpc_only_", "grpc_stable_" }) do
+    local stats = core.backends[name .. slot]:get_stats()
+    found[name] = { requests = tonumber(stats.req_tot) or 0, ms = tonumber(stats.rtime) or 0 }
+  end
+  return found
 end
 
 -- Writes what HAProxy reads for each request: where it goes without a draw, whether to draw, and how.
@@ -363,14 +450,25 @@ local function publish()
   core.set_map(MAP, "mode", mode)
 end
 
-local function take(text)
-  local new, wrong = parse(text)
-  for slot, address in pairs(new and new.address or {}) do
+-- Returns nil, or the reason why the routes cannot be followed.
+local function apply(new)
+  local wrong = nil
+  for slot, address in pairs(new.address) do
     wrong = wrong or point_slot(slot, address.ip, address.port)
   end
   if wrong then
-    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
-    return
+    for slot, address in pairs(routes and routes.address or {}) do
+      point_slot(slot, address.ip, address.port)
+    end
+    return wrong
+  end
+  for slot, address in pairs(new.address) do
+    if not tenants[slot] or not has_same_tenant(new, slot) then
+      tenants[slot] = { address = address.ip, label = new.label[slot], before = statistics(slot) }
+    end
+    if slot == new.candidate then
+      tenants[slot].revision = new.revision
+    end
   end
   if not routes or routes.revision ~= new.revision then
     reset_counts()
@@ -378,6 +476,52 @@ local function take(text)
   routes = new
   publish()
   core.log(core.notice, "routes applied: " .. new.id)
+  return nil
+end
+
+local waiting = nil -- time in ms since which a candidate's slot is taken
+
+-- Gives all requests to stable while the slot of a new candidate has requests in flight, which must never be sent to
+-- it. They have an answer within two time limits, if they are not streams: what is left then is closed.
+local function wait_for_slot(new)
+  local id = "waiting-" .. new.id
+  waiting = waiting or milliseconds()
+  if milliseconds() - waiting > 2 * TIMEOUT_MS then
+    core.log(core.warning, "requests of a former revision do not end: they are closed, slot " .. new.candidate)
+    for _, backend in ipairs(backends_of(new.candidate)) do
+      for _, server in pairs(backend.servers) do
+        server:shut_sess()
+      end
+    end
+  end
+  if routes and routes.id == id then
+    return nil
+  end
+  local stable = new.stable
+  return apply({
+    id = id,
+    address = { [stable] = new.address[stable] },
+    label = { [stable] = new.label[stable] },
+    stable = stable,
+    weight = 0,
+    revision = "",
+    limit = new.limit,
+    patience = new.patience,
+  })
+end
+
+local function take(text)
+  local new, wrong = parse(text)
+  if new and is_taken(new) then
+    wrong = wait_for_slot(new)
+    seen = wrong and seen or nil -- look again
+  elseif new then
+    waiting = nil
+    wrong = apply(new)
+  end
+  if wrong then
+    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
+  end
 end
 
 -- Reads the file, and applies its text if it has changed; so an invalid text is logged only once.
@@ -413,20 +557,34 @@ end)
 
 -- The status page, which the operator reads ---------------------------------------------------------------------------
 
--- Returns the mean response time of stable over its last thousand requests in ms; 0 without requests.
+-- Returns the share that the requests before have in an average after `later` more of them.
+local function share_of(before, later)
+  local few = math.max(math.min(later, AVERAGED - before), 0)
+  local share = before == 0 and 0 or before / (before + few)
+  return share * (1 - 1 / AVERAGED) ^ (later - few)
+end
+
+-- Returns the mean response time of stable over its last requests in ms; 0 without requests. HAProxy's average goes on
+-- when a slot gets another revision: the part of those before is taken out.
 local function stable_ms()
-  local longest = 0
-  for _, backend in ipairs({ "only_", "stable_", "grpc_only_", "grpc_stable_" }) do
-    local stats = routes and routes.stable and core.backends[backend .. routes.stable]:get_stats() or {}
-    longest = math.max(longest, tonumber(stats.rtime) or 0)
+  local longest, tenant = 0, routes and routes.stable and tenants[routes.stable]
+  if tenant then
+    for name, now in pairs(statistics(routes.stable)) do
+      local before = tenant.before[name]
+      local later = now.requests - before.requests
+      if later > 0 then
+        local share = share_of(before.requests, later)
+        longest = math.max(longest, (now.ms - before.ms * share) / (1 - share))
+      end
+    end
   end
-  return longest
+  return math.floor(longest)
 end
 
 local function side_counts(weight, side)
   local name = tally_name(weight, side)
   local good = core.proxies["tally"].stktable:lookup(name)
-  local others = outcomes[name] or { good = 0, failed = 0, shared = 0 }
+  local others = outcomes[name] or { good = 0, failed = 0, shared = 0, left = 0 }
   return (good and good.gpc0 or 0) + others.good + others.failed, others
 end
 
@@ -436,13 +594,15 @@ local function weights_json()
     local candidate, candidate_bad = side_counts(weight, "candidate")
     local stable, stable_bad = side_counts(weight, "stable")
     parts[#parts + 1] = string.format(
-      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d}, "stable": {"requests": %d, "failed": %d}}',
+      '"%d": {"candidate": {"requests": %d, "failed": %d, "shared": %d}, '
+        .. '"stable": {"requests": %d, "failed": %d, "left": %d}}',
       weight,
       candidate,
       candidate_bad.failed,
       candidate_bad.shared,
       stable,
-      stable_bad.failed
+      stable_bad.failed,
+      stable_bad.left
     )
   end
   return table.concat(parts, ", ")

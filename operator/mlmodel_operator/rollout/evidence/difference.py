@@ -140,6 +140,9 @@ def against(segments: tuple[Segment, ...], margin: float) -> float:
     than ``margin`` (0 to 1).
 
     A part of the capital starts to bet with each segment, so that a candidate that turns bad late is rolled back soon.
+
+    A request that the client gave up before stable could answer counts as a failure of stable: otherwise a client could
+    send requests that both fail, and give up between the times that the two take to fail.
     """
     drawn = [segment for segment in segments if segment.weight < 100]
     logs = []
@@ -147,8 +150,10 @@ def against(segments: tuple[Segment, ...], margin: float) -> float:
         log = 0.0
         for number in range(len(drawn), 0, -1):
             segment = drawn[number - 1]
-            failed = segment.counts.stable.failed
-            log += _log_capital(segment.counts, failed, *_for_rollback(segment.weight, segment.rate, margin, excess))
+            stable = segment.counts.stable
+            counts = replace(segment.counts, stable=Counts(stable.requests + stable.left))
+            failed = stable.failed + stable.left
+            log += _log_capital(counts, failed, *_for_rollback(segment.weight, segment.rate, margin, excess))
             # Half of the capital bets from the first segment on, the rest from later ones: together it is one.
             share = 0.5 if number == 1 else 0.5 / (number * (number - 1))
             logs.append(log + math.log(share / len(_EXCESSES)))

@@ -28,6 +28,8 @@ turns bad after many good requests is rolled back as soon as one that is bad fro
 _FEW = 10
 """Requests of the candidate up to which few of stable do not raise the limit. A version that fails a few percent of its
 requests hardly ever fails two of the first two, three of five or four of ten."""
+_OUTCOMES = 0.85
+"""Share of the requests with an outcome that the candidate must have, compared with stable by their weights."""
 _LARGEST = 200.0
 """Largest logarithm of evidence: its exponential is finite, and it is decisive long before."""
 
@@ -122,6 +124,28 @@ def limit_for(weight: int, *, max_percent: float) -> float:
 def is_certified(segments: tuple[Segment, ...], limit: float) -> bool:
     """Whether it is proven that the candidate's failure rate exceeds that of stable by less than ``limit`` (0 to 1)."""
     return difference.certification(segments, limit) >= math.log(PROVEN)
+
+
+def expected_requests(segments: tuple[Segment, ...]) -> float:
+    """Return how many requests the candidate would have an outcome of, if it had one as often as stable has."""
+    drawn = (segment for segment in segments if segment.weight < 100)
+    return sum(segment.counts.stable.requests * segment.weight / (100.0 - segment.weight) for segment in drawn)
+
+
+def has_outcomes(segments: tuple[Segment, ...]) -> bool:
+    """Whether requests to the candidate have an outcome about as often as requests to stable.
+
+    Only requests with an outcome are counted, and the tests take their two sides for random samples. A candidate that
+    hides its failures breaks this: it hangs until its clients give up, or answers 404, and its other requests are good.
+    The draw is exact, so the missing requests show it.
+    """
+    own = sum(segment.counts.candidate.requests for segment in segments if segment.weight < 100)
+    return own >= _OUTCOMES * expected_requests(segments)
+
+
+def is_proven(segments: tuple[Segment, ...], limit: float) -> bool:
+    """Whether a step has its proof: that the candidate exceeds stable by less than ``limit`` (0 to 1)."""
+    return is_certified(segments, limit) and has_outcomes(segments)
 
 
 def certified_percent(segments: tuple[Segment, ...]) -> float | None:

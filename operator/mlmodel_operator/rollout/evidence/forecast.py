@@ -19,6 +19,9 @@ _QUIET_SECONDS = 60.0
 _UNCOUNTED = 20
 """Number of requests that cannot count from which on they are reported, if they are most of all."""
 
+_EXPECTED = 20
+"""Number of requests to the candidate from which on it is reported that they have no outcome."""
+
 _MINUTES = (1, 2, 5, 10, 20, 30)
 _HOURS = (1, 2, 5, 10, 24)
 
@@ -38,9 +41,9 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
     target = next_target(rollout, candidate.weight)
     required = step_at(rollout.steps, candidate.weight).min_requests
     missing = required - step_requests(evidence, weight_of(candidate))
-    if errors.is_certified(evidence.state.segments, target.limit) and missing <= 0:
+    if errors.is_proven(evidence.state.segments, target.limit) and missing <= 0:
         return f"Next: {target.weight} %"
-    obstacle = _uncounted(evidence) or _quiet(candidate, evidence, now)
+    obstacle = _uncounted(evidence) or _without_outcome(candidate, evidence) or _quiet(candidate, evidence, now)
     if obstacle:
         return f"Next: {target.weight} %; {obstacle}"
     seconds = _seconds(candidate, evidence, target, missing)
@@ -68,6 +71,19 @@ def _uncounted(evidence: Evidence) -> str:
         return ""
     kind = max(sorted(uncounted), key=lambda name: uncounted[name])
     return f"most requests do not count, because {_WHY_UNCOUNTED.get(kind, _WHY_UNCOUNTED['other'])}"
+
+
+def _without_outcome(candidate: Candidate, evidence: Evidence) -> str:
+    """Return that the candidate's requests have an outcome less often than those of stable, as a clause; else empty."""
+    segments = evidence.state.segments
+    expected = round(errors.expected_requests(segments))
+    if expected < _EXPECTED or errors.has_outcomes(segments):
+        return ""
+    own = sum(segment.counts.candidate.requests for segment in segments if segment.weight < 100)
+    return (
+        f"only {own} of about {expected} requests to {candidate.version} have an outcome, unlike those to stable: find"
+        " out whether its clients give up because it hangs, or whether it answers 401, 404, 405, 413 or 415"
+    )
 
 
 def _quiet(candidate: Candidate, evidence: Evidence, now: float) -> str:

@@ -35,7 +35,7 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     target = next_target(context.rollout, candidate.weight)
     if context.now - candidate.since < step.min_seconds:
         return Stay(f"this step lasts at least {step.min_seconds} s")
-    if not errors.is_certified(evidence.state.segments, target.limit):
+    if not errors.is_proven(evidence.state.segments, target.limit):
         return _without_proof(context, candidate, target, evidence)
     if step_requests(evidence, weight_of(candidate)) < step.min_requests:
         return _without_proof(context, candidate, target, evidence, f"this step requires {step.min_requests} requests")

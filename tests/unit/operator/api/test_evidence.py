@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlmodel_operator.api.codec import DecodeError, decode, encode
 from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Recent, Segment, Sides
 
-NUMBERS = st.builds(Counts, st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+NUMBERS = st.builds(Counts, *[st.integers(0, 9)] * 4)
 BOTH = st.builds(Sides, NUMBERS, NUMBERS)
 
 
@@ -19,7 +19,10 @@ def test_subtraction_is_the_inverse_of_addition(left: Counts, right: Counts) -> 
     assert left + Counts() == left
     assert not (left + right).is_reset_since(left)
     assert left.is_reset_since(right) == (
-        left.requests < right.requests or left.failed < right.failed or left.shared < right.shared
+        left.requests < right.requests
+        or left.failed < right.failed
+        or left.shared < right.shared
+        or left.left < right.left
     )
 
 
@@ -44,7 +47,7 @@ def test_the_state_is_one_string_on_the_wire_and_comes_back_whole() -> None:
     state = EvidenceState(
         hard=(0.25, -1.5),
         blocks=3,
-        segments=(Segment(5, 0.005, Sides(Counts(5, 1, 1), Counts(95, 2)), 1),),
+        segments=(Segment(5, 0.005, Sides(Counts(5, 1, 1), Counts(95, 2, left=7)), 1),),
         recent=Recent(Counts(95, 2), Counts(90, 1), 1.5),
         uncounted={"large": 3},
         pods={"a-1": 0.0},

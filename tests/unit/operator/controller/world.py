@@ -278,7 +278,7 @@ class World:
         weights = {
             str(weight): {
                 "candidate": {"requests": sides["candidate"], "failed": 0, "shared": 0},
-                "stable": {"requests": sides["stable"], "failed": 0},
+                "stable": {"requests": sides["stable"], "failed": 0, "left": 0},
             }
             for weight, sides in self.routed.items()
         }

@@ -173,6 +173,62 @@ def test_poison_buys_no_promotion_for_a_version_that_fails(poison: float) -> Non
     assert {item.ending for item in found} == {"rolled back"}
 
 
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+def test_requests_of_both_sides_without_an_outcome_delay_no_promotion_and_condemn_nobody(share: float) -> None:
+    found = [rollout(random.Random(SEED + run), 0.0, 0.0, unknown=(share, share)) for run in range(10)]
+    assert [item.ending for item in found] == ["promoted"] * 10
+    median = statistics.median(item.seconds for item in found)
+    print(f"seed {SEED}: with {100 * share:g} % without an outcome the median is {median} s")
+    assert median * (1 - share) <= 180
+
+
+@pytest.mark.parametrize("others", [0.0, 0.1])
+@pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
+def test_a_candidate_whose_requests_have_far_fewer_outcomes_than_those_of_stable_is_not_promoted(
+    share: float, others: float
+) -> None:
+    """All its other requests are good: its clients give up soon, or it answers 404. That alone condemns no version."""
+    found = [rollout(random.Random(SEED + run), 0.0, 0.0, unknown=(share, others), horizon=900) for run in range(8)]
+    assert {item.ending for item in found} == {"no verdict"}
+
+
+def test_a_candidate_is_not_certified_by_the_requests_of_stable_alone() -> None:
+    for weight in (1, 5, 50, 99):
+        found = gate(*[(weight, Sides(Counts(), Counts(100 - weight)))] * 300)
+        assert not found.is_proven(100)
+
+
+@pytest.mark.parametrize(("share", "at_most"), [(1.0, 12), (0.5, 40), (0.2, 120), (0.05, 900)])
+def test_a_candidate_whose_clients_give_up_late_is_rolled_back(share: float, at_most: int) -> None:
+    found = [rollout(random.Random(SEED + run), 0.0, 0.0, late=share, per_second=10) for run in range(15)]
+    assert {item.ending for item in found} == {"rolled back"}
+    median = statistics.median(item.requests for item in found)
+    print(f"seed {SEED}: at {100 * share:g} % late the median is {median} requests")
+    assert median <= at_most
+
+
+@pytest.mark.parametrize("steps", [(5, 25, 50), (50,)])
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_a_client_that_gives_up_late_on_both_sides_condemns_nobody(share: float, steps: tuple[int, ...]) -> None:
+    """The candidate's are shared failures, as if stable had failed each of them."""
+    found = [
+        rollout(random.Random(SEED + run), 0.0, 0.0, poison=share, steps=steps, per_second=20, horizon=300)
+        for run in range(20)
+    ]
+    assert sum(item.ending == "rolled back" for item in found) <= 1
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
+def test_a_client_that_gives_up_between_the_failures_of_both_versions_condemns_nobody(share: float) -> None:
+    found = [rollout(random.Random(SEED + run), 0.0, 0.0, timed=share, horizon=300) for run in range(20)]
+    assert sum(item.ending == "rolled back" for item in found) <= 1
+
+
+def test_clients_that_give_up_do_not_protect_a_candidate_that_fails_alone() -> None:
+    found = [rollout(random.Random(SEED + run), 0.2, 0.0, timed=0.3, horizon=300) for run in range(10)]
+    assert {item.ending for item in found} == {"rolled back"}
+
+
 def test_an_outage_of_stable_buys_no_promotion_for_a_version_that_fails() -> None:
     rng = random.Random(SEED)
     for before in (0, 30):

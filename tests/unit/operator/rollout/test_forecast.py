@@ -139,6 +139,31 @@ def test_what_could_not_count_before_the_rollout_is_not_reported() -> None:
     assert "do not count" not in message(world)
 
 
+@pytest.mark.parametrize("rate", [0.4, 1.0])
+def test_a_candidate_whose_requests_have_no_outcome_is_not_promoted_and_the_message_says_why(rate: float) -> None:
+    """It answers 404, or hangs until its clients give up. Only the requests of stable are counted then."""
+    world = canary()
+    world.behaviours["v2"] = Behaviour(unknown_rate=rate)
+    wait(world, 300)
+    assert (world.status.phase, world.routes and world.routes.weight) == ("Canary", 5)
+    assert "Next: 25 %; only " in message(world)
+    assert "requests to v2 have an outcome, unlike those to stable: find out whether its clients give up" in message(
+        world
+    )
+    world.behaviours |= {"v1": Behaviour(unknown_rate=rate), "v2": Behaviour(unknown_rate=rate)}
+    if rate < 1:
+        wait(world, 900)
+        assert "have an outcome" not in message(world)
+
+
+def test_requests_of_both_versions_without_an_outcome_are_no_obstacle() -> None:
+    world = canary()
+    world.behaviours |= {"v1": Behaviour(unknown_rate=0.5), "v2": Behaviour(unknown_rate=0.5)}
+    world.run(World.settled, limit=600)
+    assert world.status.stable is not None
+    assert world.status.stable.version == "v2"
+
+
 def test_a_promotion_without_proof_is_called_so() -> None:
     rollout = Rollout(bake_seconds=5, max_seconds=60, on_no_evidence="Promote")
     world = canary(rollout=rollout, requests_per_second=0)

@@ -384,7 +384,13 @@ def test_no_plan_empties_routes_that_have_a_stable() -> None:
     [
         Routes(),
         routed("10.0.0.1"),
-        replace(routed("10.0.0.1", "fd00::2", 25), revision=V2, limit_ms=1036, labels={"a": "v1", "b": "v2 of May"}),
+        replace(
+            routed("10.0.0.1", "fd00::2", 25),
+            revision=V2,
+            limit_ms=1036,
+            patience_ms=136,
+            labels={"a": "v1", "b": "v2 of May"},
+        ),
     ],
 )
 def test_routes_are_read_as_they_are_written(routes: Routes) -> None:
@@ -406,8 +412,11 @@ def test_routes_of_the_release_before_are_read() -> None:
         "candidate a -5\n",
         "stable\nslot a\n",
         "candidate a " + "9" * 9999,
-        "candidate a 5 r -1\n",
-        "candidate a 5 r " + "9" * 9999,
+        "candidate a 5 r -1 9\n",
+        "candidate a 5 r 9 ²\n",
+        "candidate a 5 r 9\n",
+        "slot a 1 2\n" * 100_000,
+        "candidate a 5 r " + "9" * 9999 + " " + "9" * 9999,
     ],
 )
 def test_routes_that_a_tenant_wrote_raise_nothing(text: str) -> None:

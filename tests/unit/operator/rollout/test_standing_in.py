@@ -150,6 +150,22 @@ def test_a_candidate_that_stands_in_has_all_the_time_of_the_model_for_a_request(
         assert world.routes.limit_ms == before or phase == "Preparing"
 
 
+def test_a_client_that_gives_up_shows_something_only_after_far_longer_than_stable_takes() -> None:
+    world = rolling_out("Canary")
+    assert world.routes is not None
+    assert (world.routes.limit_ms, world.routes.patience_ms) == (1000 + 3 * 12, 3 * 12 + 100)
+    world = serving("v1", requests_per_second=50, stable_ms=0)
+    world.change(spec("v2"))
+    world.run(lambda w: w.status.phase == "Canary")
+    assert world.routes is not None
+    assert world.routes.limit_ms == world.routes.patience_ms == 60_000, "it is unknown what stable takes"
+    world = serving("v1", requests_per_second=50, stable_ms=50_000)
+    world.change(spec("v2"))
+    world.run(lambda w: w.status.phase == "Canary")
+    assert world.routes is not None
+    assert world.routes.limit_ms == world.routes.patience_ms == 60_000
+
+
 def test_a_stable_without_a_ready_pod_sets_no_limit_for_an_attempt() -> None:
     world = serving("v1", requests_per_second=0, stable_ms=1)
     world.change(spec("v2"))

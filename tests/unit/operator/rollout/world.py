@@ -64,6 +64,8 @@ class Behaviour:
     error_rate: float = 0.0
     client_error_rate: float = 0.0
     """Fraction of the valid requests that this version rejects."""
+    unknown_rate: float = 0.0
+    """Fraction of the requests without an outcome: this version answers 404, or hangs until their clients give up."""
     slow_rate: float = 0.0
     """Fraction of the requests that take longer than the limit of an attempt; users wait for stable."""
     never_ready: bool = False
@@ -353,6 +355,8 @@ class World:
         if not ready:
             return _Sent(number, number, number)
         self.answered[revision.version] = self.answered.get(revision.version, 0) + number
+        if behaviour.unknown_rate and not is_retry:
+            number -= sum(self.rng.random() < behaviour.unknown_rate for _ in range(number))
         bad = behaviour.error_rate + (behaviour.client_error_rate if is_candidate else 0.0)
         bad += ghosts / (ready + ghosts)
         lost = slow = 0
