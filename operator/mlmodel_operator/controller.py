@@ -157,8 +157,8 @@ class Controller:
         self._writer.forget(key)
 
     async def _read_status(self, body: Body, key: tuple[str, str]) -> tuple[Status, str] | None:
-        """Return the status, and if it is lost how, as a clause for messages: one that cannot be read counts as lost.
-        Return None for that of a newer release, for which the operator must change nothing."""
+        """Return the status, and how it is lost if it is, as a clause for messages: one that cannot be read is as good
+        as lost. Return None for that of a newer release, for which the operator must change nothing."""
         raw = body.get("status") or {}
         try:
             newer = newer_format(raw)

@@ -74,8 +74,8 @@ class Observer:
     def of_revisions(self, resource: Resource, owner: Owner) -> list[Body]:
         """Return the objects of this kind that the model owns and that belong to a revision.
 
-        Labels prove nothing, and neither does an owner: anyone who may create an object may write both. Each
-        revision has one object of a kind, and its name.
+        Labels prove nothing, and neither does an owner: anyone who may create an object may write both. Each revision
+        has one object of a kind, of which the name is known.
         """
         return [
             body

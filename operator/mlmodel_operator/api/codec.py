@@ -133,7 +133,7 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Return the JSON data of a tree of dataclasses; objects leave out None and what is optional and empty."""
+    """Return the JSON data of a tree of dataclasses; objects leave out None and empty optional texts and lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         result = {}
         for item in _fields(type(value)):
@@ -156,8 +156,8 @@ def format_time(seconds: float) -> str:
 
 
 def parse_time(text: Any, path: str = "time") -> Time:
-    """Return the seconds since the epoch of any RFC 3339 time; raise DecodeError if ``text`` is not one, or is
-    outside of the years 1 to 9999 in UTC."""
+    """Return the seconds since the epoch of any RFC 3339 time; raise DecodeError if ``text`` is not one, or not in the
+    years 1 to 9999 of UTC."""
     try:
         seconds = datetime.fromisoformat(text).timestamp()
         format_time(seconds)

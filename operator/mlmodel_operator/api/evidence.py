@@ -36,7 +36,8 @@ class Counts:
     left: Annotated[
         int,
         Doc(
-            "Number of further requests to stable that the client gave up before stable could answer; 0 for the candidate."
+            "Number of further requests to stable that the client gave up before stable could answer; 0 for the"
+            " candidate."
         ),
     ] = 0
 

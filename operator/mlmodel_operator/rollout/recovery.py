@@ -260,7 +260,7 @@ class _Recovery:
         return Notice(
             "Warning",
             Reason.STATUS_LOST,
-            f"the status {self.how}, revision {name} serves, and no record describes it; the operator changes nothing"
-            " for this model: restore its ControllerRevisions from a backup, or set spec.model and spec.serving to"
-            f" those of revision {name}, which its Deployment {self.model.owner.name}-{name} shows",
+            f"the status {self.how}, revision {name} serves, and no record describes it; the operator changes"
+            " nothing for this model: restore its ControllerRevisions from a backup, or set spec.model and spec.serving"
+            f" to those of revision {name}, which its Deployment {self.model.owner.name}-{name} shows",
         )

@@ -15,8 +15,9 @@ from mlmodel_server.errors import RefusedModel
 MEMORY, MEMORY_PER_BYTE = 512 << 20, 8
 """Maximum memory that opening a file may take, and answering its example: so much, and for each byte of the file."""
 
-SECONDS, BYTES_PER_SECOND = 6, 25 << 20
-"""Maximum CPU time, and for how many bytes of the file a second is added."""
+SECONDS, BYTES_PER_SECOND = 120, 25 << 20
+"""Maximum CPU time, and for how many bytes of the file a second is added: a few predictions of a model that takes tens
+of seconds for one, which is served too. A file that never ends costs its author the start of its own pods."""
 
 _WALL = 6
 """Maximum seconds of real time for one of CPU time: a pod may have a fraction of a CPU."""

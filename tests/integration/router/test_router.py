@@ -952,7 +952,8 @@ def test_the_time_that_stable_takes_is_not_that_of_an_earlier_revision_in_its_sl
 UPGRADES = {
     "WebSocket": b"connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
     b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-    "HTTP/2 from Java": b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n",
+    "HTTP/2, as Java's client offers": b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+    b"http2-settings: AAEAAEAA\r\n",
     "something else": b"connection: upgrade\r\nupgrade: TLS/1.2\r\n",
 }
 
@@ -975,8 +976,7 @@ def test_an_offer_of_another_protocol_is_ignored(run: Run, offer: bytes) -> None
     run(scenario)
 
 
-@pytest.mark.parametrize("headers", [90, 98, 99, 100, 101], ids="{} headers".format)
-@pytest.mark.parametrize("size", [1, 23_330], ids="{} bytes".format)
+@pytest.mark.parametrize(("headers", "size"), [(90, 1), (98, 1), (99, 1), (100, 1), (101, 1), (3, 23_330)])
 def test_no_request_is_too_large_for_the_candidate_alone(run: Run, headers: int, size: int) -> None:
     """Its own proxy reads a request again, with one header more."""
 
@@ -985,7 +985,7 @@ def test_no_request_is_too_large_for_the_candidate_alone(run: Run, headers: int,
         for routes in (canary(1), canary(99)):
             await setup.router.route(routes)
             for more in range(0, 60 if size > 1 else 1, 3):
-                lines = b"".join(b"x-%d: 1\r\n" % number for number in range(headers - 3 if size == 1 else 0))
+                lines = b"".join(b"x-%d: 1\r\n" % number for number in range(headers - 3))
                 lines += b"x-large: " + b"a" * (size + more) + b"\r\n"
                 client = Client(setup.router.traffic)
                 try:
@@ -1166,7 +1166,7 @@ def test_a_router_process_that_is_killed_loses_only_its_requests_in_flight_and_i
         print(f"{len(load.answers)} requests, {len(load.failures)} failed, 16 in flight at most at each of 5 kills")
         assert all("503" not in failure and "refused" not in failure for failure in load.failures)
         assert len(load.failures) <= 5 * 16
-        assert len(load.answers) > 500
+        assert len(load.answers) > 200
 
     pair(scenario)
 

@@ -31,6 +31,7 @@ SERVICE = "inference.GRPCInferenceService"
 Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
 
 
+GRPC_HEADERS = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))  # codespell:ignore te
 MESSAGE = b"\x2a\x64" + bytes(100)  # an input
 MESSAGE *= 200
 
@@ -398,7 +399,7 @@ def test_a_path_that_is_not_ascii_reaches_no_server(run: Run) -> None:
     """A server of grpcio stops after one."""
 
     async def scenario(setup: Setup) -> None:
-        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
+        headers = GRPC_HEADERS
         for routes in (STABLE_A, canary(50), canary(100)):
             await setup.router.route(routes)
             for path in (b"/\xe9/ModelInfer", b"/x?\xff", b"/\xe9"):
@@ -422,7 +423,7 @@ def test_a_path_that_is_not_ascii_reaches_no_server(run: Run) -> None:
 )
 def test_a_body_that_is_not_one_message_counts_for_neither_side(run: Run, body: bytes) -> None:
     async def scenario(setup: Setup) -> None:
-        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
+        headers = GRPC_HEADERS
         path = f"/{SERVICE}/ModelInfer".encode()
         await asyncio.gather(*(http2(setup.router.grpc, path, headers=headers, body=body) for _ in range(20)))
         assert await setup.router.tally(50) == (candidate(0), stable(0))

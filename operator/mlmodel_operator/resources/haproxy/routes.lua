@@ -214,7 +214,7 @@ local function add(name, ...)
   end
 end
 
--- Whether the client left before it had an answer: HAProxy then makes an answer itself.
+-- Whether the client left before it had an answer; HAProxy then answers itself.
 local function has_left(txn)
   return txn.f:status() == 400 and (txn.f:txn_sess_term_state() or ""):sub(1, 1) == "C"
 end
@@ -275,7 +275,7 @@ end
 --
 -- A client that gives up says something about a version only if it has waited far longer than stable normally takes
 -- (`patience`). An earlier one could choose the outcome: it would only have to give up between the times that the two
--- versions take. Stable may fail such a request too, so the candidate alone did not fail it.
+-- versions take. Stable may fail such a request too, so the candidate does not fail alone.
 core.register_fetches("outcome", function(txn, side)
   local name = txn:get_var("txn.tally")
   if name then

@@ -144,7 +144,7 @@ def has_outcomes(segments: tuple[Segment, ...]) -> bool:
 
 
 def is_proven(segments: tuple[Segment, ...], limit: float) -> bool:
-    """Whether it is proven that the candidate exceeds stable by less than ``limit`` (0 to 1)."""
+    """Whether a step has its proof: that the candidate exceeds stable by less than ``limit`` (0 to 1)."""
     return is_certified(segments, limit) and has_outcomes(segments)
 
 

@@ -149,8 +149,8 @@ OBSERVED = st.builds(
 ROLLOUTS = st.builds(Rollout, paused=st.booleans(), on_no_evidence=st.sampled_from(["Hold", "Promote", "RollBack"]))
 
 LINES = re.compile(  # as routes.lua reads them
-    r"id [0-9a-f]+\n(slot [ab] [0-9a-f.:]+ \d+( [\w.-]*)?\n)*(stable [ab]\n)?"
-    r"(candidate [ab] \d+ [0-9a-zA-Z]+ \d+ \d+\n)?",
+    r"id [0-9a-f]+\n(slot [ab] [0-9a-f.:]+ \d+( [\w.-]*)?\n)*"
+    r"(stable [ab]\n)?(candidate [ab] \d+ [0-9a-zA-Z]+ \d+ \d+\n)?",
     re.ASCII,
 )
 

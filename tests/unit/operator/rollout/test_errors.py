@@ -187,7 +187,7 @@ def test_requests_of_both_sides_without_an_outcome_delay_no_promotion_and_condem
 def test_a_candidate_whose_requests_have_far_fewer_outcomes_than_those_of_stable_is_not_promoted(
     share: float, others: float
 ) -> None:
-    """All its other requests are good: its clients give up soon, or it answers 404. That alone rolls nothing back."""
+    """All its other requests are good: its clients give up soon, or it answers 404. That alone condemns no version."""
     found = [rollout(random.Random(SEED + run), 0.0, 0.0, unknown=(share, others), horizon=900) for run in range(8)]
     assert {item.ending for item in found} == {"no verdict"}
 
