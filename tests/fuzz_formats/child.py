@@ -24,6 +24,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import xgboost
 
 from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats import trial
 from mlmodel_server.formats.opened import CONTRIBUTIONS, Opened
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
@@ -168,6 +169,7 @@ def main() -> None:
     xgboost.set_config(verbosity=0)
     with open("/proc/self/statm", encoding="ascii") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
+    trial.SECONDS = 6  # a server waits longer, for slow models; a fuzzer has more to do
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     say("ready")
     while head := sys.stdin.buffer.read(8):

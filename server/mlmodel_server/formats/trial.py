@@ -17,7 +17,7 @@ MEMORY, MEMORY_PER_BYTE = 512 << 20, 8
 
 SECONDS, BYTES_PER_SECOND = 120, 25 << 20
 """Maximum CPU time, and for how many bytes of the file a second is added: a few predictions of a model that takes tens
-of seconds for one, which is served too. A file that never ends costs its author the start of its own pods."""
+of seconds for one, which is served too. A file that never ends delays only the start of its pods."""
 
 _WALL = 6
 """Maximum seconds of real time for one of CPU time: a pod may have a fraction of a CPU."""

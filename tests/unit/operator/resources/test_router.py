@@ -182,10 +182,12 @@ def test_http_and_grpc_are_drawn_by_the_same_rules() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "grpc_"])
-@pytest.mark.parametrize("kind", ["only", "stable", "candidate", "chosen", "own"])
+@pytest.mark.parametrize("kind", ["only", "stable", "candidate", "chosen", "own", "retry"])
 def test_both_slots_have_the_same_rules(prefix: str, kind: str) -> None:
     config = router_config(OWNER)["data"]["haproxy.cfg"]
-    parent = {"chosen": "candidate"}.get(kind, kind)
-    word = "listen" if kind == "own" else "backend"
+    parent = {"chosen": "candidate", "retry": "own"}.get(kind, kind)
+    word = "listen" if parent == "own" else "backend"
     a, b = (section(config, f"{word} {prefix}{kind}_{slot} from {parent}") for slot in "ab")
-    assert [line.replace('-a"', '-b"') for line in a] == b
+    # Each names the proxies of its slot, and for the retry that of the other one.
+    swap = {'-a"': '-b"', '-b"': '-a"'}
+    assert [re.sub('-[ab]"', lambda name: swap[name[0]], line) for line in a] == b
