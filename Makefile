@@ -74,8 +74,8 @@ types: setup ## Run mypy --strict
 	$(BIN)/mypy
 
 .PHONY: unit
-unit: setup ## Run only the unit tests, without the simulations of whole rollouts
-	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal -m "not simulation"
+unit: setup ## Run only the unit tests, without those that simulate whole rollouts or train many models
+	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal -m "not simulation and not models"
 
 .PHONY: coverage
 coverage: setup ## Run the unit tests and report their line coverage; fails below the floor in pyproject.toml

@@ -23,6 +23,8 @@ from mlmodel_operator.runtime.resource import (
 from tests.unit.operator.controller.world import KEY, World
 from tests.unit.operator.runtime.support import asynchronous
 
+pytestmark = pytest.mark.simulation
+
 OWNERS: dict[str, list[Body]] = {
     "none": [],
     "another": [{"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "other", "controller": True}],

@@ -26,6 +26,8 @@ from mlmodel_operator.runtime.resource import (
 from tests.unit.operator.controller.world import DOWN, KEY, QUOTA, World
 from tests.unit.operator.runtime.support import asynchronous
 
+pytestmark = pytest.mark.simulation
+
 FULL: dict[str, Any] = {
     "serving": {"autoscaling": {"minReplicas": 2, "maxReplicas": 4}},
     "traffic": {"router": {"replicas": 2}},

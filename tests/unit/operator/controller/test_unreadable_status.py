@@ -13,6 +13,8 @@ from mlmodel_operator.runtime.resource import EVENTS
 from tests.unit.operator.controller.world import World
 from tests.unit.operator.runtime.support import asynchronous
 
+pytestmark = pytest.mark.simulation
+
 TIME, LAST = "2026-01-31T12:00:00Z", "9999-12-31T23:59:59Z"
 
 

@@ -61,11 +61,14 @@ from mlmodel_server.package.table import specs_of, tensors_of
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 from tests.unit.server.models import SEED
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::sklearn.exceptions.ConvergenceWarning",
-    "ignore:'n_jobs' has no effect:FutureWarning",
-    "ignore:overflow encountered in cast",
-)
+pytestmark = [
+    pytest.mark.models,
+    pytest.mark.filterwarnings(
+        "ignore::sklearn.exceptions.ConvergenceWarning",
+        "ignore:'n_jobs' has no effect:FutureWarning",
+        "ignore:overflow encountered in cast",
+    ),
+]
 
 QUICK = 0.01
 """Seconds of timing: these models are 5 to 500 times faster when compiled."""

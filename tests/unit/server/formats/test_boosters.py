@@ -30,6 +30,8 @@ from mlmodel_server.protocol import rows as plain_rows
 from mlmodel_server.tensors import Array
 from tests.unit.server.models import SEED, joblib_bytes
 
+pytestmark = pytest.mark.models
+
 RANDOM = np.random.default_rng(SEED)
 SENTINEL = -999.0
 X = RANDOM.normal(size=(300, 4)).astype(np.float32)

@@ -39,6 +39,8 @@ from mlmodel_server.protocol import rows as plain_rows
 from mlmodel_server.tensors import Array
 from tests.unit.server.models import SEED, iris, joblib_bytes
 
+pytestmark = pytest.mark.models
+
 RANDOM = np.random.default_rng(SEED)
 
 

@@ -32,6 +32,8 @@ from mlmodel_server.package.configmap import MAX_CONFIG_MAP
 from mlmodel_server.protocol import v2
 from tests.unit.server.models import SEED, iris, mixed, mixed_table
 
+pytestmark = pytest.mark.models
+
 
 def served(files: dict[str, bytes]) -> tuple[Model, Manifest]:
     loaded = load(Memory(files))

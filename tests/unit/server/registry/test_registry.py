@@ -45,6 +45,8 @@ from mlmodel_server.loading.trust import open_artefact
 from tests.unit.server.loading.malicious import Call
 from tests.unit.server.models import joblib_bytes
 
+pytestmark = pytest.mark.models
+
 X = np.random.default_rng(7).normal(size=(40, 4))
 Y = np.digitize(X[:, 0] + X[:, 1], [-0.6, 0.6])
 CATEGORIES = np.random.default_rng(7).integers(0, 4, (40, 2)).astype(float)
