@@ -119,6 +119,11 @@ def named(name: str, array: Array) -> Tensor:
     return Tensor(name, datatype_of(array.dtype), array)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is missing: None or NaN, which differs from itself."""
+    return value is None or bool(value != value)
+
+
 def missing_texts(table: Array) -> Array:
     """Return where a table of objects has None, in its shape."""
     return np.asarray(np.equal(table, None))  # type: ignore[call-overload]  # numpy compares objects with any object

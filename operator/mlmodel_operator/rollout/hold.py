@@ -18,7 +18,7 @@ from mlmodel_operator.rollout import endings
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
-from mlmodel_operator.rollout.routes import SLOW_MS, weight_of
+from mlmodel_operator.rollout.routes import slow_ms, weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
 STEADY_SECONDS = 30.0
@@ -145,7 +145,7 @@ def _failing(context: Context, candidate: Candidate) -> str:
 
 def _slow(context: Context, candidate: Candidate) -> str:
     at_start, now = candidate.stable_ms, slowest_stable(context)
-    if candidate.evidence is None or not at_start or now <= 3 * at_start + SLOW_MS:
+    if candidate.evidence is None or not at_start or now <= slow_ms(at_start):
         return ""
     return f"{context.stable_label} takes {now} ms for a request, and took {at_start} ms when the canary began"
 

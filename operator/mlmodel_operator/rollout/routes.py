@@ -14,8 +14,6 @@ from mlmodel_operator.rollout.observed import Observed
 _LONGEST = 2_000
 """Number of characters from which on a routes file is not ours."""
 _LABEL = re.compile(r"[A-Za-z0-9._-]*")
-SLOW_MS = 100
-"""An answer is slow if it takes more than three times what stable took when the canary began, plus this."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,13 @@ def _label(version: str) -> str:
 def _patience_ms(candidate: Candidate, limit_ms: int) -> int:
     """Return the time in milliseconds after which a client that gives up shows that a revision is too slow: far longer
     than stable normally takes. Without knowing that, only the limit itself shows it."""
-    return min(3 * candidate.stable_ms + SLOW_MS, limit_ms) if candidate.stable_ms else limit_ms
+    return min(slow_ms(candidate.stable_ms), limit_ms) if candidate.stable_ms else limit_ms
+
+
+def slow_ms(normal_ms: int) -> int:
+    """Return the time in milliseconds from which on an answer is slow, if stable took ``normal_ms`` on average when the
+    canary began."""
+    return 3 * normal_ms + 100
 
 
 def weight_of(candidate: Candidate) -> int:

@@ -12,7 +12,7 @@ from mlmodel_server.compile.explore import UNKNOWN_TEXT
 from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.compile.graph import DOUBLE, Columns, Graph, converts, side_by_side, transform
 from mlmodel_server.compile.verdict import Unsupported
-from mlmodel_server.tensors import Array
+from mlmodel_server.tensors import Array, is_missing
 
 MAX_CATEGORIES = 10_000
 
@@ -170,7 +170,7 @@ def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
     if sum(map(len, categories)) > MAX_CATEGORIES:
         raise Unsupported(f"{type(encoder).__name__} with more than {MAX_CATEGORIES:,} categories is not converted")
     for known, (text, _) in zip(categories, table.places, strict=True):
-        if not text and any(_is_missing(value) for value in known):
+        if not text and any(is_missing(value) for value in known):
             raise Unsupported(f"{type(encoder).__name__} with a missing number as a category is not converted")
     first = [known[0] for known in categories]
     base = _encoded(encoder, [first])
@@ -208,12 +208,8 @@ def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknow
 
 def _texts(known: Array) -> Array:
     texts: Array = np.empty(len(known), dtype=object)
-    texts[:] = [MISSING_TEXT if _is_missing(value) else str(value) for value in known]
+    texts[:] = [MISSING_TEXT if is_missing(value) else str(value) for value in known]
     return texts
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or bool(value != value)
 
 
 def _encoded(encoder: Any, rows: list[list[Any]]) -> Array:

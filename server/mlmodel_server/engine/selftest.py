@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mlmodel_server.engine.model import Model
+from mlmodel_server.engine.model import BLANK, Model
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
 from mlmodel_server.formats.opened import FILLS
 from mlmodel_server.manifest import Golden
@@ -114,8 +114,5 @@ def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fi
 
 
 def _blank(datatype: str, fill: float) -> float | int | str | bool:
-    if datatype == "BYTES":
-        return ""
-    if datatype == "BOOL":
-        return False
-    return fill if datatype.startswith("FP") else int(fill)
+    blank: float | int | str | bool = BLANK.get(datatype, fill if datatype.startswith("FP") else int(fill))
+    return blank

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats.opened import Table
-from mlmodel_server.tensors import Array
+from mlmodel_server.tensors import Array, is_missing
 
 EXACT = 2**53
 """Greater integers are not exact as floating-point numbers."""
@@ -59,11 +59,6 @@ class Categories:
     def first(self) -> dict[int, Any]:
         """Return the first known value of each column."""
         return {column: values[0] for column, values in self._known.items() if values}
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value of a table is missing: None or NaN."""
-    return value is None or value != value
 
 
 def datatype(values: Sequence[Any]) -> str:

@@ -10,27 +10,23 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from mlmodel_server.formats.categories import is_missing
+from mlmodel_server.tensors import is_missing
 
 _KEEP = ("SimpleImputer", "FunctionTransformer", "StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler")
 """Steps that keep columns in their places, so that the next step sees the same ones."""
 
 
-def values(estimator: Any, width: int) -> dict[int, Any]:
-    """Return for each column of the table that an encoder knows a value of its training rows: a text, number or
-    boolean."""
+def columns(estimator: Any, width: int) -> tuple[dict[int, Any], list[int]]:
+    """Return for each column of the table that an encoder knows a value of its training rows (a text, number or
+    boolean), and the columns in which a missing text is None to the estimator, and not NaN."""
     found: dict[int, Any] = {}
+    none = set()
     for column, value in _known(estimator, list(range(width)), set()):
         if value is None:
-            continue
-        if isinstance(value, str) or not isinstance(found.get(column), str):
+            none.add(column)
+        elif isinstance(value, str) or not isinstance(found.get(column), str):
             found[column] = value  # the last step, an encoder, knows better than an imputer before it
-    return found
-
-
-def with_none(estimator: Any, width: int) -> list[int]:
-    """Return the columns in which a missing text is None to the estimator, and not NaN."""
-    return sorted({column for column, value in _known(estimator, list(range(width)), set()) if value is None})
+    return found, sorted(none)
 
 
 def datatypes(known: Mapping[int, Any]) -> dict[int, str]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.formats.trees import (
+    MAX_FEATURES,
+    MAX_GROUPS,
     OUT_OF_RANGE,
     Damaged,
     check_branches,
@@ -24,9 +26,6 @@ from mlmodel_server.formats.trees import (
     whole,
 )
 from mlmodel_server.tensors import Array
-
-MAX_FEATURES = 10_000_000
-MAX_GROUPS = 100_000
 
 _INTEGER = r"(?:0|-?[1-9][0-9]{0,9})"
 _FINITE = r"-?[0-9]{1,400}(?:\.[0-9]{1,400})?(?:e[+-][0-9]{1,4})?"

@@ -62,13 +62,12 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         )
     _refuse_categories(estimator)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare removes them
-    known = learnt.values(estimator, width)
+    known, none = learnt.columns(estimator, width)
     datatypes = learnt.datatypes(known)
     if not names and "BYTES" in datatypes.values():
         names = [f"column-{index}" for index in range(width)]  # as package.save calls them
     inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
     layout: Literal["columns", "matrix"] = "columns" if names else "matrix"
-    none = learnt.with_none(estimator, width)
     prepared = prepare(estimator)
     signature = Signature(
         layout,

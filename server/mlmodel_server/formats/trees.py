@@ -10,6 +10,10 @@ import numpy as np
 from mlmodel_server.tensors import Array
 
 OUT_OF_RANGE = "it has a tree with an index out of range"
+MAX_FEATURES = 10_000_000
+MAX_GROUPS = 100_000
+"""Maximum number of scores for a row: of classes, and of targets."""
+
 MAX_DEPTH = 1_000
 """Maximum levels of a tree."""
 

@@ -16,6 +16,8 @@ import numpy as np
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import ubjson, xgboost_categories
 from mlmodel_server.formats.trees import (
+    MAX_FEATURES,
+    MAX_GROUPS,
     OUT_OF_RANGE,
     Damaged,
     check_branches,
@@ -27,8 +29,6 @@ from mlmodel_server.formats.trees import (
 )
 from mlmodel_server.tensors import Array
 
-MAX_FEATURES = 10_000_000
-MAX_GROUPS = 100_000
 MAX_CATEGORIES = 1 << 24
 """XGBoost reads categories from float32, which has no greater whole numbers one by one."""
 

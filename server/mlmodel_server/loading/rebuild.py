@@ -22,7 +22,8 @@ from mlmodel_server.loading.named import Named, resolve
 from mlmodel_server.registry.entry import empty
 
 PARTIAL, VALIDATION = "functools.partial", "sklearn.utils.validation.check_array"
-"""A histogram gradient boosting with categories has a partial of this function; no other partial may exist."""
+"""A histogram gradient boosting with categories has a partial of this function; no other partial may exist. Loading
+makes the one of the other, and calls neither; the audit checks the arguments, and rejects every other use of them."""
 
 _DTYPE = re.compile(r"[|<>=]?(?:[biufc?][0-9]{0,2}|[SUV][0-9]{1,9}|[mM]8?|O8?)")
 _REFERENCES = 1 | 2 | 4  # a dtype's flags: its items are Python objects

@@ -29,9 +29,10 @@ from typing import Any, BinaryIO, Literal
 from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
-from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked
+from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked, parts
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
+from mlmodel_server.loading.rebuild import PARTIAL, VALIDATION
 from mlmodel_server.loading.unpickle import TOO_MUCH, Interpreter, Stream
 from mlmodel_server.texts import reason_of
 
@@ -71,9 +72,6 @@ _NODES = frozenset({
     "_DictWithDeprecatedKeysNode",
 })  # fmt: skip
 """Kinds of parts of a skops file. The others call what the file names, with its arguments."""
-_PARTIAL = ("functools.partial", "sklearn.utils.validation.check_array")
-"""In a histogram gradient boosting with categories. Loading makes the one of the other, and calls neither; the audit
-checks the arguments, and rejects every other use of them."""
 
 
 def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threads: int = 1) -> Opened:
@@ -182,7 +180,7 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     from mlmodel_server.loading import checked_skops  # takes 20 MB and 0.4 s, so only servers of skops files import it
 
     needed = checked_skops.untrusted(data)
-    unknown = [name for name in needed if name not in _listed() and name not in _PARTIAL]
+    unknown = [name for name in needed if name not in _listed() and name not in (PARTIAL, VALIDATION)]
     if unknown:
         kinds = registry.kinds()
         if all(kinds.get((name.rpartition(".")[0], name.rpartition(".")[2])) == "name" for name in unknown):
@@ -210,19 +208,11 @@ def _is_validation(node: dict[str, Any]) -> bool:
     if node["__loader__"] != "PartialNode" or not isinstance(function, dict):
         return False
     name = f"{function.get('__module__')}.{function.get('__class__')}"
-    return (
-        function.get("__loader__") == "FunctionNode"
-        and (f"{node.get('__module__')}.{node.get('__class__')}", name) == _PARTIAL
-    )
+    return function.get("__loader__") == "FunctionNode" and (
+        f"{node.get('__module__')}.{node.get('__class__')}",
+        name,
+    ) == (PARTIAL, VALIDATION)
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    stack = [schema]
-    while stack:
-        part = stack.pop()
-        if isinstance(part, dict):
-            if "__loader__" in part:
-                yield part
-            stack += part.values()
-        elif isinstance(part, list):
-            stack += part
+    return (part for part in parts(schema) if isinstance(part, dict) and "__loader__" in part)

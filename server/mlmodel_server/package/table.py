@@ -11,7 +11,7 @@ from mlmodel_server.errors import UsageError
 from mlmodel_server.formats.categories import placement
 from mlmodel_server.formats.opened import MATRIX, UnplacedCategories
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
+from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of, is_missing
 
 
 def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
@@ -118,8 +118,7 @@ def missing(array: Array) -> Array:
 def _missing_objects(array: Array) -> Array:
     if array.dtype != object:
         return np.zeros(array.shape, dtype=bool)
-    absent = [value is None or value != value for value in array.ravel()]  # NaN differs from itself
-    return np.array(absent, dtype=bool).reshape(array.shape)
+    return np.array([is_missing(value) for value in array.ravel()], dtype=bool).reshape(array.shape)
 
 
 def _narrowed(column: Array) -> Array:

@@ -215,8 +215,9 @@ def _cost(model: Model, example: bytes) -> Cost:
     one = measure(lambda: model.predict(row, outputs))
     if not model.batchable:  # each request takes as long
         return Cost(one, one, 2)
-    rows = repeated(row, measured_rows(one))
-    return Cost(one, measure(lambda: model.predict(rows, outputs)), measured_rows(one))
+    count = measured_rows(one)
+    rows = repeated(row, count)
+    return Cost(one, measure(lambda: model.predict(rows, outputs)), count)
 
 
 def _drift(identity: Identity, slots: int, signature: Signature, manifest: Manifest | None) -> Drift:

@@ -135,6 +135,11 @@ def _for_certification(weight: int, rate: float, limit: float, part: float) -> t
     )
 
 
+def drawn(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+    """Return the segments in which requests were drawn for both sides."""
+    return tuple(segment for segment in segments if segment.weight < 100)
+
+
 def against(segments: tuple[Segment, ...], margin: float) -> float:
     """Return the natural logarithm of the evidence that the candidate's failure rate exceeds that of stable by more
     than ``margin`` (0 to 1).
@@ -144,12 +149,12 @@ def against(segments: tuple[Segment, ...], margin: float) -> float:
     A request that the client gave up before stable could answer counts as a failure of stable: otherwise a client could
     send requests that both fail, and give up between the times that the two take to fail.
     """
-    drawn = [segment for segment in segments if segment.weight < 100]
+    segments = drawn(segments)
     logs = []
     for excess in _EXCESSES:
         log = 0.0
-        for number in range(len(drawn), 0, -1):
-            segment = drawn[number - 1]
+        for number in range(len(segments), 0, -1):
+            segment = segments[number - 1]
             stable = segment.counts.stable
             counts = replace(segment.counts, stable=Counts(stable.requests + stable.left))
             failed = stable.failed + stable.left

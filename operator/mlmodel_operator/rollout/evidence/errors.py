@@ -128,8 +128,15 @@ def is_certified(segments: tuple[Segment, ...], limit: float) -> bool:
 
 def expected_requests(segments: tuple[Segment, ...]) -> float:
     """Return how many requests the candidate would have an outcome of, if it had one as often as stable has."""
-    drawn = (segment for segment in segments if segment.weight < 100)
-    return sum(segment.counts.stable.requests * segment.weight / (100.0 - segment.weight) for segment in drawn)
+    return sum(
+        segment.counts.stable.requests * segment.weight / (100.0 - segment.weight)
+        for segment in difference.drawn(segments)
+    )
+
+
+def requests_with_outcome(segments: tuple[Segment, ...]) -> int:
+    """Return how many requests to the candidate have an outcome, of those that were drawn for both sides."""
+    return sum(segment.counts.candidate.requests for segment in difference.drawn(segments))
 
 
 def has_outcomes(segments: tuple[Segment, ...]) -> bool:
@@ -139,8 +146,7 @@ def has_outcomes(segments: tuple[Segment, ...]) -> bool:
     hides its failures breaks this: it hangs until its clients give up, or answers 404, and its other requests are good.
     The draw is exact, so the missing requests show it.
     """
-    own = sum(segment.counts.candidate.requests for segment in segments if segment.weight < 100)
-    return own >= _OUTCOMES * expected_requests(segments)
+    return requests_with_outcome(segments) >= _OUTCOMES * expected_requests(segments)
 
 
 def is_proven(segments: tuple[Segment, ...], limit: float) -> bool:

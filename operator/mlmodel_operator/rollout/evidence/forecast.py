@@ -79,7 +79,7 @@ def _without_outcome(candidate: Candidate, evidence: Evidence) -> str:
     expected = round(errors.expected_requests(segments))
     if expected < _EXPECTED or errors.has_outcomes(segments):
         return ""
-    own = sum(segment.counts.candidate.requests for segment in segments if segment.weight < 100)
+    own = errors.requests_with_outcome(segments)
     return (
         f"only {own} of about {expected} requests to {candidate.version} have an outcome, unlike those to stable: find"
         " out whether its clients give up because it hangs, or whether it answers 401, 404, 405, 413 or 415"
