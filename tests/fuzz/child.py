@@ -1,16 +1,12 @@
 """Open and predict artefacts from standard input, one after the other, as a server in ``strict`` does.
 
-Each artefact is a pickled (format, bytes, rows) with its length before it. Before each step the process writes a line,
-so the parent knows which step crashed or hung.
+Each is a task (format, bytes, rows) of :mod:`tests.fixtures.fuzzing`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import pickle
-import resource
-import struct
 import sys
 import warnings
 from typing import Any
@@ -21,9 +17,9 @@ from skops import io as skops
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.loading.trust import open_artefact
+from tests.fixtures.fuzzing import tasks
 
 METHODS = ("predict", "predict_proba", "decision_function", "transform", "score_samples")
-MEMORY = 512 << 20
 
 
 def _digest(output: Any) -> bytes:
@@ -92,12 +88,8 @@ def run(kind: str, data: bytes, rows: Any) -> None:
 def main() -> None:
     """Read artefacts until the input ends."""
     warnings.simplefilter("ignore")
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     say("ready")
-    while head := sys.stdin.buffer.read(8):
-        kind, data, rows = pickle.loads(sys.stdin.buffer.read(struct.unpack("<Q", head)[0]))
+    for kind, data, rows in tasks():
         run(kind, data, rows)
 
 

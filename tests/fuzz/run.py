@@ -4,12 +4,7 @@ library, without a crash, within 10 s and 512 MiB."""
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
 import queue
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -19,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.fixtures.fuzzing import PERTURB, Process
 from tests.fuzz import models, mutate
 
 TIMEOUT = 10.0
-PERTURB = ("85", "170")
 AHEAD = 32
 
 
@@ -35,66 +30,22 @@ class Result:
     faults: list[str] = field(default_factory=list)
 
 
-class Child:
-    """A process that opens artefacts. It is started again after a crash or a hang."""
+class Child(Process):
+    """A process that opens artefacts."""
 
     def __init__(self, perturb: str) -> None:
-        self._environment = {
-            **os.environ,
-            "MALLOC_PERTURB_": perturb,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.fuzz.child"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment,
-        )  # fmt: skip
-        self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, args=(self._process.stdout, self._lines), daemon=True).start()
-        self._next(120.0)
-
-    @staticmethod
-    def _read(stream: Any, lines: queue.Queue[str]) -> None:
-        for line in stream:
-            lines.put(line.decode().rstrip())
-        lines.put("exited")
-
-    def _next(self, timeout: float) -> str:
-        try:
-            return self._lines.get(timeout=timeout)
-        except queue.Empty:
-            return "hung"
-
-    def send(self, task: Any) -> None:
-        """Hand over one artefact."""
-        data = pickle.dumps(task)
-        try:
-            self._process.stdin.write(struct.pack("<Q", len(data)) + data)  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass
+        super().__init__("tests.fuzz.child", perturb)
 
     def result(self) -> str:
         """Return the last line about the artefact, such as ``refused …``, or the step that crashed."""
         step, deadline = "", time.monotonic() + TIMEOUT
         while True:
-            line = self._next(max(0.1, deadline - time.monotonic()))
-            if line in ("exited", "hung"):
-                self._process.kill()
-                code = self._process.wait()
-                self._start()
-                return f"{line} in {step} ({code})"
+            line = self.line(deadline)
+            if line in ("crashed", "hung"):
+                return f"{line} in {step} ({self.restart()})"
             if line.split()[0] in ("skipped", "refused", "answered"):
                 return line
             step = line
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
 
 
 def tasks(seed: int, pick: str) -> Iterator[tuple[str, str, bytes, Any]]:
@@ -134,7 +85,7 @@ def judge(result: Result, name: str, first: str, second: str) -> None:
     words = first.split()
     model = name.split("/")[0]
     outcome = words[0]
-    if first.startswith(("exited", "hung")) or second.startswith(("exited", "hung")):
+    if first.startswith(("crashed", "hung")) or second.startswith(("crashed", "hung")):
         outcome = "made" if "in make" in first or "in make" in second else "fault"  # a crash of the library
         if outcome == "fault":
             result.faults.append(f"{name}: {first} | {second}")

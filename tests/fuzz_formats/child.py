@@ -1,18 +1,13 @@
 """Open and predict files from standard input, one after the other, as a server in ``strict`` does.
 
-Each is a pickled (format, bytes) with its length before it. Before each step the process writes a line, so the parent
-knows which step crashed or hung.
+Each is a task (format, bytes) of :mod:`tests.fixtures.fuzzing`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
-import resource
 import signal
-import struct
-import sys
 import warnings
 from collections.abc import Callable
 from math import prod
@@ -29,8 +24,9 @@ from mlmodel_server.formats.opened import CONTRIBUTIONS, Opened
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.tensors import DTYPES
+from tests.fixtures.fuzzing import tasks
 
-MEMORY, ROWS, WIDEST = 512 << 20, 5, 1_000_000
+ROWS, WIDEST = 5, 1_000_000
 
 
 def digest(*arrays: Any) -> str:
@@ -167,13 +163,10 @@ def main() -> None:
     """Read files until the input ends."""
     warnings.simplefilter("ignore")
     xgboost.set_config(verbosity=0)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
     trial.SECONDS = 6  # a server waits longer, for slow models; a fuzzer has more to do
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     say("ready")
-    while head := sys.stdin.buffer.read(8):
-        run(*pickle.loads(sys.stdin.buffer.read(struct.unpack("<Q", head)[0])))
+    for format, data in tasks():
+        run(format, data)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import select
-import struct
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
+from tests.fixtures.fuzzing import PERTURB, Process
 from tests.fuzz_formats.changes import changed
 from tests.fuzz_formats.seeds import all_seeds
 
@@ -23,8 +18,6 @@ SECONDS = 10.0
 
 WALL = 120.0
 """Maximum real time for one file, in seconds: other programs may need the CPU."""
-
-PERTURB = ("85", "170")
 
 
 @dataclass
@@ -36,68 +29,30 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-class Child:
-    """A process that opens files; it is started again after a crash or a hang."""
+class Child(Process):
+    """A process that opens files."""
 
     def __init__(self, perturb: str) -> None:
-        self._environment = {**os.environ, "MALLOC_PERTURB_": perturb, "OMP_NUM_THREADS": "1"}
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.fuzz_formats.child"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=self._environment, bufsize=0,
-        )  # fmt: skip
-        self._read = b""
-        if self._line(time.monotonic() + 120) != "ready":
-            raise RuntimeError("the process does not start")
+        super().__init__("tests.fuzz_formats.child", perturb)
         self._used = self._cpu()
-
-    def _line(self, deadline: float) -> str:
-        assert self._process.stdout is not None
-        while b"\n" not in self._read:
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                return "hung"
-            piece = os.read(self._process.stdout.fileno(), 65536)
-            if not piece:
-                return "crashed"
-            self._read += piece
-        line, _, self._read = self._read.partition(b"\n")
-        return line.decode()
-
-    def send(self, format: str, data: bytes) -> None:
-        """Hand over one file."""
-        message = pickle.dumps((format, data))
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(struct.pack("<Q", len(message)) + message)
 
     def result(self) -> list[str]:
         """Return the words of the last line about the file; the step, if the process crashed or hung in it."""
         step, deadline = [""], time.monotonic() + WALL
-        while (words := self._line(deadline).split())[0] == "step":
+        while (words := self.line(deadline).split())[0] == "step":
             step = words[1:]
         if words[0] in ("crashed", "hung"):
-            self.close()
-            self._start()
+            self.restart()
+            self._used = self._cpu()
             return [words[0], *step]
         before, self._used = self._used, self._cpu()
         return ["hung", *step] if self._used - before > SECONDS else words
 
     def _cpu(self) -> float:
         """Return the seconds of CPU time of the process, and of those that it started and waited for."""
-        with open(f"/proc/{self._process.pid}/stat", encoding="ascii") as file:
+        with open(f"/proc/{self.pid}/stat", encoding="ascii") as file:
             times = file.read().rpartition(")")[2].split()[11:15]
         return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream:
-                stream.close()
 
 
 def files(seed: int) -> Iterator[tuple[str, str, bytes]]:
@@ -138,7 +93,7 @@ def run(count: int, seconds: float, seed: int = 1, report: bool = False) -> Resu
             if number >= count or time.monotonic() > end:
                 break
             for child in children:
-                child.send(format, data)
+                child.send((format, data))
             first, second = (child.result() for child in children)
             outcome = judge(first, second)
             if outcome.startswith("refused") and "unchanged" in name:
