@@ -15,7 +15,7 @@ from hack.traffic import Totals, Traffic
 pytestmark = pytest.mark.cluster
 
 StartTraffic = Callable[..., AbstractContextManager[Traffic]]
-QUOTA = 6_000
+QUOTA = 10_000
 """Microseconds of CPU time in each second for a pod."""
 SLOWER = 20.0
 REQUESTS = 600

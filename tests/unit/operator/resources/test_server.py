@@ -310,12 +310,14 @@ def test_the_server_requires_the_files_that_the_revision_started_with() -> None:
 def test_a_busy_server_is_not_killed_and_a_ready_one_is_detected_soon() -> None:
     server = container(deployment(OWNER, revision()))
     live, startup = server["livenessProbe"], server["startupProbe"]
-    assert live["timeoutSeconds"] >= 3
+    ready = server["readinessProbe"]
+    assert live["timeoutSeconds"] >= ready["timeoutSeconds"] >= 5
+    assert ready["periodSeconds"] * ready["failureThreshold"] >= 20
     assert live["periodSeconds"] * live["failureThreshold"] >= 30
     assert startup["periodSeconds"] == 1
     assert startup["failureThreshold"] >= 600
     assert live["httpGet"]["path"] == "/v2/health/live"
-    assert server["readinessProbe"]["httpGet"]["path"] == startup["httpGet"]["path"] == "/v2/health/ready"
+    assert ready["httpGet"]["path"] == startup["httpGet"]["path"] == "/v2/health/ready"
 
 
 def test_the_autoscaler_scales_its_own_revision_within_its_bounds() -> None:
