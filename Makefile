@@ -37,8 +37,11 @@ test: setup ## Run all tests: checks, models, processes, a real API server, a br
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
-	$(BIN)/python -m pytest tests/integration/router -n 4 -q
-	@$(MAKE) --no-print-directory --jobs 2 test-models test-system
+	@$(MAKE) --no-print-directory --jobs 2 test-system test-router test-models
+
+.PHONY: test-router
+test-router: setup ## Run only the tests of the router's HAProxy, without a cluster
+	$(BIN)/python -m pytest tests/integration/router -n 2 -q
 
 .PHONY: test-models
 test-models: setup ## Run only the census of models and the fuzzers of files, with the CPU time that others leave
