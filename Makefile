@@ -113,7 +113,7 @@ soak: setup ## Roll out twenty versions with every outcome under traffic while p
 	$(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_status_lost.py --soak 20 --whole -q -rP
 
 .PHONY: census
-census: setup ## Serve a model of every class in every format on every kind of table, and compare with its library (hours)
+census: setup ## Serve a model of every class in every format on every kind of table, and compare with its library (half an hour)
 	$(BIN)/python -m hack.census run --all
 	$(BIN)/python -m hack.census page > docs/reference/models.md
 

@@ -213,7 +213,7 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
         # Ten minutes, for a large model; with a model that cannot work the server exits much sooner.
         "startupProbe": common.probe("http", "/v2/health/ready", period=1, timeout=1, failures=600),
         # A pod without CPU time is slow, not unready: while its Service has no other, taking it out fails every new
-        # connection. A pod that drains is taken out at once, whatever its probe says.
+        # connection. A pod that drains is taken out at once; its probe does not matter.
         "readinessProbe": common.probe("http", "/v2/health/ready", period=5, timeout=5, failures=4),
         # Restart only after 30 s without an answer: a busy server is slow, not dead.
         "livenessProbe": common.probe("http", "/v2/health/live", period=10, timeout=10, failures=3),
