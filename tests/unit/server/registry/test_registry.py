@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sklearn.cluster import Birch, BisectingKMeans, FeatureAgglomeration, KMeans
+from sklearn.covariance import OAS, EllipticEnvelope, MinCovDet
 from sklearn.ensemble import (
     BaggingClassifier,
     GradientBoostingClassifier,
@@ -24,6 +25,7 @@ from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDRegressor
 from sklearn.multioutput import RegressorChain
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -236,6 +238,12 @@ FORGED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: _set(TargetEncoder(random_state=7).fit(CATEGORIES, Y), encodings_=[np.ones(4)]), _LENGTH
     ),
     "no column for a hash": (lambda: HashingVectorizer().set_params(n_features=0), "parameter n_features"),
+    "precision of no row": (lambda: _set(EllipticEnvelope().fit(X), precision_=np.empty((0, 4))), _LENGTH),
+    "precision of fewer columns": (lambda: _set(MinCovDet().fit(X), precision_=np.ones((2, 2))), _LENGTH),
+    "covariance that is a number": (lambda: _set(OAS().fit(X), covariance_=np.array(1.0)), _TYPE),
+    "network without a layer": (
+        lambda: _set(MLPRegressor(hidden_layer_sizes=(3,), max_iter=5).fit(X, Y), n_layers_=-4), "number out of range"
+    ),
     "many threads": (lambda: _set(KMeans(2, n_init=1).fit(X), _n_threads=1 << 30), "number out of range"),
     "centre of another width": (lambda: _bisecting(), _LENGTH),
     "norms of fewer centres": (lambda: _set(Birch(n_clusters=2).fit(X), _subcluster_norms=np.ones(1)), _LENGTH),
