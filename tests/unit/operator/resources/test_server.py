@@ -72,7 +72,7 @@ def test_the_pod_is_restricted(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "digest"), [("configmap://fraud-v7", "c34c32b790ea55d7"), ("s3://models/fraud", "f376a82092b16a39")]
+    ("uri", "digest"), [("configmap://fraud-v7", "bc9ef16ad8bb6ec0"), ("s3://models/fraud", "2363c87e1ead91b9")]
 )
 def test_the_pod_template_is_the_released_one(uri: str, digest: str) -> None:
     """A changed template applies to the next revision of every model; running pods stay as they are. If the change is
