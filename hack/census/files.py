@@ -36,8 +36,6 @@ class Saved:
     path: Path
     answer: Callable[[Any, str], Array]
     copy: Trained | None = None
-    packaged: bool = False
-    """A package says whether its rows are float32; a file does not."""
 
     def again(self, rows: Any, output: str) -> Array:
         """Return what the library answers after it has read the model back: a copy has its arrays in another layout,
@@ -68,7 +66,7 @@ def packages_of(row: Row) -> tuple[str, ...]:
 def save(trained: Trained, format: str, packaged: bool, compile: bool, directory: Path) -> Saved:
     """Save a model; raise :class:`NotSaved` with the reason of ``package.save``, or of the library."""
     if packaged:
-        return replace(_plain(trained, _package(trained, format, compile, directory)), packaged=True)
+        return _plain(trained, _package(trained, format, compile, directory))
     writers: dict[str, Callable[[Trained, Path], Saved]] = {
         "joblib": _joblib,
         "skops": _skops,

@@ -99,8 +99,7 @@ def _compare_all(model: Trained, saved: Saved, server: Server) -> tuple[str, ...
             expected = saved.answer(rows, name)
         except KeyError:
             continue  # an output that the library does not have, such as the probabilities of a booster
-        tolerance = _tolerance(rows, expected, server)
-        _compare(name, expected, got, tolerance, _others(saved, rows, name, server.is_compiled))
+        _compare(saved, server, rows, name, expected, got)
     return tuple(name for name in (PREDICT_PROBA,) if name not in answers and _has(saved, rows, name))
 
 
@@ -141,8 +140,7 @@ def _compare_edge(saved: Saved, server: Server, name: str, row: Any) -> None:
             raise Differs(f"{name}: {output} is answered where the library raises")
         if isinstance(expected, np.ndarray):
             try:
-                tolerance = _tolerance(row, expected, server)
-                _compare(output, expected, got, tolerance, _others(saved, row, output, server.is_compiled))
+                _compare(saved, server, row, output, expected, got)
             except Differs as difference:
                 raise Differs(f"{name}: {difference}") from None
 
@@ -157,24 +155,19 @@ def _expected(saved: Saved, row: Any, output: str) -> Array | str | None:
         return None
 
 
-def _tolerance(rows: Any, expected: Array, server: Server) -> float:
-    """Return the relative difference that the numbers of a model may have: none, or if it is compiled, what
-    :mod:`mlmodel_server.compile.parity` accepts."""
-    if not server.is_compiled:
-        return 0.0
-    return TOLERANCE["single" if np.float32 in (getattr(rows, "dtype", None), expected.dtype) else "double"]
-
-
-def _compare(name: str, expected: Array, got: Array, tolerance: float, others: Iterator[Array]) -> None:
-    """Raise :class:`Differs` unless every row of an output is the library's: labels with all bits, numbers within
-    ``tolerance``."""
+def _compare(saved: Saved, server: Server, rows: Any, name: str, expected: Array, got: Array) -> None:
+    """Raise :class:`Differs` unless every row of an output is the library's: labels and, uncompiled, all bits; numbers
+    of a compiled model as close as :mod:`mlmodel_server.compile.parity` requires."""
     if name == CONTRIBUTIONS:
         got = got.reshape(len(got), -1)
         expected = expected.reshape(len(expected), -1)
     if got.shape != expected.shape and got.size != expected.size:
         raise Differs(f"{name} has the shape {list(got.shape)} instead of {list(expected.shape)}")
+    tolerance = 0.0
+    if server.is_compiled:
+        tolerance = TOLERANCE["single" if server.is_single or expected.dtype == np.float32 else "double"]
     right = _same(expected, got, tolerance)
-    for other in others:
+    for other in _others(saved, server, rows, name):
         if right.all():
             return
         if other.size == got.size:
@@ -192,7 +185,7 @@ def _short(value: Any) -> str:
 
 
 def _same(expected: Array, got: Array, tolerance: float) -> Array:
-    """Return for each row whether it is the same."""
+    """Return for each row whether it is the same; numbers may differ by ``tolerance``, relative to their size."""
     rows = len(got)
     expected, got = expected.reshape(rows, -1), got.reshape(rows, -1)
     if expected.dtype.kind != "f" or got.dtype.kind != "f":
@@ -206,13 +199,13 @@ def _same(expected: Array, got: Array, tolerance: float) -> Array:
     return np.asarray(equal.all(axis=1))
 
 
-def _others(saved: Saved, rows: Any, output: str, compiled: bool) -> Iterator[Array]:
+def _others(saved: Saved, server: Server, rows: Any, output: str) -> Iterator[Array]:
     """Yield the library's other answers for the same rows: its sums depend, in the last bit, on the layout of the
-    table in memory and on how many rows it gets together."""
+    table in memory and on how many rows it gets together. A file does not say that its rows were float32: the same
+    numbers as float64 are the same row."""
     plain = rows if isinstance(rows, np.ndarray) else None
-    if compiled:
-        # A file does not say that its rows were float32: the same numbers as float64 are the same row.
-        if plain is not None and plain.dtype == np.float32 and not saved.packaged:
+    if server.is_compiled:
+        if plain is not None and plain.dtype == np.float32 and not server.is_single:
             with contextlib.suppress(Exception):
                 yield saved.answer(plain.astype(np.float64), output)
         return

@@ -40,6 +40,11 @@ class Server:
         return self._choice.platform == PLATFORM and bool(self._choice.verdict)
 
     @property
+    def is_single(self) -> bool:
+        """Whether the rows are float32: a package and a signature say so, a file does not."""
+        return all(spec.datatype == "FP32" for spec in self.model.signature.inputs)
+
+    @property
     def verdict(self) -> str:
         """Why the model is compiled or not."""
         return self._choice.verdict
