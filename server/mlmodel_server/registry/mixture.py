@@ -9,16 +9,15 @@ from mlmodel_server.registry.rules import dense
 
 
 def check_covariance(model: Any) -> None:
-    """Check that the precision is as wide as a row: scipy's Mahalanobis distance reads it without a check."""
+    """Check that the matrices are as wide as a row: scipy's Mahalanobis distance reads the precision without a check,
+    and a model that stores none computes it from the covariance."""
     known = vars(model)
-    if "covariance_" not in known:
-        return
-    location = dense(known["location_"], None)
-    width = known.get("n_features_in_", len(location))
-    dense(location, width)
-    for name in ("covariance_", "precision_"):
-        if known.get(name) is not None:
-            dense(known[name], width, width)
+    if "covariance_" in known:
+        width = known["n_features_in_"]
+        dense(known["location_"], width)
+        dense(known["covariance_"], width, width)
+        if known.get("precision_") is not None:
+            dense(known["precision_"], width, width)
 
 
 ENTRIES = (
