@@ -9,12 +9,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.serving import models, pinned, rounds
+from bench.serving import models, pinned, rounds, tables
 from bench.serving.load import drive
 from bench.serving.models import Trained
 from bench.serving.report import Claim, Part, number
 from bench.serving.rounds import Series, measure, p50, per_cpu_second, per_second
-from bench.serving.servers import FASTAPI, MLSERVER, PEER_STARTS, Server, Start, ours, running
+from bench.serving.servers import (
+    FASTAPI,
+    FASTAPI_PANDAS,
+    MLSERVER,
+    PEER_STARTS,
+    TABLE_STARTS,
+    Server,
+    Start,
+    ours,
+    running,
+)
+from bench.serving.tables import Mixed
 from hack.cluster.shell import run
 
 OURS = "mlmodel-server"
@@ -73,6 +84,40 @@ def forest(folder: Path) -> Part:
             Claim(f"{what}, 32 connections, requests/s", mine.median(per_second), 20_000, "/s"),
             Claim("requests per second of CPU time", mine.median(per_cpu_second), 20_000, ""),
             Claim(f"requests/s, ratio to {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 100, "×"),
+        ],
+    )
+
+
+def mixed(folder: Path) -> Part:
+    """A table of numbers and texts, in a pipeline that was fitted on a DataFrame."""
+    return _table(tables.texts(folder / "mixed"), "a row of 4 numbers and 3 texts")
+
+
+def dated(folder: Path) -> Part:
+    """The same table with a column of dates, which takes a DataFrame on every server."""
+    return _table(tables.dates(folder / "dated"), "a row of 4 numbers, 3 texts and a date")
+
+
+def _table(trained: Mixed, what: str) -> Part:
+    requests = [trained.request(row) for row in range(CHECKED)]
+    with ExitStack() as stack:
+        servers = [stack.enter_context(running(OURS, ours(), trained.folder))]
+        servers += [
+            stack.enter_context(running(label, start, trained.artefact)) for label, start in TABLE_STARTS.items()
+        ]
+        for server in servers:
+            server.check(requests)
+        subjects = [(server, requests[0]) for server in servers]
+        many, one = measure(subjects, 32, SECONDS), measure(subjects, 1, SECONDS)
+    by_label = _labelled(many)
+    mine = by_label[OURS]
+    return Part(
+        f"V2 JSON, {what}: imputed, scaled, one-hot, a logistic regression",
+        rounds.HEADER,
+        rounds.rows([*many, *one]),
+        [
+            Claim(f"{what}, 32 connections, ratio to {MLSERVER}", mine.ratio(by_label[MLSERVER], per_second), 20, "×"),
+            Claim(f"ratio to {FASTAPI_PANDAS}", mine.ratio(by_label[FASTAPI_PANDAS], per_second), 8, "×"),
         ],
     )
 
@@ -172,7 +217,7 @@ def second_worker(folder: Path) -> Part:
     )
 
 
-ALL = (iris, forest, numbers, own_code, batching, starts, second_worker)
+ALL = (iris, forest, mixed, dated, numbers, own_code, batching, starts, second_worker)
 
 
 def _starts(trained: Trained) -> dict[str, tuple[Start, Path]]:

@@ -29,6 +29,7 @@ INFER = f"/v2/models/{NAME}/infer"
 READY = "/v2/health/ready"
 
 MLSERVER, FASTAPI, KSERVE = "MLServer 1.7.1", "FastAPI", "KServe SDK 0.21"
+FASTAPI_PANDAS = "FastAPI + pandas"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def mlserver(model: Path, port: int) -> Command:
     """MLServer with its defaults (one parallel worker), except one in its favour: it does not log each request."""
     # With uvloop 0.22 and newer it fails to start: "no current event loop" (its issue 2286).
     needed = ["mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22"]
-    python = venv("mlserver", [*needed, *same("scikit-learn", "numpy", "joblib")])
+    python = venv("mlserver", [*needed, *same("scikit-learn", "numpy", "joblib", "pandas")])
     folder = model.with_name(f"{model.parent.name}-mlserver")
     folder.mkdir(exist_ok=True)
     ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
@@ -73,10 +74,20 @@ def mlserver(model: Path, port: int) -> Command:
 
 
 def fastapi(model: Path, port: int) -> Command:
-    """The baseline `peers/fastapi_app.py` under uvicorn with its fast loop and parser, without an access log."""
-    python = venv("fastapi", same("fastapi", "uvicorn", "uvloop", "httptools", "scikit-learn", "numpy", "joblib"))
+    """The baseline `peers/fastapi_app.py`."""
+    return _uvicorn("fastapi_app:app", model, port)
+
+
+def fastapi_pandas(model: Path, port: int) -> Command:
+    """The baseline `peers/pandas_app.py`, which makes a DataFrame of each request."""
+    return _uvicorn("pandas_app:app", model, port)
+
+
+def _uvicorn(app: str, model: Path, port: int) -> Command:
+    """An app of `peers` under uvicorn with its fast loop and parser, without an access log."""
+    libraries = ("fastapi", "uvicorn", "uvloop", "httptools", "scikit-learn", "numpy", "joblib", "pandas")
     place = ["--app-dir", str(PEERS), "--host", "127.0.0.1", "--port", str(port)]
-    argv = [str(python), "-m", "uvicorn", *place, "--no-access-log", "fastapi_app:app"]
+    argv = [str(venv("fastapi", same(*libraries))), "-m", "uvicorn", *place, "--no-access-log", app]
     return Command(argv, {"MODEL_FILE": str(model)})
 
 
@@ -87,6 +98,8 @@ def kserve(model: Path, port: int) -> Command:
 
 
 PEER_STARTS: dict[str, Start] = {MLSERVER: mlserver, FASTAPI: fastapi, KSERVE: kserve}
+TABLE_STARTS: dict[str, Start] = {MLSERVER: mlserver, FASTAPI_PANDAS: fastapi_pandas}
+"""The peers that take a table with texts and dates."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.dummy import DummyClassifier
 
-from bench.serving import load, models, openloop, process, report, rounds
+from bench.serving import load, models, openloop, process, report, rounds, tables
 from bench.serving.load import Sample
 from bench.serving.overload import growth
 from hack.cluster.report import ClusterError
@@ -150,3 +153,15 @@ def test_an_answer_is_complete_with_its_last_byte() -> None:
     whole = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\nconnection: close\r\n\r\nabc"
     assert all(openloop.complete(whole[:end]) is None for end in range(len(whole)))
     assert openloop.complete(whole) == (503, True)
+
+
+def test_a_row_of_a_mixed_table_is_one_tensor_for_each_column() -> None:
+    row = pd.DataFrame({"age": [40.5], "city": ["Rome"], "day": [pd.Timestamp("2026-03-01")]})
+    model = DummyClassifier().fit(row, [1])
+    sent = json.loads(tables.Mixed(Path(), model, row).request(0).body)
+    assert sent["parameters"] == {"content_type": "pd"}
+    assert [(tensor["name"], tensor["datatype"], tensor["data"]) for tensor in sent["inputs"]] == [
+        ("age", "FP64", [40.5]),
+        ("city", "BYTES", ["Rome"]),
+        ("day", "BYTES", ["2026-03-01T00:00:00"]),
+    ]
