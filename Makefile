@@ -37,7 +37,7 @@ test: setup ## Run all tests: checks, models, processes, a real API server, a br
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
-	@$(MAKE) --no-print-directory --jobs 2 test-system test-router test-processes test-models
+	@$(MAKE) --no-print-directory --jobs 2 test-system test-router test-protocols test-models
 
 .PHONY: test-router
 test-router: setup ## Run only the tests of the router's HAProxy, without a cluster
@@ -49,13 +49,12 @@ test-models: setup ## Run only the census of models and the fuzzers of files, wi
 	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) -q
 
 .PHONY: test-system
-test-system: setup ## Run only the tests on a whole cluster under traffic
-	$(BIN)/python -m pytest tests/e2e --durations=15
+test-system: setup ## Run only the tests of processes, of a real API server, and on a whole cluster under traffic
+	$(BIN)/python -m pytest tests/integration tests/e2e --ignore tests/integration/router --ignore $(FUZZ) --durations=15
 
-.PHONY: test-processes
-test-processes: setup ## Run only the tests of processes, of a real API server, and in a browser
-	nice -n 5 $(BIN)/python -m pytest tests/integration tests/conformance tests/browser \
-		--ignore tests/integration/router --ignore $(FUZZ) --durations=15
+.PHONY: test-protocols
+test-protocols: setup ## Run only the tests of the protocols, and of the model's page in a browser
+	nice -n 10 $(BIN)/python -m pytest tests/conformance tests/browser -q
 
 .PHONY: check
 check: setup ## Run the fast checks, in less than a minute: lint, types, layers, generated files, links, unit tests

@@ -39,6 +39,10 @@ class FaultyProxy:
             if request.transport is not None:
                 request.transport.abort()
 
+    def is_watched(self) -> bool:
+        """Return whether a watch is streaming, which :meth:`cut` would abort."""
+        return any("watch=true" in request.path_qs for request in self._streams)
+
     def count(self, *, watch: bool) -> int:
         """Return the number of list requests, or of watch requests."""
         return sum(method == "GET" and ("watch=true" in path) is watch for method, path in self.requests)

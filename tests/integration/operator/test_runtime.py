@@ -197,7 +197,7 @@ class Watched:
         await self.direct.delete(NOTES, self.namespace, name, body["metadata"]["uid"])
 
     async def watching(self) -> None:
-        await until(lambda: self.proxy.count(watch=True), "the watch is open")
+        await until(self.proxy.is_watched, "the watch is open")
 
 
 @pytest.fixture

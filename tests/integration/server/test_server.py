@@ -411,7 +411,7 @@ def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(s
         "--path",
         slow,
         "--timeout",
-        "60",
+        "300",
         "--compile",
         "off",
         "--max-body",
