@@ -46,8 +46,8 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from skops import io as skops
 
-from mlmodel_server import package, registry
-from mlmodel_server.errors import RefusedModel, UsageError
+from mlmodel_server import registry
+from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.opened import Opened
 from mlmodel_server.loading import trust, unpickle
 from mlmodel_server.loading.load import load
@@ -247,15 +247,6 @@ def test_a_number_in_a_file_does_not_take_much_memory(step: Any, changes: dict[s
     vars(step).update(changes)
     with pytest.raises(RefusedModel, match="it has a number out of range"):
         open_artefact(joblib_bytes(step), "model.joblib")
-
-
-def test_a_model_of_a_list_of_texts_is_not_called_unfitted() -> None:
-    texts = ["a good day", "a bad day"]
-    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0])
-    with pytest.raises(RefusedModel, match="its first step takes a list of texts, which is not a table: make it"):
-        _ = load(Memory({"model.joblib": joblib_bytes(fitted)}, "model.joblib")).opened
-    with pytest.raises(UsageError, match="its first step takes a list of texts"):
-        package.build(fitted, texts, None)
 
 
 def test_a_bomb_of_opcodes_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
