@@ -268,7 +268,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if manifest:
         selftest.run(model, manifest.golden)
     else:
-        selftest.example(model, loaded.opened.example)  # raises RefusedModel if a server would
+        selftest.example(
+            model, loaded.opened.example, loaded.opened.saved_with
+        )  # raises RefusedModel if a server would
     signature = model.signature
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:

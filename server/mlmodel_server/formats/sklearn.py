@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel, RequestError
@@ -76,7 +77,8 @@ class _Takes:
         """Return a row with the known values, and ``fill`` in the other columns."""
         width = self.inputs[0].shape[-1] if self.layout == "matrix" else len(self.inputs)
         text = self.rows == "texts" or any(isinstance(value, str) for value in self.known.values())
-        row: Array = np.full((1, width), fill, object if text else np.float64)
+        single = self.layout == "matrix" and self.inputs[0].datatype == "FP32"
+        row: Array = np.full((1, width), fill, object if text else np.float32 if single else np.float64)
         for column, value in self.known.items():
             row[0, column] = value
         return row
@@ -103,6 +105,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     takes = _taken_by(estimator)
     prepared = prepare(estimator)
     functions = EstimatorFunctions(prepared, takes.none, takes.convert)
+    takes = _in_single(functions, takes)
     return Opened(
         format,
         f"sklearn_{format}",
@@ -133,6 +136,23 @@ def _taken_by(estimator: Any) -> _Takes:
     inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
     matrix = (TensorSpec(MATRIX, "FP64", (-1, width)),)
     return _Takes("table", "columns" if names else "matrix", inputs or matrix, known, none)
+
+
+def _in_single(functions: EstimatorFunctions, takes: _Takes) -> _Takes:
+    """Return what the estimator takes, in float32 if it was trained on float32 and accepts nothing else."""
+    if takes.layout != "matrix" or _accepts(functions, takes.row(FILLS[-1])):
+        return takes
+    if not _accepts(functions, takes.row(FILLS[-1]).astype(np.float32)):
+        return takes
+    return replace(takes, inputs=tuple(msgspec.structs.replace(spec, datatype="FP32") for spec in takes.inputs))
+
+
+def _accepts(functions: EstimatorFunctions, row: Array) -> bool:
+    try:
+        functions.specs(row)
+    except Exception:  # anything that an estimator raises
+        return False
+    return True
 
 
 def default_of(estimator: Any) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     original = model_of(opened, manifest)
     if manifest:
         selftest.run(original, manifest.golden)
-    example = _golden(manifest) if manifest else selftest.example(original, opened.example)
+    example = _golden(manifest) if manifest else selftest.example(original, opened.example, opened.saved_with)
     if compile == "off":
         return Choice(original, opened.platform, example)
     described = manifest.signature if manifest else opened.signature

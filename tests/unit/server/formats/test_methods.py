@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.covariance import LedoitWolf
-from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.decomposition import NMF, PCA, TruncatedSVD
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.feature_extraction import DictVectorizer, FeatureHasher
 from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfVectorizer
@@ -212,6 +212,7 @@ def test_a_model_of_texts_takes_one_column_of_texts(estimator: Any) -> None:
             np.testing.assert_array_equal(said(model, body, name)[name], expected)
     with pytest.raises(RequestError, match="this model rejects missing texts"):
         said(model, [{"text": None}])
+    assert all(len(array) == 1 for array in said(model, "one text alone").values())
 
 
 def test_a_model_of_dictionaries_has_a_column_for_each_key() -> None:
@@ -228,6 +229,16 @@ def test_a_model_of_dictionaries_has_a_column_for_each_key() -> None:
 def test_a_key_of_two_types_is_refused() -> None:
     with pytest.raises(RefusedModel, match="knows 'age' as a text and as a number: give the two different keys"):
         served(DictVectorizer().fit([{"age": 3}, {"age": "young"}]))
+
+
+@pytest.mark.parametrize("model", [KMeans(3, n_init=1, random_state=1), NMF(2, random_state=1)], ids=str)
+def test_a_model_that_accepts_only_the_float32_of_its_training_gets_float32(model: Any) -> None:
+    rows = np.abs(X).astype(np.float32)
+    fitted = model.fit(rows)
+    served_model = served(fitted)
+    assert served_model.signature.inputs[0].datatype == "FP32"
+    (name,) = served_model.select_outputs(None)
+    np.testing.assert_array_equal(answers(served_model, rows.astype(np.float64))[name], getattr(fitted, name)(rows))
 
 
 def test_a_compiled_model_and_the_original_answer_one_request_together() -> None:
