@@ -233,7 +233,7 @@ def _edges(asked: Any) -> dict[str, Any]:
 
 def _edges_of_list(asked: list[Any]) -> dict[str, Any]:
     if isinstance(asked[0], str):
-        return {"empty": [""], "unknown": ["Atlantis"], "missing": [None], "long": ["good bad " * 500]}
+        return {"empty": [""], "unknown": ["Atlantis"], "long": ["good bad " * 500]}
     whole = {"city": "Berlin", "age": 3, "member": True, "rate": 0.5}
     return {"empty": [{}], "unknown text": [whole | {"city": "Atlantis"}], "missing": [whole | {"age": np.nan}]}
 
