@@ -22,7 +22,7 @@ def every() -> list[Case]:
         for kind in kinds_of(row):
             for format, packaged in _forms(row):
                 if _exists(row, kind, format, packaged):
-                    first = packaged or format == "joblib"
+                    first = row.role != "alone" and (packaged or format == "joblib")
                     cases += [Case(row.name, kind, format, packaged, compile) for compile in (False, True)[: 1 + first]]
     return cases
 
@@ -41,7 +41,8 @@ def pairwise() -> list[Case]:
     for row in ROWS:
         forms = [form for form in _forms(row) if any(_exists(row, kind, *form) for kind in kinds_of(row))]
         compilable = [form for form in forms if form[1] or form[0] in ("joblib", "skops")]
-        to_compile = compilable[len(chosen) % len(compilable)] if compilable else None  # goes round
+        is_compiled = compilable and row.role != "alone"
+        to_compile = compilable[len(chosen) % len(compilable)] if is_compiled else None  # goes round
         for form in forms:
             compile = form == to_compile
             cases = [Case(row.name, kind, *form, compile) for kind in kinds_of(row) if _exists(row, kind, *form)]

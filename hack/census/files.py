@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,11 +56,19 @@ def formats_of(row: Row) -> tuple[str, ...]:
         return ("joblib", "skops", "json", "ubj", "mlflow")
     if row.library == "lightgbm":
         return ("joblib", "skops", "text", "mlflow")
-    return ("joblib", "skops", "mlflow", "onnx")
+    if row.role == "alone":
+        return ("joblib",)
+    return (
+        ("joblib", "skops")
+        if row.accepts in (("documents",), ("dictionaries",))
+        else ("joblib", "skops", "mlflow", "onnx")
+    )
 
 
 def packages_of(row: Row) -> tuple[str, ...]:
     """Return the formats in which packages of a class are saved."""
+    if row.role == "alone":
+        return ("skops",)
     return ("own",) if row.library != "sklearn" else ("joblib", "skops")
 
 
@@ -87,9 +96,14 @@ def of_model(trained: Trained, rows: Any, output: str) -> Array:
         return _of_booster(model, rows, output)
     if output == "contributions":
         return _contributions(model, rows)
+    several = re.fullmatch(r"(predict_proba)_(\d)|kneighbors_(distances|indices)", output)
+    if several:
+        answer = getattr(model, several[1] or "kneighbors")(rows)
+        return np.asarray(answer[int(several[2]) if several[1] else ("distances", "indices").index(several[3])])
     if not hasattr(model, output):
         raise KeyError(output)
-    return np.asarray(getattr(model, output)(rows))
+    answer = getattr(model, output)(rows)
+    return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
 
 
 def _of_booster(booster: Any, rows: Any, output: str) -> Array:

@@ -74,6 +74,8 @@ def _served(model: Trained, saved: Saved, server: Server) -> Verdict:
 
 
 def _cut(model: Trained, row: Any) -> Any:
+    if isinstance(row, list):
+        return row
     width = model.data.trained.shape[1]
     return row.iloc[:, :width] if isinstance(row, pd.DataFrame) else row[:, :width]
 
@@ -210,6 +212,9 @@ def _others(saved: Saved, server: Server, rows: Any, output: str) -> Iterator[Ar
                 yield saved.answer(plain.astype(np.float64), output)
         return
     forms: list[Any] = []
+    if isinstance(rows, list):
+        yield np.concatenate([saved.answer([row], output) for row in rows])
+        return
     if plain is not None:
         forms = [np.asfortranarray(plain), plain.astype(np.float64)]
     else:
@@ -230,7 +235,7 @@ def _others(saved: Saved, server: Server, rows: Any, output: str) -> Iterator[Ar
 
 
 _CLAIMS: tuple[tuple[str, str], ...] = (
-    (r"contains no fitted scikit-learn model|model is not a fitted|is not fitted", "fitted"),
+    (r"is not fitted", "fitted"),
     (r"refused (sklearn|numpy|scipy|xgboost|lightgbm|builtins)[.\w]*", "own"),
     (r"cannot be read .* save it again", "same version"),
     (r"predicts other values on plain arrays than on X", "plain"),
@@ -252,8 +257,6 @@ def _refused(model: Trained, reason: str) -> Verdict:
 def _is_false(model: Trained, claim: str) -> bool:
     """Whether a claim of a refusal is false. Each model of the census is fitted, was saved by the installed versions,
     and consists of the libraries' own classes; whether it can be fitted on plain arrays is tried."""
-    if claim == "fitted":
-        return hasattr(model.model, "predict")
     if claim == "plain":
         return model.data.kind in ("categories", "mixed", "texts")
-    return claim in ("own", "same version", "installed", "missing", "own request")
+    return claim in ("fitted", "own", "same version", "installed", "missing", "own request")

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hack.census.tables import FRAMES, KINDS, NUMERIC, SEED, TRAINED, Array, Data, is_text, table_of
+from hack.census.tables import FRAMES, NUMERIC, SEED, TABLES, TRAINED, Array, Data, is_text, table_of
 from mlmodel_server.registry.rows import ROWS, New, Row
 
 BY_NAME = {row.name: row for row in ROWS}
+
+ALONE = ("float64", "single", "counts", "missing", "named", "booleans")
+"""Kinds of tables for what is served alone: the others are tried with it as a step of a pipeline."""
+
+DOCUMENTS = (("documents",), ("dictionaries",))
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,14 @@ def kinds_of(row: Row) -> tuple[str, ...]:
     """Return the kinds of tables that a row can be trained on."""
     if row.role == "other":
         return ()
+    if row.accepts in DOCUMENTS:
+        return row.accepts
+    if row.role == "alone":
+        return tuple(kind for kind in ALONE if on_plain_table(row, kind))
     if row.rounds or row.library != "sklearn":
-        native = [kind for kind in KINDS if on_plain_table(row, kind)]
-        return tuple(native) if row.rounds or row.fit or row.target == "grades" else KINDS
-    return ("texts",) if "texts" in row.accepts else KINDS
+        native = [kind for kind in TABLES if on_plain_table(row, kind)]
+        return tuple(native) if row.rounds or row.fit or row.target == "grades" else TABLES
+    return ("texts",) if "texts" in row.accepts else TABLES
 
 
 def _after(row: Row) -> list[Any]:
@@ -88,7 +97,8 @@ def trained(name: str, kind: str) -> Trained:
         elif not native:
             model = _pipeline([_preparation(row, data), model])
         model.fit(data.trained, *_fit_target(target), **_fit(row, data, target))
-        model.predict(data.asked)  # some classes fit tables that they do not predict
+        methods = ("predict", "transform", "score_samples", "kneighbors")
+        next(getattr(model, name) for name in methods if hasattr(model, name))(data.asked)  # it may raise there
         return Trained(row, data, model, native)
     except Inapplicable:
         raise

@@ -47,6 +47,7 @@ OWN = {
 SECTIONS = (
     ("scikit-learn: models that predict", "sklearn", "predictor"),
     ("scikit-learn: steps of a pipeline", "sklearn", "step"),
+    ("scikit-learn: transformers, neighbours and densities alone", "sklearn", "alone"),
     ("XGBoost", "xgboost", "predictor"),
     ("LightGBM", "lightgbm", "predictor"),
 )
@@ -71,7 +72,7 @@ def page() -> str:
 def figures(found: results.Results) -> list[tuple[str, str]]:
     """Return the figures of the census, by name."""
     outcomes = Counter(verdict.outcome for verdict in found.values())
-    served, refused = served_predictors(found)
+    served, refused = served_classes(found)
     numeric = [verdict for case, verdict in found.items() if case.compile and case.kind in NUMERIC and _predicts(case)]
     tried = [verdict for verdict in numeric if verdict.outcome == "right"]
     compiled = sum(verdict.compiled for verdict in tried)
@@ -85,20 +86,23 @@ def figures(found: results.Results) -> list[tuple[str, str]]:
         ("refused for a reason that is false", f"{outcomes['false reason']:,}"),
         ("ready, but fails its own example", f"{outcomes['example fails']:,}"),
         ("not possible with the library itself", f"{outcomes['inapplicable'] + outcomes['not saved']:,}"),
-        ("classes of scikit-learn that predict and are served", share + rest),
+        ("classes of scikit-learn that predict, transform or score, and are served", share + rest),
         ("models of numbers that are compiled", f"{compiled} of {len(tried)} ({compiled / max(1, len(tried)):.0%})"),
     ]
 
 
-def served_predictors(found: results.Results) -> tuple[list[str], list[str]]:
-    """Return the classes of scikit-learn that predict: those that answer right from joblib and skops files and from
-    packages, with no refusal on a table of numbers; and the others."""
+def served_classes(found: results.Results) -> tuple[list[str], list[str]]:
+    """Return the classes of scikit-learn that predict, transform or score: those that answer right from joblib and
+    skops files and from packages, with no refusal on a table of numbers; and the others. A model that skops cannot save
+    is packaged as joblib."""
     bad, good = set(), set()
-    paths = {row.name: row.path for row in ROWS if row.library == "sklearn" and row.role == "predictor"}
+    paths = {row.name: row.path for row in ROWS if row.library == "sklearn" and row.role in ("predictor", "alone")}
     for case, verdict in found.items():
         if case.row in paths and case.format in ("joblib", "skops"):
             if verdict.outcome == "right":
                 good.add(paths[case.row])
+            elif case.packaged and verdict.reason.endswith("use format='joblib'"):
+                continue
             elif verdict.outcome in FAULTS or (verdict.outcome == "refused" and case.kind in NUMERIC):
                 bad.add(paths[case.row])
     names = sorted({path.rpartition(".")[2]: path for path in paths.values()}.items())

@@ -88,6 +88,8 @@ def request_of(model: Model, rows: Any, outputs: list[str], as_binary: bool = Fa
 
 def _tensors(model: Model, rows: Any) -> list[Tensor]:
     signature = model.signature
+    if isinstance(rows, list):
+        return _of_documents(signature.inputs, rows)
     columns = (
         [np.asarray(rows.iloc[:, index]) for index in range(rows.shape[1])]
         if isinstance(rows, pd.DataFrame)
@@ -101,6 +103,21 @@ def _tensors(model: Model, rows: Any) -> list[Tensor]:
     return [
         _tensor(spec, by_name.get(spec.name, columns[index] if index < len(columns) else columns[0]))
         for index, spec in enumerate(signature.inputs)
+    ]
+
+
+def _of_documents(inputs: tuple[TensorSpec, ...], rows: list[Any]) -> list[Tensor]:
+    """Return texts, or dictionaries as columns: a key that one lacks is a missing text, or 0."""
+    if not isinstance(rows[0], dict):
+        return [Tensor(inputs[0].name, "BYTES", np.array(rows, object))]
+    blank = {"BYTES": None}
+    return [
+        Tensor(
+            spec.name,
+            spec.datatype,
+            np.array([row.get(spec.name, blank.get(spec.datatype, 0.0)) for row in rows], DTYPES[spec.datatype]),
+        )
+        for spec in inputs
     ]
 
 

@@ -17,7 +17,9 @@ Array = NDArray[Any]
 
 MATRICES = ("float64", "close", "single", "counts", "missing", "sentinel")
 FRAMES = ("named", "integers", "booleans", "texts", "categories", "mixed")
-KINDS = (*MATRICES, *FRAMES)
+TABLES = (*MATRICES, *FRAMES)
+LISTS = ("documents", "dictionaries")
+KINDS = (*TABLES, *LISTS)
 NUMERIC = ("float64", "close", "single", "counts", "named", "integers", "booleans", "sentinel")
 """Kinds with finite numbers only: every estimator can be trained on them as they are."""
 
@@ -34,6 +36,8 @@ DESCRIPTIONS = {
     "texts": "a DataFrame of texts",
     "categories": "a DataFrame of floats, and pandas categories of texts and of integers",
     "mixed": "a DataFrame of floats with missing ones, integers, booleans, texts and categories",
+    "documents": "a list of texts",
+    "dictionaries": "a list of dictionaries with numbers and texts",
 }
 
 
@@ -163,6 +167,26 @@ def _mixed(random: np.random.Generator, rows: int) -> tuple[pd.DataFrame, Array]
     return table, amount + 0.2 * table["count"].to_numpy() - 0.5 * city + level * table["member"].to_numpy()
 
 
+_WORDS = np.array(["good", "bad", "long", "film", "story", "actor", "Zürich", "the", "awful", "great"])
+
+
+def _documents(random: np.random.Generator, rows: int) -> tuple[list[str], Array]:
+    counts = random.poisson(1.0, size=(rows, len(_WORDS)))
+    texts = [" ".join(random.permutation(np.repeat(_WORDS, row))) for row in counts]
+    return texts, counts @ np.linspace(1, -1, len(_WORDS))
+
+
+def _dictionaries(random: np.random.Generator, rows: int) -> tuple[list[dict[str, Any]], Array]:
+    city, age = random.integers(0, 4, rows), random.integers(0, 90, rows)
+    known = [
+        {"city": str(_CITIES[c]), "age": int(a), "member": bool(a % 2), "rate": a / 7}
+        for c, a in zip(city, age, strict=True)
+    ]
+    for row, absent in zip(known, random.choice(["city", "age", "none"], rows), strict=True):
+        row.pop(str(absent), None)
+    return known, city + age / 30
+
+
 def is_text(dtype: Any) -> bool:
     """Whether a column of this type has texts: an object, or pandas' own type of strings."""
     return isinstance(dtype, pd.StringDtype) or (isinstance(dtype, np.dtype) and dtype.kind == "O")
@@ -181,12 +205,16 @@ _MAKERS = {
     "texts": _texts,
     "categories": _categories,
     "mixed": _mixed,
+    "documents": _documents,
+    "dictionaries": _dictionaries,
 }
 
 
 def _edges(asked: Any) -> dict[str, Any]:
     if isinstance(asked, pd.DataFrame):
         return _edges_of_frame(asked)
+    if isinstance(asked, list):
+        return _edges_of_list(asked)
     row, edges = asked[:1], {}
     for name, value in (
         ("missing", np.nan),
@@ -201,6 +229,13 @@ def _edges(asked: Any) -> dict[str, Any]:
         edge[0, -1] = value
         edges[name] = edge
     return edges | {"zeros": np.zeros_like(row)}
+
+
+def _edges_of_list(asked: list[Any]) -> dict[str, Any]:
+    if isinstance(asked[0], str):
+        return {"empty": [""], "unknown": ["Atlantis"], "long": ["good bad " * 500]}
+    whole = {"city": "Berlin", "age": 3, "member": True, "rate": 0.5}
+    return {"empty": [{}], "unknown text": [whole | {"city": "Atlantis"}], "missing": [whole | {"age": np.nan}]}
 
 
 def _edges_of_frame(asked: pd.DataFrame) -> dict[str, Any]:

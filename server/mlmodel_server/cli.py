@@ -44,14 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     package = commands.add_parser(
         "package",
         help="write a package from a model file, sign it, or print it as a ConfigMap",
-        description="Write a package: mlmodel package model.joblib --data data.csv --label label --out DIR. "
+        description="Write a package: mlmodel package model.joblib --data data.csv --label label --out DIR; without "
+        "--label for a model without labels. "
         "Sign it: mlmodel package DIR --sign KEY. Print it as a ConfigMap: mlmodel package DIR --configmap NAME.",
     )
     package.add_argument("source", type=Path, metavar="MODEL_FILE|DIR", help="model file, or directory of a package")
     package.add_argument(
         "--data", type=Path, metavar="FILE", help="CSV file with a header: rows that the model was not trained on"
     )
-    package.add_argument("--label", metavar="COLUMN", help="column of --data with the label")
+    package.add_argument("--label", metavar="COLUMN", help="column of --data with the label (default: no labels)")
     package.add_argument("--out", type=Path, metavar="DIR", help="directory to write the package to")
     package.add_argument("--configmap", metavar="NAME", help="print the package as an immutable ConfigMap of this name")
     package.add_argument(
@@ -68,6 +69,19 @@ def _parser() -> argparse.ArgumentParser:
         help="compression of the model file, from 0 (none) to 9 (smallest) (default: 3)",
     )
     package.add_argument("--version", default="", help="human-readable name of the version (default: none)")
+    package.add_argument(
+        "--method",
+        default="",
+        metavar="NAME",
+        help="method of scikit-learn whose answer a request gets that names no output, such as predict_proba "
+        "(default: predict, or the one that the model has instead)",
+    )
+    package.add_argument(
+        "--outputs",
+        metavar="NAME,…",
+        help="methods whose answers a request may name besides predict and predict_proba, such as decision_function "
+        "(default: all that the model has, unless the compiled model serves alone)",
+    )
     package.add_argument("--no-compile", action="store_true", help="do not add the model compiled to ONNX")
     package.add_argument("--sign", type=Path, metavar="KEY", help="private key (PEM) to sign all files with")
     package.add_argument(
@@ -105,12 +119,12 @@ def _package(arguments: argparse.Namespace) -> None:
 def _write(arguments: argparse.Namespace) -> Path:
     from mlmodel_server import package
 
-    needed = {"--data": arguments.data, "--label": arguments.label, "--out": arguments.out}
+    needed = {"--data": arguments.data, "--out": arguments.out}
     absent = [flag for flag, value in needed.items() if value is None]
     if absent:
         raise UsageError(
             f"{' '.join(absent)} missing: type mlmodel package {arguments.source.name} "
-            f"--data data.csv --label label --out DIR"
+            f"--data data.csv --out DIR, and --label COLUMN if data.csv has labels"
         )
     model = _model(arguments.source)
     X, y = _table(arguments.data, arguments.label, model)
@@ -125,6 +139,8 @@ def _write(arguments: argparse.Namespace) -> Path:
             compress=arguments.compress,
             version=arguments.version,
             compile=not arguments.no_compile,
+            method=arguments.method,
+            outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
         )
     sys.stderr.write(f"wrote {written}; next: mlmodel inspect {written}\n")
     return written
@@ -142,7 +158,8 @@ def _model(path: Path) -> Any:
     return open_artefact(data, path.name) if detect(path.name, data) in ("skops", "joblib") else path
 
 
-def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
+def _table(path: Path, label: str | None, model: Any) -> tuple[Any, Any]:
+    """Return the rows of a CSV file as the model takes them, and the labels; None without ``label``."""
     try:
         import pandas as pd
     except ImportError:
@@ -155,11 +172,16 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
         raise UsageError(
             f"{path} is not a CSV table ({str(error).splitlines()[0]}): give a CSV file with a header"
         ) from None
-    if label not in table.columns:
+    if label is not None and label not in table.columns:
         raise UsageError(
             f"{path} has no column {label!r}: give --label one of {', '.join(map(str, table.columns[:20]))}"
         )
-    y, X = table[label].to_numpy(), table.drop(columns=label)
+    y, X = (None, table) if label is None else (table[label].to_numpy(), table.drop(columns=label))
+    kind = "table" if isinstance(model, Path) else _taken(model)
+    if kind == "texts":
+        return _texts(X, path), y
+    if kind == "dictionaries":
+        return [row.dropna().to_dict() for _, row in X.astype(object).iterrows()], y
     names = getattr(model, "feature_names_in_", None)
     if names is None:
         return X if isinstance(model, Path) else X.to_numpy(), y  # a file of a booster may name its columns
@@ -169,6 +191,23 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
             f"{path} lacks the column(s) {', '.join(absent[:10])}, which the model was fitted on: add them"
         )
     return X[list(names)], y
+
+
+def _taken(model: Any) -> str | None:
+    from mlmodel_server.formats.documents import takes
+
+    return takes(getattr(model, "best_estimator_", model))
+
+
+def _texts(table: Any, path: Path) -> Any:
+    """Return the column of texts: the one called ``text``, else the only one."""
+    if "text" in table.columns or len(table.columns) == 1:
+        texts = table["text"] if "text" in table.columns else table.iloc[:, 0]
+        return texts.fillna("").astype(str)
+    raise UsageError(
+        f"{path} has the columns {', '.join(map(str, table.columns[:10]))}, but the model takes one text for each row: "
+        "name the column of texts 'text'"
+    )
 
 
 def _sign(directory: Path, key: Path, name: str) -> None:
@@ -229,7 +268,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if manifest:
         selftest.run(model, manifest.golden)
     else:
-        selftest.example(model, loaded.opened.example)  # raises RefusedModel if a server would
+        selftest.example(
+            model, loaded.opened.example, loaded.opened.saved_with
+        )  # raises RefusedModel if a server would
     signature = model.signature
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
@@ -244,7 +285,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         out("made with " + ", ".join(f"{key} {value}" for key, value in manifest.libraries.items()) + "\n")
         if compiled := manifest.compiled:
             out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
-        out(f"self-test passed on {manifest.golden.outputs[0]['shape'][0]} golden examples\n")
+        out(f"self-test passed on {manifest.golden.inputs[0]['shape'][0]} golden examples\n")
     out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust strict\n")
 
 

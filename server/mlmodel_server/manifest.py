@@ -27,17 +27,19 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Signature(msgspec.Struct, frozen=True):
+class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     """The inputs and outputs of a model.
 
     ``layout`` is how tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
     column, in this order; ``matrix`` is one tensor of shape [rows, columns]; ``tensors`` go to the model unchanged.
+    ``default`` are the outputs of a request that names none; empty is ``predict``, or all if there is no ``predict``.
     """
 
     layout: Literal["columns", "matrix", "tensors"]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     classes: tuple[str, ...] = ()
+    default: tuple[str, ...] = ()
 
 
 class File(msgspec.Struct, frozen=True):
@@ -48,7 +50,8 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """Example rows, and the saved model's outputs for them, as v2 tensors (name, shape, datatype, data)."""
+    """Example rows, and the saved model's outputs for them, as v2 tensors (name, shape, datatype, data). An output of
+    more than a thousand numbers per row is left out."""
 
     inputs: tuple[dict[str, Any], ...]
     outputs: tuple[dict[str, Any], ...]

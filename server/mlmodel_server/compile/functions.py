@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
 
 from mlmodel_server.compile.domain import SAFE, Check, Domain
 from mlmodel_server.formats.onnx import session
-from mlmodel_server.formats.opened import Table
+from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions, Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, missing_texts
 
@@ -27,8 +27,34 @@ DOMAIN = "domain"
 
 _DOUBLE = np.dtype(np.float64)
 
+COMPILED_OUTPUTS = (PREDICT, PREDICT_PROBA)
+"""Outputs that can be compiled."""
+
 CHUNK = 512
 """Maximum rows of one run: they stay in the cache, and memory does not grow with the largest request."""
+
+
+def compilable(signature: Signature) -> Signature | None:
+    """Return the signature with only those outputs that can be compiled; None if a request that names no output gets
+    others."""
+    outputs = tuple(spec for spec in signature.outputs if spec.name in COMPILED_OUTPUTS)
+    if not {PREDICT, *signature.default} <= {spec.name for spec in outputs}:
+        return None
+    return msgspec.structs.replace(signature, outputs=outputs)
+
+
+class Routed:
+    """A compiled model beside the one that it was made from. A request whose outputs are all compiled gets them from
+    the compiled model; any other gets all of them from the original, so that they belong together."""
+
+    def __init__(self, compiled: Functions, original: Functions, outputs: Iterable[str]) -> None:
+        """``outputs`` are those of ``compiled``."""
+        self._compiled, self._original, self._outputs = compiled, original, frozenset(outputs)
+
+    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
+        """See :class:`~mlmodel_server.formats.opened.Functions`."""
+        functions = self._compiled if self._outputs.issuperset(outputs) else self._original
+        return functions(table, outputs)
 
 
 def _marked(table: Array) -> Array:

@@ -9,11 +9,11 @@ import numpy as np
 
 from mlmodel_server.compile import timing
 from mlmodel_server.compile.explore import accepts, detect_domain
-from mlmodel_server.compile.functions import OnnxFunctions
+from mlmodel_server.compile.functions import OnnxFunctions, compilable
 from mlmodel_server.compile.parity import Comparison, Different
 from mlmodel_server.compile.rows import ColumnKinds, boundary, probes, unusual, varied
 from mlmodel_server.compile.verdict import Unsupported, Verdict
-from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions
+from mlmodel_server.formats.opened import Functions
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
@@ -29,7 +29,8 @@ def compile_model(
     """Return the verdict on a prepared estimator, and the ONNX model if it won; never raise.
 
     ``table``: golden and reference rows as :meth:`Model.table` makes them, [rows, columns], at least one; the closer
-    they are to real requests, the more the comparison is worth. Timing takes ``seconds``. ``functions`` are the
+    they are to real requests, the more the comparison is worth. The outputs are ``predict`` and ``predict_proba``, if
+    ``signature`` has them. Timing takes ``seconds``. ``functions`` are the
     original's prediction functions, if they are not the estimator's methods.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
@@ -58,10 +59,10 @@ def _compiled(
 
     if signature.layout == "tensors":
         raise Unsupported("its input is not a table")
-    if any(spec.name not in (PREDICT, PREDICT_PROBA) for spec in signature.outputs):
+    known = compilable(signature)
+    if known is None:
         raise Unsupported("it returns something other than classes, numbers and probabilities")
-    if all(spec.name != PREDICT for spec in signature.outputs):
-        raise Unsupported("it returns no predict, which is timed")
+    signature = known
     row = next((row for row in np.array_split(table, len(table)) if accepts(original, row)), None)
     if row is None:
         raise Unsupported("it rejects all example rows")

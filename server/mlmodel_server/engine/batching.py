@@ -184,7 +184,8 @@ class Batcher:
                 self._loop.call_soon_threadsafe(_fail, batch[0].future, failure)
             return
         compute = perf_counter() - started
-        self._cost.observe(rows, compute)
+        if self._model.further.isdisjoint(batch[0].outputs):  # the cost of the others is not known
+            self._cost.observe(rows, compute)
         self._on_batch(rows)
         results, first = [], 0
         for waiting in batch:

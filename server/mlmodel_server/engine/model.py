@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
+from mlmodel_server.formats import methods
+from mlmodel_server.formats.methods import SERVED
 from mlmodel_server.formats.opened import CONTRIBUTIONS, Functions, Opened, Table
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.tensors import (
@@ -24,6 +26,7 @@ from mlmodel_server.tensors import (
 )
 
 PREDICT = "predict"
+_FURTHER = {name for method in SERVED[2:] for name in methods.named(method)}
 BLANK: dict[str, Any] = {"BYTES": "", "BOOL": False}
 """The value of an element in a blank row, by datatype; 0 for all others."""
 
@@ -33,13 +36,16 @@ _SINGLE = float(np.finfo(np.float32).max)
 class Model:
     """Functions and their signature. Safe to call from several threads: a prediction changes no state."""
 
-    def __init__(self, functions: Functions, signature: Signature) -> None:
-        self.signature = signature
+    def __init__(self, functions: Functions, signature: Signature, absent: str = "") -> None:
+        """``absent`` says how to get outputs that are missing here, for the error about an unknown one."""
+        self.signature, self._absent = signature, absent
         self.batchable = all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
         """Whether the rows of several requests may be predicted together."""
         self._functions = functions
         self._outputs = tuple(spec.name for spec in signature.outputs)
-        self._default = (PREDICT,) if PREDICT in self._outputs else tuple(self._outputs)
+        self._default = signature.default or ((PREDICT,) if PREDICT in self._outputs else self._outputs)
+        self.further = frozenset(self._outputs) & _FURTHER - set(self._default)
+        """Outputs that take another time than those of a request that names none."""
         self._columns = {spec.name: index for index, spec in enumerate(signature.inputs)}
         self._numeric = all(spec.datatype != "BYTES" for spec in signature.inputs)
         self.width = signature.inputs[0].shape[-1] if signature.layout == "matrix" else len(signature.inputs)
@@ -57,15 +63,19 @@ class Model:
         return InferResponse(request.id, [named(name, array) for name, array in zip(wanted, answers, strict=True)])
 
     def select_outputs(self, outputs: Sequence[str] | None) -> tuple[str, ...]:
-        """Return the outputs for a request: those that it names, else ``predict``, else all."""
+        """Return the outputs for a request: those that it names, else the default ones."""
         if not outputs:
             return self._default
         for name in outputs:
             if name not in self._outputs:
-                raise RequestError(f"unknown output {quoted(name)}; the model has {', '.join(self._outputs)}")
+                raise RequestError(f"unknown output {quoted(name)}; the model has {self._offered()}")
         if len(set(outputs)) < len(outputs):
             raise RequestError("outputs has the same name twice: names must be unique")
         return tuple(outputs)
+
+    def _offered(self) -> str:
+        absent = f"; {self._absent}" if self._absent else ""
+        return ", ".join(self._outputs) + absent
 
     def predict(self, table: Table, wanted: Sequence[str]) -> list[Array]:
         """Return the outputs for a table made by :meth:`table`.
@@ -256,27 +266,30 @@ def _fits(sent: str, declared: str) -> bool:
     return declared.startswith("FP") or not sent.startswith("FP")
 
 
-def model_of(opened: Opened, manifest: Manifest | None) -> Model:
-    """Return the model to serve: with the signature of its package, else with that of the artefact.
+def model_of(opened: Opened, manifest: Manifest | None, functions: Functions | None = None) -> Model:
+    """Return the model to serve: with the signature of its package, else with that of the artefact. ``functions``
+    replace those of the artefact.
 
     Raise :class:`RefusedModel` when the artefact lacks an output of its package, or does not describe its inputs.
     """
     found = opened.signature
     if manifest is not None:
-        missing = [spec.name for spec in manifest.signature.outputs if found and spec.name not in _names_of(found)]
-        if missing:
-            raise RefusedModel(f"the model has no output {missing[0]}, which its package lists: save the package again")
-        return _explaining(opened, manifest.signature)
+        offered: Any = opened.functions if opened.estimator is not None else _names_of(found) if found else None
+        missing = [spec.name for spec in manifest.signature.outputs if offered is not None and spec.name not in offered]
+        if missing or not set(manifest.signature.default) <= _names_of(manifest.signature):
+            name = (missing or manifest.signature.default)[0]
+            raise RefusedModel(f"the model has no output {name}, which its package lists: save the package again")
+        return _explaining(opened, functions or opened.functions, manifest.signature)
     if found is None:
         raise RefusedModel(
             f"a bare {opened.format} file does not say what its inputs are: write a package with `mlmodel package`"
         )
-    return _explaining(opened, found)
+    return _explaining(opened, functions or opened.functions, found)
 
 
-def _explaining(opened: Opened, signature: Signature) -> Model:
+def _explaining(opened: Opened, functions: Functions, signature: Signature) -> Model:
     """Return the model, with the contributions of the features as one more output if it can explain."""
-    explain, functions = opened.explain, opened.functions
+    explain = opened.explain
     if explain is None:
         return Model(functions, signature)
     row = Model(functions, signature).blank(opened.example)

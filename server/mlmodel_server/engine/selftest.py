@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import isclose, prod
 from types import MappingProxyType
@@ -12,11 +13,14 @@ import msgspec
 from mlmodel_server.engine.model import BLANK, Model
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
 from mlmodel_server.formats.opened import FILLS
+from mlmodel_server.formats.table import installed_version
 from mlmodel_server.manifest import Golden
 from mlmodel_server.protocol import v2
 
 TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
 """Relative tolerance by datatype; other datatypes must be equal."""
+
+_VERSION = re.compile(r"\d[\w.]{0,20}", re.ASCII)
 
 SEVERAL_ROWS = (
     "the model predicts its examples together, but not one of them alone: replace the step that needs several rows, "
@@ -28,7 +32,8 @@ def run(model: Model, golden: Golden) -> None:
     """Raise :class:`RefusedModel` unless the model predicts its golden examples as it did when it was saved."""
     try:
         response = model.infer(v2.decode(request_body(golden)))
-        answers = {tensor.name: v2.tensor_json(tensor) for tensor in response.outputs}
+        names = {expected["name"] for expected in golden.outputs}
+        answers = {tensor.name: v2.tensor_json(tensor) for tensor in response.outputs if tensor.name in names}
     except (RequestError, ModelFailure) as error:
         raise RefusedModel(f"self-test: {error}: save the package again with this version of the server") from None
     for expected in golden.outputs:
@@ -76,11 +81,12 @@ def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[in
     )
 
 
-def example(model: Model, known: Mapping[int, Any]) -> bytes:
+def example(model: Model, known: Mapping[int, Any], saved_with: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """Return a request with one row that the model answers: the example of a model without a package.
 
-    ``known`` are values of columns. Raise :class:`RefusedModel` if the model answers none of the rows that can be made
-    from them: then its users cannot know what to send.
+    ``known`` are values of columns, ``saved_with`` the versions of the libraries that wrote the file, if it says so.
+    Raise :class:`RefusedModel` if the model answers none of the rows that can be made from them: then its users cannot
+    know what to send.
     """
     for fill in FILLS:
         body = blank_body(model, known, fill)
@@ -91,6 +97,12 @@ def example(model: Model, known: Mapping[int, Any]) -> bytes:
             reason = error
         else:
             return body
+    for library, version in saved_with.items():
+        if _VERSION.fullmatch(version) and version != installed_version(library):
+            raise RefusedModel(
+                f"self-test: {reason}: the model was saved with {library} {version}, and this server has "
+                f"{installed_version(library)}: train the model again with that version"
+            )
     raise RefusedModel(
         f"self-test: {reason}, and the file does not say which rows the model accepts: write a package with "
         "`mlmodel package FILE --data rows.csv --label LABEL --out DIR`, or package.save(model, X, y, DIR)"

@@ -16,9 +16,6 @@ order of the signature."""
 
 PREDICT = "predict"
 PREDICT_PROBA = "predict_proba"
-METHODS = (PREDICT, PREDICT_PROBA, "predict_log_proba", "predict_joint_log_proba")
-"""Methods of scikit-learn that may be outputs; all but the first two only if MLflow's description chooses one."""
-
 MATRIX = "input-0"
 """The input of a table whose columns have no names."""
 
@@ -102,7 +99,7 @@ class Opened:
     ``saved_with`` are the versions of the libraries that wrote the artefact, if it says so.
     ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
     raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
-    features + 1].
+    features + 1]. ``rows`` is what the estimator takes: see :mod:`.documents`.
     """
 
     format: str
@@ -116,6 +113,7 @@ class Opened:
     example: Mapping[int, Any] = field(default_factory=dict)
     saved_with: Mapping[str, str] = field(default_factory=dict)
     categories: UnplacedCategories | None = None
+    rows: Literal["table", "texts", "dictionaries"] = "table"
 
 
 def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:

@@ -2,47 +2,94 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats import learnt
-from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.errors import RefusedModel, RequestError
+from mlmodel_server.formats import documents, learnt, methods, unserved
+from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
 from mlmodel_server.formats.prepare import parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
 
 class EstimatorFunctions:
-    """The methods of a prepared estimator, by the names of its outputs.
+    """The methods of a prepared estimator, by the names of its outputs; ``rows`` makes what it takes of a table.
 
     A missing text is NaN to the estimator, as pandas has it, but None in the columns ``none``.
     """
 
-    def __init__(self, estimator: Any, none: Sequence[int] = ()) -> None:
-        self._none = list(none)
-        self._methods = {name: getattr(estimator, name) for name in METHODS if hasattr(estimator, name)}
+    def __init__(self, estimator: Any, none: Sequence[int] = (), rows: Callable[[Table], Any] | None = None) -> None:
+        self._none, self._rows = list(none), rows
+        self._methods = methods.MethodFunctions(methods.methods_of(estimator))
+
+    def __contains__(self, output: str) -> bool:
+        """Whether the estimator has the method of this output."""
+        return output in self._methods
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
+        return self._methods(self._taken(table), outputs)
+
+    def answers(self, table: Table, method: str) -> dict[str, Array]:
+        """Return all outputs of one method by name."""
+        return self._methods.answers(self._taken(table), method)
+
+    def specs(self, table: Table, only: Sequence[str] = methods.SERVED) -> tuple[TensorSpec, ...]:
+        """Return the outputs, found by predicting ``table``."""
+        return self._methods.specs(self._taken(table), only)
+
+    def _taken(self, table: Table) -> Any:
+        if self._rows:
+            return self._rows(table)
         if isinstance(table, np.ndarray) and table.dtype == object:
             missing = missing_texts(table)
             missing[:, self._none] = False
             if missing.any():
-                table = np.where(missing, np.nan, table)
-        return [np.asarray(self._methods[name](table)) for name in outputs]
+                return np.where(missing, np.nan, table)
+        return table
+
+
+@dataclass(frozen=True)
+class _Takes:
+    """What an estimator takes: the inputs of a client, what the estimator gets for them, values that it knows by
+    column, and the columns in which a missing text is None."""
+
+    rows: documents.Rows
+    layout: Literal["columns", "matrix"]
+    inputs: tuple[TensorSpec, ...]
+    known: Mapping[int, Any]
+    none: Sequence[int] = ()
+
+    @property
+    def convert(self) -> Callable[[Table], Any] | None:
+        """Return the function that makes what the estimator takes of a table; None if that is the table."""
+        if self.rows == "table":
+            return None
+        return documents.texts if self.rows == "texts" else documents.Dictionaries([spec.name for spec in self.inputs])
+
+    def row(self, fill: float) -> Array:
+        """Return a row with the known values, and ``fill`` in the other columns."""
+        width = self.inputs[0].shape[-1] if self.layout == "matrix" else len(self.inputs)
+        text = self.rows == "texts" or any(isinstance(value, str) for value in self.known.values())
+        single = self.layout == "matrix" and self.inputs[0].datatype == "FP32"
+        row: Array = np.full((1, width), fill, object if text else np.float32 if single else np.float64)
+        for column, value in self.known.items():
+            row[0, column] = value
+        return row
 
 
 def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     """Return the estimator as a model. It is changed in place: see :mod:`.prepare`.
 
     The wrappers and boosters of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them;
-    scikit-learn uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot
-    predict.
+    scikit-learn uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or has no
+    method that the server calls.
     """
     estimator = _only_step(getattr(estimator, "best_estimator_", estimator))
     library = type(estimator).__module__
@@ -52,54 +99,66 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     if library in ("xgboost.core", "lightgbm.basic"):
         booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
         return booster.opened_booster(estimator, format, threads)  # type: ignore[no-any-return]
-    # An isotonic regression has one column, and no count of it.
-    width = 1 if hasattr(estimator, "X_thresholds_") else getattr(estimator, "n_features_in_", None)
-    if takes_texts(estimator):
-        raise RefusedModel(TAKES_TEXTS)
-    if not isinstance(width, int) or not hasattr(estimator, PREDICT):
-        raise RefusedModel(
-            "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
-        )
+    if reason := unserved.reason(estimator):
+        raise RefusedModel(f"the file contains no model that is served: {reason}")
     _refuse_categories(estimator)
-    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]  # prepare removes them
+    takes = _taken_by(estimator)
+    prepared = prepare(estimator)
+    functions = EstimatorFunctions(prepared, takes.none, takes.convert)
+    takes = _in_single(functions, takes)
+    return Opened(
+        format,
+        f"sklearn_{format}",
+        functions,
+        Signature(
+            takes.layout, takes.inputs, _outputs(prepared, functions, takes), classes_of(prepared), default_of(prepared)
+        ),
+        task_of(prepared),
+        prepared,
+        example=takes.known,
+        rows=takes.rows,
+    )
+
+
+def _taken_by(estimator: Any) -> _Takes:
+    """Return what a fitted estimator takes, before :mod:`.prepare` removes the names of its columns."""
+    kind = documents.takes(estimator)
+    if kind in ("texts", "dictionaries"):
+        inputs, known = documents.columns(estimator, kind)
+        return _Takes(kind, "columns", inputs, known)
+    # An isotonic regression has one column, and no count of it.
+    width = getattr(estimator, "n_features_in_", 1)
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
     known, none = learnt.columns(estimator, width)
     datatypes = learnt.datatypes(known)
     if not names and "BYTES" in datatypes.values():
         names = [f"column-{index}" for index in range(width)]  # as package.save calls them
     inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
-    layout: Literal["columns", "matrix"] = "columns" if names else "matrix"
-    prepared = prepare(estimator)
-    signature = Signature(
-        layout,
-        inputs or (TensorSpec(MATRIX, "FP64", (-1, width)),),
-        _outputs(prepared, width, known),
-        classes_of(prepared),
-    )
-    return Opened(
-        format,
-        f"sklearn_{format}",
-        EstimatorFunctions(prepared, none),
-        signature,
-        task_of(prepared),
-        prepared,
-        example=known,
-    )
+    matrix = (TensorSpec(MATRIX, "FP64", (-1, width)),)
+    return _Takes("table", "columns" if names else "matrix", inputs or matrix, known, none)
 
 
-TAKES_TEXTS = (
-    "its first step takes a list of texts, which is not a table: make it a step of a ColumnTransformer, such as "
-    "ColumnTransformer([('text', TfidfVectorizer(), 'text')]), fit the model on a DataFrame with the column text, "
-    "and write a package with package.save(model, X, y, DIR)"
-)
+def _in_single(functions: EstimatorFunctions, takes: _Takes) -> _Takes:
+    """Return what the estimator takes, in float32 if it was trained on float32 and accepts nothing else."""
+    if takes.layout != "matrix" or _accepts(functions, takes.row(FILLS[-1])):
+        return takes
+    if not _accepts(functions, takes.row(FILLS[-1]).astype(np.float32)):
+        return takes
+    return replace(takes, inputs=tuple(msgspec.structs.replace(spec, datatype="FP32") for spec in takes.inputs))
 
 
-def takes_texts(estimator: Any) -> bool:
-    """Whether a model that predicts was fitted on a list of texts, so that it does not know a number of columns."""
-    return (
-        hasattr(estimator, PREDICT)
-        and not hasattr(estimator, "n_features_in_")
-        and any(hasattr(part, "build_analyzer") for part in parts(estimator))
-    )
+def _accepts(functions: EstimatorFunctions, row: Array) -> bool:
+    try:
+        functions.specs(row)
+    except Exception:  # anything that an estimator raises
+        return False
+    return True
+
+
+def default_of(estimator: Any) -> tuple[str, ...]:
+    """Return the outputs of a request that names none; empty if that is ``predict``."""
+    found = methods.methods_of(estimator)
+    return () if PREDICT in found else methods.named(methods.natural(list(found)))
 
 
 def _only_step(estimator: Any) -> Any:
@@ -108,7 +167,7 @@ def _only_step(estimator: Any) -> Any:
         return estimator
     *before, last = [step for _, step in estimator.steps]
     idle = all(step is None or (isinstance(step, str) and step == "passthrough") for step in before)
-    return last if idle and hasattr(last, PREDICT) else estimator
+    return last if idle and not isinstance(last, str) and methods.methods_of(last) else estimator
 
 
 def _refuse_categories(estimator: Any) -> None:
@@ -138,34 +197,23 @@ def task_of(estimator: Any) -> Task:
     return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
 
 
-def _outputs(estimator: Any, width: int, known: Mapping[int, Any]) -> tuple[TensorSpec, ...]:
-    text = any(isinstance(value, str) for value in known.values())
+def _outputs(estimator: Any, functions: EstimatorFunctions, takes: _Takes) -> tuple[TensorSpec, ...]:
     for fill in FILLS:
-        row: Array = np.full((1, width), fill, object if text else np.float64)
-        for column, value in known.items():
-            row[0, column] = value
-        with contextlib.suppress(Exception):  # it is not a valid row of this model
-            return outputs_of(estimator, row)
-    else:  # derive the outputs without a prediction
-        classes = getattr(estimator, "classes_", None)
-        datatype = datatype_of(np.asarray(classes).dtype) if classes is not None else "FP64"
-        outputs: tuple[TensorSpec, ...] = (TensorSpec(PREDICT, datatype, (-1,)),)
-        if hasattr(estimator, PREDICT_PROBA) and not isinstance(classes, list):
-            outputs += (TensorSpec(PREDICT_PROBA, "FP64", (-1, len(np.asarray(classes)))),)
-        return outputs
-
-
-def outputs_of(estimator: Any, table: Array) -> tuple[TensorSpec, ...]:
-    """Predict ``table`` to return the outputs of the model: ``predict``, and ``predict_proba`` if it exists."""
-    outputs = []
-    for name in (PREDICT, PREDICT_PROBA):
-        if hasattr(estimator, name):
-            array = getattr(estimator, name)(table)
-            if isinstance(array, list):  # probabilities of several targets are several tensors
-                continue
-            array = np.asarray(array)
-            outputs.append(TensorSpec(name, datatype_of(array.dtype), (-1, *array.shape[1:])))
-    return tuple(outputs)
+        try:
+            return functions.specs(takes.row(fill))
+        except RequestError as error:  # its answer is larger than a response
+            raise RefusedModel(str(error)) from None
+        except Exception:  # noqa: S112  # it is not a valid row of this model
+            continue
+    # Derive the outputs without a prediction.
+    classes = getattr(estimator, "classes_", None)
+    datatype = datatype_of(np.asarray(classes).dtype) if classes is not None else "FP64"
+    if PREDICT not in functions:
+        return tuple(TensorSpec(name, "FP64", (-1, -1)) for name in default_of(estimator))
+    outputs: tuple[TensorSpec, ...] = (TensorSpec(PREDICT, datatype, (-1,)),)
+    if PREDICT_PROBA in functions and classes is not None and not isinstance(classes, list):
+        outputs += (TensorSpec(PREDICT_PROBA, "FP64", (-1, len(np.asarray(classes)))),)
+    return outputs
 
 
 def classes_of(estimator: Any) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.opened import METHODS, PREDICT, Artefact, Opened
+from mlmodel_server.formats.methods import CHOSEN, SERVED, outputs_of_method
+from mlmodel_server.formats.opened import PREDICT, Artefact, Opened
 from mlmodel_server.formats.table import library
 from mlmodel_server.loading.detect import MLFLOW
 from mlmodel_server.manifest import Signature
@@ -87,19 +88,20 @@ def _method(flavours: dict[str, Any]) -> str:
 
 
 def chosen(model: Opened, flavour: Flavour) -> Opened:
-    """Return the model with the one output that MLflow would return. Raise :class:`RefusedModel` if it has none."""
+    """Return the model with the output that MLflow would return. Raise :class:`RefusedModel` if it has none."""
     name = flavour.method
     if name == PREDICT or model.signature is None:
         return model
-    found = [spec for spec in model.signature.outputs if spec.name == name]
-    if not found and name in METHODS and hasattr(model.estimator, name) and model.signature.classes:
+    names = outputs_of_method(name, [spec.name for spec in model.signature.outputs])
+    found = [spec for spec in model.signature.outputs if spec.name in names]
+    if not found and name in CHOSEN and hasattr(model.estimator, name) and model.signature.classes:
         found = [TensorSpec(name, "FP64", (-1, len(model.signature.classes)))]
     if not found:
         raise RefusedModel(
             f"{MLFLOW} says that MLflow calls {name[:40]!r}, which this server cannot: log the model again with "
-            f"pyfunc_predict_fn as one of {', '.join(METHODS)}, if the model has it"
+            f"pyfunc_predict_fn as one of {', '.join((*SERVED, *CHOSEN))}, if the model has it"
         )
-    return replace(model, signature=msgspec.structs.replace(model.signature, outputs=tuple(found)))
+    return replace(model, signature=msgspec.structs.replace(model.signature, outputs=tuple(found), default=()))
 
 
 def joined(own: Signature | None, flavour: Flavour) -> Signature | None:
@@ -116,7 +118,7 @@ def joined(own: Signature | None, flavour: Flavour) -> Signature | None:
     if own.layout == "columns":
         types = {spec.name: spec for spec in columns}
         columns = tuple(types[spec.name] for spec in own.inputs)
-    return Signature("columns", columns, own.outputs, own.classes)
+    return msgspec.structs.replace(own, layout="columns", inputs=columns)
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

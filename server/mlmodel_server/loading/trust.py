@@ -30,6 +30,7 @@ from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked, parts
+from mlmodel_server.loading import versions
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.rebuild import PARTIAL, VALIDATION
@@ -37,6 +38,9 @@ from mlmodel_server.loading.unpickle import TOO_MUCH, Interpreter, Stream
 from mlmodel_server.texts import reason_of
 
 Trust = Literal["strict", "signed", "unsafe"]
+
+_SEARCHED = 16 << 20
+"""Bytes of a rejected file in which its version is searched."""
 
 MAX_SCHEMA = 256 << 20
 """Maximum bytes of the JSON in a skops file, which takes ten times as much memory."""
@@ -84,7 +88,7 @@ def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threa
     if format in ("skops", "joblib"):
         table.library("sklearn")  # which the module imports
     module = table.module_of(format)
-    with _explain_errors(artefact.name, format) as warned:
+    with _explain_errors(artefact.name, format, artefact.data) as warned:
         if format in ("skops", "joblib"):
             opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)
             return replace(opened, saved_with=_saved_with(warned))  # type: ignore[no-any-return]
@@ -99,24 +103,45 @@ def open_artefact(data: bytes, name: str, *, strict: bool = True) -> Any:
     format = detect(name, data)
     if format not in ("skops", "joblib"):
         raise RefusedModel(f"{name} is {format}: a scikit-learn estimator must be in a skops or joblib file")
-    with _explain_errors(name, format):
+    with _explain_errors(name, format, data):
         return _estimator(data, name, format, strict)
 
 
 @contextmanager
-def _explain_errors(name: str, format: Format) -> Iterator[list[warnings.WarningMessage]]:
+def _explain_errors(name: str, format: Format, data: bytes) -> Iterator[list[warnings.WarningMessage]]:
     """Turn any error into one sentence, and collect the warnings about other versions of the library."""
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             yield warned
-    except RefusedModel:
+    except RefusedModel as error:
+        if saved := _other_version(format, data):
+            raise RefusedModel(f"{error}; {versions.advice(saved)}") from None
         raise
     except Exception as error:  # a damaged or hostile file makes the parsers raise anything
+        if saved := _other_version(format, data):
+            raise RefusedModel(f"{name} cannot be read ({reason_of(error)}): {versions.advice(saved)}") from None
         raise RefusedModel(
             f"{name} cannot be read ({reason_of(error)}): save it again {table.how_to_save(format)} "
             f"under {table.versions(format)}, which this server has"
         ) from None
+
+
+def _other_version(format: Format, data: bytes) -> str:
+    """Return the version of scikit-learn that saved a rejected file; "" if it is not another than the installed one."""
+    try:
+        if format == "skops":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("schema.json") as schema:
+                return versions.saved_with(schema.read(_SEARCHED))
+        return versions.saved_with(_unpacked(data).read(_SEARCHED)) if format == "joblib" else ""
+    except Exception:  # it is damaged, which the caller reports
+        return ""
+
+
+def _unpacked(data: bytes) -> Any:
+    stream = io.BytesIO(data)
+    opener = next((opener for magic, opener in _OPENERS.items() if data.startswith(magic)), None)
+    return opener(stream) if opener else stream
 
 
 def _saved_with(warned: list[warnings.WarningMessage]) -> dict[str, str]:
@@ -152,9 +177,7 @@ def _open_trusted(data: bytes, format: Format) -> Any:
 
 
 def _joblib(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
-    stream = io.BytesIO(data)
-    opener = next((opener for magic, opener in _OPENERS.items() if data.startswith(magic)), None)
-    return Interpreter(Stream(opener(stream) if opener else stream, max_unpacked(len(data))), refuse).load()
+    return Interpreter(Stream(_unpacked(data), max_unpacked(len(data))), refuse).load()
 
 
 def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import joblib
 
 from mlmodel_server.errors import MLModelError, RefusedModel, UsageError
+from mlmodel_server.formats import unserved
 from mlmodel_server.formats.lightgbm import boosted
 from mlmodel_server.formats.opened import Artefact
 from mlmodel_server.formats.xgboost import WRAPPER, WRAPPER_KIND
@@ -177,14 +178,8 @@ def _keras(model: Any) -> bytes:
 
 def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
     """Save as skops if skops can save the model and the server's loader opens the result, else as joblib."""
-    # An isotonic regression has one column, and no count of it.
-    is_fitted = hasattr(estimator, "n_features_in_") or hasattr(estimator, "X_thresholds_")
-    from mlmodel_server.formats import sklearn  # imports the library
-
-    if sklearn.takes_texts(estimator):
-        raise UsageError(sklearn.TAKES_TEXTS)
-    if not hasattr(estimator, "predict") or not is_fitted:
-        raise UsageError("model is not a fitted scikit-learn estimator that predicts rows of a table: call fit first")
+    if reason := unserved.reason(estimator):
+        raise UsageError(f"model is not served: {reason}")
     if format != "joblib":
         try:
             data = _skops(estimator, compress)

@@ -34,7 +34,8 @@ _MISFIT = re.compile(r".*?(?:got `(\w+)`)?(?: - at `\$\[(\d+)\].*`)?", re.DOTALL
 def decode(body: bytes, specs: Specs) -> InferRequest:
     """Parse one row, or an array of rows; raise :class:`RequestError` 400, which names the feature and the row."""
     value = jsonbody.parse(body)
-    return request(tensors([value] if isinstance(value, dict) else value, specs))
+    is_text = isinstance(value, str) and len(specs) == 1
+    return request(tensors([value] if isinstance(value, dict) or is_text else value, specs))
 
 
 def request(tensors: list[Tensor]) -> InferRequest:

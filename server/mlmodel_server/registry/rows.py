@@ -16,8 +16,9 @@ Target = Literal[
 """What is predicted: two labels as text; the classes 0 and 1; three classes; a number; a number above 0; a number
 between 0 and 1; two numbers; two labels per row; a class where most are unknown; grades of groups; nothing."""
 
-Role = Literal["predictor", "step", "other"]
-"""``step``: has no ``predict``, and is served as a step of a pipeline. ``other``: neither; ``reason`` says why."""
+Role = Literal["predictor", "step", "alone", "other"]
+"""``step``: has no ``predict``, and is tried as a step of a pipeline. ``alone``: has no ``predict``, and is tried by
+what it has instead. ``other``: neither; ``reason`` says why."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class New:
 class Row:
     """One model of a class. ``path`` is its public name; ``variant`` distinguishes several rows of a class. ``accepts``
     are kinds of values besides finite numbers: ``missing``, ``categories`` (of pandas), ``texts`` (the columns of a
-    table with text). ``above_zero``: it accepts no negative numbers. ``columns``: how many of the columns it gets, 0 is
-    all. ``rounds``: a booster that its library's ``train`` makes, with ``arguments`` as parameters. ``fit`` are
-    arguments of its ``fit`` or ``train``."""
+    table with text), or instead of a table: ``documents`` (a list of texts), ``dictionaries``. ``above_zero``: it
+    accepts no negative numbers. ``columns``: how many of the columns it gets, 0 is all. ``rounds``: a booster that its
+    library's ``train`` makes, with ``arguments`` as parameters. ``fit`` are arguments of its ``fit`` or ``train``."""
 
     path: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -540,9 +541,60 @@ _STEPS: tuple[Row, ...] = (
     _step("feature_selection.VarianceThreshold"),
 )
 
-_NO_PREDICT = "has no predict for rows that it was not fitted on"
+_ALONE: tuple[Row, ...] = (
+    *(replace(row, role="alone", variant="alone") for row in _STEPS if "texts" not in row.accepts),
+    *(
+        Row(f"sklearn.{path}", arguments, role="alone")
+        for path, arguments in (
+            ("neighbors.NearestNeighbors", {"n_neighbors": 3}),
+            ("neighbors.KernelDensity", {}),
+            ("decomposition.SparseCoder", {"dictionary": New("numpy.eye", {"N": 5}), "transform_alpha": 0.1}),
+        )
+    ),
+)
+
+
+def _of_documents(name: str, first: New, target: Target, last: New, variant: str = "documents") -> Row:
+    return Row(
+        "sklearn.pipeline.Pipeline",
+        {"steps": [("first", first), ("last", last)]},
+        target,
+        name,
+        accepts=(variant,),
+    )
+
+
+_WORDS, _KEYS = _new("feature_extraction.text.TfidfVectorizer"), _new("feature_extraction.DictVectorizer")
+_DOCUMENTS: tuple[Row, ...] = (
+    _of_documents("tf-idf", _WORDS, "texts", _LOGISTIC),
+    _of_documents("tf-idf, regression", _WORDS, "number", _RIDGE),
+    _of_documents(
+        "counts",
+        _new("feature_extraction.text.CountVectorizer", ngram_range=(1, 2)),
+        "classes",
+        _new("naive_bayes.MultinomialNB"),
+    ),
+    _of_documents(
+        "hashing",
+        _new("feature_extraction.text.HashingVectorizer", n_features=64),
+        "texts",
+        _new("linear_model.SGDClassifier", random_state=1),
+    ),
+    _of_documents("dictionaries", _KEYS, "texts", _LOGISTIC, "dictionaries"),
+    *(
+        Row(f"sklearn.feature_extraction.{path}", arguments, variant="alone", accepts=(kind,), role="alone")
+        for path, arguments, kind in (
+            ("text.CountVectorizer", {}, "documents"),
+            ("text.TfidfVectorizer", {}, "documents"),
+            ("text.HashingVectorizer", {"n_features": 32}, "documents"),
+            ("DictVectorizer", {}, "dictionaries"),
+        )
+    ),
+)
+
+_NO_PREDICT = "has neither predict nor transform for rows that it was not fitted on"
 _LABELS = "transforms labels, not rows"
-_DENSITY = "estimates a distribution and has no predict"
+_COVARIANCE = "estimates a covariance, and scores no row"
 
 _OTHERS: tuple[Row, ...] = tuple(
     Row(f"sklearn.{path}", role="other", reason=reason)
@@ -564,7 +616,7 @@ _OTHERS: tuple[Row, ...] = tuple(
             ),
         ),
         (
-            _DENSITY,
+            _COVARIANCE,
             (
                 "covariance.EmpiricalCovariance",
                 "covariance.GraphicalLasso",
@@ -573,32 +625,22 @@ _OTHERS: tuple[Row, ...] = tuple(
                 "covariance.MinCovDet",
                 "covariance.OAS",
                 "covariance.ShrunkCovariance",
-                "neighbors.KernelDensity",
             ),
         ),
         (
             _LABELS,
             ("preprocessing.LabelBinarizer", "preprocessing.LabelEncoder", "preprocessing.MultiLabelBinarizer"),
         ),
-        (
-            "takes dictionaries or images, not rows of a table",
-            (
-                "feature_extraction.DictVectorizer",
-                "feature_extraction.FeatureHasher",
-                "feature_extraction.image.PatchExtractor",
-            ),
-        ),
-        (
-            "takes a kernel or a dictionary, not rows of a table",
-            ("preprocessing.KernelCenterer", "decomposition.SparseCoder"),
-        ),
-        ("returns neighbours, and has no predict", ("neighbors.NearestNeighbors",)),
+        ("does not keep the names of its features", ("feature_extraction.FeatureHasher",)),
+        ("takes images, not rows of a table", ("feature_extraction.image.PatchExtractor",)),
+        ("takes a kernel, not rows of a table", ("preprocessing.KernelCenterer",)),
     )
     for path in paths
 )
 
 ROWS: tuple[Row, ...] = (
-    *_LINEAR, *_TREES, *_KERNELS, *_STATISTICS, *_COMPOSED, *_XGBOOST, *_LIGHTGBM, *_STEPS, *_OTHERS,
+    *_LINEAR, *_TREES, *_KERNELS, *_STATISTICS, *_COMPOSED, *_XGBOOST, *_LIGHTGBM, *_STEPS, *_ALONE, *_DOCUMENTS,
+    *_OTHERS,
     _xgb("XGBModel", "number"),
     # By their own module: their public name exists only after an import from sklearn.experimental.
     _row(f"{_HALVING}.HalvingGridSearchCV", "texts", estimator=_TREE, param_grid=_SEARCHED, cv=2, random_state=1),

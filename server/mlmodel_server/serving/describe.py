@@ -29,6 +29,8 @@ def model(serving: Serving) -> ModelMetadata:
     properties = dict(serving.properties)
     if signature.classes:
         properties["classes"] = json.dumps(signature.classes, ensure_ascii=False)
+    if signature.default:
+        properties["default_outputs"] = ", ".join(signature.default)
     return ModelMetadata(
         serving.name, (serving.version,), serving.platform, signature.inputs, signature.outputs, properties
     )

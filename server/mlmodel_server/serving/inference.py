@@ -50,6 +50,7 @@ class Inference:
         self._limits = serving.limits
         self._model, self._cost, self._recorder = serving.model, serving.cost, serving.recorder
         self._ids = serving.ids
+        self._further = serving.model.further
         self._batcher = Batcher(
             serving.model,
             serving.cost,
@@ -85,6 +86,8 @@ class Inference:
 
     def is_quick(self, call: Call) -> bool:
         """Whether the event loop itself may predict it, with :meth:`predict_now` or :meth:`predict_together`."""
+        if self._further and not self._further.isdisjoint(call.outputs):  # whose cost is not known
+            return False
         return self._cost.base + call.rows * self._cost.per_row <= INLINE_SECONDS
 
     def predict_now(self, call: Call) -> Answer:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
-from mlmodel_server.compile import OnnxFunctions, Verdict, compile_in_child, timing
+from mlmodel_server.compile import OnnxFunctions, Routed, Verdict, compilable, compile_in_child, timing
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.errors import MLModelError
 from mlmodel_server.formats import onnx as onnx_format
-from mlmodel_server.formats.opened import Artefact, Opened
+from mlmodel_server.formats.opened import Artefact, Functions, Opened
 from mlmodel_server.loading.load import Loaded
 from mlmodel_server.manifest import COMPILED, Manifest, Signature
 from mlmodel_server.protocol import v2
@@ -51,21 +52,24 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     packaged = _packaged(loaded, threads) if tried else None
     if manifest and tried and packaged and tried.decisive:
         verdict = f"compiled to ONNX when it was packaged: {tried.reason}, same predictions for {tried.rows:,} rows"
-        return _logged(Choice(Model(packaged, manifest.signature), PLATFORM, _golden(manifest), verdict))
+        return _logged(Choice(_compiled_alone(packaged, manifest.signature), PLATFORM, _golden(manifest), verdict))
     opened = loaded.opened
     original = model_of(opened, manifest)
     if manifest:
         selftest.run(original, manifest.golden)
-    example = _golden(manifest) if manifest else selftest.example(original, opened.example)
+    example = _golden(manifest) if manifest else selftest.example(original, opened.example, opened.saved_with)
     if compile == "off":
         return Choice(original, opened.platform, example)
-    signature = manifest.signature if manifest else opened.signature
+    described = manifest.signature if manifest else opened.signature
+    signature = compilable(described) if described else None
     source = opened.estimator if opened.booster is None else opened.booster
     table = _rows(original, selftest.request_body(manifest.golden) if manifest else example)
     if tried and not packaged:
         reason = "the compiled model of the package does not work here" if tried.file else tried.reason
         return _logged(Choice(original, opened.platform, example, f"not compiled: {reason}"))
-    if signature is None or table is None or source is None:  # only tables of numbers and text are compiled
+    if (
+        described is None or signature is None or table is None or source is None
+    ):  # only tables of numbers and text are compiled
         return Choice(original, opened.platform, example)
     if tried and packaged:
         functions: OnnxFunctions | None = packaged
@@ -76,8 +80,25 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     if result.chosen == "original" or functions is None:
         return _logged(Choice(original, opened.platform, example, result.sentence()))
     return _logged(
-        Choice(model_of(replace(opened, functions=functions), manifest), PLATFORM, example, result.sentence())
+        Choice(model_of(opened, manifest, _routed(functions, opened, described)), PLATFORM, example, result.sentence())
     )
+
+
+def _compiled_alone(compiled: OnnxFunctions, signature: Signature) -> Model:
+    """Return the compiled model with the outputs that it has: for others the server would have to open the artefact."""
+    known = compilable(signature)
+    assert known is not None, "it was compiled"
+    others = [spec.name for spec in signature.outputs if spec not in known.outputs]
+    how = f"for {', '.join(others)}, package the model with outputs={others!r}, or serve it with --compile off"
+    return Model(compiled, known, how if others else "")
+
+
+def _routed(compiled: OnnxFunctions, opened: Opened, signature: Signature) -> Functions:
+    """Return the functions of a compiled model; the model as it was saved has the other outputs of ``signature``."""
+    known = compilable(signature)
+    if opened.estimator is None or known is None or known == signature:
+        return compiled
+    return Routed(compiled, opened.functions, (spec.name for spec in known.outputs))
 
 
 def _logged(choice: Choice) -> Choice:
@@ -87,9 +108,10 @@ def _logged(choice: Choice) -> Choice:
 
 def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
     """Return the compiled model of the package, if it has one that loads and passes its self-test."""
-    if loaded.manifest is None or loaded.compiled is None:
+    signature = compilable(loaded.manifest.signature) if loaded.manifest else None
+    if loaded.manifest is None or loaded.compiled is None or signature is None:
         return None
-    return _loadable(loaded.compiled, loaded.manifest.signature, threads, loaded.manifest)
+    return _loadable(loaded.compiled, signature, threads, loaded.manifest)
 
 
 def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None) -> OnnxFunctions | None:
@@ -101,7 +123,9 @@ def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifes
         return None
     if manifest:
         try:
-            selftest.run(Model(functions, signature), manifest.golden)
+            names = [spec.name for spec in signature.outputs]
+            golden = tuple(output for output in manifest.golden.outputs if output["name"] in names)
+            selftest.run(Model(functions, signature), msgspec.structs.replace(manifest.golden, outputs=golden))
         except MLModelError as error:
             logger.warning("compiled model failed its self-test", extra={"error": error})
             return None

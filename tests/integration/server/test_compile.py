@@ -74,10 +74,10 @@ from sklearn.svm import SVC, SVR, LinearSVC, NuSVC, OneClassSVM
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mlmodel_server.compile import OnnxFunctions, compile_in_child, timing
+from mlmodel_server.compile import OnnxFunctions, compilable, compile_in_child, timing
 from mlmodel_server.engine.model import Model
 from mlmodel_server.formats.prepare import prepare
-from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of, opened, outputs_of
+from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of, opened
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package.table import specs_of, tensors_of
 from mlmodel_server.tensors import Array
@@ -278,14 +278,15 @@ def fitted(estimator: Any, data: Data) -> tuple[Any, Any, Signature, Array]:
         return (
             estimator,
             bare.functions,
-            bare.signature,
+            compilable(bare.signature) or bare.signature,
             np.asarray(Model(bare.functions, bare.signature).table(tensors)),
         )
     prepared = prepare(estimator)
     functions = EstimatorFunctions(prepared)
     inputs = specs_of(tensors)
     table = np.asarray(Model(functions, Signature(layout, inputs, ())).table(tensors))
-    return prepared, functions, Signature(layout, inputs, outputs_of(prepared, table), classes_of(prepared)), table
+    signature = Signature(layout, inputs, functions.specs(table), classes_of(prepared))
+    return prepared, functions, compilable(signature) or signature, table
 
 
 @pytest.mark.parametrize(("estimator", "data"), [pytest.param(*rest, id=name) for name, *rest in COMPILED])

@@ -7,7 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from sklearn.linear_model import LogisticRegression
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
 
 from mlmodel_server import package
 from mlmodel_server.cli import main
@@ -60,7 +64,7 @@ def test_a_bare_file_can_be_inspected(table: Path, capsys: pytest.CaptureFixture
         ("inspect nothing", "does not exist: give a package directory"),
         ("inspect empty", "the source has no mlmodel.json"),
         ("inspect bad.joblib", "refused posix.system in bad.joblib"),
-        ("package nothing", "--data --label --out missing: type mlmodel package nothing --data data.csv"),
+        ("package nothing", "--data --out missing: type mlmodel package nothing --data data.csv --out DIR"),
         ("package empty", "is a directory: add --configmap NAME"),
         ("package empty --configmap a", "is not a package: write one with package.save"),
         ("package out --configmap A_B", "cannot name a ConfigMap"),
@@ -99,6 +103,49 @@ def test_a_model_fitted_on_an_array_gets_the_columns_in_the_order_of_the_file(tm
     (tmp_path / "m.joblib").write_bytes(joblib_bytes(LogisticRegression(max_iter=500).fit(X, y)))
     command = ["package", str(tmp_path / "m.joblib"), "--data", str(tmp_path / "data.csv"), "--label", "label"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_model_without_labels_becomes_a_package(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    X = pd.DataFrame(iris()[1])
+    X.to_csv(table / "rows.csv", index=False)
+    (table / "pca.joblib").write_bytes(joblib_bytes(PCA(2).fit(X.to_numpy())))
+    command = ["package", str(table / "pca.joblib"), "--data", str(table / "rows.csv")]
+    assert main([*command, "--out", str(table / "out"), "--method", "score_samples", "--outputs", "transform"]) == 0
+    assert main(["inspect", str(table / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "output  transform  FP64 [-1, 2]" in shown
+    assert "metric" not in shown
+    served = load(locate(str(table / "out"), None, "")).manifest
+    assert served is not None
+    assert served.signature.default == ("score_samples",)
+    assert main([*command, "--out", str(table / "other"), "--method", "predict"]) == 2
+    assert "the model has no method 'predict'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [["text", "id"], ["review"]])
+def test_a_model_of_texts_gets_a_column_of_the_file(columns: list[str], tmp_path: Path) -> None:
+    texts = ["a good day", "a bad day", "", "good"] * 5
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 0, 1] * 5)
+    (tmp_path / "m.joblib").write_bytes(joblib_bytes(model))
+    pd.DataFrame(dict.fromkeys(columns, texts)).assign(label=[1, 0, 0, 1] * 5).to_csv(
+        tmp_path / "data.csv", index=False
+    )
+    command = ["package", str(tmp_path / "m.joblib"), "--data", str(tmp_path / "data.csv"), "--label", "label"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    served = load(locate(str(tmp_path / "out"), None, "")).manifest
+    assert served is not None
+    assert served.metrics["accuracy"] == 1.0
+    pd.DataFrame({"a": texts, "b": texts}).to_csv(tmp_path / "data.csv", index=False)
+    assert main([*command[:-2], "--out", str(tmp_path / "out")]) == 2
+
+
+def test_a_model_of_dictionaries_gets_the_rows_of_the_file(tmp_path: Path) -> None:
+    people = [{"city": "Rome", "age": 30}, {"city": "Oslo", "age": 5}, {"age": 41}, {"city": "Rome"}] * 3
+    (tmp_path / "m.joblib").write_bytes(joblib_bytes(make_pipeline(DictVectorizer(), Ridge()).fit(people, range(12))))
+    pd.DataFrame(people).to_csv(tmp_path / "data.csv", index=False)
+    command = ["package", str(tmp_path / "m.joblib"), "--data", str(tmp_path / "data.csv")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert main(["inspect", str(tmp_path / "out")]) == 0
 
 
 def test_a_package_is_signed_under_the_name_that_it_is_served_under(

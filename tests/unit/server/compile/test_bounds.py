@@ -29,7 +29,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mlmodel_server.compile.convert import convert
 from mlmodel_server.compile.domain import SAFE, Domain
-from mlmodel_server.compile.functions import DOMAIN, GUARD
+from mlmodel_server.compile.functions import DOMAIN, GUARD, compilable
 from mlmodel_server.formats.sklearn import opened
 from mlmodel_server.tensors import Array
 
@@ -40,8 +40,9 @@ TREE = DecisionTreeClassifier(max_depth=3, random_state=1)
 def converted(steps: list[Any], scale: float = 1.0) -> tuple[onnxruntime.InferenceSession, Array]:
     X, y = load_iris(return_X_y=True)
     model = opened(make_pipeline(*steps).fit(X * scale, y), "joblib")
-    assert model.signature is not None
-    onnx, _ = convert(model.estimator, model.signature, Domain())
+    signature = compilable(model.signature) if model.signature else None
+    assert signature is not None
+    onnx, _ = convert(model.estimator, signature, Domain())
     return onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"]), X * scale
 
 

@@ -47,7 +47,16 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from mlmodel_server.compile import OnnxFunctions, Verdict, child, compile_in_child, compile_model, timing, trees
+from mlmodel_server.compile import (
+    OnnxFunctions,
+    Verdict,
+    child,
+    compilable,
+    compile_in_child,
+    compile_model,
+    timing,
+    trees,
+)
 from mlmodel_server.compile import columns as columns_module
 from mlmodel_server.compile import graph as graph_module
 from mlmodel_server.compile.domain import Check
@@ -55,7 +64,7 @@ from mlmodel_server.compile.graph import Columns, Graph
 from mlmodel_server.compile.verdict import Times
 from mlmodel_server.engine.model import Model
 from mlmodel_server.formats.prepare import prepare
-from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of, outputs_of
+from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package.table import specs_of, tensors_of
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of
@@ -118,7 +127,8 @@ def fitted(estimator: Any, X: Any, y: Any) -> tuple[Any, Signature, Array]:
     layout, tensors = tensors_of(X)
     signature = Signature(layout, specs_of(tensors), (), classes_of(estimator))
     table = np.asarray(Model(EstimatorFunctions(estimator), signature).table(tensors))
-    return estimator, msgspec.structs.replace(signature, outputs=outputs_of(estimator, table)), table
+    whole = msgspec.structs.replace(signature, outputs=EstimatorFunctions(estimator).specs(table))
+    return estimator, compilable(whole) or whole, table
 
 
 def compiled(estimator: Any, X: Any, y: Any) -> tuple[Any, OnnxFunctions, Array]:

@@ -209,12 +209,15 @@ def test_a_bare_model_has_the_signature_of_its_training_data() -> None:
     assert {spec.name: spec.datatype for spec in plain.signature.outputs} == {
         "predict": "BYTES",
         "predict_proba": "FP64",
+        "decision_function": "FP64",
     }
     named = bare(LogisticRegression(max_iter=500).fit(pd.DataFrame(X, columns=list("abcd")), y))
     assert [spec.name for spec in named.signature.inputs] == list("abcd")
     assert ask(named, *json.loads(selftest.blank_body(named))["inputs"])
-    for nothing in (LogisticRegression(), {"a": 1}, None, np.zeros(3)):
-        with pytest.raises(RefusedModel, match="no fitted scikit-learn model"):
+    with pytest.raises(RefusedModel, match="the LogisticRegression is not fitted: call fit first"):
+        bare(LogisticRegression())
+    for nothing in ({"a": 1}, None, np.zeros(3)):
+        with pytest.raises(RefusedModel, match="is not a model of scikit-learn"):
             bare(nothing)
 
 

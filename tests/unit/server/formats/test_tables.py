@@ -27,7 +27,7 @@ from sklearn.preprocessing import (
 )
 
 from mlmodel_server import package
-from mlmodel_server.compile import OnnxFunctions, compile_model
+from mlmodel_server.compile import OnnxFunctions, compilable, compile_model
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.errors import RefusedModel
@@ -85,7 +85,8 @@ def answers(model: Model, frame: pd.DataFrame) -> dict[str, Array]:
 def compiled(opened: Opened, rows: Array) -> Model | None:
     assert opened.signature is not None
     _, onnx = compile_model(opened.estimator, opened.signature, rows, seconds=0.01, functions=opened.functions)
-    return Model(OnnxFunctions(onnx, opened.signature), opened.signature) if onnx else None
+    signature = compilable(opened.signature)
+    return Model(OnnxFunctions(onnx, signature), signature) if onnx and signature else None
 
 
 def assert_equal(found: dict[str, Array], fitted: Any, frame: pd.DataFrame) -> None:

@@ -10,12 +10,14 @@ import pickle
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
 import pytest
+import sklearn
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_classification
@@ -46,14 +48,15 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from skops import io as skops
 
-from mlmodel_server import package, registry
-from mlmodel_server.errors import RefusedModel, UsageError
+from mlmodel_server import registry
+from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.opened import Opened
 from mlmodel_server.loading import trust, unpickle
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.signing import SIGNATURE, sign
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.loading.trust import open_artefact
+from mlmodel_server.startup.choose import choose
 from tests.unit.server.loading import malicious
 from tests.unit.server.models import SEED, joblib_bytes
 
@@ -249,15 +252,6 @@ def test_a_number_in_a_file_does_not_take_much_memory(step: Any, changes: dict[s
         open_artefact(joblib_bytes(step), "model.joblib")
 
 
-def test_a_model_of_a_list_of_texts_is_not_called_unfitted() -> None:
-    texts = ["a good day", "a bad day"]
-    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0])
-    with pytest.raises(RefusedModel, match="its first step takes a list of texts, which is not a table: make it"):
-        _ = load(Memory({"model.joblib": joblib_bytes(fitted)}, "model.joblib")).opened
-    with pytest.raises(UsageError, match="its first step takes a list of texts"):
-        package.build(fitted, texts, None)
-
-
 def test_a_bomb_of_opcodes_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpickle._Budget, "left", 10_000)
     with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
@@ -414,3 +408,35 @@ def test_the_one_partial_has_one_function_and_the_arguments_of_scikit_learn(chan
         else:
             with pytest.raises(RefusedModel):
                 open_artefact(data, "model")
+
+
+@pytest.mark.parametrize("compress", [0, 3])
+def test_a_file_of_another_version_of_scikit_learn_that_cannot_be_read_says_so(compress: int) -> None:
+    model = LogisticRegression().fit(np.eye(2), [0, 1])
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer, compress=0)
+    data = buffer.getvalue().replace(sklearn.__version__.encode(), b"0.1.1"[: len(sklearn.__version__)])
+    moved = data.replace(b"sklearn.linear_model._logistic", b"sklearn.linear_model.__older__")
+    assert moved != data
+    content = zlib.compress(moved) if compress else moved
+    with pytest.raises(
+        RefusedModel, match=r"it was saved with scikit-learn 0\.1\.1, and this server has \d+\.\d"
+    ) as caught:
+        open_artefact(content, "model.joblib")
+    assert "train the model again with that version" in str(caught.value)
+    with pytest.raises(RefusedModel) as same:
+        open_artefact(
+            buffer.getvalue().replace(b"sklearn.linear_model._logistic", b"sklearn.linear_model.__other__"), "m"
+        )
+    assert "it was saved with" not in str(same.value)
+
+
+def test_a_model_of_another_version_that_fails_its_self_test_says_so() -> None:
+    model = LogisticRegression().fit(np.eye(2), [0, 1])
+    del model.intercept_
+    buffer = io.BytesIO()
+    joblib.dump(model, buffer)
+    older = buffer.getvalue().replace(sklearn.__version__.encode(), b"0.1.1"[: len(sklearn.__version__)])
+    loaded = load(Memory({"model.joblib": older}, "model.joblib"))
+    with pytest.raises(RefusedModel, match=r"the model was saved with scikit-learn 0\.1\.1, and this server has"):
+        choose(loaded, "off")

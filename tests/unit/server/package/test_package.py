@@ -54,6 +54,7 @@ def test_a_saved_directory_contains_all_that_a_server_checks(tmp_path: Path) -> 
     assert {spec.name: spec.datatype for spec in described.signature.outputs} == {
         "predict": "INT64",
         "predict_proba": "FP64",
+        "decision_function": "FP64",
     }
     assert described.golden.outputs[0]["shape"] == [12]
     assert set(described.golden.outputs[0]["data"]) == {0, 1, 2}, "every class is among the golden examples"
@@ -184,7 +185,7 @@ def test_rows_with_missing_values_are_not_golden_examples_but_count_in_the_profi
 
 def test_the_self_test_fails_if_the_predictions_are_not_those_of_the_saved_model() -> None:
     engine, described = served(package.build(*iris(), compile=False))
-    predict, proba = described.golden.outputs
+    predict, proba, _ = described.golden.outputs
     for output, wrong in ((predict, [9, *predict["data"][1:]]), (proba, [x + 1e-5 for x in proba["data"]])):
         golden = manifest.Golden(described.golden.inputs, ({**output, "data": wrong},))
         with pytest.raises(
@@ -204,8 +205,10 @@ def arguments(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model": SVC()}, "not a fitted scikit-learn estimator that predicts rows"),
-        ({"model": object()}, "not a fitted scikit-learn estimator that predicts rows"),
+        ({"model": SVC()}, "the SVC is not fitted: call fit first"),
+        ({"model": object()}, "object is not a model of scikit-learn"),
+        ({"method": "transform"}, "has no method 'transform' that a server calls: use one of predict, predict_proba"),
+        ({"outputs": ["kneighbors"]}, "has no method 'kneighbors' that a server calls"),
         ({"y": [1, 2]}, "X has 150 rows, but y has 2"),
         ({"y": ["a"] * 150}, "y does not fit the model's predictions"),
         ({"X": [1.0, 2.0]}, "must be a table of shape"),

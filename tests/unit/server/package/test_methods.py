@@ -1,0 +1,158 @@
+"""A package of any estimator: its outputs, the one that a request gets that names none, and its golden examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neighbors import KernelDensity, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+
+from mlmodel_server import manifest, package
+from mlmodel_server.errors import RequestError, UsageError
+from mlmodel_server.loading.load import Loaded, load
+from mlmodel_server.loading.sources import Memory
+from mlmodel_server.manifest import MANIFEST
+from mlmodel_server.startup.choose import PLATFORM, choose
+from mlmodel_server.tensors import InferRequest, Tensor
+
+SEED = 20261129
+X = np.random.default_rng(SEED).normal(size=(60, 4))
+Y = (X[:, 0] + X[:, 1] > 0).astype(int)
+TEXTS = ["a good movie", "a bad film", "good day", "awful night, really"] * 10
+MOODS = ["good", "bad"] * 20
+
+
+def loaded(files: dict[str, bytes], decisive: bool | None = None) -> Loaded:
+    described = manifest.parse(files[MANIFEST])
+    if decisive is not None and described.compiled:
+        compiled = msgspec.structs.replace(described.compiled, decisive=decisive)
+        files = files | {MANIFEST: msgspec.structs.replace(described, compiled=compiled).to_bytes()}
+    return load(Memory(files))
+
+
+def outputs(files: dict[str, bytes]) -> list[str]:
+    return [spec.name for spec in manifest.parse(files[MANIFEST]).signature.outputs]
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "default"),
+    [
+        (PCA(2).fit(X), ["score_samples", "transform"], ("transform",)),
+        (KernelDensity().fit(X), ["score_samples"], ("score_samples",)),
+        (
+            NearestNeighbors(n_neighbors=2).fit(X),
+            ["kneighbors_distances", "kneighbors_indices"],
+            ("kneighbors_distances", "kneighbors_indices"),
+        ),
+        (KMeans(2, n_init=1, random_state=1).fit(X), ["predict", "transform"], ("predict",)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_estimator_of_any_kind_is_packaged(model: Any, names: list[str], default: tuple[str, ...]) -> None:
+    files = package.build(model, X, None)
+    described = manifest.parse(files[MANIFEST])
+    assert outputs(files) == names
+    assert [output["name"] for output in described.golden.outputs] == names
+    assert choose(loaded(files)).model.select_outputs(None) == default
+    if "predict" not in names:
+        assert described.predictions == {}
+        assert described.compiled is None
+
+
+def test_the_method_of_a_request_that_names_no_output_is_fixed_at_packaging() -> None:
+    model = LogisticRegression().fit(X, Y)
+    files = package.build(model, X, Y, method="predict_proba")
+    served = choose(loaded(files)).model
+    answer = served.infer(InferRequest(None, [Tensor("input-0", "FP64", X)], None))
+    assert [tensor.name for tensor in answer.outputs] == ["predict_proba"]
+    np.testing.assert_allclose(answer.outputs[0].array, model.predict_proba(X))
+    assert manifest.parse(files[MANIFEST]).metrics["accuracy"] > 0.9, "the metrics are those of predict"
+    scores = package.build(model, X, Y, method="decision_function")
+    assert manifest.parse(scores[MANIFEST]).compiled is None
+    assert choose(loaded(scores)).model.select_outputs(None) == ("decision_function",)
+
+
+def test_probabilities_of_several_targets_can_be_the_default() -> None:
+    model = RandomForestClassifier(3, random_state=1).fit(X, np.column_stack([Y, 1 - Y]))
+    files = package.build(model, X, None, method="predict_proba")
+    assert outputs(files) == ["predict", "predict_proba_0", "predict_proba_1"]
+    assert choose(loaded(files)).model.select_outputs(None) == ("predict_proba_0", "predict_proba_1")
+
+
+def test_a_compiled_model_that_serves_alone_says_how_to_get_the_other_outputs() -> None:
+    chosen = choose(loaded(package.build(LogisticRegression().fit(X, Y), X, Y), decisive=True))
+    assert chosen.platform == PLATFORM
+    assert [spec.name for spec in chosen.model.signature.outputs] == ["predict", "predict_proba"]
+    with pytest.raises(
+        RequestError, match=r"for decision_function, package the model with outputs=\['decision_function'\]"
+    ):
+        chosen.model.select_outputs(["decision_function"])
+
+
+def test_named_outputs_are_served_beside_the_compiled_model() -> None:
+    model = LogisticRegression().fit(X, Y)
+    files = package.build(model, X, Y, outputs=["decision_function"])
+    described = manifest.parse(files[MANIFEST])
+    assert described.compiled is not None
+    assert not described.compiled.decisive
+    answer = choose(loaded(files)).model.infer(
+        InferRequest(None, [Tensor("input-0", "FP64", X)], ["decision_function", "predict"])
+    )
+    np.testing.assert_array_equal(answer.outputs[0].array, model.decision_function(X))
+    assert outputs(package.build(model, X, Y, outputs=[])) == ["predict", "predict_proba"]
+
+
+@pytest.mark.parametrize("convert", [list, np.array, pd.Series], ids=["list", "array", "Series"])
+def test_a_model_of_texts_is_packaged(convert: Any, tmp_path: Path) -> None:
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, MOODS)
+    files = package.build(model, convert(TEXTS), MOODS)
+    described = manifest.parse(files[MANIFEST])
+    assert [(spec.name, spec.datatype) for spec in described.signature.inputs] == [("text", "BYTES")]
+    assert described.metrics["accuracy"] == 1.0
+    served = choose(loaded(files)).model
+    asked = np.array(["good", "what a bad film"], object)
+    for name in ("predict", "predict_proba", "decision_function"):
+        (answer,) = served.infer(InferRequest(None, [Tensor("text", "BYTES", asked)], [name])).outputs
+        np.testing.assert_array_equal(answer.array, getattr(model, name)(asked))
+
+
+def test_a_wide_answer_is_an_output_without_golden_examples() -> None:
+    words = [f"word{index} again" for index in range(2000)]
+    files = package.build(CountVectorizer().fit(words), words, None)
+    assert outputs(files) == ["transform"]
+    assert manifest.parse(files[MANIFEST]).golden.outputs == ()
+    chosen = choose(loaded(files))
+    (answer,) = chosen.model.infer(
+        InferRequest(None, [Tensor("text", "BYTES", np.array(words[:3], object))], None)
+    ).outputs
+    assert answer.array.sum() == 6
+
+
+def test_a_table_is_not_a_list_of_texts() -> None:
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(TEXTS, MOODS)
+    with pytest.raises(UsageError, match=r"takes texts, not a table: pass one column"):
+        package.build(model, pd.DataFrame({"text": TEXTS}), MOODS)
+    with pytest.raises(UsageError, match="row 1 of X is not a text"):
+        package.build(model, ["good", None], None)
+
+
+def test_a_model_of_dictionaries_is_packaged() -> None:
+    people = [{"city": "Rome", "age": 30}, {"city": "Oslo", "age": 5, "new": True}, {"age": 41}] * 10
+    model = make_pipeline(DictVectorizer(), Ridge()).fit(people, np.arange(30.0))
+    files = package.build(model, [*people, {"city": None, "unknown": "x"}], None)
+    signature = manifest.parse(files[MANIFEST]).signature
+    assert {spec.name: spec.datatype for spec in signature.inputs} == {"age": "FP64", "city": "BYTES", "new": "FP64"}
+    choose(loaded(files))
+    with pytest.raises(UsageError, match="has a str as 'age', which the model knows as a number"):
+        package.build(model, [{"age": "old"}], None)
