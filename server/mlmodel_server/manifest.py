@@ -27,17 +27,21 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class Signature(msgspec.Struct, frozen=True):
+class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     """The inputs and outputs of a model.
 
     ``layout`` is how tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
     column, in this order; ``matrix`` is one tensor of shape [rows, columns]; ``tensors`` go to the model unchanged.
+    ``frame`` says that the model gets a DataFrame with the dtypes of the inputs, and not an array; ``ignores_others``
+    that a request may have further columns, which the model does not get.
     """
 
     layout: Literal["columns", "matrix", "tensors"]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     classes: tuple[str, ...] = ()
+    frame: bool = False
+    ignores_others: bool = False
 
 
 class File(msgspec.Struct, frozen=True):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import learnt
+from mlmodel_server.formats.frame import Frames
 from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
 from mlmodel_server.formats.prepare import parts, prepare
 from mlmodel_server.manifest import Signature
@@ -18,27 +19,34 @@ from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
 
 class EstimatorFunctions:
-    """The methods of a prepared estimator, by the names of its outputs.
+    """The methods of a prepared estimator, by the names of its outputs; ``rows`` makes what it takes of a table.
 
     A missing text is NaN to the estimator, as pandas has it, but None in the columns ``none``.
     """
 
-    def __init__(self, estimator: Any, none: Sequence[int] = ()) -> None:
-        self._none = list(none)
+    def __init__(self, estimator: Any, none: Sequence[int] = (), rows: Callable[[Table], Any] | None = None) -> None:
+        self._none, self._rows = list(none), rows
         self._methods = {name: getattr(estimator, name) for name in METHODS if hasattr(estimator, name)}
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
+        taken = self._taken(table)
+        return [np.asarray(self._methods[name](taken)) for name in outputs]
+
+    def _taken(self, table: Table) -> Any:
+        if self._rows:
+            return self._rows(table)
         if isinstance(table, np.ndarray) and table.dtype == object:
             missing = missing_texts(table)
             missing[:, self._none] = False
             if missing.any():
-                table = np.where(missing, np.nan, table)
-        return [np.asarray(self._methods[name](table)) for name in outputs]
+                return np.where(missing, np.nan, table)
+        return table
 
 
-def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
-    """Return the estimator as a model. It is changed in place: see :mod:`.prepare`.
+def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[TensorSpec] = ()) -> Opened:
+    """Return the estimator as a model. It is changed in place: see :mod:`.prepare`. ``frame`` are the columns of the
+    DataFrame that it gets; if there are none, it gets arrays.
 
     The wrappers and boosters of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them;
     scikit-learn uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or cannot
@@ -52,6 +60,8 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     if library in ("xgboost.core", "lightgbm.basic"):
         booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
         return booster.opened_booster(estimator, format, threads)  # type: ignore[no-any-return]
+    if frame:
+        return _opened_on_frames(estimator, format, frame)
     # An isotonic regression has one column, and no count of it.
     width = 1 if hasattr(estimator, "X_thresholds_") else getattr(estimator, "n_features_in_", None)
     if takes_texts(estimator):
@@ -83,6 +93,21 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         task_of(prepared),
         prepared,
         example=known,
+    )
+
+
+def _opened_on_frames(estimator: Any, format: str, inputs: Sequence[TensorSpec]) -> Opened:
+    """Return an estimator that gets DataFrames with these columns, as its package says."""
+    prepared = prepare(estimator, frame=True)
+    names = [name for name in METHODS if hasattr(prepared, name)]
+    outputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names)  # its package knows their types
+    return Opened(
+        format,
+        f"sklearn_{format}",
+        EstimatorFunctions(prepared, rows=Frames(inputs)),
+        Signature("columns", tuple(inputs), outputs, classes_of(prepared), frame=True),
+        task_of(prepared),
+        prepared,
     )
 
 
