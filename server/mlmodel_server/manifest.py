@@ -33,6 +33,8 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     ``layout`` is how tensors become the model's table: ``columns`` is one tensor of shape [rows] or [rows, 1] per
     column, in this order; ``matrix`` is one tensor of shape [rows, columns]; ``tensors`` go to the model unchanged.
     ``default`` are the outputs of a request that names none; empty is ``predict``, or all if there is no ``predict``.
+    ``frame`` says that the model gets a DataFrame with the dtypes of the inputs, and not an array; ``ignores_others``
+    that a request may have further columns, which the model does not get.
     """
 
     layout: Literal["columns", "matrix", "tensors"]
@@ -40,6 +42,8 @@ class Signature(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: tuple[TensorSpec, ...]
     classes: tuple[str, ...] = ()
     default: tuple[str, ...] = ()
+    frame: bool = False
+    ignores_others: bool = False
 
 
 class File(msgspec.Struct, frozen=True):

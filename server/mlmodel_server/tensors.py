@@ -48,12 +48,37 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _FEW = 64  # up to here a loop is faster than a call of numpy
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
-    """One input or output, as in the metadata; -1 in ``shape`` is any length."""
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A column of the DataFrame that a model was packaged with.
+
+    ``dtype`` is that of pandas, such as ``category`` or ``datetime64[us, Europe/Rome]``; ``missing`` says whether the
+    model accepts a missing value; ``format`` how a date is written; ``categories`` are the known ones in their order,
+    and ``ordered`` is that of pandas. ``none`` says that a missing value is None and not NaN in a column of objects,
+    and ``number`` that the label of the column is an integer.
+    """
+
+    dtype: str
+    missing: bool = False
+    format: str = ""
+    categories: tuple[str | bool | int | float, ...] = ()
+    ordered: bool = False
+    none: bool = False
+    number: bool = False
+
+
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input or output, as in the metadata; -1 in ``shape`` is any length. ``column`` describes an input that is a
+    column of a DataFrame; None if that is not known."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    column: Column | None = None
+
+    @property
+    def is_nullable(self) -> bool:
+        """Whether integers and booleans of this input may be missing; floating-point numbers and texts always may."""
+        return self.column is not None and self.column.missing
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -47,7 +47,7 @@ class Model:
         self.further = frozenset(self._outputs) & _FURTHER - set(self._default)
         """Outputs that take another time than those of a request that names none."""
         self._columns = {spec.name: index for index, spec in enumerate(signature.inputs)}
-        self._numeric = all(spec.datatype != "BYTES" for spec in signature.inputs)
+        self._numeric = not signature.frame and all(spec.datatype != "BYTES" for spec in signature.inputs)
         self.width = signature.inputs[0].shape[-1] if signature.layout == "matrix" else len(signature.inputs)
         self._matrix_dtype = DTYPES[signature.inputs[0].datatype if signature.layout == "matrix" else "FP64"]
 
@@ -90,11 +90,14 @@ class Model:
         except Exception as error:
             if _has_extreme_numbers(table):
                 raise RequestError(
-                    "this model rejects missing, infinite and too large numbers, and the request has one: send finite "
-                    "numbers up to 3.4e38"
+                    "this model rejects missing, infinite and too large numbers, and the request has one"
+                    f"{self._where(table, _extreme)}: send finite numbers up to 3.4e38"
                 ) from None
             if isinstance(table, np.ndarray) and table.dtype == object and None in table.ravel().tolist():
-                raise RequestError("this model rejects missing texts, and the request has one: send a text") from None
+                raise RequestError(
+                    "this model rejects missing values, and the request has one"
+                    f"{self._where(table, _none)}: send a value"
+                ) from None
             raise ModelFailure(f"the model failed on this input ({type(error).__name__})") from error
         if self.batchable:
             rows = rows_of(table)
@@ -102,6 +105,19 @@ class Model:
                 if answer.shape[:1] != (rows,):
                     raise ModelFailure(f"the model returned shape {list(answer.shape)} for {rows} rows")
         return answers
+
+    def _where(self, table: Table, has: Callable[[Array], bool]) -> str:
+        """Return which inputs of a table have such values, to complete a sentence; "" for a single input."""
+        columns = table.T if isinstance(table, np.ndarray) else table.values()
+        names = [spec.name for spec in self.signature.inputs]
+        if len(names) == 1 or len(names) != len(columns):
+            return f" in {quoted(names[0])}" if len(names) == 1 else ""
+        # A package says of each column whether the model accepts a missing value.
+        accepts = [spec.is_nullable for spec in self.signature.inputs]
+        found = [name for name, column in zip(names, columns, strict=True) if has(column)]
+        blamed = [name for name in found if not accepts[names.index(name)]] or found
+        more = f" and {len(blamed) - 3} more" if len(blamed) > 3 else ""
+        return f" in {', '.join(map(quoted, blamed[:3]))}{more}" if blamed else ""
 
     def table(self, tensors: list[Tensor]) -> Table:
         """Return the rows in the layout of the model: see :data:`~mlmodel_server.formats.opened.Table`."""
@@ -135,16 +151,12 @@ class Model:
             raise RequestError(f"input {quoted(tensor.name)}: send at least one row")
         if array.dtype == dtype:
             return array
-        if array.dtype.kind not in "fiu":
+        if tensor.datatype == "BYTES":
             raise RequestError(f"input {quoted(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
-        if dtype.kind != "f" and not _fits(tensor.datatype, self.signature.inputs[0].datatype):
-            raise RequestError(
-                f"input {quoted(tensor.name)}: datatype must be {self.signature.inputs[0].datatype}, "
-                f"not {tensor.datatype}"
-            )
-        table = array.astype(dtype)
+        table = _elements(tensor, self.signature.inputs[0]).astype(dtype)
         if (
             dtype != np.float64
+            and dtype.kind == "f"
             and array.dtype.itemsize > dtype.itemsize
             and not np.array_equal(np.isfinite(array), np.isfinite(table))
         ):
@@ -156,6 +168,8 @@ class Model:
         rows = self._rows(columns)
         table: Array = np.empty((rows, len(columns)), dtype=np.float64 if self._numeric else object)
         for index, column in enumerate(columns):
+            if column.dtype == object and not self.signature.frame and self.signature.inputs[index].datatype != "BYTES":
+                column = column.astype(np.float64)  # None is a missing text, NaN a missing number
             table[:, index] = column
         return table
 
@@ -190,6 +204,8 @@ class Model:
         for tensor in tensors:
             index = self._columns.get(tensor.name)
             if index is None:
+                if self.signature.ignores_others:
+                    continue
                 raise RequestError(f"unknown input {quoted(tensor.name)}; the model has {self._names()}")
             if arrays[index] is not None:
                 raise RequestError(f"input {quoted(tensor.name)} appears twice: names must be unique")
@@ -212,17 +228,18 @@ def rows_of(table: Table) -> int:
 
 
 def _has_extreme_numbers(table: Table) -> bool:
+    return any(map(_extreme, [table] if isinstance(table, np.ndarray) else table.values()))
+
+
+def _extreme(array: Array) -> bool:
     """Return whether a number is missing, infinite, or too large for single precision, to which many models round."""
-    for array in [table] if isinstance(table, np.ndarray) else table.values():
-        if array.dtype == object:
-            numbers = np.array([value for value in array.flat if isinstance(value, (int, float))], dtype=np.float64)
-        elif array.dtype.kind in "fiu":
-            numbers = array.astype(np.float64)
-        else:
-            continue
-        if not (np.abs(numbers) < _SINGLE).all():
-            return True
-    return False
+    if array.dtype == object:
+        array = np.array([value for value in array.flat if isinstance(value, (int, float))], dtype=np.float64)
+    return array.dtype.kind in "fiu" and not (np.abs(array.astype(np.float64)) < _SINGLE).all()
+
+
+def _none(array: Array) -> bool:
+    return None in array.ravel().tolist()
 
 
 def repeated(table: Table, rows: int) -> Table:
@@ -233,28 +250,64 @@ def repeated(table: Table, rows: int) -> Table:
 
 
 def _column(tensor: Tensor, spec: TensorSpec) -> Array:
-    _must_fit(tensor, spec)
-    array = tensor.array
+    array = _elements(tensor, spec)
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
         raise RequestError(f"input {quoted(tensor.name)}: shape must be [rows] or [rows, 1], not {list(array.shape)}")
     return array.ravel()
 
 
 def _tensor(tensor: Tensor, spec: TensorSpec) -> Array:
-    _must_fit(tensor, spec)
-    if spec.datatype == "BYTES" and None in tensor.array.ravel().tolist():
-        raise RequestError(f"input {quoted(tensor.name)}: a text is missing, which this model does not accept")
+    if not _fits(tensor.datatype, spec.datatype):
+        raise _misfit(tensor, spec)
+    if tensor.array.dtype == object and None in tensor.array.ravel().tolist():
+        what = "text" if spec.datatype == "BYTES" else "value"
+        raise RequestError(f"input {quoted(tensor.name)}: a {what} is missing, which this model does not accept")
     shape = tensor.array.shape
     if len(shape) != len(spec.shape) or any(
         expected not in (-1, sent) for expected, sent in zip(spec.shape, shape, strict=True)
     ):
         raise RequestError(f"input {quoted(tensor.name)}: shape must be {list(spec.shape)}, not {list(shape)}")
-    return tensor.array.astype(DTYPES[spec.datatype], copy=False)
+    return _elements(tensor, spec).astype(DTYPES[spec.datatype], copy=False)
 
 
-def _must_fit(tensor: Tensor, spec: TensorSpec) -> None:
-    if not _fits(tensor.datatype, spec.datatype):
-        raise RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
+def _elements(tensor: Tensor, spec: TensorSpec) -> Array:
+    """Return the elements of a column or table in the kind that the model declares, if none of them changes: whole
+    numbers for integers, 0 and 1 for booleans, and both for numbers. None is a missing integer or boolean.
+
+    Raise :class:`RequestError` for others.
+    """
+    sent, declared, array = tensor.datatype, spec.datatype, tensor.array
+    if array.dtype != object and (sent == declared or (declared.startswith("FP") and _fits(sent, declared))):
+        return array
+    if "BYTES" in (sent, declared):
+        if sent == declared:
+            return array
+        raise _misfit(tensor, spec)
+    if declared.startswith("FP"):
+        return array.astype(np.float64)  # a boolean, or integers of which some are None
+    missing = np.equal(array, None) if array.dtype == object else np.isnan(array) if array.dtype.kind == "f" else None  # type: ignore[call-overload]
+    if missing is not None and missing.any():
+        if not spec.is_nullable:
+            raise RequestError(f"input {quoted(tensor.name)} accepts no missing value (null or NaN): send a value")
+        values: Array = np.full(array.shape, None, object)
+        values[~missing] = _elements(Tensor(tensor.name, sent, array[~missing].astype(DTYPES[sent])), spec).tolist()
+        return values
+    array = array.astype(DTYPES[sent])
+    if declared == "BOOL":
+        same = array.astype(np.bool_)
+    elif sent == "BOOL":
+        return array.astype(DTYPES[declared])
+    else:
+        with np.errstate(invalid="ignore"):
+            same = array.astype(DTYPES[declared])
+    if not np.array_equal(same, array):
+        what = "0 and 1" if declared == "BOOL" else f"whole numbers in the range of {declared}"
+        raise RequestError(f"input {quoted(tensor.name)}: datatype is {declared}, so {sent} must have {what} only")
+    return same
+
+
+def _misfit(tensor: Tensor, spec: TensorSpec) -> RequestError:
+    return RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
 
 
 def _fits(sent: str, declared: str) -> bool:

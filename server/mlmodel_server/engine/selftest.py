@@ -121,7 +121,7 @@ def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fi
         elif column in known:
             whole = spec.datatype.startswith(("INT", "UINT"))
             data = [int(known[column]) if whole else known[column]] * prod(shape)
-        tensors.append({**msgspec.to_builtins(spec), "shape": shape, "data": data})
+        tensors.append({"name": spec.name, "datatype": spec.datatype, "shape": shape, "data": data})
     return msgspec.json.encode({"inputs": tensors})
 
 

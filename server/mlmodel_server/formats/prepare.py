@@ -1,7 +1,7 @@
 """Prepare a fitted estimator for serving: on plain arrays, without pandas, and on one thread.
 
-The serving image has no pandas, which takes 30 MB of memory, so names of columns become positions here.
-``package.save`` compares the predictions before and after, so it never saves a model that this would change.
+pandas takes 30 MB of memory, and milliseconds for a row, so names of columns become positions here. ``package.save``
+compares the predictions before and after: a model that this would change gets a DataFrame (:mod:`.frame`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 
 
-def prepare(model: Any) -> Any:
-    """Change ``model`` in place and return it, or its best estimator if it is a fitted search."""
+def prepare(model: Any, *, frame: bool = False) -> Any:
+    """Change ``model`` in place and return it, or its best estimator if it is a fitted search. A model that gets a
+    DataFrame (``frame``) keeps the names of its columns."""
     model = getattr(model, "best_estimator_", model)
     found = parts(model)
-    for part in found:
+    for part in [] if frame else found:
         if isinstance(part, ColumnTransformer) and "feature_names_in_" in vars(part):
             _select_by_position(part)
     for part in found:
-        # With names, scikit-learn warns in each call that arrays have none.
-        vars(part).pop("feature_names_in_", None)
-        vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
+        if not frame:
+            # With names, scikit-learn warns in each call that arrays have none.
+            vars(part).pop("feature_names_in_", None)
+            vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
         if vars(part).get("n_jobs", 1) != 1:
             part.n_jobs = 1  # for a few rows, starting threads takes longer than predicting
         if vars(part).get("verbose"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import documents, learnt, methods, unserved
+from mlmodel_server.formats.frame import Frames
 from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
 from mlmodel_server.formats.prepare import parts, prepare
 from mlmodel_server.manifest import Signature
@@ -84,8 +85,9 @@ class _Takes:
         return row
 
 
-def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
-    """Return the estimator as a model. It is changed in place: see :mod:`.prepare`.
+def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[TensorSpec] = ()) -> Opened:
+    """Return the estimator as a model. It is changed in place: see :mod:`.prepare`. ``frame`` are the columns of the
+    DataFrame that it gets; if there are none, it gets arrays.
 
     The wrappers and boosters of XGBoost and LightGBM become models of these libraries. ``threads`` applies to them;
     scikit-learn uses the threads of the process. Raise :class:`RefusedModel` if the estimator is not fitted or has no
@@ -101,6 +103,8 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         return booster.opened_booster(estimator, format, threads)  # type: ignore[no-any-return]
     if reason := unserved.reason(estimator):
         raise RefusedModel(f"the file contains no model that is served: {reason}")
+    if frame:
+        return _opened_on_frames(estimator, format, frame)
     _refuse_categories(estimator)
     takes = _taken_by(estimator)
     prepared = prepare(estimator)
@@ -145,6 +149,21 @@ def _in_single(functions: EstimatorFunctions, takes: _Takes) -> _Takes:
     if not _accepts(functions, takes.row(FILLS[-1]).astype(np.float32)):
         return takes
     return replace(takes, inputs=tuple(msgspec.structs.replace(spec, datatype="FP32") for spec in takes.inputs))
+
+
+def _opened_on_frames(estimator: Any, format: str, inputs: Sequence[TensorSpec]) -> Opened:
+    """Return an estimator that gets DataFrames with these columns, as its package says."""
+    prepared = prepare(estimator, frame=True)
+    found = methods.methods_of(prepared)
+    outputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in found)  # its package knows their names and types
+    return Opened(
+        format,
+        f"sklearn_{format}",
+        EstimatorFunctions(prepared, rows=Frames(inputs)),
+        Signature("columns", tuple(inputs), outputs, classes_of(prepared), default_of(prepared), frame=True),
+        task_of(prepared),
+        prepared,
+    )
 
 
 def _accepts(functions: EstimatorFunctions, row: Array) -> bool:

@@ -80,8 +80,10 @@ def load(
     main = source.entry if described is None else described.artefact
     detected, artefact, flavour = _identify(main, files, format)
 
+    frame = described.signature.inputs if described and described.signature.frame else ()
+
     def open_it() -> Opened:
-        model = open_model(artefact, detected, strict=strict, threads=threads)
+        model = open_model(artefact, detected, strict=strict, threads=threads, frame=frame)
         if model.categories:
             model = placed(model.categories, described.categories if described else None)
         if flavour is None:

@@ -20,7 +20,7 @@ import lzma
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -35,6 +35,7 @@ from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.rebuild import PARTIAL, VALIDATION
 from mlmodel_server.loading.unpickle import TOO_MUCH, Interpreter, Stream
+from mlmodel_server.tensors import TensorSpec
 from mlmodel_server.texts import reason_of
 
 Trust = Literal["strict", "signed", "unsafe"]
@@ -78,19 +79,27 @@ _NODES = frozenset({
 """Kinds of parts of a skops file. The others call what the file names, with its arguments."""
 
 
-def open_model(artefact: Artefact, format: Format, *, strict: bool = True, threads: int = 1) -> Opened:
+def open_model(
+    artefact: Artefact,
+    format: Format,
+    *,
+    strict: bool = True,
+    threads: int = 1,
+    frame: Sequence[TensorSpec] = (),
+) -> Opened:
     """Open the model in ``artefact``, whose bytes have been checked against their digests.
 
     Without ``strict`` the file may run code: its signature was verified, or the server allows unsafe models.
-    ``threads`` is the number of threads of one prediction. Raise :class:`RefusedModel` with one sentence that names the
-    file (never its path) and the rejected part.
+    ``threads`` is the number of threads of one prediction, ``frame`` the columns of the DataFrame that a scikit-learn
+    model gets. Raise :class:`RefusedModel` with one sentence that names the file (never its path) and the rejected
+    part.
     """
     if format in ("skops", "joblib"):
         table.library("sklearn")  # which the module imports
     module = table.module_of(format)
     with _explain_errors(artefact.name, format, artefact.data) as warned:
         if format in ("skops", "joblib"):
-            opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads)
+            opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads, frame)
             return replace(opened, saved_with=_saved_with(warned))  # type: ignore[no-any-return]
         if strict:  # before an error about a missing library: a rejected file does not need it
             # Formats whose parts are written anew return what was checked, so that nothing else is opened.

@@ -24,7 +24,7 @@ def profile(tensors: list[Tensor]) -> dict[str, Any]:
             for index in range(min(tensor.array.shape[1], MAX_FEATURES)):
                 features[f"{tensor.name}[{index}]"] = _numbers(tensor.array[:, index])
         elif len(features) < MAX_FEATURES:
-            numeric = tensor.array.dtype.kind in "fiu"
+            numeric = tensor.datatype not in ("BYTES", "BOOL")
             features[tensor.name] = _numbers(tensor.array) if numeric else _values(tensor.array)
     return features
 

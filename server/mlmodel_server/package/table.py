@@ -5,35 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from mlmodel_server.errors import UsageError
 from mlmodel_server.formats.categories import placement
 from mlmodel_server.formats.opened import MATRIX, UnplacedCategories
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of, is_missing
+from mlmodel_server.package import series
+from mlmodel_server.package.series import missing_objects
+from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
 
 
-def tensors_of(X: Any) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
+def tensors_of(X: Any, *, integers: bool = False) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
     """Return the layout and the tensors of ``X``: of a DataFrame one of shape [rows] per column, with its name; of an
-    array of numbers one of shape [rows, columns]; of an array with text one per column, ``column-0``...
+    array of numbers one of shape [rows, columns]; of an array with text one per column, ``column-0``... An array of
+    integers stays one only if ``integers``, because most models accept fractions too.
 
     Raise :class:`UsageError` if ``X`` is not a table.
     """
-    if hasattr(X, "columns") and hasattr(X, "iloc"):
+    if is_frame(X):
         names = [str(name) for name in X.columns]
         if len(set(names)) != len(names):
             raise UsageError("X has two columns of the same name: rename one")
-        return "columns", [_column(name, np.asarray(X.iloc[:, index])) for index, name in enumerate(names)]
+        return "columns", [series.tensor(name, X.iloc[:, index]) for index, name in enumerate(names)]
     if hasattr(X, "toarray"):
         raise UsageError("X is sparse: pass X.toarray() of some rows")
     array = np.asarray(X)
     if array.ndim != 2 or not array.size:
         raise UsageError(f"X must be a table of shape [rows, columns], not {list(array.shape)}")
     if array.dtype.kind in "fiub":
-        array = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
+        if not (integers and array.dtype.kind in "iu"):
+            array = array.astype(np.float32 if array.dtype == np.float32 else np.float64)
         return "matrix", [Tensor(MATRIX, datatype_of(array.dtype), array)]
     return "columns", [_column(f"column-{index}", _narrowed(array[:, index])) for index in range(array.shape[1])]
+
+
+def is_frame(X: Any) -> bool:
+    """Whether ``X`` is a DataFrame."""
+    return hasattr(X, "columns") and hasattr(X, "iloc")
 
 
 def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
@@ -80,7 +90,8 @@ def category_columns(categories: UnplacedCategories, X: Any) -> tuple[str, ...]:
         if len(marked) == len(lists):
             return tuple(marked)
         if not marked:
-            values = [{value for value in X.iloc[:, index].tolist() if value == value} for index in range(len(names))]
+            columns = [X.iloc[:, index] for index in range(len(names))]
+            values = [set(column[column.notna()].tolist()) for column in columns]
             only = placement([[bool(column) and column <= set(known) for column in values] for known in lists])
             if only is not None:
                 return tuple(names[index] for index in only)
@@ -109,16 +120,19 @@ def specs_of(tensors: list[Tensor]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(t.name, t.datatype, (-1, *t.array.shape[1:])) for t in tensors)
 
 
+def described(specs: tuple[TensorSpec, ...], X: Any) -> tuple[TensorSpec, ...]:
+    """Return the specifications with what a DataFrame ``X`` says about its columns."""
+    if not is_frame(X):
+        return specs
+    columns = {str(name): series.column(X.iloc[:, index]) for index, name in enumerate(X.columns)}
+    return tuple(msgspec.structs.replace(spec, column=columns.get(spec.name)) for spec in specs)
+
+
 def missing(array: Array) -> Array:
     """Return True where a value is missing (NaN or None), in the shape of ``array``."""
-    result: Array = np.isnan(array) if array.dtype.kind == "f" else _missing_objects(array)
-    return result
-
-
-def _missing_objects(array: Array) -> Array:
-    if array.dtype != object:
-        return np.zeros(array.shape, dtype=bool)
-    return np.array([is_missing(value) for value in array.ravel()], dtype=bool).reshape(array.shape)
+    if array.dtype.kind == "f":
+        return np.asarray(np.isnan(array))
+    return missing_objects(array) if array.dtype == object else np.zeros(array.shape, dtype=bool)
 
 
 def _narrowed(column: Array) -> Array:
@@ -136,7 +150,7 @@ def _column(name: str, values: Array) -> Tensor:
 def _texts(values: Array) -> Array:
     """Return texts with None in place of every missing one, as requests have them."""
     texts: Array = values.astype(object)
-    texts[missing(texts)] = None
+    texts[missing_objects(texts)] = None
     return texts
 
 
@@ -158,6 +172,8 @@ def _by_name(names: list[str], X: Any) -> dict[str, Array]:
 
 def _cast(spec: TensorSpec, array: Array) -> Tensor:
     try:
+        if array.dtype == object and spec.datatype.startswith("FP"):
+            array = np.where(missing_objects(array), np.nan, array)
         cast: Array = array.astype(DTYPES[spec.datatype])
         return Tensor(spec.name, spec.datatype, _texts(cast) if spec.datatype == "BYTES" else cast)
     except (TypeError, ValueError):

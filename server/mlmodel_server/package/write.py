@@ -9,20 +9,22 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
 from mlmodel_server import manifest
 from mlmodel_server.compile import compilable, compile_in_child
-from mlmodel_server.engine.model import Model
+from mlmodel_server.engine import selftest
+from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.engine.selftest import SEVERAL_ROWS
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
-from mlmodel_server.loading.load import placed
+from mlmodel_server.loading.load import load, placed
+from mlmodel_server.loading.sources import Memory
 from mlmodel_server.loading.trust import open_model
 from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
 from mlmodel_server.package import documents
@@ -30,13 +32,24 @@ from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
 from mlmodel_server.package.outputs import Wanted, answers, of_estimator, wanted
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.scores import scores
-from mlmodel_server.package.table import category_columns, missing, specs_of, tensors_as_given, tensors_for, tensors_of
+from mlmodel_server.package.table import (
+    category_columns,
+    described,
+    missing,
+    specs_of,
+    tensors_as_given,
+    tensors_for,
+    tensors_of,
+)
+from mlmodel_server.package.ways import Way, ways_of, with_missing
 from mlmodel_server.protocol.v2 import tensor_json
-from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of
+from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of, elements, is_missing
 
 GOLDEN_ROWS = 12
 GOLDEN_WIDTH = 1000
 """Maximum numbers per row of an output in the golden examples."""
+GOLDEN_MISSING = 4
+"""How many of these have a missing value, if some rows of X do."""
 
 COMPARED_ROWS = 5000
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
@@ -54,6 +67,7 @@ def save(
     compile: bool = True,
     method: str = "",
     outputs: Sequence[str] | None = None,
+    extra_columns: Literal["refuse", "ignore"] = "refuse",
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
@@ -65,7 +79,11 @@ def save(
     by name) and ``y`` ([rows], or None) should be held-out rows. From them come the metrics, the golden examples (12
     rows and the model's predictions) and the reference profile. ``format`` and ``compress`` apply to scikit-learn;
     other models are saved in their own format. ``compile`` adds the model compiled to ONNX if that is faster and gives
-    the same predictions, so that a server starts and responds sooner. The same arguments give the same bytes.
+    the same predictions, so that a server starts and responds sooner. ``extra_columns`` says what a server does with a
+    column that the model does not have: it rejects the request, or ignores the column. The same arguments give the same
+    bytes.
+
+    A model that was fitted on a DataFrame gets a DataFrame with these dtypes, unless it answers the same on an array.
 
     For a pipeline that begins with a vectorizer, ``X`` is a list, an array or a Series of texts, or a list of
     dictionaries. ``method`` is the method of scikit-learn whose answer a request gets that names no output; "" is
@@ -77,7 +95,16 @@ def save(
     """
     directory = Path(path)
     files = build(
-        model, X, y, format=format, compress=compress, version=version, compile=compile, method=method, outputs=outputs
+        model,
+        X,
+        y,
+        format=format,
+        compress=compress,
+        version=version,
+        compile=compile,
+        method=method,
+        outputs=outputs,
+        extra_columns=extra_columns,
     )
     directory.mkdir(parents=True, exist_ok=True)
     for stale in _written_before(directory) - set(files):
@@ -110,33 +137,28 @@ def build(
     compile: bool = True,
     method: str = "",
     outputs: Sequence[str] | None = None,
+    extra_columns: Literal["refuse", "ignore"] = "refuse",
 ) -> dict[str, bytes]:
     """Return the files of a package by name, as :func:`save` writes them."""
     if format not in ("auto", "skops", "joblib"):
         raise UsageError(f"format is {format!r}: use 'auto', 'skops' or 'joblib'")
     if compress not in range(10):
         raise UsageError(f"compress is {compress!r}: use 0 (none) to 9 (smallest)")
+    if extra_columns not in ("refuse", "ignore"):
+        raise UsageError(f"extra_columns is {extra_columns!r}: use 'refuse' or 'ignore'")
     model = getattr(model, "best_estimator_", model)
     dumped = dump(model, X, format, compress)
-    try:
-        opened = open_model(dumped.artefact, dumped.format, strict=not dumped.trusted)
-    except RefusedModel as error:
-        raise UsageError(str(error)) from error
-    columns: tuple[str, ...] = ()
-    if opened.categories:
-        columns = category_columns(opened.categories, X)
-        opened = placed(opened.categories, columns)
-    signature, tensors = _inputs(opened, X)
+    opened, signature, tensors, arrays, columns, chosen = _as_the_library(dumped, model, X, method, outputs)
+    signature = msgspec.structs.replace(
+        signature,
+        inputs=with_missing(opened.functions, signature, tensors),
+        ignores_others=extra_columns == "ignore" and signature.layout == "columns",
+    )
+    predicted = next(iter(arrays.values()))
     labels = None if y is None else np.asarray(y)
     rows = len(tensors[0].array)
     if labels is not None and len(labels) != rows:
         raise UsageError(f"X has {rows} rows, but y has {len(labels)}: pass one label for each row")
-
-    chosen = _chosen(opened, method, outputs)
-    before = _predictions_before(dumped, model, X, chosen)
-    arrays = _compared(before, _outputs(opened, signature, tensors, chosen), chosen)
-    signature = _with_outputs(signature, tensors, arrays, chosen)
-    predicted = next(iter(arrays.values()))
     served = Model(opened.functions, signature)
     compiled, compiled_files = _compiled(opened, signature, served.table(tensors)) if compile else (None, {})
     if compiled and outputs:  # the server needs the artefact for them
@@ -147,17 +169,95 @@ def build(
         artefact=dumped.name,
         files={name: File(manifest.sha256(data), len(data)) for name, data in files.items()},
         signature=signature,
-        golden=_golden(served, tensors, predicted),
+        golden=_golden(served, tensors, list(arrays.values())),
         task=opened.task,
         version=version,
         libraries=_libraries(dumped),
         metrics={} if labels is None or (chosen and PREDICT not in arrays) else _scores(opened.task, labels, predicted),
-        profile=profile([tensor for tensor in tensors if tensor.array.ndim <= 2]),
+        profile=profile(_profiled(signature, tensors)),
         predictions=predictions(opened.task, predicted) if PREDICT in arrays or not chosen else {},
         compiled=compiled,
         categories=columns,
     )
-    return {**files, MANIFEST: content.to_bytes()}
+    files[MANIFEST] = content.to_bytes()
+    _check_as_a_server(files, dumped)
+    return files
+
+
+class _Served(NamedTuple):
+    """A model as a server opens it, ``tensors`` as its inputs, and its outputs for them by name. ``categories`` are the
+    inputs with categories, if the artefact does not say which these are; ``chosen`` the methods behind the outputs."""
+
+    opened: Opened
+    signature: Signature
+    tensors: list[Tensor]
+    arrays: dict[str, Array]
+    categories: tuple[str, ...]
+    chosen: Wanted | None = None
+
+
+def _as_the_library(dumped: Dumped, model: Any, X: Any, method: str, outputs: Sequence[str] | None) -> _Served:
+    """Return the model in the first way in which it answers as the library does.
+
+    Raise :class:`UsageError` if there is none.
+    """
+    before: dict[str, Array] | None = None
+    reason = UsageError("")
+    for way in ways_of(dumped.estimator, X):
+        try:
+            served = _opened(dumped, X, way)
+            chosen = _chosen(served.opened, method, outputs)
+            before = _predictions_before(dumped, model, X, chosen) if before is None else before
+            arrays = _outputs(served.opened, served.signature, served.tensors, chosen)
+            arrays = _compared(before, arrays, chosen)
+            signature = _with_outputs(served.signature, served.tensors, arrays, chosen)
+            return served._replace(signature=signature, arrays=arrays, chosen=chosen)
+        except UsageError as error:
+            reason = error
+    raise reason
+
+
+def _opened(dumped: Dumped, X: Any, way: Way) -> _Served:
+    try:
+        signature: Signature | None = None
+        if way.frame:
+            _, tensors = tensors_of(X)
+            signature = Signature("columns", described(specs_of(tensors), X), (), frame=True)
+            unknown = [spec.name for spec in signature.inputs if spec.column is None]
+            if unknown:
+                raise UsageError(
+                    f"column {unknown[0]!r} of X has the dtype {str(X.dtypes[unknown[0]])[:40]}, which a server cannot "
+                    "make: convert it to numbers, text or dates of pandas, and fit again"
+                )
+        strict = not dumped.trusted
+        frame = signature.inputs if signature else ()
+        opened = open_model(dumped.artefact, dumped.format, strict=strict, frame=frame)
+        columns: tuple[str, ...] = ()
+        if opened.categories:
+            columns = category_columns(opened.categories, X)
+            opened = placed(opened.categories, columns)
+    except RefusedModel as error:
+        raise UsageError(str(error)) from error
+    if signature is not None and opened.signature is not None:
+        return _Served(opened, msgspec.structs.replace(signature, classes=opened.signature.classes), tensors, {}, ())
+    signature, tensors = _inputs(opened, X, way)
+    return _Served(opened, signature, tensors, {}, columns)
+
+
+def _check_as_a_server(files: dict[str, bytes], dumped: Dumped) -> None:
+    """Raise :class:`UsageError` if a server would not open the package, or would fail its self-test."""
+    try:
+        loaded = load(Memory(files), trust="unsafe" if dumped.trusted else "strict", allow_unsafe=dumped.trusted)
+        assert loaded.manifest is not None
+        selftest.run(model_of(loaded.opened, loaded.manifest), loaded.manifest.golden)
+    except RefusedModel as error:
+        raise UsageError(f"a server would reject the package ({error})") from None
+
+
+def _profiled(signature: Signature, tensors: list[Tensor]) -> list[Tensor]:
+    """Return the inputs whose distribution a server watches. Those of dates change every day."""
+    are_dates = {spec.name for spec in signature.inputs if spec.column and spec.column.format}
+    return [tensor for tensor in tensors if tensor.array.ndim <= 2 and tensor.name not in are_dates]
 
 
 def _compiled(opened: Opened, signature: Signature, table: Table) -> tuple[Compiled | None, dict[str, bytes]]:
@@ -173,17 +273,21 @@ def _compiled(opened: Opened, signature: Signature, table: Table) -> tuple[Compi
     return Compiled(COMPILED, verdict.reason, verdict.rows, decisive), {COMPILED: onnx}
 
 
-def _inputs(opened: Opened, X: Any) -> tuple[Signature, list[Tensor]]:
+def _inputs(opened: Opened, X: Any, way: Way) -> tuple[Signature, list[Tensor]]:
     """Return the signature of the inputs, with the outputs that the artefact declares, and ``X`` as these inputs."""
     if opened.rows != "table":
         assert opened.signature is not None
         return opened.signature, documents.tensors_of(opened.rows, opened.signature, X)
     if opened.estimator is not None:  # X has the names and types of the columns
         layout: Literal["columns", "matrix", "tensors"]
-        layout, tensors = tensors_of(X)
-        return Signature(layout, specs_of(tensors), (), opened.signature.classes if opened.signature else ()), tensors
+        layout, tensors = tensors_of(X, integers=way.integers)
+        inputs = described(specs_of(tensors), X)
+        return Signature(layout, inputs, (), opened.signature.classes if opened.signature else ()), tensors
     if opened.signature is not None:
-        return opened.signature, tensors_for(opened.signature, X)
+        inputs = opened.signature.inputs
+        if opened.signature.layout == "columns":
+            inputs = described(inputs, X)
+        return msgspec.structs.replace(opened.signature, inputs=inputs), tensors_for(opened.signature, X)
     tensors = tensors_as_given(X)
     inputs = specs_of(tensors)
     return Signature(layout_of(inputs), inputs, ()), tensors
@@ -230,7 +334,7 @@ def _compared(before: dict[str, Array], after: dict[str, Array], chosen: Wanted 
         elif chosen is None or chosen.must_have(name, list(after)):
             raise UsageError(
                 f"the server would return another {name} for X than the model itself does, and so rejects the "
-                "model: save a model that was fitted on columns of numbers, texts or categories"
+                "model: save a model that was fitted on columns of numbers, texts, categories or dates"
             )
     return found
 
@@ -275,7 +379,7 @@ def _with_outputs(
         for name, array in arrays.items()
     )
     default = chosen.default(list(arrays)) if chosen else ()
-    return Signature(signature.layout, signature.inputs, outputs, signature.classes, default)
+    return msgspec.structs.replace(signature, outputs=outputs, default=default)
 
 
 def _scores(task: str, labels: Array, predicted: Array) -> dict[str, Any]:
@@ -291,33 +395,84 @@ def _same(before: Array, after: Array) -> bool:
     return np.array_equal(before, after)
 
 
-def _golden(model: Model, tensors: list[Tensor], predicted: Array) -> Golden:
-    """Return examples without missing values, spread evenly over the predictions so that they include every class. If
-    ``tensors`` have no rows, return all of them."""
+def _spread(tensors: list[Tensor], outputs: list[Array]) -> Array:
+    """Return rows that are spread evenly over the predictions, so that they include every class: complete ones first,
+    then some with a missing value."""
+    rows = len(outputs[0])  # some methods are asked for the first rows only
+    complete = ~np.logical_or.reduce([missing(t.array[:rows]).reshape(rows, -1).any(axis=1) for t in tensors])
+    keys = outputs[0].reshape(rows, -1)[:, 0]
+    order = np.argsort(keys.astype(str) if keys.dtype == object else keys, kind="stable")
+    finite = np.logical_and.reduce(
+        [_is_finite(output) for output in outputs if len(output) == rows]
+    )  # JSON has no other answers
+    whole, partly = order[(complete & finite)[order]], order[(~complete & finite)[order]]
+    if not len(whole) + len(partly):
+        raise UsageError("the model returns NaN or infinity for every row of X, which JSON cannot contain: pass others")
+    few = min(GOLDEN_MISSING if len(whole) else GOLDEN_ROWS, len(partly))
+    return np.concatenate([_evenly(whole, GOLDEN_ROWS - few), _evenly(partly, few)])
+
+
+def _evenly(rows: Array, count: int) -> Array:
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)])
+
+
+def _is_finite(output: Array) -> Array:
+    """Return for each row whether no number of an output is NaN or infinite."""
+    rows = len(output)
+    if output.dtype.kind != "f":
+        return np.ones(rows, bool)
+    return np.asarray(np.isfinite(output).reshape(rows, -1).all(axis=1))
+
+
+def _golden(model: Model, tensors: list[Tensor], outputs: list[Array]) -> Golden:
+    """Return examples. If ``tensors`` have no rows, return all of them."""
     examples = tensors
     if model.batchable:
-        complete = ~np.logical_or.reduce([missing(t.array).reshape(len(t.array), -1).any(axis=1) for t in tensors])
-        keys = predicted.reshape(len(predicted), -1)[:, 0]
-        order = np.argsort(keys.astype(str) if keys.dtype == object else keys, kind="stable")
-        candidates = order[complete[order]]
-        if not len(candidates):
-            raise UsageError("every row of X has a missing value, which JSON cannot contain: pass some complete rows")
-        spread = np.linspace(0, len(candidates) - 1, min(GOLDEN_ROWS, len(candidates))).round().astype(int)
-        examples = [Tensor(t.name, t.datatype, t.array[candidates[spread]]) for t in tensors]
+        rows = _spread(tensors, outputs)
+        examples = [Tensor(t.name, t.datatype, t.array[rows]) for t in tensors]
     names = [spec.name for spec in model.signature.outputs if prod(spec.shape[1:]) <= GOLDEN_WIDTH]
     try:
         response = model.infer(InferRequest(None, examples, names))
-        outputs = tuple(tensor_json(tensor) for tensor in response.outputs if tensor.name in names)
+        together = [tensor for tensor in response.outputs if tensor.name in names and _is_finite(tensor.array).all()]
+        answers = tuple(tensor_json(tensor) for tensor in together)
     except ModelFailure as error:
         raise UsageError(f"{error}: pass rows like those that it was fitted on") from error
     except MLModelError as error:
         raise UsageError(f"X is not a valid request ({error})") from error
     if model.batchable:
+        _check_alone(model, examples, together)
+    return Golden(tuple(_request_json(tensor) for tensor in examples), answers)
+
+
+def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -> None:
+    """Raise :class:`UsageError` unless the model answers a row alone as with others; that of a model which computes
+    with a DataFrame may depend on all rows of a request."""
+    names = [tensor.name for tensor in together]
+    for row in range(len(examples[0].array) if model.signature.frame else 1):
         try:
-            model.infer(InferRequest(None, [Tensor(t.name, t.datatype, t.array[:1]) for t in examples], names))
+            alone = model.infer(
+                InferRequest(None, [Tensor(t.name, t.datatype, t.array[row : row + 1]) for t in examples], names)
+            )
         except ModelFailure as error:
             raise UsageError(f"{SEVERAL_ROWS} ({error})") from error
-    return Golden(tuple(tensor_json(tensor) for tensor in examples), outputs)
+        for one, all_rows in zip(alone.outputs, together, strict=True):
+            if model.signature.frame and not _same(all_rows.array[row : row + 1], one.array):
+                raise UsageError(
+                    f"the {one.name} of a row depends on the other rows of its request, which a server joins with "
+                    "others: replace the function that computes with several rows, such as a mean or a rank"
+                )
+
+
+def _request_json(tensor: Tensor) -> dict[str, Any]:
+    """Return a tensor as JSON of a request, which has null for a missing value."""
+    array = tensor.array
+    data = array.ravel().tolist() if array.dtype == object else elements(array)
+    return {
+        "name": tensor.name,
+        "shape": list(array.shape),
+        "datatype": tensor.datatype,
+        "data": [None if is_missing(value) else value for value in data],
+    }
 
 
 def _libraries(dumped: Dumped) -> dict[str, str]:

@@ -5,11 +5,12 @@ const JSON_NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
 /** A field for one value. `text()` returns it as JSON; an invalid number is sent as text, and the server rejects it. */
 class Field {
-  constructor(input, name, value, profile, id) {
+  constructor(input, name, value, profile, column, id) {
     this.input = input;
     this.name = name;
     this.kind = input.datatype === "BYTES" ? "text" : input.datatype === "BOOL" ? "flag" : "number";
     this.example = value;
+    this.column = column ?? {};
     this.profile = profile ?? {};
     this.control = element("input", { id, autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-hint ${id}-wrong` });
     this.hint = element("p", { id: `${id}-hint`, class: "hint" });
@@ -33,7 +34,7 @@ class Field {
 
   reset() {
     if (this.kind === "flag") this.control.checked = this.example;
-    else this.control.value = String(this.example);
+    else this.control.value = String(this.example ?? "");
     this.clear();
     this.compare();
   }
@@ -52,21 +53,27 @@ class Field {
     return this.control.value.trim();
   }
 
+  /** Whether the field is empty and stands for a missing value. An empty text is a text, unless it must be a date. */
+  get isMissing() {
+    return this.value === "" && (this.kind === "number" || this.column.format || this.example === null) && Boolean(this.column.missing);
+  }
+
   get isInvalid() {
-    return this.kind === "number" && !JSON_NUMBER.test(this.value);
+    return this.kind === "number" && !this.isMissing && !JSON_NUMBER.test(this.value);
   }
 
   text() {
     if (this.kind === "flag") return String(this.control.checked);
+    if (this.isMissing) return "null";
     return this.kind === "text" || this.isInvalid ? JSON.stringify(this.kind === "text" ? this.control.value : this.value) : this.value;
   }
 
   /** Shows the range of the training data, and whether the value is outside. */
   compare() {
     const { min, max, values, others } = this.profile;
-    let hint = "", outside = false;
+    let hint = this.column.format ?? "", outside = false;
     if (this.kind === "number" && min !== undefined) {
-      outside = !this.isInvalid && (Number(this.value) < min || Number(this.value) > max);
+      outside = !this.isInvalid && !this.isMissing && (Number(this.value) < min || Number(this.value) > max);
       hint = outside ? `outside the training data: ${number(min)} to ${number(max)}` : `${number(min)} to ${number(max)}`;
     } else if (this.kind === "text" && values) {
       outside = !others && !Object.hasOwn(values, this.control.value);
@@ -138,6 +145,7 @@ const form = {
   /** Creates the fields from the metadata of the model, its example and its training profile. */
   make(metadata, example, profile) {
     this.inputs = example.inputs.map((input) => ({ ...input, data: [input.data].flat(Infinity).map((value) => shortest(value, input.datatype)) }));
+    const columns = Object.fromEntries(metadata.inputs.map(({ name, column }) => [name, column]));
     const named = metadata.outputs.map(({ name }) => name);
     this.outputs = named.includes("predict") ? named.filter((name) => ["predict", "predict_proba", "contributions"].includes(name)) : [];
     const values = this.inputs.reduce((sum, { data }) => sum + data.length, 0);
@@ -146,7 +154,7 @@ const form = {
       : this.inputs.flatMap((input, place) => input.data.map((value, index) => {
           const plain = input.data.length === 1 && (input.shape.length === 1 || !Object.hasOwn(profile, `${input.name}[0]`));
           const name = plain ? input.name : `${input.name}[${index}]`;
-          return new Field(input, name, value, profile[name], `field-${place}-${index}`);
+          return new Field(input, name, value, profile[name], columns[input.name], `field-${place}-${index}`);
         }));
     $("fields").replaceChildren(...this.fields.map((field) => field.element));
     const known = Object.keys(profile).length > 0;
@@ -199,7 +207,7 @@ const form = {
 
 /** Returns a value of the example with as few digits as its datatype needs: 5.1, not 5.099999904632568. */
 const shortest = (value, datatype) =>
-  datatype === "FP32" ? [7, 8, 9].map((digits) => Number(value.toPrecision(digits))).find((short) => Math.fround(short) === Math.fround(value)) : value;
+  datatype === "FP32" && value !== null ? [7, 8, 9].map((digits) => Number(value.toPrecision(digits))).find((short) => Math.fround(short) === Math.fround(value)) : value;
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 

@@ -110,6 +110,8 @@ def _grpc(serving: Serving, host: str) -> Iterator[str]:
     fields = [_GRPC_FIELDS.get(tensor["datatype"]) for tensor in request["inputs"]]
     if not fields or None in fields:  # FP16 has no typed field: it is sent as raw bytes
         return
+    if any(None in tensor["data"] for tensor in request["inputs"]):  # gRPC has no missing text
+        return
     message = {
         "model_name": serving.name,
         "inputs": [
@@ -135,12 +137,19 @@ def _encoded(tensor: Mapping[str, Any]) -> list[Any]:
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:
-    descriptions = {float: "numbers", int: "integers", bool: "true or false", str: "text"}
     rows = [
-        (escape(spec.name), f"<code>{spec.datatype}</code>, {descriptions[kind(spec.datatype)]}", str(list(spec.shape)))
+        (escape(spec.name), f"<code>{spec.datatype}</code>, {escape(_described(spec))}", str(list(spec.shape)))
         for spec in specs
     ]
     return _table(("name", "type", "shape"), rows)
+
+
+def _described(spec: TensorSpec) -> str:
+    what = {float: "numbers", int: "integers", bool: "true or false", str: "text"}[kind(spec.datatype)]
+    if spec.column is None:
+        return what
+    what = f"dates as {spec.column.format}" if spec.column.format else what
+    return f"{what}; null is a missing value" if spec.column.missing else what
 
 
 def _paths(openapi: Mapping[str, Any]) -> str:

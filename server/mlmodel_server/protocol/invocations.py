@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from math import isinf
+import re
+from math import inf, isinf
 from typing import Any
 
 from mlmodel_server.errors import RequestError
@@ -21,6 +22,7 @@ MISSING = frozenset(
 )  # fmt: skip
 """Cells that are missing values, quoted or not: those of ``pandas.read_csv``, which MLflow's server calls."""
 
+_INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
@@ -56,7 +58,8 @@ def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
     except (UnicodeDecodeError, csv.Error):
         raise RequestError("the body is not CSV in UTF-8: send a line of names and a line for each row") from None
     header, *cells = [line for line in lines if line] or [[]]
-    if not header or all(map(_is_number, header)):
+    names = {spec.name for spec in specs}
+    if not header or (all(map(_is_number, header)) and not names.issuperset(header)):
         raise RequestError("the first line of the CSV must be the names of the features")
     kinds = {spec.name: kind(spec.datatype) for spec in specs}
     # Columns of a model with one input may have any names. For other models, rows.table rejects unknown names.
@@ -73,18 +76,20 @@ def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
 
 
 def _value(text: str, element: type, row: int, name: str) -> Any:
-    """Return the value of a cell; None if it is missing, of a text or of a floating-point number."""
+    """Return the value of a cell; None if it is missing. Of a column of integers or booleans it may be another number,
+    which is checked like one in JSON."""
     if element is str:
         return None if text in MISSING else text
-    if element is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if element is float and (not text.strip() or text.strip() in MISSING):
+    text = text.strip()
+    if text in MISSING:
         return None
+    if text in ("true", "false", "True", "False", "TRUE", "FALSE"):
+        return text.lower() == "true"
     try:
-        number = element(text)
+        number = int(text) if element is int and _INTEGER.fullmatch(text) else float(text)
     except ValueError:
-        number = None
-    if element is bool or number is None or "_" in text or (element is float and isinf(number)):
+        number = inf
+    if "_" in text or isinf(number):
         expected = {float: "a number", int: "an integer", bool: "true or false"}[element]
         raise RequestError(f"row {row}: feature {quoted(name)} must be {expected}")
     return number

@@ -2,13 +2,13 @@
 
 Every format of rows ends here. The simplest is a plain JSON object such as ``{"age": 4, "city": "Rome"}``, or an array
 of such objects. A feature is one input of the model: a value in each row, or an array of values for an input of more
-dimensions. Values are never coerced between kinds, as in v2; ``null`` is a missing value: NaN among floating-point
-numbers, None among texts, and invalid for other inputs. Errors count rows from 0.
+dimensions. Text is never a number, nor a number text; ``true`` is 1 and 30.0 is 30, where nothing is lost. ``null`` is
+a missing value: NaN among floating-point numbers, None among texts, and None among integers and booleans that may be
+missing. Errors count rows from 0.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -17,18 +17,40 @@ import msgspec
 import numpy as np
 
 from mlmodel_server.errors import RequestError
+from mlmodel_server.manifest import Signature
 from mlmodel_server.protocol import jsonbody
-from mlmodel_server.tensors import DTYPES, Array, InferRequest, Tensor, TensorSpec, kind, quoted, reject_duplicates
+from mlmodel_server.tensors import (
+    DTYPES,
+    Array,
+    InferRequest,
+    Tensor,
+    TensorSpec,
+    kind,
+    missing_texts,
+    quoted,
+    reject_duplicates,
+)
 
 Specs = Sequence[TensorSpec]
+
+
+class Inputs(tuple[TensorSpec, ...]):
+    """The inputs of a model that ignores columns which it does not have."""
+
+    __slots__ = ()
+
+
+def specs_of(signature: Signature) -> Specs:
+    """Return the inputs of a model, as the functions of this module take them."""
+    return Inputs(signature.inputs) if signature.ignores_others else signature.inputs
+
 
 _ONE = {float: "a number", int: "an integer", bool: "true or false", str: "text"}
 _MANY = {float: "numbers", int: "integers", bool: "booleans", str: "texts"}
 _SENT = {
-    "float": "a floating-point number", "int": "a number", "bool": "a boolean", "str": "text", "null": "null",
-    "array": "an array", "object": "an object",
+    float: "a floating-point number", int: "a number", bool: "a boolean", str: "text", type(None): "null",
+    list: "an array", dict: "an object",
 }  # fmt: skip
-_MISFIT = re.compile(r".*?(?:got `(\w+)`)?(?: - at `\$\[(\d+)\].*`)?", re.DOTALL)
 
 
 def decode(body: bytes, specs: Specs) -> InferRequest:
@@ -108,7 +130,7 @@ def _check_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
     """Raise :class:`RequestError` when ``given`` lacks a feature or has an unknown one."""
     known = {spec.name for spec in specs}
     unknown = [name for name in given if name not in known]
-    if unknown:
+    if unknown and not isinstance(specs, Inputs):
         raise RequestError(f"{where}unknown feature {quoted(unknown[0])}; the model has {_listed(specs)}")
     missing = [spec.name for spec in specs if spec.name not in given]
     if missing:
@@ -136,10 +158,12 @@ def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
     element = kind(datatype)
     try:
         checked = msgspec.convert(values, _type(element, 1 + len(inner)))
-    except msgspec.ValidationError as error:
-        raise RequestError(_misfit(str(error), name, element, len(inner))) from None
+    except msgspec.ValidationError:
+        checked = None
     try:
-        array: Array = np.array(checked, DTYPES[datatype])
+        if checked is None:
+            checked = [_converted(value, spec, row, len(inner)) for row, value in enumerate(values)]
+        array = _array(checked, datatype)
     except OverflowError:
         raise RequestError(f"feature {name} holds a number outside the range of {datatype}") from None
     except ValueError:
@@ -154,8 +178,43 @@ def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
     return Tensor(spec.name, datatype, array)
 
 
-def _misfit(message: str, name: str, element: type, depth: int) -> str:
-    match = _MISFIT.fullmatch(message)
-    row = f"row {match[2]}: " if match and match[2] else ""
-    instead = f", not {_SENT.get(match[1], match[1])}" if match and match[1] else ""
-    return f"{row}feature {name} must be {f'an array of {_MANY[element]}' if depth else _ONE[element]}{instead}"
+def _converted(value: Any, spec: TensorSpec, row: int, depth: int) -> Any:
+    """Return nested lists with each value in the kind of the spec, if it stays the same number.
+
+    Raise :class:`RequestError` if a value of another kind would change.
+    """
+    element = kind(spec.datatype)
+    if depth:
+        if isinstance(value, list):
+            return [_converted(inner, spec, row, depth - 1) for inner in value]
+    elif isinstance(value, element) or (value is None and (element in (float, str) or spec.is_nullable)):
+        return int(value) if isinstance(value, bool) and element is int else value
+    elif element is not str and isinstance(value, (bool, int, float)) and _is_exact(value, element):
+        return element(value)
+    raise RequestError(_misfit(value, spec, row, len(spec.shape) - 1))
+
+
+def _is_exact(value: Any, element: type) -> bool:
+    """Whether a number stays the same as one of this type: neither a fraction nor an infinite number is an integer."""
+    return element is float or (value - value == 0 and element(value) == value)
+
+
+def _array(checked: list[Any], datatype: str) -> Array:
+    """Return an array of the datatype; of objects if it has integers or booleans of which some are missing."""
+    dtype = DTYPES[datatype]
+    if dtype.kind in "fO":
+        return np.array(checked, dtype)
+    array: Array = np.array(checked, object)
+    missing = missing_texts(array)
+    if not missing.any():
+        return np.array(checked, dtype)
+    np.array(array[~missing].tolist(), dtype)  # raises OverflowError
+    return array
+
+
+def _misfit(value: Any, spec: TensorSpec, row: int, depth: int) -> str:
+    element = kind(spec.datatype)
+    must_be = f"an array of {_MANY[element]}" if depth else _ONE[element]
+    if spec.column is not None and spec.column.format:
+        must_be = f"a date as text in {spec.column.format}"
+    return f"row {row}: feature {quoted(spec.name)} must be {must_be}, not {_SENT[type(value)]}"

@@ -2,13 +2,15 @@
 
 Source: github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and its extension
 for binary tensor data. Data may be flat or nested, row-major. Elements are never coerced between kinds: neither a
-string nor a boolean is a number, and 1.5 is not an integer. JSON has no NaN, and null is not an element. In a request,
-an optional field may also be null; a response has no null.
+string nor a boolean is a number, and 1.5 is not an integer, though 30.0 is. JSON has no NaN: null is a missing element,
+NaN among floating-point numbers and else None. In a request, an optional field may be null too; a response has no null.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from math import prod
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union
 
@@ -55,18 +57,19 @@ class _Input(msgspec.Struct):
     data: Any = msgspec.UNSET
 
 
-# One class for each datatype, selected by it, so that msgspec checks the elements while it parses them.
-_INPUTS = tuple(
-    msgspec.defstruct(
-        datatype,
-        [("data", _nested(kind(datatype)) | msgspec.UnsetType, msgspec.UNSET)],
-        bases=(_Input,),
-        namespace={"datatype": datatype},
-        tag_field="datatype",
-        tag=datatype,
+def _inputs(element: Callable[[type], Any]) -> tuple[type, ...]:
+    """Return a class for each datatype, selected by it, so that msgspec checks the elements while it parses them."""
+    return tuple(
+        msgspec.defstruct(
+            datatype,
+            [("data", _nested(element(kind(datatype))) | msgspec.UnsetType, msgspec.UNSET)],
+            bases=(_Input,),
+            namespace={"datatype": datatype},
+            tag_field="datatype",
+            tag=datatype,
+        )
+        for datatype in DTYPES
     )
-    for datatype in DTYPES
-)
 
 
 class OutputJson(msgspec.Struct):
@@ -117,7 +120,13 @@ class _Heads(msgspec.Struct):
     inputs: list[_Head]
 
 
-_decoder: msgspec.json.Decoder[InferRequestJson[_Input]] = msgspec.json.Decoder(InferRequestJson[Union[_INPUTS]])  # type: ignore[valid-type]  # noqa: UP007
+def _decoder_of(element: Callable[[type], Any]) -> msgspec.json.Decoder[InferRequestJson[_Input]]:
+    return msgspec.json.Decoder(InferRequestJson[Union[_inputs(element)]])  # type: ignore[misc]  # noqa: UP007
+
+
+_decoder = _decoder_of(lambda kind: kind)
+_decoder_of_missing = _decoder_of(lambda kind: kind | float | None if kind is int else kind | None)
+"""For what few requests have, null and 30.0: it costs the others nothing."""
 _encoder = msgspec.json.Encoder()
 _IN_INPUT = re.compile(r"(.*) - at `\$\.inputs\[(\d+)\]\.?(.*)`", re.DOTALL)
 
@@ -132,7 +141,7 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
     try:
         sent = _decoder.decode(head)
     except msgspec.ValidationError as error:
-        raise RequestError(_misfit(str(error), head)) from None
+        sent = _with_missing(head, error)
     except jsonbody.DECODE_ERRORS as error:
         jsonbody.reject(error, head)
     if not sent.inputs:
@@ -150,6 +159,41 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
     for name, own in of_outputs.items():
         parameters.check_output(name, own)
     return InferRequest(sent.id, inputs, names, sent.parameters or NO_PARAMETERS, of_outputs)
+
+
+def _with_missing(head: bytes | memoryview, strict: msgspec.ValidationError) -> InferRequestJson[_Input]:
+    """Parse a request that has a missing element, or an integer such as 30.0. Raise :class:`RequestError` for others,
+    with the ``strict`` error."""
+    try:
+        sent = _decoder_of_missing.decode(head)
+    except jsonbody.DECODE_ERRORS:
+        raise RequestError(_misfit(str(strict), head)) from None
+    for tensor in sent.inputs:
+        if tensor.data is not msgspec.UNSET and not tensor.datatype.startswith("FP"):
+            tensor.data = _exact(tensor)
+    return sent
+
+
+def _exact(sent: _Input) -> Array:
+    """Return the integers, booleans or texts of an input: as objects, with None, if one is missing."""
+    name, datatype = quoted(sent.name), sent.datatype
+    array: Array = np.empty(0, object)
+    with suppress(ValueError):  # rows of several lengths
+        array = np.array(sent.data, object)
+    values = array.ravel().tolist()
+    if any(isinstance(value, list) for value in values) or (sent.data and not values):
+        raise RequestError(f"input {name}: the rows in data differ in length")
+    if any(isinstance(value, float) and not value.is_integer() for value in values):
+        raise RequestError(f"input {name}: data of the datatype {datatype} must be integers, and one is a fraction")
+    exact = [int(value) if isinstance(value, float) else value for value in values]
+    try:
+        typed = np.array([value for value in exact if value is not None], DTYPES[datatype])
+    except OverflowError:
+        raise RequestError(f"input {name}: data holds a number outside the range of {datatype}") from None
+    if len(typed) == len(exact):
+        return typed.reshape(array.shape)
+    array.ravel()[:] = exact
+    return array
 
 
 def _head(body: bytes, length: int) -> memoryview:
@@ -187,14 +231,16 @@ def _tensor(sent: _Input) -> Tensor:
             raise RequestError(f"input {quoted(name)}: binary data requires the header Inference-Header-Content-Length")
         raise RequestError(f"input {quoted(name)}: data is missing")
     try:
-        array: Array = np.array(data, DTYPES[datatype])
-        if datatype == "BYTES":
+        array: Array = data if isinstance(data, np.ndarray) else np.array(data, DTYPES[datatype])
+        if datatype == "BYTES" and array is not data:
             "".join(array.ravel().tolist())  # TypeError: when rows differ in length, numpy keeps lists as elements
     except OverflowError:
         raise RequestError(f"input {quoted(name)}: data holds a number outside the range of {datatype}") from None
     except (ValueError, TypeError):
         raise RequestError(f"input {quoted(name)}: the rows in data differ in length") from None
-    if datatype in ("FP16", "FP32") and not finite(array):  # numpy turns numbers that are too large into infinity
+    if (
+        datatype in ("FP16", "FP32") and not finite(array) and np.isinf(array).any()
+    ):  # numpy turns numbers that are too large into infinity
         raise RequestError(f"input {quoted(name)}: data holds a number outside the range of {datatype}")
     if array.shape != shape:
         if array.ndim != 1 or array.size != prod(shape):

@@ -144,9 +144,13 @@ def _object(name: str, fields: dict[str, Any]) -> Any:
 
 
 def _value(spec: TensorSpec) -> Any:
-    """Return the type of an input in one row; null is a missing number."""
+    """Return the type of an input in one row; null is a missing value."""
     element = kind(spec.datatype)
-    value: Any = float | None if element is float else element
+    value: Any = element
+    if spec.column is not None and spec.column.format:
+        value = Annotated[str, Meta(description=spec.column.format)]
+    if element is float or spec.is_nullable:
+        value = value | None
     inner = () if spec.shape[1:] == (1,) else spec.shape[1:]
     for size in reversed(inner):
         value = list[value] if size == -1 else Annotated[list[value], Meta(min_length=size, max_length=size)]

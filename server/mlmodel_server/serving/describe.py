@@ -7,15 +7,18 @@ from importlib.metadata import version as installed
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.observe.drift import MIN_ROWS
 from mlmodel_server.observe.reports import RequestReport, ScoreReport
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.tensors import ModelMetadata, quoted
+from mlmodel_server.tensors import ModelMetadata, TensorSpec, quoted
 
 SERVER = "mlmodel-server"
 EXTENSIONS = ("binary_tensor_data",)
+MAX_CATEGORIES = 100
+"""Maximum number of categories of a column in the metadata."""
 
 
 def server() -> tuple[str, str, tuple[str, ...]]:
@@ -27,13 +30,27 @@ def model(serving: Serving) -> ModelMetadata:
     """Return the metadata of the model; -1 in a shape is any number of rows."""
     signature = serving.model.signature
     properties = dict(serving.properties)
+    if signature.ignores_others:
+        properties["extra_columns"] = "ignored"
     if signature.classes:
         properties["classes"] = json.dumps(signature.classes, ensure_ascii=False)
     if signature.default:
         properties["default_outputs"] = ", ".join(signature.default)
     return ModelMetadata(
-        serving.name, (serving.version,), serving.platform, signature.inputs, signature.outputs, properties
+        serving.name,
+        (serving.version,),
+        serving.platform,
+        tuple(map(_shortened, signature.inputs)),
+        signature.outputs,
+        properties,
     )
+
+
+def _shortened(spec: TensorSpec) -> TensorSpec:
+    """Return an input without its categories if they are many."""
+    if spec.column is None or len(spec.column.categories) <= MAX_CATEGORIES:
+        return spec
+    return replace(spec, column=replace(spec.column, categories=()))
 
 
 def check(serving: Serving, model: str, version: str) -> None:
