@@ -267,7 +267,7 @@ def model_of(opened: Opened, manifest: Manifest | None) -> Model:
         if missing:
             raise RefusedModel(f"the model has no output {missing[0]}, which its package lists: save the package again")
         return _explaining(opened, manifest.signature)
-    if found is None:
+    if found is None or not found.inputs:
         raise RefusedModel(
             f"a bare {opened.format} file does not say what its inputs are: write a package with `mlmodel package`"
         )

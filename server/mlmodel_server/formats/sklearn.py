@@ -12,7 +12,7 @@ import numpy as np
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import learnt
 from mlmodel_server.formats.opened import FILLS, MATRIX, METHODS, PREDICT, PREDICT_PROBA, Opened, Table, Task
-from mlmodel_server.formats.prepare import parts, prepare
+from mlmodel_server.formats.prepare import has_own_code, parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
@@ -56,6 +56,8 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
     width = 1 if hasattr(estimator, "X_thresholds_") else getattr(estimator, "n_features_in_", None)
     if takes_texts(estimator):
         raise RefusedModel(TAKES_TEXTS)
+    if not isinstance(width, int) and hasattr(estimator, PREDICT) and has_own_code(estimator):
+        return _of_unknown_width(estimator, format)
     if not isinstance(width, int) or not hasattr(estimator, PREDICT):
         raise RefusedModel(
             "the file contains no fitted scikit-learn model with a predict method: save a fitted estimator or pipeline"
@@ -83,6 +85,16 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         task_of(prepared),
         prepared,
         example=known,
+    )
+
+
+def _of_unknown_width(estimator: Any, format: str) -> Opened:
+    """Return a model of the author's own code, which need not know its number of columns: its package does."""
+    prepared = prepare(estimator)
+    outputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in (PREDICT, PREDICT_PROBA) if hasattr(prepared, name))
+    signature = Signature("columns", (), outputs, classes_of(prepared))
+    return Opened(
+        format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, task_of(prepared), estimator=prepared
     )
 
 
@@ -132,10 +144,14 @@ def _refuse_categories(estimator: Any) -> None:
 
 
 def task_of(estimator: Any) -> Task:
-    """Return the task of the estimator, as scikit-learn declares it."""
+    """Return the task of the estimator, as scikit-learn declares it; of a class that is none of scikit-learn's, by its
+    classes."""
     from sklearn.base import is_classifier, is_regressor
 
-    return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
+    try:
+        return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
+    except AttributeError:
+        return "classification" if hasattr(estimator, "classes_") else "other"
 
 
 def _outputs(estimator: Any, width: int, known: Mapping[int, Any]) -> tuple[TensorSpec, ...]:

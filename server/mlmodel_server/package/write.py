@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +21,11 @@ from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, Usag
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
+from mlmodel_server.loading import own_code
 from mlmodel_server.loading.load import placed
 from mlmodel_server.loading.trust import open_model
 from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
+from mlmodel_server.package import fresh
 from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.scores import scores
@@ -31,6 +35,7 @@ from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, data
 
 GOLDEN_ROWS = 12
 COMPARED_ROWS = 5000
+Code = ModuleType | str | os.PathLike[str]
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
 
 
@@ -44,6 +49,7 @@ def save(
     compress: int = 3,
     version: str = "",
     compile: bool = True,
+    code: Sequence[Code] = (),
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
@@ -55,12 +61,15 @@ def save(
     by name) and ``y`` ([rows], or None) should be held-out rows. From them come the metrics, the golden examples (12
     rows and the model's predictions) and the reference profile. ``format`` and ``compress`` apply to scikit-learn;
     other models are saved in their own format. ``compile`` adds the model compiled to ONNX if that is faster and gives
-    the same predictions, so that a server starts and responds sooner. The same arguments give the same bytes.
+    the same predictions, so that a server starts and responds sooner. ``code`` are the modules of your own classes and
+    functions that the model uses: module objects, or paths of a ``.py`` file or of a package directory. The package
+    then contains their source, so a server opens it only when it is signed; it is not compiled. The same arguments give
+    the same bytes.
 
     Raise :class:`UsageError` with one sentence that says what to change.
     """
     directory = Path(path)
-    files = build(model, X, y, format=format, compress=compress, version=version, compile=compile)
+    files = build(model, X, y, format=format, compress=compress, version=version, compile=compile, code=code)
     directory.mkdir(parents=True, exist_ok=True)
     for stale in _written_before(directory) - set(files):
         (directory / stale).unlink(missing_ok=True)
@@ -90,6 +99,7 @@ def build(
     compress: int = 3,
     version: str = "",
     compile: bool = True,
+    code: Sequence[Code] = (),
 ) -> dict[str, bytes]:
     """Return the files of a package by name, as :func:`save` writes them."""
     if format not in ("auto", "skops", "joblib"):
@@ -97,8 +107,9 @@ def build(
     if compress not in range(10):
         raise UsageError(f"compress is {compress!r}: use 0 (none) to 9 (smallest)")
     model = getattr(model, "best_estimator_", model)
-    dumped = dump(model, X, format, compress)
     try:
+        sources = own_code.sources(code)
+        dumped = dump(model, X, format, compress, sources)
         opened = open_model(dumped.artefact, dumped.format, strict=not dumped.trusted)
     except RefusedModel as error:
         raise UsageError(str(error)) from error
@@ -122,7 +133,9 @@ def build(
                 "model: save a model that was fitted on columns of numbers, texts or categories"
             )
     served = Model(opened.functions, signature)
-    compiled, compiled_files = _compiled(opened, signature, served.table(tensors)) if compile else (None, {})
+    compiled, compiled_files = _compiled(opened, signature, served, tensors, compile and not sources)
+    if sources:  # what its modules compute would be known only for the rows that are compared
+        compiled = Compiled(reason="it has Python code")
     files = {**dumped.files, **compiled_files}
     content = Manifest(
         schema=manifest.SCHEMA,
@@ -139,12 +152,19 @@ def build(
         compiled=compiled,
         categories=columns,
     )
-    return {**files, MANIFEST: content.to_bytes()}
+    files[MANIFEST] = content.to_bytes()
+    if sources:
+        fresh.check(files)
+    return files
 
 
-def _compiled(opened: Opened, signature: Signature, table: Table) -> tuple[Compiled | None, dict[str, bytes]]:
-    """Return the result of compiling the model, and the file if the compiled model is faster and the same."""
+def _compiled(
+    opened: Opened, signature: Signature, served: Model, tensors: list[Tensor], wanted: bool
+) -> tuple[Compiled | None, dict[str, bytes]]:
+    """Return the result of compiling the model if it is wanted, and the file if the compiled model is faster and the
+    same."""
     source = opened.estimator if opened.booster is None else opened.booster
+    table: Table = served.table(tensors) if wanted else {}
     if source is None or not isinstance(table, np.ndarray):
         return None, {}
     verdict, onnx = compile_in_child(source, signature, table[:COMPARED_ROWS], functions=opened.functions)
