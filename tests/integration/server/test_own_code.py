@@ -35,7 +35,7 @@ print(json.dumps([model.predict(X).tolist(), model.predict_proba(X).tolist()]))
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    """A package that a script has saved in a process of its own, and its predictions there."""
+    """A package that a script has saved in another process, and its predictions there."""
     source = tmp_path_factory.mktemp("training")
     (source / "clipping.py").write_text(SOURCE)
     (source / "train.py").write_text(TRAIN)
