@@ -83,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
         "(default: all that the model has, unless the compiled model serves alone)",
     )
     package.add_argument("--no-compile", action="store_true", help="do not add the model compiled to ONNX")
+    package.add_argument(
+        "--code",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="module of your own classes that the model uses: a .py file or a package directory; may be repeated. The "
+        "command runs it, and the package must be signed (default: none)",
+    )
     package.add_argument("--sign", type=Path, metavar="KEY", help="private key (PEM) to sign all files with")
     package.add_argument(
         "--name",
@@ -95,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         "inspect", help="print the content of a package or model file, and whether a server accepts it"
     )
     inspect.add_argument("path", type=Path, metavar="PATH", help="model file, or directory of a package")
+    inspect.add_argument(
+        "--signing-keys",
+        type=Path,
+        metavar="FILE",
+        help="public keys (PEM): open the package as a server with --trust signed does (default: as with strict)",
+    )
+    inspect.add_argument(
+        "--name", default="", help="name that the package was signed as (default: that of mlmodel serve PATH)"
+    )
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -126,7 +144,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             f"{' '.join(absent)} missing: type mlmodel package {arguments.source.name} "
             f"--data data.csv --out DIR, and --label COLUMN if data.csv has labels"
         )
-    model = _model(arguments.source)
+    model = _model(arguments.source, arguments.code)
     X, y = _table(arguments.data, arguments.label, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
@@ -141,13 +159,20 @@ def _write(arguments: argparse.Namespace) -> Path:
             compile=not arguments.no_compile,
             method=arguments.method,
             outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
+            code=arguments.code,
         )
-    sys.stderr.write(f"wrote {written}; next: mlmodel inspect {written}\n")
+    following = f"mlmodel package {written} --sign KEY --name NAME" if arguments.code else f"mlmodel inspect {written}"
+    if not arguments.sign:
+        sys.stderr.write(f"wrote {written}; next: {following}\n")
     return written
 
 
-def _model(path: Path) -> Any:
-    """Return the scikit-learn estimator in the file, because it has the names of its columns; else ``path`` itself."""
+def _model(path: Path, code: list[Path]) -> Any:
+    """Return the scikit-learn estimator in the file, because it has the names of its columns; else ``path`` itself.
+
+    With ``code``, the file may use the modules of these paths, which run.
+    """
+    from mlmodel_server.loading import own_code
     from mlmodel_server.loading.detect import detect
     from mlmodel_server.loading.trust import open_artefact
 
@@ -155,7 +180,11 @@ def _model(path: Path) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}: give a model file, or the directory of a package") from None
-    return open_artefact(data, path.name) if detect(path.name, data) in ("skops", "joblib") else path
+    if detect(path.name, data) not in ("skops", "joblib"):
+        return path
+    if not code:
+        return open_artefact(data, path.name)
+    return open_artefact(data, path.name, strict=False, code=own_code.modules_of(own_code.sources(code)))
 
 
 def _table(path: Path, label: str | None, model: Any) -> tuple[Any, Any]:
@@ -255,7 +284,11 @@ def _inspect(arguments: argparse.Namespace) -> None:
         source = locate(str(path), None, "")
     except UnreachableSource as error:
         raise UsageError(f"{path}: {error}") from None
-    loaded = load(source)
+    signed_as = arguments.name or _name_of(path.resolve().name)
+    if arguments.signing_keys:
+        loaded = load(source, trust="signed", keys=_public_keys(arguments.signing_keys), name=signed_as)
+    else:
+        loaded = load(source)
     manifest = loaded.manifest
     model = model_of(loaded.opened, manifest)  # raises RefusedModel if a server would
     out = sys.stdout.write
@@ -263,7 +296,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if manifest:
         for name, file in sorted(manifest.files.items()):
             out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
-    if SIGNATURE in source.names():
+    if loaded.signed_by:
+        out(f"{SIGNATURE}  signed as {signed_as} with the key {loaded.signed_by[:16]}\n")
+    elif SIGNATURE in source.names():
         out(f"{SIGNATURE}  signed: a server with --trust signed checks with which key\n")
     if manifest:
         selftest.run(model, manifest.golden)
@@ -286,7 +321,17 @@ def _inspect(arguments: argparse.Namespace) -> None:
         if compiled := manifest.compiled:
             out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
         out(f"self-test passed on {manifest.golden.inputs[0]['shape'][0]} golden examples\n")
-    out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust strict\n")
+    trust = "signed" if loaded.signed_by else "strict"
+    out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust {trust}\n")
+
+
+def _public_keys(path: Path) -> list[bytes]:
+    from mlmodel_server.loading.signing import keys_of
+
+    try:
+        return keys_of(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}: give the public key with --signing-keys") from None
 
 
 if __name__ == "__main__":

@@ -333,7 +333,7 @@ def model_of(opened: Opened, manifest: Manifest | None, functions: Functions | N
             name = (missing or manifest.signature.default)[0]
             raise RefusedModel(f"the model has no output {name}, which its package lists: save the package again")
         return _explaining(opened, functions or opened.functions, manifest.signature)
-    if found is None:
+    if found is None or not found.inputs:
         raise RefusedModel(
             f"a bare {opened.format} file does not say what its inputs are: write a package with `mlmodel package`"
         )

@@ -23,6 +23,8 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
         if isinstance(part, ColumnTransformer) and "feature_names_in_" in vars(part):
             _select_by_position(part)
     for part in found:
+        if is_own(part):  # its code may use any of these
+            continue
         if not frame:
             # With names, scikit-learn warns in each call that arrays have none.
             vars(part).pop("feature_names_in_", None)
@@ -32,6 +34,17 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
         if vars(part).get("verbose"):
             part.verbose = 0
     return model
+
+
+def is_own(part: Any) -> bool:
+    """Whether the class of an estimator is not of a library that this server knows."""
+    return type(part).__module__.partition(".")[0] not in ("sklearn", "xgboost", "lightgbm")
+
+
+def has_own_code(model: Any) -> bool:
+    """Whether the model, or a step of its pipelines, is of a class that no library has."""
+    steps = [step for part in parts(model) for _, step, *_ in getattr(part, "steps", ()) if hasattr(step, "fit")]
+    return any(map(is_own, (model, *parts(model), *steps)))
 
 
 def parts(model: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import documents, learnt, methods, unserved
 from mlmodel_server.formats.frame import Frames
 from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
-from mlmodel_server.formats.prepare import parts, prepare
+from mlmodel_server.formats.prepare import has_own_code, parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
@@ -101,10 +101,12 @@ def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[Tensor
     if library in ("xgboost.core", "lightgbm.basic"):
         booster = importlib.import_module(f".{library.partition('.')[0]}", __package__)
         return booster.opened_booster(estimator, format, threads)  # type: ignore[no-any-return]
-    if reason := unserved.reason(estimator):
-        raise RefusedModel(f"the file contains no model that is served: {reason}")
     if frame:
         return _opened_on_frames(estimator, format, frame)
+    if reason := unserved.reason(estimator):
+        if has_own_code(estimator) and methods.methods_of(estimator):
+            return _of_unknown_width(estimator, format)
+        raise RefusedModel(f"the file contains no model that is served: {reason}")
     _refuse_categories(estimator)
     takes = _taken_by(estimator)
     prepared = prepare(estimator)
@@ -174,6 +176,16 @@ def _accepts(functions: EstimatorFunctions, row: Array) -> bool:
     return True
 
 
+def _of_unknown_width(estimator: Any, format: str) -> Opened:
+    """Return a model of the author's own code, which need not know its number of columns: its package does."""
+    prepared = prepare(estimator)
+    outputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in methods.methods_of(prepared))
+    signature = Signature("columns", (), outputs, classes_of(prepared), default_of(prepared))
+    return Opened(
+        format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, task_of(prepared), estimator=prepared
+    )
+
+
 def default_of(estimator: Any) -> tuple[str, ...]:
     """Return the outputs of a request that names none; empty if that is ``predict``."""
     found = methods.methods_of(estimator)
@@ -210,10 +222,14 @@ def _refuse_categories(estimator: Any) -> None:
 
 
 def task_of(estimator: Any) -> Task:
-    """Return the task of the estimator, as scikit-learn declares it."""
+    """Return the task of the estimator, as scikit-learn declares it; of a class that is none of scikit-learn's, by its
+    classes."""
     from sklearn.base import is_classifier, is_regressor
 
-    return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
+    try:
+        return "classification" if is_classifier(estimator) else "regression" if is_regressor(estimator) else "other"
+    except AttributeError:
+        return "classification" if hasattr(estimator, "classes_") else "other"
 
 
 def _outputs(estimator: Any, functions: EstimatorFunctions, takes: _Takes) -> tuple[TensorSpec, ...]:

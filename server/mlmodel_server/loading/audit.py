@@ -17,7 +17,7 @@ import numpy as np
 
 from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.loading.named import Named
+from mlmodel_server.loading.named import Named, Unlisted
 from mlmodel_server.registry import rules
 from mlmodel_server.registry.entry import Entry, Forbidden, plain
 
@@ -58,6 +58,8 @@ def audit(model: Any, refuse: Callable[[str], RefusedModel]) -> None:
 def _entry(part: Any, refuse: Callable[[str], RefusedModel]) -> Entry | None:
     """Return the entry of the object's class; None for plain data, which is checked here."""
     kind = type(part)
+    if kind is Unlisted:
+        raise refuse(part.name)
     if kind in _ATOMS or kind in _LISTS or kind in _DICTIONARIES or issubclass(kind, (np.generic, np.dtype)):
         return None
     if isinstance(part, np.ndarray):

@@ -11,7 +11,7 @@ from mlmodel_server import manifest
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened, UnplacedCategories
-from mlmodel_server.loading import mlflow
+from mlmodel_server.loading import mlflow, own_code
 from mlmodel_server.loading.detect import Format, detect
 from mlmodel_server.loading.signing import SIGNATURE, verify
 from mlmodel_server.loading.sources import Memory, Once, Source
@@ -77,13 +77,14 @@ def load(
         files = _listed_files(source, described)
     elif detect(source.entry, entry) in ("mlflow", "savedmodel"):
         files = {file: source.read(file) for file in source.names() if file != SIGNATURE}
+    code = _code(files, strict) if described is not None else {}
     main = source.entry if described is None else described.artefact
     detected, artefact, flavour = _identify(main, files, format)
 
     frame = described.signature.inputs if described and described.signature.frame else ()
 
     def open_it() -> Opened:
-        model = open_model(artefact, detected, strict=strict, threads=threads, frame=frame)
+        model = open_model(artefact, detected, strict=strict, threads=threads, frame=frame, code=code)
         if model.categories:
             model = placed(model.categories, described.categories if described else None)
         if flavour is None:
@@ -134,6 +135,18 @@ def _listed_files(source: Source, described: Manifest) -> dict[str, bytes]:
         if digest != expected.sha256:
             raise manifest.differs(file, digest, expected.sha256)
     return contents
+
+
+def _code(files: Mapping[str, bytes], strict: bool) -> dict[str, own_code.Module]:
+    """Return the modules of a package with code. Raise :class:`RefusedModel` if they may not run."""
+    modules = own_code.modules_of(files)
+    if modules and strict:
+        raise RefusedModel(
+            f"the package has Python code ({', '.join(own_code.tops(files))[:200]}), which strict never runs: "
+            "sign it with mlmodel package DIR --sign KEY --name NAME, and set trust to signed (--trust signed "
+            "--signing-keys PUBLIC_KEY)"
+        )
+    return modules
 
 
 def _identify(name: str, files: Mapping[str, bytes], format: str) -> tuple[Format, Artefact, mlflow.Flavour | None]:

@@ -19,6 +19,18 @@ class Named:
         return f"{self.module}.{self.name}"
 
 
+class Unlisted:
+    """What a file makes with a global that it may not use: no object, only the name and what the file puts into it.
+
+    Nothing calls it. A model that keeps one is refused, unless only its training used it.
+    """
+
+    __slots__ = ("inside", "name")
+
+    def __init__(self, name: str, *inside: Any) -> None:
+        self.name, self.inside = name, list(inside)
+
+
 def resolve(named: Named) -> Any:
     """Import and return the object."""
     module = named.module.replace("numpy.core.", "numpy._core.")

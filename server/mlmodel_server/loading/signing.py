@@ -89,6 +89,14 @@ class _Statement(msgspec.Struct, rename={"type": "_type", "predicate_type": "pre
     predicate: msgspec.Raw
 
 
+_END = b"-----END PUBLIC KEY-----"
+
+
+def keys_of(pem: bytes) -> list[bytes]:
+    """Return each public key of a file with any number of them, as PEM."""
+    return [key.lstrip() + _END + b"\n" for key in pem.split(_END) if b"-----BEGIN" in key]
+
+
 def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes], name: str) -> str:
     """Return the fingerprint of the key among ``keys`` (public, PEM) that signed exactly these files as ``name``.
 

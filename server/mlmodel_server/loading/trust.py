@@ -18,10 +18,11 @@ import io
 import json
 import lzma
 import re
+import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import Any, BinaryIO, Literal
@@ -30,7 +31,7 @@ from mlmodel_server import registry
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked, parts
-from mlmodel_server.loading import versions
+from mlmodel_server.loading import own_code, versions
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.rebuild import PARTIAL, VALIDATION
@@ -86,20 +87,22 @@ def open_model(
     strict: bool = True,
     threads: int = 1,
     frame: Sequence[TensorSpec] = (),
+    code: Mapping[str, own_code.Module] | None = None,
 ) -> Opened:
     """Open the model in ``artefact``, whose bytes have been checked against their digests.
 
-    Without ``strict`` the file may run code: its signature was verified, or the server allows unsafe models.
-    ``threads`` is the number of threads of one prediction, ``frame`` the columns of the DataFrame that a scikit-learn
-    model gets. Raise :class:`RefusedModel` with one sentence that names the file (never its path) and the rejected
-    part.
+    Without ``strict`` the file may run code: its signature was verified, or the server allows unsafe models. ``code``
+    are the modules of a package that it may use then; None for what this process itself has imported. ``threads`` is
+    the number of threads of one prediction, ``frame`` the columns of the DataFrame that a scikit-learn model gets.
+    Raise :class:`RefusedModel` with one sentence that names the file (never its path) and the rejected part.
     """
     if format in ("skops", "joblib"):
         table.library("sklearn")  # which the module imports
     module = table.module_of(format)
     with _explain_errors(artefact.name, format, artefact.data) as warned:
         if format in ("skops", "joblib"):
-            opened = module.opened(_estimator(artefact.data, artefact.name, format, strict), format, threads, frame)
+            estimator = _estimator(artefact.data, artefact.name, format, strict, code)
+            opened = module.opened(estimator, format, threads, frame)
             return replace(opened, saved_with=_saved_with(warned))  # type: ignore[no-any-return]
         if strict:  # before an error about a missing library: a rejected file does not need it
             # Formats whose parts are written anew return what was checked, so that nothing else is opened.
@@ -107,13 +110,15 @@ def open_model(
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
 
 
-def open_artefact(data: bytes, name: str, *, strict: bool = True) -> Any:
+def open_artefact(
+    data: bytes, name: str, *, strict: bool = True, code: Mapping[str, own_code.Module] | None = None
+) -> Any:
     """Open the estimator in ``data``, the content of a skops or joblib file called ``name``; see :func:`open_model`."""
     format = detect(name, data)
     if format not in ("skops", "joblib"):
         raise RefusedModel(f"{name} is {format}: a scikit-learn estimator must be in a skops or joblib file")
     with _explain_errors(name, format, data):
-        return _estimator(data, name, format, strict)
+        return _estimator(data, name, format, strict, code)
 
 
 @contextmanager
@@ -159,30 +164,51 @@ def _saved_with(warned: list[warnings.WarningMessage]) -> dict[str, str]:
     return next(({"scikit-learn": str(version)[:40]} for version in versions if version), {})
 
 
-def _estimator(data: bytes, name: str, format: Format, strict: bool) -> Any:
+def _estimator(
+    data: bytes, name: str, format: Format, strict: bool, code: Mapping[str, own_code.Module] | None = None
+) -> Any:
     def refuse(what: str) -> RefusedModel:
         named = what if _NAMES.fullmatch(what) else "a name that is not one of Python"
-        return RefusedModel(
-            f"refused {named} in {name}: in strict mode a model may contain only numpy data and the estimators of "
-            f"scikit-learn, XGBoost and LightGBM that the server can check; replace that part by a scikit-learn "
-            f"transformer and save the model again, or sign it and set trust to signed"
-        )
+        return RefusedModel(f"refused {named} in {name}: {_instead(named)}")
 
     if not strict:
-        return _open_trusted(data, format)
+        return _open_trusted(data, name, format, code)
     estimator = _skops(data, refuse) if format == "skops" else _joblib(data, refuse)
     audit(estimator, refuse)
     return estimator
 
 
-def _open_trusted(data: bytes, format: Format) -> Any:
-    if format == "skops":
-        from skops import io as skops
+def _instead(refused: str) -> str:
+    """Return what to do about the refused object, whose name is the last word."""
+    module = refused.split(",")[0].rpartition(" ")[2].partition(".")[0]
+    if module == "__main__":
+        return f"only the script or notebook that defined it has it: {own_code.MOVE}"
+    if "." in refused and module.isidentifier() and not own_code.is_library(module):
+        return f"in strict mode no code of your own runs: {own_code.HOW.format(module=module)}"
+    return (
+        "in strict mode a model may contain only numpy data and the estimators of scikit-learn, XGBoost and LightGBM "
+        "that the server can check; replace that part by a scikit-learn transformer and save the model again, or "
+        "sign it and set trust to signed"
+    )
 
-        return skops.loads(data, trusted=skops.get_untrusted_types(data=data))
-    import joblib
 
-    return joblib.load(io.BytesIO(data))
+def _open_trusted(data: bytes, name: str, format: Format, code: Mapping[str, own_code.Module] | None) -> Any:
+    with nullcontext() if code is None else own_code.importable(code):
+        if format == "skops":
+            from skops import io as skops
+
+            return skops.loads(data, trusted=skops.get_untrusted_types(data=data))
+        import joblib
+
+        try:
+            return joblib.load(io.BytesIO(data))
+        except AttributeError as error:
+            if f"on {sys.modules['__main__']!r}" in str(error):  # "Can't get attribute 'Clip' on <module …>"
+                raise RefusedModel(
+                    f"{name} has a class or function of __main__, which only the script or notebook that defined it "
+                    f"has: {own_code.MOVE}"
+                ) from None
+            raise
 
 
 def _joblib(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:

@@ -6,9 +6,10 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import joblib
@@ -16,7 +17,7 @@ import joblib
 from mlmodel_server.errors import MLModelError, RefusedModel, UsageError
 from mlmodel_server.formats import unserved
 from mlmodel_server.formats.lightgbm import boosted
-from mlmodel_server.formats.opened import Artefact
+from mlmodel_server.formats.opened import PREDICT, Artefact
 from mlmodel_server.formats.xgboost import WRAPPER, WRAPPER_KIND
 from mlmodel_server.loading.detect import Format, detect
 from mlmodel_server.loading.trust import open_artefact
@@ -63,13 +64,18 @@ class Dumped:
         return f"{DIRECTORY}/{self.artefact.name}" if self.format == "savedmodel" else self.artefact.name
 
 
-def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
+def dump(
+    model: Any, X: Any, format: FormatChoice, compress: int, code: Mapping[str, bytes] = MappingProxyType({})
+) -> Dumped:
     """Serialise a model of any supported library: scikit-learn's with ``format`` and ``compress`` (0 to 9), others in
     their own format. ``model`` may also be the path of a saved file or directory, or the bytes of a file. ``X`` are
-    rows for models that are exported by running them.
+    rows for models that are exported by running them. ``code`` are the files of the modules that a scikit-learn model
+    needs.
 
     Raise :class:`UsageError`, which names the part, if a server would reject the model.
     """
+    if code:
+        return _with_code(model, format, compress, code)
     if isinstance(model, bytes):
         return _saved("model", {"model": model}, format, compress)
     if isinstance(model, (str, os.PathLike)):
@@ -90,6 +96,20 @@ def dump(model: Any, X: Any, format: FormatChoice, compress: int) -> Dumped:
     if "onnx" in libraries:
         return _one("onnx", model.SerializeToString(deterministic=True))
     return _estimator(model, format, compress)
+
+
+def _with_code(model: Any, format: FormatChoice, compress: int, code: Mapping[str, bytes]) -> Dumped:
+    """Serialise an estimator with classes or functions of modules that the package contains."""
+    if isinstance(model, (bytes, str, os.PathLike)) or not hasattr(model, PREDICT):
+        raise UsageError(
+            "code=[…] is for an estimator of scikit-learn's kind: give the fitted model itself, which has a method "
+            "predict, or leave code out"
+        )
+    if format == "skops":
+        raise UsageError("a model with code=[…] is saved with joblib: leave format out, or use format='joblib'")
+    dumped = _joblib(model, compress)
+    files = {**dumped.artefact.files, **code}
+    return replace(dumped, artefact=Artefact(dumped.artefact.name, files), trusted=True)
 
 
 def _one(format: Format, data: bytes) -> Dumped:
@@ -178,7 +198,10 @@ def _keras(model: Any) -> bytes:
 
 def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
     """Save as skops if skops can save the model and the server's loader opens the result, else as joblib."""
-    if reason := unserved.reason(estimator):
+    from mlmodel_server.formats.prepare import has_own_code  # imports the library
+
+    # Of a class of the author's own the loader says what to do.
+    if (reason := unserved.reason(estimator)) and not has_own_code(estimator):
         raise UsageError(f"model is not served: {reason}")
     if format != "joblib":
         try:
@@ -188,6 +211,10 @@ def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
         except Exception as error:  # skops raises its own types, and those of objects that it cannot serialise
             if format == "skops":
                 raise UsageError(f"the model cannot be saved as skops ({error}): use format='joblib'") from error
+    return _joblib(estimator, compress)
+
+
+def _joblib(estimator: Any, compress: int) -> Dumped:
     buffer = io.BytesIO()
     try:
         joblib.dump(estimator, buffer, compress=compress)

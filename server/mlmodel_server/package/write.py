@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -23,11 +24,12 @@ from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, Usag
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
+from mlmodel_server.loading import own_code
 from mlmodel_server.loading.load import load, placed
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.loading.trust import open_model
 from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
-from mlmodel_server.package import documents
+from mlmodel_server.package import documents, fresh
 from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
 from mlmodel_server.package.outputs import Wanted, answers, of_estimator, wanted
 from mlmodel_server.package.profile import predictions, profile
@@ -52,6 +54,7 @@ GOLDEN_MISSING = 4
 """How many of these have a missing value, if some rows of X do."""
 
 COMPARED_ROWS = 5000
+Code = ModuleType | str | os.PathLike[str]
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
 
 
@@ -68,6 +71,7 @@ def save(
     method: str = "",
     outputs: Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
+    code: Sequence[Code] = (),
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
@@ -91,6 +95,10 @@ def save(
     besides ``predict`` and ``predict_proba``: None is all that the estimator has, as long as the server does not serve
     the compiled model alone.
 
+    ``code`` are the modules of your own classes and functions that the model uses: module objects, or paths of a
+    ``.py`` file or of a package directory. The package then contains their source, so a server opens it only when it is
+    signed; it is not compiled.
+
     Raise :class:`UsageError` with one sentence that says what to change.
     """
     directory = Path(path)
@@ -105,6 +113,7 @@ def save(
         method=method,
         outputs=outputs,
         extra_columns=extra_columns,
+        code=code,
     )
     directory.mkdir(parents=True, exist_ok=True)
     for stale in _written_before(directory) - set(files):
@@ -138,6 +147,7 @@ def build(
     method: str = "",
     outputs: Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
+    code: Sequence[Code] = (),
 ) -> dict[str, bytes]:
     """Return the files of a package by name, as :func:`save` writes them."""
     if format not in ("auto", "skops", "joblib"):
@@ -147,7 +157,11 @@ def build(
     if extra_columns not in ("refuse", "ignore"):
         raise UsageError(f"extra_columns is {extra_columns!r}: use 'refuse' or 'ignore'")
     model = getattr(model, "best_estimator_", model)
-    dumped = dump(model, X, format, compress)
+    try:
+        sources = own_code.sources(code)
+        dumped = dump(model, X, format, compress, sources)
+    except RefusedModel as error:
+        raise UsageError(str(error)) from error
     opened, signature, tensors, arrays, columns, chosen = _as_the_library(dumped, model, X, method, outputs)
     signature = msgspec.structs.replace(
         signature,
@@ -160,7 +174,12 @@ def build(
     if labels is not None and len(labels) != rows:
         raise UsageError(f"X has {rows} rows, but y has {len(labels)}: pass one label for each row")
     served = Model(opened.functions, signature)
-    compiled, compiled_files = _compiled(opened, signature, served.table(tensors)) if compile else (None, {})
+    compiled: Compiled | None = None
+    compiled_files: dict[str, bytes] = {}
+    if sources:  # what its modules compute would be known only for the rows that are compared
+        compiled = Compiled(reason="it has Python code")
+    elif compile:
+        compiled, compiled_files = _compiled(opened, signature, served.table(tensors))
     if compiled and outputs:  # the server needs the artefact for them
         compiled = msgspec.structs.replace(compiled, decisive=False)
     files = {**dumped.files, **compiled_files}
@@ -180,7 +199,10 @@ def build(
         categories=columns,
     )
     files[MANIFEST] = content.to_bytes()
-    _check_as_a_server(files, dumped)
+    if sources:
+        fresh.check(files)
+    else:
+        _check_as_a_server(files, dumped)
     return files
 
 

@@ -17,6 +17,16 @@ def check_chain(chain: Any) -> None:
         check_lengths(len(known["order_"]), known["estimators_"])
 
 
+_OF_SEARCHES: dict[str, Any] = {
+    "param_distributions": {},
+    "param_grid": {},
+    "scoring": None,
+    "scorer_": None,
+    "refit": True,
+    "cv": None,
+}
+"""A search predicts with its best estimator."""
+
 ENTRIES = (
     *of(
         "sklearn.calibration",
@@ -26,8 +36,12 @@ ENTRIES = (
     *of("sklearn.frozen._frozen", "FrozenEstimator"),
     *of("sklearn.metrics._scorer", "_CurveScorer _PassthroughScorer _Scorer"),
     *of("sklearn.model_selection._classification_threshold", "FixedThresholdClassifier TunedThresholdClassifierCV"),
-    *of("sklearn.model_selection._search", "GridSearchCV RandomizedSearchCV"),
-    *of("sklearn.model_selection._search_successive_halving", "HalvingGridSearchCV HalvingRandomSearchCV"),
+    *of("sklearn.model_selection._search", "GridSearchCV RandomizedSearchCV", unneeded=_OF_SEARCHES),
+    *of(
+        "sklearn.model_selection._search_successive_halving",
+        "HalvingGridSearchCV HalvingRandomSearchCV",
+        unneeded=_OF_SEARCHES,
+    ),
     *of(
         "sklearn.model_selection._split",
         "GroupKFold GroupShuffleSplit KFold LeaveOneGroupOut LeaveOneOut LeavePGroupsOut LeavePOut "

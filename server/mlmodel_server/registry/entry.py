@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from mlmodel_server.formats.trees import Damaged
@@ -15,6 +16,10 @@ do more than predict. It reads the object and changes nothing."""
 
 class Forbidden(Exception):
     """The model has a part that would do more than predict; the text names the part."""
+
+
+ABSENT: Any = object()
+"""In place of an attribute that is removed."""
 
 
 def plain(_part: Any) -> None:
@@ -68,6 +73,10 @@ class Entry:
     """Parameters of a wrapper that change its predictions but are not part of its booster. Empty for all other classes:
     the server predicts with the object itself, so each of its parameters applies."""
 
+    unneeded: Mapping[str, Any] = field(default_factory=dict)
+    """Attributes that only the training used, such as a scorer, and what replaces each if the file has an object there
+    that is not listed. The value is one that the class accepts, and no prediction depends on it."""
+
 
 def of(
     module: str,
@@ -79,7 +88,8 @@ def of(
     contents: Callable[[Any], Iterable[Any]] = attributes,
     formats: tuple[str, ...] = ("joblib", "skops"),
     parameters: tuple[str, ...] = (),
+    unneeded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Entry]:
     """Yield the entries of classes in ``module`` that share a check; ``names`` has spaces between them."""
     for name in names.split():
-        yield Entry(module, name, check, state, probe, contents, formats, parameters)
+        yield Entry(module, name, check, state, probe, contents, formats, parameters, unneeded)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.formats.trees import OUT_OF_RANGE, Damaged, check_branches, check_indices, check_lengths
-from mlmodel_server.registry.entry import of
+from mlmodel_server.registry.entry import ABSENT, of
 from mlmodel_server.registry.rules import dense, only
 
 _MODULE = "sklearn.ensemble._hist_gradient_boosting"
@@ -90,6 +90,7 @@ ENTRIES = (
         f"{_MODULE}.gradient_boosting",
         "HistGradientBoostingClassifier HistGradientBoostingRegressor",
         check_ensemble,
+        unneeded={"scoring": "loss", "_scorer": None, "_raw_predict": ABSENT},  # the last is left by a scorer of a name
     ),
     *of(f"{_MODULE}.predictor", "TreePredictor", check_predictor),
 )

@@ -113,12 +113,14 @@ def check_bins(discretizer: Any) -> None:
                 raise Damaged("it has edges of bins that are not sorted")
 
 
+_SCORING = {"scoring": None, "cv": None}
+
 ENTRIES = (
     *of("sklearn.compose._column_transformer", "ColumnTransformer make_column_selector"),
     *of("sklearn.compose._target", "TransformedTargetRegressor"),
     *of("sklearn.feature_selection._from_model", "SelectFromModel"),
-    *of("sklearn.feature_selection._rfe", "RFE RFECV"),
-    *of("sklearn.feature_selection._sequential", "SequentialFeatureSelector"),
+    *of("sklearn.feature_selection._rfe", "RFE RFECV", unneeded=_SCORING),
+    *of("sklearn.feature_selection._sequential", "SequentialFeatureSelector", unneeded=_SCORING),
     *of(
         "sklearn.feature_selection._univariate_selection",
         "GenericUnivariateSelect SelectFdr SelectFpr SelectFwe SelectKBest SelectPercentile",

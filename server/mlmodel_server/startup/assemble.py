@@ -15,6 +15,7 @@ from mlmodel_server.errors import UsageError, not_installed
 from mlmodel_server.formats.opened import measured_rows
 from mlmodel_server.formats.table import FAMILIES, installed_version
 from mlmodel_server.loading.load import Loaded, load
+from mlmodel_server.loading.signing import keys_of
 from mlmodel_server.loading.sources import Memory, locate
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.observe.cells import Identity
@@ -32,8 +33,6 @@ from mlmodel_server.startup.builtin import build
 from mlmodel_server.startup.choose import Choice, choose
 
 logger = logging.getLogger(__name__)
-
-_PEM_END = b"-----END PUBLIC KEY-----\n"
 
 
 def read(arguments: argparse.Namespace) -> Loaded:
@@ -157,7 +156,7 @@ def _signing_keys(arguments: argparse.Namespace) -> list[bytes]:
             raise UsageError(
                 f"the signing keys cannot be read ({error.strerror}): give a PEM file with --signing-keys"
             ) from None
-    return [key.lstrip() + _PEM_END for key in pem.split(_PEM_END.rstrip()) if b"-----BEGIN" in key]
+    return keys_of(pem)
 
 
 def _certificate(arguments: argparse.Namespace) -> Certificate | None:
