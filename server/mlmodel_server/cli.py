@@ -10,9 +10,13 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError, not_installed
+
+if TYPE_CHECKING:  # the commands import only what they use
+    from mlmodel_server.engine.model import Model
+    from mlmodel_server.loading.load import Loaded
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -269,6 +273,9 @@ def _name_of(file: str) -> str:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from mlmodel_server.startup import cpu
+
+    threads = cpu.restrict(1, None)  # as a worker has; before numpy is imported
     from mlmodel_server.engine import selftest
     from mlmodel_server.engine.model import model_of
     from mlmodel_server.formats.table import versions
@@ -320,6 +327,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         out("made with " + ", ".join(f"{key} {value}" for key, value in manifest.libraries.items()) + "\n")
         if compiled := manifest.compiled:
             out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
+        out(f"one row takes {_times(loaded, model, threads)}\n")
         out(f"self-test passed on {manifest.golden.inputs[0]['shape'][0]} golden examples\n")
     trust = "signed" if loaded.signed_by else "strict"
     out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust {trust}\n")
@@ -332,6 +340,25 @@ def _public_keys(path: Path) -> list[bytes]:
         return keys_of(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}: give the public key with --signing-keys") from None
+
+
+def _times(loaded: Loaded, saved: Model, threads: int) -> str:
+    """Return the time of a prediction of one row by the model as it was saved, and by what a server serves."""
+    from mlmodel_server.engine.cost import measure
+    from mlmodel_server.protocol import v2
+    from mlmodel_server.startup.choose import PLATFORM, choose
+
+    choice = choose(loaded, threads=threads)
+    request = v2.decode(choice.example)
+
+    def time_of(model: Model) -> str:
+        table, outputs = model.table(request.inputs), model.select_outputs(None)
+        return f"{1e6 * measure(lambda: model.predict(table, outputs)):,.0f} µs"
+
+    as_saved = f"{time_of(saved)} as it was saved"
+    if loaded.manifest and loaded.manifest.compiled and choice.platform == PLATFORM:
+        return f"{as_saved}, {time_of(choice.model)} compiled, which a server here serves"
+    return f"{as_saved}, which a server here serves"
 
 
 if __name__ == "__main__":

@@ -132,7 +132,9 @@ _XGBOOST = {
     "count:poisson": "exponential",
     "reg:gamma": "exponential",
     "reg:tweedie": "exponential",
-    **dict.fromkeys(("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "binary:logitraw"), "number"),
+    **dict.fromkeys(
+        ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror", "binary:logitraw"), "number"
+    ),
 }
 
 
@@ -142,11 +144,13 @@ def _xgboost(graph: Graph, boosted: Boosted, table: Columns) -> Prediction:
     if objective not in _XGBOOST or gradient["name"] != "gbtree":
         raise Unsupported(f"XGBoost's {gradient['name']} with objective {objective!r} is not converted")
     model, parameters = gradient["model"], learner["learner_model_param"]
-    targets = max(1, int(parameters["num_class"]))
+    targets = max(1, int(parameters["num_class"]), int(parameters["num_target"]))
     end = boosted.iterations[1]
     count = model["iteration_indptr"][end] if end else len(model["trees"])
-    if int(parameters["num_target"]) > 1 or any(any(tree["split_type"]) for tree in model["trees"]):
-        raise Unsupported("XGBoost with several targets, or with splits by category, is not converted")
+    if any(int(tree["tree_param"]["size_leaf_vector"]) > 1 for tree in model["trees"]):
+        raise Unsupported("XGBoost with trees of several targets is not converted")
+    if any(any(tree["split_type"]) for tree in model["trees"]):
+        raise Unsupported("XGBoost with splits by category is not converted")
     forest = Forest(targets)
     link = _XGBOOST[objective]
     forest.add_constant(_margin(parameters["base_score"], link, targets))
