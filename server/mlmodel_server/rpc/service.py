@@ -13,7 +13,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mlmodel_server.rpc import codec
+from mlmodel_server.rpc import accepting, codec
 from mlmodel_server.rpc.exchange import Context, GrpcExchange, headers_of
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.serving import describe
@@ -51,6 +51,7 @@ class GrpcServer:
         self._pipeline = pipeline
         self._trailer = (("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision))
         self._health = health.aio.HealthServicer()
+        self._stopping = False
         limit = serving.limits.max_body
         sizes = [("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
         self._server = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1), *_AGE])
@@ -60,27 +61,36 @@ class GrpcServer:
             )
             for name, answer in _Service(pipeline).methods().items()
         }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self._server.add_registered_method_handlers(SERVICE, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    async def start(
+        self, address: str, credentials: grpc.ServerCredentials | None, on_failure: Callable[[], None]
+    ) -> int:
         """Listen on ``HOST:PORT`` and return the port. Several processes may share one: the kernel spreads connections.
 
-        Raise RuntimeError if it cannot listen on the address.
+        ``on_failure`` is called if the server accepts no further calls although it was not stopped. Raise RuntimeError
+        if it cannot listen on the address.
         """
         port = (
             self._server.add_secure_port(address, credentials)
             if credentials
             else self._server.add_insecure_port(address)
         )
-        await self._server.start()
+
+        def on_end() -> None:
+            if not self._stopping:
+                on_failure()
+
+        await accepting.start(self._server, on_end)
         for service in ("", SERVICE):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         return port
 
     async def stop(self, grace: float) -> None:
         """Report NOT_SERVING to probes, reject new calls, and wait up to ``grace`` seconds for calls in flight."""
+        self._stopping = True
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
 

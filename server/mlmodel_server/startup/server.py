@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from mlmodel_server.errors import UsageError
+from mlmodel_server.errors import MLModelError, UsageError
 from mlmodel_server.rest.app import Application
 from mlmodel_server.rest.connection import HttpProtocol
 from mlmodel_server.serving.pipeline import Pipeline
@@ -69,7 +69,10 @@ def run(application: Application, socket: sockets.socket, slot: int, ready: Call
         timeout_graceful_shutdown=ceil(serving.limits.timeout) + DRAIN_MARGIN,
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
     )
-    _Server(config, application, slot, ready).run([socket])
+    server = _Server(config, application, slot, ready)
+    server.run([socket])
+    if server.failed:
+        raise MLModelError("the gRPC server accepted no further calls")
 
 
 class _Server(uvicorn.Server):
@@ -78,11 +81,12 @@ class _Server(uvicorn.Server):
         self._application, self._slot, self._ready = application, slot, ready
         self._pipeline, self._certificate = application.pipeline, application.pipeline.serving.certificate
         self._grpc: GrpcServer | None = None
+        self.failed = False
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
         self._pipeline.start(self._slot)
         if self._pipeline.serving.grpc:
-            self._grpc = await _serve_grpc(self._pipeline)
+            self._grpc = await _serve_grpc(self._pipeline, self._fail)
         await super().startup(sockets)
         self._ready()
 
@@ -99,6 +103,11 @@ class _Server(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
 
+    def _fail(self) -> None:
+        """Drain, then exit like a process that crashed, so that the parent starts another: gRPC accepts no calls."""
+        self._application.drain()
+        self.should_exit = self.failed = True
+
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
@@ -109,13 +118,13 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.05)  # uvicorn has a plain set, which cannot be awaited
         stopping = [super().shutdown(sockets)]
-        if self._grpc:
+        if self._grpc and not self.failed:
             stopping.append(self._grpc.stop(drain_seconds))
         await asyncio.gather(*stopping)
         await self._pipeline.stop()
 
 
-async def _serve_grpc(pipeline: Pipeline) -> GrpcServer:
+async def _serve_grpc(pipeline: Pipeline, on_failure: Callable[[], None]) -> GrpcServer:
     from mlmodel_server.rpc.service import (
         GrpcServer,
         credentials,
@@ -124,7 +133,7 @@ async def _serve_grpc(pipeline: Pipeline) -> GrpcServer:
     address, certificate = pipeline.serving.grpc, pipeline.serving.certificate
     grpc = GrpcServer(pipeline)
     try:
-        await grpc.start(address, credentials(certificate) if certificate else None)
+        await grpc.start(address, credentials(certificate) if certificate else None, on_failure)
     except RuntimeError:
         raise UsageError(f"cannot listen on {address} for gRPC: give another --grpc-port") from None
     return grpc

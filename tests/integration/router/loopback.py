@@ -155,9 +155,15 @@ class Client:
 
 
 async def http2(
-    address: tuple[str, int], path: bytes, *, headers: tuple[tuple[bytes, bytes], ...] = (), body: bytes
+    address: tuple[str, int],
+    path: bytes,
+    *,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    body: bytes,
+    seconds: float = 1,
 ) -> bytes:
-    """Send one POST over HTTP/2, without a look at what is in it, and return all that comes back within a second."""
+    """Send one POST over HTTP/2, without a look at what is in it, and return all that comes back until nothing came
+    for some ``seconds``."""
 
     def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
         return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -169,7 +175,7 @@ async def http2(
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, block) + frame(0, 1, 1, body))
     answer = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
-        while data := await asyncio.wait_for(reader.read(10_000), 1):
+        while data := await asyncio.wait_for(reader.read(10_000), seconds):
             answer += data
     writer.close()
     return answer

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mlmodel_server.errors import ModelFailure, RequestError
-from mlmodel_server.rpc import codec
+from mlmodel_server.rpc import accepting, codec
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.rpc.service import SERVICE, GrpcServer
 from mlmodel_server.serving import describe
@@ -25,6 +25,7 @@ from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.exchange import Exchange
 from mlmodel_server.serving.inference import Answer, Call
 from mlmodel_server.serving.pipeline import Pipeline
+from tests.integration.router.loopback import http2
 from tests.unit.server.doubling import serving
 
 GARBAGE = b"\xff\xff"
@@ -67,8 +68,8 @@ def pipeline(tmp_path: Path) -> Recording:
 class Client:
     """Calls methods by name."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
+    def __init__(self, channel: grpc.aio.Channel, port: int) -> None:
+        self.channel, self.address = channel, ("127.0.0.1", port)
 
     def call(self, name: str, /, *, key: str = "k", **fields: Any) -> Any:
         method: Any = self.channel.unary_unary(
@@ -88,10 +89,10 @@ class Client:
 async def served(pipeline: Pipeline) -> AsyncIterator[tuple[Client, GrpcServer]]:
     pipeline.start(0)
     server = GrpcServer(pipeline)
-    port = await server.start("127.0.0.1:0")
+    port = await server.start("127.0.0.1:0", None, lambda: pytest.fail("accepts no further calls"))
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Client(channel), server
+            yield Client(channel, port), server
     finally:
         await server.stop(0)
         await pipeline.stop()
@@ -319,3 +320,66 @@ def test_a_call_that_outlives_the_drain_gets_unavailable(pipeline: Recording) ->
 
     run(test, pipeline)
     assert pipeline.counts() == {"503": 1}
+
+
+BAD_PATHS = [b"/\xff\xfe", b"\xff", b"/\xc3", b"/inference.GRPCInferenceService/ModelInf\xe9r", b"/\xed\xa0\x80"]
+"""Paths that are not UTF-8."""
+
+GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))  # codespell:ignore te
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_a_call_with_a_path_that_is_not_utf8_stops_nothing(
+    pipeline: Recording, path: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(client: Client, _: GrpcServer) -> None:
+        started, go = asyncio.Event(), asyncio.Event()
+        predict = pipeline.inference.predict
+
+        async def waits(call: Call, deadline: float) -> Answer:
+            started.set()
+            await go.wait()
+            return await predict(call, deadline)
+
+        pipeline.inference.predict = waits  # type: ignore[method-assign]
+        in_flight = asyncio.ensure_future(client.infer())
+        await started.wait()
+        for _repeated in range(3):
+            answer = await http2(client.address, path, headers=GRPC, body=bytes(5), seconds=0.1)
+            assert b"grpc-status\x0212" in answer, "UNIMPLEMENTED"
+        assert (await client.call("ServerLive")).live, "on the connection that was open before"
+        go.set()
+        assert (await in_flight).outputs[0].contents.fp64_contents == [3.0]
+
+    run(test, pipeline)
+    assert not caplog.records
+
+
+def test_an_unknown_method_is_named_so(pipeline: Recording) -> None:
+    async def test(client: Client, _: GrpcServer) -> None:
+        for path in (f"/{SERVICE}/RepositoryIndex", "/a/b", "/grpc.health.v1.Health/Nothing"):
+            method: Any = client.channel.unary_unary(path)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await method(b"", timeout=10)
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+            assert caught.value.details() == accepting.UNKNOWN
+        many = [method(b"") for _repeated in range(50)]
+        codes = {await call.code() for call in many}
+        assert codes == {grpc.StatusCode.UNIMPLEMENTED}
+        assert (await client.call("ServerLive")).live
+
+    run(test, pipeline)
+
+
+def test_a_loop_that_ends_is_reported() -> None:
+    async def whole() -> None:
+        ended = asyncio.Event()
+        server = grpc.aio.server()
+        server.add_insecure_port("127.0.0.1:0")
+        tasks = asyncio.all_tasks()
+        await accepting.start(server, ended.set)
+        for task in asyncio.all_tasks() - tasks:
+            task.cancel()
+        await asyncio.wait_for(ended.wait(), 10)
+
+    asyncio.run(whole())
