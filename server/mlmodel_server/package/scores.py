@@ -11,9 +11,12 @@ from mlmodel_server.tensors import Array
 
 def scores(task: str, y: Array, predicted: Array) -> dict[str, Any]:
     """Return accuracy, precision, recall and F1 of a classifier (for the second of two classes, else the mean over
-    classes), or MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]."""
+    classes), or MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]; empty if
+    a row has one label and several predictions, such as quantiles."""
     from sklearn import metrics
 
+    if np.ndim(predicted) > np.ndim(y):
+        return {}
     if task == "regression":
         return {
             "rows": len(y),

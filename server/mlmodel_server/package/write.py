@@ -130,6 +130,8 @@ def build(
         raise UsageError(f"extra_columns is {extra_columns!r}: use 'refuse' or 'ignore'")
     model = getattr(model, "best_estimator_", model)
     dumped = dump(model, X, format, compress)
+    if hasattr(dumped.estimator, "X_thresholds_") and np.ndim(X) == 1:  # an isotonic regression, fitted on one column
+        X = X.to_frame() if hasattr(X, "to_frame") else np.reshape(X, (-1, 1))
     opened, signature, tensors, outputs, columns = _as_the_library(dumped, model, X)
     signature = msgspec.structs.replace(
         signature,
