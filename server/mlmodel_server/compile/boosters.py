@@ -133,7 +133,14 @@ _XGBOOST = {
     "reg:gamma": "exponential",
     "reg:tweedie": "exponential",
     **dict.fromkeys(
-        ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror", "binary:logitraw"), "number"
+        (
+            "reg:squarederror",
+            "reg:absoluteerror",
+            "reg:pseudohubererror",
+            "reg:quantileerror",
+            "binary:logitraw",
+        ),
+        "number",
     ),
 }
 

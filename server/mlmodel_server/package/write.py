@@ -162,6 +162,8 @@ def build(
         dumped = dump(model, X, format, compress, sources)
     except RefusedModel as error:
         raise UsageError(str(error)) from error
+    if hasattr(dumped.estimator, "X_thresholds_") and np.ndim(X) == 1:  # an isotonic regression, fitted on one column
+        X = X.to_frame() if hasattr(X, "to_frame") else np.reshape(X, (-1, 1))
     opened, signature, tensors, arrays, columns, chosen = _as_the_library(dumped, model, X, method, outputs)
     signature = msgspec.structs.replace(
         signature,

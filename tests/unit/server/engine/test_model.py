@@ -149,9 +149,14 @@ def test_columns_may_be_in_any_order_and_of_one_or_two_dimensions(customers: Mod
     ("index", "tensor", "words"),
     [
         (0, column("amount", "x", datatype="BYTES"), "input 'amount': datatype must be FP64, not BYTES"),
-        (0, column("amount", True, datatype="BOOL"), "input 'amount': datatype must be FP64, not BOOL"),
-        (1, column("count", 1.5), "input 'count': datatype must be INT64, not FP64"),
-        (4, column("member", 1, datatype="INT64"), "input 'member': datatype must be BOOL, not INT64"),
+        (1, column("count", 1.5), "input 'count': datatype is INT64, so FP64 must have whole numbers in the range"),
+        (1, column("count", 1e300), "input 'count': datatype is INT64, so FP64 must have whole numbers in the range"),
+        (1, column("count", 2**63, datatype="UINT64"), "datatype is INT64, so UINT64 must have whole numbers in the"),
+        (1, column("count", None, datatype="INT64"), "input 'count' accepts no missing value"),
+        (1, column("count", None), "input 'count' accepts no missing value"),
+        (4, column("member", 2, datatype="INT64"), "input 'member': datatype is BOOL, so INT64 must have 0 and 1 only"),
+        (4, column("member", None, datatype="BOOL"), "input 'member' accepts no missing value"),
+        (4, column("member", "1", datatype="BYTES"), "input 'member': datatype must be BOOL, not BYTES"),
         (2, column("country", "de", "fr", datatype="BYTES"), "input 'country' has 2 rows, but 'amount' has 1"),
         (
             2,

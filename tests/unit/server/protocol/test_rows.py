@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmodel_server.errors import RequestError
+from mlmodel_server.formats import dates
+from mlmodel_server.manifest import Signature
 from mlmodel_server.protocol import invocations, rows, v1
-from mlmodel_server.tensors import DTYPES, InferRequest, TensorSpec
+from mlmodel_server.tensors import DTYPES, Column, InferRequest, TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
 
@@ -87,6 +89,66 @@ def ask(body: Any, specs: rows.Specs = PEOPLE) -> InferRequest:
     return rows.decode(text, specs)
 
 
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({"age": 30.0}, {"age": [40, 30]}),
+        ({"age": True, "height": True}, {"age": [40, 1], "height": [1.75, 1.0]}),
+        ({"age": False, "height": False}, {"age": [40, 0], "height": [1.75, 0.0]}),
+        ({"member": 1}, {"member": [[True], [True]]}),
+        ({"member": 0.0}, {"member": [[True], [False]]}),
+        ({"age": 2**60 + 1}, {"age": [40, 2**60 + 1]}),
+    ],
+)
+def test_a_number_of_another_kind_is_accepted_if_it_stays_the_same(sent: Any, expected: Any) -> None:
+    rows = [ANN, {**BOB, **sent}]
+    lines = "\n".join(["age,height,city,member", *(",".join(map(str, row.values())) for row in rows)])
+    for body in (
+        rows,
+        {"dataframe_split": {"columns": list(ANN), "data": [list(row.values()) for row in rows]}},
+        lines,
+    ):
+        request = ask(body)
+        assert {name: column for name, column in content(request).items() if name in expected} == expected
+        assert [tensor.array.dtype for tensor in request.inputs] == [DTYPES[spec.datatype] for spec in PEOPLE]
+
+
+NULLABLE = (
+    TensorSpec("age", "INT64", (-1,), Column("Int64", missing=True)),
+    TensorSpec("member", "BOOL", (-1,), Column("boolean", missing=True)),
+)
+
+
+def test_integers_and_booleans_may_be_missing_where_the_model_accepts_that() -> None:
+    body = [{"age": None, "member": True}, {"age": 2**60 + 1, "member": None}, {"age": 3.0, "member": 0}]
+    expected = {"age": [None, 2**60 + 1, 3], "member": [True, None, False]}
+    assert content(ask(body, NULLABLE)) == expected
+    assert content(ask("age,member\n,true\n1152921504606846977,NA\n3.0,0\n", NULLABLE)) == expected
+    with pytest.raises(RequestError, match="outside the range of INT64"):
+        ask([{"age": None, "member": True}, {"age": 2**63, "member": True}], NULLABLE)
+
+
+def test_columns_that_the_model_does_not_have_are_ignored_if_the_package_says_so() -> None:
+    ignoring = rows.specs_of(Signature("columns", PEOPLE, (), ignores_others=True))
+    more = [{"id": "x", **ANN, "note": {"any": ["thing"]}}, BOB]
+    assert content(ask(more, ignoring)) == TWO
+    assert content(ask({"inputs": {**TWO, "id": ["x", "y"]}}, ignoring)) == TWO
+    split = {"columns": ["id", *ANN], "data": [["x", *ANN.values()], [None, *BOB.values()]]}
+    assert content(ask({"dataframe_split": split}, ignoring)) == TWO
+    assert content(ask("id,age,height,city,member\nx,40,1.75,Größe,true\n,41,,,false\n", ignoring)) == TWO
+    for body in (more, {"dataframe_split": split}):
+        with pytest.raises(RequestError, match="unknown feature 'id'"):
+            ask(body, rows.specs_of(Signature("columns", PEOPLE, ())))
+    with pytest.raises(RequestError, match="missing feature 'age'"):
+        ask([{"id": 1, "height": 1.0, "city": "x", "member": True}], ignoring)
+
+
+def test_a_date_that_is_no_text_is_told_its_format() -> None:
+    specs = (TensorSpec("day", "BYTES", (-1,), Column("datetime64[us]", format=dates.NAIVE)),)
+    with pytest.raises(RequestError, match=r"row 0: feature 'day' must be a date as text in ISO 8601 .*, not a number"):
+        ask([{"day": 1700000000000}], specs)
+
+
 def test_one_plain_object_is_one_row() -> None:
     assert content(ask(ANN)) == {**{name: [value] for name, value in ANN.items()}, "member": [[True]]}
 
@@ -132,14 +194,17 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         (people(age="41"), PEOPLE, "row 1: feature 'age' must be an integer, not text"),
         (people(age=1.5), PEOPLE, "row 1: feature 'age' must be an integer, not a floating-point number"),
         (people(age=None), PEOPLE, "row 1: feature 'age' must be an integer, not null"),
-        (people(age=True), PEOPLE, "row 1: feature 'age' must be an integer, not a boolean"),
         (people(height="tall"), PEOPLE, "row 1: feature 'height' must be a number, not text"),
         (people(height=[1.5]), PEOPLE, "row 1: feature 'height' must be a number, not an array"),
         (people(height=1e300), PEOPLE, "feature 'height' holds a number outside the range of FP32"),
         (people(age=2**63), PEOPLE, "feature 'age' holds a number outside the range of INT64"),
         (people(city=1), PEOPLE, "row 1: feature 'city' must be text, not a number"),
         (people(city={"b64": "YQ=="}), PEOPLE, "row 1: feature 'city' must be text, not an object"),
-        (people(member=1), PEOPLE, "feature 'member' must be an array of booleans, not a number"),
+        (people(member=2), PEOPLE, "row 1: feature 'member' must be an array of booleans, not a number"),
+        (people(member=0.5), PEOPLE, "feature 'member' must be an array of booleans, not a floating-point number"),
+        (people(member="true"), PEOPLE, "feature 'member' must be an array of booleans, not text"),
+        (people(member=None), PEOPLE, "feature 'member' must be an array of booleans, not null"),
+        (people(age=1e300), PEOPLE, "feature 'age' holds a number outside the range of INT64"),
         (people(agee=1), PEOPLE, "row 1: unknown feature 'agee'; the model has age, height, city, member"),
         ([ANN, {"age": 1}], PEOPLE, "row 1: missing feature 'height' and 2 more"),
         ([ANN, {**ANN, "extra": 1}], PEOPLE, "row 1: unknown feature 'extra'"),
@@ -183,7 +248,8 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         ("agee,height,city,member\nx,1,a,true", PEOPLE, "unknown feature 'agee'"),
         ("age,height,city,member\n1,1,a,true\n1.5,1,a,true", PEOPLE, "row 1: feature 'age' must be an integer"),
         ("age,height,city,member\n,1,a,true", PEOPLE, "row 0: feature 'age' must be an integer"),
-        ("age,height,city,member\n1,1,a,1", PEOPLE, "row 0: feature 'member' must be true or false"),
+        ("age,height,city,member\n1,1,a,2", PEOPLE, "row 0: feature 'member' must be an array of booleans"),
+        ("age,height,city,member\n1,1,a,x", PEOPLE, "row 0: feature 'member' must be true or false"),
     ],
 )  # fmt: skip
 def test_an_error_names_feature_and_row(body: Any, specs: rows.Specs, words: str) -> None:
