@@ -31,7 +31,7 @@ ERRORS = {
     415: "The path requires another content type or compression",
     429: "Too many requests wait: retry after the time in Retry-After",
     500: "The model failed on this input",
-    503: "The server cannot meet the deadline, or drains",
+    503: "The server cannot meet the deadline, or drains: retry after the time in Retry-After, not without it",
 }
 """Description of each status, for all paths."""
 
