@@ -37,12 +37,23 @@ MARGIN = 1.25
 class Overloaded(RequestError):
     """The server sheds this request: 429 when too many wait, 503 when its deadline cannot be met.
 
-    ``reason`` is a label for metrics, ``retry_after`` is in whole seconds.
+    ``reason`` is a label for metrics, ``retry_after`` is in whole seconds; 0 if a retry does not help.
     """
 
     def __init__(self, message: str, status: int, reason: str, retry_after: int = 1) -> None:
         super().__init__(message, status)
         self.reason, self.retry_after = reason, retry_after
+
+
+class Late(Overloaded):
+    """The deadline of this request cannot be met. The pipeline adds who set the deadline, and how to allow more time.
+
+    ``needed`` is the expected seconds until the response, ``alone`` those of the prediction on an idle server.
+    """
+
+    def __init__(self, rows: int, needed: float, alone: float) -> None:
+        super().__init__("the prediction would miss the deadline of the request", 503, "deadline")
+        self.rows, self.needed, self.alone = rows, needed, alone
 
 
 @dataclass(slots=True)
@@ -111,8 +122,8 @@ class Batcher:
         self.check_room()
         now, rows = perf_counter(), rows_of(table)
         batches = min(self.requests + 1, -(-(self.rows + rows) // self._max_rows))
-        if self.requests and now + MARGIN * self._cost.seconds(self.rows + rows, batches) > deadline:
-            raise Overloaded("too many requests wait: this one would miss its deadline", 503, "deadline")
+        if self.requests and now + (needed := MARGIN * self._cost.seconds(self.rows + rows, batches)) > deadline:
+            raise Late(rows, needed, self._cost.least(rows))
         future = self._loop.create_future()
         self.requests += 1
         self.rows += rows
@@ -123,7 +134,11 @@ class Batcher:
     def check_room(self) -> None:
         """Raise :class:`Overloaded` when the queue is full."""
         if self.requests >= self._max_waiting:
-            raise Overloaded(f"{self.requests} requests wait already: retry later", 429, "queue_full")
+            raise Overloaded(
+                f"{self.requests} requests wait already, the limit is {self._max_waiting}: retry after 1 s",
+                429,
+                "queue_full",
+            )
 
     def _forget(self, rows: int) -> None:
         self.requests -= 1
@@ -154,19 +169,22 @@ class Batcher:
         """Return the oldest request and those that can be predicted with it, in order of arrival; reject late ones."""
         batch: list[_Waiting] = []
         others: deque[_Waiting] = deque()
-        rows, now = 0, perf_counter()
+        rows, now, rejected = 0, perf_counter(), False
         for waiting in self._waiting:
             if waiting.future.cancelled():  # the client has disconnected
                 continue
-            if now + self._cost.seconds(waiting.rows) > waiting.deadline:
-                late = Overloaded("the prediction would miss the deadline of the request", 503, "deadline")
+            if now + (needed := self._cost.seconds(waiting.rows)) > waiting.deadline:
+                late = Late(waiting.rows, now - waiting.since + needed, self._cost.least(waiting.rows))
                 self._loop.call_soon_threadsafe(_fail, waiting.future, late)
+                rejected = True
             elif not batch or (rows + waiting.rows <= self._max_rows and waiting.kind == batch[0].kind):
                 batch.append(waiting)
                 rows += waiting.rows
             else:
                 others.append(waiting)
         self._waiting = others
+        if rejected and not batch:
+            self._cost.relax()
         return batch
 
     def _predict(self, batch: list[_Waiting]) -> None:

@@ -30,6 +30,16 @@ class Cost:
         """Return the expected seconds for ``rows`` rows in this number of batches; 0 while the cost is unknown."""
         return (self.base * batches + self.per_row * rows) * self.factor if self.is_known else 0.0
 
+    def least(self, rows: int) -> float:
+        """Return the expected seconds for ``rows`` rows when nothing else slows them down."""
+        return self.seconds(rows) / max(1.0, self.factor)
+
+    def relax(self) -> None:
+        """Move the factor back to 1, because a request was rejected and none is predicted: while all are rejected,
+        nothing is measured, and a factor from one slow batch would reject them forever."""
+        if self.factor > 1.0:
+            self.factor += (1.0 - self.factor) * 0.05
+
     def observe(self, rows: int, seconds: float) -> None:
         """Update the factor from one batch: fast when it was slower than expected, slowly when it was faster."""
         expected = self.base + self.per_row * rows

@@ -41,6 +41,11 @@ def encode(response: InferResponse, key: str = "predictions") -> bytes:
     predictions = {tensor.name: _rows(tensor.name, tensor.array) for tensor in response.outputs}
     if len(predictions) == 1:
         return _encoder.encode({key: next(iter(predictions.values()))})
+    if len({len(rows) for rows in predictions.values()}) > 1:
+        names = ", ".join(predictions)
+        raise RequestError(
+            f"the outputs {names} have different numbers of rows: request one of them, or send a v2 request"
+        )
     by_row = [dict(zip(predictions, row, strict=True)) for row in zip(*predictions.values(), strict=True)]
     return _encoder.encode({key: by_row})
 

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from mlmodel_server.errors import RequestError
-from mlmodel_server.rest import management
+from mlmodel_server.rest import management, outputs
 from mlmodel_server.rest.body import ENCODING
 from mlmodel_server.rest.busypoll import BusyPoll
 from mlmodel_server.rest.connection import Answerable
@@ -25,6 +25,10 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+LEARNT_TARGETS = 64
+"""Maximum number of targets with a query that take the fast path, after they were requested once."""
+
+
 class Application:
     """An ASGI application that is also the :class:`~mlmodel_server.rest.connection.FastPath`."""
 
@@ -36,6 +40,7 @@ class Application:
         self._endpoints = endpoints(serving)
         self.fast_endpoints = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
         """The endpoints of the fast path, by target in the request line. Empty while draining."""
+        self._max_fast = len(self.fast_endpoints) + LEARNT_TARGETS
         self._accepted: list[FastExchange] = []
         self._poll = BusyPoll()
 
@@ -76,7 +81,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        endpoint = self._endpoints.get(path)
+        endpoint = self._endpoint(scope)
         if endpoint is None and not path.endswith(("/infer", "/infer/")):
             await self._manage(scope, receive, send)
             return
@@ -88,8 +93,20 @@ class Application:
             return
         await _send(self._closing(send), reply)
 
+    def _endpoint(self, scope: Scope) -> Endpoint | None:
+        """Return the endpoint of a path, for the outputs that its query selects."""
+        endpoint, query = self._endpoints.get(scope["path"]), scope["query_string"]
+        if endpoint is None or not query:
+            return endpoint
+        endpoint, usual = outputs.with_query(endpoint, query, self.pipeline.serving.model)
+        if usual and not self.pipeline.serving.draining and len(self.fast_endpoints) < self._max_fast:
+            self.fast_endpoints[scope["raw_path"] + b"?" + query] = endpoint
+        return endpoint
+
     async def _manage(self, scope: Scope, receive: Receive, send: Send) -> None:
         send = self._closing(send)
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         if not _needs_no_key(scope["path"]):
             try:
                 self.pipeline.authorise(dict(scope["headers"]))
@@ -114,6 +131,15 @@ class Application:
 async def _send(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def _without_body(send: Send) -> Send:
+    """Return ``send`` for HEAD: the headers of GET, Content-Length too, and an empty body."""
+
+    async def bodiless(message: MutableMapping[str, Any]) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return bodiless
 
 
 def _needs_no_key(path: str) -> bool:

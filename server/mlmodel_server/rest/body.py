@@ -19,6 +19,9 @@ ENCODING = b"content-encoding"
 TIMEOUT = b"x-mlmodel-timeout-ms"
 JSON_LENGTH = b"inference-header-content-length"
 
+MAX_DIGITS = 12
+"""Maximum number of digits of the integer in a header."""
+
 
 @dataclass(slots=True)
 class Head:
@@ -99,8 +102,8 @@ def _too_long(limits: Limits) -> RequestError:
 
 
 def _integer(value: bytes, name: bytes) -> int:
-    if not value.isdigit() or len(value) > 12:
-        raise RequestError(f"the header {name.decode()} must be an integer of 1 to 12 digits")
+    if not value.isdigit() or len(value) > MAX_DIGITS:
+        raise RequestError(f"the header {name.decode()} must be an integer of 1 to {MAX_DIGITS} digits")
     return int(value)
 
 

@@ -21,13 +21,15 @@ BINARY = b"application/octet-stream"
 @dataclass(frozen=True)
 class Endpoint:
     """One wire format. ``route`` is its name in traces, ``what`` completes "POST …" in an error. ``decode`` raises
-    :class:`~mlmodel_server.errors.RequestError`; ``encode`` returns headers and body."""
+    :class:`~mlmodel_server.errors.RequestError`; ``encode`` returns headers and body. ``no_outputs`` is the error of a
+    query with ``outputs``; "" if it selects outputs."""
 
     route: str
     what: str
     content_types: frozenset[bytes]
     decode: Callable[[Head, bytes], InferRequest]
     encode: Callable[[InferRequest, Answer], tuple[Headers, bytes]]
+    no_outputs: str = ""
 
 
 def _not_served(*_: Any) -> Any:
@@ -43,7 +45,12 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
     v2_base, v1_base = f"/v2/models/{serving.name}", f"/v1/models/{serving.name}"
     specs, json = rows.specs_of(serving.model.signature), frozenset((JSON,))
     infer = Endpoint(
-        "POST /v2/models/{name}/infer", "a v2 inference request", json | {BINARY}, _v2_request, _v2_answer(serving)
+        "POST /v2/models/{name}/infer",
+        "a v2 inference request",
+        json | {BINARY},
+        _v2_request,
+        _v2_answer(serving),
+        'a v2 request selects outputs in its body: send "outputs": [{"name": ...}] instead of the query',
     )
     predict = Endpoint(
         "POST /v1/models/{name}:predict",
@@ -63,8 +70,9 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
         "POST /v1/models/{name}:explain",
         '{"instances": [...]}',
         json,
-        lambda _, body: _explain_request(v1.decode(body, specs), serving),
+        _explain_request(serving),
         _explain_answer,
+        ":explain has one output: remove outputs from the query, or send the request to :predict",
     )
     plain = Endpoint(
         "POST /predict",
@@ -104,12 +112,19 @@ def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
     return [(b"content-type", JSON)], v1.encode(answer.response)
 
 
-def _explain_request(request: InferRequest, serving: Serving) -> InferRequest:
-    if CONTRIBUTIONS not in (spec.name for spec in serving.model.signature.outputs):
-        raise RequestError(
-            f"this model ({serving.platform}) cannot explain its predictions: XGBoost and LightGBM models can", 501
-        )
-    return InferRequest(request.id, request.inputs, [CONTRIBUTIONS])
+def _explain_request(serving: Serving) -> Callable[[Head, bytes], InferRequest]:
+    signature = serving.model.signature
+    can_explain = CONTRIBUTIONS in (spec.name for spec in signature.outputs)
+
+    def decode(_: Head, body: bytes) -> InferRequest:
+        if not can_explain:
+            raise RequestError(
+                f"this model ({serving.platform}) cannot explain its predictions: XGBoost and LightGBM models can", 501
+            )
+        request = v1.decode(body, signature.inputs)
+        return InferRequest(request.id, request.inputs, [CONTRIBUTIONS])
+
+    return decode
 
 
 def _explain_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from mlmodel_server.rest.body import Head, head_of, read
+from mlmodel_server.rest.body import TIMEOUT, Head, head_of, read
 from mlmodel_server.rest.connection import Answerable
 from mlmodel_server.rest.endpoints import Endpoint
 from mlmodel_server.rest.reply import Reply, reply_of
 from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure
 from mlmodel_server.serving.inference import Answer
+from mlmodel_server.serving.lateness import IN_A_CLUSTER, SERVER, Limit
 from mlmodel_server.tensors import InferRequest
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+HEADER = Limit(TIMEOUT.decode(), f"send {TIMEOUT.decode()}: {{ms}} or more (in a cluster at most {IN_A_CLUSTER})")
 
 PREDICTION_ID = b"x-mlmodel-prediction-id"
 
@@ -43,6 +46,10 @@ class HttpExchange(Exchange[Reply]):
     @property
     def deadline(self) -> float:
         return self.head.deadline
+
+    @property
+    def limit(self) -> Limit:
+        return HEADER if TIMEOUT in self.headers else SERVER
 
     @property
     def is_large(self) -> bool:

@@ -162,7 +162,10 @@ def _errors(app: FastAPI, serving: Serving) -> None:
             message = f"path {path} not found: this server serves /v2/models/{serving.name}, see /docs"
         else:
             message = f"method {request.method} is not allowed at {path}: see /docs"
-        return JSONResponse(schemas.Error(error=message), failure.status_code, failure.headers)
+        headers = dict(failure.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"
+        return JSONResponse(schemas.Error(error=message), failure.status_code, headers)
 
 
 def _get(app: FastAPI, path: str, endpoint: Any, responses: dict[int | str, dict[str, Any]]) -> None:

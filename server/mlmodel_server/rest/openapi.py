@@ -13,7 +13,8 @@ from fastapi.openapi.utils import get_openapi
 
 from mlmodel_server.formats.opened import CONTRIBUTIONS
 from mlmodel_server.protocol.invocations import MISSING
-from mlmodel_server.rest.body import TIMEOUT
+from mlmodel_server.rest import outputs
+from mlmodel_server.rest.body import MAX_DIGITS, TIMEOUT
 from mlmodel_server.rest.endpoints import endpoints
 from mlmodel_server.rest.schemas import ref, schemas
 from mlmodel_server.serving.context import Serving
@@ -30,7 +31,7 @@ ERRORS = {
     415: "The path requires another content type or compression",
     429: "Too many requests wait: retry after the time in Retry-After",
     500: "The model failed on this input",
-    503: "The server cannot meet the deadline, or drains",
+    503: "The server cannot meet the deadline, or drains: retry after the time in Retry-After, not without it",
 }
 """Description of each status, for all paths."""
 
@@ -144,8 +145,15 @@ def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": ERRORS[status], "content": _json("Error")} for status in statuses}
 
 
-def _operation(summary: str, description: str, request: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
-    """Return the operation of an inference endpoint, from the content of its request and response."""
+def _operation(
+    summary: str,
+    description: str,
+    request: dict[str, Any],
+    response: dict[str, Any],
+    parameters: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the operation of an inference endpoint, from the content of its request and response. ``parameters`` are
+    those besides the headers of every request."""
     text = {"type": "string"}
     responses = {
         200: {
@@ -171,11 +179,33 @@ def _operation(summary: str, description: str, request: dict[str, Any], response
                 "name": TIMEOUT.decode(),
                 "in": "header",
                 "description": "Deadline of this request in milliseconds, instead of the server's",
-                "schema": {"type": "integer", "minimum": 0, "maximum": 10**9},
-            }
+                "schema": {"type": "integer", "minimum": 0, "maximum": 10**MAX_DIGITS - 1},
+            },
+            *parameters,
         ],
         "requestBody": {"required": True, "content": request},
         "responses": {str(status): described for status, described in responses.items()},
+    }
+
+
+def _selection(serving: Serving) -> str:
+    names = ", ".join(spec.name for spec in serving.model.signature.outputs)
+    return f"`?{outputs.NAME}=NAME,NAME` selects from: {names}."
+
+
+def _outputs(serving: Serving) -> dict[str, Any]:
+    """Return the parameter of the query that selects outputs."""
+    names = [spec.name for spec in serving.model.signature.outputs]
+    default = serving.model.select_outputs(None)
+    return {
+        "name": outputs.NAME,
+        "in": "query",
+        "description": "Outputs of the model, with a comma between two. One: `predictions` has its values. Several: "
+        f"`predictions` has an object by output name for each row. Default: {', '.join(default)}",
+        "schema": {"type": "array", "items": {"type": "string", "enum": names}, "minItems": 1, "uniqueItems": True},
+        "style": "form",
+        "explode": False,
+        "example": list(default),
     }
 
 
@@ -192,11 +222,18 @@ def _infer(serving: Serving, examples: Examples) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _predict(_serving: Serving, examples: Examples) -> dict[str, Any]:
+def _predict(serving: Serving, examples: Examples) -> dict[str, Any]:
     description = (
-        "Predict rows in the v1 protocol of KServe and TensorFlow Serving: arrays, or objects by feature name."
+        "Predict rows in the v1 protocol of KServe and TensorFlow Serving: arrays, or objects by feature name. "
+        + _selection(serving)
     )
-    return _operation("Predict (v1)", description, _json("RowsV1", examples.instances), _json("Predictions"))
+    return _operation(
+        "Predict (v1)",
+        description,
+        _json("RowsV1", examples.instances),
+        _json("Predictions"),
+        [_outputs(serving)],
+    )
 
 
 def _explain(_serving: Serving, examples: Examples) -> dict[str, Any]:
@@ -206,18 +243,27 @@ def _explain(_serving: Serving, examples: Examples) -> dict[str, Any]:
     return _operation("Explain (v1)", description, _json("RowsV1", examples.instances), _json("Explanations"))
 
 
-def _invocations(_serving: Serving, examples: Examples) -> dict[str, Any]:
-    description = "Predict a table in the formats of MLflow: JSON, or CSV with a header line."
+def _invocations(serving: Serving, examples: Examples) -> dict[str, Any]:
+    description = f"Predict a table in the formats of MLflow: JSON, or CSV with a header line. {_selection(serving)}"
     lines: dict[str, Any] = {"schema": {"type": "string"}}
     if examples.csv:
         lines["example"] = examples.csv
     content = _json("Table", examples.split) | {"text/csv": lines}
-    return _operation("Predict a table (MLflow)", description, content, _json("Predictions"))
+    return _operation("Predict a table (MLflow)", description, content, _json("Predictions"), [_outputs(serving)])
 
 
-def _rows(_serving: Serving, examples: Examples) -> dict[str, Any]:
-    description = "Predict a row as a plain JSON object by feature name, or an array of rows; null is a missing number."
-    return _operation("Predict plain rows", description, _json("Rows", examples.row), _json("Predictions"))
+def _rows(serving: Serving, examples: Examples) -> dict[str, Any]:
+    description = (
+        "Predict a row as a plain JSON object by feature name, or an array of rows; null is a missing number. "
+        + _selection(serving)
+    )
+    return _operation(
+        "Predict plain rows",
+        description,
+        _json("Rows", examples.row),
+        _json("Predictions"),
+        [_outputs(serving)],
+    )
 
 
 _OPERATIONS: dict[str, Callable[[Serving, Examples], dict[str, Any]]] = {

@@ -15,9 +15,12 @@ from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import Exchange, Failure
 from mlmodel_server.serving.inference import Answer
+from mlmodel_server.serving.lateness import IN_A_CLUSTER, SERVER, Limit
 from mlmodel_server.tensors import InferRequest, InferResponse
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+CALL = Limit("the deadline of the call", f"set a deadline of {{ms}} ms or more (in a cluster at most {IN_A_CLUSTER})")
 
 PREDICTION_ID = "prediction_id"
 
@@ -26,7 +29,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     """A ModelInfer call. gRPC has already read the message and checked its size; it is parsed after the API key and the
     room in the queue have been checked."""
 
-    __slots__ = ("_deadline", "_message", "_raw", "_serving", "headers", "started")
+    __slots__ = ("_deadline", "_limit", "_message", "_raw", "_serving", "headers", "started")
 
     _message: pb.ModelInferRequest
 
@@ -37,11 +40,17 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
         self._raw, self._serving = raw, serving
         self.headers, self.started = headers_of(context), perf_counter()
         left = context.time_remaining()
-        self._deadline = self.started + min(inf if left is None else left, serving.limits.timeout)
+        left = inf if left is None else left
+        self._deadline = self.started + min(left, serving.limits.timeout)
+        self._limit = CALL if left < serving.limits.timeout else SERVER
 
     @property
     def deadline(self) -> float:
         return self._deadline
+
+    @property
+    def limit(self) -> Limit:
+        return self._limit
 
     def check(self) -> int:
         return 0

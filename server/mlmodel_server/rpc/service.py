@@ -38,6 +38,14 @@ _CODES = {
 }
 """By the HTTP status of a failure; INTERNAL for any other."""
 
+
+def _code(failure: Failure) -> StatusCode:
+    """Return the code of a failure. Clients retry UNAVAILABLE, so a deadline that no retry can meet has another one."""
+    if failure.is_late and not failure.retry_after:
+        return StatusCode.DEADLINE_EXCEEDED
+    return _CODES.get(failure.status, StatusCode.INTERNAL)
+
+
 _AGE = (("grpc.max_connection_age_ms", 3_000), ("grpc.max_connection_age_grace_ms", 60_000))
 """Clients never close a connection, and a call fails if it is sent while the pod exits. So the server closes each one
 after less than 5 s, the time for which a pod still serves after Kubernetes sends it no new connections."""
@@ -106,7 +114,7 @@ class GrpcServer:
             if isinstance(reply, Failure):
                 if reply.is_late:
                     context.set_trailing_metadata((*self._trailer, (LATE, "true")))
-                await context.abort(_CODES.get(reply.status, StatusCode.INTERNAL), reply.message)
+                await context.abort(_code(reply), reply.message)
             return reply
 
         return guarded

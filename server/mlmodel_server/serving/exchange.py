@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.serving.inference import Answer, Call
+from mlmodel_server.serving.lateness import Limit
 from mlmodel_server.tensors import InferRequest
 from mlmodel_server.texts import one_line
 
@@ -78,6 +79,11 @@ class Exchange(ABC, Generic[Reply]):
     @abstractmethod
     def deadline(self) -> float:
         """Reading of ``perf_counter`` after which the client no longer waits."""
+
+    @property
+    @abstractmethod
+    def limit(self) -> Limit:
+        """Who set the deadline."""
 
     @abstractmethod
     async def read(self) -> None:

@@ -13,12 +13,13 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from mlmodel_server.engine.batching import Overloaded
+from mlmodel_server.engine.batching import Late, Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, Reply, failure_of
 from mlmodel_server.serving.inference import Inference
+from mlmodel_server.serving.lateness import explained
 from mlmodel_server.serving.reporter import Reporter
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,8 @@ class Pipeline:
 
     def reject(self, exchange: Exchange[Reply], error: Exception) -> Reply:
         """Report an error, and return the reply with it."""
+        if isinstance(error, Late):
+            error = explained(error, exchange.deadline - exchange.started, exchange.limit)
         failure = self.failure(error)
         self._reporter.failed(exchange, failure.status, error)
         return exchange.reject(failure)
@@ -143,7 +146,7 @@ class Pipeline:
     def _reserve(self, size: int) -> int:
         """Reserve memory for a body, and return its size. A single request always gets it: its own limit bounds it."""
         if size and self._body_bytes and self._body_bytes + size > self.serving.limits.max_body_total:
-            raise Overloaded("too many large requests at once: retry later", 429, "memory")
+            raise Overloaded("too many large requests at once: retry after 1 s", 429, "memory")
         self._body_bytes += size
         return size
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlmodel_server.errors import ModelFailure
+from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.protocol import v1
 from mlmodel_server.tensors import InferResponse, named
 
@@ -37,3 +37,9 @@ def test_several_outputs_are_an_object_for_each_row() -> None:
 def test_nan_of_a_model_is_a_failure_and_never_null() -> None:
     with pytest.raises(ModelFailure, match="output predict has NaN"):
         predictions(predict=[np.nan])
+
+
+def test_outputs_with_different_numbers_of_rows_cannot_share_an_answer() -> None:
+    response = InferResponse(None, [named("a", np.array([1.0, 2.0])), named("b", np.array([1.0]))])
+    with pytest.raises(RequestError, match="the outputs a, b have different numbers of rows: request one of them"):
+        v1.encode(response)

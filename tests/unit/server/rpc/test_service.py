@@ -27,6 +27,7 @@ from mlmodel_server.serving.inference import Answer, Call
 from mlmodel_server.serving.pipeline import Pipeline
 from tests.integration.router.loopback import http2
 from tests.unit.server.doubling import serving
+from tests.unit.server.rest.test_app import application
 
 GARBAGE = b"\xff\xff"
 """Bytes that cannot be parsed as a message."""
@@ -320,6 +321,19 @@ def test_a_call_that_outlives_the_drain_gets_unavailable(pipeline: Recording) ->
 
     run(test, pipeline)
     assert pipeline.counts() == {"503": 1}
+
+
+def test_a_call_selects_any_outputs() -> None:
+    async def test(client: Client, _: GrpcServer) -> None:
+        for names in (["predict"], ["predict_proba"], ["decision function", "predict_proba", "predict"]):
+            answer = await client.infer(outputs=[{"name": name} for name in names])
+            assert [output.name for output in answer.outputs] == names
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.infer(outputs=[{"name": "transform"}])
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "unknown output 'transform'; the model has predict, predict_proba" in (caught.value.details() or "")
+
+    run(test, application().pipeline)
 
 
 BAD_PATHS = [b"/\xff\xfe", b"\xff", b"/\xc3", b"/inference.GRPCInferenceService/ModelInf\xe9r", b"/\xed\xa0\x80"]

@@ -19,6 +19,7 @@ from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, failure_of
 from mlmodel_server.serving.inference import Answer
+from mlmodel_server.serving.lateness import SERVER
 from mlmodel_server.serving.pipeline import Pipeline
 from mlmodel_server.tensors import InferRequest, named
 from tests.unit.server.doubling import serving
@@ -54,6 +55,8 @@ class Sent(Exchange[float | Failure]):
     @property
     def deadline(self) -> float:
         return self.started + 30
+
+    limit = SERVER
 
     async def read(self) -> None:
         self._step("read")

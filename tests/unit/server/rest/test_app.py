@@ -1,0 +1,226 @@
+"""The HTTP application: HEAD, outputs that the query selects, and the order of checks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlmodel_server.engine.model import Model
+from mlmodel_server.formats.opened import CONTRIBUTIONS, Table
+from mlmodel_server.manifest import Signature
+from mlmodel_server.rest.app import LEARNT_TARGETS, Application
+from mlmodel_server.serving.access import ApiKeys
+from mlmodel_server.serving.pipeline import Pipeline
+from mlmodel_server.tensors import TensorSpec
+from tests.unit.server.doubling import serving
+
+NAMES = ("predict", "predict_proba", "decision function", "a,b")
+PREDICT, INVOCATIONS, ROWS = "/v1/models/double:predict", "/invocations", "/predict"
+EXPLAIN, INFER = "/v1/models/double:explain", "/v2/models/double/infer"
+BODIES: dict[str, Any] = {
+    PREDICT: {"instances": [[1.0], [2.0]]},
+    INVOCATIONS: {"dataframe_split": {"columns": ["x"], "data": [[1.0], [2.0]]}},
+    ROWS: [{"x": 1.0}, {"x": 2.0}],
+}
+
+
+def outputs_of(table: Table, wanted: Sequence[str]) -> list[Any]:
+    """Predict: the numbers, their powers, and so on."""
+    x = np.asarray(table)[:, 0]
+    known = {"predict": x, "predict_proba": np.stack([x, x**2], axis=1), "decision function": -x, "a,b": x + 1}
+    return [known[name] for name in wanted]
+
+
+def application(names: Sequence[str] = NAMES, **more: Any) -> Application:
+    served = serving(**more)
+    outputs = tuple(TensorSpec(name, "FP64", (-1, 2) if name == "predict_proba" else (-1,)) for name in names)
+    served.model = Model(outputs_of, Signature("columns", (TensorSpec("x", "FP64", (-1,)),), outputs))
+    return Application(Pipeline(served))
+
+
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+
+
+async def request(app: Application, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
+    path, _, query = target.partition("?")
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method, "scheme": "http", "path": path,
+        "raw_path": path.encode(), "query_string": query.encode(), "root_path": "", "server": ("h", 80),
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    return sent[0]["status"], sent[0]["headers"], b"".join(message["body"] for message in sent[1:])
+
+
+def post(app: Application, target: str, body: Any, **headers: str) -> tuple[int, Any]:
+    async def whole() -> Answer:
+        app.pipeline.start(0)
+        try:
+            return await request(app, "POST", target, json.dumps(body).encode(), **headers)
+        finally:
+            await app.pipeline.stop()
+
+    status, _, answer = asyncio.run(whole())
+    return status, json.loads(answer)
+
+
+def gets() -> Iterator[str]:
+    document = application()._management.openapi()
+    for path, methods in document["paths"].items():
+        if "get" in methods:
+            yield path
+    yield from ("/openapi.json", "/v2/", "/nothing", "/v2/models/double/feedback")
+
+
+@pytest.mark.parametrize("path", list(gets()))
+@pytest.mark.parametrize("accept", ["*/*", "text/html"])
+def test_head_is_get_without_its_body(path: str, accept: str) -> None:
+    app = application()
+
+    async def both() -> tuple[Answer, Answer]:
+        app.pipeline.start(0)
+        answers = await request(app, "GET", path, accept=accept), await request(app, "HEAD", path, accept=accept)
+        await app.pipeline.stop()
+        return answers
+
+    (status, headers, body), (status_of_head, headers_of_head, nothing) = asyncio.run(both())
+    assert (status_of_head, nothing) == (status, b"")
+    changing = ("/metrics", "/v2/models/double/stats")
+    names = [name for name, _ in headers]
+    assert [name for name, _ in headers_of_head] == names
+    if path not in changing:
+        assert headers_of_head == headers
+        assert (b"content-length", b"%d" % len(body)) in headers_of_head
+
+
+def test_head_of_a_path_with_a_key_requires_the_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
+    app = application(keys=ApiKeys(tmp_path / "keys"))
+    status, _, body = asyncio.run(request(app, "HEAD", "/v2/models/double"))
+    assert (status, body) == (401, b"")
+
+
+def test_a_wrong_method_names_head() -> None:
+    status, headers, _ = asyncio.run(request(application(), "DELETE", "/v2/models/double"))
+    assert status == 405
+    assert dict(headers)[b"allow"] == b"GET, HEAD"
+
+
+PROBA = [[1.0, 1.0], [2.0, 4.0]]
+
+
+@pytest.mark.parametrize("path", list(BODIES))
+@pytest.mark.parametrize(
+    ("query", "predictions"),
+    [
+        ("", [1.0, 2.0]),
+        ("?other=1", [1.0, 2.0]),
+        ("?outputs=predict", [1.0, 2.0]),
+        ("?outputs=predict_proba", PROBA),
+        ("?a=1&outputs=predict%5Fproba&b", PROBA),
+        ("?outputs=decision%20function", [-1.0, -2.0]),
+        ("?outputs=decision+function", [-1.0, -2.0]),
+        ("?outputs=a%2Cb", [2.0, 3.0]),
+        (
+            "?outputs=predict_proba,predict",
+            [{"predict_proba": [1.0, 1.0], "predict": 1.0}, {"predict_proba": [2.0, 4.0], "predict": 2.0}],
+        ),
+    ],
+)
+def test_the_query_selects_outputs(path: str, query: str, predictions: Any) -> None:
+    assert post(application(), path + query, BODIES[path]) == (200, {"predictions": predictions})
+
+
+@pytest.mark.parametrize("path", list(BODIES))
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("outputs=nothing", "unknown output 'nothing'; the model has predict, predict_proba, decision function, a,b"),
+        ("outputs=", "unknown output ''; the model has predict"),
+        ("outputs=predict,", "unknown output ''; the model has predict"),
+        ("outputs", "unknown output ''; the model has predict"),
+        ("outputs=predict,predict", "the same name twice"),
+        ("outputs=predict&outputs=predict_proba", "the query has outputs twice: send one, with a comma"),
+        ("outputs=%ff", "unknown output"),
+    ],
+)
+def test_a_wrong_selection_is_rejected_before_rows_are_parsed(path: str, query: str, words: str) -> None:
+    status, answer = post(application(), f"{path}?{query}", {"not": "rows"})
+    assert status == 400
+    assert words in answer["error"]
+
+
+def test_other_endpoints_say_where_outputs_are_selected() -> None:
+    app = application((*NAMES, CONTRIBUTIONS))
+    assert post(app, f"{INFER}?outputs=predict", {})[1]["error"].startswith("a v2 request selects outputs in its body")
+    assert post(app, f"{EXPLAIN}?outputs=predict", {})[1]["error"].startswith(":explain has one output")
+
+
+def test_the_api_key_is_checked_before_the_selection(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
+    status, answer = post(application(keys=ApiKeys(tmp_path / "keys")), f"{ROWS}?outputs=nothing", {})
+    assert status == 401
+    assert "predict" not in answer["error"]
+
+
+def test_a_model_that_cannot_explain_says_so_before_rows_are_parsed() -> None:
+    status, answer = post(application(), EXPLAIN, {"not": "rows"})
+    assert status == 501
+    assert answer["error"] == "this model (test) cannot explain its predictions: XGBoost and LightGBM models can"
+
+
+class Connection:
+    """A connection on the fast path."""
+
+    def __init__(self) -> None:
+        self.body = b""
+
+    def answer(self, start: bytes, body: bytes) -> None:
+        self.body = body
+
+
+def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
+    app = application()
+    target = f"{ROWS}?outputs=predict_proba".encode()
+    assert target not in app.fast_endpoints
+    post(app, target.decode(), BODIES[ROWS])
+    connection, body = Connection(), json.dumps(BODIES[ROWS]).encode()
+
+    async def fast() -> None:
+        app.pipeline.start(0)
+        assert app.accept(connection, target, [(b"content-length", b"%d" % len(body))], body)
+        app.answer_accepted()
+        await app.pipeline.stop()
+
+    asyncio.run(fast())
+    assert json.loads(connection.body) == {"predictions": PROBA}
+
+
+def test_no_client_fills_the_fast_path_with_targets() -> None:
+    app = application()
+    known = set(app.fast_endpoints)
+    for spelling in ("?outputs=%70redict", "?a=1&outputs=predict", "?outputs=nothing", "?x=1"):
+        post(app, ROWS + spelling, BODIES[ROWS])
+    assert set(app.fast_endpoints) == known
+    app = application([f"o{number}" for number in range(LEARNT_TARGETS + 9)])
+    for number in range(LEARNT_TARGETS + 9):
+        asyncio.run(request(app, "POST", f"{ROWS}?outputs=o{number}"))
+    assert len(app.fast_endpoints) == len(known) + LEARNT_TARGETS
+    app.drain()
+    asyncio.run(request(app, "POST", f"{PREDICT}?outputs=o1"))
+    assert not app.fast_endpoints, "while the server drains, no request takes the fast path"
