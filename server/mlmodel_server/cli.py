@@ -52,6 +52,20 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="FILE", help="CSV file with a header: rows that the model was not trained on"
     )
     package.add_argument("--label", metavar="COLUMN", help="column of --data with the label")
+    package.add_argument(
+        "--dates",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns of --data with dates in ISO 8601 (default: none, so that dates are text)",
+    )
+    package.add_argument(
+        "--extra-columns",
+        choices=("refuse", "ignore"),
+        default="refuse",
+        help="what a server does with a column that the model does not have: reject the request, or ignore the column "
+        "(default: refuse)",
+    )
     package.add_argument("--out", type=Path, metavar="DIR", help="directory to write the package to")
     package.add_argument("--configmap", metavar="NAME", help="print the package as an immutable ConfigMap of this name")
     package.add_argument(
@@ -113,7 +127,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             f"--data data.csv --label label --out DIR"
         )
     model = _model(arguments.source)
-    X, y = _table(arguments.data, arguments.label, model)
+    X, y = _table(arguments.data, arguments.label, model, arguments.dates)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
         written = package.save(
@@ -125,6 +139,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             compress=arguments.compress,
             version=arguments.version,
             compile=not arguments.no_compile,
+            extra_columns=arguments.extra_columns,
         )
     sys.stderr.write(f"wrote {written}; next: mlmodel inspect {written}\n")
     return written
@@ -142,7 +157,7 @@ def _model(path: Path) -> Any:
     return open_artefact(data, path.name) if detect(path.name, data) in ("skops", "joblib") else path
 
 
-def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
+def _table(path: Path, label: str, model: Any, dates: list[str]) -> tuple[Any, Any]:
     try:
         import pandas as pd
     except ImportError:
@@ -159,6 +174,15 @@ def _table(path: Path, label: str, model: Any) -> tuple[Any, Any]:
         raise UsageError(
             f"{path} has no column {label!r}: give --label one of {', '.join(map(str, table.columns[:20]))}"
         )
+    for name in dates:
+        if name not in table.columns:
+            raise UsageError(f"{path} has no column {name!r}: give --dates columns of {path}")
+        try:
+            table[name] = pd.to_datetime(table[name], format="ISO8601")
+        except ValueError:
+            raise UsageError(
+                f"column {name!r} of {path} has a value that is not a date in ISO 8601, such as 2024-03-01: change it"
+            ) from None
     y, X = table[label].to_numpy(), table.drop(columns=label)
     names = getattr(model, "feature_names_in_", None)
     if names is None:

@@ -99,7 +99,10 @@ def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[Tensor
 def _opened_on_frames(estimator: Any, format: str, inputs: Sequence[TensorSpec]) -> Opened:
     """Return an estimator that gets DataFrames with these columns, as its package says."""
     prepared = prepare(estimator, frame=True)
-    names = [name for name in METHODS if hasattr(prepared, name)]
+    several = isinstance(
+        getattr(prepared, "classes_", None), list
+    )  # probabilities of several targets are several tensors
+    names = [name for name in ((PREDICT,) if several else (PREDICT, PREDICT_PROBA)) if hasattr(prepared, name)]
     outputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in names)  # its package knows their types
     return Opened(
         format,
