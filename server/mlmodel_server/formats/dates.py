@@ -1,4 +1,4 @@
-"""Dates and times of a DataFrame: text in ISO 8601 to numpy's datetime64, exactly or not at all.
+"""Dates and times of a DataFrame: text in ISO 8601 to numpy's datetime64, without a change of the instant.
 
 numpy's own parser also reads ``now``, wraps dates beyond its range and drops digits, so the text is checked first.
 """
