@@ -57,6 +57,20 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="FILE", help="CSV file with a header: rows that the model was not trained on"
     )
     package.add_argument("--label", metavar="COLUMN", help="column of --data with the label (default: no labels)")
+    package.add_argument(
+        "--dates",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns of --data with dates in ISO 8601 (default: none, so that dates are text)",
+    )
+    package.add_argument(
+        "--extra-columns",
+        choices=("refuse", "ignore"),
+        default="refuse",
+        help="what a server does with a column that the model does not have: reject the request, or ignore the column "
+        "(default: refuse)",
+    )
     package.add_argument("--out", type=Path, metavar="DIR", help="directory to write the package to")
     package.add_argument("--configmap", metavar="NAME", help="print the package as an immutable ConfigMap of this name")
     package.add_argument(
@@ -149,7 +163,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             f"--data data.csv --out DIR, and --label COLUMN if data.csv has labels"
         )
     model = _model(arguments.source, arguments.code)
-    X, y = _table(arguments.data, arguments.label, model)
+    X, y = _table(arguments.data, arguments.label, model, arguments.dates)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
         written = package.save(
@@ -164,6 +178,7 @@ def _write(arguments: argparse.Namespace) -> Path:
             method=arguments.method,
             outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
             code=arguments.code,
+            extra_columns=arguments.extra_columns,
         )
     following = f"mlmodel package {written} --sign KEY --name NAME" if arguments.code else f"mlmodel inspect {written}"
     if not arguments.sign:
@@ -191,7 +206,7 @@ def _model(path: Path, code: list[Path]) -> Any:
     return open_artefact(data, path.name, strict=False, code=own_code.modules_of(own_code.sources(code)))
 
 
-def _table(path: Path, label: str | None, model: Any) -> tuple[Any, Any]:
+def _table(path: Path, label: str | None, model: Any, dates: list[str]) -> tuple[Any, Any]:
     """Return the rows of a CSV file as the model takes them, and the labels; None without ``label``."""
     try:
         import pandas as pd
@@ -209,6 +224,15 @@ def _table(path: Path, label: str | None, model: Any) -> tuple[Any, Any]:
         raise UsageError(
             f"{path} has no column {label!r}: give --label one of {', '.join(map(str, table.columns[:20]))}"
         )
+    for name in dates:
+        if name not in table.columns:
+            raise UsageError(f"{path} has no column {name!r}: give --dates columns of {path}")
+        try:
+            table[name] = pd.to_datetime(table[name], format="ISO8601")
+        except ValueError:
+            raise UsageError(
+                f"column {name!r} of {path} has a value that is not a date in ISO 8601, such as 2024-03-01: change it"
+            ) from None
     y, X = (None, table) if label is None else (table[label].to_numpy(), table.drop(columns=label))
     kind = "table" if isinstance(model, Path) else _taken(model)
     if kind == "texts":

@@ -1,4 +1,4 @@
-"""Dates and times of a DataFrame: text in ISO 8601 to numpy's datetime64, exactly or not at all.
+"""Dates and times of a DataFrame: text in ISO 8601 to numpy's datetime64, without a change of the instant.
 
 numpy's own parser also reads ``now``, wraps dates beyond its range and drops digits, so the text is checked first.
 """
@@ -35,7 +35,9 @@ _LIMIT = {"ns": (np.datetime64("1677-09-22", "s"), np.datetime64("2262-04-11", "
 
 
 class NotADate(ValueError):
-    """A text is not a date of this column. The sentence completes "must be"."""
+    """A text is not a date of this column. The sentence completes "must be"; ``row`` counts from 0."""
+
+    row = 0
 
 
 def format_of(dtype: str) -> str:
@@ -50,8 +52,12 @@ def parse(texts: Sequence[str | None], unit: str, *, aware: bool) -> Array:
     Raise :class:`NotADate` for any other text than a date of the years that the unit can hold.
     """
     parsed: Array = np.empty(len(texts), f"datetime64[{unit}]")
-    for index, text in enumerate(texts):
-        parsed[index] = np.datetime64("NaT") if text is None else _parsed(text, unit, aware)
+    for row, text in enumerate(texts):
+        try:
+            parsed[row] = np.datetime64("NaT") if text is None else _parsed(text, unit, aware)
+        except NotADate as error:
+            error.row = row
+            raise
     return parsed
 
 

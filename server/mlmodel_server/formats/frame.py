@@ -49,7 +49,7 @@ class Frames:
             try:
                 found[label] = build(values)
             except dates.NotADate as error:
-                raise RequestError(f"input {quoted(name)}: each date must be {error}") from None
+                raise RequestError(f"row {error.row}: input {quoted(name)} must be a date in {error}") from None
             except (ValueError, TypeError, OverflowError):
                 raise RequestError(
                     f"input {quoted(name)} has a value that the column of the model cannot hold: send values like "
@@ -146,7 +146,12 @@ def _numbers(dtype: str) -> Build:
 
     def build(values: list[Any]) -> Array:
         if kind.kind != "f":
-            return np.array(values, np.float64 if any(map(is_missing, values)) else kind)
+            if any(map(is_missing, values)):
+                return np.array(values, np.float64)
+            whole: Array = np.array(values, kind)
+            if whole.tolist() != values:
+                raise ValueError("a fraction")
+            return whole
         if kind.itemsize == 8:
             return np.array(values, kind)
         wide: Array = np.array(values, np.float64)

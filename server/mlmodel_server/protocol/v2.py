@@ -140,8 +140,8 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
     head = body if json_length is None else _head(body, json_length)
     try:
         sent = _decoder.decode(head)
-    except msgspec.ValidationError as error:
-        sent = _with_missing(head, error)
+    except msgspec.ValidationError:
+        sent = _with_missing(head)
     except jsonbody.DECODE_ERRORS as error:
         jsonbody.reject(error, head)
     if not sent.inputs:
@@ -161,13 +161,14 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
     return InferRequest(sent.id, inputs, names, sent.parameters or NO_PARAMETERS, of_outputs)
 
 
-def _with_missing(head: bytes | memoryview, strict: msgspec.ValidationError) -> InferRequestJson[_Input]:
-    """Parse a request that has a missing element, or an integer such as 30.0. Raise :class:`RequestError` for others,
-    with the ``strict`` error."""
+def _with_missing(head: bytes | memoryview) -> InferRequestJson[_Input]:
+    """Parse a request with a missing element, or an integer such as 30.0. Raise :class:`RequestError` for others."""
     try:
         sent = _decoder_of_missing.decode(head)
-    except jsonbody.DECODE_ERRORS:
-        raise RequestError(_misfit(str(strict), head)) from None
+    except msgspec.ValidationError as error:
+        raise RequestError(_misfit(str(error), head)) from None
+    except jsonbody.DECODE_ERRORS as error:
+        jsonbody.reject(error, head)
     for tensor in sent.inputs:
         if tensor.data is not msgspec.UNSET and not tensor.datatype.startswith("FP"):
             tensor.data = _exact(tensor)
@@ -211,7 +212,9 @@ def _misfit(message: str, body: bytes | memoryview) -> str:
         input = _Head()
     if not match or not isinstance(input.name, str):
         return f"not a v2 request: {message}"
-    where, reason = match[3], match[1].replace(" | array`", "`")
+    where, reason = match[3], match[1]
+    if where.startswith("data["):  # null and 30.0 are accepted, but not what to send
+        reason = reason.replace(" | array", "").replace(" | null", "").replace("int | float", "int")
     if where == "datatype" and isinstance(input.datatype, str):
         return str(unknown_datatype(input.name, input.datatype))
     if where.startswith("data["):

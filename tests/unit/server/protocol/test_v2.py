@@ -58,8 +58,13 @@ def test_every_datatype_is_decoded_and_encoded_unchanged(datatype: str, nested: 
         ({"data": [[1.5], ["2.5"]]}, "input 'x': data[1][0] of datatype FP64: Expected `float`, got `str`"),
         ({"data": [{}]}, "Expected `float`, got `object`"),
         ({"data": [True]}, "Expected `float`, got `bool`"),
-        ({"data": [None]}, "Expected `float`, got `null`"),
-        ({"datatype": "INT64", "data": [1.5]}, "Expected `int`, got `float`"),
+        ({"data": [None, "x"]}, "input 'x': data[1] of datatype FP64: Expected `float`, got `str`"),
+        ({"datatype": "INT64", "data": [1.5]}, "input 'x': data of the datatype INT64 must be integers"),
+        ({"datatype": "INT64", "data": [None, True]}, "data[1] of datatype INT64: Expected `int`, got `bool`"),
+        ({"datatype": "INT8", "shape": [2], "data": [None, 300]}, "outside the range of INT8"),
+        ({"datatype": "INT64", "shape": [2, 2], "data": [[1, None], [2]]}, "rows in data differ in length"),
+        ({"datatype": "BYTES", "shape": [2], "data": [None, ["a"]]}, "rows in data differ in length"),
+        ({"datatype": "FP32", "shape": [2], "data": [None, 1e300]}, "outside the range of FP32"),
         ({"datatype": "BOOL", "data": [1]}, "Expected `bool`, got `int`"),
         ({"datatype": "BYTES", "data": [1]}, "Expected `str`, got `int`"),
         ({"datatype": "INT8", "data": [128]}, "outside the range of INT8"),
@@ -140,6 +145,26 @@ def test_a_wrong_body_is_rejected_with_the_reason(text: bytes, words: str) -> No
 
 def request(**more: Any) -> bytes:
     return json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}], **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "expected", "dtype"),
+    [
+        ("FP64", [1, None, 2.5], [1.0, np.nan, 2.5], np.float64),
+        ("FP32", [[1.5], [None]], [[1.5], [np.nan]], np.float32),
+        ("INT64", [30.0, 2**60 + 1], [30, 2**60 + 1], np.int64),
+        ("INT64", [30.0, None, 2**60 + 1], [30, None, 2**60 + 1], object),
+        ("UINT8", [[1, None], [255, 0.0]], [[1, None], [255, 0]], object),
+        ("BOOL", [True, None], [True, None], object),
+        ("BYTES", ["a", None], ["a", None], object),
+    ],
+)
+def test_null_is_a_missing_element(datatype: str, data: list[Any], expected: list[Any], dtype: Any) -> None:
+    shape = list(np.array(data, object).shape)
+    for sent in (data, np.array(data, object).ravel().tolist()):
+        (tensor,) = v2.decode(body(datatype=datatype, shape=shape, data=sent)).inputs
+        assert tensor.array.dtype == dtype
+        np.testing.assert_array_equal(tensor.array, np.array(expected, dtype))
 
 
 def test_optional_fields_may_be_absent_or_null() -> None:
