@@ -197,13 +197,14 @@ def _keras(model: Any) -> bytes:
 
 
 def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
-    """Save as skops if skops can save the model and the server's loader opens the result, else as joblib."""
+    """Save as skops if skops can save the model and the server's loader opens the result, else as joblib, which is also
+    smaller and faster for boosters."""
     from mlmodel_server.formats.prepare import has_own_code  # imports the library
 
     # Of a class of the author's own the loader says what to do.
     if (reason := unserved.reason(estimator)) and not has_own_code(estimator):
         raise UsageError(f"model is not served: {reason}")
-    if format != "joblib":
+    if format == "skops" or (format == "auto" and not _has_booster(estimator)):
         try:
             data = _skops(estimator, compress)
             open_artefact(data, NAMES["skops"])
@@ -221,6 +222,12 @@ def _joblib(estimator: Any, compress: int) -> Dumped:
     except Exception as error:  # pickle has no common base for "this object cannot be pickled"
         raise UsageError(f"the model cannot be pickled ({error}): remove lambdas and open files from it") from error
     return Dumped("joblib", Artefact(NAMES["joblib"], {NAMES["joblib"]: buffer.getvalue()}), estimator)
+
+
+def _has_booster(estimator: Any) -> bool:
+    from mlmodel_server.formats.prepare import parts  # imports the library
+
+    return any(type(part).__module__.partition(".")[0] in ("lightgbm", "xgboost") for part in parts(estimator))
 
 
 def _skops(estimator: Any, compress: int) -> bytes:

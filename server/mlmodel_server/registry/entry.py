@@ -67,8 +67,6 @@ class Entry:
     """Calls the object, after each part of the model has passed its check, where the state does not show enough."""
     contents: Callable[[Any], Iterable[Any]] = attributes
     """Returns the objects inside an instance, which are checked too."""
-    formats: tuple[str, ...] = ("joblib", "skops")
-    """Formats in which a file with an instance is served under ``strict``."""
     parameters: tuple[str, ...] = ()
     """Parameters of a wrapper that change its predictions but are not part of its booster. Empty for all other classes:
     the server predicts with the object itself, so each of its parameters applies."""
@@ -86,10 +84,9 @@ def of(
     state: Check = empty,
     probe: Check = plain,
     contents: Callable[[Any], Iterable[Any]] = attributes,
-    formats: tuple[str, ...] = ("joblib", "skops"),
     parameters: tuple[str, ...] = (),
     unneeded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Entry]:
     """Yield the entries of classes in ``module`` that share a check; ``names`` has spaces between them."""
     for name in names.split():
-        yield Entry(module, name, check, state, probe, contents, formats, parameters, unneeded)
+        yield Entry(module, name, check, state, probe, contents, parameters, unneeded)

@@ -16,11 +16,13 @@ from sklearn.decomposition import SparsePCA
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from skops import io as skops
 
 from mlmodel_server import package
 from mlmodel_server.engine.model import model_of
 from mlmodel_server.errors import RefusedModel, RequestError, UsageError
+from mlmodel_server.formats import lightgbm_trees, xgboost_trees
 from mlmodel_server.formats.opened import CONTRIBUTIONS
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
@@ -76,12 +78,49 @@ def test_a_tree_with_several_outputs_is_refused_for_this_reason() -> None:
         _ = load(Memory({"model.ubj": data}, "model.ubj")).opened
 
 
-@pytest.mark.parametrize(
-    "model",
-    [xgboost.XGBRegressor(n_estimators=2, n_jobs=1), BisectingKMeans(n_clusters=2, random_state=1)],
-    ids=["XGBRegressor", "BisectingKMeans"],
-)
-def test_what_only_joblib_holds_is_refused_in_skops_with_this_advice(model: Any) -> None:
+_BOOSTERS = [
+    xgboost.XGBRegressor(n_estimators=2, n_jobs=1),
+    lightgbm.LGBMRegressor(n_estimators=2, n_jobs=1, verbose=-1),
+    make_pipeline(StandardScaler(), lightgbm.LGBMRegressor(n_estimators=2, n_jobs=1, verbose=-1)),
+]
+
+
+@pytest.mark.parametrize("model", _BOOSTERS, ids=["xgboost", "lightgbm", "pipeline"])
+def test_boosters_are_served_from_a_skops_file(model: Any) -> None:
+    data = skops.dumps(model.fit(X, NUMBER))
+    opened = load(Memory({"model.skops": data}, "model.skops")).opened
+    (answer,) = opened.functions(X, ("predict",))
+    np.testing.assert_array_equal(answer, model.predict(X))
+
+
+@pytest.mark.parametrize("model", _BOOSTERS[:2], ids=["xgboost", "lightgbm"])
+def test_a_booster_in_a_skops_file_is_checked_before_its_library_reads_it(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = skops.dumps(model.fit(X, NUMBER))
+    kind = type(model._Booster)
+
+    def refuse(_: Any) -> Any:
+        raise ValueError("it has a forged tree")
+
+    monkeypatch.setattr(lightgbm_trees, "rewritten", refuse)
+    monkeypatch.setattr(xgboost_trees, "rewritten_pickled", refuse)
+    monkeypatch.setattr(kind, "__setstate__", lambda *_: pytest.fail("the library read it"))
+    with pytest.raises(RefusedModel, match=r"^model\.skops cannot be read \(ValueError\)"):
+        _ = load(Memory({"model.skops": data}, "model.skops")).opened
+
+
+def test_what_the_check_of_a_booster_returns_is_what_its_library_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _BOOSTERS[1].fit(X, NUMBER)
+    data = skops.dumps(model)
+    other = lightgbm.LGBMRegressor(n_estimators=2, n_jobs=1, verbose=-1).fit(X, NUMBER + 100).booster_
+    monkeypatch.setattr(lightgbm_trees, "rewritten", lambda _: other.model_to_string())
+    opened = load(Memory({"model.skops": data}, "model.skops")).opened
+    np.testing.assert_array_equal(opened.functions(X, ("predict",))[0], other.predict(X))
+
+
+def test_what_only_joblib_holds_is_refused_in_skops_with_this_advice() -> None:
+    model = BisectingKMeans(n_clusters=2, random_state=1)
     data = skops.dumps(model.fit(X, NUMBER))
     with pytest.raises(RefusedModel, match=r"save the model with joblib\.dump$"):
         _ = load(Memory({"model.skops": data}, "model.skops")).opened

@@ -6,6 +6,7 @@ The payloads are harmless. Every file must be rejected for the reason beside it.
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import io
 import json
@@ -530,6 +531,10 @@ def _wide(kind: Any) -> Any:
     return np.repeat(kind(n_estimators=1).fit(X, Y).estimators_, 9, axis=1)
 
 
+def _of_node(node: dict[str, Any], _marker: Path) -> Files:
+    return _skops(node)
+
+
 def _skops_files() -> Iterator[Malicious]:
     system = _node("FunctionNode", "posix", "system")
     yield Malicious("skops function", lambda _: _skops(system), r"refused posix\.system in model\.skops")
@@ -563,6 +568,13 @@ def _skops_files() -> Iterator[Malicious]:
         lambda m: _skops(_node("ConstructorFromReduceNode", "xgboost.core", "Booster", content=_tuple_node(str(m)))),
         r"refused a call to xgboost\.core\.Booster in model\.skops",
     )
+    for loader in ("TreeNode", "LossNode"):
+        node = _node(loader, "xgboost.core", "Booster", content=_tuple_node("model"))
+        yield Malicious(
+            f"skops booster as {loader}",
+            functools.partial(_of_node, node),
+            r"refused a call to xgboost\.core\.Booster in model\.skops",
+        )
     yield Malicious(
         "skops path",
         lambda m: _skops(_node("NdArrayNode", "numpy", "ndarray", type="numpy", file=f"../../..{m}")),
