@@ -24,10 +24,23 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from mlmodel_server import package
 
 SEED = 42
-THINGS = "battery screen case camera sound price delivery packaging support manual keyboard charger".split()
-GOOD = "good great excellent solid lovely bright fast reliable perfect cheap".split()
-BAD = "bad poor awful broken slow dim flimsy useless overpriced late".split()
-TOWNS = "Bergen Cork Delft Espoo Graz Lund Porto Riga Siena Vilnius".split()
+THINGS = [
+    "battery",
+    "screen",
+    "case",
+    "camera",
+    "sound",
+    "price",
+    "delivery",
+    "packaging",
+    "support",
+    "manual",
+    "keyboard",
+    "charger",
+]
+GOOD = ["good", "great", "excellent", "solid", "lovely", "bright", "fast", "reliable", "perfect", "cheap"]
+BAD = ["bad", "poor", "awful", "broken", "slow", "dim", "flimsy", "useless", "overpriced", "late"]
+TOWNS = ["Bergen", "Cork", "Delft", "Espoo", "Graz", "Lund", "Porto", "Riga", "Siena", "Vilnius"]
 
 
 def reviews(count: int) -> tuple[list[str], list[str]]:
@@ -63,12 +76,12 @@ def tune(texts: list[str], labels: list[str]) -> GridSearchCV:
     return GridSearchCV(pipeline(), grid, scoring="f1_macro", cv=3).fit(texts, labels)
 
 
-def smallest(search: GridSearchCV) -> dict[str, Any]:
-    """Compress: return the settings that leave out most rare words, of those whose score is within 1 % of the best."""
+def compress(search: GridSearchCV) -> dict[str, Any]:
+    """Return the settings that leave out most rare words, of those whose score is within 1 % of the best."""
     results = search.cv_results_
     good = [i for i, score in enumerate(results["mean_test_score"]) if score >= 0.99 * search.best_score_]
-    best: dict[str, Any] = max((results["params"][i] for i in good), key=lambda params: params["weigh__min_df"])
-    return best
+    smallest: dict[str, Any] = max((results["params"][i] for i in good), key=lambda params: params["weigh__min_df"])
+    return smallest
 
 
 def size_and_time(name: str, model: Pipeline, text: str) -> None:
@@ -89,7 +102,7 @@ def main() -> None:
 
     first = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000)).fit(X_train, y_train)
     search = tune(X_train, y_train)
-    settings = smallest(search)
+    settings = compress(search)
     second = pipeline(**settings).fit(X_train, y_train)
     print(f"best of {len(search.cv_results_['params'])} settings: {search.best_params_}; compressed to {settings}")
     size_and_time("before", search.best_estimator_, X_test[0])
