@@ -129,6 +129,11 @@ fuzz-artefacts: setup ## Open and predict 20,000 model files with one forged par
 bench: setup ## Run the benchmarks against baselines, as ratios
 	$(BIN)/python -m bench
 
+.PHONY: examples
+examples: setup ## Run every command of the READMEs of the examples, on this machine and on a whole cluster
+	$(BIN)/python -m hack.cluster images
+	$(BIN)/python -m pytest tests/integration/test_examples.py tests/e2e/test_examples.py --whole -q --durations=0
+
 .PHONY: clean
 clean: ## Remove the virtual environment and build results (the caches of the cluster stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist

@@ -14,6 +14,7 @@ from tests.fixtures.cluster import (
     kubectl,
     namespace,
 )
+from tests.fixtures.readme import trained_example
 
 # gRPC writes to standard error when a process that has used it forks, which some tests do.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
@@ -23,7 +24,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 hypothesis.settings.register_profile("mlmodel", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("mlmodel")
 
-__all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace"]
+__all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace", "trained_example"]
 
 
 @pytest.hookimpl(wrapper=True)

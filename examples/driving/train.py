@@ -68,12 +68,12 @@ def tune(X: pd.DataFrame, y: pd.Series) -> GridSearchCV:
     return GridSearchCV(forest(), grid, scoring="f1_macro", cv=3).fit(X, y)
 
 
-def smallest(search: GridSearchCV) -> dict[str, Any]:
-    """Compress: return the settings with the fewest leaves whose score is within 2 % of the best."""
+def compress(search: GridSearchCV) -> dict[str, Any]:
+    """Return the settings with the fewest leaves whose score is within 2 % of the best."""
     results = search.cv_results_
     good = [i for i, score in enumerate(results["mean_test_score"]) if score >= 0.98 * search.best_score_]
-    best: dict[str, Any] = min((results["params"][i] for i in good), key=leaves)
-    return best
+    smallest: dict[str, Any] = min((results["params"][i] for i in good), key=leaves)
+    return smallest
 
 
 def leaves(settings: dict[str, Any]) -> int:
@@ -96,7 +96,7 @@ def main() -> None:
 
     first = pipeline(LogisticRegression(class_weight="balanced")).fit(X_train, y_train)
     search = tune(X_train, y_train)
-    settings = smallest(search)
+    settings = compress(search)
     second = forest(**settings).fit(X_train, y_train)
     print(f"best of {len(search.cv_results_['params'])} settings: {search.best_params_}; compressed to {settings}")
     size_and_time("before", search.best_estimator_, X_test)

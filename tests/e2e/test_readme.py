@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hack import ROOT, installed_operator
 from hack.cluster import Cluster
+from tests.fixtures.readme import Block, Folder, access, blocks, use
 
 pytestmark = pytest.mark.cluster
 
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INSTALL = "kubectl apply -f manifests/install.yaml"
 
 
 def commands() -> list[str]:
-    """Return the command lines of the README in its order; blocks marked ``shell`` need a registry or an index."""
-    text = (ROOT / "README.md").read_text()
-    return [line for block in BLOCK.findall(text) for line in block.splitlines() if line]
+    """Return the command lines of the README in its order, without those that other tests run: test_demo.py tests
+    `make demo`, and `make test` runs this test."""
+    lines = [line for block in blocks((ROOT / "README.md").read_text()) for line in block.commands.splitlines()]
+    return [line for line in lines if line and not line.startswith(("make ", "KEEP=1 make "))]
 
 
 def test_the_commands_of_the_readme_work(cluster: Cluster, operator: Cluster, namespace: str, tmp_path: Path) -> None:
-    for name in ("examples", "manifests"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(cluster.kubeconfig.read_text())
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "kubectl").symlink_to(cluster.backend.kubectl)
-    path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "PATH": path}
-
-    def run(command: str) -> str:
-        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    run(f"kubectl config set-context --current --namespace {namespace}")
-    ran = []
-    for command in commands():
-        if command.startswith(("make ", "KEEP=1 make ")):
-            continue  # test_demo.py tests `make demo`, and `make test` runs this test
-        print(f"$ {command}\n{run(command)}")
-        ran.append(command)
-        if command.endswith("manifests/install.yaml"):
-            installed_operator.install(cluster)  # with the router image of this cluster
-    assert len(ran) >= 8
-    assert "tumour" in run("kubectl get mlm")
+    folder, settings = Folder(tmp_path), access(cluster, tmp_path)
+    lines = commands()
+    assert len(lines) >= 8
+    after = lines.index(INSTALL) + 1
+    folder.run([use(namespace), *(Block("", line) for line in lines[:after])], **settings)
+    installed_operator.install(cluster)  # with the router image of this cluster
+    shown = folder.run([*(Block("", line) for line in lines[after:]), Block("", "kubectl get mlm")], **settings)
+    assert "tumour" in shown[-1]
     assert (tmp_path / "out" / "tumour-mine.yaml").read_text().count("immutable: true") == 1

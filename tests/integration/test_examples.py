@@ -1,22 +1,18 @@
-"""The commands of the examples' READMEs, without a cluster."""
+"""The commands of the examples' READMEs that need no cluster, as they stand."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-from hack import ROOT
-from tests.fixtures.readme import Folder, blocks
-
-EXAMPLES = sorted(path.parent.name for path in (ROOT / "examples").glob("*/README.md"))
-CLUSTER = "Roll out in a cluster"
+from tests.fixtures.readme import EXAMPLES, Folder, example_blocks, is_for_cluster
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_commands_of_an_example_work_on_a_laptop(example: str, tmp_path: Path) -> None:
-    found = blocks((ROOT / "examples" / example / "README.md").read_text())
-    local = [block for block in found if block.heading != CLUSTER]
-    assert [block.heading for block in found if block.heading == CLUSTER], "it has a part for a cluster"
-    assert any(block.expected for block in local), "it shows a response"
-    Folder(tmp_path).run(local)
+def test_the_commands_of_an_example_work_on_a_laptop(example: str, trained_example: Callable[[str], Folder]) -> None:
+    found = [block for block in example_blocks(example) if not is_for_cluster(block)]
+    served = [block for block in found if block.heading != "Train"]
+    assert len(served) < len(found)
+    assert any(block.expected for block in served), "it shows a response"
+    trained_example(example).run(served)
