@@ -15,7 +15,7 @@ from typing import Any, Literal
 import joblib
 
 from mlmodel_server.errors import MLModelError, RefusedModel, UsageError
-from mlmodel_server.formats import unserved
+from mlmodel_server.formats import methods, unserved
 from mlmodel_server.formats.lightgbm import boosted
 from mlmodel_server.formats.opened import PREDICT, Artefact
 from mlmodel_server.formats.xgboost import WRAPPER, WRAPPER_KIND
@@ -202,7 +202,8 @@ def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
     from mlmodel_server.formats.prepare import has_own_code  # imports the library
 
     # Of a class of the author's own the loader says what to do.
-    if (reason := unserved.reason(estimator)) and not has_own_code(estimator):
+    own = methods.methods_of(estimator) and has_own_code(estimator)
+    if not own and (reason := unserved.reason(estimator)):
         raise UsageError(f"model is not served: {reason}")
     if format == "skops" or (format == "auto" and not _has_booster(estimator)):
         try:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from mlmodel_server.engine.model import Model
-from mlmodel_server.formats import dates
+from mlmodel_server.formats import dates, documents
 from mlmodel_server.formats.opened import Functions
 from mlmodel_server.formats.prepare import parts
 from mlmodel_server.manifest import Signature
@@ -37,6 +37,8 @@ class Way:
 def ways_of(estimator: Any, X: Any) -> list[Way]:
     """Return the ways to try for a model, in this order; ``estimator`` is None if it is not one of scikit-learn."""
     if estimator is None or type(estimator).__module__.startswith(("xgboost.", "lightgbm.")):
+        return [Way()]
+    if documents.takes(estimator) in ("texts", "dictionaries"):
         return [Way()]
     if is_frame(X):
         return [Way(frame=True)] if _needs_frame(estimator, X) else [Way(), Way(frame=True)]

@@ -479,7 +479,9 @@ def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -
             )
         except ModelFailure as error:
             raise UsageError(f"{SEVERAL_ROWS} ({error})") from error
-        for one, all_rows in zip(alone.outputs, together, strict=True):
+        answers = {tensor.name: tensor for tensor in alone.outputs}  # the default outputs, if all are too wide
+        for all_rows in together:
+            one = answers[all_rows.name]
             if model.signature.frame and not _same(all_rows.array[row : row + 1], one.array):
                 raise UsageError(
                     f"the {one.name} of a row depends on the other rows of its request, which a server joins with "

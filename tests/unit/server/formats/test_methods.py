@@ -210,7 +210,7 @@ def test_a_model_of_texts_takes_one_column_of_texts(estimator: Any) -> None:
         expected = expected.toarray() if hasattr(expected, "toarray") else expected
         for body in (asked, [{"text": text} for text in asked], [[text] for text in asked]):
             np.testing.assert_array_equal(said(model, body, name)[name], expected)
-    with pytest.raises(RequestError, match="this model rejects missing texts"):
+    with pytest.raises(RequestError, match="this model rejects missing values"):
         said(model, [{"text": None}])
     assert all(len(array) == 1 for array in said(model, "one text alone").values())
 
