@@ -18,6 +18,7 @@ from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.families import Buckets, counter, gauge, histogram
 from mlmodel_server.observe.ids import PredictionIds, class_hash
 from mlmodel_server.observe.reports import Scored, ScoreReport
+from mlmodel_server.protocol import misfits
 from mlmodel_server.tensors import Array
 
 MAX_IDS = 1000
@@ -333,7 +334,7 @@ def _items(body: bytes) -> list[tuple[Labelled, str]]:
     try:
         decoded = _decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise RequestError(f"invalid feedback: {error}") from None
+        raise RequestError(f"not feedback: {misfits.sentence(str(error))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise RequestError('the body is not JSON: send {"prediction_id": "...", "label": ...}') from None
     if isinstance(decoded, Labelled):

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from mlmodel_server.errors import RequestError
+from mlmodel_server.protocol import misfits
 
 _NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
 _decoder = msgspec.json.Decoder()
@@ -32,4 +33,4 @@ def reject(error: Exception, body: bytes | memoryview) -> NoReturn:
         raise RequestError("the body is nested too deeply")
     if _NOT_A_NUMBER.search(body):
         raise RequestError("NaN and Infinity are not JSON: send finite numbers only")
-    raise RequestError(f"the body is not JSON: {error}")
+    raise RequestError(f"the body is not JSON: {misfits.malformed(str(error))}")

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from mlmodel_server.errors import ModelFailure, RequestError
-from mlmodel_server.protocol import binary, jsonbody, parameters
+from mlmodel_server.protocol import binary, jsonbody, misfits, parameters
 from mlmodel_server.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -204,24 +204,23 @@ def _head(body: bytes, length: int) -> memoryview:
 
 
 def _misfit(message: str, body: bytes | memoryview) -> str:
-    """Return the message of msgspec with the name of the input instead of its index."""
+    """Return the sentence for a message of msgspec, with the name of the input instead of its index."""
     match = _IN_INPUT.fullmatch(message)
     try:
         input = msgspec.json.decode(body, type=_Heads).inputs[int(match[2])] if match else _Head()
     except jsonbody.DECODE_ERRORS:  # there is another error further on
         input = _Head()
     if not match or not isinstance(input.name, str):
-        return f"not a v2 request: {message}"
-    where, reason = match[3], match[1]
+        return f"not a v2 request: {misfits.sentence(message)}"
+    where, reason = match[3], match[1].replace(" | array`", "`")
     if where.startswith("data["):  # null and 30.0 are accepted, but not what to send
         reason = reason.replace(" | array", "").replace(" | null", "").replace("int | float", "int")
+    rule = f"; {SHAPE_RULE}" if where.startswith("shape") else ""
     if where == "datatype" and isinstance(input.datatype, str):
         return str(unknown_datatype(input.name, input.datatype))
     if where.startswith("data["):
         where = f"{where} of datatype {input.datatype}"
-    elif where.startswith("shape"):
-        reason += f"; {SHAPE_RULE}"
-    return f"input {quoted(input.name)}: {where}: {reason}" if where else f"input {quoted(input.name)}: {reason}"
+    return f"input {quoted(input.name)}: {misfits.said(reason, where, 'it')}{rule}"
 
 
 def _tensor(sent: _Input) -> Tensor:

@@ -175,12 +175,12 @@ def test_errors_of_feedback() -> None:
     for body, text in (
         (b"{", 'the body is not JSON: send {"prediction_id": "...", "label": ...}'),
         (b"\xff", 'the body is not JSON: send {"prediction_id": "...", "label": ...}'),
-        ({"label": 1}, "invalid feedback: Object missing required field `prediction_id`"),
+        ({"label": 1}, "not feedback: prediction_id is missing"),
         ({"prediction_id": made}, "send label for one row, or labels for several"),
         ({"prediction_id": made, "label": "benign", "labels": ["benign"]}, "send label or labels, not both"),
         ({"prediction_id": made, "label": None},
-         "invalid feedback: Expected `bool | int | float | str`, got `null` - at `$.label`"),
-        ({"prediction_id": made, "actual": 1}, "invalid feedback: Object contains unknown field `actual`"),
+         "not feedback: label must be a boolean, a number or text, not null"),
+        ({"prediction_id": made, "actual": 1}, "not feedback: the body has the unknown field 'actual': remove it"),
         ({"prediction_id": two, "label": "benign"}, "1 labels for 2 rows: send one label for each row, in their order"),
         ({"prediction_id": "", "label": "benign"}, unknown),
         ({"prediction_id": "ü", "label": "benign"}, malformed),
@@ -198,7 +198,7 @@ def test_errors_of_feedback() -> None:
 def test_a_regressor_requires_finite_numbers(label: Any) -> None:
     pod = Pod(())
     assert error_of(pod, {"prediction_id": pod.predict(1.0), "label": label}).startswith(
-        ("the label of row 0 must be a finite number: the model predicts numbers", "invalid feedback: Expected")
+        ("the label of row 0 must be a finite number: the model predicts numbers", "not feedback: ")
     )
 
 
