@@ -88,15 +88,14 @@ class Model:
         except RequestError:  # it says what to send instead
             raise
         except Exception as error:
-            if _has_extreme_numbers(table):
+            if where := self._suspects(table, _is_extreme):
                 raise RequestError(
-                    "this model rejects missing, infinite and too large numbers, and the request has one"
-                    f"{self._where(table, _extreme)}: send finite numbers up to 3.4e38"
+                    f"this model rejects missing, infinite and too large numbers, and the request has one in {where}: "
+                    "send finite numbers up to 3.4e38"
                 ) from None
-            if isinstance(table, np.ndarray) and table.dtype == object and None in table.ravel().tolist():
+            if where := self._suspects(table, _has_none):
                 raise RequestError(
-                    "this model rejects missing values, and the request has one"
-                    f"{self._where(table, _none)}: send a value"
+                    f"this model rejects missing values, and the request has one in {where}: send a value"
                 ) from None
             raise ModelFailure(f"the model failed on this input ({type(error).__name__})") from error
         if self.batchable:
@@ -106,18 +105,20 @@ class Model:
                     raise ModelFailure(f"the model returned shape {list(answer.shape)} for {rows} rows")
         return answers
 
-    def _where(self, table: Table, has: Callable[[Array], bool]) -> str:
-        """Return which inputs of a table have such values, to complete a sentence; "" for a single input."""
-        columns = table.T if isinstance(table, np.ndarray) else table.values()
-        names = [spec.name for spec in self.signature.inputs]
-        if len(names) == 1 or len(names) != len(columns):
-            return f" in {quoted(names[0])}" if len(names) == 1 else ""
-        # A package says of each column whether the model accepts a missing value.
-        accepts = [spec.is_nullable for spec in self.signature.inputs]
-        found = [name for name, column in zip(names, columns, strict=True) if has(column)]
-        blamed = [name for name in found if not accepts[names.index(name)]] or found
-        more = f" and {len(blamed) - 3} more" if len(blamed) > 3 else ""
-        return f" in {', '.join(map(quoted, blamed[:3]))}{more}" if blamed else ""
+    def _suspects(self, table: Table, is_suspect: Callable[[Array, bool], bool]) -> str:
+        """Return the names of the inputs that have a value which the model may reject; "" if there is none."""
+        specs = self.signature.inputs
+        if isinstance(table, np.ndarray):
+            columns = [table] if len(specs) == 1 else list(table.T)
+        else:
+            columns = list(table.values())
+        found = [
+            quoted(spec.name)
+            for spec, column in zip(specs, columns, strict=True)
+            if is_suspect(column, spec.is_nullable)
+        ]
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return f"{', '.join(found[:3])}{more}"
 
     def table(self, tensors: list[Tensor]) -> Table:
         """Return the rows in the layout of the model: see :data:`~mlmodel_server.formats.opened.Table`."""
@@ -227,19 +228,19 @@ def rows_of(table: Table) -> int:
     return len(array) if array.ndim else 1
 
 
-def _has_extreme_numbers(table: Table) -> bool:
-    return any(map(_extreme, [table] if isinstance(table, np.ndarray) else table.values()))
-
-
-def _extreme(array: Array) -> bool:
-    """Return whether a number is missing, infinite, or too large for single precision, to which many models round."""
+def _is_extreme(array: Array, may_be_missing: bool) -> bool:
+    """Whether a number is infinite, or too large for single precision, to which many models round; or missing, unless
+    the model is known to accept that."""
     if array.dtype == object:
         array = np.array([value for value in array.flat if isinstance(value, (int, float))], dtype=np.float64)
-    return array.dtype.kind in "fiu" and not (np.abs(array.astype(np.float64)) < _SINGLE).all()
+    if array.dtype.kind not in "fiu":
+        return False
+    small = np.abs(array.astype(np.float64)) < _SINGLE
+    return not bool((small | np.isnan(array)).all() if may_be_missing else small.all())
 
 
-def _none(array: Array) -> bool:
-    return None in array.ravel().tolist()
+def _has_none(array: Array, may_be_missing: bool) -> bool:
+    return array.dtype == object and not may_be_missing and None in array.ravel().tolist()
 
 
 def repeated(table: Table, rows: int) -> Table:

@@ -34,6 +34,9 @@ from mlmodel_server.startup.choose import Choice, choose
 
 logger = logging.getLogger(__name__)
 
+SEVERAL_SECONDS = 0.05
+"""If the measured rows take longer, no more of them are measured: a row may take 100 MB."""
+
 
 def read(arguments: argparse.Namespace) -> Loaded:
     """Return the model's files, checked against digests and signatures but not yet opened."""
@@ -211,12 +214,21 @@ def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
 def _cost(model: Model, example: bytes) -> Cost:
     row = model.table(v2.decode(example).inputs)
     outputs = model.select_outputs(None)
-    one = measure(lambda: model.predict(row, outputs))
+
+    def seconds(count: int) -> float:
+        rows = repeated(row, count)
+        return measure(lambda: model.predict(rows, outputs))
+
+    one = seconds(1)
     if not model.batchable:  # each request takes as long
         return Cost(one, one, 2)
-    count = measured_rows(one)
-    rows = repeated(row, count)
-    return Cost(one, measure(lambda: model.predict(rows, outputs)), count)
+    count, most = measured_rows(one), measured_rows(0.0)
+    several = seconds(count)
+    # Of a model that takes as long for any number of rows, a few of them would measure only noise.
+    while count < most and several < SEVERAL_SECONDS:
+        count = min(4 * count, most)
+        several = seconds(count)
+    return Cost(one, several, count)
 
 
 def _drift(identity: Identity, slots: int, signature: Signature, manifest: Manifest | None) -> Drift:

@@ -290,9 +290,7 @@ def fitted(estimator: Any, data: Data) -> tuple[Any, Any, Signature, Array]:
 
 
 @pytest.mark.parametrize(("estimator", "data"), [pytest.param(*rest, id=name) for name, *rest in COMPILED])
-def test_compiled(
-    estimator: Any, data: Data, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled(estimator: Any, data: Data, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     estimator, functions, signature, table = fitted(estimator, data)
     monkeypatch.setattr(timing, "faster", lambda *_: True)  # this test is about the answers; benchmarks are about time
     verdict, onnx = compile_in_child(estimator, signature, table[::2], functions=functions, seconds=0.05)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from mlmodel_server import package
 from mlmodel_server.cli import main
@@ -161,3 +163,23 @@ def test_a_package_is_signed_under_the_name_that_it_is_served_under(
         assert load(locate(str(directory), None, ""), name=name, **options).signed_by  # type: ignore[arg-type]
         with pytest.raises(RefusedModel, match=f"signed as '{name}'"):
             load(locate(str(directory), None, ""), name="iris", **options)  # type: ignore[arg-type]
+
+
+def test_dates_of_a_csv_file_and_extra_columns_are_packaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    X = pd.DataFrame({"day": pd.to_datetime("2024-02-26") + pd.to_timedelta([0, 1, 2, 3] * 10, "D"), "x": 1.0})
+    y = ["a", "b", "b", "a"] * 10
+    columns = ColumnTransformer([("day", OneHotEncoder(), ["day"])], remainder="passthrough")
+    (tmp_path / "model.joblib").write_bytes(joblib_bytes(make_pipeline(columns, LogisticRegression()).fit(X, y)))
+    X.assign(label=y).to_csv(tmp_path / "data.csv", index=False)
+    command = ["package", str(tmp_path / "model.joblib"), "--data", str(tmp_path / "data.csv"), "--label", "label"]
+    options = ["--out", str(tmp_path / "out"), "--extra-columns", "ignore"]
+    assert main([*command, *options, "--dates", "day"]) == 0
+    described = load(locate(str(tmp_path / "out"), None, "")).manifest
+    assert described is not None
+    assert described.signature.ignores_others
+    assert described.signature.inputs[0].column is not None
+    assert described.signature.inputs[0].column.dtype.startswith("datetime64")
+    capsys.readouterr()
+    for wrong, words in (("label", "is not a date in ISO 8601"), ("z", "has no column 'z'")):
+        assert main([*command, *options, "--dates", wrong]) == 2
+        assert words in capsys.readouterr().err

@@ -22,7 +22,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 
 from mlmodel_server import package
 from mlmodel_server.engine.model import Model, model_of
-from mlmodel_server.errors import RequestError, UsageError
+from mlmodel_server.errors import ModelFailure, RequestError, UsageError
 from mlmodel_server.formats import dates
 from mlmodel_server.formats.frame import Frames
 from mlmodel_server.formats.sklearn import EstimatorFunctions
@@ -299,6 +299,15 @@ def test_a_missing_value_that_the_model_rejects_names_its_input(name: str, colum
     next(tensor for tensor in body["inputs"] if tensor["name"] == column)["data"] = [1, None]
     with pytest.raises(RequestError, match=rf"'{column}'.*(missing|null)|(missing|null).*'{column}'"):
         served.infer(v2.decode(json.dumps(body).encode()))
+
+
+def test_a_missing_value_that_the_model_accepts_is_not_blamed_for_another_error() -> None:
+    X = BASE.assign(visits=pd.array(holes(BASE.visits, None), dtype="Int64"))
+    model = on(("i", SimpleImputer(), ["visits"]), ("t", OneHotEncoder(), ["city"])).fit(X, LABELS)
+    served, _ = packaged(model, X)
+    body = rows.decode(b'{"age": 40, "city": "Paris", "visits": null, "member": true}', served.signature.inputs)
+    with pytest.raises(ModelFailure, match="failed on this input"):
+        served.infer(body)
 
 
 def test_an_integer_may_be_missing_if_the_model_imputes_it() -> None:

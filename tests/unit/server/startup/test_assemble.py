@@ -1,0 +1,42 @@
+"""What the server measures before it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from mlmodel_server.engine import selftest
+from mlmodel_server.engine.model import Model, rows_of
+from mlmodel_server.formats.opened import Table
+from mlmodel_server.manifest import Signature
+from mlmodel_server.startup import assemble
+from mlmodel_server.tensors import Array, TensorSpec
+
+BASE, PER_ROW = 0.02, 0.00001
+
+
+@pytest.mark.parametrize(("per_row", "measured"), [(PER_ROW, 64), (0.02, 20)])
+def test_a_model_that_takes_long_for_any_number_of_rows_is_measured_with_many(
+    monkeypatch: pytest.MonkeyPatch, per_row: float, measured: int
+) -> None:
+    """With a few rows, the noise of 20 ms would be the cost of a row, and the server would shed requests that it has
+    time for. A model that takes long for each row is not measured with more than 0.1 s of them."""
+    predicted: list[int] = []
+
+    def functions(table: Table, _: Sequence[str]) -> list[Array]:
+        predicted.append(rows_of(table))
+        return [np.zeros(rows_of(table))]
+
+    def seconds(predict: Callable[[], object]) -> float:
+        predict()
+        noise = 0.005 if 1 < predicted[-1] < 10 else 0.0
+        return BASE + per_row * predicted[-1] + noise
+
+    monkeypatch.setattr(assemble, "measure", seconds)
+    signature = Signature("matrix", (TensorSpec("x", "FP64", (-1, 3)),), (TensorSpec("predict", "FP64", (-1,)),))
+    model = Model(functions, signature)
+    cost = assemble._cost(model, selftest.blank_body(model))
+    assert max(predicted) <= measured
+    assert cost.per_row == pytest.approx(per_row, rel=0.7)
