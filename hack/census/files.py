@@ -98,12 +98,16 @@ def of_model(trained: Trained, rows: Any, output: str) -> Array:
         return _contributions(model, rows)
     several = re.fullmatch(r"(predict_proba)_(\d)|kneighbors_(distances|indices)", output)
     if several:
+        if not several[1] and type(model).__name__ == "Pipeline":
+            model, rows = model[-1], model[:-1].transform(rows)
         answer = getattr(model, several[1] or "kneighbors")(rows)
         return np.asarray(answer[int(several[2]) if several[1] else ("distances", "indices").index(several[3])])
     if not hasattr(model, output):
         raise KeyError(output)
     answer = getattr(model, output)(rows)
-    return np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    array = np.asarray(answer.toarray() if hasattr(answer, "toarray") else answer)
+    numbers = array.dtype == object and all(isinstance(value, (bool, int, float)) for value in array.ravel().tolist())
+    return array.astype(np.float64) if numbers and output != "predict" else array
 
 
 def _of_booster(booster: Any, rows: Any, output: str) -> Array:

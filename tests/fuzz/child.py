@@ -19,7 +19,7 @@ from mlmodel_server.errors import RefusedModel
 from mlmodel_server.loading.trust import open_artefact
 from tests.fixtures.fuzzing import tasks
 
-METHODS = ("predict", "predict_proba", "decision_function", "transform", "score_samples")
+METHODS = ("predict", "predict_proba", "decision_function", "transform", "score_samples", "kneighbors")
 
 
 def _digest(output: Any) -> bytes:

@@ -33,12 +33,21 @@ _TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _XGBOOST = re.compile(rb'\s*\{\s*"(?:learner|version|Config|Model)"')
 _XGBOOST_UBJ = re.compile(rb"\{(?:L\0{7}|l\0{3}|[iU])[\x05-\x07](?:learner|version|Config|Model)", re.DOTALL)
 
+_CATBOOST = (
+    "is a model of CatBoost, whose own format is not served: export it to ONNX "
+    "(model.save_model('model.onnx', format='onnx'))"
+)
+_CATBOOST_JSON = re.compile(
+    rb'\s*\{\s*"(?:class_params|ctr_data|features_info|model_info|oblivious_trees|scale_and_bias)"'
+)
+
 # Known formats that are not served, and what to do instead.
 _ADVICE: tuple[tuple[bytes, str], ...] = (
     (b"binf", "is in XGBoost's deprecated binary format: load it with the XGBoost that wrote it and "
      "save it as .ubj or .json (booster.save_model('model.ubj'))"),
     (b"bs64", "is in XGBoost's deprecated binary format: load it with the XGBoost that wrote it and "
      "save it as .ubj or .json (booster.save_model('model.ubj'))"),
+    (b"CBM1", _CATBOOST),
     (b"\x89HDF\r\n\x1a\n", "is HDF5, Keras' old format: save it as .keras (model.save('model.keras'))"),
     (b"\x93NUMPY", "is an array, not a model: save the fitted model"),
     (b"ZF", "was written by joblib before 0.10: load it with that version and save it with a current one"),
@@ -71,6 +80,8 @@ def detect(name: str, data: bytes) -> Format:
         raise RefusedModel(
             f"{name} is a human-readable dump, not a model: save it with booster.save_model('model.txt')"
         )
+    if _CATBOOST_JSON.match(data):
+        raise RefusedModel(f"{name} {_CATBOOST}")
     return _protobuf(data) or "joblib"
 
 

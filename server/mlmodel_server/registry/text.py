@@ -12,6 +12,10 @@ from mlmodel_server.registry.rules import ordered, whole_number
 MAX_FEATURES = 1 << 24
 """Maximum features of a text that is hashed: a step may make a dense row of them."""
 
+MAX_NGRAM = 100
+"""Maximum length of an n-gram: with n of them at each place of a text, memory would grow with the square of its length.
+"""
+
 _ITEM = r"(?:\\[wWdDsS]|\\[^\w]|\[\^?(?:[^\[\]\\]|\\.)+\]|[\w ,;@#&'-])"
 _TOKEN = rf"(?:\\b)?\(?{_ITEM}{{1,12}}(?:[+*]|\{{\d{{1,3}}(?:,\d{{0,3}})?\}})?\)?(?:\\b)?"
 _PATTERN = re.compile(rf"(?:\(\?u\))?{_TOKEN}(?:\|{_TOKEN}){{0,7}}")
@@ -24,6 +28,8 @@ def check_input(vectorizer: Any) -> None:
     if getattr(vectorizer, "input", "content") != "content":
         kind = type(vectorizer)
         raise Forbidden(f"{kind.__module__}.{kind.__name__} with input={str(vectorizer.input)[:20]!r}")
+    lowest, highest = getattr(vectorizer, "ngram_range", (1, 1))
+    whole_number(highest, whole_number(lowest, 1, MAX_NGRAM), MAX_NGRAM)
     pattern = getattr(vectorizer, "token_pattern", None)
     if pattern is not None and not _PATTERN.fullmatch(str(pattern)):
         raise Damaged("it has a token_pattern that may take very long: repeat only the last character of a token")

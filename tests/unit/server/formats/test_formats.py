@@ -147,7 +147,8 @@ def test_a_booster_in_a_pipeline_predicts_the_same() -> None:
 
 def graph(inputs: list[Any], outputs: list[Any], *nodes: Any, weights: Any = ()) -> bytes:
     made = helper.make_graph(list(nodes), "g", inputs, outputs, list(weights))
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
 def info(name: str, kind: int, *shape: Any) -> Any:
@@ -206,6 +207,36 @@ def test_a_classifier_from_scikit_learn_keeps_its_probabilities(zipmap: bool) ->
     label, probabilities = predictions(model, rows, *(spec.name for spec in model.signature.outputs))
     np.testing.assert_array_equal(label, fitted.predict(rows))
     np.testing.assert_allclose(probabilities, fitted.predict_proba(rows), rtol=1e-4, atol=1e-5)
+
+
+def test_a_classifier_of_catboost_is_served_from_its_onnx_export() -> None:
+    """A graph with the operators and outputs of CatBoost's: trees with a logistic function, the label as a number, and
+    the probabilities as a dictionary by label."""
+    names = {"nodes_treeids": [0] * 3, "nodes_nodeids": [0, 1, 2], "nodes_featureids": [1, 0, 0]}
+    modes = {"nodes_modes": ["BRANCH_GT", "LEAF", "LEAF"], "nodes_values": [0.5, 0.0, 0.0]}
+    children = {"nodes_truenodeids": [2, 0, 0], "nodes_falsenodeids": [1, 0, 0], "nodes_hitrates": [1.0] * 3}
+    weights = {"class_nodeids": [1, 1, 2, 2], "class_ids": [0, 1, 0, 1], "class_weights": [2.0, -2.0, -1.5, 1.5]}
+    trees = helper.make_node(
+        "TreeEnsembleClassifier", ["features"], ["label", "tensor"], domain="ai.onnx.ml", post_transform="LOGISTIC",
+        classlabels_int64s=[0, 1], class_treeids=[0] * 4, **names, **modes, **children, **weights,
+    )  # fmt: skip
+    zipped = helper.make_node("ZipMap", ["tensor"], ["probabilities"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    maps = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    )
+    outputs = [info("label", TensorProto.INT64, "N"), helper.make_value_info("probabilities", maps)]
+    model = opened(graph([info("features", TensorProto.FLOAT, "N", 2)], outputs, trees, zipped))
+    rows = np.array([[0.0, 0.9], [0.0, 0.1]], np.float32)
+    label, probabilities = predictions(model, rows, "label", "probabilities")
+    second = 1 / (1 + np.exp(-np.array([1.5, -2.0])))
+    np.testing.assert_allclose(probabilities, np.column_stack([1 - second, second]), rtol=1e-6)
+    assert label.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("content", [b"CBM1" + bytes(40), b'{"features_info": {}, "oblivious_trees": []}'])
+def test_a_file_of_catboost_is_refused_with_how_to_export_it(content: bytes) -> None:
+    with pytest.raises(RefusedModel, match=r"export it to ONNX \(model\.save_model\('model\.onnx', format='onnx'\)\)"):
+        load(Memory({"model.cbm": content}, "model.cbm"))
 
 
 def test_a_type_that_the_protocol_does_not_have_is_reported() -> None:

@@ -242,6 +242,7 @@ def test_a_text_cannot_take_exponential_time(pattern: str, allowed: bool) -> Non
     ("step", "changes"),
     [
         (HashingVectorizer(), {"n_features": 1 << 30}),
+        (HashingVectorizer(), {"ngram_range": (1, 1 << 20)}),
         (PolynomialFeatures().fit(np.zeros((1, 6))),
          {"_max_degree": 34, "_n_out_full": 3838380, "n_output_features_": 3838380}),
     ],
