@@ -145,6 +145,8 @@ def _package(arguments: argparse.Namespace) -> None:
                 f"{directory} is a directory: add --configmap NAME to print it as a ConfigMap, or --sign KEY to sign it"
             )
     else:
+        if not directory.exists():
+            raise UsageError(f"{directory} does not exist: give a model file, or the directory of a package")
         directory = _write(arguments)
     if arguments.sign:
         _sign(directory, arguments.sign, arguments.name)
@@ -155,6 +157,8 @@ def _package(arguments: argparse.Namespace) -> None:
 def _write(arguments: argparse.Namespace) -> Path:
     from mlmodel_server import package
 
+    if arguments.data is None:  # then it may be no model either
+        _model(arguments.source, arguments.code)
     needed = {"--data": arguments.data, "--out": arguments.out}
     absent = [flag for flag, value in needed.items() if value is None]
     if absent:

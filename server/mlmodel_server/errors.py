@@ -18,6 +18,13 @@ class RefusedModel(MLModelError):
     """The model can never work: wrong digest, rejected global, unreadable file, failed self-test. Exit code 3."""
 
 
+class Unreadable(ValueError):
+    """A file is not as its format requires. The text completes a sentence about the file: "it has …", "its … is …".
+
+    It quotes nothing of the file but numbers and names.
+    """
+
+
 class UnreachableSource(MLModelError):
     """The model cannot be read now, but perhaps later: HTTPS error, file not copied yet. Exit code 4."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from types import TracebackType
+
+from mlmodel_server.errors import Unreadable
 
 _PLACE = re.compile(r"\((byte \d+)\)|at `([$.\[\]\w]*)`")
 """Where msgspec found an error: a byte, or the path of a field, which has our own names only."""
 _QUOTED = re.compile(r"(['\"`]).*\1")
 _NAME = re.compile(r"[A-Za-z_][\w.]{0,99}", re.ASCII)
-_OURS = __name__.partition(".")[0] + "."
 
 
 def one_line(text: str, limit: int) -> str:
@@ -27,14 +27,16 @@ def printable(text: str) -> str:
 def reason_of(error: BaseException) -> str:
     """Return why a library could not read a file: the kind of the error, and its position if the library gives it.
 
-    The text of a library may quote the file or name a path, so it is left out. Only a sentence that this project raised
-    about the file ("it has …") is kept, without what it quotes, and the name of a module that is missing.
+    The text of a library may quote the file or name a path, so it is left out. Only the sentence of an
+    :class:`~.errors.Unreadable` is returned, without what it quotes, and the name of a module that is missing.
     """
     kind = type(error).__name__[:60]
     if isinstance(error, ImportError) and error.name and _NAME.fullmatch(error.name):
         return f"{kind}: {error.name}"
-    if _is_ours(error):
-        return f"{kind}: {one_line(_QUOTED.sub('…', str(error)), 200)}"
+    if isinstance(error, Unreadable):
+        return one_line(_QUOTED.sub("…", str(error)), 200)
+    if kind == "error":  # of zlib or struct
+        kind = f"{type(error).__module__[:40]}.{kind}"
     place = _place_of(error)
     return f"{kind} at {place}" if place else kind
 
@@ -51,16 +53,6 @@ def _place_of(error: BaseException) -> str:
         found = _PLACE.search(str(error))
         return next(filter(None, found.groups()), "") if found else ""
     return f"byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether a module of this project raised the error with a sentence about the file. A function in C has no frame of
-    its own, so the start of the sentence decides too."""
-    last: TracebackType | None = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    module = str(last.tb_frame.f_globals.get("__name__", "")) if last else ""
-    return module.startswith(_OURS) and str(error).startswith(("it ", "its "))
 
 
 def _escaped(character: str) -> str:

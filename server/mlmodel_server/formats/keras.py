@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, max_unpacked, parts
 from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.table import library
@@ -53,7 +53,7 @@ def _members(artefact: Artefact) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(artefact.data)) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > max_unpacked(len(artefact.data)):
-            raise ValueError("it unpacks to more than the limit")
+            raise Unreadable("it unpacks to more than the limit")
         if len({entry.filename for entry in entries}) != len(entries):
             raise _refused("a member that is there twice", artefact.name)
         members = {}
@@ -62,7 +62,7 @@ def _members(artefact: Artefact) -> dict[str, bytes]:
             if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
                 raise _refused(f"the path {entry.filename[:80]!r}", artefact.name)
             if path.name.endswith((".json", ".txt")) and entry.file_size > MAX_CONFIG:
-                raise ValueError("it unpacks to more than the limit")
+                raise Unreadable("it unpacks to more than the limit")
             if entry.filename in (_CONFIG, _METADATA, _WEIGHTS) or _VOCABULARY.fullmatch(entry.filename):
                 members[entry.filename] = archive.read(entry)
     return members

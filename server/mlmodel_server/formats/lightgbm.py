@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats.boosters import Boosted, BoosterFunctions, ContributionFunctions, signature_of
 from mlmodel_server.formats.categories import Categories, placement
 from mlmodel_server.formats.lightgbm_trees import rewritten
@@ -105,7 +105,7 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
 
 def no_functions(_table: Table, _outputs: Sequence[str]) -> list[Array]:
     """Stand for the functions of a model whose columns are not known: nothing calls them."""
-    raise ValueError("its columns are not known")
+    raise Unreadable("its columns are not known")
 
 
 def _may_have(info: str, count: int) -> bool:

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats import onnx_sizes
 from mlmodel_server.formats.onnx_operators import OPERATORS
 from mlmodel_server.formats.table import library
@@ -107,7 +107,7 @@ def rewritten(data: bytes, name: str) -> tuple[bytes, bytes]:
     try:
         model.ParseFromString(data)
     except Exception:  # DecodeError; protobuf is imported only here
-        raise ValueError("it is not an ONNX model, or is damaged") from None
+        raise Unreadable("it is not an ONNX model, or is damaged") from None
     divisions = _Check(name).model(model)
     written: bytes = model.SerializeToString(deterministic=True)
     for number, division in enumerate(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats.savedmodel_graph import TABLES, Reduced
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.tensor_bundle import NUMBERS, Bundle, shape_of
@@ -119,7 +119,7 @@ def _reached(meta: Any, starts: Iterator[str]) -> Iterator[tuple[_Frame, Any]]:
                 for node_in in function.node_def:
                     steps += 1
                     if steps > _MAX_STEPS:
-                        raise ValueError("it restores its variables with too many steps")
+                        raise Unreadable("it restores its variables with too many steps")
                     yield inner, node_in
                     if node_in.op in _CALLS or node_in.op in functions:
                         calls.append((inner, node_in))
@@ -138,7 +138,7 @@ def _origin(frame: _Frame, edge: str) -> tuple[_Frame, str, int]:
             continue
         index = edge.rpartition(":")[2]
         return frame, name, int(index) if ":" in edge and index.isdigit() else 0
-    raise ValueError("its graph is a circle")
+    raise Unreadable("its graph is a circle")
 
 
 def _value(frame: _Frame, edge: str, bundle: Bundle, name: str) -> Array:
@@ -170,7 +170,7 @@ def _constant(node: Any) -> Array:
     for size in shape_of(tensor.tensor_shape):
         count *= size
     if (dtype.name not in NUMBERS and dtype.name != "string") or count > max(1_024, tensor.ByteSize()):
-        raise ValueError("it has a table that is not numbers or text, or repeats one value too often")
+        raise Unreadable("it has a table that is not numbers or text, or repeats one value too often")
     array: Array = library("tensorflow").make_ndarray(tensor)
     return array
 

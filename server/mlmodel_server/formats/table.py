@@ -55,18 +55,38 @@ _OTHERS = {"yaml": "mlflow", "h5py": "tensorflow", "joblib": "sklearn", "skops":
 
 def module_of(format: str) -> ModuleType:
     """Return the module that opens ``format``."""
-    return importlib.import_module(f".{FORMATS[format].module}", __package__)
+    module: ModuleType = _imported(f"{__package__}.{FORMATS[format].module}", FORMATS[format].extra)
+    return module
 
 
 def library(name: str) -> Any:
     """Import and return a format's library, or a module of it. Raise :class:`RefusedModel` if it is not installed."""
     top = name.partition(".")[0]
+    extras = {format.library: format.extra for format in FORMATS.values()} | _OTHERS
     if top not in sys.modules and importlib.util.find_spec(top) is None:
-        extras = {format.library: format.extra for format in FORMATS.values()} | _OTHERS
         raise RefusedModel(
             f"{not_installed('the model', top, extras.get(top, top))}; in the cluster, use a server image with it"
         )
-    return importlib.import_module(name)
+    return _imported(name, extras.get(top, top))
+
+
+def _imported(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if (reason := of_protobuf(error, extra)) is None:
+            raise
+        raise RefusedModel(f"the model requires another protobuf: {reason}") from None
+
+
+def of_protobuf(error: BaseException, extra: str) -> str | None:
+    """Return what to do if generated messages do not fit the installed protobuf; None if that is not the error."""
+    if type(error).__name__ != "VersionError" or not type(error).__module__.startswith("google.protobuf"):
+        return None
+    return (
+        f"protobuf {installed_version('protobuf')} is installed, and its messages were generated for a newer one: in a "
+        f"clone of the project, run pip install '.[{extra}]', or pip install --upgrade protobuf"
+    )
 
 
 def how_to_save(format: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mlmodel_server.errors import Unreadable
 from mlmodel_server.formats.table import library
 from mlmodel_server.tensors import Array
 
@@ -36,9 +37,9 @@ class Bundle:
         """Return the tensor. Raise :class:`ValueError` if it does not exist or is not completely in the files."""
         entry = self.entries.get(name)
         if entry is None:
-            raise ValueError("it has a variable that has no value in the checkpoint")
+            raise Unreadable("it has a variable that has no value in the checkpoint")
         if len(entry.slices):
-            raise ValueError("it has a variable that is in slices: build the model without a partitioner")
+            raise Unreadable("it has a variable that is in slices: build the model without a partitioner")
         shape = shape_of(entry.shape)
         data = self._bytes(entry)
         dtype = library("tensorflow").dtypes.as_dtype(entry.dtype)
@@ -46,13 +47,13 @@ class Bundle:
         if dtype.name == "string":
             return np.array(_texts(data, count), object).reshape(shape)
         if dtype.name not in NUMBERS or len(data) != count * dtype.size:
-            raise ValueError("it has a variable that has another size than its type and shape")
+            raise Unreadable("it has a variable that has another size than its type and shape")
         return np.frombuffer(data, dtype.as_numpy_dtype).reshape(shape)
 
     def _bytes(self, entry: Any) -> bytes:
         data = self.files.get(f"{self.prefix}.data-{entry.shard_id:05d}-of-{self.shards:05d}", b"")
         if entry.offset < 0 or entry.size < 0 or entry.offset + entry.size > len(data):
-            raise ValueError("it has a variable that is not completely in its file")
+            raise Unreadable("it has a variable that is not completely in its file")
         return data[entry.offset : entry.offset + entry.size]
 
 
@@ -76,7 +77,7 @@ def read(files: Mapping[str, bytes], prefix: str) -> Bundle:
         if key == b"":
             header = messages.BundleHeaderProto.FromString(value)
             if header.endianness != 0 or not 0 < header.num_shards < 100_000:
-                raise ValueError("its checkpoint has another byte order or an impossible number of files")
+                raise Unreadable("its checkpoint has another byte order or an impossible number of files")
             shards = header.num_shards
         else:
             entries[key.decode("utf-8", "replace")] = messages.BundleEntryProto.FromString(value)
@@ -87,13 +88,13 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     """Return the sizes of a ``TensorShapeProto``. Raise :class:`ValueError` if one is unknown."""
     sizes = tuple(int(dim.size) for dim in shape.dim)
     if shape.unknown_rank or len(sizes) > 254 or any(size < 0 for size in sizes):
-        raise ValueError("it has a tensor that has an unknown shape")
+        raise Unreadable("it has a tensor that has an unknown shape")
     return sizes
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     if len(data) < _FOOTER or not data.endswith(_MAGIC):
-        raise ValueError("it has an index of the checkpoint that is damaged")
+        raise Unreadable("it has an index of the checkpoint that is damaged")
     footer = data[-_FOOTER:]
     _, position = _handle(footer, 0)
     (offset, size), _ = _handle(footer, position)
@@ -105,7 +106,7 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     block = data[offset : offset + size + _TRAILER]
     if len(block) != size + _TRAILER or size < 4 or block[size] != 0:
-        raise ValueError("it has an index of the checkpoint that is compressed or damaged")
+        raise Unreadable("it has an index of the checkpoint that is compressed or damaged")
     restarts = int.from_bytes(block[size - 4 : size], "little")
     end = size - 4 - 4 * restarts
     position, key = 0, b""
@@ -114,7 +115,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         own, position = _varint(block, position)
         length, position = _varint(block, position)
         if shared > len(key) or position + own + length > end:
-            raise ValueError("it has an index of the checkpoint that is damaged")
+            raise Unreadable("it has an index of the checkpoint that is damaged")
         key = key[:shared] + block[position : position + own]
         position += own
         yield key, block[position : position + length]
@@ -137,20 +138,20 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, position
-    raise ValueError("its checkpoint is damaged")
+    raise Unreadable("its checkpoint is damaged")
 
 
 def _texts(data: bytes, count: int) -> list[bytes]:
     """Return ``count`` texts: their lengths, a checksum, their bytes."""
     if count > len(data):
-        raise ValueError("it has a variable that has another size than its type and shape")
+        raise Unreadable("it has a variable that has another size than its type and shape")
     lengths, position = [], 0
     for _ in range(count):
         length, position = _varint(data, position)
         lengths.append(length)
     position += 4
     if position + sum(lengths) != len(data) and count:
-        raise ValueError("it has a variable that has another size than its type and shape")
+        raise Unreadable("it has a variable that has another size than its type and shape")
     texts = []
     for length in lengths:
         texts.append(data[position : position + length])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats.opened import Artefact, Opened, layout_of
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.torch_common import TORCH_DATATYPES, TorchFunctions, restrict
@@ -68,7 +68,7 @@ def _members(data: bytes, refuse: Refuse) -> dict[str, bytes]:
         if len({entry.filename for entry in entries}) != len(entries):
             raise refuse("a member that is there twice")
         if sum(entry.file_size for entry in entries if entry.filename.endswith(".json")) > MAX_JSON:
-            raise ValueError("it unpacks to more than the limit")
+            raise Unreadable("it unpacks to more than the limit")
         members = {entry.filename: archive.read(entry) for entry in entries if not entry.is_dir()}
     if _OLD_PROGRAM in members:
         return members

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mlmodel_server.errors import Unreadable
 from mlmodel_server.formats.table import library
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -32,7 +33,7 @@ def _attention(operator: Any) -> Callable[..., Any]:
         same = key.shape[:-1] == value.shape[:-1] and query.shape[-1] == key.shape[-1]
         lead = 3 if options.get("enable_gqa") else 2  # groups of heads share keys and values
         if min(query.dim(), key.dim()) < lead or not same or query.shape[:-lead] != key.shape[:-lead]:
-            raise ValueError("its query, key and value of attention have shapes that do not belong together")
+            raise Unreadable("its query, key and value of attention have shapes that do not belong together")
         return operator(query, key, value, *more, **options)
 
     return attention
@@ -56,7 +57,7 @@ def _recurrent(operator: Any, name: str) -> Callable[..., Any]:
         fits = [tuple(weight.shape) for weight in weights] == expected and len(weights) == count * layers * directions
         shapes = [(layers * directions, batch, state.shape[-1]) for state in hidden]
         if not fits or [tuple(state.shape) for state in hidden] != shapes:
-            raise ValueError(
+            raise Unreadable(
                 "its input, state and weights of a recurrent layer have shapes that do not belong together"
             )
         return operator(rows, states, weights, biases, layers, *more)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mlmodel_server.errors import Unreadable
 from mlmodel_server.tensors import Array
 
 OUT_OF_RANGE = "it has a tree with an index out of range"
@@ -18,7 +19,7 @@ MAX_DEPTH = 1_000
 """Maximum levels of a tree."""
 
 
-class Damaged(ValueError):
+class Damaged(Unreadable):
     """A file has an index out of range, a wrong length, or text instead of a number."""
 
 

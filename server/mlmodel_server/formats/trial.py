@@ -10,7 +10,7 @@ import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 
 MEMORY, MEMORY_PER_BYTE = 512 << 20, 8
 """Maximum memory that opening a file may take, and answering its example: so much, and for each byte of the file."""
@@ -22,7 +22,7 @@ of seconds for one, which is served too. A file that never ends delays only the 
 _WALL = 6
 """Maximum seconds of real time for one of CPU time: a pod may have a fraction of a CPU."""
 
-_DONE, _SAME, _REFUSED, _MEMORY = b"d", b"s", b"r", b"m"
+_DONE, _SAME, _REFUSED, _MEMORY, _UNREADABLE = b"d", b"s", b"r", b"m", b"u"
 
 
 class TooMuchMemory(MemoryError):
@@ -32,8 +32,8 @@ class TooMuchMemory(MemoryError):
 def tried(work: Callable[[], bytes], name: str, data: bytes) -> bytes:
     """Return the result of ``work`` on ``data``, the content of the file ``name``, run in a forked process.
 
-    Raise :class:`RefusedModel` if it does, if it takes too much memory or time, or ends its process; raise ValueError
-    if it raises anything else.
+    Raise :class:`RefusedModel` if it does, if it takes too much memory or time, or ends its process; Unreadable if it
+    does, and ValueError if it raises anything else.
     """
     memory, seconds = MEMORY + MEMORY_PER_BYTE * len(data), SECONDS + len(data) // BYTES_PER_SECOND
     receiver, sender = multiprocessing.Pipe(duplex=False)
@@ -62,6 +62,8 @@ def tried(work: Callable[[], bytes], name: str, data: bytes) -> bytes:
         raise _too_much(name, f"{memory >> 20:,} MiB of memory")
     if head == _REFUSED:
         raise RefusedModel(result.decode())
+    if head == _UNREADABLE:
+        raise Unreadable(result.decode())
     if head not in (_DONE, _SAME):
         raise ValueError(result.decode())
     return result if head == _DONE else data
@@ -89,6 +91,8 @@ def _child(sender: Connection, work: Callable[[], bytes], data: bytes, memory: i
         head, result = _MEMORY, b""
     except RefusedModel as error:
         head, result = _REFUSED, str(error).encode()
+    except Unreadable as error:
+        head, result = _UNREADABLE, str(error).encode()
     except Exception as error:
         head, result = b"e", str(error).partition("\n")[0].encode()
     sender.send_bytes(head)

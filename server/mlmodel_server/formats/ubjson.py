@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mlmodel_server.errors import Unreadable
+
 MAX_DEPTH = 64
 
 _INTEGERS = {"i": ">i1", "U": "u1", "I": ">i2", "l": ">i4", "L": ">i8"}
@@ -22,9 +24,9 @@ def decode(data: bytes) -> Any:
     try:
         value, end = _value(data, 0, _marker(data, 0), 0)
     except (IndexError, struct.error, UnicodeDecodeError) as error:
-        raise ValueError("it is cut off or damaged") from error
+        raise Unreadable("it is cut off or damaged") from error
     if end != len(data):
-        raise ValueError("it has data after the model")
+        raise Unreadable("it has data after the model")
     return value
 
 
@@ -79,7 +81,7 @@ def _value(data: bytes, at: int, marker: str, depth: int, marked: bool = True) -
     """Return the value at ``at`` and its end; with ``marked``, its marker is at ``at``."""
     at += marked
     if depth > MAX_DEPTH:
-        raise ValueError("it is nested too deep")
+        raise Unreadable("it is nested too deep")
     if marker in _NUMBERS:
         kind = np.dtype(_NUMBERS[marker])
         number = np.frombuffer(data[at : at + kind.itemsize], kind)
@@ -93,22 +95,22 @@ def _value(data: bytes, at: int, marker: str, depth: int, marked: bool = True) -
         return _object(data, at, depth)
     if marker == "[":
         return _array(data, at, depth)
-    raise ValueError("it has a marker that XGBoost does not write")
+    raise Unreadable("it has a marker that XGBoost does not write")
 
 
 def _size(data: bytes, at: int) -> tuple[int, int]:
     marker = _marker(data, at)
     if marker not in _INTEGERS:
-        raise ValueError("it has a length that is not an integer")
+        raise Unreadable("it has a length that is not an integer")
     size, at = _value(data, at, marker, 0)
     if not 0 <= size <= len(data):
-        raise ValueError("it is cut off or damaged")
+        raise Unreadable("it is cut off or damaged")
     return size, at
 
 
 def _text(data: bytes, at: int, size: int) -> str:
     if at + size > len(data):
-        raise ValueError("it is cut off or damaged")
+        raise Unreadable("it is cut off or damaged")
     return data[at : at + size].decode("utf-8")
 
 
@@ -120,7 +122,7 @@ def _header(data: bytes, at: int) -> tuple[str, int | None, int]:
     if _marker(data, at) == "#":
         count, at = _size(data, at + 1)
     if kind and count is None:
-        raise ValueError("it has a typed list without a length")
+        raise Unreadable("it has a typed list without a length")
     return kind, count, at
 
 
@@ -131,7 +133,7 @@ def _array(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         end = at + count * dtype.itemsize
         return np.frombuffer(data[at:end], dtype, count).astype(dtype.newbyteorder("=")), end
     if kind:
-        raise ValueError("it has a typed list that is not of numbers")
+        raise Unreadable("it has a typed list that is not of numbers")
     items: list[Any] = []
     while len(items) < count if count is not None else _marker(data, at) != "]":
         item, at = _value(data, at, _marker(data, at), depth + 1)
@@ -142,13 +144,13 @@ def _array(data: bytes, at: int, depth: int) -> tuple[Any, int]:
 def _object(data: bytes, at: int, depth: int) -> tuple[dict[str, Any], int]:
     kind, count, at = _header(data, at)
     if kind:
-        raise ValueError("it has a typed object")
+        raise Unreadable("it has a typed object")
     items: dict[str, Any] = {}
     while len(items) < count if count is not None else _marker(data, at) != "}":
         size, at = _size(data, at)
         key = _text(data, at, size)
         at += size
         if key in items:
-            raise ValueError(f"it has {key[:40]!r} twice")
+            raise Unreadable(f"it has {key[:40]!r} twice")
         items[key], at = _value(data, at, _marker(data, at), depth + 1)
     return items, at if count is not None else at + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import re
 import zipfile
 from typing import Literal
@@ -29,6 +30,9 @@ MLFLOW = "MLmodel"
 COMPRESSED = (b"\x78", b"\x1f\x8b", b"BZ", b"\xfd7zXZ", b"\x5d\x00")
 """First bytes of what ``joblib.dump(compress=...)`` writes: zlib, gzip, bz2, xz, lzma."""
 
+_HEAD, _OPCODES = 4096, 16
+"""How many bytes and opcodes decide whether a file is a pickle of an old protocol."""
+
 _TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _XGBOOST = re.compile(rb'\s*\{\s*"(?:learner|version|Config|Model)"')
 _XGBOOST_UBJ = re.compile(rb"\{(?:L\0{7}|l\0{3}|[iU])[\x05-\x07](?:learner|version|Config|Model)", re.DOTALL)
@@ -52,19 +56,29 @@ _ADVICE: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "is an array, not a model: save the fitted model"),
     (b"ZF", "was written by joblib before 0.10: load it with that version and save it with a current one"),
     (b"GGUF", "is a GGUF language model, which this server does not serve: export it to ONNX"),
+    (b"CBM1", "is a CatBoost model, which is served from its ONNX export: save it with "
+     "model.save_model('model.onnx', format='onnx')"),
+    (b"version https://git-lfs", "is a pointer of Git LFS and not the file itself: run git lfs pull, then copy it"),
+    (b"PAR1", "is a Parquet table, not a model: save the fitted model"),
 )  # fmt: skip
+_MODEL_FILES = (
+    "give a file that joblib.dump, skops.io.dump, onnx.save, torch.export.save, Keras' model.save, or save_model of "
+    "XGBoost or LightGBM has written, or the directory of a package"
+)
 
 
 def detect(name: str, data: bytes) -> Format:
     """Return the format of the file called ``name``, from its content, and for MLflow from its name.
 
-    Raise :class:`RefusedModel` with what to do instead for known formats that are not served. Content that matches no
-    format counts as a pickle, because a pickle of protocol 0 has no fixed first bytes.
+    Raise :class:`RefusedModel` with what to do instead for known formats that are not served, and for a file that is no
+    model. A pickle of protocol 0 has no fixed first bytes, so content counts as one if it begins with valid opcodes.
     """
     if name.rpartition("/")[2] == MLFLOW:
         return "mlflow"
     if data.startswith(b"PK\x03\x04"):
         return _archive(name, data)
+    if not data:
+        raise RefusedModel(f"{name} is empty: copy or save the model file again")
     for magic, advice in _ADVICE:
         if data.startswith(magic):
             raise RefusedModel(f"{name} {advice}")
@@ -72,6 +86,11 @@ def detect(name: str, data: bytes) -> Format:
         return "torch-pickle"
     if data.startswith((b"\x80", *COMPRESSED)):
         return "joblib"
+    if data.startswith((b"tree\r\n", b"\xef\xbb\xbf")):
+        raise RefusedModel(
+            f"{name} was changed by an editor or a transfer of text (line ends or a byte order mark): copy the file "
+            "as it was saved"
+        )
     if data.startswith(b"tree\n"):
         return "lightgbm"
     if _XGBOOST.match(data) or _XGBOOST_UBJ.match(data):
@@ -82,7 +101,24 @@ def detect(name: str, data: bytes) -> Format:
         )
     if _CATBOOST_JSON.match(data):
         raise RefusedModel(f"{name} {_CATBOOST}")
-    return _protobuf(data) or "joblib"
+    known = _protobuf(data) or ("joblib" if _is_old_pickle(data) else None)
+    if known is None:
+        raise RefusedModel(f"{name} is not a model file: {_MODEL_FILES}")
+    return known
+
+
+def _is_old_pickle(data: bytes) -> bool:
+    """Whether the data begin as a pickle of protocol 0 or 1 does. Text seldom has even two valid opcodes."""
+    number = -1
+    try:
+        for number, (opcode, _, _) in enumerate(pickletools.genops(data[:_HEAD])):
+            if number == 0 and opcode.stack_before:
+                return False
+            if number == _OPCODES or opcode.name == "STOP":
+                return True
+    except Exception:  # also where the head ends within an opcode: enough of them were valid
+        return len(data) > _HEAD and number >= _OPCODES // 4
+    return False
 
 
 def _archive(name: str, data: bytes) -> Format:

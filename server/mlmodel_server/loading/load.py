@@ -116,12 +116,12 @@ def _strict(trust: str, keys: Sequence[bytes], allow_unsafe: bool) -> bool:
     if trust == "unsafe" and not allow_unsafe:
         raise RefusedModel(
             "trust is unsafe, which this server does not allow: use strict or signed, "
-            "or have the administrator add --allow-unsafe"
+            "or add --allow-unsafe (in a cluster, an administrator does)"
         )
     if trust == "signed" and not keys:
         raise RefusedModel(
-            "trust is signed, but the server has no public key: give --signing-keys, "
-            "or have the administrator add a key"
+            "trust is signed, but the server has no public key: give --signing-keys a file "
+            "with PEM public keys (in a cluster, an administrator does)"
         )
     return trust == "strict"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlmodel_server.errors import Unreadable
 from mlmodel_server.formats.table import library
 
 
@@ -37,4 +38,4 @@ def resolve(named: Named) -> Any:
     try:
         return getattr(library(module), named.name)
     except (ImportError, AttributeError):
-        raise ValueError(f"it names {named}, which does not exist in the installed version") from None
+        raise Unreadable(f"it names {named}, which does not exist in the installed version") from None

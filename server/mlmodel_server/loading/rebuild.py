@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server import registry
+from mlmodel_server.errors import Unreadable
 from mlmodel_server.formats import lightgbm_trees, xgboost_trees
 from mlmodel_server.loading.named import Named, resolve
 from mlmodel_server.registry.entry import empty
@@ -41,17 +42,17 @@ def key(value: Any) -> Any:
     """
     if isinstance(value, _KEYS) or (isinstance(value, tuple) and all(isinstance(inner, _KEYS) for inner in value)):
         return value
-    raise ValueError(f"it has a {type(value).__name__} as a key")
+    raise Unreadable(f"it has a {type(value).__name__} as a key")
 
 
 def checked_dtype(dtype: Any) -> np.dtype[Any]:
     """Return ``dtype`` unless its flags or fields are forged: they claim Python objects, or memory beyond its items."""
     if not isinstance(dtype, np.dtype):
-        raise ValueError("it has an array without a data type")
+        raise Unreadable("it has an array without a data type")
     if dtype.names is not None:
         fields = [dtype.fields[name] for name in dtype.names] if dtype.fields else []
         if any(field[0].hasobject or field[0].subdtype or field[0].names for field in fields):
-            raise ValueError("it has a table whose columns are not plain numbers")
+            raise Unreadable("it has a table whose columns are not plain numbers")
         layout: Any = {
             "names": list(dtype.names),
             "formats": [field[0] for field in fields],
@@ -60,18 +61,18 @@ def checked_dtype(dtype: Any) -> np.dtype[Any]:
         }
         sound = np.dtype(layout)  # numpy checks that each column lies within the row
         if dtype.flags & _REFERENCES or sound != dtype:
-            raise ValueError("it has a forged data type")
+            raise Unreadable("it has a forged data type")
         return dtype
     references = dtype.flags if dtype.kind == "O" else dtype.flags & _REFERENCES
     if dtype.subdtype or references != (_OBJECT_FLAGS if dtype.kind == "O" else 0):
-        raise ValueError("it has a forged data type")
+        raise Unreadable("it has a forged data type")
     return dtype
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:
     """Return ``shape`` if it is valid."""
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError("it has an array without a valid shape")
+        raise Unreadable("it has an array without a valid shape")
     return shape
 
 
@@ -94,10 +95,10 @@ def check_state(instance: Any, state: Any) -> None:
 
 def _check_array_state(instance: Any, state: Any) -> None:
     if not isinstance(state, tuple):
-        raise ValueError("it has an array without content")
+        raise Unreadable("it has an array without content")
     if isinstance(instance, np.dtype):
         if len(state) not in (8, 9) or state[2] is not None:
-            raise ValueError("it has a forged data type")
+            raise Unreadable("it has a forged data type")
         return
     content = state if isinstance(state[0], tuple) else state[1:]  # all but old states begin with a version
     shape, dtype, _, data = content[:4]
@@ -105,38 +106,38 @@ def _check_array_state(instance: Any, state: Any) -> None:
     if dtype.kind == "O":
         # numpy reads as many items as the shape says, even if the list has fewer.
         if not isinstance(data, list) or len(data) != count:
-            raise ValueError("it has an array whose length does not fit its shape")
+            raise Unreadable("it has an array whose length does not fit its shape")
     elif not isinstance(data, (bytes, bytearray)) or len(data) != count * dtype.itemsize:
-        raise ValueError("it has an array whose length does not fit its shape")
+        raise Unreadable("it has an array whose length does not fit its shape")
 
 
 def _dtype(text: Any, _align: Any = False, _copy: Any = True) -> np.dtype[Any]:
     if not isinstance(text, str) or not _DTYPE.fullmatch(text):
-        raise ValueError("it has a data type that is not plain")
+        raise Unreadable("it has a data type that is not plain")
     return np.dtype(text, copy=True)  # a copy, because the state that follows would change numpy's own
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
     if checked_dtype(dtype).hasobject or not isinstance(data, bytes) or len(data) != dtype.itemsize:
-        raise ValueError("it has a number whose length does not fit its type")
+        raise Unreadable("it has a number whose length does not fit its type")
     return np.frombuffer(data, dtype)[0] if data else dtype.type()
 
 
 def _reconstruct(cls: Any, shape: Any, _typecode: Any) -> Any:
     if str(cls) not in ("numpy.ndarray", "numpy.matrix") or shape != (0,):
-        raise ValueError("it has an array of an unknown kind")
+        raise Unreadable("it has an array of an unknown kind")
     return np.ndarray.__new__(np.matrix if str(cls) == "numpy.matrix" else np.ndarray, (0,), "b")
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> Any:
     if checked_dtype(dtype).hasobject or not isinstance(data, (bytes, bytearray)) or axis_order is not None:
-        raise ValueError("it has an array of an unknown kind")
+        raise Unreadable("it has an array of an unknown kind")
     return np.frombuffer(data, dtype).reshape(checked_shape(shape), order="F" if order == "F" else "C")
 
 
 def _mareconstruct(cls: Any, base: Any, shape: Any, _typecode: Any) -> Any:
     if not str(cls).endswith(".MaskedArray") or str(base) != "numpy.ndarray" or shape != (0,):
-        raise ValueError("it has an array of an unknown kind")
+        raise Unreadable("it has an array of an unknown kind")
     empty = np.ndarray.__new__(np.ndarray, (0,), "b")
     return np.ma.MaskedArray.__new__(np.ma.MaskedArray, empty, mask=np.zeros((0,), bool), dtype="b")
 
@@ -144,7 +145,7 @@ def _mareconstruct(cls: Any, base: Any, shape: Any, _typecode: Any) -> Any:
 def _bit_generator(named: Any = "MT19937") -> Any:
     name = str(named).rpartition(".")[2]
     if name not in _RANDOM:
-        raise ValueError("it has an unknown random number generator")
+        raise Unreadable("it has an unknown random number generator")
     return getattr(np.random, name)()
 
 
@@ -162,21 +163,21 @@ def _generator_of(generator: Any) -> Any:
 
 def of_numbers(*numbers: Any) -> tuple[Any, ...]:
     if not all(isinstance(number, _NUMBERS) for number in numbers):
-        raise ValueError("it has a loss function with an argument that is not a number")
+        raise Unreadable("it has a loss function with an argument that is not a number")
     return numbers
 
 
 def _validation(function: Any) -> Callable[..., Any]:
     """Return the function with which a histogram gradient boosting checks its columns of numbers."""
     if str(function) != VALIDATION:
-        raise ValueError(f"it calls functools.partial for {str(function)[:80]}")
+        raise Unreadable(f"it calls functools.partial for {str(function)[:80]}")
     return resolve(function)  # type: ignore[no-any-return]
 
 
 def partial_state(state: Any) -> tuple[Any, ...]:
     """Return the state of a :class:`functools.partial` with its function; :mod:`.audit` checks the arguments."""
     if not isinstance(state, tuple) or len(state) != 4 or not isinstance(state[0], Named):
-        raise ValueError("it calls functools.partial without a function")
+        raise Unreadable("it calls functools.partial without a function")
     return (_validation(state[0]), *state[1:])
 
 
@@ -185,15 +186,15 @@ def tree(features: Any, classes: Any, outputs: Any) -> Any:
 
     plain = isinstance(classes, np.ndarray) and classes.dtype == np.intp and classes.ndim == 1
     if not (plain and type(features) is int and type(outputs) is int and len(classes) == outputs > 0 < features):
-        raise ValueError("it has a tree of an unknown kind")
+        raise Unreadable("it has a tree of an unknown kind")
     if classes.min() < 1:
-        raise ValueError("it has a tree without classes")
+        raise Unreadable("it has a tree without classes")
     return Tree(features, classes, outputs)
 
 
 def _slice(*bounds: Any) -> slice:
     if not all(isinstance(bound, (str, *_KEYS)) for bound in bounds):
-        raise ValueError("it has a slice of an unknown kind")
+        raise Unreadable("it has a slice of an unknown kind")
     return slice(*bounds)
 
 
@@ -211,7 +212,7 @@ def _range(*bounds: Any) -> range:
 
 def _members(items: Any = ()) -> list[Any]:
     if not isinstance(items, (list, tuple)):
-        raise ValueError("it has a set of an unknown kind")
+        raise Unreadable("it has a set of an unknown kind")
     return [key(item) for item in items]
 
 
@@ -259,7 +260,7 @@ def constructor(named: Named) -> Callable[..., Any] | None:
 def _blank(named: Named, cls: Any) -> Any:
     """Return an instance of a compiled class, of the module of ``newObj``, without its state."""
     if getattr(cls, "module", None) != named.module:
-        raise ValueError(f"it calls {named} for a class of another module")
+        raise Unreadable(f"it calls {named} for a class of another module")
     kind = resolve(cls)
     return kind.__new__(kind)
 
@@ -267,7 +268,7 @@ def _blank(named: Named, cls: Any) -> Any:
 def _compiled(named: Named, cls: Any, checksum: Any, state: Any) -> Any:
     """Return an instance of a compiled class from Cython's constructor for that class."""
     if getattr(cls, "name", None) != named.name.removeprefix(_PYX) or not isinstance(checksum, int):
-        raise ValueError(f"it calls {named} for another class")
+        raise Unreadable(f"it calls {named} for another class")
     if not (state is None or isinstance(state, tuple)):
-        raise ValueError(f"it calls {named} without a state")
+        raise Unreadable(f"it calls {named} without a state")
     return resolve(named)(resolve(cls), checksum, state)

@@ -118,7 +118,7 @@ def verify(files: Mapping[str, bytes | str], bundle: bytes, keys: Sequence[bytes
         signer = f"the key {hint[:16]}" if re.fullmatch("[0-9a-f]{64}", hint) else "a key without a fingerprint"
         raise RefusedModel(
             f"the model was signed with {signer}, which is not one of the {len(trusted)} trusted keys: "
-            f"sign it with one of them, or have the administrator add that key"
+            f"sign it with one of them, or add that key to --signing-keys (in a cluster, an administrator does)"
         )
     if envelope.payload_type != PAYLOAD_TYPE or len(envelope.signatures) != 1:
         raise _refused(f"{SIGNATURE} does not contain exactly one signed in-toto statement")

@@ -28,14 +28,14 @@ from functools import cache
 from typing import Any, BinaryIO, Literal
 
 from mlmodel_server import registry
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked, parts
 from mlmodel_server.loading import own_code, versions
 from mlmodel_server.loading.audit import audit
 from mlmodel_server.loading.detect import COMPRESSED, Format, detect
 from mlmodel_server.loading.rebuild import PARTIAL, VALIDATION
-from mlmodel_server.loading.unpickle import TOO_MUCH, Interpreter, Stream
+from mlmodel_server.loading.unpickle import OLD_PROTOCOL, TOO_MUCH, Interpreter, Stream
 from mlmodel_server.tensors import TensorSpec
 from mlmodel_server.texts import reason_of
 
@@ -142,8 +142,8 @@ def _explain_errors(name: str, format: Format, data: bytes) -> Iterator[list[war
         if saved := _other_version(format, data):
             raise RefusedModel(f"{name} cannot be read ({reason_of(error)}): {versions.advice(saved)}") from None
         raise RefusedModel(
-            f"{name} cannot be read ({reason_of(error)}): save it again {table.how_to_save(format)} "
-            f"under {table.versions(format)}, which this server has"
+            f"{name} cannot be read ({reason_of(error)}): copy it again, or save it again "
+            f"{table.how_to_save(format)} under {table.versions(format)}, which this server has"
         ) from None
 
 
@@ -186,6 +186,11 @@ def _estimator(
 
 def _instead(refused: str) -> str:
     """Return what to do about the refused object, whose name is the last word."""
+    if refused in OLD_PROTOCOL:
+        return (
+            "the file is a pickle of protocol 0 or 1, which the server does not read: save the model again with "
+            "joblib.dump(model, FILE)"
+        )
     module = refused.split(",")[0].rpartition(" ")[2].partition(".")[0]
     if module == "__main__":
         return f"only the script or notebook that defined it has it: {own_code.MOVE}"
@@ -225,12 +230,12 @@ def _skops(data: bytes, refuse: Callable[[str], RefusedModel]) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
         if sizes.get("schema.json", 0) > min(MAX_SCHEMA, max_unpacked(len(data))):
-            raise ValueError(TOO_MUCH)
+            raise Unreadable(TOO_MUCH)
         schema = json.loads(archive.read("schema.json"))
     nodes = list(_nodes(schema))
     # Each part that names a file reads it again.
     if sum(sizes.get(str(node.get("file")), 0) for node in nodes) > max_unpacked(len(data)):
-        raise ValueError(TOO_MUCH)
+        raise Unreadable(TOO_MUCH)
     for node in nodes:
         if node["__loader__"] not in _NODES and not _is_validation(node):
             raise refuse(f"a call to {node.get('__module__')}.{node.get('__class__')}")

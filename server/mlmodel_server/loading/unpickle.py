@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mlmodel_server import registry
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, Unreadable
 from mlmodel_server.formats.table import library
 from mlmodel_server.loading import rebuild
 from mlmodel_server.loading.named import Named, Unlisted, resolve
@@ -39,6 +39,9 @@ _UNSUPPORTED = (
 )  # fmt: skip
 
 
+OLD_PROTOCOL = ("copy_reg._reconstructor", "copyreg._reconstructor")
+"""What pickles of protocol 0 and 1 call for every object."""
+
 TOO_MUCH = "it unpacks to more than the limit for a file of its size, so compress it less"
 
 
@@ -51,7 +54,7 @@ class Stream:
     def _count(self, data: bytes) -> bytes:
         self.left -= len(data)
         if self.left < 0:
-            raise ValueError(TOO_MUCH)
+            raise Unreadable(TOO_MUCH)
         return data
 
     def read(self, size: int = -1) -> bytes:
@@ -76,7 +79,7 @@ class _Budget(dict[int, Callable[[Any], None]]):
         """Count ``count`` opcodes, or as much work."""
         self.left -= count
         if self.left < 0:
-            raise ValueError("it unpacks to more than the limit")
+            raise Unreadable("it unpacks to more than the limit")
 
 
 _Unpickler: Any = pickle._Unpickler  # the implementation in Python, whose opcodes can be replaced
@@ -133,6 +136,8 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
         """REDUCE calls a function: only one of :mod:`.rebuild`, which checks its arguments."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if isinstance(function, Unlisted):
+            if function.name in OLD_PROTOCOL:
+                raise self._refuse(function.name)
             self.stack.append(self._made(function.name, function, arguments))
             return
         if str(function) == rebuild.PARTIAL and [str(argument) for argument in arguments] != [rebuild.VALIDATION]:
@@ -276,7 +281,7 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
 
     def load_unsupported(self) -> None:
         """Reject what no model file needs: classes of Python 2, copyreg's extension codes, objects outside the file."""
-        raise pickle.UnpicklingError("it uses a part of pickle that no model needs")
+        raise Unreadable("it uses a part of pickle that no model needs")
 
     def _array(self, wrapper: Any) -> Any:
         """Read the array whose bytes follow its description in a joblib file."""
@@ -284,18 +289,18 @@ class Interpreter(_Unpickler):  # type: ignore[misc]
         if dtype.hasobject:
             nested = Interpreter(self._stream, self._refuse, self).load()
             if not isinstance(nested, np.ndarray):
-                raise ValueError("it declares an array, but another object follows")
+                raise Unreadable("it declares an array, but another object follows")
             return nested
         if getattr(wrapper, "numpy_array_alignment_bytes", None) is not None:
             self._stream.read(self._stream.read(1)[0])
         size = math.prod(shape) * dtype.itemsize
         if size > self._stream.left or (not dtype.itemsize and math.prod(shape) > _CHUNK):
-            raise ValueError(TOO_MUCH)
+            raise Unreadable(TOO_MUCH)
         filled, parts = 0, []
         while filled < size:  # in parts, to allocate only for bytes that exist
             part = self._stream.read(min(_CHUNK, size - filled))
             if not part:
-                raise EOFError("it ends within an array")
+                raise Unreadable("it ends within an array")
             parts.append(part)
             filled += len(part)
         array = np.frombuffer(bytearray().join(parts), dtype) if dtype.itemsize else np.zeros(math.prod(shape), dtype)
@@ -329,7 +334,7 @@ def _wrapper() -> type:
 
 def _require_type(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"it uses a {type(value).__name__} as a {kind.__name__}")
+        raise Unreadable(f"it uses a {type(value).__name__} as a {kind.__name__}")
     return value
 
 

@@ -13,7 +13,7 @@ from mlmodel_server.engine.cost import Cost, measure
 from mlmodel_server.engine.model import Model, repeated
 from mlmodel_server.errors import UsageError, not_installed
 from mlmodel_server.formats.opened import measured_rows
-from mlmodel_server.formats.table import FAMILIES, installed_version
+from mlmodel_server.formats.table import FAMILIES, installed_version, of_protobuf
 from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.signing import keys_of
 from mlmodel_server.loading.sources import Memory, locate
@@ -175,6 +175,11 @@ def _grpc(arguments: argparse.Namespace) -> str:
         return ""
     if find_spec("grpc") is None:
         raise UsageError(not_installed("gRPC", "grpcio", "grpc") + ", or remove --grpc-port")
+    try:
+        from mlmodel_server.rpc.proto import open_inference_pb2  # noqa: F401  # starts no thread, unlike grpc
+    except Exception as error:  # as protobuf's own VersionError
+        reason = of_protobuf(error, "grpc") or not_installed("gRPC", "protobuf", "grpc")
+        raise UsageError(f"gRPC cannot be served: {reason}; or remove --grpc-port") from None
     host = arguments.host or "[::]"
     return (
         f"[{host}]:{arguments.grpc_port}"

@@ -66,12 +66,16 @@ def test_a_bare_file_can_be_inspected(table: Path, capsys: pytest.CaptureFixture
         ("inspect nothing", "does not exist: give a package directory"),
         ("inspect empty", "the source has no mlmodel.json"),
         ("inspect bad.joblib", "refused posix.system in bad.joblib"),
-        ("package nothing", "--data --out missing: type mlmodel package nothing --data data.csv --out DIR"),
+        ("package nothing", "nothing does not exist: give a model file"),
+        (
+            "package model.joblib",
+            "--data --out missing: type mlmodel package model.joblib --data data.csv --out DIR",
+        ),
         ("package empty", "is a directory: add --configmap NAME"),
         ("package empty --configmap a", "is not a package: write one with package.save"),
         ("package out --configmap A_B", "cannot name a ConfigMap"),
         ("package bad.joblib --data data.csv --label label --out x", "refused posix.system in bad.joblib"),
-        ("package gone.joblib --data data.csv --label label --out x", "gone.joblib: No such file"),
+        ("package gone.joblib --data data.csv --label label --out x", "gone.joblib does not exist: give a model file"),
         ("package model.joblib --data gone.csv --label label --out x", "gone.csv: No such file"),
         ("package model.joblib --data empty.csv --label label --out x", "empty.csv is not a CSV table"),
         (

@@ -50,8 +50,7 @@ def entry_of(names: Sequence[str], head: Callable[[str], bytes]) -> str:
             f"the source has several models ({', '.join(models[:5])}) but no {MANIFEST}: keep only one model"
         )
     raise UnreachableSource(
-        f"the source has no {MANIFEST}, {MLFLOW}, {SAVED_MODEL} or model file such as model.onnx yet: "
-        f"copy the model to it"
+        f"the source has no {MANIFEST}, {MLFLOW}, {SAVED_MODEL} or model file such as model.onnx: copy the model to it"
     )
 
 

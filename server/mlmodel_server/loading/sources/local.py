@@ -28,7 +28,8 @@ class Local:
         """``entry`` is the entry file of a directory; "" if it is to be found by the names and content of the files."""
         if not os.path.exists(path):
             raise UnreachableSource(
-                "the model files do not exist yet: check the path, and that the ConfigMap or claim contains them"
+                "the model files do not exist: check the path, or in a cluster, that the ConfigMap or claim contains "
+                "them"
             )
         path = path.resolve()
         self._allowance = Allowance()

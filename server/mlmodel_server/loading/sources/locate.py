@@ -45,6 +45,11 @@ def _source(uri: str, path: Path | None, sha256: str) -> Source:
         return _file(uri)
     if scheme in REMOTE:
         return _remote(scheme, uri, sha256)
+    if not separator:
+        raise RefusedModel(
+            f"{_without_secrets(uri)} does not exist: give the path of a model file or of the directory of a package, "
+            "or an address such as s3://BUCKET/PATH"
+        )
     raise RefusedModel(
         f"{_without_secrets(uri)} is not a model source: use builtin://, configmap://, pvc://, https://, s3://, gs://, "
         f"az:// or oci://, or on this machine the path of an existing file or directory"

@@ -141,7 +141,7 @@ class Objects:
                 raise UnreachableSource(self._missing) from None
             if not status:
                 raise Broken(
-                    f"{self._where} cannot be reached, or the pod has no identity there: "
+                    f"{self._where} cannot be reached, or this machine has no identity there: "
                     f"check {self._kind.endpoints[0]}, {self._kind.credentials}"
                 ) from None
             if status in TRANSIENT:

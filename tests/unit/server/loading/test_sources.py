@@ -163,7 +163,7 @@ def test_paths_and_file_addresses_of_this_machine_are_sources(tmp_path: Path, mo
     for uri in (str(model), "my model.joblib", ".", f"file://{tmp_path}/my%20model.joblib", f"file://{tmp_path}"):
         source = locate(uri, None, "")
         assert (source.entry, source.names(), source.sha256) == ("my model.joblib", ("my model.joblib",), "")
-    with pytest.raises(UnreachableSource, match="do not exist yet"):
+    with pytest.raises(UnreachableSource, match="do not exist"):
         locate(f"file://{tmp_path}/nothing", None, "")
     assert locate("oci://host/model:1", model, "").entry == "my model.joblib", "an image volume is a mount"
 
@@ -196,7 +196,7 @@ def test_a_bare_file_is_found_in_a_directory_and_by_its_path_under_any_name(tmp_
 
 
 def test_files_that_may_be_copied_later_do_not_reject_the_model(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableSource, match="do not exist yet"):
+    with pytest.raises(UnreachableSource, match="do not exist"):
         Local(tmp_path / "nothing")
     with pytest.raises(UnreachableSource, match=r"no mlmodel\.json"):
         Local(tmp_path)
@@ -257,7 +257,7 @@ def test_the_file_must_have_the_required_format() -> None:
     [
         ("ftp://host/model", "'ftp://host/model' is not a model source: use builtin://"),
         ("http://me:secret@host/model.skops?token=secret", "'http://host/model.skops' is not a model source"),
-        ("model.joblib", "'model.joblib' is not a model source.* path of an existing file or directory"),
+        ("model.joblib", "'model.joblib' does not exist: give the path of a model file"),
         ("file://model.joblib", "three slashes"),
         ("configmap://model", "configmap:// requires --path"),
         ("https://host/model.skops", "an https:// model requires its digest"),
