@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError, not_installed
+from mlmodel_server.startup.options import Parser, add_version
 
 if TYPE_CHECKING:  # the commands import only what they use
     from mlmodel_server.engine.model import Model
@@ -32,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlmodel", description="Serve, package, sign and inspect models on a laptop.")
+    parser = Parser(prog="mlmodel", description="Serve, package, sign and inspect models on a laptop.")
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = commands.add_parser(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 FORMATS = ("auto", "sklearn", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow")
 
@@ -13,7 +15,25 @@ WATTS_PER_CORE = 3.5
 """Watts of a busy vCPU: the average "max watts" of AWS in the methodology of Cloud Carbon Footprint
 (cloudcarbonfootprint.org/docs/methodology, "Compute"; GCP 4.26, Azure 3.76)."""
 
+MAX_BYTES = (1 << 31) - 1
+"""Greatest size of one request: gRPC holds it in 32 bits."""
+
 Add = Callable[..., argparse.Action]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        self.exit(2, f"{self.prog}: {message}: see {self.prog} --help\n")
+
+
+def add_version(to: argparse.ArgumentParser) -> None:
+    """Add ``--version``."""
+    to.add_argument(
+        "--version", action="version", version=f"{to.prog} {version('mlmodel')}", help="print the version and exit"
+    )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -23,9 +43,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``mlmodel-server``."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="mlmodel-server", description="Serve one model over the Open Inference Protocol.", allow_abbrev=False
     )
+    add_version(made)
     _add_model(made.add_argument_group("model").add_argument)
     _add_access(made.add_argument_group("trust and access").add_argument)
     _add_serving(made.add_argument_group("serving").add_argument)
@@ -38,7 +59,7 @@ def _add_model(add: Add) -> None:
     add(
         "--name",
         required=True,
-        type=_label,
+        type=_name,
         help="name of the model, part of the paths; up to 128 visible ASCII characters",
     )
     add(
@@ -156,42 +177,48 @@ def _add_access(add: Add) -> None:
 
 def _add_serving(add: Add) -> None:
     add("--host", default="", metavar="ADDRESS", help="address to listen on (default: all addresses, IPv4 and IPv6)")
-    add("--port", type=int, default=8080, help="port for HTTP; 0 is any free port (default: 8080)")
-    add("--grpc-port", type=int, default=0, metavar="PORT", help="port for gRPC; 0 turns gRPC off (default: 0)")
+    add("--port", type=_integer(0, 65535), default=8080, help="port for HTTP; 0 is any free port (default: 8080)")
+    add(
+        "--grpc-port",
+        type=_integer(0, 65535),
+        default=0,
+        metavar="PORT",
+        help="port for gRPC; 0 turns gRPC off (default: 0)",
+    )
     add(
         "--workers",
-        type=_count,
+        type=_integer(0, 256),
         default=0,
         metavar="N",
         help="number of worker processes, up to 256 (default: the CPU limit, else 1)",
     )
     add(
         "--batch-rows",
-        type=_positive,
+        type=_integer(1, 10**6),
         default=64,
         metavar="N",
-        help="maximum number of rows that are predicted together; 1 turns batching off (default: 64)",
+        help="maximum number of rows that are predicted together, up to 1,000,000; 1 turns batching off (default: 64)",
     )
 
 
 def _add_limits(add: Add) -> None:
     add(
         "--max-body",
-        type=_positive,
+        type=_integer(1, MAX_BYTES),
         default=8 << 20,
         metavar="BYTES",
         help="maximum size of one request in bytes, and of one gRPC message in either direction (default: 8 MiB)",
     )
     add(
         "--max-rows",
-        type=_positive,
+        type=_integer(1, 10**9),
         default=100_000,
         metavar="N",
         help="maximum number of rows of one request (default: 100,000)",
     )
     add(
         "--queue",
-        type=_positive,
+        type=_integer(1, 10**6),
         default=256,
         metavar="N",
         help="maximum number of requests per worker that wait for the model or are being predicted (default: 256)",
@@ -214,7 +241,7 @@ def _add_observability(add: Add) -> None:
     )
     add(
         "--shadow-percent",
-        type=float,
+        type=_above_zero("a percentage", 100),
         default=10.0,
         metavar="PERCENT",
         help="percentage of the requests that are copied, above 0 and up to 100 (default: 10)",
@@ -227,7 +254,7 @@ def _add_observability(add: Add) -> None:
     )
     add(
         "--payload-percent",
-        type=float,
+        type=_above_zero("a percentage", 100),
         default=1.0,
         metavar="PERCENT",
         help="percentage of the requests that are logged, above 0 and up to 100 (default: 1)",
@@ -260,22 +287,25 @@ def _label(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give the model a name")
+    return _label(text)
+
+
 def _digest(text: str) -> str:
     if not re.fullmatch(r"([0-9a-fA-F]{64})?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a SHA-256: give its 64 hexadecimal digits")
     return text.lower()
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) > 256:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 256")
-    return int(text)
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse_integer(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,20}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {least} to {most}")
+        return int(text)
 
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer above 0")
-    return int(text)
+    return parse_integer
 
 
 def _above_zero(unit: str, most: int) -> Callable[[str], float]:

@@ -135,9 +135,18 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
 
     def on_ready() -> None:
         seconds, port = time.monotonic() - start, socket.getsockname()[1]
-        logger.info("ready", extra={"model": arguments.name, "port": port, "seconds": seconds})
+        url = _url(arguments.host, port, bool(arguments.tls_cert))
+        logger.info("ready", extra={"model": arguments.name, "port": port, "seconds": seconds, "url": url})
 
     return workers.run(arguments.workers, serve, on_ready)
+
+
+def _url(host: str, port: int, secure: bool) -> str:
+    """Return the address of the page, as a browser on this machine opens it."""
+    name = host.strip("[]")
+    if name in ("", "0.0.0.0", "::"):  # noqa: S104  # all addresses of this machine
+        name = "localhost"
+    return f"{'https' if secure else 'http'}://{f'[{name}]' if ':' in name else name}:{port}/"
 
 
 def _exit_code(serve: Callable[[], None]) -> int:

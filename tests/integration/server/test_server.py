@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import http.client
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import joblib
 import numpy as np
 import pytest
@@ -33,8 +35,11 @@ from cryptography.x509.oid import NameOID
 from sklearn.ensemble import ExtraTreesClassifier
 
 from hack import ROOT
+from hack.ports import free_port
 from mlmodel_server.loading.sources.pin import directory_digest
 from mlmodel_server.manifest import MANIFEST, sha256
+from mlmodel_server.rpc.proto import open_inference_pb2 as pb
+from tests.integration.router.loopback import http2
 from tests.integration.server.processes import Server, failing, metric, running, until
 
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -106,6 +111,37 @@ def test_most_predictions_are_right(tumour: Server, versions: Path, rows: list[s
     assert json.loads((versions / "v2" / MANIFEST).read_text())["metrics"]["accuracy"] > 0.95
 
 
+def test_head_leaves_the_connection_as_get_does(tumour: Server) -> None:
+    connection = tumour.connect()
+    for path in ("/v2/models/tumour", "/v2/health/live", "/docs", "/openapi.json", "/v2/models/tumour/example"):
+        head = tumour.send("HEAD", path, connection=connection)
+        get = tumour.send("GET", path, connection=connection)
+        assert (head.status, head.body, get.status) == (200, b"", 200)
+        assert {**head.headers, "date": ""} == {**get.headers, "date": ""}
+    connection.close()
+
+
+def test_a_grpc_call_with_a_path_that_is_not_utf8_stops_nothing() -> None:
+    port = free_port()
+    row = pb.ModelInferRequest(model_name="tumour")
+    row.inputs.add(name="x", datatype="FP64", shape=[1, 4]).contents.fp64_contents.extend([5.1, 3.5, 1.4, 0.2])
+
+    async def attack() -> None:
+        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))  # codespell:ignore te
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            for _ in range(3):
+                assert pb.ModelInferResponse.FromString(await infer(row.SerializeToString(), timeout=10)).outputs
+                await http2(("127.0.0.1", port), b"/\xff\xfe", headers=headers, body=bytes(5), seconds=0.2)
+            assert pb.ModelInferResponse.FromString(await infer(row.SerializeToString(), timeout=10)).outputs
+
+    with running("--uri", "builtin://iris", "--grpc-port", str(port)) as server:
+        asyncio.run(attack())
+        log = server.stop()
+    assert "level=error" not in log
+    assert "died" not in log
+
+
 def test_health_and_metadata_with_and_without_slash(tumour: Server) -> None:
     for slash in ("", "/"):
         assert tumour.send("GET", f"/v2/health/live{slash}").json() == {"live": True}
@@ -135,7 +171,7 @@ def test_the_documentation_needs_no_internet_and_its_example_works(tumour: Serve
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "status", "words"),
     [
-        ("POST", INFER, "{}", {}, 400, "missing required field `inputs`"),
+        ("POST", INFER, "{}", {}, 400, "inputs is missing"),
         ("POST", INFER, "nonsense", {}, 400, "not JSON"),
         ("POST", "/v2/models/other/infer", "{}", {}, 404, "model 'other' not found; this server serves 'tumour'"),
         ("POST", "/v2/models/other/versions/v2/infer", "{}", {}, 404, "model 'other' not found"),

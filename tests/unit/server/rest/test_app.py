@@ -224,3 +224,27 @@ def test_no_client_fills_the_fast_path_with_targets() -> None:
     app.drain()
     asyncio.run(request(app, "POST", f"{PREDICT}?outputs=o1"))
     assert not app.fast_endpoints, "while the server drains, no request takes the fast path"
+
+
+def test_the_documented_maximum_of_the_deadline_is_the_real_one() -> None:
+    app = application()
+    (parameter,) = [
+        parameter
+        for parameter in app._management.openapi()["paths"][ROWS]["post"]["parameters"]
+        if parameter["name"] == "x-mlmodel-timeout-ms"
+    ]
+    most = parameter["schema"]["maximum"]
+    assert post(app, ROWS, BODIES[ROWS], x_mlmodel_timeout_ms=str(most))[0] == 200
+    assert post(application(), ROWS, BODIES[ROWS], x_mlmodel_timeout_ms=str(most + 1))[0] == 400
+
+
+def test_the_query_is_documented_where_it_selects_outputs() -> None:
+    paths = application()._management.openapi()["paths"]
+    documented = {
+        path
+        for path, methods in paths.items()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["name"] == "outputs" and parameter["schema"]["items"]["enum"] == list(NAMES)
+    }
+    assert documented == set(BODIES)

@@ -42,3 +42,19 @@ def test_the_termination_message_is_bounded_after_its_characters_are_escaped(mes
 def test_another_error_reveals_only_its_type(message: Path) -> None:
     assert run._fail(KeyError("\x1bsecret")) == 1
     assert message.read_text("utf-8") == "internal error: KeyError"
+
+
+@pytest.mark.parametrize(
+    ("host", "secure", "url"),
+    [
+        ("", False, "http://localhost:8080/"),
+        ("0.0.0.0", False, "http://localhost:8080/"),
+        ("::", True, "https://localhost:8080/"),
+        ("127.0.0.1", False, "http://127.0.0.1:8080/"),
+        ("::1", False, "http://[::1]:8080/"),
+        ("[::1]", False, "http://[::1]:8080/"),
+        ("models.example", True, "https://models.example:8080/"),
+    ],
+)
+def test_the_address_in_the_log_opens_in_a_browser(host: str, secure: bool, url: str) -> None:
+    assert run._url(host, 8080, secure) == url
