@@ -145,7 +145,7 @@ const form = {
   /** Creates the fields from the metadata of the model, its example and its training profile. */
   make(metadata, example, profile) {
     this.inputs = example.inputs.map((input) => ({ ...input, data: [input.data].flat(Infinity).map((value) => shortest(value, input.datatype)) }));
-    const columns = Object.fromEntries(metadata.inputs.map(({ name, column }) => [name, column]));
+    const columns = JSON.parse(metadata.properties?.columns ?? "{}");
     const named = metadata.outputs.map(({ name }) => name);
     this.outputs = named.includes("predict") ? named.filter((name) => ["predict", "predict_proba", "contributions"].includes(name)) : [];
     const values = this.inputs.reduce((sum, { data }) => sum + data.length, 0);

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
@@ -173,16 +172,14 @@ def _parameter(value: Parameter) -> pb.InferParameter:
 
 
 def describe(metadata: ModelMetadata) -> pb.ModelMetadataResponse:
-    """Encode the metadata of a model. The message has no field for the columns of a DataFrame: they are a property."""
-    columns = {spec.name: msgspec.to_builtins(spec.column) for spec in metadata.inputs if spec.column is not None}
-    more = {"columns": msgspec.json.encode(columns).decode()} if columns else {}
+    """Encode the metadata of a model."""
     return pb.ModelMetadataResponse(
         name=metadata.name,
         versions=metadata.versions,
         platform=metadata.platform,
         inputs=map(_described, metadata.inputs),
         outputs=map(_described, metadata.outputs),
-        properties=metadata.properties | more,
+        properties=metadata.properties,
     )
 
 

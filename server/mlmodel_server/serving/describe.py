@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.json import encode
 from msgspec.structs import replace
 
 from mlmodel_server.errors import RequestError
@@ -27,9 +29,12 @@ def server() -> tuple[str, str, tuple[str, ...]]:
 
 
 def model(serving: Serving) -> ModelMetadata:
-    """Return the metadata of the model; -1 in a shape is any number of rows."""
+    """Return the metadata of the model; -1 in a shape is any number of rows. The protocol has no field for columns of
+    a DataFrame: they are a property."""
     signature = serving.model.signature
     properties = dict(serving.properties)
+    if columns := _columns(signature.inputs):
+        properties["columns"] = columns
     if signature.ignores_others:
         properties["extra_columns"] = "ignored"
     if signature.classes:
@@ -40,17 +45,20 @@ def model(serving: Serving) -> ModelMetadata:
         serving.name,
         (serving.version,),
         serving.platform,
-        tuple(map(_shortened, signature.inputs)),
+        tuple(replace(spec, column=None) for spec in signature.inputs),
         signature.outputs,
         properties,
     )
 
 
-def _shortened(spec: TensorSpec) -> TensorSpec:
-    """Return an input without its categories if they are many."""
-    if spec.column is None or len(spec.column.categories) <= MAX_CATEGORIES:
-        return spec
-    return replace(spec, column=replace(spec.column, categories=()))
+def _columns(inputs: Sequence[TensorSpec]) -> str:
+    """Return the columns of a DataFrame by name, as JSON, without categories if they are many; "" if there are none."""
+    columns = {spec.name: spec.column for spec in inputs if spec.column is not None}
+    shortened = {
+        name: column if len(column.categories) <= MAX_CATEGORIES else replace(column, categories=())
+        for name, column in columns.items()
+    }
+    return encode(shortened).decode() if shortened else ""
 
 
 def check(serving: Serving, model: str, version: str) -> None:

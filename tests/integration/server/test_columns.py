@@ -82,7 +82,8 @@ def test_every_client_gets_the_answer_of_the_library(server: Server) -> None:
 
 def test_the_metadata_and_the_example_describe_the_columns(server: Server) -> None:
     metadata = server.send("GET", "/v2/models/tumour").json()
-    columns = {spec["name"]: spec["column"] for spec in metadata["inputs"]}
+    columns = json.loads(metadata["properties"]["columns"])
+    assert all(spec.keys() == {"name", "datatype", "shape"} for spec in metadata["inputs"])
     assert {name: column["dtype"] for name, column in columns.items()} == {
         "age": "float64", "city": "str", "visits": "Int64", "member": "bool", "joined": "datetime64[us]",
     }  # fmt: skip
