@@ -36,7 +36,7 @@ def moods(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield server
 
 
-def answer(server: Server, path: str, body: Any, **headers: str) -> Any:
+def answer(server: Server, path: str, body: Any, **headers: Any) -> Any:
     sent = body if isinstance(body, str) else json.dumps(body)
     replied = server.send("POST", path, sent.encode(), **headers)
     assert replied.status == 200, replied.body

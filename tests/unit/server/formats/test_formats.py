@@ -212,10 +212,18 @@ def test_a_classifier_from_scikit_learn_keeps_its_probabilities(zipmap: bool) ->
 def test_a_classifier_of_catboost_is_served_from_its_onnx_export() -> None:
     """A graph with the operators and outputs of CatBoost's: trees with a logistic function, the label as a number, and
     the probabilities as a dictionary by label."""
-    names = {"nodes_treeids": [0] * 3, "nodes_nodeids": [0, 1, 2], "nodes_featureids": [1, 0, 0]}
-    modes = {"nodes_modes": ["BRANCH_GT", "LEAF", "LEAF"], "nodes_values": [0.5, 0.0, 0.0]}
-    children = {"nodes_truenodeids": [2, 0, 0], "nodes_falsenodeids": [1, 0, 0], "nodes_hitrates": [1.0] * 3}
-    weights = {"class_nodeids": [1, 1, 2, 2], "class_ids": [0, 1, 0, 1], "class_weights": [2.0, -2.0, -1.5, 1.5]}
+    names: dict[str, Any] = {"nodes_treeids": [0] * 3, "nodes_nodeids": [0, 1, 2], "nodes_featureids": [1, 0, 0]}
+    modes: dict[str, Any] = {"nodes_modes": ["BRANCH_GT", "LEAF", "LEAF"], "nodes_values": [0.5, 0.0, 0.0]}
+    children: dict[str, Any] = {
+        "nodes_truenodeids": [2, 0, 0],
+        "nodes_falsenodeids": [1, 0, 0],
+        "nodes_hitrates": [1.0] * 3,
+    }
+    weights: dict[str, Any] = {
+        "class_nodeids": [1, 1, 2, 2],
+        "class_ids": [0, 1, 0, 1],
+        "class_weights": [2.0, -2.0, -1.5, 1.5],
+    }
     trees = helper.make_node(
         "TreeEnsembleClassifier", ["features"], ["label", "tensor"], domain="ai.onnx.ml", post_transform="LOGISTIC",
         classlabels_int64s=[0, 1], class_treeids=[0] * 4, **names, **modes, **children, **weights,
