@@ -30,6 +30,8 @@ _DOUBLE = np.dtype(np.float64)
 COMPILED_OUTPUTS = (PREDICT, PREDICT_PROBA)
 """Outputs that can be compiled."""
 
+_USUAL = (PREDICT,)
+
 CHUNK = 512
 """Maximum rows of one run: they stay in the cache, and memory does not grow with the largest request."""
 
@@ -53,8 +55,9 @@ class Routed:
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~mlmodel_server.formats.opened.Functions`."""
-        functions = self._compiled if self._outputs.issuperset(outputs) else self._original
-        return functions(table, outputs)
+        if outputs == _USUAL or self._outputs.issuperset(outputs):
+            return self._compiled(table, outputs)
+        return self._original(table, outputs)
 
 
 def _marked(table: Array) -> Array:

@@ -24,7 +24,7 @@ _EXAMPLE_WORDS = 3
 
 
 def takes(estimator: Any) -> Rows | None:
-    """Return what a fitted estimator takes as rows; None if that is unknown."""
+    """Return what a fitted estimator takes as rows; None if that is not known."""
     if isinstance(getattr(estimator, "n_features_in_", None), int):
         return "table"
     kinds: set[Rows | None] = {_kind(vectorizer) for vectorizer in vectorizers(estimator)}

@@ -131,8 +131,8 @@ class MethodFunctions:
         return {method: _array(method, answer)}
 
     def specs(self, rows: Any, only: Sequence[str] = SERVED) -> tuple[TensorSpec, ...]:
-        """Call each method with ``rows`` to return the outputs of the estimator. One whose answer does not fit a
-        tensor is left out, unless it is the only one. Raise what it raises."""
+        """Call each method with ``rows`` to return the outputs of the estimator. One whose answer is not a tensor is
+        left out, unless it is the default one. Raise what it raises."""
         names = [name for name in only if name in self._methods]
         specs: list[TensorSpec] = []
         for method in names:
