@@ -32,6 +32,7 @@ from mlmodel_server.package.scores import scores
 from mlmodel_server.package.table import category_columns, missing, specs_of, tensors_as_given, tensors_for, tensors_of
 from mlmodel_server.protocol.v2 import tensor_json
 from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of
+from mlmodel_server.texts import one_line
 
 GOLDEN_ROWS = 12
 COMPARED_ROWS = 5000
@@ -209,7 +210,8 @@ def _predictions_before(dumped: Dumped, model: Any, X: Any) -> dict[str, Array]:
 
 def _cannot_predict(error: Exception) -> UsageError:
     return UsageError(
-        f"the model cannot predict X ({type(error).__name__}: {error}): pass rows like those that it was fitted on"
+        f"the model cannot predict X ({type(error).__name__}: {one_line(str(error), 300)}): pass rows like those that "
+        "it was fitted on"
     )
 
 
