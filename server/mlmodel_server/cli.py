@@ -338,7 +338,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     elif SIGNATURE in source.names():
         out(f"{SIGNATURE}  signed: a server with --trust signed checks with which key\n")
     if manifest:
-        selftest.run(model, manifest.golden)
+        selftest.run(model, manifest.golden, manifest.libraries)
     else:
         selftest.example(
             model, loaded.opened.example, loaded.opened.saved_with

@@ -28,8 +28,11 @@ SEVERAL_ROWS = (
 )
 
 
-def run(model: Model, golden: Golden) -> None:
-    """Raise :class:`RefusedModel` unless the model predicts its golden examples as it did when it was saved."""
+def run(model: Model, golden: Golden, saved_with: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Raise :class:`RefusedModel` unless the model predicts its golden examples as it did when it was saved.
+
+    ``saved_with`` are the versions of the libraries that saved it, for what the error says.
+    """
     try:
         response = model.infer(v2.decode(request_body(golden)))
         names = {expected["name"] for expected in golden.outputs}
@@ -41,13 +44,33 @@ def run(model: Model, golden: Golden) -> None:
         if wrong:
             raise RefusedModel(
                 f"self-test: {len(wrong)} of {expected['shape'][0]} golden examples differ in {expected['name']} "
-                f"(first: example {wrong[0]}): save the package again with the library versions of this server"
+                f"(first: example {wrong[0]}): {_why_other(saved_with)}"
             )
     if model.batchable:
         try:
             model.infer(v2.decode(request_body(golden, rows=1)))
         except (RequestError, ModelFailure) as error:
             raise RefusedModel(f"self-test: {SEVERAL_ROWS} ({error})") from None
+
+
+def _why_other(saved_with: Mapping[str, str]) -> str:
+    """Return why a model may answer otherwise than when it was saved, and what to do."""
+    other = differences(saved_with)
+    if other:
+        return f"save the package again with the libraries of this server ({'; '.join(other)})"
+    return (
+        "the libraries are those that saved it, so the model's code was changed, it depends on random numbers, time or "
+        "the processor, or the package was edited: make the model depend on its input only, and save the package again"
+    )
+
+
+def differences(saved_with: Mapping[str, str]) -> list[str]:
+    """Return the libraries that this process has in another version than the one that saved a model."""
+    return [
+        f"{library}: saved with {version}, served with {here}"
+        for library, version in saved_with.items()
+        if (here := installed_version(library)) and here != version
+    ]
 
 
 def request_body(golden: Golden, rows: int | None = None) -> bytes:

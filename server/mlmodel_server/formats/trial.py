@@ -51,7 +51,8 @@ def tried(work: Callable[[], bytes], name: str, data: bytes) -> bytes:
         if process.exitcode in (-24, -9):  # SIGXCPU at the soft limit, SIGKILL at the hard one
             raise _too_much(name, f"{seconds:,} s of CPU time") from None
         raise RefusedModel(
-            f"refused {name}: its library crashes when it opens it or predicts a row of zeros; export the model again"
+            f"refused {name}: its library crashes when it opens it or predicts one of a few simple rows; export the "
+            "model again"
         ) from None
     finally:
         process.kill()
@@ -71,7 +72,7 @@ def tried(work: Callable[[], bytes], name: str, data: bytes) -> bytes:
 
 def _too_much(name: str, what: str) -> RefusedModel:
     return RefusedModel(
-        f"refused {name}: to open it and predict a row of zeros takes more than {what}; "
+        f"refused {name}: to open it and predict a few simple rows takes more than {what}; "
         f"export a smaller model, or sign it and use trust signed"
     )
 

@@ -221,7 +221,11 @@ def _joblib(estimator: Any, compress: int) -> Dumped:
     try:
         joblib.dump(estimator, buffer, compress=compress)
     except Exception as error:  # pickle has no common base for "this object cannot be pickled"
-        raise UsageError(f"the model cannot be pickled ({error}): remove lambdas and open files from it") from error
+        raise UsageError(
+            f"the model cannot be pickled ({type(error).__name__}): replace each lambda, and each function or class "
+            "that is defined inside a function, by one of a module, give that module as code=[module], and remove "
+            "open files and locks from the model"
+        ) from error
     return Dumped("joblib", Artefact(NAMES["joblib"], {NAMES["joblib"]: buffer.getvalue()}), estimator)
 
 

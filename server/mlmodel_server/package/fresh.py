@@ -56,7 +56,7 @@ def main() -> int:
         )  # the author's own code, on the author's machine
         model = model_of(loaded.opened, loaded.manifest)
         if loaded.manifest:
-            selftest.run(model, loaded.manifest.golden)
+            selftest.run(model, loaded.manifest.golden, loaded.manifest.libraries)
     except MLModelError as error:
         sys.stderr.write(f"\n{error}\n")
         return _REFUSED

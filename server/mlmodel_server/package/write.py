@@ -46,6 +46,7 @@ from mlmodel_server.package.table import (
 from mlmodel_server.package.ways import Way, ways_of, with_missing
 from mlmodel_server.protocol.v2 import tensor_json
 from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, datatype_of, elements, is_missing
+from mlmodel_server.texts import one_line
 
 GOLDEN_ROWS = 12
 GOLDEN_WIDTH = 1000
@@ -365,7 +366,8 @@ def _compared(before: dict[str, Array], after: dict[str, Array], chosen: Wanted 
 
 def _cannot_predict(error: Exception) -> UsageError:
     return UsageError(
-        f"the model cannot predict X ({type(error).__name__}: {error}): pass rows like those that it was fitted on"
+        f"the model cannot predict X ({type(error).__name__}: {one_line(str(error), 300)}): pass rows like those that "
+        "it was fitted on"
     )
 
 

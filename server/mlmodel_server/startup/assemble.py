@@ -9,11 +9,12 @@ import os
 import warnings
 from importlib.util import find_spec
 
+from mlmodel_server.engine import selftest
 from mlmodel_server.engine.cost import Cost, measure
 from mlmodel_server.engine.model import Model, repeated
 from mlmodel_server.errors import UsageError, not_installed
 from mlmodel_server.formats.opened import measured_rows
-from mlmodel_server.formats.table import FAMILIES, installed_version, of_protobuf
+from mlmodel_server.formats.table import FAMILIES, of_protobuf
 from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.signing import keys_of
 from mlmodel_server.loading.sources import Memory, locate
@@ -139,11 +140,7 @@ def _properties(choice: Choice, loaded: Loaded) -> dict[str, str]:
 def _other_versions(loaded: Loaded) -> str:
     """Return the libraries that saved the model in another version than the server has; "" if there are none."""
     saved = loaded.manifest.libraries if loaded.manifest else loaded.opened.saved_with
-    differing = []
-    for library, version in saved.items():
-        here = installed_version(library)
-        if here and here != version:
-            differing.append(f"{library}: saved with {version}, served with {here}")
+    differing = selftest.differences(saved)
     if differing:
         logger.warning("library versions differ", extra={"versions": "; ".join(differing)})
     return "; ".join(differing)

@@ -56,7 +56,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     opened = loaded.opened
     original = model_of(opened, manifest)
     if manifest:
-        selftest.run(original, manifest.golden)
+        selftest.run(original, manifest.golden, manifest.libraries)
     example = _golden(manifest) if manifest else selftest.example(original, opened.example, opened.saved_with)
     if compile == "off":
         return Choice(original, opened.platform, example)

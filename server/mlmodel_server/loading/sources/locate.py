@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading.sources.fetched import fetched
 from mlmodel_server.loading.sources.local import Local
 from mlmodel_server.loading.sources.pin import pinned, unchanged
@@ -40,6 +40,10 @@ def _source(uri: str, path: Path | None, sha256: str) -> Source:
     if scheme in MOUNTED and path is None:
         raise RefusedModel(f"{scheme}:// requires --path, the directory at which the source is mounted")
     if path is not None and scheme in (*MOUNTED, "oci"):
+        if not path.exists():
+            raise UnreachableSource(
+                "the model files do not exist yet: check that the ConfigMap, claim or image contains them, and --path"
+            )
         return Local(path)
     if scheme == "file":
         return _file(uri)
