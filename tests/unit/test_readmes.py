@@ -85,7 +85,7 @@ def test_a_command_that_fails_and_a_response_that_differs_fail_the_test(tmp_path
         folder.run([Block("", "true\n"), Block("", "false\n"), Block("", "true\n")])
     with pytest.raises(AssertionError, match="echo 2"):
         folder.run([Block("", "echo 2", [1])])
-    with pytest.raises(pytest.fail.Exception, match="none after 0.2 s"):
+    with pytest.raises(pytest.fail.Exception, match=r"none after 0\.2 s"):
         folder.run([Block("", "sleep 60")], seconds=0.2)
 
 
