@@ -1,4 +1,4 @@
-"""Request decisions within a budget, as a car would, and brake when none arrives in time.
+"""Request decisions within a budget, as a car would, and brake when no answer comes in time.
 
     python examples/driving/client.py --budget-ms 5        # 500 requests, 100 per second, to localhost:8080
 

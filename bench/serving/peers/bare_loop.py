@@ -5,8 +5,8 @@ What a client measures here, it would measure with any server in Python: the net
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 from typing import cast
 
 import uvloop
@@ -31,4 +31,6 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, help="port on loopback")
+    uvloop.run(main(parser.parse_args().port))

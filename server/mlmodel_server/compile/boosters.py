@@ -133,13 +133,7 @@ _XGBOOST = {
     "reg:gamma": "exponential",
     "reg:tweedie": "exponential",
     **dict.fromkeys(
-        (
-            "reg:squarederror",
-            "reg:absoluteerror",
-            "reg:pseudohubererror",
-            "reg:quantileerror",
-            "binary:logitraw",
-        ),
+        ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:quantileerror", "binary:logitraw"),
         "number",
     ),
 }
@@ -154,10 +148,8 @@ def _xgboost(graph: Graph, boosted: Boosted, table: Columns) -> Prediction:
     targets = max(1, int(parameters["num_class"]), int(parameters["num_target"]))
     end = boosted.iterations[1]
     count = model["iteration_indptr"][end] if end else len(model["trees"])
-    if any(int(tree["tree_param"]["size_leaf_vector"]) > 1 for tree in model["trees"]):
-        raise Unsupported("XGBoost with trees of several targets is not converted")
-    if any(any(tree["split_type"]) for tree in model["trees"]):
-        raise Unsupported("XGBoost with splits by category is not converted")
+    if any(int(tree["tree_param"]["size_leaf_vector"]) > 1 or any(tree["split_type"]) for tree in model["trees"]):
+        raise Unsupported("XGBoost with several targets, or with splits by category, is not converted")
     forest = Forest(targets)
     link = _XGBOOST[objective]
     forest.add_constant(_margin(parameters["base_score"], link, targets))

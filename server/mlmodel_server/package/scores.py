@@ -11,11 +11,11 @@ from mlmodel_server.tensors import Array
 
 def scores(task: str, y: Array, predicted: Array) -> dict[str, Any]:
     """Return accuracy, precision, recall and F1 of a classifier (for the second of two classes, else the mean over
-    classes), or MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]; nothing
-    if a regressor predicts several numbers for one label, such as quantiles: only its author knows what they mean."""
+    classes), or MAE and RMSE of a regressor, in the unit of ``y``. ``y`` and ``predicted`` have shape [rows]; empty if
+    a row has one label and several predictions, such as quantiles."""
     from sklearn import metrics
 
-    if task == "regression" and np.ndim(predicted) > np.ndim(y):
+    if np.ndim(predicted) > np.ndim(y):
         return {}
     if task == "regression":
         return {

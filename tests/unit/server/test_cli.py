@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +46,9 @@ def test_a_model_file_becomes_a_package_and_a_config_map(table: Path, capsys: py
     shown = capsys.readouterr().out
     for words in ("input   country  BYTES [-1]", "metric  accuracy", "version v1", "self-test passed on 12"):
         assert words in shown
+    assert re.search(
+        r"^one row takes [\d,]+ µs as it was saved(, [\d,]+ µs compiled)?, which a server here", shown, re.MULTILINE
+    )
 
 
 def test_columns_of_the_csv_are_put_in_the_order_of_the_model(table: Path) -> None:
