@@ -123,7 +123,7 @@ def test_wrong_method(target: Target, method: str, part: str) -> None:
     for base in target.bases:
         answer = target.send(method, f"{base}/{part}" if part else base)
         target.rejected(answer, method, status=405)
-        assert answer.headers["allow"] == ("POST" if part == "infer" else "GET")
+        assert answer.headers["allow"] == ("POST" if part == "infer" else "GET, HEAD")
 
 
 @pytest.mark.house

@@ -83,7 +83,7 @@ def test_over_http_a_prediction_that_takes_longer_than_the_deadline_is_not_calle
     assert (by_server, by_header, fits) == (503, 503, 200)
     assert b"retry-after" not in dict(headers)
     assert dict(headers)[b"x-mlmodel-late"] == b"true"
-    assert json.loads(server)["error"].startswith("predicting 1 row takes about 2000 ms, and --timeout of the server ")
+    assert json.loads(server)["error"].startswith("predicting 1 row takes about 2000 ms, and --timeout of the server")
     assert "x-mlmodel-timeout-ms allows 20 ms: send x-mlmodel-timeout-ms: 2500 or more" in json.loads(header)["error"]
     assert app.pipeline.serving.recorder.report()["requests"] == {"200": 1, "503": 2}
 
