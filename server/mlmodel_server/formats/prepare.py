@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.preprocessing import FunctionTransformer
 
 
 def prepare(model: Any, *, frame: bool = False) -> Any:
@@ -24,6 +25,8 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
             _select_by_position(part)
     for part in found:
         if not frame:
+            if isinstance(part, FunctionTransformer) and isinstance(part.func, np.ufunc):
+                part.func = Arithmetic(part.func)
             # With names, scikit-learn warns in each call that arrays have none.
             vars(part).pop("feature_names_in_", None)
             vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
@@ -32,6 +35,18 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
         if vars(part).get("verbose"):
             part.verbose = 0
     return model
+
+
+class Arithmetic:
+    """A function of numpy for numbers in a table of objects, of which some columns are text. A DataFrame has numbers
+    there, and numpy's functions raise on objects."""
+
+    def __init__(self, function: np.ufunc) -> None:
+        self.function = function
+
+    def __call__(self, rows: Any) -> Any:
+        """Return the function of each number."""
+        return self.function(rows.astype(np.float64) if rows.dtype == object else rows)
 
 
 def parts(model: Any) -> list[Any]:
