@@ -55,24 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "Sign it: mlmodel package DIR --sign KEY. Print it as a ConfigMap: mlmodel package DIR --configmap NAME.",
     )
     package.add_argument("source", type=Path, metavar="MODEL_FILE|DIR", help="model file, or directory of a package")
-    package.add_argument(
-        "--data", type=Path, metavar="FILE", help="CSV file with a header: rows that the model was not trained on"
-    )
-    package.add_argument("--label", metavar="COLUMN", help="column of --data with the label (default: no labels)")
-    package.add_argument(
-        "--dates",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns of --data with dates in ISO 8601 (default: none, so that dates are text)",
-    )
-    package.add_argument(
-        "--extra-columns",
-        choices=("refuse", "ignore"),
-        default="refuse",
-        help="what a server does with a column that the model does not have: reject the request, or ignore the column "
-        "(default: refuse)",
-    )
+    _add_table(package)
     package.add_argument("--out", type=Path, metavar="DIR", help="directory to write the package to")
     package.add_argument("--configmap", metavar="NAME", help="print the package as an immutable ConfigMap of this name")
     package.add_argument(
@@ -135,6 +118,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.set_defaults(run=_inspect)
     return parser
+
+
+def _add_table(package: argparse.ArgumentParser) -> None:
+    """Add the options about the table that a package is made from."""
+    package.add_argument(
+        "--data", type=Path, metavar="FILE", help="CSV file with a header: rows that the model was not trained on"
+    )
+    package.add_argument("--label", metavar="COLUMN", help="column of --data with the label (default: no labels)")
+    package.add_argument(
+        "--dates",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns of --data with dates in ISO 8601 (default: none, so that dates are text)",
+    )
+    package.add_argument(
+        "--extra-columns",
+        choices=("refuse", "ignore"),
+        default="refuse",
+        help="what a server does with a column that the model does not have: reject the request, or ignore the column "
+        "(default: refuse)",
+    )
 
 
 def _package(arguments: argparse.Namespace) -> None:

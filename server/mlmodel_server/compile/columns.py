@@ -245,7 +245,8 @@ def _k_bins(graph: Graph, bins: Any, table: Columns) -> Columns:
 def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
     if transformer.func is None:
         return table
-    return Columns.of(elementwise(graph, transformer.func, table.matrix(graph)), len(table.places))
+    function = getattr(transformer.func, "function", transformer.func)  # of a prepare.Arithmetic
+    return Columns.of(elementwise(graph, function, table.matrix(graph)), len(table.places))
 
 
 def elementwise(graph: Graph, function: Any, values: str) -> str:

@@ -30,6 +30,7 @@ _FURTHER = {name for method in SERVED[2:] for name in methods.named(method)}
 BLANK: dict[str, Any] = {"BYTES": "", "BOOL": False}
 """The value of an element in a blank row, by datatype; 0 for all others."""
 
+_OBJECT = DTYPES["BYTES"]
 _SINGLE = float(np.finfo(np.float32).max)
 
 
@@ -48,6 +49,7 @@ class Model:
         """Outputs that take another time than those of a request that names none."""
         self._columns = {spec.name: index for index, spec in enumerate(signature.inputs)}
         self._numeric = not signature.frame and all(spec.datatype != "BYTES" for spec in signature.inputs)
+        self._is_number = [not signature.frame and spec.datatype != "BYTES" for spec in signature.inputs]
         self.width = signature.inputs[0].shape[-1] if signature.layout == "matrix" else len(signature.inputs)
         self._matrix_dtype = DTYPES[signature.inputs[0].datatype if signature.layout == "matrix" else "FP64"]
 
@@ -169,7 +171,7 @@ class Model:
         rows = self._rows(columns)
         table: Array = np.empty((rows, len(columns)), dtype=np.float64 if self._numeric else object)
         for index, column in enumerate(columns):
-            if column.dtype == object and not self.signature.frame and self.signature.inputs[index].datatype != "BYTES":
+            if column.dtype is _OBJECT and self._is_number[index]:
                 column = column.astype(np.float64)  # None is a missing text, NaN a missing number
             table[:, index] = column
         return table
@@ -251,7 +253,9 @@ def repeated(table: Table, rows: int) -> Table:
 
 
 def _column(tensor: Tensor, spec: TensorSpec) -> Array:
-    array = _elements(tensor, spec)
+    array, datatype = tensor.array, spec.datatype
+    if tensor.datatype != datatype or (array.dtype is _OBJECT and datatype != "BYTES"):
+        array = _elements(tensor, spec)
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
         raise RequestError(f"input {quoted(tensor.name)}: shape must be [rows] or [rows, 1], not {list(array.shape)}")
     return array.ravel()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
+from sklearn.preprocessing import FunctionTransformer
 
 
 def prepare(model: Any, *, frame: bool = False) -> Any:
@@ -26,6 +27,8 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
         if is_own(part):  # its code may use any of these
             continue
         if not frame:
+            if isinstance(part, FunctionTransformer) and isinstance(part.func, np.ufunc):
+                part.func = Arithmetic(part.func)
             # With names, scikit-learn warns in each call that arrays have none.
             vars(part).pop("feature_names_in_", None)
             vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
@@ -45,6 +48,18 @@ def has_own_code(model: Any) -> bool:
     """Whether the model, or a step of its pipelines, is of a class that no library has."""
     steps = [step for part in parts(model) for _, step, *_ in getattr(part, "steps", ()) if hasattr(step, "fit")]
     return any(map(is_own, (model, *parts(model), *steps)))
+
+
+class Arithmetic:
+    """A function of numpy for numbers in a table of objects, of which some columns are text. A DataFrame has numbers
+    there, and numpy's functions raise on objects."""
+
+    def __init__(self, function: np.ufunc) -> None:
+        self.function = function
+
+    def __call__(self, rows: Any) -> Any:
+        """Return the function of each number."""
+        return self.function(rows.astype(np.float64) if rows.dtype == object else rows)
 
 
 def parts(model: Any) -> list[Any]:

@@ -157,13 +157,10 @@ def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
         values = [[value] for value in values]
     element = kind(datatype)
     try:
-        checked = msgspec.convert(values, _type(element, 1 + len(inner)))
-    except msgspec.ValidationError:
-        checked = None
-    try:
-        if checked is None:
-            checked = [_converted(value, spec, row, len(inner)) for row, value in enumerate(values)]
-        array = _array(checked, datatype)
+        try:
+            array: Array = np.array(msgspec.convert(values, _type(element, 1 + len(inner))), DTYPES[datatype])
+        except msgspec.ValidationError:
+            array = _array([_converted(value, spec, row, len(inner)) for row, value in enumerate(values)], datatype)
     except OverflowError:
         raise RequestError(f"feature {name} holds a number outside the range of {datatype}") from None
     except ValueError:
