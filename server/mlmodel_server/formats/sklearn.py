@@ -17,6 +17,9 @@ from mlmodel_server.formats.prepare import parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
+_ITERATIVE = ("NMF", "MiniBatchNMF")
+"""Classes that start and stop by all rows of a call, so that a row gets another answer beside other rows."""
+
 
 class EstimatorFunctions:
     """The methods of a prepared estimator, by the names of its outputs; ``rows`` makes what it takes of a table.
@@ -117,6 +120,7 @@ def opened(estimator: Any, format: str, threads: int = 1) -> Opened:
         prepared,
         example=takes.known,
         rows=takes.rows,
+        by_row=not any(type(part).__name__ in _ITERATIVE for part in parts(prepared)),
     )
 
 
