@@ -89,7 +89,7 @@ class Batcher:
         The thread calls ``on_batch`` with the number of rows of every batch.
         """
         self._model, self._cost = model, cost
-        self._max_rows = max_rows if model.batchable else 1
+        self._max_rows = max_rows if model.can_join else 1
         self._max_waiting = max_waiting
         self._on_batch = on_batch
         self._submitted: SimpleQueue[_Waiting | None] = SimpleQueue()

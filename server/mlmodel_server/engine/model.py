@@ -37,10 +37,13 @@ _SINGLE = float(np.finfo(np.float32).max)
 class Model:
     """Functions and their signature. Safe to call from several threads: a prediction changes no state."""
 
-    def __init__(self, functions: Functions, signature: Signature, absent: str = "") -> None:
-        """``absent`` says how to get outputs that are missing here, for the error about an unknown one."""
+    def __init__(self, functions: Functions, signature: Signature, absent: str = "", *, by_row: bool = True) -> None:
+        """``absent`` says how to get outputs that are missing here, for the error about an unknown one. ``by_row`` is
+        whether the answer to a row is the same beside other rows."""
         self.signature, self._absent = signature, absent
         self.batchable = all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
+        """Whether a request may have any number of rows."""
+        self.can_join = self.batchable and by_row
         """Whether the rows of several requests may be predicted together."""
         self._functions = functions
         self._outputs = tuple(spec.name for spec in signature.outputs)
@@ -349,7 +352,7 @@ def _explaining(opened: Opened, functions: Functions, signature: Signature) -> M
     """Return the model, with the contributions of the features as one more output if it can explain."""
     explain = opened.explain
     if explain is None:
-        return Model(functions, signature)
+        return Model(functions, signature, by_row=opened.by_row)
     row = Model(functions, signature).blank(opened.example)
     (probe,) = explain(row, (CONTRIBUTIONS,))
     spec = TensorSpec(CONTRIBUTIONS, datatype_of(probe.dtype), (-1, *probe.shape[1:]))

@@ -99,7 +99,8 @@ class Opened:
     ``saved_with`` are the versions of the libraries that wrote the artefact, if it says so.
     ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
     raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
-    features + 1]. ``rows`` is what the estimator takes: see :mod:`.documents`.
+    features + 1]. ``rows`` is what the estimator takes: see :mod:`.documents`. ``by_row`` is whether the answer to a
+    row is the same beside other rows.
     """
 
     format: str
@@ -114,6 +115,7 @@ class Opened:
     saved_with: Mapping[str, str] = field(default_factory=dict)
     categories: UnplacedCategories | None = None
     rows: Literal["table", "texts", "dictionaries"] = "table"
+    by_row: bool = True
 
 
 def layout_of(inputs: Sequence[TensorSpec]) -> Literal["matrix", "tensors"]:

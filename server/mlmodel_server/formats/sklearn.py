@@ -18,6 +18,9 @@ from mlmodel_server.formats.prepare import has_own_code, parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
+_ITERATIVE = ("NMF", "MiniBatchNMF")
+"""Classes that start and stop by all rows of a call, so that a row gets another answer beside other rows."""
+
 
 class EstimatorFunctions:
     """The methods of a prepared estimator, by the names of its outputs; ``rows`` makes what it takes of a table.
@@ -123,6 +126,7 @@ def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[Tensor
         prepared,
         example=takes.known,
         rows=takes.rows,
+        by_row=not any(type(part).__name__ in _ITERATIVE for part in parts(prepared)),
     )
 
 

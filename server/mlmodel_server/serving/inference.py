@@ -99,7 +99,7 @@ class Inference:
 
     def predict_together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
         """Predict quick calls, and return their answers in the same order; calls of one kind share a batch."""
-        if len(calls) == 1 or not self._model.batchable:
+        if len(calls) == 1 or not self._model.can_join:
             return [self._try(call) for call in calls]
         groups: dict[object, list[int]] = {}
         for place, call in enumerate(calls):

@@ -25,6 +25,8 @@ from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from mlmodel_server.engine import selftest
+from mlmodel_server.engine.batching import Batcher
+from mlmodel_server.engine.cost import Cost
 from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import methods
@@ -239,6 +241,15 @@ def test_a_model_that_accepts_only_the_float32_of_its_training_gets_float32(mode
     assert served_model.signature.inputs[0].datatype == "FP32"
     (name,) = served_model.select_outputs(None)
     np.testing.assert_array_equal(answers(served_model, rows.astype(np.float64))[name], getattr(fitted, name)(rows))
+
+
+def test_rows_of_several_requests_are_not_joined_if_they_change_each_other() -> None:
+    rows = np.abs(X)
+    assert served(make_pipeline(StandardScaler(), PCA(2)).fit(rows)).can_join
+    model = served(make_pipeline(NMF(2, random_state=1), KMeans(2, n_init=1, random_state=1)).fit(rows))
+    assert model.batchable
+    assert not model.can_join
+    assert Batcher(model, Cost(1.0, 1.0), max_rows=64, max_waiting=8, on_batch=print)._max_rows == 1
 
 
 def test_a_compiled_model_and_the_original_answer_one_request_together() -> None:

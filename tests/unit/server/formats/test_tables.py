@@ -17,6 +17,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import CategoricalNB
+from sklearn.neighbors import KNeighborsTransformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     OneHotEncoder,
@@ -270,7 +271,7 @@ def logged(fitted: Any, method: str) -> Model:
     return model_of(load(Memory(files, "MLmodel")).opened, None)
 
 
-@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba", "decision_function"])
 def test_mlflows_choice_of_a_method_is_served(method: str) -> None:
     fitted, X, _ = iris()
     model = logged(fitted, method)
@@ -280,6 +281,12 @@ def test_mlflows_choice_of_a_method_is_served(method: str) -> None:
     (found,) = model.infer(request).outputs
     assert found.name == method
     np.testing.assert_array_equal(found.array, getattr(fitted, method)(X))
+
+
+def test_mlflows_choice_of_neighbours_is_both_of_their_outputs() -> None:
+    _, X, _ = iris()
+    model = logged(KNeighborsTransformer(n_neighbors=2).fit(X), "kneighbors")
+    assert model.select_outputs(None) == ("kneighbors_distances", "kneighbors_indices")
 
 
 @pytest.mark.parametrize("method", ["score", "predict_joint_log_proba", "fit", "__init__"])
