@@ -93,11 +93,15 @@ def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[in
         {
             index // per_row
             for index, (value, got) in enumerate(zip(expected["data"], answer["data"], strict=True))
-            if not (
-                value == got if tolerance is None else isclose(value, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
-            )
+            if not _close(value, got, tolerance)
         }
     )
+
+
+def _close(value: Any, got: Any, tolerance: float | None) -> bool:
+    if tolerance is None or not isinstance(value, (int, float)):
+        return bool(value == got)
+    return isclose(value, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
 
 
 def example(model: Model, known: Mapping[int, Any]) -> bytes:
