@@ -127,11 +127,14 @@ def _is_sound(signature: Signature) -> bool:
 def _is_tensor(tensor: dict[str, Any]) -> bool:
     """Whether it is a tensor as JSON has it: as many values as its shape says, none of them a list or an object."""
     name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
-    if not isinstance(name, str) or tensor.get("datatype") not in DTYPES or not isinstance(data, list):
+    datatype = tensor.get("datatype")
+    if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES:
+        return False
+    if not isinstance(data, list) or not shape or any(isinstance(value, (list, dict)) for value in data):
         return False
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         return False
-    return shape[:1] != [0] and prod(shape) == len(data) and not any(isinstance(value, (list, dict)) for value in data)
+    return shape[0] > 0 and prod(shape) == len(data)
 
 
 def differs(file: str, digest: str, listed: str) -> RefusedModel:
