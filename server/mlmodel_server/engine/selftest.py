@@ -19,6 +19,9 @@ from mlmodel_server.protocol import v2
 TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
 """Relative tolerance by datatype; other datatypes must be equal."""
 
+MAX_EXAMPLE = 1 << 24
+"""Maximum number of values of one input in the example of a model without a package."""
+
 SEVERAL_ROWS = (
     "the model predicts its examples together, but not one of them alone: replace the step that needs several rows, "
     "such as SparsePCA"
@@ -131,6 +134,11 @@ def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fi
     tensors = []
     for column, spec in enumerate(inputs):
         shape = [max(1, length) for length in spec.shape]
+        if prod(shape) > MAX_EXAMPLE:
+            raise RefusedModel(
+                f"the model takes {prod(shape):,} values of {spec.name[:40]!r} for one row, more than {MAX_EXAMPLE:,}: "
+                "write a package of a smaller model"
+            )
         data = [_blank(spec.datatype, fill)] * prod(shape)
         if model.signature.layout == "matrix":
             data = [known.get(index, value) for index, value in enumerate(data)]
