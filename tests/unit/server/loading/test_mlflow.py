@@ -29,7 +29,7 @@ def served(description: str) -> Model:
     "value", ["!!timestamp x", "!!int ''", "!!bool x", "!!float _", "!!binary x", "!!python/name:os.system", "9" * 6000]
 )
 def test_a_value_that_does_not_fit_its_tag_is_refused_in_one_sentence(value: str) -> None:
-    with pytest.raises(RefusedModel, match="^MLmodel is not a YAML description of a model"):
+    with pytest.raises(RefusedModel, match=r"^MLmodel is not a YAML description of a model"):
         served(f"{FLAVOURS}other: {value}\n")
 
 
@@ -61,6 +61,6 @@ def test_a_signature_that_is_not_one_is_left_out(spec: Any) -> None:
 
 def test_a_row_that_a_machine_cannot_hold_is_not_made() -> None:
     spec = TensorSpec("x", "FP32", (-1, 10**6, 10**6))
-    model = Model(lambda table, outputs: [], Signature("tensors", (spec,), (TensorSpec("y", "FP32", (-1,)),)))
+    model = Model(lambda *_: [], Signature("tensors", (spec,), (TensorSpec("y", "FP32", (-1,)),)))
     with pytest.raises(RefusedModel, match=r"takes 1,000,000,000,000 values of 'x' for one row, more than 16,777,216"):
         selftest.example(model, {})
