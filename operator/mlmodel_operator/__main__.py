@@ -9,8 +9,9 @@ from collections.abc import Sequence
 try:
     from mlmodel_operator import process
 except ModuleNotFoundError as error:
+    library = str(error.name).partition(".")[0]
     sys.exit(
-        f"mlmodel-operator: the Python package {error.name} is not installed: in a clone of the project, run"
+        f"mlmodel-operator: the Python package {library} is not installed: in a clone of the project, run"
         " pip install '.[operator]'"
     )
 from mlmodel_operator.names import OPERATOR, OPERATOR_PORT

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from math import prod
 from typing import Any, Literal
 
 import msgspec
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.tensors import TensorSpec
+from mlmodel_server.tensors import DTYPES, TensorSpec
 from mlmodel_server.texts import reason_of
 
 MANIFEST = "mlmodel.json"
@@ -114,7 +115,33 @@ def parse(data: bytes) -> Manifest:
         )
     if manifest.artefact not in manifest.files or not all(map(_NAME.fullmatch, manifest.files)):
         raise RefusedModel(f"{MANIFEST} does not list its artefact with a digest: write it with package.save")
+    if not _is_sound(manifest.signature):
+        raise RefusedModel(f"{MANIFEST} has a signature without valid inputs and outputs: write it with package.save")
+    tensors = (*manifest.golden.inputs, *manifest.golden.outputs)
+    if not (manifest.golden.inputs and manifest.golden.outputs and all(map(_is_tensor, tensors))):
+        raise RefusedModel(f"{MANIFEST} has golden examples that are not valid tensors: write it with package.save")
     return manifest
+
+
+def _is_sound(signature: Signature) -> bool:
+    specs = (*signature.inputs, *signature.outputs)
+    if not signature.inputs or not all(spec.datatype in DTYPES and spec.name for spec in specs):
+        return False
+    shape = signature.inputs[0].shape
+    return signature.layout != "matrix" or (len(signature.inputs) == 1 and len(shape) == 2 and shape[1] > 0)
+
+
+def _is_tensor(tensor: dict[str, Any]) -> bool:
+    """Whether it is a tensor as JSON has it: as many values as its shape says, none of them a list or an object."""
+    name, shape, data = tensor.get("name"), tensor.get("shape"), tensor.get("data")
+    datatype = tensor.get("datatype")
+    if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DTYPES:
+        return False
+    if not isinstance(data, list) or not shape or any(isinstance(value, (list, dict)) for value in data):
+        return False
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        return False
+    return shape[0] > 0 and prod(shape) == len(data)
 
 
 def differs(file: str, digest: str, listed: str) -> RefusedModel:

@@ -21,6 +21,8 @@ TOLERANCE = {"FP64": 1e-6, "FP32": 1e-4, "FP16": 1e-2}
 """Relative tolerance by datatype; other datatypes must be equal."""
 
 _VERSION = re.compile(r"\d[\w.]{0,20}", re.ASCII)
+MAX_EXAMPLE = 1 << 24
+"""Maximum number of values of one input in the example of a model without a package."""
 
 SEVERAL_ROWS = (
     "the model predicts its examples together, but not one of them alone: replace the step that needs several rows, "
@@ -97,11 +99,15 @@ def _differing_rows(expected: dict[str, Any], answer: dict[str, Any]) -> list[in
         {
             index // per_row
             for index, (value, got) in enumerate(zip(expected["data"], answer["data"], strict=True))
-            if not (
-                value == got if tolerance is None else isclose(value, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
-            )
+            if not _close(value, got, tolerance)
         }
     )
+
+
+def _close(value: Any, got: Any, tolerance: float | None) -> bool:
+    if tolerance is None or not isinstance(value, (int, float)):
+        return bool(value == got)
+    return isclose(value, got, rel_tol=tolerance, abs_tol=tolerance / 1e3)
 
 
 def example(model: Model, known: Mapping[int, Any], saved_with: Mapping[str, str] = MappingProxyType({})) -> bytes:
@@ -138,6 +144,11 @@ def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fi
     tensors = []
     for column, spec in enumerate(inputs):
         shape = [max(1, length) for length in spec.shape]
+        if prod(shape) > MAX_EXAMPLE:
+            raise RefusedModel(
+                f"the model takes {prod(shape):,} values of {spec.name[:40]!r} for one row, more than {MAX_EXAMPLE:,}: "
+                "write a package of a smaller model"
+            )
         data = [_blank(spec.datatype, fill)] * prod(shape)
         if model.signature.layout == "matrix":
             data = [known.get(index, value) for index, value in enumerate(data)]

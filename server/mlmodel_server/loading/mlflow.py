@@ -15,11 +15,11 @@ import msgspec
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.methods import CHOSEN, SERVED, outputs_of_method
-from mlmodel_server.formats.opened import PREDICT, Artefact, Opened
+from mlmodel_server.formats.opened import DATATYPES, PREDICT, Artefact, Opened
 from mlmodel_server.formats.table import library
 from mlmodel_server.loading.detect import MLFLOW
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import TensorSpec, datatype_of
+from mlmodel_server.tensors import TensorSpec
 
 MAX_DESCRIPTION = 1 << 20
 """Maximum bytes of ``MLmodel``."""
@@ -44,6 +44,10 @@ _COLUMNS = {
     "double": "FP64",
     "string": "BYTES",
 }
+
+
+_TENSORS = {**DATATYPES, "str": "BYTES", "object": "BYTES"}
+"""By name: numpy would evaluate a text that is no name."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
         raise RefusedModel(f"{MLFLOW} is larger than {MAX_DESCRIPTION >> 20} MiB: log the model again with MLflow")
     try:
         described = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # of a value that does not fit its tag, the constructors of yaml raise anything
         described = None
     if not isinstance(described, dict):
         raise RefusedModel(f"{MLFLOW} is not a YAML description of a model: log the model again with MLflow")
@@ -136,7 +140,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 def _find(flavour: str, path: str, inside: Sequence[str], files: Mapping[str, bytes]) -> str:
     for candidate in (path, *(f"{path}/{name}" for name in inside)):
-        if candidate in files:
+        if candidate in files and candidate.rpartition("/")[2] != MLFLOW:
             return candidate
     raise RefusedModel(
         f"{MLFLOW} names a file for its flavour {flavour} that is not in the directory: copy the whole directory"
@@ -150,16 +154,17 @@ def _specs(signature: Any, side: Literal["inputs", "outputs"]) -> tuple[TensorSp
         entries = json.loads(text) if isinstance(text, str) else []
         return tuple(_spec(entry, index, len(entries), side) for index, entry in enumerate(entries))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return ()
+        return ()  # text that is not such JSON
 
 
 def _spec(entry: dict[str, Any], index: int, count: int, side: Literal["inputs", "outputs"]) -> TensorSpec:
-    import numpy as np
-
     name = entry.get("name")
     if not isinstance(name, str):
         name = PREDICT if side == "outputs" and count == 1 else f"{side[:-1]}-{index}"
     if entry["type"] == "tensor":
         tensor = entry["tensor-spec"]
-        return TensorSpec(name, datatype_of(np.dtype(tensor["dtype"])), tuple(int(size) for size in tensor["shape"]))
+        shape = tuple(tensor["shape"])
+        if not all(type(size) is int for size in shape):
+            raise ValueError("a size is not an integer")
+        return TensorSpec(name, _TENSORS[tensor["dtype"]], shape)
     return TensorSpec(name, _COLUMNS[entry["type"]], (-1,))
