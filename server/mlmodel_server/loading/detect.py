@@ -56,8 +56,6 @@ _ADVICE: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "is an array, not a model: save the fitted model"),
     (b"ZF", "was written by joblib before 0.10: load it with that version and save it with a current one"),
     (b"GGUF", "is a GGUF language model, which this server does not serve: export it to ONNX"),
-    (b"CBM1", "is a CatBoost model, which is served from its ONNX export: save it with "
-     "model.save_model('model.onnx', format='onnx')"),
     (b"version https://git-lfs", "is a pointer of Git LFS and not the file itself: run git lfs pull, then copy it"),
     (b"PAR1", "is a Parquet table, not a model: save the fitted model"),
 )  # fmt: skip

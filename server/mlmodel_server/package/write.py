@@ -7,7 +7,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -49,8 +48,6 @@ from mlmodel_server.tensors import Array, InferRequest, Tensor, TensorSpec, data
 from mlmodel_server.texts import one_line
 
 GOLDEN_ROWS = 12
-GOLDEN_WIDTH = 1000
-"""Maximum numbers per row of an output in the golden examples."""
 GOLDEN_MISSING = 4
 """How many of these have a missing value, if some rows of X do."""
 
@@ -456,7 +453,7 @@ def _golden(model: Model, tensors: list[Tensor], outputs: list[Array]) -> Golden
     if model.batchable:
         rows = _spread(tensors, outputs)
         examples = [Tensor(t.name, t.datatype, t.array[rows]) for t in tensors]
-    names = [spec.name for spec in model.signature.outputs if prod(spec.shape[1:]) <= GOLDEN_WIDTH]
+    names = [spec.name for spec in model.signature.outputs if manifest.has_examples(spec)]
     try:
         response = model.infer(InferRequest(None, examples, names))
         together = [tensor for tensor in response.outputs if tensor.name in names and _is_finite(tensor.array).all()]

@@ -34,7 +34,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "report.pdf": (b"%PDF-1.4\n", GIVE),
     "zeros.bin": (bytes(1000), GIVE),
     "model.onnx": (b"", r"model\.onnx is empty: copy or save the model file again"),
-    "model.cbm": (b"CBM1\x60\0\0\0", r"CatBoost .*: save it with model\.save_model\('model\.onnx', format='onnx'\)"),
+    "model.cbm": (b"CBM1\x60\0\0\0", r"CatBoost.*ONNX \(model\.save_model\('model\.onnx', format='onnx'\)\)"),
     "lfs.joblib": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "run git lfs pull"),
     "table.parquet": (b"PAR1\0\0", "a Parquet table, not a model"),
     "cut.joblib": (joblib_bytes(iris()[0])[:300], r"cannot be read \(.*Error\): copy it again, or save it again"),
