@@ -4,7 +4,7 @@ Python's own unpickler gives a file the objects that it names, and the file then
 :class:`Named`, a name without the object, which nothing can call, now or later. A name becomes an object in three ways:
 as an instance of a listed class, created without its constructor; by a constructor of :mod:`.rebuild`, which checks its
 arguments; or as a listed value that is harmless to call (a numpy function, a number type). Of any other name the file
-gets an :class:`Unlisted`, which is no object either; the file is refused, unless only a listed attribute has it that
+gets an :class:`Unlisted`, which stands for no object; the file is refused, unless only a listed attribute has it that
 the model's training used and no prediction reads. Each opcode also checks the
 object that it changes, so a file can change neither a class nor a function.
 

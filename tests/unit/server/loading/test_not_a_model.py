@@ -1,4 +1,4 @@
-"""A file that is no model, or lost something on its way, is refused with what to do about that file."""
+"""A file without a model, or one that lost something on its way, is refused with what to do about that file."""
 
 from __future__ import annotations
 
