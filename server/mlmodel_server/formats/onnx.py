@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from mlmodel_server.errors import RefusedModel
+from mlmodel_server.formats.onnx_branches import variants
 from mlmodel_server.formats.onnx_graph import rewritten
 from mlmodel_server.formats.opened import DATATYPES, FILLS, Artefact, Opened, Table, layout_of, measured_rows
 from mlmodel_server.formats.table import library
@@ -42,15 +44,20 @@ def check(artefact: Artefact) -> Artefact:
 def _tried(artefact: Artefact) -> bytes:
     """Return the checked model, after it predicted what the server will at the start: one row, and several."""
     data, asserting = rewritten(artefact.data, artefact.name)
+    _tried_once(lambda: _asserted(asserting, data, artefact.name))
+    for variant in variants(data, artefact.name):
+        _tried_once(partial(session, variant, 1))
+    return data
+
+
+def _tried_once(opened: Callable[[], Any]) -> None:
     try:
-        running = _asserted(asserting, data, artefact.name)
-        _predict(running)
+        _predict(opened())
     except RefusedModel:
         raise
     except Exception as error:  # other errors are those of :func:`opened` and of the self-test
         if _NO_MEMORY.search(str(error)):
             raise TooMuchMemory from None
-    return data
 
 
 def _asserted(asserting: bytes, data: bytes, name: str) -> Any:

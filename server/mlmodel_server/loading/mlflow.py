@@ -47,7 +47,7 @@ _COLUMNS = {
 
 
 _TENSORS = {**DATATYPES, "str": "BYTES", "object": "BYTES"}
-"""By name: numpy would evaluate a text that is no name."""
+"""By name: numpy would evaluate any other text."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A description that was edited by hand is refused in one sentence, whatever it says."""
+"""A description that was edited by hand is refused in one sentence."""
 
 from __future__ import annotations
 
