@@ -50,7 +50,7 @@ def _needs_frame(estimator: Any, X: Any) -> bool:
     the census of models does not know."""
     if any(dates.DTYPE.fullmatch(str(dtype)) for dtype in X.dtypes):
         return True
-    return any(_is_unknown(step) for part in parts(estimator) for step in (part, *_steps(part)))
+    return any(_is_unknown(step) for part in (estimator, *parts(estimator)) for step in (part, *_steps(part)))
 
 
 def _steps(part: Any) -> Iterator[Any]:

@@ -30,8 +30,10 @@ from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.package.table import described, specs_of, tensors_of
+from mlmodel_server.package.ways import Way, ways_of
+from mlmodel_server.package.write import _golden
 from mlmodel_server.protocol import invocations, rows, v1, v2
-from mlmodel_server.tensors import Array, is_missing
+from mlmodel_server.tensors import Array, TensorSpec, is_missing
 from tests.unit.server.models import SEED
 
 pytestmark = pytest.mark.models
@@ -367,6 +369,42 @@ def test_a_column_that_no_request_can_have_is_refused_with_what_to_do(X: pd.Data
     model = make_pipeline(ColumnTransformer([("n", StandardScaler(), ["age"])]), LogisticRegression()).fit(X, LABELS)
     with pytest.raises(UsageError, match=words):
         package.build(model, X, LABELS)
+
+
+class Weekdays:
+    """A step of the author's own, which computes with a DataFrame."""
+
+    def fit(self, X: Any, y: Any = None) -> Weekdays:
+        return self
+
+    def transform(self, X: pd.DataFrame) -> pd.DataFrame:
+        return X.assign(day=X["day"].dt.dayofyear)
+
+
+def test_code_that_the_census_does_not_know_gets_a_frame() -> None:
+    X = BASE[["age", "visits"]]
+    for step, needs in ((Weekdays(), True), (FunctionTransformer(holes), True), (FunctionTransformer(np.abs), False)):
+        for model in (make_pipeline(step, LogisticRegression()), ColumnTransformer([("a", step, ["age"])])):
+            model.transformers_ = getattr(model, "transformers", ())
+            assert (ways_of(model, X) == [Way(frame=True)]) is needs
+    assert ways_of(Weekdays(), X) == [Way(frame=True)]
+    assert ways_of(make_pipeline(Weekdays()), X.to_numpy()) == [Way()]
+
+
+def test_an_answer_that_depends_on_other_rows_is_refused() -> None:
+    """As scikit-learn's own steps never do: a mean of the request stands for any function of a DataFrame."""
+
+    class Mean:
+        def predict(self, X: pd.DataFrame) -> Array:
+            return np.asarray(X["age"] - X["age"].mean())
+
+    _, tensors = tensors_of(BASE)
+    inputs = described(specs_of(tensors), BASE)
+    outputs = (TensorSpec("predict", "FP64", (-1,)),)
+    signature = Signature("columns", inputs, outputs, frame=True)
+    model = Model(EstimatorFunctions(Mean(), rows=Frames(inputs)), signature)
+    with pytest.raises(UsageError, match="depends on the other rows of its request"):
+        _golden(model, tensors, [Mean().predict(BASE)])
 
 
 def test_extra_columns_are_ignored_if_the_package_says_so() -> None:
