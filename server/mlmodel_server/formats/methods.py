@@ -131,8 +131,8 @@ class MethodFunctions:
         return {method: _array(method, answer)}
 
     def specs(self, rows: Any, only: Sequence[str] = SERVED) -> tuple[TensorSpec, ...]:
-        """Call each method with ``rows`` to return the outputs of the estimator. One whose answer is not a tensor is
-        left out, unless it is the default one. Raise what it raises."""
+        """Call each method with ``rows`` to return the outputs of the estimator. One whose answer is not a tensor
+        with a row for each of ``rows`` is left out, unless it is the default one. Raise what it raises."""
         names = [name for name in only if name in self._methods]
         specs: list[TensorSpec] = []
         for method in names:
@@ -142,10 +142,17 @@ class MethodFunctions:
                 if method == natural(names):
                     raise
                 continue
+            if method != natural(names) and not is_by_row(found, rows):
+                continue
             specs += [
                 TensorSpec(name, datatype_of(array.dtype), (-1, *array.shape[1:])) for name, array in found.items()
             ]
         return tuple(specs)
+
+
+def is_by_row(answers: dict[str, Array], rows: Any) -> bool:
+    """Whether the outputs of a method have a row for each of ``rows``: ``VotingClassifier.transform`` may not."""
+    return all(array.shape[:1] == (len(rows),) for array in answers.values())
 
 
 def _array(name: str, answer: Any) -> Array:

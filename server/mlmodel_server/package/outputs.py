@@ -12,6 +12,7 @@ from mlmodel_server.formats.methods import (
     MAX_NUMBERS,
     SERVED,
     MethodFunctions,
+    is_by_row,
     methods_of,
     natural,
     outputs_of_method,
@@ -81,8 +82,11 @@ def answers(functions: Answering, rows: Any, wanted: Wanted) -> dict[str, Array]
     """
     found: dict[str, Array] = {}
     for method in wanted.methods:
+        asked = rows if method in WHOLE else _some(functions, rows, method)
         try:
-            found |= functions.answers(rows if method in WHOLE else _some(functions, rows, method), method)
+            answer = functions.answers(asked, method)
+            if method in wanted.required or is_by_row(answer, asked):
+                found |= answer
         except Exception:  # anything that an estimator may raise
             if method in wanted.required:
                 raise

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, VotingClassifier
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
@@ -25,6 +26,7 @@ from mlmodel_server.loading.sources import Memory
 from mlmodel_server.manifest import MANIFEST
 from mlmodel_server.startup.choose import PLATFORM, choose
 from mlmodel_server.tensors import InferRequest, Tensor
+from tests.unit.server.models import joblib_bytes
 
 SEED = 20261129
 X = np.random.default_rng(SEED).normal(size=(60, 4))
@@ -137,6 +139,16 @@ def test_a_wide_answer_is_an_output_without_golden_examples() -> None:
         InferRequest(None, [Tensor("text", "BYTES", np.array(words[:3], object))], None)
     ).outputs
     assert answer.array.sum() == 6
+
+
+def test_an_answer_that_has_no_row_for_each_row_is_no_output() -> None:
+    members = [("a", LogisticRegression()), ("b", GaussianNB())]
+    model = VotingClassifier(members, voting="soft", flatten_transform=False).fit(X, Y)
+    assert model.transform(X).shape == (2, 60, 2)
+    assert outputs(package.build(model, X, Y)) == ["predict", "predict_proba"]
+    signature = load(Memory({"m": joblib_bytes(model)}, "m")).opened.signature
+    assert signature is not None
+    assert [spec.name for spec in signature.outputs] == ["predict", "predict_proba"]
 
 
 def test_a_table_is_not_a_list_of_texts() -> None:
