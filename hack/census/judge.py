@@ -240,7 +240,7 @@ _CLAIMS: tuple[tuple[str, str], ...] = (
     (r"cannot be read .* save it again", "same version"),
     (r"predicts other values on plain arrays than on X", "plain"),
     (r"this model rejects missing", "missing"),
-    (r"library versions of this server", "same version"),
+    (r"with the libraries of this server", "same version"),
     (r"is not installed", "installed"),
     (r"self-test: input '.*': ", "own request"),
 )
