@@ -360,9 +360,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
         for key, value in manifest.metrics.items():
             out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
         out("made with " + ", ".join(f"{key} {value}" for key, value in manifest.libraries.items()) + "\n")
+        out(f"one row takes {_times(loaded, model, threads)}\n")
         if compiled := manifest.compiled:
             out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
-        out(f"one row takes {_times(loaded, model, threads)}\n")
         out(f"self-test passed on {manifest.golden.inputs[0]['shape'][0]} golden examples\n")
     trust = "signed" if loaded.signed_by else "strict"
     out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust {trust}\n")
