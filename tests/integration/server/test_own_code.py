@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mlmodel_server.loading.signing import SIGNATURE, sign
-from tests.integration.server.processes import failing, running
+from tests.integration.server.processes import failing, running, until
 from tests.unit.server.loading.test_signing import pem, public
 from tests.unit.server.models import iris
 from tests.unit.server.own_modules import SOURCE
@@ -85,11 +85,12 @@ def test_a_signed_package_is_served_as_its_author_predicts(
             np.testing.assert_allclose(outputs[1]["data"], np.ravel(probabilities), rtol=1e-12)
         described = server.send("GET", "/v2/models/tumour").json()
         assert [spec["shape"] for spec in described["inputs"]] == [[-1, 4]]
-        drift = server.send("GET", "/v2/models/tumour/stats").json()["drift"]
-        assert [(feature["name"], feature["rows"]) for feature in drift[:2]] == [
-            ("input-0[0]", 600),
-            ("input-0[1]", 600),
-        ]
+
+        def watched() -> list[tuple[str, int]]:
+            drift = server.send("GET", "/v2/models/tumour/stats").json()["drift"]
+            return [(feature["name"], feature["rows"]) for feature in drift[:2]]
+
+        until(lambda: watched() == [("input-0[0]", 600), ("input-0[1]", 600)], "each worker has reported its rows")
     assert not (tmp_path / "ran").exists(), "no module of that name elsewhere is imported"
 
 

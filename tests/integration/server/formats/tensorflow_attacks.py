@@ -340,7 +340,7 @@ def test_a_damaged_checkpoint_is_rejected() -> None:
         {**files, INDEX: files[INDEX][:-1]},
         {**files, INDEX: b""},
     ):
-        with pytest.raises(RefusedModel, match=r"saved_model\.pb cannot be read \(ValueError: "):
+        with pytest.raises(RefusedModel, match=r"saved_model\.pb cannot be read \("):
             opened(broken)
     with pytest.raises(RefusedModel, match="it has a variable that has no value in the checkpoint"):
         opened({name: data for name, data in files.items() if name != INDEX})

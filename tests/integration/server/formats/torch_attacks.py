@@ -310,7 +310,7 @@ def test_shapes_that_a_kernel_trusts_are_checked(name: str) -> None:
         torch.export.save(torch.export.export(Crossed(CROSSED[name]), (torch.ones(2, 4),)), buffer)
     except Exception as error:
         pytest.skip(f"this torch does not export it: {type(error).__name__}")
-    with pytest.raises(RefusedModel, match=r"ValueError: .*have shapes that do not belong together"):
+    with pytest.raises(RefusedModel, match="have shapes that do not belong together"):
         opened(buffer.getvalue())
 
 
