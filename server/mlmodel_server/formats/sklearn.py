@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,14 +21,6 @@ from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 _ITERATIVE = ("NMF", "MiniBatchNMF")
 """Classes that start and stop by all rows of a call, so that a row gets another answer beside other rows."""
 
-_UNKNOWN = re.compile(r"Found unknown categories \[(?!.*\b(?:nan|None)\b)")
-"""How an encoder of scikit-learn rejects a value. A missing one is left to the caller, which can name the input."""
-
-UNKNOWN_CATEGORY = (
-    "this model rejects categories that it was not fitted on, and the request has one: send one of its training, or "
-    "fit the encoder with handle_unknown"
-)
-
 
 class EstimatorFunctions:
     """The methods of a prepared estimator, by the names of its outputs; ``rows`` makes what it takes of a table.
@@ -47,12 +38,7 @@ class EstimatorFunctions:
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~.opened.Functions`."""
-        try:
-            return self._methods(self._taken(table), outputs)
-        except ValueError as error:
-            if _UNKNOWN.match(str(error)):
-                raise RequestError(UNKNOWN_CATEGORY) from None
-            raise
+        return self._methods(self._taken(table), outputs)
 
     def answers(self, table: Table, method: str) -> dict[str, Array]:
         """Return all outputs of one method by name."""

@@ -31,7 +31,7 @@ from mlmodel_server import package
 from mlmodel_server.compile import OnnxFunctions, compilable, compile_model
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
-from mlmodel_server.errors import RefusedModel, RequestError
+from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.opened import Opened
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
@@ -241,17 +241,6 @@ def test_a_model_that_rejects_zeros_gets_another_example() -> None:
     model = opened(joblib_bytes(fitted))
     body = selftest.example(model_of(model, None), model.example)
     assert json.loads(body)["inputs"][0]["data"] == [1.0, 1.0]
-
-
-def test_an_unknown_category_is_the_clients_mistake() -> None:
-    encode = ColumnTransformer([("city", OrdinalEncoder(), ["city"])], remainder="passthrough")
-    table = people().drop(columns="plan")
-    model = model_of(opened(joblib_bytes(make_pipeline(encode, LinearRegression()).fit(table, table["age"]))), None)
-    row = {"age": 30.0, "city": "Atlantis", "visits": 1}
-    with pytest.raises(RequestError, match="this model rejects categories that it was not fitted on"):
-        model.infer(plain_rows.decode(json.dumps(row).encode(), model.signature.inputs))
-    with pytest.raises(RequestError, match="rejects missing values, and the request has one in 'city'"):
-        model.infer(plain_rows.decode(json.dumps({**row, "city": None}).encode(), model.signature.inputs))
 
 
 def test_a_bare_file_that_answers_no_example_is_refused() -> None:
