@@ -71,6 +71,11 @@ def _child(sender: Connection, estimator: Any, signature: Signature, table: Arra
     os.dup2(null, 2)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # without memory, the kernel kills this process and not the server
+    with contextlib.suppress(ImportError):
+        # OpenMP's threads are not in this process, and a call that wants them never returns. A server has one thread.
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        threadpool_limits(1)
     verdict, onnx = compile_model(estimator, signature, table, **options)
     sender.send_bytes(msgspec.msgpack.encode(_Result(verdict, onnx)))
 

@@ -128,7 +128,7 @@ class Batcher:
         self.requests += 1
         self.rows += rows
         future.add_done_callback(lambda _: self._forget(rows))
-        self._submitted.put(_Waiting(table, outputs, rows, kind_of(table, outputs), deadline, now, future))
+        self._submitted.put(_Waiting(table, outputs, rows, self._model.kind_of(table, outputs), deadline, now, future))
         return future
 
     def check_room(self) -> None:
@@ -193,7 +193,7 @@ class Batcher:
         try:
             table = batch[0].table if len(batch) == 1 else joined([waiting.table for waiting in batch])
             answers = self._model.predict(table, batch[0].outputs)
-        except Exception as error:
+        except BaseException as error:  # also SystemExit, which a model's own code may raise: this thread goes on
             if len(batch) > 1:  # one bad request must not fail the others of its batch
                 for waiting in batch:
                     self._predict([waiting])
@@ -221,13 +221,6 @@ def _lower_priority() -> None:
     thread = threading.get_native_id()
     with suppress(OSError):  # not permitted: the thread keeps its priority
         os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS))
-
-
-def kind_of(table: Table, outputs: Sequence[str]) -> object:
-    """Return a key that is equal for requests whose tables can be joined."""
-    if isinstance(table, np.ndarray):
-        return (*outputs, table.dtype.char, table.shape[1:])
-    return (*outputs, *((array.dtype.char, array.shape[1:]) for array in table.values()))
 
 
 def joined(tables: list[Table]) -> Table:

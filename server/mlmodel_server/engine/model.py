@@ -21,6 +21,7 @@ from mlmodel_server.tensors import (
     Tensor,
     TensorSpec,
     datatype_of,
+    is_missing,
     named,
     quoted,
 )
@@ -92,7 +93,7 @@ class Model:
             answers = self._functions(table, wanted)
         except RequestError:  # it says what to send instead
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: own code must not end the thread that predicts
             if where := self._suspects(table, _is_extreme):
                 raise RequestError(
                     f"this model rejects missing, infinite and too large numbers, and the request has one in {where}: "
@@ -109,6 +110,17 @@ class Model:
                 if answer.shape[:1] != (rows,):
                     raise ModelFailure(f"the model returned shape {list(answer.shape)} for {rows} rows")
         return answers
+
+    def kind_of(self, table: Table, outputs: Sequence[str]) -> object:
+        """Return a key that is equal for requests whose rows may be predicted together.
+
+        A missing value may change the dtype of a whole column of a DataFrame, so such a request is predicted alone.
+        """
+        if not isinstance(table, np.ndarray):
+            return (*outputs, *((array.dtype.char, array.shape[1:]) for array in table.values()))
+        if self.signature.frame and any(map(is_missing, table.ravel().tolist())):
+            return object()
+        return (*outputs, table.dtype.char, table.shape[1:])
 
     def _suspects(self, table: Table, is_suspect: Callable[[Array, bool], bool]) -> str:
         """Return the names of the inputs that have a value which the model may reject; "" if there is none."""
@@ -176,6 +188,12 @@ class Model:
         for index, column in enumerate(columns):
             if column.dtype is _OBJECT and self._is_number[index]:
                 column = column.astype(np.float64)  # None is a missing text, NaN a missing number
+            if self._numeric and column.dtype.kind in "iu" and column.itemsize == 8 and _is_inexact(column):
+                name = quoted(self.signature.inputs[index].name)
+                raise RequestError(
+                    f"input {name} has an integer beyond 2^53, which this model's table of floating-point numbers does "
+                    "not hold exactly: train the model on a column of texts instead"
+                )
             table[:, index] = column
         return table
 
@@ -231,6 +249,11 @@ def rows_of(table: Table) -> int:
     """Return the number of rows of a table; for a model that is not batchable, the length of its first input."""
     array = table if isinstance(table, np.ndarray) else next(iter(table.values()))
     return len(array) if array.ndim else 1
+
+
+def _is_inexact(column: Array) -> bool:
+    """Whether an integer is not exact as a floating-point number."""
+    return bool((column.astype(np.float64).astype(column.dtype) != column).any() or (np.abs(column) > 2**53).any())
 
 
 def _is_extreme(array: Array, may_be_missing: bool) -> bool:

@@ -30,6 +30,7 @@ _PART: dict[str, Any] = {
     "ns": np.timedelta64(1, "ns"),
 }
 _ALL = (np.datetime64("0001-01-01", "s"), np.datetime64("9999-12-31T23:59:59", "s"))
+_DAY = np.timedelta64(86_400, "s")
 _LIMIT = {"ns": (np.datetime64("1677-09-22", "s"), np.datetime64("2262-04-11", "s"))}
 """The first and last times, of a unit that has fewer years than others."""
 
@@ -77,6 +78,8 @@ def _parsed(text: str, unit: str, aware: bool) -> Any:
     except ValueError:
         raise NotADate(f"{form}; it is a day or time that does not exist") from None
     first, last = _LIMIT.get(unit, _ALL)
+    if aware:  # in its time zone it may be a day earlier or later
+        first, last = first + _DAY, last - _DAY
     if not first <= whole <= last:
         raise NotADate(f"{form}, from {first} to {last}")
     return whole + _PART[unit] * int(fraction.ljust(_DIGITS[unit], "0") or 0)

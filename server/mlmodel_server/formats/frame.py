@@ -112,8 +112,11 @@ class Frames:
         pandas, known = self._pandas, list(column.categories)
         dtype = pandas.CategoricalDtype(known, column.ordered)
         codes = {value: code for code, value in enumerate(known)}
+        whole = all(isinstance(value, int) for value in known)
 
         def build(values: list[Any]) -> Any:
+            if whole:  # an unknown category 9 comes as 9.0, and would turn the known ones into floating-point numbers
+                values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
             found = [-1 if is_missing(value) else codes.get(value) for value in values]
             if None not in found:
                 return pandas.Categorical.from_codes(found, dtype=dtype, validate=False)

@@ -28,6 +28,9 @@ _NATURAL = (PREDICT, "transform", KNEIGHBORS, "score_samples", "decision_functio
 _PARTS = {KNEIGHBORS: ("kneighbors_distances", "kneighbors_indices")}
 """The outputs of a method that returns several arrays."""
 
+_SEVERAL = (PREDICT_PROBA, "predict_log_proba")
+"""Methods that return a list with an array for each target, if there are several."""
+
 _TARGET = re.compile(rf"({PREDICT_PROBA}|predict_log_proba)_(\d{{1,4}})")
 _RANDOM = {"BernoulliRBM": ("score_samples",)}
 """Methods by class whose answer to a row depends on chance and on the other rows."""
@@ -126,7 +129,7 @@ class MethodFunctions:
         answer = self._methods[method](rows)
         if method in _PARTS:
             return {name: _array(name, part) for name, part in zip(_PARTS[method], answer, strict=True)}
-        if isinstance(answer, list):
+        if isinstance(answer, list) and method in _SEVERAL:
             return {f"{method}_{index}": _array(method, part) for index, part in enumerate(answer)}
         return {method: _array(method, answer)}
 

@@ -32,6 +32,8 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
             # With names, scikit-learn warns in each call that arrays have none.
             vars(part).pop("feature_names_in_", None)
             vars(part).pop("_sklearn_output_config", None)  # set_output("pandas")
+        if "_n_threads" in vars(part):
+            part._n_threads = 1  # of clusters: as many as the machine had that fitted it, in every call
         if vars(part).get("n_jobs", 1) != 1:
             part.n_jobs = 1  # for a few rows, starting threads takes longer than predicting
         if vars(part).get("verbose"):

@@ -14,7 +14,7 @@ from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import documents, learnt, methods, unserved
 from mlmodel_server.formats.frame import Frames
 from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
-from mlmodel_server.formats.prepare import has_own_code, parts, prepare
+from mlmodel_server.formats.prepare import Arithmetic, has_own_code, parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
@@ -126,7 +126,7 @@ def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[Tensor
         prepared,
         example=takes.known,
         rows=takes.rows,
-        by_row=not any(type(part).__name__ in _ITERATIVE for part in parts(prepared)),
+        by_row=_is_by_row(prepared),
     )
 
 
@@ -169,7 +169,22 @@ def _opened_on_frames(estimator: Any, format: str, inputs: Sequence[TensorSpec])
         Signature("columns", tuple(inputs), outputs, classes_of(prepared), default_of(prepared), frame=True),
         task_of(prepared),
         prepared,
+        by_row=_is_by_row(prepared),
     )
+
+
+def _is_by_row(prepared: Any) -> bool:
+    """Whether the answer to a row is known to be the same beside other rows. Functions and classes that are not of a
+    library may compute with all rows of a call, such as a mean."""
+    if has_own_code(prepared):
+        return False
+    for part in parts(prepared):
+        if type(part).__name__ in _ITERATIVE:
+            return False
+        function = getattr(part, "func", None) if type(part).__name__ == "FunctionTransformer" else None
+        if function is not None and not isinstance(function, (np.ufunc, Arithmetic)):
+            return False
+    return True
 
 
 def _accepts(functions: EstimatorFunctions, row: Array) -> bool:

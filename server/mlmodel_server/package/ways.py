@@ -22,6 +22,9 @@ from mlmodel_server.package.table import is_frame, missing
 from mlmodel_server.tensors import Array, Tensor, TensorSpec
 
 _LIBRARIES = ("sklearn", "xgboost", "lightgbm")
+_EXACT = (np.absolute, np.negative, np.sign)
+"""Functions whose answer to an int64 is an integer no larger than it."""
+
 _PROBED = 500
 """Maximum number of columns that are tried one by one with a missing value."""
 
@@ -50,7 +53,8 @@ def _needs_frame(estimator: Any, X: Any) -> bool:
     the census of models does not know."""
     if any(dates.DTYPE.fullmatch(str(dtype)) for dtype in X.dtypes):
         return True
-    return any(_is_unknown(step) for part in (estimator, *parts(estimator)) for step in (part, *_steps(part)))
+    numbers = {dtype for dtype in X.dtypes if isinstance(dtype, np.dtype) and dtype.kind in "iuf"} - {np.dtype(float)}
+    return any(_is_unknown(step, numbers) for part in (estimator, *parts(estimator)) for step in (part, *_steps(part)))
 
 
 def _steps(part: Any) -> Iterator[Any]:
@@ -60,20 +64,35 @@ def _steps(part: Any) -> Iterator[Any]:
                 yield step[1]
 
 
-def _is_unknown(step: Any) -> bool:
+def _is_unknown(step: Any, numbers: set[np.dtype[Any]]) -> bool:
     if step is None:
         return False
     if type(step).__module__.partition(".")[0] not in _LIBRARIES:
         return True
     functions = [getattr(step, name, None) for name in ("func", "inverse_func")]
-    return type(step).__name__ == "FunctionTransformer" and not all(map(_takes_arrays, functions))
+    return type(step).__name__ == "FunctionTransformer" and not all(
+        _takes_arrays(function, numbers) for function in functions
+    )
 
 
-def _takes_arrays(function: Any) -> bool:
-    """Whether a function computes the same with an array as with a DataFrame."""
+def _takes_arrays(function: Any, numbers: set[np.dtype[Any]]) -> bool:
+    """Whether a function computes the same with an array of float64 as with a DataFrame that also has ``numbers``: the
+    square of an int8 wraps."""
     function = getattr(function, "func", function)  # of a partial
     module = str(getattr(function, "__module__", None)).partition(".")[0]
-    return function is None or isinstance(function, np.ufunc) or module in ("numpy", "sklearn")
+    if isinstance(function, np.ufunc):
+        return all(_in_double(function, dtype) for dtype in numbers)
+    return function is None or module == "sklearn" or (module == "numpy" and not numbers)
+
+
+def _in_double(function: np.ufunc, dtype: np.dtype[Any]) -> bool:
+    """Whether a function of one argument computes for values of this dtype as it does in float64."""
+    if function in _EXACT and dtype == np.int64:
+        return True
+    try:
+        return bool(function.resolve_dtypes((dtype, None))[0] == np.float64)
+    except (TypeError, ValueError):
+        return False
 
 
 def with_missing(functions: Functions, signature: Signature, tensors: list[Tensor]) -> tuple[TensorSpec, ...]:

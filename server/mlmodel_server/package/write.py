@@ -20,6 +20,7 @@ from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.engine.selftest import SEVERAL_ROWS
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
+from mlmodel_server.formats import learnt
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
@@ -244,7 +245,8 @@ def _opened(dumped: Dumped, X: Any, way: Way) -> _Served:
         signature: Signature | None = None
         if way.frame:
             _, tensors = tensors_of(X)
-            signature = Signature("columns", described(specs_of(tensors), X), (), frame=True)
+            inputs = _with_none(described(specs_of(tensors), X), dumped.estimator)
+            signature = Signature("columns", inputs, (), frame=True)
             unknown = [spec.name for spec in signature.inputs if spec.column is None]
             if unknown:
                 raise UsageError(
@@ -264,6 +266,17 @@ def _opened(dumped: Dumped, X: Any, way: Way) -> _Served:
         return _Served(opened, msgspec.structs.replace(signature, classes=opened.signature.classes), tensors, {}, ())
     signature, tensors = _inputs(opened, X, way)
     return _Served(opened, signature, tensors, {}, columns)
+
+
+def _with_none(inputs: tuple[TensorSpec, ...], estimator: Any) -> tuple[TensorSpec, ...]:
+    """Return the inputs, of which a missing text is None where the model's encoders know None: X may have none."""
+    _, none = learnt.columns(estimator, len(inputs))
+    return tuple(
+        msgspec.structs.replace(spec, column=msgspec.structs.replace(spec.column, none=True))
+        if place in none and spec.column and spec.column.dtype == "object"
+        else spec
+        for place, spec in enumerate(inputs)
+    )
 
 
 def _check_as_a_server(files: dict[str, bytes], dumped: Dumped) -> None:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
-from mlmodel_server.engine.batching import Batcher, joined, kind_of
+from mlmodel_server.engine.batching import Batcher, joined
 from mlmodel_server.engine.model import PREDICT, rows_of
 from mlmodel_server.errors import RequestError
 from mlmodel_server.formats.opened import Table
@@ -103,7 +103,7 @@ class Inference:
             return [self._try(call) for call in calls]
         groups: dict[object, list[int]] = {}
         for place, call in enumerate(calls):
-            groups.setdefault(kind_of(call.table, call.outputs), []).append(place)
+            groups.setdefault(self._model.kind_of(call.table, call.outputs), []).append(place)
         answers: dict[int, Answer | Exception] = {}
         size = self._limits.batch_rows
         for places in groups.values():

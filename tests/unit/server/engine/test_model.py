@@ -25,7 +25,7 @@ from mlmodel_server.formats.prepare import prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.protocol import v2
-from mlmodel_server.tensors import DTYPES, TensorSpec
+from mlmodel_server.tensors import DTYPES, Array, Column, InferRequest, Tensor, TensorSpec
 from tests.unit.server.loglines import events
 from tests.unit.server.models import SEED, iris, mixed
 from tests.unit.server.package.test_package import served
@@ -252,3 +252,35 @@ def test_a_model_is_prepared_to_use_one_thread_and_no_names() -> None:
     assert forest[0].verbose == 0
     assert not hasattr(forest[0], "feature_names_in_")
     assert not hasattr(forest[0].estimators_[0], "feature_names_in_")
+
+
+def test_an_integer_that_a_float_cannot_hold_is_refused_in_a_table_of_numbers() -> None:
+    inputs = (TensorSpec("id", "INT64", (-1,)), TensorSpec("age", "FP64", (-1,)))
+    model = Model(lambda table, _: [table[:, 0]], Signature("columns", inputs, (TensorSpec("predict", "FP64", (-1,)),)))
+    ages = Tensor("age", "FP64", np.array([1.0]))
+    exact = InferRequest(None, [Tensor("id", "INT64", np.array([2**53])), ages], None)
+    assert model.infer(exact).outputs[0].array.tolist() == [2.0**53]
+    for value in (2**53 + 1, -(2**54), 2**62):
+        request = InferRequest(None, [Tensor("id", "INT64", np.array([value])), ages], None)
+        with pytest.raises(RequestError, match="input 'id' has an integer beyond 2\\^53"):
+            model.infer(request)
+
+
+def test_a_model_that_ends_its_process_fails_the_request_only() -> None:
+    def leave(table: object, outputs: object) -> list[Array]:
+        raise SystemExit(3)
+
+    inputs = (TensorSpec("age", "FP64", (-1,)),)
+    model = Model(leave, Signature("columns", inputs, (TensorSpec("predict", "FP64", (-1,)),)))
+    with pytest.raises(ModelFailure, match="SystemExit"):
+        model.infer(InferRequest(None, [Tensor("age", "FP64", np.array([1.0]))], None))
+
+
+def test_a_request_with_a_missing_value_is_not_joined_with_others_in_a_frame() -> None:
+    inputs = (TensorSpec("id", "INT64", (-1,), Column("int64", True)),)
+    signature = Signature("columns", inputs, (TensorSpec("predict", "FP64", (-1,)),), frame=True)
+    model = Model(lambda table, _: [np.zeros(len(table))], signature)
+    whole, other = np.array([[1]], object), np.array([[2]], object)
+    missing = np.array([[None]], object)
+    assert model.kind_of(whole, ("predict",)) == model.kind_of(other, ("predict",))
+    assert model.kind_of(missing, ("predict",)) != model.kind_of(missing, ("predict",))

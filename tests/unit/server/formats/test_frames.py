@@ -387,6 +387,10 @@ def test_code_that_the_census_does_not_know_gets_a_frame() -> None:
         for model in (make_pipeline(step, LogisticRegression()), ColumnTransformer([("a", step, ["age"])])):
             model.transformers_ = getattr(model, "transformers", ())
             assert (ways_of(model, X) == [Way(frame=True)]) is needs
+    small = X.astype({"visits": "int8"})
+    for function, needs in ((np.square, True), (np.log1p, True), (np.abs, True)):  # int8 wraps, and float16 rounds
+        model = make_pipeline(FunctionTransformer(function), LogisticRegression())
+        assert (ways_of(model, small) == [Way(frame=True)]) is needs
     assert ways_of(Weekdays(), X) == [Way(frame=True)]
     assert ways_of(make_pipeline(Weekdays()), X.to_numpy()) == [Way()]
 
