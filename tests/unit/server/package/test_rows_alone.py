@@ -1,4 +1,4 @@
-"""The answer to a row is the library's, whatever other rows are in its request and whoever sends others."""
+"""The answer to a row is the library's, with any other rows in its request or its batch."""
 
 from __future__ import annotations
 
