@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 FUZZ := tests/integration/server/test_fuzz.py
+FORMATS := tests/integration/server/test_formats.py tests/integration/server/test_compile.py
 
 .PHONY: help
 help: ## Show this list
@@ -44,13 +45,14 @@ test-router: setup ## Run only the tests of the router's HAProxy, without a clus
 	$(BIN)/python -m pytest tests/integration/router -n 2 -q
 
 .PHONY: test-models
-test-models: setup ## Run only the census of models and the fuzzers of files, with the CPU time that others leave
+test-models: setup ## Run only the census of models, the fuzzers and the libraries' formats, with the CPU time that others leave
 	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
-	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) -q
+	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) $(FORMATS) -q
 
 .PHONY: test-system
 test-system: setup ## Run only the tests of processes, of a real API server, and on a whole cluster under traffic
-	$(BIN)/python -m pytest tests/integration tests/e2e --ignore tests/integration/router --ignore $(FUZZ) --durations=15
+	$(BIN)/python -m pytest tests/integration tests/e2e --ignore tests/integration/router \
+		$(addprefix --ignore=,$(FUZZ) $(FORMATS)) --durations=15
 
 .PHONY: test-protocols
 test-protocols: setup ## Run only the tests of the protocols, and of the model's page in a browser
