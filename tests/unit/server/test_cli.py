@@ -25,6 +25,8 @@ from tests.unit.server.loading.malicious import payload
 from tests.unit.server.loading.test_signing import key, pem, public
 from tests.unit.server.models import iris, joblib_bytes, mixed
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:

@@ -40,6 +40,8 @@ from mlmodel_server.loading.sources import Local, Memory
 from mlmodel_server.tensors import InferRequest, Tensor, TensorSpec
 from tests.unit.server.models import SEED, iris, joblib_bytes
 
+pytestmark = pytest.mark.models
+
 X = np.random.default_rng(SEED).random((120, 4))
 TWO, THREE, NUMBER = (X[:, 0] > 0.5).astype(int), (X[:, 0] * 3).astype(int), X @ [1.0, -2.0, 3.0, 0.5]
 TEXT = np.array(["no", "yes"])[TWO]

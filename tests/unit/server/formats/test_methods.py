@@ -37,6 +37,8 @@ from mlmodel_server.startup.choose import PLATFORM, choose
 from mlmodel_server.tensors import Array, InferRequest, Tensor
 from tests.unit.server.models import joblib_bytes
 
+pytestmark = pytest.mark.models
+
 SEED = 20261129
 X = np.random.default_rng(SEED).normal(size=(60, 4))
 Y = (X[:, 0] + X[:, 1] > 0).astype(int)

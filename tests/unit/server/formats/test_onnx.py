@@ -24,6 +24,8 @@ from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.tensors import InferRequest, Tensor
 
+pytestmark = pytest.mark.models
+
 FLOAT, INT64, BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
 ADD = helper.make_node("Add", ["x", "w"], ["y"])
 WEIGHTS = helper.make_tensor("w", FLOAT, [2], [1.0, 2.0])

@@ -25,6 +25,8 @@ from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from tests.unit.server.models import SEED, iris, joblib_bytes
 
+pytestmark = pytest.mark.models
+
 
 def own_metric(truth: Any, predicted: Any) -> float:
     return float(accuracy_score(truth, predicted))
