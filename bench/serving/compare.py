@@ -63,8 +63,8 @@ def compare(trees: dict[str, Path], folder: Path, pairs: int) -> list[Part]:
     trained = models.iris(folder / "iris")
     request = trained.requests(1)[0]
     parts = []
-    with ExitStack() as stack:
-        servers = [stack.enter_context(running(label, _from(tree), trained.folder)) for label, tree in trees.items()]
+    with ExitStack() as stack:  # the bare file, because an older server need not read the packages of a newer one
+        servers = [stack.enter_context(running(label, _from(tree), trained.artefact)) for label, tree in trees.items()]
         for server in servers:
             server.check([request])
         for connections in (32, 1):
