@@ -193,7 +193,7 @@ class Batcher:
         try:
             table = batch[0].table if len(batch) == 1 else joined([waiting.table for waiting in batch])
             answers = self._model.predict(table, batch[0].outputs)
-        except BaseException as error:  # also SystemExit, which a model's own code may raise: this thread goes on
+        except Exception as error:
             if len(batch) > 1:  # one bad request must not fail the others of its batch
                 for waiting in batch:
                     self._predict([waiting])

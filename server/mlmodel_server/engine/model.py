@@ -10,7 +10,6 @@ import numpy as np
 
 from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError
 from mlmodel_server.formats import methods
-from mlmodel_server.formats.methods import SERVED
 from mlmodel_server.formats.opened import CONTRIBUTIONS, Functions, Opened, Table
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.tensors import (
@@ -27,7 +26,7 @@ from mlmodel_server.tensors import (
 )
 
 PREDICT = "predict"
-_FURTHER = {name for method in SERVED[2:] for name in methods.named(method)}
+_FURTHER = {name for method in methods.FURTHER for name in methods.named(method)}
 BLANK: dict[str, Any] = {"BYTES": "", "BOOL": False}
 """The value of an element in a blank row, by datatype; 0 for all others."""
 
@@ -252,8 +251,8 @@ def rows_of(table: Table) -> int:
 
 
 def _is_inexact(column: Array) -> bool:
-    """Whether an integer is not exact as a floating-point number."""
-    return bool((column.astype(np.float64).astype(column.dtype) != column).any() or (np.abs(column) > 2**53).any())
+    """Whether an integer may not be exact as a floating-point number."""
+    return bool((np.abs(column) > 2**53).any())
 
 
 def _is_extreme(array: Array, may_be_missing: bool) -> bool:

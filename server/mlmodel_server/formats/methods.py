@@ -16,7 +16,10 @@ from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 
 KNEIGHBORS = "kneighbors"
-SERVED = (PREDICT, PREDICT_PROBA, "decision_function", "score_samples", "transform", KNEIGHBORS)
+FURTHER = ("decision_function", "score_samples", "transform", KNEIGHBORS)
+"""Methods beside those that a compiled model has."""
+
+SERVED = (PREDICT, PREDICT_PROBA, *FURTHER)
 """Methods whose answers are outputs of every model that has them."""
 
 CHOSEN = ("predict_log_proba", "predict_joint_log_proba")
@@ -31,7 +34,7 @@ _PARTS = {KNEIGHBORS: ("kneighbors_distances", "kneighbors_indices")}
 _SEVERAL = (PREDICT_PROBA, "predict_log_proba")
 """Methods that return a list with an array for each target, if there are several."""
 
-_TARGET = re.compile(rf"({PREDICT_PROBA}|predict_log_proba)_(\d{{1,4}})")
+_TARGET = re.compile(rf"({'|'.join(_SEVERAL)})_(\d{{1,4}})")
 _RANDOM = {"BernoulliRBM": ("score_samples",)}
 """Methods by class whose answer to a row depends on chance and on the other rows."""
 

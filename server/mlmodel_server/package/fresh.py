@@ -15,7 +15,11 @@ import warnings
 import msgspec
 
 import mlmodel_server
+from mlmodel_server.engine import selftest
+from mlmodel_server.engine.model import model_of
 from mlmodel_server.errors import MLModelError, UsageError
+from mlmodel_server.loading.load import load
+from mlmodel_server.loading.sources import Memory
 from mlmodel_server.texts import one_line
 
 _REFUSED = 3
@@ -41,22 +45,22 @@ def check(files: dict[str, bytes]) -> None:
         raise UsageError(f"a server would not open the package: {one_line(why, _MAX_REASON)}")
 
 
+def open_as_a_server(files: dict[str, bytes], *, trusted: bool) -> None:
+    """Open a package in this process, and run its self-test; code of the file may run only if it is ``trusted``.
+
+    Raise :class:`RefusedModel` as a server does.
+    """
+    loaded = load(Memory(files), trust="unsafe" if trusted else "strict", allow_unsafe=trusted)
+    assert loaded.manifest is not None, "a package has a description"
+    selftest.run(model_of(loaded.opened, loaded.manifest), loaded.manifest.golden, loaded.manifest.libraries)
+
+
 def main() -> int:
     """Open the package on stdin. Return 0 if it answers its golden examples, 3 with the reason on stderr if not."""
-    from mlmodel_server.engine import selftest
-    from mlmodel_server.engine.model import model_of
-    from mlmodel_server.loading.load import load
-    from mlmodel_server.loading.sources import Memory
-
     warnings.simplefilter("ignore")
     files = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=dict[str, bytes])
     try:
-        loaded = load(
-            Memory(files), trust="unsafe", allow_unsafe=True
-        )  # the author's own code, on the author's machine
-        model = model_of(loaded.opened, loaded.manifest)
-        if loaded.manifest:
-            selftest.run(model, loaded.manifest.golden, loaded.manifest.libraries)
+        open_as_a_server(files, trusted=True)  # the author's own code, on the author's machine
     except MLModelError as error:
         sys.stderr.write(f"\n{error}\n")
         return _REFUSED

@@ -16,12 +16,11 @@ import numpy as np
 from mlmodel_server.engine.model import Model
 from mlmodel_server.formats import dates, documents
 from mlmodel_server.formats.opened import Functions
-from mlmodel_server.formats.prepare import parts
+from mlmodel_server.formats.prepare import is_own, parts
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package.table import is_frame, missing
 from mlmodel_server.tensors import Array, Tensor, TensorSpec
 
-_LIBRARIES = ("sklearn", "xgboost", "lightgbm")
 _EXACT = (np.absolute, np.negative, np.sign)
 """Functions whose answer to an int64 is an integer no larger than it."""
 
@@ -67,7 +66,7 @@ def _steps(part: Any) -> Iterator[Any]:
 def _is_unknown(step: Any, numbers: set[np.dtype[Any]]) -> bool:
     if step is None:
         return False
-    if type(step).__module__.partition(".")[0] not in _LIBRARIES:
+    if is_own(step):
         return True
     functions = [getattr(step, name, None) for name in ("func", "inverse_func")]
     return type(step).__name__ == "FunctionTransformer" and not all(

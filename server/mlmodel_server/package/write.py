@@ -16,8 +16,7 @@ import numpy as np
 
 from mlmodel_server import manifest
 from mlmodel_server.compile import compilable, compile_in_child
-from mlmodel_server.engine import selftest
-from mlmodel_server.engine.model import Model, model_of
+from mlmodel_server.engine.model import Model
 from mlmodel_server.engine.selftest import SEVERAL_ROWS
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
 from mlmodel_server.formats import learnt
@@ -25,8 +24,7 @@ from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table,
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
 from mlmodel_server.loading import own_code
-from mlmodel_server.loading.load import load, placed
-from mlmodel_server.loading.sources import Memory
+from mlmodel_server.loading.load import placed
 from mlmodel_server.loading.trust import open_model
 from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
 from mlmodel_server.package import documents, fresh
@@ -282,9 +280,7 @@ def _with_none(inputs: tuple[TensorSpec, ...], estimator: Any) -> tuple[TensorSp
 def _check_as_a_server(files: dict[str, bytes], dumped: Dumped) -> None:
     """Raise :class:`UsageError` if a server would not open the package, or would fail its self-test."""
     try:
-        loaded = load(Memory(files), trust="unsafe" if dumped.trusted else "strict", allow_unsafe=dumped.trusted)
-        assert loaded.manifest is not None
-        selftest.run(model_of(loaded.opened, loaded.manifest), loaded.manifest.golden)
+        fresh.open_as_a_server(files, trusted=dumped.trusted)
     except RefusedModel as error:
         raise UsageError(f"a server would reject the package ({error})") from None
 

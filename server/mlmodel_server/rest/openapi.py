@@ -188,9 +188,11 @@ def _operation(
     }
 
 
-def _selection(serving: Serving) -> str:
+def _selecting(serving: Serving, summary: str, description: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the operation of an endpoint whose query selects the outputs of the model."""
     names = ", ".join(spec.name for spec in serving.model.signature.outputs)
-    return f"`?{outputs.NAME}=NAME,NAME` selects from: {names}."
+    description = f"{description} `?{outputs.NAME}=NAME,NAME` selects from: {names}."
+    return _operation(summary, description, request, _json("Predictions"), [_outputs(serving)])
 
 
 def _outputs(serving: Serving) -> dict[str, Any]:
@@ -224,16 +226,9 @@ def _infer(serving: Serving, examples: Examples) -> dict[str, Any]:
 
 def _predict(serving: Serving, examples: Examples) -> dict[str, Any]:
     description = (
-        "Predict rows in the v1 protocol of KServe and TensorFlow Serving: arrays, or objects by feature name. "
-        + _selection(serving)
+        "Predict rows in the v1 protocol of KServe and TensorFlow Serving: arrays, or objects by feature name."
     )
-    return _operation(
-        "Predict (v1)",
-        description,
-        _json("RowsV1", examples.instances),
-        _json("Predictions"),
-        [_outputs(serving)],
-    )
+    return _selecting(serving, "Predict (v1)", description, _json("RowsV1", examples.instances))
 
 
 def _explain(_serving: Serving, examples: Examples) -> dict[str, Any]:
@@ -244,26 +239,17 @@ def _explain(_serving: Serving, examples: Examples) -> dict[str, Any]:
 
 
 def _invocations(serving: Serving, examples: Examples) -> dict[str, Any]:
-    description = f"Predict a table in the formats of MLflow: JSON, or CSV with a header line. {_selection(serving)}"
+    description = "Predict a table in the formats of MLflow: JSON, or CSV with a header line."
     lines: dict[str, Any] = {"schema": {"type": "string"}}
     if examples.csv:
         lines["example"] = examples.csv
     content = _json("Table", examples.split) | {"text/csv": lines}
-    return _operation("Predict a table (MLflow)", description, content, _json("Predictions"), [_outputs(serving)])
+    return _selecting(serving, "Predict a table (MLflow)", description, content)
 
 
 def _rows(serving: Serving, examples: Examples) -> dict[str, Any]:
-    description = (
-        "Predict a row as a plain JSON object by feature name, or an array of rows; null is a missing number. "
-        + _selection(serving)
-    )
-    return _operation(
-        "Predict plain rows",
-        description,
-        _json("Rows", examples.row),
-        _json("Predictions"),
-        [_outputs(serving)],
-    )
+    description = "Predict a row as a plain JSON object by feature name, or an array of rows; null is a missing number."
+    return _selecting(serving, "Predict plain rows", description, _json("Rows", examples.row))
 
 
 _OPERATIONS: dict[str, Callable[[Serving, Examples], dict[str, Any]]] = {

@@ -277,16 +277,22 @@ def test_health_and_reflection_list_the_service(pipeline: Recording) -> None:
     run(test, pipeline)
 
 
+def paused(pipeline: Recording) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let each prediction wait; return the events that one has started, and that they may go on."""
+    started, go_on, predict = asyncio.Event(), asyncio.Event(), pipeline.inference.predict
+
+    async def waits(call: Call, deadline: float) -> Answer:
+        started.set()
+        await go_on.wait()
+        return await predict(call, deadline)
+
+    pipeline.inference.predict = waits  # type: ignore[method-assign]
+    return started, go_on
+
+
 def test_stop_finishes_calls_in_flight(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
-        started, go_on, predict = asyncio.Event(), asyncio.Event(), pipeline.inference.predict
-
-        async def slow(call: Call, deadline: float) -> Answer:
-            started.set()
-            await go_on.wait()
-            return await predict(call, deadline)
-
-        pipeline.inference.predict = slow  # type: ignore[method-assign]
+        started, go_on = paused(pipeline)
         call = asyncio.ensure_future(client.infer())
         await started.wait()
         stopping = asyncio.ensure_future(server.stop(10))
@@ -347,15 +353,7 @@ def test_a_call_with_a_path_that_is_not_utf8_stops_nothing(
     pipeline: Recording, path: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(client: Client, _: GrpcServer) -> None:
-        started, go = asyncio.Event(), asyncio.Event()
-        predict = pipeline.inference.predict
-
-        async def waits(call: Call, deadline: float) -> Answer:
-            started.set()
-            await go.wait()
-            return await predict(call, deadline)
-
-        pipeline.inference.predict = waits  # type: ignore[method-assign]
+        started, go = paused(pipeline)
         in_flight = asyncio.ensure_future(client.infer())
         await started.wait()
         for _repeated in range(3):
