@@ -1,0 +1,215 @@
+"""The rehearsal on a whole cluster: stable's own requests are repeated on the candidate before a user meets it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hack.cluster import Cluster
+from hack.quickstart import NAME, Model, condition, message
+from hack.traffic import Traffic
+from mlmodel_server import package
+from tests.fixtures.slow_model import rounds_for, slow_model
+
+pytestmark = pytest.mark.cluster
+
+StartTraffic = Callable[..., AbstractContextManager[Traffic]]
+SEEN = 1000
+"""Requests that stable has answered before a version is applied: as many as the sample keeps."""
+
+
+def wrong_versions(out: Path) -> dict[str, tuple[str, str]]:
+    """Save versions that no golden example reveals; return their ConfigMaps, and the reason for which each must be
+    rejected."""
+    X, y = load_breast_cancer(as_frame=True, return_X_y=True)
+    narrow = X.iloc[:, :10]
+    made = {
+        "swapped": (make_pipeline(StandardScaler(), LogisticRegression()), X, 1 - y, "Agreement"),
+        "constant": (DummyClassifier(strategy="most_frequent"), X, y, "Agreement"),
+        "narrow": (make_pipeline(StandardScaler(), LogisticRegression()), narrow, y, "PairErrors"),
+    }
+    found = {}
+    for version, (estimator, rows, labels, reason) in made.items():
+        package.save(estimator.fit(rows, labels), rows, labels, out / version, version=version)
+        found[version] = (package.config_map(out / version, f"wrong-{version}"), reason)
+    return found
+
+
+def apply_uri(model: Model, version: str, config_map: str) -> None:
+    """Roll out the model of a ConfigMap."""
+    change = {"spec": {"model": {"uri": f"configmap://{config_map}", "version": version}}}
+    model("patch", "mlm", NAME, "--type=merge", "-p", json.dumps(change))
+
+
+def wait_rejected(model: Model, version: str) -> tuple[dict[str, Any], float]:
+    """Wait until ``version`` is rejected; return its entry in ``status.rejected``, and the seconds since its first pod
+    was ready."""
+    ready: list[float] = []
+
+    def rejected(status: dict[str, Any]) -> bool:
+        if not ready and (status.get("candidate") or {}).get("readyReplicas"):
+            ready.append(time.monotonic())
+        return condition(status, "RolledBack") == "True" and status["rejected"][0]["version"] == version
+
+    status = model.wait(f"{version} is rejected", 120, rejected, every=0.1)
+    return status["rejected"][0], time.monotonic() - (ready[0] if ready else time.monotonic())
+
+
+@pytest.mark.timeout(600)
+def test_a_wrong_version_is_rejected_before_a_user_meets_it(
+    model: Model, traffic: StartTraffic, tmp_path: Path
+) -> None:
+    wrong = wrong_versions(tmp_path)
+    for manifest, _ in wrong.values():
+        model("apply", "-f", "-", input=manifest)
+    model.apply("v2")
+    model.wait_ready(90, "v2")
+    with traffic(rate=50) as clients:
+        clients.wait_for_requests(500)
+        for version in ("v3", "v3-all", *wrong):
+            if version in wrong:
+                apply_uri(model, version, f"wrong-{version}")
+            else:
+                model.apply(version)
+            entry, took = wait_rejected(model, version)
+            print(f"{version}: {entry['reason']} {took:.1f} s after it was ready: {entry['message']}")
+            assert entry["reason"] == (wrong[version][1] if version in wrong else "PairErrors")
+            assert entry.get("weight", 0) == 0
+            assert took <= 30
+        seen = clients.stop()
+    print(f"{seen.sent} requests, {seen.failed} failed, {seen.fallbacks} retried on stable, by version {seen.versions}")
+    assert seen.failed == 0, seen.errors
+    assert seen.fallbacks == 0
+    assert set(seen.versions) == {"v2"}
+
+
+def test_a_version_that_takes_twice_as_long_is_rejected_before_a_user_meets_it(
+    model: Model, traffic: StartTraffic, trained: tuple[Path, list[Any]], tmp_path: Path
+) -> None:
+    width = trained[1][0]["inputs"][0]["shape"][1]
+    rounds = rounds_for(0.004, width)
+    for version, times in {"v1": 1, "slow": 2}.items():
+        file = tmp_path / version / "model.onnx"
+        file.parent.mkdir()
+        file.write_bytes(slow_model(times * rounds, width, 0.0))
+        model("create", "configmap", f"timed-{version}", f"--from-file={file}")
+    spec = {"model": {"uri": "configmap://timed-v1", "version": "v1"}}
+    body = {"apiVersion": "mlmodel.dev/v1alpha1", "kind": "MLModel", "metadata": {"name": NAME}, "spec": spec}
+    model("apply", "-f", "-", input=json.dumps(body))
+    model.wait_ready(90, "v1")
+    with traffic(rate=20) as clients:
+        clients.wait_for_requests(200)
+        apply_uri(model, "slow", "timed-slow")
+        entry, took = wait_rejected(model, "slow")
+        seen = clients.stop()
+    print(f"{entry['reason']} {took:.1f} s after it was ready: {entry['message']}")
+    assert entry["reason"] == "Latency"
+    assert entry.get("weight", 0) == 0
+    assert took <= 30
+    assert seen.failed == 0, seen.errors
+    assert set(seen.versions) == {"v1"}
+
+
+@pytest.mark.parametrize(("rate", "limit_seconds"), [(1.0, 180), (100.0, 120)])
+def test_a_better_version_is_stable_and_certified_within_minutes_at_any_traffic(
+    model: Model, traffic: StartTraffic, rate: float, limit_seconds: float
+) -> None:
+    model.apply("v1")
+    model.wait_ready(90, "v1")
+    with traffic(rate=200, limit=SEEN, name="before") as before:
+        before.wait(lambda _: before.is_over, 60, "requests that stable keeps")
+    with traffic(rate=rate) as clients:
+        started = time.monotonic()
+        model.apply("v2", rollout={})
+        certified: list[float] = []
+
+        def stable(status: dict[str, Any]) -> bool:
+            evidence = (status.get("candidate") or {}).get("rehearsal") or {}
+            certified.extend([evidence["certifiedPercent"]] if evidence.get("certifiedPercent") else [])
+            return condition(status, "Ready") == "True"
+
+        status = model.wait("v2 is stable", 300, stable)
+        took = time.monotonic() - started
+        seen = clients.stop()
+    print(f"{rate:g} per second: {took:.0f} s; certified {certified[-1:]} %; {status['history'][0]['message']}")
+    assert status["stable"]["version"] == "v2"
+    assert took <= limit_seconds
+    assert certified
+    assert certified[-1] < 1.0
+    assert "without proof" not in status["history"][0]["message"]
+    assert seen.failed == 0, seen.errors
+
+
+def test_a_version_of_a_model_without_requests_goes_on_and_is_called_unproven(model: Model) -> None:
+    model.apply("v1")
+    model.wait_ready(90, "v1")
+    started = time.monotonic()
+    model.apply("v2", rollout={})
+    status = model.wait_ready(180, "v2")
+    print(f"{time.monotonic() - started:.0f} s: {status['history'][0]['message']}")
+    assert "without proof, because no request came" in status["history"][0]["message"]
+
+
+def test_what_a_request_contains_is_seen_nowhere(
+    cluster: Cluster, model: Model, traffic: StartTraffic, trained: tuple[Path, list[Any]]
+) -> None:
+    """A number that only the clients know is in every request; then everything that can be read is searched for it."""
+    secret = 8123.4567
+    for body in trained[1][:50]:
+        body["inputs"][0]["data"][3] = secret
+    model.apply("v1")
+    model.wait_ready(90, "v1")
+    with traffic(rate=50) as clients:
+        clients.wait_for_requests(300)
+        model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 600}]})
+        model.wait_weight(50)
+        found = {"objects": model("get", "all,configmaps,events,mlm,controllerrevisions", "-o", "yaml")}
+        pods = json.loads(model("get", "pods", "-o", "json"))["items"]
+        for pod in pods:
+            name, address = pod["metadata"]["name"], pod["status"]["podIP"]
+            if name == "clients":
+                continue
+            found[f"log of {name}"] = model("logs", name, "--all-containers")
+            for port in (8080, 8090, 9090):
+                for path in ("/", "/metrics", "/status", "/rehearsal", "/v2/models/tumour"):
+                    read = cluster.run(["curl", "-s", "-m", "2", f"http://{address}:{port}{path}", "-w", " "])
+                    found[f"{port}{path} of {name}"] = read
+        clients.stop()
+    sizes = {what: len(text) for what, text in found.items() if text.strip()}
+    print(f"searched {len(sizes)} places, {sum(sizes.values())} characters")
+    clients_bodies = found["objects"].count(str(secret))
+    own = model("get", "configmap", "clients", "-o", "yaml", "--ignore-not-found").count(str(secret))
+    assert clients_bodies in (own, 50), "only the ConfigMap of the clients has it"
+    del found["objects"]
+    assert not [what for what, text in found.items() if str(secret) in text]
+
+
+def test_an_intended_change_is_let_through_by_name(model: Model, traffic: StartTraffic, tmp_path: Path) -> None:
+    wrong = wrong_versions(tmp_path)
+    model("apply", "-f", "-", input=wrong["swapped"][0])
+    model.apply("v2", rollout={"steps": [{"weight": 50}], "bakeSeconds": 3})
+    model.wait_ready(90, "v2")
+    with traffic(rate=50) as clients:
+        clients.wait_for_requests(300)
+        apply_uri(model, "swapped", "wrong-swapped")
+        entry, _ = wait_rejected(model, "swapped")
+        revision = entry["revision"]
+        assert f"mlmodel.dev/accept-change={revision}" in message(model.status())
+        model("annotate", "mlm", NAME, f"mlmodel.dev/accept-change={revision}")
+        model("patch", "mlm", NAME, "--type=merge", "-p", json.dumps({"spec": {"rollout": {"retry": "intended"}}}))
+        status = model.wait_ready(180, "swapped")
+        seen = clients.stop()
+    print(status["history"][0]["message"])
+    assert status["history"][0]["outcome"] == "Promoted"
+    assert seen.failed == 0, seen.errors
