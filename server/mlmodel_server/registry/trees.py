@@ -47,7 +47,7 @@ def check_ensemble(part: Any) -> None:
     """Check that each tree reads no column that its ensemble lacks: only the ensemble checks the width of a table."""
     known = vars(part)
     width = known.get("n_features_in_", 0)
-    parts = list(np.ravel(known.get("estimators_", ())))
+    parts = _parts(part)
     subsets = known.get("estimators_features_", [None] * len(parts))
     check_lengths(len(parts), subsets)
     for tree, columns in zip(parts, subsets, strict=True):
@@ -58,9 +58,16 @@ def check_ensemble(part: Any) -> None:
             raise Damaged(OUT_OF_RANGE)
 
 
+def _parts(ensemble: Any) -> list[Any]:
+    """Return the estimators of an ensemble. A list of them is not made an array: a pipeline has a length and items, so
+    numpy would take its steps."""
+    parts = vars(ensemble).get("estimators_", ())
+    return parts.ravel().tolist() if isinstance(parts, np.ndarray) else list(parts)
+
+
 def check_forest(part: Any) -> None:
     """Check that a forest consists of trees: it calls their compiled parts."""
-    for tree in np.ravel(vars(part).get("estimators_", ())):
+    for tree in _parts(part):
         only(tree, *_CLASSES)
     check_ensemble(part)
 

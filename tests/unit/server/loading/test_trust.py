@@ -65,6 +65,7 @@ FEATURES, LABELS = make_classification(60, 6, random_state=SEED)
 COMMON: list[Any] = [
     AdaBoostClassifier(n_estimators=3, random_state=SEED),
     BaggingClassifier(n_estimators=3, random_state=SEED),
+    BaggingClassifier(make_pipeline(StandardScaler(), SVC()), n_estimators=3, max_features=0.5, random_state=SEED),
     CalibratedClassifierCV(LinearSVC(), cv=2),
     CalibratedClassifierCV(LinearSVC(), method="isotonic", cv=2),
     DecisionTreeClassifier(random_state=SEED),
