@@ -1,4 +1,4 @@
-"""`make demo`: roll out four versions of a model on a real Kubernetes, under constant traffic.
+"""`make demo`: roll out the versions of a model on a real Kubernetes, under constant traffic.
 
 The output shows what a user of the cluster sees: the status of the MLModel, and the responses to the clients' requests.
 It ends with a table, and with an error if an outcome was not the expected one. ``out/demo.jsonl`` records the same for
@@ -86,12 +86,18 @@ class Demo:
         self.rows: list[Row] = []
 
     def roll_out(
-        self, version: str, headline: str, expected: str, until: Callable[[dict[str, Any]], str], seconds: float
+        self,
+        version: str,
+        headline: str,
+        expected: str,
+        until: Callable[[dict[str, Any]], str],
+        seconds: float,
+        rollout: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Apply ``version`` and watch until ``until`` names an outcome; "timeout" after ``seconds``."""
         self.screen.log(headline)
         before, started = self.traffic.now, time.monotonic()
-        self.model.apply(version)
+        self.model.apply(version, rollout=rollout)
         self.recorder.mark(f"{version} applied")
         outcome, status = self.watch(until, seconds)
         self.recorder.mark(f"{version} {outcome}")
@@ -147,10 +153,57 @@ def _outcome(version: str, success: str) -> Callable[[dict[str, Any]], str]:
     return outcome
 
 
+WITHOUT_REHEARSAL = {"rehearsal": {"requests": 0}, "retry": "live", "bakeSeconds": 20}
+SCENES: tuple[tuple[str, str, str, Callable[[dict[str, Any]], str], float, dict[str, Any] | None], ...] = (
+    (
+        "v2",
+        "applying v2, a better model: v1's own requests are repeated on it, then it gets 5, 25, 50 and 100 %",
+        "promoted",
+        _outcome("v2", "promoted"),
+        240,
+        None,
+    ),
+    (
+        "v3",
+        "applying v3, which fails some requests: found before a user meets it",
+        "rejected",
+        _outcome("v3", "promoted"),
+        120,
+        None,
+    ),
+    (
+        "v5",
+        "applying v5, which takes far longer: found before a user meets it",
+        "rejected",
+        _outcome("v5", "promoted"),
+        120,
+        None,
+    ),
+    (
+        "v3",
+        "applying v3 again, without the rehearsal: users' own requests decide, and the router retries what it fails",
+        "rolled back",
+        _outcome("v3", "promoted"),
+        120,
+        WITHOUT_REHEARSAL,
+    ),
+    ("v4", "applying v4, which cannot be loaded", "rejected", _outcome("v4", "promoted"), 60, None),
+    (
+        "v2",
+        "applying v2 again, as a reverted commit does",
+        "ready at once",
+        _outcome("v2", "ready at once"),
+        30,
+        None,
+    ),
+)
+"""Version, headline, expected outcome, the outcome that a status shows, time limit in seconds, spec.rollout."""
+
+
 def run(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
     """Roll out all versions on a cluster that has the operator."""
     bodies = train(out)
-    screen.log(f"trained v1 to v4 of {NAME}, each a model package in a ConfigMap")
+    screen.log(f"trained v1 to v5 of {NAME}, each a model package in a ConfigMap")
     cluster.kubectl("create", "namespace", NAMESPACE)
     model = Model(cluster.kubectl, NAMESPACE, out)
     rows: list[Row] = []
@@ -175,19 +228,9 @@ def run(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
     with recorder, clients as traffic:
         screen.log(f"clients send {RATE:g} requests/s, half of them on new connections, half on keep-alive connections")
         demo = Demo(model, traffic, screen, recorder)
-        demo.roll_out(
-            "v2",
-            "applying v2, a better model: canary at weights 5, 25 and 50, then all requests",
-            "promoted",
-            _outcome("v2", "promoted"),
-            240,
-        )
-        demo.wait_drained()
-        demo.roll_out("v3", "applying v3, which fails some requests", "rolled back", _outcome("v3", "promoted"), 120)
-        demo.roll_out("v4", "applying v4, which cannot be loaded", "rejected", _outcome("v4", "promoted"), 60)
-        demo.roll_out(
-            "v2", "applying v2 again, as a reverted commit does", "ready at once", _outcome("v2", "ready at once"), 30
-        )
+        for scene in SCENES:
+            demo.roll_out(*scene)
+            demo.wait_drained()
         seen = traffic.stop()
     rows += demo.rows
     screen.log(

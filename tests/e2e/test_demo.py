@@ -22,6 +22,8 @@ def test_the_demo_has_the_expected_outcomes_and_leaves_nothing_behind() -> None:
     assert [(version, outcome, failed) for version, outcome, _, _, failed in rows] == [
         ("v1", "serving", "0"),
         ("v2", "promoted", "0"),
+        ("v3", "rejected", "0"),
+        ("v5", "rejected", "0"),
         ("v3", "rolled back", "0"),
         ("v4", "rejected", "0"),
         ("v2", "ready at once", "0"),
