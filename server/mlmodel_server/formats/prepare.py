@@ -14,6 +14,9 @@ from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.preprocessing import FunctionTransformer
 
+_EXACT = (np.absolute, np.negative, np.sign)
+"""Functions whose answer to an int64 is an integer no larger than it."""
+
 
 def prepare(model: Any, *, frame: bool = False) -> Any:
     """Change ``model`` in place and return it, or its best estimator if it is a fitted search. A model that gets a
@@ -62,6 +65,16 @@ class Arithmetic:
     def __call__(self, rows: Any) -> Any:
         """Return the function of each number."""
         return self.function(rows.astype(np.float64) if rows.dtype == object else rows)
+
+
+def in_double(function: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether a function of one argument computes for values of this dtype as it does in float64."""
+    if function in _EXACT and dtype == np.int64:
+        return True
+    try:
+        return bool(function.resolve_dtypes((dtype, None))[0] == np.float64)
+    except (AttributeError, TypeError, ValueError):  # it is not a function of numpy, or not of one argument
+        return False
 
 
 def parts(model: Any) -> list[Any]:

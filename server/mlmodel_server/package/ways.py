@@ -16,13 +16,10 @@ import numpy as np
 from mlmodel_server.engine.model import Model
 from mlmodel_server.formats import dates, documents
 from mlmodel_server.formats.opened import Functions
-from mlmodel_server.formats.prepare import is_own, parts
+from mlmodel_server.formats.prepare import in_double, is_own, parts
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package.table import is_frame, missing
 from mlmodel_server.tensors import Array, Tensor, TensorSpec
-
-_EXACT = (np.absolute, np.negative, np.sign)
-"""Functions whose answer to an int64 is an integer no larger than it."""
 
 _PROBED = 500
 """Maximum number of columns that are tried one by one with a missing value."""
@@ -80,18 +77,8 @@ def _takes_arrays(function: Any, numbers: set[np.dtype[Any]]) -> bool:
     function = getattr(function, "func", function)  # of a partial
     module = str(getattr(function, "__module__", None)).partition(".")[0]
     if isinstance(function, np.ufunc):
-        return all(_in_double(function, dtype) for dtype in numbers)
+        return all(in_double(function, dtype) for dtype in numbers)
     return function is None or module == "sklearn" or (module == "numpy" and not numbers)
-
-
-def _in_double(function: np.ufunc, dtype: np.dtype[Any]) -> bool:
-    """Whether a function of one argument computes for values of this dtype as it does in float64."""
-    if function in _EXACT and dtype == np.int64:
-        return True
-    try:
-        return bool(function.resolve_dtypes((dtype, None))[0] == np.float64)
-    except (TypeError, ValueError):
-        return False
 
 
 def with_missing(functions: Functions, signature: Signature, tensors: list[Tensor]) -> tuple[TensorSpec, ...]:

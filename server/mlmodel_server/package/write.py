@@ -299,8 +299,8 @@ def _compiled(opened: Opened, signature: Signature, table: Table) -> tuple[Compi
     verdict, onnx = compile_in_child(source, signature, table[:COMPARED_ROWS], functions=opened.functions)
     if onnx is None:
         return Compiled(reason=verdict.reason), {}
-    # A server opens the artefact of a model that explains predictions anyway: it can time both.
-    decisive = verdict.decisive and opened.explain is None
+    # A server opens the artefact of a model that explains predictions or gets a DataFrame anyway: it can time both.
+    decisive = verdict.decisive and opened.explain is None and not signature.frame
     return Compiled(COMPILED, verdict.reason, verdict.rows, decisive), {COMPILED: onnx}
 
 
