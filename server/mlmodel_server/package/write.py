@@ -492,8 +492,8 @@ def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -
             one = answers[all_rows.name]
             if model.signature.frame and not _same(all_rows.array[row : row + 1], one.array):
                 raise UsageError(
-                    f"the {one.name} of a row depends on the other rows of its request, which a server joins with "
-                    "others: replace the function that computes with several rows, such as a mean or a rank"
+                    f"the {one.name} of a row depends on the other rows of its request, so that the same row gets "
+                    "different answers: replace the function that computes with several rows, such as a mean or a rank"
                 )
 
 
