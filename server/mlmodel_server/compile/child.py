@@ -39,8 +39,6 @@ def compile_in_child(
 
     Call this before the process starts threads.
     """
-    if signature.frame:
-        return Verdict("original", "the model gets a DataFrame, which is not compiled"), None
     receiver, sender = multiprocessing.Pipe(duplex=False)
     options = {"seconds": seconds, "functions": functions}
     try:

@@ -10,8 +10,11 @@ import numpy as np
 
 from mlmodel_server.compile.explore import UNKNOWN_TEXT
 from mlmodel_server.compile.functions import MISSING_TEXT
-from mlmodel_server.compile.graph import DOUBLE, Columns, Graph, converts, side_by_side, transform
+from mlmodel_server.compile.graph import DOUBLE, Columns, Graph, converts, others_of, side_by_side, transform
+from mlmodel_server.compile.plain import is_date
 from mlmodel_server.compile.verdict import Unsupported
+from mlmodel_server.formats.prepare import in_double
+from mlmodel_server.formats.table import library
 from mlmodel_server.tensors import Array, is_missing
 
 MAX_CATEGORIES = 10_000
@@ -139,6 +142,7 @@ def _simple_imputer(graph: Graph, imputer: Any, table: Columns) -> Columns:
             raise Unsupported("SimpleImputer on text and numbers together is not converted")
         if not all(isinstance(value, str) for value in imputer.statistics_):
             raise Unsupported("SimpleImputer that leaves texts missing is not converted")
+        _texts(imputer.statistics_)
         parts = []
         for index, value in enumerate(imputer.statistics_):
             name, _ = table.column(graph, index)
@@ -173,6 +177,8 @@ def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
         if not text and any(is_missing(value) for value in known):
             raise Unsupported(f"{type(encoder).__name__} with a missing number as a category is not converted")
     first = [known[0] for known in categories]
+    for index, known in enumerate(categories):
+        _check_dates(known, next(iter(table.pick([index]).given_dtypes()), ""))
     base = _encoded(encoder, [first])
     owner = np.zeros(base.shape[1], dtype=int)
     blocks = []
@@ -194,6 +200,14 @@ def _encoder(graph: Graph, encoder: Any, table: Columns) -> Columns:
     return Columns.of(graph.concat(parts), base.shape[1]).pick(np.argsort(order))
 
 
+def _check_dates(known: Array, dtype: str) -> None:
+    """Raise :class:`Unsupported` if a column has dates and its categories have not, or other ones."""
+    if known.dtype.kind == "M" and not np.array_equal(known.astype(np.float64).astype(np.int64), known.view(np.int64)):
+        raise Unsupported("dates that are not exact as floating-point numbers are not converted")
+    if (str(known.dtype) if known.dtype.kind == "M" else "") != (dtype if is_date(dtype) else ""):
+        raise Unsupported("dates whose categories have another unit are not converted")
+
+
 def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknown: Array) -> str:
     """Return the row of ``values`` ([categories, columns]) for the category in the column, else ``unknown``."""
     name, is_text = column.column(graph, 0)
@@ -207,22 +221,44 @@ def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknow
 
 
 def _texts(known: Array) -> Array:
+    """Return categories as texts of the graph. Raise :class:`Unsupported` for one that may stand for another there."""
     texts: Array = np.empty(len(known), dtype=object)
+    if any(isinstance(value, str) and value[:1] == MISSING_TEXT[0] for value in known):
+        raise Unsupported("a text that begins with the character U+001F is not converted")
     texts[:] = [MISSING_TEXT if is_missing(value) else str(value) for value in known]
     return texts
 
 
 def _encoded(encoder: Any, rows: list[list[Any]]) -> Array:
-    table: Array = np.empty((len(rows), len(rows[0])), dtype=object)
+    table: Any = np.empty((len(rows), len(rows[0])), dtype=object)
     table[:] = rows
+    if any(known.dtype.kind == "M" for known in encoder.categories_):
+        table = _frame(encoder, table)
     encoded = encoder.transform(table)
     return np.asarray(encoded.toarray() if hasattr(encoded, "toarray") else encoded, dtype=np.float64)
+
+
+def _frame(encoder: Any, table: Array) -> Any:
+    """Return a table as the DataFrame that the encoder was fitted on: an array has no dates beside other values."""
+    pandas = library("pandas")
+    names = getattr(encoder, "feature_names_in_", range(table.shape[1]))
+    columns = zip(names, table.T, encoder.categories_, strict=True)
+    return pandas.DataFrame(
+        {
+            name: pandas.Series(values, dtype=known.dtype if known.dtype.kind == "M" else object)
+            for name, values, known in columns
+        }
+    )
 
 
 def _unknown(encoder: Any, first: list[Any], index: int) -> Array | None:
     """Return how the encoder encodes an unknown value, [columns]; None if it rejects it."""
     known = encoder.categories_[index]
-    value = UNKNOWN_TEXT if isinstance(known[0], str) else float(np.abs(known.astype(np.float64)).max()) + 1
+    value: Any
+    if known.dtype.kind == "M":
+        value = known.max() + 1  # of its unit
+    else:
+        value = UNKNOWN_TEXT if isinstance(known[0], str) else float(np.abs(known.astype(np.float64)).max()) + 1
     changed = [*first[:index], value, *first[index + 1 :]]
     try:
         return _encoded(encoder, [changed])
@@ -246,6 +282,8 @@ def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
     if transformer.func is None:
         return table
     function = getattr(transformer.func, "function", transformer.func)  # of a prepare.Arithmetic
+    if not all(in_double(function, np.dtype(dtype)) for dtype in others_of(table)):
+        raise Unsupported("a function that computes with integers is not converted")
     return Columns.of(elementwise(graph, function, table.matrix(graph)), len(table.places))
 
 

@@ -54,7 +54,7 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
     """
     graph = Graph()
     table = _table(signature)
-    prediction = predict(graph, estimator, table)
+    prediction = predict(graph, estimator, _of_frame(estimator, signature, table) if signature.frame else table)
     outputs = []
     for spec in signature.outputs:
         tensor = prediction.proba if spec.name == PREDICT_PROBA else prediction.predict
@@ -94,6 +94,20 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
 def _operations(names: list[str]) -> tuple[str, ...]:
     distinct = sorted(set(names) - {"Identity"})
     return tuple(sorted(distinct, key=names.count, reverse=True))
+
+
+def _of_frame(estimator: Any, signature: Signature, table: Columns) -> Columns:
+    """Return the columns as the estimator gets them of a DataFrame: in the order of its training, with their dtypes."""
+    places = {spec.name: place for spec, place in zip(signature.inputs, table.places, strict=True)}
+    dtypes = {spec.name: spec.column.dtype for spec in signature.inputs if spec.column}
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    if not names or not set(names) <= set(places):
+        raise Unsupported(f"{type(estimator).__name__} without the names of its columns is not converted")
+    return replace(
+        table,
+        places=tuple(places[name] for name in names),
+        dtypes={places[name]: dtype for name, dtype in dtypes.items()},
+    )
 
 
 def _table(signature: Signature) -> Columns:

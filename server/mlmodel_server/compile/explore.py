@@ -9,6 +9,7 @@ import numpy as np
 
 from mlmodel_server.compile.domain import SINGLE, Domain
 from mlmodel_server.compile.functions import MISSING_TEXT
+from mlmodel_server.compile.plain import is_whole
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.formats.boosters import Boosted
 from mlmodel_server.formats.opened import PREDICT, Functions
@@ -17,6 +18,9 @@ from mlmodel_server.tensors import Array
 
 UNKNOWN_TEXT = "\x1f?"
 """A text that is not a category of any model."""
+
+UNSEEN = 1_000_003
+"""Added to a whole number, it makes one that is unlikely in a training row."""
 
 MAX_CATEGORIES = 10_000
 
@@ -32,6 +36,10 @@ def detect_domain(functions: Functions, estimator: Any, signature: Signature, ro
     """Return which changes to a single column of ``row`` ([1, columns]), which ``functions`` accept, they reject."""
     text = text_columns(signature)
     numbers = [column for column, is_text in enumerate(text) if not is_text]
+    whole = {column for column, spec in enumerate(signature.inputs) if signature.frame and is_whole(spec)}
+
+    def unseen(column: int) -> Any:
+        return float(row[0, column]) + UNSEEN if column in whole else unseen_number(row, column)
 
     def rejects(value: float) -> tuple[bool, ...]:
         if row.dtype.kind not in "fO" or (row.dtype.itemsize < 8 and np.isfinite(value)):
@@ -42,7 +50,7 @@ def detect_domain(functions: Functions, estimator: Any, signature: Signature, ro
 
     def known(column: int) -> frozenset[Any] | None:
         """Return the only values that a column accepts; None if it accepts any."""
-        unknown = UNKNOWN_TEXT if text[column] else unseen_number(row, column)
+        unknown = UNKNOWN_TEXT if text[column] else unseen(column)
         if accepts(functions, changed(row, [column], unknown)):
             return None
         categories = known_values(estimator, text[column])
@@ -53,7 +61,7 @@ def detect_domain(functions: Functions, estimator: Any, signature: Signature, ro
     suspects = [column for column, is_text in enumerate(text) if is_text]
     all_unseen = row.copy()
     for column in numbers:
-        all_unseen[0, column] = unseen_number(row, column)
+        all_unseen[0, column] = unseen(column)
     if not accepts(functions, all_unseen):
         suspects += numbers
     accepted = {column: values for column in suspects if (values := known(column)) is not None}
@@ -118,7 +126,9 @@ def known_values(estimator: Any, text: bool) -> list[Any]:
 
 def _lists(part: Any) -> list[list[Any]]:
     categories = getattr(part, "categories_", ())
-    return [known.tolist() for known in categories] if isinstance(categories, (list, tuple)) else []
+    if not isinstance(categories, (list, tuple)):
+        return []
+    return [(known.astype(np.float64) if known.dtype.kind == "M" else known).tolist() for known in categories]
 
 
 def special_numbers(estimator: Any) -> set[float]:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from mlmodel_server.compile.domain import SAFE, Check, Domain
+from mlmodel_server.compile.plain import Plain, plain
 from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions, Table
 from mlmodel_server.manifest import Signature
@@ -20,7 +21,11 @@ GUARD = "guard"
 """Name of an output of some models of several steps: the squares of the numbers between them add up to it."""
 
 MISSING_TEXT = "\x1f-"
-"""Stands for a missing text in a compiled model, whose texts cannot be missing."""
+"""Stands for a missing text in a compiled model, whose texts cannot be missing. A model that knows a text with the same
+first character is not compiled."""
+
+_SENT = "\x1f-sent"
+"""Stands for this text itself, which any client can send."""
 
 DOMAIN = "domain"
 """Name of the metadata with the :class:`Domain` of the model."""
@@ -47,22 +52,51 @@ def compilable(signature: Signature) -> Signature | None:
 
 class Routed:
     """A compiled model beside the one that it was made from. A request whose outputs are all compiled gets them from
-    the compiled model; any other gets all of them from the original, so that they belong together."""
+    the compiled model; any other gets all of them from the original, so that they belong together.
 
-    def __init__(self, compiled: Functions, original: Functions, outputs: Iterable[str]) -> None:
+    ``again``: what the compiled model does not answer, the original answers, or says why not.
+    """
+
+    def __init__(
+        self, compiled: Functions, original: Functions, outputs: Iterable[str], *, again: bool = False
+    ) -> None:
         """``outputs`` are those of ``compiled``."""
         self._compiled, self._original, self._outputs = compiled, original, frozenset(outputs)
+        self._again = again
 
     def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
         """See :class:`~mlmodel_server.formats.opened.Functions`."""
         if outputs == _USUAL or self._outputs.issuperset(outputs):
-            return self._compiled(table, outputs)
+            try:
+                return self._compiled(table, outputs)
+            except Exception:
+                if not self._again:
+                    raise
         return self._original(table, outputs)
+
+
+def loaded(onnx: bytes, signature: Signature, threads: int = 1) -> Functions:
+    """Return the functions of a compiled model for the table of the model that it was made from.
+
+    Raise ValueError, or what ONNX Runtime raises, if it cannot be loaded.
+    """
+    if not signature.frame:
+        return OnnxFunctions(onnx, signature, threads)
+    made, functions = Plain(signature.inputs), OnnxFunctions(onnx, plain(signature), threads)
+
+    def on_plain(table: Table, outputs: Sequence[str], /) -> list[Array]:
+        assert isinstance(table, np.ndarray)
+        return functions(made(table), outputs)
+
+    return on_plain
 
 
 def _marked(table: Array) -> Array:
     """Return the table with a text in place of each missing one."""
-    if None not in table.ravel().tolist():
+    values = table.ravel().tolist()
+    if MISSING_TEXT in values:
+        table = np.where(np.equal(table, MISSING_TEXT), _SENT, table)  # type: ignore[call-overload]
+    if None not in values:
         return table
     return np.where(missing_texts(table), MISSING_TEXT, table)
 

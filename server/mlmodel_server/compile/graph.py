@@ -7,8 +7,8 @@ probabilities in float32, which gives other predictions next to a decision bound
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mlmodel_server.compile.domain import Limit
 from mlmodel_server.compile.limits import trial
+from mlmodel_server.compile.plain import CATEGORY, is_date, number_of
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.tensors import Array
 
@@ -116,6 +117,10 @@ class Columns:
     """The library holds these numbers in float32; here all are float64."""
     given: bool = False
     """The columns of the request, which :class:`Domain` covers."""
+    dtypes: Mapping[tuple[bool, int], str] = field(default_factory=dict)
+    """The dtype of each column of the request, by place, if the model gets a DataFrame."""
+    others: frozenset[str] = frozenset()
+    """Dtypes of numbers other than float64 that the library may hold these columns in."""
 
     @classmethod
     def of(cls, numbers: str, width: int) -> Columns:
@@ -130,10 +135,17 @@ class Columns:
         """Return them as one matrix of numbers."""
         if any(text for text, _ in self.places):
             raise Unsupported("a text column in a step for numbers is not converted")
+        dates = {dtype if is_date(dtype) else "" for dtype in self.given_dtypes()}
+        if len(dates) > 1 or CATEGORY in self.given_dtypes():  # a step that gets nothing else takes dates for numbers
+            raise Unsupported("a column of dates or categories in a step for numbers is not converted")
         positions = [position for _, position in self.places]
         if positions == list(range(self.width)):
             return self.numbers
         return graph.columns(self.numbers, positions)
+
+    def given_dtypes(self) -> set[str]:
+        """Return the dtypes of these columns of the request; empty unless the model gets a DataFrame."""
+        return {self.dtypes[place] for place in self.places} if self.given and self.dtypes else set()
 
     def is_text(self) -> bool:
         """Whether any column is text."""
@@ -143,6 +155,12 @@ class Columns:
         """Return one of them as [rows, 1], and whether it is text."""
         text, position = self.places[index]
         return graph.columns(self.text if text else self.numbers, [position]), text
+
+
+def others_of(table: Columns) -> frozenset[str]:
+    """Return the dtypes other than float64 in which the library may hold the numbers of these columns."""
+    numbers = {number_of(dtype) for dtype in table.given_dtypes()}
+    return frozenset(numbers - {"", "float64"}) if table.given else table.others
 
 
 def side_by_side(graph: Graph, parts: Sequence[Columns]) -> Columns:
@@ -251,6 +269,8 @@ def _convert(graph: Graph, estimator: Any, table: Columns) -> Columns | Predicti
         name = f"{library}.{kind.__name__}"
         if name in _CONVERTERS:
             result = _CONVERTERS[name](graph, estimator, table)
+            if isinstance(result, Columns) and not result.given:
+                result = replace(result, others=others_of(table))
             return result if name in _UNCHECKED else _limited(graph, estimator, table, result)
     raise Unsupported(f"{type(estimator).__name__} is not converted")
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mlmodel_server.compile import timing
 from mlmodel_server.compile.explore import accepts, detect_domain
-from mlmodel_server.compile.functions import OnnxFunctions, compilable
+from mlmodel_server.compile.functions import OnnxFunctions, compilable, loaded
 from mlmodel_server.compile.parity import Comparison, Different
+from mlmodel_server.compile.plain import Plain, plain
 from mlmodel_server.compile.rows import ColumnKinds, boundary, probes, unusual, varied
 from mlmodel_server.compile.verdict import Unsupported, Verdict
-from mlmodel_server.formats.opened import Functions
+from mlmodel_server.formats.opened import Functions, Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
@@ -52,6 +54,26 @@ def _methods(estimator: Any) -> Functions:
     return EstimatorFunctions(estimator)
 
 
+def _on_frames(functions: Functions, made: Plain) -> Functions:
+    """Return the functions of a model with a DataFrame, for rows in their compiled form."""
+
+    def answers(table: Table, outputs: Sequence[str], /) -> list[Array]:
+        assert isinstance(table, np.ndarray)
+        return functions(made.back(table), outputs)
+
+    return answers
+
+
+def _rounding(functions: Functions, made: Plain) -> Functions:
+    """Return functions that get the same numbers as those of :func:`_on_frames`."""
+
+    def answers(table: Table, outputs: Sequence[str], /) -> list[Array]:
+        assert isinstance(table, np.ndarray)
+        return functions(made.rounded(table), outputs)
+
+    return answers
+
+
 def _compiled(
     estimator: Any, signature: Signature, table: Array, seconds: float, original: Functions
 ) -> tuple[Verdict, bytes | None]:
@@ -63,12 +85,18 @@ def _compiled(
     if known is None:
         raise Unsupported("it returns something other than classes, numbers and probabilities")
     signature = known
-    row = next((row for row in np.array_split(table, len(table)) if accepts(original, row)), None)
+    served, made = original, Plain(signature.inputs)
+    if signature.frame:  # from here on, rows have their compiled form
+        table, signature = made.possible(table), plain(signature)
+        original = _on_frames(served, made)
+    row = next((row for row in np.array_split(table, len(table) or 1) if accepts(original, row)), None)
     if row is None:
         raise Unsupported("it rejects all example rows")
     domain = detect_domain(original, estimator, signature, row)
     onnx, ops = convert(estimator, signature, domain)
-    compiled = OnnxFunctions(onnx, signature)
+    compiled: Functions = OnnxFunctions(onnx, signature)
+    if signature.frame:
+        compiled = _rounding(compiled, made)
 
     kinds = ColumnKinds(signature, domain)
     comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), kinds.open)
@@ -80,7 +108,10 @@ def _compiled(
     for rows in unusual(row, kinds):
         comparison.compare(rows)
 
-    original_us, onnx_us = timing.measure(original, compiled, comparison.same(), seconds)
+    if signature.frame:
+        original_us, onnx_us = timing.measure(served, loaded(onnx, known), made.back(comparison.same()), seconds)
+    else:
+        original_us, onnx_us = timing.measure(original, compiled, comparison.same(), seconds)
     chosen = timing.faster(original_us, onnx_us)
     verdict = Verdict(
         "onnx" if chosen else "original",

@@ -47,6 +47,12 @@ def format_of(dtype: str) -> str:
     return "" if match is None else AWARE if match[2] else NAIVE
 
 
+def limits(unit: str) -> tuple[float, float]:
+    """Return the first and the last time that :func:`parse` reads without a time zone, in units since 1970."""
+    first, last = (instant.astype(f"datetime64[{unit}]") for instant in _LIMIT.get(unit, _ALL))
+    return float(first.astype(np.int64)), float(last.astype(np.int64))
+
+
 def parse(texts: Sequence[str | None], unit: str, *, aware: bool) -> Array:
     """Return the texts as datetime64 of the unit; in UTC if they are ``aware`` of a time zone. None is NaT.
 

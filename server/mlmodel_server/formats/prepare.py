@@ -6,13 +6,34 @@ compares the predictions before and after: a model that this would change gets a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.preprocessing import FunctionTransformer
+
+
+class Arithmetic:
+    """A function of numpy for numbers in a table of objects, of which some columns are text. A DataFrame has numbers
+    there, and numpy's functions raise on objects."""
+
+    def __init__(self, function: np.ufunc) -> None:
+        self.function = function
+
+    def __call__(self, rows: Any) -> Any:
+        """Return the function of each number."""
+        return self.function(rows.astype(np.float64) if rows.dtype == object else rows)
+
+
+_KNOWN = {"sklearn", "xgboost", "lightgbm", "numpy", "scipy", "pandas", "joblib", *sys.stdlib_module_names}
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial, np.ufunc, type(np.mean), Arithmetic)
+_EXACT = (np.absolute, np.negative, np.sign)
+"""Functions whose answer to an int64 is an integer no larger than it."""
 
 
 def prepare(model: Any, *, frame: bool = False) -> Any:
@@ -42,54 +63,79 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
 
 
 def is_own(part: Any) -> bool:
-    """Whether the class of an estimator is not of a library that this server knows."""
-    return type(part).__module__.partition(".")[0] not in ("sklearn", "xgboost", "lightgbm")
+    """Whether the class of an object is the author's own, or of a library that this server does not know."""
+    return type(part).__module__.partition(".")[0] not in _KNOWN
 
 
 def has_own_code(model: Any) -> bool:
-    """Whether the model, or a step of its pipelines, is of a class that no library has."""
-    steps = [step for part in parts(model) for _, step, *_ in getattr(part, "steps", ()) if hasattr(step, "fit")]
-    return any(map(is_own, (model, *parts(model), *steps)))
+    """Whether the model, or an estimator within it, is of a class that no library has."""
+    return any(map(is_own, (model, *parts(model))))
 
 
-class Arithmetic:
-    """A function of numpy for numbers in a table of objects, of which some columns are text. A DataFrame has numbers
-    there, and numpy's functions raise on objects."""
-
-    def __init__(self, function: np.ufunc) -> None:
-        self.function = function
-
-    def __call__(self, rows: Any) -> Any:
-        """Return the function of each number."""
-        return self.function(rows.astype(np.float64) if rows.dtype == object else rows)
+def in_double(function: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether a function of one argument computes for values of this dtype as it does in float64."""
+    if function in _EXACT and dtype == np.int64:
+        return True
+    try:
+        return bool(function.resolve_dtypes((dtype, None))[0] == np.float64)
+    except (AttributeError, TypeError, ValueError):  # it is not a function of numpy, or not of one argument
+        return False
 
 
 def parts(model: Any) -> list[Any]:
-    """Return all estimators in an estimator, itself included."""
-    return list(_parts(model, set()))
+    """Return all estimators in an estimator, itself included, and those of the author, which need not be derived from
+    scikit-learn's."""
+    return [part for part in _reached(model, set()) if _is_estimator(part)]
 
 
-def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
-    if id(value) in seen:
+def is_by_row(model: Any) -> bool:
+    """Whether no function within an estimator computes with several rows. As a step, only functions of numpy that
+    compute with each number alone are known not to; elsewhere also those of scikit-learn, and the mean over the columns
+    of a FeatureAgglomeration."""
+    reached = list(_reached(model, set()))
+    steps = [part for part in reached if isinstance(part, FunctionTransformer)]
+    alone = (np.ufunc, Arithmetic)
+    if not all(f is None or isinstance(f, alone) for step in steps for f in (step.func, step.inverse_func)):
+        return False
+    others = [part for part in reached if not _is_estimator(part)]
+    return all(isinstance(f, alone) or f is np.mean or module_of(f) == "sklearn" for f in others)
+
+
+def module_of(function: Any) -> str:
+    """Return the library of a function; of a partial, that of the function within."""
+    function = getattr(function, "func", function)
+    return str(getattr(function, "__module__", None)).partition(".")[0]
+
+
+def _is_estimator(part: Any) -> bool:
+    if isinstance(part, BaseEstimator):
+        return True
+    return is_own(part) and any(hasattr(type(part), name) for name in ("fit", "transform", "predict"))
+
+
+def _reached(value: Any, seen: set[int]) -> Iterator[Any]:
+    """Yield the estimators and functions in a value, itself included."""
+    if id(value) in seen or isinstance(value, type):
         return
-    if isinstance(value, BaseEstimator):
-        seen.add(id(value))
+    estimator = _is_estimator(value)
+    if estimator:
         yield value
-        for inner in list(vars(value).values()):
-            yield from _parts(inner, seen)
-    elif type(value).__module__.startswith("sklearn.") and hasattr(value, "__dict__"):  # a calibrated classifier, …
-        seen.add(id(value))
-        for inner in list(vars(value).values()):
-            yield from _parts(inner, seen)
+    elif isinstance(value, _FUNCTIONS) or (callable(value) and is_own(value)):
+        yield value
+        return
+    if isinstance(value, dict):
+        inner = list(value.values())
     elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _parts(inner, seen)
-    elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _parts(inner, seen)
-    elif isinstance(value, np.ndarray) and value.dtype.hasobject:  # the trees of a boosting ensemble
-        for inner in value.ravel():
-            yield from _parts(inner, seen)
+        inner = list(value)
+    elif isinstance(value, np.ndarray):  # the trees of a boosting ensemble
+        inner = value.ravel().tolist() if value.dtype.hasobject else []
+    elif estimator or type(value).__module__.startswith("sklearn."):  # a calibrated classifier, …
+        seen.add(id(value))
+        inner = list(getattr(value, "__dict__", {}).values())
+    else:
+        return
+    for part in inner:
+        yield from _reached(part, seen)
 
 
 def _select_by_position(transformer: Any) -> None:

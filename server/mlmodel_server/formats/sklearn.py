@@ -14,7 +14,7 @@ from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import documents, learnt, methods, unserved
 from mlmodel_server.formats.frame import Frames
 from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
-from mlmodel_server.formats.prepare import Arithmetic, has_own_code, parts, prepare
+from mlmodel_server.formats.prepare import has_own_code, is_by_row, parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
 
@@ -176,15 +176,9 @@ def _opened_on_frames(estimator: Any, format: str, inputs: Sequence[TensorSpec])
 def _is_by_row(prepared: Any) -> bool:
     """Whether the answer to a row is known to be the same beside other rows. Functions and classes that are not of a
     library may compute with all rows of a call, such as a mean."""
-    if has_own_code(prepared):
+    if has_own_code(prepared) or any(type(part).__name__ in _ITERATIVE for part in parts(prepared)):
         return False
-    for part in parts(prepared):
-        if type(part).__name__ in _ITERATIVE:
-            return False
-        function = getattr(part, "func", None) if type(part).__name__ == "FunctionTransformer" else None
-        if function is not None and not isinstance(function, (np.ufunc, Arithmetic)):
-            return False
-    return True
+    return is_by_row(prepared)
 
 
 def _accepts(functions: EstimatorFunctions, row: Array) -> bool:
@@ -201,7 +195,13 @@ def _of_unknown_width(estimator: Any, format: str) -> Opened:
     outputs = tuple(TensorSpec(name, "FP64", (-1,)) for name in methods.methods_of(prepared))
     signature = Signature("columns", (), outputs, classes_of(prepared), default_of(prepared))
     return Opened(
-        format, f"sklearn_{format}", EstimatorFunctions(prepared), signature, task_of(prepared), estimator=prepared
+        format,
+        f"sklearn_{format}",
+        EstimatorFunctions(prepared),
+        signature,
+        task_of(prepared),
+        prepared,
+        by_row=_is_by_row(prepared),
     )
 
 

@@ -6,7 +6,6 @@ docs/adr/0020.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +15,10 @@ import numpy as np
 from mlmodel_server.engine.model import Model
 from mlmodel_server.formats import dates, documents
 from mlmodel_server.formats.opened import Functions
-from mlmodel_server.formats.prepare import is_own, parts
+from mlmodel_server.formats.prepare import in_double, is_own, module_of, parts
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package.table import is_frame, missing
 from mlmodel_server.tensors import Array, Tensor, TensorSpec
-
-_EXACT = (np.absolute, np.negative, np.sign)
-"""Functions whose answer to an int64 is an integer no larger than it."""
 
 _PROBED = 500
 """Maximum number of columns that are tried one by one with a missing value."""
@@ -53,19 +49,10 @@ def _needs_frame(estimator: Any, X: Any) -> bool:
     if any(dates.DTYPE.fullmatch(str(dtype)) for dtype in X.dtypes):
         return True
     numbers = {dtype for dtype in X.dtypes if isinstance(dtype, np.dtype) and dtype.kind in "iuf"} - {np.dtype(float)}
-    return any(_is_unknown(step, numbers) for part in (estimator, *parts(estimator)) for step in (part, *_steps(part)))
-
-
-def _steps(part: Any) -> Iterator[Any]:
-    for name in ("steps", "transformers_", "transformer_list"):
-        for step in getattr(part, name, ()):
-            if isinstance(step, (list, tuple)) and len(step) > 1 and not isinstance(step[1], str):
-                yield step[1]
+    return any(_is_unknown(part, numbers) for part in (estimator, *parts(estimator)))
 
 
 def _is_unknown(step: Any, numbers: set[np.dtype[Any]]) -> bool:
-    if step is None:
-        return False
     if is_own(step):
         return True
     functions = [getattr(step, name, None) for name in ("func", "inverse_func")]
@@ -77,21 +64,11 @@ def _is_unknown(step: Any, numbers: set[np.dtype[Any]]) -> bool:
 def _takes_arrays(function: Any, numbers: set[np.dtype[Any]]) -> bool:
     """Whether a function computes the same with an array of float64 as with a DataFrame that also has ``numbers``: the
     square of an int8 wraps."""
-    function = getattr(function, "func", function)  # of a partial
-    module = str(getattr(function, "__module__", None)).partition(".")[0]
-    if isinstance(function, np.ufunc):
-        return all(_in_double(function, dtype) for dtype in numbers)
+    inner = getattr(function, "func", function)  # of a partial
+    if isinstance(inner, np.ufunc):
+        return all(in_double(inner, dtype) for dtype in numbers)
+    module = module_of(function)
     return function is None or module == "sklearn" or (module == "numpy" and not numbers)
-
-
-def _in_double(function: np.ufunc, dtype: np.dtype[Any]) -> bool:
-    """Whether a function of one argument computes for values of this dtype as it does in float64."""
-    if function in _EXACT and dtype == np.int64:
-        return True
-    try:
-        return bool(function.resolve_dtypes((dtype, None))[0] == np.float64)
-    except (TypeError, ValueError):
-        return False
 
 
 def with_missing(functions: Functions, signature: Signature, tensors: list[Tensor]) -> tuple[TensorSpec, ...]:

@@ -299,8 +299,8 @@ def _compiled(opened: Opened, signature: Signature, table: Table) -> tuple[Compi
     verdict, onnx = compile_in_child(source, signature, table[:COMPARED_ROWS], functions=opened.functions)
     if onnx is None:
         return Compiled(reason=verdict.reason), {}
-    # A server opens the artefact of a model that explains predictions anyway: it can time both.
-    decisive = verdict.decisive and opened.explain is None
+    # A server opens the artefact of a model that explains predictions or gets a DataFrame anyway: it can time both.
+    decisive = verdict.decisive and opened.explain is None and not signature.frame
     return Compiled(COMPILED, verdict.reason, verdict.rows, decisive), {COMPILED: onnx}
 
 
@@ -492,8 +492,8 @@ def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -
             one = answers[all_rows.name]
             if model.signature.frame and not _same(all_rows.array[row : row + 1], one.array):
                 raise UsageError(
-                    f"the {one.name} of a row depends on the other rows of its request, which a server joins with "
-                    "others: replace the function that computes with several rows, such as a mean or a rank"
+                    f"the {one.name} of a row depends on the other rows of its request, so that the same row gets "
+                    "different answers: replace the function that computes with several rows, such as a mean or a rank"
                 )
 
 

@@ -60,7 +60,9 @@ class Inference:
         )
         self.check_room = self._batcher.check_room
         """Raise :class:`Overloaded` if the queue is full, before a request is read."""
-        self.is_fast = self._cost.base + self._cost.per_row <= INLINE_SECONDS
+        # For a row that its compiled form does not take, a DataFrame is made, which takes milliseconds.
+        self._may_be_quick = not serving.model.signature.frame
+        self.is_fast = self._may_be_quick and self._cost.base + self._cost.per_row <= INLINE_SECONDS
         """Whether the event loop itself predicts requests of one row."""
 
     def start(self) -> None:
@@ -86,8 +88,8 @@ class Inference:
 
     def is_quick(self, call: Call) -> bool:
         """Whether the event loop itself may predict it, with :meth:`predict_now` or :meth:`predict_together`."""
-        if self._further and not self._further.isdisjoint(call.outputs):  # whose cost is not known
-            return False
+        if not self._may_be_quick or (self._further and not self._further.isdisjoint(call.outputs)):
+            return False  # the cost of this request, or of these outputs, is not known
         return self._cost.base + call.rows * self._cost.per_row <= INLINE_SECONDS
 
     def predict_now(self, call: Call) -> Answer:

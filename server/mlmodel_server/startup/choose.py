@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from mlmodel_server.compile import OnnxFunctions, Routed, Verdict, compilable, compile_in_child, timing
+from mlmodel_server.compile import Routed, Verdict, compilable, compile_in_child, timing
+from mlmodel_server.compile import loaded as load_compiled
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.errors import MLModelError
@@ -50,7 +51,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     manifest = loaded.manifest
     tried = manifest.compiled if manifest and compile == "auto" else None
     packaged = _packaged(loaded, threads) if tried else None
-    if manifest and tried and packaged and tried.decisive:
+    if manifest and tried and packaged and tried.decisive and not manifest.signature.frame:
         verdict = f"compiled to ONNX when it was packaged: {tried.reason}, same predictions for {tried.rows:,} rows"
         return _logged(Choice(_compiled_alone(packaged, manifest.signature), PLATFORM, _golden(manifest), verdict))
     opened = loaded.opened
@@ -72,7 +73,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     ):  # only tables of numbers and text are compiled
         return Choice(original, opened.platform, example)
     if tried and packaged:
-        functions: OnnxFunctions | None = packaged
+        functions: Functions | None = packaged
         result = _timed(opened, packaged, table, tried.rows)
     else:
         result, onnx = compile_in_child(source, signature, table, functions=opened.functions, limit=START_SECONDS)
@@ -84,7 +85,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
     )
 
 
-def _compiled_alone(compiled: OnnxFunctions, signature: Signature) -> Model:
+def _compiled_alone(compiled: Functions, signature: Signature) -> Model:
     """Return the compiled model with the outputs that it has: for others the server would have to open the artefact."""
     known = compilable(signature)
     assert known is not None, "it was compiled"
@@ -93,12 +94,13 @@ def _compiled_alone(compiled: OnnxFunctions, signature: Signature) -> Model:
     return Model(compiled, known, how if others else "")
 
 
-def _routed(compiled: OnnxFunctions, opened: Opened, signature: Signature) -> Functions:
-    """Return the functions of a compiled model; the model as it was saved has the other outputs of ``signature``."""
+def _routed(compiled: Functions, opened: Opened, signature: Signature) -> Functions:
+    """Return the functions of a compiled model; the model as it was saved has the other outputs of ``signature``, and
+    answers what the compiled form of a model with a DataFrame does not."""
     known = compilable(signature)
-    if opened.estimator is None or known is None or known == signature:
+    if opened.estimator is None or known is None or (known == signature and not signature.frame):
         return compiled
-    return Routed(compiled, opened.functions, (spec.name for spec in known.outputs))
+    return Routed(compiled, opened.functions, (spec.name for spec in known.outputs), again=signature.frame)
 
 
 def _logged(choice: Choice) -> Choice:
@@ -106,7 +108,7 @@ def _logged(choice: Choice) -> Choice:
     return choice
 
 
-def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
+def _packaged(loaded: Loaded, threads: int) -> Functions | None:
     """Return the compiled model of the package, if it has one that loads and passes its self-test."""
     signature = compilable(loaded.manifest.signature) if loaded.manifest else None
     if loaded.manifest is None or loaded.compiled is None or signature is None:
@@ -114,10 +116,10 @@ def _packaged(loaded: Loaded, threads: int) -> OnnxFunctions | None:
     return _loadable(loaded.compiled, signature, threads, loaded.manifest)
 
 
-def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None) -> OnnxFunctions | None:
+def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None) -> Functions | None:
     try:
         checked = onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # the package is not trusted, nor is this
-        functions = OnnxFunctions(checked.data, signature, threads)
+        functions = load_compiled(checked.data, signature, threads)
     except Exception as error:  # such as another version of ONNX Runtime
         logger.warning("compiled model not loaded", extra={"error": type(error).__name__})
         return None
@@ -142,7 +144,7 @@ def _rows(model: Model, body: bytes) -> Array | None:
     return table if isinstance(table, np.ndarray) else None
 
 
-def _timed(opened: Opened, compiled: OnnxFunctions, table: Array, rows: int) -> Verdict:
+def _timed(opened: Opened, compiled: Functions, table: Array, rows: int) -> Verdict:
     original_us, onnx_us = timing.measure(opened.functions, compiled, table, TIMING_SECONDS)
     chosen = timing.faster(original_us, onnx_us)
     reason = "faster on this CPU too" if chosen else "ONNX is not faster on this CPU"

@@ -60,6 +60,8 @@ from mlmodel_server.compile import (
 from mlmodel_server.compile import columns as columns_module
 from mlmodel_server.compile import graph as graph_module
 from mlmodel_server.compile.domain import Check
+from mlmodel_server.compile.explore import UNKNOWN_TEXT
+from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.compile.graph import Columns, Graph
 from mlmodel_server.compile.verdict import Times
 from mlmodel_server.engine.model import Model
@@ -327,6 +329,26 @@ def test_rejects_unknown_categories_only_where_the_model_does() -> None:
         row[0, 0] = "Rome"
         assert rejects(estimator.predict, row) is rejected
         assert rejects(labels_of(functions), row) is rejected
+
+
+def test_no_text_of_a_client_stands_for_a_missing_one() -> None:
+    X, y = customers()
+    gaps = X.assign(city=X["city"].mask(np.arange(len(X)) % 7 == 0))
+    parts = [("texts", SimpleImputer(strategy="most_frequent"), ["city"]), ("numbers", StandardScaler(), ["age"])]
+    parts[0] = ("texts", make_pipeline(parts[0][1], OneHotEncoder(handle_unknown="ignore")), ["city"])
+    estimator = make_pipeline(ColumnTransformer(parts), LogisticRegression())
+    estimator, functions, table = compiled(estimator, gaps, y)
+    for text in (MISSING_TEXT, UNKNOWN_TEXT, "", "Oslo\x00", f"{MISSING_TEXT}sent", None):
+        row = table[:1].copy()
+        row[0, 0] = text
+        expected = estimator.predict_proba(np.where(np.equal(row, None), np.nan, row))  # type: ignore[call-overload]
+        np.testing.assert_allclose(functions(row, ("predict_proba",))[0], expected, rtol=1e-9)
+
+
+def test_a_category_that_could_stand_for_another_is_not_compiled() -> None:
+    X, y = customers()
+    X = X.assign(city=X["city"].replace("Oslo", MISSING_TEXT))
+    assert "U+001F" in verdict_of(by_category(OneHotEncoder()), X, y).reason
 
 
 def test_rejects_unknown_categories_that_are_numbers() -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.cluster import KMeans
-from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import FeatureAgglomeration, KMeans
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.ensemble import VotingClassifier
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from mlmodel_server import manifest, package
@@ -22,7 +30,7 @@ from mlmodel_server.formats.methods import MethodFunctions, methods_of
 from mlmodel_server.formats.sklearn import opened
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
-from mlmodel_server.manifest import MANIFEST
+from mlmodel_server.manifest import MANIFEST, Signature
 from mlmodel_server.protocol import rows
 from mlmodel_server.tensors import Column, TensorSpec
 
@@ -97,6 +105,68 @@ def test_a_function_of_several_rows_is_predicted_alone(function: Any) -> None:
     model = make_pipeline(step, DecisionTreeClassifier(random_state=0)).fit(X, X[:, 0] > 0)
     assert not opened(model, "joblib").by_row
     assert opened(DecisionTreeClassifier().fit(X, X[:, 0] > 0), "joblib").by_row
+
+
+class Centred:
+    """An author's own transformer, which does not derive from a class of scikit-learn."""
+
+    def fit(self, X: Any, y: Any = None) -> Centred:
+        return self
+
+    def transform(self, X: Any) -> Any:
+        return X - np.mean(X, axis=0)
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        return self.transform(X)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return {}
+
+    def __sklearn_tags__(self) -> Any:
+        return BaseEstimator().__sklearn_tags__()
+
+
+def centred(X: Any) -> Any:
+    return X - np.mean(X, axis=0)
+
+
+def shares(distances: Any) -> Any:
+    return distances / distances.max()
+
+
+NESTED: dict[str, Any] = {
+    "first step": make_pipeline(Centred(), LogisticRegression()),
+    "step": make_pipeline(StandardScaler(), Centred(), LogisticRegression()),
+    "column transformer": make_pipeline(
+        ColumnTransformer([("own", Centred(), [0])], remainder="passthrough"), LogisticRegression()
+    ),
+    "union": make_pipeline(FeatureUnion([("own", Centred()), ("scaled", StandardScaler())]), LogisticRegression()),
+    "function in a column transformer": make_pipeline(
+        ColumnTransformer([("own", make_pipeline(StandardScaler(), FunctionTransformer(centred)), [0, 1])]),
+        LogisticRegression(),
+    ),
+    "vote": VotingClassifier([("own", make_pipeline(Centred(), LogisticRegression())), ("other", GaussianNB())]),
+    "calibrated": CalibratedClassifierCV(make_pipeline(Centred(), LogisticRegression()), cv=2),
+    "target": TransformedTargetRegressor(LinearRegression(), func=centred, inverse_func=centred, check_inverse=False),
+    "weights": KNeighborsClassifier(weights=shares),
+    "outputs": MultiOutputRegressor(make_pipeline(Centred(), LinearRegression())),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_own_code_anywhere_in_a_model_is_not_predicted_with_other_clients_rows(name: str) -> None:
+    X = np.random.default_rng(0).normal(size=(COUNT, 2))
+    y = np.column_stack([X[:, 0], X[:, 1]]) if name == "outputs" else (X[:, 0] > 0).astype(int)
+    found = opened(NESTED[name].fit(X, y), "joblib")
+    assert not found.by_row
+    signature = Signature("matrix", (TensorSpec("input-0", "FP64", (-1, 2)),), (TensorSpec("predict", "FP64", (-1,)),))
+    assert not model_of(replace(found, signature=signature), None).can_join
+
+
+def test_functions_of_the_library_do_not_keep_rows_apart() -> None:
+    X = np.random.default_rng(0).normal(size=(COUNT, 4))
+    for step in (SelectKBest(f_classif, k=2), FeatureAgglomeration(2), FunctionTransformer(np.abs)):
+        assert opened(make_pipeline(step, LogisticRegression()).fit(X, X[:, 0] > 0), "joblib").by_row
 
 
 def test_clusters_use_one_thread_wherever_they_were_fitted() -> None:
