@@ -24,6 +24,7 @@ from mlmodel_server.tensors import (
     named,
     quoted,
 )
+from mlmodel_server.texts import guess
 
 PREDICT = "predict"
 _FURTHER = {name for method in methods.FURTHER for name in methods.named(method)}
@@ -73,7 +74,9 @@ class Model:
             return self._default
         for name in outputs:
             if name not in self._outputs:
-                raise RequestError(f"unknown output {quoted(name)}; the model has {self._offered()}")
+                raise RequestError(
+                    f"unknown output {quoted(name)}{guess(name, self._outputs)}; the model has {self._offered()}"
+                )
         if len(set(outputs)) < len(outputs):
             raise RequestError("outputs has the same name twice: names must be unique")
         return tuple(outputs)
@@ -229,7 +232,10 @@ class Model:
             if index is None:
                 if self.signature.ignores_others:
                     continue
-                raise RequestError(f"unknown input {quoted(tensor.name)}; the model has {self._names()}")
+                raise RequestError(
+                    f"unknown input {quoted(tensor.name)}{guess(tensor.name, self._columns)}; "
+                    f"the model has {self._names()}"
+                )
             if arrays[index] is not None:
                 raise RequestError(f"input {quoted(tensor.name)} appears twice: names must be unique")
             arrays[index] = convert(tensor, specs[index])

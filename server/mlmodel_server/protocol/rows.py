@@ -30,6 +30,7 @@ from mlmodel_server.tensors import (
     quoted,
     reject_duplicates,
 )
+from mlmodel_server.texts import guess
 
 Specs = Sequence[TensorSpec]
 
@@ -131,7 +132,9 @@ def _check_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
     known = {spec.name for spec in specs}
     unknown = [name for name in given if name not in known]
     if unknown and not isinstance(specs, Inputs):
-        raise RequestError(f"{where}unknown feature {quoted(unknown[0])}; the model has {_listed(specs)}")
+        raise RequestError(
+            f"{where}unknown feature {quoted(unknown[0])}{guess(unknown[0], known)}; the model has {_listed(specs)}"
+        )
     missing = [spec.name for spec in specs if spec.name not in given]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""

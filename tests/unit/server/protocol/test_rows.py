@@ -205,7 +205,7 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         (people(member="true"), PEOPLE, "feature 'member' must be an array of booleans, not text"),
         (people(member=None), PEOPLE, "feature 'member' must be an array of booleans, not null"),
         (people(age=1e300), PEOPLE, "feature 'age' holds a number outside the range of INT64"),
-        (people(agee=1), PEOPLE, "row 1: unknown feature 'agee'; the model has age, height, city, member"),
+        (people(agee=1), PEOPLE, "row 1: unknown feature 'agee' (did you mean 'age'?); the model has age"),
         ([ANN, {"age": 1}], PEOPLE, "row 1: missing feature 'height' and 2 more"),
         ([ANN, {**ANN, "extra": 1}], PEOPLE, "row 1: unknown feature 'extra'"),
         ([ANN, [1]], PEOPLE, "row 1 must be an object by feature name"),
