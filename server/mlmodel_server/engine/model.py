@@ -19,6 +19,7 @@ from mlmodel_server.tensors import (
     InferResponse,
     Tensor,
     TensorSpec,
+    about_dates,
     datatype_of,
     is_missing,
     named,
@@ -343,7 +344,8 @@ def _elements(tensor: Tensor, spec: TensorSpec) -> Array:
 
 
 def _misfit(tensor: Tensor, spec: TensorSpec) -> RequestError:
-    return RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
+    hint = about_dates(tensor.array.flat[0]) if tensor.datatype == "BYTES" and tensor.array.size else ""
+    return RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}{hint}")
 
 
 def _fits(sent: str, declared: str) -> bool:

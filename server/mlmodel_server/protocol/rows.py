@@ -25,6 +25,7 @@ from mlmodel_server.tensors import (
     InferRequest,
     Tensor,
     TensorSpec,
+    about_dates,
     kind,
     missing_texts,
     quoted,
@@ -217,4 +218,5 @@ def _misfit(value: Any, spec: TensorSpec, row: int, depth: int) -> str:
     must_be = f"an array of {_MANY[element]}" if depth else _ONE[element]
     if spec.column is not None and spec.column.format:
         must_be = f"a date as text in {spec.column.format}"
-    return f"row {row}: feature {quoted(spec.name)} must be {must_be}, not {_SENT[type(value)]}"
+    hint = "" if element is str else about_dates(value)
+    return f"row {row}: feature {quoted(spec.name)} must be {must_be}, not {_SENT[type(value)]}{hint}"
