@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
@@ -45,6 +46,7 @@ MAX_DIMENSIONS = 8
 SHAPE_RULE = f"shape must be 1 to {MAX_DIMENSIONS} integers, none below 0"
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _FEW = 64  # up to here a loop is faster than a call of numpy
 
 
@@ -189,6 +191,16 @@ def unknown_datatype(name: str, datatype: str) -> RequestError:
 def quoted(text: str) -> str:
     """Quote a name that the client sent, cut to at most 64 characters, for an error."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
+
+
+def about_dates(value: Any) -> str:
+    """Return what an error adds about a text in a column of numbers; "" unless the text looks like a date."""
+    if isinstance(value, str) and _DATE.match(value):
+        return (
+            "; a model that was fitted on dates takes them with a package that says so: mlmodel package FILE --data "
+            "rows.csv --dates COLUMN --out DIR"
+        )
+    return ""
 
 
 def reject_duplicates(names: list[str], what: str) -> None:

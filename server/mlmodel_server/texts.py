@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from heapq import nsmallest
 
 from mlmodel_server.errors import Unreadable
 
@@ -13,9 +16,28 @@ _QUOTED = re.compile(r"(['\"`]).*\1")
 _NAME = re.compile(r"[A-Za-z_][\w.]{0,99}", re.ASCII)
 
 
+_COMPARED = 100
+_COMPARED_LENGTH = 64
+"""Maximum number of names that are compared with an unknown one, and its length: a client may send many."""
+
+
 def one_line(text: str, limit: int) -> str:
     """Return the text in one line of at most ``limit`` printable characters."""
     return printable(" ".join(text.split()))[:limit]
+
+
+def guess(unknown: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'NAME'?)" if a known name is like the unknown one, else "": it follows the unknown name in
+    an error."""
+    if len(unknown) > _COMPARED_LENGTH:
+        return ""
+    spelled, names = unknown.casefold(), {name.casefold(): name for name in known}
+    if spelled in names:
+        likely = [spelled]
+    else:
+        similar = nsmallest(_COMPARED, names, key=lambda name: abs(len(name) - len(spelled)))
+        likely = get_close_matches(spelled, similar, n=1)
+    return f" (did you mean {one_line(repr(names[likely[0]]), 80)}?)" if likely else ""
 
 
 def printable(text: str) -> str:

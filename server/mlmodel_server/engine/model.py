@@ -19,11 +19,13 @@ from mlmodel_server.tensors import (
     InferResponse,
     Tensor,
     TensorSpec,
+    about_dates,
     datatype_of,
     is_missing,
     named,
     quoted,
 )
+from mlmodel_server.texts import guess
 
 PREDICT = "predict"
 _FURTHER = {name for method in methods.FURTHER for name in methods.named(method)}
@@ -73,7 +75,9 @@ class Model:
             return self._default
         for name in outputs:
             if name not in self._outputs:
-                raise RequestError(f"unknown output {quoted(name)}; the model has {self._offered()}")
+                raise RequestError(
+                    f"unknown output {quoted(name)}{guess(name, self._outputs)}; the model has {self._offered()}"
+                )
         if len(set(outputs)) < len(outputs):
             raise RequestError("outputs has the same name twice: names must be unique")
         return tuple(outputs)
@@ -229,7 +233,10 @@ class Model:
             if index is None:
                 if self.signature.ignores_others:
                     continue
-                raise RequestError(f"unknown input {quoted(tensor.name)}; the model has {self._names()}")
+                raise RequestError(
+                    f"unknown input {quoted(tensor.name)}{guess(tensor.name, self._columns)}; "
+                    f"the model has {self._names()}"
+                )
             if arrays[index] is not None:
                 raise RequestError(f"input {quoted(tensor.name)} appears twice: names must be unique")
             arrays[index] = convert(tensor, specs[index])
@@ -337,7 +344,8 @@ def _elements(tensor: Tensor, spec: TensorSpec) -> Array:
 
 
 def _misfit(tensor: Tensor, spec: TensorSpec) -> RequestError:
-    return RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}")
+    hint = about_dates(tensor.array.flat[0]) if tensor.datatype == "BYTES" and tensor.array.size else ""
+    return RequestError(f"input {quoted(tensor.name)}: datatype must be {spec.datatype}, not {tensor.datatype}{hint}")
 
 
 def _fits(sent: str, declared: str) -> bool:

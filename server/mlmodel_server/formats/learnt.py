@@ -17,8 +17,8 @@ _KEEP = ("SimpleImputer", "FunctionTransformer", "StandardScaler", "MinMaxScaler
 
 
 def columns(estimator: Any, width: int) -> tuple[dict[int, Any], list[int]]:
-    """Return for each column of the table that an encoder knows a value of its training rows (a text, number or
-    boolean), and the columns in which a missing text is None to the estimator, and not NaN."""
+    """Return for each column of the table that an encoder knows a value of its training rows (a text, number, boolean
+    or date of numpy), and the columns in which a missing text is None to the estimator, and not NaN."""
     found: dict[int, Any] = {}
     none = set()
     for column, value in _known(estimator, list(range(width)), set()):
@@ -27,6 +27,12 @@ def columns(estimator: Any, width: int) -> tuple[dict[int, Any], list[int]]:
         elif isinstance(value, str) or not isinstance(found.get(column), str):
             found[column] = value  # the last step, an encoder, knows better than an imputer before it
     return found, sorted(none)
+
+
+def dates(estimator: Any, width: int) -> list[int]:
+    """Return the columns in which an encoder knows dates."""
+    known, _ = columns(estimator, width)
+    return [column for column, value in known.items() if isinstance(value, np.datetime64)]
 
 
 def datatypes(known: Mapping[int, Any]) -> dict[int, str]:
@@ -83,7 +89,10 @@ def _of_encoder(part: Any, columns: Sequence[int]) -> Iterator[tuple[int, Any]]:
     categories = getattr(part, "categories_", None)
     if isinstance(categories, list) and len(categories) == len(columns):
         for column, known in zip(columns, categories, strict=True):
-            values = np.asarray(known).tolist()
+            if (array := np.asarray(known)).dtype.kind == "M":
+                yield from ((column, date) for date in array[:1])
+                continue
+            values = array.tolist()
             yield from ((column, value) for value in [_first(values)] if value is not None)
             if any(value is None for value in values):
                 yield column, None

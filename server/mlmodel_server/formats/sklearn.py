@@ -140,6 +140,8 @@ def _taken_by(estimator: Any) -> _Takes:
     width = getattr(estimator, "n_features_in_", 1)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
     known, none = learnt.columns(estimator, width)
+    if dates := [column for column, value in known.items() if isinstance(value, np.datetime64)]:
+        _refuse_dates([names[column] if names else f"column-{column}" for column in dates])
     datatypes = learnt.datatypes(known)
     if not names and "BYTES" in datatypes.values():
         names = [f"column-{index}" for index in range(width)]  # as package.save calls them
@@ -238,6 +240,16 @@ def _refuse_categories(estimator: Any) -> None:
                 f"its {name} was fitted on categories of a DataFrame within a {whole}: encode them with an "
                 f"OrdinalEncoder in a ColumnTransformer, or save the {name} alone"
             )
+
+
+def _refuse_dates(columns: Sequence[str]) -> None:
+    """Raise :class:`RefusedModel` for a file whose encoders know dates: it does not say how they are written, and which
+    other columns are dates."""
+    listed = ", ".join(repr(name[:40]) for name in columns[:5])
+    raise RefusedModel(
+        f"the model was fitted on dates ({listed}), and a file does not describe them: write a package with "
+        "`mlmodel package FILE --data rows.csv --dates COLUMN … --out DIR`, or package.save(model, X, y, DIR)"
+    )
 
 
 def task_of(estimator: Any) -> Task:

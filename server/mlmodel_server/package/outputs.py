@@ -19,6 +19,7 @@ from mlmodel_server.formats.methods import (
 )
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA
 from mlmodel_server.tensors import Array
+from mlmodel_server.texts import guess
 
 WHOLE = (PREDICT, PREDICT_PROBA)
 """Methods that are called with all rows, for metrics and profile."""
@@ -62,7 +63,8 @@ def wanted(estimator: Any, method: str, outputs: Sequence[str] | None) -> Wanted
     for name in (*([method] if method else ()), *(outputs or ())):
         if name not in found:
             raise UsageError(
-                f"the model has no method {name[:40]!r} that a server calls: use one of {', '.join(found)}"
+                f"the model has no method {name[:40]!r}{guess(name, found)} that a server calls: "
+                f"use one of {', '.join(found)}"
             )
     method = method or natural(list(found))
     named = {name for name in WHOLE if name in found} | {method, *(outputs or ())}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from mlmodel_server.errors import UsageError
+from mlmodel_server.formats import dates, learnt
 from mlmodel_server.formats.categories import placement
 from mlmodel_server.formats.opened import MATRIX, UnplacedCategories
 from mlmodel_server.manifest import Signature
 from mlmodel_server.package import series
 from mlmodel_server.package.series import missing_objects
 from mlmodel_server.tensors import DTYPES, Array, Tensor, TensorSpec, datatype_of
+from mlmodel_server.texts import guess
 
 
 def tensors_of(X: Any, *, integers: bool = False) -> tuple[Literal["columns", "matrix"], list[Tensor]]:
@@ -63,19 +65,53 @@ def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
         if signature.layout == "matrix":
             arrays = {specs[0].name: np.column_stack(columns)}
         else:
-            by_name = {tensor.name: tensor.array for tensor in given}
-            known = table is None and all(spec.name in by_name for spec in specs)
-            if not known and len(columns) != len(specs):
-                raise UsageError(
-                    f"X has {len(columns)} columns, but the model has {len(specs)}: pass the columns of its training"
-                )
-            arrays = by_name if known else {spec.name: column for spec, column in zip(specs, columns, strict=True)}
+            require_columns([spec.name for spec in specs], X)
+            arrays = {tensor.name: tensor.array for tensor in given}
     tensors = [_cast(spec, arrays[spec.name]) for spec in specs]
     for spec, tensor in zip(specs, tensors, strict=True):
         shape = tensor.array.shape
         if len(shape) != len(spec.shape) or any(w not in (-1, s) for w, s in zip(spec.shape, shape, strict=True)):
             raise UsageError(f"{spec.name} of X must have the shape {list(spec.shape)}, not {list(shape)}")
     return tensors
+
+
+def check_rows(estimator: Any, X: Any) -> None:
+    """Raise :class:`UsageError` if ``X`` lacks names or types of columns that a scikit-learn estimator knows."""
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+    if names == [f"Column_{index}" for index in range(len(names))]:  # LightGBM names the columns of an array
+        names = []
+    if names and not is_frame(X):
+        require_columns(names, X)
+    dated = learnt.dates(estimator, len(names) or getattr(estimator, "n_features_in_", 0))
+    if dated and not is_frame(X):
+        raise _array_of_dates("X")
+    for name in [names[column] for column in dated if names]:
+        if name in X.columns and not dates.DTYPE.fullmatch(str(X[name].dtype)):  # each would be unknown to the encoder
+            raise UsageError(
+                f"column {name!r} of X has the dtype {str(X[name].dtype)[:40]}, but the model was fitted on dates: "
+                f"convert it with pandas.to_datetime, or add --dates {name} on the command line"
+            )
+
+
+def require_columns(names: Sequence[str], X: Any) -> None:
+    """Raise :class:`UsageError` unless ``X`` is a DataFrame with the columns that a model knows by name.
+
+    An array may have the same columns in another order, or of other types, and nothing would show it.
+    """
+    listed = ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    if not is_frame(X):
+        raise UsageError(
+            f"X is an array, but the model knows its columns by name ({listed}): pass a DataFrame with these columns, "
+            "such as X_test and not X_test.values"
+        )
+    given = [str(name) for name in X.columns]
+    absent = [str(name) for name in names if str(name) not in given]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise UsageError(
+            f"X lacks the column {absent[0]!r}{guess(absent[0], given)}{more}: pass the columns that the model was "
+            f"fitted on, which are {listed}"
+        )
 
 
 def category_columns(categories: UnplacedCategories, X: Any) -> tuple[str, ...]:
@@ -136,15 +172,37 @@ def missing(array: Array) -> Array:
 
 
 def _narrowed(column: Array) -> Array:
-    """Return a column of an object array as numbers if all its values are numbers."""
+    """Return a column of an object array as numbers or booleans if all its values are."""
+    if all(isinstance(value, (bool, np.bool_)) for value in column):
+        return column.astype(bool)
     if all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in column):
         return column.astype(np.float64)
     return column
 
 
 def _column(name: str, values: Array) -> Tensor:
+    """Return a column of an array that is not all numbers. Raise :class:`UsageError` if it is neither text nor
+    numbers."""
     datatype = datatype_of(values.dtype)
-    return Tensor(name, datatype, _texts(values) if datatype == "BYTES" else values)
+    if datatype != "BYTES":
+        return Tensor(name, datatype, values)
+    texts = _texts(values)
+    other = next((value for value in texts if value is not None and not isinstance(value, str)), None)
+    if other is not None:
+        if type(other).__name__ in ("datetime64", "datetime", "date", "Timestamp"):
+            raise _array_of_dates(f"{name} of X")
+        raise UsageError(
+            f"{name} of X has values that are neither all text nor all numbers, such as one of the type "
+            f"{type(other).__name__[:40]}, which no request can have: convert it to one of them, and fit again"
+        )
+    return Tensor(name, datatype, texts)
+
+
+def _array_of_dates(what: str) -> UsageError:
+    return UsageError(
+        f"{what} has dates, and an array does not say of which type: fit the model on a DataFrame, and pass such a "
+        "DataFrame as X"
+    )
 
 
 def _texts(values: Array) -> Array:

@@ -34,6 +34,7 @@ from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.scores import scores
 from mlmodel_server.package.table import (
     category_columns,
+    check_rows,
     described,
     missing,
     specs_of,
@@ -161,6 +162,7 @@ def build(
         raise UsageError(str(error)) from error
     if hasattr(dumped.estimator, "X_thresholds_") and np.ndim(X) == 1:  # an isotonic regression, fitted on one column
         X = X.to_frame() if hasattr(X, "to_frame") else np.reshape(X, (-1, 1))
+    check_rows(dumped.estimator, X)
     opened, signature, tensors, arrays, columns, chosen = _as_the_library(dumped, model, X, method, outputs)
     signature = msgspec.structs.replace(
         signature,

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import jsonbody, rows, v1
-from mlmodel_server.tensors import InferRequest, Tensor, kind, quoted
+from mlmodel_server.tensors import InferRequest, Tensor, about_dates, kind, quoted
 
 CSV = b"text/csv"
 MISSING = frozenset(
@@ -91,7 +91,7 @@ def _value(text: str, element: type, row: int, name: str) -> Any:
         number = inf
     if "_" in text or isinf(number):
         expected = {float: "a number", int: "an integer", bool: "true or false"}[element]
-        raise RequestError(f"row {row}: feature {quoted(name)} must be {expected}")
+        raise RequestError(f"row {row}: feature {quoted(name)} must be {expected}{about_dates(text)}")
     return number
 
 

@@ -25,11 +25,13 @@ from mlmodel_server.tensors import (
     InferRequest,
     Tensor,
     TensorSpec,
+    about_dates,
     kind,
     missing_texts,
     quoted,
     reject_duplicates,
 )
+from mlmodel_server.texts import guess
 
 Specs = Sequence[TensorSpec]
 
@@ -131,7 +133,9 @@ def _check_names(given: Mapping[str, Any], specs: Specs, where: str) -> None:
     known = {spec.name for spec in specs}
     unknown = [name for name in given if name not in known]
     if unknown and not isinstance(specs, Inputs):
-        raise RequestError(f"{where}unknown feature {quoted(unknown[0])}; the model has {_listed(specs)}")
+        raise RequestError(
+            f"{where}unknown feature {quoted(unknown[0])}{guess(unknown[0], known)}; the model has {_listed(specs)}"
+        )
     missing = [spec.name for spec in specs if spec.name not in given]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -214,4 +218,5 @@ def _misfit(value: Any, spec: TensorSpec, row: int, depth: int) -> str:
     must_be = f"an array of {_MANY[element]}" if depth else _ONE[element]
     if spec.column is not None and spec.column.format:
         must_be = f"a date as text in {spec.column.format}"
-    return f"row {row}: feature {quoted(spec.name)} must be {must_be}, not {_SENT[type(value)]}"
+    hint = "" if element is str else about_dates(value)
+    return f"row {row}: feature {quoted(spec.name)} must be {must_be}, not {_SENT[type(value)]}{hint}"

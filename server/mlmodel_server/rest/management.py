@@ -7,16 +7,19 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.page import Page, page
 from mlmodel_server.page.reference import reference
 from mlmodel_server.rest import openapi, schemas
+from mlmodel_server.rest.endpoints import endpoints
 from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import failure_of
 from mlmodel_server.tensors import quoted
+from mlmodel_server.texts import guess
 
 FEEDBACK_BYTES = 1 << 20
 """Maximum size of the body of one request of feedback."""
@@ -149,6 +152,8 @@ def _pages(app: FastAPI, serving: Serving) -> None:
 
 
 def _errors(app: FastAPI, serving: Serving) -> None:
+    known = [*endpoints(serving), *(route.path for route in app.routes if isinstance(route, APIRoute))]
+
     @app.exception_handler(RequestError)
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> JSONResponse:
@@ -159,7 +164,8 @@ def _errors(app: FastAPI, serving: Serving) -> None:
     async def not_routed(request: Request, failure: HTTPException) -> JSONResponse:
         path = quoted(request.url.path)
         if failure.status_code == 404:
-            message = f"path {path} not found: this server serves /v2/models/{serving.name}, see /docs"
+            similar = guess(request.url.path, known)
+            message = f"path {path} not found{similar}: this server serves /v2/models/{serving.name}, see /docs"
         else:
             message = f"method {request.method} is not allowed at {path}: see /docs"
         headers = dict(failure.headers or {})

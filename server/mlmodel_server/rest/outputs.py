@@ -1,4 +1,8 @@
-"""The outputs of the model that a request selects in its query: ``?outputs=predict_proba,decision_function``."""
+"""The outputs of the model that a request selects in its query: ``?outputs=predict_proba,decision_function``.
+
+It is the only parameter of a query. Another one is rejected: a typing error would get the default outputs, as if the
+query had selected them. No protocol that the server speaks has a parameter that a server must ignore.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,8 @@ from mlmodel_server.engine.model import Model
 from mlmodel_server.errors import RequestError
 from mlmodel_server.rest.body import Head
 from mlmodel_server.rest.endpoints import Endpoint
-from mlmodel_server.tensors import InferRequest
+from mlmodel_server.tensors import InferRequest, quoted
+from mlmodel_server.texts import guess
 
 NAME = "outputs"
 
@@ -22,11 +27,9 @@ def with_query(endpoint: Endpoint, query: bytes, model: Model) -> tuple[Endpoint
     Its ``decode`` raises :class:`RequestError` for a wrong query: after the API key, before it parses rows.
     """
     try:
-        names = _parse(query)
+        names = _parse(query, endpoint.no_outputs)
         if names is None:
             return endpoint, False
-        if endpoint.no_outputs:
-            raise RequestError(endpoint.no_outputs)
         outputs = model.select_outputs(names)
     except RequestError as error:
         return replace(endpoint, decode=_rejects(error)), False
@@ -34,10 +37,23 @@ def with_query(endpoint: Endpoint, query: bytes, model: Model) -> tuple[Endpoint
     return replace(endpoint, decode=_selects(endpoint.decode, outputs)), query == usual
 
 
-def _parse(query: bytes) -> list[str] | None:
-    """Return the names in a query, None if it does not select outputs. Other parameters are ignored."""
-    fields = [field.partition("=") for field in query.decode("latin-1").split("&")]
-    found = [value for name, _, value in fields if unquote(name) == NAME]
+def _parse(query: bytes, no_outputs: str) -> list[str] | None:
+    """Return the names in a query, None if it is empty. ``no_outputs`` is the error of a path that has none."""
+    fields = [field.partition("=") for field in query.decode("latin-1").split("&") if field]
+    found = []
+    for spelled, _, value in fields:
+        name = unquote(spelled.replace("+", " "))
+        if name == NAME and not no_outputs:
+            found.append(value)
+        elif name == NAME:
+            raise RequestError(no_outputs)
+        elif no_outputs:
+            raise RequestError(f"unknown parameter {quoted(name)} in the query: this path has none, remove it")
+        else:
+            raise RequestError(
+                f"unknown parameter {quoted(name)}{guess(name, [NAME])} in the query: use {NAME}=NAME,NAME, which "
+                "selects outputs of the model, or remove it"
+            )
     if not found:
         return None
     if len(found) > 1:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 import yaml
 
+from mlmodel_server import texts
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.formats.trees import whole
 from mlmodel_server.loading.trust import open_artefact
 from mlmodel_server.manifest import Manifest, parse
-from mlmodel_server.texts import one_line, reason_of
+from mlmodel_server.texts import guess, one_line, reason_of
 
 SECRET = "hush-4711"
 
@@ -83,3 +85,37 @@ def test_a_description_that_is_wrong_is_not_quoted(layout: str) -> None:
 def test_a_line_is_bounded_and_printable() -> None:
     assert one_line("a\n b\x1b\u202e", 100) == "a b\\u001b\\u202e"
     assert one_line("\x00" * 500, 100) == ("\\u0000" * 100)[:100]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "known", "guessed"),
+    [
+        ("agee", ["fee", "age"], " (did you mean 'age'?)"),
+        ("AGE", ["fee", "age"], " (did you mean 'age'?)"),
+        ("age", ["fee", "Age of \x1b[2J"], ""),
+        ("Größe", ["große"], " (did you mean 'große'?)"),
+        ("x", ["age", "fee"], ""),
+        ("", ["age"], ""),
+        ("age", [], ""),
+    ],
+)
+def test_an_unknown_name_gets_a_similar_one(unknown: str, known: list[str], guessed: str) -> None:
+    assert guess(unknown, known) == guessed
+
+
+def test_a_similar_name_has_no_control_character() -> None:
+    assert "\x1b" not in guess("age1", ["age\x1b"])
+
+
+def test_many_long_names_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def counting(word: str, names: Any, n: int) -> list[str]:
+        compared.extend(names)
+        return []
+
+    monkeypatch.setattr(texts, "get_close_matches", counting)
+    assert guess("a" * 65, [f"column {number}" for number in range(2_000)]) == ""
+    assert not compared
+    guess("column", [f"column {number}" for number in range(2_000)])
+    assert len(compared) == 100

@@ -149,6 +149,11 @@ def test_columns_may_be_in_any_order_and_of_one_or_two_dimensions(customers: Mod
     ("index", "tensor", "words"),
     [
         (0, column("amount", "x", datatype="BYTES"), "input 'amount': datatype must be FP64, not BYTES"),
+        (
+            0,
+            column("amount", "2024-03-01", datatype="BYTES"),
+            "must be FP64, not BYTES; a model that was fitted on dates",
+        ),
         (1, column("count", 1.5), "input 'count': datatype is INT64, so FP64 must have whole numbers in the range"),
         (1, column("count", 1e300), "input 'count': datatype is INT64, so FP64 must have whole numbers in the range"),
         (1, column("count", 2**63, datatype="UINT64"), "datatype is INT64, so UINT64 must have whole numbers in the"),

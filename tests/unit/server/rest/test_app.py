@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,21 @@ def test_a_wrong_method_names_head() -> None:
     assert dict(headers)[b"allow"] == b"GET, HEAD"
 
 
+@pytest.mark.parametrize(
+    ("path", "similar"),
+    [
+        ("/predct", "'/predict'"),
+        ("/v1/models/duoble:predict", "'/v1/models/double:predict'"),
+        ("/V2/models/double", "'/v2/models/double'"),
+        ("/admin/shell", ""),
+    ],
+)
+def test_an_unknown_path_gets_a_similar_one(path: str, similar: str) -> None:
+    status, answer = post(application(), path, {})
+    assert status == 404
+    assert re.findall(r"did you mean (.*)\?\)", answer["error"]) == ([similar] if similar else [])
+
+
 PROBA = [[1.0, 1.0], [2.0, 4.0]]
 
 
@@ -129,10 +145,11 @@ PROBA = [[1.0, 1.0], [2.0, 4.0]]
     ("query", "predictions"),
     [
         ("", [1.0, 2.0]),
-        ("?other=1", [1.0, 2.0]),
+        ("?", [1.0, 2.0]),
+        ("?&", [1.0, 2.0]),
         ("?outputs=predict", [1.0, 2.0]),
         ("?outputs=predict_proba", PROBA),
-        ("?a=1&outputs=predict%5Fproba&b", PROBA),
+        ("?&outputs=predict%5Fproba&", PROBA),
         ("?outputs=decision%20function", [-1.0, -2.0]),
         ("?outputs=decision+function", [-1.0, -2.0]),
         ("?outputs=a%2Cb", [2.0, 3.0]),
@@ -157,12 +174,23 @@ def test_the_query_selects_outputs(path: str, query: str, predictions: Any) -> N
         ("outputs=predict,predict", "the same name twice"),
         ("outputs=predict&outputs=predict_proba", "the query has outputs twice: send one, with a comma"),
         ("outputs=%ff", "unknown output"),
+        ("outputs=predict-proba", "unknown output 'predict-proba' (did you mean 'predict_proba'?); the model has"),
     ],
 )
 def test_a_wrong_selection_is_rejected_before_rows_are_parsed(path: str, query: str, words: str) -> None:
     status, answer = post(application(), f"{path}?{query}", {"not": "rows"})
     assert status == 400
     assert words in answer["error"]
+
+
+@pytest.mark.parametrize("query", ["output=predict_proba", "outputs=predict&a=1", "OUTPUTS=predict", "a", "=1", "%ff"])
+@pytest.mark.parametrize("path", [*BODIES, INFER, EXPLAIN])
+def test_a_parameter_that_no_path_has_is_rejected_on_every_path(path: str, query: str) -> None:
+    status, answer = post(application((*NAMES, CONTRIBUTIONS)), f"{path}?{query}", {"not": "rows"})
+    assert status == 400
+    if query == "output=predict_proba":
+        expected = "did you mean 'outputs'?" if path in BODIES else "unknown parameter 'output' in the query"
+        assert expected in answer["error"]
 
 
 def test_other_endpoints_say_where_outputs_are_selected() -> None:
@@ -214,7 +242,7 @@ def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
 def test_no_client_fills_the_fast_path_with_targets() -> None:
     app = application()
     known = set(app.fast_endpoints)
-    for spelling in ("?outputs=%70redict", "?a=1&outputs=predict", "?outputs=nothing", "?x=1"):
+    for spelling in ("?outputs=%70redict", "?&outputs=predict", "?outputs=nothing", "?x=1"):
         post(app, ROWS + spelling, BODIES[ROWS])
     assert set(app.fast_endpoints) == known
     app = application([f"o{number}" for number in range(LEARNT_TARGETS + 9)])

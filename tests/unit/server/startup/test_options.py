@@ -43,7 +43,9 @@ def test_options_have_defaults() -> None:
         ("--watts-per-core", "0", "watts, above 0"),
         ("--watts-per-core", "nan", "watts, above 0"),
         ("--watts-per-core", "many", "watts, above 0"),
-        ("--trust", "all", "strict"),
+        ("--trust", "all", "unknown value 'all'; use one of strict, signed, unsafe"),
+        ("--trust", "sign", "unknown value 'sign' (did you mean 'signed'?); use one of strict, signed, unsafe"),
+        ("--prt", "9000", "unknown argument '--prt' (did you mean '--port'?)"),
     ],
 )
 def test_an_error_names_the_option_and_what_to_give(
