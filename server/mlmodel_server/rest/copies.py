@@ -47,7 +47,6 @@ class HttpCopy(Copy):
 
     def __init__(self, endpoint: Endpoint, content: Content, limits: Limits) -> None:
         self._endpoint, self._content, self._limits = endpoint, content, limits
-        self.deadline = perf_counter() + limits.timeout
 
     @property
     def is_large(self) -> bool:
