@@ -132,7 +132,8 @@ class _Region:
     def wipe(self) -> None:
         """Fill all that was ever written with zeros. Pages that were never used stay unused."""
         used = min(self.words[_END], self.size)
-        for word in range(_HEADER, _HEADER + min(self.words[_LAST], self.capacity) * _RECORD):
+        records = min(self.words[_LAST] + 1, self.capacity)  # the first has number 1
+        for word in range(_HEADER, _HEADER + records * _RECORD):
             self.words[word] = 0
         self.ring[:used] = bytes(used)
         self.words[_FIRST] = self.words[_LAST] + 1

@@ -385,6 +385,16 @@ def test_the_successor_of_a_worker_continues_numbers_shares_and_counts() -> None
     assert sample.places()[-1][1] == keys[-1][1] + 1
 
 
+@pytest.mark.parametrize("number", [1, 2, 99, 100, 101, 102, 250])
+def test_wiping_leaves_zeros_behind_the_header(number: int) -> None:
+    sample = started(100)
+    for _ in range(number):
+        sample.keep(content(b"marker"), {})
+    assert memory(sample)[64:].strip(b"\0")
+    sample.wipe()
+    assert memory(sample)[64:].strip(b"\0") == b""
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_wiping_leaves_no_byte_of_a_request_and_keeps_nothing_afterwards(workers: int) -> None:
     sample = Sample(100, workers, 1 << 20)
