@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from mlmodel_server.engine import selftest
@@ -28,8 +29,12 @@ from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.protocol import v2
+from mlmodel_server.rehearsal.authentic import Content
+from mlmodel_server.rehearsal.sample import Sample
+from mlmodel_server.rehearsal.target import TargetFile
 from mlmodel_server.serving.access import ApiKeys, Certificate
 from mlmodel_server.serving.context import Limits, Serving
+from mlmodel_server.serving.copies import Copy
 from mlmodel_server.startup.builtin import build
 from mlmodel_server.startup.choose import Choice, choose
 
@@ -62,7 +67,13 @@ def can_be_shared(loaded: Loaded, threads: int) -> bool:
     return threads == 1 and loaded.format not in FAMILIES["tensorflow"]
 
 
-def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
+def sample_of(arguments: argparse.Namespace) -> Sample | None:
+    """Return the memory for the sample of requests, None if rehearsals are off. Call this before any fork."""
+    wanted = arguments.rehearsal and arguments.rehearsal_requests
+    return Sample(arguments.rehearsal_requests, arguments.workers) if wanted else None
+
+
+def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | None = None) -> Serving:
     """Do all that can be done once, before workers are forked. Raise :class:`MLModelError`."""
     keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
     certificate = _certificate(arguments)
@@ -119,10 +130,21 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         ),
         shadow=shadow,
         payloads=payloads,
+        sample=sample,
+        rehearsal=TargetFile(arguments.rehearsal, arguments.api_keys) if sample else None,
         grpc=_grpc(arguments),
         keys=keys,
         certificate=certificate,
     )
+
+
+def copy_of_call(serving: Serving) -> Callable[[Content], Copy] | None:
+    """Return what reads copies of gRPC calls; None if the server serves no gRPC, or no rehearsal."""
+    if not serving.grpc or not serving.rehearsal:
+        return None
+    from mlmodel_server.rpc.copies import CallCopy  # without grpc, whose threads would not survive the fork
+
+    return lambda content: CallCopy(content, serving)
 
 
 def _properties(choice: Choice, loaded: Loaded) -> dict[str, str]:
