@@ -55,7 +55,7 @@ class Application:
         endpoint = self.fast_endpoints.get(target)
         if endpoint is None:  # SIGTERM came between the headers and the end of the body
             return False
-        exchange = FastExchange(endpoint, dict(headers), started, self._limits, body, connection)
+        exchange = FastExchange(endpoint, target, dict(headers), started, self._limits, body, connection)
         if ENCODING in exchange.headers:  # decompression may take long
             return False
         try:
@@ -85,7 +85,9 @@ class Application:
         if endpoint is None and not path.endswith(("/infer", "/infer/")):
             await self._manage(scope, receive, send)
             return
-        exchange = AsgiExchange(endpoint or UNKNOWN, dict(scope["headers"]), perf_counter(), self._limits, receive)
+        exchange = AsgiExchange(
+            endpoint or UNKNOWN, _target(scope), dict(scope["headers"]), perf_counter(), self._limits, receive
+        )
         error = _routing_error(scope, endpoint, self.pipeline.serving)
         try:
             reply = self.pipeline.reject(exchange, error) if error else await self.pipeline.serve(exchange)
@@ -100,7 +102,7 @@ class Application:
             return endpoint
         endpoint, usual = outputs.with_query(endpoint, query, self.pipeline.serving.model)
         if usual and not self.pipeline.serving.draining and len(self.fast_endpoints) < self._max_fast:
-            self.fast_endpoints[scope["raw_path"] + b"?" + query] = endpoint
+            self.fast_endpoints[_target(scope)] = endpoint
         return endpoint
 
     async def _manage(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,6 +128,13 @@ class Application:
             await send(message)
 
         return closing
+
+
+def _target(scope: Scope) -> bytes:
+    """Return the path and query as in the request line."""
+    query: bytes = scope["query_string"]
+    path: bytes = scope["raw_path"]
+    return path + b"?" + query if query else path
 
 
 async def _send(send: Send, reply: Reply) -> None:

@@ -64,8 +64,8 @@ def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], sta
     )
 
 
-async def read(head: Head, receive: Callable[[], Awaitable[MutableMapping[str, Any]]], limits: Limits) -> bytes | None:
-    """Return the body, decompressed; None if the client disconnects. Raise :class:`RequestError` 413 over the limit."""
+async def read(receive: Callable[[], Awaitable[MutableMapping[str, Any]]], limits: Limits) -> bytes | None:
+    """Return the body as sent; None if the client disconnects. Raise :class:`RequestError` 413 over the limit."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if message.get("more_body") or message["type"] != "http.request":
@@ -81,10 +81,13 @@ async def read(head: Head, receive: Callable[[], Awaitable[MutableMapping[str, A
         body = b"".join(chunks)
     if len(body) > limits.max_body:
         raise _too_long(limits)
-    return _decompress(body, head.encoding, limits) if head.encoding else body
+    return body
 
 
-def _decompress(body: bytes, encoding: bytes, limits: Limits) -> bytes:
+def decompress(body: bytes, encoding: bytes, limits: Limits) -> bytes:
+    """Return the body without its ``encoding``; b"" is none. Raise :class:`RequestError` 400, or 413 over the limit."""
+    if not encoding:
+        return body
     decompressor = zlib.decompressobj(wbits=31 if encoding == b"gzip" else 15)
     try:
         plain = decompressor.decompress(body, limits.max_body + 1)

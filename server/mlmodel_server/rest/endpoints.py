@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlmodel_server.errors import RequestError
@@ -30,13 +30,15 @@ class Endpoint:
     decode: Callable[[Head, bytes], InferRequest]
     encode: Callable[[InferRequest, Answer], tuple[Headers, bytes]]
     no_outputs: str = ""
+    is_sampled: bool = True
+    """Whether the sample for a rehearsal may have its requests: predictions that name no version."""
 
 
 def _not_served(*_: Any) -> Any:
     raise AssertionError("the pipeline rejects a request without an endpoint")
 
 
-UNKNOWN = Endpoint("POST (unknown)", "", frozenset(), _not_served, _not_served)
+UNKNOWN = Endpoint("POST (unknown)", "", frozenset(), _not_served, _not_served, is_sampled=False)
 """The endpoint of inference requests to an unknown path: they are counted and rejected."""
 
 
@@ -73,6 +75,7 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
         _explain_request(serving),
         _explain_answer,
         ":explain has one output: remove outputs from the query, or send the request to :predict",
+        is_sampled=False,
     )
     plain = Endpoint(
         "POST /predict",
@@ -83,7 +86,7 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
     )
     paths = {
         f"{v2_base}/infer": infer,
-        f"{v2_base}/versions/{serving.version}/infer": infer,
+        f"{v2_base}/versions/{serving.version}/infer": replace(infer, is_sampled=False),
         f"{v1_base}:predict": predict,
         f"{v1_base}:explain": explain,
         "/invocations": table,

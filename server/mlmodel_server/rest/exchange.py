@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from mlmodel_server.rest.body import TIMEOUT, Head, head_of, read
+from mlmodel_server.rehearsal.authentic import CONTENT_TYPE, ENCODING, JSON_LENGTH, Content
+from mlmodel_server.rest.body import TIMEOUT, Head, decompress, head_of, read
 from mlmodel_server.rest.connection import Answerable
 from mlmodel_server.rest.endpoints import Endpoint
 from mlmodel_server.rest.reply import Reply, reply_of
@@ -28,16 +29,37 @@ LARGE = 256 << 10
 class HttpExchange(Exchange[Reply]):
     """The common part of the fast path and the ASGI path."""
 
-    __slots__ = ("body", "endpoint", "head", "headers", "limits", "started")
+    __slots__ = ("body", "endpoint", "head", "headers", "limits", "raw", "started", "target")
 
     endpoint: Endpoint
+    target: bytes
+    """Path and query as sent."""
     limits: Limits
+    raw: bytes | None
+    """The body as sent, None until it is read."""
     body: bytes
+    """The body, decompressed."""
     head: Head
 
     @property
     def route(self) -> str:
         return self.endpoint.route
+
+    @property
+    def is_sampled(self) -> bool:
+        return self.endpoint.is_sampled
+
+    def content(self) -> Content | None:
+        if self.raw is None:
+            return None
+        headers = self.headers
+        return Content(
+            self.target,
+            headers.get(CONTENT_TYPE, b""),
+            headers.get(JSON_LENGTH, b""),
+            headers.get(ENCODING, b""),
+            self.raw,
+        )
 
     def check(self) -> int:
         head = self.head = head_of(self.headers, self.endpoint.content_types, self.started, self.limits)
@@ -77,14 +99,16 @@ class FastExchange(HttpExchange):
     def __init__(
         self,
         endpoint: Endpoint,
+        target: bytes,
         headers: Mapping[bytes, bytes],
         started: float,
         limits: Limits,
         body: bytes,
         connection: Answerable,
     ) -> None:
-        self.endpoint, self.headers, self.started, self.limits = endpoint, headers, started, limits
-        self.body, self.connection = body, connection
+        self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
+        self.raw = self.body = body
+        self.connection = connection
 
     async def read(self) -> None:
         pass
@@ -96,13 +120,21 @@ class AsgiExchange(HttpExchange):
     __slots__ = ("_receive",)
 
     def __init__(
-        self, endpoint: Endpoint, headers: Mapping[bytes, bytes], started: float, limits: Limits, receive: Receive
+        self,
+        endpoint: Endpoint,
+        target: bytes,
+        headers: Mapping[bytes, bytes],
+        started: float,
+        limits: Limits,
+        receive: Receive,
     ) -> None:
-        self.endpoint, self.headers, self.started, self.limits = endpoint, headers, started, limits
+        self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
+        self.raw = None
         self._receive = receive
 
     async def read(self) -> None:
-        body = await read(self.head, self._receive, self.limits)
-        if body is None:
+        raw = await read(self._receive, self.limits)
+        if raw is None:
             raise Disconnected
-        self.body = body
+        self.body = decompress(raw, self.head.encoding, self.limits)
+        self.raw = raw

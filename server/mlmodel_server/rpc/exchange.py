@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from mlmodel_server.rehearsal.authentic import GRPC, Content
 from mlmodel_server.rpc import codec
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.serving import describe
@@ -29,7 +30,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     """A ModelInfer call. gRPC has already read the message and checked its size; it is parsed after the API key and the
     room in the queue have been checked."""
 
-    __slots__ = ("_deadline", "_limit", "_message", "_raw", "_serving", "headers", "started")
+    __slots__ = ("_deadline", "_limit", "_message", "_names_no_version", "_raw", "_serving", "headers", "started")
 
     _message: pb.ModelInferRequest
 
@@ -37,7 +38,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     is_large = False
 
     def __init__(self, raw: bytes, context: Context, serving: Serving) -> None:
-        self._raw, self._serving = raw, serving
+        self._raw, self._serving, self._names_no_version = raw, serving, False
         self.headers, self.started = headers_of(context), perf_counter()
         left = context.time_remaining()
         left = inf if left is None else left
@@ -52,6 +53,13 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     def limit(self) -> Limit:
         return self._limit
 
+    @property
+    def is_sampled(self) -> bool:
+        return self._names_no_version
+
+    def content(self) -> Content:
+        return Content(GRPC, b"", b"", b"", self._raw)
+
     def check(self) -> int:
         return 0
 
@@ -60,6 +68,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
 
     def decode(self) -> InferRequest:
         self._message = codec.parse(pb.ModelInferRequest, self._raw)
+        self._names_no_version = not self._message.model_version
         request = codec.decode(self._message)
         describe.check(self._serving, self._message.model_name, self._message.model_version)
         return request

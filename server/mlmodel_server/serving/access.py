@@ -8,12 +8,9 @@ import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from time import monotonic
 
 from mlmodel_server.errors import RequestError, UsageError
-
-RELOAD_SECONDS = 1.0
-"""Maximum seconds until a changed file takes effect."""
+from mlmodel_server.files import Watched, stamp
 
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})\s*:\s*([0-9a-f]{64})")
 _BEARER = b"bearer "
@@ -30,10 +27,8 @@ class ApiKeys:
     def __init__(self, path: Path) -> None:
         """Raise :class:`UsageError` if the file is missing or wrong: a server that requires keys never starts without
         them."""
-        self._path = path
-        self._stamp = _stamp(path)
+        self._file = Watched(path)
         self._names = _parsed(path)
-        self._next = 0.0
 
     def check(self, headers: Mapping[bytes, bytes]) -> str:
         """Return the name of the key in ``Authorization: Bearer KEY`` or ``x-api-key: KEY``.
@@ -52,16 +47,10 @@ class ApiKeys:
         return name
 
     def _reload(self) -> None:
-        now = monotonic()
-        if now < self._next:
+        if not self._file.has_changed():
             return
-        self._next = now + RELOAD_SECONDS
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
         try:
-            self._names = _parsed(self._path)
+            self._names = _parsed(self._file.path)
             logger.info("API keys reloaded", extra={"keys": len(self._names)})
         except UsageError as error:
             logger.error("API keys not reloaded, the former ones stay valid", extra={"error": error})
@@ -73,7 +62,7 @@ class Certificate:
     def __init__(self, certificate: Path, key: Path) -> None:
         """Raise :class:`UsageError` if a file is missing or wrong, or the key does not match the certificate."""
         self._files = certificate, key
-        self._stamp = _stamp(certificate)
+        self._stamp = stamp(certificate)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load()
@@ -94,24 +83,15 @@ class Certificate:
 
     def reload(self) -> None:
         """Load a changed certificate for new connections."""
-        stamp = _stamp(self._files[0])
-        if stamp == self._stamp:
+        now = stamp(self._files[0])
+        if now == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = now
         try:
             self._load()
             logger.info("certificate reloaded")
         except UsageError as error:
             logger.error("certificate not reloaded, the former one stays in use", extra={"error": error})
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return a value that changes with the file; it follows the links of a mounted Secret. None without the file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
 
 
 def _parsed(path: Path) -> dict[bytes, str]:

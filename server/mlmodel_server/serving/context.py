@@ -13,6 +13,8 @@ from mlmodel_server.observe.ids import PredictionIds
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
+from mlmodel_server.rehearsal.sample import Sample
+from mlmodel_server.rehearsal.target import TargetFile
 from mlmodel_server.serving.access import ApiKeys, Certificate
 
 
@@ -48,6 +50,10 @@ class Serving:
     """Copies some requests to another version."""
     payloads: PayloadLog | None = None
     """Logs some requests and responses."""
+    sample: Sample | None = None
+    """Keeps some requests in memory, for rehearsals."""
+    rehearsal: TargetFile | None = None
+    """The candidate of a rehearsal. None: the server answers no copies."""
     properties: dict[str, str] = field(default_factory=dict)
     """Further properties in the model's metadata: digest, verdict of compilation, training metrics."""
     profile: dict[str, Any] = field(default_factory=dict)

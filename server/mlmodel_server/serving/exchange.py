@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.serving.inference import Answer, Call
 from mlmodel_server.serving.lateness import Limit
 from mlmodel_server.tensors import InferRequest
@@ -70,6 +71,15 @@ class Exchange(ABC, Generic[Reply]):
     @abstractmethod
     def route(self) -> str:
         """Method and path, as the name in traces."""
+
+    @property
+    @abstractmethod
+    def is_sampled(self) -> bool:
+        """Whether another version could answer it: a prediction that names no version."""
+
+    @abstractmethod
+    def content(self) -> Content | None:
+        """Return the request as the client sent it; None before :meth:`read`."""
 
     @abstractmethod
     def check(self) -> int:

@@ -47,6 +47,11 @@ class Pipeline:
         """Publish the counts. Call this about ten times a second."""
         self._recorder.queued = self.inference.waiting
         self._recorder.fold()
+        self._reporter.tick()
+
+    def wipe(self) -> None:
+        """Wipe the sample of requests. Call this in the event loop at the start of draining."""
+        self._reporter.wipe()
 
     def cut(self) -> None:
         """Answer every request that waits with 503: the process exits soon. Call this at the end of draining."""

@@ -1,4 +1,4 @@
-"""Reports every answered request to the metrics and, if they are on, to traces, shadow and payload log."""
+"""Reports every answered request to the metrics and, if they are on, to traces, shadow, payload log and sample."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import Exchange
 from mlmodel_server.serving.inference import Answer
 
+SAMPLED = frozenset((200, 400, 500))
+"""Statuses of requests that the sample may have: answered or failed by the model, not rejected before it or shed."""
+
 
 class Reporter:
     """Belongs to one process. It delays no response: it runs after the response has been encoded."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving, self._recorder = serving, serving.recorder
-        self._shadow, self._payloads = serving.shadow, serving.payloads
+        self._shadow, self._payloads, self._sample = serving.shadow, serving.payloads, serving.sample
         self._tracing: tracing.Tracing | None = None
 
     def start(self, slot: int) -> None:
@@ -31,7 +34,19 @@ class Reporter:
             self._shadow.start(slot)
         if self._payloads:
             self._payloads.start(slot)
+        if self._sample:
+            self._sample.start(slot)
         self._tracing = tracing.start(serving.identity)
+
+    def tick(self) -> None:
+        """Let time pass for the sample. Call this about ten times a second."""
+        if self._sample:
+            self._sample.tick()
+
+    def wipe(self) -> None:
+        """Wipe the sample, and keep no further request. Call this in the event loop when the server drains."""
+        if self._sample:
+            self._sample.wipe()
 
     def stop(self) -> None:
         """Stop the threads. Call this after the last reply."""
@@ -55,6 +70,8 @@ class Reporter:
             self._shadow.offer(exchange.request.inputs, answer.response.outputs, headers)
         if self._payloads:
             self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
+        if self._sample and exchange.is_sampled and self._sample.wants(headers):
+            self._keep(exchange)
 
     def failed(self, exchange: Exchange[Any], status: int, error: Exception) -> None:
         """Report a request that got an error with this HTTP ``status``."""
@@ -66,3 +83,10 @@ class Reporter:
             self._recorder.record_shed(error.reason)
         if self._tracing:
             self._tracing.record(exchange.route, headers, status, seconds)
+        if self._sample and status in SAMPLED and exchange.is_sampled and self._sample.wants(headers):
+            self._keep(exchange)
+
+    def _keep(self, exchange: Exchange[Any]) -> None:
+        content = exchange.content()
+        if self._sample and content:
+            self._sample.keep(content, exchange.headers)

@@ -28,6 +28,8 @@ from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.protocol import v2
+from mlmodel_server.rehearsal.sample import Sample
+from mlmodel_server.rehearsal.target import TargetFile
 from mlmodel_server.serving.access import ApiKeys, Certificate
 from mlmodel_server.serving.context import Limits, Serving
 from mlmodel_server.startup.builtin import build
@@ -62,7 +64,13 @@ def can_be_shared(loaded: Loaded, threads: int) -> bool:
     return threads == 1 and loaded.format not in FAMILIES["tensorflow"]
 
 
-def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
+def sample_of(arguments: argparse.Namespace) -> Sample | None:
+    """Return the memory for the sample of requests, None if rehearsals are off. Call this before any fork."""
+    wanted = arguments.rehearsal and arguments.rehearsal_requests
+    return Sample(arguments.rehearsal_requests, arguments.workers) if wanted else None
+
+
+def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | None = None) -> Serving:
     """Do all that can be done once, before workers are forked. Raise :class:`MLModelError`."""
     keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
     certificate = _certificate(arguments)
@@ -119,6 +127,8 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded) -> Serving:
         ),
         shadow=shadow,
         payloads=payloads,
+        sample=sample,
+        rehearsal=TargetFile(arguments.rehearsal, arguments.api_keys) if sample else None,
         grpc=_grpc(arguments),
         keys=keys,
         certificate=certificate,

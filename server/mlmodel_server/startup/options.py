@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serving(made.add_argument_group("serving").add_argument)
     _add_limits(made.add_argument_group("limits").add_argument)
     _add_observability(made.add_argument_group("observability").add_argument)
+    _add_rehearsal(made.add_argument_group("rehearsal").add_argument)
     return made
 
 
@@ -272,6 +273,30 @@ def _add_observability(add: Add) -> None:
         metavar="WATTS",
         help="power of a busy CPU in watts, for the estimate of energy; above 0 and up to 1000 "
         f"(default: {WATTS_PER_CORE})",
+    )
+
+
+def _add_rehearsal(add: Add) -> None:
+    add(
+        "--rehearsal",
+        type=_path,
+        metavar="FILE",
+        help="file that names the candidate of a rehearsal, read again on change; with it the server keeps a sample of "
+        "requests in memory (default: off)",
+    )
+    add(
+        "--rehearsal-requests",
+        type=_integer(0, 10_000),
+        default=1000,
+        metavar="N",
+        help="maximum number of requests in the sample, up to 10,000; 0 turns rehearsals off (default: 1000)",
+    )
+    add(
+        "--rehearsal-port",
+        type=_integer(0, 65535),
+        default=8090,
+        metavar="PORT",
+        help="port for the results of a rehearsal, which are counts; 0 is any free port (default: 8090)",
     )
 
 

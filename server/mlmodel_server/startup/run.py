@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
     """Load the model, fork the workers, and return their exit code. Import numpy only after :func:`cpu.restrict`."""
     from mlmodel_server.rest.app import Application
     from mlmodel_server.serving.pipeline import Pipeline
-    from mlmodel_server.startup.assemble import assemble, can_be_shared, read
+    from mlmodel_server.startup.assemble import assemble, can_be_shared, read, sample_of
     from mlmodel_server.startup.server import listen, run
 
     try:
@@ -122,8 +122,10 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
         )
         arguments.workers = 1
 
+    sample = sample_of(arguments)
+
     def application() -> Application:
-        return Application(Pipeline(assemble(arguments, loaded)))
+        return Application(Pipeline(assemble(arguments, loaded, sample)))
 
     before_fork = application() if shared else None
     if shared:

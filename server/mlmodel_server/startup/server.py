@@ -109,6 +109,7 @@ class _Server(uvicorn.Server):
         self.should_exit = self.failed = True
 
     async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
+        self._pipeline.wipe()  # not in the handler of the signal, which may have interrupted a write
         for server in self.servers:
             server.close()
         loop = asyncio.get_running_loop()

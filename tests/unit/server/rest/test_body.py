@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlmodel_server.errors import RequestError
-from mlmodel_server.rest.body import Head, head_of, read
+from mlmodel_server.rest.body import Head, decompress, head_of, read
 from mlmodel_server.serving.context import Limits
 
 LIMITS = Limits(max_body=1000, timeout=10.0)
@@ -32,7 +32,8 @@ def body(head: Head, *chunks: bytes, disconnect: bool = False) -> bytes | None:
     async def receive() -> dict[str, Any]:
         return messages.pop(0)
 
-    return asyncio.run(read(head, receive, LIMITS))
+    raw = asyncio.run(read(receive, LIMITS))
+    return None if raw is None else decompress(raw, head.encoding, LIMITS)
 
 
 def test_a_deadline_is_that_of_the_header_or_of_the_server() -> None:

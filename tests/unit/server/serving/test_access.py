@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mlmodel_server import files
 from mlmodel_server.errors import RequestError, UsageError
-from mlmodel_server.serving import access
 from mlmodel_server.serving.access import ApiKeys
 
 
@@ -22,7 +22,7 @@ def line(name: str, key: str) -> str:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock, which tests advance."""
     seconds = [1000.0]
-    monkeypatch.setattr(access, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(files, "monotonic", lambda: seconds[0])
     return seconds
 
 
@@ -69,7 +69,7 @@ def test_a_changed_file_takes_effect_after_a_second(file: Path, now: list[float]
     keys = ApiKeys(file)
     assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
     replace(file, line("shop", "new"))
-    now[0] += access.RELOAD_SECONDS
+    now[0] += files.RELOAD_SECONDS
     assert keys.check({b"x-api-key": b"new"}) == "shop"
     with pytest.raises(RequestError, match="not known"):
         keys.check({b"x-api-key": b"s3cret"})
@@ -84,7 +84,7 @@ def test_a_broken_file_leaves_the_former_keys_valid(
         file.unlink()
     else:
         replace(file, broken)
-    now[0] += access.RELOAD_SECONDS
+    now[0] += files.RELOAD_SECONDS
     with caplog.at_level(logging.ERROR, "mlmodel_server"):
         assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
     assert caplog.messages == ["API keys not reloaded, the former ones stay valid"]

@@ -15,6 +15,7 @@ import pytest
 from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.shadow import MARK
+from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, failure_of
@@ -32,6 +33,7 @@ class Sent(Exchange[float | Failure]):
 
     route = "test"
     is_large = False
+    is_sampled = True
 
     def __init__(
         self, number: float = 1.0, *, at: str = "", error: Exception | None = None, size: int = 1, header: bytes = b""
@@ -47,6 +49,9 @@ class Sent(Exchange[float | Failure]):
         self.steps.append(name)
         if self.error and name == self.at:
             raise self.error
+
+    def content(self) -> Content:
+        return Content(b"/predict", b"", b"", b"", b"%f" % self.number)
 
     def check(self) -> int:
         self._step("check")

@@ -1,0 +1,313 @@
+"""A sample of the requests of a pod, in anonymous shared memory: workers write, the process of the rehearsal reads.
+
+Each worker has a region: a header, an index with a record for each entry, and a ring of bytes. An entry is complete
+when its record is written; the oldest make room. The checksum of a record covers its place and its bytes, with a key
+that no client knows, so a reader detects an entry that was overwritten while it was read, and a worker that takes over
+from one that crashed detects what was half written. No lock is needed, and no order of writes is relied on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from itertools import accumulate, pairwise
+from random import Random
+from typing import NamedTuple
+
+from mlmodel_server.rehearsal import authentic
+from mlmodel_server.rehearsal.authentic import Content
+
+CLIENT = b"x-mlmodel-client"
+"""Header with the client's address, which the router sets. The sample has only a hash of it, with a random key."""
+
+TOTAL_BYTES = 16 << 20
+"""Memory for the samples of all workers of a pod."""
+
+LARGEST = 16
+"""A body may take at most this fraction of the region of a worker."""
+
+MAX_AGE = 24 * 3600.0
+"""Seconds after which a request is no longer kept."""
+
+PER_SECOND = 1.0
+"""Average number of requests that are kept in a second, once the region is full."""
+
+FAIR_PER_SECOND = 10
+"""Further requests that are kept in a second, of clients that hold less than their share."""
+
+TICKS = 10
+"""Calls of :meth:`Sample.tick` in a second."""
+
+_WORD = 8
+_FIRST, _LAST, _END, _SEEN, _FULL = range(5)  # words of the header
+_HEADER = 8
+_SEQUENCE, _AT, _OFFSET, _LENGTH, _CLIENT, _CHECKSUM = range(6)  # words of a record
+_RECORD = 6
+_PLACE = struct.Struct("=6q")
+_LENGTHS = struct.Struct("=4H")
+_MAX_HEADER = 8 << 10
+
+
+class Entry(NamedTuple):
+    """A kept request: its worker, its number there, and when it was answered, in seconds since 1970."""
+
+    slot: int
+    sequence: int
+    at: float
+    content: Content
+
+
+class _Region:
+    """The memory of one worker. Its words are numbers of 64 bits; its ring is the rest, in bytes.
+
+    Offsets in the ring only grow; the place in memory is the offset modulo the size. An entry is contiguous.
+    """
+
+    def __init__(self, memory: memoryview, slot: int, capacity: int, key: bytes) -> None:
+        index = (_HEADER + capacity * _RECORD) * _WORD
+        self.slot, self.capacity, self._key = slot, capacity, key
+        self.words = memory[:index].cast("q")
+        self.ring = memory[index:]
+        self.size = len(self.ring)
+        self.largest = len(memory) // LARGEST
+
+    def sequences(self) -> range:
+        """Return the numbers of the entries that may be in the region, oldest first."""
+        first, last = self.words[_FIRST], self.words[_LAST]
+        return range(max(first, last - self.capacity + 1), last + 1) if first else range(0)
+
+    def read(self, sequence: int) -> tuple[list[int], bytes] | None:
+        """Return the record of an entry and its bytes; None if it was overwritten, also during this call."""
+        start = self._record(sequence)
+        record = self.words[start : start + _RECORD].tolist()
+        offset, length = record[_OFFSET], record[_LENGTH]
+        place = offset % self.size
+        if record[_SEQUENCE] != sequence or not 0 < length <= self.size - place:
+            return None
+        raw = bytes(self.ring[place : place + length])
+        return (record, raw) if self._checksum(record, raw) == record[_CHECKSUM] else None
+
+    def write(self, at: int, client: int, raw: bytes) -> int:
+        """Write an entry, for which :meth:`offset_for` has room, and return its number."""
+        words, offset = self.words, self.offset_for(len(raw))
+        sequence = words[_LAST] + 1
+        words[_LAST] = sequence  # first of all: no other entry gets this number, even if this process crashes here
+        words[_FIRST] = words[_FIRST] or sequence
+        words[_END] = offset + len(raw)
+        place = offset % self.size
+        self.ring[place : place + len(raw)] = raw
+        record = [sequence, at, offset, len(raw), client, 0]
+        record[_CHECKSUM] = self._checksum(record, raw)
+        for word, value in enumerate(record, self._record(sequence)):
+            words[word] = value
+        return sequence
+
+    def offset_for(self, length: int) -> int:
+        """Return where the next entry of this length begins."""
+        end: int = self.words[_END]
+        left = self.size - end % self.size
+        return end if length <= left else end + left
+
+    def remove_first(self) -> tuple[int, int]:
+        """Remove the oldest entry, with zeros in its place, and return its client and length."""
+        sequence = self.sequences()[0]
+        start = self._record(sequence)
+        record = self.words[start : start + _RECORD].tolist()
+        for word in range(start, start + _RECORD):
+            self.words[word] = 0
+        place, length = record[_OFFSET] % self.size, record[_LENGTH]
+        self.ring[place : place + length] = bytes(length)
+        self.words[_FIRST] = sequence + 1
+        return record[_CLIENT], length
+
+    def first_record(self) -> tuple[int, int]:
+        """Return offset and time of the oldest entry."""
+        start = self._record(self.sequences()[0])
+        return self.words[start + _OFFSET], self.words[start + _AT]
+
+    def wipe(self) -> None:
+        """Fill all that was ever written with zeros. Pages that were never used stay unused."""
+        used = min(self.words[_END], self.size)
+        for word in range(_HEADER, _HEADER + min(self.words[_LAST], self.capacity) * _RECORD):
+            self.words[word] = 0
+        self.ring[:used] = bytes(used)
+        self.words[_FIRST] = self.words[_LAST] + 1
+
+    def _record(self, sequence: int) -> int:
+        return _HEADER + sequence % self.capacity * _RECORD
+
+    def _checksum(self, record: list[int], raw: bytes) -> int:
+        keyed = blake2b(_PLACE.pack(*record[:_CHECKSUM], self.slot), digest_size=8, key=self._key)
+        keyed.update(raw)
+        return int.from_bytes(keyed.digest(), "little", signed=True)
+
+
+class Sample:
+    """The samples of all workers. Create it before the fork; each worker calls :meth:`start`, then writes in its event
+    loop. Any process may read."""
+
+    def __init__(self, requests: int, workers: int = 1, total: int = TOTAL_BYTES) -> None:
+        """Keep at most this many ``requests``, in at most ``total`` bytes; both are divided by the workers."""
+        self._memory = mmap.mmap(-1, total)
+        if hasattr(mmap, "MADV_DONTDUMP"):
+            self._memory.madvise(mmap.MADV_DONTDUMP)  # a core dump has no request in it
+        key, view = os.urandom(16), memoryview(self._memory)
+        size = total // workers // _WORD * _WORD
+        self._regions = [
+            _Region(view[slot * size : (slot + 1) * size], slot, requests // workers + (slot < requests % workers), key)
+            for slot in range(workers)
+        ]
+        self._salt = os.urandom(16)
+        self._open = False
+        self._seen = 0
+
+    @property
+    def seen(self) -> int:
+        """Predictions that were offered to the sample since the start, by all workers."""
+        return sum(region.words[_SEEN] for region in self._regions)
+
+    @property
+    def kept(self) -> int:
+        """Number of requests in the sample."""
+        return sum(len(region.sequences()) for region in self._regions)
+
+    def places(self) -> list[tuple[int, int]]:
+        """Return slot and number of each kept request, oldest first in each slot. No body is read."""
+        return [(region.slot, sequence) for region in self._regions for sequence in region.sequences()]
+
+    def read(self, slot: int, sequence: int) -> Entry | None:
+        """Return a kept request; None if it was overwritten, wiped, half written, or is too old."""
+        region = self._regions[slot]
+        found = region.read(sequence) if sequence in region.sequences() else None
+        if found is None or time.time_ns() - found[0][_AT] > MAX_AGE * 1e9:
+            return None
+        return Entry(slot, sequence, found[0][_AT] / 1e9, _unpacked(found[1]))
+
+    def start(self, slot: int) -> None:
+        """Write as the worker of ``slot``, from now on. It takes over what a worker that crashed has kept there."""
+        self._region = region = self._regions[slot]
+        self._held: dict[int, int] = {}
+        self._weight = 0
+        records = [found[0] for sequence in region.sequences() if (found := region.read(sequence))]
+        if len(records) < len(region.sequences()):  # it crashed while it wrote
+            region.wipe()
+            records = []
+        for record in records:
+            self._hold(record[_CLIENT], record[_LENGTH])
+        self._seen = region.words[_SEEN]
+        self._open = region.capacity > 0
+        self._draw = Random().random  # noqa: S311  # draws a sample, guards nothing
+        self._due, self._fair, self._ticks = False, FAIR_PER_SECOND, 0
+        self._update()
+
+    def tick(self) -> None:
+        """Publish the count, and draw whether the next request is kept. Call this ten times a second."""
+        self._region.words[_SEEN] = self._seen
+        if not self._open:
+            return
+        self._due = self._due or self._draw() < PER_SECOND / TICKS
+        self._fair = min(FAIR_PER_SECOND, self._fair + FAIR_PER_SECOND // TICKS)
+        self._ticks += 1
+        if self._ticks % (10 * TICKS) == 0:
+            self._expire()
+
+    def wants(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Count a prediction, and return whether to :meth:`keep` it. For most, this is all that happens."""
+        self._seen += 1
+        if self._due or self._is_filling:
+            return True
+        if not self._fair or not self._open:
+            return False
+        return self._held.get(hash(self._salt + headers.get(CLIENT, b"")), 0) < self._share
+
+    def keep(self, content: Content, headers: Mapping[bytes, bytes]) -> None:
+        """Write a request that is wanted, unless it is too large, or a copy."""
+        region = self._region
+        if not self._open or authentic.MARK in headers or len(content.body) > region.largest:
+            return
+        raw = _packed(content)
+        if raw is None or len(raw) > region.size:
+            return
+        client = hash(self._salt + headers.get(CLIENT, b""))
+        held = self._held.get(client, 0)
+        if not self._is_filling:
+            if held < self._share and self._fair:
+                self._fair -= 1
+            else:
+                self._due = False
+                if self._is_crowding(client, held, len(raw)):
+                    return
+        self._make_room(len(raw))
+        region.write(time.time_ns(), client, raw)
+        self._hold(client, len(raw))
+        self._update()
+
+    def wipe(self) -> None:
+        """Fill this worker's part with zeros, and keep nothing from now on."""
+        if self._open:
+            self._open = self._due = self._is_filling = False
+            self._region.words[_SEEN] = self._seen
+            self._region.wipe()
+
+    def _is_crowding(self, client: int, held: int, length: int) -> bool:
+        """Whether a large request would give its client more than half of the sample, beside others. It is kept only
+        if its client has less than its share."""
+        weight = self._weight_of(length)
+        alone = len(self._held) == (client in self._held)
+        return weight > 1 and not alone and held + weight > self._region.capacity / 2
+
+    def _make_room(self, length: int) -> None:
+        region = self._region
+        end = region.offset_for(length) + length
+        while sequences := region.sequences():
+            if len(sequences) < region.capacity and region.first_record()[0] + region.size >= end:
+                return
+            region.words[_FULL] = 1
+            self._forget()
+
+    def _expire(self) -> None:
+        oldest = time.time_ns() - int(MAX_AGE * 1e9)
+        while self._region.sequences() and self._region.first_record()[1] < oldest:
+            self._forget()
+        self._update()
+
+    def _forget(self) -> None:
+        client, length = self._region.remove_first()
+        weight = self._weight_of(length)
+        self._weight -= weight
+        self._held[client] -= weight
+        if not self._held[client]:
+            del self._held[client]
+
+    def _hold(self, client: int, length: int) -> None:
+        weight = self._weight_of(length)
+        self._weight += weight
+        self._held[client] = self._held.get(client, 0) + weight
+
+    def _weight_of(self, length: int) -> int:
+        """Return how many entries of the usual size a request takes the place of."""
+        return max(1, -(-length * self._region.capacity // self._region.size))
+
+    def _update(self) -> None:
+        region = self._region
+        if len(region.sequences()) == region.capacity:
+            region.words[_FULL] = 1
+        self._share = self._weight / max(1, len(self._held))
+        self._is_filling = self._open and not region.words[_FULL]
+
+
+def _packed(content: Content) -> bytes | None:
+    """Return a request as the bytes of an entry; None if its headers are too long."""
+    if sum(map(len, content[:4])) > _MAX_HEADER:
+        return None
+    return b"".join((_LENGTHS.pack(*map(len, content[:4])), *content))
+
+
+def _unpacked(raw: bytes) -> Content:
+    ends = list(accumulate(_LENGTHS.unpack_from(raw), initial=_LENGTHS.size))
+    target, content_type, json_length, encoding = (raw[start:end] for start, end in pairwise(ends))
+    return Content(target, content_type, json_length, encoding, raw[ends[-1] :])
