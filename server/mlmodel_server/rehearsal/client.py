@@ -36,7 +36,7 @@ class Client:
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
-        self._connection: http.client.HTTPConnection | None = None
+        self._kept: tuple[http.client.HTTPConnection, _Timed] | None = None
         self._used = 0.0
 
     def post(self, path: str, headers: Mapping[bytes, bytes], body: bytes, seconds: float) -> tuple[int, bytes | None]:
@@ -44,13 +44,16 @@ class Client:
 
         Raise :class:`Unreachable`, :class:`Late` or :class:`Broken`.
         """
-        connection = self._connected(min(seconds, CONNECT_SECONDS))
-        socket = connection.sock
+        connection, socket = self._connected(min(seconds, CONNECT_SECONDS))
         socket.end = time.monotonic() + seconds
         try:
-            connection.request("POST", path, body, headers)
+            connection.request(
+                "POST", path, body, {name.decode(): value.decode("latin-1") for name, value in headers.items()}
+            )
             with connection.getresponse() as response:
                 answer = response.read(MAX_RESPONSE + 1)
+                if len(answer) <= MAX_RESPONSE and response.length:
+                    raise http.client.IncompleteRead(b"", response.length)
                 if len(answer) > MAX_RESPONSE or response.will_close:
                     self.close()
                 self._used = time.monotonic()
@@ -64,25 +67,24 @@ class Client:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        if self._kept:
+            self._kept[0].close()
+            self._kept = None
 
-    def _connected(self, seconds: float) -> http.client.HTTPConnection:
-        kept = self._connection
-        if kept and kept.sock and time.monotonic() - self._used < IDLE_SECONDS and not _is_readable(kept.sock):
-            return kept
+    def _connected(self, seconds: float) -> tuple[http.client.HTTPConnection, _Timed]:
+        if self._kept and time.monotonic() - self._used < IDLE_SECONDS and not _is_readable(self._kept[1]):
+            return self._kept
         self.close()
         try:
             made = sockets.create_connection((self._host, self._port), seconds)
         except (OSError, UnicodeError):  # UnicodeError: the name cannot be one of DNS
             raise Unreachable from None
         made.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-        self._connection = http.client.HTTPConnection(self._host, self._port)
-        self._connection.auto_open = 0  # without it, a request could get a new connection without deadline
-        self._connection.sock = _Timed(made.family, made.type, made.proto, made.detach())
-        self._used = time.monotonic()
-        return self._connection
+        connection = http.client.HTTPConnection(self._host, self._port)
+        connection.auto_open = 0  # else a request could get a new connection, which has no deadline
+        connection.sock = socket = _Timed(made.family, made.type, made.proto, made.detach())
+        self._kept = connection, socket
+        return self._kept
 
 
 class _Timed(sockets.socket):

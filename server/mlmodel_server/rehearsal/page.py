@@ -39,7 +39,7 @@ class Page:
         """``content`` returns the page, without waiting for anything."""
         self._listening, self._content = listening, content
         listening.setblocking(False)
-        self._connections: dict[sockets.socket, _Connection] = {}
+        self._connections: dict[object, _Connection] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(listening, selectors.EVENT_READ)
 
@@ -59,7 +59,7 @@ class Page:
         for key, _ in events:
             if key.fileobj is self._listening:
                 self._accept()
-            elif connection := self._connections.get(key.fileobj):  # type: ignore[arg-type]  # else it was closed
+            elif connection := self._connections.get(key.fileobj):  # else it was closed
                 self._handle(connection)
         now = time.monotonic()
         for connection in [held for held in self._connections.values() if held.end <= now]:

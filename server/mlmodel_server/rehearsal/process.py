@@ -15,6 +15,7 @@ import socket as sockets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -100,7 +101,9 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
         timeout=settings.timeout,
         memory=memory,
     )
-    page = Page(listen(), Fresh(lambda: msgspec.json.encode(sender.figures())))
+    listening = listen()
+    page = Page(listening, Fresh(lambda: msgspec.json.encode(sender.figures())))
+    logger.info("rehearsals are possible", extra={"port": listening.getsockname()[1]})
     threading.Thread(target=page.run, name="page", daemon=True).start()
     # Of this thread only: the page is small, and is answered in time while all CPUs are busy.
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
@@ -126,7 +129,5 @@ class Fresh:
 
 def _die_first() -> None:
     """If memory becomes short, let the kernel kill this process and not one that serves."""
-    try:
+    with suppress(OSError):  # not on Linux
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:  # not on Linux
-        pass

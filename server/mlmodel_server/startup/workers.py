@@ -39,9 +39,7 @@ class WorkersDied(MLModelError):
 Serve = Callable[[int, Callable[[], None]], int]
 
 
-def run(
-    count: int, serve: Serve, on_ready: Callable[[], None], beside: Callable[[], int] | None = None
-) -> int:
+def run(count: int, serve: Serve, on_ready: Callable[[], None], beside: Callable[[], int] | None = None) -> int:
     """Run ``serve(slot, ready)`` in ``count`` forked processes until SIGTERM or SIGINT, and return the exit code.
 
     ``serve`` calls ``ready`` once it accepts requests, and runs until its process gets SIGTERM. It returns an exit
@@ -58,9 +56,7 @@ def run(
         helper.stop()
 
 
-def _run(
-    count: int, serve: Serve, on_ready: Callable[[], None], received: _Signals, helper: _Helper
-) -> int:
+def _run(count: int, serve: Serve, on_ready: Callable[[], None], received: _Signals, helper: _Helper) -> int:
     helper.start()
     slots = {_fork_worker(slot, serve): slot for slot in range(count)}
     ready = 0

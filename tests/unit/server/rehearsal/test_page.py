@@ -88,14 +88,15 @@ def test_over_ipv4_and_ipv6() -> None:
         made.stop()
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/a"), ("GET", "//"), ("GET", "/?a=1"), ("POST", "/"), ("DELETE", "/"), ("GET", "/metrics")]
-)  # fmt: skip
-def test_anything_else_is_not_found(running: Running, method: str, path: str) -> None:
+@pytest.mark.parametrize("request_", ["GET /a", "GET //", "GET /?a=1", "POST /", "DELETE /", "GET /metrics"])
+def test_anything_else_is_not_found(running: Running, request_: str) -> None:
+    method, path = request_.split()
     assert running.get(path, method)[0] == 404
 
 
-@pytest.mark.parametrize("request_", [b"hello\r\n\r\n", b"GET /\r\n\r\n", b"x" * REQUEST_BYTES, b"GET / HTTP/2\r\n\r\n"])
+@pytest.mark.parametrize(
+    "request_", [b"hello\r\n\r\n", b"GET /\r\n\r\n", b"x" * REQUEST_BYTES, b"GET / HTTP/2\r\n\r\n"]
+)
 def test_what_is_not_http_is_rejected(running: Running, request_: bytes) -> None:
     with running.connect() as socket:
         socket.sendall(request_)
