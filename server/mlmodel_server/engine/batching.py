@@ -3,6 +3,8 @@
 One thread per process predicts. It never waits for more work: when it is free it takes all waiting requests that fit
 into one batch. So a lone request is predicted at once, and batches form only while the model is busy. Meanwhile the
 event loop answers probes, metrics, and requests that would miss their deadline.
+
+Copies of requests, for a rehearsal, are predicted one by one, and only when no request waits.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from time import perf_counter
 
 import numpy as np
 
+from mlmodel_server.engine.alone import timed
 from mlmodel_server.engine.cost import Cost
 from mlmodel_server.engine.model import Model, rows_of
 from mlmodel_server.errors import MLModelError, RequestError
@@ -32,6 +35,10 @@ metrics and rejections do not wait for a time slice of the model. It affects the
 
 MARGIN = 1.25
 """Factor on the expected wait, to be safe: a client that is rejected at once can still retry elsewhere."""
+
+
+MAX_COPIES = 16
+"""Maximum number of copies that wait in a worker."""
 
 
 class Overloaded(RequestError):
@@ -59,12 +66,14 @@ class Late(Overloaded):
 @dataclass(slots=True)
 class Predicted:
     """The outputs for one request. ``queue`` is the seconds before its batch started, ``compute`` the seconds of the
-    whole batch, ``batch_rows`` the number of rows that were predicted together."""
+    whole batch, ``batch_rows`` the number of rows that were predicted together, ``own_us`` the microseconds of the
+    prediction of a copy without waits for a CPU."""
 
     arrays: list[Array]
     queue: float
     compute: float
     batch_rows: int
+    own_us: int = 0
 
 
 @dataclass(slots=True)
@@ -76,6 +85,7 @@ class _Waiting:
     deadline: float
     since: float
     future: asyncio.Future[Predicted]
+    alone: bool = False
 
 
 class Batcher:
@@ -94,6 +104,8 @@ class Batcher:
         self._on_batch = on_batch
         self._submitted: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting: deque[_Waiting] = deque()
+        self._copies: deque[_Waiting] = deque()
+        self._copies_submitted = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.requests = 0
@@ -114,11 +126,15 @@ class Batcher:
             self._thread.join()
             self._thread = None
 
-    def submit(self, table: Table, outputs: Sequence[str], deadline: float) -> asyncio.Future[Predicted]:
-        """Queue one request; ``deadline`` is a reading of ``perf_counter``.
+    def submit(
+        self, table: Table, outputs: Sequence[str], deadline: float, *, alone: bool = False
+    ) -> asyncio.Future[Predicted]:
+        """Queue one request; ``deadline`` is a reading of ``perf_counter``. ``alone`` is a copy.
 
         Raise :class:`Overloaded` at once when the queue is full, or when the waiting requests would take too long.
         """
+        if alone:
+            return self._submit_copy(table, outputs, deadline)
         self.check_room()
         now, rows = perf_counter(), rows_of(table)
         batches = min(self.requests + 1, -(-(self.rows + rows) // self._max_rows))
@@ -129,6 +145,18 @@ class Batcher:
         self.rows += rows
         future.add_done_callback(lambda _: self._forget(rows))
         self._submitted.put(_Waiting(table, outputs, rows, self._model.kind_of(table, outputs), deadline, now, future))
+        return future
+
+    def _submit_copy(self, table: Table, outputs: Sequence[str], deadline: float) -> asyncio.Future[Predicted]:
+        """Queue a copy. It takes no room from requests. Its deadline counts only until its turn comes: a model that
+        takes too long must be measured, not rejected by an estimate."""
+        if self._copies_submitted >= MAX_COPIES:
+            raise Overloaded("too many copies wait: retry after 1 s", 429, "queue_full")
+        future = self._loop.create_future()
+        self._copies_submitted += 1
+        future.add_done_callback(self._forget_copy)
+        now = perf_counter()
+        self._submitted.put(_Waiting(table, outputs, rows_of(table), None, deadline, now, future, alone=True))
         return future
 
     def check_room(self) -> None:
@@ -144,13 +172,18 @@ class Batcher:
         self.requests -= 1
         self.rows -= rows
 
+    def _forget_copy(self, _: asyncio.Future[Predicted]) -> None:
+        self._copies_submitted -= 1
+
     def _run(self) -> None:
         _lower_priority()
-        while self._waiting or not self._stopping:
-            self._collect(block=not self._waiting and not self._stopping)
+        while self._waiting or self._copies or not self._stopping:
+            self._collect(block=not self._waiting and not self._copies and not self._stopping)
             batch = self._next()
             if batch:
                 self._predict(batch)
+            elif self._copies:
+                self._predict_copy(self._copies.popleft())
 
     def _collect(self, block: bool) -> None:
         """Move all submitted requests to the queue of the thread."""
@@ -161,7 +194,7 @@ class Batcher:
                 if submitted is None:
                     self._stopping = True
                 else:
-                    self._waiting.append(submitted)
+                    (self._copies if submitted.alone else self._waiting).append(submitted)
         except Empty:
             return
 
@@ -198,8 +231,7 @@ class Batcher:
                 for waiting in batch:
                     self._predict([waiting])
             else:
-                failure = error if isinstance(error, MLModelError) else RuntimeError(type(error).__name__)
-                self._loop.call_soon_threadsafe(_fail, batch[0].future, failure)
+                self._loop.call_soon_threadsafe(_fail, batch[0].future, _failure(error))
             return
         compute = perf_counter() - started
         if self._model.further.isdisjoint(batch[0].outputs):  # the cost of the others is not known
@@ -212,6 +244,25 @@ class Batcher:
             results.append(Predicted(arrays, started - waiting.since, compute, rows))
             first = last
         self._loop.call_soon_threadsafe(_deliver, batch, results)
+
+    def _predict_copy(self, copy: _Waiting) -> None:
+        if copy.future.cancelled():
+            return
+        started = perf_counter()
+        try:
+            if started > copy.deadline:
+                raise Overloaded("requests of clients came first", 503, "deadline")
+            arrays, own_us = timed(lambda: self._model.predict(copy.table, copy.outputs))
+        except Exception as error:
+            self._loop.call_soon_threadsafe(_fail, copy.future, _failure(error))
+            return
+        predicted = Predicted(arrays, started - copy.since, perf_counter() - started, copy.rows, own_us)
+        self._loop.call_soon_threadsafe(_deliver, [copy], [predicted])
+
+
+def _failure(error: Exception) -> Exception:
+    """Return the error for a client: an unexpected one without its text, which may quote the input."""
+    return error if isinstance(error, MLModelError) else RuntimeError(type(error).__name__)
 
 
 def _lower_priority() -> None:

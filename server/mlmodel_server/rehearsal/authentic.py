@@ -47,6 +47,11 @@ class Content(NamedTuple):
         """Return "grpc" or "http"."""
         return "grpc" if self.target == GRPC else "http"
 
+    def headers(self) -> dict[bytes, bytes]:
+        """Return the headers that were sent."""
+        named = {CONTENT_TYPE: self.content_type, JSON_LENGTH: self.json_length, ENCODING: self.encoding}
+        return {name: value for name, value in named.items() if value}
+
 
 def key_of(nonce: str, api_keys: bytes) -> bytes:
     """Return the key of a rehearsal; ``api_keys`` is the content of the file, b"" if the server requires none."""
@@ -56,12 +61,8 @@ def key_of(nonce: str, api_keys: bytes) -> bytes:
 def sign(key: bytes, revision: str, content: Content, now: float) -> dict[bytes, bytes]:
     """Return the headers of a copy for the server of ``revision``; ``now`` is in seconds since 1970."""
     time = b"%d" % (now * 1000)
-    named = {CONTENT_TYPE: content.content_type, JSON_LENGTH: content.json_length, ENCODING: content.encoding}
-    return {
-        MARK: time + b" " + _code(key, time, revision, content),
-        TARGET: content.target,
-        **{name: value for name, value in named.items() if value},
-    }
+    code = _code(key, time, revision, content)
+    return {MARK: time + b" " + code, TARGET: content.target, **content.headers()}
 
 
 def is_recent(headers: Mapping[bytes, bytes], now: float) -> bool:

@@ -20,7 +20,7 @@ MAX_RESPONSE = 16 << 20
 
 
 class Unreachable(Exception):
-    """There is no connection; nothing was sent."""
+    """No connection could be made; nothing was sent."""
 
 
 class Late(Exception):

@@ -1,6 +1,6 @@
 """The process of the rehearsal: forked beside the workers, it sends copies and serves the page with their counts.
 
-It opens no model and has the lowest priority. Its death harms nobody: the parent forks another one.
+It opens no model and has the lowest priority. When it dies, the parent forks another one.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Requests(Protocol):
     def kept(self) -> int:
         """Number of requests that are kept."""
 
-    def keys(self) -> list[tuple[int, int]]:
+    def places(self) -> list[tuple[int, int]]:
         """Return slot and number of each."""
 
     def read(self, slot: int, sequence: int) -> Entry | None:
@@ -261,7 +261,7 @@ class Sender:
             former.candidate.server.close()
         own = _Side(*self._own)
         made = _Rehearsal(target, own, _Side(target.revision, self._candidate(target.revision)))
-        name, keys = f"{target.revision} {target.nonce}".encode(), self._requests.keys()
+        name, keys = f"{target.revision} {target.nonce}".encode(), self._requests.places()
         if not former and self._memory.read() == name:
             made.refresh(keys)  # the process before this one may have sent them: none counts twice
             made.fresh.clear()
@@ -279,7 +279,7 @@ class Sender:
         if now - rehearsal.refreshed >= IDLE_SECONDS:
             rehearsal.refreshed = now
             with self._lock:
-                rehearsal.refresh(self._requests.keys())
+                rehearsal.refresh(self._requests.places())
         while (key := rehearsal.next()) is not None:
             entry = self._requests.read(*key)
             if entry:

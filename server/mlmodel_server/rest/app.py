@@ -8,10 +8,12 @@ from time import perf_counter
 from typing import Any
 
 from mlmodel_server.errors import RequestError
+from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rest import management, outputs
 from mlmodel_server.rest.body import ENCODING
 from mlmodel_server.rest.busypoll import BusyPoll
 from mlmodel_server.rest.connection import Answerable
+from mlmodel_server.rest.copies import Copies, CopyOfCall
 from mlmodel_server.rest.endpoints import UNKNOWN, Endpoint, endpoints
 from mlmodel_server.rest.exchange import AsgiExchange, FastExchange, Receive
 from mlmodel_server.rest.reply import Headers, Reply, reply_of
@@ -32,12 +34,14 @@ LEARNT_TARGETS = 64
 class Application:
     """An ASGI application that is also the :class:`~mlmodel_server.rest.connection.FastPath`."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, copy_of_call: CopyOfCall | None = None) -> None:
+        """``copy_of_call`` is for copies of gRPC calls, if the server serves gRPC."""
         serving = pipeline.serving
         self.pipeline = pipeline
         self._limits = serving.limits
         self._management = management.routes(serving)
         self._endpoints = endpoints(serving)
+        self._copies = Copies(pipeline, self._endpoints, copy_of_call)
         self.fast_endpoints = {path.encode(): endpoint for path, endpoint in self._endpoints.items()}
         """The endpoints of the fast path, by target in the request line. Empty while draining."""
         self._max_fast = len(self.fast_endpoints) + LEARNT_TARGETS
@@ -81,6 +85,11 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if path == authentic.PATH and scope["method"] == "POST":
+            copied = await self._copies.answer(dict(scope["headers"]), receive)
+            if copied:
+                await _send(self._closing(send), copied)
+                return
         endpoint = self._endpoint(scope)
         if endpoint is None and not path.endswith(("/infer", "/infer/")):
             await self._manage(scope, receive, send)
@@ -97,11 +106,9 @@ class Application:
 
     def _endpoint(self, scope: Scope) -> Endpoint | None:
         """Return the endpoint of a path, for the outputs that its query selects."""
-        endpoint, query = self._endpoints.get(scope["path"]), scope["query_string"]
-        if endpoint is None or not query:
-            return endpoint
-        endpoint, usual = outputs.with_query(endpoint, query, self.pipeline.serving.model)
-        if usual and not self.pipeline.serving.draining and len(self.fast_endpoints) < self._max_fast:
+        serving = self.pipeline.serving
+        endpoint, usual = outputs.select(self._endpoints, scope["path"], scope["query_string"], serving.model)
+        if endpoint and usual and not serving.draining and len(self.fast_endpoints) < self._max_fast:
             self.fast_endpoints[_target(scope)] = endpoint
         return endpoint
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NoReturn
 from urllib.parse import quote, unquote
@@ -14,6 +14,13 @@ from mlmodel_server.rest.endpoints import Endpoint
 from mlmodel_server.tensors import InferRequest
 
 NAME = "outputs"
+
+
+def select(endpoints: Mapping[str, Endpoint], path: str, query: bytes, model: Model) -> tuple[Endpoint | None, bool]:
+    """Return the endpoint of a path, None without one, for the outputs that its query selects, and whether the query
+    selects them in the usual spelling."""
+    endpoint = endpoints.get(path)
+    return with_query(endpoint, query, model) if endpoint and query else (endpoint, False)
 
 
 def with_query(endpoint: Endpoint, query: bytes, model: Model) -> tuple[Endpoint, bool]:

@@ -10,35 +10,30 @@ from typing import Any
 import grpc
 
 from mlmodel_server.rehearsal.authentic import GRPC, Content
-from mlmodel_server.rpc import codec
+from mlmodel_server.rpc.message import InferMessage
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
-from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import Exchange, Failure
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.serving.lateness import IN_A_CLUSTER, SERVER, Limit
-from mlmodel_server.tensors import InferRequest, InferResponse
+from mlmodel_server.tensors import InferRequest
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 CALL = Limit("the deadline of the call", f"set a deadline of {{ms}} ms or more (in a cluster at most {IN_A_CLUSTER})")
-
-PREDICTION_ID = "prediction_id"
 
 
 class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     """A ModelInfer call. gRPC has already read the message and checked its size; it is parsed after the API key and the
     room in the queue have been checked."""
 
-    __slots__ = ("_deadline", "_limit", "_message", "_names_no_version", "_raw", "_serving", "headers", "started")
-
-    _message: pb.ModelInferRequest
+    __slots__ = ("_deadline", "_is_decoded", "_limit", "_message", "headers", "started")
 
     route = "inference.GRPCInferenceService/ModelInfer"
     is_large = False
 
     def __init__(self, raw: bytes, context: Context, serving: Serving) -> None:
-        self._raw, self._serving, self._names_no_version = raw, serving, False
+        self._message, self._is_decoded = InferMessage(raw, serving), False
         self.headers, self.started = headers_of(context), perf_counter()
         left = context.time_remaining()
         left = inf if left is None else left
@@ -55,10 +50,10 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
 
     @property
     def is_sampled(self) -> bool:
-        return self._names_no_version
+        return self._is_decoded and not self._message.names_version
 
     def content(self) -> Content:
-        return Content(GRPC, b"", b"", b"", self._raw)
+        return Content(GRPC, b"", b"", b"", self._message.raw)
 
     def check(self) -> int:
         return 0
@@ -67,17 +62,12 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
         pass
 
     def decode(self) -> InferRequest:
-        self._message = codec.parse(pb.ModelInferRequest, self._raw)
-        self._names_no_version = not self._message.model_version
-        request = codec.decode(self._message)
-        describe.check(self._serving, self._message.model_name, self._message.model_version)
+        request = self._message.decode()
+        self._is_decoded = True
         return request
 
     def encode(self, answer: Answer) -> pb.ModelInferResponse:
-        parameters = {PREDICTION_ID: answer.prediction_id} if answer.prediction_id else {}
-        response = InferResponse(answer.response.id, answer.response.outputs, parameters)
-        raw = bool(self._message.raw_input_contents)
-        return codec.encode(response, self._serving.name, self._serving.version, raw=raw)
+        return self._message.encode(answer)
 
     def reject(self, failure: Failure) -> Failure:
         return failure

@@ -143,6 +143,13 @@ class Inference:
         predicted = await self._batcher.submit(call.table, call.outputs, deadline)
         return self._answer(call, predicted.arrays, predicted.queue, predicted.compute)
 
+    async def predict_alone(self, call: Call, deadline: float) -> tuple[Answer, int]:
+        """Predict a copy, and return its answer and the microseconds of the prediction alone. Nothing is recorded."""
+        predicted = await self._batcher.submit(call.table, call.outputs, deadline, alone=True)
+        response = InferResponse(call.id, list(map(named, call.outputs, predicted.arrays)))
+        answer = Answer(response, call.table, None, predicted.queue, predicted.compute, call.rows)
+        return answer, predicted.own_us
+
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
         predictions = arrays[call.outputs.index(PREDICT)] if PREDICT in call.outputs else None
         self._recorder.record_predictions(call.table if isinstance(call.table, np.ndarray) else None, predictions)

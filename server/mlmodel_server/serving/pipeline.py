@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from mlmodel_server.engine.batching import Late, Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.serving.context import Serving
+from mlmodel_server.serving.copies import Copy, Outcome
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, Reply, failure_of
 from mlmodel_server.serving.inference import Inference
 from mlmodel_server.serving.lateness import explained
@@ -104,15 +106,12 @@ class Pipeline:
         self._tasks.add(task)
         try:
             self._admit(exchange)
-            size = self._reserve(exchange.check())
-            try:
+            with self.holding(exchange.check()):
                 await exchange.read()
                 large = exchange.is_large
                 await asyncio.to_thread(self._decode, exchange) if large else self._decode(exchange)
                 answer = await self.inference.predict(exchange.call, exchange.deadline)
                 reply = await asyncio.to_thread(exchange.encode, answer) if large else exchange.encode(answer)
-            finally:
-                self._body_bytes -= size
             self._reporter.answered(exchange, answer)
             return reply
         except Disconnected:
@@ -127,6 +126,23 @@ class Pipeline:
         finally:
             self._tasks.discard(task)
             self._recorder.in_flight -= 1
+
+    async def rehearse(self, copy: Copy) -> Outcome:
+        """Answer a copy: it needs no key, is predicted alone when no client waits, and is not reported.
+
+        If the model fails, the log says so, as for any request: that is where to find why.
+        """
+        own_us = 1
+        try:
+            if self.serving.draining:
+                raise Overloaded("the server stops", 503, "drain")
+            large = copy.is_large
+            request = await asyncio.to_thread(copy.decode) if large else copy.decode()
+            answer, own_us = await self.inference.predict_alone(self.inference.call(request), copy.deadline)
+            await asyncio.to_thread(copy.encode, answer) if large else copy.encode(answer)
+            return Outcome(200, own_us, answer.response.outputs)
+        except Exception as error:
+            return Outcome(self.failure(error).status, own_us)
 
     def reject(self, exchange: Exchange[Reply], error: Exception) -> Reply:
         """Report an error, and return the reply with it."""
@@ -148,12 +164,19 @@ class Pipeline:
         self.authorise(exchange.headers)
         self.inference.check_room()
 
-    def _reserve(self, size: int) -> int:
-        """Reserve memory for a body, and return its size. A single request always gets it: its own limit bounds it."""
+    @contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Reserve memory for a body. A single request always gets it: its own limit bounds it.
+
+        Raise :class:`Overloaded` if too much is reserved.
+        """
         if size and self._body_bytes and self._body_bytes + size > self.serving.limits.max_body_total:
             raise Overloaded("too many large requests at once: retry after 1 s", 429, "memory")
         self._body_bytes += size
-        return size
+        try:
+            yield
+        finally:
+            self._body_bytes -= size
 
     def _decode(self, exchange: Exchange[Reply]) -> None:
         request = exchange.request = exchange.decode()

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from mlmodel_server.engine import selftest
@@ -28,10 +29,12 @@ from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.protocol import v2
+from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.target import TargetFile
 from mlmodel_server.serving.access import ApiKeys, Certificate
 from mlmodel_server.serving.context import Limits, Serving
+from mlmodel_server.serving.copies import Copy
 from mlmodel_server.startup.builtin import build
 from mlmodel_server.startup.choose import Choice, choose
 
@@ -137,6 +140,15 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | Non
         keys=keys,
         certificate=certificate,
     )
+
+
+def copy_of_call(serving: Serving) -> Callable[[Content], Copy] | None:
+    """Return what reads copies of gRPC calls; None if the server serves no gRPC, or no rehearsal."""
+    if not serving.grpc or not serving.rehearsal:
+        return None
+    from mlmodel_server.rpc.copies import CallCopy  # without grpc, whose threads would not survive the fork
+
+    return lambda content: CallCopy(content, serving)
 
 
 def _properties(choice: Choice, loaded: Loaded) -> dict[str, str]:

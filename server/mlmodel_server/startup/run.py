@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
     """Load the model, fork the workers, and return their exit code. Import numpy only after :func:`cpu.restrict`."""
     from mlmodel_server.rest.app import Application
     from mlmodel_server.serving.pipeline import Pipeline
-    from mlmodel_server.startup.assemble import assemble, can_be_shared, read, sample_of
+    from mlmodel_server.startup.assemble import assemble, can_be_shared, copy_of_call, read, sample_of
     from mlmodel_server.startup.rehearse import process_of
     from mlmodel_server.startup.server import listen, run
 
@@ -126,7 +126,8 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
     sample, sha256 = sample_of(arguments), loaded.sha256
 
     def application() -> Application:
-        return Application(Pipeline(assemble(arguments, loaded, sample)))
+        serving = assemble(arguments, loaded, sample)
+        return Application(Pipeline(serving), copy_of_call(serving))
 
     before_fork = application() if shared else None
     if shared:

@@ -667,7 +667,7 @@ def test_a_slow_upload_is_nobodys_failure(run: Run) -> None:
     run(scenario, canary(50), changes=changes)
 
 
-@pytest.mark.parametrize("header", ["attempt", "draw", "first", "fallback", "shadow", "version", "x"])
+@pytest.mark.parametrize("header", ["attempt", "copy", "draw", "first", "fallback", "shadow", "version", "x"])
 def test_headers_of_ours_are_removed_from_requests(run: Run, header: str) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -679,6 +679,21 @@ def test_headers_of_ours_are_removed_from_requests(run: Run, header: str) -> Non
         for request in setup.a.requests + setup.b.requests:
             assert f"x-mlmodel-{header}" not in request.headers
             assert request.headers["x-mlmodel-timeout-ms"] == "5000"
+
+    run(scenario)
+
+
+def test_a_request_has_the_address_of_its_client_and_not_what_the_client_says(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        for routes in (STABLE_A, canary(50)):
+            await setup.router.route(routes)
+            for _ in range(20):
+                await client.post(headers={"x-mlmodel-client": "10.9.9.9"})
+        client.close()
+        assert len(setup.b.requests) > 0
+        for request in setup.a.requests + setup.b.requests:
+            assert request.headers["x-mlmodel-client"].removeprefix("::ffff:") == "127.0.0.1"
 
     run(scenario)
 

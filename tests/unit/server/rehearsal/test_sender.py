@@ -125,7 +125,7 @@ class World:
     def kept(self) -> int:
         return len(self.kept_entries)
 
-    def keys(self) -> list[tuple[int, int]]:
+    def places(self) -> list[tuple[int, int]]:
         return list(self.kept_entries)
 
     def read(self, slot: int, sequence: int) -> Entry | None:

@@ -1,0 +1,114 @@
+"""Copies of requests: POST /rehearsal, for other pods of the same model and for nobody else.
+
+A request that is not an authentic copy is not recognised: its answer is that of any unknown path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from mlmodel_server.errors import RequestError
+from mlmodel_server.protocol import binary
+from mlmodel_server.rehearsal import authentic
+from mlmodel_server.rehearsal.authentic import Content
+from mlmodel_server.rehearsal.sample import LARGEST, TOTAL_BYTES
+from mlmodel_server.rest import outputs
+from mlmodel_server.rest.body import decompress, head_of, read
+from mlmodel_server.rest.endpoints import Endpoint
+from mlmodel_server.rest.exchange import LARGE, Receive
+from mlmodel_server.rest.reply import Reply
+from mlmodel_server.serving.context import Limits
+from mlmodel_server.serving.copies import Copy, Outcome
+from mlmodel_server.serving.inference import Answer
+from mlmodel_server.serving.pipeline import Pipeline
+from mlmodel_server.tensors import InferRequest
+
+LIMITS = Limits(max_body=TOTAL_BYTES // LARGEST)
+"""No sample has a larger body."""
+
+CONTENT_TYPE = b"application/x-msgpack"
+
+CopyOfCall = Callable[[Content], Copy]
+"""Returns the copy of a gRPC call."""
+
+
+class HttpCopy(Copy):
+    """A copy of a request to an inference endpoint."""
+
+    __slots__ = ("_content", "_endpoint", "_limits", "_request")
+
+    _request: InferRequest
+
+    def __init__(self, endpoint: Endpoint, content: Content, limits: Limits) -> None:
+        self._endpoint, self._content, self._limits = endpoint, content, limits
+        self.deadline = perf_counter() + limits.timeout
+
+    @property
+    def is_large(self) -> bool:
+        return len(self._content.body) > LARGE or bool(self._content.encoding)
+
+    def decode(self) -> InferRequest:
+        head = head_of(self._content.headers(), self._endpoint.content_types, perf_counter(), self._limits)
+        body = decompress(self._content.body, head.encoding, self._limits)
+        self._request = self._endpoint.decode(head, body)
+        return self._request
+
+    def encode(self, answer: Answer) -> object:
+        return self._endpoint.encode(self._request, answer)
+
+
+class Copies:
+    """Recognises and answers copies."""
+
+    def __init__(
+        self, pipeline: Pipeline, endpoints: Mapping[str, Endpoint], copy_of_call: CopyOfCall | None = None
+    ) -> None:
+        """Without ``copy_of_call`` the server does not serve gRPC."""
+        self._pipeline, self._serving = pipeline, pipeline.serving
+        self._endpoints, self._copy_of_call = endpoints, copy_of_call
+
+    async def answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> Reply | None:
+        """Return the reply to an authentic copy; None if the request is not one."""
+        target = self._serving.rehearsal.target() if self._serving.rehearsal else None
+        if target is None or not authentic.is_recent(headers, time.time()):
+            return None
+        try:
+            with self._pipeline.holding(LIMITS.max_body):
+                body = await read(receive, LIMITS)
+                if body is None:
+                    return None
+                content = authentic.verify(target.key, self._serving.revision, headers, body, time.time())
+                if content is None:
+                    return None
+                copy = self._copy(content)
+                return _reply(await self._pipeline.rehearse(copy) if copy else Outcome(404, 1))
+        except RequestError:  # too large, or no memory is left
+            return None
+
+    def _copy(self, content: Content) -> Copy | None:
+        if content.target == authentic.GRPC:
+            return self._copy_of_call(content) if self._copy_of_call else None
+        path, _, query = content.target.partition(b"?")
+        model = self._serving.model
+        endpoint, _ = outputs.select(self._endpoints, unquote(path.decode("latin-1")), query, model)
+        return HttpCopy(endpoint, content, self._serving.limits) if endpoint and endpoint.is_sampled else None
+
+
+def _reply(outcome: Outcome) -> Reply:
+    sent: list[dict[str, Any]] = [
+        {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.array.shape),
+            "data": binary.to_raw(tensor),
+        }
+        for tensor in outcome.outputs
+    ]
+    body = msgspec.msgpack.encode({"status": outcome.status, "own_us": outcome.own_us, "outputs": sent})
+    return Reply(200, [(b"content-type", CONTENT_TYPE), (b"content-length", b"%d" % len(body))], body)
