@@ -70,6 +70,10 @@ def can_be_shared(loaded: Loaded, threads: int) -> bool:
 def sample_of(arguments: argparse.Namespace) -> Sample | None:
     """Return the memory for the sample of requests, None if rehearsals are off. Call this before any fork."""
     wanted = arguments.rehearsal and arguments.rehearsal_requests
+    if wanted and arguments.tls_cert:
+        raise UsageError(
+            "copies of a rehearsal are sent as plain HTTP: remove --rehearsal, or --tls-cert and --tls-key"
+        )
     return Sample(arguments.rehearsal_requests, arguments.workers) if wanted else None
 
 
@@ -224,6 +228,11 @@ def _task(loaded: Loaded, model: Model) -> str:
     return "classification" if model.signature.classes else loaded.opened.task
 
 
+def revision_of(arguments: argparse.Namespace, sha256: str) -> str:
+    """Return the revision: that of the operator, else the head of the model's digest."""
+    return arguments.revision or sha256[:8]
+
+
 def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
     version = (
         arguments.model_version
@@ -232,7 +241,7 @@ def _identity(arguments: argparse.Namespace, loaded: Loaded) -> Identity:
         or arguments.revision[:7]
         or loaded.sha256[:7]
     )
-    return Identity(arguments.name, version, arguments.revision or loaded.sha256[:8])
+    return Identity(arguments.name, version, revision_of(arguments, loaded.sha256))
 
 
 def _cost(model: Model, example: bytes) -> Cost:

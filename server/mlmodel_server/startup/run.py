@@ -108,6 +108,7 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
     from mlmodel_server.rest.app import Application
     from mlmodel_server.serving.pipeline import Pipeline
     from mlmodel_server.startup.assemble import assemble, can_be_shared, copy_of_call, read, sample_of
+    from mlmodel_server.startup.rehearse import process_of
     from mlmodel_server.startup.server import listen, run
 
     try:
@@ -122,7 +123,7 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
         )
         arguments.workers = 1
 
-    sample = sample_of(arguments)
+    sample, sha256 = sample_of(arguments), loaded.sha256
 
     def application() -> Application:
         serving = assemble(arguments, loaded, sample)
@@ -141,7 +142,8 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
         url = _url(arguments.host, port, bool(arguments.tls_cert))
         logger.info("ready", extra={"model": arguments.name, "port": port, "seconds": seconds, "url": url})
 
-    return workers.run(arguments.workers, serve, on_ready)
+    beside = process_of(arguments, sample, sha256, socket) if sample else None
+    return workers.run(arguments.workers, serve, on_ready, beside)
 
 
 def _url(host: str, port: int, secure: bool) -> str:

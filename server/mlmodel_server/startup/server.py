@@ -35,8 +35,9 @@ SWITCH_SECONDS = 0.0005
 """Maximum seconds for which the predicting thread holds the interpreter lock while the event loop waits for it."""
 
 
-def listen(host: str, port: int) -> sockets.socket:
-    """Return a listening socket; ``host`` "" is all addresses, IPv4 and, if the machine has it, IPv6."""
+def listen(host: str, port: int, option: str = "--port") -> sockets.socket:
+    """Return a listening socket; ``host`` "" is all addresses, IPv4 and, if the machine has it, IPv6. ``option`` set
+    the port."""
     try:
         if not host and sockets.has_dualstack_ipv6():
             return sockets.create_server(("", port), family=sockets.AF_INET6, dualstack_ipv6=True, backlog=2048)
@@ -44,7 +45,7 @@ def listen(host: str, port: int) -> sockets.socket:
         return sockets.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "ports are 0 to 65535"
-        raise UsageError(f"cannot listen on port {port} ({why}): give another --port or --host") from None
+        raise UsageError(f"cannot listen on port {port} ({why}): give another {option} or --host") from None
 
 
 def run(application: Application, socket: sockets.socket, slot: int, ready: Callable[[], None]) -> None:

@@ -22,6 +22,9 @@ CRASHES = 3
 
 CRASH_SECONDS = 60.0
 
+HELPER_SECONDS = 10.0
+"""Minimum seconds between two starts of the process beside the workers."""
+
 _READY = signal.SIGRTMIN  # real-time signals are queued: each of several is received
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, _READY)
 _PR_SET_PDEATHSIG = 1
@@ -36,7 +39,7 @@ class WorkersDied(MLModelError):
 Serve = Callable[[int, Callable[[], None]], int]
 
 
-def run(count: int, serve: Serve, on_ready: Callable[[], None]) -> int:
+def run(count: int, serve: Serve, on_ready: Callable[[], None], beside: Callable[[], int] | None = None) -> int:
     """Run ``serve(slot, ready)`` in ``count`` forked processes until SIGTERM or SIGINT, and return the exit code.
 
     ``serve`` calls ``ready`` once it accepts requests, and runs until its process gets SIGTERM. It returns an exit
@@ -46,7 +49,16 @@ def run(count: int, serve: Serve, on_ready: Callable[[], None]) -> int:
     gc.collect()
     gc.freeze()  # the collector would write to the pages that the workers share, and so copy them
     received = _Signals()
-    slots = {_fork(slot, serve): slot for slot in range(count)}
+    helper = _Helper(beside)
+    try:
+        return _run(count, serve, on_ready, received, helper)
+    finally:
+        helper.stop()
+
+
+def _run(count: int, serve: Serve, on_ready: Callable[[], None], received: _Signals, helper: _Helper) -> int:
+    helper.start()
+    slots = {_fork_worker(slot, serve): slot for slot in range(count)}
     ready = 0
     crashes: deque[float] = deque(maxlen=CRASHES + 1)
     stopping, code = False, 0
@@ -59,8 +71,10 @@ def run(count: int, serve: Serve, on_ready: Callable[[], None]) -> int:
             continue
         if number != signal.SIGCHLD:
             stopping = True
+            helper.stop()
             _terminate(slots)
             continue
+        helper.replace()
         for pid, status in _exited(slots):
             slot = slots.pop(pid)
             exit_code = os.waitstatus_to_exitcode(status)
@@ -69,6 +83,7 @@ def run(count: int, serve: Serve, on_ready: Callable[[], None]) -> int:
                 code = code or exit_code
                 if not stopping:
                     stopping = True
+                    helper.stop()
                     _terminate(slots)
             elif stopping:
                 logger.error("worker died while draining", extra=values)
@@ -83,7 +98,7 @@ def run(count: int, serve: Serve, on_ready: Callable[[], None]) -> int:
                         f"{CRASH_SECONDS:.0f} s, the last with {_cause(exit_code)}"
                     )
                 logger.error("worker died and is replaced", extra=values)
-                slots[_fork(slot, serve)] = slot
+                slots[_fork_worker(slot, serve)] = slot
     return code
 
 
@@ -108,10 +123,63 @@ class _Signals:
         return self._numbers.popleft()
 
 
-def _fork(slot: int, serve: Serve) -> int:
+class _Helper:
+    """The process beside the workers, if there is one."""
+
+    def __init__(self, work: Callable[[], int] | None) -> None:
+        self._work = work
+        self._pid = 0
+        self._next = time.monotonic()
+
+    def start(self) -> None:
+        """Start the process; it waits until :data:`HELPER_SECONDS` after the start of the one before it."""
+        work = self._work
+        if not work:
+            return
+        wait = max(0.0, self._next - time.monotonic())
+        self._next = time.monotonic() + wait + HELPER_SECONDS
+
+        def wait_and_work() -> int:
+            time.sleep(wait)
+            return work()
+
+        try:
+            self._pid = _fork(wait_and_work)
+        except OSError as error:  # the limit of processes or memory: the workers serve without it
+            logger.error("no process for the rehearsal", extra={"error": error.strerror})
+
+    def replace(self) -> None:
+        """Start another process if this one has exited."""
+        if not self._pid:
+            return
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            cause = _cause(os.waitstatus_to_exitcode(status))
+            logger.error("process of the rehearsal died and is replaced", extra={"pid": pid, "cause": cause})
+            self._pid = 0
+            self.start()
+
+    def stop(self) -> None:
+        """Stop the process for good, and wait until it has exited."""
+        self._work = None
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # not reaped yet, so no other process has this pid
+            os.waitpid(self._pid, 0)
+            self._pid = 0
+
+
+def _fork_worker(slot: int, serve: Serve) -> int:
     parent = os.getpid()
+    return _fork(lambda: serve(slot, lambda: os.kill(parent, _READY)))
+
+
+def _fork(work: Callable[[], int]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has its handlers
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        raise
     if pid:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return pid
@@ -120,11 +188,11 @@ def _fork(slot: int, serve: Serve) -> int:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if the parent dies, the worker stops too
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if the parent dies, this process stops too
         os.setpgid(0, 0)  # a terminal sends Ctrl-C to the whole group: only the parent gets it, and forwards it once
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the server sets its handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        code = serve(slot, lambda: os.kill(parent, _READY))
+        code = work()
     finally:
         logging.shutdown()
         os._exit(code)  # never return into the parent's stack

@@ -1,0 +1,133 @@
+"""The process of the rehearsal: forked beside the workers, it sends copies and serves the page with their counts.
+
+It opens no model and has the lowest priority. When it dies, the parent forks another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import mmap
+import os
+import signal
+import socket as sockets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from mlmodel_server.errors import MLModelError
+from mlmodel_server.rehearsal.client import Client
+from mlmodel_server.rehearsal.page import Page
+from mlmodel_server.rehearsal.sample import Sample
+from mlmodel_server.rehearsal.sender import Sender
+from mlmodel_server.rehearsal.target import TargetFile
+
+PORT = 8080
+"""Where the Service of a revision is reached."""
+
+FRESH_SECONDS = 0.5
+"""The figures of the page are at most this old: of thousands of rows they take some milliseconds."""
+
+NICENESS = 19
+
+_PR_SET_NAME = 15
+_MEMORY_BYTES = 256
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the process needs to know. Create it before the fork."""
+
+    name: str
+    """Of the model: the Service of a revision is ``NAME-REVISION``."""
+    revision: str
+    own: tuple[str, int]
+    """Host and port of the own server."""
+    timeout: float
+    """Deadline of a request in seconds."""
+    file: Path
+    """Names the candidate."""
+    api_keys: Path | None
+    sample: Sample
+    candidate: tuple[str, int] | None = None
+    """Host and port of every candidate, instead of its Service."""
+
+
+class Memory:
+    """A few bytes in anonymous shared memory: the next process reads what the one before it wrote."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, _MEMORY_BYTES)
+
+    def read(self) -> bytes:
+        """Return what was written last."""
+        return self._memory[1 : 1 + self._memory[0]]
+
+    def write(self, content: bytes) -> None:
+        """Replace the content, at most 255 bytes."""
+        self._memory[: 1 + len(content)] = bytes([len(content)]) + content
+
+
+def run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]) -> int:
+    """Run until SIGTERM, or until an error, which is logged. ``listen`` returns the listening socket of the page."""
+    try:
+        _run(settings, memory, listen)
+    except MLModelError as error:
+        logger.error("no rehearsal", extra={"error": error})
+    except Exception as error:  # a bug; the text of the error may quote data of a request
+        logger.error("rehearsal stopped: internal error", extra={"error": type(error).__name__})
+    return 1
+
+
+def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it also while it waits for a name server
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rehearsal")
+    _die_first()
+    gc.freeze()  # the collector would write to the pages that all processes share
+    sender = Sender(
+        settings.sample,
+        TargetFile(settings.file, settings.api_keys).target,
+        (settings.revision, Client(*settings.own)),
+        lambda revision: Client(*(settings.candidate or (f"{settings.name}-{revision}", PORT))),
+        timeout=settings.timeout,
+        memory=memory,
+    )
+    listening = listen()
+    page = Page(listening, Fresh(lambda: msgspec.json.encode(sender.figures())))
+    logger.info("rehearsals are possible", extra={"port": listening.getsockname()[1]})
+    threading.Thread(target=page.run, name="page", daemon=True).start()
+    # Of this thread only: the page is small, and is answered in time while all CPUs are busy.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    while True:
+        time.sleep(sender.step())
+
+
+class Fresh:
+    """Calls a function, and returns the same result for some time."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._content = b""
+        self._until = 0.0
+
+    def __call__(self) -> bytes:
+        """Return the result of the function, at most :data:`FRESH_SECONDS` old."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._content, self._until = self._make(), now + FRESH_SECONDS
+        return self._content
+
+
+def _die_first() -> None:
+    """If memory becomes short, let the kernel kill this process and not one that serves."""
+    with suppress(OSError):  # not on Linux
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -1,0 +1,436 @@
+"""The sender: what it sends in which order, what counts, what it sends again, how it spares the servers."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mlmodel_server.protocol.binary import to_raw
+from mlmodel_server.rehearsal import authentic, sender
+from mlmodel_server.rehearsal.authentic import Content, key_of, verify
+from mlmodel_server.rehearsal.client import Broken, Late, Unreachable
+from mlmodel_server.rehearsal.compare import WARM_UP
+from mlmodel_server.rehearsal.sample import Entry
+from mlmodel_server.rehearsal.sender import AGAIN_FIRST, ATTEMPTS, Sender
+from mlmodel_server.rehearsal.target import Target
+from mlmodel_server.tensors import named
+
+STABLE, CANDIDATE = "aaaa", "bbbb"
+KEY = key_of("0" * 64, b"")
+
+Handler = Callable[["Fake", Content], Any]
+
+
+def reply(value: Any = 1, status: int = 200, microseconds: int = 1000) -> tuple[int, bytes]:
+    """What a server answers to a copy."""
+    tensor = named("predict", np.asarray([value]))
+    outputs = [{"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.array.shape, "data": to_raw(tensor)}]
+    body = {"status": status, "own_us": microseconds, "outputs": outputs if status == 200 else []}
+    return 200, msgspec.msgpack.encode(body)
+
+
+class Clock:
+    """A clock that only sleeping and the servers move."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.cpu = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        self.cpu += self.work
+        return self.cpu
+
+    work = 0.0
+    time = staticmethod(time.time)
+
+
+class Fake:
+    """A server that answers with what a handler returns, and checks each copy."""
+
+    def __init__(self, world: World, revision: str) -> None:
+        self.world, self.revision = world, revision
+        self.handler: Handler = lambda *_: reply()
+        self.limits: list[float] = []
+        self.closed = 0
+        self.took = 0.001
+
+    def post(self, path: str, headers: dict[bytes, bytes], body: bytes, seconds: float) -> tuple[int, bytes | None]:
+        assert path == "/rehearsal"
+        assert {name for name in headers if name.startswith(b"x-")} == {authentic.MARK, authentic.TARGET}
+        content = verify(self.world.key, self.revision, headers, body, time.time())
+        assert content is not None, "signed for this revision"
+        self.world.log.append((self.revision, content.body))
+        self.limits.append(seconds)
+        if self.took > seconds:
+            self.world.clock.now += seconds
+            raise Late
+        self.world.clock.now += self.took
+        answer = self.handler(self, content)
+        if isinstance(answer, Exception):
+            raise answer
+        status, body_ = answer
+        return status, body_
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class World:
+    """Kept requests, two servers and a file that names the candidate."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, requests: int = 0) -> None:
+        self.clock = Clock()
+        monkeypatch.setattr(sender, "time", self.clock)
+        self.key = KEY
+        self.target: Target | None = Target(CANDIDATE, "0" * 64, KEY)
+        self.kept_entries: dict[tuple[int, int], Content] = {}
+        self.log: list[tuple[str, bytes]] = []
+        self.read_keys: list[tuple[int, int]] = []
+        self.numbers = itertools.count(1)
+        self.own = Fake(self, STABLE)
+        self.candidates: dict[str, Fake] = {}
+        self.memory = Bytes()
+        self.sender = self.start()
+        self.add(requests)
+
+    @property
+    def candidate(self) -> Fake:
+        return self.of(CANDIDATE)
+
+    def of(self, revision: str) -> Fake:
+        return self.candidates.setdefault(revision, Fake(self, revision))
+
+    def start(self) -> Sender:
+        return Sender(self, lambda: self.target, (STABLE, self.own), self.of, timeout=10.0, memory=self.memory, seed=7)
+
+    def add(self, count: int = 1, slot: int = 0) -> None:
+        for number in itertools.islice(self.numbers, count):
+            self.kept_entries[slot, number] = Content(b"/predict", b"application/json", b"", b"", b"%d" % number)
+
+    @property
+    def seen(self) -> int:
+        return 10 * len(self.kept_entries)
+
+    @property
+    def kept(self) -> int:
+        return len(self.kept_entries)
+
+    def places(self) -> list[tuple[int, int]]:
+        return list(self.kept_entries)
+
+    def read(self, slot: int, sequence: int) -> Entry | None:
+        content = self.kept_entries.get((slot, sequence))
+        return Entry(slot, sequence, 0.0, content) if content else None
+
+    def steps(self, seconds: float) -> dict[str, Any]:
+        """Let time pass, and return the figures."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now += max(1e-6, self.sender.step())
+        return self.sender.figures()
+
+    def bodies(self, revision: str) -> list[bytes]:
+        return [body for asked, body in self.log if asked == revision]
+
+
+class Bytes:
+    def __init__(self) -> None:
+        self.content = b""
+
+    def read(self) -> bytes:
+        return self.content
+
+    def write(self, content: bytes) -> None:
+        self.content = content
+
+
+def test_every_request_is_sent_once_to_the_candidate_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 100)
+    figures = world.steps(60)
+    sent = world.bodies(CANDIDATE)
+    assert sorted(map(int, sent)) == list(range(1, 101))
+    assert sent != sorted(sent, key=int)
+    assert figures["pairs"] == {"both": 100, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+    assert (figures["asked"], figures["left"], figures["kept"], figures["seen"]) == (100, 0, 100, 1000)
+    assert figures["agree"]["same"] == 100
+    assert (figures["revision"], figures["candidate"], len(figures["boot"])) == (STABLE, CANDIDATE, 16)
+    assert sum(figures["ratios"].values()) == 100 - WARM_UP
+
+
+def test_either_side_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 200)
+    world.steps(60)
+    firsts = Counter(next(log)[0] for _, log in itertools.groupby(world.log, key=lambda sent: sent[1]))
+    assert 60 < firsts[CANDIDATE] < 140
+    assert world.log[0][0] == STABLE, "its time is the limit of the candidate"
+
+
+def test_the_first_requests_and_a_tenth_of_the_others_are_answered_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1020)
+    figures = world.steps(600)
+    twice = [count for count in Counter(world.bodies(STABLE)).values() if count == 2]
+    assert AGAIN_FIRST + 70 < len(twice) < AGAIN_FIRST + 130
+    assert figures["again"] == {"both": len(twice), "differ": 0}
+
+
+def test_new_requests_follow_the_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 3)
+    world.steps(10)
+    world.add(5)
+    figures = world.steps(10)
+    assert list(map(int, world.bodies(CANDIDATE)[3:])) == [8, 7, 6, 5, 4]
+    assert figures["asked"] == 8
+
+
+def test_a_request_that_is_no_longer_kept_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 50)
+    world.sender.step()
+    for number in range(1, 51):
+        if world.bodies(CANDIDATE) != [b"%d" % number]:
+            del world.kept_entries[0, number]
+    figures = world.steps(10)
+    assert (len(world.log), figures["left"], figures["asked"]) == (3, 0, 1)
+
+
+@pytest.mark.parametrize("failure", [reply(status=400), reply(status=500), (500, b""), (413, b""), Broken()])
+def test_what_the_candidate_fails(monkeypatch: pytest.MonkeyPatch, failure: Any) -> None:
+    world = World(monkeypatch, 40)
+    world.candidate.handler = lambda *_: failure
+    figures = world.steps(60)
+    assert figures["pairs"] == {"both": 0, "candidate_failed": 40, "own_failed": 0, "both_failed": 0}
+    assert figures["dropped"] == {"candidate": 0, "own": 0}
+
+
+def test_what_both_fail_and_what_only_stable_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 40)
+    world.own.handler = lambda *_: reply(status=400)
+    world.candidate.handler = lambda _, content: reply(status=400 if int(content.body) % 2 else 200)
+    assert world.steps(60)["pairs"] == {"both": 0, "candidate_failed": 0, "own_failed": 20, "both_failed": 20}
+
+
+def test_a_candidate_that_hangs_fails_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 100)
+    world.own.took, world.candidate.took = 0.1, 3600.0
+    figures = world.steps(30)
+    assert figures["pairs"]["candidate_failed"] >= 10, "enough for a verdict within half a minute"
+    assert figures["pairs"]["candidate_failed"] == sum(figures["pairs"].values())
+    assert world.candidate.limits == pytest.approx([1.3] * len(world.candidate.limits))
+
+
+def test_the_limit_is_at_most_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 2)
+    world.own.took, world.candidate.took = 5.0, 9.0
+    figures = world.steps(500)
+    assert figures["pairs"]["both"] == 2
+    assert world.candidate.limits == [10.0, 10.0]
+
+
+def test_a_large_request_may_take_longer_than_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 60)
+
+    def handler(fake: Fake, content: Content) -> Any:
+        world.clock.now += 2.0 if content.body == b"30" else 0.0
+        return reply()
+
+    world.own.handler = handler
+    world.candidate.handler = lambda fake, content: Late() if content.body == b"30" and fake.limits[-1] < 2 else reply()
+    assert world.steps(300)["pairs"] == {"both": 60, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+
+
+@pytest.mark.parametrize("absent", [Unreachable(), (403, b""), (404, b"")], ids=["no connection", "403", "404"])
+def test_a_candidate_that_appears_late_gets_every_request(monkeypatch: pytest.MonkeyPatch, absent: Any) -> None:
+    world = World(monkeypatch, 30)
+    world.candidate.handler = lambda *_: absent
+    figures = world.steps(60)
+    assert sum(figures["pairs"].values()) == 0
+    assert figures["dropped"]["own"] == 0
+    assert 20 < figures["dropped"]["candidate"] < 60, "it backs off"
+    assert figures["left"] == 30
+    world.candidate.handler = lambda *_: reply()
+    assert world.steps(30)["pairs"]["both"] == 30
+
+
+def test_what_a_side_sheds_is_sent_again_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    for side, shed in itertools.product(("own", "candidate"), (reply(status=503), reply(status=429), (503, b""))):
+        world = World(monkeypatch, 10)
+        getattr(world, side).handler = lambda _, content, shed=shed: shed if content.body == b"3" else reply()
+        figures = world.steps(60)
+        assert figures["pairs"] == {"both": 9, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+        assert figures["dropped"][side] == ATTEMPTS
+        assert (figures["asked"], figures["left"]) == (10, 0)
+
+
+def test_an_answer_that_cannot_be_read_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for unreadable in (b"", b"\xff", b"{}", msgspec.msgpack.encode({"status": "200"}), msgspec.msgpack.encode([1])):
+        world = World(monkeypatch, 5)
+        world.candidate.handler = lambda *_, body=unreadable: (200, body)
+        figures = world.steps(60)
+        assert sum(figures["pairs"].values()) == 0
+        assert figures["dropped"]["candidate"] == 5 * ATTEMPTS
+
+
+def test_a_stable_that_does_not_answer_in_time_is_not_a_failure_of_stable(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 5)
+    world.steps(10)
+    world.add(1)
+    world.own.took = 3600.0
+    figures = world.steps(700)
+    assert figures["pairs"] == {"both": 5, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+    assert figures["dropped"]["own"] == ATTEMPTS
+
+
+def test_an_answer_that_is_too_large_has_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 5)
+    world.candidate.handler = lambda *_: (200, None)
+    figures = world.steps(10)
+    assert (figures["pairs"]["both"], figures["agree"]["form"]) == (5, 5)
+
+
+def test_outputs_that_do_not_fit_their_shape_have_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 5)
+    wrong = {"status": 200, "own_us": 1, "outputs": [{"name": "a", "datatype": "FP64", "shape": [9], "data": b"1"}]}
+    world.candidate.handler = lambda *_: (200, msgspec.msgpack.encode(wrong))
+    figures = world.steps(10)
+    assert (figures["pairs"]["both"], figures["agree"]["form"]) == (5, 5)
+
+
+def test_both_sides_are_compared_in_the_same_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 50)
+    tensor = named("predict", np.arange(1000))
+    outputs = [{"name": "predict", "datatype": "INT64", "shape": [1000], "data": to_raw(tensor)}]
+    body = msgspec.msgpack.encode({"status": 200, "own_us": 1000, "outputs": outputs})
+    world.own.handler = world.candidate.handler = lambda *_: (200, body)
+    agree = world.steps(60)["agree"]
+    assert agree["same"] == 50
+    assert agree["own_mode"] < 5, "not always the same row"
+
+
+def test_the_own_server_works_on_copies_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1000)
+    world.own.took = 0.02
+    world.own.handler = lambda *_: reply(microseconds=19_500)
+    figures = world.steps(60)
+    busy = len(world.bodies(STABLE)) * world.own.took
+    assert 0.04 * 60 < busy < 0.051 * 60
+    assert figures["asked"] > 100
+
+
+def test_waiting_for_clients_is_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1000)
+    world.own.took = 0.02  # of which the prediction takes 1 ms
+    assert world.steps(60)["asked"] > 900
+
+
+def test_a_slow_candidate_works_on_copies_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1000)
+    world.candidate.took = 0.5
+    world.candidate.handler = lambda *_: reply(microseconds=500_000)
+    world.steps(60)
+    assert 0.4 * 60 < len(world.bodies(CANDIDATE)) * world.candidate.took < 0.51 * 60
+
+
+def test_the_process_takes_a_tenth_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1000)
+    world.clock.work = 0.01
+    world.steps(60)
+    assert len(world.bodies(CANDIDATE)) * world.clock.work <= 60 * 0.11
+
+
+def test_another_candidate_begins_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 20)
+    former = world.steps(10)
+    world.target = Target("cccc", "0" * 64, KEY)
+    world.of("cccc").handler = lambda *_: reply(status=500)
+    figures = world.steps(10)
+    assert figures["candidate"] == "cccc"
+    assert figures["pairs"] == {"both": 0, "candidate_failed": 20, "own_failed": 0, "both_failed": 0}
+    assert figures["boot"] != former["boot"]
+    assert world.candidate.closed == 1
+
+
+def test_the_same_revision_with_another_nonce_begins_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 20)
+    world.steps(10)
+    world.target = Target(CANDIDATE, "1" * 64, KEY)
+    world.sender.step()
+    assert world.sender.figures()["asked"] == 1
+
+
+def test_the_same_candidate_after_a_pause_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 20)
+    former = world.steps(10)
+    target, world.target = world.target, None
+    figures = world.steps(10)
+    assert (figures["candidate"], figures["asked"], sum(figures["pairs"].values())) == ("", 0, 0)
+    assert world.sender.step() == sender.IDLE_SECONDS
+    world.target = target
+    world.add(1)
+    figures = world.steps(10)
+    assert (figures["boot"], figures["asked"]) == (former["boot"], 21)
+    assert len(world.bodies(CANDIDATE)) == 21
+
+
+def test_changed_keys_are_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1)
+    world.steps(10)
+    world.key = key_of("0" * 64, b"other")
+    world.target = Target(CANDIDATE, "0" * 64, world.key)
+    world.add(1)
+    assert world.steps(10)["asked"] == 2
+
+
+def test_it_never_rehearses_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 5)
+    world.target = Target(STABLE, "0" * 64, KEY)
+    figures = world.steps(10)
+    assert (world.log, figures["candidate"]) == ([], "")
+
+
+def test_a_process_that_replaces_another_sends_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 100)
+    world.steps(0.5)
+    world.sender = world.start()
+    world.add(5)
+    world.target = Target(CANDIDATE, "0" * 64, KEY)
+    world.sender.step()
+    before = len(world.bodies(CANDIDATE))
+    world.add(5)
+    figures = world.steps(10)
+    assert figures["asked"] == len(world.bodies(CANDIDATE)) - before == 5
+    assert max(Counter(world.bodies(CANDIDATE)).values()) == 1
+    world.target = Target("cccc", "0" * 64, KEY)
+    assert world.steps(60)["asked"] == 110, "another candidate gets them all"
+
+
+def test_the_log_has_nothing_of_a_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    world = World(monkeypatch, 0)
+    world.kept_entries[0, 1] = Content(b"/predict?secret", b"application/secret", b"", b"", b"secret")
+    for failure in (reply(status=500), (404, b"secret"), Broken("secret"), (200, b"secret")):
+        world.candidate.handler = lambda *_, failure=failure: failure
+        world.steps(5)
+    assert "secret" not in caplog.text
+    assert "secret" not in str(world.sender.figures())
+
+
+def test_the_page_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 3000)
+    random = np.random.default_rng(7)
+    world.own.handler = lambda *_: reply(float(random.normal()), microseconds=int(10 ** random.uniform(0, 7)))
+    world.candidate.handler = lambda *_: reply(
+        float(random.normal() * 2 ** random.uniform(-25, 10)), microseconds=int(10 ** random.uniform(0, 7))
+    )
+    world.own.took = world.candidate.took = 1e-6  # else it would rest as long as such times require
+    figures = world.steps(20)
+    assert figures["asked"] == 3000
+    assert len(msgspec.json.encode(figures)) <= 16 << 10
