@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from mlmodel_operator.api.schema import Doc, Opaque, Time
 
@@ -118,6 +119,212 @@ class Segment:
             raise TypeError("a segment requires a weight of 1 to 100 and a rate above 0 and up to 1")
         if not 0 <= self.credited <= self.counts.stable.failed:
             raise TypeError("credited must be 0 to the failures of stable")
+
+
+# --------------------------------------------------------------------------------------------------------- rehearsal
+
+MOST_RATIO, MOST_TIME, MOST_GAP = 100, 200, 20
+"""Largest bin of the ratios (and, negative, the smallest), of the times, and of the gaps (likewise)."""
+
+_T = TypeVar("_T")
+
+
+def _sum(own: _T, more: _T) -> _T:
+    """Return the sums of the fields of two objects of one class."""
+    sums = {}
+    for item in dataclasses.fields(own):  # type: ignore[arg-type]
+        left, right = getattr(own, item.name), getattr(more, item.name)
+        if isinstance(left, int):
+            sums[item.name] = min(left + right, _MOST)
+        elif isinstance(left, Mapping):
+            bins = sorted(left.keys() | right.keys(), key=int)
+            sums[item.name] = {name: min(left.get(name, 0) + right.get(name, 0), _MOST) for name in bins}
+        else:
+            sums[item.name] = left + right
+    return type(own)(**sums)
+
+
+def _check_counts(counts: object) -> None:
+    """Raise TypeError for a negative number among the fields, or one that is too large for the tests."""
+    names = [item.name for item in dataclasses.fields(counts)]  # type: ignore[arg-type]
+    if not all(0 <= getattr(counts, name) <= _MOST for name in names):
+        raise TypeError(f"{', '.join(names)} must be 0 to 2^63")
+
+
+def _check_bins(name: str, bins: Mapping[str, int], lowest: int, highest: int) -> None:
+    """Raise TypeError unless ``bins`` is a histogram with whole numbers from ``lowest`` to ``highest`` as names."""
+    names = {str(number) for number in range(lowest, highest + 1)}
+    if not (bins.keys() <= names and all(0 <= number <= _MOST for number in bins.values())):
+        raise TypeError(f"{name} must have bins from {lowest} to {highest}, each with a number of 0 to 2^63")
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Copies that are not part of a pair, because one side was unreachable, shed the copy or did not accept it."""
+
+    candidate: int = 0
+    own: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for a number that cannot be a count."""
+        _check_counts(self)
+
+    def __add__(self, other: Dropped) -> Dropped:
+        return _sum(self, other)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Pairs by who answered: "own" is the side of the pod that repeats its requests, thus stable."""
+
+    both: int = 0
+    candidate_failed: int = 0
+    """Stable answered, and the candidate did not."""
+    own_failed: int = 0
+    """The candidate answered, and stable did not."""
+    both_failed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for a number that cannot be a count."""
+        _check_counts(self)
+
+    def __add__(self, other: Outcomes) -> Outcomes:
+        return _sum(self, other)
+
+    @property
+    def all(self) -> int:
+        """Number of pairs."""
+        return self.both + self.candidate_failed + self.own_failed + self.both_failed
+
+    @property
+    def answered(self) -> int:
+        """Number of pairs in which at least one side answered."""
+        return self.all - self.both_failed
+
+
+@dataclass(frozen=True)
+class Again:
+    """Requests that stable answered twice, and how many of the rows differ: what a model differs from itself."""
+
+    both: int = 0
+    differ: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers that cannot be counts."""
+        _check_counts(self)
+        if self.differ > self.both:
+            raise TypeError("differ must be at most both")
+
+    def __add__(self, other: Again) -> Again:
+        return _sum(self, other)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the answers of the two sides compare, of one row of each pair that both answered."""
+
+    rows: int = 0
+    same: int = 0
+    """Rows with the same label, or with numbers that differ by at most a tenth of stable's spread."""
+    outside: int = 0
+    """Rows in which the candidate's number is outside the range of stable's answers, extended by its spread."""
+    candidate_mode: int = 0
+    """Rows with the candidate's most frequent answer."""
+    own_mode: int = 0
+    """Rows with stable's most frequent answer."""
+    form: int = 0
+    """Rows of answers whose outputs have other names, types or shapes. They are never ``same``."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers that cannot be counts of the same rows."""
+        _check_counts(self)
+        most = (self.same + self.form, self.outside, self.candidate_mode, self.own_mode)
+        if max(most) > self.rows:
+            raise TypeError("same and form together, outside, candidate_mode and own_mode must be at most rows")
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return _sum(self, other)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What the pods of stable counted while they repeated their requests on the candidate and on themselves.
+
+    Each field is one of the page of a pod, which docs/explanation/evidence.md describes; the names of bins are whole
+    numbers.
+    """
+
+    seen: int = 0
+    """Predictions that were offered to the samples."""
+    kept: int = 0
+    """Requests in the samples."""
+    left: int = 0
+    """Requests in the samples that have not been repeated."""
+    asked: int = 0
+    """Requests that have been repeated."""
+    dropped: Dropped = field(default_factory=Dropped)
+    pairs: Outcomes = field(default_factory=Outcomes)
+    again: Again = field(default_factory=Again)
+    agree: Agreement = field(default_factory=Agreement)
+    gaps: Mapping[str, int] = field(default_factory=dict)
+    """Differences of numbers in units of stable's spread: powers of two. Empty for labels."""
+    gaps_again: Mapping[str, int] = field(default_factory=dict)
+    """The same of stable and itself."""
+    ratios: Mapping[str, int] = field(default_factory=dict)
+    """Time of the candidate beside that of stable: powers of 1.05 of (candidate + 500 us) / (stable + 500 us)."""
+    ratios_again: Mapping[str, int] = field(default_factory=dict)
+    """The same of stable and itself."""
+    times: Mapping[str, int] = field(default_factory=dict)
+    """Times of the candidate: powers of 1.1 microseconds."""
+    own_times: Mapping[str, int] = field(default_factory=dict)
+    """Times of stable."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers that cannot be counts of the same pairs."""
+        if not all(0 <= number <= _MOST for number in (self.seen, self.kept, self.left, self.asked)):
+            raise TypeError("seen, kept, left and asked must be 0 to 2^63")
+        for name, bins, lowest, highest in (
+            ("gaps", self.gaps, -MOST_GAP, MOST_GAP),
+            ("gaps_again", self.gaps_again, -MOST_GAP, MOST_GAP),
+            ("ratios", self.ratios, -MOST_RATIO, MOST_RATIO),
+            ("ratios_again", self.ratios_again, -MOST_RATIO, MOST_RATIO),
+            ("times", self.times, 0, MOST_TIME),
+            ("own_times", self.own_times, 0, MOST_TIME),
+        ):
+            _check_bins(name, bins, lowest, highest)
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return _sum(self, other)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Requests of stable that were repeated on both versions, before a user met the candidate and since."""
+
+    requests: Annotated[int, Doc("Number of requests that were repeated on both versions.")] = 0
+    failed_only_on_candidate: Annotated[int, Doc("Number of them that stable answered and the candidate did not.")] = 0
+    failed_only_on_stable: Annotated[int, Doc("Number of them that the candidate answered and stable did not.")] = 0
+    failed_on_both: Annotated[int, Doc("Number of them that neither answered. They count for neither side.")] = 0
+    compared: Annotated[int, Doc("Number of answers that were compared, one row of each request.")] = 0
+    agree: Annotated[
+        int,
+        Doc("Number of them with the same label, or with numbers that differ by at most a tenth of stable's spread."),
+    ] = 0
+    stable_agrees_percent: Annotated[
+        float | None,
+        Doc("Percentage of requests for which stable gives the same answer twice; absent if none was asked twice."),
+    ] = None
+    median_time_ratio: Annotated[
+        float | None,
+        Doc("Median of the candidate's prediction time divided by that of stable; absent without times."),
+    ] = None
+    certified_percent: Annotated[
+        float | None,
+        Doc(
+            "Percentage points, 0 to 50, by which the candidate has been proven to fail at most more of these requests"
+            " than stable; absent without proof."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,34 @@ class Reason(StrEnum):
         "The candidate failed more of its requests than stable in the same time, by more than gates.errors.maxPercent.",
         "Correct the model, or raise gates.errors.maxPercent.",
     )
+    REHEARSAL_ERRORS = (
+        "RehearsalErrors",
+        "The candidate failed more of the requests that were repeated on both versions than stable, by more than"
+        " gates.errors.maxPercent.",
+        "Correct the model: it must answer the requests that stable answers.",
+    )
+    OTHER_FORM = (
+        "OtherForm",
+        "The candidate's answers have outputs of other names, types or shapes than those of stable.",
+        "Correct the model, or accept the change if your clients know it.",
+    )
+    SLOWER_THAN_STABLE = (
+        "SlowerThanStable",
+        "The candidate's predictions take longer than those of stable, by more than gates.latency.maxIncreasePercent.",
+        "Make the model faster, or raise gates.latency.maxIncreasePercent.",
+    )
+    ABOVE_MAX_MILLISECONDS = (
+        "AboveMaxMilliseconds",
+        "The candidate's predictions take longer than gates.latency.maxMilliseconds at the percentile of that gate.",
+        "Make the model faster, or raise gates.latency.maxMilliseconds.",
+    )
+    OTHER_ANSWERS = (
+        "OtherAnswers",
+        "Too many of the candidate's answers differ from those of stable: they changed, left its range or became"
+        " constant.",
+        "Check labels, units and the order of columns; accept the change if it is intended, or lower"
+        " gates.agreement.minPercent.",
+    )
     MODEL_REJECTED = (
         "ModelRejected",
         "The server rejected the model and exited with code 3.",

@@ -377,12 +377,90 @@ class ErrorGate:
 
 
 @dataclass(frozen=True)
+class LatencyGate:
+    """Limits of the candidate's prediction time, for requests of stable that are repeated on both."""
+
+    max_increase_percent: Annotated[
+        float,
+        Doc(
+            "Maximum increase of the prediction time from stable to the candidate, in percent, 1 to 1000. The candidate"
+            " is rejected if more than half of its predictions take longer. To each time 0.5 ms is added before."
+            " Default: 50."
+        ),
+    ] = 50.0
+    max_milliseconds: Annotated[
+        float | None,
+        Doc(
+            "Maximum prediction time of the candidate at percentile, in milliseconds, 0.1 to 600000. It does not"
+            " contain the wait for a CPU, for the network and for other requests. Default: off."
+        ),
+    ] = None
+    percentile: Annotated[
+        int,
+        Doc(
+            "Percentage of the predictions that must not take longer than maxMilliseconds, 50 to 99. Without"
+            " maxMilliseconds it has no effect. Default: 99."
+        ),
+        Limits(50, 99),
+    ] = 99
+
+    rules: ClassVar = (
+        # Rules and not bounds: the API server rounds a fractional bound down when the value is an integer.
+        Rule(
+            "!has(self.maxIncreasePercent)"
+            " || (double(self.maxIncreasePercent) >= 1.0 && double(self.maxIncreasePercent) <= 1000.0)",
+            "spec.rollout.gates.latency.maxIncreasePercent must be 1 to 1000: type for example"
+            " `maxIncreasePercent: 50`",
+            ".maxIncreasePercent",
+        ),
+        Rule(
+            "!has(self.maxMilliseconds)"
+            " || (double(self.maxMilliseconds) >= 0.1 && double(self.maxMilliseconds) <= 600000.0)",
+            "spec.rollout.gates.latency.maxMilliseconds must be 0.1 to 600000: type for example `maxMilliseconds: 20`",
+            ".maxMilliseconds",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class AgreementGate:
+    """Limit of the answers that may change, for requests of stable that are repeated on both."""
+
+    min_percent: Annotated[
+        float | None,
+        Doc(
+            "Minimum share of the answers that agree with stable's, in percent, 0 to 100: equal labels, or numbers that"
+            " differ by at most a tenth of the standard deviation of stable's answers. A model that answers the same"
+            " request differently each time may differ as much in addition. Answers of another form, numbers far"
+            " outside stable's range, and one answer to everything are rejected with any value. Default: 50 for labels,"
+            " none for numbers."
+        ),
+    ] = None
+
+    rules: ClassVar = (
+        Rule(
+            "!has(self.minPercent) || (double(self.minPercent) >= 0.0 && double(self.minPercent) <= 100.0)",
+            "spec.rollout.gates.agreement.minPercent must be 0 to 100: type for example `minPercent: 95`",
+            ".minPercent",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Gates:
     """Tests that a candidate must pass. Each gate has a default, so that every candidate is tested."""
 
     errors: Annotated[
         ErrorGate, Doc("Sequential test of the error rate; its result is valid however often it is evaluated.")
     ] = field(default_factory=ErrorGate)
+    latency: Annotated[
+        LatencyGate,
+        Doc("Sequential test of the prediction time, on requests of stable that are repeated on both versions."),
+    ] = field(default_factory=LatencyGate)
+    agreement: Annotated[
+        AgreementGate,
+        Doc("Sequential test of the answers, on requests of stable that are repeated on both versions."),
+    ] = field(default_factory=AgreementGate)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ docs/explanation/evidence.md explains them and has measured rates.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlmodel_operator.api.evidence import MOST_LOG, Counts, Evidence, Segment, Sides
@@ -30,7 +31,7 @@ _FEW = 10
 requests hardly ever fails two of the first two, three of five or four of ten."""
 _OUTCOMES = 0.85
 """Share of the requests with an outcome that the candidate must have, compared with stable by their weights."""
-_LARGEST = 200.0
+LARGEST_LOG = 200.0
 """Largest logarithm of evidence: its exponential is finite, and it is decisive long before."""
 
 
@@ -101,8 +102,8 @@ def figures(counts: Counts) -> str:
 def judge(evidence: Evidence, *, max_percent: float) -> Verdict:
     """Return the stronger evidence of the two tests against the candidate, with a message."""
     own, others = evidence.candidate, evidence.stable
-    hard = math.exp(min(difference.log_sum(list(evidence.state.hard)), _LARGEST)) if evidence.state.hard else 1.0
-    above = math.exp(min(difference.against(evidence.state.segments, max_percent / 100.0), _LARGEST))
+    hard = math.exp(min(difference.log_sum(list(evidence.state.hard)), LARGEST_LOG)) if evidence.state.hard else 1.0
+    above = math.exp(min(difference.against(evidence.state.segments, max_percent / 100.0), LARGEST_LOG))
     if hard >= above:
         return Verdict(hard, Reason.ERROR_RATE, f"{figures(own)}; at most {max_percent:g} % may fail")
     return Verdict(
@@ -157,10 +158,15 @@ def is_proven(segments: tuple[Segment, ...], limit: float) -> bool:
 def certified_percent(segments: tuple[Segment, ...]) -> float | None:
     """Return by how many percentage points the candidate is proven to exceed stable's failure rate at most; None
     without proof."""
-    if not is_certified(segments, 0.5):
+    return lowest_limit(lambda limit: is_certified(segments, limit))
+
+
+def lowest_limit(is_certified: Callable[[float], bool]) -> float | None:
+    """Return the lowest limit, in percentage points of 0 to 50, that is certified; None without one."""
+    if not is_certified(0.5):
         return None
     low, high = 0.0, 0.5
     while high - low > max(0.0001, 0.02 * high):
         middle = (low + high) / 2
-        low, high = (low, middle) if is_certified(segments, middle) else (middle, high)
+        low, high = (low, middle) if is_certified(middle) else (middle, high)
     return round(100.0 * high, 2)

@@ -21,7 +21,13 @@ SMALLEST = {
     "rollout": {"steps": [{"weight": 5}]},
 }
 """A spec with every part and only its required fields."""
-BOUNDS_IN_A_RULE = {"spec.rollout.steps[].weight": (1, 99), "spec.rollout.gates.errors.maxPercent": (0.1, 50)}
+BOUNDS_IN_A_RULE = {
+    "spec.rollout.steps[].weight": (1, 99),
+    "spec.rollout.gates.errors.maxPercent": (0.1, 50),
+    "spec.rollout.gates.latency.maxIncreasePercent": (1, 1000),
+    "spec.rollout.gates.latency.maxMilliseconds": (0.1, 600_000),
+    "spec.rollout.gates.agreement.minPercent": (0, 100),
+}
 
 
 def uri_is_valid(uri: str) -> bool:

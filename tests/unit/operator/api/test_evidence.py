@@ -7,7 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmodel_operator.api.codec import DecodeError, decode, encode
-from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Recent, Segment, Sides
+from mlmodel_operator.api.evidence import (
+    Again,
+    Agreement,
+    Counts,
+    Cursor,
+    Dropped,
+    Evidence,
+    EvidenceState,
+    Outcomes,
+    Pairs,
+    Recent,
+    Segment,
+    Sides,
+)
 
 NUMBERS = st.builds(Counts, *[st.integers(0, 9)] * 4)
 BOTH = st.builds(Sides, NUMBERS, NUMBERS)
@@ -70,3 +83,82 @@ def test_equal_states_are_the_same_string() -> None:
 def test_a_state_that_is_not_a_json_string_is_named(state: object) -> None:
     with pytest.raises(DecodeError, match=r"evidence\.state must be a JSON string"):
         decode(Evidence, {"state": state}, "evidence")
+
+
+# --------------------------------------------------------------------------------------------------------------- pairs
+
+SMALL = st.integers(0, 9)
+
+
+def bins(lowest: int, highest: int) -> st.SearchStrategy[dict[str, int]]:
+    return st.dictionaries(st.integers(lowest, highest).map(str), SMALL, max_size=3)
+
+
+AGREE = st.lists(SMALL, min_size=5, max_size=5).map(
+    lambda n: Agreement(rows=n[0] + n[1] + 9, same=n[0], form=n[1], outside=n[2], candidate_mode=n[3], own_mode=n[4])
+)
+PAIRS = st.builds(
+    Pairs,
+    seen=SMALL,
+    kept=SMALL,
+    left=SMALL,
+    asked=SMALL,
+    dropped=st.builds(Dropped, SMALL, SMALL),
+    pairs=st.builds(Outcomes, *[SMALL] * 4),
+    again=st.lists(SMALL, min_size=2, max_size=2).map(lambda n: Again(max(n), min(n))),
+    agree=AGREE,
+    gaps=bins(-20, 20),
+    gaps_again=bins(-20, 20),
+    ratios=bins(-100, 100),
+    ratios_again=bins(-100, 100),
+    times=bins(0, 200),
+    own_times=bins(0, 200),
+)
+
+
+def numbers(value: object, path: str = "") -> dict[str, int]:
+    """Return all numbers of an encoded object by their path."""
+    if isinstance(value, dict):
+        return {name: number for key, item in value.items() for name, number in numbers(item, f"{path}.{key}").items()}
+    assert isinstance(value, int)
+    return {path: value}
+
+
+@given(PAIRS, PAIRS)
+def test_pairs_of_two_pods_are_summed_number_by_number(left: Pairs, right: Pairs) -> None:
+    own, more, both = (numbers(encode(item)) for item in (left, right, left + right))
+    assert both == {name: own.get(name, 0) + more.get(name, 0) for name in own.keys() | more.keys()}
+    assert left + right == right + left
+    assert left + Pairs() == left
+
+
+@given(PAIRS)
+def test_pairs_come_back_from_a_status_whole(found: Pairs) -> None:
+    assert decode(Pairs, encode(found)) == found
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"seen": -1},
+        {"seen": 2**64},
+        {"pairs": {"both": -1}},
+        {"dropped": {"own": 2**64}},
+        {"again": {"both": 1, "differ": 2}},
+        {"agree": {"rows": 3, "same": 2, "form": 2}},
+        {"agree": {"rows": 3, "outside": 4}},
+        {"agree": {"rows": 3, "candidateMode": 4}},
+        {"agree": {"rows": 3, "ownMode": 4}},
+        {"ratios": {"101": 1}},
+        {"ratios": {"1e2": 1}},
+        {"ratios": {"01": 1}},
+        {"ratiosAgain": {"-101": 1}},
+        {"gaps": {"21": 1}},
+        {"gapsAgain": {"x": 1}},
+        {"times": {"-1": 1}},
+        {"ownTimes": {"5": -1}},
+    ],
+)
+def test_numbers_that_cannot_be_counts_of_pairs_are_rejected(data: object) -> None:
+    with pytest.raises(DecodeError):
+        decode(Pairs, data)
