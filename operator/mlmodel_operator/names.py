@@ -31,7 +31,9 @@ RECORD_LABEL = f"{GROUP}/record"  # on a ControllerRevision: what it records (se
 APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent that was last applied
 TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of its pod template
 CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template: hash of its configuration
-ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a router pod: identity of the routes; a change refreshes the mount
+ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a pod: identity of what it mounts of the routes; a change refreshes it
+
+ACCEPT_ANNOTATION = f"{GROUP}/accept-change"  # on an MLModel: revision whose other answers are intended
 
 FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's files when the revision started
 
@@ -40,10 +42,13 @@ SERVER: Final = "server"  # component that runs a model, and the container in it
 FETCHER: Final = "fetch"  # init container of a server pod that downloads the model: it has the credentials
 ROUTER: Final = "router"  # component that routes a model's requests, and the container in its pods
 
+REHEARSAL = "rehearsal"  # key of the ConfigMap with the routes, and volume and port of a server pod that rehearses
+
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
 ROUTER_PORT = 8080  # HTTP of a router pod
 GRPC_PORT = 9000  # gRPC of server and router pods and of both Services: HTTP/2 from the first byte, without TLS
 ROUTER_STATUS_PORTS = (9090, 9091)  # status, metrics and probes of the two HAProxy processes of a router pod
+REHEARSAL_PORT = 8090  # results of a rehearsal, as counts, of a server pod
 SERVICE_PORT = 80  # HTTP of the model's Service, which leads to the routers
 OPERATOR_PORT = 8081  # metrics and probes of the operator
 

@@ -13,6 +13,7 @@ from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
 from mlmodel_operator.names import (
     FETCHER,
+    GROUP,
     REVISION_LABEL,
     ROUTER,
     ROUTER_STATUS_PORTS,
@@ -21,7 +22,7 @@ from mlmodel_operator.names import (
     Component,
 )
 from mlmodel_operator.resources import records
-from mlmodel_operator.resources.found import read_files_sha256
+from mlmodel_operator.resources.found import read_files_sha256, rehearses
 from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, RevisionState, Router
 from mlmodel_operator.rollout.pod_failures import CRASH_LOOP, IMAGE_FAILURES
 from mlmodel_operator.runtime.resource import (
@@ -77,7 +78,8 @@ def read_model(body: Body) -> MLModel:
     """Return the MLModel in ``body``; raise DecodeError if the spec does not fit, which the schema prevents."""
     meta = metadata(body)
     owner = Owner(str(meta["name"]), str(meta["namespace"]), uid(body))
-    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"))
+    ours = {name: str(value) for name, value in (meta.get("annotations") or {}).items() if name.startswith(f"{GROUP}/")}
+    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"), ours)
 
 
 def label(body: Body, name: str) -> str:
@@ -229,6 +231,7 @@ def read_workload(deployment: Body | None, pods: Iterable[Pod], address: str = "
         deployed=True,
         files_sha256=read_files_sha256(deployment),
         replica_failure=replica_failure(deployment),
+        rehearses=rehearses(deployment),
     )
 
 

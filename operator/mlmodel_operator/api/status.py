@@ -12,15 +12,17 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.evidence import Evidence, Repeated
 from mlmodel_operator.api.schema import Doc, Time
 from mlmodel_operator.api.types import Revision, Snapshot
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Format of the status that this release writes; a status without ``formatVersion`` has format 1."""
 
-Phase = Literal["Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]
-CandidatePhase = Literal["Preparing", "Canary", "Promoting", "Baking"]
+Phase = Literal["Stable", "Preparing", "Validating", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]
+CandidatePhase = Literal["Preparing", "Validating", "Canary", "Promoting", "Baking"]
+BEFORE_REQUESTS: tuple[CandidatePhase, ...] = ("Preparing", "Validating")
+"""Phases in which the candidate gets no request, unless it stands in for stable."""
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, ...] = ("a", "b")
 ConditionStatus = Literal["True", "False", "Unknown"]
@@ -96,8 +98,8 @@ class Candidate:
     slot: Annotated[
         Slot | None,
         Doc(
-            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing if"
-            " the candidate had requests before: it stood in, its verdict was held, or the status was lost."
+            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing and"
+            " Validating if the candidate had requests before: it stood in, its verdict was held, or the status was lost."
         ),
     ] = None
     digest: Annotated[
@@ -143,8 +145,8 @@ class Candidate:
     unproven: Annotated[
         str,
         Doc(
-            "Machine-readable reason why the candidate took a step without proof: NoEvidence; absent if every step was"
-            " proven."
+            "Machine-readable reason why the candidate took a step without proof: NoEvidence, or NoTraffic if no request"
+            " came; absent if every step was proven."
         ),
     ] = ""
     stands_in_since: Annotated[
@@ -162,11 +164,16 @@ class Candidate:
         tuple[str, ...], Doc("Values of spec.rollout.retry during this rollout, newest first, at most 20.")
     ] = ()
     evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
+    rehearsal: Annotated[
+        Repeated | None,
+        Doc("Requests of stable that were repeated on the candidate; absent before Validating and without a rehearsal."),
+    ] = None
 
     def __post_init__(self) -> None:
         """Raise TypeError for a candidate that no decision makes: somebody has changed the status."""
         _check_revision(self.revision)
-        if self.slot is None and (self.phase != "Preparing" or self.stands_in_since is not None):
+        is_before_requests = self.phase in BEFORE_REQUESTS and self.stands_in_since is None
+        if self.slot is None and not is_before_requests:
             raise TypeError("a candidate that gets requests requires a slot")
         if not 0 <= self.weight <= 100:
             raise TypeError("weight must be 0 to 100")

@@ -16,7 +16,7 @@ ModelFormat = Literal[
     "auto", "sklearn", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow"
 ]
 Trust = Literal["strict", "signed", "unsafe"]
-OnNoEvidence = Literal["Hold", "Promote", "RollBack"]
+OnNoEvidence = Literal["Proceed", "Hold", "Promote", "RollBack"]
 
 MAX_NAME = 40
 
@@ -464,6 +464,21 @@ class Gates:
 
 
 @dataclass(frozen=True)
+class Rehearsal:
+    """Repetition of stable's own requests on the candidate, before its first request and while it is rolled out."""
+
+    requests: Annotated[
+        int,
+        Doc(
+            "Maximum number of predictions that each pod keeps in memory, 0 to 10000, within 16 MiB and 24 hours. The"
+            " pods of stable repeat them on the candidate, and only counts leave the pods. 0 turns the rehearsal off. A"
+            " change applies to the pods of the next revision. Default: 1000."
+        ),
+        Limits(0, 10_000),
+    ] = 1000
+
+
+@dataclass(frozen=True)
 class Rollout:
     """How a candidate replaces stable."""
 
@@ -478,6 +493,10 @@ class Rollout:
     gates: Annotated[Gates, Doc("Tests that the candidate must pass in every step and while it bakes.")] = field(
         default_factory=Gates
     )
+    rehearsal: Annotated[
+        Rehearsal,
+        Doc("Proof from requests that stable has answered before: it takes seconds at any traffic, and exposes no user."),
+    ] = field(default_factory=Rehearsal)
     bake_seconds: Annotated[
         int,
         Doc(
@@ -498,9 +517,11 @@ class Rollout:
         OnNoEvidence,
         Doc(
             "What to do when a step has lasted maxSeconds without a verdict: Hold (wait for more requests), Promote"
-            " (take the next step) or RollBack. Default: Hold."
+            " (take the next step) or RollBack. Proceed is Hold, but for a model that gets no request: if every router"
+            " and every pod of stable shows that none has come, each step takes 5 s, and the version is called unproven."
+            " Default: Proceed."
         ),
-    ] = "Hold"
+    ] = "Proceed"
     max_seconds: Annotated[
         int,
         Doc("Time in seconds, 1 to 2592000 (30 days), after which onNoEvidence applies to a step. Default: 3600."),
@@ -650,3 +671,5 @@ class MLModel:
     owner: Owner
     generation: int
     spec: Spec
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Its annotations that begin with ``mlmodel.dev/``."""

@@ -45,6 +45,8 @@ def upgrade_status(raw: Json) -> Json:
             return _from_1(raw)
         case 2:
             return _from_2(raw)
+        case 3:
+            return _from_3(raw)
         case _:
             return raw
 
@@ -67,4 +69,9 @@ def _from_1(raw: Json) -> Json:
 def _from_2(raw: Json) -> Json:
     """Format 3 counts what the routers drew at random. What the pods counted before does not count, so that of a
     running rollout starts again, at the weight that the rollout has."""
-    return {**without_state(raw), "formatVersion": 3}
+    return _from_3(without_state(raw))
+
+
+def _from_3(raw: Json) -> Json:
+    """Format 4 has the phase Validating and counts of pairs: a rollout without them goes on without."""
+    return {**raw, "formatVersion": 4}

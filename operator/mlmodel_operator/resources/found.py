@@ -8,7 +8,7 @@ from itertools import pairwise, product
 from mlmodel_operator.api.codec import DecodeError, decode
 from mlmodel_operator.api.revision import revision_id
 from mlmodel_operator.api.types import Snapshot
-from mlmodel_operator.names import FETCHER, FILES_OPTION, REVISION_LABEL, SERVER
+from mlmodel_operator.names import FETCHER, FILES_OPTION, REHEARSAL, REVISION_LABEL, SERVER
 from mlmodel_operator.resources.common import Body
 from mlmodel_operator.resources.server import DEFAULT_REQUESTS, as_passed
 
@@ -57,10 +57,20 @@ def read_snapshot(deployment: Body, image: str) -> Snapshot | None:
 
 def read_files_sha256(deployment: Body) -> str:
     """Return the digest that the pods of a Deployment require of the files of a ConfigMap; empty without one."""
-    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    container: Body = next((item for item in pod.get("containers") or [] if item.get("name") == SERVER), {})
-    digest = str(dict(pairwise(container.get("args") or [])).get(FILES_OPTION, ""))
+    digest = str(dict(pairwise(_server(deployment).get("args") or [])).get(FILES_OPTION, ""))
     return digest if _SHA256.fullmatch(digest) else ""
+
+
+def rehearses(deployment: Body) -> bool:
+    """Whether the pods of a Deployment keep a sample of their requests and answer copies: those of an older release do
+    not."""
+    return any(port.get("name") == REHEARSAL for port in _server(deployment).get("ports") or [])
+
+
+def _server(deployment: Body) -> Body:
+    """Return the container of the server; empty if the Deployment has none."""
+    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return next((item for item in pod.get("containers") or [] if item.get("name") == SERVER), {})
 
 
 def _options(container: Body) -> dict[str, str]:

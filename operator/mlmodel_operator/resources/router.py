@@ -15,6 +15,7 @@ from mlmodel_operator.api.types import Owner, RouterResources, Traffic
 from mlmodel_operator.names import (
     CONFIG_ANNOTATION,
     GRPC_PORT,
+    REHEARSAL,
     ROUTER,
     ROUTER_PORT,
     ROUTER_STATUS_PORTS,
@@ -122,9 +123,11 @@ def _directives(text: str) -> str:
     return "\n".join(line for line in lines if line and not line.startswith(("#", "--")))
 
 
-def router_routes(owner: Owner, routes: Routes) -> Body:
-    """Return the ConfigMap with the routes file, which the router reads."""
-    return _config_map(owner, routes_name(owner.name), {"routes": routes.text()})
+def router_routes(owner: Owner, routes: Routes, rehearsal: str = "") -> Body:
+    """Return the ConfigMap with the routes file, which the router reads, and with the file that names the candidate of
+    a ``rehearsal``, which the servers read; empty: there is none."""
+    files = {"routes": routes.text()} | ({REHEARSAL: rehearsal} if rehearsal else {})
+    return _config_map(owner, routes_name(owner.name), files)
 
 
 def router_disruption_budget(owner: Owner) -> Body:

@@ -7,15 +7,18 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from mlmodel_operator.api.types import Autoscaling, Owner, Revision, Snapshot
+from mlmodel_operator.api.types import Autoscaling, Owner, Rehearsal, Revision, Snapshot
 from mlmodel_operator.names import (
     FETCHER,
     FILES_OPTION,
     GRPC_PORT,
+    REHEARSAL,
+    REHEARSAL_PORT,
     SERVER,
     SERVER_PORT,
     TEMPLATE_ANNOTATION,
     revision_name,
+    routes_name,
     selector,
 )
 from mlmodel_operator.resources import common
@@ -24,6 +27,7 @@ from mlmodel_operator.resources.common import Body
 MODEL_PATH = "/mnt/model"
 STORAGE_PATH = "/etc/mlmodel/storage"
 API_KEYS_PATH = "/etc/mlmodel/api-keys"
+REHEARSAL_PATH = "/etc/mlmodel/rehearsal"
 STORAGE_SECRET = "mlmodel-storage"  # noqa: S105 - its name
 """Name of the Secret with credentials for downloads, in the namespace of the model. Its keys are named like the
 environment variables of the store. Only the init container that downloads the model mounts it, as files: tools print an
@@ -57,19 +61,24 @@ def deployment(
     signing_keys: str = "",
     allow_unsafe: bool = False,
     timeout_seconds: int = TIMEOUT_SECONDS,
+    rehearsal_requests: int = Rehearsal.requests,
 ) -> Body:
     """Return the Deployment of one revision, without ``replicas``, which the autoscaler or a patch of the operator
     sets.
 
     The pod template depends on the owner's name, the snapshot of the revision with its image, the time limit of a
-    request in seconds and, if its trust is not strict, on the operator's rights: ``signing_keys``, public keys as PEM,
-    and ``allow_unsafe``. The controller does not change the template of an existing Deployment (see
-    ``TEMPLATE_ANNOTATION``), so neither an upgrade nor another limit nor other rights restart a pod.
+    request in seconds, the number of requests that a pod keeps for rehearsals and, if its trust is not strict, on the
+    operator's rights: ``signing_keys``, public keys as PEM, and ``allow_unsafe``. The controller does not change the
+    template of an existing Deployment (see ``TEMPLATE_ANNOTATION``), so neither an upgrade nor another limit nor other
+    rights restart a pod.
     """
     name = revision_name(owner.name, revision.id)
     snapshot = revision.snapshot
     args = _args(owner, revision, allow_unsafe, timeout_seconds)
     volumes, mounts = _volumes(snapshot)
+    container = _container(snapshot, args, mounts, signing_keys)
+    if rehearsal_requests:
+        volumes.append(_rehearse(owner, container, rehearsal_requests))
     body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -90,7 +99,7 @@ def deployment(
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, SERVER, revision.id),
                     **_init_containers(owner, snapshot),
-                    "containers": [_container(snapshot, args, mounts, signing_keys)],
+                    "containers": [container],
                     "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": SCRATCH_SIZE}}, *volumes],
                 },
             },
@@ -220,6 +229,20 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *mounts],  # noqa: S108
     }
+
+
+def _rehearse(owner: Owner, container: Body, requests: int) -> Body:
+    """Let the server in ``container`` keep ``requests`` for rehearsals; return the volume that names the candidate.
+
+    It is optional, so that a pod starts before the routes exist, and the key of it while no candidate is rehearsed.
+    """
+    path = f"{REHEARSAL_PATH}/{REHEARSAL}"
+    container["args"] += ["--rehearsal", path, "--rehearsal-requests", str(requests)]
+    container["args"] += ["--rehearsal-port", str(REHEARSAL_PORT)]
+    container["ports"].append({"name": REHEARSAL, "containerPort": REHEARSAL_PORT})
+    container["volumeMounts"].append({"name": REHEARSAL, "mountPath": REHEARSAL_PATH, "readOnly": True})
+    items = [{"key": REHEARSAL, "path": REHEARSAL}]
+    return {"name": REHEARSAL, "configMap": {"name": routes_name(owner.name), "items": items, "optional": True}}
 
 
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds: int) -> list[str]:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlmodel_operator.api.evidence import Sides
+from mlmodel_operator.api.evidence import Pairs, Sides
 from mlmodel_operator.names import ROUTER_STATUS_PORTS
 
 MANY_RESTARTS = 2
 """Number of restarts from which on a container that does not start is in a crash loop."""
+
+MOST_REHEARSING = 50
+"""Number of pods of stable whose pages are read: their counts are in the status. More would prove little more."""
 
 if TYPE_CHECKING:  # routes.py imports this module
     from mlmodel_operator.rollout.routes import Routes
@@ -56,6 +59,8 @@ class RevisionState:
     """Digest that its Deployment requires of the files of a ConfigMap; empty if it requires none."""
     replica_failure: str = ""
     """Why its Deployment cannot create pods (a quota, an admission policy); empty if it can."""
+    rehearses: bool = False
+    """Whether its pods keep a sample of their requests, and answer copies of requests."""
 
     @property
     def ready(self) -> int:
@@ -88,6 +93,20 @@ class Router:
 
 
 @dataclass(frozen=True)
+class Rehearsing:
+    """One ready pod of stable, and what its page says about the rehearsal of the candidate."""
+
+    pod: str
+    boot: str = ""
+    """Identity of the process for one rehearsal, which counts from zero; empty if the page could not be read."""
+    candidate: str = ""
+    """Revision that the pod rehearses; empty if it rehearses none."""
+    pairs: Pairs = field(default_factory=Pairs)
+    silent_since: float | None = None
+    """Time since which the page could not be read; None if it was read or not asked."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """One model's children."""
 
@@ -112,6 +131,8 @@ class Observed:
     """Time since which the model's address has not answered; None if ``reachable``."""
     silent_services: Mapping[str, float] = field(default_factory=dict)
     """Revisions of ``needs_services`` whose Service did not answer, and the time since which it has not."""
+    rehearsing: tuple[Rehearsing, ...] = ()
+    """The ready pods of stable whose pages ``needs_pages`` requires; at most ``MOST_REHEARSING``."""
     denied: str = ""
     """Why this operator may not serve the desired revision, in one sentence; empty if it may."""
 
