@@ -35,9 +35,9 @@ def wrong_versions(out: Path) -> dict[str, tuple[str, str]]:
     X, y = load_breast_cancer(as_frame=True, return_X_y=True)
     narrow = X.iloc[:, :10]
     made = {
-        "swapped": (make_pipeline(StandardScaler(), LogisticRegression()), X, 1 - y, "Agreement"),
-        "constant": (DummyClassifier(strategy="most_frequent"), X, y, "Agreement"),
-        "narrow": (make_pipeline(StandardScaler(), LogisticRegression()), narrow, y, "PairErrors"),
+        "swapped": (make_pipeline(StandardScaler(), LogisticRegression()), X, 1 - y, "OtherAnswers"),
+        "constant": (DummyClassifier(strategy="most_frequent"), X, y, "OtherAnswers"),
+        "narrow": (make_pipeline(StandardScaler(), LogisticRegression()), narrow, y, "RehearsalErrors"),
     }
     found = {}
     for version, (estimator, rows, labels, reason) in made.items():
@@ -84,7 +84,7 @@ def test_a_wrong_version_is_rejected_before_a_user_meets_it(
                 model.apply(version)
             entry, took = wait_rejected(model, version)
             print(f"{version}: {entry['reason']} {took:.1f} s after it was ready: {entry['message']}")
-            assert entry["reason"] == (wrong[version][1] if version in wrong else "PairErrors")
+            assert entry["reason"] == (wrong[version][1] if version in wrong else "RehearsalErrors")
             assert entry.get("weight", 0) == 0
             assert took <= 30
         seen = clients.stop()
@@ -114,7 +114,7 @@ def test_a_version_that_takes_twice_as_long_is_rejected_before_a_user_meets_it(
         entry, took = wait_rejected(model, "slow")
         seen = clients.stop()
     print(f"{entry['reason']} {took:.1f} s after it was ready: {entry['message']}")
-    assert entry["reason"] == "Latency"
+    assert entry["reason"] == "SlowerThanStable"
     assert entry.get("weight", 0) == 0
     assert took <= 30
     assert seen.failed == 0, seen.errors
