@@ -33,6 +33,8 @@ TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of
 CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template: hash of its configuration
 ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a router pod: identity of the routes; a change refreshes the mount
 
+APPROVE_ANNOTATION = f"{GROUP}/approve"  # on an MLModel, by a user: approves a step with `pause` (rollout/approval.py)
+
 FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's files when the revision started
 
 Component = Literal["server", "router"]

@@ -13,6 +13,7 @@ from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
 from mlmodel_operator.names import (
     FETCHER,
+    GROUP,
     REVISION_LABEL,
     ROUTER,
     ROUTER_STATUS_PORTS,
@@ -77,7 +78,10 @@ def read_model(body: Body) -> MLModel:
     """Return the MLModel in ``body``; raise DecodeError if the spec does not fit, which the schema prevents."""
     meta = metadata(body)
     owner = Owner(str(meta["name"]), str(meta["namespace"]), uid(body))
-    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"))
+    annotations = {
+        name: str(value) for name, value in (meta.get("annotations") or {}).items() if name.startswith(f"{GROUP}/")
+    }
+    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"), annotations)
 
 
 def label(body: Body, name: str) -> str:

@@ -123,8 +123,10 @@ def _directives(text: str) -> str:
 
 
 def router_routes(owner: Owner, routes: Routes) -> Body:
-    """Return the ConfigMap with the routes file, which the router reads."""
-    return _config_map(owner, routes_name(owner.name), {"routes": routes.text()})
+    """Return the ConfigMap with the files that the router follows: the routes and, if a header assigns requests, the
+    sides."""
+    files = {"routes": routes.text(), "sides": routes.sides.text()}
+    return _config_map(owner, routes_name(owner.name), {name: text for name, text in files.items() if text})
 
 
 def router_disruption_budget(owner: Owner) -> Body:
