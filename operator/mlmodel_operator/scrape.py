@@ -24,6 +24,7 @@ _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _UNCOUNTED = ("large", "chosen", "crowd", "other")
+_NEWER_UNCOUNTED = ("sticky", "matched")  # a router of the release before does not have them
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,15 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
             candidate=_text(page["candidate"]),
             stable_ms=_natural(page["stable_ms"]),
             weights={_weight(weight): _sides(sides) for weight, sides in page["weights"].items()},
-            uncounted={kind: _natural(page["uncounted"][kind]) for kind in _UNCOUNTED},
+            uncounted=_uncounted(page["uncounted"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _uncounted(numbers: Mapping[str, Any]) -> dict[str, int]:
+    found = {kind: _natural(numbers[kind]) for kind in _UNCOUNTED}
+    return found | {kind: _natural(numbers[kind]) for kind in _NEWER_UNCOUNTED if kind in numbers}
 
 
 def _sides(sides: Mapping[str, Any]) -> Sides:

@@ -124,10 +124,11 @@ def _directives(text: str) -> str:
 
 
 def router_routes(owner: Owner, routes: Routes, rehearsal: str = "") -> Body:
-    """Return the ConfigMap with the routes file, which the router reads, and with the file that names the candidate of
-    a ``rehearsal``, which the servers read; empty: there is none."""
-    files = {"routes": routes.text()} | ({REHEARSAL: rehearsal} if rehearsal else {})
-    return _config_map(owner, routes_name(owner.name), files)
+    """Return the ConfigMap with the files that the router follows, the routes and, if a header assigns requests, the
+    sides; and with the file that names the candidate of a ``rehearsal``, which the servers read (empty: there is none).
+    """
+    files = {"routes": routes.text(), "sides": routes.sides.text(), REHEARSAL: rehearsal}
+    return _config_map(owner, routes_name(owner.name), {name: text for name, text in files.items() if text})
 
 
 def router_disruption_budget(owner: Owner) -> Body:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Status, revision_of
-from mlmodel_operator.rollout import capacity
+from mlmodel_operator.rollout import approval, capacity
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.plan import DesiredRevision
-from mlmodel_operator.rollout.steps import next_target
+from mlmodel_operator.rollout.steps import needs_proof, next_target
 
 
 def count_replicas(context: Context, state: Status) -> Status:
@@ -76,5 +76,7 @@ def _required(context: Context, candidate: Candidate) -> int:
     evidence = context.evidence or Evidence()
     target = next_target(rollout, candidate.weight)
     is_overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
-    is_passed = is_overdue or errors.is_proven(evidence.state.segments, target.limit)
-    return capacity.for_weight(target.weight if is_passed and not rollout.paused else candidate.weight, full)
+    is_passed = is_overdue or not needs_proof(candidate.weight, target)
+    is_passed = is_passed or errors.is_proven(evidence.state.segments, target.limit)
+    waits = rollout.paused or approval.missing(context, candidate)
+    return capacity.for_weight(target.weight if is_passed and not waits else candidate.weight, full)

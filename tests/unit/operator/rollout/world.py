@@ -147,6 +147,8 @@ class World:
     """Digest of the files of each ConfigMap; empty: it does not exist. By default each exists."""
     image: str = IMAGE
     """Server image of the operator."""
+    annotations: dict[str, str] = field(default_factory=dict)
+    """The annotations of the MLModel."""
     known: Known = field(default_factory=Known)
     """The records of the operator."""
     served_by: dict[str, float] = field(default_factory=dict)
@@ -178,7 +180,7 @@ class World:
 
     def model(self) -> MLModel:
         """Return the MLModel."""
-        return MLModel(OWNER, self.generation, self.spec)
+        return MLModel(OWNER, self.generation, self.spec, self.annotations)
 
     def observed(self, status: Status | None = None) -> Observed:
         """Return what the operator observes; it reads the router only if ``status`` requires it."""
@@ -395,7 +397,7 @@ def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
     return world
 
 
-def steps(*weights: int, **more: int) -> tuple[Step, ...]:
+def steps(*weights: int, **more: Any) -> tuple[Step, ...]:
     """Return steps with these weights."""
     return tuple(Step(weight, **more) for weight in weights)
 
