@@ -175,7 +175,7 @@ def build(
     served = Model(opened.functions, signature)
     compiled: Compiled | None = None
     compiled_files: dict[str, bytes] = {}
-    if sources:  # what its modules compute would be known only for the rows that are compared
+    if sources and not signature.frame:  # what it computes would be known only for the rows that are compared
         compiled = Compiled(reason="it has Python code")
     elif compile:
         compiled, compiled_files = _compiled(opened, signature, served.table(tensors))
