@@ -39,7 +39,7 @@ class OwnSteps:
 
     def __call__(self, table: Array) -> dict[str, Array]:
         """Return the answers to the rows of a request. Raise ValueError for one that the graph was not made for, and
-        whatever a step raises."""
+        anything that a step raises."""
         found = {}
         for name, step, transform, columns, frames in self._steps:
             answer = matrix_of(transform(frames(table[:, columns])), len(table))

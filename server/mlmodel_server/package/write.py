@@ -94,7 +94,7 @@ def save(
 
     ``code`` are the modules of your own classes and functions that the model uses: module objects, or paths of a
     ``.py`` file or of a package directory. The package then contains their source, so a server opens it only when it is
-    signed; it is not compiled.
+    signed. They are not compiled; of a model that gets a DataFrame the rest is.
 
     Raise :class:`UsageError` with one sentence that says what to change.
     """
