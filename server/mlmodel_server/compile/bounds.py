@@ -29,7 +29,9 @@ def unbounded(graph: Graph) -> list[str]:
         for node in graph.nodes:
             bounds[node.output[0]] = _bound(node, bounds, constants)
     return [
-        name for name, limits in graph.limits.items() if not all(bounds[name] < _most(limit) / 2 for limit in limits)
+        name
+        for name, limits in graph.limits.items()
+        if not all(bounds.get(name, _UNKNOWN) < _most(limit) / 2 for limit in limits)
     ]
 
 

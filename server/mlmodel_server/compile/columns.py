@@ -311,11 +311,12 @@ def elementwise(graph: Graph, function: Any, values: str) -> str:
 @converts("sklearn.ColumnTransformer", checks=False)
 def _column_transformer(graph: Graph, union: Any, table: Columns) -> Columns:
     parts = []
-    for name, step, _ in union.transformers_:
+    for name, step, selected in union.transformers_:
         positions = union._transformer_to_input_indices.get(name, [])
         if (isinstance(step, str) and step == "drop") or not len(positions):
             continue
-        parts.append(_weighted(graph, union, name, _step(graph, step, table.pick(positions))))
+        picked = replace(table.pick(positions), flat=isinstance(selected, (str, int, np.integer)))
+        parts.append(_weighted(graph, union, name, _step(graph, step, picked)))
     return side_by_side(graph, parts)
 
 

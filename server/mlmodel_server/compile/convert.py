@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +20,12 @@ from mlmodel_server.compile import (  # noqa: F401  each registers converters
 from mlmodel_server.compile.bounds import unbounded
 from mlmodel_server.compile.domain import Domain
 from mlmodel_server.compile.functions import DOMAIN, GUARD, NUMBERS, TEXT
-from mlmodel_server.compile.graph import DOUBLE, ML, Columns, Graph, predict
+from mlmodel_server.compile.graph import DOUBLE, ML, Columns, Frame, Graph, predict
 from mlmodel_server.compile.verdict import Unsupported
 from mlmodel_server.formats.opened import PREDICT_PROBA
+from mlmodel_server.formats.prepare import parts
 from mlmodel_server.manifest import Signature
+from mlmodel_server.tensors import Array, TensorSpec
 
 OPSET, ML_OPSET, IR_VERSION = 21, 5, 10
 """ONNX 1.17: TreeEnsemble in float64 is new in ai.onnx.ml 5, and ONNX Runtime reads it since 1.20."""
@@ -44,17 +47,26 @@ _TYPES = {
 }
 
 
-def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes, tuple[str, ...]]:
-    """Return the ONNX model and its operations, most frequent first.
+def convert(
+    estimator: Any,
+    signature: Signature,
+    domain: Domain,
+    example: Array | None = None,
+    request: Sequence[TensorSpec] = (),
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return the ONNX model and its operations, most frequent first. ``example`` is a row of a request with the
+    columns ``request``, if the model gets a DataFrame.
 
-    Inputs: ``numbers`` (float64 [rows, columns], all columns that are not text) and ``text`` (strings [rows, columns]);
+    Inputs: ``numbers`` (float64 [rows, columns], all columns that are not text), ``text`` (strings [rows, columns]),
+    and the answers of the author's own steps (float64 [rows, columns]);
     outputs: those of the signature; if its steps check what they get from the step before, also that; and
     ``guard`` if they may reject it although the numbers of the request are not great.
     Raise :class:`Unsupported`, or any exception of a converter.
     """
-    graph = Graph()
     table = _table(signature)
+    graph = Graph(None if example is None else Frame(parts(estimator), example, request, table.places))
     prediction = predict(graph, estimator, _of_frame(estimator, signature, table) if signature.frame else table)
+    domain = msgspec.structs.replace(domain, own=graph.own)
     outputs = []
     for spec in signature.outputs:
         tensor = prediction.proba if spec.name == PREDICT_PROBA else prediction.predict
@@ -78,6 +90,7 @@ def convert(estimator: Any, signature: Signature, domain: Domain) -> tuple[bytes
         for name, kind, width in (
             (NUMBERS, DOUBLE, table.width),
             (TEXT, int(TensorProto.STRING), len(table.places) - table.width),
+            *((name, DOUBLE, step.width) for name, step in graph.own.items()),
         )
         if name in used
     ]

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mlmodel_server.compile.own import OwnStep
 from mlmodel_server.tensors import Array
 
 SAFE = 1e30
@@ -41,8 +42,9 @@ class Domain(msgspec.Struct, frozen=True, omit_defaults=True):
     """For each column that is not text: does the model reject a missing number, an infinite one, or one that float32
     cannot hold? Empty if the table cannot contain such numbers.
 
-    ``texts`` and ``values``: the only values that a column accepts, by its position in the table. ``steps``: what the
-    steps of the model accept from the step before, by the name of the tensor between them.
+    ``own`` are the steps whose answers are inputs of the graph, by the names of these. ``texts`` and ``values``: the
+    only values that a column accepts, by its position in the table. ``steps``: what the steps of the model accept from
+    the step before, by the name of the tensor between them.
     """
 
     missing: tuple[bool, ...] = ()
@@ -51,6 +53,7 @@ class Domain(msgspec.Struct, frozen=True, omit_defaults=True):
     texts: dict[int, frozenset[str]] = {}
     values: dict[int, frozenset[float]] = {}
     steps: dict[str, tuple[Limit, ...]] = {}
+    own: dict[str, OwnStep] = {}
 
 
 class Check:

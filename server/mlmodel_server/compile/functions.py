@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from mlmodel_server.compile.domain import SAFE, Check, Domain
+from mlmodel_server.compile.own import OwnSteps
 from mlmodel_server.compile.plain import Plain, plain
 from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions, Table
@@ -31,6 +34,8 @@ DOMAIN = "domain"
 """Name of the metadata with the :class:`Domain` of the model."""
 
 _DOUBLE = np.dtype(np.float64)
+
+NONE: Mapping[str, Array] = MappingProxyType({})
 
 COMPILED_OUTPUTS = (PREDICT, PREDICT_PROBA)
 """Outputs that can be compiled."""
@@ -75,27 +80,38 @@ class Routed:
         return self._original(table, outputs)
 
 
-def loaded(onnx: bytes, signature: Signature, threads: int = 1) -> Functions:
-    """Return the functions of a compiled model for the table of the model that it was made from.
+def loaded(onnx: bytes, signature: Signature, threads: int = 1, estimator: Any = None) -> Functions:
+    """Return the functions of a compiled model for the table of the model that it was made from, which is the prepared
+    ``estimator`` if some of its steps are not in the graph.
 
     Raise ValueError, or what ONNX Runtime raises, if it cannot be loaded.
     """
     if not signature.frame:
         return OnnxFunctions(onnx, signature, threads)
     made, functions = Plain(signature.inputs), OnnxFunctions(onnx, plain(signature), threads)
+    if not functions.own:
 
-    def on_plain(table: Table, outputs: Sequence[str], /) -> list[Array]:
+        def on_plain(table: Table, outputs: Sequence[str], /) -> list[Array]:
+            assert isinstance(table, np.ndarray)
+            return functions(made(table), outputs)
+
+        return on_plain
+    from mlmodel_server.formats.prepare import parts  # imports scikit-learn
+
+    own = OwnSteps(functions.own, parts(estimator), signature.inputs)
+
+    def beside_own(table: Table, outputs: Sequence[str], /) -> list[Array]:
         assert isinstance(table, np.ndarray)
-        return functions(made(table), outputs)
+        return functions(made(table), outputs, own(table))
 
-    return on_plain
+    return beside_own
 
 
 def _marked(table: Array) -> Array:
     """Return the table with a text in place of each missing one."""
     values = table.ravel().tolist()
     if MISSING_TEXT in values:
-        table = np.where(np.equal(table, MISSING_TEXT), _SENT, table)  # type: ignore[call-overload]
+        table = np.where(np.equal(table, MISSING_TEXT), _SENT, table)
     if None not in values:
         return table
     return np.where(missing_texts(table), MISSING_TEXT, table)
@@ -120,19 +136,21 @@ class OnnxFunctions:
         self._numbers, self._text = np.flatnonzero(~text), np.flatnonzero(text)
         self._mixed = bool(text.any())
         domain = msgspec.json.decode(running.get_modelmeta().custom_metadata_map[DOMAIN], type=Domain)
-        self._check, self._steps = Check(domain), domain.steps
+        self._check, self._steps, self.own = Check(domain), domain.steps, domain.own
 
-    def __call__(self, table: Table, outputs: Sequence[str]) -> list[Array]:
-        """Return the ``outputs`` for [rows, columns], all from the same run of the graph.
+    def __call__(self, table: Table, outputs: Sequence[str], own: Mapping[str, Array] = NONE) -> list[Array]:
+        """Return the ``outputs`` for [rows, columns], all from the same run of the graph; ``own`` are the answers of
+        the steps that are not in the graph.
 
         Raise ValueError if the table contains what the estimator rejects: a missing or infinite number, or an unknown
         category.
         """
         assert isinstance(table, np.ndarray)  # no estimator has the layout "tensors"
         if len(table) > CHUNK:
-            parts = [self(table[start : start + CHUNK], outputs) for start in range(0, len(table), CHUNK)]
+            chunks = [slice(start, start + CHUNK) for start in range(0, len(table), CHUNK)]
+            parts = [self(table[c], outputs, {name: array[c] for name, array in own.items()}) for c in chunks]
             return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
-        feeds = {}
+        feeds = dict(own)
         if self._mixed:
             table = _marked(table)
             numbers = table.take(self._numbers, axis=1).astype(np.float64)

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mlmodel_server.compile.domain import Limit
 from mlmodel_server.compile.limits import trial
+from mlmodel_server.compile.own import OwnStep, matrix_of
 from mlmodel_server.compile.plain import CATEGORY, is_date, number_of
 from mlmodel_server.compile.verdict import Unsupported
-from mlmodel_server.tensors import Array
+from mlmodel_server.formats.frame import Frames
+from mlmodel_server.formats.prepare import in_double, is_own
+from mlmodel_server.tensors import Array, TensorSpec
 
 ML = "ai.onnx.ml"
 DOUBLE = int(TensorProto.DOUBLE)
@@ -26,14 +29,27 @@ INT64 = int(TensorProto.INT64)
 FINITE = Limit(missing=False, infinite=False, single=False)
 
 
+class Frame(NamedTuple):
+    """What is known of a model that gets a DataFrame: its parts, a row of a request with these columns, and for each
+    column its place in :class:`Columns`."""
+
+    parts: Sequence[Any]
+    example: Array
+    columns: Sequence[TensorSpec]
+    places: Sequence[tuple[bool, int]]
+
+
 class Graph:
     """The nodes and constants so far. Names identify tensors."""
 
-    def __init__(self) -> None:
+    def __init__(self, frame: Frame | None = None) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.limits: dict[str, tuple[Limit, ...]] = {}
         """What steps accept, by the name of the matrix that they get."""
+        self.own: dict[str, OwnStep] = {}
+        """The steps that are not in the graph, by the names of the inputs with their answers."""
+        self._frame = frame
         self._selections: dict[tuple[str, tuple[int, ...]], str] = {}
 
     def add(self, op: str, *inputs: str | Array | float, domain: str = "", **attributes: Any) -> str:
@@ -51,6 +67,25 @@ class Graph:
         name = f"c{len(self.constants)}"
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
         return name
+
+    def beside(self, step: Any, table: Columns) -> Columns:
+        """Return the columns that a step makes which stays as it is, beside the graph.
+
+        Raise :class:`Unsupported` if it does not get columns of the request, or does not return numbers.
+        """
+        name = type(step).__name__
+        if self._frame is None or not table.given or table.flat:
+            raise Unsupported(f"{name} with code that is not known, behind another step, is not converted")
+        columns = tuple(self._frame.places.index(place) for place in table.places)
+        rows = Frames([self._frame.columns[column] for column in columns])(self._frame.example[:, list(columns)])
+        try:
+            answer = matrix_of(step.transform(rows), 1)
+        except ValueError as error:
+            raise Unsupported(f"{name} with code that is not known is not converted: {error}") from error
+        part = next(place for place, part in enumerate(self._frame.parts) if part is step)
+        found = self.own[f"own{len(self.own)}"] = OwnStep(part, columns, answer.shape[1], str(answer.dtype))
+        others = frozenset({found.dtype} - {"float64"})
+        return replace(Columns.of(f"own{len(self.own) - 1}", found.width), others=others)
 
     def sum(self, terms: Sequence[str]) -> str:
         """Add up the terms one by one, from the first to the last."""
@@ -119,6 +154,8 @@ class Columns:
     """The columns of the request, which :class:`Domain` covers."""
     dtypes: Mapping[tuple[bool, int], str] = field(default_factory=dict)
     """The dtype of each column of the request, by place, if the model gets a DataFrame."""
+    flat: bool = False
+    """The step gets a single column as a Series."""
     others: frozenset[str] = frozenset()
     """Dtypes of numbers other than float64 that the library may hold these columns in."""
 
@@ -248,10 +285,24 @@ def converts(*kinds: str, checks: bool = True) -> Callable[[Converter], Converte
 
 def transform(graph: Graph, estimator: Any, table: Columns) -> Columns:
     """Return the columns that a fitted transformer makes from ``table``."""
+    if _is_opaque(estimator, table):
+        return graph.beside(estimator, table)
     columns = _convert(graph, estimator, table)
     if not isinstance(columns, Columns):
         raise Unsupported(f"{type(estimator).__name__} as a transformer is not converted")
     return columns
+
+
+def _is_opaque(step: Any, table: Columns) -> bool:
+    """Whether what a step of a model with a DataFrame computes is known only by calling it."""
+    if not table.dtypes:
+        return False
+    if type(step).__name__ != "FunctionTransformer":
+        return is_own(step) and hasattr(step, "transform")
+    function = step.func
+    if function is None:
+        return False
+    return not isinstance(function, np.ufunc) or not all(in_double(function, np.dtype(d)) for d in others_of(table))
 
 
 def predict(graph: Graph, estimator: Any, table: Columns) -> Prediction:

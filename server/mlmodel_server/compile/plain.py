@@ -27,7 +27,7 @@ _NO_DATE = float(np.iinfo(np.int64).min)
 
 
 def number_of(dtype: str) -> str:
-    """Return numpy's dtype for the numbers of a column of a DataFrame; "" if its values are no numbers."""
+    """Return numpy's dtype for the numbers of a column of a DataFrame; "" if its values are not numbers."""
     return dtype if dtype in NUMBERS else NULLABLE.get(dtype, "")
 
 

@@ -28,8 +28,11 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array
 
 SEED = 20240611
-GIVEN, INVENTED, MIXED = 2_000, 300, 800
+MAX_GIVEN, INVENTED, MIXED = 2_000, 300, 800
 """Maximum rows of these kinds."""
+
+GIVEN = "given"
+"""The kind of the reference rows themselves."""
 
 EXTREMES, THRESHOLDS, SINGLE = 100, 300, 10
 """Maximum columns with six extremes each; thresholds with ten values each; columns with five unusual values each."""
@@ -84,10 +87,10 @@ class ColumnKinds:
 def varied(estimator: Any, table: Array, kinds: ColumnKinds) -> list[Rows]:
     """Return rows of all kinds but :func:`boundary` and :func:`unusual`, made from the reference rows ``table``."""
     random = np.random.default_rng(SEED)
-    given = table if len(table) <= GIVEN else table[random.choice(len(table), GIVEN, replace=False)]
+    given = table if len(table) <= MAX_GIVEN else table[random.choice(len(table), MAX_GIVEN, replace=False)]
     base = np.concatenate([given, _invented(given, kinds, random)])
     return [
-        Rows("given", given),
+        Rows(GIVEN, given),
         Rows("invented", base[len(given) :]),
         Rows("between two rows", _mixed(base, kinds, random)),
         Rows("with missing numbers", _with_missing(given, kinds, random)),

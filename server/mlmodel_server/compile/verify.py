@@ -10,7 +10,7 @@ import numpy as np
 
 from mlmodel_server.compile import timing
 from mlmodel_server.compile.explore import accepts, detect_domain
-from mlmodel_server.compile.functions import OnnxFunctions, compilable, loaded
+from mlmodel_server.compile.functions import compilable, loaded
 from mlmodel_server.compile.parity import Comparison, Different
 from mlmodel_server.compile.plain import Plain, plain
 from mlmodel_server.compile.rows import ColumnKinds, boundary, probes, unusual, varied
@@ -55,21 +55,11 @@ def _methods(estimator: Any) -> Functions:
 
 
 def _on_frames(functions: Functions, made: Plain) -> Functions:
-    """Return the functions of a model with a DataFrame, for rows in their compiled form."""
+    """Return functions for the table of a model with a DataFrame, for rows in their compiled form."""
 
     def answers(table: Table, outputs: Sequence[str], /) -> list[Array]:
         assert isinstance(table, np.ndarray)
         return functions(made.back(table), outputs)
-
-    return answers
-
-
-def _rounding(functions: Functions, made: Plain) -> Functions:
-    """Return functions that get the same numbers as those of :func:`_on_frames`."""
-
-    def answers(table: Table, outputs: Sequence[str], /) -> list[Array]:
-        assert isinstance(table, np.ndarray)
-        return functions(made.rounded(table), outputs)
 
     return answers
 
@@ -93,10 +83,9 @@ def _compiled(
     if row is None:
         raise Unsupported("it rejects all example rows")
     domain = detect_domain(original, estimator, signature, row)
-    onnx, ops = convert(estimator, signature, domain)
-    compiled: Functions = OnnxFunctions(onnx, signature)
-    if signature.frame:
-        compiled = _rounding(compiled, made)
+    onnx, ops = convert(estimator, signature, domain, made.back(row) if signature.frame else None, known.inputs)
+    faster = loaded(onnx, known, estimator=estimator)
+    compiled = _on_frames(faster, made) if signature.frame else faster
 
     kinds = ColumnKinds(signature, domain)
     comparison = Comparison(original, compiled, signature, getattr(estimator, "classes_", None), kinds.open)
@@ -108,10 +97,8 @@ def _compiled(
     for rows in unusual(row, kinds):
         comparison.compare(rows)
 
-    if signature.frame:
-        original_us, onnx_us = timing.measure(served, loaded(onnx, known), made.back(comparison.same()), seconds)
-    else:
-        original_us, onnx_us = timing.measure(original, compiled, comparison.same(), seconds)
+    usual = made.back(comparison.same()) if signature.frame else comparison.same()
+    original_us, onnx_us = timing.measure(served, faster, usual, seconds)
     chosen = timing.faster(original_us, onnx_us)
     verdict = Verdict(
         "onnx" if chosen else "original",

@@ -95,7 +95,7 @@ def save(
 
     ``code`` are the modules of your own classes and functions that the model uses: module objects, or paths of a
     ``.py`` file or of a package directory. The package then contains their source, so a server opens it only when it is
-    signed; it is not compiled.
+    signed. They are not compiled; of a model that gets a DataFrame the rest is.
 
     Raise :class:`UsageError` with one sentence that says what to change.
     """
@@ -177,7 +177,7 @@ def build(
     served = Model(opened.functions, signature)
     compiled: Compiled | None = None
     compiled_files: dict[str, bytes] = {}
-    if sources:  # what its modules compute would be known only for the rows that are compared
+    if sources and not signature.frame:  # what it computes would be known only for the rows that are compared
         compiled = Compiled(reason="it has Python code")
     elif compile:
         compiled, compiled_files = _compiled(opened, signature, served.table(tensors))

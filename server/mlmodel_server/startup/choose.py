@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -77,7 +78,7 @@ def choose(loaded: Loaded, compile: str = "auto", threads: int = 1) -> Choice:
         result = _timed(opened, packaged, table, tried.rows)
     else:
         result, onnx = compile_in_child(source, signature, table, functions=opened.functions, limit=START_SECONDS)
-        functions = _loadable(onnx, signature, threads, manifest) if onnx else None
+        functions = _loadable(onnx, signature, threads, manifest, opened.estimator) if onnx else None
     if result.chosen == "original" or functions is None:
         return _logged(Choice(original, opened.platform, example, result.sentence()))
     return _logged(
@@ -113,13 +114,16 @@ def _packaged(loaded: Loaded, threads: int) -> Functions | None:
     signature = compilable(loaded.manifest.signature) if loaded.manifest else None
     if loaded.manifest is None or loaded.compiled is None or signature is None:
         return None
-    return _loadable(loaded.compiled, signature, threads, loaded.manifest)
+    estimator = loaded.opened.estimator if signature.frame else None  # others are not opened for their compiled form
+    return _loadable(loaded.compiled, signature, threads, loaded.manifest, estimator)
 
 
-def _loadable(onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None) -> Functions | None:
+def _loadable(
+    onnx: bytes, signature: Signature, threads: int, manifest: Manifest | None, estimator: Any
+) -> Functions | None:
     try:
         checked = onnx_format.check(Artefact(COMPILED, {COMPILED: onnx}))  # the package is not trusted, nor is this
-        functions = load_compiled(checked.data, signature, threads)
+        functions = load_compiled(checked.data, signature, threads, estimator)
     except Exception as error:  # such as another version of ONNX Runtime
         logger.warning("compiled model not loaded", extra={"error": type(error).__name__})
         return None

@@ -4,7 +4,9 @@ not: the same answers and the same errors as without a compiled form."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from mlmodel_server.compile.functions import Routed
 from mlmodel_server.compile.plain import Plain, plain
 from mlmodel_server.engine.model import Model
 from mlmodel_server.errors import MLModelError
+from mlmodel_server.loading import own_code
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.manifest import MANIFEST, parse
@@ -31,16 +34,17 @@ from mlmodel_server.protocol import rows
 from mlmodel_server.startup.choose import PLATFORM, choose
 from mlmodel_server.tensors import Array, Column, TensorSpec
 from tests.unit.server.models import SEED
+from tests.unit.server.own_modules import forgotten, imported
 
 pytestmark = pytest.mark.models
 
-ROWS = 240
+ROWS, USUAL = 240, 12
 RANDOM = np.random.default_rng(SEED)
 DAYS = pd.Series(pd.Timestamp("2026-01-01T06:30:00") + pd.to_timedelta(RANDOM.integers(0, 9, ROWS), "D"))
 TABLE = pd.DataFrame(
     {
         "fee": pd.Series(RANDOM.normal(30, 9, ROWS)).mask(RANDOM.random(ROWS) < 0.1),
-        "calls": pd.array(np.where(RANDOM.random(ROWS) < 0.1, None, RANDOM.integers(0, 5, ROWS)), dtype="Int64"),
+        "calls": pd.Series(RANDOM.integers(0, 5, ROWS), dtype="Int64").mask(RANDOM.random(ROWS) < 0.1),
         "member": RANDOM.random(ROWS) > 0.5,
         "visits": RANDOM.integers(0, 9, ROWS),
         "plan": pd.Series(RANDOM.choice(["basic", "family", "premium"], ROWS)).mask(RANDOM.random(ROWS) < 0.1),
@@ -63,7 +67,6 @@ def on(*parts: tuple[str, Any, Any], then: Any = None) -> Any:
 
 TREES = [SelectKBest(f_classif, k=3), HistGradientBoostingClassifier(max_iter=20, random_state=SEED)]
 COMPILED: dict[str, Any] = {
-    "dates as numbers": on(NUMBERS, TEXTS, DATES),
     "dates as numbers, trees": on(NUMBERS, DATES, then=TREES),
     "dates as ordinals": on(NUMBERS, ("day", OrdinalEncoder(), ["signed_up"])),
     "dates as indicators, unknown ones ignored": on(NUMBERS, ("day", LEARNT, ["signed_up", "plan"])),
@@ -73,13 +76,13 @@ COMPILED: dict[str, Any] = {
         ("root", FunctionTransformer(np.sqrt), ["visits"]),
         DATES,
     ),
-    "columns in another order": on(DATES, TEXTS, NUMBERS),
+    "dates as numbers, columns in another order": on(DATES, TEXTS, NUMBERS),
 }
 
 
 @cache
 def build(name: str) -> dict[str, bytes]:
-    X = TABLE[TABLE.columns[::-1]] if name == "columns in another order" else TABLE
+    X = TABLE[TABLE.columns[::-1]] if "another order" in name else TABLE
     model = COMPILED[name].fit(TABLE, LABELS)
     return package.build(model, X, LABELS)
 
@@ -92,9 +95,9 @@ def served(files: dict[str, bytes], compile: str) -> Model:
 
 def asked() -> list[dict[str, Any]]:
     """Return rows of training, and rows that a model rejects, does not know, or has not seen."""
-    records: list[dict[str, Any]] = json.loads(TABLE.iloc[:30].to_json(orient="records", date_format="iso"))
+    records: list[dict[str, Any]] = json.loads(TABLE.iloc[:USUAL].to_json(orient="records", date_format="iso"))
     complete = next(record for record in records if None not in record.values())
-    values = {
+    values: dict[str, list[Any]] = {
         "signed_up": ["2026-01-01", "1999-12-31T23:59:59.999999", "0001-01-01", "9999-12-31T23:59:59", "now", None],
         "last_login": ["2026-01-01 06:30:00.000001", "2026-01-01T06:30:00Z", "2026-02-30", None],
         "fee": [None, 1e30, 1e39, -3.5],
@@ -129,11 +132,11 @@ def test_the_compiled_form_answers_as_the_dataframe(name: str) -> None:
     compiled, original = served(files, "auto"), served(files, "off")
     for record in asked():
         assert_same(outcome(compiled, record), outcome(original, record))
-    assert_same(outcome(compiled, *asked()[:30]), outcome(original, *asked()[:30]))
+    assert_same(outcome(compiled, *asked()[:USUAL]), outcome(original, *asked()[:USUAL]))
 
 
 def test_a_compiled_form_is_beside_its_artefact() -> None:
-    described = parse(build("dates as numbers")[MANIFEST])
+    described = parse(build("dates as ordinals")[MANIFEST])
     assert described.signature.frame
     assert described.compiled is not None
     assert described.compiled.file
@@ -149,7 +152,7 @@ def test_most_rows_are_answered_without_the_dataframe(monkeypatch: pytest.Monkey
         raise AssertionError
 
     monkeypatch.setattr(routed, "_original", no_frame)
-    assert all(not isinstance(outcome(model, record), str) for record in asked()[:30])
+    assert all(not isinstance(outcome(model, record), str) for record in asked()[:USUAL])
 
 
 def test_dates_that_float64_cannot_hold_are_not_taken_for_each_other() -> None:
@@ -180,9 +183,9 @@ REFUSED: dict[str, tuple[Any, pd.DataFrame, str]] = {
         "a column of the dtype datetime64",
     ),
     "small integers in a function": (
-        on(DATES, ("square", FunctionTransformer(np.sqrt), ["visits"])),
+        on(DATES, ("root", FunctionTransformer(np.sqrt), ["visits"])),
         TABLE.assign(visits=TABLE.visits.astype("int8")),
-        "a function that computes with integers",
+        "FunctionTransformer with code that is not known is not converted",
     ),
     "a category as a number": (
         on(DATES, ("n", "passthrough", ["fee", "level"]), then=[SimpleImputer(), LogisticRegression()]),
@@ -213,10 +216,78 @@ def test_every_number_has_a_date_and_comes_back(unit: str) -> None:
 
 
 def test_dates_are_numbers_of_the_compiled_form() -> None:
-    signature = parse(build("dates as numbers")[MANIFEST]).signature
+    signature = parse(build("dates as ordinals")[MANIFEST]).signature
     sent = {spec.name: spec.datatype for spec in signature.inputs}
     computed = {spec.name: spec.datatype for spec in plain(signature).inputs}
     assert (sent["last_login"], computed["last_login"]) == ("BYTES", "INT64")
     assert {name: computed[name] for name in ("fee", "calls", "member", "plan", "level")} == {
         name: sent[name] for name in ("fee", "calls", "member", "plan", "level")
     }
+
+
+@pytest.fixture
+def _no_modules() -> Iterator[None]:
+    yield
+    own_code._FINDER.replace({})
+
+
+OWN = """
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+
+def parts(days):
+    day = days["signed_up"]
+    return np.column_stack([day.dt.dayofweek, day.dt.month, (day - np.datetime64("2026-01-01")).dt.days])
+
+def month_of(day):
+    return day.dt.month.to_frame()
+
+def text_of(days):
+    return days.astype(str)
+
+class Age(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        self.last_ = X.max()
+        return self
+
+    def transform(self, X):
+        return (self.last_ - X).apply(lambda column: column.dt.days)
+"""
+
+
+def own_steps(module: Any) -> dict[str, tuple[Any, str]]:
+    """Return models with the author's own steps, and why they are not compiled; "" if they are."""
+    scaled = make_pipeline(FunctionTransformer(module.parts), StandardScaler())
+    texts = make_pipeline(FunctionTransformer(module.text_of), OneHotEncoder(handle_unknown="ignore"))
+    behind = make_pipeline(
+        StandardScaler(), FunctionTransformer(module.text_of), OneHotEncoder(handle_unknown="ignore")
+    )
+    return {
+        "function": (on(NUMBERS, TEXTS, ("day", scaled, ["signed_up"])), ""),
+        "class": (on(NUMBERS, ("age", module.Age(), ["signed_up", "last_login"]), then=TREES), ""),
+        "of a Series": (on(NUMBERS, ("day", FunctionTransformer(module.month_of), "signed_up")), "FunctionTransformer"),
+        "returns texts": (on(NUMBERS, ("day", texts, ["signed_up"])), "FunctionTransformer with code"),
+        "behind another step": (on(NUMBERS, ("day", behind, ["fee"])), "a function of the user"),
+    }
+
+
+@pytest.mark.usefixtures("_no_modules")
+@pytest.mark.parametrize("name", ["function", "class", "of a Series", "returns texts", "behind another step"])
+def test_own_steps_are_called_beside_the_compiled_rest(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = imported(tmp_path, monkeypatch, "ownsteps", OWN)
+    model, reason = own_steps(module)[name]
+    X = TABLE.assign(fee=TABLE.fee.fillna(0))
+    files = package.build(model.fit(X, LABELS), X, LABELS, code=[module])
+    described = parse(files[MANIFEST]).compiled
+    assert described is not None
+    assert described.reason.startswith(reason or "faster")
+    forgotten(monkeypatch, "ownsteps")
+    compiled, original = (
+        choose(load(Memory(files), trust="unsafe", allow_unsafe=True), compile) for compile in ("auto", "off")
+    )
+    assert (compiled.platform == PLATFORM) is (not reason)
+    assert not compiled.model.can_join
+    for record in asked():
+        assert_same(outcome(compiled.model, record), outcome(original.model, record))
