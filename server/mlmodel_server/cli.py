@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError, not_installed
+from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError
 from mlmodel_server.startup.options import Parser, add_version
+from mlmodel_server.texts import guess
 
 if TYPE_CHECKING:  # the commands import only what they use
     from mlmodel_server.engine.model import Model
@@ -134,6 +136,21 @@ def _add_table(package: argparse.ArgumentParser) -> None:
         help="columns of --data with dates in ISO 8601 (default: none, so that dates are text)",
     )
     package.add_argument(
+        "--dtypes",
+        nargs="+",
+        type=_dtype,
+        default=[],
+        metavar="COLUMN=DTYPE",
+        help="dtypes of pandas that columns of --data had in training, such as visits=Int64 or city=category (default: "
+        "those of pandas.read_csv: int64, float64, bool and text)",
+    )
+    package.add_argument(
+        "--separator",
+        type=_separator,
+        metavar="CHARACTER",
+        help="what separates the values of --data, one character such as ';' (default: a comma)",
+    )
+    package.add_argument(
         "--extra-columns",
         choices=("refuse", "ignore"),
         default="refuse",
@@ -142,14 +159,36 @@ def _add_table(package: argparse.ArgumentParser) -> None:
     )
 
 
+def _dtype(text: str) -> tuple[str, str]:
+    from mlmodel_server.package.csv_file import DTYPES
+
+    column, equals, dtype = text.rpartition("=")
+    if not equals or not column:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give COLUMN=DTYPE, such as visits=Int64")
+    if dtype not in DTYPES:
+        raise argparse.ArgumentTypeError(
+            f"unknown dtype {dtype[:40]!r}{guess(dtype, DTYPES)}: use one of {', '.join(DTYPES)}, or --dates {column}"
+        )
+    return column, dtype
+
+
+def _separator(text: str) -> str:
+    text = {"\\t": "\t"}.get(text, text)
+    if len(text) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one character: give one, such as ';'")
+    return text
+
+
 def _package(arguments: argparse.Namespace) -> None:
     from mlmodel_server.package import config_map
 
     directory: Path = arguments.source
     if directory.is_dir():
         if not arguments.configmap and not arguments.sign:
+            typed = shlex.join(["mlmodel", "package", str(directory)])
             raise UsageError(
-                f"{directory} is a directory: add --configmap NAME to print it as a ConfigMap, or --sign KEY to sign it"
+                f"{directory} is a directory: type {typed} --configmap NAME to print it as a ConfigMap, or {typed} "
+                "--sign KEY to sign it"
             )
     else:
         if not directory.exists():
@@ -163,37 +202,49 @@ def _package(arguments: argparse.Namespace) -> None:
 
 def _write(arguments: argparse.Namespace) -> Path:
     from mlmodel_server import package
+    from mlmodel_server.package.csv_file import CsvFile, like_dates
 
     if arguments.data is None:  # then it may be no model either
         _model(arguments.source, arguments.code)
     needed = {"--data": arguments.data, "--out": arguments.out}
     absent = [flag for flag, value in needed.items() if value is None]
     if absent:
-        raise UsageError(
-            f"{' '.join(absent)} missing: type mlmodel package {arguments.source.name} "
-            f"--data data.csv --out DIR, and --label COLUMN if data.csv has labels"
-        )
+        typed = ["mlmodel", "package", str(arguments.source), "--data", str(arguments.data or "data.csv")]
+        typed += ["--label", arguments.label] if arguments.label else []
+        typed += ["--out", str(arguments.out or "DIR")]
+        typed += [word for path in arguments.code for word in ("--code", str(path))]
+        labels = "" if arguments.label else ", and --label COLUMN if the file has labels"
+        raise UsageError(f"{' '.join(absent)} missing: type {shlex.join(typed)}{labels}")
     model = _model(arguments.source, arguments.code)
-    X, y = _table(arguments.data, arguments.label, model, arguments.dates)
+    file = CsvFile(arguments.data, arguments.label, arguments.dates, dict(arguments.dtypes), arguments.separator or "")
+    X, y = file.rows(model)
+    dated = like_dates(X)
+    hint = f"if the model was fitted on dates, add --dates {shlex.join(dated)}" if dated else ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
-        written = package.save(
-            model,
-            X,
-            y,
-            arguments.out,
-            format=arguments.format,
-            compress=arguments.compress,
-            version=arguments.version,
-            compile=not arguments.no_compile,
-            method=arguments.method,
-            outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
-            code=arguments.code,
-            extra_columns=arguments.extra_columns,
-        )
-    following = f"mlmodel package {written} --sign KEY --name NAME" if arguments.code else f"mlmodel inspect {written}"
+        try:
+            written = package.save(
+                model,
+                X,
+                y,
+                arguments.out,
+                format=arguments.format,
+                compress=arguments.compress,
+                version=arguments.version,
+                compile=not arguments.no_compile,
+                method=arguments.method,
+                outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
+                code=arguments.code,
+                extra_columns=arguments.extra_columns,
+            )
+        except UsageError as error:
+            raise UsageError(f"{error}; {hint}" if hint and "--dates" not in str(error) else str(error)) from None
+    if hint:
+        sys.stderr.write(f"{', '.join(dated)} is packaged as text that looks like dates: {hint}\n")
     if not arguments.sign:
-        sys.stderr.write(f"wrote {written}; next: {following}\n")
+        to_sign = ["--sign", "KEY"]
+        following = ["package", str(written), *to_sign] if arguments.code else ["inspect", str(written)]
+        sys.stderr.write(f"wrote {written}; next: {shlex.join(['mlmodel', *following])}\n")
     return written
 
 
@@ -217,67 +268,6 @@ def _model(path: Path, code: list[Path]) -> Any:
     return open_artefact(data, path.name, strict=False, code=own_code.modules_of(own_code.sources(code)))
 
 
-def _table(path: Path, label: str | None, model: Any, dates: list[str]) -> tuple[Any, Any]:
-    """Return the rows of a CSV file as the model takes them, and the labels; None without ``label``."""
-    try:
-        import pandas as pd
-    except ImportError:
-        raise UsageError(not_installed("reading a CSV file", "pandas", "cli")) from None
-    try:
-        table = pd.read_csv(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}: give a CSV file with a header") from None
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise UsageError(
-            f"{path} is not a CSV table ({str(error).splitlines()[0]}): give a CSV file with a header"
-        ) from None
-    if label is not None and label not in table.columns:
-        raise UsageError(
-            f"{path} has no column {label!r}: give --label one of {', '.join(map(str, table.columns[:20]))}"
-        )
-    for name in dates:
-        if name not in table.columns:
-            raise UsageError(f"{path} has no column {name!r}: give --dates columns of {path}")
-        try:
-            table[name] = pd.to_datetime(table[name], format="ISO8601")
-        except ValueError:
-            raise UsageError(
-                f"column {name!r} of {path} has a value that is not a date in ISO 8601, such as 2024-03-01: change it"
-            ) from None
-    y, X = (None, table) if label is None else (table[label].to_numpy(), table.drop(columns=label))
-    kind = "table" if isinstance(model, Path) else _taken(model)
-    if kind == "texts":
-        return _texts(X, path), y
-    if kind == "dictionaries":
-        return [row.dropna().to_dict() for _, row in X.astype(object).iterrows()], y
-    names = getattr(model, "feature_names_in_", None)
-    if names is None:
-        return X if isinstance(model, Path) else X.to_numpy(), y  # a file of a booster may name its columns
-    absent = [str(name) for name in names if name not in X.columns]
-    if absent:
-        raise UsageError(
-            f"{path} lacks the column(s) {', '.join(absent[:10])}, which the model was fitted on: add them"
-        )
-    return X[list(names)], y
-
-
-def _taken(model: Any) -> str | None:
-    from mlmodel_server.formats.documents import takes
-
-    return takes(getattr(model, "best_estimator_", model))
-
-
-def _texts(table: Any, path: Path) -> Any:
-    """Return the column of texts: the one called ``text``, else the only one."""
-    if "text" in table.columns or len(table.columns) == 1:
-        texts = table["text"] if "text" in table.columns else table.iloc[:, 0]
-        return texts.fillna("").astype(str)
-    raise UsageError(
-        f"{path} has the columns {', '.join(map(str, table.columns[:10]))}, but the model takes one text for each row: "
-        "name the column of texts 'text'"
-    )
-
-
 def _sign(directory: Path, key: Path, name: str) -> None:
     from mlmodel_server.loading.signing import SIGNATURE, sign
     from mlmodel_server.loading.sources import locate
@@ -290,9 +280,10 @@ def _sign(directory: Path, key: Path, name: str) -> None:
         raise UsageError(f"{key}: {error.strerror}: give the private key with --sign") from None
     name = name or _name_of(directory.resolve().name)
     (directory / SIGNATURE).write_bytes(sign(files, pem, name))
-    sys.stderr.write(
-        f"signed {len(files)} files in {directory} as the model {name}: serve it with --trust signed --name {name}\n"
-    )
+    public = ["openssl", "pkey", "-in", str(key), "-pubout", "-out", "model.pub"]
+    serve = ["mlmodel", "serve", str(directory), "--name", name, "--trust", "signed", "--signing-keys", "model.pub"]
+    following = f"{shlex.join(public)} && {shlex.join(serve)}"
+    sys.stderr.write(f"signed {len(files)} files in {directory} as the model {name}; next: {following}\n")
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -47,6 +47,17 @@ def format_of(dtype: str) -> str:
     return "" if match is None else AWARE if match[2] else NAIVE
 
 
+def is_date(text: str) -> bool:
+    """Whether a text is a date of a column of dates, with or without an offset."""
+    for aware in (False, True):
+        try:
+            parse([text], "ns", aware=aware)
+        except NotADate:
+            continue
+        return True
+    return False
+
+
 def parse(texts: Sequence[str | None], unit: str, *, aware: bool) -> Array:
     """Return the texts as datetime64 of the unit; in UTC if they are ``aware`` of a time zone. None is NaT.
 
