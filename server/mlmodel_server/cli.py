@@ -11,15 +11,11 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError
+from mlmodel_server.errors import MLModelError, UsageError
 from mlmodel_server.startup.options import Parser, add_version
 from mlmodel_server.texts import guess
-
-if TYPE_CHECKING:  # the commands import only what they use
-    from mlmodel_server.engine.model import Model
-    from mlmodel_server.loading.load import Loaded
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -201,8 +197,10 @@ def _package(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> Path:
-    from mlmodel_server import package
+    from mlmodel_server import manifest, package
+    from mlmodel_server.compile import how_to_get
     from mlmodel_server.package.csv_file import CsvFile, like_dates
+    from mlmodel_server.package.outputs import not_served
 
     if arguments.data is None:  # then it may be no model either
         _model(arguments.source, arguments.code)
@@ -241,9 +239,10 @@ def _write(arguments: argparse.Namespace) -> Path:
             raise UsageError(f"{error}; {hint}" if hint and "--dates" not in str(error) else str(error)) from None
     if hint:
         sys.stderr.write(f"{', '.join(dated)} is packaged as text that looks like dates: {hint}\n")
+    if missing := not_served(manifest.parse((written / manifest.MANIFEST).read_bytes())):
+        sys.stderr.write(f"a server has only the compiled model, which is faster: {how_to_get(missing)}\n")
     if not arguments.sign:
-        to_sign = ["--sign", "KEY"]
-        following = ["package", str(written), *to_sign] if arguments.code else ["inspect", str(written)]
+        following = ["package", str(written), "--sign", "KEY"] if arguments.code else ["inspect", str(written)]
         sys.stderr.write(f"wrote {written}; next: {shlex.join(['mlmodel', *following])}\n")
     return written
 
@@ -302,61 +301,16 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from mlmodel_server.startup import cpu
 
     threads = cpu.restrict(1, None)  # as a worker has; before numpy is imported
-    from mlmodel_server.engine import selftest
-    from mlmodel_server.engine.model import model_of
-    from mlmodel_server.formats.table import versions
-    from mlmodel_server.loading.load import load
-    from mlmodel_server.loading.signing import SIGNATURE
-    from mlmodel_server.loading.sources import locate
+    from mlmodel_server.startup import inspection
 
     warnings.simplefilter("ignore")
     path: Path = arguments.path
     if not path.exists():
         raise UsageError(f"{path} does not exist: give a package directory or a model file")
-    try:
-        source = locate(str(path), None, "")
-    except UnreachableSource as error:
-        raise UsageError(f"{path}: {error}") from None
-    signed_as = arguments.name or _name_of(path.resolve().name)
-    if arguments.signing_keys:
-        loaded = load(source, trust="signed", keys=_public_keys(arguments.signing_keys), name=signed_as)
-    else:
-        loaded = load(source)
-    manifest = loaded.manifest
-    model = model_of(loaded.opened, manifest)  # raises RefusedModel if a server would
-    out = sys.stdout.write
-    out(f"{source.entry}  sha256 {loaded.sha256}\n")
-    if manifest:
-        for name, file in sorted(manifest.files.items()):
-            out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
-    if loaded.signed_by:
-        out(f"{SIGNATURE}  signed as {signed_as} with the key {loaded.signed_by[:16]}\n")
-    elif SIGNATURE in source.names():
-        out(f"{SIGNATURE}  signed: a server with --trust signed checks with which key\n")
-    if manifest:
-        selftest.run(model, manifest.golden, manifest.libraries)
-    else:
-        selftest.example(
-            model, loaded.opened.example, loaded.opened.saved_with
-        )  # raises RefusedModel if a server would
-    signature = model.signature
-    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        for spec in specs:
-            out(f"{kind:<7} {spec.name}  {spec.datatype} {list(spec.shape)}\n")
-    if signature.classes:
-        out(f"classes {', '.join(signature.classes)}\n")
-    if manifest:
-        if manifest.version:
-            out(f"version {manifest.version}\n")
-        for key, value in manifest.metrics.items():
-            out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
-        out("made with " + ", ".join(f"{key} {value}" for key, value in manifest.libraries.items()) + "\n")
-        out(f"one row takes {_times(loaded, model, threads)}\n")
-        if compiled := manifest.compiled:
-            out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
-        out(f"self-test passed on {manifest.golden.inputs[0]['shape'][0]} golden examples\n")
-    trust = "signed" if loaded.signed_by else "strict"
-    out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust {trust}\n")
+    keys = _public_keys(arguments.signing_keys) if arguments.signing_keys else []
+    name = arguments.name or _name_of(path.resolve().name)
+    for lines in inspection.report(path, keys, name, threads):
+        sys.stdout.write(lines)
 
 
 def _public_keys(path: Path) -> list[bytes]:
@@ -366,25 +320,6 @@ def _public_keys(path: Path) -> list[bytes]:
         return keys_of(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}: give the public key with --signing-keys") from None
-
-
-def _times(loaded: Loaded, saved: Model, threads: int) -> str:
-    """Return the time of a prediction of one row by the model as it was saved, and by what a server serves."""
-    from mlmodel_server.engine.cost import measure
-    from mlmodel_server.protocol import v2
-    from mlmodel_server.startup.choose import PLATFORM, choose
-
-    choice = choose(loaded, threads=threads)
-    request = v2.decode(choice.example)
-
-    def time_of(model: Model) -> str:
-        table, outputs = model.table(request.inputs), model.select_outputs(None)
-        return f"{1e6 * measure(lambda: model.predict(table, outputs)):,.0f} µs"
-
-    as_saved = f"{time_of(saved)} as it was saved"
-    if loaded.manifest and loaded.manifest.compiled and choice.platform == PLATFORM:
-        return f"{as_saved}, {time_of(choice.model)} compiled, which a server here serves"
-    return f"{as_saved}, which a server here serves"
 
 
 if __name__ == "__main__":

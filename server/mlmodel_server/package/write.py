@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mlmodel_server import manifest
-from mlmodel_server.compile import compilable, compile_in_child
+from mlmodel_server.compile import compilable, compile_in_child, how_to_get
 from mlmodel_server.engine.model import Model
 from mlmodel_server.engine.selftest import SEVERAL_ROWS
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
@@ -29,7 +30,7 @@ from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, 
 from mlmodel_server.package import arguments, documents, fresh
 from mlmodel_server.package.arguments import Code
 from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
-from mlmodel_server.package.outputs import Wanted, answers, of_estimator, wanted
+from mlmodel_server.package.outputs import Wanted, answers, not_served, of_estimator, wanted
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.scores import scores
 from mlmodel_server.package.table import (
@@ -118,7 +119,14 @@ def save(
         raise UsageError(
             f"{directory} cannot be written ({error.strerror}): give a directory that you may write to"
         ) from None
+    described = manifest.parse(files[MANIFEST])
+    if (absent := not_served(described)) and PREDICT_PROBA not in _names(described.signature):
+        warnings.warn(f"a server answers only predict, from the compiled model: {how_to_get(absent)}", stacklevel=2)
     return directory
+
+
+def _names(signature: Signature) -> set[str]:
+    return {spec.name for spec in signature.outputs}
 
 
 def _write(files: dict[str, bytes], directory: Path) -> None:

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from mlmodel_server.compile import OnnxFunctions, Routed, Verdict, compilable, compile_in_child, timing
+from mlmodel_server.compile import (
+    OnnxFunctions,
+    Routed,
+    Verdict,
+    compilable,
+    compile_in_child,
+    how_to_get,
+    left_out,
+    timing,
+)
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
 from mlmodel_server.errors import MLModelError
@@ -88,9 +97,8 @@ def _compiled_alone(compiled: OnnxFunctions, signature: Signature) -> Model:
     """Return the compiled model with the outputs that it has: for others the server would have to open the artefact."""
     known = compilable(signature)
     assert known is not None, "it was compiled"
-    others = [spec.name for spec in signature.outputs if spec not in known.outputs]
-    how = f"for {', '.join(others)}, package the model with outputs={others!r}, or serve it with --compile off"
-    return Model(compiled, known, how if others else "")
+    others = left_out(signature)
+    return Model(compiled, known, how_to_get(others) if others else "")
 
 
 def _routed(compiled: OnnxFunctions, opened: Opened, signature: Signature) -> Functions:
