@@ -94,7 +94,7 @@ def _values(name: str, column: Mapping[str, Any]) -> list[Any]:
     if not data.isascii():
         raise RefusedModel(
             f"its column {name} has categories with other letters than ASCII, of which XGBoost saves only a part: "
-            "rename these categories before training, with X[column].cat.rename_categories, or encode the column with an "
-            "OrdinalEncoder in a pipeline"
+            "rename these categories before training, with X[column].cat.rename_categories, or encode the column with "
+            "an OrdinalEncoder in a pipeline"
         )
     return [data[start:end].decode("ascii") for start, end in itertools.pairwise(ends)]
