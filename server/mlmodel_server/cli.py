@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlmodel_server.errors import MLModelError, UnreachableSource, UsageError, not_installed
+from mlmodel_server.errors import MLModelError, UsageError
 from mlmodel_server.startup.options import Parser, add_version
-
-if TYPE_CHECKING:  # the commands import only what they use
-    from mlmodel_server.engine.model import Model
-    from mlmodel_server.loading.load import Loaded
+from mlmodel_server.texts import guess
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,6 +132,21 @@ def _add_table(package: argparse.ArgumentParser) -> None:
         help="columns of --data with dates in ISO 8601 (default: none, so that dates are text)",
     )
     package.add_argument(
+        "--dtypes",
+        nargs="+",
+        type=_dtype,
+        default=[],
+        metavar="COLUMN=DTYPE",
+        help="dtypes of pandas that columns of --data had in training, such as visits=Int64 or city=category (default: "
+        "those of pandas.read_csv: int64, float64, bool and text)",
+    )
+    package.add_argument(
+        "--separator",
+        type=_separator,
+        metavar="CHARACTER",
+        help="what separates the values of --data, one character such as ';' (default: a comma)",
+    )
+    package.add_argument(
         "--extra-columns",
         choices=("refuse", "ignore"),
         default="refuse",
@@ -142,14 +155,36 @@ def _add_table(package: argparse.ArgumentParser) -> None:
     )
 
 
+def _dtype(text: str) -> tuple[str, str]:
+    from mlmodel_server.package.csv_file import DTYPES
+
+    column, equals, dtype = text.rpartition("=")
+    if not equals or not column:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid: give COLUMN=DTYPE, such as visits=Int64")
+    if dtype not in DTYPES:
+        raise argparse.ArgumentTypeError(
+            f"unknown dtype {dtype[:40]!r}{guess(dtype, DTYPES)}: use one of {', '.join(DTYPES)}, or --dates {column}"
+        )
+    return column, dtype
+
+
+def _separator(text: str) -> str:
+    text = {"\\t": "\t"}.get(text, text)
+    if len(text) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one character: give one, such as ';'")
+    return text
+
+
 def _package(arguments: argparse.Namespace) -> None:
     from mlmodel_server.package import config_map
 
     directory: Path = arguments.source
     if directory.is_dir():
         if not arguments.configmap and not arguments.sign:
+            typed = shlex.join(["mlmodel", "package", str(directory)])
             raise UsageError(
-                f"{directory} is a directory: add --configmap NAME to print it as a ConfigMap, or --sign KEY to sign it"
+                f"{directory} is a directory: type {typed} --configmap NAME to print it as a ConfigMap, or {typed} "
+                "--sign KEY to sign it"
             )
     else:
         if not directory.exists():
@@ -162,38 +197,53 @@ def _package(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> Path:
-    from mlmodel_server import package
+    from mlmodel_server import manifest, package
+    from mlmodel_server.compile import how_to_get
+    from mlmodel_server.package.csv_file import CsvFile, like_dates
+    from mlmodel_server.package.outputs import not_served
 
     if arguments.data is None:  # then it may be no model either
         _model(arguments.source, arguments.code)
     needed = {"--data": arguments.data, "--out": arguments.out}
     absent = [flag for flag, value in needed.items() if value is None]
     if absent:
-        raise UsageError(
-            f"{' '.join(absent)} missing: type mlmodel package {arguments.source.name} "
-            f"--data data.csv --out DIR, and --label COLUMN if data.csv has labels"
-        )
+        typed = ["mlmodel", "package", str(arguments.source), "--data", str(arguments.data or "data.csv")]
+        typed += ["--label", arguments.label] if arguments.label else []
+        typed += ["--out", str(arguments.out or "DIR")]
+        typed += [word for path in arguments.code for word in ("--code", str(path))]
+        labels = "" if arguments.label else ", and --label COLUMN if the file has labels"
+        raise UsageError(f"{' '.join(absent)} missing: type {shlex.join(typed)}{labels}")
     model = _model(arguments.source, arguments.code)
-    X, y = _table(arguments.data, arguments.label, model, arguments.dates)
+    file = CsvFile(arguments.data, arguments.label, arguments.dates, dict(arguments.dtypes), arguments.separator or "")
+    X, y = file.rows(model)
+    dated = like_dates(X)
+    hint = f"if the model was fitted on dates, add --dates {shlex.join(dated)}" if dated else ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
-        written = package.save(
-            model,
-            X,
-            y,
-            arguments.out,
-            format=arguments.format,
-            compress=arguments.compress,
-            version=arguments.version,
-            compile=not arguments.no_compile,
-            method=arguments.method,
-            outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
-            code=arguments.code,
-            extra_columns=arguments.extra_columns,
-        )
-    following = f"mlmodel package {written} --sign KEY --name NAME" if arguments.code else f"mlmodel inspect {written}"
+        try:
+            written = package.save(
+                model,
+                X,
+                y,
+                arguments.out,
+                format=arguments.format,
+                compress=arguments.compress,
+                version=arguments.version,
+                compile=not arguments.no_compile,
+                method=arguments.method,
+                outputs=None if arguments.outputs is None else list(filter(None, arguments.outputs.split(","))),
+                code=arguments.code,
+                extra_columns=arguments.extra_columns,
+            )
+        except UsageError as error:
+            raise UsageError(f"{error}; {hint}" if hint and "--dates" not in str(error) else str(error)) from None
+    if hint:
+        sys.stderr.write(f"{', '.join(dated)} is packaged as text that looks like dates: {hint}\n")
+    if missing := not_served(manifest.parse((written / manifest.MANIFEST).read_bytes())):
+        sys.stderr.write(f"a server has only the compiled model, which is faster: {how_to_get(missing)}\n")
     if not arguments.sign:
-        sys.stderr.write(f"wrote {written}; next: {following}\n")
+        following = ["package", str(written), "--sign", "KEY"] if arguments.code else ["inspect", str(written)]
+        sys.stderr.write(f"wrote {written}; next: {shlex.join(['mlmodel', *following])}\n")
     return written
 
 
@@ -217,67 +267,6 @@ def _model(path: Path, code: list[Path]) -> Any:
     return open_artefact(data, path.name, strict=False, code=own_code.modules_of(own_code.sources(code)))
 
 
-def _table(path: Path, label: str | None, model: Any, dates: list[str]) -> tuple[Any, Any]:
-    """Return the rows of a CSV file as the model takes them, and the labels; None without ``label``."""
-    try:
-        import pandas as pd
-    except ImportError:
-        raise UsageError(not_installed("reading a CSV file", "pandas", "cli")) from None
-    try:
-        table = pd.read_csv(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}: give a CSV file with a header") from None
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise UsageError(
-            f"{path} is not a CSV table ({str(error).splitlines()[0]}): give a CSV file with a header"
-        ) from None
-    if label is not None and label not in table.columns:
-        raise UsageError(
-            f"{path} has no column {label!r}: give --label one of {', '.join(map(str, table.columns[:20]))}"
-        )
-    for name in dates:
-        if name not in table.columns:
-            raise UsageError(f"{path} has no column {name!r}: give --dates columns of {path}")
-        try:
-            table[name] = pd.to_datetime(table[name], format="ISO8601")
-        except ValueError:
-            raise UsageError(
-                f"column {name!r} of {path} has a value that is not a date in ISO 8601, such as 2024-03-01: change it"
-            ) from None
-    y, X = (None, table) if label is None else (table[label].to_numpy(), table.drop(columns=label))
-    kind = "table" if isinstance(model, Path) else _taken(model)
-    if kind == "texts":
-        return _texts(X, path), y
-    if kind == "dictionaries":
-        return [row.dropna().to_dict() for _, row in X.astype(object).iterrows()], y
-    names = getattr(model, "feature_names_in_", None)
-    if names is None:
-        return X if isinstance(model, Path) else X.to_numpy(), y  # a file of a booster may name its columns
-    absent = [str(name) for name in names if name not in X.columns]
-    if absent:
-        raise UsageError(
-            f"{path} lacks the column(s) {', '.join(absent[:10])}, which the model was fitted on: add them"
-        )
-    return X[list(names)], y
-
-
-def _taken(model: Any) -> str | None:
-    from mlmodel_server.formats.documents import takes
-
-    return takes(getattr(model, "best_estimator_", model))
-
-
-def _texts(table: Any, path: Path) -> Any:
-    """Return the column of texts: the one called ``text``, else the only one."""
-    if "text" in table.columns or len(table.columns) == 1:
-        texts = table["text"] if "text" in table.columns else table.iloc[:, 0]
-        return texts.fillna("").astype(str)
-    raise UsageError(
-        f"{path} has the columns {', '.join(map(str, table.columns[:10]))}, but the model takes one text for each row: "
-        "name the column of texts 'text'"
-    )
-
-
 def _sign(directory: Path, key: Path, name: str) -> None:
     from mlmodel_server.loading.signing import SIGNATURE, sign
     from mlmodel_server.loading.sources import locate
@@ -290,9 +279,10 @@ def _sign(directory: Path, key: Path, name: str) -> None:
         raise UsageError(f"{key}: {error.strerror}: give the private key with --sign") from None
     name = name or _name_of(directory.resolve().name)
     (directory / SIGNATURE).write_bytes(sign(files, pem, name))
-    sys.stderr.write(
-        f"signed {len(files)} files in {directory} as the model {name}: serve it with --trust signed --name {name}\n"
-    )
+    public = ["openssl", "pkey", "-in", str(key), "-pubout", "-out", "model.pub"]
+    serve = ["mlmodel", "serve", str(directory), "--name", name, "--trust", "signed", "--signing-keys", "model.pub"]
+    following = f"{shlex.join(public)} && {shlex.join(serve)}"
+    sys.stderr.write(f"signed {len(files)} files in {directory} as the model {name}; next: {following}\n")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -311,61 +301,16 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from mlmodel_server.startup import cpu
 
     threads = cpu.restrict(1, None)  # as a worker has; before numpy is imported
-    from mlmodel_server.engine import selftest
-    from mlmodel_server.engine.model import model_of
-    from mlmodel_server.formats.table import versions
-    from mlmodel_server.loading.load import load
-    from mlmodel_server.loading.signing import SIGNATURE
-    from mlmodel_server.loading.sources import locate
+    from mlmodel_server.startup import inspection
 
     warnings.simplefilter("ignore")
     path: Path = arguments.path
     if not path.exists():
         raise UsageError(f"{path} does not exist: give a package directory or a model file")
-    try:
-        source = locate(str(path), None, "")
-    except UnreachableSource as error:
-        raise UsageError(f"{path}: {error}") from None
-    signed_as = arguments.name or _name_of(path.resolve().name)
-    if arguments.signing_keys:
-        loaded = load(source, trust="signed", keys=_public_keys(arguments.signing_keys), name=signed_as)
-    else:
-        loaded = load(source)
-    manifest = loaded.manifest
-    model = model_of(loaded.opened, manifest)  # raises RefusedModel if a server would
-    out = sys.stdout.write
-    out(f"{source.entry}  sha256 {loaded.sha256}\n")
-    if manifest:
-        for name, file in sorted(manifest.files.items()):
-            out(f"{name}  sha256 {file.sha256}  {file.bytes:,} bytes\n")
-    if loaded.signed_by:
-        out(f"{SIGNATURE}  signed as {signed_as} with the key {loaded.signed_by[:16]}\n")
-    elif SIGNATURE in source.names():
-        out(f"{SIGNATURE}  signed: a server with --trust signed checks with which key\n")
-    if manifest:
-        selftest.run(model, manifest.golden, manifest.libraries)
-    else:
-        selftest.example(
-            model, loaded.opened.example, loaded.opened.saved_with
-        )  # raises RefusedModel if a server would
-    signature = model.signature
-    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        for spec in specs:
-            out(f"{kind:<7} {spec.name}  {spec.datatype} {list(spec.shape)}\n")
-    if signature.classes:
-        out(f"classes {', '.join(signature.classes)}\n")
-    if manifest:
-        if manifest.version:
-            out(f"version {manifest.version}\n")
-        for key, value in manifest.metrics.items():
-            out(f"metric  {key} {value:.4f}\n" if isinstance(value, float) else f"metric  {key} {value}\n")
-        out("made with " + ", ".join(f"{key} {value}" for key, value in manifest.libraries.items()) + "\n")
-        out(f"one row takes {_times(loaded, model, threads)}\n")
-        if compiled := manifest.compiled:
-            out(f"{'compiled to ONNX' if compiled.file else 'not compiled'}: {compiled.reason}\n")
-        out(f"self-test passed on {manifest.golden.inputs[0]['shape'][0]} golden examples\n")
-    trust = "signed" if loaded.signed_by else "strict"
-    out(f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust {trust}\n")
+    keys = _public_keys(arguments.signing_keys) if arguments.signing_keys else []
+    name = arguments.name or _name_of(path.resolve().name)
+    for lines in inspection.report(path, keys, name, threads):
+        sys.stdout.write(lines)
 
 
 def _public_keys(path: Path) -> list[bytes]:
@@ -375,25 +320,6 @@ def _public_keys(path: Path) -> list[bytes]:
         return keys_of(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}: give the public key with --signing-keys") from None
-
-
-def _times(loaded: Loaded, saved: Model, threads: int) -> str:
-    """Return the time of a prediction of one row by the model as it was saved, and by what a server serves."""
-    from mlmodel_server.engine.cost import measure
-    from mlmodel_server.protocol import v2
-    from mlmodel_server.startup.choose import PLATFORM, choose
-
-    choice = choose(loaded, threads=threads)
-    request = v2.decode(choice.example)
-
-    def time_of(model: Model) -> str:
-        table, outputs = model.table(request.inputs), model.select_outputs(None)
-        return f"{1e6 * measure(lambda: model.predict(table, outputs)):,.0f} µs"
-
-    as_saved = f"{time_of(saved)} as it was saved"
-    if loaded.manifest and loaded.manifest.compiled and choice.platform == PLATFORM:
-        return f"{as_saved}, {time_of(choice.model)} compiled, which a server here serves"
-    return f"{as_saved}, which a server here serves"
 
 
 if __name__ == "__main__":

@@ -50,5 +50,13 @@ def not_installed(what: str, library: str, extra: str) -> str:
     return f"{what} requires {library}, which is not installed: in a clone of the project, run pip install '.[{extra}]'"
 
 
+SIGN = "mlmodel package DIR --sign KEY --name NAME"
+SERVE_SIGNED = "mlmodel serve DIR --name NAME --trust signed --signing-keys PUBLIC_KEY"
+SIGNING = f"sign it with {SIGN}, and serve it with {SERVE_SIGNED} (in an MLModel, spec.model.trust: signed)"
+"""The commands that sign what is in a directory, and that serve it."""
+
+OR_SIGN = f"or put the model alone into a directory DIR, {SIGNING}"
+"""What else to do with a model that does more than ``strict`` allows."""
+
 EXIT_CODES: dict[type[MLModelError], int] = {UsageError: 2, RefusedModel: 3, UnreachableSource: 4}
 """Exit codes of ``mlmodel-server`` and ``mlmodel serve``; 1 is a bug, or a model that crashes its process."""

@@ -31,7 +31,9 @@ def guess(unknown: str, known: Iterable[str]) -> str:
     an error."""
     if len(unknown) > _COMPARED_LENGTH:
         return ""
-    spelled, names = unknown.casefold(), {name.casefold(): name for name in known}
+    spelled, names = unknown.casefold(), dict[str, str]()
+    for name in known:
+        names.setdefault(name.casefold(), name)
     if spelled in names:
         likely = [spelled]
     else:

@@ -4,8 +4,18 @@ The classes for serving (:class:`OnnxFunctions`, :class:`Verdict`) import neithe
 """
 
 from mlmodel_server.compile.child import compile_in_child
-from mlmodel_server.compile.functions import OnnxFunctions, Routed, compilable, loaded
+from mlmodel_server.compile.functions import OnnxFunctions, Routed, compilable, how_to_get, left_out, loaded
 from mlmodel_server.compile.verdict import Verdict
 from mlmodel_server.compile.verify import compile_model
 
-__all__ = ["OnnxFunctions", "Routed", "Verdict", "compilable", "compile_in_child", "compile_model", "loaded"]
+__all__ = [
+    "OnnxFunctions",
+    "Routed",
+    "Verdict",
+    "compilable",
+    "compile_in_child",
+    "compile_model",
+    "how_to_get",
+    "left_out",
+    "loaded",
+]

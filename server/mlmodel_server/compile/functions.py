@@ -12,6 +12,7 @@ import numpy as np
 from mlmodel_server.compile.domain import SAFE, Check, Domain
 from mlmodel_server.compile.own import OwnSteps
 from mlmodel_server.compile.plain import Plain, plain
+from mlmodel_server.formats.methods import methods_behind
 from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions, Table
 from mlmodel_server.manifest import Signature
@@ -53,6 +54,22 @@ def compilable(signature: Signature) -> Signature | None:
     if not {PREDICT, *signature.default} <= {spec.name for spec in outputs}:
         return None
     return msgspec.structs.replace(signature, outputs=outputs)
+
+
+def left_out(signature: Signature) -> tuple[str, ...]:
+    """Return the outputs of a model that its compiled model alone does not have."""
+    known = compilable(signature)
+    served = {spec.name for spec in known.outputs} if known else set()
+    return tuple(spec.name for spec in signature.outputs if spec.name not in served)
+
+
+def how_to_get(outputs: Sequence[str]) -> str:
+    """Return how a server gets outputs that the compiled model does not have."""
+    named = methods_behind(outputs)
+    return (
+        f"for {', '.join(outputs)}, package the model with outputs={named!r} (--outputs {','.join(named)}), "
+        "or serve it with --compile off"
+    )
 
 
 class Routed:

@@ -76,15 +76,17 @@ class Model:
         for name in outputs:
             if name not in self._outputs:
                 raise RequestError(
-                    f"unknown output {quoted(name)}{guess(name, self._outputs)}; the model has {self._offered()}"
+                    f"unknown output {quoted(name)}{guess(name, self._outputs)}; the model has {self._offered(name)}"
                 )
         if len(set(outputs)) < len(outputs):
             raise RequestError("outputs has the same name twice: names must be unique")
         return tuple(outputs)
 
-    def _offered(self) -> str:
-        absent = f"; {self._absent}" if self._absent else ""
-        return ", ".join(self._outputs) + absent
+    def _offered(self, wanted: str) -> str:
+        absent = self._absent
+        if not absent and wanted in methods.CHOSEN:
+            absent = f"an estimator with this method has it if it is packaged with outputs={[wanted]!r}"
+        return ", ".join(self._outputs) + (f"; {absent}" if absent else "")
 
     def predict(self, table: Table, wanted: Sequence[str]) -> list[Array]:
         """Return the outputs for a table made by :meth:`table`.

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats.opened import Table
-from mlmodel_server.tensors import Array, is_missing
+from mlmodel_server.tensors import Array, is_missing, quoted
 
 EXACT = 2**53
 """Greater integers are not exact as floating-point numbers."""
@@ -22,14 +22,17 @@ class Categories:
     :class:`RequestError`. XGBoost raises for an unknown text, and takes an unknown integer for another category.
     """
 
-    def __init__(self, known: Mapping[int, Sequence[Any]], *, reject_unknown: bool = False) -> None:
+    def __init__(
+        self, known: Mapping[int, Sequence[Any]], names: Sequence[str] = (), *, reject_unknown: bool = False
+    ) -> None:
+        """``names`` are those of all columns, for the error about an unknown value."""
         self.datatypes = {column: datatype(values) for column, values in known.items()}
         """The datatype of each column, as users send its values."""
         self._known = {column: list(values) for column, values in known.items()}
         self._codes = {
             column: {value: float(code) for code, value in enumerate(values)} for column, values in known.items()
         }
-        self._reject_unknown = reject_unknown
+        self._reject_unknown, self._names = reject_unknown, names
 
     def encode(self, table: Table) -> Array:
         """Return [rows, columns] of numbers, with codes in place of the categories."""
@@ -42,8 +45,9 @@ class Categories:
             values = table[:, column].tolist()
             encoded[:, column] = [codes.get(value, np.nan) for value in values]
             if self._reject_unknown and any(value not in codes and not is_missing(value) for value in values):
+                where = f"input {quoted(self._names[column])}" if self._names else "the request"
                 raise RequestError(
-                    "the request has a category that was not in the training rows, which this model does not accept: "
+                    f"{where} has a category that was not in the training rows, which this model does not accept: "
                     "send a known category, or a missing value"
                 )
         return encoded

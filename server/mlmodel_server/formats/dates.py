@@ -53,6 +53,17 @@ def limits(unit: str) -> tuple[float, float]:
     return float(first.astype(np.int64)), float(last.astype(np.int64))
 
 
+def is_date(text: str) -> bool:
+    """Whether a text is a date of a column of dates, with or without an offset."""
+    for aware in (False, True):
+        try:
+            parse([text], "ns", aware=aware)
+        except NotADate:
+            continue
+        return True
+    return False
+
+
 def parse(texts: Sequence[str | None], unit: str, *, aware: bool) -> Array:
     """Return the texts as datetime64 of the unit; in UTC if they are ``aware`` of a time zone. None is NaT.
 

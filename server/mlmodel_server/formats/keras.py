@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel, Unreadable
+from mlmodel_server.errors import OR_SIGN, RefusedModel, Unreadable
 from mlmodel_server.formats.opened import PREDICT, Artefact, Opened, Table, layout_of, max_unpacked, parts
 from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.table import library
@@ -71,7 +71,7 @@ def _members(artefact: Artefact) -> dict[str, bytes]:
 def _refused(what: str, name: str) -> RefusedModel:
     return RefusedModel(
         f"refused {what} in {name}: a Keras model may only have Keras' own layers that compute; "
-        f"replace that part of the model and save it again, or sign it and set spec.model.trust (--trust) to signed"
+        f"replace that part of the model and save it again, {OR_SIGN}"
     )
 
 

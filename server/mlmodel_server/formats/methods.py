@@ -82,6 +82,11 @@ def outputs_of_method(method: str, outputs: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in outputs if _source(name)[0] == method)
 
 
+def methods_behind(outputs: Sequence[str]) -> list[str]:
+    """Return the methods whose answers these outputs are, each once."""
+    return list(dict.fromkeys(_source(output)[0] for output in outputs))
+
+
 def _source(output: str) -> tuple[str, int | None]:
     """Return the method of an output, and which of several arrays of its answer it is; None is the whole answer."""
     for method, names in _PARTS.items():

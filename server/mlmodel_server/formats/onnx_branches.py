@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import OR_SIGN, RefusedModel
 from mlmodel_server.formats.onnx_graph import messages
 from mlmodel_server.formats.onnx_sizes import graphs
 
@@ -29,8 +29,7 @@ def variants(data: bytes, name: str) -> Iterator[bytes]:
     levels = [_depth(model.graph.node), max((_depth(function.node) for function in model.functions), default=0)]
     if 1 << sum(levels) > MAX_VARIANTS:
         raise RefusedModel(
-            f"refused branches within branches in {name}: export the model with fewer levels of them, or sign it and "
-            "use trust signed"
+            f"refused branches within branches in {name}: export the model with fewer levels of them, {OR_SIGN}"
         )
     for choices in product((_THEN, _ELSE), repeat=sum(levels)):
         variant = messages().ModelProto.FromString(data)

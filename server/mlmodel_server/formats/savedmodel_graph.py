@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import OR_SIGN, RefusedModel
 from mlmodel_server.formats.operators import allowed
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.tensor_bundle import NUMBERS, shape_of
@@ -57,7 +57,7 @@ def refused(what: str, name: str) -> RefusedModel:
     """Return the error for a part that does more than compute."""
     return RefusedModel(
         f"refused {what} in {name}: a SavedModel may only compute; remove that part of the model and save it again, "
-        f"or sign it and set spec.model.trust (--trust) to signed"
+        f"{OR_SIGN}"
     )
 
 

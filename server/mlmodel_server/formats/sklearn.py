@@ -248,7 +248,7 @@ def _refuse_dates(columns: Sequence[str]) -> None:
     listed = ", ".join(repr(name[:40]) for name in columns[:5])
     raise RefusedModel(
         f"the model was fitted on dates ({listed}), and a file does not describe them: write a package with "
-        "`mlmodel package FILE --data rows.csv --dates COLUMN … --out DIR`, or package.save(model, X, y, DIR)"
+        "`mlmodel package FILE --data rows.csv --dates COLUMN --out DIR`, or package.save(model, X, y, DIR)"
     )
 
 

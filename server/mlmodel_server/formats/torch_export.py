@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlmodel_server.errors import RefusedModel, Unreadable
+from mlmodel_server.errors import OR_SIGN, RefusedModel, Unreadable
 from mlmodel_server.formats.opened import Artefact, Opened, layout_of
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.torch_common import TORCH_DATATYPES, TorchFunctions, restrict
@@ -45,7 +45,7 @@ def check(artefact: Artefact) -> Artefact:
             f"refused {what} in {artefact.name}: an exported program may only compute with torch's own operators; "
             f""
             f"remove that part of the model and export it again without run_decompositions, "
-            f"or sign it and set spec.model.trust (--trust) to signed"
+            f"{OR_SIGN}"
         )
 
     members = _members(artefact.data, refuse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import OR_SIGN, RefusedModel
 from mlmodel_server.formats.opened import Artefact, Opened
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.torch_common import TorchFunctions, restrict
@@ -15,7 +15,7 @@ def check(artefact: Artefact) -> None:
     raise RefusedModel(
         f"refused the pickle in {artefact.name} (torch.save): save the model as a program, "
         f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2'), "
-        f"or sign it and set spec.model.trust (--trust) to signed"
+        f"{OR_SIGN}"
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import OR_SIGN, RefusedModel
 from mlmodel_server.formats.opened import Artefact, Opened
 from mlmodel_server.formats.table import library
 from mlmodel_server.formats.torch_common import TorchFunctions, restrict
@@ -18,7 +18,7 @@ def check(artefact: Artefact) -> None:
     raise RefusedModel(
         f"refused the program in {artefact.name} (TorchScript): export the model with "
         f"torch.export.save(torch.export.export(model, (example,)), 'model.pt2') or to ONNX (torch.onnx.export), "
-        f"or sign it and set spec.model.trust (--trust) to signed"
+        f"{OR_SIGN}"
     )
 
 

@@ -10,7 +10,7 @@ import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from mlmodel_server.errors import RefusedModel, Unreadable
+from mlmodel_server.errors import OR_SIGN, RefusedModel, Unreadable
 
 MEMORY, MEMORY_PER_BYTE = 512 << 20, 8
 """Maximum memory that opening a file may take, and answering its example: so much, and for each byte of the file."""
@@ -73,7 +73,7 @@ def tried(work: Callable[[], bytes], name: str, data: bytes) -> bytes:
 def _too_much(name: str, what: str) -> RefusedModel:
     return RefusedModel(
         f"refused {name}: to open it and predict a few simple rows takes more than {what}; "
-        f"export a smaller model, or sign it and use trust signed"
+        f"export a smaller model, {OR_SIGN}"
     )
 
 

@@ -121,10 +121,10 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
     if not width:
         raise RefusedModel("the file contains no fitted XGBoost model: save the booster after training")
     known = categories_of(booster)
-    model = replace(model, categories=Categories(known, reject_unknown=True) if known else None)
+    names = [str(name) for name in booster.feature_names or ()]
+    model = replace(model, categories=Categories(known, names, reject_unknown=True) if known else None)
     values = _Values(model, learner["gradient_booster"]["name"] == "gblinear")
     functions = BoosterFunctions(values.values, model)
-    names = [str(name) for name in booster.feature_names or ()]
     return Opened(
         format,
         platform,

@@ -77,19 +77,24 @@ def read(model: Mapping[str, Any]) -> dict[int, list[Any]]:
             "it was trained on categories of a DataFrame but does not have them, because XGBoost before 3.1 does not "
             "save them: train it with XGBoost 3.1 or newer, or on an array of codes"
         )
-    known = {index: _values(column) for index, column in enumerate(columns)}
+    names = [repr(str(name)[:40]) for name in learner.get("feature_names") or range(len(columns))]
+    known = {index: _values(names[index], column) for index, column in enumerate(columns)}
     return {index: values for index, values in known.items() if values}
 
 
-def _values(column: Mapping[str, Any]) -> list[Any]:
-    """Return the categories of a column: integers, or texts as signed bytes with the offset of each."""
+def _values(name: str, column: Mapping[str, Any]) -> list[Any]:
+    """Return the categories of the column ``name``: integers, or texts as signed bytes with the offset of each.
+
+    XGBoost writes as many bytes as the texts have characters: of letters that take several, the end is lost.
+    """
     values: Sequence[int] = column.get("values", [])
     if "offsets" not in column:
         return list(values)
     data, ends = bytes(value & 0xFF for value in values), column["offsets"]
     if not data.isascii():
         raise RefusedModel(
-            "it has categories with other letters than ASCII, of which XGBoost saves only a part: "
-            "rename these categories before training"
+            f"its column {name} has categories with other letters than ASCII, of which XGBoost saves only a part: "
+            "rename these categories before training, with X[column].cat.rename_categories, or encode the column with "
+            "an OrdinalEncoder in a pipeline"
         )
     return [data[start:end].decode("ascii") for start, end in itertools.pairwise(ends)]

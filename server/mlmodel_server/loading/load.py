@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import get_args
 
 from mlmodel_server import manifest
-from mlmodel_server.errors import RefusedModel
+from mlmodel_server.errors import SIGN, SIGNING, RefusedModel
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened, UnplacedCategories
 from mlmodel_server.loading import mlflow, own_code
@@ -62,7 +62,10 @@ def load(
     strict = _strict(trust, keys, allow_unsafe)
     source = Once(source)
     if trust == "signed" and SIGNATURE not in source.names():
-        raise RefusedModel(f"the model is not signed: sign it with mlmodel package --sign KEY, which adds {SIGNATURE}")
+        raise RefusedModel(
+            f"the model is not signed: put it alone into a directory DIR, and type "
+            f"{SIGN.replace('NAME', name or 'NAME')}, which adds {SIGNATURE}"
+        )
     entry = source.read(source.entry)
     digest = source.sha256 or manifest.sha256(entry)
     check_digest(digest, sha256, source.entry)
@@ -142,9 +145,7 @@ def _code(files: Mapping[str, bytes], strict: bool) -> dict[str, own_code.Module
     modules = own_code.modules_of(files)
     if modules and strict:
         raise RefusedModel(
-            f"the package has Python code ({', '.join(own_code.tops(files))[:200]}), which strict never runs: "
-            "sign it with mlmodel package DIR --sign KEY --name NAME, and set trust to signed (--trust signed "
-            "--signing-keys PUBLIC_KEY)"
+            f"the package has Python code ({', '.join(own_code.tops(files))[:200]}), which strict never runs: {SIGNING}"
         )
     return modules
 

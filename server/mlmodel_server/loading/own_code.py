@@ -27,22 +27,23 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from mlmodel_server.errors import RefusedModel
-from mlmodel_server.texts import reason_of
+from mlmodel_server.errors import SIGNING, RefusedModel
+from mlmodel_server.texts import guess, reason_of
 
 PREFIX, SUFFIX, _INIT = "code.", ".py", ".__init__"
 """``code.text.py`` is the module ``text``, ``code.shop.__init__.py`` the package ``shop`` and ``code.shop.text.py`` its
 module ``shop.text``: without folders, so that they fit into a ConfigMap."""
 
 HOW = (
-    "write the package with package.save(model, X, y, DIR, code=[{module}]), sign it with mlmodel package DIR --sign "
-    "KEY --name NAME, and serve it with trust: signed (--trust signed --signing-keys PUBLIC_KEY)"
+    "write the package with package.save(model, X, y, DIR, code=[{module}]), or mlmodel package FILE --data rows.csv "
+    f"--code {{module}}.py --out DIR; {SIGNING}"
 )
 """How to serve a class of a module that is neither a library nor in the package."""
 
 MOVE = (
     "move it into a module, such as transformers.py, import it from there, fit the model again, and write "
-    "the package with package.save(model, X, y, DIR, code=[transformers])"
+    "the package with package.save(model, X, y, DIR, code=[transformers]), or mlmodel package FILE --data rows.csv "
+    "--code transformers.py --out DIR"
 )
 """What to do with a class or function of ``__main__``."""
 
@@ -160,10 +161,11 @@ class _NotListed(ModuleNotFoundError):
         module = str(self.name).partition(".")[0]
         shown = module if module.isascii() and module.isidentifier() and len(module) <= 80 else "a module"
         if importer:
+            top = importer.partition(".")[0]
             return RefusedModel(
                 f"the package's module {importer} imports {shown}, which is neither a library of this server nor in "
-                f"the package: write the package again with code=[{importer.partition('.')[0]}, {shown}], or use a "
-                f"server image in which {shown} is installed"
+                f"the package: write the package again with code=[{top}, {shown}] (--code {top}.py --code {shown}.py), "
+                f"or use a server image in which {shown} is installed"
             )
         return RefusedModel(
             f"the model has a class or function of the module {shown}, which is neither a library of this server nor "
@@ -267,11 +269,15 @@ def _files(path: Path) -> dict[str, bytes]:
     try:
         if path.is_file():
             if path.suffix != SUFFIX:
-                raise RefusedModel(f"{path.name} is not Python source: give code=[…] a .py file or a package directory")
+                raise RefusedModel(
+                    f"{path.name} is not Python source: give code=[…] (--code) a .py file or a package directory"
+                )
             return {file_of(path.stem, False): path.read_bytes()}
         if not (path / "__init__.py").is_file():
+            similar = guess(path.name, [file.name for file in path.resolve().parent.glob(f"*{SUFFIX}")])
             raise RefusedModel(
-                f"{path.name} is neither a .py file nor a directory with an __init__.py: give code=[…] one of these"
+                f"{path.name} is neither a .py file nor a directory with an __init__.py{similar}: give code=[…] "
+                "(--code) the path of one, or code=[…] the module itself"
             )
         return dict(_package(path.resolve()))
     except OSError as error:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlmodel_server.errors import RefusedModel, UsageError, not_installed
+from mlmodel_server.errors import SIGN, RefusedModel, UsageError, not_installed
 from mlmodel_server.loading.limits import is_hidden
 from mlmodel_server.manifest import sha256
 
@@ -256,8 +256,7 @@ def _check_name(signed: str, name: str) -> None:
         return
     what = f"as {signed[:128]!r}" if signed else "without a name"
     raise RefusedModel(
-        f"the model was signed {what}, but is served as {name!r}: "
-        f"sign it with mlmodel package --sign KEY --name {name or 'NAME'}"
+        f"the model was signed {what}, but is served as {name!r}: type {SIGN.replace('NAME', name or 'NAME')}"
     )
 
 
@@ -294,7 +293,7 @@ def _parsed(data: bytes, type: type[msgspec.Struct], problem: str) -> Any:
 
 
 def _refused(problem: str) -> RefusedModel:
-    return RefusedModel(f"{problem}: sign the model with mlmodel package --sign KEY, or model_signing sign key")
+    return RefusedModel(f"{problem}: sign the model with {SIGN}, or with model_signing sign key")
 
 
 def _require_cryptography() -> None:

@@ -28,7 +28,7 @@ from functools import cache
 from typing import Any, BinaryIO, Literal
 
 from mlmodel_server import registry
-from mlmodel_server.errors import RefusedModel, Unreadable
+from mlmodel_server.errors import OR_SIGN, RefusedModel, Unreadable
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import Artefact, Opened, max_unpacked, parts
 from mlmodel_server.loading import own_code, versions
@@ -198,8 +198,8 @@ def _instead(refused: str) -> str:
         return f"in strict mode no code of your own runs: {own_code.HOW.format(module=module)}"
     return (
         "in strict mode a model may contain only numpy data and the estimators of scikit-learn, XGBoost and LightGBM "
-        "that the server can check; replace that part by a scikit-learn transformer and save the model again, or "
-        "sign it and set trust to signed"
+        "that the server can check; replace that part by a scikit-learn transformer and save the model again, "
+        f"{OR_SIGN}"
     )
 
 

@@ -119,12 +119,14 @@ def _one(format: Format, data: bytes) -> Dumped:
 def _read(path: Path, format: FormatChoice, compress: int) -> Dumped:
     from mlmodel_server.loading.sources import Local
 
+    if not path.exists():
+        raise UsageError(f"{str(path)!r} does not exist: give the path of a model file, or the fitted model itself")
     try:
         source = Local(path)
         names = source.names() if path.is_dir() else (source.entry,)
         return _saved(source.entry, {name: source.read(name) for name in names}, format, compress)
     except MLModelError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _saved(name: str, files: dict[str, bytes], format: FormatChoice, compress: int) -> Dumped:

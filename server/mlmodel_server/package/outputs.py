@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mlmodel_server.compile import left_out
 from mlmodel_server.errors import UsageError
 from mlmodel_server.formats.methods import (
     CHOSEN,
@@ -18,6 +19,7 @@ from mlmodel_server.formats.methods import (
     outputs_of_method,
 )
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA
+from mlmodel_server.manifest import Manifest
 from mlmodel_server.tensors import Array
 from mlmodel_server.texts import guess
 
@@ -70,6 +72,12 @@ def wanted(estimator: Any, method: str, outputs: Sequence[str] | None) -> Wanted
     named = {name for name in WHOLE if name in found} | {method, *(outputs or ())}
     listed = [name for name in (*SERVED, *CHOSEN) if name in named or (outputs is None and name in found)]
     return Wanted(tuple(name for name in listed if name in SERVED or name in named), method, frozenset(named))
+
+
+def not_served(described: Manifest) -> tuple[str, ...]:
+    """Return the outputs of a package that a server does not have, because it serves the compiled model alone."""
+    compiled = described.compiled
+    return left_out(described.signature) if compiled is not None and compiled.decisive else ()
 
 
 def of_estimator(estimator: Any) -> Answering:

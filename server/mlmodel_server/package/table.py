@@ -101,8 +101,8 @@ def require_columns(names: Sequence[str], X: Any) -> None:
     listed = ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     if not is_frame(X):
         raise UsageError(
-            f"X is an array, but the model knows its columns by name ({listed}): pass a DataFrame with these columns, "
-            "such as X_test and not X_test.values"
+            f"X is of the type {type(X).__name__[:40]}, but the model knows its columns by name ({listed}): pass a "
+            "DataFrame with these columns, such as X_test and not X_test.values"
         )
     given = [str(name) for name in X.columns]
     absent = [str(name) for name in names if str(name) not in given]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
 
 from mlmodel_server import manifest
-from mlmodel_server.compile import compilable, compile_in_child
+from mlmodel_server.compile import compilable, compile_in_child, how_to_get
 from mlmodel_server.engine.model import Model
 from mlmodel_server.engine.selftest import SEVERAL_ROWS
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
@@ -27,9 +27,10 @@ from mlmodel_server.loading import own_code
 from mlmodel_server.loading.load import placed
 from mlmodel_server.loading.trust import open_model
 from mlmodel_server.manifest import COMPILED, MANIFEST, Compiled, File, Golden, Manifest, Signature
-from mlmodel_server.package import documents, fresh
+from mlmodel_server.package import arguments, documents, fresh
+from mlmodel_server.package.arguments import Code
 from mlmodel_server.package.artefact import Dumped, FormatChoice, dump
-from mlmodel_server.package.outputs import Wanted, answers, of_estimator, wanted
+from mlmodel_server.package.outputs import Wanted, answers, not_served, of_estimator, wanted
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.scores import scores
 from mlmodel_server.package.table import (
@@ -52,24 +53,23 @@ GOLDEN_MISSING = 4
 """How many of these have a missing value, if some rows of X do."""
 
 COMPARED_ROWS = 5000
-Code = ModuleType | str | os.PathLike[str]
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
 
 
 def save(
     model: Any,
-    X: Any,
-    y: Any,
-    path: str | os.PathLike[str],
+    X: Any = None,
+    y: Any = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     format: FormatChoice = "auto",
     compress: int = 3,
     version: str = "",
     compile: bool = True,
     method: str = "",
-    outputs: Sequence[str] | None = None,
+    outputs: str | Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
-    code: Sequence[Code] = (),
+    code: Code | Sequence[Code] = (),
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
@@ -99,7 +99,7 @@ def save(
 
     Raise :class:`UsageError` with one sentence that says what to change.
     """
-    directory = Path(path)
+    directory = arguments.directory(path)
     files = build(
         model,
         X,
@@ -113,6 +113,23 @@ def save(
         extra_columns=extra_columns,
         code=code,
     )
+    try:
+        _write(files, directory)
+    except OSError as error:
+        raise UsageError(
+            f"{directory} cannot be written ({error.strerror}): give a directory that you may write to"
+        ) from None
+    described = manifest.parse(files[MANIFEST])
+    if (absent := not_served(described)) and PREDICT_PROBA not in _names(described.signature):
+        warnings.warn(f"a server answers only predict, from the compiled model: {how_to_get(absent)}", stacklevel=2)
+    return directory
+
+
+def _names(signature: Signature) -> set[str]:
+    return {spec.name for spec in signature.outputs}
+
+
+def _write(files: dict[str, bytes], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for stale in _written_before(directory) - set(files):
         (directory / stale).unlink(missing_ok=True)
@@ -122,7 +139,6 @@ def save(
         partial = target.with_name(f".{target.name}")
         partial.write_bytes(files[name])
         partial.replace(target)
-    return directory
 
 
 def _written_before(directory: Path) -> set[str]:
@@ -143,20 +159,24 @@ def build(
     version: str = "",
     compile: bool = True,
     method: str = "",
-    outputs: Sequence[str] | None = None,
+    outputs: str | Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
-    code: Sequence[Code] = (),
+    code: Code | Sequence[Code] = (),
 ) -> dict[str, bytes]:
     """Return the files of a package by name, as :func:`save` writes them."""
-    if format not in ("auto", "skops", "joblib"):
-        raise UsageError(f"format is {format!r}: use 'auto', 'skops' or 'joblib'")
-    if compress not in range(10):
-        raise UsageError(f"compress is {compress!r}: use 0 (none) to 9 (smallest)")
-    if extra_columns not in ("refuse", "ignore"):
-        raise UsageError(f"extra_columns is {extra_columns!r}: use 'refuse' or 'ignore'")
+    arguments.check(
+        model,
+        X,
+        y,
+        version,
+        format=(format, get_args(FormatChoice)),
+        compress=(compress, range(10)),
+        extra_columns=(extra_columns, ("refuse", "ignore")),
+    )
+    method, outputs, modules = arguments.choices(method, outputs, code)
     model = getattr(model, "best_estimator_", model)
     try:
-        sources = own_code.sources(code)
+        sources = own_code.sources(modules)
         dumped = dump(model, X, format, compress, sources)
     except RefusedModel as error:
         raise UsageError(str(error)) from error
@@ -170,10 +190,7 @@ def build(
         ignores_others=extra_columns == "ignore" and signature.layout == "columns",
     )
     predicted = next(iter(arrays.values()))
-    labels = None if y is None else np.asarray(y)
-    rows = len(tensors[0].array)
-    if labels is not None and len(labels) != rows:
-        raise UsageError(f"X has {rows} rows, but y has {len(labels)}: pass one label for each row")
+    labels = None if y is None else arguments.labels(y, len(tensors[0].array), predicted)
     served = Model(opened.functions, signature)
     compiled: Compiled | None = None
     compiled_files: dict[str, bytes] = {}
@@ -352,7 +369,7 @@ def _predictions_before(dumped: Dumped, model: Any, X: Any, chosen: Wanted | Non
             return answers(of_estimator(estimator), X, chosen)
         methods = {name: getattr(estimator, name)(X) for name in (PREDICT, PREDICT_PROBA) if hasattr(estimator, name)}
     except Exception as error:  # anything an estimator may raise
-        raise _cannot_predict(error) from error
+        raise _cannot_predict(error, _CATEGORIES if library in ("xgboost", "lightgbm") else "") from error
     # Probabilities of several targets are a list.
     return {name: np.asarray(array) for name, array in methods.items() if not isinstance(array, list)}
 
@@ -372,10 +389,15 @@ def _compared(before: dict[str, Array], after: dict[str, Array], chosen: Wanted 
     return found
 
 
-def _cannot_predict(error: Exception) -> UsageError:
+_CATEGORIES = (
+    ", with the dtype category where it was category in training (on the command line, --dtypes COLUMN=category)"
+)
+
+
+def _cannot_predict(error: Exception, hint: str = "") -> UsageError:
     return UsageError(
         f"the model cannot predict X ({type(error).__name__}: {one_line(str(error), 300)}): pass rows like those that "
-        "it was fitted on"
+        f"it was fitted on{hint}"
     )
 
 
@@ -420,7 +442,17 @@ def _scores(task: str, labels: Array, predicted: Array) -> dict[str, Any]:
     try:
         return scores(task, labels, predicted)
     except (TypeError, ValueError) as error:  # text against numbers, missing labels
-        raise UsageError(f"y does not fit the model's predictions ({error}): pass labels of the same type") from error
+        raise UsageError(
+            f"y does not fit the model's predictions: it has {_kind(labels)}, and the model predicts "
+            f"{_kind(predicted)}: pass labels of the same type, with none missing"
+        ) from error
+
+
+def _kind(values: Array) -> str:
+    """Return what an array has: its type, and the columns if there are several."""
+    kinds = {type(value).__name__ for value in values.ravel()[:COMPARED_ROWS].tolist()}
+    name = "text" if kinds == {"str"} else "numbers" if kinds <= {"int", "float"} else " and ".join(sorted(kinds))
+    return f"{name} in {values.shape[1]} columns" if values.ndim > 1 else name
 
 
 def _same(before: Array, after: Array) -> bool:

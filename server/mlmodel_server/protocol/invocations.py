@@ -61,6 +61,13 @@ def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
     names = {spec.name for spec in specs}
     if not header or (all(map(_is_number, header)) and not names.issuperset(header)):
         raise RequestError("the first line of the CSV must be the names of the features")
+    if (separator := _separator(header)) and header[0] not in names:
+        raise RequestError(f"the CSV is separated by {separator!r}: separate its values by commas")
+    if not cells:
+        raise RequestError(
+            "the request has no rows: send a line of names and a line for each row (curl -d removes the line ends of a "
+            "file: use --data-binary)"
+        )
     kinds = {spec.name: kind(spec.datatype) for spec in specs}
     # Columns of a model with one input may have any names. For other models, rows.table rejects unknown names.
     other = kind(specs[0].datatype) if len(specs) == 1 else str
@@ -73,6 +80,11 @@ def _of_csv(body: bytes, specs: rows.Specs) -> InferRequest:
         for column, text in enumerate(row):
             row[column] = _value(text, types[column], index, header[column])
     return rows.request(rows.table(header, list(cells), specs))
+
+
+def _separator(header: list[str]) -> str:
+    """Return what separates the names instead of a comma; "" if nothing does."""
+    return next((other for other in ";\t|" if len(header) == 1 and other in header[0]), "")
 
 
 def _value(text: str, element: type, row: int, name: str) -> Any:

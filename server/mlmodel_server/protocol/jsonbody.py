@@ -11,6 +11,8 @@ from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import misfits
 
 _NOT_A_NUMBER = re.compile(rb"[\[,:\s]-?(NaN|Infinity)\b")
+_NAMES = re.compile(rb"\s*\"?[A-Za-z_][\w .-]{0,99}\"?\s*,")
+"""The first name in a line of CSV, and its comma."""
 _decoder = msgspec.json.Decoder()
 
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -33,4 +35,10 @@ def reject(error: Exception, body: bytes | memoryview) -> NoReturn:
         raise RequestError("the body is nested too deeply")
     if _NOT_A_NUMBER.search(body):
         raise RequestError("NaN and Infinity are not JSON: send finite numbers only")
-    raise RequestError(f"the body is not JSON: {misfits.malformed(str(error))}")
+    # curl -d sends the content type of a form, which is read as JSON.
+    hint = "; CSV goes to POST /invocations with Content-Type: text/csv and curl --data-binary" if _is_csv(body) else ""
+    raise RequestError(f"the body is not JSON: {misfits.malformed(str(error))}{hint}")
+
+
+def _is_csv(body: bytes | memoryview) -> bool:
+    return _NAMES.match(body) is not None

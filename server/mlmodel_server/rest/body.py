@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlmodel_server.errors import RequestError
+from mlmodel_server.protocol.invocations import CSV
 from mlmodel_server.serving.context import Limits
 from mlmodel_server.tensors import quoted
 
@@ -49,7 +50,8 @@ def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], sta
             content_type = JSON
         if content_type not in content_types:
             supported = " or ".join(sorted(name.decode() for name in content_types))
-            raise RequestError(f"Content-Type {_quoted(content_type)} is not supported: use {supported}", 415)
+            other = ", or send CSV to POST /invocations" if content_type == CSV else ""
+            raise RequestError(f"Content-Type {_quoted(content_type)} is not supported: use {supported}{other}", 415)
     encoding = headers.get(ENCODING, b"")
     if encoding:
         encoding = encoding.strip().lower()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.formats.opened import CONTRIBUTIONS
 from mlmodel_server.protocol import invocations, rows, v1, v2
+from mlmodel_server.rest import elsewhere
 from mlmodel_server.rest.body import JSON, Head
 from mlmodel_server.rest.reply import Headers
 from mlmodel_server.serving.context import Serving
@@ -32,6 +33,8 @@ class Endpoint:
     no_outputs: str = ""
     is_sampled: bool = True
     """Whether the sample for a rehearsal may have its requests: predictions that name no version."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Paths by the key of a JSON object that belongs there, and not here."""
 
 
 def _not_served(*_: Any) -> Any:
@@ -84,6 +87,12 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
         lambda _, body: rows.decode(body, specs),
         _v1_answer,
     )
+    tensors = {elsewhere.V2: f"{v2_base}/infer"}
+    instances = {"instances": f"{v1_base}:predict"}
+    tables = {"dataframe_split": "/invocations", "dataframe_records": "/invocations"}
+    infer = replace(infer, elsewhere=instances | tables)
+    predict, explain = (replace(one, elsewhere=tensors | tables) for one in (predict, explain))
+    table, plain = replace(table, elsewhere=tensors), replace(plain, elsewhere=tensors | instances | tables)
     paths = {
         f"{v2_base}/infer": infer,
         f"{v2_base}/versions/{serving.version}/infer": replace(infer, is_sampled=False),

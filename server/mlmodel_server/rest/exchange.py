@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from mlmodel_server.errors import RequestError
 from mlmodel_server.rehearsal.authentic import CONTENT_TYPE, ENCODING, JSON_LENGTH, Content
 from mlmodel_server.rest.body import TIMEOUT, Head, decompress, head_of, read
 from mlmodel_server.rest.connection import Answerable
+from mlmodel_server.rest.elsewhere import explained
 from mlmodel_server.rest.endpoints import Endpoint
 from mlmodel_server.rest.reply import Reply, reply_of
 from mlmodel_server.serving.context import Limits
@@ -78,7 +80,10 @@ class HttpExchange(Exchange[Reply]):
         return len(self.body) > LARGE
 
     def decode(self) -> InferRequest:
-        return self.endpoint.decode(self.head, self.body)
+        try:
+            return self.endpoint.decode(self.head, self.body)
+        except RequestError as error:
+            raise explained(error, self.body, self.endpoint.elsewhere) from None
 
     def encode(self, answer: Answer) -> Reply:
         headers, body = self.endpoint.encode(self.request, answer)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mlmodel_server.compile import Routed, Verdict, compilable, compile_in_child, timing
+from mlmodel_server.compile import Routed, Verdict, compilable, compile_in_child, how_to_get, left_out, timing
 from mlmodel_server.compile import loaded as load_compiled
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
@@ -90,9 +90,8 @@ def _compiled_alone(compiled: Functions, signature: Signature) -> Model:
     """Return the compiled model with the outputs that it has: for others the server would have to open the artefact."""
     known = compilable(signature)
     assert known is not None, "it was compiled"
-    others = [spec.name for spec in signature.outputs if spec not in known.outputs]
-    how = f"for {', '.join(others)}, package the model with outputs={others!r}, or serve it with --compile off"
-    return Model(compiled, known, how if others else "")
+    others = left_out(signature)
+    return Model(compiled, known, how_to_get(others) if others else "")
 
 
 def _routed(compiled: Functions, opened: Opened, signature: Signature) -> Functions:

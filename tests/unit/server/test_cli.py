@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import joblib
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -14,16 +20,19 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
 from mlmodel_server import package
 from mlmodel_server.cli import main
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.loading.load import load
+from mlmodel_server.loading.signing import keys_of
 from mlmodel_server.loading.sources import locate
+from mlmodel_server.startup.options import parse
 from tests.unit.server.loading.malicious import payload
 from tests.unit.server.loading.test_signing import key, pem, public
 from tests.unit.server.models import iris, joblib_bytes, mixed
+from tests.unit.server.own_modules import fitted, forgotten, imported
 
 pytestmark = pytest.mark.models
 
@@ -77,7 +86,7 @@ def test_a_bare_file_can_be_inspected(table: Path, capsys: pytest.CaptureFixture
             "package model.joblib",
             "--data --out missing: type mlmodel package model.joblib --data data.csv --out DIR",
         ),
-        ("package empty", "is a directory: add --configmap NAME"),
+        ("package empty", "is a directory: type mlmodel package empty --configmap NAME"),
         ("package empty --configmap a", "is not a package: write one with package.save"),
         ("package out --configmap A_B", "cannot name a ConfigMap"),
         ("package bad.joblib --data data.csv --label label --out x", "refused posix.system in bad.joblib"),
@@ -88,7 +97,10 @@ def test_a_bare_file_can_be_inspected(table: Path, capsys: pytest.CaptureFixture
             "package model.joblib --data data.csv --label y --out x",
             "has no column 'y': give --label one of amount, count",
         ),
-        ("package model.joblib --data short.csv --label label --out x", "lacks the column(s) country"),
+        (
+            "package model.joblib --data short.csv --label label --out x",
+            "lacks the column(s) 'country' (did you mean 'count'?)",
+        ),
         ("package model.joblib --data data.csv --label label --out x --compress 12", "compress is 12: use 0"),
     ],
 )
@@ -168,7 +180,7 @@ def test_a_package_is_signed_under_the_name_that_it_is_served_under(
     (tmp_path / "key").write_bytes(pem(key()))
     for given, name in (([], "fraud"), (["--name", "other"], "other")):
         assert main(["package", str(directory), "--sign", str(tmp_path / "key"), *given]) == 0
-        assert f"--trust signed --name {name}\n" in capsys.readouterr().err
+        assert f" serve {directory} --name {name} --trust signed" in capsys.readouterr().err
         options = {"trust": "signed", "keys": [public(key())]}
         assert load(locate(str(directory), None, ""), name=name, **options).signed_by  # type: ignore[arg-type]
         with pytest.raises(RefusedModel, match=f"signed as '{name}'"):
@@ -193,3 +205,99 @@ def test_dates_of_a_csv_file_and_extra_columns_are_packaged(tmp_path: Path, caps
     for wrong, words in (("label", "is not a date in ISO 8601"), ("z", "has no column 'z'")):
         assert main([*command, *options, "--dates", wrong]) == 2
         assert words in capsys.readouterr().err
+
+
+COMMAND = re.compile(r"mlmodel (?:package|serve|inspect)(?: (?:--[a-z-]+|signed|[A-Z_]{3,}|[\w/-]*\.\w+))+")
+"""A command in a message; what its user has is in capital letters."""
+
+
+def typed(command: str, has: dict[str, str]) -> list[str]:
+    """Return the arguments of a command with what its user has."""
+    return [has.get(word, word) for word in shlex.split(command)[1:]]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The options with which ``mlmodel serve`` starts servers, each of which opens its model."""
+    found: list[Any] = []
+
+    def serve(argv: list[str]) -> int:
+        options = parse(argv)
+        keys = keys_of(options.signing_keys.read_bytes()) if options.signing_keys else ()
+        assert load(locate(options.uri, None, ""), trust=options.trust, keys=keys, name=options.name).opened
+        found.append(options)
+        return 0
+
+    monkeypatch.setattr("mlmodel_server.startup.run.main", serve)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a key pair, as a user has it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my key.pem").write_bytes(pem(key()))
+    (tmp_path / "public.pem").write_bytes(public(key()))
+    return tmp_path
+
+
+HAS = {"KEY": "my key.pem", "PUBLIC_KEY": "public.pem", "NAME": "shop", "DIR": "a dir", "LABEL": "label"}
+
+
+def test_each_command_that_a_message_shows_for_own_code_works_as_typed(
+    folder: Path, served: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = imported(folder, monkeypatch)
+    model, X, y = fitted(module)
+    joblib.dump(model, "m.joblib")
+    np.savetxt("rows.csv", np.column_stack([X, y]), delimiter=",", header="a,b,c,d,label", comments="")
+    forgotten(monkeypatch, "clipping")
+    assert main(["inspect", "m.joblib"]) == 2
+    commands = COMMAND.findall(capsys.readouterr().err)
+    assert [command.split()[1] for command in commands] == ["package", "package", "serve"]
+    for command in commands:
+        label = ["--label", "label"] if "--data" in command else []
+        assert main([*typed(command, HAS | {"FILE": "m.joblib"}), *label]) == 0, command
+    assert [(options.trust, options.name) for options in served] == [("signed", "shop")]
+
+
+def test_a_model_that_strict_refuses_is_served_with_the_commands_of_the_message(
+    folder: Path, served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloudpickle = pytest.importorskip("cloudpickle")
+    _, X, y = iris()
+    doubled = make_pipeline(FunctionTransformer(lambda X: 2 * X), LogisticRegression(max_iter=900)).fit(X, y)
+    for where in (folder, folder / "a dir"):
+        where.mkdir(exist_ok=True)
+        (where / "m.pkl").write_bytes(cloudpickle.dumps(doubled))
+    assert main(["inspect", "m.pkl"]) == 2
+    commands = COMMAND.findall(capsys.readouterr().err)
+    assert [command.split()[1] for command in commands] == ["package", "serve"]
+    for command in commands:
+        assert main(typed(command, HAS)) == 0, command
+    assert [(options.trust, options.name) for options in served] == [("signed", "shop")]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_the_commands_after_next_are_typed_as_they_are(
+    folder: Path, served: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model.joblib").write_bytes(joblib_bytes(iris()[0]))
+    pd.DataFrame(iris()[1]).assign(label=iris()[2]).to_csv("my data.csv", index=False)
+
+    def following() -> list[str]:
+        return capsys.readouterr().err.strip().rpartition("; next: ")[2].split(" && ")
+
+    assert main(["package", "model.joblib", "--label", "label", "--data", "my data.csv"]) == 2
+    assert main([*typed(capsys.readouterr().err.strip().rpartition("type ")[2], HAS), "--no-compile"]) == 0
+    for command in following():
+        assert main(typed(command, {})) == 0
+    capsys.readouterr()
+    assert main(["package", "a dir"]) == 2
+    configmap, sign = re.findall(r"type (.*) to print .* or (.*) to sign", capsys.readouterr().err)[0]
+    assert main(typed(configmap, HAS | {"NAME": "cm"})) == 0
+    assert main(typed(sign, HAS)) == 0
+    to_public, serve = following()
+    subprocess.run(shlex.split(to_public), check=True, capture_output=True)
+    assert main(typed(serve, {})) == 0
+    assert [(options.trust, options.name, options.uri) for options in served] == [("signed", "a-dir", "a dir")]

@@ -247,7 +247,7 @@ def signed(files: dict[str, bytes], entry: str = "") -> Any:
 def test_a_torchscript_program_is_a_program_and_needs_a_signature_and_a_package(tmp_path: Path) -> None:
     with pytest.raises(
         RefusedModel,
-        match=r"refused the program in model\.pt \(TorchScript\): .*torch\.export\.save.*ONNX.* or sign it and set",
+        match=r"refused the program in model\.pt \(TorchScript\): .*torch\.export\.save.*ONNX.* or put the model alone",
     ):
         load(Memory({"model.pt": script()}, "model.pt")).opened  # noqa: B018
     bare = signed({"model.pt": script()}, "model.pt")

@@ -195,8 +195,9 @@ def test_a_refusal_of_an_own_class_says_how_to_serve_it(tmp_path: Path, monkeypa
     module = imported(tmp_path, monkeypatch)
     model, X, y = fitted(module)
     how = (
-        r"package\.save\(model, X, y, DIR, code=\[clipping\]\), sign it with mlmodel package DIR --sign KEY "
-        r"--name NAME, and serve it with trust: signed"
+        r"package\.save\(model, X, y, DIR, code=\[clipping\]\), or mlmodel package FILE --data rows\.csv --code "
+        r"clipping\.py --out DIR; sign it with mlmodel package DIR --sign KEY --name NAME, and serve it with mlmodel "
+        r"serve DIR --name NAME --trust signed"
     )
     with pytest.raises(UsageError, match=how):
         package.build(model, X, y)

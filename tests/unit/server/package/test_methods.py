@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import pandas as pd
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import IsolationForest, RandomForestClassifier, VotingClassifier
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KernelDensity, NearestNeighbors
+from sklearn.neighbors import KernelDensity, KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
 from mlmodel_server import manifest, package
+from mlmodel_server.cli import main
+from mlmodel_server.compile import how_to_get
 from mlmodel_server.errors import RequestError, UsageError
 from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.sources import Memory
@@ -102,6 +105,61 @@ def test_a_compiled_model_that_serves_alone_says_how_to_get_the_other_outputs() 
         RequestError, match=r"for decision_function, package the model with outputs=\['decision_function'\]"
     ):
         chosen.model.select_outputs(["decision_function"])
+
+
+HOW = (
+    r"package the model with outputs=\['decision_function', 'score_samples'\] "
+    r"\(--outputs decision_function,score_samples\)"
+)
+
+
+def test_outputs_that_a_server_does_not_have_are_named_where_a_package_is_written_and_inspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An outlier detector without scores gives only 1 and -1."""
+    model = IsolationForest(n_estimators=10, random_state=SEED).fit(X)
+    files = package.build(model, X, None)
+    described = manifest.parse(files[MANIFEST])
+    assert described.compiled is not None
+    alone = msgspec.structs.replace(described.compiled, decisive=True)  # on a slow machine it may not be
+    files[MANIFEST] = msgspec.structs.replace(described, compiled=alone).to_bytes()
+    monkeypatch.setattr("mlmodel_server.package.write.build", lambda *_given, **_options: files)
+    with pytest.warns(UserWarning, match=f"answers only predict, from the compiled model: .*{HOW}"):
+        directory = package.save(model, X, None, tmp_path / "out")
+    assert main(["inspect", str(directory)]) == 0
+    shown = capsys.readouterr().out
+    served = [spec.name for spec in choose(load(Memory(files))).model.signature.outputs]
+    assert re.findall(r"^output  (\w+)  \S+ \S+$", shown, re.MULTILINE) == served == ["predict"]
+    assert re.findall(r"^output  (\w+)  .*not served", shown, re.MULTILINE) == ["decision_function", "score_samples"]
+    assert re.search(HOW, shown)
+    (tmp_path / "m.joblib").write_bytes(joblib_bytes(model))
+    pd.DataFrame(X).to_csv(tmp_path / "data.csv", index=False)
+    command = ["package", str(tmp_path / "m.joblib"), "--data", str(tmp_path / "data.csv"), "--out", str(directory)]
+    assert main(command) == 0
+    assert re.search(HOW, capsys.readouterr().err)
+
+
+def test_outputs_of_one_method_are_named_by_the_method() -> None:
+    model = KNeighborsClassifier(3).fit(X, Y)
+    (named,) = re.findall(r"--outputs (\S+)\)", how_to_get(["kneighbors_distances", "kneighbors_indices"]))
+    files = package.build(model, X, Y, outputs=named.split(","))
+    assert {"kneighbors_distances", "kneighbors_indices"} <= set(outputs(files))
+
+
+def test_a_package_with_named_outputs_says_nothing_because_a_server_has_them(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = IsolationForest(n_estimators=10, random_state=SEED).fit(X)
+    directory = package.save(model, X, None, tmp_path / "out", outputs=["decision_function", "score_samples"])
+    assert not [found for found in recwarn if "answers only" in str(found.message)]
+    assert main(["inspect", str(directory)]) == 0
+    assert "not served" not in capsys.readouterr().out
+
+
+def test_an_output_that_a_package_must_name_says_so() -> None:
+    files = package.build(LogisticRegression().fit(X, Y), X, Y, compile=False)
+    with pytest.raises(RequestError, match=r"if it is packaged with outputs=\['predict_log_proba'\]"):
+        choose(loaded(files), compile="off").model.select_outputs(["predict_log_proba"])
 
 
 def test_named_outputs_are_served_beside_the_compiled_model() -> None:

@@ -194,7 +194,7 @@ def people(**wrong: Any) -> list[dict[str, Any]]:
         (people(age="41"), PEOPLE, "row 1: feature 'age' must be an integer, not text"),
         (people(age=1.5), PEOPLE, "row 1: feature 'age' must be an integer, not a floating-point number"),
         (people(age=None), PEOPLE, "row 1: feature 'age' must be an integer, not null"),
-        (people(height="2024-03-01T09:30"), PEOPLE, "must be a number, not text; a model that was fitted on dates takes"),
+        (people(height="2024-03-01T09:30"), PEOPLE, "must be a number, not text; a model that was fitted on dates"),
         (people(height="tall"), PEOPLE, "row 1: feature 'height' must be a number, not text"),
         (people(height=[1.5]), PEOPLE, "row 1: feature 'height' must be a number, not an array"),
         (people(height=1e300), PEOPLE, "feature 'height' holds a number outside the range of FP32"),

@@ -39,10 +39,12 @@ def outputs_of(table: Table, wanted: Sequence[str]) -> list[Any]:
     return [known[name] for name in wanted]
 
 
-def application(names: Sequence[str] = NAMES, **more: Any) -> Application:
+def application(names: Sequence[str] = NAMES, inputs: Sequence[str] = ("x",), **more: Any) -> Application:
     served = serving(**more)
     outputs = tuple(TensorSpec(name, "FP64", (-1, 2) if name == "predict_proba" else (-1,)) for name in names)
-    served.model = Model(outputs_of, Signature("columns", (TensorSpec("x", "FP64", (-1,)),), outputs))
+    served.model = Model(
+        outputs_of, Signature("columns", tuple(TensorSpec(name, "FP64", (-1,)) for name in inputs), outputs)
+    )
     return Application(Pipeline(served))
 
 
@@ -197,6 +199,75 @@ def test_other_endpoints_say_where_outputs_are_selected() -> None:
     app = application((*NAMES, CONTRIBUTIONS))
     assert post(app, f"{INFER}?outputs=predict", {})[1]["error"].startswith("a v2 request selects outputs in its body")
     assert post(app, f"{EXPLAIN}?outputs=predict", {})[1]["error"].startswith(":explain has one output")
+
+
+TENSOR = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1.0]}]}
+FORMS = {
+    INFER: TENSOR, PREDICT: {"instances": [{"x": 1.0}]}, ROWS: {"x": 1.0},
+    INVOCATIONS: {"dataframe_split": {"columns": ["x"], "data": [[1.0]]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FORMS)
+@pytest.mark.parametrize("of", FORMS)
+def test_a_body_of_another_path_gets_the_path_that_accepts_it(path: str, of: str) -> None:
+    status, answer = post(application(), path, FORMS[of])
+    if status == 200:
+        assert of == path or (path, of) == (INVOCATIONS, PREDICT)
+        return
+    named = re.findall(r"goes to POST (\S+)", answer["error"])
+    assert status == 400
+    assert named == ([] if of == ROWS else [of])
+    assert not named or post(application(), named[0], FORMS[of])[0] == 200
+
+
+def test_a_feature_with_the_name_of_a_key_is_no_other_request() -> None:
+    app = application(inputs=("instances",))
+    assert post(app, ROWS, {"instances": 1.0}) == (200, {"predictions": [1.0]})
+
+
+def send(app: Application, path: str, body: bytes, content_type: str) -> tuple[int, Any]:
+    async def whole() -> Answer:
+        app.pipeline.start(0)
+        try:
+            return await request(app, "POST", path, body, content_type=content_type)
+        finally:
+            await app.pipeline.stop()
+
+    status, _, answer = asyncio.run(whole())
+    return status, json.loads(answer)
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type", "words"),
+    [
+        (INVOCATIONS, b"x1.0", "text/csv", "(curl -d removes the line ends of a file: use --data-binary)"),
+        (INVOCATIONS, b"x\n1.0\n", FORM, "the body is not JSON: the error is at byte 0"),
+        (
+            INVOCATIONS,
+            b"x,y\n1.0,2\n",
+            FORM,
+            "CSV goes to POST /invocations with Content-Type: text/csv and curl --data-bi",
+        ),
+        (ROWS, b"x,y1.0,2", FORM, "CSV goes to POST /invocations with Content-Type: text/csv and curl --data-binary"),
+        (ROWS, b"x\n1.0", "text/csv", "use application/json, or send CSV to POST /invocations"),
+        (INFER, b"x\n1.0", "text/csv", "or send CSV to POST /invocations"),
+        (INVOCATIONS, b"x;y\n1.0;2\n", "text/csv", "the CSV is separated by ';': separate its values by commas"),
+    ],
+)
+def test_csv_that_curl_changed_or_sent_elsewhere_is_explained(
+    path: str, body: bytes, content_type: str, words: str
+) -> None:
+    status, answer = send(application(), path, body, content_type)
+    assert status in (400, 415)
+    assert words in answer["error"]
+
+
+def test_csv_in_the_right_place_is_predicted() -> None:
+    assert send(application(), INVOCATIONS, b"x\n1.0\n", "text/csv") == (200, {"predictions": [1.0]})
 
 
 def test_the_api_key_is_checked_before_the_selection(tmp_path: Path) -> None:
