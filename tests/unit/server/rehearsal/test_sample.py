@@ -377,7 +377,6 @@ def test_the_successor_of_a_worker_continues_numbers_shares_and_counts() -> None
     keys = sample.places()
     sample.start(0)
     assert sample.places() == keys
-    sample._due = False
     assert not offer(sample, client=b"a"), "still full, and of this client"
     assert offer(sample, client=b"b")
     a_second(sample)
