@@ -1,4 +1,4 @@
-"""Copies of requests: POST /rehearsal, for other pods of the same model and for nobody else.
+"""Copies of requests: POST /rehearsal, for pods of the same model only.
 
 A request that is not an authentic copy is not recognised: its answer is that of any unknown path.
 """
