@@ -1,4 +1,4 @@
-"""The time of one prediction by itself: without the time for which its thread waited for a CPU."""
+"""The time of one prediction alone: without the time for which its thread waited for a CPU."""
 
 from __future__ import annotations
 

@@ -86,6 +86,7 @@ class _Waiting:
     since: float
     future: asyncio.Future[Predicted]
     alone: bool = False
+    has_started: bool = False
 
 
 class Batcher:
@@ -148,15 +149,21 @@ class Batcher:
         return future
 
     def _submit_copy(self, table: Table, outputs: Sequence[str], deadline: float) -> asyncio.Future[Predicted]:
-        """Queue a copy. It takes no room from requests. Its deadline counts only until its turn comes: a model that
-        takes too long must be measured, not rejected by an estimate."""
+        """Queue a copy. It takes no room from requests. Its turn must come before the deadline; how long its prediction
+        then takes is not limited, because a model that takes too long must be measured."""
         if self._copies_submitted >= MAX_COPIES:
             raise Overloaded("too many copies wait: retry after 1 s", 429, "queue_full")
-        future = self._loop.create_future()
+        future, now = self._loop.create_future(), perf_counter()
+        copy = _Waiting(table, outputs, rows_of(table), None, deadline, now, future, alone=True)
+        timer = self._loop.call_later(deadline - now, _give_up, copy)
         self._copies_submitted += 1
-        future.add_done_callback(self._forget_copy)
-        now = perf_counter()
-        self._submitted.put(_Waiting(table, outputs, rows_of(table), None, deadline, now, future, alone=True))
+
+        def forget(_: asyncio.Future[Predicted]) -> None:
+            self._copies_submitted -= 1
+            timer.cancel()
+
+        future.add_done_callback(forget)
+        self._submitted.put(copy)
         return future
 
     def check_room(self) -> None:
@@ -171,9 +178,6 @@ class Batcher:
     def _forget(self, rows: int) -> None:
         self.requests -= 1
         self.rows -= rows
-
-    def _forget_copy(self, _: asyncio.Future[Predicted]) -> None:
-        self._copies_submitted -= 1
 
     def _run(self) -> None:
         _lower_priority()
@@ -246,18 +250,21 @@ class Batcher:
         self._loop.call_soon_threadsafe(_deliver, batch, results)
 
     def _predict_copy(self, copy: _Waiting) -> None:
-        if copy.future.cancelled():
+        if copy.future.done():  # cancelled, or it waited too long
             return
-        started = perf_counter()
+        copy.has_started, started = True, perf_counter()
         try:
-            if started > copy.deadline:
-                raise Overloaded("requests of clients came first", 503, "deadline")
             arrays, own_us = timed(lambda: self._model.predict(copy.table, copy.outputs))
         except Exception as error:
             self._loop.call_soon_threadsafe(_fail, copy.future, _failure(error))
             return
         predicted = Predicted(arrays, started - copy.since, perf_counter() - started, copy.rows, own_us)
         self._loop.call_soon_threadsafe(_deliver, [copy], [predicted])
+
+
+def _give_up(copy: _Waiting) -> None:
+    if not copy.has_started:
+        _fail(copy.future, Overloaded("requests of clients came first: retry after 1 s", 503, "deadline"))
 
 
 def _failure(error: Exception) -> Exception:

@@ -12,7 +12,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 from random import Random
@@ -22,7 +22,8 @@ from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.authentic import Content
 
 CLIENT = b"x-mlmodel-client"
-"""Header with the client's address, which the router sets. The sample has only a hash of it, with a random key."""
+"""Header with the client's address, which the router sets. The sample has only Python's hash of it, whose key is random
+and the same for all workers, which are forked."""
 
 TOTAL_BYTES = 16 << 20
 """Memory for the samples of all workers of a pod."""
@@ -132,7 +133,8 @@ class _Region:
     def wipe(self) -> None:
         """Fill all that was ever written with zeros. Pages that were never used stay unused."""
         used = min(self.words[_END], self.size)
-        for word in range(_HEADER, _HEADER + min(self.words[_LAST], self.capacity) * _RECORD):
+        records = min(self.words[_LAST] + 1, self.capacity)  # the first has number 1
+        for word in range(_HEADER, _HEADER + records * _RECORD):
             self.words[word] = 0
         self.ring[:used] = bytes(used)
         self.words[_FIRST] = self.words[_LAST] + 1
@@ -144,6 +146,14 @@ class _Region:
         keyed = blake2b(_PLACE.pack(*record[:_CHECKSUM], self.slot), digest_size=8, key=self._key)
         keyed.update(raw)
         return int.from_bytes(keyed.digest(), "little", signed=True)
+
+
+class _Everyone:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+_EVERYONE = _Everyone()
 
 
 class Sample:
@@ -161,9 +171,9 @@ class Sample:
             _Region(view[slot * size : (slot + 1) * size], slot, requests // workers + (slot < requests % workers), key)
             for slot in range(workers)
         ]
-        self._salt = os.urandom(16)
         self._open = False
         self._seen = 0
+        self._refused: Container[int] = _EVERYONE
 
     @property
     def seen(self) -> int:
@@ -214,15 +224,12 @@ class Sample:
         self._ticks += 1
         if self._ticks % (10 * TICKS) == 0:
             self._expire()
+        self._refuse()
 
     def wants(self, headers: Mapping[bytes, bytes]) -> bool:
         """Count a prediction, and return whether to :meth:`keep` it. For most, this is all that happens."""
         self._seen += 1
-        if self._due or self._is_filling:
-            return True
-        if not self._fair or not self._open:
-            return False
-        return self._held.get(hash(self._salt + headers.get(CLIENT, b"")), 0) < self._share
+        return hash(headers.get(CLIENT)) not in self._refused
 
     def keep(self, content: Content, headers: Mapping[bytes, bytes]) -> None:
         """Write a request that is wanted, unless it is too large, or a copy."""
@@ -232,14 +239,14 @@ class Sample:
         raw = _packed(content)
         if raw is None or len(raw) > region.size:
             return
-        client = hash(self._salt + headers.get(CLIENT, b""))
-        held = self._held.get(client, 0)
+        client = hash(headers.get(CLIENT))
         if not self._is_filling:
-            if held < self._share and self._fair:
+            if client not in self._satisfied and self._fair:
                 self._fair -= 1
             else:
                 self._due = False
-                if self._is_crowding(client, held, len(raw)):
+                if self._is_crowding(client, len(raw)):
+                    self._refuse()
                     return
         self._make_room(len(raw))
         region.write(time.time_ns(), client, raw)
@@ -249,16 +256,15 @@ class Sample:
     def wipe(self) -> None:
         """Fill this worker's part with zeros, and keep nothing from now on."""
         if self._open:
-            self._open = self._due = self._is_filling = False
-            self._region.words[_SEEN] = self._seen
+            self._open, self._refused = False, _EVERYONE
             self._region.wipe()
 
-    def _is_crowding(self, client: int, held: int, length: int) -> bool:
+    def _is_crowding(self, client: int, length: int) -> bool:
         """Whether a large request would give its client more than half of the sample, beside others. It is kept only
         if its client has less than its share."""
         weight = self._weight_of(length)
         alone = len(self._held) == (client in self._held)
-        return weight > 1 and not alone and held + weight > self._region.capacity / 2
+        return weight > 1 and not alone and self._held.get(client, 0) + weight > self._region.capacity / 2
 
     def _make_room(self, length: int) -> None:
         region = self._region
@@ -293,11 +299,25 @@ class Sample:
         return max(1, -(-length * self._region.capacity // self._region.size))
 
     def _update(self) -> None:
-        region = self._region
+        region, held = self._region, self._held
         if len(region.sequences()) == region.capacity:
             region.words[_FULL] = 1
-        self._share = self._weight / max(1, len(self._held))
-        self._is_filling = self._open and not region.words[_FULL]
+        share = self._weight / max(1, len(held))
+        self._satisfied = {client for client, weight in held.items() if weight >= share}
+        self._refuse()
+
+    @property
+    def _is_filling(self) -> bool:
+        return not self._region.words[_FULL]
+
+    def _refuse(self) -> None:
+        """Decide whose requests are not wanted now."""
+        if not self._open:
+            self._refused = _EVERYONE
+        elif self._due or self._is_filling:
+            self._refused = frozenset()
+        else:
+            self._refused = self._satisfied if self._fair else _EVERYONE
 
 
 def _packed(content: Content) -> bytes | None:

@@ -2,7 +2,7 @@
 
     candidate REVISION NONCE KEYS
 
-Without the file, or with any other content, there is no rehearsal. KEYS is for people and not read.
+A rehearsal needs the file with exactly this content. KEYS may be any word, and is not read.
 """
 
 from __future__ import annotations

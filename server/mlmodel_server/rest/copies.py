@@ -1,4 +1,4 @@
-"""Copies of requests: POST /rehearsal, for other pods of the same model and for nobody else.
+"""Copies of requests: POST /rehearsal, for pods of the same model only.
 
 A request that is not an authentic copy is not recognised: its answer is that of any unknown path.
 """
@@ -47,7 +47,6 @@ class HttpCopy(Copy):
 
     def __init__(self, endpoint: Endpoint, content: Content, limits: Limits) -> None:
         self._endpoint, self._content, self._limits = endpoint, content, limits
-        self.deadline = perf_counter() + limits.timeout
 
     @property
     def is_large(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
-
 from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.rpc.message import InferMessage
 from mlmodel_server.serving.context import Serving
@@ -18,7 +16,6 @@ class CallCopy(Copy):
     __slots__ = ("_message",)
 
     def __init__(self, content: Content, serving: Serving) -> None:
-        self.deadline = perf_counter() + serving.limits.timeout
         self._message = InferMessage(content.body, serving)
 
     def decode(self) -> InferRequest:

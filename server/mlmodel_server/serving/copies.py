@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.tensors import InferRequest, Tensor
 
+TURN_SECONDS = 0.5
+"""Maximum seconds until the turn of a copy comes; then it gets 503, so that its sender does not take waiting for a slow
+prediction."""
+
 
 class Copy(ABC):
     """What a transport provides for one copy, whose body is complete."""
 
-    __slots__ = ("deadline",)
-
-    deadline: float
-    """Reading of ``perf_counter`` after which nobody waits for the answer."""
+    __slots__ = ()
 
     @property
     def is_large(self) -> bool:

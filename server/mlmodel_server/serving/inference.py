@@ -144,7 +144,8 @@ class Inference:
         return self._answer(call, predicted.arrays, predicted.queue, predicted.compute)
 
     async def predict_alone(self, call: Call, deadline: float) -> tuple[Answer, int]:
-        """Predict a copy, and return its answer and the microseconds of the prediction alone. Nothing is recorded."""
+        """Predict a copy, whose turn must come before ``deadline``; return its answer and the microseconds of the
+        prediction alone. Nothing is recorded."""
         predicted = await self._batcher.submit(call.table, call.outputs, deadline, alone=True)
         response = InferResponse(call.id, list(map(named, call.outputs, predicted.arrays)))
         answer = Answer(response, call.table, None, predicted.queue, predicted.compute, call.rows)

@@ -13,12 +13,13 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 
 from mlmodel_server.engine.batching import Late, Overloaded
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.serving.context import Serving
-from mlmodel_server.serving.copies import Copy, Outcome
+from mlmodel_server.serving.copies import TURN_SECONDS, Copy, Outcome
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, Reply, failure_of
 from mlmodel_server.serving.inference import Inference
 from mlmodel_server.serving.lateness import explained
@@ -138,7 +139,8 @@ class Pipeline:
                 raise Overloaded("the server stops", 503, "drain")
             large = copy.is_large
             request = await asyncio.to_thread(copy.decode) if large else copy.decode()
-            answer, own_us = await self.inference.predict_alone(self.inference.call(request), copy.deadline)
+            deadline = perf_counter() + TURN_SECONDS
+            answer, own_us = await self.inference.predict_alone(self.inference.call(request), deadline)
             await asyncio.to_thread(copy.encode, answer) if large else copy.encode(answer)
             return Outcome(200, own_us, answer.response.outputs)
         except Exception as error:

@@ -70,7 +70,7 @@ class Reporter:
             self._shadow.offer(exchange.request.inputs, answer.response.outputs, headers)
         if self._payloads:
             self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
-        if self._sample and exchange.is_sampled and self._sample.wants(headers):
+        if self._sample is not None and self._sample.wants(headers):
             self._keep(exchange)
 
     def failed(self, exchange: Exchange[Any], status: int, error: Exception) -> None:
@@ -83,10 +83,10 @@ class Reporter:
             self._recorder.record_shed(error.reason)
         if self._tracing:
             self._tracing.record(exchange.route, headers, status, seconds)
-        if self._sample and status in SAMPLED and exchange.is_sampled and self._sample.wants(headers):
+        if self._sample is not None and status in SAMPLED and self._sample.wants(headers):
             self._keep(exchange)
 
     def _keep(self, exchange: Exchange[Any]) -> None:
-        content = exchange.content()
-        if self._sample and content:
+        content = exchange.content() if exchange.is_sampled else None
+        if self._sample is not None and content:
             self._sample.keep(content, exchange.headers)

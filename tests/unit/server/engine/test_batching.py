@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlmodel_server.engine.batching import NICENESS, Batcher, Overloaded
+from mlmodel_server.engine.batching import MAX_COPIES, NICENESS, Batcher, Overloaded
 from mlmodel_server.engine.cost import Cost, measure
 from mlmodel_server.engine.model import Model
 from mlmodel_server.errors import ModelFailure
@@ -240,6 +240,95 @@ def test_stop_predicts_the_waiting_requests() -> None:
         await stopped
 
     run(scenario)
+
+
+def copy(batcher: Batcher, *values: float, seconds: float = SECONDS) -> asyncio.Future[Any]:
+    return batcher.submit(rows(*values), ("predict",), perf_counter() + seconds, alone=True)
+
+
+def test_requests_go_before_copies_which_are_predicted_alone_and_not_counted() -> None:
+    cost = Cost(0.0, 0.0)
+
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        copies = [copy(batcher, 1), copy(batcher, 2, 3)]
+        users = [ask(batcher, 4), ask(batcher, 5)]
+        assert (batcher.requests, batcher.rows) == (3, 3), "copies take no room"
+        order: list[int] = []
+        for number, future in enumerate((*copies, *users)):
+            future.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
+        doubler.go.set()
+        answers = await asyncio.gather(*copies, first, *users)
+        assert order == [2, 3, 0, 1]
+        assert doubler.calls == [1, 2, 1, 2]
+        assert answers[1].arrays[0].tolist() == [4, 6]
+        assert answers[0].own_us >= 1
+
+    assert run(scenario, cost=cost) == [1, 2], "batches of requests only"
+
+
+def test_a_copy_does_not_change_the_expected_cost() -> None:
+    cost = Cost(1e-9, 1e-9)
+
+    async def scenario(batcher: Batcher, _: Doubler) -> None:
+        for __ in range(20):
+            await copy(batcher, 1)
+        assert cost.factor == 1.0
+        await ask(batcher, 1)
+        assert cost.factor > 1.0
+
+    run(scenario, cost=cost)
+
+
+def test_a_copy_whose_turn_does_not_come_gets_503_while_requests_are_predicted() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        late = copy(batcher, 7, 7, seconds=0.01)
+        with pytest.raises(Overloaded, match="came first") as given_up:
+            await late
+        assert given_up.value.status == 503
+        assert not first.done()
+        doubler.go.set()
+        await first
+        await copy(batcher, 1)
+        assert doubler.calls == [1, 1]
+
+    run(scenario)
+
+
+def test_a_copy_that_takes_longer_than_its_turn_is_answered() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        doubler.hold()
+        slow = copy(batcher, 1, seconds=0.01)
+        await asyncio.to_thread(doubler.busy.wait, SECONDS)
+        await asyncio.sleep(0.02)
+        doubler.go.set()
+        assert (await slow).arrays[0].tolist() == [2]
+
+    run(scenario, cost=Cost(100.0, 100.0))
+
+
+def test_a_copy_that_fails_fails_alone() -> None:
+    async def scenario(batcher: Batcher, _: Doubler) -> None:
+        with pytest.raises(ModelFailure):
+            await copy(batcher, -1)
+
+    assert run(scenario) == []
+
+
+def test_few_copies_may_wait() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        copies = [copy(batcher, 1) for _ in range(MAX_COPIES)]
+        with pytest.raises(Overloaded, match="too many copies") as refused:
+            copy(batcher, 1)
+        assert refused.value.status == 429
+        batcher.check_room()
+        doubler.go.set()
+        await asyncio.gather(first, *copies)
+        await copy(batcher, 1)
+
+    run(scenario, max_waiting=2)
 
 
 def test_cost_is_a_base_and_seconds_per_row_and_follows_slower_batches() -> None:

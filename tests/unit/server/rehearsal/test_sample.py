@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from mlmodel_server.rehearsal import sample as module
@@ -18,6 +21,7 @@ from mlmodel_server.rehearsal.sample import CLIENT, FAIR_PER_SECOND, LARGEST, MA
 
 SEED = 20261129
 KIB = 1 << 10
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.fixture(autouse=True)
@@ -377,12 +381,21 @@ def test_the_successor_of_a_worker_continues_numbers_shares_and_counts() -> None
     keys = sample.places()
     sample.start(0)
     assert sample.places() == keys
-    sample._due = False
     assert not offer(sample, client=b"a"), "still full, and of this client"
     assert offer(sample, client=b"b")
     a_second(sample)
     assert sample.seen == 32
     assert sample.places()[-1][1] == keys[-1][1] + 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 99, 100, 101, 102, 250])
+def test_wiping_leaves_zeros_behind_the_header(number: int) -> None:
+    sample = started(100)
+    for _ in range(number):
+        sample.keep(content(b"marker"), {})
+    assert memory(sample)[64:].strip(b"\0")
+    sample.wipe()
+    assert memory(sample)[64:].strip(b"\0") == b""
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -414,19 +427,24 @@ def test_a_worker_after_a_wiped_one_keeps_requests_again_with_further_numbers() 
     assert [(entry.sequence, entry.content.body) for entry in entries(sample)] == [(2, b"new")]
 
 
+def mapping(sample: Sample) -> dict[str, str]:
+    """Return what the kernel reports about the memory of a sample."""
+    start = f"{np.frombuffer(sample._memory, np.uint8).ctypes.data:x}-"
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    next(line for line in lines if line.startswith(start))
+    of_mapping = takewhile(lambda line: line.split()[0].endswith(":"), lines)
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in of_mapping)}
+
+
 def resident(sample: Sample) -> int:
     """Return the bytes of the mapping that are in memory."""
-    size = f"Size: {len(sample._memory) // KIB} kB".split()
-    blocks = Path("/proc/self/smaps").read_text().split("VmFlags")
-    found = [
-        block for block in blocks if [line.split() for line in block.splitlines() if line.startswith("Size:")] == [size]
-    ]
-    return min(int(block.split("Rss:")[1].split()[0]) for block in found) * KIB
+    return int(mapping(sample)["Rss"].split()[0]) * KIB
 
 
+@ON_LINUX
 @pytest.mark.parametrize("workers", [1, 4])
 def test_pages_are_used_only_for_what_is_kept(workers: int) -> None:
-    sample = Sample(1000, workers, 13 << 20)
+    sample = Sample(1000, workers)
     assert resident(sample) == 0
     for slot in range(workers):
         sample.start(slot)
@@ -434,8 +452,18 @@ def test_pages_are_used_only_for_what_is_kept(workers: int) -> None:
     assert resident(sample) <= workers * 4 * KIB
     for _ in range(100):
         offer(sample, bytes(1000))
-    for key in sample.places():
-        sample.read(*key)
+    for place in sample.places():
+        sample.read(*place)
     assert resident(sample) < 100 * 1100 + workers * 3 * 4 * KIB
     sample.wipe()
     assert resident(sample) < 100 * 1100 + workers * 3 * 4 * KIB
+    for slot in range(workers):
+        sample.start(slot)
+        for number in range(3000):
+            sample.keep(content(bytes(30_000)), {CLIENT: b"%d" % number})
+    assert 0.95 * TOTAL_BYTES < resident(sample) <= TOTAL_BYTES
+
+
+@ON_LINUX
+def test_a_core_dump_has_no_request_in_it() -> None:
+    assert "dd" in mapping(started())["VmFlags"].split(), "madvise(MADV_DONTDUMP)"
