@@ -132,6 +132,8 @@ class _Side:
     """Sum over its answers."""
     busy: float = 0.0
     """Seconds that it worked on the present request."""
+    is_late: bool = False
+    """Whether it was late and has answered nothing since: it may still work on that copy, so no other gets a turn."""
 
     @property
     def average(self) -> float:
@@ -354,12 +356,13 @@ class Sender:
             side.busy += time.monotonic() - started
             if side.revision == self._own[0]:  # its clients go first
                 raise _Dropped(side, "no answer in time", shed=True) from None
+            side.is_late = True
             return LATE
         except Broken:
             return FAILED
         taken = time.monotonic() - started
         if status in _SHED:
-            raise _Dropped(side, "overloaded", shed=True)
+            return _shed(side, taken)
         if status in _ABSENT:
             raise _Dropped(side, "copies are not accepted: the two revisions may have different API keys")
         if status != 200:
@@ -375,10 +378,19 @@ class Sender:
         handling = HANDLING_SECONDS + HANDLING_SECONDS_PER_BYTE * (len(body) + len(content.body))
         side.busy += min(taken, max(0, reply.own_us) * 1e-6 + handling)
         if reply.status in _SHED:
-            raise _Dropped(side, "overloaded", shed=True)
+            return _shed(side, taken)
+        side.is_late = False
         side.answers += 1
         side.seconds += taken
         return _answer(reply, entry)
+
+
+def _shed(side: _Side, seconds: float) -> Answer:
+    """Return a failure if a copy that the side never answered is in the way. Raise :class:`_Dropped` otherwise."""
+    if side.is_late:
+        side.busy += seconds
+        return FAILED
+    raise _Dropped(side, "overloaded", shed=True)
 
 
 def _answer(reply: _Reply, entry: Entry) -> Answer:

@@ -322,7 +322,7 @@ def test_every_protocol(tmp_path: Path) -> None:
         server = stable.server
         for path, body, headers in (
             (infer, whole, {}),
-            (f"{infer}?outputs=predict", whole, {}),
+            ("/predict?outputs=predict", json.dumps([row(1), row(2)]), {}),
             (infer, zipped, {"content_encoding": "gzip"}),
             (infer, head + np.array(data).tobytes(),
              {"inference_header_content_length": str(len(head)), "content_type": "application/octet-stream"}),
@@ -342,7 +342,6 @@ def test_every_protocol(tmp_path: Path) -> None:
         assert outcome(page) == (8, 0, 0, 1)
         assert page["agree"]["same"] == 8
         assert page["seen"] == 9, "a copy is not a request"
-        assert server.requests(200) == 0 or True
 
 
 def test_numbers_in_another_unit(tmp_path: Path) -> None:
