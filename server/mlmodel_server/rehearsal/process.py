@@ -29,9 +29,6 @@ from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.sender import Sender
 from mlmodel_server.rehearsal.target import TargetFile
 
-PORT = 8080
-"""Where the Service of a revision is reached."""
-
 FRESH_SECONDS = 0.5
 """The figures of the page are at most this old: of thousands of rows they take some milliseconds."""
 
@@ -47,8 +44,6 @@ logger = logging.getLogger(__name__)
 class Settings:
     """What the process needs to know. Create it before the fork."""
 
-    name: str
-    """Of the model: the Service of a revision is ``NAME-REVISION``."""
     revision: str
     own: tuple[str, int]
     """Host and port of the own server."""
@@ -58,8 +53,8 @@ class Settings:
     """Names the candidate."""
     api_keys: Path | None
     sample: Sample
-    candidate: tuple[str, int] | None = None
-    """Host and port of every candidate, instead of its Service."""
+    candidate: Callable[[str], tuple[str, int]]
+    """Returns host and port of a revision."""
 
 
 class Memory:
@@ -97,7 +92,7 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
         settings.sample,
         TargetFile(settings.file, settings.api_keys).target,
         (settings.revision, Client(*settings.own)),
-        lambda revision: Client(*(settings.candidate or (f"{settings.name}-{revision}", PORT))),
+        lambda revision: Client(*settings.candidate(revision)),
         timeout=settings.timeout,
         memory=memory,
     )

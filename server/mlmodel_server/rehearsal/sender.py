@@ -109,9 +109,9 @@ _decoder = msgspec.msgpack.Decoder(_Reply)
 class _Dropped(Exception):
     """A side gave no answer that counts. ``shed``: it accepts copies, but not this one now."""
 
-    def __init__(self, side: _Side, shed: bool) -> None:
+    def __init__(self, side: _Side, reason: str, shed: bool = False) -> None:
         super().__init__()
-        self.side, self.shed = side, shed
+        self.side, self.reason, self.shed = side, reason, shed
 
 
 @dataclass(slots=True)
@@ -123,13 +123,17 @@ class _Side:
     dropped: int = 0
     failures: int = 0
     """Of them, those since its last answer."""
+    reasons: set[str] = field(default_factory=set)
+    """Why, for the log."""
     resume: float = 0.0
-    """When it may be asked again."""
+    """When it may be sent a copy again."""
     answers: int = 0
     seconds: float = 0.0
     """Sum over its answers."""
     busy: float = 0.0
     """Seconds that it worked on the present request."""
+    is_late: bool = False
+    """Whether it was late and has answered nothing since: it may still work on that copy, so no other gets a turn."""
 
     @property
     def average(self) -> float:
@@ -294,6 +298,10 @@ class Sender:
             answers = self._answers(rehearsal, entry)
         except _Dropped as dropped:
             side = dropped.side
+            if dropped.reason not in side.reasons:
+                side.reasons.add(dropped.reason)
+                values = {"revision": side.revision, "reason": dropped.reason}
+                logger.info("copies are dropped", extra=values)
             side.resume = time.monotonic() + min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2**side.failures)
             side.failures = min(side.failures + 1, 10)
             with self._lock:
@@ -343,19 +351,20 @@ class Sender:
         try:
             status, body = side.server.post(authentic.PATH, headers, content.body, seconds)
         except Unreachable:
-            raise _Dropped(side, shed=False) from None
+            raise _Dropped(side, "no connection") from None
         except Late:
             side.busy += time.monotonic() - started
             if side.revision == self._own[0]:  # its clients go first
-                raise _Dropped(side, shed=True) from None
+                raise _Dropped(side, "no answer in time", shed=True) from None
+            side.is_late = True
             return LATE
         except Broken:
             return FAILED
         taken = time.monotonic() - started
         if status in _SHED:
-            raise _Dropped(side, shed=True)
+            return _shed(side, taken)
         if status in _ABSENT:
-            raise _Dropped(side, shed=False)
+            raise _Dropped(side, "copies are not accepted: the two revisions may have different API keys")
         if status != 200:
             side.busy += taken
             return FAILED
@@ -365,14 +374,23 @@ class Sender:
         try:
             reply = _decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise _Dropped(side, shed=True) from None
+            raise _Dropped(side, "unreadable answer", shed=True) from None
         handling = HANDLING_SECONDS + HANDLING_SECONDS_PER_BYTE * (len(body) + len(content.body))
         side.busy += min(taken, max(0, reply.own_us) * 1e-6 + handling)
         if reply.status in _SHED:
-            raise _Dropped(side, shed=True)
+            return _shed(side, taken)
+        side.is_late = False
         side.answers += 1
         side.seconds += taken
         return _answer(reply, entry)
+
+
+def _shed(side: _Side, seconds: float) -> Answer:
+    """Return a failure if a copy that the side never answered is in the way. Raise :class:`_Dropped` otherwise."""
+    if side.is_late:
+        side.busy += seconds
+        return FAILED
+    raise _Dropped(side, "overloaded", shed=True)
 
 
 def _answer(reply: _Reply, entry: Entry) -> Answer:

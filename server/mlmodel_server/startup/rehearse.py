@@ -11,6 +11,9 @@ from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.startup.assemble import revision_of
 from mlmodel_server.startup.server import listen
 
+SERVICE_PORT = 8080
+"""Port of the Service of a revision, whose name is that of the model and the revision."""
+
 _ALL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # how this machine reaches itself
 
 
@@ -18,13 +21,13 @@ def process_of(arguments: argparse.Namespace, sample: Sample, sha256: str, socke
     """Return what the process does. ``socket`` is that of the workers, ``sha256`` the digest of the model."""
     host = arguments.host.strip("[]")
     settings = process.Settings(
-        name=arguments.name,
         revision=revision_of(arguments, sha256),
         own=(_ALL.get(host, host), socket.getsockname()[1]),
         timeout=arguments.timeout,
         file=arguments.rehearsal,
         api_keys=arguments.api_keys,
         sample=sample,
+        candidate=lambda revision: (f"{arguments.name}-{revision}", SERVICE_PORT),
     )
     memory = process.Memory()
 

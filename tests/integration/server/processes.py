@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,9 @@ class Server:
         return errors
 
 
-def command(*arguments: str | Path, name: str = "tumour") -> list[str]:
-    fixed = ["--name", name, "--host", "127.0.0.1", "--port", "0"]
-    return [sys.executable, "-m", "mlmodel_server", *fixed, *map(str, arguments)]
+def command(*arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_server")) -> list[str]:
+    fixed = ["--name", "tumour", "--host", "127.0.0.1", "--port", "0"]
+    return [sys.executable, *program, *fixed, *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -98,9 +98,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(*arguments: str | Path, **env: str) -> Iterator[Server]:
+def running(
+    *arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_server"), **env: str
+) -> Iterator[Server]:
     """Run a server until the end of the context; it is ready at the start."""
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment(**env))
+    process = subprocess.Popen(command(*arguments, program=program), stderr=subprocess.PIPE, text=True, env=environment(**env))
     assert process.stderr is not None
     timer = threading.Timer(START_SECONDS, process.kill)
     timer.start()

@@ -227,6 +227,22 @@ def test_a_candidate_that_hangs_fails_within_its_limit(monkeypatch: pytest.Monke
     assert world.candidate.limits == pytest.approx([1.3] * len(world.candidate.limits))
 
 
+def test_what_waits_behind_a_copy_that_hangs_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 30)
+    hangs = iter([False] * 3 + [True] + [False] * 100)
+    sheds = iter([False] * 3 + [True] * 5 + [False] * 100)
+
+    def handler(fake: Fake, content: Content) -> Any:
+        if next(hangs):
+            return Late()
+        return reply(status=503 if next(sheds) else 200)
+
+    world.candidate.handler = handler
+    figures = world.steps(60)
+    assert figures["pairs"] == {"both": 24, "candidate_failed": 6, "own_failed": 0, "both_failed": 0}
+    assert figures["dropped"]["candidate"] == 0
+
+
 def test_the_limit_is_at_most_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, 2)
     world.own.took, world.candidate.took = 5.0, 9.0
