@@ -48,6 +48,11 @@ def test_requests_that_fail_on_both_blame_nobody_and_prove_nothing(number: int) 
     assert not pairs.is_proven((), Pairs(pairs=both), 0.5)
 
 
+def test_a_better_version_has_nothing_against_it() -> None:
+    assert pairs.against(Outcomes(900, 0, 100), 0.01) == 0.0
+    assert pairs.against(Outcomes(900, 10, 100), 0.01) == 0.0
+
+
 def test_an_outage_of_stable_does_not_certify_a_bad_candidate() -> None:
     outage = Pairs(pairs=Outcomes(1000, 100, 1000))
     assert not pairs.is_certified(outage, 0.01)
@@ -70,7 +75,7 @@ def test_either_proof_is_enough_for_a_step_and_neither_counts_when_there_is_none
 
 def test_the_evidence_of_both_is_their_mean() -> None:
     found = Pairs(pairs=Outcomes(700))
-    live, repeated = (math.exp(pairs.both(*given, 0.01)) for given in ((GOOD, Pairs()), ((), found)))
+    live, repeated = math.exp(pairs.both(GOOD, Pairs(), 0.01)), math.exp(pairs.both((), found, 0.01))
     assert math.exp(pairs.both(GOOD, found, 0.01)) == pytest.approx((live + repeated) / 2)
 
 
