@@ -495,7 +495,9 @@ class Rollout:
     )
     rehearsal: Annotated[
         Rehearsal,
-        Doc("Proof from requests that stable has answered before: it takes seconds at any traffic, and exposes no user."),
+        Doc(
+            "Proof from requests that stable has answered before: it takes seconds at any traffic, and exposes no user."
+        ),
     ] = field(default_factory=Rehearsal)
     bake_seconds: Annotated[
         int,
@@ -518,7 +520,8 @@ class Rollout:
         Doc(
             "What to do when a step has lasted maxSeconds without a verdict: Hold (wait for more requests), Promote"
             " (take the next step) or RollBack. Proceed is Hold, but for a model that gets no request: if every router"
-            " and every pod of stable shows that none has come, each step takes 5 s, and the version is called unproven."
+            " and every pod of stable shows that none has come, each step takes 5 s, and the version is called"
+            " unproven."
             " Default: Proceed."
         ),
     ] = "Proceed"

@@ -109,6 +109,8 @@ def test_the_hash_is_of_the_files_as_mounted() -> None:
 
 def test_the_routes_are_a_separate_file() -> None:
     assert router_routes(OWNER, ROUTES)["data"] == {"routes": ROUTES.text()}
+    named = router_routes(OWNER, ROUTES, "candidate x y none\n")["data"]
+    assert named == {"routes": ROUTES.text(), "rehearsal": "candidate x y none\n"}
 
 
 def test_the_pod_and_haproxys_configuration_agree() -> None:

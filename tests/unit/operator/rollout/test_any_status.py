@@ -35,7 +35,7 @@ NOW = 1_800_000_000.0
 REVISIONS = [*(identity(version) for version in ("v1", "v2", "v3")), "ffffffff"]
 RECORDED = [
     json.loads(path.read_text())["status"]
-    for path in sorted(Path(__file__).parent.parent.glob("api/statuses_v[12]/*.json"))
+    for path in sorted(Path(__file__).parent.parent.glob("api/statuses_v[123]/*.json"))
 ]
 
 INTEGERS = st.one_of(
