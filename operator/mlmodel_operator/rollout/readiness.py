@@ -138,7 +138,7 @@ def _rehearsed(candidate: Candidate, stable: Stable) -> str:
 
 def _why_no_rehearsal(context: Context) -> str:
     """Return why the candidate is not rehearsed, as a sentence with a full stop; empty if it is, or is not to be."""
-    none = rehearsal.why_none(context.model, context.status, context.observed)
+    none = rehearsal.why_none(context.model, context.status, context.observed) or rehearsal.why_unread(context)
     return f"No rehearsal: {none}. " if none and context.rollout.rehearsal.requests else ""
 
 

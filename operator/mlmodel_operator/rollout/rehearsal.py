@@ -12,6 +12,7 @@ import hashlib
 from mlmodel_operator.api.codec import format_time
 from mlmodel_operator.api.status import Candidate, CandidatePhase, Status
 from mlmodel_operator.api.types import MLModel
+from mlmodel_operator.names import REHEARSAL_PORT
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.observed import Observed, Rehearsing
 
@@ -98,9 +99,15 @@ def is_finished(context: Context, candidate: Candidate) -> bool:
     )
 
 
-def silent_pods(context: Context) -> list[str]:
-    """Return the names of the pods of stable whose pages could not be read for long."""
-    return [found.pod for found in context.observed.rehearsing if _is_silent(context, found)]
+def why_unread(context: Context) -> str:
+    """Return why pages of stable's pods could not be read for long, as a clause for messages; empty if they could."""
+    silent = sum(_is_silent(context, found) for found in context.observed.rehearsing)
+    return (
+        f"{silent} of {len(context.observed.rehearsing)} pods of {context.stable_label} do not answer the operator on"
+        f" port {REHEARSAL_PORT}: check that no NetworkPolicy blocks it"
+        if silent
+        else ""
+    )
 
 
 def _is_silent(context: Context, found: Rehearsing) -> bool:

@@ -8,7 +8,6 @@ from mlmodel_operator.api.evidence import Evidence, Pairs
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
-from mlmodel_operator.names import REHEARSAL_PORT
 from mlmodel_operator.rollout import failures, hold, rehearsal
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import errors, pairs
@@ -64,13 +63,7 @@ def _end(context: Context, candidate: Candidate) -> tuple[bool, str]:
         return True, none
     if candidate.stands_in_since is not None:
         return True, f"{context.stable_label} has no ready pod"
-    silent = rehearsal.silent_pods(context)
-    unread = (
-        f"{len(silent)} of {len(context.observed.rehearsing)} pods of {context.stable_label} do not answer the operator"
-        f" on port {REHEARSAL_PORT}: check that no NetworkPolicy blocks it"
-        if silent
-        else ""
-    )
+    unread = rehearsal.why_unread(context)
     if rehearsal.is_finished(context, candidate):
         return True, unread
     seconds, found = context.now - candidate.since, (context.evidence or Evidence()).state.pairs

@@ -94,6 +94,8 @@ class World:
         """IPs of router pods and of Services of revisions that do not answer the operator."""
         self.waiting: dict[str, Body] = {}
         """Deployments whose new pods do not become ready, with the status of such a pod."""
+        self.page_revision = ""
+        """Revision on the pages of rehearsals; empty: that of the pod."""
         self.kept = 0
         """Requests that each pod keeps for a rehearsal; they are repeated at once."""
         self.routed: dict[int, Counter[str]] = {}  # by weight and side
@@ -308,7 +310,7 @@ class World:
         return {
             **empty,
             "boot": (words[2] if candidate else "0" * 64)[:16],
-            "revision": revision,
+            "revision": self.page_revision or revision,
             "candidate": candidate,
             "seconds": 1,
             "seen": self.kept + 1,
