@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from bench import gates
 from mlmodel_operator.api.evidence import Counts, Evidence, Sides
 from mlmodel_operator.rollout.evidence import difference, errors
 
@@ -217,10 +218,12 @@ def measure(policy: Policy, candidate: float, stable: float) -> Result:
 
 
 def main(runs: int = 100) -> None:
-    """Print both tables."""
+    """Print all tables."""
     _compare()
     print()
     _whole_rollouts(runs)
+    print()
+    gates.main(runs)
 
 
 CASES = (

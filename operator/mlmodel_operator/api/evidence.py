@@ -152,10 +152,14 @@ def _check_counts(counts: object) -> None:
         raise TypeError(f"{', '.join(names)} must be 0 to 2^63")
 
 
+@functools.cache
+def _bins(lowest: int, highest: int) -> frozenset[str]:
+    return frozenset(map(str, range(lowest, highest + 1)))
+
+
 def _check_bins(name: str, bins: Mapping[str, int], lowest: int, highest: int) -> None:
     """Raise TypeError unless ``bins`` is a histogram with whole numbers from ``lowest`` to ``highest`` as names."""
-    names = {str(number) for number in range(lowest, highest + 1)}
-    if not (bins.keys() <= names and all(0 <= number <= _MOST for number in bins.values())):
+    if not (bins.keys() <= _bins(lowest, highest) and all(0 <= number <= _MOST for number in bins.values())):
         raise TypeError(f"{name} must have bins from {lowest} to {highest}, each with a number of 0 to 2^63")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Literal, get_args
 
@@ -25,15 +26,14 @@ def verdicts(found: Pairs, gates: Gates) -> dict[Gate, Verdict]:
     }
 
 
-def judge(found: Pairs, gates: Gates, accepted: Collection[Gate] = ()) -> Verdict | None:
+def judge(found: Pairs, gates: Gates, accepted: Collection[Gate] = (), *, seconds: float = math.inf) -> Verdict | None:
     """Return the verdict of the first gate that rejects the candidate; None if none does.
 
-    ``accepted`` are gates that a user lets the candidate through.
+    ``accepted`` are gates that a user lets the candidate through, and ``seconds`` is the time since the first pair.
     """
-    decisive = (
-        verdict for gate, verdict in verdicts(found, gates).items() if gate not in accepted and verdict.is_decisive
-    )
-    return next(decisive, None)
+    early: tuple[Gate, ...] = ("latency",) if seconds < latency.LEAST_SECONDS else ()
+    asked = (verdict for gate, verdict in verdicts(found, gates).items() if gate not in {*accepted, *early})
+    return next((verdict for verdict in asked if verdict.is_decisive), None)
 
 
 def figures(found: Pairs, segments: tuple[Segment, ...] = ()) -> Repeated:

@@ -1,7 +1,8 @@
 """The latency gate: prediction times of the two versions for the same requests.
 
 * **Increase**: at most half of the pairs are slower by more than ``maxIncreasePercent``. The test counts pairs, so it
-  does not matter by how much a pair is slower: an outlier counts like any other.
+  does not matter by how much a pair is slower: an outlier counts like any other. A node may be slow for some seconds,
+  so nothing is decided before the pairs have lasted ``LEAST_SECONDS``.
 * **Budget**: the candidate takes more than ``maxMilliseconds`` for at most the share of requests that ``percentile``
   leaves. While stable exceeds the budget too, for a larger share, that share is the limit.
 
@@ -21,6 +22,9 @@ from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
 
 RATIO, TIME = 1.05, 1.1
 """Bases of the bins: of the ratios, and of the times in microseconds."""
+LEAST_SECONDS = 15.0
+"""Time in seconds from the first pair until the gate may decide: pairs of a few milliseconds fall together into one
+pause, one throttled period of a CPU quota, or the first moments of a process."""
 
 
 def judge(pairs: Pairs, gate: LatencyGate) -> Verdict:

@@ -1,10 +1,7 @@
 """The error gate on pairs: requests of stable that both versions were sent, and who answered them.
 
 * **Against the candidate**: of the requests that at least one side answers, the candidate fails at most ``maxPercent``
-  points more than stable. The evidence is a likelihood ratio: the mean likelihood of all pairs of failure rates (a
-  Dirichlet distribution), divided by the largest one of the rates that the hypothesis permits. It exceeds K with a
-  probability of at most 1/K if the hypothesis is true (Wasserman, Ramdas, Balakrishnan 2020, universal inference; and
-  Ville's inequality), and depends only on three counts.
+  points more than stable (the test of likelihood.py, of three counts).
 * **Certification**: the candidate fails at least ``limit`` points more than stable. A bet against it, as in
   difference.py.
 
@@ -21,6 +18,7 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference, errors
 from mlmodel_operator.rollout.evidence.difference import PROVEN, log_sum
 from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
+from mlmodel_operator.rollout.evidence.likelihood import log_mean, log_power
 
 _PRIOR = (1.0, 0.05, 1.0)
 """Dirichlet distribution of the rates on which the test bets: failed only on the candidate, only on stable, neither."""
@@ -56,15 +54,7 @@ def against(pairs: Outcomes, margin: float) -> float:
     own, others, rest = pairs.candidate_failed, pairs.own_failed, pairs.both
     if own <= others + margin * pairs.answered:
         return 0.0
-    return _mean_likelihood((own, others, rest)) - _largest_likelihood(own, others, rest, margin)
-
-
-def _mean_likelihood(counts: tuple[int, int, int]) -> float:
-    """Return the logarithm of the likelihood of the counts, with rates of a Dirichlet distribution."""
-    log = math.lgamma(sum(_PRIOR)) - math.lgamma(sum(_PRIOR) + sum(counts))
-    for prior, count in zip(_PRIOR, counts, strict=True):
-        log += math.lgamma(prior + count) - math.lgamma(prior)
-    return log
+    return log_mean(_PRIOR, (own, others, rest)) - _largest_likelihood(own, others, rest, margin)
 
 
 def _largest_likelihood(own: int, others: int, rest: int, margin: float) -> float:
@@ -74,7 +64,7 @@ def _largest_likelihood(own: int, others: int, rest: int, margin: float) -> floa
     """
 
     def log_likelihood(x: float) -> float:
-        log = _log_power(own, x + margin) + _log_power(others, x) + _log_power(rest, 1.0 - margin - 2.0 * x)
+        log = log_power(own, x + margin) + log_power(others, x) + log_power(rest, 1.0 - margin - 2.0 * x)
         return log - max(math.log(x / _USUAL), 0.0) if x > 0.0 else log
 
     highest = (1.0 - margin) / 2.0
@@ -86,13 +76,6 @@ def _largest_likelihood(own: int, others: int, rest: int, margin: float) -> floa
         root = math.sqrt(max(b * b + 4.0 * a * power * margin * (1.0 - margin), 0.0))
         rates += [(b + root) / (2.0 * a), (b - root) / (2.0 * a)] if a > 0.0 else []
     return max(log_likelihood(x) for x in rates if 0.0 <= x <= highest)
-
-
-def _log_power(count: int, rate: float) -> float:
-    """Return the logarithm of ``rate ** count``."""
-    if not count:
-        return 0.0
-    return count * math.log(rate) if rate > 0.0 else -math.inf
 
 
 # -------------------------------------------------------------------------------------------------------- certification

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from mlmodel_operator.rollout.evidence.difference import log_sum
 
-_EXCESSES = (0.05, 0.15, 0.3, 0.5, 0.75, 0.98)
-"""Larger probabilities on which the test bets, with equal shares: 0 is the limit, 1 is certainty."""
+_EXCESSES = ((0.02, 0.05), (0.1, 0.1), (0.3, 0.25), (0.6, 0.35), (0.97, 0.25))
+"""Larger probabilities on which the test bets, each with its share of the evidence: 0 is the limit, 1 is certainty."""
 _SMALLEST, _LARGEST = 0.001, 0.999
 """Bounds of a limit: with 0, one case would decide, and with 1, none could."""
 
@@ -25,10 +25,10 @@ def above(events: int, cases: int, limit: float) -> float:
         return 0.0
     limit = min(max(limit, _SMALLEST), _LARGEST)
     logs = []
-    for excess in _EXCESSES:
+    for excess, weight in _EXCESSES:
         p = limit + (1.0 - limit) * excess
         ratio = events * math.log(p / limit) + (cases - events) * math.log((1.0 - p) / (1.0 - limit))
-        logs.append(ratio - math.log(len(_EXCESSES)))
+        logs.append(math.log(weight) + ratio)
     return log_sum(logs)
 
 

@@ -137,6 +137,14 @@ def test_the_first_gate_that_rejects_gives_the_reason_and_an_accepted_one_is_pas
         assert (verdict and verdict.reason) == reason
 
 
+def test_time_decides_only_after_some_seconds() -> None:
+    slow = Pairs(ratios={"15": 100})
+    assert chain.judge(slow, Gates(), seconds=latency.LEAST_SECONDS - 0.1) is None
+    verdict = chain.judge(slow, Gates(), seconds=latency.LEAST_SECONDS)
+    assert verdict
+    assert verdict.reason is Reason.SLOWER_THAN_STABLE
+
+
 def test_nothing_rejects_without_pairs() -> None:
     assert chain.judge(Pairs(), Gates()) is None
     assert {verdict.against for verdict in chain.verdicts(Pairs(), Gates()).values()} == {1.0}

@@ -70,7 +70,7 @@ def test_either_proof_is_enough_for_a_step_and_neither_counts_when_there_is_none
 
 def test_the_evidence_of_both_is_their_mean() -> None:
     found = Pairs(pairs=Outcomes(700))
-    live, repeated = (math.exp(pairs.both(*given, 0.01)) for given in ((GOOD, Pairs()), ((), found)))
+    live, repeated = math.exp(pairs.both(GOOD, Pairs(), 0.01)), math.exp(pairs.both((), found, 0.01))
     assert math.exp(pairs.both(GOOD, found, 0.01)) == pytest.approx((live + repeated) / 2)
 
 

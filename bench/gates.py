@@ -1,0 +1,315 @@
+"""The gates on pairs and on labels: how often they reject a good version, and how many pairs or labels they need.
+
+Every run is evaluated after each of the first pairs, and then after each tenth one. The worlds are models: failures are
+independent, times are log-normal with outliers and a noisy node, labels are drawn at random.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mlmodel_operator.api.evidence import Again, Agreement, Outcomes, Pairs
+from mlmodel_operator.api.types import AgreementGate, LatencyGate
+from mlmodel_operator.rollout.evidence import agreement, latency, pairs, quality
+from mlmodel_operator.rollout.evidence.quality import Labels
+
+SEED = 20260106
+PAIRS = 1000
+"""Pairs of a rehearsal: the default of spec.rollout.rehearsal.requests."""
+
+FIRST = 60
+"""Pairs after each of which a run is evaluated."""
+
+World = Callable[[random.Random], Iterator[Pairs]]
+"""Yields the counts after each pair of a run."""
+Test = Callable[[Pairs], bool]
+"""Whether the candidate is rejected, or certified."""
+
+
+def decided_at(world: World, test: Test, seed: int, *, most: int = PAIRS) -> int | None:
+    """Return after how many pairs a run is decided; None if it is not."""
+    for number, found in enumerate(world(random.Random(seed)), 1):
+        if (number <= FIRST or number % 10 == 0) and test(found):
+            return number
+        if number == most:
+            break
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+def outcomes(candidate: float, stable: float, both: float = 0.0) -> World:
+    """Return a world in which the sides fail at random and independently, and ``both`` is the share of requests that
+    both fail."""
+
+    def world(rng: random.Random) -> Iterator[Pairs]:
+        counts = [0, 0, 0, 0]
+        while True:
+            poison = rng.random() < both
+            own, others = poison or rng.random() < candidate, poison or rng.random() < stable
+            counts[own + 2 * others] += 1
+            yield Pairs(pairs=Outcomes(*counts))
+
+    return world
+
+
+def fails(max_percent: float = 1.0) -> Test:
+    """Return the test of the error gate."""
+    return lambda found: pairs.judge(found, max_percent=max_percent).is_decisive
+
+
+def certifies(limit: float) -> Test:
+    """Return the certification of a limit."""
+    return lambda found: pairs.is_certified(found, limit)
+
+
+# -------------------------------------------------------------------------------------------------------------- latency
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What disturbs times beside the model."""
+
+    sigma: float = 0.2
+    """Standard deviation of the logarithm of each time."""
+    outliers: float = 0.05
+    """Share of the times of each side that are ten times as long."""
+    noisy: str = ""
+    """Side whose node doubles all times of a quarter of the pairs."""
+    together: int = 1
+    """How many of these pairs follow each other."""
+
+
+QUIET = Noise()
+
+
+def times(factor: float, base: float = 0.01, noise: Noise = QUIET) -> World:
+    """Return a world in which stable takes ``base`` seconds in the median, and the candidate ``factor`` times as long;
+    two of three requests are at most twice as large or as small as the median one."""
+
+    def world(rng: random.Random) -> Iterator[Pairs]:
+        ratios: Counter[str] = Counter()
+        noisy = [rng.random() < 0.25 for _ in range(PAIRS // noise.together + 1)]
+
+        def time(side: str, size: float, number: int) -> float:
+            disturbed = noise.noisy == side and noisy[number // noise.together]
+            outlier = 10.0 if rng.random() < noise.outliers else 1.0
+            return size * rng.lognormvariate(0.0, noise.sigma) * outlier * (2.0 if disturbed else 1.0)
+
+        for number in range(PAIRS):
+            size = base * rng.lognormvariate(0.0, 0.7)
+            own, others = time("candidate", factor * size, number), time("stable", size, number)
+            ratio = (1e6 * own + 500.0) / (1e6 * others + 500.0)
+            ratios[str(max(min(round(math.log(ratio) / math.log(latency.RATIO)), 100), -100))] += 1
+            yield Pairs(ratios=ratios)
+
+    return world
+
+
+def is_slow(per_second: float = 0.0) -> Test:
+    """Return the test of the latency gate, with its defaults; ``per_second`` pairs are counted in each second."""
+
+    def test(found: Pairs) -> bool:
+        is_early = sum(found.ratios.values()) < latency.LEAST_SECONDS * per_second
+        return not is_early and latency.judge(found, LatencyGate()).is_decisive
+
+    return test
+
+
+# ------------------------------------------------------------------------------------------------------------ agreement
+
+
+def labels(same: float, *, classes: tuple[float, ...] = (0.5, 0.5), random_share: float = 0.0) -> World:
+    """Return a world in which stable's labels have these shares, and the candidate gives the same label for ``same`` of
+    the requests. ``random_share`` is the share of its answers that each version draws at random, again each time."""
+
+    def world(rng: random.Random) -> Iterator[Pairs]:
+        own_modes: Counter[int] = Counter()
+        modes: Counter[int] = Counter()
+        equal, again = 0, Again()
+        numbers = range(len(classes))
+        for number in range(1, PAIRS + 1):
+            truth = rng.choices(numbers, classes)[0]
+
+            def answer(label: int) -> int:
+                return rng.choices(numbers, classes)[0] if rng.random() < random_share else label
+
+            other = (truth + rng.randrange(1, len(classes))) % len(classes)
+            own, others = answer(truth if rng.random() < same else other), answer(truth)
+            if number <= 20 or rng.random() < 0.1:
+                again += Again(1, others != answer(truth))
+            equal += own == others
+            modes[own] += 1
+            own_modes[others] += 1
+            agree = Agreement(number, equal, 0, max(modes.values()), max(own_modes.values()))
+            yield Pairs(agree=agree, again=again)
+
+    return world
+
+
+def constant(share: float) -> World:
+    """Return a world in which stable gives two labels, one of them for ``share`` of the requests, and the candidate
+    always the other."""
+
+    def world(rng: random.Random) -> Iterator[Pairs]:
+        rare = 0
+        for number in range(1, PAIRS + 1):
+            rare += rng.random() < share
+            yield Pairs(agree=Agreement(number, number - rare, 0, number, max(rare, number - rare)))
+
+    return world
+
+
+def disagrees(minimum: float | None = None) -> Test:
+    """Return the test of the agreement gate."""
+    return lambda found: agreement.judge(found, AgreementGate(minimum)).is_decisive
+
+
+# -------------------------------------------------------------------------------------------------------------- quality
+
+MAX_DROP = 0.02
+STEPS = ((150, 5), (350, 25), (PAIRS * 10, 50))
+"""Labels of the candidate until which it has a weight: those of a rollout with the default steps."""
+
+
+def labelled(seed: int, candidate: float, stable: float, *, steps: tuple[tuple[int, int], ...] = STEPS) -> int | None:
+    """Return after how many labels of the candidate it is rolled back, of at most 2000; None if it is not."""
+    rng = random.Random(seed)
+    own, others = Labels(), Labels()
+    while own.number < 2000:
+        weight = next(weight for until, weight in steps if own.number < until)
+        if rng.random() >= weight / 100:
+            others = Labels(others.number + 1, others.right + (rng.random() < stable))
+            continue
+        own = Labels(own.number + 1, own.right + (rng.random() < candidate))
+        if own.number % 5 == 0 and quality.is_worse(own, others, max_drop=MAX_DROP, min_labels=200):
+            return own.number
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def main(runs: int = 100) -> None:
+    """Print the tables of all gates; each case of a version that is decided soon has a fifth of the runs."""
+    print(f"gates, at most {PAIRS} pairs, seeds {SEED} to {SEED + runs - 1}")
+    fewer = max(runs // 5, 1)
+    for own, others, both in ERRORS:
+        name = f"candidate fails {100 * own:g} %, stable {100 * others:g} %, both {100 * both:g} %"
+        _row(f"errors: {name}", outcomes(own, others, both), fails(), runs if own == others else fewer)
+    for own, others, limit in CERTIFIED:
+        name = f"candidate fails {100 * own:g} %, stable {100 * others:g} %, limit {100 * limit:g} %"
+        world, test = outcomes(own, others), certifies(limit)
+        _print(
+            f"certification: {name}",
+            [
+                decided_at(world, test, SEED + run, most=2 * PAIRS)
+                for run in range(runs if own - others >= limit else fewer)
+            ],
+            "certified",
+        )
+    for name, factor, base, noise, per_second in TIMES:
+        _row(f"latency: {name}", times(factor, base, noise), is_slow(per_second), runs if factor == 1.0 else fewer)
+    for name, world, minimum in ANSWERS:
+        _row(f"agreement: {name}", world, disagrees(minimum), runs if name.startswith("identical") else fewer)
+    for own, others, steps in QUALITY:
+        number = runs if round(others - own, 9) <= MAX_DROP else fewer
+        found = [labelled(SEED + run, own, others, steps=steps) for run in range(number)]
+        weights = ", ".join(str(weight) for _, weight in steps)
+        _print(f"quality: stable is right in {100 * others:g} %, candidate {100 * own:g} %, weights {weights}", found)
+
+
+def _row(name: str, world: World, test: Test, runs: int) -> None:
+    _print(name, [decided_at(world, test, SEED + run) for run in range(runs)])
+
+
+def _print(name: str, found: list[int | None], what: str = "rejected") -> None:
+    hits = [number for number in found if number is not None]
+    median = f", median {statistics.median(hits):g}" if hits else ""
+    print(f"{name}: {len(hits)} of {len(found)} {what}{median}", flush=True)
+
+
+ERRORS = (
+    *((rate, rate, 0.0) for rate in (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)),
+    (0.0, 0.0, 0.3),
+    (1.0, 0.0, 0.0),
+    (1.0, 0.05, 0.0),
+    (0.5, 0.0, 0.0),
+    (0.2, 0.0, 0.0),
+    (0.2, 0.0, 0.3),
+    (0.1, 0.0, 0.0),
+    (0.05, 0.0, 0.0),
+)
+CERTIFIED = (
+    (0.0, 0.0, 0.04),
+    (0.0, 0.0, 0.02),
+    (0.0, 0.0, 0.01),
+    (0.001, 0.0, 0.01),
+    (0.005, 0.0, 0.01),
+    (0.01, 0.01, 0.01),
+    (0.03, 0.03, 0.01),
+    (0.03, 0.03, 0.04),
+    (0.01, 0.0, 0.01),
+    (0.02, 0.01, 0.01),
+    (0.04, 0.0, 0.04),
+)
+TIMES = (
+    ("identical", 1.0, 0.01, Noise(), 0.0),
+    ("identical, candidate on a noisy node", 1.0, 0.01, Noise(noisy="candidate"), 0.0),
+    ("identical, stable on a noisy node", 1.0, 0.01, Noise(noisy="stable"), 0.0),
+    ("identical, candidate on a noisy node, times vary more", 1.0, 0.01, Noise(0.5, noisy="candidate"), 0.0),
+    ("identical, noisy for 20 pairs each, 5 pairs per second", 1.0, 0.01, Noise(noisy="candidate", together=20), 5.0),
+    (
+        "identical, noisy for 100 pairs each, 50 pairs per second",
+        1.0,
+        0.001,
+        Noise(noisy="candidate", together=100),
+        50.0,
+    ),
+    ("20 % slower", 1.2, 0.01, Noise(), 0.0),
+    ("40 % slower", 1.4, 0.01, Noise(), 0.0),
+    ("twice as slow", 2.0, 0.01, Noise(), 0.0),
+    ("twice as slow, candidate on a noisy node", 2.0, 0.01, Noise(noisy="candidate"), 0.0),
+    ("twice as slow, stable on a noisy node", 2.0, 0.01, Noise(noisy="stable"), 0.0),
+    ("twice as slow, times vary less", 2.0, 0.01, Noise(0.1), 0.0),
+    ("twice as slow, times vary more", 2.0, 0.01, Noise(0.5), 0.0),
+    ("three times as slow", 3.0, 0.01, Noise(), 0.0),
+    ("twice as slow, 0.1 ms", 2.0, 0.0001, Noise(), 0.0),
+    ("twice as slow, 0.6 ms", 2.0, 0.0006, Noise(), 0.0),
+    ("twice as slow, 2 ms", 2.0, 0.002, Noise(), 0.0),
+    ("ten times as slow, 0.2 ms", 10.0, 0.0002, Noise(), 0.0),
+)
+ANSWERS: tuple[tuple[str, World, float | None], ...] = (
+    ("98 % of two labels stay", labels(0.98), None),
+    ("70 % of ten labels stay", labels(0.7, classes=(0.1,) * 10), None),
+    ("52 % of ten labels stay", labels(0.52, classes=(0.1,) * 10), None),
+    ("identical, every second answer is random", labels(1.0, random_share=0.5), None),
+    ("identical, every answer is random, ten labels", labels(1.0, classes=(0.1,) * 10, random_share=1.0), None),
+    ("identical, every second answer is random, minPercent 95", labels(1.0, random_share=0.5), 95),
+    ("98 % stay, minPercent 95", labels(0.98), 95),
+    ("85 % stay, minPercent 95", labels(0.85), 95),
+    ("two labels are swapped", labels(0.0), None),
+    ("ten labels are swapped", labels(0.1, classes=(0.1,) * 10), None),
+    ("30 % of the labels stay", labels(0.3), None),
+    ("constant, stable's labels 50:50", constant(0.5), None),
+    ("constant, stable's labels 80:20", constant(0.2), None),
+    ("constant, stable's labels 95:5", constant(0.05), None),
+    ("identical, labels 95:5", labels(1.0, classes=(0.95, 0.05)), None),
+    ("identical, labels 99.5:0.5", labels(1.0, classes=(0.995, 0.005)), None),
+)
+QUALITY = (
+    (0.9, 0.9, STEPS),
+    (0.88, 0.9, STEPS),
+    (0.8, 0.9, STEPS),
+    (0.8, 0.9, ((10_000, 5),)),
+    (0.8, 0.9, ((10_000, 25),)),
+    (0.8, 0.9, ((10_000, 50),)),
+    (0.6, 0.9, STEPS),
+    (0.5, 0.6, STEPS),
+)
