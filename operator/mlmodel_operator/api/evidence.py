@@ -389,6 +389,8 @@ class EvidenceState:
     """Time until which the operator drops what it reads, because a pod of the candidate has gone."""
     pages: Mapping[str, Page] = field(default_factory=dict)
     """Last page read from each pod of stable, by the name of the pod."""
+    pairs_since: float = 0.0
+    """Time of the first pair in seconds since the epoch; 0 before it."""
     past: Pairs = field(default_factory=Pairs)
     """Sum of the last pages of processes that count no more."""
     excused: int = 0

@@ -220,8 +220,8 @@ class Reason(StrEnum):
     NO_ANSWER = (
         "NoAnswer",
         "A router pod or a Service in the message is ready and has not answered the operator for 10 s.",
-        "Permit connections from the namespace of the operator to ports 8080, 8090 and 9090 of the pods of the model and"
-        " to port 80 of its Service: check NetworkPolicies.",
+        "Permit connections from the namespace of the operator to ports 8080, 8090 and 9090 of the pods of the model"
+        " and to port 80 of its Service: check NetworkPolicies.",
     )
     STATUS_REBUILT = (
         "StatusRebuilt",

@@ -52,8 +52,9 @@ def failed_rehearsal(context: Context, candidate: Candidate) -> Failure | None:
     """A gate on pairs rejects the candidate: requests that stable answered were repeated on it."""
     if context.evidence is None:
         return None
-    accepted = ACCEPTABLE if context.is_change_accepted(candidate) else ()
-    verdict = chain.judge(context.evidence.state.pairs, context.rollout.gates, accepted)
+    state, accepted = context.evidence.state, ACCEPTABLE if context.is_change_accepted(candidate) else ()
+    seconds = context.now - state.pairs_since if state.pairs_since else 0.0
+    verdict = chain.judge(state.pairs, context.rollout.gates, accepted, seconds=seconds)
     return None if verdict is None else Failure(verdict.reason, verdict.message)
 
 

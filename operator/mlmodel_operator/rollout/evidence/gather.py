@@ -48,7 +48,14 @@ def after_rehearsal(rehearsed: Evidence, observed: Observed, candidate: Candidat
     """Return the evidence of a candidate that gets its first weight after a rehearsal: the pairs, and no request."""
     first, before = first_evidence(observed, candidate, now), rehearsed.state
     dropped = max(before.dropped_until, first.state.dropped_until)
-    state = replace(first.state, pages=before.pages, past=before.past, excused=before.excused, dropped_until=dropped)
+    state = replace(
+        first.state,
+        pages=before.pages,
+        pairs_since=before.pairs_since,
+        past=before.past,
+        excused=before.excused,
+        dropped_until=dropped,
+    )
     return replace(first, state=state)
 
 
@@ -70,7 +77,7 @@ def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now:
     dropped_until = now + GONE_SECONDS if has_gone else state.dropped_until
     state = replace(state, routers=cursors, pods=pods, dropped_until=dropped_until)
     is_dropped = has_gone or _is_dropped(evidence.state, pods, last=evidence.at or candidate.since)
-    state = _read_pages(state, observed, candidate.revision, is_dropped=is_dropped)
+    state = _read_pages(state, observed, candidate.revision, now=now, is_dropped=is_dropped)
     if is_dropped:
         return replace(evidence, state=state)
     return _count(replace(evidence, state=state), block, now=now, max_percent=max_percent)
@@ -146,7 +153,9 @@ def _former(observed: Observed, candidate: Candidate) -> dict[str, Page]:
     }
 
 
-def _read_pages(state: EvidenceState, observed: Observed, revision: str, *, is_dropped: bool) -> EvidenceState:
+def _read_pages(
+    state: EvidenceState, observed: Observed, revision: str, *, now: float, is_dropped: bool
+) -> EvidenceState:
     """Return the state with the present pages of stable's pods; what a process that has gone had counted stays.
 
     A pod that is not ready, or not read this time, keeps its page: if it comes back, its pairs must not count twice.
@@ -166,7 +175,8 @@ def _read_pages(state: EvidenceState, observed: Observed, revision: str, *, is_d
     present = {pod.name for known in observed.revisions.values() for pod in known.pods}
     for name in sorted(pages.keys() - present):
         past += _ended(pages.pop(name))
-    return replace(state, pages=pages, past=past, excused=excused)
+    state = replace(state, pages=pages, past=past, excused=excused)
+    return replace(state, pairs_since=state.pairs_since or now) if state.pairs.pairs.all else state
 
 
 def _ended(page: Page) -> Pairs:
@@ -195,9 +205,11 @@ def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float
 
 
 def must_write(written: Evidence, fresh: Evidence, now: float) -> bool:
-    """Whether to write ``fresh`` at once: what is dropped, and where dropping ends, must not depend on the next
-    reading."""
+    """Whether to write ``fresh`` at once: the time of the first pair, what is dropped, and where dropping ends must not
+    depend on the next reading."""
     before, after = written.state, fresh.state
+    if bool(before.pairs_since) != bool(after.pairs_since):
+        return True
     if before.pods != after.pods or before.dropped_until != after.dropped_until:
         return True
     ends = max((before.dropped_until, *before.pods.values()))

@@ -10,7 +10,7 @@ from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import failures, hold, rehearsal
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence import errors, pairs
+from mlmodel_operator.rollout.evidence import errors, latency, pairs
 from mlmodel_operator.rollout.evidence.gather import first_evidence
 from mlmodel_operator.rollout.phases import canary
 from mlmodel_operator.rollout.plan import Notice
@@ -64,9 +64,10 @@ def _end(context: Context, candidate: Candidate) -> tuple[bool, str]:
     if candidate.stands_in_since is not None:
         return True, f"{context.stable_label} has no ready pod"
     unread = rehearsal.why_unread(context)
-    if rehearsal.is_finished(context, candidate):
-        return True, unread
     seconds, found = context.now - candidate.since, (context.evidence or Evidence()).state.pairs
+    if rehearsal.is_finished(context, candidate):
+        # The gate on times decides only after a while: it must not be too late for the first user.
+        return not latency.judge(found, context.rollout.gates.latency).is_decisive, unread
     if seconds >= PROVEN_SECONDS and _is_enough(context, found):
         return True, ""
     if seconds < LONGEST_SECONDS:
