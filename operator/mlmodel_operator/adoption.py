@@ -19,6 +19,7 @@ from mlmodel_operator.names import (
     ADOPTED_LABEL,
     GROUP,
     KIND,
+    REHEARSAL,
     REVISION_LABEL,
     revision_name,
     router_config_name,
@@ -214,6 +215,7 @@ def _why_foreign_config_map(owner: Owner, orphan: Body) -> str:
     }.get(address(orphan)[1])
     if expected is None:
         return "no ConfigMap of the operator has this name"
-    if set(orphan.get("data") or {}) != expected or orphan.get("binaryData") or orphan.get("immutable"):
+    optional = {REHEARSAL} if address(orphan)[1] == routes_name(owner.name) else set()
+    if set(orphan.get("data") or {}) - optional != expected or orphan.get("binaryData") or orphan.get("immutable"):
         return f"its keys are not {', '.join(sorted(expected))}"
     return ""
