@@ -103,7 +103,7 @@ def test_an_answer_that_has_become_constant_is_stopped() -> None:
     # Not if it has not, if stable's is constant too, or nearly so.
     assert not agreement.judge(rows(100, same=50, candidate_mode=99, own_mode=50), AgreementGate()).is_decisive
     assert not agreement.judge(rows(5000, same=5000, candidate_mode=5000, own_mode=5000), AgreementGate()).is_decisive
-    assert not agreement.judge(rows(1000, same=990, candidate_mode=1000, own_mode=990), AgreementGate()).is_decisive
+    assert not agreement.judge(rows(5000, same=4964, candidate_mode=5000, own_mode=4964), AgreementGate()).is_decisive
 
 
 def test_another_form_of_all_answers_is_stopped() -> None:

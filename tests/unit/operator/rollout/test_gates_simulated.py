@@ -73,6 +73,7 @@ def test_labels_that_are_wrong_more_often_roll_a_version_back() -> None:
 def test_labels_of_one_side_prove_nothing() -> None:
     for sides in ((Labels(1000, 0), Labels()), (Labels(), Labels(1000, 1000)), (Labels(), Labels())):
         assert quality.against(*sides, max_drop=0.02) == 0.0
+    assert quality.against(Labels(1000, 990), Labels(1000, 500), max_drop=0.02) == 0.0
     assert not quality.is_worse(Labels(199, 0), Labels(1000, 1000), max_drop=0.02, min_labels=200)
     assert quality.is_worse(Labels(200, 0), Labels(1000, 1000), max_drop=0.02, min_labels=200)
     assert quality.sentence(Labels(400, 320), Labels(1000, 900)) == (

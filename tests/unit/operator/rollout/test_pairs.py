@@ -48,6 +48,11 @@ def test_requests_that_fail_on_both_blame_nobody_and_prove_nothing(number: int) 
     assert not pairs.is_proven((), Pairs(pairs=both), 0.5)
 
 
+def test_a_better_version_has_nothing_against_it() -> None:
+    assert pairs.against(Outcomes(900, 0, 100), 0.01) == 0.0
+    assert pairs.against(Outcomes(900, 10, 100), 0.01) == 0.0
+
+
 def test_an_outage_of_stable_does_not_certify_a_bad_candidate() -> None:
     outage = Pairs(pairs=Outcomes(1000, 100, 1000))
     assert not pairs.is_certified(outage, 0.01)
