@@ -65,7 +65,7 @@ def test_the_event_of_the_step_says_that_it_requires_an_approval() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    (
+    [
         "",
         "yes",
         "true",
@@ -78,7 +78,7 @@ def test_the_event_of_the_step_says_that_it_requires_an_approval() -> None:
         "{revision}-25-1764420000",
         "{stable}-25-{start}",
         "{upper}",
-    ),
+    ],
 )
 def test_nothing_else_is_an_approval(value: str) -> None:
     world = waiting()
