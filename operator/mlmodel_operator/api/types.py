@@ -36,7 +36,8 @@ HEADER = "[a-z0-9][a-z0-9._-]*"
 # renewed would move its user to the other side, and a value in the spec can be read by everyone who may read the model.
 RESERVED_HEADER = (
     "x-mlmodel-.*|grpc-.*|.*-bin|authorization|proxy-authorization|cookie|x-api-key|connection|keep-alive"
-    "|proxy-connection|te|trailer|transfer-encoding|upgrade|http2-settings|content-length|host|expect"
+    "|proxy-connection|te|trailer|transfer-encoding|upgrade"  # codespell:ignore te
+    "|http2-settings|content-length|host|expect"
 )
 # Printable ASCII without the space and the comma, which separates the elements of a list.
 HEADER_VALUE = "[!-+.-~-]+"
@@ -494,15 +495,15 @@ class Rollout:
         Sticky | None,
         Doc(
             "Keeps each user on one side: a prediction with the header goes by a hash of its value, so a higher weight"
-            " moves users from stable to the candidate and none back. Such a request is no evidence. Default: off,"
-            " every request is drawn."
+            " moves users from stable to the candidate and none back. Such a request does not count as evidence."
+            " Default: off, every request is drawn."
         ),
     ] = None
     match: Annotated[
         Match | None,
         Doc(
             "Sends predictions with one of these values of a header to the candidate, from the first step on. Such a"
-            " request is no evidence. Default: off."
+            " request does not count as evidence. Default: off."
         ),
     ] = None
     gates: Annotated[Gates, Doc("Tests that the candidate must pass in every step and while it bakes.")] = field(

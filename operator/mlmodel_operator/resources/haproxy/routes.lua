@@ -1,5 +1,5 @@
--- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and which side
--- a header assigns a request to.
+-- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and what a
+-- header assigns.
 --
 -- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
 -- is one version, no function here runs for a request: `state.map` has the backend.

@@ -189,3 +189,11 @@ def test_pods_that_are_lost_in_a_dark_launch_close_the_routes() -> None:
     later(world, 3)
     assert world.routes is not None
     assert (world.routes.weight, world.routes.sides.text()) == (0, "")
+
+
+def test_a_model_without_traffic_waits_for_its_approval_too() -> None:
+    world = serving("v1", requests_per_second=0)
+    world.change(spec("v2", rollout=Rollout(steps=(Step(5, pause=True), Step(25)), bake_seconds=5, max_seconds=60)))
+    world.run(lambda w: w.status.phase == "Canary")
+    assert weight(later(world, 200)) == 5
+    assert command(world)
