@@ -120,7 +120,7 @@ def _haproxy(folder: Path, text: str, files: Mapping[str, str] | None = None) ->
 
 def _route(file: Path, routes: Routes, port: int, status: int) -> None:
     """Write the routes with this port of the versions, and wait until the router follows them."""
-    file.with_name("sides").write_text(routes.sides.text())
+    file.with_name("sides").write_text(routes.sides_text())
     text = routes.text().replace(" 8080", f" {port}")
     new = file.with_suffix(".new")
     new.write_text(text)

@@ -30,6 +30,7 @@ from mlmodel_operator.rollout.routes import Routes
 
 CONFIG_PATH = "/etc/mlmodel/haproxy"
 CONFIG_FILES = ("haproxy.cfg", "routes.lua", "router.sh", "state.map")
+ROUTES_FILES = ("routes", "sides")
 ROUTES_PATH = "/etc/mlmodel/routes"
 
 # As for the servers: the nodes remove the pod from the Service, then it stops. The rest of the grace period is for the
@@ -125,7 +126,7 @@ def _directives(text: str) -> str:
 def router_routes(owner: Owner, routes: Routes) -> Body:
     """Return the ConfigMap with the files that the router follows: the routes and, if a header assigns requests, the
     sides."""
-    files = {"routes": routes.text(), "sides": routes.sides.text()}
+    files = {"routes": routes.text(), "sides": routes.sides_text()}
     return _config_map(owner, routes_name(owner.name), {name: text for name, text in files.items() if text})
 
 

@@ -30,7 +30,8 @@ class Sides:
     is_open: bool = False
 
     def text(self) -> str:
-        """Return the file: lines ``sticky HEADER KEY``, ``match HEADER VALUE …`` and ``open``; empty without rules."""
+        """Return the lines of the file, ``sticky HEADER KEY``, ``match HEADER VALUE …`` and ``open``; empty without
+        rules."""
         lines = [f"sticky {self.sticky} {self.key}"] if self.sticky else []
         lines += [f"match {self.match} {' '.join(self.values)}"] if self.match else []
         lines += ["open"] if self.is_open else []

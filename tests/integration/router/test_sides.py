@@ -499,7 +499,9 @@ def test_the_share_of_the_candidate_grows_with_the_requests_in_flight(run: Run) 
 def test_a_line_of_a_later_release_is_ignored_and_the_routes_are_followed(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         routes = assigned(25, MATCH)
-        setup.router.write(routes.text(), "geo x-country de\n" + MATCH.text() + "sticky x\n\nmatch bad\x01 v\n")
+        setup.router.write(
+            routes.text(), f"id {routes.id()}\ngeo x-country de\n" + MATCH.text() + "sticky x\n\nmatch bad\x01 v\n"
+        )
 
         async def followed() -> bool:
             return bool((await setup.router.counts())["id"] == routes.id())
@@ -514,6 +516,26 @@ def test_a_line_of_a_later_release_is_ignored_and_the_routes_are_followed(run: R
         assert own["requests"] + others["requests"] == 1
 
     run(scenario, STABLE_A)
+
+
+@pytest.mark.parametrize("first", ["", "id 0123456789abcdef\n", "id \n", "id"], ids=["none", "other", "empty", "half"])
+def test_rules_of_other_routes_are_ignored(run: Run, first: str) -> None:
+    """As of a restored backup: server-side apply removes no key that somebody else wrote."""
+
+    async def scenario(setup: Setup) -> None:
+        routes = canary(1, revision="c0c0c0c0")
+        setup.router.write(routes.text(), first + MATCH.text())
+
+        async def followed() -> bool:
+            return bool((await setup.router.counts())["id"] == routes.id())
+
+        await setup.router.until(followed)
+        for _ in range(10):
+            await setup.post(x_group="beta")
+        own, others = await setup.router.tally(1)
+        assert own["requests"] + others["requests"] == 10
+
+    run(scenario, assigned(1, MATCH))
 
 
 def test_a_change_of_the_rules_alone_is_followed(run: Run) -> None:
