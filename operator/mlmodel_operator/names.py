@@ -35,6 +35,8 @@ ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a pod: identity of what it mounts of
 
 ACCEPT_ANNOTATION = f"{GROUP}/accept-change"  # on an MLModel: revision whose other answers are intended
 
+APPROVE_ANNOTATION = f"{GROUP}/approve"  # on an MLModel, by a user: approves a step with `pause` (rollout/approval.py)
+
 FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's files when the revision started
 
 Component = Literal["server", "router"]

@@ -78,8 +78,10 @@ def read_model(body: Body) -> MLModel:
     """Return the MLModel in ``body``; raise DecodeError if the spec does not fit, which the schema prevents."""
     meta = metadata(body)
     owner = Owner(str(meta["name"]), str(meta["namespace"]), uid(body))
-    ours = {name: str(value) for name, value in (meta.get("annotations") or {}).items() if name.startswith(f"{GROUP}/")}
-    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"), ours)
+    annotations = {
+        name: str(value) for name, value in (meta.get("annotations") or {}).items() if name.startswith(f"{GROUP}/")
+    }
+    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"), annotations)
 
 
 def label(body: Body, name: str) -> str:

@@ -26,6 +26,7 @@ _CONNECTIONS = 100
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _REVISION = re.compile(r"[0-9a-z]{1,63}")
 _UNCOUNTED = ("large", "chosen", "crowd", "other")
+_NEWER_UNCOUNTED = ("sticky", "matched")  # a router of the release before does not have them
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
             candidate=_text(page["candidate"]),
             stable_ms=_natural(page["stable_ms"]),
             weights={_weight(weight): _sides(sides) for weight, sides in page["weights"].items()},
-            uncounted={kind: _natural(page["uncounted"][kind]) for kind in _UNCOUNTED},
+            uncounted=_uncounted(page["uncounted"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -183,6 +184,11 @@ def _naturals(counts: Mapping[str, Any], cls: type) -> dict[str, int]:
 def _bins(bins: Mapping[str, Any]) -> dict[str, int]:
     """Return a histogram; ``Pairs`` checks the names of the bins."""
     return {name: _natural(number) for name, number in bins.items()}
+
+
+def _uncounted(numbers: Mapping[str, Any]) -> dict[str, int]:
+    found = {kind: _natural(numbers[kind]) for kind in _UNCOUNTED}
+    return found | {kind: _natural(numbers[kind]) for kind in _NEWER_UNCOUNTED if kind in numbers}
 
 
 def _sides(sides: Mapping[str, Any]) -> Sides:

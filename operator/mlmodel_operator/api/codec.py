@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from mlmodel_operator.api.schema import Doc, Limits, Opaque, Quantity, Rule, Time
+from mlmodel_operator.api.schema import Doc, HeaderValue, Limits, Opaque, Quantity, Rule, Time
 
 T = TypeVar("T")
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -123,6 +123,8 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
         return parse_time(value, path)
     if kind is Quantity:
         return Quantity(str(value))
+    if kind is HeaderValue:
+        return HeaderValue(_decode(str, value, path))
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise DecodeError(f"{path} must be a finite number")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -231,6 +233,8 @@ def _schema(kind: Any, limits: Limits, with_rules: bool) -> dict[str, Any]:
             "pattern": QUANTITY_PATTERN,
             "maxLength": 32,
         }
+    if kind is HeaderValue:
+        return {"type": "string", "minLength": 1, "maxLength": 64}
     if kind is bool:
         return {"type": "boolean"}
     if kind is int:

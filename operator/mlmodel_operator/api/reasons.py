@@ -44,6 +44,12 @@ class Reason(StrEnum):
         "spec.rollout.paused is true, so the weight does not rise.",
         "Set spec.rollout.paused to false to continue.",
     )
+    AWAITING_APPROVAL = (
+        "AwaitingApproval",
+        "The step has its evidence, and requires an approval because of `pause: true`.",
+        "Type the command in the message, or correct the model. The annotation approves this step of this revision"
+        " only.",
+    )
     NOT_PAUSED = "NotPaused", "spec.rollout.paused is false."
     SUPERSEDED = (
         "Superseded",

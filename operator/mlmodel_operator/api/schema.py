@@ -12,6 +12,10 @@ Quantity = NewType("Quantity", str)
 """A Kubernetes quantity as the user wrote it (``500m``, ``512Mi``); on the wire it may be an integer."""
 
 
+HeaderValue = NewType("HeaderValue", str)
+"""A value of a header, of at most 64 characters: a list of them needs the bound in its schema."""
+
+
 @dataclass(frozen=True)
 class Doc:
     """The description that ``kubectl explain`` shows: what it is, its unit, its bounds, its default."""

@@ -164,6 +164,12 @@ class Candidate:
     retries: Annotated[
         tuple[str, ...], Doc("Values of spec.rollout.retry during this rollout, newest first, at most 20.")
     ] = ()
+    approvals: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Approvals of steps with `pause`, in their order, at most 20: values of the annotation mlmodel.dev/approve."
+        ),
+    ] = ()
     evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
     rehearsal: Annotated[
         Repeated | None,
@@ -243,6 +249,13 @@ class HistoryEntry:
     started_at: Annotated[Time, Doc("Start of the rollout.")]
     ended_at: Annotated[Time, Doc("End of the rollout.")]
     message: Annotated[str, Doc("Human-readable message.")] = ""
+    approvals: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Approvals of steps with `pause`, in their order, at most 20: values of the annotation mlmodel.dev/approve,"
+            " each with the revision, the weight of the step and the start of the step in seconds since 1970."
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from mlmodel_operator.api.schema import Doc, Limits, Quantity, Rule
+from mlmodel_operator.api.schema import Doc, HeaderValue, Limits, Quantity, Rule
 
 ModelFormat = Literal[
     "auto", "sklearn", "skops", "joblib", "onnx", "xgboost", "lightgbm", "pytorch", "tensorflow", "mlflow"
@@ -30,6 +30,17 @@ _URI = (
     f"^(builtin://{_NAME}|configmap://{_NAME}|pvc://{_NAME}(/[!-.0-~]+)*|https://{_HOST}/[!-~]+"
     f"|(s3|gs|az)://[a-z0-9][a-z0-9._-]*/[!-~]+|oci://{_IMAGE})$"
 )
+# Names that both HTTP and gRPC allow, in the form in which HTTP/2 sends them.
+HEADER = "[a-z0-9][a-z0-9._-]*"
+# Headers that no user chooses freely (framing, one connection, our own, gRPC's own), and credentials: a token that is
+# renewed would move its user to the other side, and a value in the spec can be read by everyone who may read the model.
+RESERVED_HEADER = (
+    "x-mlmodel-.*|grpc-.*|.*-bin|authorization|proxy-authorization|cookie|x-api-key|connection|keep-alive"
+    "|proxy-connection|te|trailer|transfer-encoding|upgrade"  # codespell:ignore te
+    "|http2-settings|content-length|host|expect"
+)
+# Printable ASCII without the space and the comma, which separates the elements of a list.
+HEADER_VALUE = "[!-+.-~-]+"
 
 
 @dataclass(frozen=True)
@@ -341,7 +352,12 @@ class Step:
 
     # Bounds beyond those of the rule on `steps`, so that the message of the rule is shown and not the API server's own.
     weight: Annotated[
-        int, Doc("Percentage of the requests that the candidate gets, 1 to 99. Required."), Limits(0, 100)
+        int,
+        Doc(
+            "Percentage of the requests that the candidate gets, 0 to 99. A first step of 0 gives it only requests that"
+            " choose it and those of `match`. Required."
+        ),
+        Limits(-1, 100),
     ]
     min_requests: Annotated[
         int,
@@ -351,6 +367,84 @@ class Step:
     min_seconds: Annotated[
         int, Doc("Minimum duration of this step, in seconds, 0 to 2592000 (30 days). Default: 0."), Limits(0, 2_592_000)
     ] = 0
+    pause: Annotated[
+        bool,
+        Doc(
+            "Requires an approval before the next step, beside the evidence: an annotation, which the message of Ready"
+            " shows. Rollback continues meanwhile. Default: false."
+        ),
+    ] = False
+
+
+def _header_rules(path: str, example: str) -> tuple[Rule, ...]:
+    """Return the rules of a field ``header`` of the object at this path of the MLModel."""
+    return (
+        Rule("has(self.header)", f"{path}.header is missing: type the name of a header, for example `{example}`"),
+        Rule(
+            f"!has(self.header) || self.header.matches('^{HEADER}$')",
+            f"{path}.header must be the name of a header, of lower-case letters, digits, `.`, `_` and `-`: type for"
+            f" example `{example}`",
+            ".header",
+        ),
+        Rule(
+            f"!has(self.header) || !self.header.matches('^({RESERVED_HEADER})$')",
+            f"{path}.header names a credential, a header of the connection, or one that HTTP, gRPC or the router uses:"
+            f" let your gateway set another one, and type for example `{example}`",
+            ".header",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Sticky:
+    """The header by which a user stays on one side."""
+
+    header: Annotated[
+        str,
+        Doc(
+            "Name of the request header (over gRPC: metadata) that names the user, in lower case, at most 64"
+            " characters. Required."
+        ),
+        Limits(maximum=64),
+    ]
+
+    rules: ClassVar = _header_rules("spec.rollout.sticky", "sticky: {header: x-user-id}")
+
+
+@dataclass(frozen=True)
+class Match:
+    """The header whose values send requests to the candidate."""
+
+    header: Annotated[
+        str,
+        Doc(
+            "Name of the request header (over gRPC: metadata), in lower case, at most 64 characters. Its value may be a"
+            " list with commas. Required."
+        ),
+        Limits(maximum=64),
+    ]
+    values: Annotated[
+        tuple[HeaderValue, ...],
+        Doc(
+            "Values that send a request to the candidate, 1 to 20, each of 1 to 64 printable ASCII characters without"
+            " space and comma. Upper and lower case differ. Required."
+        ),
+        Limits(1, 20),
+    ]
+
+    rules: ClassVar = (
+        *_header_rules("spec.rollout.match", "match: {header: x-group, values: [beta]}"),
+        Rule(
+            "has(self.values)",
+            "spec.rollout.match.values is missing: type for example `match: {header: x-group, values: [beta, staff]}`",
+        ),
+        Rule(
+            f"!has(self.values) || self.values.all(v, v.matches('^{HEADER_VALUE}$'))",
+            "spec.rollout.match.values has a value with a space, a comma or a character beyond printable ASCII: type"
+            " for example `values: [beta, staff]`",
+            ".values",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -490,6 +584,21 @@ class Rollout:
         ),
         Limits(1, 20),
     ] = (Step(5), Step(25), Step(50))
+    sticky: Annotated[
+        Sticky | None,
+        Doc(
+            "Keeps each user on one side: a prediction with the header goes by a hash of its value, so a higher weight"
+            " moves users from stable to the candidate and none back. Such a request does not count as evidence."
+            " Default: off, every request is drawn."
+        ),
+    ] = None
+    match: Annotated[
+        Match | None,
+        Doc(
+            "Sends predictions with one of these values of a header to the candidate, from the first step on. Such a"
+            " request does not count as evidence. Default: off."
+        ),
+    ] = None
     gates: Annotated[Gates, Doc("Tests that the candidate must pass in every step and while it bakes.")] = field(
         default_factory=Gates
     )
@@ -545,9 +654,15 @@ class Rollout:
 
     rules: ClassVar = (
         Rule(
-            "!has(self.steps) || self.steps.all(s, s.weight >= 1 && s.weight <= 99)",
-            "spec.rollout.steps: each weight must be 1 to 99; after the last step the candidate gets all requests, so"
+            "!has(self.steps) || self.steps.all(s, s.weight >= 0 && s.weight <= 99)",
+            "spec.rollout.steps: each weight must be 0 to 99; after the last step the candidate gets all requests, so"
             " remove a step of 100",
+            ".steps",
+        ),
+        Rule(
+            "!has(self.steps) || self.steps.all(s, s.weight > 0 || !has(s.minRequests) || s.minRequests == 0)",
+            "spec.rollout.steps: no request counts at a weight of 0, so remove its minRequests: type for example"
+            " `{weight: 0, minSeconds: 600}` or `{weight: 0, pause: true}`",
             ".steps",
         ),
         Rule(
@@ -675,4 +790,4 @@ class MLModel:
     generation: int
     spec: Spec
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """Its annotations that begin with ``mlmodel.dev/``."""
+    """The annotations of ours, whose names begin with the API group."""

@@ -15,6 +15,7 @@ from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.obstacles import obstacle_of_candidate
 from mlmodel_operator.rollout.pod_failures import why_not_ready
 from mlmodel_operator.rollout.routes import Routes, are_confirmed, routes_for, weight_of
+from mlmodel_operator.rollout.sides import NO_SIDES, Sides, sides_of
 
 STABLE_DOWN_SECONDS = 3.0
 """Time without a ready pod of stable after which a ready candidate gets all requests.
@@ -105,7 +106,7 @@ def why_no_router(observed: Observed) -> str:
 
 def context_of(model: MLModel, observed: Observed, status: Status, image: str, now: float) -> Context:
     """Derive the context of a decision; ``image`` is the server image that a new revision gets."""
-    routes = routes_for(status, observed)
+    routes = routes_for(status, observed, sides_for(model, status))
     running = observed.revision(status.stable.revision).replicas if status.stable else 0
     return Context(
         model,
@@ -119,3 +120,8 @@ def context_of(model: MLModel, observed: Observed, status: Status, image: str, n
         full_capacity=full_capacity(model.spec.serving, running),
         obstacle=obstacle_of_candidate(model, status, observed, now),
     )
+
+
+def sides_for(model: MLModel, status: Status) -> Sides:
+    """Return which requests a header assigns while the candidate of ``status`` is rolled out."""
+    return sides_of(model, status.candidate.revision) if status.candidate is not None else NO_SIDES

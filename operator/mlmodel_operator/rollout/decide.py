@@ -23,7 +23,7 @@ from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout import endings, hold, rehearsal, succession
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
-from mlmodel_operator.rollout.context import Context, context_of
+from mlmodel_operator.rollout.context import Context, context_of, sides_for
 from mlmodel_operator.rollout.draining import drain
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting, validating
@@ -60,7 +60,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
         state = replace(state, routes=context.routes.id())
     state = report(context, state, decision)
     notices += report_trouble(context, state, notices)
-    routes = routes_for(state, observed)
+    routes = routes_for(state, observed, sides_for(model, state))
     if routes is not None and routes.id() != state.routes:
         # A router that cannot be read counts as following what it confirmed last: that must not be from before these.
         state = replace(state, routes="")

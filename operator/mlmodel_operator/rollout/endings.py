@@ -168,6 +168,12 @@ def _retries(context: Context, candidate: Candidate) -> tuple[str, ...]:
 
 def _history(context: Context, candidate: Candidate, outcome: Outcome, message: str) -> tuple[HistoryEntry, ...]:
     entry = HistoryEntry(
-        candidate.revision, candidate.version, outcome, candidate.started_at, Time(context.now), message
+        candidate.revision,
+        candidate.version,
+        outcome,
+        candidate.started_at,
+        Time(context.now),
+        message,
+        candidate.approvals,
     )
     return (entry, *context.status.history)[:MAX_HISTORY]

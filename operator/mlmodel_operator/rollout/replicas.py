@@ -7,7 +7,7 @@ from dataclasses import replace
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import BEFORE_REQUESTS, Candidate, Status, revision_of
-from mlmodel_operator.rollout import capacity, proof
+from mlmodel_operator.rollout import approval, capacity, proof
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.plan import DesiredRevision
@@ -75,5 +75,6 @@ def _required(context: Context, candidate: Candidate) -> int:
     evidence = context.evidence or Evidence()
     target = next_target(rollout, candidate.weight)
     is_overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
-    is_passed = is_overdue or proof.is_proven(evidence, target) or proof.is_idle(context, candidate)
-    return capacity.for_weight(target.weight if is_passed and not rollout.paused else candidate.weight, full)
+    is_passed = is_overdue or proof.is_proven(evidence, candidate.weight, target) or proof.is_idle(context, candidate)
+    waits = rollout.paused or approval.missing(context, candidate)
+    return capacity.for_weight(target.weight if is_passed and not waits else candidate.weight, full)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
 from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.sides import NO_SIDES, Sides
 
 _LONGEST = 2_000
 """Number of characters from which on a routes file is not ours."""
@@ -24,7 +25,8 @@ class Routes:
     ``candidate`` are the slots of the two sides (None: the side has no slot). Of the candidate, ``weight`` is its
     percentage (0 to 100), ``revision`` its identity, which the routers report with their counts, and ``limit_ms`` the
     time in milliseconds for its own answer, before the request is retried on stable. A client that gives up after
-    ``patience_ms`` is a failure of the revision, and one that gives up sooner is not.
+    ``patience_ms`` is a failure of the revision, and one that gives up sooner is not. ``sides`` are in a file of their
+    own.
     """
 
     addresses: Mapping[Slot, str] = field(default_factory=dict)
@@ -35,11 +37,12 @@ class Routes:
     limit_ms: int = 10_000
     patience_ms: int = 10_000
     labels: Mapping[Slot, str] = field(default_factory=dict)
+    sides: Sides = NO_SIDES
 
     def text(self) -> str:
         """Return the routes file that the router reads: lines ``slot NAME ADDRESS PORT VERSION``,
-        ``stable NAME``, ``candidate NAME WEIGHT REVISION LIMIT PATIENCE`` and, first, ``id HASH``, which the router
-        reports once it follows the file."""
+        ``stable NAME``, ``candidate NAME WEIGHT REVISION LIMIT PATIENCE`` and, first, ``id HASH`` of both files, which
+        the router reports once it follows them."""
         lines = [
             f"slot {slot} {self.addresses[slot]} {SERVER_PORT} {self.labels.get(slot, '')}".rstrip()
             for slot in sorted(self.addresses)
@@ -50,7 +53,13 @@ class Routes:
             times = f"{self.limit_ms} {self.patience_ms}"
             lines.append(f"candidate {self.candidate} {self.weight} {self.revision} {times}")
         body = "".join(line + "\n" for line in lines)
-        return f"id {hashlib.sha256(body.encode()).hexdigest()[:16]}\n{body}"
+        return f"id {hashlib.sha256((body + self.sides.text()).encode()).hexdigest()[:16]}\n{body}"
+
+    def sides_text(self) -> str:
+        """Return the file ``sides`` of these routes, which begins with their identity: the router ignores one of other
+        routes. Empty without rules."""
+        text = self.sides.text()
+        return f"id {self.id()}\n{text}" if text else ""
 
     def id(self) -> str:
         """Return the identity of these routes, as the router reports it."""
@@ -84,15 +93,16 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def routes_for(status: Status, observed: Observed) -> Routes | None:
-    """Return the routes that ``status`` requires; None to leave them as they are: an address is unknown, or the status
-    names nothing that serves while the routers follow routes to a stable."""
+def routes_for(status: Status, observed: Observed, sides: Sides = NO_SIDES) -> Routes | None:
+    """Return the routes that ``status`` requires, with those of ``sides`` that have an effect; None to leave them as
+    they are: an address is unknown, or the status names nothing that serves while the routers follow routes to a
+    stable."""
     stable, candidate = status.stable, status.candidate
     slots: dict[Slot, str] = {}
     labels: dict[Slot, str] = {}
     stable_slot: Slot | None = None
     candidate_slot: Slot | None = None
-    weight = 0
+    weight, is_open = 0, False
     if stable is not None:
         stable_slot = stable.slot
         slots[stable.slot], labels[stable.slot] = observed.revision(stable.revision).address, _label(stable.version)
@@ -105,6 +115,7 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
             candidate_slot = candidate.slot
             # No weight without a ready pod: stable answers until the candidate has one.
             weight = weight_of(candidate) if state.ready else 0
+            is_open = is_dark(candidate) and state.ready > 0
     if not all(slots.values()):
         return None
     if stable_slot is None and observed.followed is not None and observed.followed.stable is not None:
@@ -113,7 +124,8 @@ def routes_for(status: Status, observed: Observed) -> Routes | None:
         return Routes(slots, stable_slot, labels=labels)
     limit_ms = candidate.attempt_limit_ms or Routes.limit_ms
     patience_ms = _patience_ms(candidate, limit_ms)
-    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, limit_ms, patience_ms, labels)
+    sides = sides.at(weight, is_open=is_open)
+    return Routes(slots, stable_slot, candidate_slot, weight, candidate.revision, limit_ms, patience_ms, labels, sides)
 
 
 def _label(version: str) -> str:
@@ -136,6 +148,11 @@ def slow_ms(normal_ms: int) -> int:
 def weight_of(candidate: Candidate) -> int:
     """Return the percentage of the requests for the candidate: that of its step, or all while it stands in."""
     return candidate.weight if candidate.stands_in_since is None else 100
+
+
+def is_dark(candidate: Candidate) -> bool:
+    """Whether the candidate is in a step of weight 0: it gets only requests that choose it."""
+    return candidate.phase == "Canary" and weight_of(candidate) == 0
 
 
 def are_confirmed(routes: Routes | None, observed: Observed, confirmed: str) -> bool:

@@ -24,6 +24,12 @@ def next_target(rollout: Rollout, weight: int) -> Target:
     return Target(following, errors.limit_for(following, max_percent=rollout.gates.errors.max_percent))
 
 
+def needs_proof(weight: int, target: Target) -> bool:
+    """Whether requests must prove the target. At a weight of 0 none count, and the next step is a first one, which
+    needs no such proof; but no candidate gets all requests without one."""
+    return weight > 0 or target.weight == 100
+
+
 def step_at(steps: tuple[Step, ...], weight: int) -> Step:
     """Return the step with this weight; one without minimums if the steps have been edited."""
     return next((step for step in steps if step.weight == weight), Step(weight))

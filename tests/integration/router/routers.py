@@ -24,7 +24,7 @@ from tests.integration.router.loopback import Client, Message
 OWNER = Owner("m", "default", "uid")
 ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
 STABLE_A = Routes(ADDRESSES, stable="a")
-UNCOUNTED = {"large": 0, "chosen": 0, "crowd": 0, "other": 0}
+UNCOUNTED = {"large": 0, "chosen": 0, "sticky": 0, "matched": 0, "crowd": 0, "other": 0}
 
 
 def canary(weight: int, limit_ms: int = 10_000, revision: str = "b0b0b0b0", patience_ms: int | None = None) -> Routes:
@@ -152,21 +152,24 @@ class Router:
         """Return the resident memory of the process in KiB."""
         return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
-    def write(self, text: str) -> None:
-        """Replace the text of the routes file by renaming a symbolic link, as the kubelet does."""
+    def write(self, text: str, sides: str = "") -> None:
+        """Replace the text of the routes file, and of the sides, by renaming a symbolic link, as the kubelet does."""
         data = self.folder / f"..{time.monotonic_ns()}"
         data.mkdir()
         (data / "routes").write_text(text)
+        if sides:
+            (data / "sides").write_text(sides)
         link, new = self.folder / "..data", self.folder / "..data_tmp"
         new.symlink_to(data.name)
         new.rename(link)
-        if not (self.folder / "routes").is_symlink():
-            (self.folder / "routes").symlink_to("..data/routes")
+        for name in ("routes", "sides"):
+            if not (self.folder / name).is_symlink():
+                (self.folder / name).symlink_to(f"..data/{name}")
 
     async def route(self, routes: Routes) -> float:
         """Write routes and wait until the router confirms them; return the time in seconds."""
         start = time.monotonic()
-        self.write(routes.text())
+        self.write(routes.text(), routes.sides_text())
 
         async def confirmed() -> bool:
             return bool((await self.counts())["id"] == routes.id())

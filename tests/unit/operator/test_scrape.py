@@ -31,7 +31,7 @@ GOOD = {
             "stable": {"requests": 95, "failed": 0, "left": 0},
         },
     },
-    "uncounted": {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
+    "uncounted": {"large": 12, "chosen": 3, "sticky": 5, "matched": 2, "crowd": 7, "other": 40},
 }
 STATUS = RouterStatus(
     "00000000000000ab",
@@ -39,7 +39,7 @@ STATUS = RouterStatus(
     "91e4b519",
     12,
     {25: Sides(Counts(412, 3, 1), Counts(1236, 1, left=9)), 5: Sides(Counts(5), Counts(95))},
-    {"large": 12, "chosen": 3, "crowd": 7, "other": 40},
+    {"large": 12, "chosen": 3, "sticky": 5, "matched": 2, "crowd": 7, "other": 40},
 )
 
 
@@ -228,6 +228,12 @@ def side(**changes: object) -> dict[str, object]:
 )
 def test_a_router_status_that_is_not_valid_is_none(changes: dict[str, object]) -> None:
     assert parse_router_status(page(**changes)) is None
+
+
+def test_the_page_of_a_router_of_the_release_before_is_valid_during_an_upgrade() -> None:
+    before = {"large": 12, "chosen": 3, "crowd": 7, "other": 40}
+    assert parse_router_status(page(uncounted=before)) == replace(STATUS, uncounted=before)
+    assert parse_router_status(page(uncounted=before | {"sticky": -1})) is None
 
 
 def test_the_counts_of_the_other_tests_are_valid() -> None:

@@ -1,16 +1,18 @@
--- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses.
+-- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and what a
+-- header assigns.
 --
 -- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
 -- is one version, no function here runs for a request: `state.map` has the backend.
 
 local PATH = os.getenv("MLMODEL_ROUTES")
+local SIDES_PATH = PATH:gsub("[^/]*$", "sides") -- beside it; missing unless the spec assigns requests by header
 local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
 local TIMEOUT_MS = 1000 * tonumber(os.getenv("MLMODEL_TIMEOUT_SECONDS"))
 local POLL_MS = 200
 local MAP = "state.map"
 
 local routes = nil -- the active routes
-local seen = nil -- the last text of the file, valid or not
+local seen = nil -- the last text of the files, valid or not
 
 -- A new process counts from zero: the operator recognises it by this.
 local random = io.open("/dev/urandom", "rb")
@@ -30,7 +32,7 @@ local rollout = 0 -- number of the rollout: an earlier one of the same revision 
 
 local function reset_counts()
   outcomes, weights, rollout = {}, {}, rollout + 1
-  uncounted = { large = 0, chosen = 0, crowd = 0, other = 0 }
+  uncounted = { large = 0, chosen = 0, sticky = 0, matched = 0, crowd = 0, other = 0 }
 end
 
 reset_counts()
@@ -39,9 +41,15 @@ local function tally_name(weight, side)
   return rollout .. ":" .. weight .. ":" .. side
 end
 
--- Counts a prediction that cannot be evidence.
+-- Counts a prediction that cannot be evidence; at a weight of 0, none can.
+local function count_as(why)
+  if routes.weight > 0 then
+    uncounted[why] = uncounted[why] + 1
+  end
+end
+
 core.register_fetches("note", function(_, why)
-  uncounted[why] = uncounted[why] + 1
+  count_as(why)
   return why
 end)
 
@@ -116,7 +124,7 @@ end
 -- Returns the backend for a request whose client chooses a side; counts it if it is a prediction.
 local function chosen_backend(txn, prefix, role)
   if txn:get_var("txn.size") then
-    uncounted.chosen = uncounted.chosen + 1
+    count_as("chosen")
   end
   if role == "candidate" then
     return prefix .. (routes.weight == 100 and "candidate_" or "chosen_") .. routes.candidate
@@ -135,12 +143,72 @@ core.register_fetches("choose_in_message", function(txn)
   local is_whole = #message >= 5 and message:byte(1) == 0 and string.unpack(">I4", message, 2) == #message - 5
   local version = is_whole and model_version(message) or nil
   if not version then
-    local why = is_whole and "other" or "large"
-    uncounted[why] = uncounted[why] + 1
+    count_as(is_whole and "other" or "large")
     return "grpc_" .. destination()
   end
   return version ~= "" and chosen_backend(txn, "grpc_", role_of(version)) or ""
 end)
+
+-- What a header assigns -----------------------------------------------------------------------------------------------
+
+-- Returns the value of a header; nil if the request lacks it, has it more than once, or has an empty one.
+local function only_value(txn, name)
+  if txn.f:req_fhdr_cnt(name) ~= 1 then
+    return nil
+  end
+  local value = txn.f:req_fhdr(name)
+  return value ~= "" and value or nil
+end
+
+-- Returns a text without the spaces around it; nil if it has others. (A pattern for both ends would need a time that
+-- grows with the square of the length.)
+local function word(text)
+  local first = text:find("[^ \t]")
+  local last = first and text:find("[ \t]", first)
+  if last and text:find("[^ \t]", last) then
+    return nil
+  end
+  return first and text:sub(first, (last or 0) - 1)
+end
+
+-- Whether an element of the comma-separated list in a header is one of the values.
+local function matches(txn, rule)
+  for element in (only_value(txn, rule.header) or ""):gmatch("[^,]+") do
+    if rule.values[word(element) or ""] then
+      return true
+    end
+  end
+  return false
+end
+
+-- Returns a number from 0 to 99 that depends on a value alone, in every router: a hash with a key that no client knows.
+local function hundredth(txn, key, value)
+  return string.unpack(">I4", txn.c:sha1(key .. value)) % 100
+end
+
+-- Returns the role that a header assigns the request to, and the kind of rule; nil without such a header.
+local function assignment(txn)
+  local match, sticky = routes.sides.match, routes.sides.sticky
+  if match and matches(txn, match) then
+    return "candidate", "matched"
+  end
+  local value = sticky and only_value(txn, sticky.header)
+  if value then
+    return hundredth(txn, sticky.key, value) < routes.weight and "candidate" or "stable", "sticky"
+  end
+  return nil
+end
+
+-- Sends a request that would be drawn to the side that its header assigns; without such a header it is drawn.
+core.register_action("assign", { "http-req" }, function(txn, protocol)
+  local role, rule = assignment(txn)
+  if role then
+    count_as(rule)
+    local backend = (role == "candidate" and "assigned_" or "only_") .. routes[role]
+    txn:set_var("txn.to", (protocol == "grpc" and "grpc_" or "") .. backend)
+    txn:unset_var("txn.key")
+  end
+end, 1)
 
 -- Outcomes ------------------------------------------------------------------------------------------------------------
 
@@ -334,6 +402,34 @@ local function parse(text)
   return new
 end
 
+-- Returns the rules of the file `sides`; none if it does not belong to the routes with this identity. A line that is not
+-- understood, as of a later release, assigns nothing: the routes must be followed all the same, and requests that no
+-- header assigns are drawn.
+local function parse_sides(text, id)
+  local found = { is_open = false }
+  local of, rules = text:match("^id (%x+)\n(.*)$")
+  if of ~= id then
+    return found
+  end
+  for line in rules:gmatch("([^\n]*)\n") do
+    local sticky, key = line:match("^sticky ([%w._-]+) (%x+)$")
+    local match, values = line:match("^match ([%w._-]+) ([!-~ ]+)$")
+    if line == "open" then
+      found.is_open = true
+    elseif sticky then
+      found.sticky = { header = sticky, key = key }
+    elseif match then
+      found.match = { header = match, values = {} }
+      for value in values:gmatch("[^ ]+") do
+        found.match.values[value] = true
+      end
+    elseif line ~= "" then
+      core.log(core.warning, "sides: a line is not understood: " .. line:sub(1, 200))
+    end
+  end
+  return found
+end
+
 local running = false -- HAProxy accepts connections; before, an address is set at once
 
 -- Sets the address of a server; returns nil, or the reason why it failed. HAProxy may apply it a little later.
@@ -378,10 +474,10 @@ end
 local function backends_of(slot)
   local found = {}
   for _, prefix in ipairs({ "", "grpc_" }) do
-    for _, role in ipairs({ "only_", "stable_", "own_", "retry_", "candidate_", "chosen_" }) do
+    for _, role in ipairs({ "only_", "stable_", "own_", "retry_", "candidate_", "chosen_", "assigned_" }) do
       found[#found + 1] = core.backends[prefix .. role .. slot]
     end
-    for _, role in ipairs({ "candidate_", "chosen_" }) do
+    for _, role in ipairs({ "candidate_", "chosen_", "assigned_" }) do
       found[#found + 1] = core.backends[prefix .. role .. OPPOSITE[slot]]
     end
   end
@@ -426,10 +522,15 @@ end
 local function publish()
   local to = destination()
   local values = { to = to, grpc_to = "grpc_" .. to, limit = tostring(routes.limit), mode = "direct" }
-  if routes.candidate and routes.weight > 0 then
-    weights[routes.weight] = true
-    values.mode = "draw"
-    values.weight = tostring(routes.weight)
+  local weight, sides = routes.weight, routes.sides
+  -- At a weight of 0 the candidate gets nothing, unless the routes are open to requests that choose it.
+  if routes.candidate and (weight > 0 or sides.is_open) then
+    if weight > 0 then
+      weights[weight] = true
+    end
+    values.mode = weight < 100 and (sides.match or sides.sticky) and "assign" or "draw"
+    values.weight = tostring(weight)
+    values.share = tostring(200 * weight // math.max(100 - weight, 1))
     values.key = routes.id
     for _, prefix in ipairs({ "", "grpc_" }) do
       values[prefix .. "candidate"] = prefix .. "candidate_" .. routes.candidate
@@ -504,11 +605,15 @@ local function wait_for_slot(new)
     revision = "",
     limit = new.limit,
     patience = new.patience,
+    sides = {},
   })
 end
 
-local function take(text)
+local function take(text, sides)
   local new, wrong = parse(text)
+  if new then
+    new.sides = parse_sides(sides, new.id)
+  end
   if new and is_taken(new) then
     wrong = wait_for_slot(new)
     seen = wrong and seen or nil -- look again
@@ -521,16 +626,24 @@ local function take(text)
   end
 end
 
--- Reads the file, and applies its text if it has changed; so an invalid text is logged only once.
-local function follow()
-  local file = io.open(PATH, "r")
+-- Returns the text of a file; nil if it cannot be read.
+local function read(path)
+  local file = io.open(path, "r")
   local text = file and file:read("a")
   if file then
     file:close()
   end
-  if text and text ~= seen then
-    seen = text
-    take(text)
+  return text
+end
+
+-- Reads the files, and applies their text if it has changed; so an invalid text is logged only once.
+local function follow()
+  local text, sides = read(PATH), read(SIDES_PATH) or ""
+  local both = text and text .. "\0" .. sides
+  -- Kubelet replaces both files at once, which may be between the two reads.
+  if both and both ~= seen and text == read(PATH) then
+    seen = both
+    take(text, sides)
   end
 end
 
@@ -608,7 +721,7 @@ end
 core.register_service("status", "http", function(applet)
   local body = string.format(
     '{"boot": "%s", "id": "%s", "candidate": "%s", "stable_ms": %d, "weights": {%s}, '
-      .. '"uncounted": {"large": %d, "chosen": %d, "crowd": %d, "other": %d}}\n',
+      .. '"uncounted": {"large": %d, "chosen": %d, "sticky": %d, "matched": %d, "crowd": %d, "other": %d}}\n',
     BOOT,
     routes and routes.id or "",
     routes and routes.revision or "",
@@ -616,6 +729,8 @@ core.register_service("status", "http", function(applet)
     weights_json(),
     uncounted.large,
     uncounted.chosen,
+    uncounted.sticky,
+    uncounted.matched,
     uncounted.crowd,
     uncounted.other
   )

@@ -10,7 +10,7 @@ from mlmodel_operator.api.types import Rollout
 from mlmodel_operator.rollout.evidence import difference, errors, pairs
 from mlmodel_operator.rollout.evidence.gather import step_requests
 from mlmodel_operator.rollout.routes import weight_of
-from mlmodel_operator.rollout.steps import Target, next_target, step_at
+from mlmodel_operator.rollout.steps import Target, needs_proof, next_target, step_at
 
 _KNOWN_SECONDS = 10.0
 """Time after which the traffic of a step is known."""
@@ -28,6 +28,9 @@ _HOURS = (1, 2, 5, 10, 24)
 _WHY_UNCOUNTED = {
     "large": "they have more than 23 KiB or are chunked: send smaller requests with a Content-Length",
     "chosen": "their client chooses the version: leave out the version in the path and the header x-mlmodel-version",
+    "sticky": "they have the header of spec.rollout.sticky, with which a client could choose its side: send some"
+    " without it",
+    "matched": "they have a value of spec.rollout.match, which sends them to the candidate: send others too",
     "crowd": "one client sends far more than all others: its surplus is served and not counted",
     "other": "their outcome is not known: the client aborts them, stalls, or may not send them",
 }
@@ -39,6 +42,8 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
     It changes rarely, because each change is a write of status.
     """
     target = next_target(rollout, candidate.weight)
+    if not needs_proof(candidate.weight, target):
+        return f"Next: {target.weight} %"
     required = step_at(rollout.steps, candidate.weight).min_requests
     missing = required - step_requests(evidence, weight_of(candidate))
     if pairs.is_proven(evidence.state.segments, evidence.state.pairs, target.limit) and missing <= 0:

@@ -9,7 +9,7 @@ from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Slot
-from mlmodel_operator.rollout import capacity, endings, failures, hold, proof
+from mlmodel_operator.rollout import approval, capacity, endings, failures, hold, proof
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import chain, errors
 from mlmodel_operator.rollout.evidence.gather import after_rehearsal, first_evidence, step_requests
@@ -17,7 +17,7 @@ from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure, why_not_ready
 from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.standing_in import free_slot, shares
-from mlmodel_operator.rollout.steps import Target, next_target, number, step_at
+from mlmodel_operator.rollout.steps import Target, needs_proof, next_target, number, step_at
 from mlmodel_operator.rollout.transition import PAUSED, Decision, Stay, Transition
 
 
@@ -90,39 +90,51 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     evidence = context.evidence or Evidence()
     step = step_at(context.rollout.steps, candidate.weight)
     target = next_target(context.rollout, candidate.weight)
+    approve = approval.missing(context, candidate)
     if context.now - candidate.since < step.min_seconds:
-        return Stay(f"this step lasts at least {step.min_seconds} s")
-    if not proof.is_proven(evidence, target):
+        return Stay(_and(f"this step lasts at least {step.min_seconds} s", approve))
+    if not proof.is_proven(evidence, candidate.weight, target):
         return _without_proof(context, candidate, target, evidence)
     if step_requests(evidence, weight_of(candidate)) < step.min_requests:
         return _without_proof(context, candidate, target, evidence, f"this step requires {step.min_requests} requests")
     if proof.awaits_requests(context, candidate, target):
-        return Stay(
+        why = (
             f"proven by the rehearsal; the step waits for {proof.LIVE_REQUESTS} requests to {candidate.version}, at"
             f" most {proof.LIVE_SECONDS:g} s"
         )
+        return Stay(_and(why, approve))
+    if approve:
+        return Stay(approve, Reason.AWAITING_APPROVAL)
     return _next_step(context, candidate, target, evidence)
+
+
+def _and(why: str, more: str) -> str:
+    return "; ".join(clause for clause in (why, more) if clause)
 
 
 def _without_proof(
     context: Context, candidate: Candidate, target: Target, evidence: Evidence, why: str = ""
 ) -> Decision:
     """Wait for more requests, or apply onNoEvidence if the step has lasted maxSeconds."""
-    rollout, seconds = context.rollout, context.now - candidate.since
+    rollout, approve, seconds = context.rollout, approval.missing(context, candidate), context.now - candidate.since
     if proof.is_idle(context, candidate):
         if seconds < proof.SHORT_SECONDS:
-            return Stay("no request came")
+            return Stay(_and("no request came", approve))
+        if approve:
+            return Stay(approve, Reason.AWAITING_APPROVAL)
         return _next_step(context, replace(candidate, unproven=Reason.NO_TRAFFIC), target, evidence)
     if seconds < rollout.max_seconds:
-        return Stay(why)
+        return Stay(_and(why, approve))
     no_verdict = f"no verdict within {rollout.max_seconds} s"
     match rollout.on_no_evidence:
         case "Hold" | "Proceed":
-            return Stay(no_verdict, Reason.INSUFFICIENT_EVIDENCE)
+            return Stay(_and(no_verdict, approve), Reason.INSUFFICIENT_EVIDENCE)
         case "RollBack":
             failure = Failure(Reason.NO_EVIDENCE, f"{no_verdict} ({errors.figures(evidence.candidate)})")
             return endings.roll_back(context, candidate, failure)
         case "Promote":
+            if approve:
+                return Stay(approve, Reason.AWAITING_APPROVAL)
             return _next_step(context, replace(candidate, unproven=Reason.NO_EVIDENCE), target, evidence)
         case other:
             assert_never(other)
@@ -131,7 +143,10 @@ def _without_proof(
 def _next_step(context: Context, candidate: Candidate, target: Target, evidence: Evidence) -> Decision:
     """Raise the weight if enough pods are ready for it; after the last step, scale to full capacity first."""
     if target.weight == 100:
-        promoting = replace(candidate, phase="Promoting", since=Time(context.now), evidence=evidence)
+        approvals = approval.recorded(context, candidate)
+        promoting = replace(
+            candidate, phase="Promoting", since=Time(context.now), approvals=approvals, evidence=evidence
+        )
         notice = Notice(
             "Normal",
             Reason.PROMOTING,
@@ -148,6 +163,7 @@ def _next_step(context: Context, candidate: Candidate, target: Target, evidence:
         since=Time(context.now),
         step=number(context.rollout.steps, target.weight),
         steps=len(context.rollout.steps),
+        approvals=approval.recorded(context, candidate),
         evidence=evidence,
         observed_percent=None,
     )
@@ -158,9 +174,13 @@ def step_notice(context: Context, candidate: Candidate) -> Notice:
     """Return the Event about the candidate's weight, and what the next step requires."""
     target = next_target(context.rollout, candidate.weight)
     how = f", {endings.without_proof(candidate)}" if candidate.unproven else ""
-    return Notice(
-        "Normal",
-        Reason.CANARY_STEP,
-        f"{shares(context.stable_label, candidate)}{how}. Next: {target.weight} % once {candidate.version} is proven to"
-        f" fail at most {100 * target.limit:.2g} percentage points more than {context.stable_label}",
-    )
+    requests, following = shares(context.stable_label, candidate), f"Next: {target.weight} %"
+    if needs_proof(candidate.weight, target):
+        following += (
+            f" once {candidate.version} is proven to fail at most {100 * target.limit:.2g} percentage points more than"
+            f" {context.stable_label}"
+        )
+    step = step_at(context.rollout.steps, candidate.weight)
+    if step.pause:
+        following += f"{' and' if 'once' in following else ' once'} somebody has approved it"
+    return Notice("Normal", Reason.CANARY_STEP, f"{requests}{how}. {following}")

@@ -18,11 +18,15 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 SMALLEST = {
     "model": {"uri": "builtin://iris"},
     "serving": {"autoscaling": {"maxReplicas": 3}, "apiKeys": {"secretName": "keys"}},
-    "rollout": {"steps": [{"weight": 5}]},
+    "rollout": {
+        "steps": [{"weight": 5}],
+        "sticky": {"header": "x-user-id"},
+        "match": {"header": "x-group", "values": ["beta"]},
+    },
 }
 """A spec with every part and only its required fields."""
 BOUNDS_IN_A_RULE = {
-    "spec.rollout.steps[].weight": (1, 99),
+    "spec.rollout.steps[].weight": (0, 99),
     "spec.rollout.gates.errors.maxPercent": (0.1, 50),
     "spec.rollout.gates.latency.maxIncreasePercent": (1, 1000),
     "spec.rollout.gates.latency.maxMilliseconds": (0.1, 600_000),
@@ -116,7 +120,9 @@ def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-DESCRIPTIONS = {path: field["description"] for path, field in fields("spec", properties()["spec"])}
+DESCRIPTIONS = {path: field.get("description", "") for path, field in fields("spec", properties()["spec"])}
+# An item of a list of texts is described with the list.
+DESCRIPTIONS |= {path: DESCRIPTIONS[path.removesuffix("[]")] for path, text in DESCRIPTIONS.items() if not text}
 REQUIRED = {path for path, _ in leaves("spec", SMALLEST)}
 DEFAULTS = {
     path: value for path, value in leaves("spec", encode(decode(Spec, SMALLEST, "spec"))) if path not in REQUIRED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mlmodel_operator.resources import (
     service,
 )
 from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.rollout.sides import Sides
 from tests.unit.operator.resources.cast import OWNER, Body, container, pod, restricted
 
 SELECTOR = {"mlmodel.dev/model": "fraud", "mlmodel.dev/component": "router"}
@@ -113,6 +115,16 @@ def test_the_routes_are_a_separate_file() -> None:
     assert named == {"routes": ROUTES.text(), "rehearsal": "candidate x y none\n"}
 
 
+def test_what_a_header_assigns_is_a_file_beside_them_which_a_router_of_the_release_before_does_not_read() -> None:
+    sides = Sides("x-user-id", "5e" * 32, "x-group", ("beta", "staff"))
+    both = replace(ROUTES, sides=sides)
+    text = f"id {both.id()}\nsticky x-user-id {'5e' * 32}\nmatch x-group beta staff\n"
+    assert router_routes(OWNER, both)["data"] == {"routes": both.text(), "sides": text}
+    # The same routes, with the identity of both files.
+    assert both.text().split("\n")[1:] == ROUTES.text().split("\n")[1:]
+    assert both.id() != ROUTES.id()
+
+
 def test_the_pod_and_haproxys_configuration_agree() -> None:
     """Both sides declare ports, paths and times."""
     config = router_config(OWNER)["data"]["haproxy.cfg"]
@@ -180,16 +192,17 @@ def test_http_and_grpc_are_drawn_by_the_same_rules() -> None:
     draw = http[http.index("acl counts var(txn.key) -m found") : end]
     assert len(draw) > 20
     deadline = "http-request set-var(txn.deadline) req.hdr(x-mlmodel-timeout-ms) if counts"
-    assert [rule for rule in draw if rule not in grpc] == [deadline]
+    assert [rule for rule in draw if rule not in grpc] == ["http-request lua.assign http if counts assigning", deadline]
+    assert "http-request lua.assign grpc if counts assigning" in grpc
 
 
 @pytest.mark.parametrize("prefix", ["", "grpc_"])
-@pytest.mark.parametrize("kind", ["only", "stable", "candidate", "chosen", "own", "retry"])
+@pytest.mark.parametrize("kind", ["only", "stable", "candidate", "chosen", "assigned", "own", "retry"])
 def test_both_slots_have_the_same_rules(prefix: str, kind: str) -> None:
     config = router_config(OWNER)["data"]["haproxy.cfg"]
-    parent = {"chosen": "candidate", "retry": "own"}.get(kind, kind)
+    parent = {"chosen": "candidate", "assigned": "candidate", "retry": "own"}.get(kind, kind)
     word = "listen" if parent == "own" else "backend"
     a, b = (section(config, f"{word} {prefix}{kind}_{slot} from {parent}") for slot in "ab")
     # Each names the proxies of its slot, and for the retry that of the other one.
-    swap = {'-a"': '-b"', '-b"': '-a"'}
-    assert [re.sub('-[ab]"', lambda name: swap[name[0]], line) for line in a] == b
+    swap = {"a": "b", "b": "a"}
+    assert [re.sub(r"""(?<=[-_])[ab](?=["),])""", lambda name: swap[name[0]], line) for line in a] == b

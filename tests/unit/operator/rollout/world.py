@@ -512,7 +512,7 @@ def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
     return world
 
 
-def steps(*weights: int, **more: int) -> tuple[Step, ...]:
+def steps(*weights: int, **more: Any) -> tuple[Step, ...]:
     """Return steps with these weights."""
     return tuple(Step(weight, **more) for weight in weights)
 
