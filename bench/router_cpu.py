@@ -14,6 +14,7 @@ import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.serving import load, pinned, process
@@ -24,6 +25,7 @@ from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import Owner
 from mlmodel_operator.resources import router_config
 from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.rollout.sides import Sides
 
 ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
 BODY = b'{"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}'
@@ -57,7 +59,9 @@ backend own
 def cases() -> Mapping[str, Routes]:
     """Return the routes of each case: one version, the default steps of a rollout, and all requests while it bakes."""
     rollouts = {f"canary at {weight} %": Routes(ADDRESSES, "a", "b", weight, "b0b0b0b0") for weight in (5, 25, 50, 100)}
-    return {"one version": Routes(ADDRESSES, "a"), **rollouts}
+    # A prediction without the header, which is drawn after Lua has looked for it.
+    sticky = replace(rollouts["canary at 25 %"], sides=Sides("x-user-id", "5e" * 32))
+    return {"one version": Routes(ADDRESSES, "a"), **rollouts, "canary at 25 %, sticky": sticky}
 
 
 def main() -> None:
@@ -116,6 +120,7 @@ def _haproxy(folder: Path, text: str, files: Mapping[str, str] | None = None) ->
 
 def _route(file: Path, routes: Routes, port: int, status: int) -> None:
     """Write the routes with this port of the versions, and wait until the router follows them."""
+    file.with_name("sides").write_text(routes.sides_text())
     text = routes.text().replace(" 8080", f" {port}")
     new = file.with_suffix(".new")
     new.write_text(text)

@@ -208,12 +208,15 @@ def _of_revision(owner: Owner, r: Resource, revision: str, orphan: Body) -> Body
 
 def _why_foreign_config_map(owner: Owner, orphan: Body) -> str:
     """Compare only the keys: the operator replaces the content in the same reconcile, after it has read the slots."""
+    config = set(resources.router_config(owner)["data"])
+    # The keys that it must have, and those that it may have.
     expected = {
-        routes_name(owner.name): {"routes"},
-        router_config_name(owner.name): set(resources.router_config(owner)["data"]),
+        routes_name(owner.name): ({"routes"}, set(resources.ROUTES_FILES)),
+        router_config_name(owner.name): (config, config),
     }.get(address(orphan)[1])
     if expected is None:
         return "no ConfigMap of the operator has this name"
-    if set(orphan.get("data") or {}) != expected or orphan.get("binaryData") or orphan.get("immutable"):
-        return f"its keys are not {', '.join(sorted(expected))}"
+    required, allowed = expected
+    if not required <= set(orphan.get("data") or {}) <= allowed or orphan.get("binaryData") or orphan.get("immutable"):
+        return f"its keys are not {', '.join(sorted(allowed))}"
     return ""

@@ -28,12 +28,12 @@ from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
 from mlmodel_operator.resources.found import read_snapshot
 from mlmodel_operator.resources.records import deployment_record
+from mlmodel_operator.rollout import rehearsal
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
 from mlmodel_operator.rollout.recovery import Recovery, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.requeue import POLL_SECONDS
-from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import Clock
@@ -214,8 +214,9 @@ class Controller:
         """Write the routes first: stopping requests to a failing candidate is the most urgent change."""
         owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
-            await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes), attempt)
-            await self._annotate_routers(owner, plan.routes)
+            await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
+            await self._annotate(self._observer.router_pods(owner), plan.routes.id())
+            await self._annotate(self._rehearsing_pods(owner, plan.status), rehearsal.file_id(plan.rehearsal))
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
@@ -250,6 +251,7 @@ class Controller:
             signing_keys=self._settings.signing_keys,
             allow_unsafe=self._settings.allow_unsafe_models,
             timeout_seconds=model.spec.traffic.timeout_seconds,
+            rehearsal_requests=model.spec.rollout.rehearsal.requests,
         )
         live = self._store.get(DEPLOYMENTS, owner.namespace, _name(intent))
         if live is not None and belongs_to(live, owner.uid):
@@ -282,18 +284,23 @@ class Controller:
         else:
             await attempt(self._delete(DISRUPTION_BUDGETS, owner, _name(budget)))
 
-    async def _annotate_routers(self, owner: Owner, routes: Routes) -> None:
-        """Annotate the router pods with the routes: a changed annotation makes kubelet refresh the mounted file at
-        once."""
-        change = {"metadata": {"annotations": {ROUTES_ANNOTATION: routes.id()}}}
-        for pod in self._observer.router_pods(owner):
-            if observe.is_terminating(pod) or observe.annotation(pod, ROUTES_ANNOTATION) == routes.id():
+    def _rehearsing_pods(self, owner: Owner, status: Status) -> list[Body]:
+        """Return the pods of both sides that mount the file with the candidate of a rehearsal."""
+        sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
+        return [pod for revision in sides for pod in self._observer.rehearsing_pods(owner, revision)]
+
+    async def _annotate(self, pods: list[Body], identity: str) -> None:
+        """Annotate pods with the identity of what they mount, empty for nothing: a changed annotation makes kubelet
+        refresh the mounted file at once."""
+        change = {"metadata": {"annotations": {ROUTES_ANNOTATION: identity or None}}}
+        for pod in pods:
+            if observe.is_terminating(pod) or observe.annotation(pod, ROUTES_ANNOTATION) == identity:
                 continue
             try:
                 await self._applier.patch(PODS, pod, change)
             except ApiError as error:
                 # Without it kubelet refreshes the mount within about a minute.
-                logger.info("router not annotated", extra={"pod": _name(pod), "error": error})
+                logger.info("pod not annotated", extra={"pod": _name(pod), "error": error})
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""

@@ -23,7 +23,7 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.resources import records
 from mlmodel_operator.resources.found import read_files_sha256, rehearses
-from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, RevisionState, Router
+from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.pod_failures import CRASH_LOOP, IMAGE_FAILURES
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
@@ -39,7 +39,7 @@ from mlmodel_operator.runtime.resource import (
     uid,
 )
 from mlmodel_operator.runtime.store import Slim, slim_metadata
-from mlmodel_operator.scrape import RouterStatus
+from mlmodel_operator.scrape import PairsPage, RouterStatus
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
@@ -78,8 +78,10 @@ def read_model(body: Body) -> MLModel:
     """Return the MLModel in ``body``; raise DecodeError if the spec does not fit, which the schema prevents."""
     meta = metadata(body)
     owner = Owner(str(meta["name"]), str(meta["namespace"]), uid(body))
-    ours = {name: str(value) for name, value in (meta.get("annotations") or {}).items() if name.startswith(f"{GROUP}/")}
-    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"), ours)
+    annotations = {
+        name: str(value) for name, value in (meta.get("annotations") or {}).items() if name.startswith(f"{GROUP}/")
+    }
+    return MLModel(owner, int(meta.get("generation", 1)), decode(Spec, body.get("spec"), "spec"), annotations)
 
 
 def label(body: Body, name: str) -> str:
@@ -258,6 +260,13 @@ def read_router(name: str, port: int, status: RouterStatus | None, silent_since:
         status.uncounted,
         port=port,
     )
+
+
+def read_rehearsing(pod: str, revision: str, page: PairsPage | None, silent_since: float | None) -> Rehearsing:
+    """Return one pod of a ``revision`` with the page that it answered, or the time since which it has not."""
+    if page is None or page.revision != revision:
+        return Rehearsing(pod, silent_since=silent_since)
+    return Rehearsing(pod, page.boot, page.candidate, page.pairs)
 
 
 # -------------------------------------------------------------------------------------------------------- ConfigMaps

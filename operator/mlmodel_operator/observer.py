@@ -14,8 +14,9 @@ from mlmodel_operator.api.types import MLModel, Owner
 from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
-from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_routers, needs_services
-from mlmodel_operator.rollout.observed import Observed, RevisionState, Router
+from mlmodel_operator.resources.found import rehearses
+from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_pages, needs_routers, needs_services
+from mlmodel_operator.rollout.observed import MOST_REHEARSING, Observed, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
@@ -58,8 +59,9 @@ class Observer:
         statuses: Mapping[str, RouterStatus | None] = {}
         if needs_routers(status, observed):
             statuses = await self._scraper.routers(_addresses(_ready(self.router_pods(model.owner))))
-            # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
-            observed = self.stored(model, refusal)
+        rehearsing = await self._read_pages(model, status, observed)
+        # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
+        observed = replace(self.stored(model, refusal), rehearsing=rehearsing)
         observed = await self._with_answers(model.owner, status, observed, statuses)
         config_map = await self._read_config_map(_key(model.owner), status, observed)
         return replace(
@@ -88,6 +90,13 @@ class Observer:
     def router_pods(self, owner: Owner) -> list[Body]:
         """Return the pods of the router."""
         return self._pods_of(owner, self._router(owner))
+
+    def rehearsing_pods(self, owner: Owner, revision: str) -> list[Body]:
+        """Return the ready pods of a revision that take part in a rehearsal: at most ``MOST_REHEARSING``."""
+        deployment = self._store.get(DEPLOYMENTS, owner.namespace, revision_name(owner.name, revision))
+        if deployment is None or not rehearses(deployment):
+            return []
+        return sorted(_ready(self._pods_of(owner, deployment)), key=_name)[:MOST_REHEARSING]
 
     def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
         """Return the state of each revision."""
@@ -160,6 +169,19 @@ class Observer:
             silent_services=self._silences.note(key, "services", services, now),
         )
 
+    async def _read_pages(self, model: MLModel, status: Status, observed: Observed) -> tuple[Rehearsing, ...]:
+        """Return what the ready pods of stable counted in the rehearsal of the candidate."""
+        owner, key = model.owner, _key(model.owner)
+        if status.stable is None or not needs_pages(model, status, observed):
+            self._silences.note(key, "pages", {}, self._clock.now())
+            return ()
+        revision = status.stable.revision
+        addresses = {_name(pod): observe.pod_address(pod) for pod in self.rehearsing_pods(owner, revision)}
+        pages = await self._scraper.pages(addresses)
+        answered = {name: page is not None and page.revision == revision for name, page in pages.items()}
+        silent = self._silences.note(key, "pages", answered, self._clock.now())
+        return tuple(observe.read_rehearsing(name, revision, page, silent.get(name)) for name, page in pages.items())
+
     async def _read_config_map(self, key: Key, status: Status, observed: Observed) -> ConfigMapRead:
         to_pin = config_map_to_pin(status, observed)
         if to_pin is not None:
@@ -169,6 +191,10 @@ class Observer:
             return await self._config_maps.read_for_pods(key, *needed)
         self._config_maps.forget(key)
         return NOT_READ
+
+
+def _name(pod: Body) -> str:
+    return address(pod)[1]
 
 
 def _key(owner: Owner) -> Key:

@@ -1,4 +1,5 @@
-"""Read the status pages of the routers: which routes they follow, and the requests that count as evidence.
+"""Read the status pages of the routers, which routes they follow and the requests that count as evidence, and the pages
+of stable's pods, which count pairs.
 
 The figures decide about rollouts, so a response that is not exactly as expected is ignored.
 """
@@ -10,19 +11,20 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import aiohttp
 
-from mlmodel_operator.api.evidence import Counts, Sides
-from mlmodel_operator.names import SERVER_PORT, SERVICE_PORT
+from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Outcomes, Pairs, Sides
+from mlmodel_operator.names import REHEARSAL_PORT, SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
 _BODY_LIMIT = 16 * 1024  # a page with all 100 weights and millions of requests at each has 15 KiB
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
 _BOOT = re.compile(r"[0-9a-f]{16}")
+_REVISION = re.compile(r"[0-9a-z]{1,63}")
 _UNCOUNTED = ("large", "chosen", "crowd", "other")
 _NEWER_UNCOUNTED = ("sticky", "matched")  # a router of the release before does not have them
 
@@ -45,12 +47,28 @@ class RouterStatus:
     """Predictions that cannot count, by kind."""
 
 
-class Scraper:
-    """One HTTP session for all routers. Create and close it in the event loop that uses it."""
+@dataclass(frozen=True)
+class PairsPage:
+    """What one pod of stable counted in the rehearsal of a candidate."""
 
-    def __init__(self, service_port: int = SERVICE_PORT, server_port: int = SERVER_PORT) -> None:
+    boot: str
+    """Identity of the process for one rehearsal, which counts from zero."""
+    revision: str
+    """Revision of the pod."""
+    candidate: str = ""
+    """Revision that the pod rehearses; empty if it rehearses none."""
+    pairs: Pairs = field(default_factory=Pairs)
+
+
+class Scraper:
+    """One HTTP session for all pods. Create and close it in the event loop that uses it."""
+
+    def __init__(
+        self, service_port: int = SERVICE_PORT, server_port: int = SERVER_PORT, rehearsal_port: int = REHEARSAL_PORT
+    ) -> None:
         self._service_port = service_port
         self._server_port = server_port
+        self._rehearsal_port = rehearsal_port
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
@@ -71,6 +89,15 @@ class Scraper:
         return {
             name: None if body is None else parse_router_status(body) for name, body in zip(names, bodies, strict=True)
         }
+
+    async def pages(self, addresses: Mapping[str, str]) -> dict[str, PairsPage | None]:
+        """Return what the pods at these ``addresses`` (IP) counted in a rehearsal, by name.
+
+        None for a pod that does not answer within a second, or whose response is not valid. Never raises.
+        """
+        names = list(addresses)
+        bodies = await asyncio.gather(*(self._read(addresses[name], self._rehearsal_port, "/") for name in names))
+        return {name: None if body is None else parse_page(body) for name, body in zip(names, bodies, strict=True)}
 
     async def answers(self, address: str, side: Literal["stable", "candidate"] = "stable") -> bool:
         """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of this side. Never
@@ -115,6 +142,48 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def parse_page(body: bytes) -> PairsPage | None:
+    """Return what the JSON of a pod of stable says about its rehearsal; None if any part of it is not valid."""
+    if len(body) > _BODY_LIMIT:
+        return None
+    try:
+        page = json.loads(body)
+        candidate = page["candidate"]
+        return PairsPage(
+            boot=_text(page["boot"], _BOOT),
+            revision=_text(page["revision"], _REVISION),
+            candidate=_text(candidate, _REVISION) if candidate != "" else "",
+            pairs=Pairs(
+                seen=_natural(page["seen"]),
+                kept=_natural(page["kept"]),
+                left=_natural(page["left"]),
+                asked=_natural(page["asked"]),
+                dropped=Dropped(**_naturals(page["dropped"], Dropped)),
+                pairs=Outcomes(**_naturals(page["pairs"], Outcomes)),
+                again=Again(**_naturals(page["again"], Again)),
+                agree=Agreement(**_naturals(page["agree"], Agreement)),
+                gaps=_bins(page["gaps"]),
+                gaps_again=_bins(page["gaps_again"]),
+                ratios=_bins(page["ratios"]),
+                ratios_again=_bins(page["ratios_again"]),
+                times=_bins(page["times"]),
+                own_times=_bins(page["own_times"]),
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _naturals(counts: Mapping[str, Any], cls: type) -> dict[str, int]:
+    """Return the counts with the names of the fields of ``cls``."""
+    return {item.name: _natural(counts[item.name]) for item in fields(cls)}
+
+
+def _bins(bins: Mapping[str, Any]) -> dict[str, int]:
+    """Return a histogram; ``Pairs`` checks the names of the bins."""
+    return {name: _natural(number) for name, number in bins.items()}
 
 
 def _uncounted(numbers: Mapping[str, Any]) -> dict[str, int]:

@@ -330,6 +330,19 @@ class Repeated:
             " than stable; absent without proof."
         ),
     ] = None
+    left: Annotated[int, Doc("Number of requests that the pods of stable keep and have not repeated yet.")] = 0
+    message: Annotated[str, Doc("The same in one human-readable sentence.")] = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The last page read from one pod of stable."""
+
+    boot: str = ""
+    """Identity of the process for one rehearsal; another one counts from zero."""
+    pairs: Pairs = field(default_factory=Pairs)
+    is_former: bool = False
+    """Whether it is of an earlier rehearsal of the same revision, which does not count for this one."""
 
 
 @dataclass(frozen=True)
@@ -374,11 +387,29 @@ class EvidenceState:
     the pod does not terminate."""
     dropped_until: float = 0.0
     """Time until which the operator drops what it reads, because a pod of the candidate has gone."""
+    pages: Mapping[str, Page] = field(default_factory=dict)
+    """Last page read from each pod of stable, by the name of the pod."""
+    pairs_since: float = 0.0
+    """Time of the first pair in seconds since the epoch; 0 before it."""
+    past: Pairs = field(default_factory=Pairs)
+    """Sum of the last pages of processes that count no more."""
+    excused: int = 0
+    """Number of pairs that only the candidate failed while one of its pods was replaced."""
 
     def __post_init__(self) -> None:
         """Raise TypeError for numbers with which no test can be computed."""
         if self.blocks < 0 or not all(abs(log) <= MOST_LOG for log in self.hard):
             raise TypeError("blocks must be 0 or more, and each logarithm in hard -1e18 to 1e18")
+        if not 0 <= self.excused <= _MOST:
+            raise TypeError("excused must be 0 to 2^63")
+
+    @functools.cached_property
+    def pairs(self) -> Pairs:
+        """All pairs of this rehearsal, without those that a replaced pod of the candidate failed."""
+        pages = (page.pairs for page in self.pages.values() if not page.is_former)
+        found = sum(pages, self.past)
+        failed = max(found.pairs.candidate_failed - self.excused, 0)
+        return dataclasses.replace(found, pairs=dataclasses.replace(found.pairs, candidate_failed=failed))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class Reason(StrEnum):
     # A rollout without a failure, in its order.
     PREPARING = "Preparing", "The pods of the desired revision start; they get no request yet."
     ROUTING = "Routing", "The first revision is ready; the routers have not confirmed the routes to it yet."
+    VALIDATING = (
+        "Validating",
+        "The pods of stable repeat requests that they have answered on the candidate, which gets no request of a user.",
+    )
     CANARY_STEP = "CanaryStep", "The weight of the candidate has risen to that of the next step."
     CANARY = "Canary", "The candidate gets the weight of its step, and the operator gathers evidence."
     PROMOTING = "Promoting", "The candidate has passed all steps and scales to the full number of pods."
@@ -31,7 +35,8 @@ class Reason(StrEnum):
     # A rollout that waits, or stops without a failure.
     INSUFFICIENT_EVIDENCE = (
         "InsufficientEvidence",
-        "The step has lasted longer than maxSeconds without proof for the next one, and onNoEvidence is Hold.",
+        "The step has lasted longer than maxSeconds without proof for the next one, and onNoEvidence is"
+        " Proceed or Hold.",
         "Send more requests, raise gates.errors.maxPercent, or set onNoEvidence to Promote or RollBack.",
     )
     PAUSED = (
@@ -144,6 +149,12 @@ class Reason(StrEnum):
         "The candidate had no ready pod for preparingDeadlineSeconds, though it had before.",
         "Find out why its pods are not ready: `kubectl describe pods`.",
     )
+    NO_TRAFFIC = (
+        "NoTraffic",
+        "The step was taken without proof, because no request came since the pods of stable started: every router and"
+        " every pod of stable shows it.",
+        "Nothing; or set onNoEvidence to Hold, so that each step waits for requests.",
+    )
     NO_EVIDENCE = (
         "NoEvidence",
         "The step lasted longer than maxSeconds without proof for the next one, and onNoEvidence is RollBack.",
@@ -215,8 +226,8 @@ class Reason(StrEnum):
     NO_ANSWER = (
         "NoAnswer",
         "A router pod or a Service in the message is ready and has not answered the operator for 10 s.",
-        "Permit connections from the namespace of the operator to ports 8080 and 9090 of the pods of the model and to"
-        " port 80 of its Service: check NetworkPolicies.",
+        "Permit connections from the namespace of the operator to ports 8080, 8090 and 9090 of the pods of the model"
+        " and to port 80 of its Service: check NetworkPolicies.",
     )
     STATUS_REBUILT = (
         "StatusRebuilt",

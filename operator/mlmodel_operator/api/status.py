@@ -98,8 +98,9 @@ class Candidate:
     slot: Annotated[
         Slot | None,
         Doc(
-            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing and"
-            " Validating if the candidate had requests before: it stood in, its verdict was held, or the status was lost."
+            "Router slot that points to the revision; absent until the candidate gets requests. Present in Preparing"
+            " and Validating if the candidate had requests before: it stood in, its verdict was held, or the status was"
+            " lost."
         ),
     ] = None
     digest: Annotated[
@@ -145,8 +146,8 @@ class Candidate:
     unproven: Annotated[
         str,
         Doc(
-            "Machine-readable reason why the candidate took a step without proof: NoEvidence, or NoTraffic if no request"
-            " came; absent if every step was proven."
+            "Machine-readable reason why the candidate took a step without proof: NoEvidence, or NoTraffic if no"
+            " request came; absent if every step was proven."
         ),
     ] = ""
     stands_in_since: Annotated[
@@ -172,7 +173,9 @@ class Candidate:
     evidence: Annotated[Evidence | None, Doc("Requests and failures of this rollout, and what they prove.")] = None
     rehearsal: Annotated[
         Repeated | None,
-        Doc("Requests of stable that were repeated on the candidate; absent before Validating and without a rehearsal."),
+        Doc(
+            "Requests of stable that were repeated on the candidate; absent before Validating and without a rehearsal."
+        ),
     ] = None
 
     def __post_init__(self) -> None:

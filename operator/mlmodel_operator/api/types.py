@@ -36,7 +36,8 @@ HEADER = "[a-z0-9][a-z0-9._-]*"
 # renewed would move its user to the other side, and a value in the spec can be read by everyone who may read the model.
 RESERVED_HEADER = (
     "x-mlmodel-.*|grpc-.*|.*-bin|authorization|proxy-authorization|cookie|x-api-key|connection|keep-alive"
-    "|proxy-connection|te|trailer|transfer-encoding|upgrade|http2-settings|content-length|host|expect"
+    "|proxy-connection|te|trailer|transfer-encoding|upgrade"  # codespell:ignore te
+    "|http2-settings|content-length|host|expect"
 )
 # Printable ASCII without the space and the comma, which separates the elements of a list.
 HEADER_VALUE = "[!-+.-~-]+"
@@ -587,15 +588,15 @@ class Rollout:
         Sticky | None,
         Doc(
             "Keeps each user on one side: a prediction with the header goes by a hash of its value, so a higher weight"
-            " moves users from stable to the candidate and none back. Such a request is no evidence. Default: off,"
-            " every request is drawn."
+            " moves users from stable to the candidate and none back. Such a request does not count as evidence."
+            " Default: off, every request is drawn."
         ),
     ] = None
     match: Annotated[
         Match | None,
         Doc(
             "Sends predictions with one of these values of a header to the candidate, from the first step on. Such a"
-            " request is no evidence. Default: off."
+            " request does not count as evidence. Default: off."
         ),
     ] = None
     gates: Annotated[Gates, Doc("Tests that the candidate must pass in every step and while it bakes.")] = field(
@@ -603,7 +604,9 @@ class Rollout:
     )
     rehearsal: Annotated[
         Rehearsal,
-        Doc("Proof from requests that stable has answered before: it takes seconds at any traffic, and exposes no user."),
+        Doc(
+            "Proof from requests that stable has answered before: it takes seconds at any traffic, and exposes no user."
+        ),
     ] = field(default_factory=Rehearsal)
     bake_seconds: Annotated[
         int,
@@ -626,7 +629,8 @@ class Rollout:
         Doc(
             "What to do when a step has lasted maxSeconds without a verdict: Hold (wait for more requests), Promote"
             " (take the next step) or RollBack. Proceed is Hold, but for a model that gets no request: if every router"
-            " and every pod of stable shows that none has come, each step takes 5 s, and the version is called unproven."
+            " and every pod of stable shows that none has come, each step takes 5 s, and the version is called"
+            " unproven."
             " Default: Proceed."
         ),
     ] = "Proceed"
@@ -786,4 +790,4 @@ class MLModel:
     generation: int
     spec: Spec
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """Its annotations that begin with ``mlmodel.dev/``."""
+    """The annotations of ours, whose names begin with the API group."""

@@ -6,6 +6,7 @@ unintentionally.
 """
 
 from mlmodel_operator.resources.router import (
+    ROUTES_FILES,
     router_config,
     router_config_hash,
     router_deployment,
@@ -16,6 +17,7 @@ from mlmodel_operator.resources.router import (
 from mlmodel_operator.resources.server import autoscaler, deployment, disruption_budget, service
 
 __all__ = [
+    "ROUTES_FILES",
     "autoscaler",
     "deployment",
     "disruption_budget",

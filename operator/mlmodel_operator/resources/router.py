@@ -31,6 +31,7 @@ from mlmodel_operator.rollout.routes import Routes
 
 CONFIG_PATH = "/etc/mlmodel/haproxy"
 CONFIG_FILES = ("haproxy.cfg", "routes.lua", "router.sh", "state.map")
+ROUTES_FILES = ("routes", "sides", REHEARSAL)
 ROUTES_PATH = "/etc/mlmodel/routes"
 
 # As for the servers: the nodes remove the pod from the Service, then it stops. The rest of the grace period is for the
@@ -125,9 +126,8 @@ def _directives(text: str) -> str:
 
 def router_routes(owner: Owner, routes: Routes, rehearsal: str = "") -> Body:
     """Return the ConfigMap with the files that the router follows, the routes and, if a header assigns requests, the
-    sides; and with the file that names the candidate of a ``rehearsal``, which the servers read (empty: there is none).
-    """
-    files = {"routes": routes.text(), "sides": routes.sides.text(), REHEARSAL: rehearsal}
+    sides; and with the file that names the candidate of a ``rehearsal`` to the servers, if there is one."""
+    files = {"routes": routes.text(), "sides": routes.sides_text(), REHEARSAL: rehearsal}
     return _config_map(owner, routes_name(owner.name), {name: text for name, text in files.items() if text})
 
 

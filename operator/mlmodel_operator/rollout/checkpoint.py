@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.evidence import Evidence, EvidenceState, Repeated
 from mlmodel_operator.api.schema import Time
-from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence.errors import certified_percent
+from mlmodel_operator.rollout.evidence import chain, pairs
 from mlmodel_operator.rollout.evidence.gather import must_write, observed_percent
 
 CHECKPOINT_SECONDS = 10.0
@@ -36,7 +36,21 @@ def stamp(status: Status, now: float) -> Status:
     candidate = status.candidate
     if candidate is None or candidate.evidence is None:
         return status
-    evidence = candidate.evidence
-    evidence = replace(evidence, at=Time(now), certified_percent=certified_percent(evidence.state.segments))
-    percent = observed_percent(evidence, candidate.weight)
-    return replace(status, candidate=replace(candidate, evidence=evidence, observed_percent=percent))
+    evidence, state = candidate.evidence, candidate.evidence.state
+    certified = pairs.certified_percent(state.segments, state.pairs)
+    stamped = replace(
+        candidate,
+        evidence=replace(evidence, at=Time(now), certified_percent=certified),
+        observed_percent=observed_percent(evidence, candidate.weight),
+        rehearsal=_rehearsal(status, candidate, state),
+    )
+    return replace(status, candidate=stamped)
+
+
+def _rehearsal(status: Status, candidate: Candidate, state: EvidenceState) -> Repeated | None:
+    """Return what users read of the pairs; None if nothing was ever to be repeated."""
+    found = state.pairs
+    if status.stable is None or not (candidate.phase == "Validating" or state.pages or found.pairs.all):
+        return None
+    summary = chain.summary(found, stable=status.stable.version, candidate=candidate.version)
+    return replace(chain.figures(found, state.segments), left=found.left, message=summary)

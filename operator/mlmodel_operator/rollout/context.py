@@ -8,6 +8,7 @@ from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel, Revision, Rollout
+from mlmodel_operator.names import ACCEPT_ANNOTATION
 from mlmodel_operator.rollout.capacity import full_capacity
 from mlmodel_operator.rollout.evidence.gather import fresh_evidence
 from mlmodel_operator.rollout.observed import Observed
@@ -53,6 +54,10 @@ class Context:
     def stable_label(self) -> str:
         """The version of stable, for messages."""
         return self.status.stable.version if self.status.stable else "nothing"
+
+    def is_change_accepted(self, candidate: Candidate) -> bool:
+        """Whether an annotation says that the other answers of this candidate are intended."""
+        return self.model.annotations.get(ACCEPT_ANNOTATION) == candidate.revision
 
     def ready(self, candidate: Candidate) -> int:
         """Return the number of the candidate's ready pods."""

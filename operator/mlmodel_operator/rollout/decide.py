@@ -4,13 +4,13 @@ Each call makes at most one transition of the candidate. The status with a trans
 and every effect of a plan can be repeated, so the operator may be killed between any two writes.
 
 ```
-Preparing ──capacity ready──▶ Canary ──certified──▶ Canary … ──certified for all──▶ Promoting ──full capacity──▶ Baking
-    │                           │                                                       │                          │
-    ▲                           │ failed, and stable in trouble too: held                │                          │
-    ├───────────────────────────┴───────────────────────────────────────────────────────┴──────────────────────────┤
-    └────── failed · superseded · reverted ──▶ draining (RollingBack, Draining) ◀───────┴──────────────────────────┤
-                                                   ▲                                                               │
-                                                   └──────────────────── former stable, after baking ◀─────────────┘
+Preparing ──ready──▶ Validating ──rehearsed──▶ Canary ──proven──▶ Canary … ──proven for all──▶ Promoting ──▶ Baking
+    │                    │                        │                                              │             │
+    ▲                    │                        │ failed, and stable in trouble too: held      │             │
+    ├────────────────────┴────────────────────────┴──────────────────────────────────────────────┴─────────────┤
+    └────── failed · superseded · reverted ──▶ draining (RollingBack, Draining) ◀────────────────┴─────────────┤
+                                                   ▲                                                           │
+                                                   └───────────────── former stable, after baking ◀────────────┘
 ```
 """
 
@@ -21,12 +21,12 @@ from typing import assert_never
 
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout import endings, hold, succession
+from mlmodel_operator.rollout import endings, hold, rehearsal, succession
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of, sides_for
 from mlmodel_operator.rollout.draining import drain
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting
+from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting, validating
 from mlmodel_operator.rollout.plan import Notice, Plan
 from mlmodel_operator.rollout.replicas import count_replicas, desired_revisions
 from mlmodel_operator.rollout.report import report, report_trouble
@@ -68,6 +68,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
         desired=desired_revisions(context, state),
         routes=routes,
         status=state,
+        rehearsal=rehearsal.file_for(model, status, state, observed),
         deletes=deletes,
         notices=notices,
         requeue_after=requeue_after(context, state, routes, is_transition=isinstance(decision, Transition)),
@@ -95,6 +96,8 @@ def _advance(context: Context, candidate: Candidate) -> Decision:
     match candidate.phase:
         case "Preparing":
             return preparing.advance(context, candidate)
+        case "Validating":
+            return validating.advance(context, candidate)
         case "Canary":
             return canary.advance(context, candidate)
         case "Promoting":

@@ -20,31 +20,43 @@ from mlmodel_operator.api.status import (
     verdict_on,
     with_retry,
 )
+from mlmodel_operator.names import ACCEPT_ANNOTATION
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.evidence import chain, errors
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
-_WITHOUT_PROOF = "without proof, because onNoEvidence is Promote"
+_ACCEPTABLE = {Reason.REHEARSAL_ERRORS, Reason.OTHER_FORM, Reason.OTHER_ANSWERS}
+"""Verdicts on a change that may be intended: of columns, labels or units."""
 
 
 def how_passed(candidate: Candidate) -> str:
     """Return how the candidate has passed its steps, as a clause for messages."""
     if candidate.unproven:
-        return f"has taken a step {_WITHOUT_PROOF}"
+        return f"has taken a step {without_proof(candidate)}"
     return "has passed all steps"
 
 
-def promote(context: Context, candidate: Candidate, without_proof: str = "") -> Transition:
-    """Make the candidate stable in its slot; the former stable drains. ``without_proof`` says why it needs no proof, as
-    a clause for messages."""
-    status = context.status
-    figures = errors.figures((context.evidence or Evidence()).candidate)
-    without_proof = without_proof or (_WITHOUT_PROOF if candidate.unproven else "")
-    how = f" {without_proof}" if without_proof else ""
+def without_proof(candidate: Candidate) -> str:
+    """Return why a candidate that is unproven took a step, as a clause for messages."""
+    why = "no request came" if candidate.unproven == Reason.NO_TRAFFIC else "onNoEvidence is Promote"
+    return f"without proof, because {why}"
+
+
+def promote(context: Context, candidate: Candidate, unproven: str = "") -> Transition:
+    """Make the candidate stable in its slot; the former stable drains. ``unproven`` says why it needs no proof, as a
+    clause for messages."""
+    status, evidence = context.status, context.evidence or Evidence()
+    figures = errors.figures(evidence.candidate)
+    unproven = unproven or (without_proof(candidate) if candidate.unproven else "")
+    how = f" {unproven}" if unproven else ""
     message = f"{candidate.version} ({candidate.revision}) is promoted{how}{';' if ':' in how else ':'} {figures}"
+    if evidence.state.pairs.pairs.all:
+        message += f". {chain.summary(evidence.state.pairs, stable=context.stable_label, candidate=candidate.version)}"
+    if context.is_change_accepted(candidate):
+        message += f". The annotation {ACCEPT_ANNOTATION} accepted its other answers"
     draining = status.draining
     if status.stable is not None:
         draining = (*draining, Draining(status.stable.revision, "Promoted", status.stable.slot))
@@ -79,9 +91,20 @@ def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decis
         "Warning",
         Reason.ROLLED_BACK,
         f"{candidate.version} ({candidate.revision}) {verdict_on(rejected)}: {failure.message}. {context.stable_label}"
-        f" gets all requests. To retry {candidate.version}, change spec.rollout.retry",
+        f" gets all requests. {how_to_retry(context, rejected)}",
     )
     return Transition(replace(without, rejected=(rejected, *others)[:MAX_REJECTED]), (notice,))
+
+
+def how_to_retry(context: Context, rejected: Rejected) -> str:
+    """Return what lets a rejected revision be rolled out again, as a sentence for messages without the full stop."""
+    if rejected.reason not in _ACCEPTABLE:
+        return f"To retry {rejected.version}, change spec.rollout.retry"
+    name, namespace = context.model.owner.name, context.model.owner.namespace
+    return (
+        f"If the change is intended, type `kubectl annotate mlm {name} {ACCEPT_ANNOTATION}={rejected.revision}"
+        f" -n {namespace} --overwrite` and change spec.rollout.retry"
+    )
 
 
 def withdraw(context: Context, candidate: Candidate) -> Transition:

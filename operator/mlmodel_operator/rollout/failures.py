@@ -13,10 +13,14 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import capacity, hold
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence import errors
+from mlmodel_operator.rollout.evidence import chain, errors
+from mlmodel_operator.rollout.evidence.chain import Gate
 from mlmodel_operator.rollout.pod_failures import Failure, pod_failure, why_not_ready
 
 Check = Callable[[Context, Candidate], Failure | None]
+
+ACCEPTABLE: tuple[Gate, ...] = ("errors", "form", "agreement")
+"""Gates on pairs that a user may let a candidate through: an intended change of its columns or answers."""
 
 
 def before_requests(context: Context, candidate: Candidate) -> Failure | None:
@@ -25,7 +29,7 @@ def before_requests(context: Context, candidate: Candidate) -> Failure | None:
 
 
 def with_requests(context: Context, candidate: Candidate) -> Failure | None:
-    """Return why a candidate with requests is rolled back, or None."""
+    """Return why a candidate with requests, or with copies of requests, is rolled back, or None."""
     return _first(_WITH_REQUESTS, context, candidate)
 
 
@@ -42,6 +46,16 @@ def pods_failed(context: Context, candidate: Candidate) -> Failure | None:
         # Its pods crashed before its last hold: only a crash since then counts.
         return None
     return failure
+
+
+def failed_rehearsal(context: Context, candidate: Candidate) -> Failure | None:
+    """A gate on pairs rejects the candidate: requests that stable answered were repeated on it."""
+    if context.evidence is None:
+        return None
+    state, accepted = context.evidence.state, ACCEPTABLE if context.is_change_accepted(candidate) else ()
+    seconds = context.now - state.pairs_since if state.pairs_since else 0.0
+    verdict = chain.judge(state.pairs, context.rollout.gates, accepted, seconds=seconds)
+    return None if verdict is None else Failure(verdict.reason, verdict.message)
 
 
 def failed_too_often(context: Context, _candidate: Candidate) -> Failure | None:
@@ -88,4 +102,10 @@ def got_too_few_pods(context: Context, candidate: Candidate) -> Failure | None:
 _BEFORE_REQUESTS: tuple[Check, ...] = (pods_failed, never_got_ready)
 
 # The tests come before the deadline: they decide within seconds, and report what clients saw.
-_WITH_REQUESTS: tuple[Check, ...] = (pods_failed, failed_too_often, lost_all_pods, got_too_few_pods)
+_WITH_REQUESTS: tuple[Check, ...] = (
+    pods_failed,
+    failed_rehearsal,
+    failed_too_often,
+    lost_all_pods,
+    got_too_few_pods,
+)

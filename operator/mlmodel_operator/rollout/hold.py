@@ -32,12 +32,16 @@ always: a service that always fails that often looks like one in trouble."""
 _HELD = {
     Reason.ERROR_RATE,
     Reason.ERROR_RATE_ABOVE_STABLE,
+    Reason.REHEARSAL_ERRORS,
+    Reason.SLOWER_THAN_STABLE,
+    Reason.ABOVE_MAX_MILLISECONDS,
     Reason.CRASH_LOOP,
     Reason.OUT_OF_MEMORY,
     Reason.NEVER_READY,
     Reason.NOT_READY,
 }
-"""Failures that trouble of the cluster can cause; the others name a cause in the candidate."""
+"""Failures that trouble of the cluster can cause; the others name a cause in the candidate. Trouble fails and slows
+answers, and does not change them: other answers are those of the candidate."""
 
 
 def roll_back_or_hold(context: Context, candidate: Candidate, failure: Failure) -> Decision:
@@ -57,6 +61,7 @@ def roll_back_or_hold(context: Context, candidate: Candidate, failure: Failure) 
         since=Time(context.now),
         observed_percent=None,
         evidence=None,
+        rehearsal=None,
         down_since=None,
         short_since=None,
         unproven="",

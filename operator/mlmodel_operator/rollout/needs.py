@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.status import BEFORE_REQUESTS, Status
+from mlmodel_operator.api.types import MLModel
+from mlmodel_operator.rollout import rehearsal
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.routes import routes_for, weight_of
 
@@ -33,11 +35,22 @@ def needs_services(status: Status, observed: Observed) -> tuple[str, ...]:
     if stable is None or candidate is None:
         return ()
     asked = []
-    if candidate.phase == "Preparing" and observed.revision(candidate.revision).ready:
+    if candidate.phase in BEFORE_REQUESTS and observed.revision(candidate.revision).ready:
         asked.append(candidate.revision)
     if candidate.stands_in_since is not None and observed.revision(stable.revision).ready:
         asked.append(stable.revision)
     return tuple(asked)
+
+
+def needs_pages(model: MLModel, status: Status, observed: Observed) -> bool:
+    """Whether the next decision requires the pages of stable's pods: while they rehearse the candidate, and before, so
+    that what an earlier rehearsal of the same revision counted is left out."""
+    candidate = status.candidate
+    return (
+        candidate is not None
+        and observed.revision(candidate.revision).ready > 0
+        and not rehearsal.why_none(model, status, observed)
+    )
 
 
 def needs_routers(status: Status, observed: Observed) -> bool:

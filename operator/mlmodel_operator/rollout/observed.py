@@ -12,7 +12,7 @@ from mlmodel_operator.names import ROUTER_STATUS_PORTS
 MANY_RESTARTS = 2
 """Number of restarts from which on a container that does not start is in a crash loop."""
 
-MOST_REHEARSING = 50
+MOST_REHEARSING = 20
 """Number of pods of stable whose pages are read: their counts are in the status. More would prove little more."""
 
 if TYPE_CHECKING:  # routes.py imports this module

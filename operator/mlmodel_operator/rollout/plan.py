@@ -37,6 +37,9 @@ class Plan:
     routes: Routes | None
     """None: do not change the routes, because an address is not known yet."""
     status: Status
+    rehearsal: str = ""
+    """The file that names the candidate of a rehearsal to the servers; empty if there is none. Its place is beside the
+    routes."""
     deletes: tuple[str, ...] = ()
     """Revisions whose children are deleted."""
     notices: tuple[Notice, ...] = ()

@@ -8,12 +8,12 @@ from typing import assert_never
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate, ConditionStatus, Rejected, Stable, Status, verdict_on
-from mlmodel_operator.rollout import hold, succession
+from mlmodel_operator.rollout import hold, rehearsal, succession
 from mlmodel_operator.rollout.availability import answering_version, is_fully_available, why_unavailable
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.draining import is_rolling_back
 from mlmodel_operator.rollout.drift import changed_model
-from mlmodel_operator.rollout.endings import how_passed
+from mlmodel_operator.rollout.endings import how_passed, how_to_retry
 from mlmodel_operator.rollout.evidence.forecast import forecast
 from mlmodel_operator.rollout.obstacles import Obstacle, find_obstacle
 from mlmodel_operator.rollout.pod_failures import pod_failure, why_not_ready
@@ -105,9 +105,13 @@ def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay)
             reason = Reason.PREPARING
             state = "waits" if candidate.holds else "is being prepared"
             message = f"{version} {state}: {why}. {requests}"
+        case "Validating":
+            reason = Reason.VALIDATING
+            message = f"{_rehearsed(candidate, stable)}{_clause(stay.why)}. {requests}"
         case "Canary":
             reason = Reason.CANARY
-            message = f"{requests}. {figures}. {_forecast(context, candidate)}{_clause(stay.why)}"
+            none = _why_no_rehearsal(context)
+            message = f"{requests}. {figures}. {none}{_forecast(context, candidate)}{_clause(stay.why)}"
         case "Promoting":
             reason = Reason.PROMOTING
             message = (
@@ -122,6 +126,20 @@ def _rollout(context: Context, stable: Stable, candidate: Candidate, stay: Stay)
     successor = succession.waiting(context, candidate)
     message += f". {successor}" if successor else ""
     return Readiness("Unknown", stay.reason or reason, message, reconciling=True)
+
+
+def _rehearsed(candidate: Candidate, stable: Stable) -> str:
+    """Return what the rehearsal has shown when it was last written, as a sentence without the full stop."""
+    found = candidate.rehearsal
+    if found is None or not found.requests:
+        return f"The pods of {stable.version} repeat requests that they have answered on {candidate.version}"
+    return f"{found.message}; {found.left} left"
+
+
+def _why_no_rehearsal(context: Context) -> str:
+    """Return why the candidate is not rehearsed, as a sentence with a full stop; empty if it is, or is not to be."""
+    none = rehearsal.why_none(context.model, context.status, context.observed) or rehearsal.why_unread(context)
+    return f"No rehearsal: {none}. " if none and context.rollout.rehearsal.requests else ""
 
 
 def _clause(why: str) -> str:
@@ -144,7 +162,7 @@ def _settled(context: Context, state: Status, stay: Stay, rejected: Rejected | N
             "False",
             Reason.ROLLED_BACK,
             f"{rejected.version} {verdict_on(rejected)}: {rejected.message}. {serving}. Correct spec.model or"
-            f" spec.serving, or change spec.rollout.retry to retry {rejected.version}",
+            f" spec.serving. {how_to_retry(context, rejected)}",
             stalled=True,
         )
     if is_rolling_back(state):

@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.schema import Time
-from mlmodel_operator.api.status import Candidate, Status, revision_of
-from mlmodel_operator.rollout import approval, capacity
+from mlmodel_operator.api.status import BEFORE_REQUESTS, Candidate, Status, revision_of
+from mlmodel_operator.rollout import approval, capacity, proof
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence import errors
 from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.plan import DesiredRevision
-from mlmodel_operator.rollout.steps import needs_proof, next_target
+from mlmodel_operator.rollout.steps import next_target
 
 
 def count_replicas(context: Context, state: Status) -> Status:
@@ -69,14 +68,13 @@ def _required(context: Context, candidate: Candidate) -> int:
     rollout, full = context.rollout, context.full_capacity
     if candidate.stands_in_since is not None:
         return full
-    if candidate.phase == "Preparing":
+    if candidate.phase in BEFORE_REQUESTS:
         return capacity.for_weight(rollout.steps[0].weight, full)
     if candidate.phase != "Canary":
         return full
     evidence = context.evidence or Evidence()
     target = next_target(rollout, candidate.weight)
     is_overdue = rollout.on_no_evidence == "Promote" and context.now >= candidate.since + rollout.max_seconds
-    is_passed = is_overdue or not needs_proof(candidate.weight, target)
-    is_passed = is_passed or errors.is_proven(evidence.state.segments, target.limit)
+    is_passed = is_overdue or proof.is_proven(evidence, candidate.weight, target) or proof.is_idle(context, candidate)
     waits = rollout.paused or approval.missing(context, candidate)
     return capacity.for_weight(target.weight if is_passed and not waits else candidate.weight, full)

@@ -55,6 +55,12 @@ class Routes:
         body = "".join(line + "\n" for line in lines)
         return f"id {hashlib.sha256((body + self.sides.text()).encode()).hexdigest()[:16]}\n{body}"
 
+    def sides_text(self) -> str:
+        """Return the file ``sides`` of these routes, which begins with their identity: the router ignores one of other
+        routes. Empty without rules."""
+        text = self.sides.text()
+        return f"id {self.id()}\n{text}" if text else ""
+
     def id(self) -> str:
         """Return the identity of these routes, as the router reports it."""
         return self.text().split("\n", 1)[0].removeprefix("id ")

@@ -1,6 +1,6 @@
 """Which requests a header assigns to a side: the file ``sides``, which the routers read beside the routes.
 
-It is a file of its own so that a router of a release before, which rejects a line of the routes that it does not know,
+It is a separate file so that a router of a release before, which rejects a line of the routes that it does not know,
 goes on following the routes: it draws these requests.
 """
 
@@ -30,15 +30,16 @@ class Sides:
     is_open: bool = False
 
     def text(self) -> str:
-        """Return the file: lines ``sticky HEADER KEY``, ``match HEADER VALUE …`` and ``open``; empty without rules."""
+        """Return the lines of the file, ``sticky HEADER KEY``, ``match HEADER VALUE …`` and ``open``; empty without
+        rules."""
         lines = [f"sticky {self.sticky} {self.key}"] if self.sticky else []
         lines += [f"match {self.match} {' '.join(self.values)}"] if self.match else []
         lines += ["open"] if self.is_open else []
         return "".join(line + "\n" for line in lines)
 
     def at(self, weight: int, *, is_open: bool) -> Sides:
-        """Return what of these rules has an effect at this weight. At 100 there are no sides: what is sent to the
-        candidate counts, however it is marked, so that no header hides a failure while the candidate bakes."""
+        """Return what of these rules has an effect at this weight. At 100 there is one side, and what is sent to
+        it counts, however it is marked: no header may hide a failure while the candidate bakes."""
         if not (0 < weight < 100 or is_open):
             return Sides()
         return replace(self, is_open=False) if weight else replace(self, sticky="", key="", is_open=True)

@@ -90,7 +90,60 @@ INVALID = {
     ),
     "weight 100": (
         manifest({"model": GOOD, "rollout": {"steps": [{"weight": 100}]}}),
-        "each weight must be 1 to 99; after the last step the candidate gets all requests, so remove a step of 100",
+        "each weight must be 0 to 99; after the last step the candidate gets all requests, so remove a step of 100",
+    ),
+    "weight -1": (manifest({"model": GOOD, "rollout": {"steps": [{"weight": -1}]}}), "each weight must be 0 to 99"),
+    "requests at a weight of 0": (
+        manifest({"model": GOOD, "rollout": {"steps": [{"weight": 0, "minRequests": 5}, {"weight": 5}]}}),
+        "type for example `{weight: 0, minSeconds: 600}` or `{weight: 0, pause: true}`",
+    ),
+    "weight 0 after another": (
+        manifest({"model": GOOD, "rollout": {"steps": [{"weight": 5}, {"weight": 0}]}}),
+        "each weight must be above the one before",
+    ),
+    "sticky without a header": (
+        manifest({"model": GOOD, "rollout": {"sticky": {}}}),
+        "spec.rollout.sticky.header is missing: type the name of a header, for example `sticky: {header: x-user-id}`",
+    ),
+    **{
+        f"sticky by {header!r}": (manifest({"model": GOOD, "rollout": {"sticky": {"header": header}}}), sentence)
+        for header, sentence in {
+            "X-User-Id": "of lower-case letters, digits, `.`, `_` and `-`: type for example `sticky: {header:",
+            "x-user\n": "of lower-case letters, digits, `.`, `_` and `-`",
+            "": "of lower-case letters, digits, `.`, `_` and `-`",
+            "x" * 65: "may not be more than 64",
+            "authorization": "names a credential, a header of the connection, or one that HTTP, gRPC or the router",
+            "cookie": "let your gateway set another one",
+            "x-mlmodel-version": "let your gateway set another one",
+            "grpc-timeout": "let your gateway set another one",
+            "transfer-encoding": "let your gateway set another one",
+        }.items()
+    },
+    "match without values": (
+        manifest({"model": GOOD, "rollout": {"match": {"header": "x-group"}}}),
+        "spec.rollout.match.values is missing: type for example `match: {header: x-group, values: [beta, staff]}`",
+    ),
+    "match without a header": (
+        manifest({"model": GOOD, "rollout": {"match": {"values": ["beta"]}}}),
+        "spec.rollout.match.header is missing",
+    ),
+    **{
+        f"match by the value {value!r}": (
+            manifest({"model": GOOD, "rollout": {"match": {"header": "x-group", "values": ["beta", value]}}}),
+            sentence,
+        )
+        for value, sentence in {
+            "a b": "has a value with a space, a comma or a character beyond printable ASCII: type for example `values:",
+            "a,b": "has a value with a space, a comma",
+            "a\nopen": "has a value with a space, a comma",
+            "ü": "has a value with a space, a comma",
+            "": "at least 1",
+            "x" * 65: "may not be more than 64",
+        }.items()
+    },
+    "match by 21 values": (
+        manifest({"model": GOOD, "rollout": {"match": {"header": "x-group", "values": ["beta"] * 21}}}),
+        "must have at most 20 items",
     ),
     "replicas and autoscaling": (
         manifest({"model": GOOD, "serving": {"replicas": 2, "autoscaling": {"maxReplicas": 3}}}),
@@ -157,6 +210,15 @@ def test_an_invalid_manifest_is_rejected_with_what_to_type(apiserver: Cluster, c
         {"model": GOOD, "serving": {"autoscaling": {"maxReplicas": 3}}},
         {"model": GOOD, "serving": {"resources": {"requests": {"cpu": 1, "memory": "1.5Gi"}, "limits": {"cpu": 2}}}},
         {"model": GOOD, "rollout": {"steps": [{"weight": 1, "minRequests": 100, "minSeconds": 10}], "paused": True}},
+        {"model": GOOD, "rollout": {"steps": [{"weight": 0, "pause": True}, {"weight": 5, "pause": True}]}},
+        {
+            "model": GOOD,
+            "rollout": {
+                "steps": [{"weight": 0, "minRequests": 0, "minSeconds": 600}],
+                "sticky": {"header": "x-amzn-oidc.identity_1"},
+                "match": {"header": "x-group", "values": ["beta", "a-b=c", "!~"]},
+            },
+        },
     ],
 )
 def test_a_valid_manifest_is_accepted(apiserver: Cluster, crd: None, spec: dict[str, Any]) -> None:

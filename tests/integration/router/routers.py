@@ -169,7 +169,7 @@ class Router:
     async def route(self, routes: Routes) -> float:
         """Write routes and wait until the router confirms them; return the time in seconds."""
         start = time.monotonic()
-        self.write(routes.text(), routes.sides.text())
+        self.write(routes.text(), routes.sides_text())
 
         async def confirmed() -> bool:
             return bool((await self.counts())["id"] == routes.id())

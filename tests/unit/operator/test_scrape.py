@@ -12,8 +12,8 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from mlmodel_operator.api.evidence import Counts, Sides
-from mlmodel_operator.scrape import RouterStatus, Scraper, parse_router_status
+from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Outcomes, Pairs, Sides
+from mlmodel_operator.scrape import PairsPage, RouterStatus, Scraper, parse_page, parse_router_status
 from tests.unit.operator.runtime.support import asynchronous
 
 GOOD = {
@@ -240,3 +240,138 @@ def test_the_counts_of_the_other_tests_are_valid() -> None:
     found = parse_router_status(page(weights={"5": side()}))
     assert found is not None
     assert found.weights == {5: Sides(Counts(9, 2, 1), Counts(9, left=4))}
+
+
+# ------------------------------------------------------------------------------------------------ pages of a rehearsal
+
+GOOD_PAGE = {
+    "boot": "00000000000000cd",
+    "revision": "5f1c2e9a",
+    "candidate": "91e4b519",
+    "seconds": 812,
+    "seen": 5000,
+    "kept": 1000,
+    "left": 400,
+    "asked": 610,
+    "dropped": {"candidate": 7, "own": 3},
+    "pairs": {"both": 580, "candidate_failed": 11, "own_failed": 2, "both_failed": 7},
+    "again": {"both": 60, "differ": 1},
+    "agree": {"rows": 580, "same": 570, "outside": 1, "candidate_mode": 300, "own_mode": 310, "form": 2},
+    "gaps": {"-20": 500, "3": 80},
+    "gaps_again": {"-20": 60},
+    "ratios": {"-2": 90, "0": 400, "100": 1},
+    "ratios_again": {"0": 50},
+    "times": {"0": 1, "80": 570, "200": 9},
+    "own_times": {"79": 580},
+}
+PAGE = PairsPage(
+    "00000000000000cd",
+    "5f1c2e9a",
+    "91e4b519",
+    Pairs(
+        seen=5000,
+        kept=1000,
+        left=400,
+        asked=610,
+        dropped=Dropped(7, 3),
+        pairs=Outcomes(580, 11, 2, 7),
+        again=Again(60, 1),
+        agree=Agreement(580, 570, 1, 300, 310, 2),
+        gaps={"-20": 500, "3": 80},
+        gaps_again={"-20": 60},
+        ratios={"-2": 90, "0": 400, "100": 1},
+        ratios_again={"0": 50},
+        times={"0": 1, "80": 570, "200": 9},
+        own_times={"79": 580},
+    ),
+)
+
+
+def pairs_page(**changes: object) -> bytes:
+    """Return the page of a pod of stable."""
+    return json.dumps(GOOD_PAGE | changes).encode()
+
+
+@asynchronous
+async def test_pages_are_read_from_the_port_of_the_rehearsal() -> None:
+    async def handle(request: web.Request) -> web.Response:
+        assert request.path == "/"
+        return web.Response(body=pairs_page())
+
+    async with servers({"127.0.0.2": handle, "127.0.0.3": answer_at_root(b"{}")}) as port:
+        scraper = Scraper(rehearsal_port=port)
+        found = await scraper.pages({"good": "127.0.0.2", "bad": "127.0.0.3", "refused": "127.0.0.4", "no-ip": ""})
+        await scraper.close()
+    assert found == {"good": PAGE, "bad": None, "refused": None, "no-ip": None}
+
+
+def answer_at_root(body: bytes) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    return handle
+
+
+def test_a_page_without_a_candidate_and_one_with_more_fields_are_read() -> None:
+    assert parse_page(pairs_page(candidate="")) == replace(PAGE, candidate="")
+    assert parse_page(pairs_page(new={"a": 1})) == PAGE
+
+
+def test_a_page_with_every_bin_fits() -> None:
+    ratios = {str(number): 10_000 for number in range(-100, 101)}
+    times = {str(number): 10_000 for number in range(201)}
+    gaps = {str(number): 10_000 for number in range(-20, 21)}
+    body = pairs_page(ratios=ratios, ratios_again=ratios, times=times, own_times=times, gaps=gaps, gaps_again=gaps)
+    assert len(body) <= 16384
+    found = parse_page(body)
+    assert found is not None
+    assert found.pairs.ratios == ratios
+
+
+@pytest.mark.parametrize("field", [name for name in GOOD_PAGE if name != "seconds"])
+def test_a_page_of_a_pod_without_one_of_its_fields_is_not_valid(field: str) -> None:
+    assert parse_page(json.dumps({key: value for key, value in GOOD_PAGE.items() if key != field}).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"boot": "x"},
+        {"revision": ""},
+        {"revision": "../x"},
+        {"candidate": None},
+        {"candidate": "A"},
+        {"candidate": "a" * 64},
+        {"seen": -1},
+        {"kept": 1.5},
+        {"left": True},
+        {"asked": 2**60},
+        {"dropped": {"candidate": 1}},
+        {"pairs": {"both": 1, "candidate_failed": 0, "own_failed": 0}},
+        {"pairs": []},
+        {"again": {"both": 1, "differ": 2}},
+        {"agree": {**GOOD_PAGE["agree"], "same": 580}},  # type: ignore[dict-item]
+        {"agree": {**GOOD_PAGE["agree"], "own_mode": 581}},  # type: ignore[dict-item]
+        {"gaps": {"21": 1}},
+        {"ratios": {"-101": 1}},
+        {"ratios": {"05": 1}},
+        {"times": {"-1": 1}},
+        {"times": {"201": 1}},
+        {"own_times": {"x": 1}},
+        {"own_times": {"5": -1}},
+        {"own_times": {"5": 2**54}},
+        {"own_times": 5},
+    ],
+)
+def test_a_page_of_a_pod_that_is_not_valid_is_none(changes: dict[str, object]) -> None:
+    assert parse_page(pairs_page(**changes)) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 3000, b"[]", b"null", b"{}"])
+def test_garbage_is_not_a_page(body: bytes) -> None:
+    assert parse_page(body) is None
+
+
+def test_a_page_of_a_pod_above_16_kib_is_not_read() -> None:
+    assert parse_page(pairs_page() + b" " * (16384 - len(pairs_page()))) == PAGE
+    assert parse_page(pairs_page() + b" " * (16385 - len(pairs_page()))) is None

@@ -1,5 +1,5 @@
--- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and which side
--- a header assigns a request to.
+-- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and what a
+-- header assigns.
 --
 -- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
 -- is one version, no function here runs for a request: `state.map` has the backend.
@@ -402,11 +402,16 @@ local function parse(text)
   return new
 end
 
--- Returns the rules of the file `sides`. A line that is not understood, as of a later release, assigns nothing: the
--- routes must be followed all the same, and requests that no header assigns are drawn.
-local function parse_sides(text)
+-- Returns the rules of the file `sides`; none if it does not belong to the routes with this identity. A line that is not
+-- understood, as of a later release, assigns nothing: the routes must be followed all the same, and requests that no
+-- header assigns are drawn.
+local function parse_sides(text, id)
   local found = { is_open = false }
-  for line in text:gmatch("([^\n]*)\n") do
+  local of, rules = text:match("^id (%x+)\n(.*)$")
+  if of ~= id then
+    return found
+  end
+  for line in rules:gmatch("([^\n]*)\n") do
     local sticky, key = line:match("^sticky ([%w._-]+) (%x+)$")
     local match, values = line:match("^match ([%w._-]+) ([!-~ ]+)$")
     if line == "open" then
@@ -607,7 +612,7 @@ end
 local function take(text, sides)
   local new, wrong = parse(text)
   if new then
-    new.sides = parse_sides(sides)
+    new.sides = parse_sides(sides, new.id)
   end
   if new and is_taken(new) then
     wrong = wait_for_slot(new)

@@ -7,7 +7,7 @@ import math
 from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.api.types import Rollout
-from mlmodel_operator.rollout.evidence import difference, errors
+from mlmodel_operator.rollout.evidence import difference, errors, pairs
 from mlmodel_operator.rollout.evidence.gather import step_requests
 from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.steps import Target, needs_proof, next_target, step_at
@@ -46,7 +46,7 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
         return f"Next: {target.weight} %"
     required = step_at(rollout.steps, candidate.weight).min_requests
     missing = required - step_requests(evidence, weight_of(candidate))
-    if errors.is_proven(evidence.state.segments, target.limit) and missing <= 0:
+    if pairs.is_proven(evidence.state.segments, evidence.state.pairs, target.limit) and missing <= 0:
         return f"Next: {target.weight} %"
     obstacle = _uncounted(evidence) or _without_outcome(candidate, evidence) or _quiet(candidate, evidence, now)
     if obstacle:
@@ -113,7 +113,7 @@ def _seconds(candidate: Candidate, evidence: Evidence, target: Target, missing: 
     growth = difference.growth(weight, rate=rate, excess=_certain_excess(evidence), limit=target.limit)
     if growth <= 0:
         return math.inf
-    required = math.log(difference.PROVEN) - difference.certification(segments, target.limit)
+    required = math.log(difference.PROVEN) - pairs.both(segments, evidence.state.pairs, target.limit)
     return max(required / growth, 100.0 * missing / weight, 0.0) / per_second
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Recent, Sides
+from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Page, Pairs, Recent, Sides
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout.evidence import difference, errors
@@ -36,10 +36,27 @@ class _Block:
 
 
 def first_evidence(observed: Observed, candidate: Candidate, now: float) -> Evidence:
-    """Return the evidence of a candidate that gets its first weight: what was counted before is not part of it."""
+    """Return the evidence of a candidate that gets its first copies or its first weight: what was counted before is
+    not part of it, except the pairs of its rehearsal."""
     _, cursors = _read(observed.routers, {}, candidate.revision)
     pods = _watch_pods(observed.revision(candidate.revision).pods, {}, now)
-    return Evidence(state=EvidenceState(routers=cursors, pods=pods, recent=Recent(since=now)))
+    state = EvidenceState(routers=cursors, pods=pods, recent=Recent(since=now), pages=_former(observed, candidate))
+    return Evidence(state=state)
+
+
+def after_rehearsal(rehearsed: Evidence, observed: Observed, candidate: Candidate, now: float) -> Evidence:
+    """Return the evidence of a candidate that gets its first weight after a rehearsal: the pairs, and no request."""
+    first, before = first_evidence(observed, candidate, now), rehearsed.state
+    dropped = max(before.dropped_until, first.state.dropped_until)
+    state = replace(
+        first.state,
+        pages=before.pages,
+        pairs_since=before.pairs_since,
+        past=before.past,
+        excused=before.excused,
+        dropped_until=dropped,
+    )
+    return replace(first, state=state)
 
 
 def fresh_evidence(model: MLModel, observed: Observed, status: Status, now: float) -> Evidence | None:
@@ -52,14 +69,16 @@ def fresh_evidence(model: MLModel, observed: Observed, status: Status, now: floa
 
 
 def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now: float, max_percent: float) -> Evidence:
-    """Return the evidence after one more reading of all routers."""
+    """Return the evidence after one more reading of all routers and of the pages of stable's pods."""
     state = evidence.state
     block, cursors = _read(observed.routers, state.routers, candidate.revision)
     pods = _watch_pods(observed.revision(candidate.revision).pods, state.pods, now)
     has_gone = bool(state.pods.keys() - pods.keys())
     dropped_until = now + GONE_SECONDS if has_gone else state.dropped_until
     state = replace(state, routers=cursors, pods=pods, dropped_until=dropped_until)
-    if has_gone or _is_dropped(evidence.state, pods, last=evidence.at or candidate.since):
+    is_dropped = has_gone or _is_dropped(evidence.state, pods, last=evidence.at or candidate.since)
+    state = _read_pages(state, observed, candidate.revision, now=now, is_dropped=is_dropped)
+    if is_dropped:
         return replace(evidence, state=state)
     return _count(replace(evidence, state=state), block, now=now, max_percent=max_percent)
 
@@ -122,6 +141,49 @@ def _read(routers: Collection[Router], last: Mapping[str, Cursor], revision: str
     return _Block(weights, uncounted), cursors
 
 
+# --------------------------------------------------------------------------------------------------------------- pages
+
+
+def _former(observed: Observed, candidate: Candidate) -> dict[str, Page]:
+    """Return the pages of an earlier rehearsal of this revision: a pod shows them until it has read the new routes."""
+    return {
+        found.pod: Page(found.boot, is_former=True)
+        for found in observed.rehearsing
+        if found.boot and found.candidate == candidate.revision
+    }
+
+
+def _read_pages(
+    state: EvidenceState, observed: Observed, revision: str, *, now: float, is_dropped: bool
+) -> EvidenceState:
+    """Return the state with the present pages of stable's pods; what a process that has gone had counted stays.
+
+    A pod that is not ready, or not read this time, keeps its page: if it comes back, its pairs must not count twice.
+    """
+    pages, past, excused = dict(state.pages), state.past, state.excused
+    for found in observed.rehearsing:
+        before = pages.get(found.pod, Page())
+        is_same = before.boot == found.boot
+        if not found.boot or found.candidate != revision or (is_same and before.is_former):
+            continue
+        if not is_same:
+            past += _ended(before)
+        if is_dropped:
+            known = before.pairs.pairs.candidate_failed if is_same else 0
+            excused += max(found.pairs.pairs.candidate_failed - known, 0)
+        pages[found.pod] = Page(found.boot, found.pairs)
+    present = {pod.name for known in observed.revisions.values() for pod in known.pods}
+    for name in sorted(pages.keys() - present):
+        past += _ended(pages.pop(name))
+    state = replace(state, pages=pages, past=past, excused=excused)
+    return replace(state, pairs_since=state.pairs_since or now) if state.pairs.pairs.all else state
+
+
+def _ended(page: Page) -> Pairs:
+    """Return what a process that counts no more adds to all pairs."""
+    return Pairs() if page.is_former else replace(page.pairs, kept=0, left=0)
+
+
 # ---------------------------------------------------------------------------------------------------------------- pods
 
 
@@ -143,9 +205,11 @@ def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float
 
 
 def must_write(written: Evidence, fresh: Evidence, now: float) -> bool:
-    """Whether to write ``fresh`` at once: what is dropped, and where dropping ends, must not depend on the next
-    reading."""
+    """Whether to write ``fresh`` at once: the time of the first pair, what is dropped, and where dropping ends must not
+    depend on the next reading."""
     before, after = written.state, fresh.state
+    if bool(before.pairs_since) != bool(after.pairs_since):
+        return True
     if before.pods != after.pods or before.dropped_until != after.dropped_until:
         return True
     ends = max((before.dropped_until, *before.pods.values()))

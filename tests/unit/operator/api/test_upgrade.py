@@ -11,7 +11,7 @@ import pytest
 
 from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.crd import crd
-from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.evidence import Evidence, Pairs
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION
 from mlmodel_operator.api.upgrade import newer_format, read_status, upgrade_status
@@ -20,7 +20,7 @@ from tests.unit.operator.rollout.world import Behaviour, World, resumed
 HERE = Path(__file__).parent
 BODIES: dict[str, dict[str, Any]] = {
     f"{path.parent.name[-2:]}-{path.stem}": json.loads(path.read_text())
-    for path in sorted(HERE.glob("statuses_v[12]/*.json"))
+    for path in sorted(HERE.glob("statuses_v[123]/*.json"))
 }
 IN_ROLLOUT = [name for name, body in BODIES.items() if {"stable", "candidate"} <= body["status"].keys()]
 COMPARED = [name for name in IN_ROLLOUT if "evidence" in BODIES[name]["status"]["candidate"]]
@@ -29,7 +29,7 @@ FINISHED = [name for name, body in BODIES.items() if "candidate" not in body["st
 
 def test_every_phase_is_recorded() -> None:
     every = {"Stable", "Preparing", "Canary", "Promoting", "Baking", "RollingBack", "Draining"}
-    for version in ("v1", "v2"):
+    for version in ("v1", "v2", "v3"):
         assert {body["status"]["phase"] for name, body in BODIES.items() if name.startswith(version)} == every
     assert {BODIES[name]["status"]["candidate"]["step"] for name in COMPARED} >= {1, 2, 3}
     assert any(body["status"].get("rejected") for body in BODIES.values())
@@ -48,11 +48,25 @@ def test_every_human_readable_field_is_kept(name: str) -> None:
         assert status[key] == raw[key]
     candidate, before = status.get("candidate", {}), raw.get("candidate", {})
     new = {"attemptLimitMs", "stableMs", "holds", "heldRestarts"}
-    assert candidate.keys() - new == before.keys()
+    assert candidate.keys() - new == before.keys() - new
     assert all(candidate[key] == before[key] for key in candidate.keys() - new - {"evidence"})
 
 
-@pytest.mark.parametrize("name", COMPARED)
+@pytest.mark.parametrize("name", [name for name in COMPARED if name.startswith("v3")])
+def test_what_routers_counted_is_kept_and_there_is_no_pair(name: str) -> None:
+    before = BODIES[name]["status"]["candidate"]["evidence"]
+    candidate = read_status(BODIES[name]["status"]).candidate
+    assert candidate is not None
+    assert candidate.evidence is not None
+    after = encode(candidate.evidence)
+    kept = json.loads(after["state"])
+    assert {**after, "state": None} == {**before, "state": None}
+    assert {key: kept[key] for key in json.loads(before["state"])} == json.loads(before["state"])
+    assert candidate.evidence.state.pairs == Pairs()
+    assert candidate.rehearsal is None
+
+
+@pytest.mark.parametrize("name", [name for name in COMPARED if not name.startswith("v3")])
 def test_what_pods_counted_is_no_evidence(name: str) -> None:
     candidate = read_status(BODIES[name]["status"]).candidate
     assert candidate is not None

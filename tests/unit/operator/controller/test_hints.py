@@ -153,7 +153,7 @@ async def test_a_model_is_available_once_its_address_answers_which_is_then_not_c
 
 
 @asynchronous
-async def test_only_a_rollout_reads_the_routers_and_nothing_reads_the_counters_of_pods() -> None:
+async def test_only_a_rollout_reads_the_routers_and_the_pages_of_stables_pods() -> None:
     world = World()
     await world.serve("v1", serving={"replicas": 2})
     await world.tick(100)
@@ -161,7 +161,12 @@ async def test_only_a_rollout_reads_the_routers_and_nothing_reads_the_counters_o
     await world.apply_model("v2", serving={"replicas": 2})
     await world.run(lambda: world.weight() == 5)
     await world.tick(100)
-    assert [port for _, port in world.http.requests] == [9090, 9091]
+    assert [port for _, port in world.http.requests] == [9090, 9091, 8090, 8090]
+    stable = f"fraud{world.revision('stable')}"
+    pods = [world.child(PODS, f"{world.revision('stable')}-pod-{number}") for number in range(2)]
+    assert [address for address, _ in world.http.requests[2:]] == [pod["status"]["podIP"] for pod in pods if pod], (
+        stable
+    )
 
 
 @asynchronous

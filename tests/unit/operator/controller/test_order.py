@@ -166,7 +166,7 @@ async def test_each_transition_of_a_whole_rollout_is_one_event() -> None:
         await world.tick(2000)
     assert world.reasons() == [
         *("Preparing", "Serving"),
-        *("Preparing", "CanaryStep", "CanaryStep", "CanaryStep", "Promoting", "Baking", "Promoted"),
+        *("Preparing", "Validating", "CanaryStep", "CanaryStep", "CanaryStep", "Promoting", "Baking", "Promoted"),
     ]
 
 

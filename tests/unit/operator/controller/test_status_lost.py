@@ -338,6 +338,21 @@ async def test_the_config_maps_of_a_former_model_are_adopted_and_rewritten() -> 
     assert config["data"]["haproxy.cfg"] != "evil"
 
 
+@pytest.mark.parametrize(("key", "is_adopted"), [("sides", True), ("other", False)])
+@asynchronous
+async def test_the_routes_of_a_former_model_may_have_rules_for_headers_and_nothing_else(
+    key: str, is_adopted: bool
+) -> None:
+    world = await in_canary()
+    await world.edit(CONFIG_MAPS, "fraud-routes", {"data": {key: "id 0\nsticky x-user-id 5e\n"}})
+    replace_model(world, orphaned)
+    with suppress(ApiError):
+        await world.reconcile()
+    routes = world.child(CONFIG_MAPS, "-routes")
+    assert routes is not None
+    assert bool(controller_of(routes)) == is_adopted
+
+
 @asynchronous
 async def test_a_lookalike_without_records_of_a_former_model_is_foreign() -> None:
     """Equal to what the operator builds, in a new model."""

@@ -144,8 +144,7 @@ async def test_a_candidate_gets_no_weight_before_its_service_answers() -> None:
     assert "the Service of the revision does not answer yet" in world.condition("Ready")["message"]
     assert (address, 8080) in world.http.requests
     world.silent.clear()
-    await world.tick()
-    assert world.weight() == 5
+    await world.run(lambda: world.weight() == 5, limit=4)
     await world.tick()
     assert (address, 8080) not in world.http.requests, "one response is enough"
 

@@ -19,6 +19,7 @@ from mlmodel_operator.names import (
     FIELD_MANAGER,
     MODEL_LABEL,
     OPERATOR,
+    REHEARSAL_PORT,
     REVISION_LABEL,
     ROUTER_STATUS_PORTS,
     SERVER_PORT,
@@ -59,7 +60,7 @@ class PodHttp(Scraper):
 
     def __init__(self, world: World) -> None:
         # No session is opened: the methods of the parent class require only the ports.
-        self._service_port, self._server_port = SERVICE_PORT, SERVER_PORT
+        self._service_port, self._server_port, self._rehearsal_port = SERVICE_PORT, SERVER_PORT, REHEARSAL_PORT
         self._world = world
         self.requests: list[tuple[str, int]] = []
 
@@ -69,6 +70,8 @@ class PodHttp(Scraper):
             return None
         if port == self._server_port:
             return b""
+        if port == REHEARSAL_PORT:
+            return json.dumps(self._world.rehearsal_page(address)).encode()
         if port in ROUTER_STATUS_PORTS:
             page = self._world.page()
             if port != ROUTER_STATUS_PORTS[0]:  # the second process, which gets no request here
@@ -91,6 +94,10 @@ class World:
         """IPs of router pods and of Services of revisions that do not answer the operator."""
         self.waiting: dict[str, Body] = {}
         """Deployments whose new pods do not become ready, with the status of such a pod."""
+        self.page_revision = ""
+        """Revision on the pages of rehearsals; empty: that of the pod."""
+        self.kept = 0
+        """Requests that each pod keeps for a rehearsal; they are repeated at once."""
         self.routed: dict[int, Counter[str]] = {}  # by weight and side
         self._candidate = ""
         self._addresses = count(10)
@@ -291,6 +298,31 @@ class World:
             "uncounted": {"large": 0, "chosen": 0, "crowd": 0, "other": 0},
         }
 
+    def rehearsal_page(self, address: str) -> Body:
+        """Return the page of the pod at this IP: it repeats all that it keeps as soon as the file names a candidate."""
+        pod = next(b for (kind, _, _), b in self.api.objects.items() if kind == PODS and _pod_ip(b) == address)
+        revision = pod["metadata"]["labels"][REVISION_LABEL]
+        body = self.child(CONFIG_MAPS, "-routes")
+        words = str(((body or {}).get("data") or {}).get("rehearsal", "")).split()
+        candidate = words[1] if words and words[1] != revision else ""
+        asked = self.kept if candidate else 0
+        empty: Body = {name: {} for name in ("gaps", "gaps_again", "ratios", "ratios_again", "times", "own_times")}
+        return {
+            **empty,
+            "boot": (words[2] if candidate else "0" * 64)[:16],
+            "revision": self.page_revision or revision,
+            "candidate": candidate,
+            "seconds": 1,
+            "seen": self.kept + 1,
+            "kept": self.kept,
+            "left": 0,
+            "asked": asked,
+            "dropped": {"candidate": 0, "own": 0},
+            "pairs": {"both": asked, "candidate_failed": 0, "own_failed": 0, "both_failed": 0},
+            "again": {"both": 0, "differ": 0},
+            "agree": {"rows": 0, "same": 0, "outside": 0, "candidate_mode": 0, "own_mode": 0, "form": 0},
+        }
+
     def _follow(self) -> str:
         """Return the revision of the candidate in the routes; counts of another one are reset."""
         slots = {line[1]: line[2] for line in self._routes() if line[0] == "slot"}
@@ -313,6 +345,10 @@ class World:
         if self._follow() and self.weight():
             drawn = requests * self.weight() // 100
             self.routed.setdefault(self.weight(), Counter()).update(candidate=drawn, stable=requests - drawn)
+
+
+def _pod_ip(pod: Body) -> str:
+    return str((pod.get("status") or {}).get("podIP"))
 
 
 def _ip(service: Body) -> str:

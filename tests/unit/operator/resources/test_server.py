@@ -11,6 +11,7 @@ import pytest
 from mlmodel_operator.api.schema import Quantity
 from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, Owner, Resources, Revision
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
+from mlmodel_operator.resources.found import rehearses
 from mlmodel_server.loading import limits
 from mlmodel_server.startup import server as server_drain
 from tests.unit.operator.resources.cast import IMAGE, OWNER, Body, container, fetcher, pod, restricted, revision
@@ -72,7 +73,7 @@ def test_the_pod_is_restricted(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "digest"), [("configmap://fraud-v7", "bc9ef16ad8bb6ec0"), ("s3://models/fraud", "2363c87e1ead91b9")]
+    ("uri", "digest"), [("configmap://fraud-v7", "0b067d6065c95485"), ("s3://models/fraud", "4009850f4046ffc9")]
 )
 def test_the_pod_template_is_the_released_one(uri: str, digest: str) -> None:
     """A changed template applies to the next revision of every model; running pods stay as they are. If the change is
@@ -129,6 +130,8 @@ def test_the_server_gets_its_model_as_arguments() -> None:
         *("--model-version", "v7", "--revision", "5f1c2e9a", "--sha256", DIGEST),
         *("--format", "skops", "--port", "8080", "--grpc-port", "9000"),
         *("--timeout", "60", "--batch-rows", "64"),
+        *("--rehearsal", "/etc/mlmodel/rehearsal/rehearsal", "--rehearsal-requests", "1000"),
+        *("--rehearsal-port", "8090"),
     ]
     args = container(deployment(OWNER, revision()))["args"]
     assert "--sha256" not in args
@@ -243,7 +246,8 @@ def test_no_secret_is_ever_in_the_environment() -> None:
 def test_trust_beyond_strict_requires_a_right_of_the_operator() -> None:
     def trust_options(trust: str, **rights: Any) -> tuple[list[str], list[Body]]:
         server = container(deployment(OWNER, revision(trust=trust), **rights))
-        return server["args"][server["args"].index("--batch-rows") + 2 :], server.get("env", [])
+        args = server["args"]
+        return args[args.index("--batch-rows") + 2 : args.index("--rehearsal")], server.get("env", [])
 
     keys = [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": "PEM"}]
     rights = {"signing_keys": "PEM", "allow_unsafe": True}
@@ -253,6 +257,31 @@ def test_trust_beyond_strict_requires_a_right_of_the_operator() -> None:
     # Without the right the operator creates no such pod; in one that exists already, the server rejects the model.
     assert trust_options("unsafe") == (["--trust", "unsafe"], [])
     assert trust_options("signed")[1] == [{"name": "MLMODEL_SIGNING_KEYS_PEM", "value": ""}]
+
+
+def test_a_pod_keeps_requests_for_rehearsals_and_reads_which_candidate_to_rehearse() -> None:
+    deploy = deployment(OWNER, revision(), rehearsal_requests=250)
+    (port,) = [port for port in container(deploy)["ports"] if port["name"] == "rehearsal"]
+    assert port == {"name": "rehearsal", "containerPort": 8090}
+    args = container(deploy)["args"]
+    assert args[-6:] == [
+        *("--rehearsal", "/etc/mlmodel/rehearsal/rehearsal", "--rehearsal-requests", "250"),
+        *("--rehearsal-port", "8090"),
+    ]
+    (mount,) = [item for item in container(deploy)["volumeMounts"] if item["name"] == "rehearsal"]
+    assert mount == {"name": "rehearsal", "mountPath": "/etc/mlmodel/rehearsal", "readOnly": True}
+    (volume,) = [item for item in pod(deploy)["volumes"] if item["name"] == "rehearsal"]
+    # Not the routes: a pod of a server has no use for the addresses of others.
+    items = [{"key": "rehearsal", "path": "rehearsal"}]
+    assert volume == {"name": "rehearsal", "configMap": {"name": "fraud-routes", "items": items, "optional": True}}
+    assert rehearses(deploy)
+
+
+def test_without_rehearsals_a_pod_has_none_of_it() -> None:
+    deploy = deployment(OWNER, revision("s3://b/k", serving={"api_keys": ApiKeys("k")}), rehearsal_requests=0)
+    assert "rehearsal" not in json.dumps(deploy)
+    assert not rehearses(deploy)
+    assert not rehearses({})
 
 
 def test_grpc_has_the_same_name_and_port_everywhere() -> None:

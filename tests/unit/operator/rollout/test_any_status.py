@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlmodel_operator.api import codec
 from mlmodel_operator.api.codec import DecodeError, encode
-from mlmodel_operator.api.evidence import Counts, Segment, Sides
+from mlmodel_operator.api.evidence import Again, Agreement, Counts, Outcomes, Pairs, Segment, Sides
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.schema import Quantity, Time
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
@@ -23,7 +23,7 @@ from mlmodel_operator.api.types import MLModel, Rollout
 from mlmodel_operator.api.upgrade import read_status, without_state
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.evidence import difference
-from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
+from mlmodel_operator.rollout.observed import Observed, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.recovery import Decisions, Known, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.routes import Routes
 from tests.unit.operator.rollout.world import IMAGE, OWNER, identity, spec
@@ -35,7 +35,7 @@ NOW = 1_800_000_000.0
 REVISIONS = [*(identity(version) for version in ("v1", "v2", "v3")), "ffffffff"]
 RECORDED = [
     json.loads(path.read_text())["status"]
-    for path in sorted(Path(__file__).parent.parent.glob("api/statuses_v[12]/*.json"))
+    for path in sorted(Path(__file__).parent.parent.glob("api/statuses_v[123]/*.json"))
 ]
 
 INTEGERS = st.one_of(
@@ -64,7 +64,7 @@ def values(kind: Any, name: str) -> st.SearchStrategy[Any]:
     if origin is tuple:
         return st.lists(values(get_args(kind)[0], name), max_size=4)
     if origin is Mapping:
-        keys = st.sampled_from(["5", "25", "100", "a", "", "r/0", "r/1", "large", "-3"])
+        keys = st.sampled_from(["5", "25", "100", "a", "", "r/0", "r/1", "large", "-3", "p0", "p1"])
         return st.dictionaries(keys, values(get_args(kind)[1], name), max_size=3)
     if origin is Literal:
         return st.sampled_from(get_args(kind))
@@ -134,19 +134,52 @@ ROUTERS = st.builds(
     weights=st.dictionaries(st.sampled_from([1, 5, 25, 99, 100]), st.builds(Sides, COUNTS, COUNTS), max_size=2),
     uncounted=st.fixed_dictionaries({"large": st.sampled_from([0, 2**53])}),
 )
+PAIRS = st.builds(
+    lambda number, failed, gap: Pairs(
+        seen=number,
+        left=number,
+        asked=number,
+        pairs=Outcomes(number, failed, failed, number),
+        again=Again(number, 0),
+        agree=Agreement(number, number // 2, own_mode=number),
+        gaps={gap: number},
+        ratios={gap: number},
+        times={"0": number, "200": failed},
+    ),
+    st.sampled_from([0, 1, 1000, 2**53]),
+    st.sampled_from([0, 1, 1000, 2**53]),
+    st.sampled_from(["-20", "0", "20"]),
+)
+REHEARSING = st.builds(
+    Rehearsing,
+    st.sampled_from(["p0", "p1"]),
+    boot=st.sampled_from(["", "a", "0" * 16]),
+    candidate=st.sampled_from(["", *REVISIONS]),
+    pairs=PAIRS,
+    silent_since=st.sampled_from([None, NOW - 100.0, NOW]),
+)
 OBSERVED = st.builds(
     Observed,
     st.dictionaries(
         st.sampled_from(REVISIONS),
-        st.builds(RevisionState, PODS, st.sampled_from(["", "10.0.0.1", "fd00::2"]), st.integers(0, 3)),
+        st.builds(
+            RevisionState,
+            PODS,
+            st.sampled_from(["", "10.0.0.1", "fd00::2"]),
+            st.integers(0, 3),
+            rehearses=st.booleans(),
+        ),
         max_size=3,
     ),
     st.lists(ROUTERS, max_size=2).map(tuple),
     followed=st.sampled_from(
         [None, Routes({"a": "10.0.0.1"}, "a"), Routes({"a": "10.0.0.1", "b": "fd00::2"}, "a", "b")]
     ),
+    rehearsing=st.lists(REHEARSING, max_size=2).map(tuple),
 )
-ROLLOUTS = st.builds(Rollout, paused=st.booleans(), on_no_evidence=st.sampled_from(["Hold", "Promote", "RollBack"]))
+ROLLOUTS = st.builds(
+    Rollout, paused=st.booleans(), on_no_evidence=st.sampled_from(["Proceed", "Hold", "Promote", "RollBack"])
+)
 
 LINES = re.compile(  # as routes.lua reads them
     r"id [0-9a-f]+\n(slot [ab] [0-9a-f.:]+ \d+( [\w.-]*)?\n)*"
@@ -187,6 +220,7 @@ def test_no_status_makes_a_decision_raise(
     written = json.loads(json.dumps(encode(plan.status)))
     assert encode(read_status(written)) == written, "what is written can be read"
     assert encode(decisions_of(read_status(written))) == encode(decisions_of(plan.status))
+    assert re.fullmatch(r"(candidate [0-9a-z]{1,63} [0-9a-f]{64} [!-~]+\n)?", plan.rehearsal), "servers understand it"
     if plan.routes is not None:
         assert LINES.fullmatch(plan.routes.text()), "the router understands the routes"
 

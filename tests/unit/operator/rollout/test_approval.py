@@ -65,7 +65,7 @@ def test_the_event_of_the_step_says_that_it_requires_an_approval() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    (
+    [
         "",
         "yes",
         "true",
@@ -78,7 +78,7 @@ def test_the_event_of_the_step_says_that_it_requires_an_approval() -> None:
         "{revision}-25-1764420000",
         "{stable}-25-{start}",
         "{upper}",
-    ),
+    ],
 )
 def test_nothing_else_is_an_approval(value: str) -> None:
     world = waiting()
@@ -155,7 +155,8 @@ def test_a_step_of_weight_0_gets_no_request_that_counts_and_needs_no_proof() -> 
     assert world.routes is not None
     assert (world.routes.candidate is not None, world.routes.weight, world.routes.sides.text()) == (True, 0, "open\n")
     world.tick()
-    assert "v1 gets all requests. 0 of 0 requests to v2 failed. Next: 25 %; this step lasts at least" in ready(world)[1]
+    assert ready(world)[1].startswith("v1 gets all requests. 0 of 0 requests to v2 failed. ")
+    assert "Next: 25 %; this step lasts at least" in ready(world)[1]
     world.run(lambda w: w.status.candidate is not None and weight(w) == 25)
     assert 120 <= world.now - since <= 123
     world.run(lambda w: w.settled())
@@ -168,7 +169,7 @@ def test_a_dark_launch_ends_with_an_approval() -> None:
     world.change(spec("v2", rollout=Rollout(steps=(Step(0, pause=True), Step(5)), bake_seconds=5)))
     world.run(lambda w: ready(w)[0] == "AwaitingApproval")
     (notice,) = [notice for notice in world.notices if notice.reason == "CanaryStep"]
-    assert notice.message == "v1 gets all requests. Next: 5 % once somebody has approved it"
+    assert notice.message.startswith("v1 gets all requests. Next: 5 % once somebody has approved it. No rehearsal: ")
     world.annotations[APPROVE] = command(world)
     world.run(lambda w: w.status.candidate is not None and weight(w) == 5, limit=5)
 
@@ -189,3 +190,44 @@ def test_pods_that_are_lost_in_a_dark_launch_close_the_routes() -> None:
     later(world, 3)
     assert world.routes is not None
     assert (world.routes.weight, world.routes.sides.text()) == (0, "")
+
+
+def test_a_model_without_traffic_waits_for_its_approval_too() -> None:
+    world = serving("v1", requests_per_second=0)
+    world.change(spec("v2", rollout=Rollout(steps=(Step(5, pause=True), Step(25)), bake_seconds=5, max_seconds=60)))
+    world.run(lambda w: w.status.phase == "Canary")
+    assert weight(later(world, 200)) == 5
+    assert command(world)
+
+
+def test_a_model_without_traffic_waits_for_its_approval_too() -> None:
+    world = serving("v1", requests_per_second=0, rehearses=True)
+    world.change(spec("v2", rollout=Rollout(steps=(Step(5, pause=True),), bake_seconds=5)))
+    world.run(lambda w: ready(w)[0] == "AwaitingApproval")
+    for _ in range(30):
+        world.tick()
+    assert weight(world) == 5
+    world.annotations[APPROVE] = command(world)
+    world.run(lambda w: w.settled())
+    assert world.status.history[0].outcome == "Promoted"
+    assert "no request came" in world.status.history[0].message
+
+
+def test_a_step_that_pairs_have_proven_waits_for_its_approval_too() -> None:
+    world = serving("v1", requests_per_second=1, rehearses=True, kept_before=1000)
+    world.change(spec("v2", rollout=Rollout(steps=(Step(0, pause=True), Step(5, pause=True)), bake_seconds=5)))
+    world.run(lambda w: ready(w)[0] == "AwaitingApproval")
+    assert weight(world) == 0
+    world.annotations[APPROVE] = command(world)
+    world.run(lambda w: w.status.candidate is not None and weight(w) == 5, limit=5)
+    world.run(lambda w: ready(w)[0] == "AwaitingApproval", limit=30)
+    assert weight(world) == 5
+
+
+def test_no_request_is_no_proof_at_a_weight_of_0() -> None:
+    world = serving("v1", requests_per_second=0, rehearses=True)
+    world.change(spec("v2", rollout=Rollout(steps=(Step(0),), bake_seconds=5)))
+    world.run(lambda w: w.status.phase == "Canary")
+    for _ in range(60):
+        world.tick()
+    assert (world.status.phase, weight(world)) == ("Canary", 0)

@@ -651,7 +651,7 @@ def test_ready_says_what_a_rollout_waits_for() -> None:
     assert ready_condition(world)[2].endswith("; this step lasts at least 20 s")
     world.run(lambda w: "this step" not in ready_condition(w)[2], limit=30)
     assert re.fullmatch(
-        r"v2 gets 5 % of the requests, v1 the rest\. 0 of \d+ requests to v2 failed\."
+        r"v2 gets 5 % of the requests, v1 the rest\. 0 of \d+ requests to v2 failed\. No rehearsal: .+\."
         r" Next: 100 % in about 1 h at the present traffic",
         ready_condition(world)[2],
     )

@@ -110,6 +110,8 @@ def test_a_candidate_that_is_worse_than_the_limit_cannot_be_proven() -> None:
     [
         ("large", "they have more than 23 KiB or are chunked: send smaller requests"),
         ("chosen", "their client chooses the version: leave out"),
+        ("sticky", "they have the header of spec.rollout.sticky"),
+        ("matched", "they have a value of spec.rollout.match, which sends them to the candidate: send others"),
         ("crowd", "one client sends far more than all others"),
         ("other", "their outcome is not known"),
     ],

@@ -39,7 +39,15 @@ def test_a_name_that_is_not_a_header_is_rejected_with_what_to_type(header: str) 
     assert "type for example `sticky: {header: x-user-id}`" in message
 
 
-RESERVED = ["authorization", "proxy-authorization", "cookie", "x-api-key", "x-mlmodel-version", "x-mlmodel-", "te"]
+RESERVED = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "x-mlmodel-version",
+    "x-mlmodel-",
+    "te",  # codespell:ignore te
+]
 RESERVED += ["connection", "keep-alive", "transfer-encoding", "content-length", "host", "upgrade", "expect", "trailer"]
 RESERVED += ["grpc-timeout", "x-user-bin", "http2-settings", "proxy-connection"]
 
@@ -85,7 +93,7 @@ def test_a_text_that_the_schema_does_not_permit_makes_no_line() -> None:
     ],
 )
 def test_a_rule_is_sent_to_the_routers_only_where_it_has_an_effect(weight: int, is_open: bool, lines: str) -> None:
-    """At 0 the hash assigns nobody; at 100 there is one side, and what it fails must count however it is marked."""
+    """At 0 the hash assigns no user; at 100 there is one side, and what it fails must count however it is marked."""
     found = Sides("x-user-id", "5e", "x-group", ("beta",)).at(weight, is_open=is_open)
     assert " ".join(line.split(" ")[0] for line in found.text().splitlines()) == lines
 

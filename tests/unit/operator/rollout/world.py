@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from mlmodel_operator.api.codec import decode, encode
-from mlmodel_operator.api.evidence import Counts, Sides
+from mlmodel_operator.api.evidence import Agreement, Counts, Dropped, Outcomes, Pairs, Sides
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import (
@@ -30,14 +30,16 @@ from mlmodel_operator.api.types import (
 )
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_routers, needs_services
-from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
+from mlmodel_operator.rollout.needs import needs_pages, needs_routers, needs_services
+from mlmodel_operator.rollout.observed import Observed, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
 from mlmodel_operator.rollout.recovery import Known, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.routes import Routes, routes_for
 
 IMAGE = "mlmodel-server:test"
+MOST_KEPT = 1000
+"""Requests that one pod keeps."""
 OWNER = Owner("fraud", "default", "uid-1")
 SNAPSHOT = Snapshot(ModelSource("builtin://x"), IMAGE)
 
@@ -68,6 +70,10 @@ class Behaviour:
     """Fraction of the requests without an outcome: this version answers 404, or hangs until their clients give up."""
     slow_rate: float = 0.0
     """Fraction of the requests that take longer than the limit of an attempt; users wait for stable."""
+    slower: float = 1.0
+    """Prediction time beside that of other versions."""
+    agrees: float = 1.0
+    """Fraction of the answers that are those of other versions."""
     never_ready: bool = False
     broken: dict[str, object] = field(default_factory=dict)
     """Fields of Pod of a failure, such as ``{"exit_code": 3}``."""
@@ -84,6 +90,32 @@ class _Revision:
     """Pods that do not exist any more, with the time until which the Service sends requests to them."""
     restarts: int = 0
     """Restarts of each of its containers."""
+
+
+@dataclass
+class Sample:
+    """What one pod keeps of its requests, and the pairs of its present rehearsal."""
+
+    seen: int = 0
+    kept: int = 0
+    file: str = ""
+    """The file that names the candidate, as the pod has read it."""
+    boot: int = 0
+    """Number of the process, and of the rehearsal."""
+    left: int = 0
+    pairs: Pairs = field(default_factory=Pairs)
+
+    def offer(self, number: int, seconds: float) -> None:
+        """Keep requests: all until the sample is full, then about one a second."""
+        self.seen += number
+        new = min(number, max(MOST_KEPT - self.kept, math.ceil(seconds)))
+        self.kept, self.left = min(self.kept + new, MOST_KEPT), self.left + new
+
+    def follow(self, file: str) -> None:
+        """Read the file; another candidate or another nonce starts another rehearsal."""
+        if file and file != self.file:
+            self.boot, self.left, self.pairs = self.boot + 1, self.kept, Pairs()
+        self.file = file
 
 
 @dataclass(frozen=True)
@@ -103,7 +135,7 @@ class World:
     rng: random.Random
     spec: Spec
     behaviours: dict[str, Behaviour] = field(default_factory=dict)
-    requests_per_second: int = 50
+    requests_per_second: float = 50
     invalid_rate: float = 0.0
     """Fraction of the requests that every version rejects."""
     poison_rate: float = 0.0
@@ -113,6 +145,22 @@ class World:
     now: float = 1_800_000_000.7
     generation: int = 1
     status: Status = field(default_factory=Status)
+    rehearses: bool = False
+    """Whether the pods rehearse; those of an older release do not."""
+    kept_before: int = 0
+    """Requests that the pods of the first version keep when they are created, together."""
+    samples: dict[str, Sample] = field(default_factory=dict)
+    """By the name of the pod."""
+    pairs_per_second: int = 20
+    """Pairs that one pod of stable makes in a second."""
+    silent_pages: dict[str, float] = field(default_factory=dict)
+    """Pods whose page does not answer, with the time since which it does not."""
+    annotations: dict[str, str] = field(default_factory=dict)
+    """Annotations of the MLModel."""
+    file: str = ""
+    """The file that names the candidate of a rehearsal."""
+    due: float = 0.0
+    """Part of a request that is due: with less than one a second, most seconds have none."""
     routes: Routes | None = None
     followed: Routes | None = None
     revisions: dict[str, _Revision] = field(default_factory=dict)
@@ -147,8 +195,6 @@ class World:
     """Digest of the files of each ConfigMap; empty: it does not exist. By default each exists."""
     image: str = IMAGE
     """Server image of the operator."""
-    annotations: dict[str, str] = field(default_factory=dict)
-    """The annotations of the MLModel."""
     known: Known = field(default_factory=Known)
     """The records of the operator."""
     served_by: dict[str, float] = field(default_factory=dict)
@@ -180,7 +226,7 @@ class World:
 
     def model(self) -> MLModel:
         """Return the MLModel."""
-        return MLModel(OWNER, self.generation, self.spec, self.annotations)
+        return MLModel(OWNER, self.generation, self.spec, dict(self.annotations))
 
     def observed(self, status: Status | None = None) -> Observed:
         """Return what the operator observes; it reads the router only if ``status`` requires it."""
@@ -193,6 +239,7 @@ class World:
                 revision.replicas,
                 True,
                 revision.snapshot.files_sha256,
+                rehearses=self.rehearses,
             )
             for name, revision in self.revisions.items()
         }
@@ -211,7 +258,23 @@ class World:
                 dict(self.uncounted),
             )
         missing = config_map if config_map and not files else ""
-        return Observed(states, (router,), followed=self.routes, missing_config_map=missing, files_sha256=files)
+        observed = Observed(states, (router,), followed=self.routes, missing_config_map=missing, files_sha256=files)
+        stable = status.stable
+        if stable is None or stable.revision not in states or not needs_pages(self.model(), status, observed):
+            return observed
+        pods = [pod.name for pod in states[stable.revision].pods if pod.ready and not pod.terminating]
+        return replace(observed, rehearsing=tuple(self._page(name, stable.revision) for name in sorted(pods)))
+
+    def _page(self, pod: str, revision: str) -> Rehearsing:
+        """Return what the page of a pod shows."""
+        sample, since = self.samples.get(pod, Sample()), self.silent_pages.get(pod)
+        if since is not None:
+            return Rehearsing(pod, silent_since=since)
+        words = sample.file.split()
+        candidate = words[1] if words and words[1] != revision else ""
+        boot = hashlib.sha256(f"{pod}/{sample.boot}".encode()).hexdigest()[:16]
+        pairs = replace(sample.pairs, seen=sample.seen, kept=sample.kept, left=sample.left if candidate else 0)
+        return Rehearsing(pod, boot, candidate, pairs)
 
     def _candidate(self) -> str:
         """Return the revision of the candidate in the routes that the router follows; empty without one."""
@@ -259,7 +322,12 @@ class World:
         """Let time pass: the router follows the routes, users send requests, the operator reconciles."""
         self.now += seconds
         self.followed = self.routes
-        self._requests(round(self.requests_per_second * seconds))
+        self.due += self.requests_per_second * seconds
+        number = round(self.due)
+        self.due -= number
+        self._requests(number, seconds)
+        if self.rehearses:
+            self._rehearse(seconds)
         return self.reconcile(**how)
 
     def run(self, until: Callable[[World], bool], limit: float = 2000.0) -> None:
@@ -279,7 +347,7 @@ class World:
 
     def _route(self, plan: Plan) -> None:
         if plan.routes is not None:
-            self.routes = plan.routes
+            self.routes, self.file = plan.routes, plan.rehearsal
 
     def _record_revision(self, desired: DesiredRevision) -> None:
         snapshots = {**self.known.snapshots, desired.revision.id: desired.revision.snapshot}
@@ -296,6 +364,8 @@ class World:
         while len(revision.pods) < pods:
             self.serial += 1
             revision.pods[f"{name}-{self.serial}"] = self.now
+            kept = self.kept_before // pods if len(self.revisions) == 1 else 0
+            self.samples[f"{name}-{self.serial}"] = Sample(kept, kept)
         for extra in list(revision.pods)[pods:]:
             del revision.pods[extra]
 
@@ -305,7 +375,49 @@ class World:
             self.notices += plan.notices
         self.status = plan.status
 
-    def _requests(self, number: int) -> None:
+    def _rehearse(self, seconds: float) -> None:
+        """Let all pods read the file, and those of stable repeat what they keep."""
+        for sample in self.samples.values():
+            sample.follow(self.file)
+        routes, words = self.followed, self.file.split()
+        if routes is None or routes.stable is None or not words or words[1] not in self.revisions:
+            return
+        stable = next(name for name in self.revisions if routes.addresses[routes.stable] == _address(name))
+        is_up = any(pod.ready for pod in self.observed_pods(words[1]))
+        for pod in self.observed_pods(stable) if stable != words[1] else ():
+            if pod.ready and pod.name in self.samples:
+                self._repeat(self.samples[pod.name], stable, words[1], seconds, is_up=is_up)
+
+    def _repeat(self, sample: Sample, stable: str, candidate: str, seconds: float, *, is_up: bool) -> None:
+        """Repeat requests of one pod; ``is_up`` is whether the candidate has a ready pod."""
+        number = min(sample.left, round(self.pairs_per_second * seconds))
+        sample.left -= number if is_up else 0
+        sample.pairs += self._pairs(stable, candidate, number) if is_up else Pairs(dropped=Dropped(number))
+
+    def _pairs(self, stable: str, candidate: str, number: int) -> Pairs:
+        """Return the pairs of ``number`` requests."""
+        own, other = (self.behaviour(self.revisions[name].version) for name in (stable, candidate))
+        both = own_failed = failed = shared = same = 0
+        for _ in range(number):
+            poison = bool(self.poison_rate) and self.rng.random() < self.poison_rate
+            fails = poison or self.rng.random() < own.error_rate
+            candidate_fails = poison or self.rng.random() < other.error_rate + other.client_error_rate
+            both += not fails and not candidate_fails
+            own_failed += fails and not candidate_fails
+            failed += candidate_fails and not fails
+            shared += fails and candidate_fails
+            same += not fails and not candidate_fails and self.rng.random() < other.agrees
+        ratio = round(math.log(other.slower / own.slower) / math.log(1.05))
+        return Pairs(
+            asked=number,
+            pairs=Outcomes(both, failed, own_failed, shared),
+            agree=Agreement(both, same, candidate_mode=(both + 1) // 2, own_mode=(both + 1) // 2),
+            ratios={str(ratio): both} if both else {},
+            times={"80": both} if both else {},
+            own_times={"80": both} if both else {},
+        )
+
+    def _requests(self, number: int, seconds: float = 1.0) -> None:
         """Send ``number`` requests; those that the candidate fails or rejects are retried on stable."""
         routes = self.followed
         if routes is None or routes.stable is None:
@@ -317,6 +429,9 @@ class World:
         drawn = self._draw(weight, number) if candidate else 0
         own = self._send(candidate, drawn, is_candidate=True)
         others = self._send(stable, number - drawn)
+        pods = [self.samples[name] for name in self.revisions[stable].pods if name in self.samples] if stable else []
+        for index, sample in enumerate(pods):
+            sample.offer(len(range(index, number - drawn, len(pods))), seconds)
         poison = self._poisoned(own.valid)
         failed = min(own.valid, poison + own.failed)
         retried = self._send(stable, failed - poison, is_retry=True)
