@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.dummy import DummyClassifier
@@ -33,15 +34,16 @@ def wrong_versions(out: Path) -> dict[str, tuple[str, str]]:
     """Save versions that no golden example reveals; return their ConfigMaps, and the reason for which each must be
     rejected."""
     X, y = load_breast_cancer(as_frame=True, return_X_y=True)
-    narrow = X.iloc[:, :10]
+    labels = np.array(["malignant", "benign"])
     made = {
-        "swapped": (make_pipeline(StandardScaler(), LogisticRegression()), X, 1 - y, "OtherAnswers"),
-        "constant": (DummyClassifier(strategy="most_frequent"), X, y, "OtherAnswers"),
-        "narrow": (make_pipeline(StandardScaler(), LogisticRegression()), narrow, y, "RehearsalErrors"),
+        "swapped": (make_pipeline(StandardScaler(), LogisticRegression()), X, labels[1 - y], "OtherAnswers"),
+        "constant": (DummyClassifier(strategy="most_frequent"), X, labels[y], "OtherAnswers"),
+        "numbers": (make_pipeline(StandardScaler(), LogisticRegression()), X, y, "OtherForm"),
+        "narrow": (make_pipeline(StandardScaler(), LogisticRegression()), X.iloc[:, :10], labels[y], "RehearsalErrors"),
     }
     found = {}
-    for version, (estimator, rows, labels, reason) in made.items():
-        package.save(estimator.fit(rows, labels), rows, labels, out / version, version=version)
+    for version, (estimator, rows, target, reason) in made.items():
+        package.save(estimator.fit(rows, target), rows, target, out / version, version=version)
         found[version] = (package.config_map(out / version, f"wrong-{version}"), reason)
     return found
 
