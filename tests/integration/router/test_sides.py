@@ -17,6 +17,7 @@ import pytest
 from grpc import StatusCode
 
 from hack.ports import free_port
+from mlmodel_operator.api.status import Slot
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.rollout.sides import Sides
@@ -507,7 +508,11 @@ def test_a_line_of_a_later_release_is_ignored_and_the_routes_are_followed(run: R
             return bool((await setup.router.counts())["id"] == routes.id())
 
         await setup.router.until(followed)
-        assert sum("not understood" in line for line in setup.router.log) == 3
+
+        async def warned() -> bool:
+            return sum("not understood" in line for line in setup.router.log) == 3
+
+        await setup.router.until(warned)
         assert (await setup.post(x_group="beta")).body == b"b"
         # And without the file, as a release before writes it.
         await setup.router.route(canary(25))
@@ -516,6 +521,27 @@ def test_a_line_of_a_later_release_is_ignored_and_the_routes_are_followed(run: R
         assert own["requests"] + others["requests"] == 1
 
     run(scenario, STABLE_A)
+
+
+def test_an_assigned_request_in_flight_is_never_sent_to_the_next_candidate_in_its_slot(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        slow = asyncio.ensure_future(setup.post(x_group="beta"))
+
+        async def arrived() -> bool:
+            return len(setup.b.requests) == 1
+
+        await setup.router.until(arrived)
+        # The candidate is promoted, and the slot of the former stable gets another one, at an address without a server.
+        await setup.router.route(Routes({"b": ADDRESSES["b"]}, "b", labels={"b": "v2"}))
+        addresses: dict[Slot, str] = {"a": "127.0.0.13", "b": ADDRESSES["b"]}
+        next_routes = Routes(addresses, "b", "a", 50, "c0c0c0c0", labels={"a": "v3", "b": "v2"})
+        following = asyncio.ensure_future(setup.router.route(next_routes))
+        await asyncio.sleep(0.5)
+        assert not following.done()
+        assert (await slow).body == b"a"
+        await following
+
+    run(scenario, assigned(5, MATCH), b=Reply(500, seconds=1.2))
 
 
 @pytest.mark.parametrize("first", ["", "id 0123456789abcdef\n", "id \n", "id"], ids=["none", "other", "empty", "half"])

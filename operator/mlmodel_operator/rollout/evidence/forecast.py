@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mlmodel_operator.api.evidence import Evidence
+from mlmodel_operator.api.evidence import Evidence, Pairs
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.api.types import Rollout
 from mlmodel_operator.rollout.evidence import difference, errors, pairs
@@ -47,7 +47,7 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
     required = step_at(rollout.steps, candidate.weight).min_requests
     missing = required - step_requests(evidence, weight_of(candidate))
     if pairs.is_proven(evidence.state.segments, evidence.state.pairs, target.limit) and missing <= 0:
-        return f"Next: {target.weight} %"
+        return f"Next: {target.weight} %{_by_pairs(evidence, target)}"
     obstacle = _uncounted(evidence) or _without_outcome(candidate, evidence) or _quiet(candidate, evidence, now)
     if obstacle:
         return f"Next: {target.weight} %; {obstacle}"
@@ -66,6 +66,13 @@ def forecast(rollout: Rollout, candidate: Candidate, evidence: Evidence, now: fl
             " onNoEvidence"
         )
     return f"Next: {target.weight} % in about {_about(seconds)} at the present traffic"
+
+
+def _by_pairs(evidence: Evidence, target: Target) -> str:
+    """Return that repeated requests are a part of the proof, as a clause; empty if live requests prove it alone."""
+    if pairs.is_proven(evidence.state.segments, Pairs(), target.limit):
+        return ""
+    return f", proven by {evidence.state.pairs.pairs.answered} repeated requests"
 
 
 def _uncounted(evidence: Evidence) -> str:

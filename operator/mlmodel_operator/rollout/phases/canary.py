@@ -98,11 +98,8 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     if step_requests(evidence, weight_of(candidate)) < step.min_requests:
         return _without_proof(context, candidate, target, evidence, f"this step requires {step.min_requests} requests")
     if proof.awaits_requests(context, candidate, target):
-        why = (
-            f"proven by the rehearsal; the step waits for {proof.LIVE_REQUESTS} requests to {candidate.version}, at"
-            f" most {proof.LIVE_SECONDS:g} s"
-        )
-        return Stay(_and(why, approve))
+        few = f"{proof.LIVE_REQUESTS} requests to {candidate.version}, at most {proof.LIVE_SECONDS:g} s"
+        return Stay(_and(f"the step waits for {few}", approve))
     if approve:
         return Stay(approve, Reason.AWAITING_APPROVAL)
     return _next_step(context, candidate, target, evidence)

@@ -65,14 +65,14 @@ def _end(context: Context, candidate: Candidate) -> tuple[bool, str]:
         return True, f"{context.stable_label} has no ready pod"
     unread = rehearsal.why_unread(context)
     seconds, found = context.now - candidate.since, (context.evidence or Evidence()).state.pairs
-    if rehearsal.is_finished(context, candidate):
-        # The gate on times decides only after a while: it must not be too late for the first user.
-        return not latency.judge(found, context.rollout.gates.latency).is_decisive, unread
-    if seconds >= PROVEN_SECONDS and _is_enough(context, found):
-        return True, ""
-    if seconds < LONGEST_SECONDS:
+    if seconds >= LONGEST_SECONDS:
+        late = f"{found.left} requests could not be repeated within {LONGEST_SECONDS:g} s"
+        return True, unread or _what_it_waits_for(context, candidate) or late
+    is_finished = rehearsal.is_finished(context, candidate)
+    if not is_finished and not (seconds >= PROVEN_SECONDS and _is_enough(context, found)):
         return False, ""
-    return True, unread or f"{found.left} requests could not be repeated within {LONGEST_SECONDS:g} s"
+    # The gate on times decides only after a while: it must not be too late for the first user.
+    return not latency.judge(found, context.rollout.gates.latency).is_decisive, unread if is_finished else ""
 
 
 def _is_enough(context: Context, found: Pairs) -> bool:

@@ -200,7 +200,7 @@ def test_a_model_without_traffic_waits_for_its_approval_too() -> None:
     assert command(world)
 
 
-def test_a_model_without_traffic_waits_for_its_approval_too() -> None:
+def test_a_model_that_never_got_a_request_waits_for_its_approval() -> None:
     world = serving("v1", requests_per_second=0, rehearses=True)
     world.change(spec("v2", rollout=Rollout(steps=(Step(5, pause=True),), bake_seconds=5)))
     world.run(lambda w: ready(w)[0] == "AwaitingApproval")

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.status import BEFORE_REQUESTS
-from mlmodel_operator.api.types import Rollout, Serving
+from mlmodel_operator.api.types import Rollout, Serving, Sticky
+from mlmodel_operator.rollout.approval import approval_of
 from mlmodel_operator.rollout.draining import DRAIN_SECONDS
 from mlmodel_operator.rollout.plan import Plan
+from mlmodel_operator.rollout.steps import step_at
 from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
 
 pytestmark = pytest.mark.simulation
@@ -34,10 +36,16 @@ BEHAVIOURS = st.sampled_from(
     ]
 )
 ROLLOUTS = st.builds(
-    lambda weights, paused: Rollout(
-        steps=steps(*sorted(weights)), bake_seconds=3, preparing_deadline_seconds=30, paused=paused
+    lambda weights, paused, pause, sticky: Rollout(
+        steps=steps(*sorted(weights), pause=pause),
+        sticky=Sticky("x-user-id") if sticky else None,
+        bake_seconds=3,
+        preparing_deadline_seconds=30,
+        paused=paused,
     ),
-    st.sets(st.integers(1, 99), min_size=1, max_size=4),
+    st.sets(st.integers(0, 99), min_size=1, max_size=4),
+    st.booleans(),
+    st.sampled_from([False, False, True]),
     st.booleans(),
 )
 EVENTS = st.one_of(
@@ -47,6 +55,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("evict"), st.integers(0, 10)),
     st.tuples(st.just("outage"), st.integers(1, 20)),
     st.tuples(st.just("lose status")),
+    st.tuples(st.just("approve")),
 )
 
 
@@ -91,15 +100,16 @@ def check(world: World, plan: Plan) -> None:
         assert not world.spec.rollout.paused or status.stable is None, "paused stops increases"
         evidence = after.evidence
         has_evidence = evidence is not None and (evidence.candidate.requests > 0 or evidence.state.pairs.pairs.all > 0)
-        assert before.phase in BEFORE_REQUESTS or has_evidence or after.unproven, "weight rises only on evidence"
-    if after is not None and after.phase == "Validating":
-        is_routed = plan.routes is not None and plan.routes.weight > 0
-        assert after.weight == 0, "no user meets a candidate that is rehearsed"
-        assert not is_routed or after.stands_in_since is not None
-    if plan.rehearsal:
-        assert after is not None
-        assert after.phase not in ("Preparing",)
-        assert plan.rehearsal.split()[1] == after.revision, "only the candidate is rehearsed"
+        is_first = before.phase in BEFORE_REQUESTS or (before.weight == 0 and after.weight < 100)
+        assert is_first or has_evidence or after.unproven, "weight rises only on evidence"
+    if before is not None and after is not None and before.revision == after.revision and before.phase == "Canary":
+        has_left = after.phase == "Promoting" or after.weight > before.weight
+        requires_approval = step_at(world.spec.rollout.steps, before.weight).pause
+        if has_left and requires_approval:
+            assert world.annotations["mlmodel.dev/approve"] == approval_of(before) == after.approvals[-1]
+    if routes is not None and routes.weight in (0, 100):
+        assert routes.sides.text() in ("", "open\n"), "a rule has an effect between the first step and the last"
+    check_rehearsal(plan)
     desired = identity(str(world.spec.model.version))
     settled = status.stable is not None and status.stable.revision == desired
     rejected = any(item.revision == desired and item.retry == world.spec.rollout.retry for item in status.rejected)
@@ -111,6 +121,19 @@ def check(world: World, plan: Plan) -> None:
     repeated = world.decide()
     assert encode(repeated.status) == encode(plan.status), "a decision depends only on its input"
     assert repeated.routes == plan.routes
+
+
+def check_rehearsal(plan: Plan) -> None:
+    """Check what is true of every plan about the rehearsal of the candidate."""
+    candidate = plan.status.candidate
+    if candidate is not None and candidate.phase == "Validating":
+        is_routed = plan.routes is not None and plan.routes.weight > 0
+        assert candidate.weight == 0, "no user meets a candidate that is rehearsed"
+        assert not is_routed or candidate.stands_in_since is not None
+    if plan.rehearsal:
+        assert candidate is not None
+        assert candidate.phase != "Preparing"
+        assert plan.rehearsal.split()[1] == candidate.revision, "only the candidate is rehearsed"
 
 
 def is_promotable(behaviour: Behaviour, *, rehearses: bool) -> bool:
@@ -149,6 +172,9 @@ def test_invariants_hold_in_any_order_of_events_and_the_model_settles(
                 world.behaviours["v1"] = Behaviour()
             case ("lose status",):
                 world.lose_status()
+            case ("approve",):
+                if world.status.candidate is not None:
+                    world.annotations["mlmodel.dev/approve"] = approval_of(world.status.candidate)
             case ("evict", int(which)):
                 pods = [(revision, pod) for revision in world.revisions.values() for pod in revision.pods]
                 # Never the last pod, so that an eviction does not leave a version without any.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -209,6 +210,20 @@ def test_pages_that_stay_unreadable_end_the_rehearsal_after_half_a_minute_and_sa
     assert "NetworkPolicy" in world.notices[-1].message
 
 
+def test_a_rehearsal_of_few_requests_lasts_until_times_can_be_judged() -> None:
+    world = rehearsing(kept_before=40, requests_per_second=0)
+    world.behaviours["v2"] = Behaviour(slower=3.0)
+    world.change(spec("v2"))
+    verdict = rejected(world)
+    assert (verdict.reason, verdict.weight) == (Reason.SLOWER_THAN_STABLE, 0)
+    world = rehearsing(kept_before=40, requests_per_second=0)
+    world.change(spec("v2"))
+    until(world, "Validating")
+    start = world.now
+    until(world, "Canary")
+    assert world.now - start <= 10, "nothing speaks against it"
+
+
 def test_a_file_that_no_pod_reads_ends_the_rehearsal_after_two_minutes() -> None:
     world = rehearsing(kept_before=1000)
     world.change(spec("v2"))
@@ -219,6 +234,7 @@ def test_a_file_that_no_pod_reads_ends_the_rehearsal_after_two_minutes() -> None
         world.tick()
     assert 120 <= world.now - start <= 122
     assert world.status.phase == "Canary"
+    assert "The rehearsal ended early: the pods of v1 have not read yet which version" in world.notices[-1].message
 
 
 @pytest.mark.parametrize(
@@ -264,6 +280,9 @@ def test_a_step_that_pairs_have_proven_takes_a_few_live_requests_and_seconds() -
     world.change(spec("v2", rollout=DEFAULT))
     until(world, "Canary", 5)
     start = world.now
+    world.tick()
+    proven = r"Next: 25 %, proven by \d{3} repeated requests; the step waits for 3 requests to v2, at most 15 s"
+    assert re.search(proven, ready_message(world))
     until(world, "Canary", 25)
     assert 15 <= world.now - start <= 16, "without live requests"
     world.requests_per_second = 50
