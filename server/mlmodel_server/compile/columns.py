@@ -213,8 +213,12 @@ def looked_up(graph: Graph, column: Columns, known: Array, values: Array, unknow
     name, is_text = column.column(graph, 0)
     known = _texts(known) if is_text else known.astype(np.float64)
     matches = graph.add("Cast", graph.add("Equal", name, known.reshape(1, -1)), to=DOUBLE)
-    rows = graph.add("MatMul", matches, values)
-    if unknown.any():
+    finite = bool(np.isfinite(values).all())
+    if finite:
+        rows = graph.add("MatMul", matches, values)
+    else:  # the missing number of one category, times zero, would be added to all others
+        rows = graph.add("Gather", values, graph.add("ArgMax", matches, axis=1, keepdims=0), axis=0)
+    if unknown.any() or not finite:
         none = graph.add("Equal", graph.over_columns("ReduceMax", matches), 0.0)
         rows = graph.add("Where", none, unknown, rows)
     return rows

@@ -88,6 +88,7 @@ class Plain:
         self._units = {place: unit for place, spec in enumerate(inputs) if (unit := _unit(spec))}
         self._whole = [place for place, spec in enumerate(inputs) if is_whole(spec)]
         self._wide = [place for place, spec in enumerate(inputs) if spec.datatype in ("INT64", "UINT64")]
+        self._numbers = [place for place, spec in enumerate(inputs) if spec.datatype != "BYTES" or _unit(spec)]
         self._limits = {place: limits for place, spec in enumerate(inputs) if (limits := _limits(spec))}
 
     def __call__(self, table: Array) -> Array:
@@ -107,24 +108,15 @@ class Plain:
             found[:, self._whole] = np.where(np.equal(whole, None), np.nan, whole)  # type: ignore[call-overload]
         return found
 
-    def possible(self, table: Array) -> Array:
-        """Return those rows that have a compiled form, in this form."""
-        found = [table[:0]]
-        for row in np.array_split(table, len(table)):
-            try:
-                found.append(self(row))
-            except ValueError:
-                continue
-        return np.concatenate(found)
-
     def rounded(self, table: Array) -> Array:
         """Return rows of any numbers in the compiled form, with the nearest that each column can have."""
         found = table.copy()
-        for place, (first, last) in self._limits.items():
+        for place in self._numbers:
             values = table[:, place].astype(np.float64)
             if place in self._units:
                 values[values == _NO_DATE] = np.nan
-            values = np.clip(np.rint(values), first, last)
+            if limits := self._limits.get(place):
+                values = np.clip(np.rint(values), *limits)
             if place in self._units:
                 values[np.isnan(values)] = _NO_DATE
             found[:, place] = values

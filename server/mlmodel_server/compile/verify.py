@@ -77,9 +77,12 @@ def _compiled(
     signature = known
     served, made = original, Plain(signature.inputs)
     if signature.frame:  # from here on, rows have their compiled form
-        table, signature = made.possible(table), plain(signature)
+        try:
+            table, signature = made(table), plain(signature)
+        except ValueError as error:
+            raise Unsupported(f"its rows have {error}") from error
         original = _on_frames(served, made)
-    row = next((row for row in np.array_split(table, len(table) or 1) if accepts(original, row)), None)
+    row = next((row for row in np.array_split(table, len(table)) if accepts(original, row)), None)
     if row is None:
         raise Unsupported("it rejects all example rows")
     domain = detect_domain(original, estimator, signature, row)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
+from onnx import TensorProto, helper
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.decomposition import PCA
@@ -42,7 +43,14 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, PolynomialFeatures, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    StandardScaler,
+)
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -65,6 +73,7 @@ from mlmodel_server.compile.functions import MISSING_TEXT
 from mlmodel_server.compile.graph import Columns, Graph
 from mlmodel_server.compile.verdict import Times
 from mlmodel_server.engine.model import Model
+from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.prepare import prepare
 from mlmodel_server.formats.sklearn import EstimatorFunctions, classes_of
 from mlmodel_server.manifest import Signature
@@ -343,6 +352,29 @@ def test_no_text_of_a_client_stands_for_a_missing_one() -> None:
         row[0, 0] = text
         expected = estimator.predict_proba(np.where(np.equal(row, None), np.nan, row))  # type: ignore[call-overload]
         np.testing.assert_allclose(functions(row, ("predict_proba",))[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("missing", [np.nan, -5])
+def test_a_category_that_is_encoded_as_missing_leaves_the_others(missing: float) -> None:
+    """The step behind the encoder imputes it, so that the model hardly shows what became of the others."""
+    X, _ = customers()
+    X = X.assign(city=X["city"].mask(np.arange(len(X)) % 7 == 0))
+    encoder = OrdinalEncoder(encoded_missing_value=missing, handle_unknown="use_encoded_value", unknown_value=np.nan)
+    table = np.array([["Bern"], ["Oslo"], ["Tromsø"], [np.nan], ["Atlantis"]], object)
+    expected = encoder.fit(X[["city"]].to_numpy()).transform(table)
+    graph = Graph()
+    columns = columns_module._encoder(graph, encoder, Columns("", "text", ((True, 0),), 0))
+    nodes, constants = graph.reachable([columns.numbers])
+    inputs = [helper.make_tensor_value_info("text", TensorProto.STRING, [None, 1])]
+    outputs = [helper.make_tensor_value_info(columns.numbers, TensorProto.DOUBLE, None)]
+    onnx = helper.make_model(
+        helper.make_graph(nodes, "encoder", inputs, outputs, constants),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+    texts = np.where([[value != value] for value in table[:, 0]], MISSING_TEXT, table)
+    (got,) = session(onnx.SerializeToString(), 1).run(None, {"text": texts})
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_a_category_that_could_stand_for_another_is_not_compiled() -> None:
