@@ -24,6 +24,10 @@ _VERSION = re.compile(r"\d[\w.]{0,20}", re.ASCII)
 MAX_EXAMPLE = 1 << 24
 """Maximum number of values of one input in the example of a model without a package."""
 
+LIKE_DATES = (
+    "the numbers of the training look like times since 1970, so these columns may be dates: a server takes numbers for "
+    "them, unless you write a package with mlmodel package FILE --data rows.csv --dates COLUMN --out DIR"
+)
 SEVERAL_ROWS = (
     "the model predicts its examples together, but not one of them alone: replace the step that needs several rows, "
     "such as SparsePCA"

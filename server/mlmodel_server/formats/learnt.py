@@ -16,16 +16,24 @@ _KEEP = ("SimpleImputer", "FunctionTransformer", "StandardScaler", "MinMaxScaler
 """Steps that keep columns in their places, so that the next step sees the same ones."""
 
 
+_LOCATIONS = ("mean_", "center_", "statistics_", "data_min_", "max_abs_")
+"""Attributes of scalers and imputers with a number of each column, in its own unit."""
+
+_TIMES = ((1e14, 4.2e15), (1e17, 4.2e18))
+"""The years 1973 to 2103 in microseconds and in nanoseconds, the units of pandas."""
+
+
 def columns(estimator: Any, width: int) -> tuple[dict[int, Any], list[int]]:
     """Return for each column of the table that an encoder knows a value of its training rows (a text, number, boolean
     or date of numpy), and the columns in which a missing text is None to the estimator, and not NaN."""
     found: dict[int, Any] = {}
     none = set()
-    for column, value in _known(estimator, list(range(width)), set()):
-        if value is None:
-            none.add(column)
-        elif isinstance(value, str) or not isinstance(found.get(column), str):
-            found[column] = value  # the last step, an encoder, knows better than an imputer before it
+    for part, places in _parts(estimator, list(range(width)), set()):
+        for column, value in _of_encoder(part, places):
+            if value is None:
+                none.add(column)
+            elif isinstance(value, str) or not isinstance(found.get(column), str):
+                found[column] = value  # the last step, an encoder, knows better than an imputer before it
     return found, sorted(none)
 
 
@@ -33,6 +41,22 @@ def dates(estimator: Any, width: int) -> list[int]:
     """Return the columns in which an encoder knows dates."""
     known, _ = columns(estimator, width)
     return [column for column, value in known.items() if isinstance(value, np.datetime64)]
+
+
+def like_dates(estimator: Any, width: int) -> list[int]:
+    """Return the columns whose numbers in training look like times since 1970: it was a DataFrame with dates, which
+    scikit-learn turns into numbers, or it had great numbers such as ids."""
+    found = set()
+    for part, places in _parts(estimator, list(range(width)), set()):
+        for name in _LOCATIONS:
+            values = getattr(part, name, None)
+            if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (len(places),):
+                found |= {
+                    column
+                    for column, value in zip(places, values.tolist(), strict=True)
+                    if any(first <= value <= last for first, last in _TIMES)
+                }
+    return sorted(found)
 
 
 def datatypes(known: Mapping[int, Any]) -> dict[int, str]:
@@ -44,32 +68,31 @@ def _datatype(value: Any) -> str:
     return "BYTES" if isinstance(value, str) else "BOOL" if isinstance(value, bool) else "FP64"
 
 
-def _known(part: Any, columns: Sequence[int], seen: set[int]) -> Iterator[tuple[int, Any]]:
-    """Yield columns of the table and a known value, or None if that is one; ``columns`` are the places of the part's
-    own columns."""
+def _parts(part: Any, columns: Sequence[int], seen: set[int]) -> Iterator[tuple[Any, Sequence[int]]]:
+    """Yield the parts of an estimator that get columns of the table, with their places in it."""
     if id(part) in seen or (not isinstance(part, (BaseEstimator, list, tuple)) and not _is_helper(part)):
         return
     seen.add(id(part))
     if isinstance(part, (list, tuple)):
         for inner in part:
-            yield from _known(inner, columns, seen)
+            yield from _parts(inner, columns, seen)
     elif isinstance(part, ColumnTransformer):
         for name, step, _ in getattr(part, "transformers_", ()):
             places = part._transformer_to_input_indices.get(name, [])
             if max(places, default=0) < len(columns):
-                yield from _known(step, [columns[place] for place in places], seen)
+                yield from _parts(step, [columns[place] for place in places], seen)
     elif isinstance(part, Pipeline):
         for _, step in part.steps:
-            yield from _known(step, columns, seen)
+            yield from _parts(step, columns, seen)
             if not _keeps_columns(step, len(columns)):
                 return
     elif isinstance(part, FeatureUnion):
         for _, step in part.transformer_list:
-            yield from _known(step, columns, seen)
+            yield from _parts(step, columns, seen)
     elif getattr(part, "n_features_in_", len(columns)) == len(columns):
-        yield from _of_encoder(part, columns)
+        yield part, columns
         for inner in vars(part).values():
-            yield from _known(inner, columns, seen)
+            yield from _parts(inner, columns, seen)
 
 
 def _is_helper(part: Any) -> bool:

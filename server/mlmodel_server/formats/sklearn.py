@@ -69,6 +69,7 @@ class _Takes:
     inputs: tuple[TensorSpec, ...]
     known: Mapping[int, Any]
     none: Sequence[int] = ()
+    like_dates: tuple[str, ...] = ()
 
     @property
     def convert(self) -> Callable[[Table], Any] | None:
@@ -127,6 +128,7 @@ def opened(estimator: Any, format: str, threads: int = 1, frame: Sequence[Tensor
         example=takes.known,
         rows=takes.rows,
         by_row=_is_by_row(prepared),
+        like_dates=takes.like_dates,
     )
 
 
@@ -147,7 +149,8 @@ def _taken_by(estimator: Any) -> _Takes:
         names = [f"column-{index}" for index in range(width)]  # as package.save calls them
     inputs = tuple(TensorSpec(name, datatypes.get(index, "FP64"), (-1,)) for index, name in enumerate(names))
     matrix = (TensorSpec(MATRIX, "FP64", (-1, width)),)
-    return _Takes("table", "columns" if names else "matrix", inputs or matrix, known, none)
+    dated = tuple(names[column] for column in learnt.like_dates(estimator, width) if names)
+    return _Takes("table", "columns" if names else "matrix", inputs or matrix, known, none, dated)
 
 
 def _in_single(functions: EstimatorFunctions, takes: _Takes) -> _Takes:

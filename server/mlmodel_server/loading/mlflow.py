@@ -73,6 +73,7 @@ def flavour_of(directory: Artefact) -> Flavour:
         if isinstance(details, dict) and isinstance(details.get(key), str):
             path = _find(name, details[key], inside, directory.files)
             signature = described.get("signature") or {}
+            _refuse_dates(signature)
             method = _method(flavours) if name == "sklearn" else PREDICT
             return Flavour(name, path, _specs(signature, "inputs"), _specs(signature, "outputs"), method)
     loader = flavours.get("python_function", {})
@@ -155,6 +156,23 @@ def _specs(signature: Any, side: Literal["inputs", "outputs"]) -> tuple[TensorSp
         return tuple(_spec(entry, index, len(entries), side) for index, entry in enumerate(entries))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return ()  # text that is not such JSON
+
+
+def _refuse_dates(signature: Any) -> None:
+    """Raise :class:`RefusedModel` for columns of dates: MLflow makes nanoseconds of them, but the unit of the training
+    decides what a model computes with them, and only a package has it."""
+    text = signature.get("inputs") if isinstance(signature, dict) else None
+    try:
+        entries = json.loads(text) if isinstance(text, str) else []
+        dated = [entry for entry in entries if isinstance(entry, dict) and entry.get("type") == "datetime"]
+    except (ValueError, TypeError, RecursionError):
+        return  # text that is not such JSON
+    if dated:
+        names = ", ".join(repr(str(entry.get("name"))[:40]) for entry in dated[:5])
+        raise RefusedModel(
+            f"{MLFLOW} has columns of dates ({names}), and does not say of which type: write a package with mlmodel "
+            "package FILE --data rows.csv --dates COLUMN --out DIR, where FILE is the model file in the directory"
+        )
 
 
 def _spec(entry: dict[str, Any], index: int, count: int, side: Literal["inputs", "outputs"]) -> TensorSpec:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mlmodel_server.errors import UsageError
-from mlmodel_server.formats.documents import Rows
+from mlmodel_server.formats.documents import Rows, vectorizers
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, Tensor, TensorSpec, is_missing
 
 
-def tensors_of(kind: Rows, signature: Signature, X: Any) -> list[Tensor]:
+def tensors_of(kind: Rows, signature: Signature, X: Any, estimator: Any) -> list[Tensor]:
     """Return ``X`` as the inputs of the signature: a list, an array or a Series of texts, or a list of dictionaries.
 
     A key that a dictionary lacks is a missing text, or 0, as for a DictVectorizer. Keys that the model does not know
@@ -28,9 +28,24 @@ def tensors_of(kind: Rows, signature: Signature, X: Any) -> list[Tensor]:
     for index, row in enumerate(rows):
         if not isinstance(row, expected[0]):
             raise UsageError(f"row {index} of X is not {expected[1]}: pass rows like those that it was fitted on")
+    if kind == "dictionaries":
+        _check_keys(signature, rows, {found.separator for found in vectorizers(estimator)})
     if kind == "texts":
         return [Tensor(signature.inputs[0].name, "BYTES", _objects(rows))]
     return [_column(spec, [row.get(spec.name) for row in rows]) for spec in signature.inputs]
+
+
+def _check_keys(signature: Signature, rows: list[Any], separators: set[str]) -> None:
+    """Raise :class:`UsageError` for a key that a DictVectorizer splits, as it does ``city=Rome``: it then knows the key
+    under another name."""
+    known = {spec.name for spec in signature.inputs}
+    for key in dict.fromkeys(key for row in rows for key in row):
+        for separator in separators:
+            if isinstance(key, str) and separator in key and key not in known and key.partition(separator)[0] in known:
+                raise UsageError(
+                    f"the key {key[:40]!r} has {separator[:8]!r}, which separates a key from its text in a "
+                    "DictVectorizer: rename the key, and fit again"
+                )
 
 
 def _column(spec: TensorSpec, values: list[Any]) -> Tensor:

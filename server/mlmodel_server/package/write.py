@@ -327,7 +327,7 @@ def _inputs(opened: Opened, X: Any, way: Way) -> tuple[Signature, list[Tensor]]:
     """Return the signature of the inputs, with the outputs that the artefact declares, and ``X`` as these inputs."""
     if opened.rows != "table":
         assert opened.signature is not None
-        return opened.signature, documents.tensors_of(opened.rows, opened.signature, X)
+        return opened.signature, documents.tensors_of(opened.rows, opened.signature, X, opened.estimator)
     if opened.estimator is not None:  # X has the names and types of the columns
         layout: Literal["columns", "matrix", "tensors"]
         layout, tensors = tensors_of(X, integers=way.integers)

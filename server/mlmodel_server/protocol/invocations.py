@@ -36,6 +36,7 @@ def decode(body: bytes, content_type: bytes, specs: rows.Specs) -> InferRequest:
     value = jsonbody.parse(body)
     if not isinstance(value, dict) or sum(form in value for form in _FORMS) != 1:
         raise RequestError(f"send an object with exactly one of {', '.join(_FORMS)}")
+    v1.reject_outputs(value)
     if "dataframe_split" in value:
         return rows.request(_of_split(value["dataframe_split"], specs))
     if "dataframe_records" in value:

@@ -27,12 +27,21 @@ def decode(body: bytes, specs: rows.Specs) -> InferRequest:
 
 def of_object(value: dict[str, Any], specs: rows.Specs) -> InferRequest:
     """Return the request of an object with either ``instances`` or ``inputs``."""
+    reject_outputs(value)
     instances = value.get("instances", value.get("inputs"))
     if "inputs" in value and isinstance(instances, dict):
         return rows.request(rows.columns(instances, specs))
     if isinstance(instances, list) and any(isinstance(row, dict) and row.keys() == {"b64"} for row in instances):
         raise RequestError("base64 is not supported: send plain text")
     return rows.request(rows.tensors(instances, specs))
+
+
+def reject_outputs(value: dict[str, Any]) -> None:
+    """Raise :class:`RequestError` if a body selects outputs as one of v2: an answer without them would look right."""
+    if "outputs" in value:
+        raise RequestError(
+            'this path selects outputs in its query: remove "outputs" from the body, and add ?outputs=NAME'
+        )
 
 
 def encode(response: InferResponse, key: str = "predictions") -> bytes:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from mlmodel_server.errors import ModelFailure, RequestError
-from mlmodel_server.protocol import binary, jsonbody, misfits, parameters
+from mlmodel_server.protocol import binary, jsonbody, misfits, missing, parameters
 from mlmodel_server.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -249,6 +249,8 @@ def _tensor(sent: _Input) -> Tensor:
             sizes = "x".join(map(str, array.shape))
             raise RequestError(f"input {quoted(name)}: data has shape {sizes}, but shape says {list(shape)}")
         array = shaped(name, array, shape)
+    if sent.parameters:
+        array = missing.applied(name, array, sent.parameters)
     return Tensor(name, datatype, array, sent.parameters or NO_PARAMETERS)
 
 
@@ -269,6 +271,7 @@ def _tensors(sent: InferRequestJson[_Input], body: bytes, start: int) -> list[Te
                 f"input {quoted(name)}: binary_data_size is {size}, but only {len(body) - start} bytes are left"
             )
         array = binary.from_raw(name, tensor.datatype, tensor.shape, view[start : start + size])
+        array = missing.applied(name, array, tensor.parameters or NO_PARAMETERS)
         tensors.append(Tensor(name, tensor.datatype, array, tensor.parameters or NO_PARAMETERS))
         start += size
     if start != len(body):

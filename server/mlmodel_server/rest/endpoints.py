@@ -90,9 +90,10 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
     tensors = {elsewhere.V2: f"{v2_base}/infer"}
     instances = {"instances": f"{v1_base}:predict"}
     tables = {"dataframe_split": "/invocations", "dataframe_records": "/invocations"}
-    infer = replace(infer, elsewhere=instances | tables)
-    predict, explain = (replace(one, elsewhere=tensors | tables) for one in (predict, explain))
-    table, plain = replace(table, elsewhere=tensors), replace(plain, elsewhere=tensors | instances | tables)
+    row = {spec.name: "/predict" for spec in serving.model.signature.inputs}
+    infer = replace(infer, elsewhere=row | instances | tables)
+    predict, explain = (replace(one, elsewhere=row | tensors | tables) for one in (predict, explain))
+    table, plain = replace(table, elsewhere=row | tensors), replace(plain, elsewhere=tensors | instances | tables)
     paths = {
         f"{v2_base}/infer": infer,
         f"{v2_base}/versions/{serving.version}/infer": replace(infer, is_sampled=False),

@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from mlmodel_server.errors import RequestError
-from mlmodel_server.protocol import binary, parameters
+from mlmodel_server.protocol import binary, missing, parameters
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.tensors import (
     DTYPES,
@@ -99,7 +99,7 @@ def _tensor(sent: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> T
         raise RequestError(f"input {quoted(name)}: send either contents or raw_input_contents, not both")
     else:
         array = binary.from_raw(name, datatype, shape, memoryview(raw))
-    return Tensor(name, datatype, array, more)
+    return Tensor(name, datatype, missing.applied(name, array, more) if more else array, more)
 
 
 def _contents(

@@ -156,11 +156,21 @@ def _properties(choice: Choice, loaded: Loaded) -> dict[str, str]:
     differing = _other_versions(loaded)
     if differing:
         properties["library_versions"] = differing
+    if dated := _like_dates(loaded):
+        properties["like_dates"] = dated
     if choice.verdict:
         properties["compiled"] = choice.verdict
     if loaded.manifest and loaded.manifest.metrics:
         properties["training_metrics"] = json.dumps(loaded.manifest.metrics, ensure_ascii=False)
     return properties
+
+
+def _like_dates(loaded: Loaded) -> str:
+    """Return the columns of a bare file that may be dates, and log them: the server takes numbers for them."""
+    columns = ", ".join(loaded.opened.like_dates[:20]) if loaded.manifest is None else ""
+    if columns:
+        logger.warning("columns look like dates", extra={"columns": columns, "hint": selftest.LIKE_DATES})
+    return columns
 
 
 def _other_versions(loaded: Loaded) -> str:

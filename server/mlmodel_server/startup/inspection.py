@@ -9,6 +9,7 @@ from mlmodel_server.compile import how_to_get
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.cost import measure
 from mlmodel_server.engine.model import Model, model_of
+from mlmodel_server.engine.selftest import LIKE_DATES
 from mlmodel_server.errors import UnreachableSource, UsageError
 from mlmodel_server.formats.table import versions
 from mlmodel_server.loading.load import Loaded, load
@@ -44,6 +45,8 @@ def report(path: Path, keys: Sequence[bytes], name: str, threads: int) -> Iterat
     else:
         selftest.example(model, loaded.opened.example, loaded.opened.saved_with)
         yield _columns(model.signature, model.signature)  # a bare file is served with all of its outputs
+        if dated := loaded.opened.like_dates:
+            yield f"{', '.join(dated)}: {LIKE_DATES}\n"
     trust = "signed" if loaded.signed_by else "strict"
     yield f"a server with {versions(loaded.format)} accepts it: {loaded.format}, --trust {trust}\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hack import ROOT
 from hack.venvs import venv
 from mlmodel_server import package
 from tests.conformance.own import running
@@ -88,6 +90,21 @@ def test_tritonclient(target: Target) -> None:
         check_equal(target, cases)
     counts = {kind: len(cases) for kind, cases in printed.items()}
     assert counts == {"http": 8, "http_aio": 2, "grpc": 5, "grpc_aio": 1}
+
+
+def test_the_client_of_the_documentation(target: Target) -> None:
+    """It is shown for a model of four numbers."""
+    if target.model != "iris":
+        pytest.skip("its model has other inputs")
+    page = (ROOT / "docs" / "how-to" / "laptop.md").read_text()
+    (script,) = re.findall(
+        r"^```python\n(import numpy as np\nimport tritonclient.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    script = script.replace("127.0.0.1:9000", target.grpc).replace('"model"', f'"{target.model}"')
+    command = [str(venv("tritonclient", TRITON)), "-c", script]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert re.fullmatch(r"\[.*\] \[\[.*\]\]\n", finished.stdout), "one prediction, and its probabilities"
 
 
 def test_kserve_sdk(target: Target) -> None:

@@ -59,6 +59,14 @@ def test_a_signature_that_is_not_one_is_left_out(spec: Any) -> None:
     assert len(model.predict(iris()[1], ("predict",))[0]) == len(iris()[1])
 
 
+def test_dates_are_refused_because_their_type_is_not_known() -> None:
+    columns = [{"type": "double", "name": "a"}, {"type": "datetime", "name": "since"}]
+    with pytest.raises(
+        RefusedModel, match=r"has columns of dates \('since'\).*mlmodel package FILE --data rows\.csv --d"
+    ):
+        served(f"{FLAVOURS}signature: {{inputs: '{json.dumps(columns)}', outputs: '[]'}}\n")
+
+
 def test_a_row_that_a_machine_cannot_hold_is_not_made() -> None:
     spec = TensorSpec("x", "FP32", (-1, 10**6, 10**6))
     model = Model(lambda *_: [], Signature("tensors", (spec,), (TensorSpec("y", "FP32", (-1,)),)))

@@ -228,3 +228,15 @@ def test_a_model_of_dictionaries_is_packaged() -> None:
     choose(loaded(files))
     with pytest.raises(UsageError, match="has a str as 'age', which the model knows as a number"):
         package.build(model, [{"age": "old"}], None)
+
+
+@pytest.mark.parametrize("separator", ["=", ":"])
+@pytest.mark.parametrize("value", [lambda row: row % 5, lambda row: "xyz"[row % 3]], ids=["number", "text"])
+def test_a_key_with_the_separator_is_refused_because_the_model_knows_another_name(separator: str, value: Any) -> None:
+    rows = [{f"a{separator}b": value(row), "c": row} for row in range(40)]
+    model = make_pipeline(DictVectorizer(separator=separator), LogisticRegression()).fit(rows, [0, 1] * 20)
+    with pytest.raises(UsageError, match=f"key 'a{separator}b' has '{separator}', which separates a key from its text"):
+        package.build(model, rows, None, compile=False)
+    other = make_pipeline(DictVectorizer(separator="|"), LogisticRegression()).fit(rows, [0, 1] * 20)
+    files = package.build(other, rows, None, compile=False)
+    assert {spec.name for spec in manifest.parse(files[MANIFEST]).signature.inputs} == {f"a{separator}b", "c"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
+from sklearn.preprocessing import MaxAbsScaler, OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 from xgboost import XGBClassifier
 
 from mlmodel_server import manifest, package
+from mlmodel_server.cli import main
 from mlmodel_server.errors import RefusedModel, UsageError
 from mlmodel_server.formats import sklearn
 from mlmodel_server.loading.trust import open_artefact
@@ -110,3 +113,24 @@ def test_a_column_of_booleans_beside_texts_is_one_of_booleans() -> None:
 def test_frames_of_the_usual_models_are_not_refused() -> None:
     for model, X, y in (iris(), mixed()):
         package.build(model, X, y, compile=False)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us"])
+def test_a_file_whose_scalers_saw_dates_says_that_it_takes_numbers(
+    unit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = DAYS.astype({"since": f"datetime64[{unit}]"})
+    columns = ColumnTransformer([("age", StandardScaler(), ["age"]), ("since", MaxAbsScaler(), ["since"])])
+    model = make_pipeline(columns, LogisticRegression()).fit(X, LABELS)
+    assert sklearn.opened(open_artefact(joblib_bytes(model), "model.joblib"), "joblib").like_dates == ("since",)
+    (tmp_path / "m.joblib").write_bytes(joblib_bytes(model))
+    assert main(["inspect", str(tmp_path / "m.joblib")]) == 0
+    assert re.search("^since: .* may be dates: .*--dates COLUMN", capsys.readouterr().out, re.MULTILINE)
+    package.save(model, X, None, tmp_path / "out", compile=False)
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    assert "may be dates" not in capsys.readouterr().out
+
+
+def test_columns_of_usual_numbers_do_not_look_like_dates() -> None:
+    for model in (FITTED["columns"], FITTED["pipeline"]):
+        assert sklearn.opened(model.fit(NUMBERS, LABELS), "joblib").like_dates == ()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import v2
 from mlmodel_server.protocol.binary import to_raw
-from mlmodel_server.tensors import DTYPES, InferResponse, Tensor, named
+from mlmodel_server.tensors import DTYPES, InferResponse, Tensor, elements, named
 from tests.unit.server.protocol.test_v2 import VALUES
 
 
@@ -191,3 +191,29 @@ def test_any_bytes_after_the_json_are_decoded_or_rejected(
         return
     assert tensor.array.shape == tuple(shape)
     assert to_raw(tensor) == tail
+
+
+@pytest.mark.parametrize("datatype", list(DTYPES))
+@pytest.mark.parametrize(("value", "places"), [("0", [0]), (5, [5]), ("0,2,5,2", [0, 2, 5])])
+def test_a_parameter_lists_the_missing_elements_as_null_does_in_json(
+    datatype: str, value: Any, places: list[int]
+) -> None:
+    sent = Tensor("x", datatype, np.array(VALUES[datatype], DTYPES[datatype]).reshape(2, 3))
+    raw = to_raw(sent)
+    (binary,) = decode([announced(raw, [2, 3], datatype, missing=value)], raw)
+    flat = [None if place in places else element for place, element in enumerate(elements(sent.array))]
+    (plain,) = v2.decode(
+        json.dumps({"inputs": [{"name": "x", "shape": [2, 3], "datatype": datatype, "data": flat}]}).encode()
+    ).inputs
+    assert binary.array.shape == (2, 3)
+    assert binary.array.dtype == plain.array.dtype
+    np.testing.assert_array_equal(binary.array, plain.array)
+    data = {"name": "x", "shape": [2, 3], "datatype": datatype, "data": elements(sent.array)}
+    (listed,) = v2.decode(json.dumps({"inputs": [{**data, "parameters": {"missing": value}}]}).encode()).inputs
+    np.testing.assert_array_equal(listed.array, plain.array)
+
+
+@pytest.mark.parametrize("value", ["", "a", "-1", "1,", "1, 2", "1.5", 1.5, True, "2", 2, "9" * 13, "0,2"])
+def test_places_that_a_tensor_does_not_have_are_rejected(value: Any) -> None:
+    with pytest.raises(RequestError, match="input 'x': the parameter missing"):
+        decode([announced(TEXTS, [2], "BYTES", missing=value)], TEXTS)

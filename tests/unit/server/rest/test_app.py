@@ -217,8 +217,15 @@ def test_a_body_of_another_path_gets_the_path_that_accepts_it(path: str, of: str
         return
     named = re.findall(r"goes to POST (\S+)", answer["error"])
     assert status == 400
-    assert named == ([] if of == ROWS else [of])
-    assert not named or post(application(), named[0], FORMS[of])[0] == 200
+    assert named == [of]
+    assert post(application(), named[0], FORMS[of])[0] == 200
+
+
+@pytest.mark.parametrize("path", [PREDICT, INVOCATIONS])
+def test_outputs_in_a_body_that_selects_none_are_not_ignored(path: str) -> None:
+    status, answer = post(application(), path, {**BODIES[path], "outputs": ["predict_proba"]})
+    assert status == 400
+    assert "add ?outputs=NAME" in answer["error"]
 
 
 def test_a_feature_with_the_name_of_a_key_is_no_other_request() -> None:

@@ -179,3 +179,17 @@ def test_any_message_is_decoded_or_rejected(
         return
     assert request.inputs[0].array.shape == tuple(shape)
     assert request.inputs[0].array.dtype == DTYPES[datatype]
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_text_is_missing_where_a_parameter_says_so(raw: bool) -> None:
+    sent = Tensor("x", "BYTES", np.array(["a", "", "c"], object))
+    if raw:
+        request = message(to_raw(sent), shape=(3,), datatype="BYTES")
+    else:
+        request = message(shape=(3,), datatype="BYTES", bytes_contents=[b"a", b"", b"c"])
+    request.inputs[0].parameters["missing"].string_param = "1"
+    assert codec.decode(on_the_wire(request)).inputs[0].array.tolist() == ["a", None, "c"]
+    request.inputs[0].parameters["missing"].string_param = "3"
+    with pytest.raises(RequestError, match="input 'x': the parameter missing has the place 3 of 3 elements"):
+        codec.decode(on_the_wire(request))
