@@ -364,7 +364,10 @@ class Sender:
         if status in _SHED:
             return _shed(side, taken)
         if status in _ABSENT:
-            raise _Dropped(side, "copies are not accepted: the two revisions may have different API keys")
+            raise _Dropped(
+                side,
+                "not accepted: check that both revisions have the same API keys, and the clocks of the nodes",
+            )
         if status != 200:
             side.busy += taken
             return FAILED

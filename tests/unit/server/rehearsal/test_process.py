@@ -95,7 +95,9 @@ class Forked:
         if self.pid == 0:
             code = 99
             try:
-                logging.basicConfig(filename=self.log, level="INFO", force=True, format="%(message)s %(error)s", style="%")
+                logging.basicConfig(
+                    filename=self.log, level="INFO", force=True, format="%(message)s %(error)s", style="%"
+                )
                 logging.raiseExceptions = False
                 for fd in (self.stable.fileno(), self.candidate.fileno()):
                     os.close(fd)
@@ -222,7 +224,7 @@ def test_memory_outlives_a_process() -> None:
 
 def test_figures_are_computed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(process.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     made: list[bytes] = []
     fresh = Fresh(lambda: made.append(b"") or b"%d" % len(made))  # type: ignore[func-returns-value]
     assert [fresh(), fresh()] == [b"1", b"1"]
