@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter_ns, thread_time_ns
+from time import perf_counter_ns
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,15 +16,18 @@ _SCHEDULER = Path("/proc/thread-self/schedstat")
 def timed(work: Callable[[], T]) -> tuple[T, int]:
     """Return the result of ``work`` and its time in microseconds, at least 1.
 
-    The time is what passed, minus what this thread waited for a CPU while others had it; at least the time that it
-    ran, because it may also have waited just before or after the work. Where the system does not count the waits, it is
-    all that passed.
+    The time is what passed, minus what this thread waited for a CPU while others had it. A wait beside the work, while
+    the count is read, must not make it shorter: so only what is more than the time beside the work is subtracted. Where
+    the system does not count the waits, the time is all that passed.
     """
-    waited, ran, started = _waited(), thread_time_ns(), perf_counter_ns()
+    before = perf_counter_ns()
+    waited = _waited()
+    started = perf_counter_ns()
     result = work()
-    passed, ran = perf_counter_ns() - started, thread_time_ns() - ran
+    ended = perf_counter_ns()
     waited = _waited() - waited
-    return result, max(1, (passed - waited) // 1000, ran // 1000)
+    beside = started - before + perf_counter_ns() - ended
+    return result, max(1, (ended - started - max(0, waited - beside)) // 1000)
 
 
 def _waited() -> int:

@@ -21,7 +21,7 @@ from mlmodel_server.observe.failures import FailureLog
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.copies import TURN_SECONDS, Copy, Outcome
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, Reply, failure_of
-from mlmodel_server.serving.inference import Inference
+from mlmodel_server.serving.inference import Call, Inference
 from mlmodel_server.serving.lateness import explained
 from mlmodel_server.serving.reporter import Reporter
 
@@ -138,9 +138,8 @@ class Pipeline:
             if self.serving.draining:
                 raise Overloaded("the server stops", 503, "drain")
             large = copy.is_large
-            request = await asyncio.to_thread(copy.decode) if large else copy.decode()
-            deadline = perf_counter() + TURN_SECONDS
-            answer, own_us = await self.inference.predict_alone(self.inference.call(request), deadline)
+            call = await asyncio.to_thread(self._call_of, copy) if large else self._call_of(copy)
+            answer, own_us = await self.inference.predict_alone(call, perf_counter() + TURN_SECONDS)
             await asyncio.to_thread(copy.encode, answer) if large else copy.encode(answer)
             return Outcome(200, own_us, answer.response.outputs)
         except Exception as error:
@@ -179,6 +178,9 @@ class Pipeline:
             yield
         finally:
             self._body_bytes -= size
+
+    def _call_of(self, copy: Copy) -> Call:
+        return self.inference.call(copy.decode())
 
     def _decode(self, exchange: Exchange[Reply]) -> None:
         request = exchange.request = exchange.decode()

@@ -30,7 +30,7 @@ def test_the_time_is_at_least_one_microsecond() -> None:
 
 def test_waiting_for_something_else_than_a_cpu_counts() -> None:
     """As a model that waits for its own threads."""
-    assert timed(lambda: time.sleep(0.03))[1] >= 30_000
+    assert timed(lambda: time.sleep(0.03))[1] >= 29_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -54,7 +54,7 @@ def test_other_processes_on_the_same_cpu_do_not_count() -> None:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    assert 60_000 <= own_us < 75_000
+    assert 60_000 <= own_us < 60_000 + (passed - 60_000) / 2
     assert passed > 90_000, "the others had their share"
 
 
@@ -69,7 +69,13 @@ def test_without_the_count_of_the_system_it_is_the_time_that_passed(
     assert timed(lambda: time.sleep(0.01))[1] >= 10_000
 
 
-def test_a_wait_outside_of_the_work_does_not_make_it_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = iter((0, 10**9))
-    monkeypatch.setattr(alone, "_waited", lambda: next(waits))
+def test_a_wait_beside_the_work_does_not_make_it_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = [0]
+
+    def waits() -> int:
+        time.sleep(0.02)
+        counted[0] += 20_000_000
+        return counted[0]
+
+    monkeypatch.setattr(alone, "_waited", waits)
     assert timed(lambda: spin(5))[1] >= 5000
