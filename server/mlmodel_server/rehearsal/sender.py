@@ -100,6 +100,7 @@ class Memory(Protocol):
 class _Reply(msgspec.Struct):
     status: int
     own_us: int
+    busy_us: int = 0
     outputs: list[Output] = []
 
 
@@ -379,7 +380,7 @@ class Sender:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _Dropped(side, "unreadable answer", shed=True) from None
         handling = HANDLING_SECONDS + HANDLING_SECONDS_PER_BYTE * (len(body) + len(content.body))
-        side.busy += min(taken, max(0, reply.own_us) * 1e-6 + handling)
+        side.busy += min(taken, reply.busy_us * 1e-6 + handling) if reply.busy_us > 0 else taken
         if reply.status in _SHED:
             return _shed(side, taken)
         side.is_late = False

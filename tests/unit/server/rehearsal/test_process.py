@@ -44,7 +44,7 @@ class Answering(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, revision: str) -> None:
-        self.revision, self.statuses = revision, [200]
+        self.revision = revision
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         key = authentic.key_of(NONCE, b"")
         found = authentic.verify(key, self.server.revision, headers, body, time.time())
         outputs = [{"name": "a", "datatype": "UINT8", "shape": [1], "data": b"\x01"}]
-        answer = msgspec.msgpack.encode({"status": self.server.statuses[0], "own_us": 900, "outputs": outputs})
+        answer = msgspec.msgpack.encode({"status": 200, "own_us": 900, "busy_us": 900, "outputs": outputs})
         self.send_response(200 if found else 404)
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
