@@ -275,12 +275,11 @@ class Pairs:
         self._times: dict[str, Counter[int]] = {
             name: Counter() for name in ("ratios", "ratios_again", "times", "own_times")
         }
-        self.version = 0
-        """Increases with each pair."""
+        self._figures: dict[str, Any] | None = None
 
     def add(self, own: Answer, candidate: Answer, again: Answer | None = None) -> None:
         """Count a pair, with the second answer of stable to the same request if there is one."""
-        self.version += 1
+        self._figures = None
         outcome = {
             (False, False): "both",
             (False, True): "candidate_failed",
@@ -323,7 +322,12 @@ class Pairs:
         return self._warm[side] > WARM_UP
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of the page."""
+        """Return the figures of the page: some milliseconds for thousands of rows, nothing without a new pair."""
+        if self._figures is None:
+            self._figures = self._computed()
+        return self._figures
+
+    def _computed(self) -> dict[str, Any]:
         agree, again = Agreement(), Agreement()
         for output in list(self._outputs.values()):
             for total, part in zip((agree, again), output.figures(), strict=True):

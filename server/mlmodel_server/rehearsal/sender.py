@@ -100,6 +100,7 @@ class Memory(Protocol):
 class _Reply(msgspec.Struct):
     status: int
     own_us: int
+    busy_us: int = 0
     outputs: list[Output] = []
 
 
@@ -364,7 +365,10 @@ class Sender:
         if status in _SHED:
             return _shed(side, taken)
         if status in _ABSENT:
-            raise _Dropped(side, "copies are not accepted: the two revisions may have different API keys")
+            raise _Dropped(
+                side,
+                "not accepted: check that both revisions have the same API keys, and the clocks of the nodes",
+            )
         if status != 200:
             side.busy += taken
             return FAILED
@@ -376,7 +380,7 @@ class Sender:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _Dropped(side, "unreadable answer", shed=True) from None
         handling = HANDLING_SECONDS + HANDLING_SECONDS_PER_BYTE * (len(body) + len(content.body))
-        side.busy += min(taken, max(0, reply.own_us) * 1e-6 + handling)
+        side.busy += min(taken, reply.busy_us * 1e-6 + handling) if reply.busy_us > 0 else taken
         if reply.status in _SHED:
             return _shed(side, taken)
         side.is_late = False

@@ -109,5 +109,6 @@ def _reply(outcome: Outcome) -> Reply:
         }
         for tensor in outcome.outputs
     ]
-    body = msgspec.msgpack.encode({"status": outcome.status, "own_us": outcome.own_us, "outputs": sent})
+    times = {"own_us": outcome.own_us, "busy_us": outcome.busy_us}
+    body = msgspec.msgpack.encode({"status": outcome.status, **times, "outputs": sent})
     return Reply(200, [(b"content-type", CONTENT_TYPE), (b"content-length", b"%d" % len(body))], body)

@@ -41,3 +41,5 @@ class Outcome:
     status: int
     own_us: int
     outputs: Sequence[Tensor] = ()
+    busy_us: int = 0
+    """Microseconds for which the prediction kept others waiting, 0 if they are not known."""

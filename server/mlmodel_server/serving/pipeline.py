@@ -141,7 +141,7 @@ class Pipeline:
             call = await asyncio.to_thread(self._call_of, copy) if large else self._call_of(copy)
             answer, own_us = await self.inference.predict_alone(call, perf_counter() + TURN_SECONDS)
             await asyncio.to_thread(copy.encode, answer) if large else copy.encode(answer)
-            return Outcome(200, own_us, answer.response.outputs)
+            return Outcome(200, own_us, answer.response.outputs, int(answer.compute * 1e6))
         except Exception as error:
             return Outcome(self.failure(error).status, own_us)
 

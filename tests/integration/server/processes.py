@@ -98,11 +98,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(
-    *arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_server"), **env: str
-) -> Iterator[Server]:
+def running(*arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_server"), **env: str) -> Iterator[Server]:
     """Run a server until the end of the context; it is ready at the start."""
-    process = subprocess.Popen(command(*arguments, program=program), stderr=subprocess.PIPE, text=True, env=environment(**env))
+    process = subprocess.Popen(
+        command(*arguments, program=program), stderr=subprocess.PIPE, text=True, env=environment(**env)
+    )
     assert process.stderr is not None
     timer = threading.Timer(START_SECONDS, process.kill)
     timer.start()

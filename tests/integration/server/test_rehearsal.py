@@ -1,4 +1,4 @@
-"""A rehearsal between two running servers: stable's requests are sent to the candidate, and counts of pairs published."""
+"""A rehearsal between two running servers: stable's requests are sent to the candidate, and pairs are counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import grpc
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ sys.exit(run.main(sys.argv[1:]))
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-class Labels(ClassifierMixin, BaseEstimator):
+class Labels(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier that takes 2 ms, with a fault."""
 
     def __init__(self, fault: str = "", columns: int = 4) -> None:
@@ -84,7 +84,7 @@ class Labels(ClassifierMixin, BaseEstimator):
         return labels
 
 
-class Numbers(RegressorMixin, BaseEstimator):
+class Numbers(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A regressor, whose numbers can be in another unit."""
 
     def __init__(self, factor: float = 1.0) -> None:
@@ -320,7 +320,7 @@ def test_every_protocol(tmp_path: Path) -> None:
         stage.candidate("bbbb", *model, "--grpc-port", calls["bbbb"]),
     ):
         server = stable.server
-        for path, body, headers in (
+        requests: tuple[tuple[str, Any, dict[str, Any]], ...] = (
             (infer, whole, {}),
             ("/predict?outputs=predict", json.dumps([row(1), row(2)]), {}),
             (infer, zipped, {"content_encoding": "gzip"}),
@@ -329,7 +329,8 @@ def test_every_protocol(tmp_path: Path) -> None:
             ("/v1/models/tumour:predict", json.dumps({"instances": [row(1), row(2)]}), {}),
             ("/predict", json.dumps([row(1), row(2)]), {}),
             ("/invocations", json.dumps({"inputs": [row(1), row(2)]}), {}),
-        ):  # fmt: skip
+        )  # fmt: skip
+        for path, body, headers in requests:
             answered = server.send("POST", path, body, **headers)
             assert answered.status == 200, answered.body
         assert server.send("POST", "/predict", "[[1]]").status == 400
@@ -390,7 +391,9 @@ def test_api_keys(tmp_path: Path) -> None:
             assert outcome(stable.rehearsed("bbbb", 20)) == (20, 0, 0, 0)
         with stage.candidate("cccc", *model, "--api-keys", tmp_path / "others"):
             stage.name("cccc")
-            page = stable.until(lambda page: page["candidate"] == "cccc" and page["dropped"]["candidate"] > 3, "dropped")
+            page = stable.until(
+                lambda page: page["candidate"] == "cccc" and page["dropped"]["candidate"] > 3, "dropped"
+            )
             assert outcome(page) == (0, 0, 0, 0)
             assert (page["asked"], page["left"] + 1 >= 20) == (0, True)
 
@@ -484,11 +487,10 @@ def test_it_ends_at_once_when_the_server_drains_and_keeps_no_port_open(tmp_path:
 
 def test_a_port_that_is_taken_stops_no_server(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    with socket.create_server(("127.0.0.1", stage.port(f"{STABLE}-page"))):
-        with stage.stable("--uri", "builtin://iris") as stable:
-            assert stable.server.send("GET", "/v2/health/ready").status == 200
-            time.sleep(0)
-            log = stable.server.stop()
+    taken = socket.create_server(("127.0.0.1", stage.port(f"{STABLE}-page")))
+    with taken, stage.stable("--uri", "builtin://iris") as stable:
+        assert stable.server.send("GET", "/v2/health/ready").status == 200
+        log = stable.server.stop()
     assert "give another --rehearsal-port or --host" in "".join(stable.server.log) + log
     assert stable.server.process.returncode == 0
 
@@ -510,5 +512,5 @@ def test_it_has_the_lowest_priority_and_little_memory_and_is_idle(tmp_path: Path
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         own = sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
-        print(f"{own:.1f} MiB of its own")
+        print(f"{own:.1f} MiB private")
         assert own < 10

@@ -132,7 +132,8 @@ def outcome(answer: tuple[int, dict[bytes, bytes], bytes]) -> tuple[int, dict[st
     status, headers, body = answer
     assert (status, headers[b"content-type"]) == (200, b"application/x-msgpack")
     reply = msgspec.msgpack.decode(body)
-    assert set(reply) == {"status", "own_us", "outputs"}
+    assert set(reply) == {"status", "own_us", "busy_us", "outputs"}
+    assert reply["busy_us"] >= 0
     assert isinstance(reply["own_us"], int)
     assert reply["own_us"] >= 1
     assert reply["status"] == 200 or reply["outputs"] == []

@@ -44,7 +44,7 @@ class Answering(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, revision: str) -> None:
-        self.revision, self.statuses = revision, [200]
+        self.revision = revision
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         key = authentic.key_of(NONCE, b"")
         found = authentic.verify(key, self.server.revision, headers, body, time.time())
         outputs = [{"name": "a", "datatype": "UINT8", "shape": [1], "data": b"\x01"}]
-        answer = msgspec.msgpack.encode({"status": self.server.statuses[0], "own_us": 900, "outputs": outputs})
+        answer = msgspec.msgpack.encode({"status": 200, "own_us": 900, "busy_us": 900, "outputs": outputs})
         self.send_response(200 if found else 404)
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
@@ -95,7 +95,9 @@ class Forked:
         if self.pid == 0:
             code = 99
             try:
-                logging.basicConfig(filename=self.log, level="INFO", force=True, format="%(message)s %(error)s", style="%")
+                logging.basicConfig(
+                    filename=self.log, level="INFO", force=True, format="%(message)s %(error)s", style="%"
+                )
                 logging.raiseExceptions = False
                 for fd in (self.stable.fileno(), self.candidate.fileno()):
                     os.close(fd)
@@ -222,7 +224,7 @@ def test_memory_outlives_a_process() -> None:
 
 def test_figures_are_computed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(process.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     made: list[bytes] = []
     fresh = Fresh(lambda: made.append(b"") or b"%d" % len(made))  # type: ignore[func-returns-value]
     assert [fresh(), fresh()] == [b"1", b"1"]
