@@ -127,7 +127,7 @@ def test_a_grpc_call_with_a_path_that_is_not_utf8_stops_nothing() -> None:
     row.inputs.add(name="x", datatype="FP64", shape=[1, 4]).contents.fp64_contents.extend([5.1, 3.5, 1.4, 0.2])
 
     async def attack() -> None:
-        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))  # codespell:ignore te
+        headers = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             for _ in range(3):

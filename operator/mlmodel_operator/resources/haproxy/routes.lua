@@ -402,7 +402,7 @@ local function parse(text)
   return new
 end
 
--- Returns the rules of the file `sides`; none if it does not belong to the routes with this identity. A line that is not
+-- Returns the rules of the file `sides`; none if it is not that of the routes with this identity. A line that is not
 -- understood, as of a later release, assigns nothing: the routes must be followed all the same, and requests that no
 -- header assigns are drawn.
 local function parse_sides(text, id)

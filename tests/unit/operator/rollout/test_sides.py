@@ -46,7 +46,7 @@ RESERVED = [
     "x-api-key",
     "x-mlmodel-version",
     "x-mlmodel-",
-    "te",  # codespell:ignore te
+    "te",
 ]
 RESERVED += ["connection", "keep-alive", "transfer-encoding", "content-length", "host", "upgrade", "expect", "trailer"]
 RESERVED += ["grpc-timeout", "x-user-bin", "http2-settings", "proxy-connection"]

@@ -345,7 +345,7 @@ def test_a_call_selects_any_outputs() -> None:
 BAD_PATHS = [b"/\xff\xfe", b"\xff", b"/\xc3", b"/inference.GRPCInferenceService/ModelInf\xe9r", b"/\xed\xa0\x80"]
 """Paths that are not UTF-8."""
 
-GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))  # codespell:ignore te
+GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
 
 
 @pytest.mark.parametrize("path", BAD_PATHS)
