@@ -216,7 +216,6 @@ class Controller:
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
             await self._annotate(self._observer.router_pods(owner), plan.routes.id())
-            await self._annotate(self._rehearsing_pods(owner, plan.status), rehearsal.file_id(plan.rehearsal))
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
@@ -226,6 +225,8 @@ class Controller:
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
+        if plan.routes is not None:
+            await self._annotate(self._rehearsing_pods(owner, plan.status), rehearsal.file_id(plan.rehearsal))
 
     async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
         owner, revision, replicas = model.owner, desired.revision, desired.replicas

@@ -27,6 +27,8 @@ SEED = 20260103
 
 QUICK = {"steps": [{"weight": 50}], "bakeSeconds": 3, "gates": {"errors": {"maxPercent": 5}}}
 """A fast rollout for tests of other properties: one step, certified with about 140 requests."""
+UNREHEARSED = {"rehearsal": {"requests": 0}}
+"""A rollout in which users meet the candidate first: live requests decide."""
 
 
 def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic: StartTraffic) -> None:
@@ -61,6 +63,7 @@ def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic
             "Preparing",
             "Serving",
             "Preparing",
+            "Validating",
             "CanaryStep",
             "CanaryStep",
             "CanaryStep",
@@ -77,7 +80,7 @@ def test_a_version_that_fails_all_requests_is_rolled_back_and_no_client_sees_an_
     model.apply("v2")
     model.wait_ready(90, "v2")
     with traffic(rate=10) as clients:
-        model.apply("v3-all", rollout={"steps": [{"weight": 5}]})
+        model.apply("v3-all", rollout={"steps": [{"weight": 5}], **UNREHEARSED})
         first_failure: list[float] = []
 
         def rolled_back(status: dict[str, object]) -> bool:
@@ -115,7 +118,7 @@ def test_a_version_that_rejects_requests_which_stable_accepts_is_rolled_back_and
     model.apply("v2")
     model.wait_ready(90, "v2")
     with traffic(rate=20) as clients:
-        change = {"spec": {"model": {"uri": "configmap://narrow", "version": "narrow"}}}
+        change = {"spec": {"model": {"uri": "configmap://narrow", "version": "narrow"}, "rollout": UNREHEARSED}}
         model("patch", "mlm", NAME, "--type=merge", "-p", json.dumps(change))
         status = model.wait_rejected(120)
         fallbacks = clients.now.fallbacks
@@ -135,7 +138,7 @@ def test_some_errors_are_enough_for_a_rollback(model: Model, traffic: StartTraff
     model.apply("v2")
     model.wait_ready(90, "v2")
     with traffic(rate=50) as clients:
-        model.apply("v3")
+        model.apply("v3", rollout=UNREHEARSED)
         status = model.wait_rejected(120)
         seen = clients.stop()
     print(f"{seen.fallbacks} retried on stable, {seen.failed} failed of {seen.sent}: {message(status)}")

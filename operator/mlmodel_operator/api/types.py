@@ -628,8 +628,8 @@ class Rollout:
         Doc(
             "What to do when a step has lasted maxSeconds without a verdict: Hold (wait for more requests), Promote"
             " (take the next step) or RollBack. Proceed is Hold, but for a model that gets no request: if every router"
-            " and every pod of stable shows that none has come, each step takes 5 s, and the version is called"
-            " unproven."
+            " and, in a rehearsal, every pod of stable shows that none has come since the pods started, each step takes"
+            " 5 s, and the version is called unproven."
             " Default: Proceed."
         ),
     ] = "Proceed"

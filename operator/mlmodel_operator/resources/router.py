@@ -126,9 +126,12 @@ def _directives(text: str) -> str:
 
 def router_routes(owner: Owner, routes: Routes, rehearsal: str = "") -> Body:
     """Return the ConfigMap with the files that the router follows, the routes and, if a header assigns requests, the
-    sides; and with the file that names the candidate of a ``rehearsal`` to the servers, if there is one."""
-    files = {"routes": routes.text(), "sides": routes.sides_text(), REHEARSAL: rehearsal}
-    return _config_map(owner, routes_name(owner.name), {name: text for name, text in files.items() if text})
+    sides; and with the file that names the candidate of a ``rehearsal`` to the servers, empty if there is none."""
+    files = {"routes": routes.text(), REHEARSAL: rehearsal}
+    # The key is always ours: one that somebody else wrote would name a candidate, and an apply without it keeps it.
+    return _config_map(
+        owner, routes_name(owner.name), files | ({"sides": sides} if (sides := routes.sides_text()) else {})
+    )
 
 
 def router_disruption_budget(owner: Owner) -> Body:

@@ -211,6 +211,8 @@ def test_an_invalid_manifest_is_rejected_with_what_to_type(apiserver: Cluster, c
         {"model": GOOD, "serving": {"resources": {"requests": {"cpu": 1, "memory": "1.5Gi"}, "limits": {"cpu": 2}}}},
         {"model": GOOD, "rollout": {"steps": [{"weight": 1, "minRequests": 100, "minSeconds": 10}], "paused": True}},
         {"model": GOOD, "rollout": {"steps": [{"weight": 0, "pause": True}, {"weight": 5, "pause": True}]}},
+        {"model": GOOD, "rollout": {"rehearsal": {"requests": 0}, "onNoEvidence": "Proceed"}},
+        {"model": GOOD, "rollout": {"rehearsal": {"requests": 10_000}, "onNoEvidence": "Hold"}},
         {
             "model": GOOD,
             "rollout": {

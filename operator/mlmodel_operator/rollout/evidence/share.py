@@ -33,11 +33,9 @@ def above(events: int, cases: int, limit: float) -> float:
 
 
 def upper(events: int, cases: int) -> float:
-    """Return the share (0 to 1) that is two standard errors above the observed one; 0 without cases."""
-    if cases == 0:
-        return 0.0
-    share = events / cases
-    return min(share + 2.0 * math.sqrt(share * (1.0 - share) / cases), 1.0)
+    """Return the share (0 to 1) of cases with the event that there is at most, as far as the counts show: about two
+    standard errors above the observed one, and 1/2 without any case."""
+    return min((math.sqrt(events) + 1.0) ** 2 / (cases + 2.0), 1.0)
 
 
 def beyond(bins: Mapping[str, int], edge: float) -> int:

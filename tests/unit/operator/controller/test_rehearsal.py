@@ -38,11 +38,11 @@ async def in_validating(world: World) -> None:
 async def test_the_file_is_beside_the_routes_and_the_pods_of_both_sides_refresh_it() -> None:
     world = World()
     await world.serve("v1")
-    assert data(world).keys() == {"routes"}
+    assert data(world)["rehearsal"] == ""
     assert annotation(world, "stable") is None
     await world.apply_model("v2")
     await world.run(lambda: world.status.get("phase") == "Validating")
-    assert data(world).keys() == {"routes"}, "first the status, then the file"
+    assert data(world)["rehearsal"] == "", "first the status, then the file"
     await world.reconcile()
     file = data(world)["rehearsal"]
     candidate = world.revision("candidate").removeprefix("-")
@@ -53,8 +53,17 @@ async def test_the_file_is_beside_the_routes_and_the_pods_of_both_sides_refresh_
     await world.reconcile()
     assert {name for _, plural, name in world.writes() if plural == "pods"} <= {"fraud-router-pod-0"}, "once"
     await world.run(world.is_ready, requests=2000, limit=100)
-    assert data(world).keys() == {"routes"}
+    assert data(world)["rehearsal"] == ""
     assert annotation(world, "stable") is None
+
+
+@asynchronous
+async def test_a_candidate_that_somebody_else_names_is_removed() -> None:
+    world = World()
+    await world.serve("v1")
+    await world.edit(CONFIG_MAPS, "fraud-routes", {"data": {"rehearsal": f"candidate evil {'0' * 64} none\n"}})
+    await world.reconcile()
+    assert data(world)["rehearsal"] == ""
 
 
 @asynchronous
@@ -91,7 +100,7 @@ async def test_nothing_is_read_or_written_without_a_rehearsal() -> None:
     await world.run(lambda: world.weight() == 5)
     await world.tick()
     assert 8090 not in [port for _, port in world.http.requests]
-    assert data(world).keys() == {"routes"}
+    assert data(world)["rehearsal"] == ""
     assert "No rehearsal: the pods of v1 were started without one" in world.condition("Ready")["message"]
 
 

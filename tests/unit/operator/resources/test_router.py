@@ -110,7 +110,7 @@ def test_the_hash_is_of_the_files_as_mounted() -> None:
 
 
 def test_the_routes_are_a_separate_file() -> None:
-    assert router_routes(OWNER, ROUTES)["data"] == {"routes": ROUTES.text()}
+    assert router_routes(OWNER, ROUTES)["data"] == {"routes": ROUTES.text(), "rehearsal": ""}
     named = router_routes(OWNER, ROUTES, "candidate x y none\n")["data"]
     assert named == {"routes": ROUTES.text(), "rehearsal": "candidate x y none\n"}
 
@@ -119,7 +119,7 @@ def test_what_a_header_assigns_is_a_file_beside_them_which_a_router_of_the_relea
     sides = Sides("x-user-id", "5e" * 32, "x-group", ("beta", "staff"))
     both = replace(ROUTES, sides=sides)
     text = f"id {both.id()}\nsticky x-user-id {'5e' * 32}\nmatch x-group beta staff\n"
-    assert router_routes(OWNER, both)["data"] == {"routes": both.text(), "sides": text}
+    assert router_routes(OWNER, both)["data"] == {"routes": both.text(), "sides": text, "rehearsal": ""}
     # The same routes, with the identity of both files.
     assert both.text().split("\n")[1:] == ROUTES.text().split("\n")[1:]
     assert both.id() != ROUTES.id()

@@ -333,3 +333,20 @@ def test_a_state_of_another_release_starts_the_hard_test_again() -> None:
     evidence = Evidence(state=EvidenceState(hard=(1.0, 2.0)))
     hard = errors.update_hard(evidence.state.hard, 0, 5, Sides(Counts(1), Counts(19)), max_percent=1, before=Sides())
     assert len(hard) == 6
+
+
+@pytest.mark.parametrize(
+    ("weight", "own", "others", "has_outcomes"),
+    [
+        (5, 0, 60, True),  # within a block of 100 the draw is not exact
+        (5, 0, 95, True),
+        (5, 0, 120, False),
+        (50, 20, 25, True),
+        (50, 19, 25, False),
+        (50, 85, 100, True),
+        (50, 84, 100, False),
+    ],
+)
+def test_few_requests_may_lack_an_outcome_by_chance(weight: int, own: int, others: int, has_outcomes: bool) -> None:
+    segments = (Segment(weight, 0.01, Sides(Counts(own), Counts(others))),)
+    assert errors.has_outcomes(segments) == has_outcomes

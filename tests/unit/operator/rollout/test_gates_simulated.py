@@ -52,8 +52,8 @@ def test_a_model_that_is_not_deterministic_is_compared_with_itself() -> None:
 @pytest.mark.parametrize(
     ("world", "at_most"),
     [
-        (gates.labels(0.0), 14),
-        (gates.labels(0.1, classes=(0.1,) * 10), 25),
+        (gates.labels(0.0), 16),
+        (gates.labels(0.1, classes=(0.1,) * 10), 30),
         (gates.constant(0.5), 100),
     ],
 )

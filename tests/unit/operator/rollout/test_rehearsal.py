@@ -320,10 +320,12 @@ def test_a_first_request_ends_the_steps_without_proof() -> None:
     assert candidate(world).weight == 25, "the usual proof is required"
 
 
-@pytest.mark.parametrize("how", ["hold", "unread router", "unread page", "seen before", "minimum"])
+@pytest.mark.parametrize("how", ["hold", "no rehearsal", "unread router", "unread page", "seen before", "minimum"])
 def test_no_request_must_be_certain(how: str) -> None:
     world = rehearsing(requests_per_second=0)
     rollout = replace(DEFAULT, on_no_evidence="Hold") if how == "hold" else DEFAULT
+    if how == "no rehearsal":
+        rollout = replace(DEFAULT, rehearsal=Rehearsal(0))
     if how == "minimum":
         rollout = replace(DEFAULT, steps=(Step(5, min_requests=1),))
     if how == "seen before":
