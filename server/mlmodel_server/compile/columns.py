@@ -319,7 +319,8 @@ def _column_transformer(graph: Graph, union: Any, table: Columns) -> Columns:
         positions = union._transformer_to_input_indices.get(name, [])
         if (isinstance(step, str) and step == "drop") or not len(positions):
             continue
-        picked = replace(table.pick(positions), flat=isinstance(selected, (str, int, np.integer)))
+        is_series = isinstance(selected, (str, int, np.integer))
+        picked = replace(table.pick(positions), is_frame=table.is_frame and not is_series)
         parts.append(_weighted(graph, union, name, _step(graph, step, picked)))
     return side_by_side(graph, parts)
 
