@@ -285,6 +285,8 @@ def _k_bins(graph: Graph, bins: Any, table: Columns) -> Columns:
 def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
     if transformer.func is None:
         return table
+    if transformer.kw_args:
+        raise Unsupported("a function with arguments is not converted")
     function = getattr(transformer.func, "function", transformer.func)  # of a prepare.Arithmetic
     if not all(in_double(function, np.dtype(dtype)) for dtype in others_of(table)):
         raise Unsupported("a function that computes with integers is not converted")

@@ -304,7 +304,8 @@ def _is_opaque(step: Any, table: Columns) -> bool:
     function = step.func
     if function is None:
         return False
-    return not isinstance(function, np.ufunc) or not all(in_double(function, np.dtype(d)) for d in others_of(table))
+    in_doubles = all(in_double(function, np.dtype(dtype)) for dtype in others_of(table))
+    return bool(step.kw_args) or not isinstance(function, np.ufunc) or not in_doubles
 
 
 def predict(graph: Graph, estimator: Any, table: Columns) -> Prediction:
