@@ -285,6 +285,8 @@ def _k_bins(graph: Graph, bins: Any, table: Columns) -> Columns:
 def _function(graph: Graph, transformer: Any, table: Columns) -> Columns:
     if transformer.func is None:
         return table
+    if transformer.kw_args:
+        raise Unsupported("a function with arguments is not converted")
     function = getattr(transformer.func, "function", transformer.func)  # of a prepare.Arithmetic
     if not all(in_double(function, np.dtype(dtype)) for dtype in others_of(table)):
         raise Unsupported("a function that computes with integers is not converted")
@@ -319,7 +321,8 @@ def _column_transformer(graph: Graph, union: Any, table: Columns) -> Columns:
         positions = union._transformer_to_input_indices.get(name, [])
         if (isinstance(step, str) and step == "drop") or not len(positions):
             continue
-        picked = replace(table.pick(positions), flat=isinstance(selected, (str, int, np.integer)))
+        is_series = isinstance(selected, (str, int, np.integer))
+        picked = replace(table.pick(positions), is_frame=table.is_frame and not is_series)
         parts.append(_weighted(graph, union, name, _step(graph, step, picked)))
     return side_by_side(graph, parts)
 

@@ -120,6 +120,7 @@ def _of_frame(estimator: Any, signature: Signature, table: Columns) -> Columns:
         table,
         places=tuple(places[name] for name in names),
         dtypes={places[name]: dtype for name, dtype in dtypes.items()},
+        is_frame=True,
     )
 
 

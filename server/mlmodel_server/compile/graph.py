@@ -74,7 +74,7 @@ class Graph:
         Raise :class:`Unsupported` if it does not get columns of the request, or does not return numbers.
         """
         name = type(step).__name__
-        if self._frame is None or not table.given or table.flat:
+        if self._frame is None or not table.is_frame:
             raise Unsupported(f"{name} with code that is not known, behind another step, is not converted")
         columns = tuple(self._frame.places.index(place) for place in table.places)
         rows = Frames([self._frame.columns[column] for column in columns])(self._frame.example[:, list(columns)])
@@ -154,8 +154,8 @@ class Columns:
     """The columns of the request, which :class:`Domain` covers."""
     dtypes: Mapping[tuple[bool, int], str] = field(default_factory=dict)
     """The dtype of each column of the request, by place, if the model gets a DataFrame."""
-    flat: bool = False
-    """The step gets a single column as a Series."""
+    is_frame: bool = False
+    """The step gets these columns of the request as a DataFrame: not as an array of another step, nor as a Series."""
     others: frozenset[str] = frozenset()
     """Dtypes of numbers other than float64 that the library may hold these columns in."""
 
@@ -290,19 +290,22 @@ def transform(graph: Graph, estimator: Any, table: Columns) -> Columns:
     columns = _convert(graph, estimator, table)
     if not isinstance(columns, Columns):
         raise Unsupported(f"{type(estimator).__name__} as a transformer is not converted")
-    return columns
+    if type(estimator).__name__ in ("FunctionTransformer", "Pipeline") and not getattr(estimator, "validate", False):
+        return columns
+    return replace(columns, is_frame=False)
 
 
 def _is_opaque(step: Any, table: Columns) -> bool:
     """Whether what a step of a model with a DataFrame computes is known only by calling it."""
-    if not table.dtypes:
+    if not table.given or not table.dtypes:
         return False
     if type(step).__name__ != "FunctionTransformer":
         return is_own(step) and hasattr(step, "transform")
     function = step.func
     if function is None:
         return False
-    return not isinstance(function, np.ufunc) or not all(in_double(function, np.dtype(d)) for d in others_of(table))
+    in_doubles = all(in_double(function, np.dtype(dtype)) for dtype in others_of(table))
+    return bool(step.kw_args) or not isinstance(function, np.ufunc) or not in_doubles
 
 
 def predict(graph: Graph, estimator: Any, table: Columns) -> Prediction:

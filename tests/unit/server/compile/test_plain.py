@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.feature_selection import SelectKBest, VarianceThreshold, f_classif
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -242,6 +242,9 @@ def parts(days):
 def month_of(day):
     return day.dt.month.to_frame()
 
+def doubled(numbers):
+    return 2 * numbers if isinstance(numbers, np.ndarray) else 3 * numbers
+
 def text_of(days):
     return days.astype(str)
 
@@ -262,17 +265,21 @@ def own_steps(module: Any) -> dict[str, tuple[Any, str]]:
     behind = make_pipeline(
         StandardScaler(), FunctionTransformer(module.text_of), OneHotEncoder(handle_unknown="ignore")
     )
+    selected = make_pipeline(VarianceThreshold(), FunctionTransformer(module.doubled))
     return {
         "function": (on(NUMBERS, TEXTS, ("day", scaled, ["signed_up"])), ""),
         "class": (on(NUMBERS, ("age", module.Age(), ["signed_up", "last_login"]), then=TREES), ""),
         "of a Series": (on(NUMBERS, ("day", FunctionTransformer(module.month_of), "signed_up")), "FunctionTransformer"),
         "returns texts": (on(NUMBERS, ("day", texts, ["signed_up"])), "FunctionTransformer with code"),
+        "behind a selector": (on(NUMBERS, ("fee", selected, ["fee", "visits"])), "FunctionTransformer with code"),
         "behind another step": (on(NUMBERS, ("day", behind, ["fee"])), "a function of the user"),
     }
 
 
 @pytest.mark.usefixtures("_no_modules")
-@pytest.mark.parametrize("name", ["function", "class", "of a Series", "returns texts", "behind another step"])
+@pytest.mark.parametrize(
+    "name", ["function", "class", "of a Series", "returns texts", "behind a selector", "behind another step"]
+)
 def test_own_steps_are_called_beside_the_compiled_rest(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
