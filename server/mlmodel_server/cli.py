@@ -137,8 +137,8 @@ def _add_table(package: argparse.ArgumentParser) -> None:
         type=_dtype,
         default=[],
         metavar="COLUMN=DTYPE",
-        help="dtypes of pandas that columns of --data had in training, such as visits=Int64 or city=category (default: "
-        "those of pandas.read_csv: int64, float64, bool and text)",
+        help="dtypes of pandas that columns of --data had in training, such as visits=Int64, city=category or "
+        "'day=datetime64[ns]' (default: those of pandas.read_csv: int64, float64, bool and text)",
     )
     package.add_argument(
         "--separator",
@@ -156,14 +156,15 @@ def _add_table(package: argparse.ArgumentParser) -> None:
 
 
 def _dtype(text: str) -> tuple[str, str]:
-    from mlmodel_server.package.csv_file import DTYPES
+    from mlmodel_server.package.csv_file import DTYPES, is_dtype
 
     column, equals, dtype = text.rpartition("=")
     if not equals or not column:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid: give COLUMN=DTYPE, such as visits=Int64")
-    if dtype not in DTYPES:
+    if not is_dtype(dtype):
         raise argparse.ArgumentTypeError(
-            f"unknown dtype {dtype[:40]!r}{guess(dtype, DTYPES)}: use one of {', '.join(DTYPES)}, or --dates {column}"
+            f"unknown dtype {dtype[:40]!r}{guess(dtype, DTYPES)}: use one of {', '.join(DTYPES)}, datetime64[ns] or "
+            f"'datetime64[us, ZONE]', or --dates {column}"
         )
     return column, dtype
 

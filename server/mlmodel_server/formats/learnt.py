@@ -43,20 +43,26 @@ def dates(estimator: Any, width: int) -> list[int]:
     return [column for column, value in known.items() if isinstance(value, np.datetime64)]
 
 
-def like_dates(estimator: Any, width: int) -> list[int]:
-    """Return the columns whose numbers in training look like times since 1970: it was a DataFrame with dates, which
-    scikit-learn turns into numbers, or it had great numbers such as ids."""
-    found = set()
-    for part, places in _parts(estimator, list(range(width)), set()):
+def locations(estimator: Any, width: int) -> dict[int, list[float]]:
+    """Return numbers of the training by column, in its own unit, which scalers and imputers learnt."""
+    found: dict[int, list[float]] = {}
+    for part, places in _parts(estimator, list(range(width)), set(), ("SimpleImputer",)):
         for name in _LOCATIONS:
             values = getattr(part, name, None)
             if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.shape == (len(places),):
-                found |= {
-                    column
-                    for column, value in zip(places, values.tolist(), strict=True)
-                    if any(first <= value <= last for first, last in _TIMES)
-                }
-    return sorted(found)
+                for column, value in zip(places, values.tolist(), strict=True):
+                    found.setdefault(column, []).append(value)
+    return found
+
+
+def like_dates(estimator: Any, width: int) -> list[int]:
+    """Return the columns whose numbers in training look like times since 1970: it was a DataFrame with dates, which
+    scikit-learn turns into numbers, or it had great numbers such as ids."""
+    return sorted(
+        column
+        for column, values in locations(estimator, width).items()
+        if any(first <= value <= last for value in values for first, last in _TIMES)
+    )
 
 
 def datatypes(known: Mapping[int, Any]) -> dict[int, str]:
@@ -68,31 +74,34 @@ def _datatype(value: Any) -> str:
     return "BYTES" if isinstance(value, str) else "BOOL" if isinstance(value, bool) else "FP64"
 
 
-def _parts(part: Any, columns: Sequence[int], seen: set[int]) -> Iterator[tuple[Any, Sequence[int]]]:
-    """Yield the parts of an estimator that get columns of the table, with their places in it."""
+def _parts(
+    part: Any, columns: Sequence[int], seen: set[int], kept: Sequence[str] = _KEEP
+) -> Iterator[tuple[Any, Sequence[int]]]:
+    """Yield the parts of an estimator that get columns of the table, with their places in it. Steps of a pipeline
+    after the first one that is none of ``kept`` are left out."""
     if id(part) in seen or (not isinstance(part, (BaseEstimator, list, tuple)) and not _is_helper(part)):
         return
     seen.add(id(part))
     if isinstance(part, (list, tuple)):
         for inner in part:
-            yield from _parts(inner, columns, seen)
+            yield from _parts(inner, columns, seen, kept)
     elif isinstance(part, ColumnTransformer):
         for name, step, _ in getattr(part, "transformers_", ()):
             places = part._transformer_to_input_indices.get(name, [])
             if max(places, default=0) < len(columns):
-                yield from _parts(step, [columns[place] for place in places], seen)
+                yield from _parts(step, [columns[place] for place in places], seen, kept)
     elif isinstance(part, Pipeline):
         for _, step in part.steps:
-            yield from _parts(step, columns, seen)
-            if not _keeps_columns(step, len(columns)):
+            yield from _parts(step, columns, seen, kept)
+            if not _keeps_columns(step, len(columns), kept):
                 return
     elif isinstance(part, FeatureUnion):
         for _, step in part.transformer_list:
-            yield from _parts(step, columns, seen)
+            yield from _parts(step, columns, seen, kept)
     elif getattr(part, "n_features_in_", len(columns)) == len(columns):
         yield part, columns
         for inner in vars(part).values():
-            yield from _parts(inner, columns, seen)
+            yield from _parts(inner, columns, seen, kept)
 
 
 def _is_helper(part: Any) -> bool:
@@ -100,10 +109,10 @@ def _is_helper(part: Any) -> bool:
     return type(part).__module__.startswith("sklearn.") and hasattr(part, "estimator")
 
 
-def _keeps_columns(step: Any, width: int) -> bool:
+def _keeps_columns(step: Any, width: int, kept: Sequence[str]) -> bool:
     if step is None or isinstance(step, str):
         return True
-    if type(step).__name__ not in _KEEP or getattr(step, "add_indicator", False):
+    if type(step).__name__ not in kept or getattr(step, "add_indicator", False):
         return False
     return len(getattr(step, "statistics_", range(width))) == width
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlmodel_server.errors import UsageError, not_installed
+import numpy as np
+
+from mlmodel_server.errors import RefusedModel, RequestError, UsageError, not_installed
 from mlmodel_server.formats import dates, documents
-from mlmodel_server.formats.frame import NULLABLE, NUMBERS, TEXTS
+from mlmodel_server.formats.frame import NULLABLE, NUMBERS, TEXTS, Frames
+from mlmodel_server.tensors import Column, TensorSpec
 from mlmodel_server.texts import guess
 
 DTYPES = (*sorted(NUMBERS), *sorted(NULLABLE), *TEXTS, "category")
-"""The dtypes of pandas that a column of a CSV file may get, beside those of dates."""
+"""The dtypes of pandas that a column of a CSV file may get, beside those of dates: see :func:`is_dtype`."""
 
 SEPARATORS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
 """Separators that are not commas, and how they are typed in a shell."""
@@ -76,21 +80,39 @@ class CsvFile:
             try:
                 table[name] = pd.to_datetime(table[name], format="ISO8601")
             except ValueError:
+                dtype = shlex.quote(f"{name}=datetime64[us, UTC]")
                 raise UsageError(
-                    f"column {name!r} of {self.path} has a value that is not a date in ISO 8601, such as 2024-03-01: "
-                    "change it"
+                    f"column {name!r} of {self.path} has a value that is not a date in ISO 8601, such as 2024-03-01, "
+                    f"or several offsets: change it, or give --dtypes {dtype} with the time zone of the training"
                 ) from None
         for name, dtype in self.dtypes.items():
             if dtype == "category":  # pandas' reader would make texts of numbers
                 table[name] = table[name].astype(dtype)
+            elif dates.DTYPE.fullmatch(dtype):
+                table[name] = self._dates(name, dtype, table[name])
         return table
+
+    def _dates(self, name: str, dtype: str, texts: Any) -> Any:
+        """Return a column of texts as dates of this dtype, as a server makes them."""
+        column = Column(dtype, format=dates.format_of(dtype))
+        table: Any = np.empty((len(texts), 1), object)
+        table[:, 0] = [text if isinstance(text, str) else None for text in texts]
+        try:
+            return Frames([TensorSpec(name, "BYTES", (-1,), column)])(table)[name]
+        except RequestError as error:
+            raise UsageError(f"{self.path}: {error}") from None
+        except RefusedModel:
+            raise UsageError(
+                f"the time zone in {dtype!r} is unknown here: give --dtypes another, such as UTC"
+            ) from None
 
     def _read(self) -> Any:
         try:
             import pandas as pd
         except ImportError:
             raise UsageError(not_installed("reading a CSV file", "pandas", "cli")) from None
-        dtypes = {name: dtype for name, dtype in self.dtypes.items() if dtype != "category"}
+        dtypes: dict[str, Any] = {name: dtype for name, dtype in self.dtypes.items() if dtype != "category"}
+        dtypes |= {name: str for name, dtype in dtypes.items() if dates.DTYPE.fullmatch(dtype)}
         try:
             self._check_separator()
             return pd.read_csv(self.path, sep=self.separator or ",", dtype=dtypes)
@@ -138,6 +160,11 @@ class CsvFile:
             f"{self.path} has the columns {', '.join(map(str, table.columns[:10]))}, but the model takes one text for "
             "each row: name the column of texts 'text'"
         )
+
+
+def is_dtype(dtype: str) -> bool:
+    """Whether a column of a CSV file may get this dtype of pandas."""
+    return dtype in DTYPES or dates.DTYPE.fullmatch(dtype) is not None
 
 
 def like_dates(X: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -91,6 +92,45 @@ def check_rows(estimator: Any, X: Any) -> None:
                 f"column {name!r} of X has the dtype {str(X[name].dtype)[:40]}, but the model was fitted on dates: "
                 f"convert it with pandas.to_datetime, or add --dates {name} on the command line"
             )
+    _check_units(names, estimator, X)
+
+
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_YEAR = 3.2e7
+"""Seconds. Around 1970, the size of a number does not say its unit."""
+
+_NEAR = 5.0
+"""Factor by which a number of the training may differ from the median of X, both in seconds, to be of this unit."""
+
+
+def _check_units(names: Sequence[str], estimator: Any, X: Any) -> None:
+    """Raise :class:`UsageError` if dates have another unit than in training: a scaler or an imputer computed with their
+    numbers, and pandas before 3 made nanoseconds of them, later versions microseconds."""
+    learned = learnt.locations(estimator, len(names)) if names and is_frame(X) else {}
+    for column, values in learned.items():
+        match = dates.DTYPE.fullmatch(str(X[names[column]].dtype)) if names[column] in X.columns else None
+        units = _units_of(values, X[names[column]], match[1]) if match else set()
+        if match and units and match[1] not in units:
+            name, unit = names[column], min(units)
+            dtype = shlex.quote(f"{name}=datetime64[{unit}{', ' + match[2] if match[2] else ''}]")
+            raise UsageError(
+                f"the dates of column {name!r} of X are {match[0]}, but those of the training had the unit {unit}: "
+                f"convert them with X[{name!r}].dt.as_unit({unit!r}), or on the command line with --dtypes {dtype}"
+            )
+
+
+def _units_of(values: Sequence[float], series: Any, unit: str) -> set[str]:
+    """Return the units in which numbers of the training are near the dates of a column; empty if that is not known."""
+    given = np.asarray(series.dropna().astype("int64"), float) / _UNITS[unit]
+    usual = abs(float(np.median(given))) if len(given) else 0.0
+    if usual < _YEAR:
+        return set()
+    return {
+        unit
+        for unit, parts in _UNITS.items()
+        for value in values
+        if usual / _NEAR <= abs(value) / parts <= usual * _NEAR
+    }
 
 
 def require_columns(names: Sequence[str], X: Any) -> None:

@@ -18,7 +18,11 @@ from mlmodel_server.loading.sources import locate
 from mlmodel_server.package.csv_file import CsvFile, like_dates
 from tests.unit.server.models import joblib_bytes
 
-TABLE = "age,city,since,y\n30,Rome,2024-03-01,yes\n,Oslo,2024-03-02T09:30,no\n9007199254740993,Rome,,yes\n"
+TABLE = """age,city,since,mixed,y
+30,Rome,2024-03-01,2024-03-01T09:30Z,yes
+,Oslo,2024-03-02T09:30,2024-03-01T09:30+02:00,no
+9007199254740993,Rome,,,yes
+"""
 MODEL = Path("model.onnx")  # any model that is not one of scikit-learn
 
 
@@ -30,10 +34,10 @@ def table(tmp_path: Path) -> Path:
 
 def test_columns_are_those_of_pandas_unless_their_dtype_is_given(table: Path) -> None:
     X, y = CsvFile(table, "y").rows(MODEL)
-    assert (list(X.columns), list(y)) == (["age", "city", "since"], ["yes", "no", "yes"])
+    assert (list(X.columns), list(y)) == (["age", "city", "since", "mixed"], ["yes", "no", "yes"])
     assert X["age"].dtype == "float64"
     X, _ = CsvFile(table, "y", ["since"], {"age": "Int64", "city": "category"}).rows(MODEL)
-    assert [str(dtype) for dtype in X.dtypes] == ["Int64", "category", "datetime64[us]"]
+    assert [str(dtype) for dtype in X.dtypes[:3]] == ["Int64", "category", "datetime64[us]"]
     assert X["age"].tolist() == [30, pd.NA, 9007199254740993], "which a float64 does not hold"
 
 
@@ -45,9 +49,33 @@ def test_categories_of_numbers_stay_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "dtype", ["datetime64[ns]", "datetime64[s]", "datetime64[us, Europe/Rome]", "datetime64[ns, UTC]"]
+)
+def test_dates_get_the_dtype_of_the_training(tmp_path: Path, dtype: str) -> None:
+    offset = ["Z", "+02:00"] if "," in dtype else ["", ""]
+    texts = [f"2024-03-01T09:30:00{offset[0]}", "", f"2024-07-02T00:00{offset[1]}"]
+    (tmp_path / "data.csv").write_text("\n".join(["day,x", *(f"{text},1" for text in texts)]))
+    X, _ = CsvFile(tmp_path / "data.csv", dtypes={"day": dtype}).rows(MODEL)
+    assert str(X["day"].dtype) == dtype
+    expected = [pd.Timestamp(text).tz_convert("UTC") if "," in dtype else pd.Timestamp(text) for text in texts if text]
+    assert X["day"].dropna().tolist() == expected
+    assert X["day"].isna().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"label": "Y"}, r"has no column 'Y' \(did you mean 'y'\?\): give --label one of age, city, since, y"),
+        ({"dates": ["mixed"]}, r"or several offsets: change it, or give --dtypes 'mixed=datetime64\[us, UTC\]'"),
+        ({"dtypes": {"mixed": "datetime64[us]"}}, "row 0: input 'mixed' must be a date in ISO 8601 without an offset"),
+        (
+            {"dtypes": {"since": "datetime64[us, UTC]"}},
+            "row 0: input 'since' must be a date in ISO 8601 with an offset",
+        ),
+        (
+            {"dtypes": {"since": "datetime64[us, Mars/North]"}},
+            r"the time zone in 'datetime64\[us, Mars/North\]' is unknown here",
+        ),
+        ({"label": "Y"}, r"has no column 'Y' \(did you mean 'y'\?\): give --label one of age, city, since, mixed, y"),
         ({"dates": ["sinc"]}, r"has no column 'sinc' \(did you mean 'since'\?\): give --dates one of"),
         ({"dtypes": {"agee": "Int64"}}, r"has no column 'agee' \(did you mean 'age'\?\): give --dtypes one of"),
         ({"dates": ["city"]}, "column 'city' of .* has a value that is not a date in ISO 8601"),
@@ -69,7 +97,7 @@ def test_another_separator_is_named_and_accepted(table: Path, separator: str, sh
         CsvFile(table, "y").rows(MODEL)
     assert str(caught.value).endswith(f"is separated by {shown}, not by commas: add --separator {shown}")
     X, _ = CsvFile(table, "y", separator=separator).rows(MODEL)
-    assert list(X.columns) == ["age", "city", "since"]
+    assert list(X.columns) == ["age", "city", "since", "mixed"]
 
 
 @pytest.mark.parametrize("header", ["text", '"a;b",c', '"a,b"', "a b"])

@@ -12,16 +12,24 @@ import pytest
 from lightgbm import LGBMClassifier
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    StandardScaler,
+    TargetEncoder,
+)
 from xgboost import XGBClassifier
 
 from mlmodel_server import manifest, package
 from mlmodel_server.cli import main
 from mlmodel_server.errors import RefusedModel, UsageError
-from mlmodel_server.formats import sklearn
+from mlmodel_server.formats import learnt, sklearn
 from mlmodel_server.loading.trust import open_artefact
 from mlmodel_server.manifest import MANIFEST
 from tests.unit.server.models import SEED, iris, joblib_bytes, mixed
@@ -134,3 +142,34 @@ def test_a_file_whose_scalers_saw_dates_says_that_it_takes_numbers(
 def test_columns_of_usual_numbers_do_not_look_like_dates() -> None:
     for model in (FITTED["columns"], FITTED["pipeline"]):
         assert sklearn.opened(model.fit(NUMBERS, LABELS), "joblib").like_dates == ()
+
+
+UNITS = ("s", "ms", "us", "ns")
+
+
+@pytest.mark.parametrize("zone", ["", ", Europe/Rome"])
+@pytest.mark.parametrize("fitted", UNITS)
+@pytest.mark.parametrize("step", [StandardScaler(), make_pipeline(SimpleImputer(), MaxAbsScaler())])
+def test_dates_have_the_unit_of_the_training_because_scalers_compute_with_their_numbers(
+    fitted: str, step: Any, zone: str
+) -> None:
+    days = DAYS.assign(since=DAYS["since"].dt.tz_localize("UTC").dt.tz_convert("Europe/Rome")) if zone else DAYS
+    columns = ColumnTransformer([("since", step, ["since"])], remainder="passthrough")
+    model = make_pipeline(columns, LogisticRegression())
+    model.fit(days.astype({"since": f"datetime64[{fitted}{zone}]"}), LABELS)
+    for given in UNITS:
+        X = days.astype({"since": f"datetime64[{given}{zone}]"})
+        if given == fitted:
+            package.build(model, X, None, compile=False)
+            continue
+        with pytest.raises(UsageError, match=rf"as_unit\('{fitted}'\).* 'since=datetime64\[{fitted}{zone}\]'"):
+            package.build(model, X, None, compile=False)
+
+
+def test_numbers_that_a_function_made_of_dates_have_no_unit() -> None:
+    """Seconds since 1970 are as great as dates of another unit."""
+    seconds = FunctionTransformer(np.abs).fit(DAYS[["age"]] * 1.6e9 / 50)
+    model = make_pipeline(seconds, StandardScaler()).fit(DAYS[["age"]] * 1.6e9 / 50)
+    assert learnt.locations(model, 1) == {}
+    old = DAYS.assign(since=pd.Timestamp("1970-03-01") + pd.to_timedelta(range(60), "h"))
+    package.build(ColumnTransformer([("since", StandardScaler(), ["since"])]).fit(old), old, None, compile=False)
