@@ -32,6 +32,7 @@ OURS = "mlmodel-server"
 CHECKED = 20
 SECONDS = 2.0
 MB = 1e6
+SAMPLE_ROUNDS = 20
 UNCONVERTED = ("--compile", "off")
 UNBATCHED = ("--batch-rows", "1")
 
@@ -217,7 +218,33 @@ def second_worker(folder: Path) -> Part:
     )
 
 
-ALL = (iris, forest, mixed, dated, numbers, own_code, batching, starts, second_worker)
+def kept(folder: Path) -> Part:
+    """What the sample of requests for rehearsals costs: the smallest model, and the same server twice without it."""
+    trained = models.iris(folder / "kept")
+    requests = trained.requests(CHECKED)
+    sampling = ("--rehearsal", str(folder / "none"), "--rehearsal-port", "0")
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(running(label, ours(*flags), trained.folder))
+            for label, flags in {"with a sample": sampling, "without": (), "without, repeated": ()}.items()
+        ]
+        for server in servers:
+            server.check(requests)
+        on, off, again = measure([(server, requests[0]) for server in servers], 32, SECONDS, SAMPLE_ROUNDS)
+    return Part(
+        "The sample of requests for rehearsals",
+        rounds.HEADER,
+        rounds.rows([off, again, on]),
+        [
+            Claim(
+                "requests per second of CPU time, with the sample to without", on.ratio(off, per_cpu_second), 0.97, "×"
+            ),
+            Claim("the same server twice, A/A", again.ratio(off, per_cpu_second), 0.97, "×"),
+        ],
+    )
+
+
+ALL = (iris, forest, mixed, dated, numbers, own_code, batching, starts, second_worker, kept)
 
 
 def _starts(trained: Trained) -> dict[str, tuple[Start, Path]]:

@@ -22,6 +22,7 @@ class Reporter:
     def __init__(self, serving: Serving) -> None:
         self._serving, self._recorder = serving, serving.recorder
         self._shadow, self._payloads, self._sample = serving.shadow, serving.payloads, serving.sample
+        self._wants = serving.sample.wants if serving.sample else None
         self._tracing: tracing.Tracing | None = None
 
     def start(self, slot: int) -> None:
@@ -70,7 +71,7 @@ class Reporter:
             self._shadow.offer(exchange.request.inputs, answer.response.outputs, headers)
         if self._payloads:
             self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
-        if self._sample is not None and self._sample.wants(headers):
+        if self._wants is not None and self._wants(headers):
             self._keep(exchange)
 
     def failed(self, exchange: Exchange[Any], status: int, error: Exception) -> None:
@@ -83,10 +84,10 @@ class Reporter:
             self._recorder.record_shed(error.reason)
         if self._tracing:
             self._tracing.record(exchange.route, headers, status, seconds)
-        if self._sample is not None and status in SAMPLED and self._sample.wants(headers):
+        if self._wants is not None and status in SAMPLED and self._wants(headers):
             self._keep(exchange)
 
     def _keep(self, exchange: Exchange[Any]) -> None:
         content = exchange.content() if exchange.is_sampled else None
-        if self._sample is not None and content:
+        if self._sample and content:
             self._sample.keep(content, exchange.headers)
