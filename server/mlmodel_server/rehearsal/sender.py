@@ -53,6 +53,10 @@ BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 2.0
 LATE = Answer(True)
 """The candidate did not answer within its limit."""
 
+BROKEN_SECONDS = 30.0
+"""Pause after a connection to the own server broke: its worker may have crashed, and four crashes in a minute end the
+server. Copies alone never cause so many."""
+
 _SHED = (429, 503)
 _ABSENT = (401, 403, 404, 405)
 
@@ -329,6 +333,8 @@ class Sender:
         of_candidate: Answer | None = None
         seconds = 0.0
         for side in order:
+            if side is own and of_own and of_own[0].failed:
+                continue  # a second answer would be compared with nothing
             if side is own:
                 former = own.seconds
                 of_own.append(self._ask(own, key, entry, self._timeout))
@@ -360,6 +366,8 @@ class Sender:
             side.is_late = True
             return LATE
         except Broken:
+            if side.revision == self._own[0]:
+                side.resume = time.monotonic() + BROKEN_SECONDS
             return FAILED
         taken = time.monotonic() - started
         if status in _SHED:

@@ -134,9 +134,9 @@ class Stage:
         return "--revision", revision, "--rehearsal", self.file, "--rehearsal-port", str(self.port(f"{revision}-page"))
 
     @contextlib.contextmanager
-    def stable(self, *options: str | Path, revision: str = STABLE) -> Iterator[Pod]:
+    def stable(self, *options: str | Path, revision: str = STABLE, **env: str) -> Iterator[Pod]:
         program = ("-c", PROGRAM, json.dumps(self.ports))
-        with running(*options, *self.options(revision), program=program) as server:
+        with running(*options, *self.options(revision), program=program, **env) as server:
             yield Pod(server, self.port(f"{revision}-page"))
 
     @contextlib.contextmanager
@@ -417,6 +417,17 @@ def test_several_workers_and_two_pods_of_stable(tmp_path: Path) -> None:
         assert outcome(page) == (10, 0, 0, 0)
         other.send(5, first=10)
         assert other.rehearsed("bbbb", 15)["boot"] == page["boot"]
+
+
+def test_a_model_that_each_worker_loads_after_the_fork(tmp_path: Path) -> None:
+    """As a model of TensorFlow, or one that predicts on several threads."""
+    stage = Stage(tmp_path)
+    stage.port("bbbb")
+    model = saved(tmp_path, "model", Labels())
+    with stage.stable(*model, OMP_NUM_THREADS="2") as stable, stage.candidate("bbbb", *model):
+        stable.send(10)
+        stage.name("bbbb")
+        assert outcome(stable.rehearsed("bbbb", 10)) == (10, 0, 0, 0)
 
 
 def children(server: Server) -> list[int]:

@@ -20,6 +20,7 @@ from mlmodel_server.rehearsal.compare import WARM_UP
 from mlmodel_server.rehearsal.sample import Entry
 from mlmodel_server.rehearsal.sender import AGAIN_FIRST, ATTEMPTS, Sender
 from mlmodel_server.rehearsal.target import Target
+from mlmodel_server.startup import workers
 from mlmodel_server.tensors import named
 
 STABLE, CANDIDATE = "aaaa", "bbbb"
@@ -304,6 +305,15 @@ def test_a_stable_that_does_not_answer_in_time_is_not_a_failure_of_stable(monkey
     figures = world.steps(700)
     assert figures["pairs"] == {"both": 5, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
     assert figures["dropped"]["own"] == ATTEMPTS
+
+
+def test_copies_do_not_crash_stable_so_often_that_it_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 100)
+    world.own.handler = lambda *_: Broken()
+    figures = world.steps(60)
+    assert figures["pairs"]["own_failed"] == len(world.bodies(CANDIDATE))
+    assert 1 < figures["pairs"]["own_failed"] < workers.CRASHES
+    assert len(world.bodies(STABLE)) <= workers.CRASHES
 
 
 def test_an_answer_that_is_too_large_has_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
