@@ -26,7 +26,7 @@ lock: setup ## Update the lock files from pyproject.toml (UPGRADE=1 selects the 
 	$(BIN)/python -m hack.lock $(if $(UPGRADE),--upgrade)
 
 .PHONY: demo
-demo: setup ## Roll out four versions of a model on a real Kubernetes under traffic (KEEP=1 leaves the cluster running)
+demo: setup ## Roll out the versions of a model on a real Kubernetes under traffic (KEEP=1 leaves the cluster running)
 	$(BIN)/python -m hack.demo
 
 .PHONY: picture
@@ -38,7 +38,7 @@ test: setup ## Run all tests: checks, models, processes, a real API server, a br
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
-	@$(MAKE) --no-print-directory --jobs 2 test-system test-router test-protocols test-models
+	@$(MAKE) --no-print-directory --jobs 2 test-cluster test-system test-router test-protocols test-models
 
 .PHONY: test-router
 test-router: setup ## Run only the tests of the router's HAProxy, without a cluster
@@ -49,9 +49,13 @@ test-models: setup ## Run only the census of models, the fuzzers and the librari
 	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
 	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) $(FORMATS) -q
 
+.PHONY: test-cluster
+test-cluster: setup ## Run only the tests on a whole cluster under traffic
+	$(BIN)/python -m pytest tests/e2e --durations=15
+
 .PHONY: test-system
-test-system: setup ## Run only the tests of processes, of a real API server, and on a whole cluster under traffic
-	$(BIN)/python -m pytest tests/integration tests/e2e --ignore tests/integration/router \
+test-system: setup ## Run only the tests of processes, and of a real API server
+	$(BIN)/python -m pytest tests/integration --ignore tests/integration/router \
 		$(addprefix --ignore=,$(FUZZ) $(FORMATS)) --durations=15
 
 .PHONY: test-protocols
@@ -116,6 +120,11 @@ images: setup ## Build the images, and load them into the cluster if it is runni
 soak: setup ## Roll out twenty versions with every outcome under traffic while processes are killed, and lose the status in every phase (30 minutes)
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_status_lost.py --soak 20 --whole -q -rP
+
+.PHONY: rehearsal
+rehearsal: setup ## Rehearse versions of every outcome on a whole cluster, and fifteen of the same model on a busy machine (30 minutes)
+	$(BIN)/python -m hack.cluster images
+	$(BIN)/python -m pytest tests/e2e/test_rehearsal.py --identical 15 --whole -q -rP
 
 .PHONY: census
 census: setup ## Serve a model of every class in every format on every kind of table, and compare with its library (half an hour)

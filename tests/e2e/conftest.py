@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--whole", action="store_true", help="also the tests that are marked as part of the whole census")
     group.addoption("--soak", type=int, default=3, metavar="N", help="rollouts of the soak (3)")
     group.addoption("--busy", type=int, default=1, metavar="N", help="rollouts on a busy node (1)")
+    group.addoption("--identical", type=int, default=1, metavar="N", help="rollouts of the same model (1)")
     group.addoption("--restarts", type=int, default=4, metavar="N", help="rolling restarts of a model under load (4)")
 
 
@@ -31,6 +32,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "busy_rollouts" in metafunc.fixturenames:
         number = metafunc.config.getoption("busy", 1)
         metafunc.parametrize("busy_rollouts", [pytest.param(number, marks=pytest.mark.timeout(300 + 300 * number))])
+    if "identical" in metafunc.fixturenames:
+        number = metafunc.config.getoption("identical", 1)
+        metafunc.parametrize("identical", [pytest.param(number, marks=pytest.mark.timeout(400 + 120 * number))])
     if "soak" in metafunc.fixturenames:
         number = metafunc.config.getoption("soak", 3)
         metafunc.parametrize("soak", [pytest.param(number, marks=pytest.mark.timeout(300 + 120 * number))])

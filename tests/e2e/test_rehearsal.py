@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -125,7 +128,7 @@ def test_a_version_that_takes_twice_as_long_is_rejected_before_a_user_meets_it(
     assert set(seen.versions) == {"v1"}
 
 
-@pytest.mark.parametrize(("rate", "limit_seconds"), [(1.0, 180), (100.0, 120)])
+@pytest.mark.parametrize(("rate", "limit_seconds"), [(1.0, 180), pytest.param(100.0, 120, marks=pytest.mark.whole)])
 def test_a_better_version_is_stable_and_certified_within_minutes_at_any_traffic(
     model: Model, traffic: StartTraffic, rate: float, limit_seconds: float
 ) -> None:
@@ -211,6 +214,31 @@ def _readable(cluster: Cluster, model: Model, pod: str, address: str) -> dict[st
             # Not every pod has every port.
             found[f"{port}{path} of {pod}"] = cluster.run(["sh", "-c", 'curl -s -m 2 "$1" || true', "sh", url])
     return found
+
+
+def test_the_same_model_is_never_rejected_on_a_busy_machine(
+    model: Model, traffic: StartTraffic, identical: int
+) -> None:
+    """Each rollout has the same model as stable, while other processes keep all cores busy."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        model.apply("v2")
+        model.wait_ready(180, "v2")
+        with traffic(rate=20) as clients:
+            clients.wait_for_requests(200)
+            for number in range(identical):
+                rollout = {"steps": [{"weight": 50}], "bakeSeconds": 3}
+                model.apply("v2", rollout=rollout, serving={"refresh": str(number)})
+                status = model.wait_ready(300, "v2")
+                print(status["history"][0]["message"])
+                assert not status.get("rejected"), status["rejected"]
+            seen = clients.stop()
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    print(f"{identical} rollouts, 0 rejected; {seen.sent} requests, {seen.failed} failed")
+    assert seen.failed == 0, seen.errors
 
 
 def test_an_intended_change_is_let_through_by_name(model: Model, traffic: StartTraffic, tmp_path: Path) -> None:
