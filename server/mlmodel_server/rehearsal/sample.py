@@ -44,7 +44,7 @@ TICKS = 10
 """Calls of :meth:`Sample.tick` in a second."""
 
 _WORD = 8
-_FIRST, _LAST, _END, _SEEN, _FULL = range(5)  # words of the header
+_FIRST, _LAST, _END, _HIGHEST, _SEEN, _FULL = range(6)  # words of the header
 _HEADER = 8
 _SEQUENCE, _AT, _OFFSET, _LENGTH, _CLIENT, _CHECKSUM = range(6)  # words of a record
 _RECORD = 6
@@ -92,26 +92,30 @@ class _Region:
         raw = bytes(self.ring[place : place + length])
         return (record, raw) if self._checksum(record, raw) == record[_CHECKSUM] else None
 
-    def write(self, at: int, client: int, raw: bytes) -> int:
-        """Write an entry, for which :meth:`offset_for` has room, and return its number."""
-        words, offset = self.words, self.offset_for(len(raw))
+    def write(self, offset: int, at: int, client: int, raw: bytes) -> None:
+        """Write an entry at an offset of :meth:`offset_for`, where no other one is."""
+        words = self.words
         sequence = words[_LAST] + 1
         words[_LAST] = sequence  # first of all: no other entry gets this number, even if this process crashes here
         words[_FIRST] = words[_FIRST] or sequence
         words[_END] = offset + len(raw)
         place = offset % self.size
+        words[_HIGHEST] = max(words[_HIGHEST], place + len(raw))
         self.ring[place : place + len(raw)] = raw
         record = [sequence, at, offset, len(raw), client, 0]
         record[_CHECKSUM] = self._checksum(record, raw)
         for word, value in enumerate(record, self._record(sequence)):
             words[word] = value
-        return sequence
 
     def offset_for(self, length: int) -> int:
-        """Return where the next entry of this length begins."""
+        """Return where the next entry of this length begins: behind the last one, or at the start of the ring, if it
+        does not fit there or as much is free before the oldest entry. So small entries do not use the whole ring."""
         end: int = self.words[_END]
-        left = self.size - end % self.size
-        return end if length <= left else end + left
+        place = end % self.size
+        first = self.first_record()[0] if self.sequences() else end
+        used = end - first
+        is_free = used <= place and place - used >= used + length
+        return end + self.size - place if is_free or length > self.size - place else end
 
     def remove_first(self) -> tuple[int, int]:
         """Remove the oldest entry, with zeros in its place, and return its client and length."""
@@ -132,7 +136,7 @@ class _Region:
 
     def wipe(self) -> None:
         """Fill all that was ever written with zeros. Pages that were never used stay unused."""
-        used = min(self.words[_END], self.size)
+        used = self.words[_HIGHEST]
         records = min(self.words[_LAST] + 1, self.capacity)  # the first has number 1
         for word in range(_HEADER, _HEADER + records * _RECORD):
             self.words[word] = 0
@@ -248,8 +252,7 @@ class Sample:
                 if self._is_crowding(client, len(raw)):
                     self._refuse()
                     return
-        self._make_room(len(raw))
-        region.write(time.time_ns(), client, raw)
+        region.write(self._make_room(len(raw)), time.time_ns(), client, raw)
         self._hold(client, len(raw))
         self._update()
 
@@ -266,14 +269,16 @@ class Sample:
         alone = len(self._held) == (client in self._held)
         return weight > 1 and not alone and self._held.get(client, 0) + weight > self._region.capacity / 2
 
-    def _make_room(self, length: int) -> None:
+    def _make_room(self, length: int) -> int:
+        """Forget the oldest entries, until one more of this length has room; return its offset."""
         region = self._region
-        end = region.offset_for(length) + length
-        while sequences := region.sequences():
-            if len(sequences) < region.capacity and region.first_record()[0] + region.size >= end:
-                return
+        while len(region.sequences()) >= region.capacity:
+            self._forget()
+        offset = region.offset_for(length)
+        while region.sequences() and region.first_record()[0] + region.size < offset + length:
             region.words[_FULL] = 1
             self._forget()
+        return offset
 
     def _expire(self) -> None:
         oldest = time.time_ns() - int(MAX_AGE * 1e9)

@@ -177,10 +177,11 @@ def test_a_wide_vector_is_compared_in_some_columns() -> None:
         answer([1.5], name="score"),
         answer(["1.5"]),
         answer([1]),
+        answer([1.5, 1.5]),
         answer(np.zeros((0,))),
         Answer(False, 1000, None),
     ],
-    ids=["rows", "shape", "name", "text", "integer", "empty", "without output"],
+    ids=["rows", "shape", "name", "text", "integer", "equal rows", "empty", "without output"],
 )
 def test_another_form(other: Answer) -> None:
     counted = Pairs()
@@ -188,6 +189,27 @@ def test_another_form(other: Answer) -> None:
     counted.add(answer([2.5]), answer([2.5]))
     agree = counted.figures()["agree"]
     assert (agree["rows"], agree["form"], agree["same"]) == (2, 1, 1)
+
+
+def test_equal_labels_in_another_form_are_not_the_same() -> None:
+    counted = Pairs()
+    counted.add(answer(["a"]), answer(["a"], name="label"))
+    counted.add(answer(["a"]), answer(["a", "a"]))
+    agree = counted.figures()["agree"]
+    assert (agree["form"], agree["same"]) == (2, 0)
+
+
+def test_the_latest_rows_are_kept() -> None:
+    counted, one, other = Pairs(), answer([1.0]), answer([2.0])
+    for _ in range(ROWS):
+        counted.add(one, other)
+    assert counted.figures()["agree"]["same"] == 0
+    for _ in range(ROWS - 10):
+        counted.add(one, one)
+    assert counted.figures()["agree"]["same"] == ROWS - 10
+    for _ in range(100):
+        counted.add(one, one)
+    assert counted.figures()["agree"]["same"] == ROWS
 
 
 def test_the_width_of_a_number_is_not_another_form() -> None:

@@ -258,7 +258,7 @@ def test_an_entry_that_changes_while_it_is_read_is_not_returned() -> None:
     region = sample._regions[0]
     for key in sample.places()[::2]:
         start = region._record(key[1])
-        place = region.words[start + 2]
+        place = region.words[start + 2] % region.size
         region.ring[place + 20] ^= 1
     assert bodies(sample) == [b"%d" % number * 50 for number in range(1, 10, 2)]
 
@@ -327,7 +327,7 @@ def test_another_process_reads_while_a_worker_writes_and_never_reads_a_mixture()
 
 
 def crashes() -> Iterator[tuple[str, int]]:
-    yield from (("write", number) for number in range(12))
+    yield from (("write", number) for number in range(13))
     yield from (("remove_first", number) for number in range(9))
 
 
@@ -357,7 +357,7 @@ def test_a_worker_that_crashes_at_any_word_leaves_a_region_that_its_successor_co
     original, region.words = region.words, Words()  # type: ignore[assignment]
     try:
         if step == "write":
-            region.write(time.time_ns(), 7, bytes(8) + b"half")
+            region.write(region.offset_for(12), time.time_ns(), 7, bytes(8) + b"half")
         else:
             region.remove_first()
     except Crash:
@@ -462,6 +462,18 @@ def test_pages_are_used_only_for_what_is_kept(workers: int) -> None:
         for number in range(3000):
             sample.keep(content(bytes(30_000)), {CLIENT: b"%d" % number})
     assert 0.95 * TOTAL_BYTES < resident(sample) <= TOTAL_BYTES
+
+
+@ON_LINUX
+def test_small_requests_never_use_the_whole_ring() -> None:
+    sample = started(100, total=TOTAL_BYTES)
+    for _ in range(30_000):
+        sample.keep(content(bytes(1000)), {})
+    assert sample.kept == 100
+    assert resident(sample) < 300 * KIB
+    sample.wipe()
+    assert resident(sample) < 300 * KIB
+    assert memory(sample)[64:].strip(b"\0") == b""
 
 
 @ON_LINUX

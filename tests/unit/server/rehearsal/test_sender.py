@@ -254,15 +254,20 @@ def test_the_limit_is_at_most_the_timeout(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_large_request_may_take_longer_than_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch, 60)
+    world = World(monkeypatch, 200)
+
+    def is_large(content: Content) -> bool:
+        return int(content.body) > 196
 
     def handler(fake: Fake, content: Content) -> Any:
-        world.clock.now += 2.0 if content.body == b"30" else 0.0
+        world.clock.now += 2.0 if is_large(content) else 0.0
         return reply()
 
     world.own.handler = handler
-    world.candidate.handler = lambda fake, content: Late() if content.body == b"30" and fake.limits[-1] < 2 else reply()
-    assert world.steps(300)["pairs"] == {"both": 60, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+    world.candidate.handler = lambda fake, content: Late() if is_large(content) and fake.limits[-1] < 2 else reply()
+    assert world.steps(2000)["pairs"] == {"both": 200, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+    sent = Counter(world.bodies(CANDIDATE))
+    assert 0 < sum(count == 2 for count in sent.values()) <= 4, "those that the candidate was sent first"
 
 
 @pytest.mark.parametrize("absent", [Unreachable(), (403, b""), (404, b"")], ids=["no connection", "403", "404"])
