@@ -155,6 +155,8 @@ class World:
     """Pairs that one pod of stable makes in a second."""
     silent_pages: dict[str, float] = field(default_factory=dict)
     """Pods whose page does not answer, with the time since which it does not."""
+    reads_file: bool = True
+    """Whether the pods read the file that names the candidate; kubelet may refresh it late."""
     annotations: dict[str, str] = field(default_factory=dict)
     """Annotations of the MLModel."""
     file: str = ""
@@ -378,7 +380,8 @@ class World:
     def _rehearse(self, seconds: float) -> None:
         """Let all pods read the file, and those of stable repeat what they keep."""
         for sample in self.samples.values():
-            sample.follow(self.file)
+            if self.reads_file:
+                sample.follow(self.file)
         routes, words = self.followed, self.file.split()
         if routes is None or routes.stable is None or not words or words[1] not in self.revisions:
             return
