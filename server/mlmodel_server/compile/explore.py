@@ -48,16 +48,29 @@ def detect_domain(functions: Functions, estimator: Any, signature: Signature, ro
             return (False,) * len(numbers)
         return tuple(not accepts(functions, changed(row, [column], value)) for column in numbers)
 
+    def accepted_of(column: int, values: list[Any]) -> list[Any]:
+        """Return those categories of one encoder that a column accepts: all if it is the encoder of this column."""
+        table = np.repeat(row, len(values), axis=0)
+        table[:, column] = values
+        if accepts(functions, table):
+            return values
+        tried = (
+            [values[0], values[-1]] if signature.frame else []
+        )  # the DataFrame answers what the compiled form rejects
+        if tried and not any(accepts(functions, changed(row, [column], value)) for value in tried):
+            return []
+        return [value for value in values if accepts(functions, changed(row, [column], value))]
+
     def known(column: int) -> frozenset[Any] | None:
         """Return the only values that a column accepts; None if it accepts any."""
         unknown = UNKNOWN_TEXT if text[column] else unseen(column)
         if accepts(functions, changed(row, [column], unknown)):
             return None
-        categories = known_values(estimator, text[column])
-        known = frozenset(value for value in categories if accepts(functions, changed(row, [column], value)))
+        known = frozenset(value for values in lists[text[column]] for value in accepted_of(column, values))
         missing = text[column] and accepts(functions, changed(row, [column], None))
         return known | {MISSING_TEXT} if missing else known
 
+    lists = {is_text: known_lists(estimator, is_text) for is_text in (False, True)}
     suspects = [column for column, is_text in enumerate(text) if is_text]
     all_unseen = row.copy()
     for column in numbers:
@@ -112,16 +125,26 @@ def known_values(estimator: Any, text: bool) -> list[Any]:
 
     Raise :class:`Unsupported` if there are too many to try them.
     """
-    values = {
-        value
+    return list({value for known in known_lists(estimator, text) for value in known})
+
+
+def known_lists(estimator: Any, text: bool) -> list[list[Any]]:
+    """Return the different lists of categories of this kind that any encoder in the estimator has for a column.
+
+    Raise :class:`Unsupported` if there are too many to try them.
+    """
+    every = {
+        tuple(value if text else float(value) for value in known if _is_of_kind(value, text)): None
         for part in _parts(estimator, set())
         for known in _lists(part)
-        for value in known
-        if isinstance(value, str) is text
     }
-    if len(values) > MAX_CATEGORIES:
+    if len({value for known in every for value in known}) > MAX_CATEGORIES:
         raise Unsupported(f"its encoders have more than {MAX_CATEGORIES:,} categories")
-    return [value if text else float(value) for value in values if text or _is_number(value)]
+    return [list(known) for known in every if known]
+
+
+def _is_of_kind(value: Any, text: bool) -> bool:
+    return isinstance(value, str) if text else _is_number(value)
 
 
 def _lists(part: Any) -> list[list[Any]]:
