@@ -69,7 +69,7 @@ def save(
     method: str = "",
     outputs: str | Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
-    code: Code | Sequence[Code] = (),
+    code: Code | Sequence[Code] | None = (),
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
@@ -161,7 +161,7 @@ def build(
     method: str = "",
     outputs: str | Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
-    code: Code | Sequence[Code] = (),
+    code: Code | Sequence[Code] | None = (),
 ) -> dict[str, bytes]:
     """Return the files of a package by name, as :func:`save` writes them."""
     arguments.check(
