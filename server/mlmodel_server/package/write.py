@@ -69,7 +69,7 @@ def save(
     method: str = "",
     outputs: str | Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
-    code: Code | Sequence[Code] = (),
+    code: Code | Sequence[Code] | None = (),
 ) -> Path:
     """Write the package of ``model`` into the directory ``path`` and return it.
 
@@ -120,13 +120,9 @@ def save(
             f"{directory} cannot be written ({error.strerror}): give a directory that you may write to"
         ) from None
     described = manifest.parse(files[MANIFEST])
-    if (absent := not_served(described)) and PREDICT_PROBA not in _names(described.signature):
+    if described.task == "other" and (absent := not_served(described)):  # an outlier detector without its scores
         warnings.warn(f"a server answers only predict, from the compiled model: {how_to_get(absent)}", stacklevel=2)
     return directory
-
-
-def _names(signature: Signature) -> set[str]:
-    return {spec.name for spec in signature.outputs}
 
 
 def _write(files: dict[str, bytes], directory: Path) -> None:
@@ -161,7 +157,7 @@ def build(
     method: str = "",
     outputs: str | Sequence[str] | None = None,
     extra_columns: Literal["refuse", "ignore"] = "refuse",
-    code: Code | Sequence[Code] = (),
+    code: Code | Sequence[Code] | None = (),
 ) -> dict[str, bytes]:
     """Return the files of a package by name, as :func:`save` writes them."""
     arguments.check(

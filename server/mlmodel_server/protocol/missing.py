@@ -37,6 +37,8 @@ def _places(name: str, parameters: Parameters, size: int) -> list[int]:
             f"input {quoted(name)}: the parameter {NAME} must be the places of the missing elements from 0, with "
             "commas between them, such as '0,17'"
         )
+    if text.count(",") >= max(size, 1):
+        raise RequestError(f"input {quoted(name)}: the parameter {NAME} has more places than the {size} elements")
     places = [int(place) for place in text.split(",")]
     if max(places) >= size:
         raise RequestError(f"input {quoted(name)}: the parameter {NAME} has the place {max(places)} of {size} elements")

@@ -446,8 +446,9 @@ def test_a_package_replaces_the_files_of_the_one_before(tmp_path: Path) -> None:
         (lambda: lightgbm.LGBMClassifier(), X, "not fitted: call fit first"),
         (lambda: wrappers()["xgboost two"].get_booster(), X[:, :3], r"must have the shape \[-1, 4\], not \[120, 3\]"),
         (lambda: b"binf", X, "deprecated binary format"),
-        (lambda: "nowhere", X, "do not exist"),
-        (lambda: FILES["onnx"](), "rows", "must be a table of shape"),
+        (lambda: "nowhere", X, "'nowhere' does not exist"),
+        (lambda: FILES["onnx"](), [1.0, 2.0], "must be a table of shape"),
+        (lambda: FILES["onnx"](), "rows", "X is of the type str: pass rows"),
     ],
 )
 def test_a_model_that_cannot_be_packaged_is_reported_in_one_sentence(

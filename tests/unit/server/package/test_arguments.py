@@ -112,7 +112,7 @@ def test_one_of_several_needs_no_list() -> None:
     assert package.build(model, X, y, compile=False, method="predict_proba", outputs="decision_function") == listed
     assert package.build(model, X, pd.DataFrame({"label": y}), compile=False, method="predict_proba",
                          outputs="decision_function") == listed  # fmt: skip
-    assert set(package.build(model, X, y, compile=False, method=None, code=None)) == {MANIFEST, "model.skops"}
+    assert set(package.build(model, X, y, compile=False, code=None)) == {MANIFEST, "model.skops"}
 
 
 def test_a_module_needs_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

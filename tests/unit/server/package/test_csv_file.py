@@ -73,7 +73,7 @@ def test_dates_get_the_dtype_of_the_training(tmp_path: Path, dtype: str) -> None
         ),
         (
             {"dtypes": {"since": "datetime64[us, Mars/North]"}},
-            r"the time zone in 'datetime64\[us, Mars/North\]' is unknown here",
+            r"zone in 'datetime64\[us, Mars/North\]' is unknown",
         ),
         ({"label": "Y"}, r"has no column 'Y' \(did you mean 'y'\?\): give --label one of age, city, since, mixed, y"),
         ({"dates": ["sinc"]}, r"has no column 'sinc' \(did you mean 'since'\?\): give --dates one of"),

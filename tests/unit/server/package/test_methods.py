@@ -151,6 +151,7 @@ def test_a_package_with_named_outputs_says_nothing_because_a_server_has_them(
 ) -> None:
     model = IsolationForest(n_estimators=10, random_state=SEED).fit(X)
     directory = package.save(model, X, None, tmp_path / "out", outputs=["decision_function", "score_samples"])
+    package.save(LogisticRegression().fit(X, Y), X, Y, tmp_path / "classifier")
     assert not [found for found in recwarn if "answers only" in str(found.message)]
     assert main(["inspect", str(directory)]) == 0
     assert "not served" not in capsys.readouterr().out

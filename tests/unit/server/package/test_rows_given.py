@@ -40,7 +40,7 @@ RANDOM = np.random.default_rng(SEED)
 NUMBERS = pd.DataFrame({"age": RANDOM.integers(18, 80, 60), "fee": RANDOM.normal(50, 9, 60).round(2)})
 LABELS = (NUMBERS["age"] > 50).astype(int)
 DAYS = pd.DataFrame({"since": pd.date_range("2020-01-01", periods=60, freq="D"), "age": NUMBERS["age"]})
-QUICK = {"n_estimators": 3, "random_state": SEED}
+QUICK: dict[str, Any] = {"n_estimators": 3, "random_state": SEED}
 
 FITTED = {
     "estimator": RandomForestClassifier(**QUICK),

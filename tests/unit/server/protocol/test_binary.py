@@ -194,7 +194,9 @@ def test_any_bytes_after_the_json_are_decoded_or_rejected(
 
 
 @pytest.mark.parametrize("datatype", list(DTYPES))
-@pytest.mark.parametrize(("value", "places"), [("0", [0]), (5, [5]), ("0,2,5,2", [0, 2, 5])])
+@pytest.mark.parametrize(
+    ("value", "places"), [("0", [0]), (5, [5]), ("0,2,5,2", [0, 2, 5]), ("5,4,3,2,1,0", list(range(6)))]
+)
 def test_a_parameter_lists_the_missing_elements_as_null_does_in_json(
     datatype: str, value: Any, places: list[int]
 ) -> None:
@@ -213,7 +215,7 @@ def test_a_parameter_lists_the_missing_elements_as_null_does_in_json(
     np.testing.assert_array_equal(listed.array, plain.array)
 
 
-@pytest.mark.parametrize("value", ["", "a", "-1", "1,", "1, 2", "1.5", 1.5, True, "2", 2, "9" * 13, "0,2"])
+@pytest.mark.parametrize("value", ["", "a", "-1", "1,", "1, 2", "1.5", 1.5, True, "2", 2, "9" * 13, "0,2", "0,0,1"])
 def test_places_that_a_tensor_does_not_have_are_rejected(value: Any) -> None:
     with pytest.raises(RequestError, match="input 'x': the parameter missing"):
         decode([announced(TEXTS, [2], "BYTES", missing=value)], TEXTS)

@@ -128,7 +128,7 @@ def test_a_wrong_method_names_head() -> None:
     ("path", "similar"),
     [
         ("/predct", "'/predict'"),
-        ("/v1/models/duoble:predict", "'/v1/models/double:predict'"),
+        ("/v1/models/doubled:predict", "'/v1/models/double:predict'"),
         ("/V2/models/double", "'/v2/models/double'"),
         ("/admin/shell", ""),
     ],
