@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 FUZZ := tests/integration/server/test_fuzz.py
+# The commands of a README use one port of this machine, so these run one after the other.
+READMES := tests/integration/test_examples.py
 FORMATS := tests/integration/server/test_formats.py tests/integration/server/test_compile.py
 
 .PHONY: help
@@ -50,13 +52,13 @@ test-models: setup ## Run only the census of models, the fuzzers and the librari
 	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) $(FORMATS) -q
 
 .PHONY: test-cluster
-test-cluster: setup ## Run only the tests on a whole cluster under traffic
-	$(BIN)/python -m pytest tests/e2e --durations=15
+test-cluster: setup ## Run only the tests on a whole cluster under traffic, and the commands of the READMEs
+	$(BIN)/python -m pytest tests/e2e $(READMES) --durations=15
 
 .PHONY: test-system
 test-system: setup ## Run only the tests of processes, and of a real API server
 	$(BIN)/python -m pytest tests/integration --ignore tests/integration/router \
-		$(addprefix --ignore=,$(FUZZ) $(FORMATS)) --durations=15
+		$(addprefix --ignore=,$(READMES) $(FUZZ) $(FORMATS)) --durations=15
 
 .PHONY: test-protocols
 test-protocols: setup ## Run only the tests of the protocols, and of the model's page in a browser

@@ -1218,7 +1218,7 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
         capture_output=True,
         timeout=20,
     )
-    assert done.returncode == 1
+    assert done.returncode in (1, 138)  # 138: the signal to stop came to the other process before its error
     assert b"found in configuration file" in done.stderr
 
 
