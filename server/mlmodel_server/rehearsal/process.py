@@ -122,7 +122,12 @@ class Fresh:
         return self._content
 
 
-def _die_first() -> None:
-    """If memory becomes short, let the kernel kill this process and not one that serves."""
-    with suppress(OSError):  # not on Linux
-        Path("/proc/self/oom_score_adj").write_text("1000")
+def _die_first(groups: Path = Path("/sys/fs/cgroup"), score: Path = Path("/proc/self/oom_score_adj")) -> None:
+    """If memory becomes short, let the kernel kill this process and not one that serves.
+
+    With version 2 of control groups, Kubernetes lets the kernel kill all processes of a container together. There, the
+    container would be the first of the whole node. So it is done only where it is known that this process dies alone.
+    """
+    with suppress(OSError):  # not on Linux, or not a container
+        if not (groups / "cgroup.controllers").exists() or (groups / "memory.oom.group").read_text().strip() == "0":
+            score.write_text("1000")
