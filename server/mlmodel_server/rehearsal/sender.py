@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mlmodel_server.rehearsal import authentic
-from mlmodel_server.rehearsal.client import Broken, Late, Unreachable
+from mlmodel_server.rehearsal.client import Broken, Late, Unknown, Unreachable
 from mlmodel_server.rehearsal.compare import FAILED, Answer, Output, Pairs, draw_row
 from mlmodel_server.rehearsal.sample import Entry
 from mlmodel_server.rehearsal.target import Target
@@ -56,6 +56,8 @@ LATE = Answer(True)
 BROKEN_SECONDS = 30.0
 """Pause after a connection to the own server broke: its worker may have crashed, and four crashes in a minute end the
 server. Copies alone never cause so many."""
+
+_NOT_ACCEPTED = "not accepted: check that both revisions have the same API keys, and the clocks of the nodes"
 
 _SHED = (429, 503)
 _ABSENT = (401, 403, 404, 405)
@@ -359,6 +361,8 @@ class Sender:
             status, body = side.server.post(authentic.PATH, headers, content.body, seconds)
         except Unreachable:
             raise _Dropped(side, "no connection") from None
+        except Unknown:
+            raise _Dropped(side, _NOT_ACCEPTED) from None
         except Late:
             side.busy += time.monotonic() - started
             if side.revision == self._own[0]:  # its clients go first
@@ -373,10 +377,7 @@ class Sender:
         if status in _SHED:
             return _shed(side, taken)
         if status in _ABSENT:
-            raise _Dropped(
-                side,
-                "not accepted: check that both revisions have the same API keys, and the clocks of the nodes",
-            )
+            raise _Dropped(side, _NOT_ACCEPTED)
         if status != 200:
             side.busy += taken
             return FAILED

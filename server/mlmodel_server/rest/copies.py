@@ -80,9 +80,12 @@ class Copies:
 
     async def answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> Reply | None:
         """Return the reply to an authentic copy; None if the request is not one."""
-        content = await self._authentic(headers, receive)
-        if content is None:
+        target = self._serving.rehearsal.target() if self._serving.rehearsal else None
+        content = await self._authentic(target.key, headers, receive) if target else None
+        if target is None or content is None:
             return None
+        if content == authentic.HELLO:
+            return _plain(authentic.welcome(target.key, headers))
         copy = self._copy(content)
         if copy is None:
             return _reply(Outcome(404, 1))
@@ -92,10 +95,9 @@ class Copies:
         except Overloaded as error:
             return _reply(Outcome(error.status, 1))
 
-    async def _authentic(self, headers: Mapping[bytes, bytes], receive: Receive) -> Content | None:
+    async def _authentic(self, key: bytes, headers: Mapping[bytes, bytes], receive: Receive) -> Content | None:
         """Receive the body of what may be a copy, and return its content if it is one."""
-        target = self._serving.rehearsal.target() if self._serving.rehearsal else None
-        if target is None or not authentic.is_recent(headers, time.time()) or self._unknown >= MAX_UNKNOWN:
+        if not authentic.is_recent(headers, time.time()) or self._unknown >= MAX_UNKNOWN:
             return None
         self._unknown += 1
         try:
@@ -106,7 +108,7 @@ class Copies:
             self._unknown -= 1
         if body is None:
             return None
-        return authentic.verify(target.key, self._serving.revision, headers, body, time.time())
+        return authentic.verify(key, self._serving.revision, headers, body, time.time())
 
     def _copy(self, content: Content) -> Copy | None:
         if content.target == authentic.GRPC:
@@ -115,6 +117,10 @@ class Copies:
         model = self._serving.model
         endpoint, _ = outputs.select(self._endpoints, unquote(path.decode("latin-1")), query, model)
         return HttpCopy(endpoint, content, self._serving.limits) if endpoint and endpoint.is_sampled else None
+
+
+def _plain(body: bytes) -> Reply:
+    return Reply(200, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))], body)
 
 
 def _reply(outcome: Outcome) -> Reply:

@@ -458,3 +458,13 @@ def test_strangers_that_send_slowly_take_no_memory_of_clients(tmp_path: Path, ke
     ((status, _, _),) = asyncio.run(whole())
     assert status == 200
     assert app._copies._unknown == 0
+
+
+def test_a_server_proves_that_it_has_the_key_before_it_gets_a_request(tmp_path: Path) -> None:
+    pod = Pod(tmp_path)
+    hello = copied(authentic.HELLO, pod.key())
+    forged = copied(authentic.HELLO, authentic.key_of("cd" * 32, b""))
+    (status, _, body), unknown = pod.run(hello, forged)
+    assert (status, body) == (200, authentic.welcome(pod.key(), hello["headers"]))
+    assert unknown[0] == 404
+    assert not pod.kept()

@@ -59,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         found = authentic.verify(key, self.server.revision, headers, body, time.time())
         outputs = [{"name": "a", "datatype": "UINT8", "shape": [1], "data": b"\x01"}]
         answer = msgspec.msgpack.encode({"status": 200, "own_us": 900, "busy_us": 900, "outputs": outputs})
+        if found == authentic.HELLO:
+            answer = authentic.welcome(key, headers)
         self.send_response(200 if found else 404)
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
