@@ -53,6 +53,10 @@ BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 2.0
 LATE = Answer(True)
 """The candidate did not answer within its limit."""
 
+REJECTED = Answer(True)
+"""The server rejected the request (4xx). What stable rejects and the candidate does not is no failure of stable: else a
+client could hide the failures of a candidate behind such requests."""
+
 BROKEN_SECONDS = 30.0
 """Pause after a connection to the own server broke: its worker may have crashed, and four crashes in a minute end the
 server. Copies alone never cause so many."""
@@ -316,8 +320,10 @@ class Sender:
                 rehearsal.requeue(key, dropped.shed)
         else:
             own.failures = candidate.failures = 0
+            is_laxer = answers[0] is REJECTED and not answers[1].failed
             with self._lock:
-                rehearsal.pairs.add(*answers)
+                if not is_laxer:
+                    rehearsal.pairs.add(*answers)
                 rehearsal.asked += 1
         cpu = time.thread_time() - used
         self._resume = started + max(own.busy / OWN_SHARE, candidate.busy / CANDIDATE_SHARE, cpu / CPU_SHARE)
@@ -408,7 +414,7 @@ def _shed(side: _Side, seconds: float) -> Answer:
 
 def _answer(reply: _Reply, entry: Entry) -> Answer:
     if reply.status != 200:
-        return FAILED
+        return REJECTED if 400 <= reply.status < 500 else FAILED
     draw = int.from_bytes(blake2b(f"{entry.slot} {entry.sequence}".encode(), digest_size=8).digest(), "little")
     try:
         row = draw_row(reply.outputs[0], draw) if reply.outputs else None

@@ -215,7 +215,7 @@ def test_what_the_candidate_fails(monkeypatch: pytest.MonkeyPatch, failure: Any)
 
 def test_what_both_fail_and_what_only_stable_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, 40)
-    world.own.handler = lambda *_: reply(status=400)
+    world.own.handler = lambda *_: reply(status=500)
     world.candidate.handler = lambda _, content: reply(status=400 if int(content.body) % 2 else 200)
     assert world.steps(60)["pairs"] == {"both": 0, "candidate_failed": 0, "own_failed": 20, "both_failed": 20}
 
@@ -466,3 +466,13 @@ def test_the_page_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = world.steps(20)
     assert figures["asked"] == 3000
     assert len(msgspec.json.encode(figures)) <= 16 << 10
+
+
+def test_what_stable_rejects_and_the_candidate_does_not_hides_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client sends many requests that only the candidate accepts; it fails those of the others."""
+    world = World(monkeypatch, 30)
+    world.own.handler = lambda _, content: reply(status=400 if int(content.body) % 3 else 200)
+    world.candidate.handler = lambda _, content: reply() if int(content.body) % 3 else reply(status=500)
+    figures = world.steps(60)
+    assert figures["asked"] == 30
+    assert figures["pairs"] == {"both": 0, "candidate_failed": 10, "own_failed": 0, "both_failed": 0}
