@@ -54,8 +54,8 @@ LATE = Answer(True)
 """The candidate did not answer within its limit."""
 
 REJECTED = Answer(True)
-"""The server rejected the request (4xx). What stable rejects and the candidate answers does not count: else a client could
-hide the failures of a candidate behind such requests."""
+"""The server rejected the request (4xx). What stable rejects and the candidate answers does not count: else a client
+could hide the failures of a candidate behind such requests."""
 
 BROKEN_SECONDS = 30.0
 """Pause after a connection to the own server broke: its worker may have crashed, and four crashes in a minute end the
