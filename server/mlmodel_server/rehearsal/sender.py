@@ -61,6 +61,8 @@ BROKEN_SECONDS = 30.0
 """Pause after a connection to the own server broke: its worker may have crashed, and four crashes in a minute end the
 server. Copies alone never cause so many."""
 
+_OWN_LATE = "no answer in time"
+
 _NOT_ACCEPTED = "not accepted: check that both revisions have the same API keys, and the clocks of the nodes"
 
 _SHED = (429, 503)
@@ -304,11 +306,14 @@ class Sender:
     def _send(self, rehearsal: _Rehearsal, entry: Entry, started: float) -> None:
         own, candidate, used = rehearsal.own, rehearsal.candidate, time.thread_time()
         own.busy = candidate.busy = 0.0
+        was_late = candidate.is_late
         key = entry.slot, entry.sequence
         try:
             answers = self._answers(rehearsal, entry)
         except _Dropped as dropped:
             side = dropped.side
+            if dropped.reason == _OWN_LATE:  # the request is too slow for both
+                candidate.is_late = was_late
             if dropped.reason not in side.reasons:
                 side.reasons.add(dropped.reason)
                 values = {"revision": side.revision, "reason": dropped.reason}
@@ -372,7 +377,7 @@ class Sender:
         except Late:
             side.busy += time.monotonic() - started
             if side.revision == self._own[0]:  # its clients go first
-                raise _Dropped(side, "no answer in time", shed=True) from None
+                raise _Dropped(side, _OWN_LATE, shed=True) from None
             side.is_late = True
             return LATE
         except Broken:
