@@ -21,6 +21,10 @@ _COMPARED_LENGTH = 64
 """Maximum number of names that are compared with an unknown one, and its length: a client may send many."""
 
 
+_SIMILAR = 0.7
+"""Similarity of names, of difflib, from which the one may be meant by the other."""
+
+
 def one_line(text: str, limit: int) -> str:
     """Return the text in one line of at most ``limit`` printable characters."""
     return printable(" ".join(text.split()))[:limit]
@@ -38,7 +42,7 @@ def guess(unknown: str, known: Iterable[str]) -> str:
         likely = [spelled]
     else:
         similar = nsmallest(_COMPARED, names, key=lambda name: abs(len(name) - len(spelled)))
-        likely = get_close_matches(spelled, similar, n=1)
+        likely = get_close_matches(spelled, similar, n=1, cutoff=_SIMILAR)
     return f" (did you mean {one_line(repr(names[likely[0]]), 80)}?)" if likely else ""
 
 

@@ -19,7 +19,7 @@ class Model:
     def __init__(self, *statuses: dict[str, Any]) -> None:
         self.statuses, self.applied = list(statuses), ""
 
-    def apply(self, version: str) -> None:
+    def apply(self, version: str, *, rollout: object = None) -> None:
         self.applied = version
 
     def status(self) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def test_a_line_is_bounded_and_printable() -> None:
         ("age", ["fee", "Age of \x1b[2J"], ""),
         ("Größe", ["große"], " (did you mean 'große'?)"),
         ("x", ["age", "fee"], ""),
+        ("/nothing", ["/ping", "/predict"], ""),
         ("", ["age"], ""),
         ("age", [], ""),
     ],
@@ -110,7 +111,7 @@ def test_a_similar_name_has_no_control_character() -> None:
 def test_many_long_names_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
 
-    def counting(word: str, names: Any, n: int) -> list[str]:
+    def counting(word: str, names: Any, n: int, cutoff: float) -> list[str]:
         compared.extend(names)
         return []
 

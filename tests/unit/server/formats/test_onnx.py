@@ -382,7 +382,8 @@ def test_memory_for_the_rows_that_the_server_predicts_at_its_start_is_limited() 
     sizes = [
         SHAPE,
         helper.make_node("Gather", ["s", "zero"], ["n"]),
-        helper.make_node("Concat", ["n"] * 5, ["v"], axis=0),
+        # Seven rows are too many: a busy machine predicts only a few.
+        helper.make_node("Concat", ["n"] * 10, ["v"], axis=0),
         helper.make_node("ConstantOfShape", ["v"], ["c"]),
         helper.make_node("ReduceSum", ["c"], ["r"], keepdims=0),
         helper.make_node("Add", ["x", "r"], ["y"]),

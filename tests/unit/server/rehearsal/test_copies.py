@@ -82,7 +82,7 @@ ENDPOINTS = {
     "invocations JSON": content("/invocations", TABLE),
     "invocations CSV": content("/invocations", b"x\n1.5\n0.25\n", b"text/csv; charset=utf-8"),
     "rows": content("/predict", PLAIN),
-    "rows, outputs": content("/predict?a=1&outputs=predict_proba,predict", PLAIN),
+    "rows, outputs": content("/predict?outputs=predict_proba,predict", PLAIN),
     "gzip": content("/predict", gzip.compress(PLAIN), JSON, b"", b"gzip"),
     "large": content("/predict", as_json([{"x": 0.5}] * 30_000)),
 }

@@ -33,6 +33,15 @@ def test_an_output_whose_cost_is_not_known_waits_for_the_thread() -> None:
         assert inference.is_quick(inference.call(InferRequest(None, row, outputs))) is is_quick
 
 
+def test_a_model_with_a_dataframe_waits_for_the_thread_however_fast_it_is() -> None:
+    """For a row that its compiled form does not take, the DataFrame is made, which takes milliseconds."""
+    served = serving()
+    served.model = Model(doubled, Signature("columns", SIGNATURE.inputs, OUTPUTS, frame=True))
+    inference = Inference(served)
+    assert not inference.is_fast
+    assert not inference.is_quick(inference.call(InferRequest(None, [named("x", np.array([1.0]))], None)))
+
+
 def test_the_cost_is_learnt_from_the_usual_outputs_alone() -> None:
     cost = Cost(1e-9, 1e-9)
 
