@@ -131,17 +131,22 @@ _T = TypeVar("_T")
 
 
 def _sum(own: _T, more: _T) -> _T:
-    """Return the sums of the fields of two objects of one class."""
+    """Return the sums of the fields of two objects of one class.
+
+    If one exceeds the largest count, nothing is added: no honest pod counts so far, and with single counts cut off,
+    they would be no counts of the same rows.
+    """
     sums = {}
     for item in dataclasses.fields(own):  # type: ignore[arg-type]
         left, right = getattr(own, item.name), getattr(more, item.name)
-        if isinstance(left, int):
-            sums[item.name] = min(left + right, _MOST)
-        elif isinstance(left, Mapping):
+        if isinstance(left, Mapping):
             bins = sorted(left.keys() | right.keys(), key=int)
-            sums[item.name] = {name: min(left.get(name, 0) + right.get(name, 0), _MOST) for name in bins}
+            sums[item.name] = {name: left.get(name, 0) + right.get(name, 0) for name in bins}
+            largest = max(sums[item.name].values(), default=0)
         else:
-            sums[item.name] = left + right
+            sums[item.name] = largest = left + right
+        if isinstance(largest, int) and largest > _MOST:
+            return own
     return type(own)(**sums)
 
 

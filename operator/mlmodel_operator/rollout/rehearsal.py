@@ -99,6 +99,14 @@ def is_finished(context: Context, candidate: Candidate) -> bool:
     )
 
 
+def is_unread(context: Context) -> bool:
+    """Whether a page could not be read, for a short time only: it may show the pairs of an earlier rehearsal of the
+    same revision, which must be known before this one begins."""
+    return any(
+        found.silent_since is not None and not _is_silent(context, found) for found in context.observed.rehearsing
+    )
+
+
 def why_unread(context: Context) -> str:
     """Return why pages of stable's pods could not be read for long, as a clause for messages; empty if they could."""
     silent = sum(_is_silent(context, found) for found in context.observed.rehearsing)

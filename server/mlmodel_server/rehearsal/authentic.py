@@ -53,6 +53,16 @@ class Content(NamedTuple):
         return {name: value for name, value in named.items() if value}
 
 
+HELLO = Content(b"hello", b"", b"", b"", b"")
+"""What the sender asks on each new connection, before it sends a request of a client: a name of a candidate that has
+gone may lead to another server, even outside of the cluster."""
+
+
+def welcome(key: bytes, headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the answer to a copy of :data:`HELLO` with these headers, which only a server with the key can give."""
+    return hmac.new(key, b"welcome\n" + headers[MARK], hashlib.sha256).hexdigest().encode()
+
+
 def key_of(nonce: str, api_keys: bytes) -> bytes:
     """Return the key of a rehearsal; ``api_keys`` is the content of the file, b"" if the server requires none."""
     return hashlib.sha256(nonce.encode() + b"\n" + api_keys).digest()

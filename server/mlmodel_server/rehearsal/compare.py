@@ -37,6 +37,7 @@ _EQUAL = 1e-9  # relative: the two numbers are equal except for rounding
 _FLOOR = 500  # microseconds by which both times of a ratio are raised: 0.2 ms more decide nothing
 _OUTPUTS = 4  # outputs that clients request first; rows of others are not compared
 _ROUNDING = 1e-15  # of the greatest number: a standard deviation below this is that of a constant
+_TRIMS = (0.0, 0.02, 0.1)  # parts of the least and of the greatest numbers that do not decide about the scale
 _LENGTH = 4  # bytes before each text
 _AGREE = ("rows", "same", "outside", "candidate_mode", "own_mode", "form")
 _KINDS = {"B": "bool", "F": "float", "I": "integer", "U": "integer"}
@@ -185,9 +186,14 @@ class _Kept(NamedTuple):
     formed: Array  # [rows], whether both rows have the same form
     numbers: Array  # [rows, 2, columns]
 
+    def where(self, mask: Array) -> _Kept:
+        """Return the rows of which the ``mask`` is true."""
+        return _Kept(*(part[mask] for part in self))
+
 
 class _Scale(NamedTuple):
-    """The numbers that stable answered, by column: one standard deviation, and the range widened by it."""
+    """The numbers that stable answered, by column: one standard deviation, and the range widened by it. The least and
+    the greatest tenth have no influence: with one request of extreme numbers, a client would make all others equal."""
 
     spread: Array
     low: Array
@@ -206,11 +212,24 @@ class _Output:
         pairs, again = self.pairs.kept(), self.again.kept()
         if not self._width:
             return _of_names(pairs, pairs.labels), _of_names(again, again.labels)
-        if pairs.tops[:, 0].all():  # each answer of stable is a distribution: compare the most probable classes
-            return _of_names(pairs, pairs.tops), _of_names(again, again.tops)
+        # If most answers of stable are distributions, the most probable classes of these are compared. The others, as
+        # one with NaN, are numbers: one such request must not make numbers of all.
+        are_classes = bool(2 * np.count_nonzero(pairs.tops[:, 0]) > len(pairs.tops))
         with np.errstate(over="ignore"):  # the range of the greatest numbers is infinite
-            scale = _scale(pairs.numbers[:, 0])
-        return _of_numbers(pairs, scale), _of_numbers(again, scale)
+            scale = _scale(pairs.where(~_are_named(pairs, are_classes)).numbers[:, 0])
+        return _of_both(pairs, scale, are_classes), _of_both(again, scale, are_classes)
+
+
+def _are_named(kept: _Kept, are_classes: bool) -> Array:
+    return np.asarray((kept.tops[:, 0] > 0) & are_classes)
+
+
+def _of_both(kept: _Kept, scale: _Scale, are_classes: bool) -> Agreement:
+    """Compare the classes of the distributions, if ``are_classes``, and the numbers of all other rows."""
+    are_named = _are_named(kept, are_classes)
+    named, result = kept.where(are_named), _of_numbers(kept.where(~are_named), scale)
+    result.add(_of_names(named, named.tops))
+    return result
 
 
 def _of_names(kept: _Kept, names: Array) -> Agreement:
@@ -240,16 +259,25 @@ def _of_numbers(kept: _Kept, scale: _Scale) -> Agreement:
 def _scale(numbers: Array) -> _Scale:
     """Return the scale of numbers, shape [rows, columns]; those that are not finite do not count."""
     finite = np.isfinite(numbers)
-    many = np.maximum(finite.sum(axis=0), 1)
+    many = finite.sum(axis=0)
     greatest = np.where(finite, np.abs(numbers), 0.0).max(axis=0, initial=0.0)
     unit = np.where(greatest > 0, greatest, 1.0)  # squares of great numbers would overflow
-    scaled = np.where(finite, numbers, 0.0) / unit
-    mean = scaled.sum(axis=0) / many
-    deviation = np.sqrt((np.where(finite, scaled - mean, 0.0) ** 2).sum(axis=0) / many)
-    spread = np.where(deviation > _ROUNDING, deviation * unit, np.maximum(np.abs(mean * unit), 1.0) * _EQUAL)
-    low = np.where(finite, numbers, np.inf).min(axis=0, initial=np.inf) - spread
-    high = np.where(finite, numbers, -np.inf).max(axis=0, initial=-np.inf) + spread
-    return _Scale(spread, low, high)
+    ordered = np.sort(np.where(finite, numbers, np.nan), axis=0)  # NaN is last
+    mean, spread = np.zeros((2, len(many)))
+    low, high = np.full((2, len(many)), [[np.inf], [-np.inf]])
+    for trim in _TRIMS if len(numbers) else ():
+        first = (trim * many).astype(int)
+        least, most = (
+            np.take_along_axis(ordered, place[None], axis=0)[0] for place in (first, np.maximum(many - 1 - first, 0))
+        )
+        scaled = np.where(finite, numbers.clip(least, most) / unit, 0.0)
+        mean = scaled.sum(axis=0) / np.maximum(many, 1)
+        deviation = np.sqrt((np.where(finite, scaled - mean, 0.0) ** 2).sum(axis=0) / np.maximum(many, 1))
+        usable = (deviation > _ROUNDING) | ((trim == 0) & (many > 0))  # else what remains is a constant
+        spread = np.where(usable & (deviation > _ROUNDING), deviation * unit, spread)
+        low, high = np.where(usable, least, low), np.where(usable, most, high)
+    spread = np.where(spread > 0, spread, np.maximum(np.abs(mean * unit), 1.0) * _EQUAL)
+    return _Scale(spread, low - spread, high + spread)
 
 
 def _gaps(own: Array, candidate: Array, spread: Array) -> Array:

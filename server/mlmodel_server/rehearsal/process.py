@@ -23,7 +23,8 @@ from typing import NoReturn
 import msgspec
 
 from mlmodel_server.errors import MLModelError
-from mlmodel_server.rehearsal.client import Client
+from mlmodel_server.rehearsal import authentic
+from mlmodel_server.rehearsal.client import Client, Greeting
 from mlmodel_server.rehearsal.page import Page
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.sender import Sender
@@ -88,11 +89,21 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rehearsal")
     _die_first()
     gc.freeze()  # the collector would write to the pages that all processes share
+    target = TargetFile(settings.file, settings.api_keys).target
+
+    def greeting() -> Greeting | None:
+        """Return what the candidate must answer before it gets requests of clients."""
+        found = target()
+        if found is None:
+            return None
+        headers = authentic.sign(found.key, found.revision, authentic.HELLO, time.time())
+        return Greeting(authentic.PATH, headers, authentic.welcome(found.key, headers))
+
     sender = Sender(
         settings.sample,
-        TargetFile(settings.file, settings.api_keys).target,
+        target,
         (settings.revision, Client(*settings.own)),
-        lambda revision: Client(*settings.candidate(revision)),
+        lambda revision: Client(*settings.candidate(revision), greeting),
         timeout=settings.timeout,
         memory=memory,
     )
@@ -122,7 +133,12 @@ class Fresh:
         return self._content
 
 
-def _die_first() -> None:
-    """If memory becomes short, let the kernel kill this process and not one that serves."""
-    with suppress(OSError):  # not on Linux
-        Path("/proc/self/oom_score_adj").write_text("1000")
+def _die_first(groups: Path = Path("/sys/fs/cgroup"), score: Path = Path("/proc/self/oom_score_adj")) -> None:
+    """If memory becomes short, let the kernel kill this process and not one that serves.
+
+    With version 2 of control groups, Kubernetes lets the kernel kill all processes of a container together. There, the
+    container would be the first of the whole node. So it is done only where it is known that this process dies alone.
+    """
+    with suppress(OSError):  # not on Linux, or not a container
+        if not (groups / "cgroup.controllers").exists() or (groups / "memory.oom.group").read_text().strip() == "0":
+            score.write_text("1000")

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mlmodel_server.rehearsal import authentic
-from mlmodel_server.rehearsal.client import Broken, Late, Unreachable
+from mlmodel_server.rehearsal.client import Broken, Late, Unknown, Unreachable
 from mlmodel_server.rehearsal.compare import FAILED, Answer, Output, Pairs, draw_row
 from mlmodel_server.rehearsal.sample import Entry
 from mlmodel_server.rehearsal.target import Target
@@ -53,9 +53,17 @@ BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.1, 2.0
 LATE = Answer(True)
 """The candidate did not answer within its limit."""
 
+REJECTED = Answer(True)
+"""The server rejected the request (4xx). What stable rejects and the candidate answers does not count: else a client
+could hide the failures of a candidate behind such requests."""
+
 BROKEN_SECONDS = 30.0
 """Pause after a connection to the own server broke: its worker may have crashed, and four crashes in a minute end the
 server. Copies alone never cause so many."""
+
+_OWN_LATE = "no answer in time"
+
+_NOT_ACCEPTED = "not accepted: check that both revisions have the same API keys, and the clocks of the nodes"
 
 _SHED = (429, 503)
 _ABSENT = (401, 403, 404, 405)
@@ -298,11 +306,14 @@ class Sender:
     def _send(self, rehearsal: _Rehearsal, entry: Entry, started: float) -> None:
         own, candidate, used = rehearsal.own, rehearsal.candidate, time.thread_time()
         own.busy = candidate.busy = 0.0
+        was_late = candidate.is_late
         key = entry.slot, entry.sequence
         try:
             answers = self._answers(rehearsal, entry)
         except _Dropped as dropped:
             side = dropped.side
+            if dropped.reason == _OWN_LATE:  # the request is too slow for both
+                candidate.is_late = was_late
             if dropped.reason not in side.reasons:
                 side.reasons.add(dropped.reason)
                 values = {"revision": side.revision, "reason": dropped.reason}
@@ -314,8 +325,10 @@ class Sender:
                 rehearsal.requeue(key, dropped.shed)
         else:
             own.failures = candidate.failures = 0
+            is_laxer = answers[0] is REJECTED and not answers[1].failed
             with self._lock:
-                rehearsal.pairs.add(*answers)
+                if not is_laxer:
+                    rehearsal.pairs.add(*answers)
                 rehearsal.asked += 1
         cpu = time.thread_time() - used
         self._resume = started + max(own.busy / OWN_SHARE, candidate.busy / CANDIDATE_SHARE, cpu / CPU_SHARE)
@@ -359,10 +372,12 @@ class Sender:
             status, body = side.server.post(authentic.PATH, headers, content.body, seconds)
         except Unreachable:
             raise _Dropped(side, "no connection") from None
+        except Unknown:
+            raise _Dropped(side, _NOT_ACCEPTED) from None
         except Late:
             side.busy += time.monotonic() - started
             if side.revision == self._own[0]:  # its clients go first
-                raise _Dropped(side, "no answer in time", shed=True) from None
+                raise _Dropped(side, _OWN_LATE, shed=True) from None
             side.is_late = True
             return LATE
         except Broken:
@@ -373,10 +388,7 @@ class Sender:
         if status in _SHED:
             return _shed(side, taken)
         if status in _ABSENT:
-            raise _Dropped(
-                side,
-                "not accepted: check that both revisions have the same API keys, and the clocks of the nodes",
-            )
+            raise _Dropped(side, _NOT_ACCEPTED)
         if status != 200:
             side.busy += taken
             return FAILED
@@ -407,7 +419,7 @@ def _shed(side: _Side, seconds: float) -> Answer:
 
 def _answer(reply: _Reply, entry: Entry) -> Answer:
     if reply.status != 200:
-        return FAILED
+        return REJECTED if 400 <= reply.status < 500 else FAILED
     draw = int.from_bytes(blake2b(f"{entry.slot} {entry.sequence}".encode(), digest_size=8).digest(), "little")
     try:
         row = draw_row(reply.outputs[0], draw) if reply.outputs else None

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import binary
 from mlmodel_server.rehearsal import authentic
@@ -31,6 +32,10 @@ from mlmodel_server.tensors import InferRequest
 
 LIMITS = Limits(max_body=TOTAL_BYTES // LARGEST)
 """No sample has a larger body."""
+
+MAX_UNKNOWN = 8
+"""Maximum number of copies at a time whose sender is not known yet, because their body is still being received. Anybody
+in the cluster can begin one, without an API key, so they take nothing of the memory for bodies of clients."""
 
 CONTENT_TYPE = b"application/x-msgpack"
 
@@ -71,24 +76,39 @@ class Copies:
         """Without ``copy_of_call`` the server does not serve gRPC."""
         self._pipeline, self._serving = pipeline, pipeline.serving
         self._endpoints, self._copy_of_call = endpoints, copy_of_call
+        self._unknown = 0
 
     async def answer(self, headers: Mapping[bytes, bytes], receive: Receive) -> Reply | None:
         """Return the reply to an authentic copy; None if the request is not one."""
         target = self._serving.rehearsal.target() if self._serving.rehearsal else None
-        if target is None or not authentic.is_recent(headers, time.time()):
+        content = await self._authentic(target.key, headers, receive) if target else None
+        if target is None or content is None:
             return None
+        if content == authentic.HELLO:
+            return _plain(authentic.welcome(target.key, headers))
+        copy = self._copy(content)
+        if copy is None:
+            return _reply(Outcome(404, 1))
         try:
-            with self._pipeline.holding(LIMITS.max_body):
-                body = await read(receive, LIMITS)
-                if body is None:
-                    return None
-                content = authentic.verify(target.key, self._serving.revision, headers, body, time.time())
-                if content is None:
-                    return None
-                copy = self._copy(content)
-                return _reply(await self._pipeline.rehearse(copy) if copy else Outcome(404, 1))
-        except RequestError:  # too large, or no memory is left
+            with self._pipeline.holding(len(content.body)):
+                return _reply(await self._pipeline.rehearse(copy))
+        except Overloaded as error:
+            return _reply(Outcome(error.status, 1))
+
+    async def _authentic(self, key: bytes, headers: Mapping[bytes, bytes], receive: Receive) -> Content | None:
+        """Receive the body of what may be a copy, and return its content if it is one."""
+        if not authentic.is_recent(headers, time.time()) or self._unknown >= MAX_UNKNOWN:
             return None
+        self._unknown += 1
+        try:
+            body = await read(receive, LIMITS)
+        except RequestError:  # too large
+            return None
+        finally:
+            self._unknown -= 1
+        if body is None:
+            return None
+        return authentic.verify(key, self._serving.revision, headers, body, time.time())
 
     def _copy(self, content: Content) -> Copy | None:
         if content.target == authentic.GRPC:
@@ -97,6 +117,10 @@ class Copies:
         model = self._serving.model
         endpoint, _ = outputs.select(self._endpoints, unquote(path.decode("latin-1")), query, model)
         return HttpCopy(endpoint, content, self._serving.limits) if endpoint and endpoint.is_sampled else None
+
+
+def _plain(body: bytes) -> Reply:
+    return Reply(200, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))], body)
 
 
 def _reply(outcome: Outcome) -> Reply:

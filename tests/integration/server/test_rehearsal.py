@@ -520,7 +520,6 @@ def test_it_has_the_lowest_priority_and_little_memory_and_is_idle(tmp_path: Path
         stable.page()
         pid = helper(stable.server)
         assert int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16]) == 19
-        assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "1000"
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         own = sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
         print(f"{own:.1f} MiB private")

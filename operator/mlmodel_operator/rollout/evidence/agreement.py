@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import math
 
-from mlmodel_operator.api.evidence import Pairs
+from mlmodel_operator.api.evidence import Again, Agreement, Pairs
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import AgreementGate
 from mlmodel_operator.rollout.evidence import share
 from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
 
+_SAME_GAP, _OTHER_GAP = -4, -2
+"""Bins of gaps up to which a number is certainly the same, and from which on it is certainly another. The limit, a
+tenth of stable's spread, is in the bin between them."""
 _LEAST_OTHER = 0.25
 """Part of the share of stable's less frequent answers that the candidate must have, so as not to be constant."""
 
@@ -44,40 +47,60 @@ def judge(pairs: Pairs, gate: AgreementGate) -> Verdict:
 
 
 def _judge_agreement(pairs: Pairs, gate: AgreementGate) -> Verdict:
-    agree = pairs.agree
     if gate.min_percent is not None:
+        agree, again = pairs.agree, pairs.again
         may_change, rule = 1.0 - gate.min_percent / 100.0, f"at least {gate.min_percent:g} % must"
     else:
         # By how much a number may change is for the user to decide.
-        may_change, rule = 1.0 if has_numbers(pairs) else 0.5, "at least half must"
+        agree, again = _labels(pairs)
+        may_change, rule = 0.5, "at least half must"
     # Of the answers that stable repeats, this part may change; the others change with any model.
-    noise = share.upper(pairs.again.differ, pairs.again.both)
+    noise = share.upper(again.differ, again.both)
     changed = agree.rows - agree.same
     log = share.above(changed, agree.rows, noise + (1.0 - noise) * may_change)
-    return Verdict(math.exp(min(log, LARGEST_LOG)), Reason.OTHER_ANSWERS, f"only {figures(pairs)}; {rule}")
+    return Verdict(math.exp(min(log, LARGEST_LOG)), Reason.OTHER_ANSWERS, f"only {_agreeing(pairs, agree)}; {rule}")
+
+
+def _labels(pairs: Pairs) -> tuple[Agreement, Again]:
+    """Return the part of the counts that is about labels. A client may have asked for another output, with numbers:
+    that must not take the labels of all others out of the test.
+
+    Only the numbers have gaps. Of one gap it is not known whether it counts as the same: then the number of labels that
+    changed is the least that is possible, and the noise the largest.
+    """
+    agree, again = pairs.agree, pairs.again
+    if not has_numbers(pairs):
+        return agree, again
+    rows = max(agree.rows - agree.form - sum(pairs.gaps.values()), 0)
+    same = agree.same - sum(number for name, number in pairs.gaps.items() if int(name) <= _SAME_GAP)
+    both = max(again.both - sum(pairs.gaps_again.values()), 0)
+    differ = again.differ - sum(number for name, number in pairs.gaps_again.items() if int(name) >= _OTHER_GAP)
+    return Agreement(rows, min(max(same, 0), rows)), Again(both, min(max(differ, 0), both))
 
 
 def _judge_range(pairs: Pairs) -> Verdict:
-    agree = pairs.agree
+    outside = pairs.agree.outside
+    numbers = sum(pairs.gaps.values()) or pairs.agree.rows  # labels are in no range, and must not hide the numbers
     return Verdict(
-        math.exp(min(share.above(agree.outside, agree.rows, 0.5), LARGEST_LOG)),
+        math.exp(min(share.above(outside, numbers, 0.5), LARGEST_LOG)),
         Reason.OTHER_ANSWERS,
-        f"{agree.outside} of {agree.rows} answers to repeated requests are far outside the range of stable's",
+        f"{outside} of {numbers} answers to repeated requests are far outside the range of stable's",
     )
 
 
 def _judge_constant(pairs: Pairs) -> Verdict:
     agree = pairs.agree
     log = 0.0
-    if agree.rows and agree.candidate_mode == agree.rows:
+    if agree.rows:
         others = agree.rows - agree.own_mode
         least = max(others - 2.0 * math.sqrt(others), 0.0) / agree.rows
-        log = -agree.rows * math.log1p(-_LEAST_OTHER * least)
+        # A few other answers change nothing: a client could look for an input for which there is one.
+        log = share.above(agree.candidate_mode, agree.rows, 1.0 - _LEAST_OTHER * least)
     return Verdict(
         math.exp(min(log, LARGEST_LOG)),
         Reason.OTHER_ANSWERS,
-        f"it gave the same answer to all {agree.rows} repeated requests, and stable gave its most frequent one to"
-        f" {agree.own_mode}",
+        f"it gave the same answer to {'all ' if agree.candidate_mode == agree.rows else f'{agree.candidate_mode} of '}"
+        f"{agree.rows} repeated requests, and stable gave its most frequent one to {agree.own_mode}",
     )
 
 
@@ -88,5 +111,9 @@ def has_numbers(pairs: Pairs) -> bool:
 
 def figures(pairs: Pairs) -> str:
     """Return how many answers agree, as a clause for messages."""
-    within = " within a tenth of stable's spread" if has_numbers(pairs) else ""
-    return f"{pairs.agree.same} of {pairs.agree.rows} answers agree{within}"
+    return _agreeing(pairs, pairs.agree)
+
+
+def _agreeing(pairs: Pairs, agree: Agreement) -> str:
+    within = " within a tenth of stable's spread" if agree is pairs.agree and has_numbers(pairs) else ""
+    return f"{agree.same} of {agree.rows} answers agree{within}"

@@ -162,3 +162,15 @@ def test_pairs_come_back_from_a_status_whole(found: Pairs) -> None:
 def test_numbers_that_cannot_be_counts_of_pairs_are_rejected(data: object) -> None:
     with pytest.raises(DecodeError):
         decode(Pairs, data)
+
+
+def test_pages_of_a_pod_that_lies_stay_counts_of_the_same_rows() -> None:
+    """Its process is another one every second, and claims as many rows as a page can."""
+    page = Pairs(
+        agree=Agreement(rows=2**53, same=2**52, form=2**52), again=Again(2**53, 2**53), ratios={"0": 2**53}, seen=2**53
+    )
+    past = Pairs(agree=Agreement(rows=5, same=5))
+    for _ in range(1100):
+        past += page
+    assert past.agree.same + past.agree.form == past.agree.rows <= 2**63
+    assert past.ratios["0"] <= 2**63

@@ -197,3 +197,44 @@ def test_the_figures_are_those_of_the_summary() -> None:
 def test_a_median_is_that_of_all_numbers() -> None:
     assert share.median({"10": 1, "-3": 2, "2": 2}) == 2
     assert share.median({}) is None
+
+
+# ------------------------------------------------------------------------------------------ one client, a few requests
+
+
+def test_numbers_that_a_client_asks_for_do_not_hide_labels_that_change() -> None:
+    """All labels change; some requests ask for the scores of the classes, which are the same."""
+    asked = Pairs(agree=Agreement(330, same=30, own_mode=170, candidate_mode=170), again=Again(30), gaps={"-20": 30})
+    verdict = agreement.judge(asked, AgreementGate())
+    assert verdict.is_decisive
+    assert verdict.message == "only 0 of 300 answers agree; at least half must"
+
+
+def test_numbers_that_differ_are_no_labels_that_change() -> None:
+    """Labels agree, and all numbers are others: which of them are the same is not known of each bin."""
+    found = Pairs(
+        agree=Agreement(400, same=110, own_mode=60, candidate_mode=60),
+        again=Again(40, differ=20),
+        gaps={"-3": 50, "1": 250},
+        gaps_again={"-3": 10, "1": 15},
+    )
+    assert not agreement.judge(found, AgreementGate()).is_decisive
+
+
+def test_answers_of_another_form_are_no_labels_that_change() -> None:
+    """A model of numbers, of which two fifths have another form: the gate on the form is for them."""
+    found = Pairs(agree=Agreement(500, same=300, own_mode=1, candidate_mode=1, form=200), gaps={"-20": 300})
+    assert not agreement.judge(found, AgreementGate()).is_decisive
+
+
+def test_labels_that_a_client_asks_for_do_not_hide_numbers_outside_the_range() -> None:
+    found = Pairs(agree=Agreement(100, same=70, outside=30, own_mode=40, candidate_mode=40), gaps={"10": 30})
+    assert agreement.judge(found, AgreementGate()).is_decisive
+
+
+def test_one_other_answer_does_not_hide_a_constant_one() -> None:
+    """A client has found an input for which the candidate gives another answer."""
+    found = Pairs(agree=Agreement(300, same=181, own_mode=180, candidate_mode=299))
+    verdict = agreement.judge(found, AgreementGate())
+    assert verdict.is_decisive
+    assert verdict.message.startswith("it gave the same answer to 299 of 300 repeated requests")

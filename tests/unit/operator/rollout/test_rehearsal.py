@@ -545,3 +545,25 @@ def test_an_operator_that_is_killed_in_validating_reaches_the_same_state(writes:
     assert world.user_errors == 0
     if behaviour != Behaviour():
         assert world.answered.get("v2", 0) == 0
+
+
+def test_a_page_of_an_earlier_rehearsal_that_cannot_be_read_at_first_does_not_count() -> None:
+    """The version failed because of something else, and is retried. Kubelet refreshes the file late, and a page is
+    silent when the second rehearsal begins."""
+    world = serving("v1", requests_per_second=5, rehearses=True, kept_before=500)
+    world.behaviours["v2"] = Behaviour(error_rate=1.0)
+    world.change(spec("v2", rollout=Rollout(bake_seconds=3)))
+    world.run(lambda w: bool(w.status.rejected))
+    world.reads_file, world.behaviours["v2"] = False, Behaviour()
+    world.change(spec("v2", rollout=Rollout(bake_seconds=3, retry="again")))
+    world.silent_pages = dict.fromkeys(world.samples, world.now)
+    for _ in range(8):
+        world.tick()
+    world.silent_pages.clear()
+    for _ in range(20):
+        world.tick()
+    assert world.status.candidate is not None
+    world.reads_file = True
+    world.run(lambda w: w.settled())
+    assert world.status.stable is not None
+    assert world.status.stable.version == "v2"

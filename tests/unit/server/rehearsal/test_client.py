@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from mlmodel_server.rehearsal import client
-from mlmodel_server.rehearsal.client import Broken, Client, Late, Unreachable
+from mlmodel_server.rehearsal.client import Broken, Client, Greeting, Late, Unknown, Unreachable
 
 SECONDS = 10.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -26,6 +26,7 @@ class Server:
         self.listening = sockets.create_server(("127.0.0.1", 0))
         self.port = self.listening.getsockname()[1]
         self.answer: Answer = lambda socket, _: socket.sendall(OK)
+        self.end = b"\r\n\r\nbody"
         self.connections = 0
         self.requests: list[bytes] = []
         threading.Thread(target=self._run, daemon=True).start()
@@ -42,7 +43,7 @@ class Server:
 
     def _request(self, socket: sockets.socket) -> bytes:
         data = b""
-        while b"\r\n\r\nbody" not in data:
+        while self.end not in data:
             part = socket.recv(65536)
             if not part:
                 return b""
@@ -166,3 +167,57 @@ def test_a_large_response_is_not_read(server: Server, monkeypatch: pytest.Monkey
     server.answer = lambda socket, _: socket.sendall(OK)
     assert post(made) == (200, b"ok")
     assert server.connections == 2
+
+
+def greeting(answer: bytes = b"ok") -> Greeting:
+    return Greeting("/rehearsal", {b"x-mlmodel-copy": b"2 b"}, answer)
+
+
+@pytest.fixture
+def greeted(server: Server) -> Server:
+    """A server whose requests may have no body."""
+    server.end = b"\r\n\r\n"
+    return server
+
+
+def test_a_server_that_does_not_know_the_answer_gets_no_request(greeted: Server) -> None:
+    """The name of a candidate that has gone may lead to a server outside of the cluster."""
+    for answer in (
+        OK,
+        OK.replace(b"200 OK", b"404 No"),
+        b"nonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nyes",
+    ):
+        greeted.answer = lambda socket, _, answer=answer: socket.sendall(answer)  # type: ignore[misc]
+        with pytest.raises(Unknown):
+            post(Client("127.0.0.1", greeted.port, lambda: greeting(b"yes")))
+    assert greeted.requests
+    assert not any(b"body" in request or b"1 a" in request for request in greeted.requests)
+
+
+def test_without_a_greeting_nothing_is_sent(greeted: Server) -> None:
+    with pytest.raises(Unknown):
+        post(Client("127.0.0.1", greeted.port, lambda: None))
+    assert not greeted.requests
+
+
+def test_each_connection_begins_with_the_greeting(greeted: Server) -> None:
+    client = Client("127.0.0.1", greeted.port, greeting)
+    for _ in range(3):
+        assert post(client) == (200, b"ok")
+    assert [b"2 b" in request for request in greeted.requests] == [True, False, False, False]
+    client.close()
+    assert post(client) == (200, b"ok")
+    assert [b"2 b" in request for request in greeted.requests][4:] == [True, False]
+
+
+def test_a_known_server_that_hangs_or_breaks_has_failed(greeted: Server) -> None:
+    client = Client("127.0.0.1", greeted.port, greeting)
+    post(client)
+    client.close()
+    greeted.answer = lambda *_: None
+    with pytest.raises(Late):
+        post(client, 0.05)
+    greeted.answer = lambda socket, _: socket.shutdown(sockets.SHUT_RDWR)
+    with pytest.raises(Broken):
+        post(client)

@@ -389,3 +389,29 @@ def test_the_invariants_of_the_page_hold_for_any_answers() -> None:
     assert max(agree["outside"], agree["candidate_mode"], agree["own_mode"]) <= agree["rows"]
     assert all(-20 <= int(place) <= 20 for name in ("gaps", "gaps_again") for place in figures[name])
     assert all(type(count) is int for part in figures.values() for count in part.values())
+
+
+# ---------------------------------------------------------------------------------------------- one client, one request
+
+
+def test_one_extreme_number_changes_neither_the_spread_nor_the_range() -> None:
+    """A client sends one request with which a linear model answers 1e12."""
+    own = np.random.default_rng(SEED).normal(10.0, 1.0, 300)
+    figures = pairs([*own, 1e12], [*100 * own, 1e14])
+    assert figures["agree"]["same"] == 0, "a hundred times the answer is not the same"
+    assert figures["agree"]["outside"] == 301
+
+
+def test_a_few_other_numbers_are_the_spread_if_nearly_all_are_equal() -> None:
+    own = [0.0] * 95 + [1.0, 2.0, 3.0, 4.0, 5.0]
+    agree = pairs(own, [value + 0.001 for value in own])["agree"]
+    assert (agree["same"], agree["outside"]) == (100, 2), "0.001 is little beside the others; 4 and 5 are extremes"
+
+
+def test_one_answer_that_is_no_distribution_makes_no_numbers_of_the_others() -> None:
+    """A client sends one row with NaN, for which the model has no probabilities."""
+    own = np.random.default_rng(SEED).random(300)
+    probabilities, nan = np.stack([own, 1 - own], axis=1), [[np.nan, np.nan]]
+    figures = pairs([*probabilities, *nan], [*probabilities[:, ::-1], *nan])
+    assert (figures["agree"]["rows"], figures["agree"]["same"]) == (301, 1), "each class changes; NaN equals itself"
+    assert figures["gaps"] == {"-20": 1}

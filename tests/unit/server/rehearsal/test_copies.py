@@ -21,7 +21,7 @@ from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.rehearsal.target import TargetFile
-from mlmodel_server.rest.copies import LIMITS
+from mlmodel_server.rest.copies import LIMITS, MAX_UNKNOWN
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.context import Limits
@@ -415,7 +415,56 @@ def test_a_copy_is_not_joined_with_requests(tmp_path: Path) -> None:
 
 
 def test_copies_do_not_take_the_memory_of_requests(tmp_path: Path) -> None:
-    pod = Pod(tmp_path, limits=Limits(max_body_total=LIMITS.max_body))
+    pod = Pod(tmp_path, limits=Limits(max_body_total=100))
     app = pod.application()
-    with app.pipeline.holding(10):
-        assert asyncio.run(send(app, **copied(ENDPOINTS["rows"], pod.key())))[0] == 404
+    with app.pipeline.holding(100):
+        answer = asyncio.run(send(app, **copied(ENDPOINTS["rows"], pod.key())))
+    assert outcome(answer)[0] == 429, "dropped, and asked again"
+
+
+def test_strangers_that_send_slowly_take_no_memory_of_clients(tmp_path: Path, keys: Path) -> None:
+    """Without an API key, and for as long as they like: more of them than there is memory for bodies."""
+    pod = Pod(tmp_path, api_keys=keys, limits=Limits(max_body_total=2 << 20))
+    app = pod.application()
+    mark = {authentic.MARK: b"%d %s" % (time.time() * 1000, b"0" * 64), authentic.TARGET: b"/predict"}
+
+    async def whole() -> list[Any]:
+        app.pipeline.start(0)
+        slow = [asyncio.create_task(app(scope(mark), never, ignored)) for _ in range(MAX_UNKNOWN + 20)]
+        await asyncio.sleep(0)
+        try:
+            headers = {b"x-api-key": b"k"}
+            assert sum(not task.done() for task in slow) <= MAX_UNKNOWN
+            return [await send(app, "/predict", PLAIN, headers)]
+        finally:
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+            await app.pipeline.stop()
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def ignored(_: Any) -> None:
+        pass
+
+    def scope(headers: Mapping[bytes, bytes]) -> dict[str, Any]:
+        return {
+            "type": "http", "http_version": "1.1", "method": "POST", "scheme": "http", "path": authentic.PATH,
+            "raw_path": authentic.PATH.encode(), "query_string": b"", "root_path": "", "server": ("h", 80),
+            "headers": list({b"content-length": b"1000000", **headers}.items()),
+        }  # fmt: skip
+
+    ((status, _, _),) = asyncio.run(whole())
+    assert status == 200
+    assert app._copies._unknown == 0
+
+
+def test_a_server_proves_that_it_has_the_key_before_it_gets_a_request(tmp_path: Path) -> None:
+    pod = Pod(tmp_path)
+    hello = copied(authentic.HELLO, pod.key())
+    forged = copied(authentic.HELLO, authentic.key_of("cd" * 32, b""))
+    (status, _, body), unknown = pod.run(hello, forged)
+    assert (status, body) == (200, authentic.welcome(pod.key(), hello["headers"]))
+    assert unknown[0] == 404
+    assert not pod.kept()

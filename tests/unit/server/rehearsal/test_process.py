@@ -59,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         found = authentic.verify(key, self.server.revision, headers, body, time.time())
         outputs = [{"name": "a", "datatype": "UINT8", "shape": [1], "data": b"\x01"}]
         answer = msgspec.msgpack.encode({"status": 200, "own_us": 900, "busy_us": 900, "outputs": outputs})
+        if found == authentic.HELLO:
+            answer = authentic.welcome(key, headers)
         self.send_response(200 if found else 404)
         self.send_header("content-length", str(len(answer)))
         self.end_headers()
@@ -230,3 +232,21 @@ def test_figures_are_computed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> N
     assert [fresh(), fresh()] == [b"1", b"1"]
     now += process.FRESH_SECONDS
     assert [fresh(), fresh()] == [b"2", b"2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "is_first"),
+    [
+        ({}, True),
+        ({"cgroup.controllers": "memory", "memory.oom.group": "0\n"}, True),
+        ({"cgroup.controllers": "memory", "memory.oom.group": "1\n"}, False),
+        ({"cgroup.controllers": "memory"}, False),
+    ],
+    ids=["version 1", "alone", "together", "not known"],
+)
+def test_it_dies_first_only_where_it_dies_alone(tmp_path: Path, files: dict[str, str], is_first: bool) -> None:
+    """Kubernetes lets the kernel kill a container as a whole, and the first one of a node would be this."""
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    process._die_first(tmp_path, tmp_path / "score")
+    assert (tmp_path / "score").exists() is is_first

@@ -215,7 +215,7 @@ def test_what_the_candidate_fails(monkeypatch: pytest.MonkeyPatch, failure: Any)
 
 def test_what_both_fail_and_what_only_stable_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, 40)
-    world.own.handler = lambda *_: reply(status=400)
+    world.own.handler = lambda *_: reply(status=500)
     world.candidate.handler = lambda _, content: reply(status=400 if int(content.body) % 2 else 200)
     assert world.steps(60)["pairs"] == {"both": 0, "candidate_failed": 0, "own_failed": 20, "both_failed": 20}
 
@@ -466,3 +466,38 @@ def test_the_page_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = world.steps(20)
     assert figures["asked"] == 3000
     assert len(msgspec.json.encode(figures)) <= 16 << 10
+
+
+def test_what_stable_rejects_and_the_candidate_does_not_hides_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client sends many requests that only the candidate accepts; it fails those of the others."""
+    world = World(monkeypatch, 30)
+    world.own.handler = lambda _, content: reply(status=400 if int(content.body) % 3 else 200)
+    world.candidate.handler = lambda _, content: reply() if int(content.body) % 3 else reply(status=500)
+    figures = world.steps(60)
+    assert figures["asked"] == 30
+    assert figures["pairs"] == {"both": 0, "candidate_failed": 10, "own_failed": 0, "both_failed": 0}
+
+
+def test_requests_that_are_too_slow_for_both_sides_make_the_next_ones_no_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client sends requests that take as long as stable allows. The candidate is busy with each for a while."""
+    world, busy, shed = World(monkeypatch, 80), [0], [0]
+
+    def is_slow(content: Content) -> bool:
+        return int(content.body) % 8 == 0
+
+    def candidate(_: Fake, content: Content) -> Any:
+        if is_slow(content):
+            busy[0] = 2
+            return Late()
+        busy[0] -= 1
+        shed[0] += busy[0] >= 0
+        return reply(status=503) if busy[0] >= 0 else reply()
+
+    world.own.handler = lambda _, content: Late() if is_slow(content) else reply()
+    world.candidate.handler = candidate
+    figures = world.steps(300)
+    assert shed[0], "others came while it was busy"
+    assert figures["pairs"]["candidate_failed"] == 0
+    assert figures["pairs"]["both"] > 60
