@@ -216,6 +216,7 @@ def _readable(cluster: Cluster, model: Model, pod: str, address: str) -> dict[st
     return found
 
 
+@pytest.mark.whole
 def test_the_same_model_is_never_rejected_on_a_busy_machine(
     model: Model, traffic: StartTraffic, identical: int
 ) -> None:
