@@ -172,7 +172,7 @@ def test_what_a_request_contains_is_seen_nowhere(
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:
     """A number that only the clients know is in every request; then everything that can be read is searched for it."""
-    secret = 8123.4567
+    secret = 654.321987  # an area as others have: the two versions must agree
     bodies = copy.deepcopy(trained[1][:50])
     for body in bodies:
         body["inputs"][0]["data"][3] = secret

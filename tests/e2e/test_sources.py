@@ -370,6 +370,9 @@ def test_rollouts_with_only_grpc_traffic_promote_and_roll_back_and_no_call_fails
         promoted = status["history"][0]
         clients.wait(lambda seen: seen.versions.get("v2", 0) > 100, 30, "v2 answers")
         model.apply("v3-all", rollout=QUICK)
+        rehearsed = model.wait_rejected(120)["rejected"][0]
+        assert clients.now.fallbacks == 0
+        model.apply("v3-all", rollout={**QUICK, "rehearsal": {"requests": 0}, "retry": "live"})
         status = model.wait_rejected(120)
         clients.wait_for_requests(50)
         seen = clients.stop()
@@ -380,6 +383,7 @@ def test_rollouts_with_only_grpc_traffic_promote_and_roll_back_and_no_call_fails
     )
     assert seen.failed == 0, seen.errors
     assert promoted["outcome"] == "Promoted"
+    assert rehearsed["reason"] == "RehearsalErrors"
     assert rejected["reason"] == "ErrorRate"
     assert seen.fallbacks > 0
     assert set(seen.versions) == {"v1", "v2"}
