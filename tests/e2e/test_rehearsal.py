@@ -183,7 +183,7 @@ def test_what_a_request_contains_is_seen_nowhere(
         clients.wait_for_requests(300)
         model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 600}]})
         model.wait_weight(50)
-        repeated = model.status()["candidate"]["rehearsal"]["asked"]
+        repeated = model.status()["candidate"]["rehearsal"]["requests"]
         found = {
             kind: json.dumps(
                 [item for item in json.loads(model("get", kind, "-o", "json"))["items"] if not _is_clients(item)]
