@@ -236,7 +236,7 @@ def test_a_third_version_supersedes_the_candidate_during_a_rollout(model: Model,
     model.apply("v1")
     model.wait_ready(90, "v1")
     with traffic(rate=50) as clients:
-        model.apply("v3", rollout={"steps": [{"weight": 1, "minSeconds": 3600}]})
+        model.apply("v3", rollout={"steps": [{"weight": 1, "minSeconds": 3600}], **UNREHEARSED})
         model.wait_weight(1)
         model.apply("v2", rollout=QUICK)
         status = model.wait_ready(120, "v2")
