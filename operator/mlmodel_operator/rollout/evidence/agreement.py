@@ -25,6 +25,9 @@ from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
 _SAME_GAP, _OTHER_GAP = -4, -2
 """Bins of gaps up to which a number is certainly the same, and from which on it is certainly another. The limit, a
 tenth of stable's spread, is in the bin between them."""
+_MOST_SAME = 0.8
+"""Share of stable's numbers that may be the same one: with more, as when one request is sent again and again, they have
+no spread and no range."""
 _LEAST_OTHER = 0.25
 """Part of the share of stable's less frequent answers that the candidate must have, so as not to be constant."""
 
@@ -43,6 +46,9 @@ def judge_form(pairs: Pairs) -> Verdict:
 def judge(pairs: Pairs, gate: AgreementGate) -> Verdict:
     """Return the strongest evidence that the answers are too different."""
     verdicts = (_judge_agreement(pairs, gate), _judge_range(pairs), _judge_constant(pairs))
+    if gate.min_percent is None and pairs.agree.own_mode == pairs.agree.rows:
+        # One request that is sent again and again shows one difference, however often it is repeated.
+        return Verdict(1.0, verdicts[0].reason, verdicts[0].message)
     return max(verdicts, key=lambda item: item.against)
 
 
@@ -81,8 +87,9 @@ def _labels(pairs: Pairs) -> tuple[Agreement, Again]:
 def _judge_range(pairs: Pairs) -> Verdict:
     outside = pairs.agree.outside
     numbers = sum(pairs.gaps.values()) or pairs.agree.rows  # labels are in no range, and must not hide the numbers
+    has_range = pairs.agree.own_mode <= _MOST_SAME * pairs.agree.rows
     return Verdict(
-        math.exp(min(share.above(outside, numbers, 0.5), LARGEST_LOG)),
+        math.exp(min(share.above(outside, numbers, 0.5), LARGEST_LOG)) if has_range else 1.0,
         Reason.OTHER_ANSWERS,
         f"{outside} of {numbers} answers to repeated requests are far outside the range of stable's",
     )

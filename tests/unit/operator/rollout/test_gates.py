@@ -238,3 +238,22 @@ def test_one_other_answer_does_not_hide_a_constant_one() -> None:
     verdict = agreement.judge(found, AgreementGate())
     assert verdict.is_decisive
     assert verdict.message.startswith("it gave the same answer to 299 of 300 repeated requests")
+
+
+@pytest.mark.parametrize(
+    "agree",
+    [
+        Agreement(rows=500, outside=500, own_mode=500, candidate_mode=500),
+        Agreement(rows=500, outside=500, own_mode=450, candidate_mode=450),
+    ],
+    ids=["all", "most"],
+)
+def test_one_request_that_is_sent_again_and_again_shows_no_range(agree: Agreement) -> None:
+    assert not agreement.judge(Pairs(agree=agree, gaps={"20": 500}), AgreementGate()).is_decisive
+
+
+def test_one_label_that_changed_is_not_many() -> None:
+    one = Pairs(agree=Agreement(rows=500, same=0, own_mode=500, candidate_mode=500))
+    assert not agreement.judge(one, AgreementGate()).is_decisive
+    several = Pairs(agree=Agreement(rows=500, same=0, own_mode=300, candidate_mode=300), again=Again(100))
+    assert agreement.judge(several, AgreementGate()).is_decisive
