@@ -37,8 +37,9 @@ def test_a_model_that_takes_twelve_seconds_is_updated_without_an_error(
         file.write_bytes(slow_model(rounds, width, offset))
         onnx.checker.check_model(str(file))
         model("create", "configmap", f"slow-{version}", f"--from-file={file}")
-    # Too few requests for proof: the step ends by time.
-    rollout = {"steps": [{"weight": 50}], "bakeSeconds": 5, "maxSeconds": 60, "onNoEvidence": "Promote"}
+    # Too few requests for proof: the step ends by time. A rehearsal would repeat two of them in its two minutes.
+    rollout: dict[str, Any] = {"steps": [{"weight": 50}], "bakeSeconds": 5, "maxSeconds": 60}
+    rollout |= {"onNoEvidence": "Promote", "rehearsal": {"requests": 0}}
 
     def apply(version: str) -> None:
         spec = {"model": {"uri": f"configmap://slow-{version}", "version": version}, "rollout": rollout}
