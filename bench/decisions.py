@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from bench import gates
-from mlmodel_operator.api.evidence import Counts, Evidence, Sides
-from mlmodel_operator.rollout.evidence import difference, errors
+from mlmodel_operator.api.evidence import Counts, Evidence, Pairs, Sides
+from mlmodel_operator.rollout.evidence import difference, errors, pairs
 
 SEED = 20260104
 RATE, FRACTION, HORIZON = 10, 0.1, 1800
@@ -76,7 +76,7 @@ class Gate:
     def is_proven(self, weight: int) -> bool:
         """Whether the candidate may get ``weight``."""
         limit = errors.limit_for(weight, max_percent=self.max_percent)
-        return errors.is_proven(self.evidence.state.segments, limit)
+        return pairs.is_proven(self.evidence.state.segments, Pairs(), limit)
 
 
 @dataclass(frozen=True)

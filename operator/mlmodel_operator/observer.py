@@ -60,8 +60,9 @@ class Observer:
         if needs_routers(status, observed):
             statuses = await self._scraper.routers(_addresses(_ready(self.router_pods(model.owner))))
         rehearsing = await self._read_pages(model, status, observed)
-        # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
-        observed = replace(self.stored(model, refusal), rehearsing=rehearsing)
+        if statuses or rehearsing:
+            # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
+            observed = replace(self.stored(model, refusal), rehearsing=rehearsing)
         observed = await self._with_answers(model.owner, status, observed, statuses)
         config_map = await self._read_config_map(_key(model.owner), status, observed)
         return replace(

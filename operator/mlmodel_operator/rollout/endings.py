@@ -28,9 +28,6 @@ from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.routes import weight_of
 from mlmodel_operator.rollout.transition import Decision, Stay, Transition
 
-_ACCEPTABLE = {Reason.REHEARSAL_ERRORS, Reason.OTHER_FORM, Reason.OTHER_ANSWERS}
-"""Verdicts on a change that may be intended: of columns, labels or units."""
-
 
 def how_passed(candidate: Candidate) -> str:
     """Return how the candidate has passed its steps, as a clause for messages."""
@@ -98,7 +95,7 @@ def roll_back(context: Context, candidate: Candidate, failure: Failure) -> Decis
 
 def how_to_retry(context: Context, rejected: Rejected) -> str:
     """Return what lets a rejected revision be rolled out again, as a sentence for messages without the full stop."""
-    if rejected.reason not in _ACCEPTABLE:
+    if rejected.reason not in chain.ACCEPTABLE.values():
         return f"To retry {rejected.version}, change spec.rollout.retry"
     name, namespace = context.model.owner.name, context.model.owner.namespace
     return (

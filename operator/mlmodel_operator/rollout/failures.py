@@ -14,13 +14,9 @@ from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import capacity, hold
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import chain, errors
-from mlmodel_operator.rollout.evidence.chain import Gate
 from mlmodel_operator.rollout.pod_failures import Failure, pod_failure, why_not_ready
 
 Check = Callable[[Context, Candidate], Failure | None]
-
-ACCEPTABLE: tuple[Gate, ...] = ("errors", "form", "agreement")
-"""Gates on pairs that a user may let a candidate through: an intended change of its columns or answers."""
 
 
 def before_requests(context: Context, candidate: Candidate) -> Failure | None:
@@ -52,7 +48,7 @@ def failed_rehearsal(context: Context, candidate: Candidate) -> Failure | None:
     """A gate on pairs rejects the candidate: requests that stable answered were repeated on it."""
     if context.evidence is None:
         return None
-    state, accepted = context.evidence.state, ACCEPTABLE if context.is_change_accepted(candidate) else ()
+    state, accepted = context.evidence.state, chain.ACCEPTABLE.keys() if context.is_change_accepted(candidate) else ()
     seconds = context.now - state.pairs_since if state.pairs_since else 0.0
     verdict = chain.judge(state.pairs, context.rollout.gates, accepted, seconds=seconds)
     return None if verdict is None else Failure(verdict.reason, verdict.message)

@@ -53,6 +53,13 @@ class Content(NamedTuple):
         return {name: value for name, value in named.items() if value}
 
 
+def content_of(target: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Content:
+    """Return the content of a request with these headers, by lower-case name."""
+    return Content(
+        target, headers.get(CONTENT_TYPE, b""), headers.get(JSON_LENGTH, b""), headers.get(ENCODING, b""), body
+    )
+
+
 HELLO = Content(b"hello", b"", b"", b"", b"")
 """What the sender asks on each new connection, before it sends a request of a client: a name of a candidate that has
 gone may lead to another server, even outside of the cluster."""
@@ -86,9 +93,7 @@ def verify(key: bytes, revision: str, headers: Mapping[bytes, bytes], body: byte
     if not is_recent(headers, now):
         return None
     time, code = headers[MARK].split(b" ")
-    content = Content(
-        headers[TARGET], headers.get(CONTENT_TYPE, b""), headers.get(JSON_LENGTH, b""), headers.get(ENCODING, b""), body
-    )
+    content = content_of(headers[TARGET], headers, body)
     return content if hmac.compare_digest(code, _code(key, time, revision, content)) else None
 
 

@@ -97,10 +97,10 @@ def draw_row(output: Output, draw: int) -> Row | None:
         values = array.tolist() if numbers is None else []
     form = (output.name, kind, output.shape)
     if numbers is None:
-        return Row(form, _hash(repr(values)), None, 0)
+        return Row(form, hash_of(repr(values)), None, 0)
     top = int(numbers.argmax()) + 1 if _is_distribution(numbers) else 0
     kept = numbers if width <= COLUMNS else numbers[np.linspace(0, width - 1, COLUMNS).astype(int)]
-    return Row(form, _hash(" ".join(f"{value + 0.0:.9g}" for value in kept.tolist())), kept, top)
+    return Row(form, hash_of(" ".join(f"{value + 0.0:.9g}" for value in kept.tolist())), kept, top)
 
 
 def _texts(data: memoryview, first: int, count: int) -> list[bytes]:
@@ -115,7 +115,8 @@ def _texts(data: memoryview, first: int, count: int) -> list[bytes]:
     return texts
 
 
-def _hash(text: str) -> int:
+def hash_of(text: str) -> int:
+    """Return 64 bits that differ for different texts."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
@@ -137,12 +138,8 @@ class Agreement:
 
     def add(self, other: Agreement) -> None:
         """Add the counts of another output."""
-        self.rows += other.rows
-        self.same += other.same
-        self.outside += other.outside
-        self.candidate_mode += other.candidate_mode
-        self.own_mode += other.own_mode
-        self.form += other.form
+        for name in _AGREE:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.gaps.update(other.gaps)
 
 

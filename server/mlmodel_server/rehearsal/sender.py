@@ -13,14 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any, Protocol
 
 import msgspec
 
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Broken, Late, Unknown, Unreachable
-from mlmodel_server.rehearsal.compare import FAILED, Answer, Output, Pairs, draw_row
+from mlmodel_server.rehearsal.compare import FAILED, Answer, Output, Pairs, draw_row, hash_of
 from mlmodel_server.rehearsal.sample import Entry
 from mlmodel_server.rehearsal.target import Target
 
@@ -420,7 +419,7 @@ def _shed(side: _Side, seconds: float) -> Answer:
 def _answer(reply: _Reply, entry: Entry) -> Answer:
     if reply.status != 200:
         return REJECTED if 400 <= reply.status < 500 else FAILED
-    draw = int.from_bytes(blake2b(f"{entry.slot} {entry.sequence}".encode(), digest_size=8).digest(), "little")
+    draw = hash_of(f"{entry.slot} {entry.sequence}")
     try:
         row = draw_row(reply.outputs[0], draw) if reply.outputs else None
     except ValueError:

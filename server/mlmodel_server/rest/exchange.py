@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from mlmodel_server.errors import RequestError
-from mlmodel_server.rehearsal.authentic import CONTENT_TYPE, ENCODING, JSON_LENGTH, Content
+from mlmodel_server.rehearsal.authentic import Content, content_of
 from mlmodel_server.rest.body import TIMEOUT, Head, decompress, head_of, read
 from mlmodel_server.rest.connection import Answerable
 from mlmodel_server.rest.elsewhere import explained
@@ -52,16 +52,7 @@ class HttpExchange(Exchange[Reply]):
         return self.endpoint.is_sampled
 
     def content(self) -> Content | None:
-        if self.raw is None:
-            return None
-        headers = self.headers
-        return Content(
-            self.target,
-            headers.get(CONTENT_TYPE, b""),
-            headers.get(JSON_LENGTH, b""),
-            headers.get(ENCODING, b""),
-            self.raw,
-        )
+        return None if self.raw is None else content_of(self.target, self.headers, self.raw)
 
     def check(self) -> int:
         head = self.head = head_of(self.headers, self.endpoint.content_types, self.started, self.limits)

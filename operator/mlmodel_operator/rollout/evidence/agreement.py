@@ -20,7 +20,7 @@ from mlmodel_operator.api.evidence import Again, Agreement, Pairs
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import AgreementGate
 from mlmodel_operator.rollout.evidence import share
-from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
+from mlmodel_operator.rollout.evidence.errors import Verdict, evidence_of
 
 _SAME_GAP, _OTHER_GAP = -4, -2
 """Bins of gaps up to which a number is certainly the same, and from which on it is certainly another. The limit, a
@@ -36,7 +36,7 @@ def judge_form(pairs: Pairs) -> Verdict:
     """Return the evidence that most answers have another form."""
     agree = pairs.agree
     return Verdict(
-        math.exp(min(share.above(agree.form, agree.rows, 0.5), LARGEST_LOG)),
+        evidence_of(share.above(agree.form, agree.rows, 0.5)),
         Reason.OTHER_FORM,
         f"{agree.form} of {agree.rows} answers to repeated requests have outputs of other names, types or shapes than"
         " those of stable",
@@ -46,9 +46,6 @@ def judge_form(pairs: Pairs) -> Verdict:
 def judge(pairs: Pairs, gate: AgreementGate) -> Verdict:
     """Return the strongest evidence that the answers are too different."""
     verdicts = (_judge_agreement(pairs, gate), _judge_range(pairs), _judge_constant(pairs))
-    if gate.min_percent is None and pairs.agree.own_mode == pairs.agree.rows:
-        # One request that is sent again and again shows one difference, however often it is repeated.
-        return Verdict(1.0, verdicts[0].reason, verdicts[0].message)
     return max(verdicts, key=lambda item: item.against)
 
 
@@ -64,7 +61,9 @@ def _judge_agreement(pairs: Pairs, gate: AgreementGate) -> Verdict:
     noise = share.upper(again.differ, again.both)
     changed = agree.rows - agree.same
     log = share.above(changed, agree.rows, noise + (1.0 - noise) * may_change)
-    return Verdict(math.exp(min(log, LARGEST_LOG)), Reason.OTHER_ANSWERS, f"only {_agreeing(pairs, agree)}; {rule}")
+    if gate.min_percent is None and pairs.agree.own_mode == pairs.agree.rows:
+        log = 0.0  # one request that is sent again and again shows one difference, however often it is repeated
+    return Verdict(evidence_of(log), Reason.OTHER_ANSWERS, f"only {_agreeing(pairs, agree)}; {rule}")
 
 
 def _labels(pairs: Pairs) -> tuple[Agreement, Again]:
@@ -89,7 +88,7 @@ def _judge_range(pairs: Pairs) -> Verdict:
     numbers = sum(pairs.gaps.values()) or pairs.agree.rows  # labels are in no range, and must not hide the numbers
     has_range = pairs.agree.own_mode <= _MOST_SAME * pairs.agree.rows
     return Verdict(
-        math.exp(min(share.above(outside, numbers, 0.5), LARGEST_LOG)) if has_range else 1.0,
+        evidence_of(share.above(outside, numbers, 0.5)) if has_range else 1.0,
         Reason.OTHER_ANSWERS,
         f"{outside} of {numbers} answers to repeated requests are far outside the range of stable's",
     )
@@ -104,7 +103,7 @@ def _judge_constant(pairs: Pairs) -> Verdict:
         # A few other answers change nothing: a client could look for an input for which there is one.
         log = share.above(agree.candidate_mode, agree.rows, 1.0 - _LEAST_OTHER * least)
     return Verdict(
-        math.exp(min(log, LARGEST_LOG)),
+        evidence_of(log),
         Reason.OTHER_ANSWERS,
         f"it gave the same answer to {'all ' if agree.candidate_mode == agree.rows else f'{agree.candidate_mode} of '}"
         f"{agree.rows} repeated requests, and stable gave its most frequent one to {agree.own_mode}",

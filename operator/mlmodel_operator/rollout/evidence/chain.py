@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 from mlmodel_operator.api.evidence import Pairs, Repeated, Segment
+from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import Gates
 from mlmodel_operator.rollout.evidence import agreement, latency, pairs
 from mlmodel_operator.rollout.evidence.errors import Verdict
@@ -14,6 +15,12 @@ from mlmodel_operator.rollout.evidence.errors import Verdict
 Gate = Literal["errors", "form", "latency", "agreement"]
 GATES: tuple[Gate, ...] = get_args(Gate)
 """In the order in which they are asked: an answer that failed has no time, and one of another form no agreement."""
+ACCEPTABLE: Mapping[Gate, Reason] = {
+    "errors": Reason.REHEARSAL_ERRORS,
+    "form": Reason.OTHER_FORM,
+    "agreement": Reason.OTHER_ANSWERS,
+}
+"""Gates that a user may let a candidate through, with their verdicts: an intended change of columns or answers."""
 
 
 def verdicts(found: Pairs, gates: Gates) -> dict[Gate, Verdict]:

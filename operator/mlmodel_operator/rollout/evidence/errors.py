@@ -32,7 +32,7 @@ requests hardly ever fails two of the first two, three of five or four of ten.""
 _OUTCOMES, _CHANCE = 0.85, 5
 """Share of the requests with an outcome that the candidate must have, compared with stable by their weights, and how
 many of few may be missing: within a block of 100 requests, the draw is not exact."""
-LARGEST_LOG = 200.0
+_LARGEST_LOG = 200.0
 """Largest logarithm of evidence: its exponential is finite, and it is decisive long before."""
 
 
@@ -48,6 +48,11 @@ class Verdict:
     def is_decisive(self) -> bool:
         """Whether the evidence is enough for a rollback."""
         return self.against >= DECISIVE
+
+
+def evidence_of(log: float) -> float:
+    """Return the evidence with this natural logarithm, at most e^200."""
+    return math.exp(min(log, _LARGEST_LOG))
 
 
 def update_hard(
@@ -103,8 +108,8 @@ def figures(counts: Counts) -> str:
 def judge(evidence: Evidence, *, max_percent: float) -> Verdict:
     """Return the stronger evidence of the two tests against the candidate, with a message."""
     own, others = evidence.candidate, evidence.stable
-    hard = math.exp(min(difference.log_sum(list(evidence.state.hard)), LARGEST_LOG)) if evidence.state.hard else 1.0
-    above = math.exp(min(difference.against(evidence.state.segments, max_percent / 100.0), LARGEST_LOG))
+    hard = evidence_of(difference.log_sum(list(evidence.state.hard)))
+    above = evidence_of(difference.against(evidence.state.segments, max_percent / 100.0))
     if hard >= above:
         return Verdict(hard, Reason.ERROR_RATE, f"{figures(own)}; at most {max_percent:g} % may fail")
     return Verdict(
@@ -150,17 +155,6 @@ def has_outcomes(segments: tuple[Segment, ...]) -> bool:
     """
     expected = expected_requests(segments)
     return requests_with_outcome(segments) >= min(_OUTCOMES * expected, expected - _CHANCE)
-
-
-def is_proven(segments: tuple[Segment, ...], limit: float) -> bool:
-    """Whether a step has its proof: that the candidate exceeds stable by less than ``limit`` (0 to 1)."""
-    return is_certified(segments, limit) and has_outcomes(segments)
-
-
-def certified_percent(segments: tuple[Segment, ...]) -> float | None:
-    """Return by how many percentage points the candidate is proven to exceed stable's failure rate at most; None
-    without proof."""
-    return lowest_limit(lambda limit: is_certified(segments, limit))
 
 
 def lowest_limit(is_certified: Callable[[float], bool]) -> float | None:

@@ -18,7 +18,7 @@ from mlmodel_operator.api.evidence import Pairs
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import LatencyGate
 from mlmodel_operator.rollout.evidence import share
-from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
+from mlmodel_operator.rollout.evidence.errors import Verdict, evidence_of
 
 RATIO, TIME = 1.05, 1.1
 """Bases of the bins: of the ratios, and of the times in microseconds."""
@@ -39,7 +39,7 @@ def _judge_increase(pairs: Pairs, gate: LatencyGate) -> Verdict:
     edge = math.log1p(gate.max_increase_percent / 100.0) / math.log(RATIO)
     slower, number = share.beyond(pairs.ratios, edge), sum(pairs.ratios.values())
     return Verdict(
-        math.exp(min(share.above(slower, number, 0.5), LARGEST_LOG)),
+        evidence_of(share.above(slower, number, 0.5)),
         Reason.SLOWER_THAN_STABLE,
         f"it was more than {gate.max_increase_percent:g} % slower than stable for {slower} of {number} repeated"
         f" requests, and its median prediction time is {figure(pairs)} times that of stable",
@@ -52,7 +52,7 @@ def _judge_budget(pairs: Pairs, gate: LatencyGate, milliseconds: float) -> Verdi
     over_own = share.upper(share.beyond(pairs.own_times, edge), sum(pairs.own_times.values()))
     limit = max(1.0 - gate.percentile / 100.0, over_own)
     return Verdict(
-        math.exp(min(share.above(over, number, limit), LARGEST_LOG)),
+        evidence_of(share.above(over, number, limit)),
         Reason.ABOVE_MAX_MILLISECONDS,
         f"its prediction took longer than {milliseconds:g} ms for {over} of {number} repeated requests; at most"
         f" {100 - gate.percentile:g} % may",

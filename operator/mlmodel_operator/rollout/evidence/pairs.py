@@ -17,7 +17,7 @@ from mlmodel_operator.api.evidence import Outcomes, Pairs, Segment
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.rollout.evidence import difference, errors
 from mlmodel_operator.rollout.evidence.difference import PROVEN, log_sum
-from mlmodel_operator.rollout.evidence.errors import LARGEST_LOG, Verdict
+from mlmodel_operator.rollout.evidence.errors import Verdict, evidence_of
 from mlmodel_operator.rollout.evidence.likelihood import log_mean, log_power
 
 _PRIOR = (1.0, 0.05, 1.0)
@@ -41,7 +41,7 @@ def judge(pairs: Pairs, *, max_percent: float) -> Verdict:
     found = pairs.pairs
     log = against(found, max_percent / 100.0)
     return Verdict(
-        math.exp(min(log, LARGEST_LOG)),
+        evidence_of(log),
         Reason.REHEARSAL_ERRORS,
         f"{found.candidate_failed} of {found.answered} repeated requests failed on it and not on stable,"
         f" {found.own_failed} on stable and not on it; it may fail at most {max_percent:g} percentage points more",

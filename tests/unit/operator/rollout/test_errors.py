@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.decisions import Gate, rollout
-from mlmodel_operator.api.evidence import Counts, Evidence, EvidenceState, Segment, Sides
+from mlmodel_operator.api.evidence import Counts, Evidence, EvidenceState, Pairs, Segment, Sides
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.rollout.evidence import difference, errors
+from mlmodel_operator.rollout.evidence import difference, errors, pairs
 
 pytestmark = pytest.mark.simulation
 
@@ -282,10 +282,10 @@ def test_the_limit_of_a_step_depends_on_its_weight() -> None:
 
 def test_what_is_certified_is_the_difference_to_stable() -> None:
     found = gate(*[(50, Sides(Counts(500, 15), Counts(500, 15)))] * 100)
-    percent = errors.certified_percent(found.evidence.state.segments)
+    percent = pairs.certified_percent(found.evidence.state.segments, Pairs())
     assert percent is not None
     assert 0.3 < percent < 1.0, "although the candidate fails 3 %"
-    assert errors.certified_percent(()) is None
+    assert pairs.certified_percent((), Pairs()) is None
 
 
 # -------------------------------------------------------------------------------------------------------- the state
@@ -325,7 +325,7 @@ def test_no_counts_break_the_arithmetic(blocks: list[tuple[int, int, int, int, i
         found.add(weight, Sides(Counts(a + b, b, min(b, e)), Counts(c + d, d)))
         verdict = errors.judge(found.evidence, max_percent=limit)
         assert 0.0 <= verdict.against < float("inf")
-        percent = errors.certified_percent(found.evidence.state.segments)
+        percent = pairs.certified_percent(found.evidence.state.segments, Pairs())
         assert percent is None or 0.0 < percent <= 50.0
 
 
