@@ -300,7 +300,7 @@ class Feedback:
                 "version": identity.version,
                 "revision": identity.revision,
                 "labels": float(cells[_AT.labels]),
-                "scores": {name: value for name, value in self._scores(cells).items() if math.isfinite(value)},
+                "scores": self._scores(cells),
             }
             for identity, cells in self._totals().items()
             if cells[_AT.labels]

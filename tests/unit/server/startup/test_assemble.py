@@ -11,10 +11,11 @@ import pytest
 
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, rows_of
-from mlmodel_server.errors import UsageError
+from mlmodel_server.errors import RequestError, UsageError
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.startup import assemble
+from mlmodel_server.startup.options import parse
 from mlmodel_server.tensors import Array, TensorSpec
 
 BASE, PER_ROW = 0.02, 0.00001
@@ -54,3 +55,31 @@ def test_a_feedback_key_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
         assemble._feedback_key(arguments)
     path.write_bytes(b"x" * 32)
     assert assemble._feedback_key(arguments) != assemble._feedback_key(argparse.Namespace(name="f", feedback_key=None))
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("options", "host", "is_answered"),
+    [
+        (["--host", "127.0.0.1"], "evil.example", False),
+        (["--host", "127.0.0.1"], "localhost", True),
+        (["--host", "127.0.0.2"], "127.0.0.2", True),
+        (["--host", "::1"], "evil.example", False),
+        (["--host", "[::1]"], "[::1]", True),
+        (["--host", "localhost"], "evil.example", False),
+        ([], "fraud.default.svc", True),
+        (["--host", "0.0.0.0"], "10.0.0.7", True),
+        (["--host", "127.0.0.1", "--allowed-hosts", "my.machine,localhost"], "my.machine", True),
+        (["--host", "127.0.0.1", "--allowed-hosts", "my.machine"], "127.0.0.1", False),
+        (["--host", "127.0.0.1", "--allowed-hosts", "any"], "evil.example", True),
+        (["--allowed-hosts", "fraud.default.svc"], "evil.example", False),
+    ],
+)
+def test_the_names_of_a_server_depend_on_who_can_connect(options: list[str], host: str, is_answered: bool) -> None:
+    hosts = assemble.hosts_of(parse(["--name", "m", "--uri", "builtin://iris", *options]))
+    try:
+        if hosts:
+            hosts.check("GET", {b"host": host.encode() + b":8080"})
+        assert is_answered
+    except RequestError:
+        assert not is_answered
