@@ -90,8 +90,8 @@ class Application:
         if self._hosts:
             try:
                 self._hosts.check(scope["method"], dict(scope["headers"]))
-            except RequestError as error:
-                await _send(self._closing(send), reply_of(self.pipeline.failure(error)))
+            except RequestError as refusal:
+                await _send(self._closing(send), reply_of(self.pipeline.failure(refusal)))
                 return
         if path == authentic.PATH and scope["method"] == "POST":
             copied = await self._copies.answer(dict(scope["headers"]), receive)
