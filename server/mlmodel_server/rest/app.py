@@ -38,7 +38,7 @@ class Application:
         """``copy_of_call`` is for copies of gRPC calls, if the server serves gRPC."""
         serving = pipeline.serving
         self.pipeline = pipeline
-        self._limits = serving.limits
+        self._limits, self._hosts = serving.limits, serving.hosts
         self._management = management.routes(serving)
         self._endpoints = endpoints(serving)
         self._copies = Copies(pipeline, self._endpoints, copy_of_call)
@@ -63,6 +63,8 @@ class Application:
         if ENCODING in exchange.headers:  # decompression may take long
             return False
         try:
+            if self._hosts:
+                self._hosts.check("POST", exchange.headers)
             if not self.pipeline.accept(exchange):
                 return False
         except Exception as error:
@@ -85,6 +87,12 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if self._hosts:
+            try:
+                self._hosts.check(scope["method"], dict(scope["headers"]))
+            except RequestError as refusal:
+                await _send(self._closing(send), reply_of(self.pipeline.failure(refusal)))
+                return
         if path == authentic.PATH and scope["method"] == "POST":
             copied = await self._copies.answer(dict(scope["headers"]), receive)
             if copied:

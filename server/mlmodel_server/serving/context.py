@@ -15,7 +15,7 @@ from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.target import TargetFile
-from mlmodel_server.serving.access import ApiKeys, Certificate
+from mlmodel_server.serving.access import ApiKeys, Certificate, Hosts
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Serving:
     """HOST:PORT for gRPC; empty turns gRPC off."""
     keys: ApiKeys | None = None
     """None: the server requires no API key."""
+    hosts: Hosts | None = None
+    """None: clients may use any name of the server, as in a pod."""
     certificate: Certificate | None = None
     """None: plain HTTP."""
     draining: bool = False
