@@ -62,6 +62,7 @@ class Router:
     """`only` or `both` ports, with the certificate in ``folder/tls``; empty without TLS."""
     with_keys: bool = False
     """Whether it checks API keys, with the file ``folder/keys``."""
+    environment: dict[str, str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Router:
@@ -98,6 +99,7 @@ class Router:
                 "MLMODEL_STATUS_PORT": str(self.status[1]),
                 **({"MLMODEL_TLS": self.tls, "MLMODEL_TLS_PATH": str(self.folder / "tls")} if self.tls else {}),
                 **({"MLMODEL_KEYS": str(self.folder / "keys")} if self.with_keys else {}),
+                **self.environment,
             },
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -18,7 +18,7 @@ from mlmodel_server.rest import management
 from mlmodel_server.rest.endpoints import endpoints
 from mlmodel_server.rpc.service import GrpcServer
 from mlmodel_server.serving.pipeline import Pipeline
-from tests.integration.router.loopback import Client, Message, Revision, http2
+from tests.integration.router.loopback import Client, Revision, http2
 from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, canary, candidate, stable
 from tests.unit.server.doubling import serving
 
@@ -32,7 +32,7 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def run(tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """``run(scenario)`` sets up a router and a revision for both protocols, and awaits ``scenario(router, revision)``."""
+    """``run(scenario)`` awaits ``scenario(router, revision)``: a router, and a revision for both protocols."""
     port = free_port(*ADDRESSES.values())
     monkeypatch.setattr(routes_module, "SERVER_PORT", port)
 

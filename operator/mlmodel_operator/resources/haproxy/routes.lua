@@ -11,7 +11,6 @@ local TIMEOUT_MS = 1000 * tonumber(os.getenv("MLMODEL_TIMEOUT_SECONDS"))
 local POLL_MS = 200
 local MAP = "state.map"
 local KEYS_PATH = os.getenv("MLMODEL_KEYS") -- nil if the router checks no API keys
-local KEYS_MAP = "virt@keys" -- exists in memory only
 local TLS_PATH = os.getenv("MLMODEL_TLS") and os.getenv("MLMODEL_TLS_PATH") -- nil without TLS
 
 local routes = nil -- the active routes
@@ -641,7 +640,7 @@ end
 
 -- The API keys ---------------------------------------------------------------------------------------------------------
 
-local known = {} -- the hashes in the map
+local known = {} -- the hashes in the map, beside the words that are there from the start
 local keys_seen = nil -- the last text of the file, valid or not
 local keys_state = KEYS_PATH and "closed" or "" -- `current`, or `former` while the file is not valid
 
@@ -678,11 +677,11 @@ local function follow_keys()
   end
   if names then
     for hash, name in pairs(names) do
-      core.set_map(KEYS_MAP, hash, name)
+      core.set_map(MAP, hash, name)
     end
     for hash in pairs(known) do
       if not names[hash] then
-        core.del_map(KEYS_MAP, hash)
+        core.del_map(MAP, hash)
       end
     end
     known = names
@@ -750,7 +749,7 @@ end
 local function completes_handshake()
   local client = core.tcp()
   client:settimeout(5)
-  local is_connected = client:connect_ssl(TRIAL_ADDRESS)
+  local is_connected = client:connect_ssl(TRIAL_ADDRESS, 0)
   local answer = is_connected and client:send("GET / HTTP/1.0\r\n\r\n") and client:receive("*l")
   client:close()
   return answer ~= nil and answer ~= false
@@ -787,7 +786,7 @@ if TLS_PATH then
   core.register_task(function()
     while true do
       follow_certificate()
-      core.msleep(5 * POLL_MS)
+      core.msleep(POLL_MS)
     end
   end)
 end
