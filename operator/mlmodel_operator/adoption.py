@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.types import Autoscaling, MLModel, Owner
+from mlmodel_operator.api.types import Autoscaling, MLModel, Owner, Tls
 from mlmodel_operator.names import (
     ADOPTED_LABEL,
     GROUP,
@@ -188,7 +188,8 @@ def _intents(owner: Owner, r: Resource, orphan: Body, recorded: Recorded) -> lis
     if revision in recorded.known.snapshots and name == revision_name(owner.name, revision):
         return [_of_revision(owner, r, revision, orphan)]
     if r == SERVICES and name == owner.name:
-        return [resources.router_service(owner)]
+        # With and without TLS: the field may have changed since.
+        return [resources.router_service(owner), resources.router_service(owner, Tls(""))]
     if r == DISRUPTION_BUDGETS and name == router_name(owner.name):
         return [resources.router_disruption_budget(owner)]
     return []

@@ -217,10 +217,11 @@ class Controller:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
             await self._annotate(self._observer.router_pods(owner), plan.routes.id())
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
-        await self._apply(SERVICES, resources.router_service(owner), attempt)
+        await self._apply(SERVICES, resources.router_service(owner, model.spec.traffic.tls), attempt)
         config = resources.router_config_hash()
         image = self._settings.router_image
-        router = resources.router_deployment(owner, model.spec.traffic, image, config)
+        keys = resources.checked_keys(desired.revision for desired in plan.desired)
+        router = resources.router_deployment(owner, model.spec.traffic, image, config, keys)
         await self._apply_recorded(router, deployment_record(owner, router), attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:

@@ -258,6 +258,8 @@ def read_router(name: str, port: int, status: RouterStatus | None, silent_since:
         status.stable_ms,
         status.weights,
         status.uncounted,
+        tls=status.tls,
+        keys=status.keys,
         port=port,
     )
 

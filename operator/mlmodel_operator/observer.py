@@ -57,7 +57,7 @@ class Observer:
         """Return the input of a decision about ``status``; ``refusal`` is why the last write failed, or empty."""
         observed = self.stored(model, refusal)
         statuses: Mapping[str, RouterStatus | None] = {}
-        if needs_routers(status, observed):
+        if needs_routers(model, status, observed):
             statuses = await self._scraper.routers(_addresses(_ready(self.router_pods(model.owner))))
         rehearsing = await self._read_pages(model, status, observed)
         if statuses or rehearsing:

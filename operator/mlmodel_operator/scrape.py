@@ -24,6 +24,7 @@ _BODY_LIMIT = 16 * 1024  # a page with all 100 weights and millions of requests 
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _CONNECTIONS = 100
 _BOOT = re.compile(r"[0-9a-f]{16}")
+_FILE_STATE = re.compile(r"(current|former|closed)?")
 _REVISION = re.compile(r"[0-9a-z]{1,63}")
 _UNCOUNTED = ("large", "chosen", "crowd", "other")
 _NEWER_UNCOUNTED = ("sticky", "matched")  # a router of the release before does not have them
@@ -45,6 +46,11 @@ class RouterStatus:
     """Counted requests, by the weight (1 to 100) under which they were drawn."""
     uncounted: Mapping[str, int] = field(default_factory=dict)
     """Predictions that cannot count, by kind."""
+    tls: str = ""
+    """``current`` if the router uses the mounted certificate, ``former`` if it could not be taken; empty without
+    TLS."""
+    keys: str = ""
+    """The same for the file of API keys; ``closed`` if none was ever valid, empty if the router checks none."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,8 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
             boot=_text(page["boot"], _BOOT),
             id=_text(page["id"]),
             candidate=_text(page["candidate"]),
+            tls=_text(page.get("tls", ""), _FILE_STATE),  # a router of the release before does not have them
+            keys=_text(page.get("keys", ""), _FILE_STATE),
             stable_ms=_natural(page["stable_ms"]),
             weights={_weight(weight): _sides(sides) for weight, sides in page["weights"].items()},
             uncounted=_uncounted(page["uncounted"]),

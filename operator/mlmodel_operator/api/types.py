@@ -718,6 +718,44 @@ class RouterSpec:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """The certificate with which the routers accept TLS, for HTTP and gRPC."""
+
+    secret_name: Annotated[
+        str,
+        Doc(
+            "Name of a Secret of type kubernetes.io/tls in the namespace of the MLModel, at most 253 characters, as"
+            " cert-manager writes it: `tls.crt` is a PEM chain, `tls.key` its key without a password. The routers"
+            " mount it, and take a renewed certificate within a minute or two, without a restart; without the Secret"
+            " no new router pod starts. Required."
+        ),
+        Limits(maximum=253),
+    ]
+    allow_plain_text: Annotated[
+        bool,
+        Doc(
+            "Whether ports 80 and 9000 of the Service also answer without TLS, for example until all clients use TLS."
+            " If false, they answer 403 (gRPC: FAILED_PRECONDITION); only /v2/health/live and /v2/health/ready answer."
+            " Default: false."
+        ),
+    ] = False
+
+    rules: ClassVar = (
+        Rule(
+            "has(self.secretName)",
+            "spec.traffic.tls.secretName is missing: type the name of a Secret of type kubernetes.io/tls, for example"
+            " `tls: {secretName: fraud-tls}`",
+        ),
+        Rule(
+            "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+            "spec.traffic.tls.secretName must be the name of a Secret, of lower-case letters, digits, `.` and `-`: type"
+            " for example `tls: {secretName: fraud-tls}`",
+            ".secretName",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Traffic:
     """How requests reach the revisions."""
 
@@ -733,6 +771,13 @@ class Traffic:
         ),
         Limits(1, 600),
     ] = 60
+    tls: Annotated[
+        Tls | None,
+        Doc(
+            "TLS at the routers: port 443 of the Service for HTTP, 9443 for gRPC. A change of this field replaces the"
+            " router pods one by one. Default: none, plain HTTP on port 80 and gRPC on port 9000."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
