@@ -158,7 +158,7 @@ class Adopter:
         found = ""
         for intent in intents:
             try:
-                expected = await self._dry_run(r, orphan, intent)
+                expected = await self._dry_run(owner, r, orphan, intent)
             except ApiError as error:
                 if error.retryable:
                     raise
@@ -170,11 +170,12 @@ class Adopter:
             found = f"it differs from what the operator built in {found}"
         return found
 
-    async def _dry_run(self, r: Resource, orphan: Body, intent: Body) -> Body:
-        """Return the intent as the API server would store it."""
+    async def _dry_run(self, owner: Owner, r: Resource, orphan: Body, intent: Body) -> Body:
+        """Return the intent as the API server would store it, with the owner and a name that our policies require."""
         meta = {key: value for key, value in metadata(intent).items() if key in ("labels", "annotations")}
         # The name of the orphan exists, and any fixed name could.
-        meta |= {"generateName": "mlmodel-dry-run-", "namespace": address(orphan)[0]}
+        meta |= {"generateName": f"{owner.name}-dry-run-", "namespace": address(orphan)[0]}
+        meta["ownerReferences"] = owner_references(owner)
         body = {"apiVersion": r.api_version, "kind": r.kind, "metadata": meta, "spec": intent["spec"]}
         return {"kind": r.kind, **await self._api.create(r, body, dry_run=True)}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mlmodel_operator import policies
 from mlmodel_operator.api.crd import crd
 from mlmodel_operator.names import (
     CRD,
@@ -38,7 +39,16 @@ _HEADER = """\
 
 def install() -> list[Body]:
     """Return all objects, in the order in which they can be created."""
-    return [_namespace(), crd(), _service_account(), *_cluster_roles(), *_lease_role(), _deployment()]
+    images = (_server_image(), ROUTER_IMAGE)
+    return [
+        _namespace(),
+        crd(),
+        *policies.policies(NAMESPACE, *images),
+        _service_account(),
+        *_cluster_roles(),
+        *_lease_role(),
+        _deployment(),
+    ]
 
 
 def text() -> str:
@@ -53,6 +63,10 @@ class _NoAliases(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
         return True
+
+
+def _server_image() -> str:
+    return f"mlmodel-server:{version(PROJECT)}"
 
 
 def _namespace() -> Body:
@@ -117,6 +131,8 @@ def _cluster_roles() -> list[Body]:
             [_rule(GROUP, [PLURAL], *READ, *change), _rule(GROUP, [f"{PLURAL}/scale"], "get", "update", "patch")],
             to_edit | to_admin,
         ),
+        # For the accounts of restore tools that are no cluster administrators: see the policy of labels.
+        role("mlmodel-restorer", [_rule(GROUP, [f"{PLURAL}/{policies.RESTORE[0]}"], policies.RESTORE[1])]),
     ]
 
 
@@ -195,7 +211,7 @@ def _deployment() -> Body:
                             "name": "operator",
                             "image": f"{OPERATOR}:{release}",
                             "env": [
-                                {"name": "SERVER_IMAGE", "value": f"mlmodel-server:{release}"},
+                                {"name": "SERVER_IMAGE", "value": _server_image()},
                                 {"name": "ROUTER_IMAGE", "value": ROUTER_IMAGE},
                                 {"name": "POD_NAMESPACE", **field("metadata.namespace")},
                                 {"name": "POD_NAME", **field("metadata.name")},
