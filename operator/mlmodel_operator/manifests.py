@@ -291,13 +291,15 @@ def options_of(argv: Sequence[str]) -> Options:
     arguments = parser.parse_args(argv)
     try:
         namespaces = namespaces_of(arguments.namespaces, "--namespaces")
-        (namespace,) = namespaces_of(arguments.namespace, "--namespace") or ("",)
-    except (SettingsError, ValueError) as error:
+        home = namespaces_of(arguments.namespace, "--namespace")
+    except SettingsError as error:
         parser.error(str(error))
+    if len(home) != 1:
+        what = f"names {len(home)} namespaces: type one" if home else "is empty: type the name of a namespace"
+        parser.error(f"--namespace {what}")
+    (namespace,) = home
     if wrong := [name for name in namespaces if name == namespace or name.startswith("kube-")]:
         parser.error(f"--namespaces has {wrong[0]}, where the operator creates no objects: name namespaces of models")
-    if not namespace:
-        parser.error("--namespace is empty: type the name of a namespace")
     return Options(namespace, namespaces, arguments.network_policies)
 
 

@@ -23,12 +23,12 @@ class Account:
         config = yaml.safe_load(cluster.kubeconfig.read_text())
         config["users"] = [{"name": "account", "user": {"token": token}}]
         config["contexts"][0]["context"]["user"] = "account"
-        self._config = folder / f"{namespace}-{name}.kubeconfig"
-        self._config.write_text(yaml.safe_dump(config))
+        self.config = folder / f"{namespace}-{name}.kubeconfig"
+        self.config.write_text(yaml.safe_dump(config))
 
     def kubectl(self, *args: str, input: str | None = None) -> str:
         """Run kubectl; raise ClusterError."""
-        return self._cluster.kubectl("--kubeconfig", str(self._config), *args, input=input)
+        return self._cluster.kubectl("--kubeconfig", str(self.config), *args, input=input)
 
     def apply(self, body: Body) -> str:
         """Server-side apply as a dry run, as the operator does it; return why it is rejected, empty if it is not."""

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -238,7 +239,7 @@ FORBIDDEN = [
 
 PERMITTED: dict[str, Callable[[Account], str]] = {
     **{
-        f"server of {uri}": lambda account, uri=uri: account.apply(server(uri))
+        f"server of {uri}": partial(Account.apply, body=server(uri))
         for uri in (
             "builtin://iris",
             "configmap://fraud-v1",
@@ -323,8 +324,12 @@ def cast(apiserver: Cluster) -> Iterator[Body]:
 def operator(installed: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Account:
     """The operator's account, once each policy is in force."""
     account = Account(installed, NAMESPACE, OPERATOR, tmp_path_factory.mktemp("operator"))
+
+    def is_rejected(case: Case) -> bool:
+        return policy_of(case.send(account)) == case.policy
+
     for case in {case.policy: case for case in FORBIDDEN}.values():
-        installed.wait(case.policy, lambda case=case: policy_of(case.send(account)) == case.policy)
+        installed.wait(case.policy, partial(is_rejected, case))
     return account
 
 
