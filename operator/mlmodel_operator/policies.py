@@ -1,4 +1,4 @@
-"""ValidatingAdmissionPolicies: what the operator's account may write, and what nobody else may.
+"""ValidatingAdmissionPolicies: what the operator's account may write, and no one else.
 
 A role of Kubernetes permits a kind as a whole: an account that may create Deployments may create any. These policies
 permit what the builders in ``resources`` make. They are lists of what is allowed: a field that is not named is
@@ -337,7 +337,7 @@ def _run_images(namespace: str) -> Body:
 
 
 def _references(namespace: str) -> Body:
-    """What the other children refer to: pods of their own model, and addresses inside the cluster."""
+    """What the other children refer to: pods of the same model, and addresses inside the cluster."""
     own = f"[?{_text(MODEL_LABEL)}].orValue('') == variables.model"
     is_kind = {
         name: f"request.resource.resource == {_text(name)}"
@@ -361,7 +361,7 @@ def _references(namespace: str) -> Body:
         Rule(
             f"!({is_kind['horizontalpodautoscalers']}) || (variables.spec.scaleTargetRef.kind == 'Deployment'"
             " && variables.spec.scaleTargetRef.name == object.metadata.name)",
-            "an autoscaler of the operator scales the Deployment of its own name",
+            "an autoscaler of the operator scales the Deployment of the same name",
         ),
         Rule(
             f"!({is_kind['poddisruptionbudgets']}) || variables.spec.?selector.?matchLabels.orValue({_NO_LABELS}){own}",
@@ -410,7 +410,7 @@ def _pods(namespace: str) -> Body:
             f" && {_labels_of('oldObject')}[?{_text(MANAGED_BY_LABEL)}].orValue('') == {_text(OPERATOR)}"
             f" && object.spec == oldObject.spec && {same}"
             f" && {kept('object', 'oldObject')} && {kept('oldObject', 'object')}",
-            f"the operator changes nothing of a pod but the annotations {GROUP}/* of its own",
+            f"the operator changes nothing of a pod but its annotations {GROUP}/*",
         )
     ]
     return _policy(PODS, (_match("", "v1", "pods"),), rules, {}, {"operator": _by_operator(namespace)})
@@ -444,7 +444,7 @@ def _leases(namespace: str) -> Body:
 
 
 def _labels(namespace: str) -> Body:
-    """Nobody but the operator sets its labels: pods with them get requests and count as evidence.
+    """Only the operator sets its labels: pods with them get requests and count as evidence.
 
     The controllers of Kubernetes copy them from a Deployment to its pods. A restored backup has them, so who may
     restore sets them too; a role says so, and that of cluster administrators does.
