@@ -43,6 +43,7 @@ from mlmodel_operator.runtime.resource import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     PODS,
     SERVICES,
     Body,
@@ -86,7 +87,7 @@ class Controller:
         self._applier = applier
         self._events = events
         self._recorder = Recorder(api, store)
-        self._adopter = Adopter(api, store, applier, self._recorder, events)
+        self._adopter = Adopter(api, store, applier, self._recorder, events, settings.pod_namespace)
         self._writer = StatusWriter(api, store, events, clock, MODELS)
         self._settings = settings
         self._clock = clock
@@ -216,6 +217,9 @@ class Controller:
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
             await self._annotate(self._observer.router_pods(owner), plan.routes.id())
+        if self._settings.network_policies:
+            for policy in resources.network_policies(owner, self._settings.pod_namespace):
+                await self._apply(NETWORK_POLICIES, policy, attempt)
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner, model.spec.traffic.tls), attempt)
         config = resources.router_config_hash()

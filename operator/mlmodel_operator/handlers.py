@@ -8,7 +8,7 @@ write annotations and finalizers. This module has none of them, so kopf writes n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import kopf
@@ -31,18 +31,20 @@ async def watch(
     queue: WorkQueue[Key],
     restore_signal_handlers: Callable[[], None],
     identity: str,
+    namespaces: Sequence[str] = (),
 ) -> None:
     """Run kopf until it stops. Raise WatchStopped: kopf stops at any error of a watch except an expired version.
 
     kopf installs signal handlers when it starts; ``restore_signal_handlers`` is called right after that. When kopf
     stops, it cancels all tasks that were started after it. ``identity`` names this process; without it kopf looks up
-    the name of the user, which the user of a container does not have.
+    the name of the user, which the user of a container does not have. Without ``namespaces`` it watches all.
     """
     our_tasks = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=_registry(resource, api, store, queue),
         settings=_settings(),
-        clusterwide=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
         identity=cast(Any, identity),  # kopf does not export its type
     )
     restore_signal_handlers()

@@ -26,6 +26,8 @@ MODEL_LABEL = f"{GROUP}/model"  # on every child: the name of its MLModel; the s
 COMPONENT_LABEL = f"{GROUP}/component"  # on every child: SERVER or ROUTER
 REVISION_LABEL = f"{GROUP}/revision"  # on the children of one revision: its identity
 ADOPTED_LABEL = f"{GROUP}/adopted"  # on a ControllerRevision: it was that of a former MLModel of the same name
+METRICS_LABEL = f"{GROUP}/metrics"  # on a namespace, by an administrator: its pods may read the metrics of models
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # on every namespace, by Kubernetes: its name
 RECORD_LABEL = f"{GROUP}/record"  # on a ControllerRevision: what it records (see resources/records.py)
 
 APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent that was last applied
@@ -84,3 +86,8 @@ def router_config_name(model: str) -> str:
 def router_name(model: str) -> str:
     """Return the name of the router's Deployment and disruption budget; its Service has the model's own name."""
     return f"{model}-{ROUTER}"
+
+
+def server_policy_name(model: str) -> str:
+    """Return the name of the NetworkPolicy of all server pods; that of the routers is named like their Deployment."""
+    return f"{model}-{SERVER}"

@@ -39,6 +39,7 @@ from mlmodel_operator.runtime.resource import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     PODS,
     REPLICA_SETS,
     SERVICES,
@@ -62,6 +63,7 @@ CHILDREN: tuple[Resource, ...] = (
     AUTOSCALERS,
     DISRUPTION_BUDGETS,
 )
+"""Kinds that it watches, with the label of ``CHILD_SELECTOR``."""
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
 WORKERS = 8
 FINISH_SECONDS = 10.0
@@ -81,6 +83,11 @@ class Parts:
     scraper: Scraper
     settings: Settings
     clock: Clock
+
+
+def children(settings: Settings) -> tuple[Resource, ...]:
+    """Return the kinds that the operator watches beside MLModels."""
+    return (*CHILDREN, NETWORK_POLICIES) if settings.network_policies else CHILDREN
 
 
 Build = Callable[[Parts], Reconcile]
@@ -154,9 +161,13 @@ class Operator:
         self._store.on_change(lambda _, namespace, name: self._queue.add((namespace, name)))
         instruments.queue_due.set_function(lambda: len(self._queue))
         instruments.queue_working.set_function(lambda: self._queue.working)
-        self._crd = CrdCheck(api, clock)
+        self._crd = CrdCheck(api, clock, is_optional=bool(settings.namespaces))
         self._audit = self._make_audit()
-        self._reflectors = {resource: self._make_reflector(resource) for resource in CHILDREN}
+        self._reflectors = {
+            (resource, namespace): self._make_reflector(resource, namespace)
+            for resource in children(settings)
+            for namespace in settings.namespaces or (None,)
+        }
         self._models_listed = asyncio.Event()
         self._elector = Elector(api, clock, settings.pod_namespace, OPERATOR, settings.pod_name)
         applier = Applier(api, self._store, FIELD_MANAGER, APPLIED_ANNOTATION)
@@ -171,16 +182,18 @@ class Operator:
             MODELS,
             self._clock,
             lambda namespace, name: self._queue.add((namespace, name), Priority.RESYNC),
+            namespaces=self._settings.namespaces,
             heartbeats=self._heartbeats,
             on_missed=self._metrics.missed.inc,
         )
 
-    def _make_reflector(self, resource: Resource) -> Reflector:
+    def _make_reflector(self, resource: Resource, namespace: str | None) -> Reflector:
         return Reflector(
             self._api,
             self._store,
             resource,
             CHILD_SELECTOR,
+            namespace=namespace,
             clock=self._clock,
             heartbeats=self._heartbeats,
             on_restart=self._metrics.observe_watch_restart,
@@ -196,7 +209,7 @@ class Operator:
                 return group.create_task(self._supervise(name, work), name=name)
 
             reflectors = (
-                (f"reflector of {resource.plural}", reflector.run()) for resource, reflector in self._reflectors.items()
+                (f"reflector of {_scope(*scope)}", reflector.run()) for scope, reflector in self._reflectors.items()
             )
             leader = start("leader", self._lead())
             others = [
@@ -235,7 +248,13 @@ class Operator:
         await self._audit.first()
         self._models_listed.set()
         await handlers.watch(
-            MODELS, self._api, self._store, self._queue, partial(take_signals, self._stop), self._settings.pod_name
+            MODELS,
+            self._api,
+            self._store,
+            self._queue,
+            partial(take_signals, self._stop),
+            self._settings.pod_name,
+            self._settings.namespaces,
         )
 
     async def _audit_models(self) -> None:
@@ -273,7 +292,7 @@ class Operator:
     def not_ready(self) -> list[str]:
         """Return why this replica cannot lead yet; a standby that waits for the Lease is ready."""
         synced = {"models": self._models_listed} | {
-            resource.plural: reflector.synced for resource, reflector in self._reflectors.items()
+            _scope(*scope): reflector.synced for scope, reflector in self._reflectors.items()
         }
         waiting = [f"the {plural} have not been listed yet" for plural, event in synced.items() if not event.is_set()]
         return [self._crd.problem, *waiting] if self._crd.problem else waiting
@@ -281,6 +300,11 @@ class Operator:
     def not_alive(self) -> list[str]:
         """Return the parts without a heartbeat."""
         return [f"no heartbeat from the {name}" for name in self._heartbeats.late()]
+
+
+def _scope(resource: Resource, namespace: str | None) -> str:
+    """Return what a reflector watches, for messages."""
+    return resource.plural + (f" in {namespace}" if namespace else "")
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -5,6 +5,7 @@ that equal inputs always give equal bodies, and an upgrade of the operator does 
 unintentionally.
 """
 
+from mlmodel_operator.resources.network import network_policies
 from mlmodel_operator.resources.router import (
     ROUTES_FILES,
     checked_keys,
@@ -23,6 +24,7 @@ __all__ = [
     "checked_keys",
     "deployment",
     "disruption_budget",
+    "network_policies",
     "router_config",
     "router_config_hash",
     "router_deployment",

@@ -111,8 +111,9 @@ class Store:
         """
         return self._forget(r, body, "")
 
-    def replace(self, r: Resource, bodies: Iterable[Body], version: str) -> Bodies:
-        """Make the kind equal to a list with the resourceVersion ``version``, and return the removed bodies.
+    def replace(self, r: Resource, bodies: Iterable[Body], version: str, namespace: str | None = None) -> Bodies:
+        """Make the kind, in all namespaces or one, equal to a list with the resourceVersion ``version``, and return the
+        removed bodies.
 
         An object that is not in the list is removed, unless it is newer than the list: the operator has just written
         it.
@@ -123,6 +124,8 @@ class Store:
             self.put(r, body)
         removed = []
         for where, known in list(self._bodies[r].items()):
+            if namespace not in (None, where[0]):
+                continue
             if where not in listed and not is_newer(resource_version(known), version):
                 self._bury(r, *where, _Tombstone(version))
                 del self._bodies[r][where]

@@ -25,7 +25,7 @@ from mlmodel_operator.names import (
     SERVER_PORT,
     SERVICE_PORT,
 )
-from mlmodel_operator.process import CHILD_SELECTOR, CHILDREN
+from mlmodel_operator.process import CHILD_SELECTOR, children
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
@@ -115,7 +115,7 @@ class World:
     def watch(self) -> None:
         """Bring the store up to date: all MLModels, and the children with the operator's label."""
         label, _, value = CHILD_SELECTOR.partition("=")
-        for resource in (MODELS, *CHILDREN):
+        for resource in (MODELS, *children(self.settings)):
             bodies = [
                 body
                 for (kind, _, _), body in self.api.objects.items()

@@ -155,3 +155,13 @@ def test_bodies_are_slimmed_and_the_original_stays_unchanged() -> None:
 )
 def test_versions_compare_as_numbers_and_anything_else_counts_as_newer(version: str, than: str, newer: bool) -> None:
     assert is_newer(version, than) is newer
+
+
+def test_a_list_of_one_namespace_removes_nothing_in_another() -> None:
+    store = Store(LABEL)
+    for namespace in ("shop", "bank"):
+        item = body(5, name="pod")
+        store.put(PODS, {**item, "metadata": {**item["metadata"], "namespace": namespace}})
+    removed = store.replace(PODS, [], "9", "shop")
+    assert [found["metadata"]["namespace"] for found in removed] == ["shop"]
+    assert [found["metadata"]["namespace"] for found in store.all(PODS)] == ["bank"]
