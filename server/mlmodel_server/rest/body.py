@@ -30,8 +30,6 @@ class Head:
 
     deadline: float
     """Reading of ``perf_counter``."""
-    length: int
-    """Bytes of the body; 0 if it is chunked, without its length."""
     json_length: int | None
     """Bytes of JSON before binary tensors; None if the whole body is JSON."""
     content_type: bytes
@@ -53,7 +51,6 @@ def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], sta
             raise RequestError(f"Content-Encoding {_quoted(encoding)} is not supported: use gzip or deflate", 415)
     return Head(
         started + (_integer(headers[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in headers else limits.timeout),
-        length,
         _integer(headers[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in headers else None,
         content_type,
         b"" if encoding == b"identity" else encoding,

@@ -160,7 +160,8 @@ def _errors(app: FastAPI, serving: Serving) -> None:
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> JSONResponse:
         failure = failure_of(error)
-        return JSONResponse(schemas.Error(error=failure.message), failure.status)
+        headers = {"Retry-After": str(failure.retry_after)} if failure.retry_after else None
+        return JSONResponse(schemas.Error(error=failure.message), failure.status, headers)
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, failure: HTTPException) -> JSONResponse:

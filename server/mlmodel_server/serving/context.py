@@ -24,7 +24,9 @@ class Limits:
 
     max_body: int = 8 << 20
     max_body_total: int = 128 << 20
-    """Bytes of the bodies of all requests in one worker."""
+    """Bytes of the bodies that arrive, of decoded requests, and of responses that are not read, in one worker."""
+    max_connections: int = 2048
+    """HTTP connections of one worker."""
     max_rows: int = 100_000
     batch_rows: int = 64
     max_waiting: int = 256

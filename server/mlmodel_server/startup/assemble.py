@@ -36,6 +36,7 @@ from mlmodel_server.rehearsal.target import TargetFile
 from mlmodel_server.serving.access import LOOPBACK, ApiKeys, Certificate, Hosts
 from mlmodel_server.serving.context import Limits, Serving
 from mlmodel_server.serving.copies import Copy
+from mlmodel_server.startup import memory
 from mlmodel_server.startup.builtin import build
 from mlmodel_server.startup.choose import Choice, choose
 from mlmodel_server.startup.options import ANY_HOST
@@ -127,13 +128,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | Non
         ids=ids,
         feedback=feedback,
         cost=_cost(model, example),
-        limits=Limits(
-            max_body=arguments.max_body,
-            max_rows=arguments.max_rows,
-            batch_rows=arguments.batch_rows,
-            max_waiting=arguments.queue,
-            timeout=arguments.timeout,
-        ),
+        limits=_limits(arguments),
         shadow=shadow,
         payloads=payloads,
         sample=sample,
@@ -143,6 +138,24 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | Non
         hosts=hosts_of(arguments),
         certificate=certificate,
     )
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    """Return the limits of requests in one worker. Call this when the model has been loaded: they depend on the memory
+    that is left."""
+    total = memory.budget(memory.limit(), memory.used(), arguments.workers, arguments.max_body)
+    limits = Limits(
+        max_body=arguments.max_body,
+        max_body_total=total,
+        max_connections=memory.connections(),
+        max_rows=arguments.max_rows,
+        batch_rows=arguments.batch_rows,
+        max_waiting=arguments.queue,
+        timeout=arguments.timeout,
+    )
+    values = {"bytes": limits.max_body_total, "connections": limits.max_connections}
+    logger.info("limits of a worker", extra=values)
+    return limits
 
 
 def copy_of_call(serving: Serving) -> Callable[[Content], Copy] | None:
