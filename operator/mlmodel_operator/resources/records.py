@@ -104,27 +104,6 @@ def number_of(record: Body) -> int:
     return int(record.get("revision") or 0)
 
 
-def slim(record: Body) -> Body:
-    """Return a record without its data, which is read only after a loss: 5 KiB per model in memory instead of 17."""
-    meta = record.get("metadata") or {}
-    kept = ("namespace", "name", "uid", "resourceVersion", "deletionTimestamp")
-    labels = meta.get("labels") or {}
-    owners = [
-        {key: owner.get(key) for key in ("kind", "name", "uid", "controller")}
-        for owner in meta.get("ownerReferences") or []
-    ]
-    return {
-        "metadata": {
-            **{key: meta[key] for key in kept if key in meta},
-            "labels": {
-                key: labels[key] for key in (MODEL_LABEL, RECORD_LABEL, REVISION_LABEL, ADOPTED_LABEL) if key in labels
-            },
-            "ownerReferences": owners,
-        },
-        "revision": number_of(record),
-    }
-
-
 def _content(body: Body) -> Body | None:
     """Return the content of a record; None if the ControllerRevision is none."""
     data = body.get("data")

@@ -53,6 +53,12 @@ def needs_pages(model: MLModel, status: Status, observed: Observed) -> bool:
     )
 
 
+def needs_followed(status: Status) -> bool:
+    """Whether to read the routes in the cluster: without a stable in the status, they must not be emptied if the
+    routers follow routes to one."""
+    return status.stable is None
+
+
 def needs_routers(status: Status, observed: Observed) -> bool:
     """Whether the next decision requires the routes and counts of the routers.
 
