@@ -12,7 +12,7 @@ from mlmodel_operator.adoption import Adopter
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
-from mlmodel_operator.api.types import MLModel, Owner, Revision
+from mlmodel_operator.api.types import MLModel, Owner, Revision, Snapshot
 from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
 from mlmodel_operator.kept import MODELS as MODELS
 from mlmodel_operator.kept import OVERSIZED
@@ -178,7 +178,7 @@ class Controller:
         return status, _EMPTY
 
     async def _report_oversized(self, body: Body, key: tuple[str, str]) -> None:
-        """Report a model of which spec or status is too large to be kept: nothing is changed, so what serves goes on."""
+        """Report a model whose spec or status is too large to be kept: what serves goes on."""
         found = body[OVERSIZED]
         note = (
             f"{found['field']} has {found['bytes']} bytes, and the operator reads at most {found['most']}. The versions"
@@ -205,7 +205,7 @@ class Controller:
         """Return the status that the records and the children of the model show; ``how`` says how it is lost."""
         owner, image = model.owner, self._settings.server_image
         known = (await self._recorder.load(owner)).known
-        found = {}
+        found: dict[str, Snapshot] = {}
         for body in self._observer.of_revisions(DEPLOYMENTS, owner):
             revision = observe.label(body, REVISION_LABEL)
             if revision not in known.snapshots:

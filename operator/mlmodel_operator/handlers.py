@@ -136,25 +136,40 @@ def reduced_session(
 
 
 class _Reduced(aiohttp.ClientResponse):
-    """A response of the API server of which kopf reads ``json()`` of a list, or the lines in ``content`` of a watch."""
+    """A response of the API server. Of ``kind`` kopf reads ``json()`` of a list and lines of ``content`` of a watch,
+    of the kinds that the server has ``json()``."""
 
     kind: Resource
     kept: View
 
     async def json(self, **_: Any) -> Any:
-        """Return a reduced page of a list, or the Status of an error."""
+        """Return a reduced page of a list, or any other response as it is."""
         if self.status >= 400:
             return msgspec.json.decode(await read_bounded(self, ERROR_BYTES))
-        bodies, more, version = decode_list(await read_bounded(self, LINE_BYTES), self.kept, self.kind)
+        content = await read_bounded(self, LINE_BYTES)
+        if self.url.path != self.kind.path():
+            return msgspec.json.decode(content)
+        bodies, more, version = decode_list(content, self.kept, self.kind)
         return {"items": bodies, "metadata": {"resourceVersion": version, "continue": more}}
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         """Start the response, and reduce what kopf streams of it."""
         await super().start(connection)
-        self.content.iter_chunked = self._reduced_lines  # type: ignore[method-assign]
+        self.content = cast(aiohttp.StreamReader, _Events(self.content, self.kind, self.kept))
         return self
 
-    async def _reduced_lines(self, _size: int) -> AsyncIterator[bytes]:
-        async for line in bounded_lines(self.content.iter_any()):
-            kind, body = decode_event(line, self.kept, self.kind)
+
+class _Events:
+    """The content of a response, of which kopf reads a watch with ``iter_chunked``."""
+
+    def __init__(self, content: aiohttp.StreamReader, kind: Resource, kept: View) -> None:
+        self._content, self._kind, self._kept = content, kind, kept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._content, name)
+
+    async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
+        """Yield the reduced events of a watch."""
+        async for line in bounded_lines(self._content.iter_any()):
+            kind, body = decode_event(line, self._kept, self._kind)
             yield msgspec.json.encode({"type": kind, "object": body}) + b"\n"

@@ -123,7 +123,7 @@ def keep_model(body: Body, _known: Body | None) -> Body:
     return kept
 
 
-# --------------------------------------------------------------------------------------- objects that the operator makes
+# -------------------------------------------------------------------------------------- objects that the operator makes
 
 
 def keep_metadata(body: Body, _known: Body | None) -> Body:
@@ -343,7 +343,7 @@ def _slim_exit(terminated: Body | None) -> Body:
     """Return the fields of an exit that are read: no times and no identity of the container."""
     if not terminated:
         return {}
-    texts = {key: observe.clean(terminated[key]) for key in ("reason", "message") if key in terminated}
+    texts: Body = {key: observe.clean(terminated[key]) for key in ("reason", "message") if key in terminated}
     return {"exitCode": terminated["exitCode"], **texts} if "exitCode" in terminated else texts
 
 

@@ -15,7 +15,6 @@ from mlmodel_operator.names import (
     FETCHER,
     GROUP,
     REVISION_LABEL,
-    ROUTER,
     ROUTER_STATUS_PORTS,
     SERVER,
     Component,

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from mlmodel_operator.api.codec import DecodeError, decode, encode
 from mlmodel_operator.api.types import Owner, Revision, Snapshot
 from mlmodel_operator.names import (
-    ADOPTED_LABEL,
     MANAGED_BY_LABEL,
     MODEL_LABEL,
     NAME_LABEL,

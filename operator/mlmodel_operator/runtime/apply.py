@@ -83,10 +83,10 @@ class Applier:
     """Server-side apply of whole intents, skipped if nothing would change.
 
     Compares the fields of the intent with the server's response to the last apply. A drift of any of them, also of
-    labels and annotations, is written again; fields of others (``replicas`` of an autoscaler) are ignored. Of a ConfigMap
-    and of a large object the store shows only whether it has changed: it is read if it has, and after a restart.
-    ``manager`` is the field manager. ``hash_annotation`` names the annotation with the hash of the intent, so that an object that
-    equals its intent is not written after a restart either.
+    labels and annotations, is written again; fields of others (``replicas`` of an autoscaler) are ignored. Of a
+    ConfigMap and of a large object the store shows only whether it has changed: it is read if it has, and after a
+    restart. ``manager`` is the field manager. ``hash_annotation`` names the annotation with the hash of the intent, so
+    that an object that equals its intent is not written after a restart either.
     """
 
     def __init__(self, api: Api, store: Store, manager: str, hash_annotation: str) -> None:

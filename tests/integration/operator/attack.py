@@ -212,7 +212,14 @@ async def add_pods(api: KubeApi, deployment: Body, addresses: list[str]) -> None
             "spec": {"containers": [container], "automountServiceAccountToken": False},
         }
         await api.create(PODS, owned(pod, REPLICA_SETS, parent))
-        state = {"name": container["name"], "ready": True, "started": True, "restartCount": 0, "image": "", "imageID": ""}
+        state = {
+            "name": container["name"],
+            "ready": True,
+            "started": True,
+            "restartCount": 0,
+            "image": "",
+            "imageID": "",
+        }
         status = {
             "phase": "Running",
             "podIP": addresses[number],

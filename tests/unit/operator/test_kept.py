@@ -12,9 +12,7 @@ from mlmodel_operator.names import FILES_OPTION
 from mlmodel_operator.observe import MAX_TEXT, clean, read_pod, read_workload
 from mlmodel_operator.rollout.observed import Pod
 from mlmodel_operator.runtime.resource import (
-    CONFIG_MAPS,
     EVENTS,
-    PODS,
     Body,
     Resource,
     controller_of,
@@ -226,9 +224,7 @@ def test_of_a_deployment_decisions_read_the_same_and_its_size_does_not_matter() 
 
 def test_a_change_of_a_spec_is_seen_whether_it_is_small_or_large() -> None:
     for template in ({}, {"large": "z" * 100_000}):
-        kept = [
-            keep_deployment(deployment(revisionHistoryLimit=limit, template=template), None) for limit in (1, 1, 2)
-        ]
+        kept = [keep_deployment(deployment(revisionHistoryLimit=limit, template=template), None) for limit in (1, 1, 2)]
         assert kept[0] == kept[1] != kept[2]
 
 
