@@ -113,9 +113,10 @@ class Adopter:
         for r, orphan in orphans:
             if r == CONTROLLER_REVISIONS or recorded == Recorded():
                 continue
-            why = await self._why_foreign(owner, r, orphan, recorded)
-            if not why:
-                await self._take(owner, r, orphan)
+            whole = await self._read(r, orphan)
+            why = await self._why_foreign(owner, r, whole, recorded) if whole else "it is larger than any of ours"
+            if whole and not why:
+                await self._take(owner, r, whole)
                 continue
             self._foreign[r, *address(orphan)] = (resource_version(orphan), owner.name)
             logger.warning("orphan not adopted", extra={"kind": r.kind, "object": address(orphan)[1], "reason": why})
@@ -124,6 +125,15 @@ class Adopter:
                 f" (`{delete_command(r, orphan)}`), or restore what the operator built"
             )
             await self._events.post(body, transition=uid(orphan), reason=Reason.NOT_ADOPTED, note=note, warning=True)
+
+    async def _read(self, r: Resource, orphan: Body) -> Body | None:
+        """Return all fields of an orphan; None if it is too large. Raise ApiError, also if it was deleted."""
+        try:
+            return await self._api.get(r, *address(orphan))
+        except ApiError as error:
+            if error.too_large:
+                return None
+            raise
 
     def forget(self, model: tuple[str, str]) -> None:
         """Drop what is known of the orphans of a model (namespace, name) that was deleted."""

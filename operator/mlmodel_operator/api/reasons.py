@@ -267,6 +267,11 @@ class Reason(StrEnum):
         "The state of the tests was changed so that the operator cannot read it; the tests restart from the counts of"
         " the routers.",
     )
+    TOO_LARGE = (
+        "TooLarge",
+        "The spec or the status of the model is larger than the operator reads, so it changes nothing for the model.",
+        "Shorten what the message names.",
+    )
     NEWER_STATUS = (
         "NewerStatus",
         "A newer release of the operator wrote the status, so this release changes nothing for the model.",

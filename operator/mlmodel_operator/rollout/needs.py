@@ -59,6 +59,12 @@ def has_secrets(model: MLModel, status: Status) -> bool:
     return model.spec.traffic.tls is not None or any(side.snapshot.api_keys is not None for side in sides)
 
 
+def needs_followed(status: Status) -> bool:
+    """Whether to read the routes in the cluster: without a stable in the status, they must not be emptied if the
+    routers follow routes to one."""
+    return status.stable is None
+
+
 def needs_routers(model: MLModel, status: Status, observed: Observed) -> bool:
     """Whether the next decision requires the routes and counts of the routers.
 
