@@ -224,6 +224,7 @@ def test_other_kinds_keep_what_is_compared_or_read() -> None:
     assert SLIMS[DEPLOYMENTS] is slim_deployment
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
@@ -241,6 +242,7 @@ def test_texts_of_others_are_one_line_without_control_characters(text: str | Non
     assert clean(text) == cleaned
 
 
+@pytest.mark.attack(held=True)
 def test_texts_of_others_are_bounded() -> None:
     assert clean("x" * MAX_TEXT) == "x" * MAX_TEXT
     assert clean("x" * 100_000) == "x" * (MAX_TEXT - 1) + "…"

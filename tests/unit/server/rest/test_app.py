@@ -111,6 +111,7 @@ def test_head_is_get_without_its_body(path: str, accept: str) -> None:
         assert (b"content-length", b"%d" % len(body)) in headers_of_head
 
 
+@pytest.mark.attack(held=True)
 def test_head_of_a_path_with_a_key_requires_the_key(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
     app = application(keys=ApiKeys(tmp_path / "keys"))
@@ -277,6 +278,7 @@ def test_csv_in_the_right_place_is_predicted() -> None:
     assert send(application(), INVOCATIONS, b"x\n1.0\n", "text/csv") == (200, {"predictions": [1.0]})
 
 
+@pytest.mark.attack(held=True)
 def test_the_api_key_is_checked_before_the_selection(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
     status, answer = post(application(keys=ApiKeys(tmp_path / "keys")), f"{ROWS}?outputs=nothing", {})
@@ -317,6 +319,7 @@ def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
     assert json.loads(connection.body) == {"predictions": PROBA}
 
 
+@pytest.mark.attack(held=True)
 def test_no_client_fills_the_fast_path_with_targets() -> None:
     app = application()
     known = set(app.fast_endpoints)
