@@ -271,6 +271,7 @@ def test_a_model_that_calls_the_training_script_is_rejected(versions: Path, tmp_
     assert reason.startswith("refused __main__.clipped in model.joblib: ")
 
 
+@pytest.mark.attack(held=True)
 def test_models_that_can_never_work_exit_3(versions: Path, tmp_path: Path) -> None:
     code, reason = failing(tmp_path, "--uri", "configmap://m", "--path", versions / "v2", "--sha256", "0" * 64)
     assert (code, reason.partition(" but")[0]) == (

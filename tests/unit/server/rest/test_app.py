@@ -394,3 +394,17 @@ def test_feedback_of_a_page_must_be_json() -> None:
         assert "application/json" in answer["error"]
     assert post(application(), feedback, {}, content_type=FORM)[0] == 400, "as curl -d sends it"
     assert post(application(), feedback, {})[0] == 400
+
+
+@pytest.mark.attack(held=True)
+def test_no_request_loads_replaces_or_unloads_a_model() -> None:
+    app = application()
+    paths = app._management.openapi()["paths"]
+    changing = {path for path, methods in paths.items() if methods.keys() - {"get"}}
+    feedback = "/v2/models/double/feedback"
+    assert feedback in changing
+    assert changing <= {feedback, *app._endpoints}, "a path predicts, scores or only reads"
+    for path in ("/v2/repository/index", "/v2/repository/models/double/load", "/v2/repository/models/double/unload"):
+        for method in ("POST", "PUT", "DELETE"):
+            status, _, _ = asyncio.run(request(app, method, path, b"{}"))
+            assert status == 404
