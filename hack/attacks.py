@@ -96,7 +96,7 @@ def problems(security: str, known: Sequence[Case]) -> list[str]:
     for line in security.partition("## Attackers")[2].partition("## Known gaps")[0].splitlines():
         is_promise = line.startswith("| ") and not line.startswith("| promised") and not set(line) <= set("|-")
         if is_promise and not named(line):
-            found.append(f"SECURITY.md names no test of: {line[2:80]}")
+            found.append(f"SECURITY.md names no test of: {line.split('|')[1].strip()}")
     return found
 
 
