@@ -265,6 +265,7 @@ def test_the_server_pulls_what_oras_pushed(registry: Service, tmp_path: Path, mo
 
     with Cut(registry.port, CUT) as relay:
         through = as_bare.replace(f":{registry.port}/", f":{relay.port}/")
+        monkeypatch.setenv("OCI_REGISTRY", through.removeprefix("oci://").partition("/")[0])
         assert locate(through, None, "").read("model.onnx") == BIG
     assert relay.cuts == 1
     assert relay.passed < 1.5 * len(BIG), "only lost bytes are sent again"
