@@ -145,7 +145,7 @@ def encode(value: Any) -> Any:
 
     It runs some ten times in each reconcile, so the common cases come first.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _PLAIN:
         return value
     if hasattr(kind, "__dataclass_fields__"):
