@@ -64,6 +64,11 @@ test-system: setup ## Run only the tests of processes, and of a real API server
 test-protocols: setup ## Run only the tests of the protocols, and of the model's page in a browser
 	nice -n 10 $(BIN)/python -m pytest tests/conformance tests/browser -q
 
+.PHONY: test-attack
+test-attack: setup ## Run only what attackers would try, of every kind of test, and print which cases hold (30 minutes)
+	$(BIN)/python -m hack.cluster images
+	$(BIN)/python -m pytest tests --attacks -q
+
 .PHONY: check
 check: setup ## Run the fast checks, in less than a minute: lint, types, layers, generated files, links, unit tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
@@ -77,6 +82,8 @@ lint: setup ## Check every language, the layers, the generated files and the lin
 	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
+	$(BIN)/python -m hack.attacks | diff - docs/reference/attacks.md || { echo "docs/reference/attacks.md is out of date: run make generate"; exit 1; }
+	$(BIN)/python -m hack.attacks --check
 	$(BIN)/python -m hack.census page | diff - docs/reference/models.md || { echo "docs/reference/models.md is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m hack.links
 	$(BIN)/python -m hack.lint
@@ -104,6 +111,7 @@ generate: setup ## Write the CRD, install.yaml and the reference from the code
 	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
 	$(BIN)/python -m mlmodel_operator.api.reference > docs/reference/mlmodel.md
 	$(BIN)/python -m hack.census page > docs/reference/models.md
+	$(BIN)/python -m hack.attacks > docs/reference/attacks.md
 	$(BIN)/python -m hack.proto
 
 .PHONY: cluster

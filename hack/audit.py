@@ -1,7 +1,7 @@
 """Known vulnerabilities of the locked packages: ``python -m hack.audit``.
 
 It asks the package index (``https://pypi.org/pypi/NAME/VERSION/json``), or reads the export of the OSV database from a
-file, where there is no network: ``--osv all.zip``, from https://osv-vulnerabilities.storage.googleapis.com/PyPI/.
+file, without a network: ``--osv all.zip``, from https://osv-vulnerabilities.storage.googleapis.com/PyPI/.
 
 Exit codes: 0 no vulnerability is known; 1 some are; 3 nothing was audited, because no source answered. Before it
 reports that a package has none, it looks up one that has: an index may answer without this part. pip-audit skips what

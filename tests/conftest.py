@@ -6,6 +6,12 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
+from tests.fixtures.attacks import (
+    pytest_addoption,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from tests.fixtures.cluster import (
     add_diagnosis,
     api_namespace,
@@ -24,7 +30,18 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 hypothesis.settings.register_profile("mlmodel", derandomize=True, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("mlmodel")
 
-__all__ = ["api_namespace", "apiserver", "cluster", "kubectl", "namespace", "trained_example"]
+__all__ = [
+    "api_namespace",
+    "apiserver",
+    "cluster",
+    "kubectl",
+    "namespace",
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "trained_example",
+]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -351,6 +351,7 @@ def test_several_replicas_and_versions_at_one_address(serve: Serve, visit: Visit
 # API keys
 
 
+@pytest.mark.attack(held=True)
 def test_an_api_key_is_required_used_and_not_stored(serve: Serve, visit: Visits) -> None:
     visit.expected.add("401")
     page = visit(serve("keyed"))
@@ -379,6 +380,7 @@ def test_an_api_key_is_required_used_and_not_stored(serve: Serve, visit: Visits)
 # HTML in names
 
 
+@pytest.mark.attack(held=True)
 def test_html_in_names_is_shown_as_text(serve: Serve, visit: Visits) -> None:
     server = serve("hostile")
     page = visit(server)

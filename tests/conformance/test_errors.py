@@ -33,6 +33,7 @@ def test_malformed(target: Target, body: bytes) -> None:
     target.rejected(target.infer(body))
 
 
+@pytest.mark.attack(held=True)
 def test_deep_nesting(target: Target) -> None:
     """A body that is nested too deeply is rejected."""
     for start in (b'{"inputs": ', b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": ', b'{"a": '):
@@ -115,6 +116,7 @@ def test_zero_size(target: Target) -> None:
         target.rejected(answer, "at least one row")
 
 
+@pytest.mark.attack(held=True)
 def test_zero_size_with_a_huge_dimension(target: Target) -> None:
     """A dimension that is too large is rejected, even beside a dimension of 0."""
     target.rejected(target.infer(target.with_input(shape=[0, 2**62, 2**62], data=[])), "shape")
@@ -223,6 +225,7 @@ def test_wrong_content_type(target: Target) -> None:
     target.rejected(answer, "Content-Type", status=415)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.house
 def test_too_long(target: Target) -> None:
     """A body beyond the limit is rejected before it is read."""
@@ -232,6 +235,7 @@ def test_too_long(target: Target) -> None:
     target.rejected(answer, "limit", status=413)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.house
 def test_errors_hold_no_payload(target: Target) -> None:
     """An error has no value of the request."""

@@ -65,6 +65,7 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.attack(held=True)
 def test_requests(target: Target, count: int) -> None:
     """An invalid request gets a 4xx with an error in JSON."""
     needs_no_known_texts(target)
@@ -95,6 +96,7 @@ def test_requests(target: Target, count: int) -> None:
         assert grown < GROWTH
 
 
+@pytest.mark.attack(held=True)
 def test_bytes(target: Target, count: int) -> None:
     """Bytes that are not HTTP get an error or a closed connection."""
     needs_no_known_texts(target)
@@ -129,6 +131,7 @@ def with_integers(target: Target, raw: bool) -> Any:
     return request(replace(target, sample=sample), raw=raw)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.grpc
 def test_messages(target: Target, count: int) -> None:
     """An invalid message gets an error code of the client."""

@@ -163,6 +163,7 @@ def test_kubectl_wait_and_the_columns_of_kubectl_get(model: Model) -> None:
     assert f"http://tumour.{model.namespace}.svc" in wide
 
 
+@pytest.mark.attack(held=True)
 def test_pods_meet_the_restricted_profile_and_the_operator_cannot_read_secrets(cluster: Cluster, model: Model) -> None:
     """The namespace enforces the profile, so pods that violate it would not exist."""
     cluster.kubectl("label", "namespace", model.namespace, "pod-security.kubernetes.io/enforce=restricted")

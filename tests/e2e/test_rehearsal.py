@@ -176,6 +176,7 @@ def test_a_version_of_a_model_without_requests_goes_on_and_is_called_unproven(mo
     assert "without proof, because no request came" in status["history"][0]["message"]
 
 
+@pytest.mark.attack(held=True)
 def test_what_a_request_contains_is_seen_nowhere(
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:

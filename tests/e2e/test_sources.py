@@ -82,6 +82,7 @@ def sha256(path: Path) -> str:
 # Storage -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(held=True)
 def test_a_package_in_s3_uses_credentials_from_the_secret_and_does_not_disclose_them(
     cluster: Cluster, model: Model, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def pair() -> tuple[bytes, str]:
     )
 
 
+@pytest.mark.attack(held=True)
 def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
     cluster: Cluster, model: Model, tmp_path: Path
 ) -> None:
@@ -328,6 +330,7 @@ def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
 # API keys ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(held=True)
 def test_no_pod_starts_without_its_api_keys_and_no_request_succeeds_without_one(
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_lost_status_costs_no_request(
     assert [event["reason"] for event in events].count("StatusRebuilt") == 1
 
 
+@pytest.mark.attack(held=True)
 def test_a_deployment_that_was_changed_is_not_adopted(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
     status = model.wait_ready(90, "v1")

@@ -18,6 +18,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from mlmodel_operator.api.schema import Doc, HeaderValue, Limits, Opaque, Quantity, Rule, Time
 
 T = TypeVar("T")
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_OMITTED = frozenset({str, tuple, dict})
+"""Types whose empty values an optional field leaves out."""
+
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 
@@ -102,6 +106,8 @@ def _parse(text: Any, path: str) -> Any:
 
 
 def _decode(kind: Any, value: Any, path: str) -> Any:
+    if type(value) is kind and kind is not float:  # nearly every value; a float may be infinite
+        return value
     origin = get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return decode(kind, value, path)
@@ -135,12 +141,18 @@ def _decode(kind: Any, value: Any, path: str) -> Any:
 
 
 def encode(value: Any) -> Any:
-    """Return the JSON data of a tree of dataclasses; objects leave out None and empty optional texts and lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    """Return the JSON data of a tree of dataclasses; objects leave out None and empty optional texts and lists.
+
+    It runs some ten times in each reconcile, so the common cases come first.
+    """
+    kind: Any = type(value)
+    if kind in _PLAIN:
+        return value
+    if hasattr(kind, "__dataclass_fields__"):
         result = {}
-        for item in _fields(type(value)):
+        for item in _fields(kind):
             inner = getattr(value, item.name)
-            if inner is None or (not item.required and (inner == "" or inner == () or inner == {})):
+            if inner is None or (not inner and not item.required and type(inner) in _OMITTED):
                 continue
             data = format_time(inner) if item.type is Time else encode(inner)
             result[item.wire] = json.dumps(data, separators=(",", ":"), sort_keys=True) if item.opaque else data

@@ -45,7 +45,12 @@ class Counts:
 
     def __post_init__(self) -> None:
         """Raise TypeError for a negative number, or one that is too large for the tests."""
-        if not all(0 <= number <= _MOST for number in self._numbers):
+        if not (
+            0 <= self.requests <= _MOST
+            and 0 <= self.failed <= _MOST
+            and 0 <= self.shared <= _MOST
+            and 0 <= self.left <= _MOST
+        ):
             raise TypeError("requests, failed, shared and left must be 0 to 2^63")
 
     @property
@@ -53,7 +58,12 @@ class Counts:
         return self.requests, self.failed, self.shared, self.left
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(min(own + more, _MOST) for own, more in zip(self._numbers, other._numbers, strict=True)))
+        return Counts(  # written out, because each reconcile adds hundreds
+            min(self.requests + other.requests, _MOST),
+            min(self.failed + other.failed, _MOST),
+            min(self.shared + other.shared, _MOST),
+            min(self.left + other.left, _MOST),
+        )
 
     def __sub__(self, other: Counts) -> Counts:
         # At least 0: stable's recent requests contain retries, which are not among all that were drawn.

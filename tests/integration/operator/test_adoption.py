@@ -141,6 +141,7 @@ def test_equal_children_are_adopted_and_keep_spec_and_address(apiserver: Cluster
     run(apiserver, api_namespace, test)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "change",
     [
@@ -195,6 +196,7 @@ def test_what_kubernetes_and_users_change_later_is_no_difference(apiserver: Clus
     run(apiserver, api_namespace, test)
 
 
+@pytest.mark.attack(held=True)
 def test_the_data_of_a_record_cannot_be_changed_and_another_controllers_is_none(
     apiserver: Cluster, api_namespace: str
 ) -> None:
@@ -221,6 +223,7 @@ def test_the_data_of_a_record_cannot_be_changed_and_another_controllers_is_none(
     run(apiserver, api_namespace, test)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("role", ["edit", "admin"])
 def test_tenants_may_not_write_records(apiserver: Cluster, role: str) -> None:
     found = json.loads(apiserver.kubectl("get", "clusterrole", f"system:aggregate-to-{role}", "-o", "json"))

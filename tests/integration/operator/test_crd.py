@@ -192,6 +192,7 @@ def rejection(apiserver: Cluster, text: str) -> str:
     return str(caught.value)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("kind", INVALID)
 def test_an_invalid_manifest_is_rejected_with_what_to_type(apiserver: Cluster, crd: None, kind: str) -> None:
     text, sentence = INVALID[kind]

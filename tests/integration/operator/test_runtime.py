@@ -399,6 +399,7 @@ async def test_a_field_that_is_removed_from_the_intent_is_removed_from_the_objec
             assert body["spec"]["template"]["spec"]["containers"][0]["env"] == [{"name": "A", "value": "1"}]
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_objects_of_other_owners_are_not_changed(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, writes):
@@ -418,6 +419,7 @@ async def test_objects_of_other_owners_are_not_changed(namespace: str, connect: 
         assert await api.get(CONFIG_MAPS, namespace, "c") == unowned
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_an_object_that_replaced_ours_is_not_adopted(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, _):

@@ -183,6 +183,7 @@ def test_the_retry_on_stable_goes_to_another_pod_if_its_pod_is_killed(run: Run) 
     run(scenario, canary(100), a=lambda _: next(killed), b=Reply(status=500))
 
 
+@pytest.mark.attack(held=True)
 def test_a_hanging_candidate_fails_even_if_its_clients_disconnect(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         async def disconnect() -> None:
@@ -264,6 +265,7 @@ def test_when_no_version_can_be_reached_the_client_gets_an_error_and_nobody_is_b
     run(scenario, canary(100), listening=False)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("status", [401, 404, 405, 413, 415])
 def test_client_errors_are_passed_on_and_count_for_neither_side(run: Run, status: int) -> None:
     async def scenario(setup: Setup) -> None:
@@ -338,6 +340,7 @@ def test_errors_of_stable_are_passed_on_and_never_retried_on_the_candidate(run: 
     run(scenario, canary(25), a=Reply(status=500))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "path",
     [
@@ -360,6 +363,7 @@ def test_feedback_is_never_sent_twice(run: Run, reply: Reply, path: str) -> None
     run(scenario, a=reply, b=reply)
 
 
+@pytest.mark.attack(held=True)
 def test_a_header_selects_the_version_and_does_not_affect_the_draw_for_other_requests(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -412,6 +416,7 @@ WAYS = {
 }
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("status", [200, 404, 503], ids=str)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 def test_a_request_that_is_not_drawn_or_not_whole_counts_for_neither_side(run: Run, way: Way, status: int) -> None:
@@ -439,6 +444,7 @@ def test_a_request_that_is_not_drawn_or_not_whole_counts_for_neither_side(run: R
     run(scenario, canary(50), a=reply, b=reply)
 
 
+@pytest.mark.attack(held=True)
 def test_a_client_that_sends_more_than_all_others_counts_at_most_50_times_more(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         others = Client(setup.router.traffic, source="127.0.0.2")
@@ -465,6 +471,7 @@ def test_a_client_alone_counts_always(run: Run) -> None:
     run(scenario, canary(50))
 
 
+@pytest.mark.attack(held=True)
 def test_at_most_two_requests_that_choose_the_candidate_are_in_flight(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         clients = [Client(setup.router.traffic) for _ in range(6)]
@@ -479,6 +486,7 @@ def test_at_most_two_requests_that_choose_the_candidate_are_in_flight(run: Run) 
     run(scenario, canary(50), b=Reply(seconds=0.5))
 
 
+@pytest.mark.attack(held=True)
 def test_a_version_in_the_path_goes_to_that_version(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -503,6 +511,7 @@ def test_a_deadline_that_the_candidate_meets_counts_and_so_does_its_failure_befo
     run(scenario, canary(100))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("deadline", ["0", "1", "1e3", "30s", "", "-5"])
 def test_a_deadline_that_nobody_can_meet_counts_for_neither_side(run: Run, deadline: str) -> None:
     async def scenario(setup: Setup) -> None:
@@ -519,6 +528,7 @@ def test_a_deadline_that_nobody_can_meet_counts_for_neither_side(run: Run, deadl
     run(scenario, canary(50))
 
 
+@pytest.mark.attack(held=True)
 def test_a_short_deadline_counts_what_is_answered_in_time_and_not_what_the_server_sheds(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -561,6 +571,7 @@ async def post_once(setup: Setup, headers: dict[str, str]) -> Message:
     return answer
 
 
+@pytest.mark.attack(held=True)
 def test_a_client_that_resets_its_connection_late_hides_no_failure(run: Run) -> None:
     """HAProxy 3.2 ends some of these requests at once, 3.0 none."""
 
@@ -583,6 +594,7 @@ def test_a_client_that_resets_its_connection_late_hides_no_failure(run: Run) -> 
     run(scenario, canary(50, limit_ms=1000, patience_ms=150), b=Reply(seconds=60))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("reply", [Reply(503), Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=60)], ids=range(3))
 def test_a_deadline_longer_than_the_limit_of_an_attempt_excuses_nothing(run: Run, reply: Reply) -> None:
     async def scenario(setup: Setup) -> None:
@@ -625,6 +637,7 @@ def test_every_failure_of_the_candidate_is_retried(run: Run, status: int) -> Non
     run(scenario, canary(100), b=Reply(status))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("header", ["abc", "200", "400"])
 def test_a_server_cannot_forge_its_first_status(run: Run, header: str) -> None:
     async def scenario(setup: Setup) -> None:
@@ -656,6 +669,7 @@ def test_stable_has_all_the_time_of_the_spec_for_a_request_on_which_the_candidat
     run(scenario, canary(100, limit_ms=1000), a=Reply(seconds=1.5), b=Reply(seconds=60), changes=changes)
 
 
+@pytest.mark.attack(held=True)
 def test_a_slow_upload_is_nobodys_failure(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 200000\r\n\r\n"
@@ -675,6 +689,7 @@ def test_a_slow_upload_is_nobodys_failure(run: Run) -> None:
     run(scenario, canary(50), changes=changes)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("header", ["attempt", "copy", "draw", "first", "fallback", "shadow", "version", "x"])
 def test_headers_of_ours_are_removed_from_requests(run: Run, header: str) -> None:
     async def scenario(setup: Setup) -> None:
@@ -691,6 +706,7 @@ def test_headers_of_ours_are_removed_from_requests(run: Run, header: str) -> Non
     run(scenario)
 
 
+@pytest.mark.attack(held=True)
 def test_a_request_has_the_address_of_its_client_and_not_what_the_client_says(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -737,6 +753,7 @@ def test_a_change_of_the_weight_takes_effect_with_the_next_request(run: Run) -> 
     run(scenario, canary(99))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("routes", "limit"),
     [(STABLE_A, "be_conn gt 1000"), (canary(0), "be_conn gt 1000"), (canary(100), "be_conn gt 500")],
@@ -981,6 +998,7 @@ UPGRADES = {
 }
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("offer", UPGRADES.values(), ids=UPGRADES.keys())
 def test_an_offer_of_another_protocol_is_ignored(run: Run, offer: bytes) -> None:
     async def scenario(setup: Setup) -> None:
@@ -1025,6 +1043,7 @@ def test_no_request_is_too_large_for_the_candidate_alone(run: Run, headers: int,
     run(scenario)
 
 
+@pytest.mark.attack(held=True)
 def test_http_2_is_drawn_by_the_same_rules_and_its_path_must_be_ascii(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         address, length = setup.router.traffic, ((b"content-length", b"2"),)
@@ -1233,6 +1252,7 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
 BOTH = "id 1\nslot a 127.0.0.12 80\nslot b 127.0.0.12 80\nstable a\n"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -1289,6 +1309,7 @@ def test_a_missing_routes_file_changes_nothing(run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.attack(held=True)
 def test_metrics_are_served_only_on_the_status_port(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -1303,6 +1324,7 @@ def test_metrics_are_served_only_on_the_status_port(run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.attack(held=True)
 def test_a_request_whose_body_does_not_arrive_gets_408_as_json(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)

@@ -284,6 +284,7 @@ def field(number: int, value: bytes) -> bytes:
     return bytes([number << 3 | 2, len(value)]) + value
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "rest", [b"", field(3, b"id"), b"\x18\x96\x01", b"\x19" + bytes(8), b"\x1d" + bytes(4)], ids=range(5)
 )
@@ -325,6 +326,7 @@ def test_a_failure_counts_though_the_client_set_a_deadline(run: Run, behaviour: 
     run(scenario, canary(100, limit_ms=300), b=behaviour)
 
 
+@pytest.mark.attack(held=True)
 def test_a_deadline_that_the_server_cannot_meet_counts_for_neither_side(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         for _ in range(10):
@@ -349,6 +351,7 @@ async def expire(setup: Setup, after: float) -> None:
 GIVE_UP = {"cancels": cancel, "deadline": expire}
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("give_up", GIVE_UP.values(), ids=GIVE_UP.keys())
 @pytest.mark.parametrize("hanging", ["a", "b"])
 def test_a_client_that_gives_up_soon_blames_nobody_and_one_that_waited_long_blames_the_version(
@@ -387,6 +390,7 @@ def test_a_client_that_gives_up_during_the_retry_blames_the_candidate_only_if_it
     run(scenario, canary(100), a=hangs)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "message",
     [b"\xa3\x06\xa4\x06" + field(2, b"v2"), field(2, b"v2")[:-1], b"\x12\xff\xff\xff\xff\xff\x01"],
@@ -402,6 +406,7 @@ def test_a_message_that_cannot_be_read_to_its_end_does_not_count(run: Run, messa
     run(scenario, canary(50))
 
 
+@pytest.mark.attack(held=True)
 def test_a_path_that_is_not_ascii_reaches_no_server(run: Run) -> None:
     """A server of grpcio stops after one."""
 
@@ -418,6 +423,7 @@ def test_a_path_that_is_not_ascii_reaches_no_server(run: Run) -> None:
     run(scenario)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "body",
     [
@@ -512,6 +518,7 @@ def test_a_call_that_both_versions_fail_is_sent_to_each_once_and_the_failure_is_
     run(scenario, canary(100), a=fails(StatusCode.UNKNOWN), b=fails(StatusCode.INTERNAL))
 
 
+@pytest.mark.attack(held=True)
 def test_metadata_reaches_the_model_and_selects_the_version(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -540,6 +547,7 @@ def test_a_stream_is_answered_while_it_is_open(run: Run) -> None:
     run(scenario, canary(50))
 
 
+@pytest.mark.attack(held=True)
 def test_more_calls_than_the_memory_holds_are_shed(run: Run) -> None:
     async def slow(_: object) -> None:
         await asyncio.sleep(0.5)

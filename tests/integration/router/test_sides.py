@@ -180,6 +180,7 @@ def test_requests_without_the_header_are_drawn_and_counted_as_before(run: Run) -
     run(scenario, assigned(25))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "reply", [Reply(500), Reply(400), Reply(429), Reply(501), Reply(reset=True), Reply(raw=b""), Reply(seconds=60)]
 )
@@ -308,6 +309,7 @@ def smuggling() -> dict[bytes, bytes]:
     return {line: start + line + b"\r\n" + CHUNKED for line in lines}
 
 
+@pytest.mark.attack(held=True)
 def test_a_header_that_assigns_a_request_smuggles_no_second_one(run: Run) -> None:
     forms = smuggling()
     assert len(forms) > 45
@@ -374,6 +376,7 @@ def test_a_group_goes_to_the_candidate_and_others_are_drawn(run: Run) -> None:
     run(scenario, assigned(1, MATCH))
 
 
+@pytest.mark.attack(held=True)
 def test_a_header_that_occurs_twice_matches_nothing(run: Run) -> None:
     """A client could add its own to that of the gateway."""
 
@@ -423,6 +426,7 @@ def test_what_cannot_be_repeated_stays_on_stable(run: Run) -> None:
     run(scenario, assigned(99, MATCH))
 
 
+@pytest.mark.attack(held=True)
 def test_at_a_weight_of_0_only_what_chooses_the_candidate_reaches_it_and_nothing_is_counted(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
@@ -473,6 +477,7 @@ def test_a_weight_of_0_without_open_routes_gives_the_candidate_nothing(run: Run)
     run(scenario, assigned(0, replace(STICKY, match="x-group", values=("beta",))))
 
 
+@pytest.mark.attack(held=True)
 def test_clients_that_a_header_assigns_do_not_overload_the_candidate(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         answers = await asyncio.gather(*(setup.post(x_group="beta") for _ in range(60)))

@@ -97,6 +97,7 @@ def test_rest_and_grpc_are_copied_to_workers_of_either_kind(file: Path, tmp_path
     assert "error" not in log.lower()
 
 
+@pytest.mark.attack(held=True)
 def test_a_payload_is_visible_nowhere(file: Path) -> None:
     """Sampled, and copied; the error of the client's own request names the column, to that client alone."""
     options: tuple[str | Path, ...] = ("--uri", "builtin://iris", "--revision", REVISION, "--rehearsal", file)

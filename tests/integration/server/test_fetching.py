@@ -36,6 +36,7 @@ def processes_of(pid: int) -> list[int]:
     return [pid, *map(int, children)]
 
 
+@pytest.mark.attack(held=True)
 def test_the_process_that_serves_never_had_the_credentials(s3: Service, bucket: Any, tmp_path: Path) -> None:
     digest = sha256(bucket[f"iris/v1/{MANIFEST}"])
     variables = s3_variables(s3) | {"GITHUB_TOKEN": "also-secret", "TMPDIR": str(tmp_path)}
@@ -97,6 +98,7 @@ def test_a_failure_of_the_fetch_is_the_reason_in_the_termination_message(
         assert "wrong-and-secret" not in reason
 
 
+@pytest.mark.attack(held=True)
 def test_a_token_in_the_address_is_not_in_the_arguments_of_the_server(tmp_path: Path) -> None:
     """The child gets it, and fails here: nothing listens on port 1."""
     given = ("--uri", "https://127.0.0.1:1/m.skops?token=hush", "--sha256", "0" * 64)
@@ -149,6 +151,7 @@ def from_directory(folder: Path, arguments: list[str]) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.attack(held=True)
 def test_a_module_beside_a_signed_model_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
@@ -170,6 +173,7 @@ def test_a_module_beside_a_signed_model_does_not_run(tmp_path: Path, monkeypatch
     assert not marker.exists()
 
 
+@pytest.mark.attack(held=True)
 def test_weights_beside_a_signed_model_are_not_read(tmp_path: Path) -> None:
     weights = helper.make_tensor("w", TensorProto.FLOAT, [4, 2], np.ones((4, 2), np.float32).tobytes(), raw=True)
     graph = helper.make_graph(

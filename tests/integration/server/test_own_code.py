@@ -94,6 +94,7 @@ def test_a_signed_package_is_served_as_its_author_predicts(
     assert not (tmp_path / "ran").exists(), "no module of that name elsewhere is imported"
 
 
+@pytest.mark.attack(held=True)
 def test_an_unsigned_or_changed_package_is_refused_and_nothing_of_it_runs(
     signed: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_head_leaves_the_connection_as_get_does(tumour: Server) -> None:
     connection.close()
 
 
+@pytest.mark.attack(held=True)
 def test_a_grpc_call_with_a_path_that_is_not_utf8_stops_nothing() -> None:
     port = free_port()
     row = pb.ModelInferRequest(model_name="tumour")
@@ -203,6 +204,7 @@ def test_every_error_has_the_form_of_the_protocol_and_the_version(
     assert tumour.requests(status) == before + ("infer" in path), "only inference requests are counted"
 
 
+@pytest.mark.attack(held=True)
 def test_a_chunked_body_is_read_within_the_limit(tumour: Server, rows: list[str]) -> None:
     def chunks(text: str) -> Iterator[bytes]:
         for start in range(0, len(text), 1000):
@@ -216,6 +218,7 @@ def test_a_chunked_body_is_read_within_the_limit(tumour: Server, rows: list[str]
     assert tumour.send("POST", INFER, rows[0]).status == 200
 
 
+@pytest.mark.attack(held=True)
 def test_connections_stay_open_and_garbage_closes_only_its_connection(tumour: Server, rows: list[str]) -> None:
     kept = tumour.connect()
     for row in rows[:20]:
@@ -261,12 +264,14 @@ def test_the_worst_model_fails_on_nearly_all_rows(versions: Path, rows: list[str
         assert statuses.count(500) / len(rows) > 0.95
 
 
+@pytest.mark.attack(held=True)
 def test_a_model_that_calls_the_training_script_is_rejected(versions: Path, tmp_path: Path) -> None:
     code, reason = failing(tmp_path, "--uri", "configmap://tumour-v4", "--path", versions / "v4")
     assert code == 3
     assert reason.startswith("refused __main__.clipped in model.joblib: ")
 
 
+@pytest.mark.attack(held=True)
 def test_models_that_can_never_work_exit_3(versions: Path, tmp_path: Path) -> None:
     code, reason = failing(tmp_path, "--uri", "configmap://m", "--path", versions / "v2", "--sha256", "0" * 64)
     assert (code, reason.partition(" but")[0]) == (

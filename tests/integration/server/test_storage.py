@@ -131,6 +131,7 @@ def test_a_download_from_s3_resumes_after_a_broken_connection(
     assert '"downloading" file=model.onnx received_mb=8 total_mb=20' in events(caplog)
 
 
+@pytest.mark.attack(held=True)
 def test_credentials_come_from_a_mounted_secret_and_wrong_ones_are_reported(
     s3: Service, bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_an_unreachable_store_is_reported_after_four_tries(s3: Service, monkeypa
         locate("s3://models/bare/iris.joblib", None, ANY)
 
 
+@pytest.mark.attack(held=True)
 def test_a_server_process_loads_from_s3_and_keeps_the_secret(s3: Service, bucket: Any, tmp_path: Path) -> None:
     digest = sha256(bucket[f"iris/v1/{MANIFEST}"])
     code, log = serve(["--uri", "s3://models/iris/v1", "--sha256", digest], s3_variables(s3))
@@ -231,6 +233,7 @@ def push(service: Service, reference: str, folder: Path, *names: str) -> str:
     return f"oci://{name.partition(':1.0')[0]}@{digest}"
 
 
+@pytest.mark.attack(held=True)
 def test_the_server_pulls_what_oras_pushed(registry: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "iris"
     model.mkdir()
@@ -262,6 +265,7 @@ def test_the_server_pulls_what_oras_pushed(registry: Service, tmp_path: Path, mo
 
     with Cut(registry.port, CUT) as relay:
         through = as_bare.replace(f":{registry.port}/", f":{relay.port}/")
+        monkeypatch.setenv("OCI_REGISTRY", through.removeprefix("oci://").partition("/")[0])
         assert locate(through, None, "").read("model.onnx") == BIG
     assert relay.cuts == 1
     assert relay.passed < 1.5 * len(BIG), "only lost bytes are sent again"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mlmodel_server.rest import connection
@@ -109,6 +110,7 @@ def test_another_worker_takes_little_memory_for_a_large_model(tmp_path: Path) ->
         assert max(own.values()) <= 15
 
 
+@pytest.mark.attack(held=True)
 def test_a_client_that_sends_its_headers_too_slowly_is_disconnected() -> None:
     with running("--uri", "builtin://iris") as server:
         kept = server.connect()  # an idle connection that was used stays open
@@ -125,6 +127,7 @@ def test_a_client_that_sends_its_headers_too_slowly_is_disconnected() -> None:
         assert server.send("POST", INFER, ROW, kept).status == 200
 
 
+@pytest.mark.attack(held=True)
 def test_api_keys_are_required_and_reloaded(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"shop: {hashlib.sha256(b'one').hexdigest()}\n")

@@ -290,6 +290,7 @@ async def test_a_model_that_is_too_large_is_reported_once_and_goes_on_serving() 
     await world.run(lambda: world.status["phase"] == "Canary")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("text", "cleaned"),
     [
@@ -307,6 +308,7 @@ def test_texts_of_others_are_one_line_without_control_characters(text: str | Non
     assert clean(text) == cleaned
 
 
+@pytest.mark.attack(held=True)
 def test_texts_of_others_are_bounded() -> None:
     assert clean("x" * MAX_TEXT) == "x" * MAX_TEXT
     assert clean("x" * 100_000) == "x" * (MAX_TEXT - 1) + "…"

@@ -173,11 +173,13 @@ async def test_a_service_is_asked_at_the_port_of_the_servers_and_the_model_for_o
     assert seen == [("/v2/health/live", ""), ("/v2/health/live", "candidate")]
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 3000, b"[]", b"null", b"{}"])
 def test_garbage_is_not_a_response(body: bytes) -> None:
     assert parse_router_status(body) is None
 
 
+@pytest.mark.attack(held=True)
 def test_a_page_above_16_kib_is_not_read() -> None:
     assert parse_router_status(page() + b" " * (16384 - len(page()))) == STATUS
     assert parse_router_status(page() + b" " * (16385 - len(page()))) is None
@@ -340,6 +342,7 @@ def test_a_page_of_a_pod_without_one_of_its_fields_is_not_valid(field: str) -> N
     assert parse_page(json.dumps({key: value for key, value in GOOD_PAGE.items() if key != field}).encode()) is None
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -374,11 +377,13 @@ def test_a_page_of_a_pod_that_is_not_valid_is_none(changes: dict[str, object]) -
     assert parse_page(pairs_page(**changes)) is None
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"<html>", b"[" * 3000, b"[]", b"null", b"{}"])
 def test_garbage_is_not_a_page(body: bytes) -> None:
     assert parse_page(body) is None
 
 
+@pytest.mark.attack(held=True)
 def test_a_page_of_a_pod_above_16_kib_is_not_read() -> None:
     assert parse_page(pairs_page() + b" " * (16384 - len(pairs_page()))) == PAGE
     assert parse_page(pairs_page() + b" " * (16385 - len(pairs_page()))) is None

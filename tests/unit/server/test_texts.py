@@ -48,6 +48,7 @@ LIBRARIES: dict[str, tuple[Callable[[], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_error_of_a_library_gives_its_kind_and_position_only(library: str) -> None:
     call, expected = LIBRARIES[library]
@@ -62,6 +63,7 @@ def test_a_sentence_of_ours_stays_without_what_it_quotes() -> None:
     assert SECRET not in reason_of(raised(lambda: whole(SECRET, 0, 9)))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("form", ["c{}\nx\n.", "cos\n{}\n.", "{}", "S{}", '{{"learner": {}}}'])
 def test_a_file_that_is_no_model_is_not_quoted(form: str) -> None:
     """As a key or a password that somebody names as a model."""
@@ -72,6 +74,7 @@ def test_a_file_that_is_no_model_is_not_quoted(form: str) -> None:
     assert message.isprintable()
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("layout", [SECRET, "\x1b[31m"])
 def test_a_description_that_is_wrong_is_not_quoted(layout: str) -> None:
     data = json.dumps({"schema": 1, "artefact": "a", "files": {}, "golden": {"inputs": [], "outputs": []},
@@ -82,6 +85,7 @@ def test_a_description_that_is_wrong_is_not_quoted(layout: str) -> None:
     assert layout not in str(caught.value)
 
 
+@pytest.mark.attack(held=True)
 def test_a_line_is_bounded_and_printable() -> None:
     assert one_line("a\n b\x1b\u202e", 100) == "a b\\u001b\\u202e"
     assert one_line("\x00" * 500, 100) == ("\\u0000" * 100)[:100]

@@ -121,6 +121,7 @@ async def test_the_reason_why_a_deployment_cannot_create_pods_is_reported() -> N
     )
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_model_that_this_operator_may_not_serve_gets_no_pod() -> None:
     world = World()

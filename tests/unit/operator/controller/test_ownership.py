@@ -57,6 +57,7 @@ async def plant(world: World, r: Resource, body: Body, owners: list[Body], **met
     return copy.deepcopy(world.api.objects[r, KEY[0], foreign["metadata"]["name"]])
 
 
+@pytest.mark.attack(held=True)
 @owned
 @pytest.mark.parametrize("labelled", [True, False], ids=["with our labels", "without"])
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ async def test_a_foreign_object_with_the_name_of_a_child_stays_unchanged(
         assert world.api.objects[r, KEY[0], foreign["metadata"]["name"]] == foreign
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("owner", ["none", "another"])
 @asynchronous
 async def test_the_conditions_name_the_foreign_object(owner: str) -> None:
@@ -106,6 +108,7 @@ async def test_the_conditions_name_the_foreign_object(owner: str) -> None:
     assert "delete it, or choose another name" in message
 
 
+@pytest.mark.attack(held=True)
 @owned
 @asynchronous
 async def test_a_foreign_autoscaler_or_budget_is_not_removed(owners: list[Body]) -> None:
@@ -127,6 +130,7 @@ async def test_a_foreign_autoscaler_or_budget_is_not_removed(owners: list[Body])
         assert world.api.objects[r, KEY[0], body["metadata"]["name"]] == body
 
 
+@pytest.mark.attack(held=True)
 @owned
 @asynchronous
 async def test_a_foreign_object_is_not_removed_with_the_revision_whose_name_it_has(owners: list[Body]) -> None:
@@ -146,6 +150,7 @@ async def test_a_foreign_object_is_not_removed_with_the_revision_whose_name_it_h
     assert world.child(AUTOSCALERS, candidate) == foreign
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("controller", [None, "fraud-other-6f9c"], ids=["none", "another ReplicaSet"])
 @asynchronous
 async def test_a_pod_that_only_has_the_labels_of_a_router_is_not_annotated(controller: str | None) -> None:
@@ -161,6 +166,7 @@ async def test_a_pod_that_only_has_the_labels_of_a_router_is_not_annotated(contr
     assert ("patch", "pods", "fraud-router-pod-0") in world.writes()
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_deployment_made_after_the_watch_is_not_scaled() -> None:
     world = World()
@@ -176,6 +182,7 @@ async def test_a_deployment_made_after_the_watch_is_not_scaled() -> None:
     assert replaced["spec"]["replicas"] == 1
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_deletion_names_the_uid_so_that_a_replacement_stays() -> None:
     world = World()
@@ -198,6 +205,7 @@ COPIED = {
 }
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("owners", COPIED.values(), ids=COPIED)
 @pytest.mark.parametrize("component", ["server", "router"])
 @asynchronous
@@ -231,6 +239,7 @@ async def test_labels_alone_make_no_pod_evidence(component: str, owners: list[Bo
         assert world.api.objects[PODS, KEY[0], name] == body
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_pod_counts_once_its_replica_set_is_known() -> None:
     """The watches are independent: the pod may be seen first."""
@@ -258,6 +267,7 @@ async def lookalike(world: World, r: Resource, revision: str, **spec: Any) -> No
     await plant(world, r, foreign, child["metadata"]["ownerReferences"], name=f"zz-{revision}", labels=labels)
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_lookalike_of_the_service_of_a_revision_gets_no_request() -> None:
     world = World()
@@ -272,6 +282,7 @@ async def test_a_lookalike_of_the_service_of_a_revision_gets_no_request() -> Non
     assert world.routes_id() == before
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("r", [SERVICES, DEPLOYMENTS], ids=lambda r: r.plural)
 @asynchronous
 async def test_a_lookalike_of_a_child_of_an_unknown_revision_is_no_revision(r: Resource) -> None:
@@ -285,6 +296,7 @@ async def test_a_lookalike_of_a_child_of_an_unknown_revision_is_no_revision(r: R
     assert await world.reconcile() is None, "a settled model is not polled"
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_lookalike_of_the_service_of_the_model_is_not_asked() -> None:
     world = World()
@@ -299,6 +311,7 @@ async def test_a_lookalike_of_the_service_of_the_model_is_not_asked() -> None:
     assert not any("10.9.9.9" in str(request) for request in world.http.requests)
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_selector_with_one_more_label_is_corrected() -> None:
     """Only the pods of a tenant may have it."""

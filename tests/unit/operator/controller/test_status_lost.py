@@ -173,6 +173,7 @@ async def test_a_model_of_the_release_before_gets_its_records() -> None:
     assert {verb for verb, plural, _ in world.writes() if plural == "controllerrevisions"} == {"create"}
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_an_emptied_status_is_rebuilt_and_reported_once() -> None:
     world = await in_canary()
@@ -190,6 +191,7 @@ async def test_an_emptied_status_is_rebuilt_and_reported_once() -> None:
     assert world.status["stable"]["version"] == "v2"
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_rejected_version_does_not_return() -> None:
     world = await rolled_back()
@@ -256,6 +258,7 @@ async def test_children_of_a_former_model_are_adopted(owners: Callable[[Body], l
     assert world.api.calls == []
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_rejected_version_does_not_return_with_a_new_model() -> None:
     world = await rolled_back()
@@ -291,6 +294,7 @@ async def test_an_adoption_that_is_interrupted_anywhere_is_completed() -> None:
     raise AssertionError("more than 60 requests")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "change",
     [
@@ -338,6 +342,7 @@ async def test_the_config_maps_of_a_former_model_are_adopted_and_rewritten() -> 
     assert config["data"]["haproxy.cfg"] != "evil"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(("key", "is_adopted"), [("sides", True), ("other", False)])
 @asynchronous
 async def test_the_routes_of_a_former_model_may_have_rules_for_headers_and_nothing_else(
@@ -353,6 +358,7 @@ async def test_the_routes_of_a_former_model_may_have_rules_for_headers_and_nothi
     assert bool(controller_of(routes)) == is_adopted
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_a_lookalike_without_records_of_a_former_model_is_foreign() -> None:
     """Equal to what the operator builds, in a new model."""

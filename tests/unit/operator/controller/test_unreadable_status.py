@@ -29,6 +29,7 @@ async def changed(status: dict[str, Any]) -> World:
     return world
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "status",
     [
@@ -65,6 +66,7 @@ async def test_an_unreadable_status_is_rebuilt_from_the_records(status: dict[str
     assert world.reasons().count("StatusRebuilt") == 1
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "status",
     [

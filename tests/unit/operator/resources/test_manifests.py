@@ -43,6 +43,7 @@ def test_objects_come_after_those_that_they_require() -> None:
     assert manifests.install()[1] == crd()
 
 
+@pytest.mark.attack(held=True)
 def test_all_objects_are_in_a_namespace_that_enforces_restricted_pods() -> None:
     (namespace,) = of_kind("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -52,6 +53,7 @@ def test_all_objects_are_in_a_namespace_that_enforces_restricted_pods() -> None:
     assert restricted(pod(deployment)) == []
 
 
+@pytest.mark.attack(held=True)
 def test_the_operator_has_no_right_to_gain_rights() -> None:
     for rule in rules():
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]

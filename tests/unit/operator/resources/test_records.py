@@ -74,6 +74,7 @@ def test_the_name_of_a_record_is_that_of_its_content() -> None:
     )
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "data",
     [
@@ -121,6 +122,7 @@ def changed(body: Body, *path: Any, value: Any) -> Body:
     return copied
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("path", "value", "found"),
     [
@@ -190,6 +192,7 @@ def test_a_snapshot_is_read_from_the_deployment_that_was_built_from_it(snapshot:
     assert read_snapshot(built, IMAGE) == snapshot
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("path", "value"),
     [

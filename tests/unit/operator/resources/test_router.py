@@ -76,6 +76,7 @@ def test_the_service_is_the_models_address_and_selects_only_the_routers() -> Non
     assert router_disruption_budget(OWNER)["spec"]["selector"]["matchLabels"] == SELECTOR
 
 
+@pytest.mark.attack(held=True)
 def test_the_pod_is_restricted() -> None:
     assert restricted(pod(deployed())) == []
     assert pod(deployed())["automountServiceAccountToken"] is False

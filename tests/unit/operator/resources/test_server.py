@@ -66,6 +66,7 @@ def test_the_deployment_does_not_set_the_number_of_pods() -> None:
     assert "replicas" not in deployment(OWNER, revision())["spec"]
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("uri", ["pvc://claim/dir", "s3://bucket/key", f"oci://r.example/m@sha256:{DIGEST}"])
 def test_the_pod_is_restricted(uri: str) -> None:
     assert restricted(pod(deployment(OWNER, revision(uri, serving={"api_keys": ApiKeys("keys")})))) == []
@@ -140,6 +141,7 @@ def test_the_server_gets_its_model_as_arguments() -> None:
     assert args[args.index("--batch-rows") + 1] == "1"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("uri", "downloads"),
     [
@@ -180,12 +182,14 @@ def test_a_signed_model_is_fetched_with_all_files() -> None:
     assert args[args.index("--trust") + 1] == "signed"
 
 
+@pytest.mark.attack(held=True)
 def test_a_token_in_the_address_does_not_reach_the_server() -> None:
     deploy = deployment(OWNER, revision("https://x.example/m.skops?token=hush", sha256=DIGEST))
     assert "hush" not in json.dumps(container(deploy))
     assert "https://x.example/m.skops?token=hush" in fetcher(deploy)["args"]
 
 
+@pytest.mark.attack(held=True)
 def test_the_identity_that_a_cloud_gives_to_pods_is_kept_from_the_server() -> None:
     for uri in ("s3://b/k", "configmap://fraud-v7"):
         metadata = deployment(OWNER, revision(uri, sha256=DIGEST))["spec"]["template"]["metadata"]
@@ -201,6 +205,7 @@ def test_the_init_container_requests_no_more_than_the_server() -> None:
 HOSTILE = "a$(MLMODEL_SIGNING_KEYS_PEM)$$(HOME)$"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "found",
     [
@@ -222,6 +227,7 @@ def test_no_field_of_a_model_is_replaced_by_a_variable(found: Revision) -> None:
         assert passed[passed.index("--name") + 1] == HOSTILE
 
 
+@pytest.mark.attack(held=True)
 def test_api_keys_are_mounted_and_no_pod_starts_without_them() -> None:
     deploy = deployment(OWNER, revision(serving={"api_keys": ApiKeys("fraud-keys")}))
     (volume,) = [volume for volume in pod(deploy)["volumes"] if volume["name"] == "api-keys"]
@@ -248,6 +254,7 @@ def test_the_key_of_prediction_ids_is_mounted_and_no_pod_starts_without_it() -> 
     assert "feedback" not in json.dumps(deployment(OWNER, revision()))
 
 
+@pytest.mark.attack(held=True)
 def test_no_secret_is_ever_in_the_environment() -> None:
     deploy = deployment(
         OWNER, revision("s3://b/k", trust="signed", serving={"api_keys": ApiKeys("k")}), signing_keys="PEM"
@@ -257,6 +264,7 @@ def test_no_secret_is_ever_in_the_environment() -> None:
         assert "envFrom" not in item
 
 
+@pytest.mark.attack(held=True)
 def test_trust_beyond_strict_requires_a_right_of_the_operator() -> None:
     def trust_options(trust: str, **rights: Any) -> tuple[list[str], list[Body]]:
         server = container(deployment(OWNER, revision(trust=trust), **rights))

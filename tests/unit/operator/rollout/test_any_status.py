@@ -202,6 +202,7 @@ def load(raw: Mapping[str, Any], model: MLModel, observed: Observed, known: Know
     return status
 
 
+@pytest.mark.attack(held=True)
 @seed(SEED)
 @settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
 @given(STATUSES, OBSERVED, ROLLOUTS, st.sampled_from(["v1", "v2", "v3"]), st.booleans())

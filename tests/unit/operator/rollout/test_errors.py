@@ -97,6 +97,7 @@ def test_a_certain_but_harmless_difference_does_not_roll_back() -> None:
     assert not found.is_against()
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("weight", [10, 50, 100])
 def test_an_incident_that_hits_both_versions_condemns_neither(weight: int) -> None:
     condemned = 0
@@ -113,6 +114,7 @@ def test_an_incident_that_hits_both_versions_condemns_neither(weight: int) -> No
     assert condemned <= 1
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("weight", [5, 50, 100])
 def test_poison_that_fails_on_both_versions_condemns_nobody(weight: int) -> None:
     rng, found = random.Random(SEED), Gate()
@@ -167,12 +169,14 @@ def test_a_candidate_that_fails_three_points_more_is_not_promoted(candidate: flo
     assert "promoted" not in {item.ending for item in found}
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("poison", [0.1, 0.3])
 def test_poison_buys_no_promotion_for_a_version_that_fails(poison: float) -> None:
     found = [rollout(random.Random(SEED + run), 0.3, 0.0, poison=poison, horizon=900) for run in range(10)]
     assert {item.ending for item in found} == {"rolled back"}
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
 def test_requests_of_both_sides_without_an_outcome_delay_no_promotion_and_condemn_nobody(share: float) -> None:
     found = [rollout(random.Random(SEED + run), 0.0, 0.0, unknown=(share, share)) for run in range(10)]
@@ -182,6 +186,7 @@ def test_requests_of_both_sides_without_an_outcome_delay_no_promotion_and_condem
     assert median * (1 - share) <= 180
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("others", [0.0, 0.1])
 @pytest.mark.parametrize("share", [0.3, 0.6, 1.0])
 def test_a_candidate_whose_requests_have_far_fewer_outcomes_than_those_of_stable_is_not_promoted(
@@ -207,6 +212,7 @@ def test_a_candidate_whose_clients_give_up_late_is_rolled_back(share: float, at_
     assert median <= at_most
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("steps", [(5, 25, 50), (50,)])
 @pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
 def test_a_client_that_gives_up_late_on_both_sides_condemns_nobody(share: float, steps: tuple[int, ...]) -> None:
@@ -218,17 +224,20 @@ def test_a_client_that_gives_up_late_on_both_sides_condemns_nobody(share: float,
     assert sum(item.ending == "rolled back" for item in found) <= 1
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("share", [0.05, 0.3, 1.0])
 def test_a_client_that_gives_up_between_the_failures_of_both_versions_condemns_nobody(share: float) -> None:
     found = [rollout(random.Random(SEED + run), 0.0, 0.0, timed=share, horizon=300) for run in range(20)]
     assert sum(item.ending == "rolled back" for item in found) <= 1
 
 
+@pytest.mark.attack(held=True)
 def test_clients_that_give_up_do_not_protect_a_candidate_that_fails_alone() -> None:
     found = [rollout(random.Random(SEED + run), 0.2, 0.0, timed=0.3, horizon=300) for run in range(10)]
     assert {item.ending for item in found} == {"rolled back"}
 
 
+@pytest.mark.attack(held=True)
 def test_an_outage_of_stable_buys_no_promotion_for_a_version_that_fails() -> None:
     rng = random.Random(SEED)
     for before in (0, 30):
@@ -315,6 +324,7 @@ def test_routers_with_different_weights_need_no_more_segments() -> None:
     assert difference.at_weight(segments, 5) == Sides(Counts(2500), Counts(47500))
 
 
+@pytest.mark.attack(held=True)
 @given(
     st.lists(st.tuples(st.sampled_from([1, 5, 50, 99, 100]), *[st.integers(0, 50)] * 5), max_size=30),
     st.floats(0.1, 50),

@@ -202,6 +202,7 @@ def test_a_median_is_that_of_all_numbers() -> None:
 # ------------------------------------------------------------------------------------------ one client, a few requests
 
 
+@pytest.mark.attack(held=True)
 def test_numbers_that_a_client_asks_for_do_not_hide_labels_that_change() -> None:
     """All labels change; some requests ask for the scores of the classes, which are the same."""
     asked = Pairs(agree=Agreement(330, same=30, own_mode=170, candidate_mode=170), again=Again(30), gaps={"-20": 30})
@@ -227,11 +228,13 @@ def test_answers_of_another_form_are_no_labels_that_change() -> None:
     assert not agreement.judge(found, AgreementGate()).is_decisive
 
 
+@pytest.mark.attack(held=True)
 def test_labels_that_a_client_asks_for_do_not_hide_numbers_outside_the_range() -> None:
     found = Pairs(agree=Agreement(100, same=70, outside=30, own_mode=40, candidate_mode=40), gaps={"10": 30})
     assert agreement.judge(found, AgreementGate()).is_decisive
 
 
+@pytest.mark.attack(held=True)
 def test_one_other_answer_does_not_hide_a_constant_one() -> None:
     """A client has found an input for which the candidate gives another answer."""
     found = Pairs(agree=Agreement(300, same=181, own_mode=180, candidate_mode=299))
@@ -240,6 +243,7 @@ def test_one_other_answer_does_not_hide_a_constant_one() -> None:
     assert verdict.message.startswith("it gave the same answer to 299 of 300 repeated requests")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "agree",
     [

@@ -402,6 +402,7 @@ def test_routes_of_the_release_before_are_read() -> None:
     assert read_routes(text) == routed("10.0.0.1", "10.0.0.2", 25)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "text",
     [

@@ -52,6 +52,7 @@ RESERVED += ["connection", "keep-alive", "transfer-encoding", "content-length", 
 RESERVED += ["grpc-timeout", "x-user-bin", "http2-settings", "proxy-connection"]
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("header", RESERVED)
 def test_credentials_and_headers_of_the_connection_are_rejected(header: str) -> None:
     (message,) = complaints(Match.rules, header)[:1]
@@ -76,6 +77,7 @@ def test_the_key_is_of_the_model_and_the_revision_alone() -> None:
     assert len({key(), key(uid="uid-2"), key(revision="c0c0c0c0")}) == 3
 
 
+@pytest.mark.attack(held=True)
 def test_a_text_that_the_schema_does_not_permit_makes_no_line() -> None:
     rollout = Rollout(sticky=Sticky("x\nopen"), match=Match("x-group", (HeaderValue("a\nopen"), HeaderValue("b"))))
     assert sides_of(MLModel(OWNER, 1, spec("v2", rollout=rollout)), "b0").text() == "match x-group b\n"

@@ -203,6 +203,7 @@ class World:
     """Time of the last request of each revision."""
     serial: int = 0
     check: Callable[[World, Plan], None] | None = None
+    _encoded: tuple[Status, Any] | None = None
 
     def behaviour(self, version: str) -> Behaviour:
         """Return the behaviour of a version, by default without failures."""
@@ -218,13 +219,19 @@ class World:
 
     def present(self) -> tuple[Status, tuple[Notice, ...]]:
         """Return the status as the API server returns it, or as the operator rebuilds it if it is lost."""
-        status = read_status(encode(self.status))
+        status = read_status(self._wire())
         if not is_lost(status, recorded_stable=self.known.decisions.stable):
             return status, ()
         observed = replace(self.observed(status), denied=self.denied)
         recovery = recover(self.model(), observed, self.known, self.image, self.now)
         assert recovery.status is not None, recovery.notice
         return recovery.status, () if recovery.notice is None else (recovery.notice,)
+
+    def _wire(self) -> Any:
+        """Return the status as on the wire; it is the same object until it changes."""
+        if self._encoded is None or self._encoded[0] is not self.status:
+            self._encoded = self.status, encode(self.status)
+        return self._encoded[1]
 
     def model(self) -> MLModel:
         """Return the MLModel."""
@@ -372,10 +379,11 @@ class World:
             del revision.pods[extra]
 
     def _write(self, plan: Plan) -> None:
-        if encode(plan.status) != encode(self.status):
+        before = self._wire()
+        self.status = plan.status
+        if self._wire() != before:
             self.status_writes += 1
             self.notices += plan.notices
-        self.status = plan.status
 
     def _rehearse(self, seconds: float) -> None:
         """Let all pods read the file, and those of stable repeat what they keep."""

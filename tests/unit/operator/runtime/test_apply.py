@@ -153,6 +153,7 @@ async def test_kinds_without_a_generation_are_compared_by_their_data() -> None:
     assert world.api.objects[CONFIG_MAPS, "ns", "x"]["data"] == {"routes": "a"}
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("owners", "soon"),
     [
@@ -181,6 +182,7 @@ async def test_an_object_of_another_owner_stays_unchanged(owners: list[Body], so
         assert not refusal.value.conflict
 
 
+@pytest.mark.attack(held=True)
 @asynchronous
 async def test_an_object_that_replaced_ours_is_a_conflict() -> None:
     world = World()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+import pytest
+
 from mlmodel_operator.runtime.log import LineFormatter, current_key
 
 
@@ -52,6 +54,7 @@ def test_our_tracebacks_stay_in_the_line_and_those_of_a_library_are_reduced_to_t
     assert "ValueError: the reason" in theirs
 
 
+@pytest.mark.attack(held=True)
 def test_characters_that_a_terminal_interprets_are_escaped() -> None:
     ours = record("mlmodel_operator.x", "m\x1b[31m")
     vars(ours).update(value="a\x1b\x7f\x9b\u2028\u202e\U000e0001\u00e4")

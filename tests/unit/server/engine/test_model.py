@@ -196,6 +196,7 @@ def test_numeric_columns_may_be_sent_as_one_matrix(numbers: Model) -> None:
         ask(numbers, column("length", 5.1))
 
 
+@pytest.mark.attack(held=True)
 def test_the_error_and_log_of_a_failing_model_have_no_values(caplog: pytest.LogCaptureFixture) -> None:
     X = np.array([[1.0], [2.0]])
     model = bare(make_pipeline(OneHotEncoder(), LogisticRegression()).fit(X, [0, 1]))
@@ -271,6 +272,7 @@ def test_an_integer_that_a_float_cannot_hold_is_refused_in_a_table_of_numbers() 
             model.infer(request)
 
 
+@pytest.mark.attack(held=True)
 def test_a_model_that_ends_its_process_fails_the_request_only() -> None:
     def leave(table: object, outputs: object) -> list[Array]:
         raise SystemExit(3)
@@ -281,6 +283,7 @@ def test_a_model_that_ends_its_process_fails_the_request_only() -> None:
         model.infer(InferRequest(None, [Tensor("age", "FP64", np.array([1.0]))], None))
 
 
+@pytest.mark.attack(held=True)
 def test_a_request_with_a_missing_value_is_not_joined_with_others_in_a_frame() -> None:
     inputs = (TensorSpec("id", "INT64", (-1,), Column("int64", True)),)
     signature = Signature("columns", inputs, (TensorSpec("predict", "FP64", (-1,)),), frame=True)

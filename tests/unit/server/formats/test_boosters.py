@@ -452,6 +452,7 @@ def test_categories_that_older_versions_do_not_save_are_refused() -> None:
         opened(json.dumps(content).encode())
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "change",
     [

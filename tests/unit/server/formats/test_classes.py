@@ -93,6 +93,7 @@ def test_boosters_are_served_from_a_skops_file(model: Any) -> None:
     np.testing.assert_array_equal(answer, model.predict(X))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("model", _BOOSTERS[:2], ids=["xgboost", "lightgbm"])
 def test_a_booster_in_a_skops_file_is_checked_before_its_library_reads_it(
     model: Any, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +111,7 @@ def test_a_booster_in_a_skops_file_is_checked_before_its_library_reads_it(
         _ = load(Memory({"model.skops": data}, "model.skops")).opened
 
 
+@pytest.mark.attack(held=True)
 def test_what_the_check_of_a_booster_returns_is_what_its_library_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _BOOSTERS[1].fit(X, NUMBER)
     data = skops.dumps(model)

@@ -98,6 +98,7 @@ def test_a_model_predicts_the_same_after_it_was_written_anew(name: str) -> None:
     assert rewritten(rewritten(text)) == rewritten(text)
 
 
+@pytest.mark.attack(held=True)
 def test_parameters_of_training_do_not_reach_the_library() -> None:
     text = text_of().replace("[num_leaves: 5]", "[machine_list_filename: /etc/hostname]")
     assert "/etc/hostname" in text
@@ -152,6 +153,7 @@ def test_a_number_has_one_spelling(field: str, value: str) -> None:
         rewritten(with_first(field, value))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "text",
     [
@@ -191,6 +193,7 @@ def test_a_category_is_the_number_of_a_set() -> None:
     assert rewritten(text)
 
 
+@pytest.mark.attack(held=True)
 def test_a_tree_that_is_too_deep_is_refused() -> None:
     """LightGBM calls itself for each level when it explains a prediction."""
     splits = 1_500

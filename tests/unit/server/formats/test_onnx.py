@@ -92,6 +92,7 @@ def nested(depth: int) -> Any:
     return model([node], [helper.make_tensor("t", BOOL, [], [True])])
 
 
+@pytest.mark.attack(held=True)
 def test_the_bytes_that_onnxruntime_gets_have_nothing_but_the_graph() -> None:
     made = model()
     made.doc_string, made.producer_name = "text", "me"
@@ -107,6 +108,7 @@ def test_the_bytes_that_onnxruntime_gets_have_nothing_but_the_graph() -> None:
     assert found == expected
 
 
+@pytest.mark.attack(held=True)
 def test_a_field_that_two_parsers_read_differently_is_refused() -> None:
     """Its tag has a bit beyond 32: some parsers see field 13, external data, and others an unknown field."""
     entry = field(1, b"location") + field(2, b"weights.bin")
@@ -120,6 +122,7 @@ def test_a_field_that_two_parsers_read_differently_is_refused() -> None:
     refused(b"\x08\x09" + field(7, graph) + field(8, b"\x10\x11"), r"refused external data|is damaged")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "extra",
     [
@@ -134,6 +137,7 @@ def test_what_the_schema_does_not_have_is_refused(extra: bytes) -> None:
     refused(model().SerializeToString() + extra, "does not know|is damaged")
 
 
+@pytest.mark.attack(held=True)
 def test_two_graphs_are_one_for_every_parser() -> None:
     """Protobuf merges them: the second could bring weights in another file to the first."""
     second = onnx.GraphProto(initializer=[in_another_file()])
@@ -143,6 +147,7 @@ def test_two_graphs_are_one_for_every_parser() -> None:
     assert found.functions(np.zeros((1, 2), np.float32), ["y"])[0].tolist() == [[1, 2]]
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "made",
     [
@@ -157,6 +162,7 @@ def test_weights_in_another_file_are_refused(made: Callable[[], Any]) -> None:
     refused(made(), "refused external data in model.onnx: save the model as one file")
 
 
+@pytest.mark.attack(held=True)
 def test_a_trusted_file_reads_no_other_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.array([3, 4], np.float32).tofile(tmp_path / "weights.bin")
     monkeypatch.chdir(tmp_path)
@@ -166,6 +172,7 @@ def test_a_trusted_file_reads_no_other_either(tmp_path: Path, monkeypatch: pytes
             onnx_format.session(data, 1)
 
 
+@pytest.mark.attack(held=True)
 def test_a_file_in_onnxruntimes_own_format_is_refused(tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "model.ort")
@@ -190,6 +197,7 @@ def test_the_list_of_operators_is_that_of_the_installed_version() -> None:
     assert known >= {*onnx_operators.SIZED, *onnx_operators.DRAWN, *onnx_operators.SAME_OR_LESS}
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("domain", "name"),
     [("", "ImageDecoder"), ("com.microsoft", "EPContext"), ("com.microsoft", "Tokenizer"), ("own", "Add")],
@@ -211,6 +219,7 @@ def tensor(**changes: Any) -> Any:
     return made
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "made",
     [
@@ -226,6 +235,7 @@ def test_a_tensor_has_exactly_the_data_of_its_shape(made: Any) -> None:
     refused(model(weights=[made]), "refused a tensor")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("made", "words"),
     [
@@ -245,6 +255,7 @@ def test_a_graph_that_can_be_read_in_two_ways_or_grows_is_refused(made: Callable
     refused(made(), words)
 
 
+@pytest.mark.attack(held=True)
 def test_functions_that_expand_to_a_billion_operators_are_refused() -> None:
     functions = [function("f0", helper.make_node("Neg", ["a"], ["b"]))]
     for level in range(1, 10):
@@ -286,6 +297,7 @@ ROWS = [SHAPE, helper.make_node("Gather", ["s", "zero"], ["n"]), helper.make_nod
 ZERO = helper.make_tensor("zero", INT64, [], [0])
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("rounds", "allowed"),
     [
@@ -313,6 +325,7 @@ def sized(operator: str, *inputs: str) -> Any:
     return model([ROWS[2], helper.make_node(operator, inputs, ["y"])], [ZERO, ints(2), WEIGHTS])
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "made",
     [
@@ -334,6 +347,7 @@ def divided(*nodes: Any, weights: Any = (), **graph: Any) -> Any:
     return model([*nodes, helper.make_node("Div", ["x", "z"], ["y"])], list(weights), **graph)
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "made",
     [
@@ -407,6 +421,7 @@ def test_a_function_sees_what_is_known_of_its_arguments() -> None:
     refused(model([ROWS[2], call("grow", "v", "y")], [], [body]), "refused the operator ConstantOfShape")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_small_file_cannot_take_much_memory(hidden: bool) -> None:
     """The constant is folded while onnxruntime opens the file, or grows while it predicts."""
@@ -425,6 +440,7 @@ def test_a_small_file_cannot_take_much_memory(hidden: bool) -> None:
     )
 
 
+@pytest.mark.attack(held=True)
 def test_a_process_that_crashes_or_hangs_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RefusedModel, match="refused model: its library crashes when it opens it"):
         trial.tried(crash, "model", b"")

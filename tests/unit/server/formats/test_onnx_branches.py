@@ -62,6 +62,7 @@ def test_both_branches_answer_as_the_model_says() -> None:
         np.testing.assert_array_equal(model.functions(rows, ["y"])[0], rows + np.float32(added))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("where", ["then", "then of else", "else of then"])
 def test_a_branch_that_takes_too_much_memory_is_refused_wherever_it_is(where: str) -> None:
     node = {
@@ -73,6 +74,7 @@ def test_a_branch_that_takes_too_much_memory_is_refused_wherever_it_is(where: st
         opened(node)
 
 
+@pytest.mark.attack(held=True)
 def test_too_many_levels_of_branches_are_refused() -> None:
     node = chosen(light("one"), light("zero"), "level0")
     for level in range(1, 6):

@@ -74,6 +74,7 @@ def test_numbers_in_json_keep_their_digits() -> None:
     assert b"1.00000005960464477540" in rewritten(text)
 
 
+@pytest.mark.attack(held=True)
 def test_unknown_fields_do_not_reach_the_library() -> None:
     value = content()
     value["extra"] = value["learner"]["extra"] = value["learner"]["gradient_booster"]["model"]["trees"][0]["extra"] = 1
@@ -175,6 +176,7 @@ def plain(value: Any) -> Any:
     return list(map(plain, value)) if isinstance(value, list) else value.tolist() if hasattr(value, "tolist") else value
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_a_field_that_xgboost_follows_is_checked(change: str) -> None:
     name, function = CHANGES[change]
@@ -189,6 +191,7 @@ def test_an_array_has_the_type_that_xgboost_writes(kind: str) -> None:
         rewritten(ubjson.encode(value))
 
 
+@pytest.mark.attack(held=True)
 def test_few_bytes_of_categories_cannot_take_much_memory() -> None:
     """XGBoost allocates a set up to its greatest category, for each node."""
     nodes, last = 1023, (1 << 24) - 1
@@ -207,6 +210,7 @@ def test_few_bytes_of_categories_cannot_take_much_memory() -> None:
         rewritten(json.dumps(value).encode())
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "text",
     [

@@ -71,6 +71,7 @@ def test_files_that_macos_or_git_add_are_ignored() -> None:
     assert unpack(packed_zip({**noise, **model}), "model.zip") == FILES
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "name",
     ["../evil", "/etc/evil", "model/../../evil", "a\\..\\evil", "a//b", "a\nb", "x" * 1_100, "a\u202eb"],
@@ -83,6 +84,7 @@ def test_a_path_out_of_the_directory_is_rejected_by_name(name: str) -> None:
         unpack(packed_zip({name: b""}), "model.zip")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
@@ -101,12 +103,14 @@ def test_only_plain_files_are_unpacked_from_a_tar(entry: tarfile.TarInfo, words:
         unpack(tar({}, entry, form=tarfile.GNU_FORMAT), "model.tar")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("mode", [stat.S_IFLNK | 0o777, stat.S_IFCHR, stat.S_IFIFO])
 def test_only_plain_files_are_unpacked_from_a_zip(mode: int) -> None:
     with pytest.raises(RefusedModel, match=r"model\.zip contains 'model', a link or special file"):
         unpack(packed_zip({"model": b"/etc/passwd"}, mode), "model.zip")
 
 
+@pytest.mark.attack(held=True)
 def test_a_name_is_that_of_one_file() -> None:
     again = tarfile.TarInfo("mlmodel.json")
     with pytest.raises(RefusedModel, match=r"contains mlmodel\.json twice"):
@@ -115,6 +119,7 @@ def test_a_name_is_that_of_one_file() -> None:
         unpack(tar({**FILES, "variables": b""}), "model.tar")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("pack", [lambda files: gzip.compress(tar(files)), packed_zip], ids=["tar.gz", "zip"])
 def test_a_bomb_is_rejected_by_its_ratio(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(pack)
@@ -125,6 +130,7 @@ def test_a_bomb_is_rejected_by_its_ratio(pack: object, monkeypatch: pytest.Monke
     assert unpack(pack({"model": bytes(1 << 19)}), "model.archive")["model"] == bytes(1 << 19)
 
 
+@pytest.mark.attack(held=True)
 def test_headers_count_like_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pax header of 4 MiB of zeros, before an empty file."""
     monkeypatch.setattr(archive, "SMALL", 1 << 20)
@@ -134,6 +140,7 @@ def test_headers_count_like_files(monkeypatch: pytest.MonkeyPatch) -> None:
         unpack(gzip.compress(tar({}, entry)), "model.tar.gz")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("pack", [tar, packed_zip], ids=["tar", "zip"])
 def test_size_and_number_of_files_are_limited(pack: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(pack)
@@ -144,6 +151,7 @@ def test_size_and_number_of_files_are_limited(pack: object, monkeypatch: pytest.
         unpack(pack({"model": b"12"}), "model.archive")
 
 
+@pytest.mark.attack(held=True)
 def test_a_zip_is_not_parsed_when_its_directory_is_a_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile, "ZipFile", None)
     with pytest.raises(RefusedModel, match="more than 100,000 entries"):

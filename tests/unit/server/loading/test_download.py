@@ -121,6 +121,7 @@ def test_a_download_that_takes_too_long_fails(serve: Serve, monkeypatch: pytest.
         download(f"{web.url}/model.bin")
 
 
+@pytest.mark.attack(held=True)
 def test_a_file_that_is_too_large_is_rejected_by_its_declared_size(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_package_is_downloaded_with_its_files_and_its_signature(serve: Serve) 
             source.read("../other/model.skops")
 
 
+@pytest.mark.attack(held=True)
 def test_a_redirect_stays_on_tls(serve: Serve) -> None:
     places = {"/plain": "http://127.0.0.1:1/model", "/moved": "/final"}
 
@@ -154,12 +156,14 @@ def test_a_redirect_stays_on_tls(serve: Serve) -> None:
             download(f"{web.url}/plain")
 
 
+@pytest.mark.attack(held=True)
 def test_a_token_in_the_address_is_in_no_message(serve: Serve) -> None:
     with serve(lambda _: Reply(403)) as web, pytest.raises(UnreachableSource, match="answered 403") as caught:
         download(f"{web.url}/model.bin?token=hush")
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.attack(held=True)
 def test_a_password_in_the_address_is_rejected_and_not_repeated() -> None:
     with pytest.raises(RefusedModel, match="without user name, password") as caught:
         at("https://me:hush@127.0.0.1/model.bin")
@@ -171,6 +175,7 @@ def test_a_directory_without_a_list_of_its_files_is_rejected() -> None:
         at("https://127.0.0.1/model/MLmodel")
 
 
+@pytest.mark.attack(held=True)
 def test_an_untrusted_certificate_is_not_retried(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda _: Reply()) as web:
         monkeypatch.delenv("SSL_CERT_FILE")
@@ -179,6 +184,7 @@ def test_an_untrusted_certificate_is_not_retried(serve: Serve, monkeypatch: pyte
     assert web.requests == []
 
 
+@pytest.mark.attack(held=True)
 def test_the_digest_of_an_archive_is_checked_before_it_is_unpacked(serve: Serve) -> None:
     with serve(lambda _: Reply(200, b"not an archive")) as web:
         with pytest.raises(RefusedModel, match=r"model\.tar\.gz has sha256 .*, but 0{64} is required"):

@@ -81,6 +81,7 @@ def test_a_file_of_a_package_that_differs_from_its_list_is_found_too(tmp_path: P
     assert not (tmp_path / DESCRIPTION).exists()
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("file", [MANIFEST, "model.skops"])
 def test_a_file_that_is_changed_afterwards_is_refused_by_the_process_that_opens_it(file: str, tmp_path: Path) -> None:
     content = files()
@@ -126,6 +127,7 @@ def test_a_description_that_is_cut_off_is_no_model(description: bytes, tmp_path:
         reopened(tmp_path, "0" * 64)
 
 
+@pytest.mark.attack(held=True)
 def test_a_description_does_not_lead_out_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / DESCRIPTION).write_text(json.dumps({"entry": "../outside"}))
     with pytest.raises(RefusedModel, match="is not a valid file name"):
@@ -162,6 +164,7 @@ class Ran:
         return open, (self.path, "w")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("at", [(), (1,), (2,), (2, 3)])
 def test_only_bytes_whose_signature_was_checked_are_opened(at: tuple[int, ...], tmp_path: Path) -> None:
     """The description is replaced for a moment by one that names a file without a signature."""
@@ -181,6 +184,7 @@ def test_only_bytes_whose_signature_was_checked_are_opened(at: tuple[int, ...], 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.attack(held=True)
 def test_a_signed_description_cannot_list_a_file_that_was_not_signed(tmp_path: Path) -> None:
     content = files()
     late = content.pop("model.skops")
@@ -190,6 +194,7 @@ def test_a_signed_description_cannot_list_a_file_that_was_not_signed(tmp_path: P
         load(source, trust="signed", keys=[public(key())], name="iris")
 
 
+@pytest.mark.attack(held=True)
 def test_each_file_is_read_once_in_strict_too() -> None:
     model = LogisticRegression().fit(np.eye(4), [0, 1, 0, 1])
     content = package.build(model, np.eye(4), np.array([0, 1, 0, 1]), compile=False)

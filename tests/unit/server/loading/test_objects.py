@@ -108,6 +108,7 @@ def test_an_object_that_is_replaced_during_the_download_is_not_mixed(
         source.read("model.onnx")
 
 
+@pytest.mark.attack(held=True)
 def test_size_and_number_of_objects_are_limited_before_they_are_read(
     bucket: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_key_that_is_not_a_path_is_rejected(key: str) -> None:
         at(f"s3://bucket/{key}")
 
 
+@pytest.mark.attack(held=True)
 def test_an_endpoint_without_tls_must_be_on_this_machine_or_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.example")
     words = "AWS_ENDPOINT_URL is an address without TLS: use https://, or set AWS_ALLOW_HTTP=true"
@@ -187,6 +189,7 @@ def test_the_secret_takes_precedence_over_the_environment(tmp_path: Path, monkey
     assert storage.setting("OTHER", secret) == ""
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("uri", "secret", "path", "authorization"),
     [
@@ -241,7 +244,7 @@ def test_each_store_gets_requests_over_tls_with_the_mounted_credentials(
     assert web.requests[0].headers["authorization"].startswith(authorization)
 
 
-@pytest.mark.attack
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("uri", "secret"),
     [

@@ -170,6 +170,7 @@ def test_an_interrupted_layer_resumes(registry: Registry) -> None:
     assert registry.web.requests[-1].headers["range"] == "bytes=100000-"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("user", ["", "me"])
 def test_a_token_comes_from_the_registrys_authority_and_goes_only_to_the_registry(
     registry: Registry, user: str, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +218,7 @@ def test_a_password_goes_only_to_the_registry_that_it_is_for(
     assert [sent for sent in secrets(registry.web.requests) if "hush" in str(sent) or BASIC in str(sent)] == []
 
 
-@pytest.mark.attack
+@pytest.mark.attack(held=True)
 @pytest.mark.usefixtures("password")
 def test_blobs_on_another_host_get_neither_the_token_nor_the_password(registry: Registry, other: Web) -> None:
     registry.challenge, registry.authorization, registry.blobs_at = BEARER, "Bearer abc", other.url
@@ -282,7 +283,7 @@ def test_an_authority_that_redirects_takes_the_password_nowhere(registry: Regist
         pulled(uri)
 
 
-@pytest.mark.attack
+@pytest.mark.attack(held=True)
 @pytest.mark.usefixtures("password")
 def test_blobs_without_tls_are_not_requested(registry: Registry, other: Web) -> None:
     registry.challenge, registry.authorization = BEARER, "Bearer abc"
@@ -330,6 +331,7 @@ def test_a_challenge_that_cannot_be_met_is_reported(
         pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"})))
 
 
+@pytest.mark.attack(held=True)
 def test_a_wrong_manifest_or_layer_is_rejected(registry: Registry) -> None:
     uri = registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))
     registry.blobs[digest(b"weights")] = b"weight5"
@@ -362,6 +364,7 @@ def test_a_document_that_is_not_a_manifest_of_a_model_is_rejected(
         locate(f"{registry.name}:1", None, ANY)
 
 
+@pytest.mark.attack(held=True)
 def test_layers_are_limited_and_contain_each_file_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     twice = registry.push((LAYER, b"1", {TITLE: "model.onnx"}), (LAYER, b"2", {TITLE: "model.onnx"}))
     with pytest.raises(RefusedModel, match=r"two layers of the artefact contain model\.onnx"):
@@ -378,6 +381,7 @@ def test_layers_are_limited_and_contain_each_file_once(registry: Registry, monke
     assert len(registry.web.requests) == 1, "the declared size was enough"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("uri", ["oci://host", "oci://host/name", "oci://me:hush@host/name:1", "oci://host/Name:1"])
 def test_an_invalid_reference_is_rejected(uri: str) -> None:
     with pytest.raises(RefusedModel, match="the URI of the model is not valid: give ") as caught:

@@ -88,6 +88,7 @@ def test_a_signed_package_answers_as_the_authors_model(
     assert not described.compiled.file
 
 
+@pytest.mark.attack(held=True)
 def test_without_a_signature_nothing_of_it_runs(
     built: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +102,7 @@ def test_without_a_signature_nothing_of_it_runs(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("file", ["code.clipping.py", "code.other.py", "model.joblib"])
 def test_a_changed_or_added_file_is_refused_before_anything_runs(
     file: str, built: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +123,7 @@ def listed(files: dict[str, bytes], **more: bytes) -> dict[str, bytes]:
     return signed({**files, **more, MANIFEST: json.dumps(described).encode()})
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("file", "words"),
     [
@@ -139,6 +142,7 @@ def test_a_module_with_the_name_of_a_library_is_refused(file: str, words: str, b
         load(Memory(listed(built, **{file: b""})), **SIGNED)
 
 
+@pytest.mark.attack(held=True)
 def test_no_module_beside_the_model_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"import helper\n{SOURCE}"
     module = imported(tmp_path / "src", monkeypatch, source=source, helper="")

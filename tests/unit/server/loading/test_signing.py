@@ -49,6 +49,7 @@ def test_signed_files_are_accepted_and_the_key_is_returned(curve: type[ec.Ellipt
     assert verify(digests, bundle, [public(key(curve))], "model") == fingerprint
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("files", "words"),
     [
@@ -64,6 +65,7 @@ def test_a_changed_missing_or_added_file_is_rejected_by_name(files: dict[str, by
         verify(files, sign(FILES, pem(key()), "model"), [public(key())], "model")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("signed", "served", "words"),
     [
@@ -79,6 +81,7 @@ def test_a_signature_of_one_model_is_not_valid_for_another(signed: str, served: 
         verify(FILES, sign(FILES, pem(key()), signed), [public(key())], served)
 
 
+@pytest.mark.attack(held=True)
 def test_a_statement_without_a_name_is_that_of_no_model() -> None:
     bundle = resigned(lambda it: it["subject"][0].pop("name"))
     with pytest.raises(RefusedModel, match="was signed without a name, but is served as 'model'"):
@@ -105,6 +108,7 @@ def test_a_signature_of_a_single_file_is_valid_under_any_name() -> None:
             verify(files, bundle, [public(key())], "model")
 
 
+@pytest.mark.attack(held=True)
 def test_a_key_that_is_not_trusted_is_rejected() -> None:
     bundle = sign(FILES, pem(key()), "model")
     with pytest.raises(RefusedModel, match=r"signed with the key \w{16}, which is not one of the 1 trusted keys"):
@@ -165,6 +169,7 @@ def test_a_bundle_of_another_form_is_rejected(change: Callable[[dict[str, Any]],
         verify(FILES, forged(change), [public(key())], "model")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -197,6 +202,7 @@ def test_data_that_is_not_a_bundle_is_rejected(data: bytes) -> None:
         verify(FILES, data, [public(key())], "model")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "wrong", [ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 1024), key(ec.SECP256K1)]
 )

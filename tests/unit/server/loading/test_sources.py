@@ -41,6 +41,7 @@ def test_a_config_map_mount_is_read_through_its_links(tmp_path: Path) -> None:
     assert load(source).manifest is not None
 
 
+@pytest.mark.attack(held=True)
 def test_a_config_map_that_was_changed_is_rejected_by_name_with_what_to_do(tmp_path: Path) -> None:
     for name, data in files().items():
         (tmp_path / name).write_bytes(data)
@@ -58,6 +59,7 @@ def test_a_config_map_that_was_changed_is_rejected_by_name_with_what_to_do(tmp_p
     assert digest[:12] in message
 
 
+@pytest.mark.attack(held=True)
 def test_what_is_loaded_is_what_was_compared(tmp_path: Path) -> None:
     """A node replaces the files of a mounted ConfigMap at any time, also between the check and the load."""
     for name, data in files().items():
@@ -68,6 +70,7 @@ def test_what_is_loaded_is_what_was_compared(tmp_path: Path) -> None:
     assert load(source).manifest is not None
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "..", "folder/../../outside"])
 def test_a_link_out_of_the_directory_is_rejected_by_name(tmp_path: Path, target: str) -> None:
     (tmp_path / "outside").write_bytes(b"secret")
@@ -85,6 +88,7 @@ def test_a_link_out_of_the_directory_is_rejected_by_name(tmp_path: Path, target:
         source.read("model.joblib")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "name", ["../outside", "/etc/hostname", "a/../../outside", "./x", ".hidden", "a//b", "a\\b", ""]
 )
@@ -98,6 +102,7 @@ def test_only_plain_names_are_read(tmp_path: Path, name: str) -> None:
         Local(model).read(name)
 
 
+@pytest.mark.attack(held=True)
 def test_hidden_files_pipes_and_circular_links_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / ".git").mkdir()
@@ -113,6 +118,7 @@ def test_hidden_files_pipes_and_circular_links_are_ignored(tmp_path: Path) -> No
         source.read("pipe")
 
 
+@pytest.mark.attack(held=True)
 def test_size_number_and_total_size_of_files_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "more").mkdir()
     for name in (MANIFEST, "more/one", "more/two"):
@@ -222,6 +228,7 @@ def test_the_required_digest_is_that_of_the_description_or_of_the_bare_file() ->
     assert load(Memory({"m": bare}, "m"), manifest.sha256(bare)).manifest is None
 
 
+@pytest.mark.attack(held=True)
 def test_a_changed_file_of_a_package_is_rejected_before_it_is_parsed() -> None:
     content = files()
     content["model.skops"] = b"not skops"

@@ -124,6 +124,7 @@ def opened(files: dict[str, bytes], **options: Any) -> Opened:
     return load(Memory(files, next(iter(files))), **options).opened
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("artefact", malicious.ALL, ids=lambda artefact: artefact.name)
 def test_a_malicious_file_is_rejected_for_the_right_reason(artefact: malicious.Malicious, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
@@ -143,6 +144,7 @@ def test_the_payloads_run_with_joblib(tmp_path: Path) -> None:
         assert marker.exists(), artefact.name
 
 
+@pytest.mark.attack(held=True)
 def test_no_malicious_file_takes_much_memory() -> None:
     code = """
 import resource
@@ -181,6 +183,7 @@ def helper(X: Any) -> Any:
     return X
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     "data", [b"", b"\x00", b"hello", b"PK\x03\x04 not a zip", b"\x78\x9c broken", b"\x80\x04\x95\xff"]
 )
@@ -193,6 +196,7 @@ def test_a_damaged_file_is_rejected_in_one_sentence(data: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.attack(held=True)
 def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlmodel_server.formats.opened._MAX_UNPACKED", 100_000)
     for data in (joblib_bytes(np.zeros(1_000_000), 9), joblib_bytes(b"0" * 1_000_000, ("xz", 9))):
@@ -205,6 +209,7 @@ def test_a_bomb_is_rejected_before_it_unpacks(monkeypatch: pytest.MonkeyPatch) -
         open_artefact(buffer.getvalue(), "model.skops")
 
 
+@pytest.mark.attack(held=True)
 def test_a_small_file_does_not_unpack_to_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlmodel_server.formats.opened._UNPACKED", 1 << 20)
     zeros = np.zeros(1 << 18)
@@ -225,6 +230,7 @@ def test_a_small_file_does_not_unpack_to_much_memory(monkeypatch: pytest.MonkeyP
         open_artefact(buffer.getvalue(), "model.skops")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("pattern", "allowed"),
     [(r"(?u)\b\w\w+\b", True), (r"\w+", True), (r"\b[a-zA-Z]{3,}\b", True), (r"[^\W\d_]+|\d+", True),
@@ -240,6 +246,7 @@ def test_a_text_cannot_take_exponential_time(pattern: str, allowed: bool) -> Non
             open_artefact(joblib_bytes(fitted), "model.joblib")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("step", "changes"),
     [
@@ -255,6 +262,7 @@ def test_a_number_in_a_file_does_not_take_much_memory(step: Any, changes: dict[s
         open_artefact(joblib_bytes(step), "model.joblib")
 
 
+@pytest.mark.attack(held=True)
 def test_a_bomb_of_opcodes_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpickle._Budget, "left", 10_000)
     with pytest.raises(RefusedModel, match="unpacks to more than the limit"):
@@ -268,6 +276,7 @@ def test_functions_of_numpy_may_be_part_of_a_model(function: Any) -> None:
     np.testing.assert_array_equal(estimator.predict(FEATURES), fitted.predict(FEATURES))
 
 
+@pytest.mark.attack(held=True)
 def test_a_file_cannot_change_numpy() -> None:
     """Its data types are shared by the whole process."""
     stream = malicious.stream(
@@ -310,6 +319,7 @@ def test_a_signed_model_may_contain_anything(keys: tuple[bytes, bytes]) -> None:
     assert loaded.opened.functions(FEATURES, ["predict"])[0].shape == LABELS.shape
 
 
+@pytest.mark.attack(held=True)
 def test_a_signature_covers_every_file(keys: tuple[bytes, bytes]) -> None:
     private, public = keys
     files = custom_files()
@@ -322,6 +332,7 @@ def test_a_signature_covers_every_file(keys: tuple[bytes, bytes]) -> None:
             opened({**changed, SIGNATURE: signature}, trust="signed", keys=[public], name="own")
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -348,6 +359,7 @@ def test_every_estimator_of_the_installed_version_has_an_entry() -> None:
     assert estimators - set(registry.entries()) == set()
 
 
+@pytest.mark.attack(held=True)
 def test_no_name_on_the_list_can_start_a_program() -> None:
     kinds = registry.kinds()
     modules = {module for module, _ in kinds}

@@ -80,6 +80,7 @@ class Runs:
         return os.system, (f"touch {self.marker}",)
 
 
+@pytest.mark.attack(held=True)
 def test_nothing_that_only_the_training_used_is_ever_run(tmp_path: Path) -> None:
     _, X, y = iris()
     fitted = drawn().fit(X, y)

@@ -355,7 +355,7 @@ def test_an_unknown_label_counts_as_wrong_and_is_reported() -> None:
     assert pod.exported()["mlmodel_accuracy"] == 0.5
 
 
-@pytest.mark.attack
+@pytest.mark.attack(held=True)
 @given(st.integers(0, 40 * 8 - 1))
 @settings(max_examples=50)
 def test_every_changed_bit_is_detected(bit: int) -> None:
@@ -367,6 +367,7 @@ def test_every_changed_bit_is_detected(bit: int) -> None:
         pod.feedback.score(forged, ["benign"])
 
 
+@pytest.mark.attack(held=True)
 @given(st.text(max_size=80))
 @settings(max_examples=100)
 def test_any_text_is_rejected_with_a_sentence(text: str) -> None:
@@ -374,7 +375,7 @@ def test_any_text_is_rejected_with_a_sentence(text: str) -> None:
         Pod().ids.read(text)
 
 
-@pytest.mark.attack
+@pytest.mark.attack(held=True)
 def test_with_a_secret_an_id_without_it_is_rejected() -> None:
     stable, candidate, stranger = Pod(secret=SECRET), Pod(version="v3", secret=SECRET), Pod()
     with pytest.raises(RequestError, match="was changed"):

@@ -153,6 +153,7 @@ NESTED: dict[str, Any] = {
 }
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("name", NESTED)
 def test_own_code_anywhere_in_a_model_is_not_predicted_with_other_clients_rows(name: str) -> None:
     X = np.random.default_rng(0).normal(size=(COUNT, 2))

@@ -174,6 +174,7 @@ def test_the_header_is_required_and_must_fit() -> None:
         v2.decode(json.dumps(tensor).encode() + FP32, 5)
 
 
+@pytest.mark.attack(held=True)
 @given(
     datatype=st.sampled_from(list(DTYPES)),
     shape=st.lists(st.integers(0, 3), min_size=1, max_size=3),

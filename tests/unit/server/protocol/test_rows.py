@@ -293,6 +293,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.attack(held=True)
 @given(body=anything, specs=st.sampled_from([PEOPLE, IRIS, IMAGES]), form=st.sampled_from(["instances", "inputs", ""]))
 def test_any_json_is_decoded_to_the_models_tensors_or_rejected(body: Any, specs: rows.Specs, form: str) -> None:
     text = json.dumps({form: body} if form else body).encode()
@@ -307,6 +308,7 @@ def test_any_json_is_decoded_to_the_models_tensors_or_rejected(body: Any, specs:
         assert tensor.array.shape[1:] == spec.shape[1:]
 
 
+@pytest.mark.attack(held=True)
 @given(text=st.text(alphabet='a,"\n1.e-', max_size=30) | st.text(max_size=30))
 def test_any_csv_is_decoded_to_the_models_tensors_or_rejected(text: str) -> None:
     try:

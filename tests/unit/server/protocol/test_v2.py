@@ -283,6 +283,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.attack(held=True)
 @given(
     tensor=st.fixed_dictionaries(
         {},

@@ -250,6 +250,7 @@ def strangers(pod: Pod) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("name", STRANGERS)
 def test_a_request_that_is_not_an_authentic_copy_gets_what_an_unknown_path_gets(tmp_path: Path, name: str) -> None:
     pod, without = Pod(tmp_path), Pod(tmp_path)
@@ -329,6 +330,7 @@ def keys(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.attack(held=True)
 def test_a_copy_needs_no_api_key_and_a_stranger_does(tmp_path: Path, keys: Path) -> None:
     pod = Pod(tmp_path, api_keys=keys, keys=ApiKeys(keys))
     copy, stranger, known, unknown = pod.run(
@@ -349,6 +351,7 @@ def observed(pod: Pod) -> Any:
     return [line for line in text.splitlines() if not line.startswith(ignored) and not line.startswith(b"#")]
 
 
+@pytest.mark.attack(held=True)
 def test_a_copy_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -422,6 +425,7 @@ def test_copies_do_not_take_the_memory_of_requests(tmp_path: Path) -> None:
     assert outcome(answer)[0] == 429, "dropped, and asked again"
 
 
+@pytest.mark.attack(held=True)
 def test_strangers_that_send_slowly_take_no_memory_of_clients(tmp_path: Path, keys: Path) -> None:
     """Without an API key, and for as long as they like: more of them than there is memory for bodies."""
     pod = Pod(tmp_path, api_keys=keys, limits=Limits(max_body_total=2 << 20))
@@ -460,6 +464,7 @@ def test_strangers_that_send_slowly_take_no_memory_of_clients(tmp_path: Path, ke
     assert app._copies._unknown == 0
 
 
+@pytest.mark.attack(held=True)
 def test_a_server_proves_that_it_has_the_key_before_it_gets_a_request(tmp_path: Path) -> None:
     pod = Pod(tmp_path)
     hello = copied(authentic.HELLO, pod.key())

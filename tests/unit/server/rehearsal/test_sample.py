@@ -112,6 +112,7 @@ def test_a_full_sample_keeps_about_one_request_per_second_at_random_times() -> N
     assert sample.kept == 100
 
 
+@pytest.mark.attack(held=True)
 def test_a_burst_of_one_client_does_not_take_the_sample_from_others() -> None:
     sample = started(100)
     for number in range(100):
@@ -476,6 +477,7 @@ def test_small_requests_never_use_the_whole_ring() -> None:
     assert memory(sample)[64:].strip(b"\0") == b""
 
 
+@pytest.mark.attack(held=True)
 @ON_LINUX
 def test_a_core_dump_has_no_request_in_it() -> None:
     assert "dd" in mapping(started())["VmFlags"].split(), "madvise(MADV_DONTDUMP)"

@@ -144,6 +144,7 @@ def test_a_copy_is_not_kept(tmp_path: Path) -> None:
     assert pod.sample.kept == 0
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("headers", [{b"x-api-key": b"s3cret-key"}, {b"authorization": b"Bearer s3cret-key"}])
 def test_no_key_cookie_or_address_is_ever_in_the_memory(tmp_path: Path, headers: dict[bytes, bytes]) -> None:
     pod = keyed(tmp_path)
@@ -212,6 +213,7 @@ def test_without_the_option_nothing_is_kept_or_needed(tmp_path: Path) -> None:
     assert pod.run({"target": "/predict", "body": GOOD})[0][0] == 200
 
 
+@pytest.mark.attack(held=True)
 def test_a_worker_that_drains_wipes_its_sample_before_it_exits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pod = Pod(tmp_path)
     pod.serving.grpc = ""

@@ -468,6 +468,7 @@ def test_the_page_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(msgspec.json.encode(figures)) <= 16 << 10
 
 
+@pytest.mark.attack(held=True)
 def test_what_stable_rejects_and_the_candidate_does_not_hides_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client sends many requests that only the candidate accepts; it fails those of the others."""
     world = World(monkeypatch, 30)
@@ -478,6 +479,7 @@ def test_what_stable_rejects_and_the_candidate_does_not_hides_no_failure(monkeyp
     assert figures["pairs"] == {"both": 0, "candidate_failed": 10, "own_failed": 0, "both_failed": 0}
 
 
+@pytest.mark.attack(held=True)
 def test_requests_that_are_too_slow_for_both_sides_make_the_next_ones_no_failures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -111,6 +111,7 @@ def test_head_is_get_without_its_body(path: str, accept: str) -> None:
         assert (b"content-length", b"%d" % len(body)) in headers_of_head
 
 
+@pytest.mark.attack(held=True)
 def test_head_of_a_path_with_a_key_requires_the_key(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
     app = application(keys=ApiKeys(tmp_path / "keys"))
@@ -277,6 +278,7 @@ def test_csv_in_the_right_place_is_predicted() -> None:
     assert send(application(), INVOCATIONS, b"x\n1.0\n", "text/csv") == (200, {"predictions": [1.0]})
 
 
+@pytest.mark.attack(held=True)
 def test_the_api_key_is_checked_before_the_selection(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
     status, answer = post(application(keys=ApiKeys(tmp_path / "keys")), f"{ROWS}?outputs=nothing", {})
@@ -319,6 +321,7 @@ def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
     assert json.loads(connection.body) == {"predictions": PROBA}
 
 
+@pytest.mark.attack(held=True)
 def test_no_client_fills_the_fast_path_with_targets() -> None:
     app = application()
     known = set(app.fast_endpoints)
@@ -393,3 +396,17 @@ def test_feedback_of_a_page_must_be_json() -> None:
         assert "application/json" in answer["error"]
     assert post(application(), feedback, {}, content_type=FORM)[0] == 400, "as curl -d sends it"
     assert post(application(), feedback, {})[0] == 400
+
+
+@pytest.mark.attack(held=True)
+def test_no_request_loads_replaces_or_unloads_a_model() -> None:
+    app = application()
+    paths = app._management.openapi()["paths"]
+    changing = {path for path, methods in paths.items() if methods.keys() - {"get"}}
+    feedback = "/v2/models/double/feedback"
+    assert feedback in changing
+    assert changing <= {feedback, *app._endpoints}, "a path predicts, scores or only reads"
+    for path in ("/v2/repository/index", "/v2/repository/models/double/load", "/v2/repository/models/double/unload"):
+        for method in ("POST", "PUT", "DELETE"):
+            status, _, _ = asyncio.run(request(app, method, path, b"{}"))
+            assert status == 404

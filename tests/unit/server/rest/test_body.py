@@ -84,6 +84,7 @@ def test_a_wrong_header_is_rejected_by_name(headers: dict[str, str], status: int
     assert rejected.value.status == status
 
 
+@pytest.mark.attack(held=True)
 def test_a_chunked_body_is_joined_within_the_limit() -> None:
     assert body(head(), b"a", b"", b"b" * 900) == b"a" + b"b" * 900
     with pytest.raises(RequestError, match="longer than the limit of 1000 bytes"):
@@ -93,6 +94,7 @@ def test_a_chunked_body_is_joined_within_the_limit() -> None:
     assert body(head(), b"a", disconnect=True) is None
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(("encoding", "packed"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 def test_a_body_is_decompressed_up_to_the_limit(encoding: str, packed: Any) -> None:
     compressed = head(content_encoding=encoding)

@@ -163,6 +163,7 @@ def test_metadata_is_encoded_completely() -> None:
     assert [(o.name, o.datatype, list(o.shape)) for o in encoded.outputs] == [("y", "BYTES", [-1])]
 
 
+@pytest.mark.attack(held=True)
 @given(
     datatype=st.sampled_from([*DTYPES, "", "BF16"]),
     shape=st.lists(st.integers(-1, 3), max_size=3),

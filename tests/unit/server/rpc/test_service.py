@@ -178,6 +178,7 @@ def test_an_unknown_model_is_not_found_and_a_large_message_is_rejected(pipeline:
     run(test, pipeline)
 
 
+@pytest.mark.attack(held=True)
 def test_a_malformed_message_is_rejected_and_not_logged(pipeline: Recording, caplog: pytest.LogCaptureFixture) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         for name in ("ModelInfer", "ModelMetadata", "ServerMetadata", "ModelReady", "ServerReady", "ServerLive"):
@@ -192,6 +193,7 @@ def test_a_malformed_message_is_rejected_and_not_logged(pipeline: Recording, cap
     assert pipeline.counts() == {"400": 1}
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("name", ["ModelInfer", "ModelMetadata", "ServerMetadata"])
 def test_without_a_key_no_byte_is_parsed(name: str, pipeline: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
@@ -227,6 +229,7 @@ def test_a_request_that_cannot_be_decoded_is_counted(pipeline: Recording) -> Non
     assert pipeline.predicted == 0
 
 
+@pytest.mark.attack(held=True)
 def test_without_a_key_only_health_is_answered_and_nothing_is_decoded(pipeline: Recording) -> None:
     async def test(client: Client, server: GrpcServer) -> None:
         for call in (
@@ -247,6 +250,7 @@ def test_without_a_key_only_health_is_answered_and_nothing_is_decoded(pipeline: 
     assert pipeline.predicted == 0
 
 
+@pytest.mark.attack(held=True)
 def test_with_a_full_queue_a_request_is_not_decoded(pipeline: Recording) -> None:
     def full(_: object) -> None:
         raise RequestError("too many wait", 429)
@@ -348,6 +352,7 @@ BAD_PATHS = [b"/\xff\xfe", b"\xff", b"/\xc3", b"/inference.GRPCInferenceService/
 GRPC = ((b"content-type", b"application/grpc"), (b"te", b"trailers"))
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_a_call_with_a_path_that_is_not_utf8_stops_nothing(
     pipeline: Recording, path: bytes, caplog: pytest.LogCaptureFixture

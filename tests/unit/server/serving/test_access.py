@@ -47,6 +47,7 @@ def test_a_key_is_accepted_in_either_header(file: Path) -> None:
     assert keys.check({b"x-api-key": b"other"}) == "tests"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
@@ -65,6 +66,7 @@ def test_any_other_key_is_rejected(file: Path, headers: dict[bytes, bytes], reas
     assert rejected.value.status == 401
 
 
+@pytest.mark.attack(held=True)
 def test_a_changed_file_takes_effect_after_a_second(file: Path, now: list[float]) -> None:
     keys = ApiKeys(file)
     assert keys.check({b"x-api-key": b"s3cret"}) == "shop"
@@ -75,6 +77,7 @@ def test_a_changed_file_takes_effect_after_a_second(file: Path, now: list[float]
         keys.check({b"x-api-key": b"s3cret"})
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("broken", ["", "nonsense\n", "shop: abc\n", None])
 def test_a_broken_file_leaves_the_former_keys_valid(
     file: Path, now: list[float], caplog: pytest.LogCaptureFixture, broken: str | None
@@ -92,6 +95,7 @@ def test_a_broken_file_leaves_the_former_keys_valid(
         keys.check({b"x-api-key": b"anything"})
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

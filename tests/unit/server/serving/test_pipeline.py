@@ -152,6 +152,7 @@ def test_an_error_at_any_step_is_answered_counted_and_logged_once(
     assert "secret" not in caplog.text
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("path", [fast, slow])
 def test_the_key_is_checked_first_then_the_queue_then_the_headers(path: Any, tmp_path: Path) -> None:
     file = tmp_path / "keys"
@@ -192,6 +193,7 @@ def test_requests_of_one_round_are_predicted_together_and_answered_in_order() ->
     assert counts(pipeline) == {"200": 2, "400": 1}
 
 
+@pytest.mark.attack(held=True)
 def test_requests_beyond_the_memory_limit_are_rejected_until_memory_is_free() -> None:
     pipeline = Pipeline(serving(limits=Limits(max_body_total=100)))
 

@@ -32,11 +32,13 @@ NEEDED = {
 }
 
 
+@pytest.mark.attack(held=True)
 def test_only_listed_variables_are_kept() -> None:
     assert isolate.kept(CREDENTIALS | OTHERS | NEEDED) == NEEDED
     assert not isolate.has_credentials(isolate.kept(CREDENTIALS | OTHERS | NEEDED)), "so a server starts again once"
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_each_variable_of_a_store_is_a_credential(name: str) -> None:
     assert isolate.has_credentials({name: "x"})
@@ -53,6 +55,7 @@ def test_a_child_returns_its_exit_code_and_the_signal_that_ended_it() -> None:
     assert isolate.run_in_child(killed) == -signal.SIGKILL
 
 
+@pytest.mark.attack(held=True)
 def test_a_server_works_in_an_empty_directory_from_which_it_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("")
     program = (
@@ -72,6 +75,7 @@ def test_a_server_works_in_an_empty_directory_from_which_it_imports_nothing(tmp_
     assert os.listdir(tmp_path / "tmp") == [], "it is removed at the end"
 
 
+@pytest.mark.attack(held=True)
 def test_modules_beside_a_model_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     before = list(sys.path)

@@ -17,6 +17,7 @@ def message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("reason", "line"),
     [
@@ -39,6 +40,7 @@ def test_the_termination_message_is_bounded_after_its_characters_are_escaped(mes
     assert text.isprintable()
 
 
+@pytest.mark.attack(held=True)
 def test_another_error_reveals_only_its_type(message: Path) -> None:
     assert run._fail(KeyError("\x1bsecret")) == 1
     assert message.read_text("utf-8") == "internal error: KeyError"
