@@ -199,7 +199,8 @@ def test_over_grpc_the_same_keys_and_answers(run: Run) -> None:
 
             async def call(method: str, *metadata: tuple[str, str]) -> tuple[StatusCode, str]:
                 try:
-                    await channel.unary_unary(method)(b"", metadata=metadata, timeout=10)
+                    send: Any = channel.unary_unary(method)
+                    await send(b"", metadata=metadata, timeout=10)
                 except grpc.aio.AioRpcError as error:
                     return error.code(), error.details() or ""
                 return StatusCode.OK, ""
