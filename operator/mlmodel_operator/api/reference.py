@@ -72,6 +72,15 @@ two, without a restart.
 
 Give the keys to the clients first: a server that requires none ignores them. During the rollout, clients without a key
 get 401 from the candidate. That counts as an error of the candidate, so the operator rolls it back.
+
+The routers check the keys too, before a request reaches a pod; while a rollout changes the Secret, only the pods do.
+
+## TLS
+
+With `spec.traffic.tls: {secretName: fraud-tls}` the routers serve HTTP over TLS on port 443 of the Service `NAME`, and gRPC
+over TLS on port 9443. Ports 80 and 9000 then reject requests that are not probes, unless `allowPlainText` is true. The
+operator does not read the Secret; the routers report a certificate that they cannot use (`CertificateRejected`).
+[How](../how-to/api-keys-and-tls.md#serve-with-tls-in-the-cluster), and what stays in plain text.
 """
 
 _CONDITIONS = """
