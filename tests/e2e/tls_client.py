@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-RATE = 100  # requests per second over both protocols
+RATE = 100  # at most, per second over both protocols; a busy machine sends fewer
 GRPC = "/inference.GRPCInferenceService/ServerLive"
 
 
