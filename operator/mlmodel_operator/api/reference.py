@@ -82,6 +82,14 @@ kubectl create secret generic fraud-feedback --from-literal=key="$(openssl rand 
 With `spec.serving.feedbackKey: {secretName: fraud-feedback}` only the pods of the model can make prediction ids, so no
 one scores predictions that it never made. Without the Secret no pod starts. Stable and candidate that name the same
 Secret score each other's ids: see [feedback](../how-to/feedback.md#protect-the-ids) for a change of it.
+The routers check the keys too, before a request reaches a pod; while a rollout changes the Secret, only the pods do.
+
+## TLS
+
+With `spec.traffic.tls: {secretName: fraud-tls}` the routers serve HTTP over TLS on port 443 of the Service `NAME`, and gRPC
+over TLS on port 9443. Ports 80 and 9000 then reject requests that are not probes, unless `allowPlainText` is true. The
+operator does not read the Secret; the routers report a certificate that they cannot use (`CertificateRejected`).
+[How to use TLS](../how-to/api-keys-and-tls.md#serve-with-tls-in-the-cluster).
 """
 
 _CONDITIONS = """

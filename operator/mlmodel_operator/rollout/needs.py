@@ -8,6 +8,7 @@ from mlmodel_operator.api.status import BEFORE_REQUESTS, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout import rehearsal
 from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.obstacles import has_secrets
 from mlmodel_operator.rollout.routes import routes_for, weight_of
 
 
@@ -51,12 +52,6 @@ def needs_pages(model: MLModel, status: Status, observed: Observed) -> bool:
         and observed.revision(candidate.revision).ready > 0
         and not rehearsal.why_none(model, status, observed)
     )
-
-
-def has_secrets(model: MLModel, status: Status) -> bool:
-    """Whether the routers read files of Secrets, certificate or API keys: only they know whether these are valid."""
-    sides = (side for side in (status.stable, status.candidate) if side is not None)
-    return model.spec.traffic.tls is not None or any(side.snapshot.api_keys is not None for side in sides)
 
 
 def needs_followed(status: Status) -> bool:

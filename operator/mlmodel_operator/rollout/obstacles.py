@@ -75,7 +75,7 @@ def obstacle_of_candidate(model: MLModel, status: Status, observed: Observed, no
     return next((found.message for found in _of_revision(model, candidate, observed, now)), "")
 
 
-def next_look(status: Status, observed: Observed, now: float) -> float | None:
+def next_look(model: MLModel, status: Status, observed: Observed, now: float) -> float | None:
     """Return the time at which another obstacle may be found although nothing changes; None if there is none."""
     times: list[float] = []
     for side in (status.stable, status.candidate):
@@ -89,7 +89,8 @@ def next_look(status: Status, observed: Observed, now: float) -> float | None:
                 times.append(pod.created + MOUNT_SECONDS)
         times += _first_failures(state)
     times += _first_failures(observed.router)
-    times += [pod.created + MOUNT_SECONDS for pod in observed.router.pods if not pod.ready and not pod.terminating]
+    if has_secrets(model, status):
+        times += [pod.created + MOUNT_SECONDS for pod in observed.router.pods if not pod.ready and not pod.terminating]
     return min((time for time in times if time > now), default=None)
 
 
@@ -169,6 +170,12 @@ def _secrets(side: Stable | Candidate) -> list[tuple[str, str, str]]:
 
 
 # --------------------------------------------------------------------------------------------- Secrets of the router
+
+
+def has_secrets(model: MLModel, status: Status) -> bool:
+    """Whether the routers read files of Secrets, certificate or API keys: only they know whether these are valid."""
+    sides = (side for side in (status.stable, status.candidate) if side is not None)
+    return model.spec.traffic.tls is not None or any(side.snapshot.api_keys is not None for side in sides)
 
 
 def _of_router_secrets(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:

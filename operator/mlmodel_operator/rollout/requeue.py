@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.rollout import hold
 from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
-from mlmodel_operator.rollout.needs import has_secrets
-from mlmodel_operator.rollout.obstacles import SILENT_SECONDS, next_look
+from mlmodel_operator.rollout.obstacles import SILENT_SECONDS, has_secrets, next_look
 from mlmodel_operator.rollout.phases.starting import is_settled
 from mlmodel_operator.rollout.pinning import awaits_files
 from mlmodel_operator.rollout.routes import Routes, weight_of
@@ -87,7 +86,7 @@ def _times(context: Context, state: Status) -> Iterator[float]:
         yield from () if resumes is None else (resumes, resumes + deadline)
     if candidate is not None and candidate.stable_down_since is not None:
         yield candidate.stable_down_since + STABLE_DOWN_SECONDS
-    look = next_look(state, context.observed, context.now)
+    look = next_look(context.model, state, context.observed, context.now)
     if look is not None:
         yield look
     for item in state.draining:

@@ -140,7 +140,8 @@ def test_the_answer_is_that_of_the_server(run: Run) -> None:
             assert found == _expected(router.folder, headers), headers
             assert len(a.requests) - before == (answer.status == 200), "without a key no pod is reached"
 
-    run(scenario)
+    # Also if the file has the hash of no key.
+    run(scenario, line(KEY) + line("", "nobody"))
 
 
 def test_of_two_headers_the_last_counts_as_in_the_server(run: Run) -> None:
@@ -199,7 +200,8 @@ def test_over_grpc_the_same_keys_and_answers(run: Run) -> None:
 
             async def call(method: str, *metadata: tuple[str, str]) -> tuple[StatusCode, str]:
                 try:
-                    await channel.unary_unary(method)(b"", metadata=metadata, timeout=10)
+                    send: Any = channel.unary_unary(method)
+                    await send(b"", metadata=metadata, timeout=10)
                 except grpc.aio.AioRpcError as error:
                     return error.code(), error.details() or ""
                 return StatusCode.OK, ""

@@ -99,13 +99,14 @@ def test_a_path_is_decoded_once_and_passed_on_decoded(run: Run, sent: str, passe
 
 
 def test_an_encoded_prediction_is_drawn_and_counts_as_any_other(run: Run) -> None:
-    async def scenario(router: Router, _: Revision) -> None:
+    async def scenario(router: Router, a: Revision) -> None:
         await router.route(canary(50))
         client = Client(router.traffic)
         for _ in range(100):
             assert (await client.post("/v2/models/m/inf%65r")).status == 200
         client.close()
         assert await router.tally(50) == (candidate(50), stable(50))
+        assert {request.path for request in a.requests} == {"/v2/models/m/infer"}
 
     run(scenario)
 

@@ -51,7 +51,9 @@ class GrpcRevision:
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
         }
         # The one public method with a stream in both directions.
-        streams = {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self._echo)}
+        streams: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self._echo)
+        }
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, methods),

@@ -75,6 +75,13 @@ class Served:
         await self.router.until(said)
 
 
+async def infer(channel: grpc.aio.Channel, seconds: float = 20) -> bytes:
+    """Send one call."""
+    method: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    answer: bytes = await method(b"", timeout=seconds)
+    return answer
+
+
 def mount(folder: Path, pair: Pair) -> None:
     """Replace certificate and key at once by renaming a symbolic link, as the kubelet does."""
     place = folder / "tls"
@@ -145,7 +152,7 @@ def test_with_tls_a_request_in_plain_text_is_rejected_and_reaches_no_pod(run: Ru
             assert (await router.get(path, router.traffic)).status == 200
         async with grpc.aio.insecure_channel(f"localhost:{router.grpc[1]}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"")
+                await infer(channel)
         assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
         assert "9443" in str(caught.value.details())
 
@@ -159,7 +166,7 @@ def test_plain_text_is_served_beside_tls_if_the_spec_says_so(run: Run) -> None:
         assert (await client.post()).status == (await served.post()).status == 200
         client.close()
         async with grpc.aio.insecure_channel(f"localhost:{router.grpc[1]}") as channel:
-            assert await channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"") == b"a"
+            assert await infer(channel) == b"a"
 
     run(scenario, tls="both")
 
@@ -168,7 +175,7 @@ def test_grpc_and_http_2_are_spoken_over_tls(run: Run) -> None:
     async def scenario(served: Served) -> None:
         credentials = grpc.ssl_channel_credentials(served.authority.pem)
         async with grpc.aio.secure_channel(f"localhost:{served.router.grpcs[1]}", credentials) as channel:
-            assert await channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"") == b"a"
+            assert await infer(channel) == b"a"
         for alpn in ("h2", "http/1.1"):
             _, writer = await served.connect(context=served.context(alpn))
             assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == alpn
@@ -265,7 +272,7 @@ class Load:
         target = f"localhost:{self.served.router.grpcs[1]}"
         async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
             while not running.done():
-                await channel.unary_unary(f"/{SERVICE}/ModelInfer")(b"", timeout=10)
+                await infer(channel, 10)
                 yield
                 if fresh:
                     return

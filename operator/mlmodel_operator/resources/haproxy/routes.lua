@@ -1,5 +1,5 @@
--- Follows the routes file, the API keys and the certificate; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and what a
--- header assigns.
+-- Follows the routes file, the API keys and the certificate; in a rollout, counts what HAProxy cannot count, and reads
+-- what a client chooses and what a header assigns.
 --
 -- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
 -- is one version, no function here runs for a request: `state.map` has the backend.
@@ -638,7 +638,7 @@ local function take(text, sides)
   end
 end
 
--- The API keys ---------------------------------------------------------------------------------------------------------
+-- The API keys --------------------------------------------------------------------------------------------------------
 
 local known = {} -- the hashes in the map, beside the words that are there from the start
 local keys_seen = nil -- the last text of the file, valid or not

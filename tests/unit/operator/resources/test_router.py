@@ -133,7 +133,7 @@ def test_without_tls_and_keys_the_template_has_nothing_of_them() -> None:
 
 def revision(secret: str) -> Revision:
     keys = ApiKeys(secret) if secret else None
-    return Revision("r", "v1", Snapshot(ModelSource("builtin://iris"), "image", api_keys=keys))
+    return Revision("r", Snapshot(ModelSource("builtin://iris"), "image", api_keys=keys))
 
 
 @pytest.mark.parametrize(

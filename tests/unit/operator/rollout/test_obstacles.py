@@ -152,7 +152,7 @@ def test_a_router_pod_that_waits_for_a_secret_names_it() -> None:
         assert of_router(model, state, replace(old, terminating=True))[0] == ""
     assert of_router(MODEL, Status(), old)[0] == ""
     waiting = Observed(router=RevisionState((replace(old, created=NOW),)))
-    assert next_look(Status(), waiting, NOW) == NOW + MOUNT_SECONDS
+    assert next_look(ENCRYPTED, Status(), waiting, NOW) == NOW + MOUNT_SECONDS
 
 
 def test_a_router_pod_that_cannot_read_the_api_keys_is_suspected() -> None:
@@ -264,15 +264,15 @@ def test_an_address_that_stays_silent_is_reported_with_its_port(current: Observe
 
 def test_a_time_limit_that_changes_the_obstacle_is_known_in_advance() -> None:
     pull = Pod("p", NOW, waiting="ErrImagePull")
-    assert next_look(both(), Observed({"c": RevisionState((pull,))}), NOW) == NOW + FIRST_FAILURE_SECONDS
-    assert next_look(both(), Observed(router=RevisionState((pull,))), NOW + 1) == NOW + FIRST_FAILURE_SECONDS
-    assert next_look(both(), Observed(router=RevisionState((pull,))), NOW + FIRST_FAILURE_SECONDS) is None
+    assert next_look(MODEL, both(), Observed({"c": RevisionState((pull,))}), NOW) == NOW + FIRST_FAILURE_SECONDS
+    assert next_look(MODEL, both(), Observed(router=RevisionState((pull,))), NOW + 1) == NOW + FIRST_FAILURE_SECONDS
+    assert next_look(MODEL, both(), Observed(router=RevisionState((pull,))), NOW + FIRST_FAILURE_SECONDS) is None
     keys = status(keys=ApiKeys("fraud-keys"))
     young = observed(replace(MOUNTING, created=NOW))
-    assert next_look(keys, young, NOW) == NOW + CONFIG_MAP_SECONDS
-    assert next_look(keys, young, NOW + CONFIG_MAP_SECONDS) == NOW + MOUNT_SECONDS
-    assert next_look(keys, young, NOW + MOUNT_SECONDS) is None
-    assert next_look(both(), Observed({"c": READY}), NOW) is None
+    assert next_look(MODEL, keys, young, NOW) == NOW + CONFIG_MAP_SECONDS
+    assert next_look(MODEL, keys, young, NOW + CONFIG_MAP_SECONDS) == NOW + MOUNT_SECONDS
+    assert next_look(MODEL, keys, young, NOW + MOUNT_SECONDS) is None
+    assert next_look(MODEL, both(), Observed({"c": READY}), NOW) is None
 
 
 def test_an_autoscaler_requires_its_minimum_of_stable() -> None:
