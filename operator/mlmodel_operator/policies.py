@@ -54,8 +54,9 @@ MAX_ANNOTATIONS = 32 * 1024
 MAX_OWN_ANNOTATION = 256
 MAX_LABELS = 64
 MAX_REFERENCES = 16
-"""Bounds of the metadata of an MLModel: bytes of all annotations, bytes of one of ours, labels, and owners and
-finalizers. The largest spec, which `kubectl apply` copies into an annotation, has less than a third of it."""
+MAX_MANAGERS = 32
+"""Bounds of the metadata of an MLModel: bytes of all annotations, bytes of one of ours, labels, owners and finalizers,
+and field managers. The largest spec, which `kubectl apply` copies into an annotation, has less than a third of it."""
 
 _NO_LABELS = "dyn({})"
 
@@ -532,6 +533,12 @@ def _metadata() -> Body:
         Rule(
             bounded(number("finalizers"), MAX_REFERENCES),
             f"{KIND} has more than {MAX_REFERENCES} finalizers: remove some from metadata.finalizers",
+        ),
+        Rule(
+            # Each has the names of all fields that it has set.
+            bounded(number("managedFields"), MAX_MANAGERS),
+            f"{KIND} has more than {MAX_MANAGERS} field managers: use one name for --field-manager, and remove the"
+            " entries of others from metadata.managedFields",
         ),
     ]
     match = _match(GROUP, "*", PLURAL, operations=("CREATE", "UPDATE"))
