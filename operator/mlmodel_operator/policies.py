@@ -24,6 +24,7 @@ from mlmodel_operator.names import (
     PART_OF_LABEL,
     PLURAL,
     PROJECT,
+    REHEARSAL,
     REVISION_LABEL,
     ROUTER,
     SERVER,
@@ -264,7 +265,7 @@ def _volume_rules() -> list[Rule]:
         "config": f'("emptyDir" in v || {own})',
         "routes": own,
         "assigned": annotations,
-        "rehearsal": f"({own} || {annotations})",
+        REHEARSAL: f"({own} || {annotations})",
         **{name: _items(keys) for name, keys in _SECRET_KEYS.items()},
     }
     expression = " || ".join(f"(v.name == {_text(name)} && {source})" for name, source in sources.items())

@@ -12,8 +12,8 @@ from mlmodel_operator.names import (
     GRPC_PORT,
     METRICS_LABEL,
     NAME_LABEL,
+    NAME_OF_NAMESPACE,
     NAMESPACE,
-    NAMESPACE_NAME_LABEL,
     OPERATOR,
     REHEARSAL_PORT,
     ROUTER,
@@ -37,7 +37,7 @@ def network_policies(owner: Owner, operator_namespace: str = NAMESPACE) -> list[
     """Return the NetworkPolicies of a model, of its routers and of its server pods; the operator runs in
     ``operator_namespace``."""
     operator = {
-        "namespaceSelector": {"matchLabels": {NAMESPACE_NAME_LABEL: operator_namespace}},
+        "namespaceSelector": {"matchLabels": {NAME_OF_NAMESPACE: operator_namespace}},
         "podSelector": {"matchLabels": {NAME_LABEL: OPERATOR}},
     }
     # An administrator labels the namespace of Prometheus.

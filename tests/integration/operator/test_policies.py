@@ -516,14 +516,22 @@ OWNERS = [{"apiVersion": "v1", "kind": "ConfigMap", "name": f"c{n}", "uid": f"u{
         ({"labels": {f"l{n}": "x" for n in range(65)}}, "kubectl label mlm NAME KEY-"),
         ({"ownerReferences": OWNERS}, "metadata.ownerReferences"),
         ({"finalizers": [f"example.com/f{n}" for n in range(17)]}, "metadata.finalizers"),
-        ({"managedFields": MANAGERS}, "metadata.managedFields"),
     ],
-    ids=["annotation", "bytes-not-characters", "annotations", "ours", "labels", "owners", "finalizers", "managers"],
+    ids=["annotation", "bytes-not-characters", "annotations", "ours", "labels", "owners", "finalizers"],
 )
 def test_the_metadata_of_a_model_is_bounded(tenant: Account, meta: Body, message: str) -> None:
     rejection = tenant.create(mlmodel(**meta))
     assert policy_of(rejection) == policies.METADATA
     assert message in rejection
+
+
+def test_the_number_of_field_managers_is_bounded(tenant: Account) -> None:
+    """The names of all fields count once for each manager."""
+    change = {"metadata": {"managedFields": MANAGERS}}
+    rejection = tenant.patch(TENANTS, "mlmodel/fraud", change)
+    assert policy_of(rejection) == policies.METADATA
+    assert "use one name for --field-manager" in rejection
+    assert tenant.patch(TENANTS, "mlmodel/fraud", {"metadata": {"managedFields": MANAGERS[:9]}}) == ""
 
 
 def test_a_model_that_was_too_large_before_can_become_smaller(tenant: Account, installed: Cluster) -> None:
