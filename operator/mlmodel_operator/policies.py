@@ -73,7 +73,11 @@ class Rule:
     def body(self) -> Body:
         """Return the rule as part of a policy."""
         texts = {"message": self.message, "messageExpression": self.message_expression}
-        return {"expression": self.expression, **{key: text for key, text in texts.items() if text}}
+        return {
+            "expression": self.expression,
+            **{key: text for key, text in texts.items() if text},
+            "reason": "Forbidden",  # the default is that of an invalid field
+        }
 
 
 def policies(namespace: str, server_image: str, router_image: str) -> list[Body]:
