@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.types import Autoscaling, MLModel, Owner
+from mlmodel_operator.api.types import Autoscaling, MLModel, Owner, Tls
 from mlmodel_operator.names import (
     ADOPTED_LABEL,
     GROUP,
@@ -115,9 +115,10 @@ class Adopter:
         for r, orphan in orphans:
             if r == CONTROLLER_REVISIONS or recorded == Recorded():
                 continue
-            why = await self._why_foreign(owner, r, orphan, recorded)
-            if not why:
-                await self._take(owner, r, orphan)
+            whole = await self._read(r, orphan)
+            why = await self._why_foreign(owner, r, whole, recorded) if whole else "it is larger than any of ours"
+            if whole and not why:
+                await self._take(owner, r, whole)
                 continue
             self._foreign[r, *address(orphan)] = (resource_version(orphan), owner.name)
             logger.warning("orphan not adopted", extra={"kind": r.kind, "object": address(orphan)[1], "reason": why})
@@ -126,6 +127,15 @@ class Adopter:
                 f" (`{delete_command(r, orphan)}`), or restore what the operator built"
             )
             await self._events.post(body, transition=uid(orphan), reason=Reason.NOT_ADOPTED, note=note, warning=True)
+
+    async def _read(self, r: Resource, orphan: Body) -> Body | None:
+        """Return all fields of an orphan; None if it is too large. Raise ApiError, also if it was deleted."""
+        try:
+            return await self._api.get(r, *address(orphan))
+        except ApiError as error:
+            if error.too_large:
+                return None
+            raise
 
     def forget(self, model: tuple[str, str]) -> None:
         """Drop what is known of the orphans of a model (namespace, name) that was deleted."""
@@ -213,7 +223,8 @@ def _intents(owner: Owner, r: Resource, orphan: Body, recorded: Recorded, operat
     if revision in recorded.known.snapshots and name == revision_name(owner.name, revision):
         return [_of_revision(owner, r, revision, orphan)]
     if r == SERVICES and name == owner.name:
-        return [resources.router_service(owner)]
+        # With and without TLS: the field may have changed since.
+        return [resources.router_service(owner), resources.router_service(owner, Tls(""))]
     if r == DISRUPTION_BUDGETS and name == router_name(owner.name):
         return [resources.router_disruption_budget(owner)]
     return []

@@ -12,18 +12,11 @@ from mlmodel_operator.adoption import Adopter
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
-from mlmodel_operator.api.types import MLModel, Owner, Revision
+from mlmodel_operator.api.types import MLModel, Owner, Revision, Snapshot
 from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
-from mlmodel_operator.names import (
-    GROUP,
-    KIND,
-    PLURAL,
-    REVISION_LABEL,
-    ROUTES_ANNOTATION,
-    TEMPLATE_ANNOTATION,
-    VERSION,
-    revision_name,
-)
+from mlmodel_operator.kept import MODELS as MODELS
+from mlmodel_operator.kept import OVERSIZED
+from mlmodel_operator.names import REVISION_LABEL, ROUTES_ANNOTATION, TEMPLATE_ANNOTATION, revision_name
 from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
 from mlmodel_operator.resources.found import read_snapshot
@@ -48,6 +41,7 @@ from mlmodel_operator.runtime.resource import (
     SERVICES,
     Body,
     Resource,
+    address,
     belongs_to,
     metadata,
     uid,
@@ -57,7 +51,6 @@ from mlmodel_operator.scrape import Scraper
 from mlmodel_operator.settings import Settings
 from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
-MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has one object. The Deployment is deleted last: it shows that the revision exists."""
 
@@ -107,6 +100,9 @@ class Controller:
         if body is None or observe.is_terminating(body):
             # The garbage collector deletes its children.
             self._forget(key)
+            return None
+        if OVERSIZED in body:
+            await self._report_oversized(body, key)
             return None
         found = await self._read_status(body, key)
         if found is None:
@@ -199,6 +195,15 @@ class Controller:
         self._reported.pop(key, None)
         return status, _EMPTY
 
+    async def _report_oversized(self, body: Body, key: tuple[str, str]) -> None:
+        """Report a model whose spec or status is too large to be kept: what serves goes on."""
+        found = body[OVERSIZED]
+        note = (
+            f"{found['field']} has {found['bytes']} bytes, and the operator reads at most {found['most']}. The versions"
+            f" that serve go on, and nothing is changed: shorten {found['field']}"
+        )
+        await self._report_status(body, key, Reason.TOO_LARGE, note)
+
     async def _report_status(self, body: Body, key: tuple[str, str], reason: Reason, note: str) -> None:
         """Report what cannot be read of a status: once per model and note, and again if the Event was not posted."""
         if self._reported.get(key) == note:
@@ -218,12 +223,14 @@ class Controller:
         """Return the status that the records and the children of the model show; ``how`` says how it is lost."""
         owner, image = model.owner, self._settings.server_image
         known = (await self._recorder.load(owner)).known
-        found = {
-            observe.label(body, REVISION_LABEL): snapshot
-            for body in self._observer.of_revisions(DEPLOYMENTS, owner)
-            if (snapshot := read_snapshot(body, image)) is not None
-        }
+        found: dict[str, Snapshot] = {}
+        for body in self._observer.of_revisions(DEPLOYMENTS, owner):
+            revision = observe.label(body, REVISION_LABEL)
+            if revision not in known.snapshots:
+                snapshot = read_snapshot(await self._api.get(DEPLOYMENTS, *address(body)), image)
+                found |= {} if snapshot is None else {revision: snapshot}
         known = replace(known, snapshots=found | dict(known.snapshots))
+        await self._observer.read_routes(owner)
         return recover(model, self._observer.stored(model), known, image, self._clock.now(), how)
 
     # ----------------------------------------------------------------------------------------------------- writing
@@ -238,10 +245,11 @@ class Controller:
             for policy in resources.network_policies(owner, self._settings.pod_namespace):
                 await self._apply(NETWORK_POLICIES, policy, attempt)
         await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
-        await self._apply(SERVICES, resources.router_service(owner), attempt)
+        await self._apply(SERVICES, resources.router_service(owner, model.spec.traffic.tls), attempt)
         config = resources.router_config_hash()
         image = self._settings.router_image
-        router = resources.router_deployment(owner, model.spec.traffic, image, config)
+        keys = resources.checked_keys(desired.revision for desired in plan.desired)
+        router = resources.router_deployment(owner, model.spec.traffic, image, config, keys)
         await self._apply_recorded(router, deployment_record(owner, router), attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:

@@ -17,10 +17,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from mlmodel_operator import handlers, observe
+from mlmodel_operator import handlers
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.crd_check import CrdCheck
 from mlmodel_operator.handlers import WatchStopped
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, PROJECT
 from mlmodel_operator.runtime import metrics
 from mlmodel_operator.runtime.api import ApiError, KubeApi
@@ -31,7 +32,7 @@ from mlmodel_operator.runtime.events import Events
 from mlmodel_operator.runtime.health import Heartbeats
 from mlmodel_operator.runtime.lease import Elector, LeaseLost
 from mlmodel_operator.runtime.metrics import Metrics
-from mlmodel_operator.runtime.queue import Priority, WorkQueue
+from mlmodel_operator.runtime.queue import Pace, Priority, WorkQueue
 from mlmodel_operator.runtime.reflector import Reflector
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
@@ -65,7 +66,11 @@ CHILDREN: tuple[Resource, ...] = (
 )
 """Kinds that it watches, with the label of ``CHILD_SELECTOR``."""
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
-WORKERS = 8
+WORKERS = 16
+SHARE = 4
+"""Maximum number of workers for the models of one namespace: a tenant whose pods do not answer holds no more."""
+PACE = Pace(burst=20, per_second=5)
+"""How often one model is reconciled, however often it is edited: a rollout polls four times per second."""
 FINISH_SECONDS = 10.0
 """Time for the reconciles in progress after SIGTERM."""
 RESYNC_SECONDS = 3600.0
@@ -118,7 +123,7 @@ async def run(settings: Settings, build: Build, port: int) -> None:
     take_signals(stop)
     instruments = Metrics("mlmodel_operator")
     async with AsyncExitStack() as stack:
-        api = await KubeApi.connect(f"{OPERATOR}/{version(PROJECT)}", instruments.observe_request)
+        api = await KubeApi.connect(f"{OPERATOR}/{version(PROJECT)}", instruments.observe_request, VIEWS)
         stack.push_async_callback(api.close)
         scraper = Scraper()
         stack.push_async_callback(scraper.close)
@@ -156,8 +161,8 @@ class Operator:
         self._settings, self._api, self._metrics, self._stop = settings, api, instruments, stop
         self._clock = clock = clock or SystemClock()
         self._heartbeats = Heartbeats(clock)
-        self._store = Store(MODEL_LABEL, observe.SLIMS)
-        self._queue: WorkQueue[Key] = WorkQueue(clock)
+        self._store = Store(MODEL_LABEL, VIEWS)
+        self._queue: WorkQueue[Key] = WorkQueue(clock, group=_namespace, share=SHARE, pace=PACE)
         self._store.on_change(lambda _, namespace, name: self._queue.add((namespace, name)))
         instruments.queue_due.set_function(lambda: len(self._queue))
         instruments.queue_working.set_function(lambda: self._queue.working)
@@ -252,6 +257,7 @@ class Operator:
             self._api,
             self._store,
             self._queue,
+            VIEWS[MODELS],
             partial(take_signals, self._stop),
             self._settings.pod_name,
             self._settings.namespaces,
@@ -305,6 +311,10 @@ class Operator:
 def _scope(resource: Resource, namespace: str | None) -> str:
     """Return what a reflector watches, for messages."""
     return resource.plural + (f" in {namespace}" if namespace else "")
+
+
+def _namespace(key: Key) -> str:
+    return key[0]
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

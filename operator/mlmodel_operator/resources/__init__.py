@@ -8,6 +8,7 @@ unintentionally.
 from mlmodel_operator.resources.network import network_policies
 from mlmodel_operator.resources.router import (
     ROUTES_FILES,
+    checked_keys,
     router_config,
     router_config_hash,
     router_deployment,
@@ -20,6 +21,7 @@ from mlmodel_operator.resources.server import autoscaler, deployment, disruption
 __all__ = [
     "ROUTES_FILES",
     "autoscaler",
+    "checked_keys",
     "deployment",
     "disruption_budget",
     "network_policies",

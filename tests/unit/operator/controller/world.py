@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from mlmodel_operator import observe
 from mlmodel_operator.controller import MODELS, Controller
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import (
     APPLIED_ANNOTATION,
     FIELD_MANAGER,
@@ -107,7 +107,7 @@ class World:
 
     def restart(self) -> None:
         """Start a new operator process, whose only state is the cluster."""
-        self.store = Store(MODEL_LABEL, observe.SLIMS)
+        self.store = Store(MODEL_LABEL, VIEWS)
         applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)

@@ -8,6 +8,7 @@ import pytest
 
 from mlmodel_operator.runtime.resource import PODS, SERVICES, Body, Resource, is_newer
 from mlmodel_operator.runtime.store import LAST_APPLIED, Store
+from mlmodel_operator.runtime.view import View
 
 LABEL = "example.org/group"
 
@@ -123,7 +124,7 @@ def test_a_body_that_differs_only_in_what_is_not_stored_is_stored_and_no_change(
         assert known is None or "times" not in known
         return {key: value for key, value in full.items() if key != "times"}
 
-    store, changes = Store(LABEL, {PODS: slim}), []
+    store, changes = Store(LABEL, {PODS: View(Body, slim)}), []
     store.on_change(lambda r, _, group: changes.append((r, group)))
     store.put(PODS, {**body(1), "times": 1})
     store.put(PODS, {**body(2), "times": 2})
