@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from mlmodel_operator.api.types import Owner, Traffic
 from mlmodel_operator.names import (
+    API_KEYS,
     COMPONENT_LABEL,
+    FEEDBACK_KEY,
     FETCHER,
     GROUP,
     KIND,
@@ -279,18 +281,14 @@ def _volume_rules() -> list[Rule]:
             "",
             '"a volume is not the operator\'s: " + variables.volumes.map(v, v.name).join(", ")',
         ),
-        Rule(
-            'variables.volumes.all(v, v.?emptyDir.orValue(dyn({})).all(k, k in ["medium", "sizeLimit"]))',
-            "a volume emptyDir has a field that the operator does not set",
-        ),
     ]
 
 
 _SECRET_KEYS = {
-    "api-keys": ["keys"],
+    API_KEYS: ["keys"],
     "keys": ["keys"],
     "tls": ["tls.crt", "tls.key"],
-    "feedback-key": ["key"],
+    FEEDBACK_KEY: ["key"],
 }
 """Volumes from Secrets that users name, and the only entries that may be mounted."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from mlmodel_operator.api.types import Owner
 from mlmodel_operator.names import (
     GRPC_PORT,
+    GRPC_TLS_PORT,
     METRICS_LABEL,
     NAME_LABEL,
     NAME_OF_NAMESPACE,
@@ -19,6 +20,7 @@ from mlmodel_operator.names import (
     ROUTER,
     ROUTER_PORT,
     ROUTER_STATUS_PORTS,
+    ROUTER_TLS_PORT,
     SERVER,
     SERVER_PORT,
     Component,
@@ -29,7 +31,7 @@ from mlmodel_operator.names import (
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 
-CLIENT_PORTS = (ROUTER_PORT, GRPC_PORT)
+CLIENT_PORTS = (ROUTER_PORT, GRPC_PORT, ROUTER_TLS_PORT, GRPC_TLS_PORT)
 """Ports of a router that users reach, from anywhere."""
 
 

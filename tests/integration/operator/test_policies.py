@@ -16,12 +16,24 @@ import yaml
 from hack import ROOT
 from hack.cluster import Cluster, ClusterError
 from mlmodel_operator import manifests, policies, resources
-from mlmodel_operator.api.types import ApiKeys, Autoscaling, ModelSource, Owner, Revision, Snapshot, Traffic
+from mlmodel_operator.api.types import (
+    ApiKeys,
+    Autoscaling,
+    FeedbackKey,
+    ModelSource,
+    Owner,
+    Revision,
+    Snapshot,
+    Tls,
+    Traffic,
+)
 from mlmodel_operator.names import ADOPTED_LABEL, MANAGED_BY_LABEL, MODEL_LABEL, NAMESPACE, OPERATOR, ROUTES_ANNOTATION
 from mlmodel_operator.resources.common import container_security, owner_references
 from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.operator.accounts import Account, Body, policy_of
+
+pytestmark = pytest.mark.attack
 
 INSTALL = ROOT / "manifests" / "install.yaml"
 TENANTS = "policies-of-tenants"
@@ -35,12 +47,13 @@ REVISION = "5f1c2e9a"
 def server(uri: str = "https://models.example/a", image: str = SERVER_IMAGE) -> Body:
     """Return the Deployment of a revision with everything that it may have."""
     model = ModelSource(uri, sha256=SHA, trust="signed")
-    revision = Revision(REVISION, Snapshot(model, image, api_keys=ApiKeys("keys")))
+    snapshot = Snapshot(model, image, api_keys=ApiKeys("keys"), feedback_key=FeedbackKey("feedback"))
+    revision = Revision(REVISION, snapshot)
     return resources.deployment(OWNER, revision, signing_keys="PEM")
 
 
 def router() -> Body:
-    return resources.router_deployment(OWNER, Traffic(), ROUTER_IMAGE, "0123")
+    return resources.router_deployment(OWNER, Traffic(tls=Tls("certificate")), ROUTER_IMAGE, "0123", "keys")
 
 
 def routes() -> Body:
@@ -137,6 +150,7 @@ FORBIDDEN = [
     of_pod("projected token", "spec/volumes/+", {"name": "tls", "projected": TOKEN}),
     of_pod("Secret as the model", "spec/volumes/+", {"name": "model", "secret": SECRET}, body=server("builtin://iris")),
     of_pod("whole Secret as API keys", "spec/volumes/+", {"name": "keys", "secret": SECRET}),
+    of_pod("mount that follows the node", f"{CONTAINER}/volumeMounts/0/mountPropagation", "HostToContainer"),
     of_pod("other entry of a Secret", "spec/volumes/+", {"name": "keys", "secret": ITEMS}),
     of_pod("other Secret for the store", "spec/volumes/2", {"name": "storage", "secret": SECRET}),
     of_pod("ConfigMap of others", "spec/volumes/+", {"name": "config", "configMap": {"name": "theirs"}}),
