@@ -19,6 +19,8 @@ from mlmodel_operator import manifests, policies
 from mlmodel_operator.names import OPERATOR, PART_OF_LABEL, PROJECT
 from tests.integration.operator.accounts import Account, policy_of
 
+pytestmark = pytest.mark.attack
+
 SYSTEM, SHOP, BANK, OTHER = "operator-of-two", "namespaced-shop", "namespaced-bank", "namespaced-other"
 OPTIONS = manifests.Options(SYSTEM, (SHOP, BANK), network_policies=True)
 KINDS = "deployments,services,configmaps,horizontalpodautoscalers,poddisruptionbudgets,networkpolicies"
