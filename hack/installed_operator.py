@@ -14,6 +14,7 @@ NAMESPACE = "mlmodel-system"
 LABEL = "app.kubernetes.io/name=mlmodel-operator"
 """Selects the operator's pods."""
 DEPLOYMENT = "deployment/mlmodel-operator"
+IMAGES = "configmap/mlmodel-operator-images"
 _SELECTOR = ("-n", NAMESPACE, "-l", LABEL)
 
 
@@ -54,11 +55,18 @@ def settings(cluster: Cluster, **environment: str) -> Iterator[None]:
         cluster.kubectl("set", "env", "-n", NAMESPACE, DEPLOYMENT, *assignments)
         wait_installed(cluster)
 
+    def permit(images: list[str]) -> None:
+        """List images in the ConfigMap of the admission policies, beside those of the manifest."""
+        change = json.dumps({"data": {"more": "\n".join(images)}})
+        cluster.kubectl("patch", "-n", NAMESPACE, IMAGES, "--type=merge", "-p", change)
+
+    permit([value for name, value in environment.items() if name.endswith("_IMAGE")])
     set_environment(environment)
     try:
         yield
     finally:
         set_environment(original)
+        permit([])
 
 
 def pods(cluster: Cluster) -> list[str]:

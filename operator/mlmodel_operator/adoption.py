@@ -97,18 +97,20 @@ class Adopter:
         # resourceVersion of an orphan that is not ours, and the name of the model: it is compared again when changed.
         self._foreign: dict[tuple[Resource, str, str], tuple[str, str]] = {}
 
+    def is_needed(self, owner: Owner) -> bool:
+        """Whether the store has orphans, and a record of a former model that could prove whose they are."""
+        kinds = {r for r, _ in self._orphans(owner)}
+        return CONTROLLER_REVISIONS in kinds or (bool(kinds) and self._recorder.has_adopted(owner))
+
     async def adopt(self, model: MLModel, body: Body) -> None:
         """Adopt the orphans in the store; without one, or without a record of a former model, this costs no request.
 
         ``body`` is the MLModel, for Events. Raise ApiError if a request must be retried.
         """
         owner = model.owner
+        if not self.is_needed(owner):
+            return
         orphans = list(self._orphans(owner))
-        if not orphans:
-            return
-        has_orphaned_records = any(r == CONTROLLER_REVISIONS for r, _ in orphans)
-        if not has_orphaned_records and not self._recorder.has_adopted(owner):
-            return
         recorded = await self._adopt_records(owner)
         for r, orphan in orphans:
             if r == CONTROLLER_REVISIONS or recorded == Recorded():

@@ -109,7 +109,10 @@ class Controller:
             return None
         status, why_lost = found
         model = observe.read_model(body)
-        await self._adopter.adopt(model, body)
+        if self._adopter.is_needed(model.owner):
+            if not await self._exists(model.owner):
+                return None
+            await self._adopter.adopt(model, body)
         notices: tuple[Notice, ...] = ()
         if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
             recovery = await self._recover(model, why_lost)
@@ -144,6 +147,20 @@ class Controller:
             # Backoff would delay the rollout, which must detect a failing candidate within seconds.
             logger.warning("write rejected, rollout continues", extra={"error": attempt.refusal})
         return plan.requeue_after
+
+    async def _exists(self, owner: Owner) -> bool:
+        """Whether the API server has this MLModel, and it is not being deleted.
+
+        After `kubectl delete --cascade=orphan` the events of the children may come before that of the model. Adopted by
+        a model that is gone, they would be deleted by the garbage collector.
+        """
+        try:
+            body = await self._api.get(MODELS, owner.namespace, owner.name)
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        return uid(body) == owner.uid and not observe.is_terminating(body)
 
     def _forget(self, key: tuple[str, str]) -> None:
         """Drop all that is stored about a model that no longer exists."""

@@ -176,7 +176,7 @@ def _operator_rules(options: Options) -> list[Body]:
     watch = ("list", "watch")
     write = (*READ, "create", "patch")
     rules = [
-        _rule(GROUP, [PLURAL], *watch),
+        _rule(GROUP, [PLURAL], *READ),
         _rule(GROUP, [f"{PLURAL}/status"], "update"),
         # Clusters that check blockOwnerDeletion require this right.
         _rule(GROUP, [f"{PLURAL}/finalizers"], "update"),

@@ -27,7 +27,7 @@ COMPONENT_LABEL = f"{GROUP}/component"  # on every child: SERVER or ROUTER
 REVISION_LABEL = f"{GROUP}/revision"  # on the children of one revision: its identity
 ADOPTED_LABEL = f"{GROUP}/adopted"  # on a ControllerRevision: it was that of a former MLModel of the same name
 METRICS_LABEL = f"{GROUP}/metrics"  # on a namespace, by an administrator: its pods may read the metrics of models
-NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # on every namespace, by Kubernetes: its name
+NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"  # on every namespace, by Kubernetes: its name
 RECORD_LABEL = f"{GROUP}/record"  # on a ControllerRevision: what it records (see resources/records.py)
 
 APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent that was last applied

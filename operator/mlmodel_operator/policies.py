@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from mlmodel_operator.api.types import Owner, Traffic
 from mlmodel_operator.names import (
+    API_KEYS,
     COMPONENT_LABEL,
+    FEEDBACK_KEY,
     FETCHER,
     GROUP,
     KIND,
@@ -24,6 +26,7 @@ from mlmodel_operator.names import (
     PART_OF_LABEL,
     PLURAL,
     PROJECT,
+    REHEARSAL,
     REVISION_LABEL,
     ROUTER,
     SERVER,
@@ -54,8 +57,9 @@ MAX_ANNOTATIONS = 32 * 1024
 MAX_OWN_ANNOTATION = 256
 MAX_LABELS = 64
 MAX_REFERENCES = 16
-"""Bounds of the metadata of an MLModel: bytes of all annotations, bytes of one of ours, labels, and owners and
-finalizers. The largest spec, which `kubectl apply` copies into an annotation, has less than a third of it."""
+MAX_MANAGERS = 32
+"""Bounds of the metadata of an MLModel: bytes of all annotations, bytes of one of ours, labels, owners and finalizers,
+and field managers. The largest spec, which `kubectl apply` copies into an annotation, has less than a third of it."""
 
 _NO_LABELS = "dyn({})"
 
@@ -71,7 +75,11 @@ class Rule:
     def body(self) -> Body:
         """Return the rule as part of a policy."""
         texts = {"message": self.message, "messageExpression": self.message_expression}
-        return {"expression": self.expression, **{key: text for key, text in texts.items() if text}}
+        return {
+            "expression": self.expression,
+            **{key: text for key, text in texts.items() if text},
+            "reason": "Forbidden",  # the default is that of an invalid field
+        }
 
 
 def policies(namespace: str, server_image: str, router_image: str) -> list[Body]:
@@ -263,7 +271,7 @@ def _volume_rules() -> list[Rule]:
         "config": f'("emptyDir" in v || {own})',
         "routes": own,
         "assigned": annotations,
-        "rehearsal": f"({own} || {annotations})",
+        REHEARSAL: f"({own} || {annotations})",
         **{name: _items(keys) for name, keys in _SECRET_KEYS.items()},
     }
     expression = " || ".join(f"(v.name == {_text(name)} && {source})" for name, source in sources.items())
@@ -273,18 +281,14 @@ def _volume_rules() -> list[Rule]:
             "",
             '"a volume is not the operator\'s: " + variables.volumes.map(v, v.name).join(", ")',
         ),
-        Rule(
-            'variables.volumes.all(v, v.?emptyDir.orValue(dyn({})).all(k, k in ["medium", "sizeLimit"]))',
-            "a volume emptyDir has a field that the operator does not set",
-        ),
     ]
 
 
 _SECRET_KEYS = {
-    "api-keys": ["keys"],
+    API_KEYS: ["keys"],
     "keys": ["keys"],
     "tls": ["tls.crt", "tls.key"],
-    "feedback-key": ["key"],
+    FEEDBACK_KEY: ["key"],
 }
 """Volumes from Secrets that users name, and the only entries that may be mounted."""
 
@@ -532,6 +536,12 @@ def _metadata() -> Body:
         Rule(
             bounded(number("finalizers"), MAX_REFERENCES),
             f"{KIND} has more than {MAX_REFERENCES} finalizers: remove some from metadata.finalizers",
+        ),
+        Rule(
+            # Each has the names of all fields that it has set.
+            bounded(number("managedFields"), MAX_MANAGERS),
+            f"{KIND} has more than {MAX_MANAGERS} field managers: use one name for --field-manager, and remove the"
+            " entries of others from metadata.managedFields",
         ),
     ]
     match = _match(GROUP, "*", PLURAL, operations=("CREATE", "UPDATE"))

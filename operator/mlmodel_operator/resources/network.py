@@ -10,15 +10,17 @@ from __future__ import annotations
 from mlmodel_operator.api.types import Owner
 from mlmodel_operator.names import (
     GRPC_PORT,
+    GRPC_TLS_PORT,
     METRICS_LABEL,
     NAME_LABEL,
+    NAME_OF_NAMESPACE,
     NAMESPACE,
-    NAMESPACE_NAME_LABEL,
     OPERATOR,
     REHEARSAL_PORT,
     ROUTER,
     ROUTER_PORT,
     ROUTER_STATUS_PORTS,
+    ROUTER_TLS_PORT,
     SERVER,
     SERVER_PORT,
     Component,
@@ -29,7 +31,7 @@ from mlmodel_operator.names import (
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
 
-CLIENT_PORTS = (ROUTER_PORT, GRPC_PORT)
+CLIENT_PORTS = (ROUTER_PORT, GRPC_PORT, ROUTER_TLS_PORT, GRPC_TLS_PORT)
 """Ports of a router that users reach, from anywhere."""
 
 
@@ -37,7 +39,7 @@ def network_policies(owner: Owner, operator_namespace: str = NAMESPACE) -> list[
     """Return the NetworkPolicies of a model, of its routers and of its server pods; the operator runs in
     ``operator_namespace``."""
     operator = {
-        "namespaceSelector": {"matchLabels": {NAMESPACE_NAME_LABEL: operator_namespace}},
+        "namespaceSelector": {"matchLabels": {NAME_OF_NAMESPACE: operator_namespace}},
         "podSelector": {"matchLabels": {NAME_LABEL: OPERATOR}},
     }
     # An administrator labels the namespace of Prometheus.

@@ -16,8 +16,10 @@ import pytest
 from hack import ROOT
 from hack.cluster import Cluster, ClusterError
 from mlmodel_operator import manifests, policies
-from mlmodel_operator.names import OPERATOR
+from mlmodel_operator.names import OPERATOR, PART_OF_LABEL, PROJECT
 from tests.integration.operator.accounts import Account, policy_of
+
+pytestmark = pytest.mark.attack
 
 SYSTEM, SHOP, BANK, OTHER = "operator-of-two", "namespaced-shop", "namespaced-bank", "namespaced-other"
 OPTIONS = manifests.Options(SYSTEM, (SHOP, BANK), network_policies=True)
@@ -64,7 +66,7 @@ def operator(apiserver: Cluster, tmp_path: Path) -> Iterator[Operator]:
     assert started.process.wait(30) == 0
     print(started.log.read_text())
     apiserver.kubectl("delete", "mlmodels", "--all", "-A")
-    ours = f"app.kubernetes.io/part-of={manifests.PROJECT}"
+    ours = f"{PART_OF_LABEL}={PROJECT}"
     guards = "validatingadmissionpolicybindings,validatingadmissionpolicies"
     apiserver.kubectl("delete", guards, "-l", ours)
     apiserver.kubectl("delete", "namespace", SHOP, BANK, OTHER, SYSTEM, "--wait=false")
@@ -92,9 +94,8 @@ def test_only_the_named_namespaces_are_served(apiserver: Cluster, operator: Oper
     every = {"ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"}
     for namespace in (SHOP, BANK, OTHER):
         apiserver.kubectl("apply", "-f", "-", input=model(namespace, is_large=True))
-    for namespace in (SHOP, BANK):
-        apiserver.wait(f"children in {namespace}", lambda namespace=namespace: found(namespace) == every, 30)
-        apiserver.wait(f"status in {namespace}", lambda namespace=namespace: phase(namespace) == "Preparing", 30)
+    apiserver.wait("children", lambda: found(SHOP) == found(BANK) == every, 30)
+    apiserver.wait("status", lambda: phase(SHOP) == phase(BANK) == "Preparing", 30)
     apiserver.kubectl("apply", "-f", "-", input=model(SHOP, is_large=False))
     smaller = every - {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
     apiserver.wait("deletions", lambda: found(SHOP) == smaller, 30)

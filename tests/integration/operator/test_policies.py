@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,25 @@ import yaml
 
 from hack import ROOT
 from hack.cluster import Cluster, ClusterError
-from mlmodel_operator import policies, resources
-from mlmodel_operator.api.types import ApiKeys, Autoscaling, ModelSource, Owner, Revision, Snapshot, Traffic
+from mlmodel_operator import manifests, policies, resources
+from mlmodel_operator.api.types import (
+    ApiKeys,
+    Autoscaling,
+    FeedbackKey,
+    ModelSource,
+    Owner,
+    Revision,
+    Snapshot,
+    Tls,
+    Traffic,
+)
 from mlmodel_operator.names import ADOPTED_LABEL, MANAGED_BY_LABEL, MODEL_LABEL, NAMESPACE, OPERATOR, ROUTES_ANNOTATION
-from mlmodel_operator.resources.common import owner_references
+from mlmodel_operator.resources.common import container_security, owner_references
 from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.operator.accounts import Account, Body, policy_of
+
+pytestmark = pytest.mark.attack
 
 INSTALL = ROOT / "manifests" / "install.yaml"
 TENANTS = "policies-of-tenants"
@@ -34,12 +47,13 @@ REVISION = "5f1c2e9a"
 def server(uri: str = "https://models.example/a", image: str = SERVER_IMAGE) -> Body:
     """Return the Deployment of a revision with everything that it may have."""
     model = ModelSource(uri, sha256=SHA, trust="signed")
-    revision = Revision(REVISION, Snapshot(model, image, api_keys=ApiKeys("keys")))
+    snapshot = Snapshot(model, image, api_keys=ApiKeys("keys"), feedback_key=FeedbackKey("feedback"))
+    revision = Revision(REVISION, snapshot)
     return resources.deployment(OWNER, revision, signing_keys="PEM")
 
 
 def router() -> Body:
-    return resources.router_deployment(OWNER, Traffic(), ROUTER_IMAGE, "0123")
+    return resources.router_deployment(OWNER, Traffic(tls=Tls("certificate")), ROUTER_IMAGE, "0123", "keys")
 
 
 def routes() -> Body:
@@ -109,7 +123,10 @@ ITEMS = {"secretName": "theirs", "items": [{"key": "password", "path": "keys"}]}
 TOKEN = {"sources": [{"serviceAccountToken": {"path": "token"}}]}
 LEASE = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"namespace": NAMESPACE, "name": "other"}}
 SERVICE = resources.router_service(OWNER)
+NETWORK = resources.network_policies(OWNER)[0]
 OTHERS = {"selector": {"matchLabels": {"app": "theirs"}}}
+
+BESIDE = {"securityContext": container_security()}
 
 FORBIDDEN = [
     # pods that reach the node
@@ -133,6 +150,7 @@ FORBIDDEN = [
     of_pod("projected token", "spec/volumes/+", {"name": "tls", "projected": TOKEN}),
     of_pod("Secret as the model", "spec/volumes/+", {"name": "model", "secret": SECRET}, body=server("builtin://iris")),
     of_pod("whole Secret as API keys", "spec/volumes/+", {"name": "keys", "secret": SECRET}),
+    of_pod("mount that follows the node", f"{CONTAINER}/volumeMounts/0/mountPropagation", "HostToContainer"),
     of_pod("other entry of a Secret", "spec/volumes/+", {"name": "keys", "secret": ITEMS}),
     of_pod("other Secret for the store", "spec/volumes/2", {"name": "storage", "secret": SECRET}),
     of_pod("ConfigMap of others", "spec/volumes/+", {"name": "config", "configMap": {"name": "theirs"}}),
@@ -150,8 +168,8 @@ FORBIDDEN = [
     of_pod("variable of the loader", f"{CONTAINER}/env/+", {"name": "LD_PRELOAD", "value": "/tmp/x"}),
     of_pod("hook", f"{CONTAINER}/lifecycle/postStart", {"exec": {"command": ["true"]}}),
     of_pod("probe that executes", f"{CONTAINER}/livenessProbe", {"exec": {"command": ["true"]}}),
-    of_pod("sidecar", "spec/containers/+", {"name": "router", "image": ROUTER_IMAGE}),
-    of_pod("init container", "spec/initContainers/+", {"name": "other", "image": SERVER_IMAGE}),
+    of_pod("sidecar", "spec/containers/+", BESIDE | {"name": "router", "image": ROUTER_IMAGE}),
+    of_pod("init container", "spec/initContainers/+", BESIDE | {"name": "other", "image": SERVER_IMAGE}),
     of_pod("label of another tool", "metadata/labels/azure.workload.identity~use", "true"),
     of_pod("annotation of another tool", "metadata/annotations", {"sidecar.istio.io/inject": "true"}),
     of_pod(
@@ -206,6 +224,7 @@ FORBIDDEN = [
         "theirs",
     ),
     of("budget of others", policies.REFERENCES, resources.router_disruption_budget(OWNER), "spec", OTHERS),
+    of("network of others", policies.REFERENCES, NETWORK, "spec/podSelector", {}),
     of("no record", policies.REFERENCES, record(), "data", {"spec": {}}),
     # pods, Events, Leases
     Case(
@@ -215,7 +234,7 @@ FORBIDDEN = [
             TENANTS,
             "pod/fraud-ours",
             {"spec": {"containers": [{"name": "server", "image": "evil:1"}]}},
-            "--type=strategic",
+            "strategic",
         ),
     ),
     Case(
@@ -259,6 +278,10 @@ PERMITTED: dict[str, Callable[[Account], str]] = {
     "autoscaler": lambda account: account.apply(resources.autoscaler(OWNER, REVISION, Autoscaling(max_replicas=3), 1)),
     "budget": lambda account: account.apply(resources.disruption_budget(OWNER, REVISION)),
     "budget of the router": lambda account: account.apply(resources.router_disruption_budget(OWNER)),
+    **{
+        f"NetworkPolicy {body['metadata']['name']}": partial(Account.apply, body=body)
+        for body in resources.network_policies(OWNER)
+    },
     "record": lambda account: account.create(record()),
     "Event": lambda account: account.create(event()),
     "annotation of a pod": lambda account: account.patch(
@@ -281,8 +304,9 @@ PERMITTED: dict[str, Callable[[Account], str]] = {
 
 @pytest.fixture(scope="module")
 def installed(apiserver: Cluster) -> Iterator[Cluster]:
-    """The API server after ``kubectl apply -f install.yaml``, with a namespace that has objects of both."""
-    apiserver.kubectl("apply", "--server-side", "-f", str(INSTALL))
+    """The API server with an installation, and a namespace that has objects of the operator and of tenants."""
+    text = manifests.text(manifests.Options(network_policies=True))
+    apiserver.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=text)
     apiserver.kubectl("wait", "--for=condition=Established", "crd/mlmodels.mlmodel.dev", "--timeout=30s")
     apiserver.kubectl("create", "namespace", TENANTS)
     apiserver.wait("account", lambda: bool(apiserver.kubectl("-n", TENANTS, "get", "serviceaccount", "default")))
@@ -482,6 +506,17 @@ def mlmodel(**meta: Any) -> Body:
     }
 
 
+MANAGERS = [
+    {
+        "manager": f"m{n}",
+        "operation": "Apply",
+        "apiVersion": "mlmodel.dev/v1alpha1",
+        "time": "2026-01-01T00:00:00Z",
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:spec": {"f:model": {"f:uri": {}}}},
+    }
+    for n in range(33)
+]
 OWNERS = [{"apiVersion": "v1", "kind": "ConfigMap", "name": f"c{n}", "uid": f"u{n}"} for n in range(17)]
 
 
@@ -504,6 +539,15 @@ def test_the_metadata_of_a_model_is_bounded(tenant: Account, meta: Body, message
     assert message in rejection
 
 
+def test_the_number_of_field_managers_is_bounded(tenant: Account) -> None:
+    """The names of all fields count once for each manager."""
+    change = {"metadata": {"managedFields": MANAGERS}}
+    rejection = tenant.patch(TENANTS, "mlmodel/fraud", change)
+    assert policy_of(rejection) == policies.METADATA
+    assert "use one name for --field-manager" in rejection
+    assert tenant.patch(TENANTS, "mlmodel/fraud", {"metadata": {"managedFields": MANAGERS[:9]}}) == ""
+
+
 def test_a_model_that_was_too_large_before_can_become_smaller(tenant: Account, installed: Cluster) -> None:
     binding = ("validatingadmissionpolicybinding", policies.METADATA)
     saved = installed.kubectl("get", *binding, "-o", "json")
@@ -515,10 +559,10 @@ def test_a_model_that_was_too_large_before_can_become_smaller(tenant: Account, i
     body["metadata"] = {"name": body["metadata"]["name"]}
     installed.kubectl("create", "-f", "-", input=json.dumps(body))
     grown = {"metadata": {"annotations": {"b": "yy"}}}
-    installed.wait("policy", lambda: policy_of(tenant.patch(TENANTS, "mlm/fat", grown)) == policies.METADATA)
-    assert tenant.patch(TENANTS, "mlm/fat", {"metadata": {"annotations": {"b": None}}}) == ""
-    assert tenant.patch(TENANTS, "mlm/fat", {"metadata": {"finalizers": []}}) == ""
-    assert tenant.patch(TENANTS, "mlm/fat", {"spec": {"model": {"version": "v2"}}}) == ""
+    installed.wait("policy", lambda: policy_of(tenant.patch(TENANTS, "mlmodel/fat", grown)) == policies.METADATA)
+    assert tenant.patch(TENANTS, "mlmodel/fat", {"metadata": {"annotations": {"b": None}}}) == ""
+    assert tenant.patch(TENANTS, "mlmodel/fat", {"metadata": {"finalizers": []}}) == ""
+    assert tenant.patch(TENANTS, "mlmodel/fat", {"spec": {"model": {"version": "v2"}}}) == ""
     tenant.kubectl("-n", TENANTS, "patch", "mlm/fat", "--type=merge", "-p", '{"metadata":{"finalizers":[]}}')
     tenant.kubectl("-n", TENANTS, "delete", "mlm", "fat")
 
@@ -574,3 +618,22 @@ def test_the_api_server_finds_no_error_in_the_types_of_the_expressions(operator:
     found = installed.get("validatingadmissionpolicies")["items"]
     warnings = {body["metadata"]["name"]: body["status"]["typeChecking"].get("expressionWarnings") for body in found}
     assert {name: warning for name, warning in warnings.items() if warning} == {}
+
+
+def test_kustomize_changes_the_images_that_the_policies_permit(installed: Cluster, tmp_path: Path) -> None:
+    for name in ("install.yaml", "images.yaml", "kustomization.yaml"):
+        (tmp_path / "manifests").mkdir(exist_ok=True)
+        (tmp_path / "manifests" / name).write_text((INSTALL.parent / name).read_text())
+    images = [{"name": name, "newName": f"registry.example/{name.split('/')[-1]}"} for name in NAMES]
+    overlay = {"resources": ["manifests"], "configurations": ["manifests/images.yaml"], "images": images}
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(overlay))
+    bodies = list(yaml.safe_load_all(installed.kubectl("kustomize", str(tmp_path))))
+    (permitted,) = [body["data"] for body in bodies if body["kind"] == "ConfigMap"]
+    (deployment,) = [body for body in bodies if body["kind"] == "Deployment"]
+    env = {item["name"]: item.get("value") for item in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert (permitted["server"], permitted["router"]) == (env["SERVER_IMAGE"], env["ROUTER_IMAGE"])
+    assert permitted["server"].startswith("registry.example/mlmodel-server:")
+    assert permitted["router"].startswith("registry.example/haproxy:")
+
+
+NAMES = ("mlmodel-operator", "mlmodel-server", "docker.io/library/haproxy")

@@ -411,3 +411,27 @@ async def test_a_pruned_status_is_reported_once_and_not_written_for_ever() -> No
     world.api.replace_status = plain  # type: ignore[method-assign]
     await world.run(world.is_ready, requests=2000, limit=300)
     assert world.status["stable"]["version"] == "v2"
+
+
+@pytest.mark.parametrize("is_deleted", [True, False], ids=["deleted", "being deleted"])
+@asynchronous
+async def test_a_model_that_was_deleted_without_its_children_does_not_adopt_them(is_deleted: bool) -> None:
+    """The events of the children come before that of the model; adopted, they would be deleted after it."""
+    world = World()
+    await world.serve("v1")
+    world.watch()
+    for (r, _, _), body in world.api.objects.items():
+        if r not in (MODELS, REPLICA_SETS, PODS, EVENTS):
+            body["metadata"]["ownerReferences"] = []
+    stale = copy.deepcopy(world.api.objects[MODELS, *KEY])
+    if is_deleted:
+        del world.api.objects[MODELS, *KEY]
+    else:
+        world.api.objects[MODELS, *KEY]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    world.restart()
+    world.watch()
+    stale["metadata"]["resourceVersion"] = "9998"  # newer than what ``watch`` has stored
+    world.store.replace(MODELS, [stale], "9999")
+    world.api.calls.clear()
+    assert await world.controller.reconcile(KEY) is None
+    assert world.writes() == []

@@ -53,17 +53,21 @@ def reaches(policy: Body, source: tuple[str, dict[str, str]], port: int) -> bool
 def test_who_reaches_a_server_pod(source: tuple[str, dict[str, str]], ports: set[int]) -> None:
     _, policy = resources.network_policies(OWNER)
     assert policy["spec"]["podSelector"]["matchLabels"] == SERVER[1]
-    assert {port for port in (8080, 8090, 9000, 9090, 9091) if reaches(policy, source, port)} == ports
+    assert {port for port in (8080, 8090, 8443, 9000, 9090, 9091, 9443) if reaches(policy, source, port)} == ports
 
 
 @pytest.mark.parametrize(
     ("source", "ports"),
-    [(CLIENT, {8080, 9000}), (OPERATOR, {8080, 9000, 9090, 9091}), (PROMETHEUS, {8080, 9000, 9090, 9091})],
+    [
+        (CLIENT, {8080, 8443, 9000, 9443}),
+        (OPERATOR, {8080, 8443, 9000, 9090, 9091, 9443}),
+        (PROMETHEUS, {8080, 8443, 9000, 9090, 9091, 9443}),
+    ],
 )
 def test_who_reaches_a_router_pod(source: tuple[str, dict[str, str]], ports: set[int]) -> None:
     policy, _ = resources.network_policies(OWNER)
     assert policy["spec"]["podSelector"]["matchLabels"] == ROUTER[1]
-    assert {port for port in (8080, 8090, 9000, 9090, 9091) if reaches(policy, source, port)} == ports
+    assert {port for port in (8080, 8090, 8443, 9000, 9090, 9091, 9443) if reaches(policy, source, port)} == ports
 
 
 def test_the_operator_may_run_elsewhere() -> None:
