@@ -55,11 +55,13 @@ FRAMING = 8
 CHECK_SECONDS = 1.0
 """Seconds between two checks of a connection."""
 
-PIECE, LARGEST_PIECE = 4 << 10, 64 << 10
+PIECE, LARGEST_PIECE = 16 << 10, 64 << 10
 """Bytes that are parsed before others may have their turn: the larger number inside a body."""
 
 TURN_REQUESTS, TURN_SECONDS = 32, 0.002
 """Requests and seconds after which a connection lets others have their turn."""
+
+NO_UPGRADE = "this port speaks HTTP/1.1 only: send the request without the header Upgrade"
 
 CUT = "mlmodel.cut"
 """Key of the scope with the :class:`RequestError` of a request of which no more is read."""
@@ -188,7 +190,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offer:  # the offer of another protocol is ignored, as HTTP permits
                 self.parser = httptools.HttpRequestParser(self)
                 data = data[offer.args[0] :]
-                if data:
+                if data and not self._is_cut:
                     continue
             except httptools.HttpParserError:
                 self._end(lambda: self.send_400_response("Invalid HTTP request received."))
@@ -329,6 +331,10 @@ class HttpProtocol(HttpToolsProtocol):
                 return int(value) <= FAST_BODY
         return True  # chunked: on_body counts the bytes
 
+    def _declares_body(self) -> bool:
+        headers = dict(self.headers)
+        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
     def on_body(self, body: bytes) -> None:
         if self._is_cut:
             return
@@ -343,6 +349,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._message_start = 0.0
         if self._is_cut:
+            return
+        if not self._arrived and self.parser.should_upgrade() and self._declares_body():
+            self._cut(RequestError(NO_UPGRADE))  # the parser takes its body for the other protocol
             return
         if self._held is not None:
             self._held.shed = None  # from now on it is being answered
