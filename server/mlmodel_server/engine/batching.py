@@ -4,8 +4,8 @@ One thread per process predicts. It never waits for more work: when it is free i
 into one batch. So a lone request is predicted at once, and batches form only while the model is busy. Meanwhile the
 event loop answers probes, metrics, and requests that would miss their deadline.
 
-When the requests of several sources wait, each source gets its share of the time (:mod:`~mlmodel_server.engine.shares`),
-and a full queue sheds the newest request of the source that has most in it.
+When the requests of several sources wait, each source gets its share of the time
+(:mod:`~mlmodel_server.engine.shares`), and a full queue sheds the newest request of the source that has most in it.
 
 Copies of requests, for a rehearsal, are predicted one by one, and only when no request waits.
 """

@@ -243,7 +243,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle.response_started:
             self.transport.close()
             return
-        self.scope[CUT] = error  # type: ignore[typeddict-unknown-key]
+        self.scope[CUT] = error  # type: ignore[literal-required]
         self.cycle.more_body = self.cycle.keep_alive = False
         self.cycle.message_event.set()
 
@@ -442,18 +442,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_body(self, now: float) -> None:
         message, since, before = self._window
-        if message != self._message_start or self.flow.read_paused or self._rest:  # while we do not read, nothing arrives
+        if (
+            message != self._message_start or self.flow.read_paused or self._rest
+        ):  # while we do not read, nothing arrives
             self._window = (self._message_start, now, self._arrived)
         elif now - self._message_start > REQUEST_SECONDS:
             self._cut(TooSlow(f"the request did not arrive within {REQUEST_SECONDS:.0f} s: send fewer rows"))
         elif now - since >= WINDOW_SECONDS:
             self._window = (message, now, self._arrived)
             if self._arrived - before < MIN_RATE * WINDOW_SECONDS:
-                self._cut(
-                    TooSlow(
-                        f"the body arrives at less than {MIN_RATE} bytes per second: send it at once when it is complete"
-                    )
-                )
+                self._cut(TooSlow(f"the body arrives at less than {MIN_RATE} bytes per second: send it at once"))
 
     def _check_reader(self, now: float) -> None:
         left = self.transport.get_write_buffer_size()

@@ -1,8 +1,8 @@
 """What a gRPC client can occupy with messages that do not arrive and with streams.
 
-gRPC receives a message itself, in memory that it does not report, and gives us the whole. So it is not known what has
-arrived of a message, and it is bounded how many may be on their way: almost all are there at once, and of those that are
-not, a further one ends the oldest of the source that has most.
+gRPC receives a message itself, in memory that it does not report, and gives us the whole. So what has arrived of a
+message is not known, and the number of those that are on their way is bounded. Almost all are there at once; of those
+that are not, a further one ends the oldest of the source that has most.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Arrivals:
         if size > LARGE:
             held = self._budget.hold(call.source)
             held.force(size)
-            context.add_done_callback(lambda _: held.close())
+            context.add_done_callback(lambda _: held.close())  # type: ignore[arg-type]
 
 
 class Bounding:
@@ -190,7 +190,7 @@ class Bounding:
         codecs = handler.request_deserializer, handler.response_serializer
         if one:
             return grpc.stream_unary_rpc_method_handler(answer, *codecs)
-        return grpc.stream_stream_rpc_method_handler(watch if many else converse, *codecs)  # type: ignore[arg-type]
+        return grpc.stream_stream_rpc_method_handler(watch if many else converse, *codecs)
 
 
 Abort = Callable[[Context, RequestError], Any]

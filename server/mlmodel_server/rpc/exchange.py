@@ -26,7 +26,17 @@ class GrpcExchange(Exchange[bytes | Failure]):
     """A ModelInfer call. Its message is received after the API key and the room in the queue have been checked. A reply
     is the serialised message."""
 
-    __slots__ = ("_arrivals", "_context", "_deadline", "_is_decoded", "_limit", "_message", "_serving", "headers", "started")
+    __slots__ = (
+        "_arrivals",
+        "_context",
+        "_deadline",
+        "_is_decoded",
+        "_limit",
+        "_message",
+        "_serving",
+        "headers",
+        "started",
+    )
 
     route = "inference.GRPCInferenceService/ModelInfer"
 

@@ -93,7 +93,7 @@ class GrpcServer:
         bounding: Any = Bounding(self._server, self._arrivals, self._abort)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, bounding)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), bounding)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), bounding)  # type: ignore[no-untyped-call]
 
     async def start(
         self, address: str, credentials: grpc.ServerCredentials | None, on_failure: Callable[[], None]

@@ -1,8 +1,8 @@
 """Memory for requests and responses, charged for the bytes that exist, and shared by the sources of requests.
 
-A declared length is a promise and takes no memory, so nothing is reserved for it. When the memory is used up, requests that are still arriving,
-and responses that their clients do not read, give way: first those of which less than 1 KiB has moved in a
-second, then those of the source that holds most.
+A declared length is a promise and takes no memory, so nothing is reserved for it. When the memory is used up, requests
+that are still arriving, and responses that their clients do not read, give way: first those of which less than 1 KiB
+has moved in a second, then those of the source that holds most.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Held:
         """Bytes since then."""
 
     def grow(self, size: int) -> None:
-        """Take ``size`` more bytes. Raise :class:`Overloaded` if there is no room, and no source that holds more than
+        """Take ``size`` more bytes. Raise :class:`Overloaded` if there is no room, and no source that holds as much as
         this one and can give way."""
         self._budget.take(self, size)
 
@@ -157,5 +157,5 @@ class Budget:
         if stalled:
             return max(stalled, key=lambda other: other.size)
         mine = self._totals.get(held.source, 0) + size
-        larger = [other for other in endable if self._totals[other.source] > mine]
+        larger = [other for other in endable if self._totals[other.source] >= mine]
         return max(larger, key=lambda other: (self._totals[other.source], other.size), default=None)

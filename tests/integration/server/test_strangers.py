@@ -270,7 +270,9 @@ def test_offers_of_other_protocols_are_ignored_and_trailers_are_no_headers(iris:
     with sockets(iris.port, 1, sent=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)) as (one,):
         assert response_of(one).startswith(b"HTTP/1.1 400 ")
     chunk = b"%x\r\n%b\r\n0\r\nx-mlmodel-timeout-ms: none\r\n\r\n" % (len(small), small)
-    with sockets(iris.port, 1, sent=POST + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunk) as (one,):
+    with sockets(iris.port, 1, sent=POST + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunk) as (
+        one,
+    ):
         assert response_of(one).startswith(b"HTTP/1.1 200 "), "a trailer with a wrong deadline says nothing"
 
 

@@ -161,7 +161,7 @@ def test_the_key_is_checked_first_then_the_queue_then_the_headers(path: Any, tmp
         raise Overloaded("full", 429, "queue_full")
 
     pipeline = Pipeline(serving(keys=ApiKeys(file)))
-    pipeline.inference.check_room = full
+    pipeline.inference.check_room = full  # type: ignore[assignment, method-assign]
     unknown, known = Sent(), Sent(header=b"x-api-key")
     assert path(pipeline, unknown).status == 401
     assert path(pipeline, known).status == 429
