@@ -69,7 +69,7 @@ _TRANSPORT = (
     ("grpc.max_metadata_size", 16 << 10),  # of the headers of a call, in bytes; above the first, calls may be rejected
     ("grpc.absolute_max_metadata_size", 32 << 10),
     ("grpc.http2.max_ping_strikes", 2),
-    ("grpc.http2.bdp_probe", 0),  # or a client that sends fast gets windows of megabytes for messages that nobody reads
+    ("grpc.http2.bdp_probe", 0),  # or a client that sends fast gets windows of megabytes before its message is read
 )
 
 

@@ -28,7 +28,7 @@ Shed = Callable[[Overloaded], None]
 
 
 def too_large() -> Overloaded:
-    """Return the error of a request for which there is no memory."""
+    """Return the error of a request that gets no memory."""
     return Overloaded("too many large requests at once: retry after 1 s", 429, "memory")
 
 
@@ -46,8 +46,7 @@ class Held:
         """Bytes since then."""
 
     def grow(self, size: int) -> None:
-        """Take ``size`` more bytes. Raise :class:`Overloaded` if there is no room, and no source that holds as much as
-        this one and can give way."""
+        """Take ``size`` more bytes. Raise :class:`Overloaded` if they do not fit, and nothing can end for them."""
         self._budget.take(self, size)
 
     def force(self, size: int) -> None:
