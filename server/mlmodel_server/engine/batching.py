@@ -166,8 +166,8 @@ class Batcher:
         return future
 
     def _needed(self, source: Hashable, rows: int) -> float:
-        """Return the expected seconds until a request of this source has been predicted: of the requests that wait, those
-        of the same source come before it, and of each other one as many rows at most."""
+        """Return the expected seconds until a request of this source has been predicted: of the requests that wait,
+        those of the same source come before it, and of each other one as many rows at most."""
         backlogs = self._backlogs
         mine = backlogs.get(source)
         own = rows + (mine.rows if mine else 0)

@@ -388,7 +388,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_since = 0.0 if self._message_start else self.loop.time()
         if not self._blocked_since:
             self._release()
+        ends = self._is_cut and not self.pipeline
         super().on_response_complete()
+        if ends:
+            self.transport.close()
 
     def _switch_to_asgi_path(self) -> None:
         chunks, self._chunks = self._chunks or [], None

@@ -219,8 +219,10 @@ def test_each_source_is_served_in_its_turn() -> None:
         order: list[str] = []
         waiting = [ask(batcher, number, source="flood") for number in range(20)]
         waiting += [ask(batcher, number, source="honest") for number in range(2)]
-        for future, source in zip(waiting, ["flood"] * 20 + ["honest"] * 2, strict=True):
-            future.add_done_callback(lambda _, source=source: order.append(source))
+        for future in waiting[:20]:
+            future.add_done_callback(lambda _: order.append("flood"))
+        for future in waiting[20:]:
+            future.add_done_callback(lambda _: order.append("honest"))
         doubler.go.set()
         await asyncio.gather(first, *waiting)
         assert order[:4].count("honest") == 2
