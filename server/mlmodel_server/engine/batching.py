@@ -4,8 +4,8 @@ One thread per process predicts. It never waits for more work: when it is free i
 into one batch. So a lone request is predicted at once, and batches form only while the model is busy. Meanwhile the
 event loop answers probes, metrics, and requests that would miss their deadline.
 
-When the requests of several sources wait, each source gets its share of the time (:mod:`~mlmodel_server.engine.shares`),
-and a full queue sheds the newest request of the source that has most in it.
+When the requests of several sources wait, each source gets its share of the time
+(:mod:`~mlmodel_server.engine.shares`), and a full queue sheds the newest request of the source that has most in it.
 
 Copies of requests, for a rehearsal, are predicted one by one, and only when no request waits.
 """
@@ -166,8 +166,8 @@ class Batcher:
         return future
 
     def _needed(self, source: Hashable, rows: int) -> float:
-        """Return the expected seconds until a request of this source has been predicted: of the requests that wait, all
-        of its own source come before it, and of each other one as many rows at most."""
+        """Return the expected seconds until a request of this source has been predicted: of the requests that wait,
+        those of the same source come before it, and of each other one as many rows at most."""
         backlogs = self._backlogs
         mine = backlogs.get(source)
         own = rows + (mine.rows if mine else 0)

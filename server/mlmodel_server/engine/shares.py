@@ -1,10 +1,10 @@
 """Turns in the queue before the model: under contention each source has its share of the time, however much it sends.
 
-Start-time fair queueing: Goyal, Vin and Cheng, "Start-time Fair Queueing: A Scheduling Algorithm for Integrated Services
-Packet Switching Networks", 1996. A request has a place in virtual time, which is that of the request before it of the same source plus what
-that one costs, but not before the request that is served now. The lowest place is served next. So a source alone is
-served in the order of arrival, and of several each gets the same time, whether it sends few large or many small
-requests.
+Start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queueing: A Scheduling Algorithm for Integrated
+Services Packet Switching Networks", 1996). A request has a place in virtual time: that of the request before it of the
+same source plus what that one costs, but not before the request that is served now. The lowest place is served next. So
+a source alone is served in the order of arrival, and of several each gets the same time, whether it sends few large
+requests or many small ones.
 """
 
 from __future__ import annotations

@@ -55,11 +55,13 @@ FRAMING = 8
 CHECK_SECONDS = 1.0
 """Seconds between two checks of a connection."""
 
-PIECE, LARGEST_PIECE = 4 << 10, 64 << 10
+PIECE, LARGEST_PIECE = 16 << 10, 64 << 10
 """Bytes that are parsed before others may have their turn: the larger number inside a body."""
 
 TURN_REQUESTS, TURN_SECONDS = 32, 0.002
 """Requests and seconds after which a connection lets others have their turn."""
+
+NO_UPGRADE = "this port speaks HTTP/1.1 only: send the request without the header Upgrade"
 
 CUT = "mlmodel.cut"
 """Key of the scope with the :class:`RequestError` of a request of which no more is read."""
@@ -188,7 +190,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offer:  # the offer of another protocol is ignored, as HTTP permits
                 self.parser = httptools.HttpRequestParser(self)
                 data = data[offer.args[0] :]
-                if data:
+                if data and not self._is_cut:
                     continue
             except httptools.HttpParserError:
                 self._end(lambda: self.send_400_response("Invalid HTTP request received."))
@@ -241,7 +243,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle.response_started:
             self.transport.close()
             return
-        self.scope[CUT] = error  # type: ignore[typeddict-unknown-key]
+        self.scope[CUT] = error  # type: ignore[literal-required]
         self.cycle.more_body = self.cycle.keep_alive = False
         self.cycle.message_event.set()
 
@@ -329,6 +331,10 @@ class HttpProtocol(HttpToolsProtocol):
                 return int(value) <= FAST_BODY
         return True  # chunked: on_body counts the bytes
 
+    def _declares_body(self) -> bool:
+        headers = dict(self.headers)
+        return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
     def on_body(self, body: bytes) -> None:
         if self._is_cut:
             return
@@ -343,6 +349,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._message_start = 0.0
         if self._is_cut:
+            return
+        if not self._arrived and self.parser.should_upgrade() and self._declares_body():
+            self._cut(RequestError(NO_UPGRADE))  # the parser takes its body for the other protocol
             return
         if self._held is not None:
             self._held.shed = None  # from now on it is being answered
@@ -379,7 +388,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._idle_since = 0.0 if self._message_start else self.loop.time()
         if not self._blocked_since:
             self._release()
+        ends = self._is_cut and not self.pipeline
         super().on_response_complete()
+        if ends:
+            self.transport.close()
 
     def _switch_to_asgi_path(self) -> None:
         chunks, self._chunks = self._chunks or [], None
@@ -442,11 +454,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif now - since >= WINDOW_SECONDS:
             self._window = (message, now, self._arrived)
             if self._arrived - before < MIN_RATE * WINDOW_SECONDS:
-                self._cut(
-                    TooSlow(
-                        f"the body arrives at less than {MIN_RATE} bytes per second: send it at once when it is complete"
-                    )
-                )
+                self._cut(TooSlow(f"the body arrives at less than {MIN_RATE} bytes per second: send it at once"))
 
     def _check_reader(self, now: float) -> None:
         left = self.transport.get_write_buffer_size()

@@ -25,8 +25,8 @@ class Standing(Generic[C]):
 
 
 def victims(standings: Iterable[Standing[C]], most: int) -> list[C]:
-    """Return at most ``most`` connections to close: always one of the source that has most of them left; of its own, idle
-    ones first, and the oldest first."""
+    """Return at most ``most`` connections to close: always one of the source that has most of them left; of these
+    idle ones first, and the oldest first."""
     by_source: dict[Hashable, list[Standing[C]]] = {}
     for standing in standings:
         by_source.setdefault(standing.source, []).append(standing)

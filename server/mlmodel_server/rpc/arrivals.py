@@ -1,8 +1,8 @@
 """What a gRPC client can occupy with messages that do not arrive and with streams.
 
-gRPC receives a message itself, in memory that it does not report, and gives us the whole. So it is not known what has
-arrived of a message, and it is bounded how many may be on their way: almost all are there at once, and of those that are
-not, a further one ends the oldest of the source that has most.
+gRPC receives a message itself, in memory that it does not report, and gives us the whole. So what has arrived of a
+message is not known, and the number of those that are on their way is bounded. Almost all are there at once; of those
+that are not, a further one ends the oldest of the source that has most.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Bounded:
 class Waiting:
     """A call that waits for its client, in the task that is current."""
 
-    __slots__ = ("_context", "_source", "_task", "error")
+    __slots__ = ("_context", "_source", "_task", "error", "is_slow", "timer")
+
+    timer: asyncio.TimerHandle
 
     def __init__(self, context: Context) -> None:
         task = asyncio.current_task()
@@ -73,6 +75,7 @@ class Waiting:
         self._context, self._task = context, task
         self._source: object = None
         self.error: RequestError | None = None
+        self.is_slow = False
 
     @property
     def source(self) -> object:
@@ -82,21 +85,17 @@ class Waiting:
         return self._source
 
     def end(self, error: RequestError) -> None:
-        """Let :meth:`ending` raise ``error``."""
+        """Cancel the task of the call; ``error`` is its :meth:`reason`."""
         if self.error is None:
             self.error = error
             self._task.cancel()
 
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Raise the error of :meth:`end` instead of a cancellation."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            if self.error is None:
-                raise
-            self._task.uncancel()
-            raise self.error from None
+    def reason(self) -> BaseException:
+        """Return why the task was cancelled: the error of :meth:`end`, or the client."""
+        if self.error is None:
+            return asyncio.CancelledError()
+        self._task.uncancel()
+        return self.error
 
 
 class Arrivals:
@@ -111,19 +110,27 @@ class Arrivals:
     async def receive(self, context: Context, seconds: float = MESSAGE_SECONDS) -> Any:
         """Return the message of a call. Raise :class:`RequestError` if it does not arrive within ``seconds``, or if
         others need its place."""
-        waiting, loop = Waiting(context), asyncio.get_running_loop()
-        timer = loop.call_later(QUICK_SECONDS, self._slow.enter, waiting)
-        last = loop.call_later(min(seconds, MESSAGE_SECONDS), waiting.end, _too_slow(seconds))
+        waiting = Waiting(context)
+        waiting.timer = asyncio.get_running_loop().call_later(QUICK_SECONDS, self._is_slow, waiting, seconds)
         try:
-            with waiting.ending():
-                message = await context.read()
+            message = await context.read()
+        except asyncio.CancelledError:
+            raise waiting.reason() from None
         finally:
-            timer.cancel()
-            last.cancel()
-            self._slow.leave(waiting)
+            waiting.timer.cancel()
+            if waiting.is_slow:
+                self._slow.leave(waiting)
         if message is grpc.aio.EOF:
             raise RequestError("the call has no message: send one")
         return message
+
+    def _is_slow(self, waiting: Waiting, seconds: float) -> None:
+        """Bound a message that is on its way."""
+        seconds = min(seconds, MESSAGE_SECONDS)
+        error = TooSlow(f"the message did not arrive within {seconds:.3g} s: send it at once")
+        waiting.is_slow = True
+        waiting.timer = asyncio.get_running_loop().call_later(seconds - QUICK_SECONDS, waiting.end, error)
+        self._slow.enter(waiting)
 
     @contextmanager
     def stream(self, context: Context) -> Iterator[None]:
@@ -131,8 +138,9 @@ class Arrivals:
         waiting = Waiting(context)
         self._streams.enter(waiting)
         try:
-            with waiting.ending():
-                yield
+            yield
+        except asyncio.CancelledError:
+            raise waiting.reason() from None
         finally:
             self._streams.leave(waiting)
 
@@ -141,7 +149,7 @@ class Arrivals:
         if size > LARGE:
             held = self._budget.hold(call.source)
             held.force(size)
-            context.add_done_callback(lambda _: held.close())
+            context.add_done_callback(lambda _: held.close())  # type: ignore[arg-type]
 
 
 class Bounding:
@@ -190,15 +198,11 @@ class Bounding:
         codecs = handler.request_deserializer, handler.response_serializer
         if one:
             return grpc.stream_unary_rpc_method_handler(answer, *codecs)
-        return grpc.stream_stream_rpc_method_handler(watch if many else converse, *codecs)  # type: ignore[arg-type]
+        return grpc.stream_stream_rpc_method_handler(watch if many else converse, *codecs)
 
 
 Abort = Callable[[Context, RequestError], Any]
 """Ends a call with the code of an error."""
-
-
-def _too_slow(seconds: float) -> TooSlow:
-    return TooSlow(f"the message did not arrive within {min(seconds, MESSAGE_SECONDS):.3g} s: send it at once")
 
 
 def headers_of(context: Context) -> Mapping[bytes, bytes]:

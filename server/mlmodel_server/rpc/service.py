@@ -69,7 +69,7 @@ _TRANSPORT = (
     ("grpc.max_metadata_size", 16 << 10),  # of the headers of a call, in bytes; above the first, calls may be rejected
     ("grpc.absolute_max_metadata_size", 32 << 10),
     ("grpc.http2.max_ping_strikes", 2),
-    ("grpc.http2.bdp_probe", 0),  # or a client that sends fast gets windows of megabytes for messages that nobody reads
+    ("grpc.http2.bdp_probe", 0),  # or a client that sends fast gets windows of megabytes before its message is read
 )
 
 
@@ -93,7 +93,7 @@ class GrpcServer:
         bounding: Any = Bounding(self._server, self._arrivals, self._abort)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, bounding)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), bounding)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), bounding)  # type: ignore[no-untyped-call]
 
     async def start(
         self, address: str, credentials: grpc.ServerCredentials | None, on_failure: Callable[[], None]

@@ -1,8 +1,8 @@
 """Memory for requests and responses, charged for the bytes that exist, and shared by the sources of requests.
 
-A declared length is a promise and takes no memory, so nothing is reserved for it. When the memory is used up, requests that are still arriving,
-and responses that their clients do not read, give way: first those of which less than 1 KiB has moved in a
-second, then those of the source that holds most.
+A declared length is a promise and takes no memory, so nothing is reserved for it. When the memory is used up, requests
+that are still arriving, and responses that their clients do not read, give way: first those of which less than 1 KiB
+has moved in a second, then those of the source that holds most.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Shed = Callable[[Overloaded], None]
 
 
 def too_large() -> Overloaded:
-    """Return the error of a request for which there is no memory."""
+    """Return the error of a request that gets no memory."""
     return Overloaded("too many large requests at once: retry after 1 s", 429, "memory")
 
 
@@ -46,8 +46,7 @@ class Held:
         """Bytes since then."""
 
     def grow(self, size: int) -> None:
-        """Take ``size`` more bytes. Raise :class:`Overloaded` if there is no room, and no source that holds more than
-        this one and can give way."""
+        """Take ``size`` more bytes. Raise :class:`Overloaded` if they do not fit, and nothing can end for them."""
         self._budget.take(self, size)
 
     def force(self, size: int) -> None:
@@ -157,5 +156,5 @@ class Budget:
         if stalled:
             return max(stalled, key=lambda other: other.size)
         mine = self._totals.get(held.source, 0) + size
-        larger = [other for other in endable if self._totals[other.source] > mine]
+        larger = [other for other in endable if self._totals[other.source] >= mine]
         return max(larger, key=lambda other: (self._totals[other.source], other.size), default=None)

@@ -149,7 +149,7 @@ class Inference:
         except Exception as error:
             return error
 
-    async def predict(self, call: Call, deadline: float, source: object = None) -> Answer:
+    async def predict(self, call: Call, deadline: float, source: object) -> Answer:
         """Predict at once if the call is quick, else in the queue, where each source has its share; ``deadline`` is a
         reading of ``perf_counter``."""
         return self.predict_now(call) if self.is_quick(call) else await self._predict_queued(call, deadline, source)

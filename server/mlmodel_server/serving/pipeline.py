@@ -26,6 +26,9 @@ from mlmodel_server.serving.inference import Answer, Call, Inference
 from mlmodel_server.serving.lateness import explained
 from mlmodel_server.serving.reporter import Reporter
 
+SMALL = 16 << 10
+"""Bytes; a smaller request is not charged while it is answered: the length of the queue bounds how many there are."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -129,11 +132,16 @@ class Pipeline:
         """Decode, predict and encode a request that has arrived."""
         self._recorder.in_flight += 1
         try:
-            with self.budget.hold(exchange.source, exchange.size) as held:
+            size, source = exchange.size, exchange.source
+            if size < SMALL:
+                self._decode(exchange)
+                answer = await self.inference.predict(exchange.call, exchange.deadline, source)
+                return answer, exchange.encode(answer)
+            with self.budget.hold(source, size) as held:
                 large = exchange.is_large
                 await self._decode_large(exchange) if large else self._decode(exchange)
                 held.grow(bytes_of(exchange.call.table))
-                answer = await self.inference.predict(exchange.call, exchange.deadline, exchange.source)
+                answer = await self.inference.predict(exchange.call, exchange.deadline, source)
                 return answer, await asyncio.to_thread(exchange.encode, answer) if large else exchange.encode(answer)
         finally:
             self._recorder.in_flight -= 1

@@ -20,7 +20,7 @@ LEAST = 4 << 20
 """Minimum bytes for one worker, however little is left: a server with a large model serves too."""
 
 UNLIMITED = 1 << 60
-"""cgroup v1 writes a number above this if there is no limit."""
+"""cgroup v1 writes a number above this for "unlimited"."""
 
 CONNECTIONS = 2048
 """Maximum number of HTTP connections of one worker, if the limit of open files permits; each takes about 20 KB."""

@@ -86,7 +86,8 @@ def rows(*values: float) -> Any:
 
 
 def ask(batcher: Batcher, *values: float, seconds: float = SECONDS, **more: Any) -> asyncio.Future[Any]:
-    return batcher.submit(rows(*values), more.get("wanted", ("predict",)), perf_counter() + seconds)
+    wanted, source = more.get("wanted", ("predict",)), more.get("source")
+    return batcher.submit(rows(*values), wanted, perf_counter() + seconds, source)
 
 
 async def holding(batcher: Batcher, doubler: Doubler) -> asyncio.Future[Any]:
@@ -188,6 +189,60 @@ def test_a_full_queue_rejects_with_429_at_once() -> None:
         await asyncio.gather(first, second)
 
     run(scenario, max_waiting=2)
+
+
+def test_a_full_queue_sheds_the_newest_request_of_the_source_that_has_most() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        flood = [ask(batcher, number, source="flood") for number in range(1, 4)]
+        batcher.check_room("honest")
+        with pytest.raises(Overloaded):
+            batcher.check_room("flood")
+        honest = ask(batcher, 9, source="honest")
+        with pytest.raises(Overloaded, match="the limit is 4") as shed:
+            await flood[-1]
+        assert (shed.value.status, shed.value.reason) == (429, "queue_full")
+        with pytest.raises(Overloaded):
+            ask(batcher, 4, source="flood")
+        with pytest.raises(Overloaded):
+            ask(batcher, 9, source="honest"), ask(batcher, 9, source="honest")
+        doubler.go.set()
+        await asyncio.gather(first, *flood[:2], honest, return_exceptions=True)
+        assert (await honest).arrays[0].tolist() == [18]
+
+    run(scenario, max_waiting=4)
+
+
+def test_each_source_is_served_in_its_turn() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        order: list[str] = []
+        waiting = [ask(batcher, number, source="flood") for number in range(20)]
+        waiting += [ask(batcher, number, source="honest") for number in range(2)]
+        for future in waiting[:20]:
+            future.add_done_callback(lambda _: order.append("flood"))
+        for future in waiting[20:]:
+            future.add_done_callback(lambda _: order.append("honest"))
+        doubler.go.set()
+        await asyncio.gather(first, *waiting)
+        assert order[:4].count("honest") == 2
+        assert order.count("flood") == 20
+
+    run(scenario, max_rows=1, cost=Cost(0.001, 0.001))
+
+
+def test_a_flood_of_one_source_does_not_make_another_miss_its_deadline() -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        flood = [ask(batcher, 1, source="flood") for _ in range(20)]  # of a second each
+        with pytest.raises(Overloaded, match="deadline"):
+            ask(batcher, 2, source="flood", seconds=6)
+        honest = ask(batcher, 2, source="honest", seconds=6)
+        doubler.go.set()
+        await asyncio.gather(first, honest, *flood, return_exceptions=True)
+        assert honest.exception() is None
+
+    run(scenario, max_rows=1, cost=Cost(1.0, 1.0))
 
 
 def test_a_request_that_would_miss_its_deadline_is_rejected_before_it_waits() -> None:

@@ -76,7 +76,7 @@ def test_what_stalls_gives_way_to_any_request() -> None:
     budget = Budget(LIMIT, clock := Clock())
     stalled, moving = Request(budget, "one").arrives(40), Request(budget, "one").arrives(30)
     clock.now = STALLED + 0.1
-    stalled.held.grow(1)  # a byte is no progress
+    stalled.held.grow(1)  # a single byte does not count
     moving.arrives(1)
     Request(budget, "one").arrives(20)
     assert moving.error is None

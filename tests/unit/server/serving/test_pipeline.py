@@ -21,7 +21,7 @@ from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, failure_of
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.serving.lateness import SERVER
-from mlmodel_server.serving.pipeline import Pipeline
+from mlmodel_server.serving.pipeline import SMALL, Pipeline
 from mlmodel_server.tensors import InferRequest, named
 from tests.unit.server.doubling import serving
 
@@ -162,7 +162,7 @@ def test_the_key_is_checked_first_then_the_queue_then_the_headers(path: Any, tmp
         raise Overloaded("full", 429, "queue_full")
 
     pipeline = Pipeline(serving(keys=ApiKeys(file)))
-    pipeline.inference.check_room = full
+    pipeline.inference.check_room = full  # type: ignore[assignment, method-assign]
     unknown, known = Sent(), Sent(header=b"x-api-key")
     assert path(pipeline, unknown).status == 401
     assert path(pipeline, known).status == 429
@@ -195,13 +195,14 @@ def test_requests_of_one_round_are_predicted_together_and_answered_in_order() ->
 
 @pytest.mark.attack(held=True)
 def test_requests_beyond_the_memory_limit_are_rejected_until_memory_is_free() -> None:
-    pipeline = Pipeline(serving(limits=Limits(max_body_total=100)))
+    pipeline = Pipeline(serving(limits=Limits(max_body_total=10 * SMALL)))
 
     async def test() -> None:
-        with pipeline.budget.hold("another", 90):
-            assert (await pipeline.serve(Sent(2.0, size=20))).status == 429  # type: ignore[union-attr]
-        assert await pipeline.serve(Sent(1.0, size=101)) == 2.0, "a single request may be larger"
-        assert await pipeline.serve(Sent(3.0, size=60)) == 6.0
+        with pipeline.budget.hold("another", 9 * SMALL):
+            assert (await pipeline.serve(Sent(2.0, size=2 * SMALL))).status == 429  # type: ignore[union-attr]
+            assert await pipeline.serve(Sent(2.0, size=10)) == 4.0, "a small one is not charged"
+        assert await pipeline.serve(Sent(1.0, size=11 * SMALL)) == 2.0, "a single request may be larger"
+        assert await pipeline.serve(Sent(3.0, size=6 * SMALL)) == 6.0
 
     run(pipeline, test)
     assert pipeline.serving.recorder.report()["shed"]["memory"] == 1
@@ -260,7 +261,7 @@ def test_a_large_body_is_decoded_and_encoded_outside_the_event_loop() -> None:
                     asyncio.get_running_loop()
             super()._step(name)
 
-    assert slow(Pipeline(serving()), Large(2.0)) == 4.0
+    assert slow(Pipeline(serving()), Large(2.0, size=SMALL)) == 4.0
 
 
 @pytest.mark.parametrize("waits_for", ["body", "model"])

@@ -1,0 +1,203 @@
+"""Connections of clients that are slow or send too much, on a loopback port; time is passed to them by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from mlmodel_server.rest.app import Application
+from mlmodel_server.rest.connection import HEAD_SECONDS, MIN_RATE, REQUEST_SECONDS, WINDOW_SECONDS, HttpProtocol
+from mlmodel_server.serving.context import Limits
+from mlmodel_server.serving.pipeline import Pipeline
+from tests.unit.server.doubling import serving
+
+ROW = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.5]}]}).encode()
+HEAD = b"POST /v2/models/double/infer HTTP/1.1\r\nhost: m\r\n"
+SECONDS = 10.0
+
+
+class Served:
+    """An application on a port."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline, self.state = pipeline, ServerState()
+        config = uvicorn.Config(
+            Application(pipeline), http=HttpProtocol, ws="none", lifespan="off", interface="asgi3",
+            proxy_headers=False, log_config=None, access_log=False,
+        )  # fmt: skip
+        config.load()
+        self.config, self.port = config, 0
+        self.writers: list[asyncio.StreamWriter] = []  # one that is not referenced closes its connection
+
+    def make(self) -> HttpProtocol:
+        return HttpProtocol(self.config, self.state, {})
+
+    async def connect(self, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(sent)
+        self.writers.append(writer)
+        return reader, writer
+
+    @property
+    def connections(self) -> list[HttpProtocol]:
+        return [one for one in self.state.connections if isinstance(one, HttpProtocol)]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not condition():  # noqa: ASYNC110  # of sockets, which cannot be awaited
+                await asyncio.sleep(0.001)
+
+    def pass_time(self, *seconds: float) -> None:
+        """Check all connections as if so much time had passed since now."""
+        for later in seconds:
+            for connection in self.connections:
+                connection.check(asyncio.get_running_loop().time() + later)
+
+    async def answer(self, reader: asyncio.StreamReader) -> bytes:
+        async with asyncio.timeout(SECONDS):
+            return await reader.read()
+
+
+@asynccontextmanager
+async def served(limits: Limits | None = None) -> AsyncIterator[Served]:
+    one = Served(Pipeline(serving(limits=limits)))
+    one.pipeline.start(0)
+    server = await asyncio.get_running_loop().create_server(one.make, "127.0.0.1", 0)
+    one.port = server.sockets[0].getsockname()[1]
+    try:
+        yield one
+    finally:
+        server.close()
+        for connection in one.connections:
+            connection.transport.abort()
+        await asyncio.sleep(0)
+        await one.pipeline.stop()
+
+
+def run(test: Callable[[Served], Awaitable[Any]], limits: Limits | None = None) -> None:
+    async def whole() -> None:
+        async with served(limits) as one:
+            await test(one)
+
+    asyncio.run(whole())
+
+
+def counts(one: Served) -> Any:
+    return one.pipeline.serving.recorder.report()["requests"]
+
+
+def test_a_head_that_does_not_arrive_gets_408_and_an_idle_connection_is_closed() -> None:
+    async def test(one: Served) -> None:
+        reader, _ = await one.connect(HEAD)
+        silent, _ = await one.connect()
+        await one.until(lambda: len(one.connections) == 2 and any(c._raw for c in one.connections))
+        one.pass_time(HEAD_SECONDS - 1)
+        assert len(one.connections) == 2
+        one.pass_time(HEAD_SECONDS + 1)
+        answer = await one.answer(reader)
+        assert answer.startswith(b"HTTP/1.1 408 Request Timeout")
+        assert b"the headers did not arrive within 10 s: send them at once" in answer
+        assert await one.answer(silent) == b""
+
+    run(test)
+
+
+def test_a_body_that_stalls_gets_408_and_a_slow_one_is_answered() -> None:
+    async def test(one: Served) -> None:
+        for body, status in ((b" " * 10, b"408"), (b" " * 100_000, b"408")):
+            reader, writer = await one.connect(HEAD + b"content-length: 200000\r\n\r\n" + body)
+            await one.until(lambda body=body: [c._arrived for c in one.connections] == [len(body)])  # type: ignore[misc]
+            one.pass_time(1, 1 + WINDOW_SECONDS)
+            answer = await one.answer(reader)
+            assert answer.startswith(b"HTTP/1.1 " + status)
+            assert b"less than %d bytes per second" % MIN_RATE in answer
+            assert b"connection: close" in answer
+            assert b"x-mlmodel-late: true" in answer
+            writer.close()
+            await one.until(lambda: not one.connections)
+        assert counts(one) == {"408": 2}
+        assert one.pipeline.budget.used == 0
+
+    run(test)
+
+
+def test_a_body_at_the_minimum_rate_has_a_minute() -> None:
+    async def test(one: Served) -> None:
+        reader, writer = await one.connect(HEAD + b"content-length: 80000\r\n\r\n")
+        await one.until(lambda: [c._head_done for c in one.connections] == [True])
+        (connection,) = one.connections
+        rate = int(MIN_RATE * (WINDOW_SECONDS + 1))
+        for window in range(9):
+            one.pass_time(1 + window * (WINDOW_SECONDS + 1))
+            writer.write(b" " * rate)
+            await one.until(lambda window=window: connection._arrived == rate * (window + 1))  # type: ignore[misc]
+        assert not connection._is_cut
+        one.pass_time(REQUEST_SECONDS + 1)
+        assert b"the request did not arrive within 60 s" in await one.answer(reader)
+
+    run(test)
+
+
+def test_bodies_are_charged_as_they_arrive_and_the_largest_source_gives_way() -> None:
+    async def test(one: Served) -> None:
+        many = [HEAD + b"x-mlmodel-client: 10.0.0.9\r\ncontent-length: 8000000\r\n\r\n" + b" " * 100_000] * 8
+        flood = [await one.connect(sent) for sent in many]
+        await one.until(lambda: one.pipeline.budget.used >= 700_000)
+        body = ROW + b" " * 200_000
+        reader, _ = await one.connect(HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        assert (await one.answer(reader)).startswith(b"HTTP/1.1 200 ")
+        await one.until(lambda: counts(one).get("429", 0) > 0)
+        for _, writer in flood:
+            writer.close()
+        await one.until(lambda: one.pipeline.budget.used == 0)
+
+    run(test, Limits(max_body_total=1_000_000))
+
+
+def test_a_client_that_does_not_read_is_charged_and_disconnected() -> None:
+    async def test(one: Served) -> None:
+        _, writer = await one.connect()
+        await one.until(lambda: len(one.connections) == 1)
+        (connection,) = one.connections
+        requests = b"GET /openapi.json HTTP/1.1\r\nhost: m\r\n\r\n" * 50
+        async with asyncio.timeout(SECONDS):
+            while not connection._blocked_since:
+                writer.write(requests)
+                await asyncio.sleep(0.001)
+        assert one.pipeline.budget.used > 0
+        one.pass_time(1, 1 + WINDOW_SECONDS)
+        await one.until(lambda: not one.connections)
+        assert one.pipeline.budget.used == 0
+
+    run(test)
+
+
+def test_beyond_the_limit_the_oldest_idle_connection_is_closed_and_none_in_flight() -> None:
+    async def test(one: Served) -> None:
+        body = b"content-length: %d\r\n\r\n" % len(ROW) + ROW
+        first, _ = await one.connect(HEAD + body)
+        await one.until(lambda: counts(one) == {"200": 1})
+        others = [await one.connect() for _ in range(3)]
+        await one.until(lambda: len(one.connections) <= 2)
+        reader, _ = await one.connect(HEAD + b"connection: close\r\n" + body)
+        assert (await one.answer(reader)).startswith(b"HTTP/1.1 200 ")
+        assert b"200 OK" in await one.answer(first)
+        assert others
+
+    run(test, Limits(max_connections=2))
+
+
+def test_a_trailer_is_no_header() -> None:
+    async def test(one: Served) -> None:
+        chunks = b"%x\r\n%b\r\n0\r\nx-mlmodel-timeout-ms: none\r\n\r\n" % (len(ROW), ROW)
+        sent = HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks
+        reader, _ = await one.connect(sent)
+        assert (await one.answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+    run(test)
