@@ -72,6 +72,7 @@ class WorkQueue(Generic[K]):
         self._turns: dict[int, OrderedDict[Hashable, OrderedDict[K, None]]] = {}
         self._busy: Counter[Hashable] = Counter()  # group -> number of its keys in _working
         self._credit: dict[K, tuple[float, float]] = {}  # key -> (times that it may be processed, monotonic time)
+        self._prune_at = _REMEMBERED
         self._later: dict[K, tuple[float, int]] = {}  # key -> (monotonic time, priority)
         self._working: dict[K, int | None] = {}  # key -> priority of its requeue afterwards; None: no requeue
         self._failures: dict[K, int] = {}
@@ -223,9 +224,10 @@ class WorkQueue(Generic[K]):
         if self._pace is None:
             return
         self._credit[key] = (self._credit_of(key) - 1.0, self._clock.monotonic())
-        if len(self._credit) > _REMEMBERED + 2 * len(self._working):
-            burst = self._pace.burst
-            self._credit = {k: v for k, v in self._credit.items() if self._credit_of(k) < burst}
+        if len(self._credit) > self._prune_at:
+            # Keys with all their credit are as good as unknown. Twice as many before the next time: each costs little.
+            self._credit = {k: v for k, v in self._credit.items() if self._credit_of(k) < self._pace.burst}
+            self._prune_at = max(_REMEMBERED, 2 * len(self._credit))
 
     def _wake(self) -> None:
         while self._waiters:

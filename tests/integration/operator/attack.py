@@ -97,8 +97,8 @@ async def edit_honestly(api: KubeApi, namespace: str, watched: Watched, *, edits
     body = model(namespace, name)
     for number in range(edits):
         body["spec"]["model"]["version"] = f"v{number}"
-        started = time.monotonic()
         generation = (await api.apply(MODELS, body, "honest"))["metadata"]["generation"]
+        started = time.monotonic()
         while True:
             live = await api.get(MODELS, namespace, name)
             if (live.get("status") or {}).get("observedGeneration") == generation:
