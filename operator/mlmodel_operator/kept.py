@@ -1,8 +1,8 @@
 """What the operator reads of each kind, and keeps in memory: one function a kind, and no field that nothing reads.
 
-Tenants write most of these objects, so what is kept of one is small whatever its size: our own labels and annotations,
-the reference to the controller, the fields in use of spec and status, and the bytes of a small spec, with which a later
-one is compared. A model that is too large is not kept. Whoever reads another field adds it here: to the shape, which is
+Tenants write most of these objects, so of a large one too little is kept: our own labels and annotations, the reference
+to the controller, the fields in use of spec and status, and the bytes of a small spec, with which a later one is
+compared. A model that is too large is not kept. A new field that is read must be added here: to the shape, which is
 decoded, and to the function, which keeps it.
 """
 

@@ -4,7 +4,7 @@ A key is in the queue at most once, and two workers never process it at the same
 makes it due again afterwards. Changes by users come before periodic reconciles.
 
 Keys of one group (a namespace, so a tenant) are processed in the order in which they became due; groups take turns, and
-one group has at most a share of the workers. So nobody waits for the many keys, edits or slow pods of another group.
+one group has at most a share of the workers. So no key waits for the many keys, edits or slow pods of another group.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class OperatorProcess:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.log = log
+        self.kubeconfig, self.log = kubeconfig, log
         env = {**os.environ, "KUBECONFIG": str(kubeconfig), "SERVER_IMAGE": "server", "ROUTER_IMAGE": "router"}
         env |= {"POD_NAMESPACE": namespace, "POD_NAME": "pod"}
         start = f"from mlmodel_operator.__main__ import main; main(port={self.port}, argv=[])"
@@ -81,14 +81,17 @@ class Watched:
     """From an edit of a model in another namespace to the status that answers it."""
     lags: list[float] = field(default_factory=list)
     """Response times of ``/healthz``, which the event loop of the operator serves."""
+    writes: list[float] = field(default_factory=list)
+    """Times of the edits themselves: how busy the API server is."""
 
     def __str__(self) -> str:
-        delays, lags = sorted(self.delays), sorted(self.lags)
+        delays, lags, writes = sorted(self.delays), sorted(self.lags), sorted(self.writes)
         if not delays or not lags:
             return "no sample"
         return (
             f"edits={len(delays)} delay_median={delays[len(delays) // 2]:.2f}s delay_max={delays[-1]:.2f}s"
             f" lag_median={lags[len(lags) // 2] * 1000:.0f}ms lag_max={lags[-1] * 1000:.0f}ms"
+            f" api_write_median={writes[len(writes) // 2] * 1000:.0f}ms api_write_max={writes[-1] * 1000:.0f}ms"
         )
 
 
@@ -97,8 +100,10 @@ async def edit_honestly(api: KubeApi, namespace: str, watched: Watched, *, edits
     body = model(namespace, name)
     for number in range(edits):
         body["spec"]["model"]["version"] = f"v{number}"
+        began = time.monotonic()
         generation = (await api.apply(MODELS, body, "honest"))["metadata"]["generation"]
         started = time.monotonic()
+        watched.writes.append(started - began)
         while True:
             live = await api.get(MODELS, namespace, name)
             if (live.get("status") or {}).get("observedGeneration") == generation:

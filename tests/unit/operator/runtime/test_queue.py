@@ -219,14 +219,15 @@ async def test_every_key_is_processed_after_its_last_addition_under_random_use()
     await asyncio.gather(*workers)
 
 
-# -------------------------------------------------------------------------------------------------------------- fairness
+# ------------------------------------------------------------------------------------------------------------ fairness
 
 Key = tuple[str, str]
 
 
 def fair(clock: FakeClock | None = None, *, share: int | None = None, pace: Pace | None = None) -> WorkQueue[Key]:
     """Return a queue whose groups are namespaces."""
-    return WorkQueue(clock or FakeClock(), Backoff(rng=random.Random(7)), group=lambda key: key[0], share=share, pace=pace)
+    backoff = Backoff(rng=random.Random(7))
+    return WorkQueue(clock or FakeClock(), backoff, group=lambda key: key[0], share=share, pace=pace)
 
 
 @asynchronous
