@@ -68,6 +68,7 @@ class WorkQueue(Generic[K]):
         self._backoff = backoff or Backoff()
         self._group, self._share, self._pace = group, share, pace
         self._due: dict[K, int] = {}  # key -> priority
+        self._since: dict[K, float] = {}  # key -> monotonic time since which it is due
         # The same by priority and group. The first group is next, and of it the first key.
         self._turns: dict[int, OrderedDict[Hashable, OrderedDict[K, None]]] = {}
         self._busy: Counter[Hashable] = Counter()  # group -> number of its keys in _working
@@ -110,6 +111,7 @@ class WorkQueue(Generic[K]):
         if known is not None:
             self._leave(key, known)
         self._due[key] = priority
+        self._since.setdefault(key, self._clock.monotonic())
         self._turns.setdefault(priority, OrderedDict()).setdefault(self._group(key), OrderedDict())[key] = None
         self._wake()
 
@@ -127,6 +129,10 @@ class WorkQueue(Generic[K]):
         self._later[key] = (at, priority)
         if at < self._timer_at:
             self._start_timer(at)
+
+    def waited(self, key: K) -> float:
+        """Return the seconds since a key that is due, or was just taken, became due."""
+        return self._clock.monotonic() - self._since.get(key, self._clock.monotonic())
 
     async def get(self) -> K:
         """Return the next key, which no other worker gets until ``done``. Raise QueueClosed."""
@@ -152,6 +158,7 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """End the processing of ``key``; make it due again if it was added meanwhile."""
         requeue = self._working.pop(key)
+        self._since.pop(key, None)
         self._busy[self._group(key)] -= 1
         if requeue is not None:
             self.add(key, requeue)

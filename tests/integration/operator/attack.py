@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -40,7 +41,7 @@ class OperatorProcess:
             self.port = probe.getsockname()[1]
         self.kubeconfig, self.log = kubeconfig, log
         env = {**os.environ, "KUBECONFIG": str(kubeconfig), "SERVER_IMAGE": "server", "ROUTER_IMAGE": "router"}
-        env |= {"POD_NAMESPACE": namespace, "POD_NAME": "pod"}
+        env |= {"POD_NAMESPACE": namespace, "POD_NAME": "pod", "LOG_LEVEL": "DEBUG"}
         start = f"from mlmodel_operator.__main__ import main; main(port={self.port}, argv=[])"
         with log.open("ab") as out:
             self.process = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT, env=env, stdout=out, stderr=out)
@@ -65,6 +66,11 @@ class OperatorProcess:
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             await asyncio.sleep(0.1)
+
+    def waits(self, namespace: str) -> list[float]:
+        """Return the times for which models of a namespace have waited for a worker, in seconds."""
+        pattern = re.compile(rf' model={namespace}/\S+ msg="reconciled" .*waited_seconds=([0-9.]+)')
+        return [float(found[1]) for line in self.log.read_text().splitlines() if (found := pattern.search(line))]
 
     def stop(self) -> None:
         """End the process."""
