@@ -10,7 +10,6 @@ import asyncio
 import gzip
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import aiohttp
 
 from hack import ROOT
+from hack.ports import free_port
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.names import COMPONENT_LABEL, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, REVISION_LABEL
 from mlmodel_operator.runtime.api import ApiError, KubeApi
@@ -36,9 +36,7 @@ class OperatorProcess:
     """The whole operator with its controller, in its own process."""
 
     def __init__(self, kubeconfig: Path, namespace: str, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port("0.0.0.0")
         self.kubeconfig, self.log = kubeconfig, log
         env = {**os.environ, "KUBECONFIG": str(kubeconfig), "SERVER_IMAGE": "server", "ROUTER_IMAGE": "router"}
         env |= {"POD_NAMESPACE": namespace, "POD_NAME": "pod", "LOG_LEVEL": "DEBUG"}
