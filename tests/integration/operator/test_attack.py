@@ -71,15 +71,14 @@ class Attack:
         return watched
 
     async def compare(self, what: str, control: Watched, attack: Coroutine[Any, Any, None] | None = None) -> None:
-        """Watch, and assert that it makes no difference to ``control`` but that of a busier API server."""
+        """Watch, and assert that it makes no difference to ``control`` but that of a busy API server."""
         before = len(self.operator.waits(self.good))
         watched = await self.watch(what, attack)
         waits = self.operator.waits(self.good)[before:]
         print(f"{what}: waited_max={max(waits):.3f}s of {len(waits)} reconciles")
         # However long the API server takes, a model must not wait for those of another namespace.
         assert max(waits) < LATER
-        slower = max(0.0, max(watched.writes) - max(control.writes))
-        assert max(watched.delays) < max(control.delays) + LATER + WRITES * slower
+        assert max(watched.delays) < max(control.delays) + LATER + WRITES * max(watched.writes)
         assert max(watched.lags) < LAG
         assert self.operator.memory("VmHWM") < MEMORY
 
@@ -163,6 +162,7 @@ def test_fat_objects_stay_out_of_memory(attack: Callable[..., Any], fat: int) ->
             a.operator.stop()
             a.operator = restarted
             await restarted.leads()
+            await a.watch("first edit after the restart", edits=1)  # kopf may still start
             await a.compare("after a restart", control)
             if fat < 100:
                 assert restarted.memory("VmHWM") < before + 25
