@@ -1,8 +1,8 @@
 """What the operator reads of each kind, and keeps in memory: one function a kind, and no field that nothing reads.
 
-Tenants write most of these objects, so what is kept of one is small whatever its size: our own labels and annotations,
-the reference to the controller, the fields in use of spec and status, and the bytes of a small spec, with which a later
-one is compared. A model that is too large is not kept. Whoever reads another field adds it here: to the shape, which is
+Tenants write most of these objects, so of a large one too little is kept: our own labels and annotations, the reference
+to the controller, the fields in use of spec and status, and the bytes of a small spec, with which a later one is
+compared. A model that is too large is not kept. A new field that is read must be added here: to the shape, which is
 decoded, and to the function, which keeps it.
 """
 
@@ -46,8 +46,8 @@ MAX_STATUS = 256 * 1024
 OVERSIZED = "oversized"
 """Key of the body of a model that is too large: the field that is, and its size. It has no spec and no status."""
 
-_MAX_ANNOTATION = 256
-"""Maximum number of characters of a value that is kept: ours are shorter, and a longer one is not valid."""
+MAX_ANNOTATION = 4096
+"""Maximum number of characters of an annotation that is kept: ours are shorter, and a longer one is not valid."""
 _DIGITS = re.compile(r"\d+")
 
 _LABELS = frozenset(value for name, value in vars(names).items() if name.endswith("_LABEL"))
@@ -88,7 +88,7 @@ def _metadata(body: Body) -> Body:
     if labels := {key: value for key, value in (meta.get("labels") or {}).items() if key in _LABELS}:
         kept["labels"] = labels
     annotations = meta.get("annotations") or {}
-    if ours := {key: str(value)[:_MAX_ANNOTATION] for key, value in annotations.items() if key in _ANNOTATIONS}:
+    if ours := {key: str(value)[:MAX_ANNOTATION] for key, value in annotations.items() if key in _ANNOTATIONS}:
         kept["annotations"] = ours
     controller = controller_of(body)
     if controller is not None:

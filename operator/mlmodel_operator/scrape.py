@@ -27,8 +27,8 @@ _HEADERS = 64
 _HEADER_LIMIT = 4 * 1024
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _AT_ONCE = 32
-"""Connections to the pods of one model. There is no limit for all, which one model could use up for the others: the
-number of models that are reconciled at the same time is bounded."""
+"""Connections to the pods of one model. All models together have no limit, which one of them could use up: the number
+of models that are reconciled at the same time is bounded."""
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _FILE_STATE = re.compile(r"(current|former|closed)?")
 _REVISION = re.compile(r"[0-9a-z]{1,63}")

@@ -76,7 +76,7 @@ class _Applied:
     intent: str
     outcome: str
     seen: str
-    """What the store has of the object with this outcome: while that stays, nobody has changed the object."""
+    """What the store has of the object with this outcome: while that stays, the object is unchanged."""
 
 
 class Applier:

@@ -48,6 +48,12 @@ class Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
             registry=self.registry,
         )
+        self.wait_seconds = Histogram(
+            f"{prefix}_queue_wait_seconds",
+            "Time in seconds for which an MLModel that was due waited for its reconcile.",
+            buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60),
+            registry=self.registry,
+        )
         self.requests = Counter(
             f"{prefix}_api_requests",
             "Number of requests to the Kubernetes API server by verb, resource and HTTP status; 0 without a response.",

@@ -4,7 +4,7 @@ A key is in the queue at most once, and two workers never process it at the same
 makes it due again afterwards. Changes by users come before periodic reconciles.
 
 Keys of one group (a namespace, so a tenant) are processed in the order in which they became due; groups take turns, and
-one group has at most a share of the workers. So nobody waits for the many keys, edits or slow pods of another group.
+one group has at most a share of the workers. So no key waits for the many keys, edits or slow pods of another group.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ class WorkQueue(Generic[K]):
         self._backoff = backoff or Backoff()
         self._group, self._share, self._pace = group, share, pace
         self._due: dict[K, int] = {}  # key -> priority
+        self._since: dict[K, float] = {}  # key -> monotonic time since which it is due
         # The same by priority and group. The first group is next, and of it the first key.
         self._turns: dict[int, OrderedDict[Hashable, OrderedDict[K, None]]] = {}
         self._busy: Counter[Hashable] = Counter()  # group -> number of its keys in _working
         self._credit: dict[K, tuple[float, float]] = {}  # key -> (times that it may be processed, monotonic time)
+        self._prune_at = _REMEMBERED
         self._later: dict[K, tuple[float, int]] = {}  # key -> (monotonic time, priority)
         self._working: dict[K, int | None] = {}  # key -> priority of its requeue afterwards; None: no requeue
         self._failures: dict[K, int] = {}
@@ -109,6 +111,7 @@ class WorkQueue(Generic[K]):
         if known is not None:
             self._leave(key, known)
         self._due[key] = priority
+        self._since.setdefault(key, self._clock.monotonic())
         self._turns.setdefault(priority, OrderedDict()).setdefault(self._group(key), OrderedDict())[key] = None
         self._wake()
 
@@ -126,6 +129,10 @@ class WorkQueue(Generic[K]):
         self._later[key] = (at, priority)
         if at < self._timer_at:
             self._start_timer(at)
+
+    def waited(self, key: K) -> float:
+        """Return the seconds since a key that is due, or was just taken, became due."""
+        return self._clock.monotonic() - self._since.get(key, self._clock.monotonic())
 
     async def get(self) -> K:
         """Return the next key, which no other worker gets until ``done``. Raise QueueClosed."""
@@ -151,6 +158,7 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """End the processing of ``key``; make it due again if it was added meanwhile."""
         requeue = self._working.pop(key)
+        self._since.pop(key, None)
         self._busy[self._group(key)] -= 1
         if requeue is not None:
             self.add(key, requeue)
@@ -223,9 +231,10 @@ class WorkQueue(Generic[K]):
         if self._pace is None:
             return
         self._credit[key] = (self._credit_of(key) - 1.0, self._clock.monotonic())
-        if len(self._credit) > _REMEMBERED + 2 * len(self._working):
-            burst = self._pace.burst
-            self._credit = {k: v for k, v in self._credit.items() if self._credit_of(k) < burst}
+        if len(self._credit) > self._prune_at:
+            # Keys with all their credit are as good as unknown. Twice as many before the next time: each costs little.
+            self._credit = {k: v for k, v in self._credit.items() if self._credit_of(k) < self._pace.burst}
+            self._prune_at = max(_REMEMBERED, 2 * len(self._credit))
 
     def _wake(self) -> None:
         while self._waiters:

@@ -47,11 +47,15 @@ class Workers:
                 return
             self._heartbeats.beat(name, 2 * RECONCILE_SECONDS)
             token = current_key.set(key)
-            started = self._clock.monotonic()
+            started, waited = self._clock.monotonic(), self._queue.waited(key)
+            self._metrics.wait_seconds.observe(waited)
             try:
                 outcome = await self._work(key)
+                seconds = self._clock.monotonic() - started
                 self._metrics.reconciles.labels(outcome).inc()
-                self._metrics.reconcile_seconds.observe(self._clock.monotonic() - started)
+                self._metrics.reconcile_seconds.observe(seconds)
+                values = {"outcome": outcome, "seconds": f"{seconds:.3f}", "waited_seconds": f"{waited:.3f}"}
+                logger.debug("reconciled", extra=values)
             finally:
                 self._queue.done(key)
                 self._heartbeats.rest(name)

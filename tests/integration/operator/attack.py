@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +22,7 @@ from typing import Any
 import aiohttp
 
 from hack import ROOT
+from hack.ports import free_port
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.names import COMPONENT_LABEL, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, REVISION_LABEL
 from mlmodel_operator.runtime.api import ApiError, KubeApi
@@ -35,12 +36,10 @@ class OperatorProcess:
     """The whole operator with its controller, in its own process."""
 
     def __init__(self, kubeconfig: Path, namespace: str, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.log = log
+        self.port = free_port("0.0.0.0")
+        self.kubeconfig, self.log = kubeconfig, log
         env = {**os.environ, "KUBECONFIG": str(kubeconfig), "SERVER_IMAGE": "server", "ROUTER_IMAGE": "router"}
-        env |= {"POD_NAMESPACE": namespace, "POD_NAME": "pod"}
+        env |= {"POD_NAMESPACE": namespace, "POD_NAME": "pod", "LOG_LEVEL": "DEBUG"}
         start = f"from mlmodel_operator.__main__ import main; main(port={self.port}, argv=[])"
         with log.open("ab") as out:
             self.process = subprocess.Popen([sys.executable, "-c", start], cwd=ROOT, env=env, stdout=out, stderr=out)
@@ -66,6 +65,11 @@ class OperatorProcess:
             assert time.monotonic() < deadline, self.log.read_text()[-3000:]
             await asyncio.sleep(0.1)
 
+    def waits(self, namespace: str) -> list[float]:
+        """Return the times for which models of a namespace have waited for a worker, in seconds."""
+        pattern = re.compile(rf' model={namespace}/\S+ msg="reconciled" .*waited_seconds=([0-9.]+)')
+        return [float(found[1]) for line in self.log.read_text().splitlines() if (found := pattern.search(line))]
+
     def stop(self) -> None:
         """End the process."""
         if self.process.poll() is None:
@@ -81,14 +85,17 @@ class Watched:
     """From an edit of a model in another namespace to the status that answers it."""
     lags: list[float] = field(default_factory=list)
     """Response times of ``/healthz``, which the event loop of the operator serves."""
+    writes: list[float] = field(default_factory=list)
+    """Times of the edits themselves: how busy the API server is."""
 
     def __str__(self) -> str:
-        delays, lags = sorted(self.delays), sorted(self.lags)
+        delays, lags, writes = sorted(self.delays), sorted(self.lags), sorted(self.writes)
         if not delays or not lags:
             return "no sample"
         return (
             f"edits={len(delays)} delay_median={delays[len(delays) // 2]:.2f}s delay_max={delays[-1]:.2f}s"
             f" lag_median={lags[len(lags) // 2] * 1000:.0f}ms lag_max={lags[-1] * 1000:.0f}ms"
+            f" api_write_median={writes[len(writes) // 2] * 1000:.0f}ms api_write_max={writes[-1] * 1000:.0f}ms"
         )
 
 
@@ -97,8 +104,10 @@ async def edit_honestly(api: KubeApi, namespace: str, watched: Watched, *, edits
     body = model(namespace, name)
     for number in range(edits):
         body["spec"]["model"]["version"] = f"v{number}"
-        started = time.monotonic()
+        began = time.monotonic()
         generation = (await api.apply(MODELS, body, "honest"))["metadata"]["generation"]
+        started = time.monotonic()
+        watched.writes.append(started - began)
         while True:
             live = await api.get(MODELS, namespace, name)
             if (live.get("status") or {}).get("observedGeneration") == generation:

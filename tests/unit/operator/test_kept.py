@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlmodel_operator.kept import MAX_SPEC, MODELS, OVERSIZED, VIEWS, keep_deployment, keep_pod
+from mlmodel_operator.kept import MAX_ANNOTATION, MAX_SPEC, MODELS, OVERSIZED, VIEWS, keep_deployment, keep_pod
 from mlmodel_operator.names import FILES_OPTION
 from mlmodel_operator.observe import MAX_TEXT, clean, read_pod, read_workload
 from mlmodel_operator.rollout.observed import Pod
@@ -255,10 +255,10 @@ def size(body: Body) -> int:
 def test_what_is_kept_of_an_object_is_small_whatever_its_size(r: Resource) -> None:
     view = VIEWS[r]
     for kept in (view.decode(msgspec.json.encode(FAT_BODY), r), view.keep(FAT_BODY, None)):
-        assert size(kept) < 2000
+        assert size(kept) < 2000 + MAX_ANNOTATION
         assert kept["metadata"]["labels"] == OURS
         assert controller_of(kept) == OWNER
-        assert len(kept["metadata"]["annotations"]["mlmodel.dev/approve"]) == 256
+        assert len(kept["metadata"]["annotations"]["mlmodel.dev/approve"]) == MAX_ANNOTATION
         assert view.keep(kept, kept) == kept
 
 

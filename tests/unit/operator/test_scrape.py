@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Outcomes, Pairs, Sides
 from mlmodel_operator.scrape import PairsPage, RouterStatus, Scraper, parse_page, parse_router_status
+from tests.integration.operator.attack import LIES, liars
 from tests.unit.operator.runtime.support import asynchronous
 
 GOOD = {
@@ -138,6 +140,37 @@ async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second()
         "bad": None,
     }
     assert seconds < 3
+
+
+@asynchronous
+async def test_all_lying_pods_of_a_model_together_cost_a_second() -> None:
+    # An honest pod beside them would compete with the lies for this event loop: see tests/integration/operator.
+    async with servers({"127.0.0.2": answer(page())}) as port, liars(2 * len(LIES), (port,)) as addresses:
+        scraper = Scraper()
+        started = time.monotonic()
+        found = await scraper.routers({address: (address, port) for address in addresses})
+        seconds = time.monotonic() - started
+        await scraper.close()
+    assert found == dict.fromkeys(addresses)
+    assert seconds < 2
+
+
+@asynchronous
+async def test_a_pod_gets_no_cookie_back_and_its_compressed_page_is_not_unpacked() -> None:
+    cookies = []
+
+    async def handle(request: web.Request) -> web.Response:
+        cookies.append(dict(request.cookies))
+        response = web.Response(body=gzip.compress(page()), headers={"Content-Encoding": "gzip"})
+        response.set_cookie("pod", "x" * 1000)
+        return response
+
+    async with servers({"127.0.0.2": handle}) as port:
+        scraper = Scraper()
+        found = [await scraper.routers({"pod": ("127.0.0.2", port)}) for _ in range(2)]
+        await scraper.close()
+    assert found == [{"pod": None}, {"pod": None}]
+    assert cookies == [{}, {}]
 
 
 @asynchronous

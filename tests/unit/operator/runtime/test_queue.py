@@ -8,7 +8,7 @@ import random
 import pytest
 
 from mlmodel_operator.runtime.backoff import Backoff
-from mlmodel_operator.runtime.queue import Priority, QueueClosed, WorkQueue
+from mlmodel_operator.runtime.queue import Pace, Priority, QueueClosed, WorkQueue
 from tests.unit.operator.runtime.support import FakeClock, asynchronous, settle
 
 
@@ -217,3 +217,90 @@ async def test_every_key_is_processed_after_its_last_addition_under_random_use()
     assert not working
     queue.close()
     await asyncio.gather(*workers)
+
+
+# ------------------------------------------------------------------------------------------------------------ fairness
+
+Key = tuple[str, str]
+
+
+def fair(clock: FakeClock | None = None, *, share: int | None = None, pace: Pace | None = None) -> WorkQueue[Key]:
+    """Return a queue whose groups are namespaces."""
+    backoff = Backoff(rng=random.Random(7))
+    return WorkQueue(clock or FakeClock(), backoff, group=lambda key: key[0], share=share, pace=pace)
+
+
+@asynchronous
+async def test_namespaces_take_turns_however_many_keys_one_of_them_has() -> None:
+    queue = fair()
+    for number in range(1000):
+        queue.add(("evil", str(number)))
+    for key in (("good", "a"), ("good", "b"), ("fair", "c")):
+        queue.add(key)
+    order = []
+    for _ in range(7):
+        order.append(await queue.get())
+        queue.done(order[-1])
+    assert [namespace for namespace, _ in order] == ["evil", "good", "fair", "evil", "good", "evil", "evil"]
+    assert [name for namespace, name in order if namespace == "evil"] == ["0", "1", "2", "3"]
+
+
+@asynchronous
+async def test_a_namespace_that_is_edited_without_end_does_not_stop_the_resync_of_others() -> None:
+    queue = fair(share=1)
+    queue.add(("good", "a"), Priority.RESYNC)
+    queue.add(("evil", "0"))
+    queue.add(("evil", "1"))
+    assert await queue.get() == ("evil", "0")
+    assert await queue.get() == ("good", "a")
+
+
+@asynchronous
+async def test_a_namespace_has_at_most_its_share_of_the_workers() -> None:
+    queue = fair(share=2)
+    for number in range(5):
+        queue.add(("evil", str(number)))
+    taken = [await queue.get() for _ in range(2)]
+    waiting = asyncio.create_task(queue.get())
+    await settle()
+    assert not waiting.done()
+    queue.add(("good", "a"))
+    assert await waiting == ("good", "a")
+    waiting = asyncio.create_task(queue.get())
+    await settle()
+    assert not waiting.done()
+    queue.done(taken[0])
+    assert await waiting == ("evil", "2")
+    assert queue.working == 3
+
+
+@asynchronous
+async def test_a_key_is_processed_no_more_often_than_its_pace_and_none_is_lost() -> None:
+    clock = FakeClock()
+    queue = fair(clock, pace=Pace(burst=3, per_second=2))
+    processed = 0
+    for _ in range(100):  # an edit every 0.1 s, for 10 s
+        queue.add(("evil", "a"))
+        while len(queue):
+            key = await queue.get()
+            queue.done(key)
+            processed += 1
+        await clock.advance(0.1)
+    assert 3 + 2 * 9 <= processed <= 3 + 2 * 10
+    queue.add(("evil", "a"))
+    queue.add(("good", "a"))
+    assert [await queue.get() for _ in range(len(queue))][-1] == ("good", "a")
+    await clock.advance(1)
+    assert await queue.get() == ("evil", "a")
+
+
+@asynchronous
+async def test_what_is_known_of_the_pace_of_keys_is_bounded() -> None:
+    clock = FakeClock()
+    queue = fair(clock, pace=Pace(burst=3, per_second=2))
+    for turn in range(3):
+        for number in range(1001):
+            queue.add(("evil", f"{turn}-{number}"))
+            queue.done(await queue.get())
+        await clock.advance(1)
+    assert len(queue._credit) <= 1001
