@@ -9,16 +9,14 @@ from typing import TypeVar
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.adoption import Adopter
-from mlmodel_operator.api.codec import DecodeError, encode
+from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.status import FORMAT_VERSION, Status
+from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
-from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
 from mlmodel_operator.names import (
     GROUP,
     KIND,
     PLURAL,
-    REVISION_LABEL,
     ROUTES_ANNOTATION,
     TEMPLATE_ANNOTATION,
     VERSION,
@@ -26,13 +24,12 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
-from mlmodel_operator.resources.found import read_snapshot
 from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout import rehearsal
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
-from mlmodel_operator.rollout.recovery import Recovery, decisions_of, is_lost, recover
+from mlmodel_operator.rollout.plan import DesiredRevision, Plan
+from mlmodel_operator.rollout.recovery import Recovery, decisions_of, recover
 from mlmodel_operator.rollout.requeue import POLL_SECONDS
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
@@ -54,14 +51,12 @@ from mlmodel_operator.runtime.resource import (
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.scrape import Scraper
 from mlmodel_operator.settings import Settings
+from mlmodel_operator.status_reader import StatusReader
 from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
 MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has one object. The Deployment is deleted last: it shows that the revision exists."""
-
-_EMPTY = "was empty"
-"""How a status is lost that a backup tool dropped or somebody emptied, as a clause for messages."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +83,12 @@ class Controller:
         self._recorder = Recorder(api, store)
         self._adopter = Adopter(api, store, applier, self._recorder, events)
         self._writer = StatusWriter(api, store, events, clock, MODELS)
+        self._observer = Observer(api, store, scraper, settings, clock)
+        self._reader = StatusReader(self._recorder, self._observer, self._writer, events, settings.server_image)
         self._settings = settings
         self._clock = clock
-        self._observer = Observer(api, store, scraper, settings, clock)
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
-        # What has been reported of a status that cannot be read, by model.
-        self._reported: dict[tuple[str, str], str] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Reconcile the MLModel ``key`` (namespace, name).
@@ -107,14 +101,14 @@ class Controller:
             # The garbage collector deletes its children.
             self._forget(key)
             return None
-        found = await self._read_status(body, key)
-        if found is None:
+        read = await self._reader.read(body, key)
+        if read is None:
             return None
-        status, why_lost = found
         model = observe.read_model(body)
         await self._adopter.adopt(model, body)
-        notices: tuple[Notice, ...] = ()
-        if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
+        status, why_lost = await self._reader.authorized(model, read)
+        notices = read.notices
+        if status is None:
             recovery = await self._recover(model, why_lost)
             notices = () if recovery.notice is None else (recovery.notice,)
             if recovery.status is None:
@@ -131,13 +125,16 @@ class Controller:
         await self._write_children(model, plan, attempt)
         recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
+        if recorded is None and attempt.refusal is not None:
+            # A status that is ahead of the records would contradict them: the next reconcile decides the same again.
+            await self._report_unrecorded(body, attempt.refusal)
+            raise attempt.refusal
         if not await self._writer.write(body, encode(plan.status), (*notices, *plan.notices)):
             # The first time, the routes may have a weight that the rebuilt status does not know.
             return PRUNED_SECONDS if is_pruned else 1.0
-        if recorded is not None:
-            # Without the record, a lost status could not be rebuilt once these are deleted.
-            for revision in plan.deletes:
-                await attempt(self._delete_revision(model.owner, revision))
+        # After the record: without it, a lost status could not be rebuilt once these are deleted.
+        for revision in plan.deletes:
+            await attempt(self._delete_revision(model.owner, revision))
         if attempt.refusal is None:
             await attempt(self._prune(model.owner, plan.status, observed, {*attempt.records, recorded or ""}))
         if attempt.refusal is not None:
@@ -151,43 +148,10 @@ class Controller:
     def _forget(self, key: tuple[str, str]) -> None:
         """Drop all that is stored about a model that no longer exists."""
         self._refusals.pop(key, None)
-        self._reported.pop(key, None)
+        self._reader.forget(key)
         self._observer.forget(key)
         self._adopter.forget(key)
         self._writer.forget(key)
-
-    async def _read_status(self, body: Body, key: tuple[str, str]) -> tuple[Status, str] | None:
-        """Return the status, and how it is lost if it is, as a clause for messages: one that cannot be read is as good
-        as lost. Return None for that of a newer release, for which the operator must change nothing."""
-        raw = body.get("status") or {}
-        try:
-            newer = newer_format(raw)
-            if newer is not None:
-                note = (
-                    f"status.formatVersion is {newer}, from a newer release of the operator; this release reads up to"
-                    f" {FORMAT_VERSION} and changes nothing: upgrade the operator"
-                )
-                await self._report_status(body, key, Reason.NEWER_STATUS, note)
-                return None
-            status = read_status(raw)
-        except DecodeError as error:
-            try:
-                status = read_status(without_state(raw))
-            except DecodeError:
-                return Status(), f"could not be read ({observe.clean(error)})"
-            note = f"{observe.clean(error)}; the tests of the candidate restart from the counts of the routers"
-            await self._report_status(body, key, Reason.EVIDENCE_RESET, note)
-            return status, _EMPTY
-        self._reported.pop(key, None)
-        return status, _EMPTY
-
-    async def _report_status(self, body: Body, key: tuple[str, str], reason: Reason, note: str) -> None:
-        """Report what cannot be read of a status: once per model and note, and again if the Event was not posted."""
-        if self._reported.get(key) == note:
-            return
-        logger.warning("status not readable", extra={"reason": reason, "note": note})
-        if await self._events.post(body, transition=note, reason=reason, note=note, warning=True):
-            self._reported[key] = note
 
     def _remember(self, key: tuple[str, str], refusal: ApiError | None) -> None:
         """Store a refusal that a retry does not resolve; remove it when all writes have succeeded."""
@@ -196,16 +160,17 @@ class Controller:
         elif not refusal.retryable and not refusal.conflict:
             self._refusals[key] = f"the operator cannot write an object: {observe.clean(refusal.message)}"
 
+    async def _report_unrecorded(self, body: Body, refusal: ApiError) -> None:
+        """Post an Event about decisions that cannot be recorded, which a retry does not resolve."""
+        if not refusal.retryable and not refusal.conflict:
+            note = f"the rollout waits: its decision cannot be recorded: {observe.clean(refusal.message)}"
+            await self._events.post(body, transition=note, reason=Reason.APPLY_REJECTED, note=note, warning=True)
+
     async def _recover(self, model: MLModel, how: str) -> Recovery:
         """Return the status that the records and the children of the model show; ``how`` says how it is lost."""
         owner, image = model.owner, self._settings.server_image
         known = (await self._recorder.load(owner)).known
-        found = {
-            observe.label(body, REVISION_LABEL): snapshot
-            for body in self._observer.of_revisions(DEPLOYMENTS, owner)
-            if (snapshot := read_snapshot(body, image)) is not None
-        }
-        known = replace(known, snapshots=found | dict(known.snapshots))
+        known = replace(known, snapshots={**self._observer.snapshots(owner), **known.snapshots})
         return recover(model, self._observer.stored(model), known, image, self._clock.now(), how)
 
     # ----------------------------------------------------------------------------------------------------- writing

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from mlmodel_operator import observe
 from mlmodel_operator.api.status import Status
-from mlmodel_operator.api.types import MLModel, Owner
+from mlmodel_operator.api.types import MLModel, Owner, Snapshot
 from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
-from mlmodel_operator.resources.found import rehearses
+from mlmodel_operator.resources.found import read_snapshot, rehearses
 from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_pages, needs_routers, needs_services
 from mlmodel_operator.rollout.observed import MOST_REHEARSING, Observed, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import needs_config_map
@@ -87,6 +87,15 @@ class Observer:
             and address(body)[1] == revision_name(owner.name, revision)
             and belongs_to(body, owner.uid)
         ]
+
+    def snapshots(self, owner: Owner) -> Mapping[str, Snapshot]:
+        """Return what the Deployments of the revisions were built from, where that is certain, with the image of new
+        revisions."""
+        found = {
+            observe.label(body, REVISION_LABEL): read_snapshot(body, self._settings.server_image)
+            for body in self.of_revisions(DEPLOYMENTS, owner)
+        }
+        return {revision: snapshot for revision, snapshot in found.items() if snapshot is not None}
 
     def router_pods(self, owner: Owner) -> list[Body]:
         """Return the pods of the router."""
