@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,18 +14,21 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
 from mlmodel_operator.names import (
+    CONFIG_ANNOTATION,
     GROUP,
     KIND,
     PLURAL,
+    REHEARSAL_ANNOTATION,
     ROUTES_ANNOTATION,
+    SIDES_ANNOTATION,
     TEMPLATE_ANNOTATION,
     VERSION,
     revision_name,
+    router_config_name,
 )
 from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
 from mlmodel_operator.resources.records import deployment_record
-from mlmodel_operator.rollout import rehearsal
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
@@ -180,8 +183,9 @@ class Controller:
         owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
-            await self._annotate(self._observer.router_pods(owner), plan.routes.id())
-        await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
+            # A running router follows these; those of the release before only see that the ConfigMap has changed.
+            assigned = {ROUTES_ANNOTATION: plan.routes.text(), SIDES_ANNOTATION: plan.routes.sides_text()}
+            await self._annotate(self._observer.router_pods(owner), assigned)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
         image = self._settings.router_image
@@ -191,7 +195,8 @@ class Controller:
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
         if plan.routes is not None:
-            await self._annotate(self._rehearsing_pods(owner, plan.status), rehearsal.file_id(plan.rehearsal))
+            await self._annotate(self._observer.pods_with_file(owner), {REHEARSAL_ANNOTATION: plan.rehearsal})
+        await attempt(self._delete_former_config(owner))
 
     async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
         owner, revision, replicas = model.owner, desired.revision, desired.replicas
@@ -250,23 +255,25 @@ class Controller:
         else:
             await attempt(self._delete(DISRUPTION_BUDGETS, owner, _name(budget)))
 
-    def _rehearsing_pods(self, owner: Owner, status: Status) -> list[Body]:
-        """Return the pods of both sides that mount the file with the candidate of a rehearsal."""
-        sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
-        return [pod for revision in sides for pod in self._observer.rehearsing_pods(owner, revision)]
-
-    async def _annotate(self, pods: list[Body], identity: str) -> None:
-        """Annotate pods with the identity of what they mount, empty for nothing: a changed annotation makes kubelet
-        refresh the mounted file at once."""
-        change = {"metadata": {"annotations": {ROUTES_ANNOTATION: identity or None}}}
+    async def _annotate(self, pods: list[Body], annotations: Mapping[str, str]) -> None:
+        """Write annotations on pods, and remove those that are empty: kubelet writes them to a file in the pod at once,
+        and refreshes what else the pod mounts."""
         for pod in pods:
-            if observe.is_terminating(pod) or observe.annotation(pod, ROUTES_ANNOTATION) == identity:
+            change = {
+                name: value or None for name, value in annotations.items() if observe.annotation(pod, name) != value
+            }
+            if not change or observe.is_terminating(pod):
                 continue
             try:
-                await self._applier.patch(PODS, pod, change)
+                await self._applier.patch(PODS, pod, {"metadata": {"annotations": change}})
             except ApiError as error:
-                # Without it kubelet refreshes the mount within about a minute.
-                logger.info("pod not annotated", extra={"pod": _name(pod), "error": error})
+                logger.warning("pod not annotated", extra={"pod": _name(pod), "error": error})
+
+    async def _delete_former_config(self, owner: Owner) -> None:
+        """Delete the ConfigMap with the configuration of the routers of the release before, once none is left."""
+        pods, current = self._observer.router_pods(owner), resources.router_config_hash()
+        if pods and all(observe.annotation(pod, CONFIG_ANNOTATION) == current for pod in pods):
+            await self._delete(CONFIG_MAPS, owner, router_config_name(owner.name))
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""

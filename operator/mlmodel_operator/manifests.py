@@ -123,8 +123,8 @@ def _cluster_roles() -> list[Body]:
 def _operator_rules() -> list[Body]:
     """Return the operator's rights in all namespaces: exactly the verbs that it uses.
 
-    No Secrets, no exec, no roles. A role cannot select ConfigMaps by label, so it covers those of others too; the
-    operator may not delete any: the garbage collector deletes them with their owner.
+    No Secrets, no exec, no roles. A role cannot select ConfigMaps by label, so it covers those of others too. The
+    operator deletes one of its own that somebody has made immutable, which nothing else can correct.
     """
     children = (*READ, "create", "patch", "delete")
     return [
@@ -136,7 +136,7 @@ def _operator_rules() -> list[Body]:
         # Pods belong to a Deployment through their ReplicaSet.
         _rule("apps", ["replicasets"], *READ),
         _rule("", ["services"], *children),
-        _rule("", ["configmaps"], "get", "list", "watch", "create", "patch"),
+        _rule("", ["configmaps"], *children),
         _rule("autoscaling", ["horizontalpodautoscalers"], *children),
         _rule("policy", ["poddisruptionbudgets"], *children),
         # An annotation on a router pod makes its node refresh the mounted routes at once.

@@ -12,13 +12,16 @@ from typing import Any
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
 from mlmodel_operator.names import (
+    CONFIG_ANNOTATION,
     FETCHER,
     GROUP,
+    REHEARSAL_ANNOTATION,
     REVISION_LABEL,
     ROUTER,
     ROUTER_STATUS_PORTS,
     ROUTES_ANNOTATION,
     SERVER,
+    SIDES_ANNOTATION,
     Component,
 )
 from mlmodel_operator.resources import records
@@ -43,6 +46,8 @@ from mlmodel_operator.scrape import PairsPage, RouterStatus
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
+
+_POD_ANNOTATIONS = (ROUTES_ANNOTATION, SIDES_ANNOTATION, REHEARSAL_ANNOTATION, CONFIG_ANNOTATION)
 
 _SPACES = re.compile(r"\s+")
 _DIGITS = re.compile(r"\d+")
@@ -300,8 +305,9 @@ def slim_pod(body: Body, known: Body | None) -> Body:
     slim: Body = {key: meta[key] for key in kept if key in meta}
     if references := meta.get("ownerReferences"):
         slim["ownerReferences"] = references
-    if routes := annotation(body, ROUTES_ANNOTATION):
-        slim["annotations"] = {ROUTES_ANNOTATION: routes}
+    annotations = meta.get("annotations") or {}
+    if read := {name: annotations[name] for name in _POD_ANNOTATIONS if name in annotations}:
+        slim["annotations"] = read
     containers = [
         _slim_container(item, _container(before, name)) for name in (SERVER, ROUTER) if (item := _container(body, name))
     ]

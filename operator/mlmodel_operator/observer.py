@@ -108,6 +108,11 @@ class Observer:
             return []
         return sorted(_ready(self._pods_of(owner, deployment)), key=_name)[:MOST_REHEARSING]
 
+    def pods_with_file(self, owner: Owner) -> list[Body]:
+        """Return all pods that may take part in a rehearsal: those of draining revisions too, which must stop."""
+        deployments = [body for body in self.of_revisions(DEPLOYMENTS, owner) if rehearses(body)]
+        return [pod for body in deployments for pod in self._pods_of(owner, body)]
+
     def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
         """Return the state of each revision."""
         deployments = self.of_revisions(DEPLOYMENTS, owner)

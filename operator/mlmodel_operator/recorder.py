@@ -10,7 +10,7 @@ from collections.abc import Collection
 from mlmodel_operator import observe
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import Owner, Revision
-from mlmodel_operator.names import ADOPTED_LABEL, MODEL_LABEL, RECORD_LABEL, REVISION_LABEL
+from mlmodel_operator.names import ADOPTED_LABEL, MODEL_LABEL, RECORD_LABEL, REVISION_LABEL, SNAPSHOT_ANNOTATION
 from mlmodel_operator.resources import records
 from mlmodel_operator.resources.records import DECISIONS, DEPLOYMENT, Recorded
 from mlmodel_operator.rollout.recovery import Decisions, decisions_of
@@ -65,8 +65,9 @@ class Recorder:
         return observe.label(newest, REVISION_LABEL) if newest is not None else ""
 
     def describes(self, owner: Owner, status: Status, desired: Revision) -> bool:
-        """Whether the records describe all of a status that they have, without a request. A candidate without a record
-        has no Deployment yet, and is what the spec asks for (``desired``)."""
+        """Whether the records describe all of a status that they have, without a request; false if that cannot be seen
+        from their metadata. A candidate without a record has no Deployment yet, and is what the spec asks for
+        (``desired``)."""
         decisions = decisions_of(status)
         expected = records.decisions_record(owner, decisions, 1)["metadata"]["name"]
         names = {address(body)[1] for body in self._of_kind(owner, DECISIONS)}
@@ -87,7 +88,11 @@ class Recorder:
     def _has_snapshot(self, owner: Owner, revision: Revision) -> bool:
         digest = records.snapshot_digest(revision.snapshot)
         bodies = self._of_kind(owner, DEPLOYMENT)
-        return any((observe.label(b, REVISION_LABEL), b.get("snapshot")) == (revision.id, digest) for b in bodies)
+        return any(
+            (observe.label(body, REVISION_LABEL), observe.annotation(body, SNAPSHOT_ANNOTATION))
+            == (revision.id, digest)
+            for body in bodies
+        )
 
     def has_revision(self, owner: Owner, revision: str) -> bool:
         """Whether a record describes the revision."""

@@ -6,25 +6,27 @@ unintentionally.
 """
 
 from mlmodel_operator.resources.router import (
+    CONFIG_FILES,
     ROUTES_FILES,
-    router_config,
     router_config_hash,
     router_deployment,
     router_disruption_budget,
+    router_files,
     router_routes,
     router_service,
 )
 from mlmodel_operator.resources.server import autoscaler, deployment, disruption_budget, service
 
 __all__ = [
+    "CONFIG_FILES",
     "ROUTES_FILES",
     "autoscaler",
     "deployment",
     "disruption_budget",
-    "router_config",
     "router_config_hash",
     "router_deployment",
     "router_disruption_budget",
+    "router_files",
     "router_routes",
     "router_service",
     "service",

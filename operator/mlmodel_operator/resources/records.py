@@ -30,6 +30,7 @@ from mlmodel_operator.names import (
     PROJECT,
     RECORD_LABEL,
     REVISION_LABEL,
+    SNAPSHOT_ANNOTATION,
 )
 from mlmodel_operator.resources.common import Body, owner_references
 from mlmodel_operator.rollout.recovery import Decisions, Known
@@ -63,7 +64,10 @@ def deployment_record(owner: Owner, deployment: Body, revision: Revision | None 
             "metadata": {key: meta[key] for key in ("labels", "annotations") if key in meta},
             "spec": {key: value for key, value in spec.items() if key != "replicas"},
         }
-    return _record(owner, meta["name"], DEPLOYMENT, revision.id if revision else "", content, 1)
+    record = _record(owner, meta["name"], DEPLOYMENT, revision.id if revision else "", content, 1)
+    if revision is not None:
+        record["metadata"]["annotations"] = {SNAPSHOT_ANNOTATION: snapshot_digest(revision.snapshot)}
+    return record
 
 
 def decisions_record(owner: Owner, decisions: Decisions, number: int) -> Body:
@@ -114,9 +118,9 @@ def snapshot_digest(snapshot: Snapshot) -> str:
 
 
 def slim(record: Body) -> Body:
-    """Return a record with the digest of its snapshot in place of its data, which is read only after a loss: 5 KiB per
-    model in memory instead of 17."""
+    """Return a record without its data, which is read only after a loss: 5 KiB per model in memory instead of 17."""
     meta = record.get("metadata") or {}
+    digest = (meta.get("annotations") or {}).get(SNAPSHOT_ANNOTATION)
     kept = ("namespace", "name", "uid", "resourceVersion", "deletionTimestamp")
     labels = meta.get("labels") or {}
     owners = [
@@ -130,19 +134,10 @@ def slim(record: Body) -> Body:
                 key: labels[key] for key in (MODEL_LABEL, RECORD_LABEL, REVISION_LABEL, ADOPTED_LABEL) if key in labels
             },
             "ownerReferences": owners,
+            **({"annotations": {SNAPSHOT_ANNOTATION: digest}} if digest else {}),
         },
         "revision": number_of(record),
-        **({"snapshot": digest} if (digest := _digest_in(record)) else {}),
     }
-
-
-def _digest_in(record: Body) -> str:
-    """Return the digest of the snapshot in a record; empty if it has none, or one that this release cannot read."""
-    content = _content(record) if REVISION_LABEL in (record["metadata"].get("labels") or {}) else None
-    try:
-        return snapshot_digest(decode(Snapshot, content["snapshot"])) if content and "snapshot" in content else ""
-    except DecodeError:
-        return ""
 
 
 def _content(body: Body) -> Body | None:

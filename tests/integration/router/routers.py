@@ -17,7 +17,7 @@ from hack import haproxy
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import Owner
-from mlmodel_operator.resources import router_config
+from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Message
 
@@ -60,7 +60,7 @@ class Router:
     async def __aenter__(self) -> Router:
         self.traffic, self.status, self.second, self.grpc = (("127.0.0.1", free_port()) for _ in range(4))
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = dict(router_config(OWNER)["data"])
+        files = dict(router_files())
         for old, new in {
             "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
             "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",

@@ -23,11 +23,11 @@ import pytest
 from hack import haproxy
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
-from mlmodel_operator.resources import router_config
+from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, http2, read_message, versions
-from tests.integration.router.routers import ADDRESSES, OWNER, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
+from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 
 @pytest.fixture
@@ -1206,7 +1206,7 @@ def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
 
 def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
     for name in ("haproxy.cfg", "router.sh"):
-        (tmp_path / name).write_text(router_config(OWNER)["data"][name])
+        (tmp_path / name).write_text(router_files()[name])
     with (tmp_path / "haproxy.cfg").open("a") as file:
         file.write("nonsense\n")
     program = " ".join(haproxy.program("shipped"))

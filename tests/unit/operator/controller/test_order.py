@@ -30,7 +30,7 @@ async def test_the_first_reconcile_writes_the_routes_first_and_the_status_last()
     writes = world.writes()
     assert writes[0] == ROUTES
     assert [call[1] for call in writes].index("mlmodels") == len(writes) - 2
-    assert {call[1] for call in writes[1:-2]} == {"configmaps", "services", "deployments", "controllerrevisions"}
+    assert {call[1] for call in writes[1:-2]} == {"services", "deployments", "controllerrevisions"}
     assert writes[-1][:2] == ("create", "events")
 
 
@@ -192,12 +192,13 @@ async def test_routers_are_annotated_once_per_change_of_routes_unless_they_termi
     await world.edit(PODS, "fraud-router-pod-1", {"metadata": {"deletionTimestamp": "2027-01-15T08:00:00Z"}})
     await world.apply_model("v2", traffic={"router": {"replicas": 2}})
     await world.run(lambda: world.weight() == 5)
-    annotated = [call for call in world.writes() if call[1] == "pods"]
+    annotated = [call for call in world.writes() if call[1] == "pods" and "router" in call[2]]
     assert annotated == [("patch", "pods", "fraud-router-pod-0")]
     assert world.writes().index(ROUTES) < world.writes().index(annotated[0])
     pod = world.child(PODS, "-router-pod-0")
     assert pod is not None
-    assert pod["metadata"]["annotations"]["mlmodel.dev/routes"] == world.routes_id()
+    # All of them: the router follows its own pod, not the ConfigMap, which others may write.
+    assert pod["metadata"]["annotations"]["mlmodel.dev/routes"] == world.routes_text()
     await world.tick()
     assert "pods" not in [plural for _, plural, _ in world.writes()]
 

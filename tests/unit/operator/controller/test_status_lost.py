@@ -331,14 +331,14 @@ async def test_a_deployment_that_differs_stays_and_is_reported_with_what_to_do(c
 
 
 @asynchronous
-async def test_the_config_maps_of_a_former_model_are_adopted_and_rewritten() -> None:
+async def test_the_config_map_of_a_former_model_is_adopted_and_rewritten() -> None:
     world = await in_canary()
-    await world.edit(CONFIG_MAPS, "fraud-router-config", {"data": {"haproxy.cfg": "evil"}})
+    await world.edit(CONFIG_MAPS, "fraud-routes", {"data": {"rehearsal": "evil"}})
     replace_model(world, orphaned)
     await world.reconcile()
-    config = world.child(CONFIG_MAPS, "-router-config")
-    assert config is not None
-    assert config["data"]["haproxy.cfg"] != "evil"
+    routes = world.child(CONFIG_MAPS, "-routes")
+    assert routes is not None
+    assert routes["data"]["rehearsal"] != "evil"
 
 
 @pytest.mark.parametrize(("key", "is_adopted"), [("sides", True), ("other", False)])
