@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.adoption import Adopter
@@ -28,7 +28,7 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
-from mlmodel_operator.resources.records import deployment_record
+from mlmodel_operator.resources.records import deployment_record, restored
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
@@ -92,6 +92,8 @@ class Controller:
         self._clock = clock
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
+        # By model and name: UID, generation and template of the Deployments of other releases that equal their records.
+        self._kept: dict[tuple[str, str], dict[str, tuple[Any, ...]]] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Reconcile the MLModel ``key`` (namespace, name).
@@ -151,6 +153,7 @@ class Controller:
     def _forget(self, key: tuple[str, str]) -> None:
         """Drop all that is stored about a model that no longer exists."""
         self._refusals.pop(key, None)
+        self._kept.pop(key, None)
         self._reader.forget(key)
         self._observer.forget(key)
         self._adopter.forget(key)
@@ -232,8 +235,22 @@ class Controller:
                 if not self._recorder.has_revision(owner, revision.id):
                     record = deployment_record(owner, intent, revision, exact=False)
                     await attempt(self._recorder.ensure(record))
-                return live
+                return await attempt(self._keep(owner, live))
         return await self._apply_recorded(intent, deployment_record(owner, intent, revision), attempt)
+
+    async def _keep(self, owner: Owner, live: Body) -> Body:
+        """Return a Deployment that another release built, as that release recorded it: whoever may change it must not
+        choose what it runs by changing the annotation too. Without such a record it stays unchanged."""
+        shown = (uid(live), metadata(live).get("generation"), observe.annotation(live, TEMPLATE_ANNOTATION))
+        kept = self._kept.setdefault((owner.namespace, owner.name), {})
+        if kept.get(_name(live)) == shown:
+            return live
+        recorded = (await self._recorder.load(owner)).deployments.get(_name(live), ())
+        if recorded:
+            same = (body for body in recorded if observe.annotation(body, TEMPLATE_ANNOTATION) == shown[-1])
+            live = await self._applier.apply(DEPLOYMENTS, restored(owner, _name(live), next(same, recorded[-1])))
+        kept[_name(live)] = (uid(live), metadata(live).get("generation"), observe.annotation(live, TEMPLATE_ANNOTATION))
+        return live
 
     async def _apply_recorded(self, deployment: Body, record: Body, attempt: _Attempts) -> Body | None:
         """Apply a Deployment after its record, without which it could not be adopted."""

@@ -70,6 +70,13 @@ def deployment_record(owner: Owner, deployment: Body, revision: Revision | None 
     return record
 
 
+def restored(owner: Owner, name: str, recorded: Body) -> Body:
+    """Return the intent of a Deployment from its record, as it was applied."""
+    place = {"name": name, "namespace": owner.namespace, "ownerReferences": owner_references(owner)}
+    meta = {**recorded["metadata"], **place}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": recorded["spec"]}
+
+
 def decisions_record(owner: Owner, decisions: Decisions, number: int) -> Body:
     """Return the record of decisions; ``number`` must be higher than that of the record before."""
     content = {"kind": DECISIONS, **encode(decisions)}
