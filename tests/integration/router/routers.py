@@ -82,6 +82,7 @@ class Router:
             env={
                 "PATH": f"{self.folder}:{os.environ['PATH']}",
                 "MLMODEL_ROUTES": str(self.folder / "routes"),
+                "MLMODEL_ASSIGNED": str(self.folder / "assigned" / "routes"),
                 "MLMODEL_GRPC_PORT": str(self.grpc_port),
                 # Numbers of abstract sockets, which the whole machine shares.
                 "MLMODEL_PROCESS": str(self.status[1]),
@@ -153,18 +154,12 @@ class Router:
         return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
     def write(self, text: str, sides: str = "") -> None:
-        """Replace the text of the routes file, and of the sides, by renaming a symbolic link, as the kubelet does."""
-        data = self.folder / f"..{time.monotonic_ns()}"
-        data.mkdir()
-        (data / "routes").write_text(text)
-        if sides:
-            (data / "sides").write_text(sides)
-        link, new = self.folder / "..data", self.folder / "..data_tmp"
-        new.symlink_to(data.name)
-        new.rename(link)
-        for name in ("routes", "sides"):
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
+        """Replace the text of the routes file, and of the sides, as the kubelet does for a ConfigMap."""
+        _replace(self.folder, {"routes": text} | ({"sides": sides} if sides else {}))
+
+    def assign(self, text: str, sides: str = "") -> None:
+        """Replace what the operator wrote on the pod, as the kubelet does for annotations."""
+        _replace(self.folder / "assigned", {"routes": text, "sides": sides})
 
     async def route(self, routes: Routes) -> float:
         """Write routes and wait until the router confirms them; return the time in seconds."""
@@ -176,3 +171,17 @@ class Router:
 
         await self.until(confirmed)
         return time.monotonic() - start
+
+
+def _replace(folder: Path, files: dict[str, str]) -> None:
+    """Replace files at once, by renaming a symbolic link."""
+    data = folder / f"..{time.monotonic_ns()}"
+    data.mkdir(parents=True)
+    for name, text in files.items():
+        (data / name).write_text(text)
+    link, new = folder / "..data", folder / "..data_tmp"
+    new.symlink_to(data.name)
+    new.rename(link)
+    for name in ("routes", "sides"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")

@@ -1329,3 +1329,31 @@ def test_memory_stays_small_under_load(run: Run) -> None:
         assert resident <= 28 * 1024  # HAProxy 3.2 itself has 24 MiB
 
     run(scenario, canary(25), b=Reply(status=500))
+
+
+@pytest.mark.attack
+def test_routes_that_the_operator_wrote_on_the_pod_win_over_the_config_map(run: Run) -> None:
+    """Anyone who may write ConfigMaps can change that one, and freeze it; the annotations of a pod they cannot."""
+
+    async def scenario(setup: Setup) -> None:
+        router, mine = setup.router, canary(0)
+
+        async def follows(identity: str) -> bool:
+            return bool((await router.counts())["id"] == identity)
+
+        # A pod that starts while no operator runs follows the ConfigMap; a missing annotation is an empty file.
+        router.assign("")
+        await router.route(STABLE_A)
+        router.assign(mine.text())
+        await router.until(lambda: follows(mine.id()))
+        router.write(Routes({**ADDRESSES, "a": "127.0.0.99"}, stable="b").text())
+        assert set(versions(await setup.send(50))) == {"a"}
+        # Not even when the annotation is removed.
+        router.assign("")
+        await asyncio.sleep(0.5)
+        assert set(versions(await setup.send(50))) == {"a"}
+        assert await follows(mine.id())
+        router.assign(STABLE_A.text())
+        await router.until(lambda: follows(STABLE_A.id()))
+
+    run(scenario, routes=None)
