@@ -239,8 +239,8 @@ class Controller:
         return await self._apply_recorded(intent, deployment_record(owner, intent, revision), attempt)
 
     async def _keep(self, owner: Owner, live: Body) -> Body:
-        """Return a Deployment that another release built, as that release recorded it: whoever may change it must not
-        choose what it runs by changing the annotation too. Without such a record it stays unchanged."""
+        """Return a Deployment that another release built, as that release recorded it: anyone who changes it, and the
+        annotation too, must not choose what it runs. Without such a record it stays unchanged."""
         shown = (uid(live), metadata(live).get("generation"), observe.annotation(live, TEMPLATE_ANNOTATION))
         kept = self._kept.setdefault((owner.namespace, owner.name), {})
         if kept.get(_name(live)) == shown:

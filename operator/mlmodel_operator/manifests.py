@@ -124,7 +124,7 @@ def _operator_rules() -> list[Body]:
     """Return the operator's rights in all namespaces: exactly the verbs that it uses.
 
     No Secrets, no exec, no roles. A role cannot select ConfigMaps by label, so it covers those of others too. The
-    operator deletes one of its own that somebody has made immutable, which nothing else can correct.
+    operator deletes one that it wrote and somebody made immutable, which nothing else can correct.
     """
     children = (*READ, "create", "patch", "delete")
     return [

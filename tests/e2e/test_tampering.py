@@ -1,4 +1,4 @@
-"""What a tenant changes in the objects of a model, on a whole cluster under traffic: nobody loses a request by it."""
+"""What a tenant changes in the objects of a model, on a whole cluster under traffic: it costs no request."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
 
 def _rehearse(container: Body, requests: int) -> Body:
     """Let the server in ``container`` keep ``requests`` for rehearsals; return the volume that names the candidate: an
-    annotation of the pod, which the operator writes, so that nobody with rights on ConfigMaps names one."""
+    annotation of the pod, which the operator writes. Rights on ConfigMaps are not enough to name one."""
     path = f"{REHEARSAL_PATH}/{REHEARSAL}"
     container["args"] += ["--rehearsal", path, "--rehearsal-requests", str(requests)]
     container["args"] += ["--rehearsal-port", str(REHEARSAL_PORT)]

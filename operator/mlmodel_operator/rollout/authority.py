@@ -40,7 +40,7 @@ def bound(status: Status, known: Known, desired: Revision) -> Status | None:
     if candidate is not None:
         snapshot = _recorded(candidate, known)
         if snapshot is None:
-            # It has no Deployment yet, which is written after its record; so nobody but the spec describes it.
+            # It has no Deployment yet, which is written after its record; so only the spec describes it.
             if candidate.revision != desired.id:
                 return None
             snapshot = desired.snapshot

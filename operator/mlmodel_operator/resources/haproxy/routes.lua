@@ -643,8 +643,8 @@ end
 
 local is_assigned = false -- whether the operator wrote routes on this pod
 
--- Returns the path of the routes to follow. Anyone who may write ConfigMaps can change those in PATH, so they count only
--- until the operator has written on this pod.
+-- Returns the path of the routes to follow. Anyone who may write ConfigMaps can change those in PATH, so they count
+-- only until the operator has written on this pod.
 local function routes_path()
   is_assigned = is_assigned or (read(ASSIGNED_PATH) or "") ~= ""
   return is_assigned and ASSIGNED_PATH or PATH

@@ -1,4 +1,4 @@
-"""What tenants change in the objects of a model: it is undone, whatever they may write there."""
+"""What tenants change in the objects of a model: it is undone."""
 
 from __future__ import annotations
 
