@@ -188,7 +188,7 @@ class Controller:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
             # A running router follows these; those of the release before only see that the ConfigMap has changed.
             assigned = {ROUTES_ANNOTATION: plan.routes.text(), SIDES_ANNOTATION: plan.routes.sides_text()}
-            await self._annotate(self._observer.router_pods(owner), assigned)
+            await self._annotate(self._observer.router_pods(owner), assigned, attempt)
         await self._apply(SERVICES, resources.router_service(owner), attempt)
         config = resources.router_config_hash()
         image = self._settings.router_image
@@ -198,7 +198,7 @@ class Controller:
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
         if plan.routes is not None:
-            await self._annotate(self._observer.pods_with_file(owner), {REHEARSAL_ANNOTATION: plan.rehearsal})
+            await self._annotate(self._observer.pods_with_file(owner), {REHEARSAL_ANNOTATION: plan.rehearsal}, attempt)
         await attempt(self._delete_former_config(owner))
 
     async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
@@ -272,7 +272,7 @@ class Controller:
         else:
             await attempt(self._delete(DISRUPTION_BUDGETS, owner, _name(budget)))
 
-    async def _annotate(self, pods: list[Body], annotations: Mapping[str, str]) -> None:
+    async def _annotate(self, pods: list[Body], annotations: Mapping[str, str], attempt: _Attempts) -> None:
         """Write annotations on pods, and remove those that are empty: kubelet writes them to a file in the pod at once,
         and refreshes what else the pod mounts."""
         for pod in pods:
@@ -281,10 +281,14 @@ class Controller:
             }
             if not change or observe.is_terminating(pod):
                 continue
-            try:
-                await self._applier.patch(PODS, pod, {"metadata": {"annotations": change}})
-            except ApiError as error:
-                logger.warning("pod not annotated", extra={"pod": _name(pod), "error": error})
+            await attempt(self._annotate_pod(pod, {"metadata": {"annotations": change}}))
+
+    async def _annotate_pod(self, pod: Body, change: Body) -> None:
+        try:
+            await self._applier.patch(PODS, pod, change)
+        except ApiError as error:
+            if not error.not_found:
+                raise
 
     async def _delete_former_config(self, owner: Owner) -> None:
         """Delete the ConfigMap with the configuration of the routers of the release before, once none is left."""

@@ -67,6 +67,25 @@ async def test_routers_follow_their_pod_and_not_the_config_map() -> None:
     assert world.routes_text() == text
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+@asynchronous
+async def test_a_config_map_that_somebody_puts_in_the_place_of_the_routes_stays_and_the_rollout_goes_on(
+    labelled: bool,
+) -> None:
+    world = await in_canary()
+    ours = world.child(CONFIG_MAPS, "-routes")
+    assert ours is not None
+    labels = dict(ours["metadata"]["labels"]) if labelled else {}
+    del world.api.objects[CONFIG_MAPS, "bank", "fraud-routes"]
+    meta = {"namespace": "bank", "name": "fraud-routes", "labels": labels}
+    await world.api.create(CONFIG_MAPS, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"a": "b"}})
+    await world.run(lambda: world.status["stable"]["version"] == "v2", requests=2000, limit=200)
+    foreign = world.child(CONFIG_MAPS, "-routes")
+    assert foreign is not None
+    assert foreign["data"] == {"a": "b"}
+    assert "fraud-routes" in world.condition("Ready")["message"]
+
+
 @pytest.mark.parametrize("forge", [False, True], ids=["template", "template and annotation"])
 @pytest.mark.parametrize("restart", [False, True], ids=["operator runs", "operator was down"])
 @asynchronous

@@ -23,6 +23,7 @@ from mlmodel_operator.names import (
     REHEARSAL_PORT,
     REVISION_LABEL,
     ROUTER_STATUS_PORTS,
+    ROUTES_ANNOTATION,
     SERVER_PORT,
     SERVICE_PORT,
 )
@@ -275,17 +276,20 @@ class World:
     # ------------------------------------------------------------------------------------------- routers and requests
 
     def _routes(self) -> list[list[str]]:
-        body = self.child(CONFIG_MAPS, "-routes")
-        return [line.split(" ") for line in body["data"]["routes"].splitlines()] if body else []
+        """Return the lines of the routes that the routers follow: what the operator wrote on their pod, else those of
+        the ConfigMap."""
+        pod = self.child(PODS, "-router-pod-0") or {"metadata": {}}
+        assigned = (pod["metadata"].get("annotations") or {}).get(ROUTES_ANNOTATION)
+        return [line.split(" ") for line in (assigned or self.routes_text()).splitlines()]
 
     def routes_id(self) -> str:
-        """Return the identity of the routes in the cluster, which every router follows."""
+        """Return the identity of the routes that every router follows."""
         return next((line[1] for line in self._routes() if line[0] == "id"), "none")
 
     def routes_text(self) -> str:
         """Return the routes in the ConfigMap."""
         body = self.child(CONFIG_MAPS, "-routes")
-        return str(body["data"]["routes"]) if body else ""
+        return str((body.get("data") or {}).get("routes", "")) if body else ""
 
     def page(self) -> Body:
         """Return the status page of the router."""

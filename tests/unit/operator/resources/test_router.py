@@ -105,7 +105,7 @@ def test_changed_resources_replace_the_pods() -> None:
 
 
 def test_the_pod_template_has_the_files_and_a_shell_unpacks_them(tmp_path: Path) -> None:
-    """Rights on ConfigMaps are not enough to change what a router runs, and no ConfigMap must exist before it starts."""
+    """Rights on ConfigMaps are not enough to change what a router runs, and it starts without any."""
     (variable,) = (item for item in container(deployed())["env"] if item["name"] == "MLMODEL_ROUTER_FILES")
     command = container(deployed())["command"]
     assert command[:2] == ["sh", "-c"]
