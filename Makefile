@@ -147,6 +147,14 @@ examples: setup ## Run every command of the READMEs of the examples, on this mac
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/integration/test_examples.py tests/e2e/test_examples.py --whole -q --durations=0
 
+.PHONY: sbom
+sbom: setup ## Write the bills of materials of the images to out/sbom/, as CycloneDX JSON
+	$(BIN)/python -m hack.sbom
+
+.PHONY: audit
+audit: setup ## Look up known vulnerabilities of the locked packages, for a nightly job (exit code 3: no source answered; OSV=all.zip reads a file)
+	$(BIN)/python -m hack.audit $(if $(OSV),--osv $(OSV))
+
 .PHONY: clean
 clean: ## Remove the virtual environment and build results (the caches of the cluster stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist

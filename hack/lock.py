@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hack import ROOT
 
@@ -34,7 +35,8 @@ LOCKS: Mapping[str, tuple[str, ...]] = {
 }
 """For each lock file its extras of pyproject.toml; ``build`` has the packages that build the wheel of the project."""
 
-_PIN = re.compile(r"^([a-z0-9-]+)==([^ ;\\]+)")
+_PIN = re.compile(r"([a-z0-9-]+)==([^ ;\\]+)(?: ; (.+?))?(?: \\)?")
+_HASH = re.compile(r"    --hash=sha256:([0-9a-f]{64})(?: \\)?")
 _INPUTS = "# Inputs: "
 
 
@@ -64,12 +66,32 @@ def header(inputs: Sequence[str]) -> str:
     return f"# Written by `make lock` from pyproject.toml; do not edit.\n{_INPUTS}{digest}\n"
 
 
+@dataclass(frozen=True)
+class Pin:
+    """One package of a lock: for the machines that fit ``marker``, or for all; ``hashes`` are those of its files."""
+
+    name: str
+    version: str
+    marker: str = ""
+    hashes: tuple[str, ...] = ()
+
+
+def entries(lock: str) -> list[Pin]:
+    """Return the packages of a lock, in its order."""
+    found: list[Pin] = []
+    for line in lock.splitlines():
+        if pin := _PIN.fullmatch(line):
+            found.append(Pin(pin[1], pin[2], pin[3] or ""))
+        elif digest := _HASH.fullmatch(line):
+            found[-1] = replace(found[-1], hashes=(*found[-1].hashes, digest[1]))
+    return found
+
+
 def pins(lock: str) -> dict[str, set[str]]:
     """Return the locked versions of each package: one, or one for each range of Python versions."""
     found: dict[str, set[str]] = {}
-    for line in lock.splitlines():
-        if pin := _PIN.match(line):
-            found.setdefault(pin[1], set()).add(pin[2])
+    for pin in entries(lock):
+        found.setdefault(pin.name, set()).add(pin.version)
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.serving import load, parts
 from bench.serving.deadline import driving
 from bench.serving.overload import overload
+from bench.serving.rehearsed import rehearsed
 from bench.serving.report import Part, markdown
 from bench.serving.rounds import ROUNDS
 from bench.serving.servers import LOG_FOLLOWS
@@ -22,7 +23,7 @@ from hack.cluster.report import ClusterError, progress
 
 def main(argv: Sequence[str] = ()) -> None:
     """Print the report; it gives the reason for each part that could not be measured."""
-    by_name = {part.__name__: part for part in (*parts.ALL, driving, overload)}
+    by_name = {part.__name__: part for part in (*parts.ALL, rehearsed, driving, overload)}
     parser = argparse.ArgumentParser(prog="python -m bench.serving", description=__doc__)
     parser.add_argument("part", nargs="*", help=f"one of {', '.join(by_name)} (default: all)")
     chosen = parser.parse_args(argv).part or list(by_name)

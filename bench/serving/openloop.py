@@ -38,6 +38,7 @@ class Tally:
     lag_p99: float = 0.0
     """Delay of the generator."""
     accepted_p50: float = 0.0
+    accepted_p95: float = 0.0
     accepted_p99: float = 0.0
     rejected_p99: float = 0.0
 
@@ -69,7 +70,9 @@ def run(port: int, request: bytes, rate: float, seconds: float, deadline: float)
     clients.close()
     tally = clients.tally
     tally.lag_p99 = _percentile(lags, 99)
-    tally.accepted_p50, tally.accepted_p99 = _percentile(clients.accepted, 50), _percentile(clients.accepted, 99)
+    tally.accepted_p50, tally.accepted_p95, tally.accepted_p99 = (
+        _percentile(clients.accepted, percent) for percent in (50, 95, 99)
+    )
     tally.rejected_p99 = _percentile(clients.rejected, 99)
     return tally
 

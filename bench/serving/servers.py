@@ -139,8 +139,8 @@ class Server:
 
 
 @contextmanager
-def running(label: str, start: Start, model: Path) -> Iterator[Server]:
-    """Run a server inside the context.
+def running(label: str, start: Start, model: Path, cpu: int | None = None) -> Iterator[Server]:
+    """Run a server inside the context, on the CPU of servers unless another one is given.
 
     Raises:
         ClusterError: it exited, or was not ready within ``START_SECONDS``; with the end of its log.
@@ -148,7 +148,7 @@ def running(label: str, start: Start, model: Path) -> Iterator[Server]:
     port = free_port()
     command = start(model, port)
     log = model.with_name(f"{model.name}-{port}.log")
-    argv = pinned.on(pinned.cpus()[0], command.argv)
+    argv = pinned.on(pinned.cpus()[0] if cpu is None else cpu, command.argv)
     with log.open("wb") as output:
         started = time.perf_counter()
         child = subprocess.Popen(

@@ -30,8 +30,11 @@ INTEGRATION_CONTROLLERS = (
     "garbage-collector-controller",
     "serviceaccount-controller",
     "root-ca-certificate-publisher-controller",
+    "clusterrole-aggregation-controller",
+    "validatingadmissionpolicy-status-controller",
 )
-"""Controllers that an API server without a node needs, so that deleted namespaces and owned objects disappear."""
+"""Controllers that an API server without a node needs: deleted namespaces and owned objects disappear, the roles `edit`
+and `admin` have rules, and the types in admission policies are checked."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.types import Autoscaling, MLModel, Owner
+from mlmodel_operator.api.types import Autoscaling, MLModel, Owner, Tls
 from mlmodel_operator.names import (
     ADOPTED_LABEL,
     GROUP,
     KIND,
+    NAMESPACE,
     REVISION_LABEL,
     revision_name,
     router_config_name,
@@ -38,6 +39,7 @@ from mlmodel_operator.runtime.resource import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     SERVICES,
     Body,
     Resource,
@@ -52,7 +54,15 @@ from mlmodel_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
 
-KINDS = (CONTROLLER_REVISIONS, SERVICES, DEPLOYMENTS, CONFIG_MAPS, AUTOSCALERS, DISRUPTION_BUDGETS)
+KINDS = (
+    CONTROLLER_REVISIONS,
+    SERVICES,
+    DEPLOYMENTS,
+    CONFIG_MAPS,
+    AUTOSCALERS,
+    DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
+)
 """In the order of adoption: records first, because they prove the rest."""
 
 
@@ -69,12 +79,21 @@ def is_orphan(body: Body, owner: Owner) -> bool:
 class Adopter:
     """Adopts orphans, and reports those that it leaves alone."""
 
-    def __init__(self, api: Api, store: Store, applier: Applier, recorder: Recorder, events: Events) -> None:
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        applier: Applier,
+        recorder: Recorder,
+        events: Events,
+        operator_namespace: str = NAMESPACE,
+    ) -> None:
         self._api = api
         self._store = store
         self._applier = applier
         self._recorder = recorder
         self._events = events
+        self._operator_namespace = operator_namespace
         # resourceVersion of an orphan that is not ours, and the name of the model: it is compared again when changed.
         self._foreign: dict[tuple[Resource, str, str], tuple[str, str]] = {}
 
@@ -94,9 +113,10 @@ class Adopter:
         for r, orphan in orphans:
             if r == CONTROLLER_REVISIONS or recorded == Recorded():
                 continue
-            why = await self._why_foreign(owner, r, orphan, recorded)
-            if not why:
-                await self._take(owner, r, orphan)
+            whole = await self._read(r, orphan)
+            why = await self._why_foreign(owner, r, whole, recorded) if whole else "it is larger than any of ours"
+            if whole and not why:
+                await self._take(owner, r, whole)
                 continue
             self._foreign[r, *address(orphan)] = (resource_version(orphan), owner.name)
             logger.warning("orphan not adopted", extra={"kind": r.kind, "object": address(orphan)[1], "reason": why})
@@ -105,6 +125,15 @@ class Adopter:
                 f" (`{delete_command(r, orphan)}`), or restore what the operator built"
             )
             await self._events.post(body, transition=uid(orphan), reason=Reason.NOT_ADOPTED, note=note, warning=True)
+
+    async def _read(self, r: Resource, orphan: Body) -> Body | None:
+        """Return all fields of an orphan; None if it is too large. Raise ApiError, also if it was deleted."""
+        try:
+            return await self._api.get(r, *address(orphan))
+        except ApiError as error:
+            if error.too_large:
+                return None
+            raise
 
     def forget(self, model: tuple[str, str]) -> None:
         """Drop what is known of the orphans of a model (namespace, name) that was deleted."""
@@ -152,13 +181,13 @@ class Adopter:
         """Return why an orphan is not adopted, as a clause; empty if it is what the operator would build."""
         if r == CONFIG_MAPS:
             return _why_foreign_config_map(owner, orphan)
-        intents = _intents(owner, r, orphan, recorded)
+        intents = _intents(owner, r, orphan, recorded, self._operator_namespace)
         if not intents:
             return "no record of the operator describes it"
         found = ""
         for intent in intents:
             try:
-                expected = await self._dry_run(r, orphan, intent)
+                expected = await self._dry_run(owner, r, orphan, intent)
             except ApiError as error:
                 if error.retryable:
                     raise
@@ -170,25 +199,30 @@ class Adopter:
             found = f"it differs from what the operator built in {found}"
         return found
 
-    async def _dry_run(self, r: Resource, orphan: Body, intent: Body) -> Body:
-        """Return the intent as the API server would store it."""
+    async def _dry_run(self, owner: Owner, r: Resource, orphan: Body, intent: Body) -> Body:
+        """Return the intent as the API server would store it, with the owner and a name that our policies require."""
         meta = {key: value for key, value in metadata(intent).items() if key in ("labels", "annotations")}
         # The name of the orphan exists, and any fixed name could.
-        meta |= {"generateName": "mlmodel-dry-run-", "namespace": address(orphan)[0]}
+        meta |= {"generateName": f"{owner.name}-dry-run-", "namespace": address(orphan)[0]}
+        meta["ownerReferences"] = owner_references(owner)
         body = {"apiVersion": r.api_version, "kind": r.kind, "metadata": meta, "spec": intent["spec"]}
         return {"kind": r.kind, **await self._api.create(r, body, dry_run=True)}
 
 
-def _intents(owner: Owner, r: Resource, orphan: Body, recorded: Recorded) -> list[Body]:
+def _intents(owner: Owner, r: Resource, orphan: Body, recorded: Recorded, operator_namespace: str) -> list[Body]:
     """Return what the operator may have built under the name of the orphan."""
     name = address(orphan)[1]
     if r == DEPLOYMENTS:
         return list(recorded.deployments.get(name, ()))
+    if r == NETWORK_POLICIES:
+        policies = resources.network_policies(owner, operator_namespace)
+        return [body for body in policies if address(body)[1] == name]
     revision = observe.label(orphan, REVISION_LABEL)
     if revision in recorded.known.snapshots and name == revision_name(owner.name, revision):
         return [_of_revision(owner, r, revision, orphan)]
     if r == SERVICES and name == owner.name:
-        return [resources.router_service(owner)]
+        # With and without TLS: the field may have changed since.
+        return [resources.router_service(owner), resources.router_service(owner, Tls(""))]
     if r == DISRUPTION_BUDGETS and name == router_name(owner.name):
         return [resources.router_disruption_budget(owner)]
     return []

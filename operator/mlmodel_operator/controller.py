@@ -13,16 +13,14 @@ from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import MLModel, Owner, Revision
+from mlmodel_operator.kept import MODELS as MODELS
+from mlmodel_operator.kept import OVERSIZED
 from mlmodel_operator.names import (
     CONFIG_ANNOTATION,
-    GROUP,
-    KIND,
-    PLURAL,
     REHEARSAL_ANNOTATION,
     ROUTES_ANNOTATION,
     SIDES_ANNOTATION,
     TEMPLATE_ANNOTATION,
-    VERSION,
     revision_name,
     router_config_name,
 )
@@ -43,6 +41,7 @@ from mlmodel_operator.runtime.resource import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     PODS,
     SERVICES,
     Body,
@@ -57,7 +56,6 @@ from mlmodel_operator.settings import Settings
 from mlmodel_operator.status_reader import StatusReader
 from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
-MODELS = Resource(GROUP, VERSION, PLURAL, KIND)
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has one object. The Deployment is deleted last: it shows that the revision exists."""
 
@@ -84,7 +82,7 @@ class Controller:
         self._applier = applier
         self._events = events
         self._recorder = Recorder(api, store)
-        self._adopter = Adopter(api, store, applier, self._recorder, events)
+        self._adopter = Adopter(api, store, applier, self._recorder, events, settings.pod_namespace)
         self._writer = StatusWriter(api, store, events, clock, MODELS)
         self._observer = Observer(api, store, scraper, settings, clock)
         self._reader = StatusReader(self._recorder, self._observer, self._writer, events, settings.server_image)
@@ -105,6 +103,9 @@ class Controller:
         if body is None or observe.is_terminating(body):
             # The garbage collector deletes its children.
             self._forget(key)
+            return None
+        if OVERSIZED in body:
+            await self._reader.report_oversized(body, key)
             return None
         read = await self._reader.read(body, key)
         if read is None:
@@ -176,7 +177,9 @@ class Controller:
         """Return the status that the records and the children of the model show; ``how`` says how it is lost."""
         owner, image = model.owner, self._settings.server_image
         known = (await self._recorder.load(owner)).known
-        known = replace(known, snapshots={**self._observer.snapshots(owner), **known.snapshots})
+        snapshots = await self._observer.snapshots(owner, known.snapshots)
+        known = replace(known, snapshots={**snapshots, **known.snapshots})
+        await self._observer.read_routes(owner)
         return recover(model, self._observer.stored(model), known, image, self._clock.now(), how)
 
     # ----------------------------------------------------------------------------------------------------- writing
@@ -189,10 +192,14 @@ class Controller:
             # A running router follows these; those of the release before only see that the ConfigMap has changed.
             assigned = {ROUTES_ANNOTATION: plan.routes.text(), SIDES_ANNOTATION: plan.routes.sides_text()}
             await self._annotate(self._observer.router_pods(owner), assigned, attempt)
-        await self._apply(SERVICES, resources.router_service(owner), attempt)
+        if self._settings.network_policies:
+            for policy in resources.network_policies(owner, self._settings.pod_namespace):
+                await self._apply(NETWORK_POLICIES, policy, attempt)
+        await self._apply(SERVICES, resources.router_service(owner, model.spec.traffic.tls), attempt)
         config = resources.router_config_hash()
         image = self._settings.router_image
-        router = resources.router_deployment(owner, model.spec.traffic, image, config)
+        keys = resources.checked_keys(desired.revision for desired in plan.desired)
+        router = resources.router_deployment(owner, model.spec.traffic, image, config, keys)
         await self._apply_recorded(router, deployment_record(owner, router), attempt)
         await self._write_budget(owner, replicas, resources.router_disruption_budget(owner), attempt)
         for desired in plan.desired:

@@ -21,11 +21,15 @@ RETRY_SECONDS = 3.0
 
 
 class CrdCheck:
-    """``problem`` says what is wrong and what to type, for the readiness probe; empty once ``wait`` has returned."""
+    """``problem`` says what is wrong and what to type, for the readiness probe; empty once ``wait`` has returned.
 
-    def __init__(self, api: Api, clock: Clock) -> None:
+    ``is_optional``: without the right to read it, which an operator for some namespaces does not have, only warn.
+    """
+
+    def __init__(self, api: Api, clock: Clock, *, is_optional: bool = False) -> None:
         self._api = api
         self._clock = clock
+        self._is_optional = is_optional
         self.problem = f"the CustomResourceDefinition {CRD} has not been read yet"
 
     async def wait(self) -> None:
@@ -45,6 +49,15 @@ class CrdCheck:
         except ApiError as error:
             if error.not_found:
                 return f"the cluster has no CustomResourceDefinition {CRD}: type `kubectl apply -f crds/mlmodels.yaml`"
+            if error.forbidden and self._is_optional:
+                logger.warning(
+                    "CustomResourceDefinition not checked",
+                    extra={
+                        "reason": f"an operator with WATCH_NAMESPACES has no right to read {CRD}: after an upgrade, an"
+                        " administrator must type `kubectl apply -f crds/mlmodels.yaml`"
+                    },
+                )
+                return ""
             if error.forbidden:
                 return (
                     f"the operator may not read the CustomResourceDefinition {CRD}: type `kubectl apply -f"

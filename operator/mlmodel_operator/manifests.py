@@ -1,16 +1,21 @@
 """All objects that install the operator with ``kubectl apply``, as one file: ``manifests/install.yaml``.
 
 The file is generated, so that names, ports and security settings are declared once. ``python -m
-mlmodel_operator.manifests`` prints it.
+mlmodel_operator.manifests`` prints it; its options print it for another installation.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import yaml
 
+from mlmodel_operator import policies
 from mlmodel_operator.api.crd import crd
 from mlmodel_operator.names import (
     CRD,
@@ -25,6 +30,7 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.resources import common
 from mlmodel_operator.resources.common import Body
+from mlmodel_operator.settings import SettingsError, namespaces_of
 
 READ = ("get", "list", "watch")
 ROUTER_IMAGE = "docker.io/library/haproxy:3.2"
@@ -36,15 +42,39 @@ _HEADER = """\
 """
 
 
-def install() -> list[Body]:
+@dataclass(frozen=True)
+class Options:
+    """What an installation differs in."""
+
+    namespace: str = NAMESPACE
+    """Where the operator runs."""
+    namespaces: tuple[str, ...] = ()
+    """The only namespaces in which it has rights and works; empty: all."""
+    network_policies: bool = False
+    """Whether each model gets NetworkPolicies."""
+
+
+DEFAULT = Options()
+
+
+def install(options: Options = DEFAULT) -> list[Body]:
     """Return all objects, in the order in which they can be created."""
-    return [_namespace(), crd(), _service_account(), *_cluster_roles(), *_lease_role(), _deployment()]
+    return [
+        _namespace(options),
+        crd(),
+        *policies.policies(options.namespace, _server_image(), ROUTER_IMAGE),
+        _service_account(options),
+        *_operator_roles(options),
+        *_user_roles(),
+        *_lease_role(options),
+        _deployment(options),
+    ]
 
 
-def text() -> str:
+def text(options: Options = DEFAULT) -> str:
     """Return the manifest as YAML."""
     return _HEADER + yaml.dump_all(
-        install(), Dumper=_NoAliases, sort_keys=False, width=120, explicit_start=True, allow_unicode=True
+        install(options), Dumper=_NoAliases, sort_keys=False, width=120, explicit_start=True, allow_unicode=True
     )
 
 
@@ -55,12 +85,16 @@ class _NoAliases(yaml.SafeDumper):
         return True
 
 
-def _namespace() -> Body:
+def _server_image() -> str:
+    return f"mlmodel-server:{version(PROJECT)}"
+
+
+def _namespace(options: Options) -> Body:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {
-            "name": NAMESPACE,
+            "name": options.namespace,
             "labels": {
                 PART_OF_LABEL: PROJECT,
                 "pod-security.kubernetes.io/enforce": "restricted",
@@ -70,12 +104,13 @@ def _namespace() -> Body:
     }
 
 
-def _service_account() -> Body:
-    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata()}
+def _service_account(options: Options) -> Body:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(options.namespace)}
 
 
-def _metadata(name: str = OPERATOR, namespaced: bool = True, labels: dict[str, str] | None = None) -> Body:
-    place = {"namespace": NAMESPACE} if namespaced else {}
+def _metadata(namespace: str = "", name: str = OPERATOR, labels: dict[str, str] | None = None) -> Body:
+    """Return the metadata of an object of the installation; without ``namespace`` it is cluster-wide."""
+    place = {"namespace": namespace} if namespace else {}
     return {"name": name, **place, "labels": _LABELS | (labels or {})}
 
 
@@ -83,91 +118,93 @@ def _rule(group: str, plurals: list[str], *verbs: str) -> Body:
     return {"apiGroups": [group], "resources": plurals, "verbs": list(verbs)}
 
 
-def _cluster_roles() -> list[Body]:
-    """Return the operator's role with its binding, and two roles for users."""
+def _operator_roles(options: Options) -> Iterator[Body]:
+    """Yield the operator's rights on models: in the named namespaces, or in all."""
+    rules = _operator_rules(options)
+    for namespace in options.namespaces:
+        yield _role(rules, namespace)
+        yield _role_binding(options, namespace)
+    if not options.namespaces:
+        # Without it the operator could not say that the definition is older than itself.
+        definition = _rule("apiextensions.k8s.io", ["customresourcedefinitions"], "get") | {"resourceNames": [CRD]}
+        yield _role([*rules, definition])
+        yield _role_binding(options)
+
+
+def _role(rules: list[Body], namespace: str = "", name: str = OPERATOR, labels: dict[str, str] | None = None) -> Body:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role" if namespace else "ClusterRole",
+        "metadata": _metadata(namespace, name, labels),
+        "rules": rules,
+    }
+
+
+def _role_binding(options: Options, namespace: str = "") -> Body:
+    """Return the binding of the operator's role; without ``namespace`` the cluster-wide one."""
+    kind = "Role" if namespace else "ClusterRole"
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": f"{kind}Binding",
+        "metadata": _metadata(namespace),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": OPERATOR},
+        "subjects": [{"kind": "ServiceAccount", "name": OPERATOR, "namespace": options.namespace}],
+    }
+
+
+def _user_roles() -> list[Body]:
+    """Return roles for users: two that become part of those of Kubernetes, and one for accounts of restore tools."""
     change = ("create", "update", "patch", "delete", "deletecollection")
     to_view, to_edit, to_admin = (
         {f"rbac.authorization.k8s.io/aggregate-to-{role}": "true"} for role in ("view", "edit", "admin")
     )
-
-    def role(name: str, rules: list[Body], labels: dict[str, str] | None = None) -> Body:
-        return {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRole",
-            "metadata": _metadata(name, namespaced=False, labels=labels),
-            "rules": rules,
-        }
-
+    subresource, verb = policies.RESTORE
+    view = [_rule(GROUP, [PLURAL], *READ), _rule(GROUP, [f"{PLURAL}/scale"], "get")]
+    edit = [_rule(GROUP, [PLURAL], *READ, *change), _rule(GROUP, [f"{PLURAL}/scale"], "get", "update", "patch")]
     return [
-        role(OPERATOR, _operator_rules()),
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": _metadata(namespaced=False),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": OPERATOR},
-            "subjects": [{"kind": "ServiceAccount", "name": OPERATOR, "namespace": NAMESPACE}],
-        },
-        role(
-            "mlmodel-viewer",
-            [_rule(GROUP, [PLURAL], *READ), _rule(GROUP, [f"{PLURAL}/scale"], "get")],
-            to_view | to_edit | to_admin,
-        ),
-        role(
-            "mlmodel-editor",
-            [_rule(GROUP, [PLURAL], *READ, *change), _rule(GROUP, [f"{PLURAL}/scale"], "get", "update", "patch")],
-            to_edit | to_admin,
-        ),
+        _role(view, name="mlmodel-viewer", labels=to_view | to_edit | to_admin),
+        _role(edit, name="mlmodel-editor", labels=to_edit | to_admin),
+        _role([_rule(GROUP, [f"{PLURAL}/{subresource}"], verb)], name="mlmodel-restorer"),
     ]
 
 
-def _operator_rules() -> list[Body]:
-    """Return the operator's rights in all namespaces: exactly the verbs that it uses.
+def _operator_rules(options: Options) -> list[Body]:
+    """Return the operator's rights in the namespaces of models: exactly the verbs that it uses.
 
-    No Secrets, no exec, no roles. A role cannot select ConfigMaps by label, so it covers those of others too. The
-    operator deletes one that it wrote and somebody made immutable, which nothing else can correct.
+    No Secrets, no exec, no roles. A role cannot select objects by owner or label: the admission policies do. The
+    operator deletes a ConfigMap that it wrote and somebody made immutable, which nothing else can correct.
     """
-    children = (*READ, "create", "patch", "delete")
-    return [
-        _rule(GROUP, [PLURAL], *READ),
+    watch = ("list", "watch")
+    write = (*READ, "create", "patch")
+    rules = [
+        _rule(GROUP, [PLURAL], *watch),
         _rule(GROUP, [f"{PLURAL}/status"], "update"),
         # Clusters that check blockOwnerDeletion require this right.
         _rule(GROUP, [f"{PLURAL}/finalizers"], "update"),
-        _rule("apps", ["deployments", "controllerrevisions"], *children),
+        _rule("apps", ["deployments", "controllerrevisions"], *write, "delete"),
         # Pods belong to a Deployment through their ReplicaSet.
-        _rule("apps", ["replicasets"], *READ),
-        _rule("", ["services"], *children),
-        _rule("", ["configmaps"], *children),
-        _rule("autoscaling", ["horizontalpodautoscalers"], *children),
-        _rule("policy", ["poddisruptionbudgets"], *children),
+        _rule("apps", ["replicasets"], *watch),
+        _rule("", ["services"], *write, "delete"),
+        _rule("", ["configmaps"], *write, "delete"),
+        _rule("autoscaling", ["horizontalpodautoscalers"], *write, "delete"),
+        _rule("policy", ["poddisruptionbudgets"], *write, "delete"),
         # An annotation on a router pod makes its node refresh the mounted routes at once.
-        _rule("", ["pods"], *READ, "patch"),
+        _rule("", ["pods"], *watch, "patch"),
         _rule("events.k8s.io", ["events"], "create"),
-        _rule("apiextensions.k8s.io", ["customresourcedefinitions"], "get") | {"resourceNames": [CRD]},
     ]
+    if options.network_policies:
+        rules.append(_rule("networking.k8s.io", ["networkpolicies"], *write))
+    return rules
 
 
-def _lease_role() -> list[Body]:
+def _lease_role(options: Options) -> list[Body]:
     lease = _rule("coordination.k8s.io", ["leases"], "get", "watch", "patch") | {"resourceNames": [OPERATOR]}
-    return [
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "Role",
-            "metadata": _metadata(),
-            "rules": [lease, _rule("coordination.k8s.io", ["leases"], "create")],
-        },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": _metadata(),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": OPERATOR},
-            "subjects": [{"kind": "ServiceAccount", "name": OPERATOR, "namespace": NAMESPACE}],
-        },
-    ]
+    rules = [lease, _rule("coordination.k8s.io", ["leases"], "create")]
+    return [_role(rules, options.namespace), _role_binding(options, options.namespace)]
 
 
-def _deployment() -> Body:
+def _deployment(options: Options) -> Body:
     """Return the operator's Deployment. In an upgrade the new pod syncs its caches and waits for the Lease."""
-    release = version("mlmodel")
 
     def field(path: str) -> Body:
         return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
@@ -178,7 +215,7 @@ def _deployment() -> Body:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _metadata(),
+        "metadata": _metadata(options.namespace),
         "spec": {
             "replicas": 1,
             "revisionHistoryLimit": 2,
@@ -193,12 +230,13 @@ def _deployment() -> Body:
                     "containers": [
                         {
                             "name": "operator",
-                            "image": f"{OPERATOR}:{release}",
+                            "image": f"{OPERATOR}:{version(PROJECT)}",
                             "env": [
-                                {"name": "SERVER_IMAGE", "value": f"mlmodel-server:{release}"},
+                                {"name": "SERVER_IMAGE", "value": _server_image()},
                                 {"name": "ROUTER_IMAGE", "value": ROUTER_IMAGE},
                                 {"name": "POD_NAMESPACE", **field("metadata.namespace")},
                                 {"name": "POD_NAME", **field("metadata.name")},
+                                *_choices(options),
                             ],
                             "ports": [{"name": "http", "containerPort": OPERATOR_PORT}],
                             "resources": {
@@ -218,5 +256,53 @@ def _deployment() -> Body:
     }
 
 
+def _choices(options: Options) -> list[Body]:
+    """Return the environment variables of what differs from the default."""
+    choices = []
+    if options.namespaces:
+        choices.append({"name": "WATCH_NAMESPACES", "value": ",".join(options.namespaces)})
+    if options.network_policies:
+        choices.append({"name": "NETWORK_POLICIES", "value": "true"})
+    return choices
+
+
+def options_of(argv: Sequence[str]) -> Options:
+    """Return the options of a command line; exit with code 2 and a message if they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mlmodel_operator.manifests",
+        description="Print the objects that install the operator, for `kubectl apply -f -`.",
+    )
+    parser.add_argument(
+        "--namespace",
+        default=NAMESPACE,
+        metavar="NAME",
+        help=f"namespace of the operator (default: {NAMESPACE})",
+    )
+    parser.add_argument(
+        "--namespaces",
+        default="",
+        metavar="NAME,NAME",
+        help="the only namespaces in which the operator has rights and works; they must exist (default: all)",
+    )
+    parser.add_argument(
+        "--network-policies",
+        action="store_true",
+        help="give each model NetworkPolicies (default: off)",
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        namespaces = namespaces_of(arguments.namespaces, "--namespaces")
+        home = namespaces_of(arguments.namespace, "--namespace")
+    except SettingsError as error:
+        parser.error(str(error))
+    if len(home) != 1:
+        what = f"names {len(home)} namespaces: type one" if home else "is empty: type the name of a namespace"
+        parser.error(f"--namespace {what}")
+    (namespace,) = home
+    if wrong := [name for name in namespaces if name == namespace or name.startswith("kube-")]:
+        parser.error(f"--namespaces has {wrong[0]}, where the operator creates no objects: name namespaces of models")
+    return Options(namespace, namespaces, arguments.network_policies)
+
+
 if __name__ == "__main__":
-    print(text(), end="")
+    print(text(options_of(sys.argv[1:])), end="")

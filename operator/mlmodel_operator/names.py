@@ -26,6 +26,8 @@ MODEL_LABEL = f"{GROUP}/model"  # on every child: the name of its MLModel; the s
 COMPONENT_LABEL = f"{GROUP}/component"  # on every child: SERVER or ROUTER
 REVISION_LABEL = f"{GROUP}/revision"  # on the children of one revision: its identity
 ADOPTED_LABEL = f"{GROUP}/adopted"  # on a ControllerRevision: it was that of a former MLModel of the same name
+METRICS_LABEL = f"{GROUP}/metrics"  # on a namespace, by an administrator: its pods may read the metrics of models
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # on every namespace, by Kubernetes: its name
 RECORD_LABEL = f"{GROUP}/record"  # on a ControllerRevision: what it records (see resources/records.py)
 
 SNAPSHOT_ANNOTATION = f"{GROUP}/snapshot"  # on the record of a revision: digest of its snapshot, image included
@@ -47,14 +49,19 @@ SERVER: Final = "server"  # component that runs a model, and the container in it
 FETCHER: Final = "fetch"  # init container of a server pod that downloads the model: it has the credentials
 ROUTER: Final = "router"  # component that routes a model's requests, and the container in its pods
 
+API_KEYS = "api-keys"  # volume of a server pod with the hashes of the API keys
+FEEDBACK_KEY = "feedback-key"  # volume of a server pod with the key of prediction ids
 REHEARSAL = "rehearsal"  # file, volume and port of a server pod that rehearses; key of the ConfigMap with the routes
 
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
 ROUTER_PORT = 8080  # HTTP of a router pod
 GRPC_PORT = 9000  # gRPC of server and router pods and of both Services: HTTP/2 from the first byte, without TLS
+ROUTER_TLS_PORT = 8443  # HTTP over TLS of a router pod, with spec.traffic.tls
+GRPC_TLS_PORT = 9443  # gRPC over TLS of a router pod and of the model's Service, with spec.traffic.tls
 ROUTER_STATUS_PORTS = (9090, 9091)  # status, metrics and probes of the two HAProxy processes of a router pod
 REHEARSAL_PORT = 8090  # results of a rehearsal, as counts, of a server pod
 SERVICE_PORT = 80  # HTTP of the model's Service, which leads to the routers
+SERVICE_TLS_PORT = 443  # HTTP over TLS of the model's Service, with spec.traffic.tls
 OPERATOR_PORT = 8081  # metrics and probes of the operator
 
 
@@ -82,3 +89,8 @@ def router_config_name(model: str) -> str:
 def router_name(model: str) -> str:
     """Return the name of the router's Deployment and disruption budget; its Service has the model's own name."""
     return f"{model}-{ROUTER}"
+
+
+def server_policy_name(model: str) -> str:
+    """Return the name of the NetworkPolicy of all server pods; that of the routers is named like their Deployment."""
+    return f"{model}-{SERVER}"

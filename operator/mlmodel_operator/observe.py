@@ -12,42 +12,21 @@ from typing import Any
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
 from mlmodel_operator.api.types import MLModel, Owner, Spec
 from mlmodel_operator.names import (
-    CONFIG_ANNOTATION,
     FETCHER,
     GROUP,
-    REHEARSAL_ANNOTATION,
     REVISION_LABEL,
-    ROUTER,
     ROUTER_STATUS_PORTS,
-    ROUTES_ANNOTATION,
     SERVER,
-    SIDES_ANNOTATION,
     Component,
 )
-from mlmodel_operator.resources import records
 from mlmodel_operator.resources.found import read_files_sha256, rehearses
-from mlmodel_operator.rollout.observed import MANY_RESTARTS, Pod, Rehearsing, RevisionState, Router
-from mlmodel_operator.rollout.pod_failures import CRASH_LOOP, IMAGE_FAILURES
-from mlmodel_operator.runtime.resource import (
-    AUTOSCALERS,
-    CONTROLLER_REVISIONS,
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    PODS,
-    REPLICA_SETS,
-    Body,
-    Resource,
-    controller_of,
-    metadata,
-    uid,
-)
-from mlmodel_operator.runtime.store import Slim, slim_metadata
+from mlmodel_operator.rollout.observed import Pod, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.pod_failures import CRASH_LOOP
+from mlmodel_operator.runtime.resource import Body, controller_of, metadata, uid
 from mlmodel_operator.scrape import PairsPage, RouterStatus
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
-
-_POD_ANNOTATIONS = (ROUTES_ANNOTATION, SIDES_ANNOTATION, REHEARSAL_ANNOTATION, CONFIG_ANNOTATION)
 
 _SPACES = re.compile(r"\s+")
 _DIGITS = re.compile(r"\d+")
@@ -71,7 +50,7 @@ def _is_control(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
-def _steady(text: str, known: str) -> str:
+def steady(text: str, known: str) -> str:
     """Return ``known`` if ``text`` differs from it only in numbers: a number of nodes or seconds is not news."""
     return known if _DIGITS.sub("0", text) == _DIGITS.sub("0", known) else text
 
@@ -111,7 +90,7 @@ def is_finished(pod: Body) -> bool:
 
 def is_ready(pod: Body) -> bool:
     """Whether the pod's Ready condition is true."""
-    return _condition(pod, "Ready").get("status") == "True"
+    return condition_of(pod, "Ready").get("status") == "True"
 
 
 def created(body: Body) -> float:
@@ -126,7 +105,7 @@ def pod_address(pod: Body) -> str:
 
 def replica_failure(deployment: Body) -> str:
     """Return why the Deployment cannot create pods (a quota, an admission policy); empty if it can."""
-    condition = _condition(deployment, "ReplicaFailure")
+    condition = condition_of(deployment, "ReplicaFailure")
     return clean(condition.get("message")) if condition.get("status") == "True" else ""
 
 
@@ -137,7 +116,8 @@ def _time(text: Any) -> float | None:
         return None
 
 
-def _condition(body: Body, kind: str) -> Body:
+def condition_of(body: Body, kind: str) -> Body:
+    """Return a condition in the status; empty if the object does not have it."""
     for condition in (body.get("status") or {}).get("conditions") or []:
         if condition.get("type") == kind:
             return dict(condition)
@@ -166,9 +146,9 @@ def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
     Until the model is fetched, restarts, waiting and exits are those of the init container that fetches it.
     """
     # By name: the sidecar of a mesh may come first, and its failures are not those of the model.
-    fetcher = _fetcher(body) if container_name == SERVER else {}
-    is_fetching = bool(fetcher) and not _has_succeeded(fetcher)
-    container = fetcher if is_fetching else _container(body, container_name)
+    fetcher = fetcher_of(body) if container_name == SERVER else {}
+    is_fetching = bool(fetcher) and not has_succeeded(fetcher)
+    container = fetcher if is_fetching else container_of(body, container_name)
     state = container.get("state") or {}
     waiting = state.get("waiting") or {}
     # So kubelet calls it in a pod with init containers.
@@ -176,7 +156,7 @@ def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
         "ContainerCreating" if is_fetching and waiting.get("reason") == "PodInitializing" else waiting.get("reason")
     )
     exited = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-    scheduled, ready = _condition(body, "PodScheduled"), _condition(body, "Ready")
+    scheduled, ready = condition_of(body, "PodScheduled"), condition_of(body, "Ready")
     return Pod(
         name=str(metadata(body).get("name", "")),
         created=created(body),
@@ -196,16 +176,18 @@ def read_pod(body: Body, container_name: Component = SERVER) -> Pod:
     )
 
 
-def _fetcher(pod: Body) -> Body:
+def fetcher_of(pod: Body) -> Body:
     """Return the status of the init container that fetches the model; empty if the pod has none."""
-    return _container(pod, FETCHER, "initContainerStatuses")
+    return container_of(pod, FETCHER, "initContainerStatuses")
 
 
-def _has_succeeded(container: Body) -> bool:
+def has_succeeded(container: Body) -> bool:
+    """Whether the container has exited with code 0."""
     return ((container.get("state") or {}).get("terminated") or {}).get("exitCode") == 0
 
 
-def _container(pod: Body, name: str, kind: str = "containerStatuses") -> Body:
+def container_of(pod: Body, name: str, kind: str = "containerStatuses") -> Body:
+    """Return the status of a container; empty if the pod does not have it."""
     containers = (pod.get("status") or {}).get(kind) or []
     return next((item for item in containers if item.get("name") == name), {})
 
@@ -263,6 +245,8 @@ def read_router(name: str, port: int, status: RouterStatus | None, silent_since:
         status.stable_ms,
         status.weights,
         status.uncounted,
+        tls=status.tls,
+        keys=status.keys,
         port=port,
     )
 
@@ -288,139 +272,3 @@ def files_digest(config_map: Body) -> str:
     files |= {name: b64decode(text, validate=True) for name, text in (config_map.get("binaryData") or {}).items()}
     lines = [f"{sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files) if not name.startswith(".")]
     return sha256("".join(lines).encode()).hexdigest()
-
-
-# ----------------------------------------------------------------------------------------------- what the store keeps
-
-
-def slim_pod(body: Body, known: Body | None) -> Body:
-    """Return what decisions read from a pod. What kubelet and scheduler repeat, in other words, stays as it was known.
-
-    While an image cannot be pulled, kubelet alternates between two reasons; in a crash loop, between waiting and
-    running; the scheduler counts nodes again. None of it is news, and each would cost a reconcile.
-    """
-    meta, before = metadata(body), known or {}
-    status = body.get("status") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "labels")
-    slim: Body = {key: meta[key] for key in kept if key in meta}
-    if references := meta.get("ownerReferences"):
-        slim["ownerReferences"] = references
-    annotations = meta.get("annotations") or {}
-    if read := {name: annotations[name] for name in _POD_ANNOTATIONS if name in annotations}:
-        slim["annotations"] = read
-    containers = [
-        _slim_container(item, _container(before, name)) for name in (SERVER, ROUTER) if (item := _container(body, name))
-    ]
-    fetcher = _fetcher(body)
-    fetchers = [_slim_fetcher(fetcher, _fetcher(before))] if fetcher else []
-    return {
-        "metadata": slim,
-        "status": {
-            "phase": status.get("phase"),
-            "podIP": status.get("podIP"),
-            "conditions": [
-                _slim_condition(condition, _condition(before, kind))
-                for kind in ("Ready", "PodScheduled")
-                if (condition := _condition(body, kind))
-            ],
-            "containerStatuses": containers,
-            **({"initContainerStatuses": fetchers} if fetchers else {}),
-        },
-    }
-
-
-def _slim_condition(condition: Body, known: Body) -> Body:
-    slim = {key: condition[key] for key in ("type", "status") if key in condition}
-    if slim.get("type") == "Ready":
-        return slim | {"lastTransitionTime": condition.get("lastTransitionTime")}
-    is_same = condition.get("status") == known.get("status")
-    message = clean(condition.get("message"))
-    return slim | {"message": _steady(message, known.get("message", "")) if is_same else message}
-
-
-def _slim_fetcher(container: Body, known: Body) -> Body:
-    """Return what is read of the init container that fetches the model: once it has, no failure of it counts."""
-    if not _has_succeeded(container):
-        # It never starts to serve: from some restarts on, it is in a crash loop also while it runs.
-        return _slim_container(container | {"started": False}, known)
-    return {"name": container["name"], "state": {"terminated": {"exitCode": 0}}}
-
-
-def _slim_container(container: Body, known: Body) -> Body:
-    state, last = container.get("state") or {}, (container.get("lastState") or {}).get("terminated")
-    restarts, known_restarts = int(container.get("restartCount", 0)), int(known.get("restartCount", 0))
-    exited = _slim_exit(state.get("terminated") or last)
-    is_started = "running" in state and container.get("started") is True
-    if not is_started and not known.get("started") and known_restarts >= MANY_RESTARTS:
-        # The same crash loop goes on.
-        restarts = known_restarts
-    if restarts >= MANY_RESTARTS and not is_started and exited:
-        # Whether the container waits, starts or has just exited: it crashes again and again.
-        state = {"waiting": {"reason": CRASH_LOOP}}
-    elif "waiting" in state:
-        state = {"waiting": _slim_waiting(state["waiting"] or {}, (known.get("state") or {}).get("waiting") or {})}
-    elif "terminated" in state:
-        state = {"terminated": exited}
-    else:
-        state = {"running": {}} if "running" in state else {}
-    return {
-        "name": container["name"],
-        "restartCount": restarts,
-        "started": is_started,
-        "state": state,
-        "lastState": {"terminated": exited} if exited else {},
-    }
-
-
-def _slim_exit(terminated: Body | None) -> Body:
-    """Return the fields of an exit that are read: no times and no identity of the container."""
-    return (
-        {key: terminated[key] for key in ("exitCode", "reason", "message") if key in terminated} if terminated else {}
-    )
-
-
-def _slim_waiting(waiting: Body, known: Body) -> Body:
-    reason, message = str(waiting.get("reason", "")), clean(waiting.get("message"))
-    known_reason, known_message = str(known.get("reason", "")), str(known.get("message", ""))
-    if {reason, known_reason} <= IMAGE_FAILURES:
-        # The first message has the answer of the registry. A back-off is the more certain failure.
-        return {
-            "reason": known_reason if known_reason != "ErrImagePull" else reason,
-            "message": known_message or message,
-        }
-    return {"reason": reason, "message": _steady(message, known_message) if reason == known_reason else message}
-
-
-def slim_deployment(body: Body, known: Body | None) -> Body:
-    """Return a Deployment without the counts and times in its status."""
-    failure = _condition(body, "ReplicaFailure")
-    message = _steady(clean(failure.get("message")), _condition(known or {}, "ReplicaFailure").get("message", ""))
-    conditions = [{"type": "ReplicaFailure", "status": failure.get("status"), "message": message}] if failure else []
-    return {**slim_metadata(body), "status": {"conditions": conditions}}
-
-
-def slim_replica_set(body: Body, _known: Body | None) -> Body:
-    """Return the identity of a ReplicaSet and its owner."""
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
-    return {"metadata": {key: value for key, value in metadata(body).items() if key in kept}}
-
-
-def without_status(body: Body, _known: Body | None) -> Body:
-    """Return an object whose status is not read, without it."""
-    return {key: value for key, value in slim_metadata(body).items() if key != "status"}
-
-
-def slim_record(body: Body, _known: Body | None) -> Body:
-    """Return a record without its data."""
-    return records.slim(body)
-
-
-SLIMS: Mapping[Resource, Slim] = {
-    CONTROLLER_REVISIONS: slim_record,
-    PODS: slim_pod,
-    REPLICA_SETS: slim_replica_set,
-    DEPLOYMENTS: slim_deployment,
-    AUTOSCALERS: without_status,
-    DISRUPTION_BUDGETS: without_status,
-}
-"""What the store keeps of each kind; an event that changes nothing of it requeues no model."""

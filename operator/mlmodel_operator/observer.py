@@ -5,7 +5,8 @@ What is read over the network is decided in rollout/needs.py: a model that waits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import replace
 
 from mlmodel_operator import observe
@@ -15,12 +16,19 @@ from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
 from mlmodel_operator.resources.found import read_snapshot, rehearses
-from mlmodel_operator.rollout.needs import answering_side, needs_address, needs_pages, needs_routers, needs_services
+from mlmodel_operator.rollout.needs import (
+    answering_side,
+    needs_address,
+    needs_followed,
+    needs_pages,
+    needs_routers,
+    needs_services,
+)
 from mlmodel_operator.rollout.observed import MOST_REHEARSING, Observed, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
-from mlmodel_operator.runtime.api import Api
+from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.resource import (
     CONFIG_MAPS,
@@ -32,6 +40,8 @@ from mlmodel_operator.runtime.resource import (
     Resource,
     address,
     belongs_to,
+    resource_version,
+    uid,
 )
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.scrape import RouterStatus, Scraper
@@ -45,21 +55,27 @@ class Observer:
 
     def __init__(self, api: Api, store: Store, scraper: Scraper, settings: Settings, clock: Clock) -> None:
         self._store, self._scraper, self._settings, self._clock = store, scraper, settings, clock
+        self._api = api
         self._config_maps = ConfigMaps(api, clock)
         self._silences = Silences()
+        # By model: UID and version of the ConfigMap with the routes, and what it contained.
+        self._routes: dict[Key, tuple[str, Routes | None]] = {}
 
     def forget(self, key: Key) -> None:
         """Drop all that is stored about a model that no longer exists."""
         self._config_maps.forget(key)
         self._silences.forget(key)
+        self._routes.pop(key, None)
 
     async def observe(self, model: MLModel, status: Status, refusal: str) -> Observed:
         """Return the input of a decision about ``status``; ``refusal`` is why the last write failed, or empty."""
+        if needs_followed(status):
+            await self.read_routes(model.owner)
         observed = self.stored(model, refusal)
-        statuses: Mapping[str, RouterStatus | None] = {}
-        if needs_routers(status, observed):
-            statuses = await self._scraper.routers(_addresses(_ready(self.router_pods(model.owner))))
-        rehearsing = await self._read_pages(model, status, observed)
+        # Both, and later both kinds of addresses, at the same time: each may take a second.
+        statuses, rehearsing = await asyncio.gather(
+            self._read_routers(model, status, observed), self._read_pages(model, status, observed)
+        )
         if statuses or rehearsing:
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
             observed = replace(self.stored(model, refusal), rehearsing=rehearsing)
@@ -87,15 +103,6 @@ class Observer:
             and address(body)[1] == revision_name(owner.name, revision)
             and belongs_to(body, owner.uid)
         ]
-
-    def snapshots(self, owner: Owner) -> Mapping[str, Snapshot]:
-        """Return what the Deployments of the revisions were built from, where that is certain, with the image of new
-        revisions."""
-        found = {
-            observe.label(body, REVISION_LABEL): read_snapshot(body, self._settings.server_image)
-            for body in self.of_revisions(DEPLOYMENTS, owner)
-        }
-        return {revision: snapshot for revision, snapshot in found.items() if snapshot is not None}
 
     def router_pods(self, owner: Owner) -> list[Body]:
         """Return the pods of the router."""
@@ -136,12 +143,33 @@ class Observer:
             denied=self._settings.denial(model.spec.model.trust),
         )
 
-    def _followed(self, owner: Owner) -> Routes | None:
-        """Return the routes in the cluster."""
+    async def read_routes(self, owner: Owner) -> None:
+        """Read the routes in the cluster, unless they are known: the store has only the version of the ConfigMap."""
+        version = self._routes_version(owner)
+        if version and self._routes.get(_key(owner), ("", None))[0] != version:
+            self._routes[_key(owner)] = (version, await self._get_routes(owner))
+
+    def _routes_version(self, owner: Owner) -> str:
+        """Return UID and version of the ConfigMap with the routes; empty if it does not exist or is not ours."""
         body = self._store.get(CONFIG_MAPS, owner.namespace, routes_name(owner.name))
-        if body is None or not belongs_to(body, owner.uid):
-            return None
+        is_ours = body is not None and belongs_to(body, owner.uid)
+        return f"{uid(body)}/{resource_version(body)}" if body is not None and is_ours else ""
+
+    async def _get_routes(self, owner: Owner) -> Routes | None:
+        try:
+            body = await self._api.get(CONFIG_MAPS, owner.namespace, routes_name(owner.name))
+        except ApiError as error:
+            if error.not_found:
+                return None
+            if error.too_large:
+                return Routes()  # not ours: the next decision writes them again
+            raise
         return read_routes(str((body.get("data") or {}).get("routes", "")))
+
+    def _followed(self, owner: Owner) -> Routes | None:
+        """Return the routes in the cluster; None if there are none, or if they were not read since they changed."""
+        version, routes = self._routes.get(_key(owner), ("", None))
+        return routes if version and version == self._routes_version(owner) else None
 
     def _router(self, owner: Owner) -> Body | None:
         return self._store.get(DEPLOYMENTS, owner.namespace, router_name(owner.name))
@@ -155,6 +183,26 @@ class Observer:
 
     # ---------------------------------------------------------------------------------------------- over the network
 
+    async def snapshots(self, owner: Owner, known: Collection[str] = ()) -> Mapping[str, Snapshot]:
+        """Return what the Deployments of the revisions that are not ``known`` were built from, where that is certain,
+        with the image of new revisions. Raise ApiError."""
+        found: dict[str, Snapshot] = {}
+        for body in self.of_revisions(DEPLOYMENTS, owner):
+            revision = observe.label(body, REVISION_LABEL)
+            if revision not in known:
+                whole = await self._api.get(DEPLOYMENTS, *address(body))
+                snapshot = read_snapshot(whole, self._settings.server_image)
+                found |= {} if snapshot is None else {revision: snapshot}
+        return found
+
+    async def _read_routers(
+        self, model: MLModel, status: Status, observed: Observed
+    ) -> Mapping[str, RouterStatus | None]:
+        """Return what the ready routers report, if the next decision requires it."""
+        if not needs_routers(model, status, observed):
+            return {}
+        return await self._scraper.routers(_addresses(_ready(self.router_pods(model.owner))))
+
     async def _with_answers(
         self,
         owner: Owner,
@@ -166,16 +214,17 @@ class Observer:
         key, now, pods = _key(owner), self._clock.now(), _ready(self.router_pods(owner))
         answered = {name: found is not None for name, found in statuses.items()}
         silent = self._silences.note(key, "routers", answered, now)
-        reachable = {}
+        asked: dict[str, Awaitable[bool]] = {}
         if pods and needs_address(status, observed):
             side = answering_side(status, observed)
             service = self._store.get(SERVICES, owner.namespace, owner.name)
-            reachable = {"address": await self._scraper.answers(_cluster_ip(service, owner), side)}
-        unreachable = self._silences.note(key, "address", reachable, now)
-        services = {}
+            asked[""] = self._scraper.answers(_cluster_ip(service, owner), side)
         for revision in needs_services(status, observed):
             if address := observed.revision(revision).address:
-                services[revision] = await self._scraper.service_answers(address)
+                asked[revision] = self._scraper.service_answers(address)
+        services = dict(zip(asked, await asyncio.gather(*asked.values()), strict=True))
+        reachable = {"address": services.pop("")} if "" in services else {}
+        unreachable = self._silences.note(key, "address", reachable, now)
         return replace(
             observed,
             routers=_routers(pods, statuses, silent),

@@ -17,10 +17,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from mlmodel_operator import handlers, observe
+from mlmodel_operator import handlers
 from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.crd_check import CrdCheck
 from mlmodel_operator.handlers import WatchStopped
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, PROJECT
 from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.runtime import metrics
@@ -32,7 +33,7 @@ from mlmodel_operator.runtime.events import Events
 from mlmodel_operator.runtime.health import Heartbeats
 from mlmodel_operator.runtime.lease import Elector, LeaseLost
 from mlmodel_operator.runtime.metrics import Metrics
-from mlmodel_operator.runtime.queue import Priority, WorkQueue
+from mlmodel_operator.runtime.queue import Pace, Priority, WorkQueue
 from mlmodel_operator.runtime.reflector import Reflector
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
@@ -40,6 +41,7 @@ from mlmodel_operator.runtime.resource import (
     CONTROLLER_REVISIONS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     PODS,
     REPLICA_SETS,
     SERVICES,
@@ -63,8 +65,13 @@ CHILDREN: tuple[Resource, ...] = (
     AUTOSCALERS,
     DISRUPTION_BUDGETS,
 )
+"""Kinds that it watches, with the label of ``CHILD_SELECTOR``."""
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={OPERATOR}"
-WORKERS = 8
+WORKERS = 16
+SHARE = 4
+"""Maximum number of workers for the models of one namespace: a tenant whose pods do not answer holds no more."""
+PACE = Pace(burst=20, per_second=5)
+"""How often one model is reconciled, however often it is edited: a rollout polls four times per second."""
 FINISH_SECONDS = 10.0
 """Time for the reconciles in progress after SIGTERM."""
 RESYNC_SECONDS = 3600.0
@@ -82,6 +89,11 @@ class Parts:
     scraper: Scraper
     settings: Settings
     clock: Clock
+
+
+def children(settings: Settings) -> tuple[Resource, ...]:
+    """Return the kinds that the operator watches beside MLModels."""
+    return (*CHILDREN, NETWORK_POLICIES) if settings.network_policies else CHILDREN
 
 
 Build = Callable[[Parts], Reconcile]
@@ -112,7 +124,7 @@ async def run(settings: Settings, build: Build, port: int) -> None:
     take_signals(stop)
     instruments = Metrics("mlmodel_operator")
     async with AsyncExitStack() as stack:
-        api = await KubeApi.connect(f"{OPERATOR}/{version(PROJECT)}", instruments.observe_request)
+        api = await KubeApi.connect(f"{OPERATOR}/{version(PROJECT)}", instruments.observe_request, VIEWS)
         stack.push_async_callback(api.close)
         scraper = Scraper()
         stack.push_async_callback(scraper.close)
@@ -150,14 +162,18 @@ class Operator:
         self._settings, self._api, self._metrics, self._stop = settings, api, instruments, stop
         self._clock = clock = clock or SystemClock()
         self._heartbeats = Heartbeats(clock)
-        self._store = Store(MODEL_LABEL, observe.SLIMS)
-        self._queue: WorkQueue[Key] = WorkQueue(clock)
+        self._store = Store(MODEL_LABEL, VIEWS)
+        self._queue: WorkQueue[Key] = WorkQueue(clock, group=_namespace, share=SHARE, pace=PACE)
         self._store.on_change(lambda _, namespace, name: self._queue.add((namespace, name)))
         instruments.queue_due.set_function(lambda: len(self._queue))
         instruments.queue_working.set_function(lambda: self._queue.working)
-        self._crd = CrdCheck(api, clock)
+        self._crd = CrdCheck(api, clock, is_optional=bool(settings.namespaces))
         self._audit = self._make_audit()
-        self._reflectors = {resource: self._make_reflector(resource) for resource in CHILDREN}
+        self._reflectors = {
+            (resource, namespace): self._make_reflector(resource, namespace)
+            for resource in children(settings)
+            for namespace in settings.namespaces or (None,)
+        }
         self._models_listed = asyncio.Event()
         self._elector = Elector(api, clock, settings.pod_namespace, OPERATOR, settings.pod_name)
         applier = Applier(api, self._store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)
@@ -172,16 +188,18 @@ class Operator:
             MODELS,
             self._clock,
             lambda namespace, name: self._queue.add((namespace, name), Priority.RESYNC),
+            namespaces=self._settings.namespaces,
             heartbeats=self._heartbeats,
             on_missed=self._metrics.missed.inc,
         )
 
-    def _make_reflector(self, resource: Resource) -> Reflector:
+    def _make_reflector(self, resource: Resource, namespace: str | None) -> Reflector:
         return Reflector(
             self._api,
             self._store,
             resource,
             CHILD_SELECTOR,
+            namespace=namespace,
             clock=self._clock,
             heartbeats=self._heartbeats,
             on_restart=self._metrics.observe_watch_restart,
@@ -197,7 +215,7 @@ class Operator:
                 return group.create_task(self._supervise(name, work), name=name)
 
             reflectors = (
-                (f"reflector of {resource.plural}", reflector.run()) for resource, reflector in self._reflectors.items()
+                (f"reflector of {_scope(*scope)}", reflector.run()) for scope, reflector in self._reflectors.items()
             )
             leader = start("leader", self._lead())
             others = [
@@ -236,7 +254,14 @@ class Operator:
         await self._audit.first()
         self._models_listed.set()
         await handlers.watch(
-            MODELS, self._api, self._store, self._queue, partial(take_signals, self._stop), self._settings.pod_name
+            MODELS,
+            self._api,
+            self._store,
+            self._queue,
+            VIEWS[MODELS],
+            partial(take_signals, self._stop),
+            self._settings.pod_name,
+            self._settings.namespaces,
         )
 
     async def _audit_models(self) -> None:
@@ -274,7 +299,7 @@ class Operator:
     def not_ready(self) -> list[str]:
         """Return why this replica cannot lead yet; a standby that waits for the Lease is ready."""
         synced = {"models": self._models_listed} | {
-            resource.plural: reflector.synced for resource, reflector in self._reflectors.items()
+            _scope(*scope): reflector.synced for scope, reflector in self._reflectors.items()
         }
         waiting = [f"the {plural} have not been listed yet" for plural, event in synced.items() if not event.is_set()]
         return [self._crd.problem, *waiting] if self._crd.problem else waiting
@@ -282,6 +307,15 @@ class Operator:
     def not_alive(self) -> list[str]:
         """Return the parts without a heartbeat."""
         return [f"no heartbeat from the {name}" for name in self._heartbeats.late()]
+
+
+def _scope(resource: Resource, namespace: str | None) -> str:
+    """Return what a reflector watches, for messages."""
+    return resource.plural + (f" in {namespace}" if namespace else "")
+
+
+def _namespace(key: Key) -> str:
+    return key[0]
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -111,7 +111,7 @@ class Recorder:
     async def read(self, owner: Owner) -> Bodies:
         """Return all ControllerRevisions with the labels of a record of this model, with their data. Raise ApiError."""
         selector = f"{MODEL_LABEL}={owner.name},{RECORD_LABEL}"
-        bodies, _ = await self._api.list(CONTROLLER_REVISIONS, owner.namespace, selector)
+        bodies, _ = await self._api.list(CONTROLLER_REVISIONS, owner.namespace, selector, whole=True)
         of_model = [body for body in bodies if observe.label(body, MODEL_LABEL) == owner.name]
         return [body for body in of_model if address(body)[0] == owner.namespace and observe.label(body, RECORD_LABEL)]
 

@@ -1,7 +1,8 @@
 """Read the status pages of the routers, which routes they follow and the requests that count as evidence, and the pages
 of stable's pods, which count pairs.
 
-The figures decide about rollouts, so a response that is not exactly as expected is ignored.
+The figures decide about rollouts, so a response that is not exactly as expected is ignored. A pod may be anyone's, so
+bytes, headers, time and connections are bounded: for each pod, and for all pods of a model together.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import asyncio
 import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 
@@ -20,11 +21,19 @@ from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Out
 from mlmodel_operator.names import REHEARSAL_PORT, SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
+"""Time for all pods of a model that are read together; those that have not answered by then are silent."""
 _BODY_LIMIT = 16 * 1024  # a page with all 100 weights and millions of requests at each has 15 KiB
+_HEADERS = 64
+_HEADER_LIMIT = 4 * 1024
 _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
-_CONNECTIONS = 100
+_AT_ONCE = 32
+"""Connections to the pods of one model. There is no limit for all, which one model could use up for the others: the
+number of models that are reconciled at the same time is bounded."""
 _BOOT = re.compile(r"[0-9a-f]{16}")
+_FILE_STATE = re.compile(r"(current|former|closed)?")
 _REVISION = re.compile(r"[0-9a-z]{1,63}")
+T = TypeVar("T")
+
 _UNCOUNTED = ("large", "chosen", "crowd", "other")
 _NEWER_UNCOUNTED = ("sticky", "matched")  # a router of the release before does not have them
 
@@ -45,6 +54,11 @@ class RouterStatus:
     """Counted requests, by the weight (1 to 100) under which they were drawn."""
     uncounted: Mapping[str, int] = field(default_factory=dict)
     """Predictions that cannot count, by kind."""
+    tls: str = ""
+    """``current`` if the router uses the mounted certificate, ``former`` if it could not be taken; empty without
+    TLS."""
+    keys: str = ""
+    """The same for the file of API keys; ``closed`` if none was ever valid, empty if the router checks none."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,15 @@ class Scraper:
         self._rehearsal_port = rehearsal_port
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
-            connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
+            connector=aiohttp.TCPConnector(limit=0),
+            # A pod neither stores cookies in the operator nor sends a small body that unpacks to a large one.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            read_bufsize=_BODY_LIMIT,
+            max_line_size=_HEADER_LIMIT,
+            max_field_size=_HEADER_LIMIT,
+            max_headers=_HEADERS,
             trust_env=False,
         )
 
@@ -84,20 +106,16 @@ class Scraper:
 
         None for a router that does not answer within a second, or whose response is not valid. Never raises.
         """
-        names = list(addresses)
-        bodies = await asyncio.gather(*(self._read(*addresses[name], "/status") for name in names))
-        return {
-            name: None if body is None else parse_router_status(body) for name, body in zip(names, bodies, strict=True)
-        }
+        targets = {name: (address, port, "/status") for name, (address, port) in addresses.items()}
+        return await self._read_all(targets, parse_router_status)
 
     async def pages(self, addresses: Mapping[str, str]) -> dict[str, PairsPage | None]:
         """Return what the pods at these ``addresses`` (IP) counted in a rehearsal, by name.
 
         None for a pod that does not answer within a second, or whose response is not valid. Never raises.
         """
-        names = list(addresses)
-        bodies = await asyncio.gather(*(self._read(addresses[name], self._rehearsal_port, "/") for name in names))
-        return {name: None if body is None else parse_page(body) for name, body in zip(names, bodies, strict=True)}
+        targets = {name: (address, self._rehearsal_port, "/") for name, address in addresses.items()}
+        return await self._read_all(targets, parse_page)
 
     async def answers(self, address: str, side: Literal["stable", "candidate"] = "stable") -> bool:
         """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of this side. Never
@@ -108,6 +126,26 @@ class Scraper:
     async def service_answers(self, address: str) -> bool:
         """Whether a request to the Service of a revision, at its IP ``address``, reaches a pod. Never raises."""
         return await self._read(address, self._server_port, "/v2/health/live") is not None
+
+    async def _read_all(
+        self, targets: Mapping[str, tuple[str, int, str]], parse: Callable[[bytes], T | None]
+    ) -> dict[str, T | None]:
+        """Read pods of one model (IP, port and path, by name), some at the same time and all within a second."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def read(address: str, port: int, path: str) -> T | None:
+            async with gate:
+                body = await self._read(address, port, path)
+            return None if body is None else parse(body)
+
+        tasks = {name: asyncio.create_task(read(*target)) for name, target in targets.items()}
+        try:
+            if tasks:
+                await asyncio.wait(tasks.values(), timeout=_SECONDS)
+            return {name: task.result() if task.done() else None for name, task in tasks.items()}
+        finally:
+            for task in tasks.values():
+                task.cancel()
 
     async def _read(self, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> bytes | None:
         try:
@@ -136,6 +174,8 @@ def parse_router_status(body: bytes) -> RouterStatus | None:
             boot=_text(page["boot"], _BOOT),
             id=_text(page["id"]),
             candidate=_text(page["candidate"]),
+            tls=_text(page.get("tls", ""), _FILE_STATE),  # a router of the release before does not have them
+            keys=_text(page.get("keys", ""), _FILE_STATE),
             stable_ms=_natural(page["stable_ms"]),
             weights={_weight(weight): _sides(sides) for weight, sides in page["weights"].items()},
             uncounted=_uncounted(page["uncounted"]),

@@ -21,6 +21,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 MAX_KEYS = 32 * 1024
 """Maximum size in bytes: the keys are part of every pod that verifies signatures."""
 
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PUBLIC_KEY = re.compile(r"-----BEGIN PUBLIC KEY-----\s[A-Za-z0-9+/=\s]+-----END PUBLIC KEY-----")
 
 
@@ -40,11 +41,16 @@ class Settings:
     allow_unsafe_models: bool = False
     signing_keys: str = ""
     """Public keys to verify signatures of models, as PEM; empty: the operator may not serve signed models."""
+    namespaces: tuple[str, ...] = ()
+    """The namespaces in which it works; empty: all."""
+    network_policies: bool = False
+    """Whether each model gets NetworkPolicies."""
 
     @classmethod
     def read(cls, argv: Sequence[str] = (), env: Mapping[str, str] = os.environ) -> Settings:
         """Return the settings of ``SERVER_IMAGE``, ``ROUTER_IMAGE``, ``POD_NAMESPACE``, ``POD_NAME`` and, optionally,
-        ``LOG_LEVEL``, and of the arguments ``--allow-unsafe-models`` and ``--signing-keys FILE``.
+        ``LOG_LEVEL``, ``WATCH_NAMESPACES`` and ``NETWORK_POLICIES``, and of the arguments ``--allow-unsafe-models`` and
+        ``--signing-keys FILE``.
 
         Raise SettingsError with one sentence; an unknown argument exits with code 2, as argparse does.
         """
@@ -67,6 +73,8 @@ class Settings:
             log_level=level,
             allow_unsafe_models=arguments.allow_unsafe_models,
             signing_keys=_keys(arguments.signing_keys) if arguments.signing_keys else "",
+            namespaces=namespaces_of(env.get("WATCH_NAMESPACES", "")),
+            network_policies=_switch(env, "NETWORK_POLICIES"),
         )
 
     def denial(self, trust: Trust) -> str:
@@ -83,6 +91,28 @@ class Settings:
                 " to start the operator with --signing-keys FILE (public keys as PEM), or remove spec.model.trust"
             )
         return ""
+
+
+def namespaces_of(text: str, name: str = "WATCH_NAMESPACES") -> tuple[str, ...]:
+    """Return the namespaces of a list with commas, each once; ``name`` is that of the setting, for messages.
+
+    Raise SettingsError. A list without a name is an error: it could mean all namespaces or none.
+    """
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    wrong = [word for word in names if not _NAMESPACE.fullmatch(word)]
+    if wrong or (text.strip() and not names):
+        raise SettingsError(
+            f"{name} has {wrong[0] if wrong else text!r}: set it to names of namespaces with commas between them, for"
+            " example shop,bank; without it the operator works in all namespaces"
+        )
+    return names
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool:
+    value = env.get(name, "").strip().lower() or "false"
+    if value not in ("true", "false"):
+        raise SettingsError(f"{name} is {value!r}: set it to true or false")
+    return value == "true"
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -17,6 +17,7 @@ from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
+from mlmodel_operator.kept import OVERSIZED
 from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
 from mlmodel_operator.rollout.authority import bound, has_rejected_candidate
@@ -103,7 +104,7 @@ class StatusReader:
             known = (await self._recorder.load(owner)).known
         else:
             # Of a release without records, or they were deleted: the Deployments show what runs.
-            snapshots = self._observer.snapshots(owner)
+            snapshots = await self._observer.snapshots(owner)
             known = Known(decisions_of(status), snapshots)
         return bound(status, known, desired), _CONTRADICTORY
 
@@ -120,6 +121,15 @@ class StatusReader:
             return Read(status)
         self._reported.pop(key, None)
         return Read(status)
+
+    async def report_oversized(self, body: Body, key: tuple[str, str]) -> None:
+        """Report a model whose spec or status is too large to be kept: what serves goes on."""
+        found = body[OVERSIZED]
+        note = (
+            f"{found['field']} has {found['bytes']} bytes, and the operator reads at most {found['most']}. The versions"
+            f" that serve go on, and nothing is changed: shorten {found['field']}"
+        )
+        await self._report(body, key, Reason.TOO_LARGE, note)
 
     async def _report(self, body: Body, key: tuple[str, str], reason: Reason, note: str) -> None:
         """Report what cannot be read of a status: once per model and note, and again if the Event was not posted."""

@@ -14,7 +14,7 @@ from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.runtime.api import Api
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.events import Events
-from mlmodel_operator.runtime.resource import Body, Resource, address, resource_version, uid
+from mlmodel_operator.runtime.resource import Body, Resource, address, metadata, resource_version, uid
 from mlmodel_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class StatusWriter:
         if self._clock.now() < self._pruned.get(key, 0.0):
             return False
         self._written.pop(key, None)
-        written = await self._api.replace_status(self._models, {**body, "status": desired})
+        written = await self._api.replace_status(self._models, {**_identity(body), "status": desired})
         self._store.put(self._models, written)
         self._written[key] = (uid(written), written.get("status") or {})
         dropped = dropped_field(desired, written.get("status"))
@@ -99,6 +99,13 @@ class StatusWriter:
         )
         logger.warning("status pruned", extra={"field": dropped})
         await self._events.post(body, transition=note, reason=Reason.STATUS_PRUNED, note=note, warning=True)
+
+
+def _identity(body: Body) -> Body:
+    """Return the fields that name this version of an object: a write of the status changes no other field."""
+    kept = ("namespace", "name", "uid", "resourceVersion")
+    meta = {key: value for key, value in metadata(body).items() if key in kept}
+    return {"apiVersion": body.get("apiVersion"), "kind": body.get("kind"), "metadata": meta}
 
 
 def dropped_field(sent: Any, stored: Any, path: str = "status") -> str:

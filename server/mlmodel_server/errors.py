@@ -37,6 +37,13 @@ class RequestError(MLModelError):
         self.status = status
 
 
+class TooSlow(RequestError):
+    """The request did not arrive in time: HTTP 408. The router blames no version for it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 408)
+
+
 class ModelFailure(MLModelError):
     """The model raised on input that fits its signature: HTTP 500. The text has the type of the exception, not its
     message, because scikit-learn quotes values of the input in it."""

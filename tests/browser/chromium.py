@@ -14,6 +14,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",  # other sites, for tests of what they can do
 )
 PACKAGES = ("chromium", "fonts-dejavu-core")
 

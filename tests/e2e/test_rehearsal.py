@@ -128,7 +128,15 @@ def test_a_version_that_takes_twice_as_long_is_rejected_before_a_user_meets_it(
     assert set(seen.versions) == {"v1"}
 
 
-@pytest.mark.parametrize(("rate", "limit_seconds"), [(1.0, 180), pytest.param(100.0, 120, marks=pytest.mark.whole)])
+@pytest.mark.parametrize(
+    ("rate", "limit_seconds"),
+    [
+        (1.0, 180),
+        # Fewer requests than the test takes to see: what stable has kept is the proof.
+        pytest.param(0.1, 180, marks=pytest.mark.whole),
+        pytest.param(100.0, 120, marks=pytest.mark.whole),
+    ],
+)
 def test_a_better_version_is_stable_and_certified_within_minutes_at_any_traffic(
     model: Model, traffic: StartTraffic, rate: float, limit_seconds: float
 ) -> None:

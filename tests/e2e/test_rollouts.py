@@ -169,7 +169,7 @@ def test_an_image_that_cannot_be_pulled_is_rejected_without_a_request(
 ) -> None:
     model.apply("v1")
     model.wait_ready(90, "v1")
-    with operator_settings(SERVER_IMAGE="localhost/no-such-image:1"):
+    with operator_settings(SERVER_IMAGE="mlmodel-server:no-such-tag"):
         before = model.pods()
         with traffic(rate=20) as clients:
             started = time.monotonic()
@@ -264,7 +264,7 @@ def test_the_field_retry_rolls_out_a_rejected_version_again(
 ) -> None:
     model.apply("v1")
     model.wait_ready(90, "v1")
-    with operator_settings(SERVER_IMAGE="localhost/no-such-image:1"):
+    with operator_settings(SERVER_IMAGE="mlmodel-server:no-such-tag"):
         model.apply("v2", rollout=QUICK)
         model.wait_rejected(60)
     with traffic(rate=50) as clients:

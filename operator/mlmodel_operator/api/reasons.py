@@ -220,8 +220,18 @@ class Reason(StrEnum):
     )
     VOLUMES_NOT_MOUNTED = (
         "VolumesNotMounted",
-        "The pods have waited for their volumes for 15 s, probably for the Secret with the API keys.",
-        "Create the Secret in the message, or correct spec.serving.apiKeys.",
+        "The pods have waited for their volumes for 15 s, probably for a Secret with keys or a certificate.",
+        "Create the Secret in the message, or correct the field in the message.",
+    )
+    CERTIFICATE_REJECTED = (
+        "CertificateRejected",
+        "The routers cannot use the renewed certificate in the Secret of spec.traffic.tls. They keep the one before.",
+        "Write a PEM chain into tls.crt, and its private key without a password into tls.key.",
+    )
+    API_KEYS_REJECTED = (
+        "ApiKeysRejected",
+        "The routers cannot read the API keys in the Secret of spec.serving.apiKeys. They keep the keys before.",
+        "Write a line `NAME: SHA256` for each API key into the key `keys` of the Secret.",
     )
     NO_ANSWER = (
         "NoAnswer",
@@ -258,6 +268,11 @@ class Reason(StrEnum):
         "EvidenceReset",
         "The state of the tests was changed so that the operator cannot read it; the tests restart from the counts of"
         " the routers.",
+    )
+    TOO_LARGE = (
+        "TooLarge",
+        "The spec or the status of the model is larger than the operator reads, so it changes nothing for the model.",
+        "Shorten what the message names.",
     )
     NEWER_STATUS = (
         "NewerStatus",

@@ -15,7 +15,7 @@ _IDENTITY = re.compile(r"[0-9a-f]{8}")
 def revision_id(snapshot: Snapshot) -> str:
     """Return the first 8 hexadecimal digits of the SHA-256 of the snapshot, without its image and ``files_sha256``.
 
-    Replicas, autoscaling, steps and gates are not part of it: they change no pod. Resources, batching and API keys are,
+    Replicas, autoscaling, steps and gates are not part of it: they change no pod. Resources, batching and Secrets are,
     although they change no prediction: a change requires new pods, and new pods can fail. Defaults and absent fields
     give the same text, so a default that is written out starts no rollout.
     """
@@ -29,6 +29,8 @@ def revision_id(snapshot: Snapshot) -> str:
         canonical["batching"] = encode(snapshot.batching)
     if snapshot.api_keys is not None:
         canonical["apiKeys"] = encode(snapshot.api_keys)
+    if snapshot.feedback_key is not None:
+        canonical["feedbackKey"] = encode(snapshot.feedback_key)
     if snapshot.refresh:
         canonical["refresh"] = snapshot.refresh
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:8]
@@ -42,5 +44,13 @@ def is_identity(text: str) -> bool:
 def desired_revision(spec: Spec, image: str) -> Revision:
     """Return the revision that the spec asks for; ``image`` is the image of its model server."""
     serving = spec.serving
-    snapshot = Snapshot(spec.model, image, serving.resources, serving.batching, serving.api_keys, serving.refresh)
+    snapshot = Snapshot(
+        spec.model,
+        image,
+        serving.resources,
+        serving.batching,
+        serving.api_keys,
+        serving.refresh,
+        feedback_key=serving.feedback_key,
+    )
     return Revision(revision_id(snapshot), snapshot)

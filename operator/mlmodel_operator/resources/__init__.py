@@ -5,9 +5,11 @@ that equal inputs always give equal bodies, and an upgrade of the operator does 
 unintentionally.
 """
 
+from mlmodel_operator.resources.network import network_policies
 from mlmodel_operator.resources.router import (
     CONFIG_FILES,
     ROUTES_FILES,
+    checked_keys,
     router_config_hash,
     router_deployment,
     router_disruption_budget,
@@ -21,8 +23,10 @@ __all__ = [
     "CONFIG_FILES",
     "ROUTES_FILES",
     "autoscaler",
+    "checked_keys",
     "deployment",
     "disruption_budget",
+    "network_policies",
     "router_config_hash",
     "router_deployment",
     "router_disruption_budget",

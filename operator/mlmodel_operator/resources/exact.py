@@ -70,6 +70,7 @@ DEFAULTS: Mapping[str, Any] = {
             }
         }
     },
+    "NetworkPolicy": {"spec": {"ingress": [{"ports": [{"protocol": ("TCP",)}]}]}},
     "ConfigMap": {},
     "PodDisruptionBudget": {},
 }

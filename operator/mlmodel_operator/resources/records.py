@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from mlmodel_operator.api.codec import DecodeError, decode, encode
 from mlmodel_operator.api.types import Owner, Revision, Snapshot
 from mlmodel_operator.names import (
-    ADOPTED_LABEL,
     MANAGED_BY_LABEL,
     MODEL_LABEL,
     NAME_LABEL,
@@ -122,29 +121,6 @@ def number_of(record: Body) -> int:
 def snapshot_digest(snapshot: Snapshot) -> str:
     """Return the digest of a snapshot, image included."""
     return hashlib.sha256(json.dumps(encode(snapshot), sort_keys=True).encode()).hexdigest()
-
-
-def slim(record: Body) -> Body:
-    """Return a record without its data, which is read only after a loss: 5 KiB per model in memory instead of 17."""
-    meta = record.get("metadata") or {}
-    digest = (meta.get("annotations") or {}).get(SNAPSHOT_ANNOTATION)
-    kept = ("namespace", "name", "uid", "resourceVersion", "deletionTimestamp")
-    labels = meta.get("labels") or {}
-    owners = [
-        {key: owner.get(key) for key in ("kind", "name", "uid", "controller")}
-        for owner in meta.get("ownerReferences") or []
-    ]
-    return {
-        "metadata": {
-            **{key: meta[key] for key in kept if key in meta},
-            "labels": {
-                key: labels[key] for key in (MODEL_LABEL, RECORD_LABEL, REVISION_LABEL, ADOPTED_LABEL) if key in labels
-            },
-            "ownerReferences": owners,
-            **({"annotations": {SNAPSHOT_ANNOTATION: digest}} if digest else {}),
-        },
-        "revision": number_of(record),
-    }
 
 
 def _content(body: Body) -> Body | None:

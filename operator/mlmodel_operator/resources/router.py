@@ -15,21 +15,24 @@ import hashlib
 import io
 import tarfile
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-from mlmodel_operator.api.types import Owner, RouterResources, Traffic
+from mlmodel_operator.api.types import Owner, Revision, RouterResources, Tls, Traffic
 from mlmodel_operator.names import (
     CONFIG_ANNOTATION,
     GRPC_PORT,
+    GRPC_TLS_PORT,
     REHEARSAL,
     ROUTER,
     ROUTER_PORT,
     ROUTER_STATUS_PORTS,
+    ROUTER_TLS_PORT,
     ROUTES_ANNOTATION,
     SERVICE_PORT,
+    SERVICE_TLS_PORT,
     SIDES_ANNOTATION,
     router_name,
     routes_name,
@@ -47,6 +50,8 @@ CONFIG_FILES = ("haproxy.cfg", "routes.lua", "router.sh", "state.map")
 ROUTES_FILES = ("routes", "sides", REHEARSAL)
 ROUTES_PATH = "/etc/mlmodel/routes"
 ASSIGNED_PATH = "/etc/mlmodel/assigned"
+TLS_PATH = "/etc/mlmodel/tls"  # as in haproxy.cfg
+KEYS_PATH = "/etc/mlmodel/keys"
 
 # As for the servers: the nodes remove the pod from the Service, then it stops. The rest of the grace period is for the
 # requests in flight: HAProxy ends them after the time limit of the model (`hard-stop-after`).
@@ -59,9 +64,20 @@ DEFAULT_MEMORY_LIMIT = "512Mi"
 CONFIG_SIZE = "1Mi"
 
 
-def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: str) -> Body:
-    """Return the Deployment of the router. A changed configuration replaces its pods (it is in the template), as do
-    changed resources; changed routes do not.
+def checked_keys(revisions: Iterable[Revision]) -> str:
+    """Return the name of the Secret whose API keys the router checks; empty if it checks none.
+
+    That is the one that all revisions with pods name. While a rollout changes it, only the pods know which keys they
+    accept, and they check them in any case.
+    """
+    named = {"" if (keys := revision.snapshot.api_keys) is None else keys.secret_name for revision in revisions}
+    return named.pop() if len(named) == 1 else ""
+
+
+def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: str, keys: str = "") -> Body:
+    """Return the Deployment of the router; ``keys`` is the name of the Secret with the API keys that it checks. A
+    changed configuration replaces its pods (it is in the template), as do changed resources and another Secret; changed
+    routes, keys and certificates do not.
 
     The image must have SIGUSR1 as its stop signal, as the official HAProxy image does, so that HAProxy stops
     gracefully.
@@ -86,12 +102,13 @@ def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: s
                     "terminationGracePeriodSeconds": PRE_STOP_SECONDS + traffic.timeout_seconds + STOP_SECONDS,
                     "securityContext": common.pod_security(),
                     "topologySpreadConstraints": common.spread(owner, ROUTER),
-                    "containers": [_container(traffic, image)],
+                    "containers": [_container(traffic, image, keys)],
                     "volumes": [
                         {"name": "config", "emptyDir": {"medium": "Memory", "sizeLimit": CONFIG_SIZE}},
                         # Optional: without it, a pod still starts with what the operator writes on it.
                         {"name": "routes", "configMap": {"name": routes_name(owner.name), "optional": True}},
                         {"name": "assigned", "downwardAPI": {"items": _assigned()}},
+                        *_secrets(traffic.tls, keys),
                     ],
                 },
             },
@@ -99,9 +116,16 @@ def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: s
     }
 
 
-def router_service(owner: Owner) -> Body:
+def router_service(owner: Owner, tls: Tls | None = None) -> Body:
     """Return the Service that is the address of the model during its whole life: ``http://NAME.NAMESPACE.svc``, and for
-    gRPC ``NAME.NAMESPACE.svc:9000``."""
+    gRPC ``NAME.NAMESPACE.svc:9000``; with TLS also ``https://NAME.NAMESPACE.svc`` and ``NAME.NAMESPACE.svc:9443``.
+
+    A port never changes its protocol: while pods of both kinds run, a client of one port gets no other protocol.
+    """
+    encrypted = [
+        {"name": "https", "port": SERVICE_TLS_PORT, "targetPort": "https", "appProtocol": "https"},
+        {"name": "grpcs", "port": GRPC_TLS_PORT, "targetPort": "grpcs", "appProtocol": "https"},
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -117,6 +141,7 @@ def router_service(owner: Owner) -> Body:
                     "targetPort": "grpc",
                     "appProtocol": common.GRPC_PROTOCOL,
                 },
+                *(encrypted if tls else []),
             ],
         },
     }
@@ -170,21 +195,43 @@ def router_disruption_budget(owner: Owner) -> Body:
     return common.budget(owner, router_name(owner.name), ROUTER)
 
 
-def _container(traffic: Traffic, image: str) -> Body:
+def _secrets(tls: Tls | None, keys: str) -> list[Body]:
+    """Return the volumes of Secrets. None is optional: without its Secret a pod does not start, and those from before
+    serve on."""
+    volumes: list[Body] = []
+    if tls is not None:
+        items = [{"key": name, "path": name} for name in ("tls.crt", "tls.key")]
+        volumes.append({"name": "tls", "secret": {"secretName": tls.secret_name, "items": items}})
+    if keys:
+        volumes.append(
+            {"name": "keys", "secret": {"secretName": keys, "items": [{"key": "keys", "path": "keys"}]}},
+        )
+    return volumes
+
+
+def _container(traffic: Traffic, image: str, keys: str) -> Body:
+    tls = traffic.tls
+    env = {"MLMODEL_TIMEOUT_SECONDS": str(traffic.timeout_seconds), FILES_VARIABLE: _packed_files()}
+    ports = {
+        "http": ROUTER_PORT,
+        "grpc": GRPC_PORT,
+        "status": ROUTER_STATUS_PORTS[0],
+        "status-2": ROUTER_STATUS_PORTS[1],
+    }
+    mounts = {"routes": ROUTES_PATH, "assigned": ASSIGNED_PATH}
+    if tls is not None:
+        env |= {"MLMODEL_TLS": "both" if tls.allow_plain_text else "only"}
+        ports |= {"https": ROUTER_TLS_PORT, "grpcs": GRPC_TLS_PORT}
+        mounts |= {"tls": TLS_PATH}
+    if keys:
+        env |= {"MLMODEL_KEYS": f"{KEYS_PATH}/keys"}
+        mounts |= {"keys": KEYS_PATH}
     return {
         "name": ROUTER,
         "image": image,
         "command": ["sh", "-c", UNPACK],
-        "env": [
-            {"name": "MLMODEL_TIMEOUT_SECONDS", "value": str(traffic.timeout_seconds)},
-            {"name": FILES_VARIABLE, "value": _packed_files()},
-        ],
-        "ports": [
-            {"name": "http", "containerPort": ROUTER_PORT},
-            {"name": "grpc", "containerPort": GRPC_PORT},
-            {"name": "status", "containerPort": ROUTER_STATUS_PORTS[0]},
-            {"name": "status-2", "containerPort": ROUTER_STATUS_PORTS[1]},
-        ],
+        "env": [{"name": name, "value": value} for name, value in env.items()],
+        "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": _resources(traffic.router.resources),
         "securityContext": common.container_security(),
         "readinessProbe": common.probe("status", "/ready", period=1, timeout=1, failures=3),
@@ -192,8 +239,7 @@ def _container(traffic: Traffic, image: str) -> Body:
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_PATH},
-            {"name": "routes", "mountPath": ROUTES_PATH, "readOnly": True},
-            {"name": "assigned", "mountPath": ASSIGNED_PATH, "readOnly": True},
+            *({"name": name, "mountPath": path, "readOnly": True} for name, path in mounts.items()),
         ],
     }
 

@@ -12,7 +12,8 @@ from mlmodel_operator.rollout.routes import weight_of
 
 def url(model: MLModel) -> str:
     """Return the address for predictions inside the cluster."""
-    return f"http://{model.owner.name}.{model.owner.namespace}.svc/v2/models/{model.owner.name}/infer"
+    scheme = "https" if model.spec.traffic.tls else "http"
+    return f"{scheme}://{model.owner.name}.{model.owner.namespace}.svc/v2/models/{model.owner.name}/infer"
 
 
 def answering_version(state: Status) -> str:

@@ -53,14 +53,28 @@ def needs_pages(model: MLModel, status: Status, observed: Observed) -> bool:
     )
 
 
-def needs_routers(status: Status, observed: Observed) -> bool:
+def has_secrets(model: MLModel, status: Status) -> bool:
+    """Whether the routers read files of Secrets, certificate or API keys: only they know whether these are valid."""
+    sides = (side for side in (status.stable, status.candidate) if side is not None)
+    return model.spec.traffic.tls is not None or any(side.snapshot.api_keys is not None for side in sides)
+
+
+def needs_followed(status: Status) -> bool:
+    """Whether to read the routes in the cluster: without a stable in the status, they must not be emptied if the
+    routers follow routes to one."""
+    return status.stable is None
+
+
+def needs_routers(model: MLModel, status: Status, observed: Observed) -> bool:
     """Whether the next decision requires the routes and counts of the routers.
 
-    While a candidate gets requests, and before it gets its first ones: what was counted earlier is not evidence.
+    While a candidate gets requests, and before it gets its first ones: what was counted earlier is not evidence. And to
+    report a certificate or API keys that are not valid.
     """
     routes, candidate = routes_for(status, observed), status.candidate
     return (
-        (candidate is not None and (candidate.slot is not None or observed.revision(candidate.revision).ready > 0))
+        has_secrets(model, status)
+        or (candidate is not None and (candidate.slot is not None or observed.revision(candidate.revision).ready > 0))
         or any(item.until is None for item in status.draining)
         or (routes is not None and routes.stable is not None and routes.id() != status.routes)
     )

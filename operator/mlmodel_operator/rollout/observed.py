@@ -86,6 +86,10 @@ class Router:
     """Requests that count as evidence, by the weight (percent) under which they were drawn."""
     uncounted: Mapping[str, int] = field(default_factory=dict)
     """Predictions that cannot count, by kind: ``large``, ``chosen``, ``crowd`` and ``other``."""
+    tls: str = ""
+    """``former`` if the router could not take the mounted certificate over, and uses the one before."""
+    keys: str = ""
+    """``former`` or ``closed`` if the file of API keys is not valid: the keys before are valid, or none."""
     silent_since: float | None = None
     """Time since which the router has not answered the operator; None if it answered or was not asked."""
     port: int = ROUTER_STATUS_PORTS[0]

@@ -47,6 +47,7 @@ def _obstacles(model: MLModel, status: Status, observed: Observed, now: float) -
     if observed.refusal:
         yield Obstacle(Reason.APPLY_REJECTED, observed.refusal, stalls=True)
     yield from _of_workload("the router", observed.router, "spec.traffic.router.resources", now)
+    yield from _of_router_secrets(model, status, observed, now)
     yield from _unreachable(model, status, observed, now)
     changed = changed_model(observed, status.stable)
     if changed and status.candidate is None:
@@ -84,10 +85,11 @@ def next_look(status: Status, observed: Observed, now: float) -> float | None:
         for pod in _mounting(state):
             if side.snapshot.model.config_map:
                 times.append(pod.created + CONFIG_MAP_SECONDS)
-            if side.snapshot.api_keys is not None:
+            if _secrets(side):
                 times.append(pod.created + MOUNT_SECONDS)
         times += _first_failures(state)
     times += _first_failures(observed.router)
+    times += [pod.created + MOUNT_SECONDS for pod in observed.router.pods if not pod.ready and not pod.terminating]
     return min((time for time in times if time > now), default=None)
 
 
@@ -144,14 +146,61 @@ def _before_start(model: MLModel, side: Stable | Candidate, observed: Observed, 
             " it, or set spec.model.sha256"
         )
         yield Obstacle(Reason.CONFIG_MAP_UNREADABLE, message, stalls=False)
-    keys = side.snapshot.api_keys
-    if keys is not None and any(now - pod.created >= MOUNT_SECONDS for pod in _mounting(state)):
+    secrets = _secrets(side)
+    if secrets and any(now - pod.created >= MOUNT_SECONDS for pod in _mounting(state)):
         # A guess, because the operator may not read Secrets.
         message = (
-            f"the pods wait for their volumes: check that namespace {namespace} has a Secret {keys.secret_name} with"
-            " the key `keys`, or correct spec.serving.apiKeys"
+            f"the pods wait for their volumes: check that namespace {namespace} has"
+            f" {' and '.join(f'a Secret {name} with the key `{key}`' for name, key, _ in secrets)}, or correct"
+            f" {' or '.join(field for *_, field in secrets)}"
         )
         yield Obstacle(Reason.VOLUMES_NOT_MOUNTED, message, stalls=False)
+
+
+def _secrets(side: Stable | Candidate) -> list[tuple[str, str, str]]:
+    """Return the name, the key and the field in the spec of each Secret that the pods of one side wait for."""
+    snapshot = side.snapshot
+    found = []
+    if snapshot.api_keys is not None:
+        found.append((snapshot.api_keys.secret_name, "keys", "spec.serving.apiKeys"))
+    if snapshot.feedback_key is not None:
+        found.append((snapshot.feedback_key.secret_name, "key", "spec.serving.feedbackKey"))
+    return found
+
+
+# --------------------------------------------------------------------------------------------- Secrets of the router
+
+
+def _of_router_secrets(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
+    """Yield what routers, or their pods that do not get ready, show of the Secrets that they mount, which the operator
+    may not read."""
+    tls, namespace = model.spec.traffic.tls, model.owner.namespace
+    sides = (side for side in (status.stable, status.candidate) if side is not None)
+    named = sorted({side.snapshot.api_keys.secret_name for side in sides if side.snapshot.api_keys is not None})
+    keys = " or ".join(named)
+    write_keys = f"write a line `NAME: SHA256` for each API key into the key `keys` of Secret {keys}"
+    if tls is not None and any(router.tls == "former" for router in observed.routers):
+        message = (
+            f"the routers cannot use the renewed certificate in Secret {tls.secret_name} and keep the one before: write"
+            " a PEM chain into tls.crt, and the private key of its first certificate, without a password, into tls.key"
+        )
+        yield Obstacle(Reason.CERTIFICATE_REJECTED, message, stalls=True)
+    if keys and any(router.keys in ("former", "closed") for router in observed.routers):
+        message = f"the routers cannot read the API keys and keep the ones before: {write_keys}"
+        yield Obstacle(Reason.API_KEYS_REJECTED, message, stalls=True)
+    late = [pod for pod in observed.router.pods if not pod.ready and now - pod.created >= MOUNT_SECONDS]
+    late = [pod for pod in late if not pod.terminating]
+    if (tls is not None or keys) and any(pod.waiting == "ContainerCreating" for pod in late):
+        awaited = [] if tls is None else [f"{tls.secret_name} (keys `tls.crt` and `tls.key`)"]
+        awaited += [f"{keys} (key `keys`)"] if keys else []
+        message = (
+            f"a router pod waits for its volumes: check that namespace {namespace} has Secret {' and '.join(awaited)},"
+            " or correct spec.traffic.tls or spec.serving.apiKeys; router pods from before serve on"
+        )
+        yield Obstacle(Reason.VOLUMES_NOT_MOUNTED, message, stalls=False)
+    elif keys and any(pod.started for pod in late):
+        message = f"a router pod is not ready, perhaps because it cannot read the API keys: {write_keys}"
+        yield Obstacle(Reason.API_KEYS_REJECTED, message, stalls=False)
 
 
 # ------------------------------------------------------------------------------------------------------ ConfigMaps

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.rollout import hold
 from mlmodel_operator.rollout.context import STABLE_DOWN_SECONDS, Context
+from mlmodel_operator.rollout.needs import has_secrets
 from mlmodel_operator.rollout.obstacles import SILENT_SECONDS, next_look
 from mlmodel_operator.rollout.phases.starting import is_settled
 from mlmodel_operator.rollout.pinning import awaits_files
@@ -24,6 +25,8 @@ SLOW_POLL_SECONDS = 5.0
 """Until an address answers that has been silent for ``SILENT_SECONDS``, or a ConfigMap exists."""
 STALLED_POLL_SECONDS = 60.0
 """For the ConfigMap of a first revision, after ``preparingDeadlineSeconds``."""
+SECRETS_POLL_SECONDS = 60.0
+"""For routers that read a certificate or API keys, which change without an event that the operator may see."""
 _MIN_SECONDS = 0.05
 """Wait for a time that has almost come: times are floats."""
 
@@ -46,6 +49,8 @@ def _polls(context: Context, state: Status, routes: Routes | None) -> Iterator[f
     has_requests = candidate is not None and (weight_of(candidate) > 0 or candidate.phase != "Preparing")
     if has_requests and state.stable is not None:
         yield POLL_SECONDS
+    if has_secrets(context.model, state):
+        yield SECRETS_POLL_SECONDS
     if candidate is not None and awaits_files(candidate, observed):
         yield _config_map_poll(context, candidate)
     is_unconfirmed = routes is not None and routes.stable is not None and routes.id() != state.routes

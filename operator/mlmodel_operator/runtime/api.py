@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,29 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
+import msgspec
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from mlmodel_operator.runtime.resource import CONTROLLER_REVISIONS, Bodies, Body, Resource, address
+from mlmodel_operator.runtime.view import View, decode_event, decode_list, decode_whole
 
 REQUEST_SECONDS = 15.0
 LIST_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
 PAGE = 500
+"""Objects in the first page of a list; the next ones have fewer if this one is larger than ``PAGE_BYTES``."""
+
+# What tenants write decides about sizes. etcd holds 1.5 MiB of an object; JSON escapes make up to 9 MiB of them.
+PAGE_BYTES = 4 << 20
+OBJECT_BYTES = 4 << 20
+"""Maximum size in bytes of a response with one object."""
+LINE_BYTES = 16 << 20
+"""Maximum size in bytes of an event of a watch, and of a page with one object."""
+ERROR_BYTES = 64 << 10
+TOO_LARGE = "ResponseTooLarge"
+"""Reason of the ApiError for a response of more bytes than its limit."""
 # The API server closes a watch after this time (with jitter, so that the watches of all kinds do not close together),
 # and sends a bookmark at least every 60 to 75 s. Without any data for longer, the connection is dead.
 WATCH_SECONDS = 290
@@ -73,6 +87,11 @@ class ApiError(Exception):
         return self.status in (400, 422)
 
     @property
+    def too_large(self) -> bool:
+        """Whether the response has more bytes than the operator reads; a write may have been made."""
+        return self.reason == TOO_LARGE
+
+    @property
     def retryable(self) -> bool:
         """Whether a retry of the same call may succeed."""
         return self.status in _RETRYABLE
@@ -90,11 +109,13 @@ class Api(Protocol):
     """The calls that the operator makes. Each raises ApiError if it fails."""
 
     async def get(self, r: Resource, namespace: str, name: str) -> Body:
-        """Return one object."""
+        """Return one object with all its fields."""
         ...
 
-    async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
-        """Return all objects, and the resourceVersion of the list."""
+    async def list(
+        self, r: Resource, namespace: str | None = None, label_selector: str = "", *, whole: bool = False
+    ) -> tuple[Bodies, str]:
+        """Return all objects, and the resourceVersion of the list: the view of each, with ``whole`` all fields."""
         ...
 
     def watch(
@@ -105,7 +126,8 @@ class Api(Protocol):
         label_selector: str = "",
         field_selector: str = "",
     ) -> AsyncGenerator[WatchEvent, None]:
-        """Yield the changes after ``resource_version`` until the server closes the stream; ApiError(410) if too old."""
+        """Yield the changes after ``resource_version``, each with the view of the object, until the server closes the
+        stream; ApiError(410) if too old."""
         ...
 
     async def apply(self, r: Resource, body: Body, manager: str) -> Body:
@@ -136,10 +158,6 @@ class Credentials:
     """Connection to the API server, for another client in the same process. ``authorization`` is the whole header."""
 
     server: str
-    ca_path: str | None
-    certificate_path: str | None
-    key_path: str | None
-    insecure: bool
     proxy: str | None
     authorization: str | None
 
@@ -152,9 +170,18 @@ def _ignore(*_: object) -> None:
 
 
 class KubeApi:
-    """The Api over HTTP. ``observe(verb, resource, status)`` is called after each request (for metrics)."""
+    """The Api over HTTP. ``observe(verb, resource, status)`` is called after each request (for metrics).
 
-    def __init__(self, configuration: Configuration, user_agent: str, observe: Observer = _ignore) -> None:
+    ``views`` says which fields of the objects of a kind are read; lists and watches decode no others.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        user_agent: str,
+        observe: Observer = _ignore,
+        views: Mapping[Resource, View] | None = None,
+    ) -> None:
         # No proxies from the environment: the API server is inside the cluster, and kopf does not use them either. The
         # proxy-url of a kubeconfig applies.
         configuration.client_session_kwargs = {"trust_env": False}
@@ -162,9 +189,12 @@ class KubeApi:
         self._client = ApiClient(configuration)
         self._user_agent = user_agent
         self._observe = observe
+        self._views = dict(views or {})
 
     @classmethod
-    async def connect(cls, user_agent: str, observe: Observer = _ignore) -> KubeApi:
+    async def connect(
+        cls, user_agent: str, observe: Observer = _ignore, views: Mapping[Resource, View] | None = None
+    ) -> KubeApi:
         """Return a client for ``KUBECONFIG``, else the service account of the pod, else ``~/.kube/config``.
 
         Raise ConnectionError with one sentence if none of them exists. This sends no request.
@@ -183,20 +213,22 @@ class KubeApi:
                 f"no configuration of an API server ({error}): run the operator in a pod with a service account, or set"
                 " KUBECONFIG"
             ) from error
-        return cls(configuration, user_agent, observe)
+        return cls(configuration, user_agent, observe, views)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """TLS of the connection, for another client in the same process."""
+        context: ssl.SSLContext = self._client.rest_client.ssl_context
+        return context
+
     async def credentials(self) -> Credentials:
         """Return the connection of this client, with the present token."""
         return Credentials(
             server=self._configuration.host,
-            ca_path=self._configuration.ssl_ca_cert,
-            certificate_path=self._configuration.cert_file,
-            key_path=self._configuration.key_file,
-            insecure=not self._configuration.verify_ssl,
             proxy=self._configuration.proxy,
             authorization=await self._authorization(),
         )
@@ -205,18 +237,38 @@ class KubeApi:
         """See Api."""
         return await self._call("get", r, "GET", r.path(namespace, name))
 
-    async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
-        """See Api. The pages are one consistent snapshot; if it expires between two pages, raise ApiError(410)."""
+    async def list(
+        self, r: Resource, namespace: str | None = None, label_selector: str = "", *, whole: bool = False
+    ) -> tuple[Bodies, str]:
+        """See Api. The pages are one consistent snapshot; if it expires between two pages, raise ApiError(410).
+
+        Each page is reduced before the next one is requested. One that is too large is requested again with fewer
+        objects.
+        """
         items: Bodies = []
-        query = {"limit": str(PAGE), "labelSelector": label_selector}
+        view = None if whole else self._views.get(r)
+        limit, more = PAGE, ""
         while True:
-            page = await self._call("list", r, "GET", r.path(namespace), query, seconds=LIST_SECONDS)
-            # Items of built-in kinds lack these two fields; all bodies in this program have them.
-            items += [{"apiVersion": r.api_version, "kind": r.kind, **item} for item in page.get("items") or []]
-            more = page["metadata"].get("continue")
+            query = {"limit": str(limit), "labelSelector": label_selector, "continue": more}
+            try:
+                page = await self._page(r, namespace, query, view, PAGE_BYTES if limit > 1 else LINE_BYTES)
+            except ApiError as error:
+                if not error.too_large or limit == 1:
+                    raise
+                limit = max(limit // 8, 1)
+                continue
+            bodies, more, version = decode_list(page, view, r)
+            items += bodies
             if not more:
-                return items, str(page["metadata"]["resourceVersion"])
-            query["continue"] = more
+                return items, version
+
+    async def _page(
+        self, r: Resource, namespace: str | None, query: dict[str, str], view: View | None, most: int
+    ) -> bytes:
+        limits = aiohttp.ClientTimeout(total=LIST_SECONDS, sock_connect=CONNECT_SECONDS)
+        kind = _accept(view, "PartialObjectMetadataList")
+        async with self._request("list", r, "GET", r.path(namespace), query, limits=limits, accept=kind) as response:
+            return await read_bounded(response, most)
 
     async def watch(
         self,
@@ -236,14 +288,11 @@ class KubeApi:
             "fieldSelector": field_selector,
         }
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
-        async with self._request("watch", r, "GET", r.path(namespace), query, limits=limits) as response:
-            # Not readline(), whose limit is below the size of the largest objects.
-            rest = b""
-            async for chunk in response.content.iter_any():
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    if line:
-                        yield _watch_event(line)
+        path, view = r.path(namespace), self._views.get(r)
+        kind = _accept(view, "PartialObjectMetadata")
+        async with self._request("watch", r, "GET", path, query, limits=limits, accept=kind) as response:
+            async for line in bounded_lines(response.content.iter_any()):
+                yield _watch_event(line, view, r)
 
     async def apply(self, r: Resource, body: Body, manager: str) -> Body:
         """See Api."""
@@ -308,8 +357,7 @@ class KubeApi:
     ) -> Body:
         limits = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._request(verb, r, method, path, query, body, content_type, limits) as response:
-            answer: Body = json.loads(await response.read())
-            return answer
+            return decode_whole(await read_bounded(response, OBJECT_BYTES), self._views.get(r))
 
     @asynccontextmanager
     async def _request(
@@ -322,9 +370,12 @@ class KubeApi:
         body: Body | str | None = None,
         content_type: str = "application/json",
         limits: aiohttp.ClientTimeout | None = None,
+        accept: str = "application/json",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield a response with a status below 400, and release it at the end; raise ApiError for every failure."""
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": self._user_agent}
+        # Not compressed: a small response could unpack to a large one.
+        headers = {"Accept": accept, "Accept-Encoding": "identity"}
+        headers |= {"Content-Type": content_type, "User-Agent": self._user_agent}
         url = self._configuration.host + path
         if query := {key: value for key, value in (query or {}).items() if value}:
             url += "?" + urlencode(query)
@@ -337,7 +388,8 @@ class KubeApi:
             async with response:
                 status = response.status
                 if status >= 400:
-                    raise _error_of(status, await response.read(), response.headers.get("Retry-After"))
+                    content = await read_bounded(response, ERROR_BYTES)
+                    raise _error_of(status, content, response.headers.get("Retry-After"))
                 yield response
         except TimeoutError as error:  # before OSError, its parent; aiohttp's timeouts are TimeoutErrors too
             status = 0
@@ -345,7 +397,7 @@ class KubeApi:
         except (aiohttp.ClientError, OSError, kubernetes_config.ConfigException) as error:
             status = 0
             raise ApiError(0, "Unreachable", f"{error or type(error).__name__}") from error
-        except json.JSONDecodeError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             status = 0
             raise ApiError(0, "Unreachable", f"the response to {method} {path} is not JSON") from error
         finally:
@@ -360,12 +412,43 @@ def _kubeconfig() -> str | None:
     return configured or str(Path("~/.kube/config").expanduser())
 
 
-def _watch_event(line: bytes) -> WatchEvent:
-    event = json.loads(line)
-    body: Body = event["object"]
-    if event["type"] == "ERROR":
+def _accept(view: View | None, kind: str) -> str:
+    """Return the header for a list or watch: of a kind whose metadata alone is read, only that is sent."""
+    is_partial = view is not None and view.is_metadata_only
+    return f"application/json;as={kind};g=meta.k8s.io;v=v1" if is_partial else "application/json"
+
+
+async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return the body of a response; raise ApiError (``too_large``) if it has more bytes than ``most``."""
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > most:
+            raise ApiError(0, TOO_LARGE, f"the response has more than {most >> 20 or 1} MiB")
+    return bytes(content)
+
+
+async def bounded_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream that are not empty; raise ApiError (``too_large``) for one over ``LINE_BYTES``."""
+    # Not readline(), whose limit is below the size of the largest objects.
+    rest = bytearray()
+    async for chunk in chunks:
+        *lines, last = chunk.split(b"\n")
+        for line in lines:
+            whole = bytes(rest) + line if rest else line
+            rest.clear()
+            if whole:
+                yield whole
+        rest += last
+        if len(rest) > LINE_BYTES:
+            raise ApiError(0, TOO_LARGE, f"an event has more than {LINE_BYTES >> 20} MiB")
+
+
+def _watch_event(line: bytes, view: View | None, r: Resource) -> WatchEvent:
+    kind, body = decode_event(line, view, r)
+    if kind == "ERROR":
         raise _error_of_status(int(body.get("code") or 500), body)
-    return WatchEvent(str(event["type"]), body)
+    return WatchEvent(kind, body)
 
 
 def _error_of(status: int, content: bytes, retry_after: str | None) -> ApiError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.resource import (
+    CONFIG_MAPS,
     Body,
     Resource,
     address,
@@ -25,6 +26,7 @@ from mlmodel_operator.runtime.resource import (
     uid,
 )
 from mlmodel_operator.runtime.store import Store
+from mlmodel_operator.runtime.view import CONTENT, read_content
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +86,18 @@ class _Applied:
     uid: str
     intent: str
     outcome: str
+    seen: str
+    """What the store has of the object with this outcome: while that stays, nobody has changed the object."""
 
 
 class Applier:
     """Server-side apply of whole intents, skipped if nothing would change.
 
     Compares the fields of the intent with the server's response to the last apply. A drift of any of them, also of
-    labels and annotations, is written again. ``manager`` is the field manager. ``hash_annotation`` names the annotation
-    with the hash of the intent, so that an object that equals its intent is not written after a restart either.
+    labels and annotations, is written again. Of a ConfigMap and of a large object the store shows only whether it has
+    changed: it is read if it has, and after a restart. ``manager`` is the field manager. ``hash_annotation`` names the
+    annotation with the hash of the intent, so that an object that equals its intent is not written after a restart
+    either.
 
     Server-side apply leaves the fields of others. ``foreign`` says which of them must go, for example a container that
     somebody added. What the API server adds again in the same request stays: its own defaults, and what the cluster's
@@ -124,9 +130,7 @@ class Applier:
             live = await self._read(r, namespace, name)
         if live is not None:
             _check_controller(r, intent, live)
-            if metadata(live).get("deletionTimestamp"):
-                return live
-            if self._is_current(r, intent, intent_hash, live) and not self._is_changed(live, intent):
+            if metadata(live).get("deletionTimestamp") or await self._is_current(r, intent, intent_hash, live):
                 return live
             written = await self._update(r, intent, live)
         else:
@@ -149,14 +153,20 @@ class Applier:
 
     async def _update(self, r: Resource, intent: Body, live: Body) -> Body:
         """Apply onto the object ``live``; one that has replaced it is not taken over."""
-        if live.get("immutable"):
-            # The API server rejects every change of a ConfigMap that somebody has made immutable.
-            logger.warning("immutable object replaced", extra={"kind": r.kind, "object": "/".join(address(live))})
-            await self._api.delete(r, *address(live), uid(live))
-            self._store.remove(r, live)
-            return await self._api.apply(r, intent, self._manager)
+        if r == CONFIG_MAPS:
+            whole = await self._read(r, *address(live))
+            if whole is not None and uid(whole) == uid(live) and whole.get("immutable"):
+                return await self._replace(r, intent, live)
         with _another_uid_is_a_conflict(r, intent):
             return await self._api.apply(r, _with_uid(intent, uid(live)), self._manager)
+
+    async def _replace(self, r: Resource, intent: Body, live: Body) -> Body:
+        """Delete a ConfigMap that somebody has made immutable and make it again: the API server rejects every change of
+        it."""
+        logger.warning("immutable object replaced", extra={"kind": r.kind, "object": "/".join(address(live))})
+        await self._api.delete(r, *address(live), uid(live))
+        self._store.remove(r, live)
+        return await self._api.apply(r, intent, self._manager)
 
     def _is_changed(self, live: Body, intent: Body) -> bool:
         """Whether the object has fields of others that must go."""
@@ -186,23 +196,62 @@ class Applier:
                 return None
             raise
 
-    def _is_current(self, r: Resource, intent: Body, intent_hash: str, live: Body) -> bool:
-        key = (r, *address(live))
-        applied = self._applied.get(key)
+    async def _is_current(self, r: Resource, intent: Body, intent_hash: str, live: Body) -> bool:
+        applied = self._applied.get((r, *address(live)))
         if applied is not None and applied.uid == uid(live):
-            return applied.intent == intent_hash and applied.outcome == _hash(_project(live, intent))
-        # After a restart: the annotation shows that this intent was the last one applied (so no field of an older one
-        # remains), and its fields have the values of the intent.
-        annotations = metadata(live).get("annotations") or {}
-        if annotations.get(self._hash_annotation) == intent_hash and _project(live, intent) == intent:
-            self._remember(r, live, intent_hash, intent)
-            return True
-        return False
+            if applied.intent != intent_hash:
+                return False
+            if applied.seen == self._seen(r, live, intent):
+                return True
+            expected = applied.outcome
+        else:
+            # After a restart: the annotation shows that this intent was the last one applied (so no field of an older
+            # one remains), and the fields must have the values of the intent.
+            annotations = metadata(live).get("annotations") or {}
+            if annotations.get(self._hash_annotation) != intent_hash:
+                return False
+            expected = _hash(intent)
+        whole = await self._whole(r, live, intent)
+        if whole is None or uid(whole) != uid(live) or _hash(_project(whole, intent)) != expected:
+            return False
+        if self._is_changed(whole, intent):
+            return False
+        self._remember(r, whole, intent_hash, intent)
+        return True
+
+    async def _whole(self, r: Resource, live: Body, intent: Body) -> Body | None:
+        """Return all fields in the intent: from the store if it has them, else read them. None if the object does not
+        exist, or is larger than any that the operator writes."""
+        kept = self._store.reduced(r, live)
+        if CONTENT not in kept:
+            return live
+        spec = read_content(kept)
+        if spec is not None:
+            # The identity of the kind is not stored.
+            return {**intent, "metadata": {**metadata(intent), **metadata(kept)}, "spec": spec}
+        try:
+            return await self._read(r, *address(live))
+        except ApiError as error:
+            if error.too_large:
+                return None
+            raise
+
+    def _seen(self, r: Resource, live: Body, intent: Body) -> str:
+        """Return a hash of what the store shows of the fields in the intent."""
+        kept = self._store.reduced(r, live)
+        meta = {key: value for key, value in metadata(intent).items() if key in _SEEN}
+        content = kept.get(CONTENT, b"").decode() or {k: v for k, v in kept.items() if k not in _NOT_CONTENT}
+        return _hash([_project(metadata(kept), meta), content])
 
     def _remember(self, r: Resource, live: Body, intent_hash: str, intent: Body) -> None:
-        self._applied[(r, *address(live))] = _Applied(uid(live), intent_hash, _hash(_project(live, intent)))
+        outcome, seen = _hash(_project(live, intent)), self._seen(r, live, intent)
+        self._applied[(r, *address(live))] = _Applied(uid(live), intent_hash, outcome, seen)
         while len(self._applied) > _REMEMBERED:
             self._applied.popitem(last=False)
+
+
+_SEEN = ("labels", "annotations", "ownerReferences")
+_NOT_CONTENT = ("metadata", "status")
 
 
 def _with_uid(body: Body, known: str) -> Body:

@@ -7,13 +7,13 @@ list detects both.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.backoff import Backoff
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.health import Heartbeats
-from mlmodel_operator.runtime.resource import Resource, address
+from mlmodel_operator.runtime.resource import Bodies, Resource, address
 from mlmodel_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ class WatchSilent(Exception):
 
 
 class Audit:
-    """Audits one kind every ``every`` seconds; calls ``requeue(namespace, name)`` for each object with a missed
-    change."""
+    """Audits one kind, in all namespaces or some, every ``every`` seconds; calls ``requeue(namespace, name)`` for each
+    object with a missed change."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Audit:
         clock: Clock,
         requeue: Callable[[str, str], None],
         *,
+        namespaces: Sequence[str] = (),
         every: float = 300.0,
         heartbeats: Heartbeats,
         on_missed: Callable[[int], None],
@@ -46,6 +47,7 @@ class Audit:
         self._resource = resource
         self._clock = clock
         self._requeue = requeue
+        self._namespaces: Sequence[str | None] = namespaces or (None,)
         self._every = every
         self._heartbeats = heartbeats
         self._on_missed = on_missed
@@ -57,7 +59,7 @@ class Audit:
         while True:
             self._heartbeats.beat("audit", 120.0)
             try:
-                bodies, version = await self._api.list(self._resource)
+                found = await self._list()
             except ApiError as error:
                 failures += 1
                 kind = f"{self._resource.plural}.{self._resource.group}"
@@ -68,9 +70,10 @@ class Audit:
                     logger.warning("list failed", extra=values)
                 await self._clock.sleep(1.0 + self._backoff.delay(failures))
             else:
-                self._store.replace(self._resource, bodies, version)
-                for body in bodies:
-                    self._requeue(*address(body))
+                for namespace, bodies, version in found:
+                    self._store.replace(self._resource, bodies, version, namespace)
+                    for body in bodies:
+                        self._requeue(*address(body))
                 return
 
     async def run(self) -> None:
@@ -86,12 +89,19 @@ class Audit:
             if silent >= 2:
                 raise WatchSilent(f"the watch on {self._resource.plural} delivers no changes")
 
+    async def _list(self) -> list[tuple[str | None, Bodies, str]]:
+        """Return each namespace, None for all, with its objects and the resourceVersion of the list."""
+        return [(namespace, *await self._api.list(self._resource, namespace)) for namespace in self._namespaces]
+
     async def _once(self) -> int:
         """Compare once. Return the number of changes that the watch has missed, without deletions."""
-        bodies, version = await self._api.list(self._resource)
+        found = await self._list()
         await self._clock.sleep(_GRACE_SECONDS)  # events in flight are not missed
-        missed = [body for body in bodies if self._store.put(self._resource, body)]
-        removed = self._store.replace(self._resource, bodies, version)
+        missed: Bodies = []
+        removed: Bodies = []
+        for namespace, bodies, version in found:
+            missed += [body for body in bodies if self._store.put(self._resource, body)]
+            removed += self._store.replace(self._resource, bodies, version, namespace)
         for body in [*missed, *removed]:
             self._requeue(*address(body))
         if missed or removed:

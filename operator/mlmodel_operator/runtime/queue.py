@@ -2,16 +2,18 @@
 
 A key is in the queue at most once, and two workers never process it at the same time; a change during its reconcile
 makes it due again afterwards. Changes by users come before periodic reconciles.
+
+Keys of one group (a namespace, so a tenant) are processed in the order in which they became due; groups take turns, and
+one group has at most a share of the workers. So nobody waits for the many keys, edits or slow pods of another group.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections import deque
-from collections.abc import Hashable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from enum import IntEnum
-from itertools import count
 from typing import Generic, TypeVar
 
 from mlmodel_operator.runtime.backoff import Backoff
@@ -31,15 +33,45 @@ class QueueClosed(Exception):
     """The queue is closed: no more keys."""
 
 
-class WorkQueue(Generic[K]):
-    """A queue of keys for one event loop; nothing here blocks except ``get``."""
+@dataclass(frozen=True)
+class Pace:
+    """How often a key may be processed: ``burst`` times at once, and ``per_second`` over time."""
 
-    def __init__(self, clock: Clock, backoff: Backoff | None = None) -> None:
+    burst: float
+    per_second: float
+
+
+_REMEMBERED = 1000
+
+
+def _one_group(_: object) -> Hashable:
+    return None
+
+
+class WorkQueue(Generic[K]):
+    """A queue of keys for one event loop; nothing here blocks except ``get``.
+
+    ``group`` returns the group of a key; ``share`` is the maximum number of keys of a group that are processed at the
+    same time. A key that becomes due more often than ``pace`` waits.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        backoff: Backoff | None = None,
+        *,
+        group: Callable[[K], Hashable] = _one_group,
+        share: int | None = None,
+        pace: Pace | None = None,
+    ) -> None:
         self._clock = clock
         self._backoff = backoff or Backoff()
-        self._count = count()
-        self._due: dict[K, tuple[int, int]] = {}  # key -> (priority, order)
-        self._heap: list[tuple[int, int, K]] = []  # the same, sorted; entries that are not in _due are skipped
+        self._group, self._share, self._pace = group, share, pace
+        self._due: dict[K, int] = {}  # key -> priority
+        # The same by priority and group. The first group is next, and of it the first key.
+        self._turns: dict[int, OrderedDict[Hashable, OrderedDict[K, None]]] = {}
+        self._busy: Counter[Hashable] = Counter()  # group -> number of its keys in _working
+        self._credit: dict[K, tuple[float, float]] = {}  # key -> (times that it may be processed, monotonic time)
         self._later: dict[K, tuple[float, int]] = {}  # key -> (monotonic time, priority)
         self._working: dict[K, int | None] = {}  # key -> priority of its requeue afterwards; None: no requeue
         self._failures: dict[K, int] = {}
@@ -68,11 +100,16 @@ class WorkQueue(Generic[K]):
             self._working[key] = priority if requeue is None else min(requeue, priority)
             return
         known = self._due.get(key)
-        if known is not None and known[0] <= priority:
+        if known is not None and known <= priority:
             return
-        entry = (priority, known[1] if known else next(self._count))
-        self._due[key] = entry
-        heapq.heappush(self._heap, (*entry, key))
+        wait = self._wait_of(key)
+        if wait > 0:
+            self.add_after(key, wait, priority)
+            return
+        if known is not None:
+            self._leave(key, known)
+        self._due[key] = priority
+        self._turns.setdefault(priority, OrderedDict()).setdefault(self._group(key), OrderedDict())[key] = None
         self._wake()
 
     def add_after(self, key: K, seconds: float, priority: int = Priority.EDIT) -> None:
@@ -95,8 +132,9 @@ class WorkQueue(Generic[K]):
         while True:
             if self._closed:
                 raise QueueClosed
-            if self._due:
-                return self._take()
+            key = self._take()
+            if key is not None:
+                return key
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
@@ -113,8 +151,12 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """End the processing of ``key``; make it due again if it was added meanwhile."""
         requeue = self._working.pop(key)
+        self._busy[self._group(key)] -= 1
         if requeue is not None:
             self.add(key, requeue)
+        if self._due:
+            # A key of this group may have waited for its share.
+            self._wake()
 
     def retry(self, key: K, at_least: float = 0.0) -> float:
         """Make ``key`` due after its next backoff, at least ``at_least`` seconds; return that delay."""
@@ -139,13 +181,51 @@ class WorkQueue(Generic[K]):
         while self._waiters:
             self._wake()
 
-    def _take(self) -> K:
-        while True:
-            priority, order, key = heapq.heappop(self._heap)
-            if self._due.get(key) == (priority, order):
-                del self._due[key]
-                self._working[key] = None
-                return key
+    def _take(self) -> K | None:
+        """Return the next key, None if there is none of a group that has not all of its share."""
+        self._busy += Counter()  # drops the groups that have no key in progress
+        for priority in sorted(self._turns):
+            for group, keys in self._turns[priority].items():
+                if self._share is None or self._busy[group] < self._share:
+                    key = next(iter(keys))
+                    self._leave(key, priority)
+                    if keys:
+                        self._turns[priority].move_to_end(group)
+                    del self._due[key]
+                    self._working[key] = None
+                    self._busy[group] += 1
+                    self._spend(key)
+                    return key
+        return None
+
+    def _leave(self, key: K, priority: int) -> None:
+        """Remove a key from the turns of a priority."""
+        turns, group = self._turns[priority], self._group(key)
+        del turns[group][key]
+        if not turns[group]:
+            del turns[group]
+        if not turns:
+            del self._turns[priority]
+
+    def _wait_of(self, key: K) -> float:
+        """Return the seconds until the pace permits to process the key."""
+        if self._pace is None or key not in self._credit:
+            return 0.0
+        return max(0.0, (1.0 - self._credit_of(key)) / self._pace.per_second)
+
+    def _credit_of(self, key: K) -> float:
+        assert self._pace is not None
+        credit, at = self._credit.get(key, (self._pace.burst, 0.0))
+        return min(self._pace.burst, credit + (self._clock.monotonic() - at) * self._pace.per_second)
+
+    def _spend(self, key: K) -> None:
+        """Count one processing of the key."""
+        if self._pace is None:
+            return
+        self._credit[key] = (self._credit_of(key) - 1.0, self._clock.monotonic())
+        if len(self._credit) > _REMEMBERED + 2 * len(self._working):
+            burst = self._pace.burst
+            self._credit = {k: v for k, v in self._credit.items() if self._credit_of(k) < burst}
 
     def _wake(self) -> None:
         while self._waiters:

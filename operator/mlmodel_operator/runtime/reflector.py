@@ -54,7 +54,7 @@ class Reflector:
         self._backoff = backoff or Backoff(cap=_BACKOFF_CAP)
         self._heartbeats = heartbeats
         self._on_restart = on_restart
-        self._name = f"reflector of {resource.plural}"
+        self._name = f"reflector of {resource.plural}" + (f" in {namespace}" if namespace else "")
         self._failures = 0
         self._version = ""  # resourceVersion to watch from; empty: list first
         self.synced = asyncio.Event()
@@ -84,7 +84,7 @@ class Reflector:
 
     async def _list(self) -> None:
         bodies, version = await self._api.list(self._resource, self._namespace, self._label_selector)
-        removed = self._store.replace(self._resource, bodies, version)
+        removed = self._store.replace(self._resource, bodies, version, self._namespace)
         if removed and self.synced.is_set():
             values = {"resource": self._resource.plural, "count": len(removed)}
             logger.info("objects deleted while no watch was open", extra=values)

@@ -12,16 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from mlmodel_operator.runtime.resource import Bodies, Body, Resource, address, is_newer, metadata, resource_version, uid
+from mlmodel_operator.runtime.view import View
 
-Slim = Callable[[Body, Body | None], Body]
-"""From a body and the stored body before it (None if there is none) to the body to store."""
 OnChange = Callable[[Resource, str, str], None]
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _TOMBSTONES = 10_000
 
 
-def slim_metadata(body: Body, _known: Body | None = None) -> Body:
+def slim_metadata(body: Body) -> Body:
     """Return the body without managedFields and kubectl's copy, which are often its largest parts and never read."""
     meta = {key: value for key, value in metadata(body).items() if key != "managedFields"}
     annotations = meta.get("annotations")
@@ -47,14 +46,14 @@ class _Tombstone:
 class Store:
     """Bodies by (resource, namespace, name), grouped by a label.
 
-    ``group_label`` names the label whose value is the group of an object. ``slims`` has the function that reduces a
-    body of a kind before it is stored, for other kinds it is ``slim_metadata``. A body that differs from the one before
+    ``group_label`` names the label whose value is the group of an object. ``views`` says what is stored of a kind, for
+    other kinds see ``slim_metadata``. A body that differs from the one before
     only in what is dropped is not a change. The bodies that the store returns are shared: do not change them.
     """
 
-    def __init__(self, group_label: str, slims: Mapping[Resource, Slim] | None = None) -> None:
+    def __init__(self, group_label: str, views: Mapping[Resource, View] | None = None) -> None:
         self._group_label = group_label
-        self._slims = dict(slims or {})
+        self._views = dict(views or {})
         self._bodies: dict[Resource, dict[tuple[str, str], Body]] = defaultdict(dict)
         self._groups: dict[tuple[Resource, str, str], dict[str, Body]] = {}
         # Bounded: the oldest are dropped, long after the last event from before the deletion.
@@ -78,6 +77,11 @@ class Store:
         bodies = self._groups.get((r, namespace, key), {})
         return [bodies[name] for name in sorted(bodies)]
 
+    def reduced(self, r: Resource, body: Body, known: Body | None = None) -> Body:
+        """Return what is stored of a body; ``known`` is the stored body before it."""
+        view = self._views.get(r)
+        return slim_metadata(body) if view is None else view.keep(body, known)
+
     def put(self, r: Resource, body: Body) -> bool:
         """Store ``body`` unless a newer one or its deletion is known. Return whether it was stored."""
         key = (r, *address(body))
@@ -90,7 +94,7 @@ class Store:
         if tombstone is not None and tombstone.covers(body):
             return False
         self._tombstones.pop(key, None)
-        body = self._slims.get(r, slim_metadata)(body, known)
+        body = self.reduced(r, body, known)
         self._bodies[r][namespace, name] = body
         self._regroup(r, namespace, name, known, body)
         return True
@@ -111,8 +115,9 @@ class Store:
         """
         return self._forget(r, body, "")
 
-    def replace(self, r: Resource, bodies: Iterable[Body], version: str) -> Bodies:
-        """Make the kind equal to a list with the resourceVersion ``version``, and return the removed bodies.
+    def replace(self, r: Resource, bodies: Iterable[Body], version: str, namespace: str | None = None) -> Bodies:
+        """Make the kind, in all namespaces or one, equal to a list with the resourceVersion ``version``, and return the
+        removed bodies.
 
         An object that is not in the list is removed, unless it is newer than the list: the operator has just written
         it.
@@ -123,6 +128,8 @@ class Store:
             self.put(r, body)
         removed = []
         for where, known in list(self._bodies[r].items()):
+            if namespace not in (None, where[0]):
+                continue
             if where not in listed and not is_newer(resource_version(known), version):
                 self._bury(r, *where, _Tombstone(version))
                 del self._bodies[r][where]

@@ -4,6 +4,9 @@ One thread per process predicts. It never waits for more work: when it is free i
 into one batch. So a lone request is predicted at once, and batches form only while the model is busy. Meanwhile the
 event loop answers probes, metrics, and requests that would miss their deadline.
 
+When the requests of several sources wait, each source gets its share of the time (:mod:`~mlmodel_server.engine.shares`),
+and a full queue sheds the newest request of the source that has most in it.
+
 Copies of requests, for a rehearsal, are predicted one by one, and only when no request waits.
 """
 
@@ -14,9 +17,9 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import perf_counter
 
@@ -25,6 +28,7 @@ import numpy as np
 from mlmodel_server.engine.alone import timed
 from mlmodel_server.engine.cost import Cost
 from mlmodel_server.engine.model import Model, rows_of
+from mlmodel_server.engine.shares import Shares
 from mlmodel_server.errors import MLModelError, RequestError
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.tensors import Array
@@ -76,7 +80,7 @@ class Predicted:
     own_us: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     table: Table
     outputs: Sequence[str]
@@ -86,7 +90,16 @@ class _Waiting:
     since: float
     future: asyncio.Future[Predicted]
     alone: bool = False
+    place: float = 0.0
     has_started: bool = False
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """The requests of one source that wait or are being predicted, oldest first, and the number of their rows."""
+
+    waiting: dict[_Waiting, None] = field(default_factory=dict)
+    rows: int = 0
 
 
 class Batcher:
@@ -107,6 +120,8 @@ class Batcher:
         self._waiting: deque[_Waiting] = deque()
         self._copies: deque[_Waiting] = deque()
         self._copies_submitted = 0
+        self._shares = Shares()
+        self._backlogs: dict[Hashable, _Backlog] = {}
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.requests = 0
@@ -128,25 +143,60 @@ class Batcher:
             self._thread = None
 
     def submit(
-        self, table: Table, outputs: Sequence[str], deadline: float, *, alone: bool = False
+        self, table: Table, outputs: Sequence[str], deadline: float, source: Hashable = None, *, alone: bool = False
     ) -> asyncio.Future[Predicted]:
-        """Queue one request; ``deadline`` is a reading of ``perf_counter``. ``alone`` is a copy.
+        """Queue one request of a source; ``deadline`` is a reading of ``perf_counter``. ``alone`` is a copy.
 
-        Raise :class:`Overloaded` at once when the queue is full, or when the waiting requests would take too long.
+        Raise :class:`Overloaded` at once when the queue has no room for this source, or when the requests that come
+        before this one would take too long.
         """
         if alone:
             return self._submit_copy(table, outputs, deadline)
-        self.check_room()
+        if self.is_full:
+            self._make_room(source)
         now, rows = perf_counter(), rows_of(table)
-        batches = min(self.requests + 1, -(-(self.rows + rows) // self._max_rows))
-        if self.requests and now + (needed := MARGIN * self._cost.seconds(self.rows + rows, batches)) > deadline:
+        if self.requests and now + (needed := MARGIN * self._needed(source, rows)) > deadline:
             raise Late(rows, needed, self._cost.least(rows))
         future = self._loop.create_future()
-        self.requests += 1
-        self.rows += rows
-        future.add_done_callback(lambda _: self._forget(rows))
-        self._submitted.put(_Waiting(table, outputs, rows, self._model.kind_of(table, outputs), deadline, now, future))
+        kind = self._model.kind_of(table, outputs)
+        place = self._shares.place(source, self._cost.seconds(rows) or rows)
+        waiting = _Waiting(table, outputs, rows, kind, deadline, now, future, place=place)
+        self._remember(source, waiting)
+        self._submitted.put(waiting)
         return future
+
+    def _needed(self, source: Hashable, rows: int) -> float:
+        """Return the expected seconds until a request of this source has been predicted: of the requests that wait, all
+        of its own source come before it, and of each other one as many rows at most."""
+        backlogs = self._backlogs
+        mine = backlogs.get(source)
+        own = rows + (mine.rows if mine else 0)
+        before, requests = own, 1 + (len(mine.waiting) if mine else 0)
+        if len(backlogs) > (mine is not None):
+            for other, backlog in backlogs.items():
+                if other != source:
+                    before += min(backlog.rows, own + self._max_rows)
+                    requests += min(len(backlog.waiting), own + self._max_rows)
+        return self._cost.seconds(before, min(requests, -(-before // self._max_rows)))
+
+    def _remember(self, source: Hashable, waiting: _Waiting) -> None:
+        backlog = self._backlogs.get(source)
+        if backlog is None:
+            backlog = self._backlogs[source] = _Backlog()
+        backlog.waiting[waiting] = None
+        backlog.rows += waiting.rows
+        self.requests += 1
+        self.rows += waiting.rows
+
+        def forget(_: asyncio.Future[Predicted]) -> None:
+            self.requests -= 1
+            self.rows -= waiting.rows
+            del backlog.waiting[waiting]
+            backlog.rows -= waiting.rows
+            if not backlog.waiting and self._backlogs.get(source) is backlog:
+                del self._backlogs[source]
+
+        waiting.future.add_done_callback(forget)
 
     def _submit_copy(self, table: Table, outputs: Sequence[str], deadline: float) -> asyncio.Future[Predicted]:
         """Queue a copy. It takes no room from requests. Its turn must come before the deadline; how long its prediction
@@ -166,18 +216,37 @@ class Batcher:
         self._submitted.put(copy)
         return future
 
-    def check_room(self) -> None:
-        """Raise :class:`Overloaded` when the queue is full."""
-        if self.requests >= self._max_waiting:
-            raise Overloaded(
-                f"{self.requests} requests wait already, the limit is {self._max_waiting}: retry after 1 s",
-                429,
-                "queue_full",
-            )
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests wait as may."""
+        return self.requests >= self._max_waiting
 
-    def _forget(self, rows: int) -> None:
-        self.requests -= 1
-        self.rows -= rows
+    def check_room(self, source: Hashable) -> None:
+        """Raise :class:`Overloaded` when the queue is full, and no other source has more in it than this one would."""
+        if self.is_full and self._largest(source) is None:
+            raise self._full()
+
+    def _make_room(self, source: Hashable) -> None:
+        """Shed the newest request of the source that has most in the queue, or raise :class:`Overloaded`."""
+        largest = self._largest(source)
+        waiting = reversed(largest.waiting) if largest else ()
+        newest = next((one for one in waiting if not one.has_started and not one.future.done()), None)
+        if newest is None:
+            raise self._full()
+        _fail(newest.future, self._full())
+
+    def _largest(self, source: Hashable) -> _Backlog | None:
+        """Return the longest backlog, if that of ``source`` would still be shorter with one more request."""
+        mine = self._backlogs.get(source)
+        largest = max(self._backlogs.values(), key=lambda backlog: len(backlog.waiting))
+        return largest if len(largest.waiting) > (len(mine.waiting) if mine else 0) + 1 else None
+
+    def _full(self) -> Overloaded:
+        return Overloaded(
+            f"{self.requests} requests wait already, the limit is {self._max_waiting}: retry after 1 s",
+            429,
+            "queue_full",
+        )
 
     def _run(self) -> None:
         _lower_priority()
@@ -203,12 +272,13 @@ class Batcher:
             return
 
     def _next(self) -> list[_Waiting]:
-        """Return the oldest request and those that can be predicted with it, in order of arrival; reject late ones."""
+        """Return the request whose turn it is and those that can be predicted with it, in order of their turns; reject
+        late ones."""
         batch: list[_Waiting] = []
         others: deque[_Waiting] = deque()
         rows, now, rejected = 0, perf_counter(), False
-        for waiting in self._waiting:
-            if waiting.future.cancelled():  # the client has disconnected
+        for waiting in sorted(self._waiting, key=_place):  # is in order already if one source waits
+            if waiting.future.done():  # the client has disconnected, or the request was shed
                 continue
             if now + (needed := self._cost.seconds(waiting.rows)) > waiting.deadline:
                 late = Late(waiting.rows, now - waiting.since + needed, self._cost.least(waiting.rows))
@@ -220,6 +290,10 @@ class Batcher:
             else:
                 others.append(waiting)
         self._waiting = others
+        if batch:
+            self._shares.served(batch[0].place)
+        for waiting in batch:
+            waiting.has_started = True
         if rejected and not batch:
             self._cost.relax()
         return batch
@@ -260,6 +334,10 @@ class Batcher:
             return
         predicted = Predicted(arrays, started - copy.since, perf_counter() - started, copy.rows, own_us)
         self._loop.call_soon_threadsafe(_deliver, [copy], [predicted])
+
+
+def _place(waiting: _Waiting) -> float:
+    return waiting.place
 
 
 def _give_up(copy: _Waiting) -> None:

@@ -259,6 +259,16 @@ def rows_of(table: Table) -> int:
     return len(array) if array.ndim else 1
 
 
+OBJECT_BYTES = 64
+"""Assumed bytes of an element that is a Python object, such as a text."""
+
+
+def bytes_of(table: Table) -> int:
+    """Return about how much memory a table takes."""
+    arrays = [table] if isinstance(table, np.ndarray) else table.values()
+    return sum(array.size * OBJECT_BYTES if array.dtype == object else array.nbytes for array in arrays)
+
+
 def _is_inexact(column: Array) -> bool:
     """Whether an integer may not be exact as a floating-point number."""
     return bool((np.abs(column) > 2**53).any())

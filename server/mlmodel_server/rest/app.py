@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +13,7 @@ from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rest import management, outputs
 from mlmodel_server.rest.body import ENCODING
 from mlmodel_server.rest.busypoll import BusyPoll
-from mlmodel_server.rest.connection import Answerable
+from mlmodel_server.rest.connection import CUT, Answerable
 from mlmodel_server.rest.copies import Copies, CopyOfCall
 from mlmodel_server.rest.endpoints import UNKNOWN, Endpoint, endpoints
 from mlmodel_server.rest.exchange import AsgiExchange, FastExchange, Receive
@@ -38,7 +39,8 @@ class Application:
         """``copy_of_call`` is for copies of gRPC calls, if the server serves gRPC."""
         serving = pipeline.serving
         self.pipeline = pipeline
-        self._limits = serving.limits
+        self._limits, self._hosts = serving.limits, serving.hosts
+        self.budget, self.max_connections = pipeline.budget, serving.limits.max_connections
         self._management = management.routes(serving)
         self._endpoints = endpoints(serving)
         self._copies = Copies(pipeline, self._endpoints, copy_of_call)
@@ -63,6 +65,8 @@ class Application:
         if ENCODING in exchange.headers:  # decompression may take long
             return False
         try:
+            if self._hosts:
+                self._hosts.check("POST", exchange.headers)
             if not self.pipeline.accept(exchange):
                 return False
         except Exception as error:
@@ -85,6 +89,13 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
+        if self._hosts:
+            try:
+                self._hosts.check(scope["method"], dict(scope["headers"]))
+            except RequestError as refusal:
+                await _send(self._closing(send), reply_of(self.pipeline.failure(refusal)))
+                return
+        receive = partial(_receive, scope, receive)
         if path == authentic.PATH and scope["method"] == "POST":
             copied = await self._copies.answer(dict(scope["headers"]), receive)
             if copied:
@@ -95,7 +106,13 @@ class Application:
             await self._manage(scope, receive, send)
             return
         exchange = AsgiExchange(
-            endpoint or UNKNOWN, _target(scope), dict(scope["headers"]), perf_counter(), self._limits, receive
+            endpoint or UNKNOWN,
+            _target(scope),
+            dict(scope["headers"]),
+            perf_counter(),
+            self._limits,
+            receive,
+            (scope.get("client") or ("",))[0],
         )
         error = _routing_error(scope, endpoint, self.pipeline.serving)
         try:
@@ -135,6 +152,15 @@ class Application:
             await send(message)
 
         return closing
+
+
+async def _receive(scope: Scope, receive: Receive) -> MutableMapping[str, Any]:
+    """Receive a part of a body. Raise the :class:`RequestError` of a request whose body is not read to its end."""
+    if CUT not in scope:
+        message = await receive()
+        if CUT not in scope:
+            return message
+    raise scope[CUT]
 
 
 def _target(scope: Scope) -> bytes:

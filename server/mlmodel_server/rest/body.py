@@ -14,7 +14,7 @@ from mlmodel_server.tensors import quoted
 
 JSON = b"application/json"
 FORM = b"application/x-www-form-urlencoded"
-"""The content type that ``curl -d`` sends. No endpoint expects a form, so it is read as JSON."""
+"""The content type that ``curl -d`` sends. No endpoint expects a form: it is read as JSON, but not from a browser."""
 
 ENCODING = b"content-encoding"
 TIMEOUT = b"x-mlmodel-timeout-ms"
@@ -30,8 +30,6 @@ class Head:
 
     deadline: float
     """Reading of ``perf_counter``."""
-    length: int
-    """Bytes of the body; 0 if it is chunked, without its length."""
     json_length: int | None
     """Bytes of JSON before binary tensors; None if the whole body is JSON."""
     content_type: bytes
@@ -43,15 +41,9 @@ def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], sta
     length = int(headers.get(b"content-length", 0))  # the HTTP parser has checked that it is a number
     if length > limits.max_body:
         raise RequestError(f"the body has {length} bytes, the limit is {limits.max_body}: send fewer rows", 413)
-    content_type = headers.get(b"content-type", JSON)
+    content_type = headers.get(b"content-type", b"")
     if content_type not in content_types:
-        content_type = content_type.partition(b";")[0].strip().lower()
-        if content_type == FORM and JSON in content_types:
-            content_type = JSON
-        if content_type not in content_types:
-            supported = " or ".join(sorted(name.decode() for name in content_types))
-            other = ", or send CSV to POST /invocations" if content_type == CSV else ""
-            raise RequestError(f"Content-Type {_quoted(content_type)} is not supported: use {supported}{other}", 415)
+        content_type = content_type_of(headers, content_types)
     encoding = headers.get(ENCODING, b"")
     if encoding:
         encoding = encoding.strip().lower()
@@ -59,11 +51,30 @@ def head_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes], sta
             raise RequestError(f"Content-Encoding {_quoted(encoding)} is not supported: use gzip or deflate", 415)
     return Head(
         started + (_integer(headers[TIMEOUT], TIMEOUT) / 1000 if TIMEOUT in headers else limits.timeout),
-        length,
         _integer(headers[JSON_LENGTH], JSON_LENGTH) if JSON_LENGTH in headers else None,
         content_type,
         b"" if encoding == b"identity" else encoding,
     )
+
+
+def content_type_of(headers: Mapping[bytes, bytes], content_types: frozenset[bytes]) -> bytes:
+    """Return the content type without parameters; JSON for a missing one and for a form. Raise :class:`RequestError`
+    415 if it is not one of ``content_types``.
+
+    A page of another site can make a browser send a form, plain text or no type, but no other type. So a missing one
+    and a form stand for JSON only from clients that are not browsers: these send neither ``Origin`` nor
+    ``Sec-Fetch-Site``.
+    """
+    content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if content_type in (b"", FORM) and JSON in content_types:
+        if b"origin" in headers or b"sec-fetch-site" in headers:
+            raise RequestError("a page in a browser must say what it sends: add Content-Type: application/json", 415)
+        return JSON
+    if content_type not in content_types:
+        supported = " or ".join(sorted(name.decode() for name in content_types))
+        other = ", or send CSV to POST /invocations" if content_type == CSV else ""
+        raise RequestError(f"Content-Type {_quoted(content_type)} is not supported: use {supported}{other}", 415)
+    return content_type
 
 
 async def read(receive: Callable[[], Awaitable[MutableMapping[str, Any]]], limits: Limits) -> bytes | None:

@@ -90,7 +90,7 @@ class Copies:
         if copy is None:
             return _reply(Outcome(404, 1))
         try:
-            with self._pipeline.holding(len(content.body)):
+            with self._pipeline.budget.hold(authentic.PATH, len(content.body)):
                 return _reply(await self._pipeline.rehearse(copy))
         except Overloaded as error:
             return _reply(Outcome(error.status, 1))

@@ -16,6 +16,7 @@ from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.serving.lateness import IN_A_CLUSTER, SERVER, Limit
+from mlmodel_server.serving.source import source_of
 from mlmodel_server.tensors import InferRequest
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,7 +32,7 @@ LARGE = 256 << 10
 class HttpExchange(Exchange[Reply]):
     """The common part of the fast path and the ASGI path."""
 
-    __slots__ = ("body", "endpoint", "head", "headers", "limits", "raw", "started", "target")
+    __slots__ = ("body", "endpoint", "head", "headers", "limits", "peer", "raw", "started", "target")
 
     endpoint: Endpoint
     target: bytes
@@ -42,6 +43,8 @@ class HttpExchange(Exchange[Reply]):
     body: bytes
     """The body, decompressed."""
     head: Head
+    peer: str
+    """Address at the other end of the connection."""
 
     @property
     def route(self) -> str:
@@ -54,9 +57,16 @@ class HttpExchange(Exchange[Reply]):
     def content(self) -> Content | None:
         return None if self.raw is None else content_of(self.target, self.headers, self.raw)
 
-    def check(self) -> int:
-        head = self.head = head_of(self.headers, self.endpoint.content_types, self.started, self.limits)
-        return head.length or self.limits.max_body  # chunked: it may become this large
+    @property
+    def source(self) -> object:
+        return source_of(self.peer, self.headers)
+
+    def check(self) -> None:
+        self.head = head_of(self.headers, self.endpoint.content_types, self.started, self.limits)
+
+    @property
+    def size(self) -> int:
+        return len(self.body) if self.raw is self.body else len(self.body) + len(self.raw or b"")
 
     @property
     def deadline(self) -> float:
@@ -104,7 +114,7 @@ class FastExchange(HttpExchange):
     ) -> None:
         self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
         self.raw = self.body = body
-        self.connection = connection
+        self.connection, self.peer = connection, connection.peer
 
     async def read(self) -> None:
         pass
@@ -123,9 +133,10 @@ class AsgiExchange(HttpExchange):
         started: float,
         limits: Limits,
         receive: Receive,
+        peer: str = "",
     ) -> None:
         self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
-        self.raw = None
+        self.raw, self.peer = None, peer
         self._receive = receive
 
     async def read(self) -> None:

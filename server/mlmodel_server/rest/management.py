@@ -14,6 +14,7 @@ from mlmodel_server.errors import RequestError
 from mlmodel_server.page import Page, page
 from mlmodel_server.page.reference import reference
 from mlmodel_server.rest import openapi, schemas
+from mlmodel_server.rest.body import JSON, content_type_of
 from mlmodel_server.rest.endpoints import endpoints
 from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
@@ -103,6 +104,7 @@ def _metadata(app: FastAPI, serving: Serving) -> None:
 def _observability(app: FastAPI, serving: Serving) -> None:
     async def feedback(request: Request) -> JSONResponse:
         """Labels by prediction id: they score the version that predicted."""
+        content_type_of(dict(request.headers.raw), frozenset((JSON,)))
         return JSONResponse(serving.feedback.post(await _read(request)))
 
     async def stats() -> JSONResponse:
@@ -118,7 +120,7 @@ def _observability(app: FastAPI, serving: Serving) -> None:
     model = f"/v2/models/{serving.name}"
     app.post(
         f"{model}/feedback",
-        responses=openapi.responses("Scored", 400, 413),
+        responses=openapi.responses("Scored", 400, 413, 415),
         openapi_extra={"requestBody": openapi.feedback_body(serving.model.signature.classes)},
     )(feedback)
     _get(app, f"{model}/stats", stats, openapi.responses("Stats"))
@@ -158,7 +160,8 @@ def _errors(app: FastAPI, serving: Serving) -> None:
     @app.exception_handler(Exception)
     async def failed(_request: Request, error: Exception) -> JSONResponse:
         failure = failure_of(error)
-        return JSONResponse(schemas.Error(error=failure.message), failure.status)
+        headers = {"Retry-After": str(failure.retry_after)} if failure.retry_after else None
+        return JSONResponse(schemas.Error(error=failure.message), failure.status, headers)
 
     @app.exception_handler(HTTPException)
     async def not_routed(request: Request, failure: HTTPException) -> JSONResponse:

@@ -15,6 +15,7 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 _EXTRA: dict[int, Headers] = {
     401: [(b"www-authenticate", b"Bearer")],
     405: [(b"allow", b"POST")],
+    408: [(b"connection", b"close")],
     413: [(b"connection", b"close")],  # the rest of the body is not read
 }
 

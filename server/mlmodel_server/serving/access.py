@@ -1,4 +1,4 @@
-"""Access control: API keys, of which the server has only hashes, and the TLS certificate."""
+"""Access control: API keys, of which the server has only hashes, the TLS certificate, and pages of other sites."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import hashlib
 import logging
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mlmodel_server.errors import RequestError, UsageError
 from mlmodel_server.files import Watched, stamp
+from mlmodel_server.tensors import quoted
 
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})\s*:\s*([0-9a-f]{64})")
 _BEARER = b"bearer "
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""The names of this machine for its own clients."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,52 @@ class ApiKeys:
             logger.info("API keys reloaded", extra={"keys": len(self._names)})
         except UsageError as error:
             logger.error("API keys not reloaded, the former ones stay valid", extra={"error": error})
+
+
+class Hosts:
+    """The names by which clients may reach a server on a laptop.
+
+    Every page in a browser can send requests to 127.0.0.1. Its requests name the page's site in ``Origin``. A site
+    whose name resolves to 127.0.0.1 (DNS rebinding) could also read the responses; its requests have that name in
+    ``Host``.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+
+    def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+        """Raise :class:`RequestError` 403 unless the request names this server, and no other site sent it.
+
+        A link from another site to this server is followed: only a GET that opens a page.
+        """
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self._is_known(host):
+            raise RequestError(
+                f"the header Host is {quoted(host)}: send requests to {self._known}, or start the server with "
+                "--allowed-hosts",
+                403,
+            )
+        origin = headers.get(b"origin")
+        if origin is not None:
+            scheme, separator, authority = origin.decode("latin-1").partition("://")
+            if not separator or scheme not in ("http", "https") or not self._is_known(authority):
+                raise RequestError(
+                    f"a page of {quoted(origin.decode('latin-1'))} sent this request: only pages of {self._known} may, "
+                    "or start the server with --allowed-hosts",
+                    403,
+                )
+        elif headers.get(b"sec-fetch-site") == b"cross-site":
+            opens_page = method in ("GET", "HEAD") and headers.get(b"sec-fetch-dest") == b"document"
+            if not opens_page:
+                raise RequestError(f"a page of another site sent this request: only pages of {self._known} may", 403)
+
+    @property
+    def _known(self) -> str:
+        return " or ".join(sorted(self._names))
+
+    def _is_known(self, authority: str) -> bool:
+        match = _AUTHORITY.fullmatch(authority.lower())
+        return match is not None and match[1] in self._names
 
 
 class Certificate:

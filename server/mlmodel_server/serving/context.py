@@ -15,7 +15,7 @@ from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.target import TargetFile
-from mlmodel_server.serving.access import ApiKeys, Certificate
+from mlmodel_server.serving.access import ApiKeys, Certificate, Hosts
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Limits:
 
     max_body: int = 8 << 20
     max_body_total: int = 128 << 20
-    """Bytes of the bodies of all requests in one worker."""
+    """Bytes of the bodies that arrive, of decoded requests, and of responses that are not read, in one worker."""
+    max_connections: int = 2048
+    """HTTP connections of one worker."""
     max_rows: int = 100_000
     batch_rows: int = 64
     max_waiting: int = 256
@@ -62,6 +64,8 @@ class Serving:
     """HOST:PORT for gRPC; empty turns gRPC off."""
     keys: ApiKeys | None = None
     """None: the server requires no API key."""
+    hosts: Hosts | None = None
+    """None: clients may use any name of the server, as in a pod."""
     certificate: Certificate | None = None
     """None: plain HTTP."""
     draining: bool = False

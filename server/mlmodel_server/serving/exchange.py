@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mlmodel_server.engine.batching import Overloaded
-from mlmodel_server.errors import ModelFailure, RequestError
+from mlmodel_server.errors import ModelFailure, RequestError, TooSlow
 from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.serving.inference import Answer, Call
 from mlmodel_server.serving.lateness import Limit
@@ -21,7 +21,7 @@ MAX_MESSAGE = 1_000
 """Maximum number of characters of an error in a response."""
 
 LATE = "x-mlmodel-late"
-"""Header of a response to a request whose deadline cannot be met."""
+"""Header of a response to a request whose deadline cannot be met, or that did not arrive in time."""
 
 
 class Disconnected(Exception):
@@ -37,7 +37,8 @@ class Failure:
     retry_after: int = 0
     """Seconds to wait before a retry; 0 if a retry does not help."""
     is_late: bool = False
-    """Whether the deadline of the client cannot be met; the router blames no version for that."""
+    """Whether the deadline of the client cannot be met, or the request did not arrive in time; the router blames no
+    version for that."""
 
 
 def failure_of(error: Exception) -> Failure:
@@ -45,7 +46,7 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, Overloaded):
         return Failure(error.status, str(error), error.retry_after, is_late=error.reason == "deadline")
     if isinstance(error, RequestError):
-        return Failure(error.status, one_line(str(error), MAX_MESSAGE))
+        return Failure(error.status, one_line(str(error), MAX_MESSAGE), is_late=isinstance(error, TooSlow))
     if isinstance(error, ModelFailure):
         return Failure(500, one_line(str(error), MAX_MESSAGE))
     return Failure(500, f"internal error ({type(error).__name__})")
@@ -81,9 +82,14 @@ class Exchange(ABC, Generic[Reply]):
     def content(self) -> Content | None:
         """Return the request as the client sent it; None before :meth:`read`."""
 
+    @property
     @abstractmethod
-    def check(self) -> int:
-        """Check the headers, and return the maximum size of the body in bytes."""
+    def source(self) -> object:
+        """The client, as :func:`~mlmodel_server.serving.source.source_of` names it."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Check the headers."""
 
     @property
     @abstractmethod
@@ -98,6 +104,11 @@ class Exchange(ABC, Generic[Reply]):
     @abstractmethod
     async def read(self) -> None:
         """Read the body. Raise :class:`Disconnected` if the client disconnects."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the body that was read, as sent and decompressed."""
 
     @property
     @abstractmethod

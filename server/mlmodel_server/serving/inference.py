@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 
@@ -43,6 +44,14 @@ class Answer:
     rows: int
 
 
+class HasSource(Protocol):
+    """A request as the queue knows it."""
+
+    @property
+    def source(self) -> object:
+        """The client; see :func:`~mlmodel_server.serving.source.source_of`."""
+
+
 class Inference:
     """Checks and predicts requests. Belongs to one process and its event loop."""
 
@@ -58,8 +67,6 @@ class Inference:
             max_waiting=serving.limits.max_waiting,
             on_batch=serving.recorder.record_batch,
         )
-        self.check_room = self._batcher.check_room
-        """Raise :class:`Overloaded` if the queue is full, before a request is read."""
         # For a row that its compiled form does not take, a DataFrame is made, which takes milliseconds.
         self._may_be_quick = not serving.model.signature.frame
         self.is_fast = self._may_be_quick and self._cost.base + self._cost.per_row <= INLINE_SECONDS
@@ -77,6 +84,11 @@ class Inference:
     def waiting(self) -> int:
         """Number of requests that wait for the model or are being predicted."""
         return self._batcher.requests
+
+    def check_room(self, request: HasSource) -> None:
+        """Raise :class:`Overloaded` if the queue has no room for this source, before a request is read."""
+        if self._batcher.is_full:
+            self._batcher.check_room(request.source)
 
     def call(self, request: InferRequest) -> Call:
         """Check a request against the model's signature and the limits."""
@@ -137,12 +149,13 @@ class Inference:
         except Exception as error:
             return error
 
-    async def predict(self, call: Call, deadline: float) -> Answer:
-        """Predict at once if the call is quick, else in the queue; ``deadline`` is a reading of ``perf_counter``."""
-        return self.predict_now(call) if self.is_quick(call) else await self._predict_queued(call, deadline)
+    async def predict(self, call: Call, deadline: float, source: object = None) -> Answer:
+        """Predict at once if the call is quick, else in the queue, where each source has its share; ``deadline`` is a
+        reading of ``perf_counter``."""
+        return self.predict_now(call) if self.is_quick(call) else await self._predict_queued(call, deadline, source)
 
-    async def _predict_queued(self, call: Call, deadline: float) -> Answer:
-        predicted = await self._batcher.submit(call.table, call.outputs, deadline)
+    async def _predict_queued(self, call: Call, deadline: float, source: object) -> Answer:
+        predicted = await self._batcher.submit(call.table, call.outputs, deadline, source)
         return self._answer(call, predicted.arrays, predicted.queue, predicted.compute)
 
     async def predict_alone(self, call: Call, deadline: float) -> tuple[Answer, int]:

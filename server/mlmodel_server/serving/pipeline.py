@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from mlmodel_server.engine.batching import Late, Overloaded
+from mlmodel_server.engine.model import bytes_of
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.failures import FailureLog
+from mlmodel_server.serving.budget import Budget
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.copies import TURN_SECONDS, Copy, Outcome
 from mlmodel_server.serving.exchange import Disconnected, Exchange, Failure, Reply, failure_of
-from mlmodel_server.serving.inference import Call, Inference
+from mlmodel_server.serving.inference import Answer, Call, Inference
 from mlmodel_server.serving.lateness import explained
 from mlmodel_server.serving.reporter import Reporter
 
@@ -37,7 +38,8 @@ class Pipeline:
         self._keys, self._recorder = serving.keys, serving.recorder
         self._reporter = Reporter(serving)
         self._failures = FailureLog()
-        self._body_bytes = 0  # of all requests
+        self.budget = Budget(serving.limits.max_body_total)
+        self._decoding = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()  # of the requests in serve()
         self._is_cut = False
 
@@ -101,18 +103,14 @@ class Pipeline:
 
     async def serve(self, exchange: Exchange[Reply]) -> Reply:
         """Take all steps, and return the reply. Raise :class:`Disconnected` if the client disconnects."""
-        self._recorder.in_flight += 1
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         self._tasks.add(task)
         try:
             self._admit(exchange)
-            with self.holding(exchange.check()):
-                await exchange.read()
-                large = exchange.is_large
-                await asyncio.to_thread(self._decode, exchange) if large else self._decode(exchange)
-                answer = await self.inference.predict(exchange.call, exchange.deadline)
-                reply = await asyncio.to_thread(exchange.encode, answer) if large else exchange.encode(answer)
+            exchange.check()
+            await exchange.read()
+            answer, reply = await self._answer(exchange)
             self._reporter.answered(exchange, answer)
             return reply
         except Disconnected:
@@ -126,7 +124,25 @@ class Pipeline:
             return self.reject(exchange, error)
         finally:
             self._tasks.discard(task)
+
+    async def _answer(self, exchange: Exchange[Reply]) -> tuple[Answer, Reply]:
+        """Decode, predict and encode a request that has arrived."""
+        self._recorder.in_flight += 1
+        try:
+            with self.budget.hold(exchange.source, exchange.size) as held:
+                large = exchange.is_large
+                await self._decode_large(exchange) if large else self._decode(exchange)
+                held.grow(bytes_of(exchange.call.table))
+                answer = await self.inference.predict(exchange.call, exchange.deadline, exchange.source)
+                return answer, await asyncio.to_thread(exchange.encode, answer) if large else exchange.encode(answer)
+        finally:
             self._recorder.in_flight -= 1
+
+    async def _decode_large(self, exchange: Exchange[Reply]) -> None:
+        """Decode in a thread, one request at a time: to decode takes many times the memory of the body, and the
+        interpreter decodes only one anyway."""
+        async with self._decoding:
+            await asyncio.to_thread(self._decode, exchange)
 
     async def rehearse(self, copy: Copy) -> Outcome:
         """Answer a copy: it needs no key, is predicted alone when no client waits, and is not reported.
@@ -163,21 +179,7 @@ class Pipeline:
 
     def _admit(self, exchange: Exchange[Reply]) -> None:
         self.authorise(exchange.headers)
-        self.inference.check_room()
-
-    @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Reserve memory for a body. A single request always gets it: its own limit bounds it.
-
-        Raise :class:`Overloaded` if too much is reserved.
-        """
-        if size and self._body_bytes and self._body_bytes + size > self.serving.limits.max_body_total:
-            raise Overloaded("too many large requests at once: retry after 1 s", 429, "memory")
-        self._body_bytes += size
-        try:
-            yield
-        finally:
-            self._body_bytes -= size
+        self.inference.check_room(exchange)
 
     def _call_of(self, copy: Copy) -> Call:
         return self.inference.call(copy.decode())

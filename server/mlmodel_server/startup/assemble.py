@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.drift import Drift, features_of, predictions_of
 from mlmodel_server.observe.families import ModelInfo
 from mlmodel_server.observe.feedback import Feedback
-from mlmodel_server.observe.ids import PredictionIds, key_of
+from mlmodel_server.observe.ids import MIN_SECRET, PredictionIds, key_of
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
@@ -32,11 +33,13 @@ from mlmodel_server.protocol import v2
 from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.target import TargetFile
-from mlmodel_server.serving.access import ApiKeys, Certificate
+from mlmodel_server.serving.access import LOOPBACK, ApiKeys, Certificate, Hosts
 from mlmodel_server.serving.context import Limits, Serving
 from mlmodel_server.serving.copies import Copy
+from mlmodel_server.startup import memory
 from mlmodel_server.startup.builtin import build
 from mlmodel_server.startup.choose import Choice, choose
+from mlmodel_server.startup.options import ANY_HOST
 
 logger = logging.getLogger(__name__)
 
@@ -125,21 +128,34 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | Non
         ids=ids,
         feedback=feedback,
         cost=_cost(model, example),
-        limits=Limits(
-            max_body=arguments.max_body,
-            max_rows=arguments.max_rows,
-            batch_rows=arguments.batch_rows,
-            max_waiting=arguments.queue,
-            timeout=arguments.timeout,
-        ),
+        limits=_limits(arguments),
         shadow=shadow,
         payloads=payloads,
         sample=sample,
         rehearsal=TargetFile(arguments.rehearsal, arguments.api_keys) if sample else None,
         grpc=_grpc(arguments),
         keys=keys,
+        hosts=hosts_of(arguments),
         certificate=certificate,
     )
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    """Return the limits of requests in one worker. Call this when the model has been loaded: they depend on the memory
+    that is left."""
+    total = memory.budget(memory.limit(), memory.used(), arguments.workers, arguments.max_body)
+    limits = Limits(
+        max_body=arguments.max_body,
+        max_body_total=total,
+        max_connections=memory.connections(),
+        max_rows=arguments.max_rows,
+        batch_rows=arguments.batch_rows,
+        max_waiting=arguments.queue,
+        timeout=arguments.timeout,
+    )
+    values = {"bytes": limits.max_body_total, "connections": limits.max_connections}
+    logger.info("limits of a worker", extra=values)
+    return limits
 
 
 def copy_of_call(serving: Serving) -> Callable[[Content], Copy] | None:
@@ -203,6 +219,22 @@ def _certificate(arguments: argparse.Namespace) -> Certificate | None:
     return Certificate(arguments.tls_cert, arguments.tls_key)
 
 
+def hosts_of(arguments: argparse.Namespace) -> Hosts | None:
+    """Return the names that ``Host`` may have; None for any, which is the default unless only this machine can connect:
+    clients in a cluster use many names."""
+    if arguments.allowed_hosts is not None:
+        return None if arguments.allowed_hosts == ANY_HOST else Hosts(arguments.allowed_hosts)
+    address = arguments.host.strip("[]")
+    if address == "localhost":
+        return Hosts(LOOPBACK)
+    try:
+        if not ipaddress.ip_address(address).is_loopback:
+            return None
+    except ValueError:  # a name, or "" for all addresses
+        return None
+    return Hosts({*LOOPBACK, f"[{address}]" if ":" in address else address})
+
+
 def _grpc(arguments: argparse.Namespace) -> str:
     if not arguments.grpc_port:
         return ""
@@ -225,11 +257,16 @@ def _feedback_key(arguments: argparse.Namespace) -> bytes:
     if not arguments.feedback_key:
         return key_of(arguments.name)
     try:
-        return key_of(arguments.name, arguments.feedback_key.read_bytes())
+        secret = arguments.feedback_key.read_bytes()
     except OSError as error:
         raise UsageError(
             f"the feedback key cannot be read ({error.strerror}): give a file with --feedback-key"
         ) from None
+    if len(secret) < MIN_SECRET:
+        raise UsageError(
+            f"the feedback key has {len(secret)} bytes, fewer than {MIN_SECRET}: make one with `openssl rand -hex 32`"
+        )
+    return key_of(arguments.name, secret)
 
 
 def _task(loaded: Loaded, model: Model) -> str:

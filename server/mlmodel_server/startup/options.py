@@ -20,6 +20,9 @@ WATTS_PER_CORE = 3.5
 MAX_BYTES = (1 << 31) - 1
 """Greatest size of one request: gRPC holds it in 32 bits."""
 
+ANY_HOST = frozenset({"any"})
+"""The value of ``--allowed-hosts`` that turns the check off."""
+
 Add = Callable[..., argparse.Action]
 
 
@@ -189,12 +192,20 @@ def _add_access(add: Add) -> None:
         "--feedback-key",
         type=_path,
         metavar="FILE",
-        help="a secret, the same for all pods of a model; only its holder can forge prediction ids (default: none)",
+        help="a secret of at least 32 bytes, the same for all pods of a model; only its holder can forge prediction "
+        "ids (default: none)",
     )
 
 
 def _add_serving(add: Add) -> None:
     add("--host", default="", metavar="ADDRESS", help="address to listen on (default: all addresses, IPv4 and IPv6)")
+    add(
+        "--allowed-hosts",
+        type=_hosts,
+        metavar="NAMES",
+        help="names that the header Host may have, and Origin of a page in a browser, separated by commas; any turns "
+        "the check off (default: localhost, 127.0.0.1 and [::1] if --host is one of them, else any)",
+    )
     add("--port", type=_integer(0, 65535), default=8080, help="port for HTTP; 0 is any free port (default: 8080)")
     add(
         "--grpc-port",
@@ -327,6 +338,15 @@ def _label(text: str) -> str:
             f"{text!r} is not valid: use up to 128 visible ASCII characters without spaces"
         )
     return text
+
+
+def _hosts(text: str) -> frozenset[str]:
+    names = frozenset(text.lower().split(","))
+    if not all(re.fullmatch(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+", name) for name in names):
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]!r} is not valid: give names without ports, separated by commas, such as localhost,my.machine"
+        )
+    return names
 
 
 def _name(text: str) -> str:

@@ -14,7 +14,7 @@ import uvicorn
 
 from mlmodel_server.errors import MLModelError, UsageError
 from mlmodel_server.rest.app import Application
-from mlmodel_server.rest.connection import HttpProtocol
+from mlmodel_server.rest.connection import CHECK_SECONDS, HttpProtocol
 from mlmodel_server.serving.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class _Server(uvicorn.Server):
         if self._pipeline.serving.grpc:
             self._grpc = await _serve_grpc(self._pipeline, self._fail)
         await super().startup(sockets)
+        self._check_connections()
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
@@ -97,6 +98,14 @@ class _Server(uvicorn.Server):
         if self._certificate:
             self._certificate.reload()
         return await super().on_tick(counter)
+
+    def _check_connections(self) -> None:
+        """Bound the time of all connections, also while the server drains."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, HttpProtocol), "the server has no other protocol"
+            connection.check(loop.time())
+        loop.call_later(CHECK_SECONDS, self._check_connections)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Start to drain. Unlike uvicorn, do not raise the signal again afterwards: the exit code is 0."""

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from hack.cluster import Cluster
-from mlmodel_operator import observe, resources
+from mlmodel_operator import resources
 from mlmodel_operator.adoption import Adopter
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import HistoryEntry
 from mlmodel_operator.api.types import MLModel, ModelSource, Owner, Revision, Snapshot, Spec
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MODEL_LABEL, OPERATOR, TEMPLATE_ANNOTATION
 from mlmodel_operator.process import CHILDREN
 from mlmodel_operator.recorder import Recorder
@@ -53,7 +54,7 @@ class Cast:
         message = 'exit message: \x7f \u0085 \ufeff \U0001f600 \\ " <&> größer'
         entry = HistoryEntry("77b0d1c4", "v2", "RolledBack", Time(1.0), Time(2.25), message)
         self.decisions = Decisions(self.revision.id, history=(entry,))
-        self.store = Store(MODEL_LABEL, observe.SLIMS)
+        self.store = Store(MODEL_LABEL, VIEWS)
         self.recorder = Recorder(api, self.store)
         applier = Applier(api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
         events = Events(api, SystemClock(), OPERATOR, "operator-1")

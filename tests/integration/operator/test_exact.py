@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from hack.cluster import Cluster
-from mlmodel_operator import observe, resources
+from mlmodel_operator import resources
 from mlmodel_operator.api.types import (
     ApiKeys,
     Autoscaling,
@@ -24,6 +24,7 @@ from mlmodel_operator.api.types import (
     Snapshot,
     Traffic,
 )
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MODEL_LABEL
 from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.rollout.routes import Routes
@@ -34,6 +35,7 @@ from mlmodel_operator.runtime.resource import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     SERVICES,
     Body,
     Resource,
@@ -59,7 +61,7 @@ class Children:
 
     def restart(self) -> None:
         """Forget everything, as a new process of the operator."""
-        self.store = Store(MODEL_LABEL, observe.SLIMS)
+        self.store = Store(MODEL_LABEL, VIEWS)
         self.applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)
 
     def intents(self) -> Iterator[tuple[Resource, Body]]:
@@ -69,6 +71,8 @@ class Children:
         yield SERVICES, resources.router_service(self.owner)
         yield DEPLOYMENTS, resources.router_deployment(self.owner, traffic, "example/haproxy:1", "0123")
         yield DISRUPTION_BUDGETS, resources.router_disruption_budget(self.owner)
+        for policy in resources.network_policies(self.owner):
+            yield NETWORK_POLICIES, policy
         uris = (
             "builtin://iris",
             "configmap://fraud-v1",
@@ -159,6 +163,7 @@ CHANGES: list[tuple[Resource, str, str, Body]] = [
         {"spec": {"scaleTargetRef": {"name": "other"}, "maxReplicas": 99}},
     ),
     (DISRUPTION_BUDGETS, "fraud-5f1c2e90", "no eviction", {"spec": {"maxUnavailable": 0}}),
+    (NETWORK_POLICIES, "fraud-server", "a way in", {"spec": {"ingress": [{}]}}),
     (CONFIG_MAPS, "fraud-routes", "another file", {"data": {"other": "x"}}),
     (CONFIG_MAPS, "fraud-routes", "binary data", {"binaryData": {"other": "eA=="}}),
     (CONFIG_MAPS, "fraud-routes", "other routes", {"data": {"routes": "id 0\nstable b\n"}}),

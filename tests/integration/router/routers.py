@@ -26,6 +26,9 @@ ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
 STABLE_A = Routes(ADDRESSES, stable="a")
 UNCOUNTED = {"large": 0, "chosen": 0, "sticky": 0, "matched": 0, "crowd": 0, "other": 0}
 
+NO_FILES = {"tls": "", "keys": ""}
+"""What the page says of a router without TLS and API keys."""
+
 
 def canary(weight: int, limit_ms: int = 10_000, revision: str = "b0b0b0b0", patience_ms: int | None = None) -> Routes:
     """Return routes in which slot a is stable, with version v1, and slot b the candidate, with version v2."""
@@ -55,15 +58,23 @@ class Router:
     """Which HAProxy: a key of ``hack.haproxy.SUITES``."""
     supervised: bool = False
     """Whether two processes run, as in a pod; ``second`` has the status of the second one."""
+    tls: str = ""
+    """`only` or `both` ports, with the certificate in ``folder/tls``; empty without TLS."""
+    with_keys: bool = False
+    """Whether it checks API keys, with the file ``folder/keys``."""
+    environment: dict[str, str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
     async def __aenter__(self) -> Router:
-        self.traffic, self.status, self.second, self.grpc = (("127.0.0.1", free_port()) for _ in range(4))
+        addresses = (("127.0.0.1", free_port()) for _ in range(6))
+        self.traffic, self.status, self.second, self.grpc, self.https, self.grpcs = addresses
         self.folder.mkdir(parents=True, exist_ok=True)
         files = dict(router_files())
         for old, new in {
             "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
             "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",
+            "bind :8443": f"bind {self.https[0]}:{self.https[1]}",
+            "bind :9443": f"bind {self.grpcs[0]}:{self.grpcs[1]}",
             **self.changes,
         }.items():
             assert old in files["haproxy.cfg"]
@@ -87,7 +98,11 @@ class Router:
                 # Numbers of abstract sockets, which the whole machine shares.
                 "MLMODEL_PROCESS": str(self.status[1]),
                 "MLMODEL_STATUS_PORT": str(self.status[1]),
+                **({"MLMODEL_TLS": self.tls, "MLMODEL_TLS_PATH": str(self.folder / "tls")} if self.tls else {}),
+                **({"MLMODEL_KEYS": str(self.folder / "keys")} if self.with_keys else {}),
+                **self.environment,
             },
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,

@@ -27,7 +27,16 @@ from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, http2, read_message, versions
-from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
+from tests.integration.router.routers import (
+    ADDRESSES,
+    NO_FILES,
+    STABLE_A,
+    UNCOUNTED,
+    Router,
+    canary,
+    candidate,
+    stable,
+)
 
 
 @pytest.fixture
@@ -101,7 +110,7 @@ def test_without_routes_the_response_is_503_with_retry_after(run: Run) -> None:
         assert (await setup.router.get("/ready")).status == 503
         page = await setup.router.counts()
         assert len(page.pop("boot")) == 16
-        assert page == {"id": "", "candidate": "", "stable_ms": 0, "weights": {}, "uncounted": UNCOUNTED}
+        assert page == {"id": "", "candidate": "", "stable_ms": 0, "weights": {}, "uncounted": UNCOUNTED} | NO_FILES
         await setup.router.route(Routes())
         assert (await setup.router.get("/ready")).status == 200
         assert (await setup.send(1))[0].status == 503
@@ -332,8 +341,7 @@ def test_errors_of_stable_are_passed_on_and_never_retried_on_the_candidate(run: 
     "path",
     [
         "/v2/models/m/feedback",
-        "/v2/models/m/feedback/",
-        "/v2/models/m/versions/v1/feedback?x=1",
+        "/v2/models/m/feedback?x=1",
         "/v2/models/m/feedb%61ck",
     ],
 )
@@ -394,7 +402,6 @@ WAYS = {
         raw=b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
     ),
     "no prediction": Way("/v2/models/m/feedback"),
-    "encoded path": Way("/v2/models/m/inf%65r"),
     "encoded version": Way("/v2/models/m/%76ersions/v2/infer"),
     "encoded slash": Way("/v2/models/m/versions%2Fv2/infer"),
     "another method": Way(raw=b"PUT /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}"),
@@ -1286,7 +1293,7 @@ def test_metrics_are_served_only_on_the_status_port(run: Run) -> None:
         client = Client(setup.router.traffic)
         for path in ("/metrics", "/metrics/", "/metrics?name[]=x", "/%6detrics"):
             answer = await client.get(path)
-            assert (answer.status, json.loads(answer.body)) == (404, {"error": "Not found."}), path
+            assert (answer.status, "not public" in json.loads(answer.body)["error"]) == (404, True), path
         client.close()
         assert b"haproxy_process_" in (await setup.router.get("/metrics")).body
         assert (await setup.router.get("/other")).status == 404

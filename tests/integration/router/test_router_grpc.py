@@ -28,6 +28,7 @@ from tests.integration.router.loopback import Client, Revision, http2
 from tests.integration.router.routers import ADDRESSES, STABLE_A, UNCOUNTED, Router, canary, candidate, stable
 
 SERVICE = "inference.GRPCInferenceService"
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection"
 Behaviour = Callable[[grpc.aio.ServicerContext[bytes, bytes]], Awaitable[None]]
 
 
@@ -48,9 +49,15 @@ class GrpcRevision:
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 1 << 24)])
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
-            "Echo": grpc.stream_stream_rpc_method_handler(self._echo),
         }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        # The one public method with a stream in both directions.
+        streams = {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(self._echo)}
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, methods),
+                grpc.method_handlers_generic_handler(REFLECTION, streams),
+            )
+        )
         self._server.add_insecure_port(self.address)
         await self._server.start()
         return self
@@ -521,7 +528,7 @@ def test_metadata_reaches_the_model_and_selects_the_version(run: Run) -> None:
 
 def test_a_stream_is_answered_while_it_is_open(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
-        method: Any = setup.client.channel.stream_stream(f"/{SERVICE}/Echo")
+        method: Any = setup.client.channel.stream_stream(f"/{REFLECTION}/ServerReflectionInfo")
         for version in ("stable", "candidate"):
             call = method(timeout=10, metadata=(("x-mlmodel-version", version),))
             for word in (b"one", b"two"):

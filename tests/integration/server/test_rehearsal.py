@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
+from hack.loopback import candidate_line, program
 from hack.ports import free_port
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from tests.integration.server.processes import SECONDS, Server, running, until
@@ -32,22 +33,6 @@ STABLE = "aaaa"
 REQUESTS = 40
 MARK = 9.0
 """In the last column of each request of these tests, but not in the example with which a server checks its model."""
-
-PROGRAM = """
-import json, sys
-from dataclasses import replace
-from mlmodel_server.rehearsal import process
-from mlmodel_server.startup import isolate, run, workers
-ports = json.loads(sys.argv.pop(1))
-isolate.has_credentials = lambda _: False  # else it would start as another program
-workers.HELPER_SECONDS = 0.2
-original = process.run
-def on_loopback(settings, memory, listen):
-    return original(replace(settings, candidate=lambda revision: ("127.0.0.1", ports[revision])), memory, listen)
-process.run = on_loopback
-sys.exit(run.main(sys.argv[1:]))
-"""
-"""A server that reaches the revisions on ports of this machine, and not at their Services."""
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -127,7 +112,7 @@ class Stage:
     def name(self, revision: str, nonce: str = "0") -> None:
         """Name the candidate, as kubelet replaces a file."""
         new = self.directory / "new"
-        new.write_text(f"candidate {revision} {nonce * 64} -\n")
+        new.write_text(candidate_line(revision, nonce))
         new.replace(self.file)
 
     def options(self, revision: str) -> tuple[str | Path, ...]:
@@ -135,8 +120,7 @@ class Stage:
 
     @contextlib.contextmanager
     def stable(self, *options: str | Path, revision: str = STABLE, **env: str) -> Iterator[Pod]:
-        program = ("-c", PROGRAM, json.dumps(self.ports))
-        with running(*options, *self.options(revision), program=program, **env) as server:
+        with running(*options, *self.options(revision), program=program(self.ports), **env) as server:
             yield Pod(server, self.port(f"{revision}-page"))
 
     @contextlib.contextmanager

@@ -247,7 +247,8 @@ def test_the_server_pulls_what_oras_pushed(registry: Service, tmp_path: Path, mo
     monkeypatch.setenv("SSL_CERT_FILE", str(registry.authority))
     with pytest.raises(UnreachableSource, match="requires credentials: set OCI_USERNAME and OCI_PASSWORD"):
         locate(as_files, None, "")
-    use(monkeypatch, {"OCI_USERNAME": USER, "OCI_PASSWORD": "wrong-and-secret"})
+    name = as_files.removeprefix("oci://").partition("/")[0]
+    use(monkeypatch, {"OCI_REGISTRY": name, "OCI_USERNAME": USER, "OCI_PASSWORD": "wrong-and-secret"})
     with pytest.raises(UnreachableSource, match="answered 401: check OCI_USERNAME and OCI_PASSWORD"):
         locate(as_files, None, "")
     monkeypatch.setenv("OCI_PASSWORD", PASSWORD)

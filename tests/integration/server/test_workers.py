@@ -161,7 +161,7 @@ def test_a_replaced_certificate_is_reloaded(tmp_path: Path) -> None:
         return next((line for line in printed.stdout.splitlines() if line.startswith("subject=")), "")
 
     certificate("first")
-    given = ("--tls-cert", tmp_path / "tls.crt", "--tls-key", tmp_path / "tls.key")
+    given = ("--tls-cert", tmp_path / "tls.crt", "--tls-key", tmp_path / "tls.key", "--allowed-hosts", "second")
     with running("--uri", "builtin://iris", *given) as server:
         assert "first" in subject(server.port)
         certificate("second")

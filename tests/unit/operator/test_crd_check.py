@@ -88,3 +88,16 @@ async def test_a_definition_that_cannot_be_read_is_retried_and_the_reason_report
     await scene.api.create(CRDS, crd())
     await scene.clock.advance(RETRY_SECONDS)
     assert scene.waiting.done()
+
+
+@asynchronous
+async def test_an_operator_for_some_namespaces_works_without_the_right_to_read_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    api, clock = MemoryApi(), FakeClock()
+    api.refusals[GET] = ApiError(403, "Forbidden", "may not get")
+    check = CrdCheck(api, clock, is_optional=True)
+    await check.wait()
+    assert check.problem == ""
+    (record,) = caplog.records
+    assert "kubectl apply -f crds/mlmodels.yaml" in LineFormatter().format(record)

@@ -43,6 +43,13 @@ STATUS = RouterStatus(
 )
 
 
+def test_the_state_of_the_files_of_secrets_is_read_and_may_be_absent() -> None:
+    assert parse_router_status(page(tls="former", keys="current")) == replace(STATUS, tls="former", keys="current")
+    assert parse_router_status(page(tls="", keys="closed")) == replace(STATUS, keys="closed")
+    for wrong in ("expired", None, 1, ["current"], "current\n"):
+        assert parse_router_status(page(tls=wrong)) is None
+
+
 def page(**changes: object) -> bytes:
     """Return the status page of a router."""
     return json.dumps(GOOD | changes).encode()

@@ -31,6 +31,26 @@ def test_a_wrong_log_level_is_an_error_with_the_valid_ones() -> None:
         Settings.read(env={**ENV, "LOG_LEVEL": "loud"})
 
 
+@pytest.mark.parametrize(
+    ("text", "names"), [("", ()), (" ", ()), ("shop", ("shop",)), (" shop, bank,shop ,", ("shop", "bank"))]
+)
+def test_namespaces_are_a_list(text: str, names: tuple[str, ...]) -> None:
+    assert Settings.read(env={**ENV, "WATCH_NAMESPACES": text}).namespaces == names
+
+
+@pytest.mark.parametrize("text", [",", "Shop", "a/b", "*", "shop bank", "-a", "a" * 64])
+def test_a_wrong_list_of_namespaces_never_means_all(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"WATCH_NAMESPACES has .*: set it to names of namespaces with commas"):
+        Settings.read(env={**ENV, "WATCH_NAMESPACES": text})
+
+
+def test_a_switch_is_true_or_false() -> None:
+    assert Settings.read(env={**ENV, "NETWORK_POLICIES": "True"}).network_policies
+    assert not Settings.read(env={**ENV, "NETWORK_POLICIES": "false"}).network_policies
+    with pytest.raises(SettingsError, match="NETWORK_POLICIES is 'yes': set it to true or false"):
+        Settings.read(env={**ENV, "NETWORK_POLICIES": "yes"})
+
+
 def pem() -> tuple[str, str]:
     """Return a private key and its public key."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -33,6 +33,20 @@ supervise() {
   done
 }
 
+# No process starts with a certificate that cannot be used: the reason goes to where Kubernetes reads it. The log names
+# the cause.
+if [ -n "${MLMODEL_TLS:-}" ] && ! found=$(haproxy -c -f "$folder/haproxy.cfg" </dev/null 2>&1); then
+  echo "$found" >&2
+  case $found in
+    *tls.crt* | *tls.key*)
+      printf '%s' "the certificate cannot be used: write tls.crt and tls.key of the Secret in spec.traffic.tls again, a" \
+        " PEM chain and the private key of its first certificate, without a password" \
+        >"${MLMODEL_TERMINATION_LOG:-/dev/termination-log}"
+      ;;
+  esac
+  exit 1
+fi
+
 supervise 1 9090 &
 first=$!
 supervise 2 9091 &

@@ -1,4 +1,4 @@
--- Follows the routes file; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and what a
+-- Follows the routes file, the API keys and the certificate; in a rollout, counts what HAProxy cannot count, and reads what a client chooses and what a
 -- header assigns.
 --
 -- HAProxy runs this with one Lua state, and no code here yields within a request, so no locking is needed. While there
@@ -10,6 +10,8 @@ local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
 local TIMEOUT_MS = 1000 * tonumber(os.getenv("MLMODEL_TIMEOUT_SECONDS"))
 local POLL_MS = 200
 local MAP = "state.map"
+local KEYS_PATH = os.getenv("MLMODEL_KEYS") -- nil if the router checks no API keys
+local TLS_PATH = os.getenv("MLMODEL_TLS") and os.getenv("MLMODEL_TLS_PATH") -- nil without TLS
 
 local routes = nil -- the active routes
 local seen = nil -- the last text of the files, valid or not
@@ -18,6 +20,16 @@ local seen = nil -- the last text of the files, valid or not
 local random = io.open("/dev/urandom", "rb")
 local BOOT = string.format("%016x", (string.unpack("<I8", random:read(8))))
 random:close()
+
+-- Returns the text of a file; nil if it cannot be read.
+local function read(path)
+  local file = io.open(path, "r")
+  local text = file and file:read("a")
+  if file then
+    file:close()
+  end
+  return text
+end
 
 -- The counts ----------------------------------------------------------------------------------------------------------
 --
@@ -626,14 +638,59 @@ local function take(text, sides)
   end
 end
 
--- Returns the text of a file; nil if it cannot be read.
-local function read(path)
-  local file = io.open(path, "r")
-  local text = file and file:read("a")
-  if file then
-    file:close()
+-- The API keys ---------------------------------------------------------------------------------------------------------
+
+local known = {} -- the hashes in the map, beside the words that are there from the start
+local keys_seen = nil -- the last text of the file, valid or not
+local keys_state = KEYS_PATH and "closed" or "" -- `current`, or `former` while the file is not valid
+
+-- Returns the names of the keys in a text by hash, as the server does; nil and the reason if a line is not valid.
+local function parse_keys(text)
+  local names, number = {}, 0
+  for line in (text .. "\n"):gmatch("([^\n]*)\n") do
+    number = number + 1
+    line = line:gsub("\r$", "")
+    local name, hash = line:match("^%s*(%w[%w._-]*)%s*:%s*(%x+)%s*$")
+    local is_valid = name and #name <= 63 and #hash == 64 and hash == hash:lower()
+    if is_valid then
+      names[hash] = name
+    elseif line:find("%S") and line:sub(1, 1) ~= "#" then
+      return nil, "line " .. number .. " is not 'NAME: SHA256'"
+    end
   end
-  return text
+  if not next(names) then
+    return nil, "it has no key"
+  end
+  return names
+end
+
+-- Reads the file of API keys, and replaces the hashes in the map if it has changed. A file that cannot be used changes
+-- nothing: what was valid stays valid, and a process that has read none yet follows no routes.
+local function follow_keys()
+  local text = read(KEYS_PATH)
+  if text and text == keys_seen then
+    return
+  end
+  local names, wrong = nil, "it cannot be read"
+  if text then
+    names, wrong = parse_keys(text)
+  end
+  if names then
+    for hash, name in pairs(names) do
+      core.set_map(MAP, hash, name)
+    end
+    for hash in pairs(known) do
+      if not names[hash] then
+        core.del_map(MAP, hash)
+      end
+    end
+    known = names
+    core.log(core.notice, "API keys read")
+  elseif text ~= keys_seen or keys_state == "current" then
+    core.log(core.err, "file of API keys rejected, the previous keys stay: " .. wrong)
+  end
+  keys_seen = text
+  keys_state = names and "current" or next(known) and "former" or "closed"
 end
 
 -- Returns the path of a file beside that of the routes; it is missing unless the spec assigns requests by header.
@@ -652,6 +709,12 @@ end
 
 -- Reads the files, and applies their text if it has changed; so an invalid text is logged only once.
 local function follow()
+  if KEYS_PATH then
+    follow_keys()
+    if keys_state == "closed" then
+      return
+    end
+  end
   local path = routes_path()
   local text, sides = read(path), read(sides_beside(path)) or ""
   local both = text and text .. "\0" .. sides
@@ -679,6 +742,69 @@ core.register_task(function()
     core.msleep(POLL_MS)
   end
 end)
+
+-- The certificate -----------------------------------------------------------------------------------------------------
+
+local CERTIFICATE, TRIAL = "/tls.crt", "/./tls.crt" -- the names in haproxy.cfg
+local TRIAL_ADDRESS = "abns@mlmodel-" .. (os.getenv("MLMODEL_PROCESS") or "1") .. "-trial"
+
+local tls_seen = nil -- the last certificate and key, valid or not
+local tls_state = TLS_PATH and "current" or "" -- or `former` while the files are not valid
+
+-- Returns the certificate and its key as one text; nil while kubelet replaces the files, or if one is missing.
+local function read_certificate()
+  local certificate, key = read(TLS_PATH .. "/tls.crt"), read(TLS_PATH .. "/tls.key")
+  if certificate and key and certificate == read(TLS_PATH .. "/tls.crt") then
+    return certificate .. "\n" .. key
+  end
+  return nil
+end
+
+-- Whether a client can complete a handshake with the certificate on trial.
+local function completes_handshake()
+  local client = core.tcp()
+  client:settimeout(5)
+  local is_connected = client:connect_ssl(TRIAL_ADDRESS, 0)
+  local answer = is_connected and client:send("GET / HTTP/1.0\r\n\r\n") and client:receive("*l")
+  client:close()
+  return answer ~= nil and answer ~= false
+end
+
+-- Gives new connections the certificate in a text; raises an error if it cannot be used. Connections stay as they are.
+local function renew(text)
+  if text:find("ENCRYPTED", 1, true) then
+    error("the key is encrypted") -- HAProxy would prompt for a password
+  end
+  CertCache.set({ filename = TLS_PATH .. TRIAL, [""] = text })
+  if not completes_handshake() then
+    error("the key does not belong to the certificate")
+  end
+  CertCache.set({ filename = TLS_PATH .. CERTIFICATE, [""] = text })
+end
+
+local function follow_certificate()
+  local text = read_certificate()
+  if not text or text == tls_seen then
+    return
+  end
+  tls_seen = text
+  local ok, wrong = pcall(renew, text)
+  tls_state = ok and "current" or "former"
+  if ok then
+    core.log(core.notice, "certificate read")
+  else
+    core.log(core.err, "certificate rejected, the previous one stays: " .. tostring(wrong))
+  end
+end
+
+if TLS_PATH then
+  core.register_task(function()
+    while true do
+      follow_certificate()
+      core.msleep(POLL_MS)
+    end
+  end)
+end
 
 -- The status page, which the operator reads ---------------------------------------------------------------------------
 
@@ -735,11 +861,13 @@ end
 
 core.register_service("status", "http", function(applet)
   local body = string.format(
-    '{"boot": "%s", "id": "%s", "candidate": "%s", "stable_ms": %d, "weights": {%s}, '
+    '{"boot": "%s", "id": "%s", "candidate": "%s", "tls": "%s", "keys": "%s", "stable_ms": %d, "weights": {%s}, '
       .. '"uncounted": {"large": %d, "chosen": %d, "sticky": %d, "matched": %d, "crowd": %d, "other": %d}}\n',
     BOOT,
     routes and routes.id or "",
     routes and routes.revision or "",
+    tls_state,
+    keys_state,
     stable_ms(),
     weights_json(),
     uncounted.large,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -21,6 +21,7 @@ from mlmodel_server.loading.sources.source import Memory
 from mlmodel_server.loading.sources.storage import mounted, setting
 from mlmodel_server.loading.sources.transfer import receive, with_retries
 from mlmodel_server.loading.sources.web import Download, Web, host
+from mlmodel_server.tensors import quoted
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
@@ -31,6 +32,13 @@ MAX_DOCUMENT = 4 << 20
 """Maximum bytes of a manifest or of a token, as registries limit them too."""
 
 _HUB, _HUB_API = "docker.io", "registry-1.docker.io"  # the usual name has no API
+
+# Registries whose tokens come from another host, as their documentation says.
+_TOKEN_HOSTS = {
+    _HUB_API: "auth.docker.io",
+    "registry.gitlab.com": "gitlab.com",
+    "registry.digitalocean.com": "api.digitalocean.com",
+}
 _REFERENCE = re.compile(
     r"(?P<host>[A-Za-z0-9.-]+(:\d{1,5})?)/(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
     r"(:(?P<tag>\w[\w.-]{0,127}))?(@(?P<digest>sha256:[0-9a-f]{64}))?"
@@ -61,8 +69,7 @@ def pull(uri: str) -> Memory:
         raise RefusedModel(
             "the URI of the model is not valid: give oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:DIGEST"
         )
-    server = _HUB_API if match["host"] == _HUB else match["host"]
-    registry = _Registry(server, match["name"])
+    registry = _Registry(match["host"], match["name"])
     manifest = registry.manifest(match["digest"] or match["tag"], match["digest"])
     files = _files(registry, manifest.layers)
     return in_memory(without_common_top(files), "the artefact")
@@ -101,11 +108,21 @@ def _is_packed(layer: _Layer, title: str) -> bool:
 
 class _Registry:
     """One repository of a registry. The first request has no credentials; the next has what the response requires: a
-    token from the authority that the registry names, or a password."""
+    token from the authority that the registry names, or a password.
 
-    def __init__(self, server: str, name: str) -> None:
+    The password goes only to the registry that ``OCI_REGISTRY`` names, and to its authority. That is the registry
+    itself, a known host or ``OCI_TOKEN_HOST``: otherwise any registry could name a host and have it sent what is there.
+    """
+
+    def __init__(self, given: str, name: str) -> None:
+        """``given`` is the host in the reference."""
         secret = mounted()
-        self._user, self._password = setting("OCI_USERNAME", secret), setting("OCI_PASSWORD", secret)
+        server = _HUB_API if given == _HUB else given
+        self._given, self._owner = given, setting("OCI_REGISTRY", secret)
+        user, self._password = setting("OCI_USERNAME", secret), setting("OCI_PASSWORD", secret)
+        self._has_others = bool(user) and self._owner != given
+        self._user = "" if self._has_others else user
+        self._authorities = {server, _TOKEN_HOSTS.get(server, server), setting("OCI_TOKEN_HOST", secret) or server}
         self._base, self._name = f"https://{server}/v2/{name}", name
         self._web = Web(self._authorization, self._advice)
         self._allowance = Allowance()
@@ -137,9 +154,8 @@ class _Registry:
             raise RefusedModel(f"{name} does not have its digest in the manifest: push the model again")
         return data
 
-    def _document(self, url: str, web: Web | None = None, **headers: str) -> bytes:
-        accept = {"Accept": MANIFEST_TYPE, **headers}
-        with (web or self._web).open(url, accept) as response:
+    def _document(self, url: str, web: Web | None = None) -> bytes:
+        with (web or self._web).open(url, {"Accept": MANIFEST_TYPE}) as response:
             body: bytes = response.read(MAX_DOCUMENT + 1)
         if len(body) > MAX_DOCUMENT:
             raise RefusedModel("the manifest is larger than 4 MiB: give the reference of a model")
@@ -154,12 +170,17 @@ class _Registry:
         realm = fields.get("realm", "")
         if kind.lower() != "bearer" or not realm.startswith("https://"):
             raise UnreachableSource(f"{host(self._base)} requires credentials: {self._advice(401)}")
+        if host(realm) not in self._authorities or "@" in urlsplit(realm).netloc:
+            raise UnreachableSource(
+                f"{host(self._base)} requires a token of {quoted(host(realm))}, which is not known as its authority: "
+                "if it is, set OCI_TOKEN_HOST to that host"
+            )
         query = {"scope": fields.get("scope", f"repository:{self._name}:pull")}
         if "service" in fields:
             query["service"] = fields["service"]
-        headers = {"Authorization": basic} if self._user else {}
+        web = Web(advice=self._advice, authorization=basic if self._user else "")
         separator = "&" if "?" in realm else "?"
-        body = self._document(f"{realm}{separator}{urlencode(query)}", Web(advice=self._advice), **headers)
+        body = self._document(f"{realm}{separator}{urlencode(query)}", web)
         try:
             response = msgspec.json.decode(body, type=_Token)
         except msgspec.DecodeError:
@@ -171,5 +192,9 @@ class _Registry:
 
     def _advice(self, status: int) -> str:
         if status in (401, 403):
-            return "check OCI_USERNAME and OCI_PASSWORD" if self._user else "set OCI_USERNAME and OCI_PASSWORD"
+            if self._has_others:
+                return f"OCI_USERNAME and OCI_PASSWORD are sent only to OCI_REGISTRY: set it to {self._given}"
+            if self._user:
+                return "check OCI_USERNAME and OCI_PASSWORD"
+            return f"set OCI_USERNAME and OCI_PASSWORD, and OCI_REGISTRY to {self._given}"
         return "check the name and the tag"

@@ -25,12 +25,16 @@ CHUNK = 1 << 20
 
 class Web:
     """An HTTPS client. ``authorize`` turns the challenge of a 401 (the header ``WWW-Authenticate``) into the header
-    ``Authorization``. ``advice`` returns what to check for a status code."""
+    ``Authorization``, which no target of a redirect gets. ``advice`` returns what to check for a status code."""
 
     def __init__(
-        self, authorize: Callable[[str], str] | None = None, advice: Callable[[int], str] = lambda _: "check the URL"
+        self,
+        authorize: Callable[[str], str] | None = None,
+        advice: Callable[[int], str] = lambda _: "check the URL",
+        authorization: str = "",
     ) -> None:
-        self._authorize, self._advice, self._authorization = authorize, advice, ""
+        """``authorization`` is the header of the first request."""
+        self._authorize, self._advice, self._authorization = authorize, advice, authorization
         context = ssl.create_default_context()
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _HttpsOnly())
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlmodel_operator import observe
 from mlmodel_operator.controller import MODELS, Controller
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MODEL_LABEL, OPERATOR
 from mlmodel_operator.process import CHILDREN
 from mlmodel_operator.resources.exact import foreign_fields
@@ -73,7 +73,7 @@ class Fleet(World):
 
     def restart(self) -> None:
         """Start an operator whose reconciles are counted."""
-        self.store = Store(MODEL_LABEL, observe.SLIMS)
+        self.store = Store(MODEL_LABEL, VIEWS)
         self.queue: WorkQueue[Key] = WorkQueue(self.clock)
         self.store.on_change(lambda _, namespace, name: self.queue.add((namespace, name)))
         applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)

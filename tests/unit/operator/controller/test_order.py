@@ -102,12 +102,16 @@ async def test_a_reconcile_reads_its_own_writes_before_their_events() -> None:
 
 
 @asynchronous
-async def test_a_settled_model_costs_no_request_even_after_a_restart() -> None:
+async def test_a_settled_model_costs_no_request_and_after_a_restart_a_look_at_routes_and_router() -> None:
     world = World()
     await world.serve(serving={"replicas": 2}, traffic={"router": {"replicas": 2}})
     assert await world.reconcile() is None
     assert (world.api.calls, world.http.requests) == ([], [])
     world.restart()
+    assert await world.reconcile() is None
+    # The store has no content of ConfigMaps, about whose size a tenant decides, and none of large objects.
+    read = [("get", "configmaps", "fraud-routes"), ("get", "deployments", "fraud-router")]
+    assert (world.api.calls, world.http.requests) == (read, [])
     assert await world.reconcile() is None
     assert (world.api.calls, world.http.requests) == ([], [])
 

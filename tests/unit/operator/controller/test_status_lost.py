@@ -161,7 +161,7 @@ async def test_records_are_as_many_as_revisions_and_cost_nothing_when_idle() -> 
     assert len(records(world)) == 3  # the router, the revision, the decisions
     world.restart()
     assert await world.reconcile() is None
-    assert world.api.calls == []
+    assert not {"controllerrevisions"} & {plural for _, plural, _ in world.api.calls}
 
 
 @asynchronous

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from mlmodel_operator import observe
 from mlmodel_operator.controller import MODELS, Controller
+from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import (
     APPLIED_ANNOTATION,
     FIELD_MANAGER,
@@ -27,7 +27,7 @@ from mlmodel_operator.names import (
     SERVER_PORT,
     SERVICE_PORT,
 )
-from mlmodel_operator.process import CHILD_SELECTOR, CHILDREN
+from mlmodel_operator.process import CHILD_SELECTOR, children
 from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
@@ -110,7 +110,7 @@ class World:
 
     def restart(self) -> None:
         """Start a new operator process, whose only state is the cluster."""
-        self.store = Store(MODEL_LABEL, observe.SLIMS)
+        self.store = Store(MODEL_LABEL, VIEWS)
         applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
@@ -118,7 +118,7 @@ class World:
     def watch(self) -> None:
         """Bring the store up to date: all MLModels, and the children with the operator's label."""
         label, _, value = CHILD_SELECTOR.partition("=")
-        for resource in (MODELS, *CHILDREN):
+        for resource in (MODELS, *children(self.settings)):
             bodies = [
                 body
                 for (kind, _, _), body in self.api.objects.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import yaml
 
 from hack import ROOT
@@ -65,10 +66,63 @@ def test_the_operator_has_no_right_to_gain_rights() -> None:
             )
         assert rule["apiGroups"] != ["rbac.authorization.k8s.io"]
     verbs = {(rule["apiGroups"][0], resource): rule["verbs"] for rule in rules() for resource in rule["resources"]}
-    assert verbs[("mlmodel.dev", "mlmodels")] == ["get", "list", "watch"]  # never the spec
-    assert verbs[("", "configmaps")] == ["get", "list", "watch", "create", "patch", "delete"]
+    assert verbs[("mlmodel.dev", "mlmodels")] == ["list", "watch"]  # never the spec
+    assert not any("admissionregistration" in group for group, _ in verbs)
     (definitions,) = [rule for rule in rules() if rule["apiGroups"] == ["apiextensions.k8s.io"]]
     assert (definitions["verbs"], definitions["resourceNames"]) == (["get"], ["mlmodels.mlmodel.dev"])
+
+
+def test_an_operator_for_some_namespaces_has_rights_only_there() -> None:
+    options = manifests.Options(namespaces=("shop", "bank"))
+    bodies = manifests.install(options)
+    assert [body["metadata"]["name"] for body in bodies if body["kind"] == "ClusterRoleBinding"] == []
+    ours = [body for body in bodies if body["metadata"]["name"] == "mlmodel-operator"]
+    assert "ClusterRole" not in [body["kind"] for body in ours]
+    for kind in ("Role", "RoleBinding"):
+        places = [body["metadata"]["namespace"] for body in ours if body["kind"] == kind]
+        assert places == ["shop", "bank", "mlmodel-system"]
+    (deployment,) = [body for body in bodies if body["kind"] == "Deployment"]
+    env = {item["name"]: item.get("value") for item in container(deployment)["env"]}
+    assert env["WATCH_NAMESPACES"] == "shop,bank"
+    (role,) = [body for body in ours if body["kind"] == "Role" and body["metadata"]["namespace"] == "shop"]
+    (cluster_role,) = [body for body in of_kind("ClusterRole") if body["metadata"]["name"] == "mlmodel-operator"]
+    assert role["rules"] == cluster_role["rules"][:-1]
+
+
+def test_network_policies_need_one_more_right() -> None:
+    bodies = manifests.install(manifests.Options(network_policies=True))
+    (deployment,) = [body for body in bodies if body["kind"] == "Deployment"]
+    assert {"name": "NETWORK_POLICIES", "value": "true"} in container(deployment)["env"]
+    (role,) = [
+        body for body in bodies if (body["kind"], body["metadata"]["name"]) == ("ClusterRole", "mlmodel-operator")
+    ]
+    assert "networkpolicies" in [plural for rule in role["rules"] for plural in rule["resources"]]
+    assert "networkpolicies" not in [plural for rule in rules() for plural in rule["resources"]]
+
+
+def test_the_command_line_is_read() -> None:
+    argv = ["--namespace", "mine", "--namespaces", " shop,bank,shop", "--network-policies"]
+    assert manifests.options_of(argv) == manifests.Options("mine", ("shop", "bank"), network_policies=True)
+    assert manifests.options_of([]) == manifests.DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--namespaces", "a_b"], "--namespaces has 'a_b': set it to names of namespaces"),
+        (["--namespaces", ","], "--namespaces has ','"),
+        (["--namespaces", "kube-system"], "kube-system, where the operator creates no objects"),
+        (["--namespaces", "mlmodel-system"], "mlmodel-system, where the operator creates no objects"),
+        (["--namespace", ""], "--namespace is empty: type the name"),
+        (["--namespace", "a,b"], "--namespace names 2 namespaces: type one"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_a_message(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        manifests.options_of(argv)
+    assert message in capsys.readouterr().err
 
 
 def test_the_operator_gets_its_identity_and_the_images() -> None:

@@ -15,6 +15,7 @@ from mlmodel_operator.api.status import HistoryEntry, Rejected
 from mlmodel_operator.api.types import (
     ApiKeys,
     Batching,
+    FeedbackKey,
     ModelSource,
     Resources,
     Revision,
@@ -22,7 +23,7 @@ from mlmodel_operator.api.types import (
     Snapshot,
     Traffic,
 )
-from mlmodel_operator.observe import slim_record
+from mlmodel_operator.kept import keep_record
 from mlmodel_operator.resources.equality import difference
 from mlmodel_operator.resources.found import read_snapshot
 from mlmodel_operator.resources.records import decisions_record, deployment_record, number_of, read_records
@@ -96,7 +97,7 @@ def test_anything_else_is_no_record(data: Any) -> None:
 
 def test_the_store_keeps_a_record_without_its_data() -> None:
     body = deployment_record(OWNER, resources.deployment(OWNER, revision()), revision())
-    kept = slim_record(body, None)
+    kept = keep_record(body, None)
     assert "data" not in kept
     assert number_of(kept) == 1
     assert kept["metadata"]["ownerReferences"][0]["uid"] == OWNER.uid
@@ -175,6 +176,7 @@ def test_what_changes_later_is_no_difference() -> None:
         Snapshot(ModelSource("https://x.example/m.skops?token=a$$b$", sha256=SHA), IMAGE),
         Snapshot(ModelSource("pvc://claim/dir", version="v1", trust="signed", format="onnx"), IMAGE),
         Snapshot(ModelSource("builtin://iris"), IMAGE, api_keys=ApiKeys("keys"), batching=Batching(8)),
+        Snapshot(ModelSource("builtin://iris"), IMAGE, api_keys=ApiKeys("keys"), feedback_key=FeedbackKey("feedback")),
         Snapshot(ModelSource("builtin://iris"), IMAGE, Resources({"cpu": Quantity("2")}, {"memory": Quantity("1Gi")})),
         Snapshot(
             ModelSource("builtin://iris"), IMAGE, Resources({"cpu": Quantity("100m"), "memory": Quantity("256Mi")})

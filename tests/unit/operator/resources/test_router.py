@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.schema import Quantity
-from mlmodel_operator.api.types import RouterResources, RouterSpec, Traffic
+from mlmodel_operator.api.types import (
+    ApiKeys,
+    ModelSource,
+    Revision,
+    RouterResources,
+    RouterSpec,
+    Snapshot,
+    Tls,
+    Traffic,
+)
 from mlmodel_operator.resources import (
+    checked_keys,
     router,
     router_config_hash,
     router_deployment,
@@ -76,6 +86,75 @@ def test_a_changed_configuration_rolls_the_pods_and_nothing_else_does() -> None:
     assert deployed(config_hash="1") != deployed(config_hash="2")
     assert deployed(replicas=1)["spec"]["template"] == deployed(replicas=3)["spec"]["template"]
     assert deployed(replicas=3)["spec"]["replicas"] == 3
+
+
+def encrypted(allow_plain_text: bool = False, keys: str = "") -> Body:
+    traffic = Traffic(tls=Tls("fraud-tls", allow_plain_text))
+    return router_deployment(OWNER, traffic, "haproxy:3.2", "0123", keys)
+
+
+def test_the_certificate_is_mounted_read_only_and_nothing_else_of_its_secret() -> None:
+    (volume,) = (volume for volume in pod(encrypted())["volumes"] if volume["name"] == "tls")
+    items = [{"key": "tls.crt", "path": "tls.crt"}, {"key": "tls.key", "path": "tls.key"}]
+    assert volume["secret"] == {"secretName": "fraud-tls", "items": items}, "not optional: no pod starts without it"
+    assert {"name": "tls", "mountPath": "/etc/mlmodel/tls", "readOnly": True} in container(encrypted())["volumeMounts"]
+    assert restricted(pod(encrypted(keys="fraud-keys"))) == []
+
+
+def test_plain_text_is_allowed_only_if_the_spec_says_so() -> None:
+    assert {"name": "MLMODEL_TLS", "value": "only"} in container(encrypted())["env"]
+    assert {"name": "MLMODEL_TLS", "value": "both"} in container(encrypted(allow_plain_text=True))["env"]
+
+
+def test_tls_has_ports_of_its_own() -> None:
+    """A pod of before has no port of this name, so the Service sends it no connection for it."""
+    own = [port["name"] for port in container(deployed())["ports"]]
+    assert [port["name"] for port in container(encrypted())["ports"]] == [*own, "https", "grpcs"]
+    ports = router_service(OWNER, Tls("fraud-tls"))["spec"]["ports"]
+    assert ports[:2] == router_service(OWNER)["spec"]["ports"]
+    assert [(port["name"], port["port"], port["targetPort"]) for port in ports[2:]] == [
+        ("https", 443, "https"),
+        ("grpcs", 9443, "grpcs"),
+    ]
+
+
+def test_the_api_keys_are_mounted_and_nothing_else_of_their_secret() -> None:
+    deployment = router_deployment(OWNER, Traffic(), "haproxy:3.2", "0123", "fraud-keys")
+    (volume,) = (volume for volume in pod(deployment)["volumes"] if volume["name"] == "keys")
+    assert volume["secret"] == {"secretName": "fraud-keys", "items": [{"key": "keys", "path": "keys"}]}
+    assert {"name": "MLMODEL_KEYS", "value": "/etc/mlmodel/keys/keys"} in container(deployment)["env"]
+
+
+def test_without_tls_and_keys_the_template_has_nothing_of_them() -> None:
+    files = next(item for item in container(deployed())["env"] if item["name"] == "MLMODEL_ROUTER_FILES")["value"]
+    assert "tls" not in str(deployed()).replace(files, "").lower()
+    assert [volume["name"] for volume in pod(deployed())["volumes"]] == ["config", "routes", "assigned"]
+    assert [item["name"] for item in container(deployed())["env"]] == [
+        "MLMODEL_TIMEOUT_SECONDS",
+        "MLMODEL_ROUTER_FILES",
+    ]
+
+
+def revision(secret: str) -> Revision:
+    keys = ApiKeys(secret) if secret else None
+    return Revision("r", "v1", Snapshot(ModelSource("builtin://iris"), "image", api_keys=keys))
+
+
+@pytest.mark.parametrize(
+    ("secrets", "checked"),
+    [
+        (("a",), "a"),
+        (("a", "a"), "a"),
+        (("",), ""),
+        ((), ""),
+        (("", "a"), ""),
+        (("a", ""), ""),
+        (("a", "b"), ""),
+    ],
+)
+def test_the_router_checks_keys_only_if_all_pods_have_the_same(secrets: tuple[str, ...], checked: str) -> None:
+    """While a rollout changes the Secret, a key that one side accepts must pass."""
+    assert checked_keys(revision(secret) for secret in secrets) == checked
 
 
 def resources(**fields: Any) -> Body:

@@ -9,7 +9,18 @@ import pytest
 
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Stable, Status
-from mlmodel_operator.api.types import ApiKeys, Autoscaling, MLModel, ModelSource, Serving, Snapshot, Spec
+from mlmodel_operator.api.types import (
+    ApiKeys,
+    Autoscaling,
+    FeedbackKey,
+    MLModel,
+    ModelSource,
+    Serving,
+    Snapshot,
+    Spec,
+    Tls,
+    Traffic,
+)
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import (
     CONFIG_MAP_SECONDS,
@@ -90,6 +101,73 @@ def test_a_secret_is_suspected_after_the_time_for_mounts() -> None:
     assert "check that namespace default has a Secret fraud-keys with the key `keys`" in found(keys, observed(old))[2]
     assert found(status("builtin://iris"), observed(old))[0] == ""
     assert found(keys, observed(replace(old, waiting="")))[0] == ""
+    assert keys.candidate is not None
+    snapshot = replace(keys.candidate.snapshot, feedback_key=FeedbackKey("fraud-feedback"))
+    both = replace(keys, candidate=replace(keys.candidate, snapshot=snapshot))
+    assert found(both, observed(old))[2].endswith(
+        "has a Secret fraud-keys with the key `keys` and a Secret fraud-feedback with the key `key`, or correct"
+        " spec.serving.apiKeys or spec.serving.feedbackKey"
+    )
+
+
+ENCRYPTED = MLModel(OWNER, 1, Spec(SOURCE, traffic=Traffic(tls=Tls("fraud-tls"))))
+KEYS = status("builtin://iris", ApiKeys("fraud-keys"))
+
+
+def of_router(model: MLModel, state: Status, *pods: Pod, tls: str = "", keys: str = "") -> tuple[str, bool, str]:
+    """Return the obstacle of routers whose page says this, and of these pods."""
+    current = Observed(routers=(Router("r/1", tls=tls, keys=keys),), router=RevisionState(pods))
+    obstacle = find_obstacle(model, state, current, NOW)
+    return (obstacle.reason, obstacle.stalls, obstacle.message) if obstacle else ("", False, "")
+
+
+def test_a_renewed_certificate_that_the_routers_reject_is_reported_with_what_to_type() -> None:
+    reason, stalls, message = of_router(ENCRYPTED, Status(), tls="former")
+    assert (reason, stalls) == ("CertificateRejected", True)
+    assert "Secret fraud-tls" in message
+    assert "tls.crt" in message
+    assert "tls.key" in message
+    assert of_router(ENCRYPTED, Status(), tls="current")[0] == ""
+
+
+@pytest.mark.parametrize("page", ["former", "closed"])
+def test_api_keys_that_the_routers_cannot_read_are_reported(page: str) -> None:
+    reason, stalls, message = of_router(MODEL, KEYS, keys=page)
+    assert (reason, stalls) == ("ApiKeysRejected", True)
+    assert "`NAME: SHA256` for each API key into the key `keys` of Secret fraud-keys" in message
+    assert of_router(MODEL, KEYS, keys="current")[0] == ""
+
+
+def test_a_router_pod_that_waits_for_a_secret_names_it() -> None:
+    old = replace(MOUNTING, created=NOW - MOUNT_SECONDS)
+    for model, state, named in (
+        (ENCRYPTED, Status(), "Secret fraud-tls (keys `tls.crt` and `tls.key`), or"),
+        (MODEL, KEYS, "Secret fraud-keys (key `keys`), or"),
+        (ENCRYPTED, KEYS, "Secret fraud-tls (keys `tls.crt` and `tls.key`) and fraud-keys (key `keys`), or"),
+    ):
+        reason, _, message = of_router(model, state, old)
+        assert reason == "VolumesNotMounted"
+        assert named in message
+        assert of_router(model, state, replace(old, created=NOW))[0] == ""
+        assert of_router(model, state, replace(old, terminating=True))[0] == ""
+    assert of_router(MODEL, Status(), old)[0] == ""
+    waiting = Observed(router=RevisionState((replace(old, created=NOW),)))
+    assert next_look(Status(), waiting, NOW) == NOW + MOUNT_SECONDS
+
+
+def test_a_router_pod_that_cannot_read_the_api_keys_is_suspected() -> None:
+    running = Pod("r", NOW - MOUNT_SECONDS, started=True)
+    assert of_router(MODEL, KEYS, running)[0] == "ApiKeysRejected"
+    assert of_router(MODEL, Status(), running)[0] == ""
+
+
+def test_a_router_pod_with_a_broken_certificate_reports_it() -> None:
+    crashed = Pod(
+        "r", NOW, waiting="CrashLoopBackOff", exit_code=1, exit_message="the certificate cannot be used: write"
+    )
+    reason, _, message = of_router(ENCRYPTED, Status(), crashed)
+    assert reason == "CrashLoop"
+    assert "the certificate cannot be used: write" in message
 
 
 def test_the_most_certain_cause_comes_first() -> None:

@@ -248,7 +248,7 @@ class World:
         config_map = config_map_to_pin(status, Observed(states))
         files = self.files.setdefault(config_map, _digest(config_map)) if config_map else ""
         router = Router(self.router)
-        if not self.unread and needs_routers(status, Observed(states)):
+        if not self.unread and needs_routers(self.model(), status, Observed(states)):
             routes = self.followed
             router = Router(
                 self.router,

@@ -136,7 +136,9 @@ class MemoryApi:
         except KeyError:
             raise ApiError(404, "NotFound", f"{name} not found") from None
 
-    async def list(self, r: Resource, namespace: str | None = None, label_selector: str = "") -> tuple[Bodies, str]:
+    async def list(
+        self, r: Resource, namespace: str | None = None, label_selector: str = "", *, whole: bool = False
+    ) -> tuple[Bodies, str]:
         self._call("list", r, "")
         return [copy.deepcopy(body) for key, body in self.objects.items() if key[0] == r], str(self._version)
 

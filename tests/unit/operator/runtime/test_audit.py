@@ -100,3 +100,29 @@ async def test_an_audit_that_hangs_is_detected() -> None:
     running.cancel()
     await scene.clock.advance(3000)
     assert scene.heartbeats.late() == ["audit"]
+
+
+@asynchronous
+async def test_only_the_named_namespaces_are_listed() -> None:
+    scene = Scene()
+    listed: list[str | None] = []
+
+    async def list_pods(_: object, namespace: str | None = None) -> tuple[list[Body], str]:
+        listed.append(namespace)
+        return [{"metadata": {"namespace": namespace, "name": f"pod-{namespace}", "resourceVersion": "5"}}], "5"
+
+    scene.api.list = list_pods  # type: ignore[method-assign, assignment]
+    audit = Audit(
+        scene.api,
+        scene.store,
+        PODS,
+        scene.clock,
+        lambda _, name: scene.requeued.append(name),
+        namespaces=("shop", "bank"),
+        heartbeats=scene.heartbeats,
+        on_missed=scene.missed.append,
+    )
+    await audit.first()
+    assert listed == ["shop", "bank"]
+    assert scene.requeued == ["pod-shop", "pod-bank"]
+    assert len(scene.store.all(PODS)) == 2

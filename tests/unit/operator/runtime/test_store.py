@@ -8,6 +8,7 @@ import pytest
 
 from mlmodel_operator.runtime.resource import PODS, SERVICES, Body, Resource, is_newer
 from mlmodel_operator.runtime.store import LAST_APPLIED, Store
+from mlmodel_operator.runtime.view import View
 
 LABEL = "example.org/group"
 
@@ -123,7 +124,7 @@ def test_a_body_that_differs_only_in_what_is_not_stored_is_stored_and_no_change(
         assert known is None or "times" not in known
         return {key: value for key, value in full.items() if key != "times"}
 
-    store, changes = Store(LABEL, {PODS: slim}), []
+    store, changes = Store(LABEL, {PODS: View(Body, slim)}), []
     store.on_change(lambda r, _, group: changes.append((r, group)))
     store.put(PODS, {**body(1), "times": 1})
     store.put(PODS, {**body(2), "times": 2})
@@ -155,3 +156,13 @@ def test_bodies_are_slimmed_and_the_original_stays_unchanged() -> None:
 )
 def test_versions_compare_as_numbers_and_anything_else_counts_as_newer(version: str, than: str, newer: bool) -> None:
     assert is_newer(version, than) is newer
+
+
+def test_a_list_of_one_namespace_removes_nothing_in_another() -> None:
+    store = Store(LABEL)
+    for namespace in ("shop", "bank"):
+        item = body(5, name="pod")
+        store.put(PODS, {**item, "metadata": {**item["metadata"], "namespace": namespace}})
+    removed = store.replace(PODS, [], "9", "shop")
+    assert [found["metadata"]["namespace"] for found in removed] == ["shop"]
+    assert [found["metadata"]["namespace"] for found in store.all(PODS)] == ["bank"]

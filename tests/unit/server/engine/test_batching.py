@@ -323,7 +323,7 @@ def test_few_copies_may_wait() -> None:
         with pytest.raises(Overloaded, match="too many copies") as refused:
             copy(batcher, 1)
         assert refused.value.status == 429
-        batcher.check_room()
+        batcher.check_room(None)
         doubler.go.set()
         await asyncio.gather(first, *copies)
         await copy(batcher, 1)

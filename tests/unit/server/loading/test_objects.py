@@ -7,6 +7,7 @@ a recorder of requests replaces it here.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -238,6 +239,47 @@ def test_each_store_gets_requests_over_tls_with_the_mounted_credentials(
     assert "hush" not in str(caught.value)
     assert unquote(web.requests[0].path.partition("?")[0]) == path
     assert web.requests[0].headers["authorization"].startswith(authorization)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("uri", "secret"),
+    [
+        ("s3://bucket/model.onnx", {"AWS_ENDPOINT_URL": "{url}", "AWS_ACCESS_KEY_ID": "me",
+                                    "AWS_SECRET_ACCESS_KEY": "hush", "AWS_REGION": "r"}),
+        ("gs://bucket/model.onnx", {"GOOGLE_BASE_URL": "{url}", "GOOGLE_BEARER_TOKEN": "hush-token"}),
+        ("az://box/model.onnx", {"AZURE_STORAGE_ENDPOINT": "{url}", "AZURE_STORAGE_ACCOUNT_NAME": "me",
+                                 "AZURE_STORAGE_ACCOUNT_KEY": "aHVzaA=="}),
+    ],
+)  # fmt: skip
+def test_a_store_that_redirects_takes_the_credentials_nowhere(
+    uri: str, secret: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve
+) -> None:
+    places = [""]
+
+    def moved(request: Request) -> Reply:
+        return Reply(307, b"", {"Location": places[-1] + request.path})
+
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    monkeypatch.setenv("MLMODEL_STORAGE_CREDENTIALS", str(folder))
+    with serve(moved) as web, serving(tmp_path, lambda _: Reply(403), web.authority) as other:
+        for name, value in secret.items():
+            (folder / name).write_text(value.format(url=web.url))
+        places.append(other.url)
+        with pytest.raises(UnreachableSource):
+            at(uri)
+        with socket.create_server(("127.0.0.1", 0)) as plain:
+            plain.setblocking(False)
+            places.append(f"http://127.0.0.1:{plain.getsockname()[1]}")
+            with pytest.raises(UnreachableSource):
+                at(uri)
+            with pytest.raises(BlockingIOError):
+                plain.accept()  # no one has connected: a redirect out of TLS is not followed
+    assert other.requests
+    for sent in other.requests:
+        assert "authorization" not in sent.headers
+        assert "hush" not in str(sent)
 
 
 def test_azure_requires_the_account() -> None:

@@ -22,7 +22,7 @@ from mlmodel_server.errors import RefusedModel, UnreachableSource
 from mlmodel_server.loading import limits
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory, locate, transfer
-from mlmodel_server.loading.sources.oci import FILE_PATH, TITLE, UNPACK
+from mlmodel_server.loading.sources.oci import FILE_PATH, TITLE, UNPACK, _Registry
 from mlmodel_server.manifest import MANIFEST, sha256
 from tests.unit.server.loading.test_archive import tar
 from tests.unit.server.loading.web import Reply, Request, Web, ranged, serving
@@ -45,6 +45,8 @@ class Registry:
     challenge: str = ""
     authorization: str = ""
     forged: bytes = b""
+    token_at: str = ""
+    blobs_at: str = ""
     cut: int | None = None
     web: Web | None = None
 
@@ -68,6 +70,8 @@ class Registry:
         if path == "/token":
             right = parse_qs(query) == {"service": ["here"], "scope": ["repository:team/model:pull"]}
             denied = self.authorization == "Bearer denied"
+            if self.token_at:
+                return Reply(302, b"", {"Location": self.token_at})
             return Reply(401 if denied or not right else 200, b'{"access_token": "abc"}')
         if path.startswith("/elsewhere/"):
             assert "authorization" not in request.headers, "a redirect must not get the token"
@@ -81,7 +85,7 @@ class Registry:
         if blob not in self.blobs:
             return Reply(404)
         if self.challenge:
-            return Reply(307, b"", {"Location": f"/elsewhere/{blob}"})
+            return Reply(307, b"", {"Location": f"{self.blobs_at}/elsewhere/{blob}"})
         cut, self.cut = self.cut, None
         return ranged(self.blobs[blob], request, cut)
 
@@ -90,11 +94,29 @@ class Registry:
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "OCI_USERNAME", "OCI_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OCI_TOKEN_HOST", raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
     monkeypatch.setattr(transfer, "PAUSE", 0.0)
     registry = Registry()
     with serving(tmp_path, registry.answer) as registry.web:
+        monkeypatch.setenv("OCI_REGISTRY", urlsplit(registry.web.url).netloc)
         yield registry
+
+
+@pytest.fixture
+def other(registry: Registry) -> Iterator[Web]:
+    """Another host, which answers every request as an authority and as a store of blobs."""
+    assert registry.web is not None
+
+    def answer(request: Request) -> Reply:
+        path = request.path.partition("?")[0]
+        if path == "/moved":
+            return Reply(200, b'{"token": "abc"}')
+        blob = path.rpartition("/")[2]
+        return ranged(registry.blobs[blob], request) if blob in registry.blobs else Reply(200, b'{"token": "abc"}')
+
+    with serving(registry.web.authority.folder, answer, registry.web.authority) as web:
+        yield web
 
 
 def pulled(uri: str, sha: str = "") -> dict[str, bytes]:
@@ -163,11 +185,124 @@ def test_a_token_comes_from_the_registrys_authority_and_goes_only_to_the_registr
     assert sum(request.path.startswith("/token") for request in registry.web.requests) == 1
 
 
+BASIC = "Basic " + base64.b64encode(b"me:hush").decode()
+BEARER = 'Bearer realm="{url}/token",service="here"'
+
+
+@pytest.fixture
+def password(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCI_USERNAME", "me")
+    monkeypatch.setenv("OCI_PASSWORD", "hush")
+
+
+def secrets(requests: list[Request]) -> list[Request]:
+    """Return the requests with the password or a token anywhere."""
+    words = ("hush", "abc", BASIC.split()[1])
+    return [sent for sent in requests if any(word in f"{sent.path} {sent.headers}" for word in words)]
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("password")
+@pytest.mark.parametrize("challenge", [BEARER, 'Basic realm="here"'])
+@pytest.mark.parametrize("owner", ["", "registry.example", "127.0.0.1", "127.0.0.1:1"])
+def test_a_password_goes_only_to_the_registry_that_it_is_for(
+    registry: Registry, challenge: str, owner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone's registry that a reference names could ask for it."""
+    assert registry.web is not None
+    monkeypatch.setenv("OCI_REGISTRY", owner)
+    registry.challenge, registry.authorization = challenge, "Bearer never"
+    with pytest.raises(UnreachableSource, match=r"sent only to OCI_REGISTRY: set it to 127\.0\.0\.1:\d+$"):
+        pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"})))
+    assert [sent for sent in secrets(registry.web.requests) if "hush" in str(sent) or BASIC in str(sent)] == []
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("password")
+def test_blobs_on_another_host_get_neither_the_token_nor_the_password(registry: Registry, other: Web) -> None:
+    registry.challenge, registry.authorization, registry.blobs_at = BEARER, "Bearer abc", other.url
+    assert pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))) == {"model.onnx": b"weights"}
+    assert len(other.requests) == 1
+    assert secrets(other.requests) == []
+    registry.challenge, registry.authorization = 'Basic realm="here"', BASIC
+    assert pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))) == {"model.onnx": b"weights"}
+    assert secrets(other.requests) == []
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("password")
+def test_a_token_of_another_host_needs_its_name(
+    registry: Registry, other: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.challenge, registry.authorization = f'Bearer realm="{other.url}/token",service="here"', "Bearer abc"
+    uri = registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))
+    name = urlsplit(other.url).netloc
+    for configured in ("", "auth.docker.io", "127.0.0.1", f"{name}.example"):
+        monkeypatch.setenv("OCI_TOKEN_HOST", configured)
+        with pytest.raises(UnreachableSource, match=f"a token of '{name}', which is not known.*set OCI_TOKEN_HOST"):
+            pulled(uri)
+        assert other.requests == []
+    monkeypatch.setenv("OCI_TOKEN_HOST", name)
+    assert pulled(uri) == {"model.onnx": b"weights"}
+    assert [sent.headers.get("authorization") for sent in other.requests] == [BASIC]
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("password")
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "https://user@{host}/token",
+        "https://{host}@evil.example/token",
+        "https://evil.example#{host}/",
+        "//{host}/token",
+    ],
+)
+def test_a_realm_that_only_looks_like_the_registry_gets_nothing(registry: Registry, realm: str) -> None:
+    assert registry.web is not None
+    address = realm.format(host=urlsplit(registry.web.url).netloc)
+    registry.challenge, registry.authorization = f'Bearer realm="{address}",service="here"', "Bearer abc"
+    with pytest.raises(UnreachableSource, match=r"which is not known|requires credentials"):
+        pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"})))
+    assert secrets(registry.web.requests) == []
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("password")
+def test_an_authority_that_redirects_takes_the_password_nowhere(registry: Registry, other: Web) -> None:
+    """The password was sent to the target of the redirect."""
+    registry.challenge, registry.authorization = BEARER, "Bearer abc"
+    uri = registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))
+    registry.token_at = f"{other.url}/moved"
+    assert pulled(uri) == {"model.onnx": b"weights"}
+    assert len(other.requests) == 1
+    assert secrets(other.requests) == []
+    registry.token_at = other.url.replace("https://", "http://")
+    with pytest.raises(RefusedModel, match="redirects to one without TLS"):
+        pulled(uri)
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("password")
+def test_blobs_without_tls_are_not_requested(registry: Registry, other: Web) -> None:
+    registry.challenge, registry.authorization = BEARER, "Bearer abc"
+    registry.blobs_at = other.url.replace("https://", "http://")
+    with pytest.raises(RefusedModel, match="redirects to one without TLS"):
+        pulled(registry.push((LAYER, b"weights", {TITLE: "model.onnx"})))
+    assert other.requests == []
+
+
+def test_docker_hub_has_a_known_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, authority in (("docker.io", "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")):
+        assert authority in _Registry(given, "team/model")._authorities
+    assert _Registry("ghcr.io", "team/model")._authorities == {"ghcr.io"}
+
+
 def test_a_password_is_sent_when_the_registry_requires_it(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     registry.challenge = 'Basic realm="here"'
     registry.authorization = "Basic " + base64.b64encode(b"me:hush").decode()
     uri = registry.push((LAYER, b"weights", {TITLE: "model.onnx"}))
-    with pytest.raises(UnreachableSource, match="requires credentials: set OCI_USERNAME and OCI_PASSWORD"):
+    with pytest.raises(UnreachableSource, match="requires credentials: set OCI_USERNAME and OCI_PASSWORD, and OCI_REG"):
         pulled(uri)
     monkeypatch.setenv("OCI_USERNAME", "me")
     monkeypatch.setenv("OCI_PASSWORD", "wrong")

@@ -33,15 +33,16 @@ class Reply:
 
 @dataclass
 class Web:
-    """A running server: its address, and every request so far."""
+    """A running server: its address, every request so far, and the authority of its certificate."""
 
     url: str
     requests: list[Request]
+    authority: Authority
 
 
 @contextmanager
-def serving(folder: Path, answer: Callable[[Request], Reply]) -> Iterator[Web]:
-    """Run a server during the ``with`` block; the authority to trust is ``folder/ca.crt``."""
+def serving(folder: Path, answer: Callable[[Request], Reply], authority: Authority | None = None) -> Iterator[Web]:
+    """Run a server during the ``with`` block; the authority to trust is ``folder/ca.crt``, or the given one."""
     requests: list[Request] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,7 +66,7 @@ def serving(folder: Path, answer: Callable[[Request], Reply]) -> Iterator[Web]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    authority = Authority.create(folder, "ca")
+    authority = authority or Authority.create(folder, "ca")
     authority.issue("server", "server", hosts=["127.0.0.1"])
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -74,7 +75,7 @@ def serving(folder: Path, answer: Callable[[Request], Reply]) -> Iterator[Web]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield Web(f"https://127.0.0.1:{server.server_port}", requests)
+        yield Web(f"https://127.0.0.1:{server.server_port}", requests, authority)
     finally:
         server.shutdown()
         thread.join()

@@ -417,7 +417,7 @@ def test_a_copy_is_not_joined_with_requests(tmp_path: Path) -> None:
 def test_copies_do_not_take_the_memory_of_requests(tmp_path: Path) -> None:
     pod = Pod(tmp_path, limits=Limits(max_body_total=100))
     app = pod.application()
-    with app.pipeline.holding(100):
+    with app.pipeline.budget.hold("a client", 100):
         answer = asyncio.run(send(app, **copied(ENDPOINTS["rows"], pod.key())))
     assert outcome(answer)[0] == 429, "dropped, and asked again"
 

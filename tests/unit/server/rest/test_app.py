@@ -17,7 +17,7 @@ from mlmodel_server.engine.model import Model
 from mlmodel_server.formats.opened import CONTRIBUTIONS, Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.rest.app import LEARNT_TARGETS, Application
-from mlmodel_server.serving.access import ApiKeys
+from mlmodel_server.serving.access import LOOPBACK, ApiKeys, Hosts
 from mlmodel_server.serving.pipeline import Pipeline
 from mlmodel_server.tensors import TensorSpec
 from tests.unit.server.doubling import serving
@@ -293,6 +293,8 @@ def test_a_model_that_cannot_explain_says_so_before_rows_are_parsed() -> None:
 class Connection:
     """A connection on the fast path."""
 
+    peer = "127.0.0.1"
+
     def __init__(self) -> None:
         self.body = b""
 
@@ -354,3 +356,40 @@ def test_the_query_is_documented_where_it_selects_outputs() -> None:
         if parameter["name"] == "outputs" and parameter["schema"]["items"]["enum"] == list(NAMES)
     }
     assert documented == set(BODIES)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("path", ["/", "/docs", "/metrics", "/v2", "/v2/models/double/stats", INFER, "/nothing"])
+def test_no_path_of_a_laptop_answers_another_site(path: str) -> None:
+    app = application(hosts=Hosts(LOOPBACK))
+
+    async def answers() -> list[Answer]:
+        app.pipeline.start(0)
+        got = [
+            await request(app, method, path, b"{}", **headers)
+            for method in ("GET", "POST", "HEAD", "OPTIONS")
+            for headers in (
+                {"host": "evil.example"},
+                {"host": "127.0.0.1:8080", "origin": "https://evil.example"},
+                {"host": "127.0.0.1:8080", "origin": "http://127.0.0.1:8080"},
+            )
+        ]
+        await app.pipeline.stop()
+        return got
+
+    got = asyncio.run(answers())
+    assert [status for status, _, _ in got if status == 403] == [403] * 8
+    assert all(got[place][0] != 403 for place in (2, 5, 8, 11)), "the own page is answered"
+    for _, headers, _ in got:
+        assert not [name for name, _ in headers if name.startswith(b"access-control")], "no site may read a response"
+
+
+@pytest.mark.attack
+def test_feedback_of_a_page_must_be_json() -> None:
+    feedback = "/v2/models/double/feedback"
+    for kind in (FORM, "text/plain", "multipart/form-data"):
+        status, answer = post(application(), feedback, {}, content_type=kind, origin="http://127.0.0.1")
+        assert status == 415
+        assert "application/json" in answer["error"]
+    assert post(application(), feedback, {}, content_type=FORM)[0] == 400, "as curl -d sends it"
+    assert post(application(), feedback, {})[0] == 400

@@ -42,10 +42,27 @@ def test_a_deadline_is_that_of_the_header_or_of_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["application/json", "Application/JSON; charset=utf-8", "application/x-www-form-urlencoded"]
+    "kind", ["", "application/json", "Application/JSON; charset=utf-8", "application/x-www-form-urlencoded"]
 )
 def test_content_types_of_common_clients_are_read_as_json(kind: str) -> None:
     assert head(content_type=kind).content_type == b"application/json"
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("sign", ["origin", "sec_fetch_site"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "application/x-www-form-urlencoded", "Application/X-WWW-Form-Urlencoded;charset=UTF-8", "", " ; ", "text/plain",
+        "text/plain;application/json", "multipart/form-data; boundary=x", "text/plain; charset=application/json",
+    ],
+)  # fmt: skip
+def test_what_a_page_of_another_site_can_send_is_not_json(kind: str, sign: str) -> None:
+    """A browser sends only these types to another site without asking it first."""
+    with pytest.raises(RequestError, match="application/json") as caught:
+        head(content_type=kind, **{sign: "http://127.0.0.1:8080"})
+    assert caught.value.status == 415
+    assert head(content_type="application/json", **{sign: "x"}).content_type == b"application/json"
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,11 @@ class Recording(Pipeline):
         self.predicted = 0
         predict = self.inference.predict
 
-        async def recorded(call: Call, deadline: float) -> Answer:
+        async def recorded(call: Call, deadline: float, source: object) -> Answer:
             self.predicted += 1
             if self.error:
                 raise self.error
-            return await predict(call, deadline)
+            return await predict(call, deadline, source)
 
         self.inference.predict = recorded  # type: ignore[method-assign]
 
@@ -248,7 +248,7 @@ def test_without_a_key_only_health_is_answered_and_nothing_is_decoded(pipeline: 
 
 
 def test_with_a_full_queue_a_request_is_not_decoded(pipeline: Recording) -> None:
-    def full() -> None:
+    def full(_: object) -> None:
         raise RequestError("too many wait", 429)
 
     pipeline.inference.check_room = full
@@ -281,10 +281,10 @@ def paused(pipeline: Recording) -> tuple[asyncio.Event, asyncio.Event]:
     """Let each prediction wait; return the events that one has started, and that they may go on."""
     started, go_on, predict = asyncio.Event(), asyncio.Event(), pipeline.inference.predict
 
-    async def waits(call: Call, deadline: float) -> Answer:
+    async def waits(call: Call, deadline: float, source: object) -> Answer:
         started.set()
         await go_on.wait()
-        return await predict(call, deadline)
+        return await predict(call, deadline, source)
 
     pipeline.inference.predict = waits  # type: ignore[method-assign]
     return started, go_on
@@ -308,7 +308,7 @@ def test_a_call_that_outlives_the_drain_gets_unavailable(pipeline: Recording) ->
     async def test(client: Client, server: GrpcServer) -> None:
         started = asyncio.Event()
 
-        async def endless(call: Call, deadline: float) -> Answer:
+        async def endless(call: Call, deadline: float, source: object) -> Answer:
             started.set()
             await asyncio.Event().wait()
             raise AssertionError("cancelled before")

@@ -11,7 +11,7 @@ import pytest
 
 from mlmodel_server import files
 from mlmodel_server.errors import RequestError, UsageError
-from mlmodel_server.serving.access import ApiKeys
+from mlmodel_server.serving.access import LOOPBACK, ApiKeys, Hosts
 
 
 def line(name: str, key: str) -> str:
@@ -108,3 +108,72 @@ def test_a_server_that_requires_keys_never_starts_without_them(tmp_path: Path, t
         path.write_text(text)
     with pytest.raises(UsageError, match=reason):
         ApiKeys(path)
+
+
+OWN_PAGE = {b"host": b"127.0.0.1:8080", b"origin": b"http://127.0.0.1:8080", b"sec-fetch-site": b"same-origin"}
+LINK = {b"host": b"localhost:8080", b"sec-fetch-site": b"cross-site", b"sec-fetch-dest": b"document"}
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("POST", {b"host": b"127.0.0.1:8080"}),
+        ("POST", {b"host": b"LocalHost"}),
+        ("POST", {b"host": b"[::1]:65535"}),
+        ("POST", OWN_PAGE),
+        ("POST", {b"host": b"localhost:8080", b"origin": b"http://localhost:3000", b"sec-fetch-site": b"same-site"}),
+        ("POST", {b"host": b"localhost:8080", b"origin": b"https://[::1]:3000"}),
+        ("GET", {b"host": b"localhost:8080", b"sec-fetch-site": b"none", b"sec-fetch-dest": b"document"}),
+        ("GET", LINK),
+    ],
+)
+def test_clients_of_this_machine_and_the_own_page_reach_a_laptop(method: str, headers: dict[bytes, bytes]) -> None:
+    Hosts(LOOPBACK).check(method, headers)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"", b"evil.example", b"evil.example:8080", b"127.0.0.1.evil.example", b"localhost.evil.example:8080",
+        b"evil.example@127.0.0.1", b"127.0.0.1@evil.example", b"127.0.0.1:80:80", b"127.0.0.1:", b"localhost ",
+        b"localhost\t", b"[::1", b"::1", b"[::1].evil.example", b"0.0.0.0:8080", b"[::]:8080", b"2130706433",
+        b"127.1", b"localhost,evil.example", b"evil.localhost", b"localhost.", b"local\xc2\xadhost",
+    ],
+)  # fmt: skip
+def test_a_name_that_another_site_may_own_does_not_reach_a_laptop(host: bytes) -> None:
+    """The page of a site whose name resolves to 127.0.0.1 could read every response."""
+    with pytest.raises(RequestError, match=r"the header Host is .*send requests to 127.0.0.1 or") as caught:
+        Hosts(LOOPBACK).check("GET", {b"host": host})
+    assert caught.value.status == 403
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"null", b"", b"http://evil.example", b"https://127.0.0.1.evil.example", b"http://evil.example:8080",
+        b"http://evil.localhost:8080", b"file://", b"chrome-extension://localhost", b"http://localhost@evil.example",
+        b"http://127.0.0.1:8080/", b"127.0.0.1:8080", b"http://127.0.0.1:8080 http://evil.example",
+    ],
+)  # fmt: skip
+def test_a_page_of_another_site_does_not_reach_a_laptop(origin: bytes) -> None:
+    for more in ({}, {b"sec-fetch-site": b"same-origin"}):
+        with pytest.raises(RequestError, match=r"a page of .* sent this request: only pages of") as caught:
+            Hosts(LOOPBACK).check("POST", {b"host": b"127.0.0.1:8080", b"origin": origin, **more})
+        assert caught.value.status == 403
+
+
+@pytest.mark.attack
+def test_another_site_cannot_load_anything_but_a_page_from_a_laptop() -> None:
+    hosts = Hosts(LOOPBACK)
+    for method, more in (("POST", {}), ("GET", {b"sec-fetch-dest": b"image"}), ("GET", {b"sec-fetch-dest": b"iframe"})):
+        with pytest.raises(RequestError, match="a page of another site sent this request"):
+            hosts.check(method, LINK | more)
+
+
+def test_the_names_are_those_that_the_server_was_started_with() -> None:
+    hosts = Hosts({"my.machine"})
+    hosts.check("POST", {b"host": b"my.machine:8080", b"origin": b"http://my.machine:8080"})
+    with pytest.raises(RequestError):
+        hosts.check("POST", {b"host": b"127.0.0.1:8080"})

@@ -38,7 +38,7 @@ class Sent(Exchange[float | Failure]):
     def __init__(
         self, number: float = 1.0, *, at: str = "", error: Exception | None = None, size: int = 1, header: bytes = b""
     ) -> None:
-        self.number, self.at, self.error, self.size = number, at, error, size
+        self.number, self.at, self.error, self._size = number, at, error, size
         self.steps: list[str] = []
         self.headers = {header: b"k"}
         self.started = perf_counter()
@@ -53,9 +53,14 @@ class Sent(Exchange[float | Failure]):
     def content(self) -> Content:
         return Content(b"/predict", b"", b"", b"", b"%f" % self.number)
 
-    def check(self) -> int:
+    source = "a client"
+
+    def check(self) -> None:
         self._step("check")
-        return self.size
+
+    @property
+    def size(self) -> int:
+        return self._size
 
     @property
     def deadline(self) -> float:
@@ -152,7 +157,7 @@ def test_the_key_is_checked_first_then_the_queue_then_the_headers(path: Any, tmp
     file = tmp_path / "keys"
     file.write_text(f"client: {hashlib.sha256(b'k').hexdigest()}\n")
 
-    def full() -> None:
+    def full(_: object) -> None:
         raise Overloaded("full", 429, "queue_full")
 
     pipeline = Pipeline(serving(keys=ApiKeys(file)))
@@ -187,46 +192,52 @@ def test_requests_of_one_round_are_predicted_together_and_answered_in_order() ->
     assert counts(pipeline) == {"200": 2, "400": 1}
 
 
-def test_bodies_beyond_the_memory_limit_are_rejected_until_memory_is_free() -> None:
+def test_requests_beyond_the_memory_limit_are_rejected_until_memory_is_free() -> None:
     pipeline = Pipeline(serving(limits=Limits(max_body_total=100)))
 
     async def test() -> None:
-        first, second, third = Sent(1.0, size=101), Sent(2.0), Sent(3.0, size=60)
-        first.go_on.clear()
-        serving_first = asyncio.ensure_future(pipeline.serve(first))
-        await asyncio.sleep(0)
-        assert first.steps == ["check", "read"], "a single request may be larger"
-        assert (await pipeline.serve(second)).status == 429  # type: ignore[union-attr]
-        assert await pipeline.serve(Sent(2.0, size=0)) == 4.0, "its transport limits it"
-        first.go_on.set()
-        assert await serving_first == 2.0
-        assert await pipeline.serve(third) == 6.0
+        with pipeline.budget.hold("another", 90):
+            assert (await pipeline.serve(Sent(2.0, size=20))).status == 429  # type: ignore[union-attr]
+        assert await pipeline.serve(Sent(1.0, size=101)) == 2.0, "a single request may be larger"
+        assert await pipeline.serve(Sent(3.0, size=60)) == 6.0
 
     run(pipeline, test)
     assert pipeline.serving.recorder.report()["shed"]["memory"] == 1
+    assert pipeline.budget.used == 0
 
 
-def test_a_disconnected_client_is_not_counted_and_its_memory_is_freed() -> None:
-    pipeline = Pipeline(serving(limits=Limits(max_body_total=100)))
+def test_a_request_that_has_not_arrived_takes_nothing_of_others() -> None:
+    """Its declared length is a promise: no memory, no slot, and it is not in flight."""
+    pipeline = Pipeline(serving(limits=Limits(max_body_total=100, max_waiting=1)))
+
+    async def test() -> None:
+        slow = [Sent(size=100) for _ in range(17)]
+        for sent in slow:
+            sent.go_on.clear()
+        tasks = [asyncio.ensure_future(pipeline.serve(sent)) for sent in slow]
+        await asyncio.sleep(0)
+        assert [sent.steps for sent in slow] == [["check", "read"]] * 17
+        assert (pipeline.serving.recorder.in_flight, pipeline.budget.used) == (0, 0)
+        assert await pipeline.serve(Sent(2.0, size=90)) == 4.0
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(pipeline, test)
+    assert counts(pipeline) == {"200": 1}
+
+
+def test_a_disconnected_client_is_not_counted() -> None:
+    pipeline = Pipeline(serving())
 
     async def test() -> None:
         with pytest.raises(Disconnected):
-            await pipeline.serve(Sent(at="read", error=Disconnected(), size=100))
-        assert pipeline.serving.recorder.in_flight == 0
-        first = Sent(1.0, size=60)
-        first.go_on.clear()
-        task = asyncio.ensure_future(pipeline.serve(first))
-        await asyncio.sleep(0)
-        assert pipeline.serving.recorder.in_flight == 1
-        assert await pipeline.serve(Sent(2.0, size=40)) == 4.0, "the memory of the disconnected request is free"
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert pipeline.serving.recorder.in_flight == 0
-        assert await pipeline.serve(Sent(2.0, size=100)) == 4.0
+            await pipeline.serve(Sent(at="read", error=Disconnected()))
+        assert await pipeline.serve(Sent(2.0)) == 4.0
 
     run(pipeline, test)
-    assert counts(pipeline) == {"200": 2}
+    assert counts(pipeline) == {"200": 1}
+    assert pipeline.serving.recorder.in_flight == 0
 
 
 @pytest.mark.parametrize("path", [fast, slow])
@@ -278,7 +289,7 @@ def test_a_request_that_outlives_the_drain_gets_503_and_may_be_retried(
     assert (reply.status, reply.retry_after) == (503, 1)
     assert counts(pipeline) == {"503": 1}
     assert pipeline.serving.recorder.report()["shed"]["drain"] == 1
-    assert (pipeline.serving.recorder.in_flight, pipeline._body_bytes, pipeline._tasks) == (0, 0, set())
+    assert (pipeline.serving.recorder.in_flight, pipeline.budget.used, pipeline._tasks) == (0, 0, set())
 
 
 def test_a_cancelled_request_gets_no_reply_while_the_server_serves() -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from mlmodel_operator.observe import MAX_TEXT, SLIMS, clean, read_pod, read_workload, slim_deployment, slim_pod
+from mlmodel_operator.kept import MAX_SPEC, MODELS, OVERSIZED, VIEWS, keep_deployment, keep_pod
+from mlmodel_operator.names import FILES_OPTION
+from mlmodel_operator.observe import MAX_TEXT, clean, read_pod, read_workload
 from mlmodel_operator.rollout.observed import Pod
 from mlmodel_operator.runtime.resource import (
-    AUTOSCALERS,
-    DEPLOYMENTS,
-    DISRUPTION_BUDGETS,
-    PODS,
-    REPLICA_SETS,
+    EVENTS,
     Body,
+    Resource,
     controller_of,
     uid,
 )
+from tests.unit.operator.controller.world import World
+from tests.unit.operator.runtime.support import asynchronous
 
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "s", "uid": "rs", "controller": True}
 META: Body = {
@@ -89,11 +91,11 @@ def read(body: Body) -> Pod:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_decision_reads_the_same_from_a_slim_pod(state: str) -> None:
+def test_a_decision_reads_the_same_from_a_kept_pod(state: str) -> None:
     body = STATES[state]
-    slim = slim_pod(body, None)
+    slim = keep_pod(body, None)
     assert read(slim) == read(body)
-    assert slim_pod(slim, slim) == slim
+    assert keep_pod(slim, slim) == slim
     assert (uid(slim), controller_of(slim)) == ("u", OWNER)
     assert "spec" not in slim
     assert slim["metadata"]["annotations"] == {"mlmodel.dev/routes": "5f1c"}
@@ -135,7 +137,7 @@ def series(*bodies: Body) -> list[Pod]:
     """Return what is read after each of these events."""
     known, found = None, []
     for body in bodies:
-        known = slim_pod(body, known)
+        known = keep_pod(body, known)
         found.append(read(known))
     return found
 
@@ -196,32 +198,96 @@ def test_another_number_of_nodes_is_no_news_and_another_cause_is() -> None:
     assert texts == ["0/3 nodes: cpu", "0/3 nodes: cpu", "taint"]
 
 
-def test_a_slim_deployment_has_its_spec_and_the_failure() -> None:
+DIGEST = "9f2c" * 16
+
+
+def deployment(**spec: Any) -> Body:
+    """Return a Deployment of a revision as the API server has it."""
+    server = {"name": "server", "args": ["--uri", "x", FILES_OPTION, DIGEST], "ports": [{"name": "rehearsal"}]}
+    template = {"spec": {"containers": [{"name": "mesh", "args": ["y" * 100_000]}, server]}}
+    return {"metadata": META, "spec": {"replicas": 3, "template": template, **spec}}
+
+
+def test_of_a_deployment_decisions_read_the_same_and_its_size_does_not_matter() -> None:
     failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: used: 3", "lastUpdateTime": "1"}
-    body = {
-        "metadata": {**META, "annotations": {"mlmodel.dev/applied": "a"}},
-        "spec": {"replicas": 3},
+    body = deployment() | {
         "status": {"readyReplicas": 2, "conditions": [{"type": "Progressing", "status": "True"}, failure]},
     }
-    slim = slim_deployment(body, None)
-    assert slim["spec"] == body["spec"]
-    assert slim["metadata"]["annotations"] == {"mlmodel.dev/applied": "a"}
-    assert read_workload(slim, ()) == read_workload(body, ())
+    kept = keep_deployment(body, None)
+    assert read_workload(kept, ()) == read_workload(body, ())
+    assert read_workload(kept, ()).files_sha256 == DIGEST
+    assert size(kept) < 1500
     later = {**failure, "message": "exceeded quota: used: 4", "lastUpdateTime": "2"}
-    assert slim_deployment({**body, "status": {"conditions": [later]}}, slim) == slim
-    assert read_workload(slim_deployment({**body, "status": {}}, slim), ()).replica_failure == ""
+    assert keep_deployment({**body, "status": {"conditions": [later]}}, kept) == kept
+    assert read_workload(keep_deployment({**body, "status": {}}, kept), ()).replica_failure == ""
 
 
-def test_other_kinds_keep_what_is_compared_or_read() -> None:
-    body = {"metadata": META, "spec": {"minReplicas": 2}, "status": {"currentMetrics": [1]}}
-    for r in (AUTOSCALERS, DISRUPTION_BUDGETS):
-        assert SLIMS[r](body, None)["spec"] == body["spec"]
-        assert "status" not in SLIMS[r](body, None)
-    slim = SLIMS[REPLICA_SETS](body, None)
-    assert set(slim) == {"metadata"}
-    assert (uid(slim), controller_of(slim), slim["metadata"]["labels"]) == ("u", OWNER, META["labels"])
-    assert SLIMS[PODS] is slim_pod
-    assert SLIMS[DEPLOYMENTS] is slim_deployment
+def test_a_change_of_a_spec_is_seen_whether_it_is_small_or_large() -> None:
+    for template in ({}, {"large": "z" * 100_000}):
+        kept = [keep_deployment(deployment(revisionHistoryLimit=limit, template=template), None) for limit in (1, 1, 2)]
+        assert kept[0] == kept[1] != kept[2]
+
+
+# ---------------------------------------------------------------------------------------------------- sizes by tenants
+
+FAT = {f"example.org/{number}": "x" * 1000 for number in range(250)}
+OURS = {"mlmodel.dev/model": "fraud", "mlmodel.dev/revision": "5f1c2e9a"}
+FAT_META: Body = META | {
+    "labels": OURS | {f"example.org/{number}": "x" for number in range(5000)},
+    "annotations": FAT | {"mlmodel.dev/approve": "5f1c2e9a" * 10_000},
+    "ownerReferences": [OWNER | {"uid": f"{number}", "controller": False} for number in range(2000)] + [OWNER],
+    "managedFields": [{"fieldsV1": {f"f:{number}": {} for number in range(50_000)}}],
+    "finalizers": [f"example.org/{number}" for number in range(5000)],
+}
+FAT_BODY: Body = {
+    "metadata": FAT_META,
+    "data": {"routes": "x" * 900_000},
+    "spec": {"fat": "x" * 900_000, "clusterIP": "10.0.0.1"},
+    "status": {"fat": "x" * 900_000, "containerStatuses": STATES["pull"]["status"]["containerStatuses"]},
+}
+
+
+def size(body: Body) -> int:
+    return len(msgspec.json.encode(body))
+
+
+@pytest.mark.parametrize("r", VIEWS, ids=lambda r: r.plural)
+def test_what_is_kept_of_an_object_is_small_whatever_its_size(r: Resource) -> None:
+    view = VIEWS[r]
+    for kept in (view.decode(msgspec.json.encode(FAT_BODY), r), view.keep(FAT_BODY, None)):
+        assert size(kept) < 2000
+        assert kept["metadata"]["labels"] == OURS
+        assert controller_of(kept) == OWNER
+        assert len(kept["metadata"]["annotations"]["mlmodel.dev/approve"]) == 256
+        assert view.keep(kept, kept) == kept
+
+
+@pytest.mark.parametrize("field", ["spec", "status"])
+def test_a_model_that_is_too_large_is_not_kept(field: str) -> None:
+    body: Body = {"metadata": META, "spec": {"model": {"uri": "builtin://iris"}}, "status": {"url": "x"}}
+    kept = VIEWS[MODELS].decode(msgspec.json.encode(body), MODELS)
+    assert (kept["spec"], kept["status"]) == (body["spec"], body["status"])
+    body[field] = {"text": "x" * (4 * MAX_SPEC)}
+    kept = VIEWS[MODELS].decode(msgspec.json.encode(body), MODELS)
+    assert kept[OVERSIZED]["field"] == field
+    assert "spec" not in kept
+    assert "status" not in kept
+    assert VIEWS[MODELS].keep(kept, None) == kept
+
+
+@asynchronous
+async def test_a_model_that_is_too_large_is_reported_once_and_goes_on_serving() -> None:
+    world = World()
+    await world.serve()
+    before = {key: body for key, body in world.api.objects.items() if key[0] not in (MODELS, EVENTS)}
+    await world.edit(MODELS, "fraud", {"spec": {"model": {"uri": "builtin://v2"}, "fat": "x" * MAX_SPEC}})
+    for _ in range(3):
+        assert await world.reconcile() is None
+        assert set(world.api.writes()) <= {"create"}
+    assert world.reasons().count("TooLarge") == 1
+    assert {key: body for key, body in world.api.objects.items() if key[0] not in (MODELS, EVENTS)} == before
+    await world.edit(MODELS, "fraud", {"spec": {"fat": None}})
+    await world.run(lambda: world.status["phase"] == "Canary")
 
 
 @pytest.mark.parametrize(
