@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -96,8 +95,8 @@ class Children:
         body = {**intent, "metadata": {**intent["metadata"], "ownerReferences": []}}
         with suppress(ApiError):  # not found
             self.store.put(r, {"kind": r.kind, **await self.api.get(r, *address(body))})
-        written = await self.applier.apply(r, body)
-        return copy.deepcopy({"kind": r.kind, **written})
+        await self.applier.apply(r, body)
+        return await self.api.get(r, *address(body))
 
 
 def run(apiserver: Cluster, namespace: str, test: Callable[[Children], Awaitable[None]]) -> None:
@@ -105,7 +104,7 @@ def run(apiserver: Cluster, namespace: str, test: Callable[[Children], Awaitable
 
     async def main() -> None:
         os.environ["KUBECONFIG"] = str(apiserver.kubeconfig)
-        api = await KubeApi.connect("test")
+        api = await KubeApi.connect("test", lambda *_: None, VIEWS)
         try:
             await test(Children(api, namespace))
         finally:
