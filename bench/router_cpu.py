@@ -22,8 +22,7 @@ from hack import haproxy
 from hack.cluster.shell import run, wait_for
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
-from mlmodel_operator.api.types import Owner
-from mlmodel_operator.resources import router_config
+from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.rollout.sides import Sides
 
@@ -95,7 +94,7 @@ def haproxy_version() -> str:
 
 def _shipped(traffic: int, status: int, grpc: int) -> dict[str, str]:
     """Return the shipped files, on these ports of loopback."""
-    files = dict(router_config(Owner("m", "default", "uid"))["data"])
+    files = dict(router_files())
     for old, new in {":8080": traffic, '":${MLMODEL_STATUS_PORT}"': status, ":9000": grpc}.items():
         files["haproxy.cfg"] = files["haproxy.cfg"].replace(f"bind {old}", f"bind 127.0.0.1:{new}")
     return files

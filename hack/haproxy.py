@@ -1,5 +1,5 @@
-"""HAProxy and a shell from Debian, for the tests and the image of the router: the HAProxy that we ship, and the oldest
-that we support.
+"""HAProxy from Debian and the programs that a router needs beside it, for the tests and the image of the router: the
+HAProxy that we ship, and the oldest that we support.
 
 Each is a tree with the program and its libraries, unpacked from packages, so that it runs beside the libraries of any
 machine. The index is verified with the keys of Debian's archive, and each package with the index.
@@ -24,6 +24,9 @@ from hack.cluster.shell import locked, run
 SUITES: Mapping[str, str] = {"shipped": "sid", "oldest": "trixie"}
 """Debian suite by use: unstable has HAProxy 3.2, stable (13) has 3.0."""
 
+PROGRAMS = ("haproxy", "dash", "coreutils", "gzip", "tar")
+"""Packages with what a router runs; the official image has all of it."""
+
 CONTENTS = "packages"
 """File in each tree with its packages, one per line: name, version and digest."""
 
@@ -46,7 +49,7 @@ def program(which: str) -> list[str]:
 def tree(which: str) -> Path:
     """Return the folder with HAProxy ``which`` and its libraries; fetch them first."""
     suite = SUITES[which]
-    folder = paths.cache() / "haproxy" / suite
+    folder = paths.cache() / "haproxy" / "-".join((suite, *PROGRAMS))
     if folder.is_dir():
         return folder
     with locked(paths.cache() / "haproxy.lock"):
@@ -69,7 +72,7 @@ def _unpack(suite: str, root: Path) -> None:
     for name in _MERGED:
         (root / "usr" / name).mkdir()
         (root / name).symlink_to(f"usr/{name}")
-    packages = _closure(index, "haproxy", "dash")
+    packages = _closure(index, *PROGRAMS)
     for package in packages:
         content = _get(f"{mirror}/{package['Filename']}")
         if hashlib.sha256(content).hexdigest() != package["SHA256"]:

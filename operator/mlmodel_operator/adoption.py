@@ -243,12 +243,12 @@ def _of_revision(owner: Owner, r: Resource, revision: str, orphan: Body) -> Body
 
 
 def _why_foreign_config_map(owner: Owner, orphan: Body) -> str:
-    """Compare only the keys: the operator replaces the content in the same reconcile, after it has read the slots."""
-    config = set(resources.router_config(owner)["data"])
+    """Compare only the keys: the operator replaces the content in the same reconcile, after it has read the slots. That
+    of the configuration of the release before is adopted to be deleted."""
     # The keys that it must have, and those that it may have.
     expected = {
         routes_name(owner.name): ({"routes"}, set(resources.ROUTES_FILES)),
-        router_config_name(owner.name): (config, config),
+        router_config_name(owner.name): (set(), set(resources.CONFIG_FILES)),
     }.get(address(orphan)[1])
     if expected is None:
         return "no ConfigMap of the operator has this name"

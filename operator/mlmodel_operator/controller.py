@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlmodel_operator import observe, resources
 from mlmodel_operator.adoption import Adopter
-from mlmodel_operator.api.codec import DecodeError, encode
+from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.status import FORMAT_VERSION, Status
-from mlmodel_operator.api.types import MLModel, Owner, Revision, Snapshot
-from mlmodel_operator.api.upgrade import newer_format, read_status, without_state
+from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.types import MLModel, Owner, Revision
 from mlmodel_operator.kept import MODELS as MODELS
 from mlmodel_operator.kept import OVERSIZED
-from mlmodel_operator.names import REVISION_LABEL, ROUTES_ANNOTATION, TEMPLATE_ANNOTATION, revision_name
+from mlmodel_operator.names import (
+    CONFIG_ANNOTATION,
+    REHEARSAL_ANNOTATION,
+    ROUTES_ANNOTATION,
+    SIDES_ANNOTATION,
+    TEMPLATE_ANNOTATION,
+    revision_name,
+    router_config_name,
+)
 from mlmodel_operator.observer import Observer
 from mlmodel_operator.recorder import Recorder
-from mlmodel_operator.resources.found import read_snapshot
-from mlmodel_operator.resources.records import deployment_record
-from mlmodel_operator.rollout import rehearsal
+from mlmodel_operator.resources.records import deployment_record, restored
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.observed import Observed
-from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
-from mlmodel_operator.rollout.recovery import Recovery, decisions_of, is_lost, recover
+from mlmodel_operator.rollout.plan import DesiredRevision, Plan
+from mlmodel_operator.rollout.recovery import Recovery, decisions_of, recover
 from mlmodel_operator.rollout.requeue import POLL_SECONDS
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
@@ -41,7 +46,6 @@ from mlmodel_operator.runtime.resource import (
     SERVICES,
     Body,
     Resource,
-    address,
     belongs_to,
     metadata,
     uid,
@@ -49,13 +53,11 @@ from mlmodel_operator.runtime.resource import (
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.scrape import Scraper
 from mlmodel_operator.settings import Settings
+from mlmodel_operator.status_reader import StatusReader
 from mlmodel_operator.status_writer import PRUNED_SECONDS, StatusWriter
 
 PER_REVISION = (AUTOSCALERS, DISRUPTION_BUDGETS, SERVICES, DEPLOYMENTS)
 """Kinds of which each revision has one object. The Deployment is deleted last: it shows that the revision exists."""
-
-_EMPTY = "was empty"
-"""How a status is lost that a backup tool dropped or somebody emptied, as a clause for messages."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +84,14 @@ class Controller:
         self._recorder = Recorder(api, store)
         self._adopter = Adopter(api, store, applier, self._recorder, events, settings.pod_namespace)
         self._writer = StatusWriter(api, store, events, clock, MODELS)
+        self._observer = Observer(api, store, scraper, settings, clock)
+        self._reader = StatusReader(self._recorder, self._observer, self._writer, events, settings.server_image)
         self._settings = settings
         self._clock = clock
-        self._observer = Observer(api, store, scraper, settings, clock)
         # Why the last write of a model failed, for the conditions of the next decision.
         self._refusals: dict[tuple[str, str], str] = {}
-        # What has been reported of a status that cannot be read, by model.
-        self._reported: dict[tuple[str, str], str] = {}
+        # By model and name: UID, generation and template of the Deployments of other releases that equal their records.
+        self._kept: dict[tuple[str, str], dict[str, tuple[Any, ...]]] = {}
 
     async def reconcile(self, key: tuple[str, str]) -> float | None:
         """Reconcile the MLModel ``key`` (namespace, name).
@@ -102,19 +105,19 @@ class Controller:
             self._forget(key)
             return None
         if OVERSIZED in body:
-            await self._report_oversized(body, key)
+            await self._reader.report_oversized(body, key)
             return None
-        found = await self._read_status(body, key)
-        if found is None:
+        read = await self._reader.read(body, key)
+        if read is None:
             return None
-        status, why_lost = found
         model = observe.read_model(body)
         if self._adopter.is_needed(model.owner):
             if not await self._exists(model.owner):
                 return None
             await self._adopter.adopt(model, body)
-        notices: tuple[Notice, ...] = ()
-        if is_lost(status, recorded_stable=self._recorder.stable(model.owner)):
+        status, why_lost = await self._reader.authorized(model, read)
+        notices = read.notices
+        if status is None:
             recovery = await self._recover(model, why_lost)
             notices = () if recovery.notice is None else (recovery.notice,)
             if recovery.status is None:
@@ -131,13 +134,16 @@ class Controller:
         await self._write_children(model, plan, attempt)
         recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
+        if recorded is None and attempt.refusal is not None:
+            # A status that is ahead of the records would contradict them: the next reconcile decides the same again.
+            await self._report_unrecorded(body, attempt.refusal)
+            raise attempt.refusal
         if not await self._writer.write(body, encode(plan.status), (*notices, *plan.notices)):
             # The first time, the routes may have a weight that the rebuilt status does not know.
             return PRUNED_SECONDS if is_pruned else 1.0
-        if recorded is not None:
-            # Without the record, a lost status could not be rebuilt once these are deleted.
-            for revision in plan.deletes:
-                await attempt(self._delete_revision(model.owner, revision))
+        # After the record: without it, a lost status could not be rebuilt once these are deleted.
+        for revision in plan.deletes:
+            await attempt(self._delete_revision(model.owner, revision))
         if attempt.refusal is None:
             await attempt(self._prune(model.owner, plan.status, observed, {*attempt.records, recorded or ""}))
         if attempt.refusal is not None:
@@ -165,52 +171,11 @@ class Controller:
     def _forget(self, key: tuple[str, str]) -> None:
         """Drop all that is stored about a model that no longer exists."""
         self._refusals.pop(key, None)
-        self._reported.pop(key, None)
+        self._kept.pop(key, None)
+        self._reader.forget(key)
         self._observer.forget(key)
         self._adopter.forget(key)
         self._writer.forget(key)
-
-    async def _read_status(self, body: Body, key: tuple[str, str]) -> tuple[Status, str] | None:
-        """Return the status, and how it is lost if it is, as a clause for messages: one that cannot be read is as good
-        as lost. Return None for that of a newer release, for which the operator must change nothing."""
-        raw = body.get("status") or {}
-        try:
-            newer = newer_format(raw)
-            if newer is not None:
-                note = (
-                    f"status.formatVersion is {newer}, from a newer release of the operator; this release reads up to"
-                    f" {FORMAT_VERSION} and changes nothing: upgrade the operator"
-                )
-                await self._report_status(body, key, Reason.NEWER_STATUS, note)
-                return None
-            status = read_status(raw)
-        except DecodeError as error:
-            try:
-                status = read_status(without_state(raw))
-            except DecodeError:
-                return Status(), f"could not be read ({observe.clean(error)})"
-            note = f"{observe.clean(error)}; the tests of the candidate restart from the counts of the routers"
-            await self._report_status(body, key, Reason.EVIDENCE_RESET, note)
-            return status, _EMPTY
-        self._reported.pop(key, None)
-        return status, _EMPTY
-
-    async def _report_oversized(self, body: Body, key: tuple[str, str]) -> None:
-        """Report a model whose spec or status is too large to be kept: what serves goes on."""
-        found = body[OVERSIZED]
-        note = (
-            f"{found['field']} has {found['bytes']} bytes, and the operator reads at most {found['most']}. The versions"
-            f" that serve go on, and nothing is changed: shorten {found['field']}"
-        )
-        await self._report_status(body, key, Reason.TOO_LARGE, note)
-
-    async def _report_status(self, body: Body, key: tuple[str, str], reason: Reason, note: str) -> None:
-        """Report what cannot be read of a status: once per model and note, and again if the Event was not posted."""
-        if self._reported.get(key) == note:
-            return
-        logger.warning("status not readable", extra={"reason": reason, "note": note})
-        if await self._events.post(body, transition=note, reason=reason, note=note, warning=True):
-            self._reported[key] = note
 
     def _remember(self, key: tuple[str, str], refusal: ApiError | None) -> None:
         """Store a refusal that a retry does not resolve; remove it when all writes have succeeded."""
@@ -219,17 +184,18 @@ class Controller:
         elif not refusal.retryable and not refusal.conflict:
             self._refusals[key] = f"the operator cannot write an object: {observe.clean(refusal.message)}"
 
+    async def _report_unrecorded(self, body: Body, refusal: ApiError) -> None:
+        """Post an Event about decisions that cannot be recorded, which a retry does not resolve."""
+        if not refusal.retryable and not refusal.conflict:
+            note = f"the rollout waits: its decision cannot be recorded: {observe.clean(refusal.message)}"
+            await self._events.post(body, transition=note, reason=Reason.APPLY_REJECTED, note=note, warning=True)
+
     async def _recover(self, model: MLModel, how: str) -> Recovery:
         """Return the status that the records and the children of the model show; ``how`` says how it is lost."""
         owner, image = model.owner, self._settings.server_image
         known = (await self._recorder.load(owner)).known
-        found: dict[str, Snapshot] = {}
-        for body in self._observer.of_revisions(DEPLOYMENTS, owner):
-            revision = observe.label(body, REVISION_LABEL)
-            if revision not in known.snapshots:
-                snapshot = read_snapshot(await self._api.get(DEPLOYMENTS, *address(body)), image)
-                found |= {} if snapshot is None else {revision: snapshot}
-        known = replace(known, snapshots=found | dict(known.snapshots))
+        snapshots = await self._observer.snapshots(owner, known.snapshots)
+        known = replace(known, snapshots={**snapshots, **known.snapshots})
         await self._observer.read_routes(owner)
         return recover(model, self._observer.stored(model), known, image, self._clock.now(), how)
 
@@ -240,11 +206,12 @@ class Controller:
         owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
-            await self._annotate(self._observer.router_pods(owner), plan.routes.id())
+            # A running router follows these; those of the release before only see that the ConfigMap has changed.
+            assigned = {ROUTES_ANNOTATION: plan.routes.text(), SIDES_ANNOTATION: plan.routes.sides_text()}
+            await self._annotate(self._observer.router_pods(owner), assigned, attempt)
         if self._settings.network_policies:
             for policy in resources.network_policies(owner, self._settings.pod_namespace):
                 await self._apply(NETWORK_POLICIES, policy, attempt)
-        await self._apply(CONFIG_MAPS, resources.router_config(owner), attempt)
         await self._apply(SERVICES, resources.router_service(owner, model.spec.traffic.tls), attempt)
         config = resources.router_config_hash()
         image = self._settings.router_image
@@ -255,7 +222,8 @@ class Controller:
         for desired in plan.desired:
             await self._write_revision(model, desired, attempt)
         if plan.routes is not None:
-            await self._annotate(self._rehearsing_pods(owner, plan.status), rehearsal.file_id(plan.rehearsal))
+            await self._annotate(self._observer.pods_with_file(owner), {REHEARSAL_ANNOTATION: plan.rehearsal}, attempt)
+        await attempt(self._delete_former_config(owner))
 
     async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
         owner, revision, replicas = model.owner, desired.revision, desired.replicas
@@ -291,8 +259,22 @@ class Controller:
                 if not self._recorder.has_revision(owner, revision.id):
                     record = deployment_record(owner, intent, revision, exact=False)
                     await attempt(self._recorder.ensure(record))
-                return live
+                return await attempt(self._keep(owner, live))
         return await self._apply_recorded(intent, deployment_record(owner, intent, revision), attempt)
+
+    async def _keep(self, owner: Owner, live: Body) -> Body:
+        """Return a Deployment that another release built, as that release recorded it: anyone who changes it, and the
+        annotation too, must not choose what it runs. Without such a record it stays unchanged."""
+        shown = (uid(live), metadata(live).get("generation"), observe.annotation(live, TEMPLATE_ANNOTATION))
+        kept = self._kept.setdefault((owner.namespace, owner.name), {})
+        if kept.get(_name(live)) == shown:
+            return live
+        recorded = (await self._recorder.load(owner)).deployments.get(_name(live), ())
+        if recorded:
+            same = (body for body in recorded if observe.annotation(body, TEMPLATE_ANNOTATION) == shown[-1])
+            live = await self._applier.apply(DEPLOYMENTS, restored(owner, _name(live), next(same, recorded[-1])))
+        kept[_name(live)] = (uid(live), metadata(live).get("generation"), observe.annotation(live, TEMPLATE_ANNOTATION))
+        return live
 
     async def _apply_recorded(self, deployment: Body, record: Body, attempt: _Attempts) -> Body | None:
         """Apply a Deployment after its record, without which it could not be adopted."""
@@ -314,23 +296,29 @@ class Controller:
         else:
             await attempt(self._delete(DISRUPTION_BUDGETS, owner, _name(budget)))
 
-    def _rehearsing_pods(self, owner: Owner, status: Status) -> list[Body]:
-        """Return the pods of both sides that mount the file with the candidate of a rehearsal."""
-        sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
-        return [pod for revision in sides for pod in self._observer.rehearsing_pods(owner, revision)]
-
-    async def _annotate(self, pods: list[Body], identity: str) -> None:
-        """Annotate pods with the identity of what they mount, empty for nothing: a changed annotation makes kubelet
-        refresh the mounted file at once."""
-        change = {"metadata": {"annotations": {ROUTES_ANNOTATION: identity or None}}}
+    async def _annotate(self, pods: list[Body], annotations: Mapping[str, str], attempt: _Attempts) -> None:
+        """Write annotations on pods, and remove those that are empty: kubelet writes them to a file in the pod at once,
+        and refreshes what else the pod mounts."""
         for pod in pods:
-            if observe.is_terminating(pod) or observe.annotation(pod, ROUTES_ANNOTATION) == identity:
+            change = {
+                name: value or None for name, value in annotations.items() if observe.annotation(pod, name) != value
+            }
+            if not change or observe.is_terminating(pod):
                 continue
-            try:
-                await self._applier.patch(PODS, pod, change)
-            except ApiError as error:
-                # Without it kubelet refreshes the mount within about a minute.
-                logger.info("pod not annotated", extra={"pod": _name(pod), "error": error})
+            await attempt(self._annotate_pod(pod, {"metadata": {"annotations": change}}))
+
+    async def _annotate_pod(self, pod: Body, change: Body) -> None:
+        try:
+            await self._applier.patch(PODS, pod, change)
+        except ApiError as error:
+            if not error.not_found:
+                raise
+
+    async def _delete_former_config(self, owner: Owner) -> None:
+        """Delete the ConfigMap with the configuration of the routers of the release before, once none is left."""
+        pods, current = self._observer.router_pods(owner), resources.router_config_hash()
+        if pods and all(observe.annotation(pod, CONFIG_ANNOTATION) == current for pod in pods):
+            await self._delete(CONFIG_MAPS, owner, router_config_name(owner.name))
 
     async def _delete_revision(self, owner: Owner, revision: str) -> None:
         """Delete the children of a revision in order; after a failure the rest, with the Deployment, stays."""

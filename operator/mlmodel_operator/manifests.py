@@ -171,7 +171,8 @@ def _user_roles() -> list[Body]:
 def _operator_rules(options: Options) -> list[Body]:
     """Return the operator's rights in the namespaces of models: exactly the verbs that it uses.
 
-    No Secrets, no exec, no roles. A role cannot select objects by owner or label: the admission policies do.
+    No Secrets, no exec, no roles. A role cannot select objects by owner or label: the admission policies do. The
+    operator deletes a ConfigMap that it wrote and somebody made immutable, which nothing else can correct.
     """
     watch = ("list", "watch")
     write = (*READ, "create", "patch")
@@ -184,7 +185,7 @@ def _operator_rules(options: Options) -> list[Body]:
         # Pods belong to a Deployment through their ReplicaSet.
         _rule("apps", ["replicasets"], *watch),
         _rule("", ["services"], *write, "delete"),
-        _rule("", ["configmaps"], *write),
+        _rule("", ["configmaps"], *write, "delete"),
         _rule("autoscaling", ["horizontalpodautoscalers"], *write, "delete"),
         _rule("policy", ["poddisruptionbudgets"], *write, "delete"),
         # An annotation on a router pod makes its node refresh the mounted routes at once.

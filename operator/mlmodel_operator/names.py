@@ -30,10 +30,13 @@ METRICS_LABEL = f"{GROUP}/metrics"  # on a namespace, by an administrator: its p
 NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"  # on every namespace, by Kubernetes: its name
 RECORD_LABEL = f"{GROUP}/record"  # on a ControllerRevision: what it records (see resources/records.py)
 
+SNAPSHOT_ANNOTATION = f"{GROUP}/snapshot"  # on the record of a revision: digest of its snapshot, image included
 APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent that was last applied
 TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of its pod template
-CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template: hash of its configuration
-ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a pod: identity of what it mounts of the routes; a change refreshes it
+CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template and on its pods: hash of its configuration
+ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a router pod: the routes that it follows
+SIDES_ANNOTATION = f"{GROUP}/sides"  # on a router pod: which requests a header assigns, if any
+REHEARSAL_ANNOTATION = f"{GROUP}/rehearsal"  # on a server pod: the candidate of a rehearsal, if any
 
 ACCEPT_ANNOTATION = f"{GROUP}/accept-change"  # on an MLModel: revision whose other answers are intended
 
@@ -48,7 +51,7 @@ ROUTER: Final = "router"  # component that routes a model's requests, and the co
 
 API_KEYS = "api-keys"  # volume of a server pod with the hashes of the API keys
 FEEDBACK_KEY = "feedback-key"  # volume of a server pod with the key of prediction ids
-REHEARSAL = "rehearsal"  # key of the ConfigMap with the routes, and volume and port of a server pod that rehearses
+REHEARSAL = "rehearsal"  # file, volume and port of a server pod that rehearses; key of the ConfigMap with the routes
 
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
 ROUTER_PORT = 8080  # HTTP of a router pod
@@ -79,7 +82,7 @@ def routes_name(model: str) -> str:
 
 
 def router_config_name(model: str) -> str:
-    """Return the name of the ConfigMap with the configuration of the router."""
+    """Return the name of the ConfigMap with the configuration of the router in the release before."""
     return f"{router_name(model)}-config"
 
 

@@ -6,16 +6,16 @@ What is read over the network is decided in rollout/needs.py: a model that waits
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import replace
 
 from mlmodel_operator import observe
 from mlmodel_operator.api.status import Status
-from mlmodel_operator.api.types import MLModel, Owner
+from mlmodel_operator.api.types import MLModel, Owner, Snapshot
 from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
-from mlmodel_operator.resources.found import rehearses
+from mlmodel_operator.resources.found import read_snapshot, rehearses
 from mlmodel_operator.rollout.needs import (
     answering_side,
     needs_address,
@@ -115,6 +115,11 @@ class Observer:
             return []
         return sorted(_ready(self._pods_of(owner, deployment)), key=_name)[:MOST_REHEARSING]
 
+    def pods_with_file(self, owner: Owner) -> list[Body]:
+        """Return all pods that may take part in a rehearsal: those of draining revisions too, which must stop."""
+        deployments = [body for body in self.of_revisions(DEPLOYMENTS, owner) if rehearses(body)]
+        return [pod for body in deployments for pod in self._pods_of(owner, body)]
+
     def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
         """Return the state of each revision."""
         deployments = self.of_revisions(DEPLOYMENTS, owner)
@@ -177,6 +182,18 @@ class Observer:
         return observe.pods_of(deployment, replica_sets, self._store.group(PODS, owner.namespace, owner.name))
 
     # ---------------------------------------------------------------------------------------------- over the network
+
+    async def snapshots(self, owner: Owner, known: Collection[str] = ()) -> Mapping[str, Snapshot]:
+        """Return what the Deployments of the revisions that are not ``known`` were built from, where that is certain,
+        with the image of new revisions. Raise ApiError."""
+        found: dict[str, Snapshot] = {}
+        for body in self.of_revisions(DEPLOYMENTS, owner):
+            revision = observe.label(body, REVISION_LABEL)
+            if revision not in known:
+                whole = await self._api.get(DEPLOYMENTS, *address(body))
+                snapshot = read_snapshot(whole, self._settings.server_image)
+                found |= {} if snapshot is None else {revision: snapshot}
+        return found
 
     async def _read_routers(
         self, model: MLModel, status: Status, observed: Observed

@@ -23,6 +23,7 @@ from mlmodel_operator.crd_check import CrdCheck
 from mlmodel_operator.handlers import WatchStopped
 from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, MODEL_LABEL, OPERATOR, PROJECT
+from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.runtime import metrics
 from mlmodel_operator.runtime.api import ApiError, KubeApi
 from mlmodel_operator.runtime.apply import Applier
@@ -175,7 +176,7 @@ class Operator:
         }
         self._models_listed = asyncio.Event()
         self._elector = Elector(api, clock, settings.pod_namespace, OPERATOR, settings.pod_name)
-        applier = Applier(api, self._store, FIELD_MANAGER, APPLIED_ANNOTATION)
+        applier = Applier(api, self._store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)
         events = Events(api, clock, OPERATOR, settings.pod_name)
         reconcile = build(Parts(api, self._store, applier, events, scraper, settings, clock))
         self._workers = Workers(self._queue, reconcile, clock, instruments, self._heartbeats)

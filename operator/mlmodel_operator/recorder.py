@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from mlmodel_operator import observe
-from mlmodel_operator.api.types import Owner
-from mlmodel_operator.names import ADOPTED_LABEL, MODEL_LABEL, RECORD_LABEL, REVISION_LABEL
+from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.types import Owner, Revision
+from mlmodel_operator.names import ADOPTED_LABEL, MODEL_LABEL, RECORD_LABEL, REVISION_LABEL, SNAPSHOT_ANNOTATION
 from mlmodel_operator.resources import records
 from mlmodel_operator.resources.records import DECISIONS, DEPLOYMENT, Recorded
-from mlmodel_operator.rollout.recovery import Decisions
+from mlmodel_operator.rollout.recovery import Decisions, decisions_of
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import NotOurs
 from mlmodel_operator.runtime.resource import (
@@ -62,6 +63,36 @@ class Recorder:
         """Return the revision that the newest record calls stable; empty without one."""
         newest = max(self._of_kind(owner, DECISIONS), key=records.number_of, default=None)
         return observe.label(newest, REVISION_LABEL) if newest is not None else ""
+
+    def describes(self, owner: Owner, status: Status, desired: Revision) -> bool:
+        """Whether the records describe all of a status that they have, without a request; false if that cannot be seen
+        from their metadata. A candidate without a record has no Deployment yet, and is what the spec asks for
+        (``desired``)."""
+        decisions = decisions_of(status)
+        expected = records.decisions_record(owner, decisions, 1)["metadata"]["name"]
+        names = {address(body)[1] for body in self._of_kind(owner, DECISIONS)}
+        if expected not in names and (names or decisions != Decisions()):
+            return False
+        for side in (status.stable, status.candidate):
+            if side is None:
+                continue
+            revision = Revision(side.revision, side.snapshot)
+            if (side.version, side.digest) != (revision.label, side.snapshot.digest):
+                return False
+            if not self.has_revision(owner, side.revision) and side == status.candidate and revision == desired:
+                continue
+            if not self._has_snapshot(owner, revision):
+                return False
+        return True
+
+    def _has_snapshot(self, owner: Owner, revision: Revision) -> bool:
+        digest = records.snapshot_digest(revision.snapshot)
+        bodies = self._of_kind(owner, DEPLOYMENT)
+        return any(
+            (observe.label(body, REVISION_LABEL), observe.annotation(body, SNAPSHOT_ANNOTATION))
+            == (revision.id, digest)
+            for body in bodies
+        )
 
     def has_revision(self, owner: Owner, revision: str) -> bool:
         """Whether a record describes the revision."""

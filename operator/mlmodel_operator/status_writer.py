@@ -14,7 +14,7 @@ from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.runtime.api import Api
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.events import Events
-from mlmodel_operator.runtime.resource import Body, Resource, address, metadata, resource_version
+from mlmodel_operator.runtime.resource import Body, Resource, address, metadata, resource_version, uid
 from mlmodel_operator.runtime.store import Store
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,14 @@ class StatusWriter:
         self._models = models
         # By model whose status was pruned: the earliest time of the next write.
         self._pruned: dict[tuple[str, str], float] = {}
+        # By model: its UID, and the last status that this process wrote or found as it would write it.
+        self._written: dict[tuple[str, str], tuple[str, Body]] = {}
+
+    def written(self, body: Body) -> Body | None:
+        """Return the last status that this process wrote of the MLModel ``body``, as the API server stored it; None if
+        it wrote none, or does not know whether the last write succeeded."""
+        known, status = self._written.get(address(body), ("", None))
+        return status if known == uid(body) else None
 
     def is_pruned(self, key: tuple[str, str]) -> bool:
         """Whether the API server dropped fields of the last status of this model (namespace, name)."""
@@ -42,6 +50,7 @@ class StatusWriter:
     def forget(self, key: tuple[str, str]) -> None:
         """Drop what is known of a model that was deleted."""
         self._pruned.pop(key, None)
+        self._written.pop(key, None)
 
     async def write(self, body: Body, desired: Body, notices: Iterable[Notice]) -> bool:
         """Write the status ``desired`` of the MLModel ``body``, then post the notices.
@@ -51,11 +60,14 @@ class StatusWriter:
         """
         key = address(body)
         if desired == body.get("status"):
+            self._written[key] = (uid(body), desired)
             return True
         if self._clock.now() < self._pruned.get(key, 0.0):
             return False
+        self._written.pop(key, None)
         written = await self._api.replace_status(self._models, {**_identity(body), "status": desired})
         self._store.put(self._models, written)
+        self._written[key] = (uid(written), written.get("status") or {})
         dropped = dropped_field(desired, written.get("status"))
         if dropped:
             await self._report_pruned(body, dropped)

@@ -241,8 +241,10 @@ class Reason(StrEnum):
     )
     STATUS_REBUILT = (
         "StatusRebuilt",
-        "The status was empty or could not be read, and the operator rebuilt it from its records and from what runs.",
-        "Check that the version in the message is the one that you expect to serve.",
+        "The status was empty, could not be read, contradicted the operator's records, or somebody else has written it;"
+        " the operator rebuilt it from its records and from what runs, or went on with the one that it wrote last.",
+        "Check that the version in the message is the one that you expect to serve, and who may write"
+        " `mlmodels/status`.",
     )
     STATUS_LOST = (
         "StatusLost",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from mlmodel_operator.api.codec import encode
 from mlmodel_operator.api.types import Batching, ModelSource, Revision, Snapshot, Spec
+
+_IDENTITY = re.compile(r"[0-9a-f]{8}")
 
 
 def revision_id(snapshot: Snapshot) -> str:
@@ -31,6 +34,11 @@ def revision_id(snapshot: Snapshot) -> str:
     if snapshot.refresh:
         canonical["refresh"] = snapshot.refresh
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def is_identity(text: str) -> bool:
+    """Whether a text may be the identity of a revision."""
+    return _IDENTITY.fullmatch(text) is not None
 
 
 def desired_revision(spec: Spec, image: str) -> Revision:

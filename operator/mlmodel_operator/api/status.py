@@ -297,10 +297,13 @@ class Status:
     conditions: Annotated[tuple[Condition, ...], Doc("Standard Kubernetes conditions.")] = ()
 
     def __post_init__(self) -> None:
-        """Raise TypeError for two sides that are one: somebody has changed the status."""
+        """Raise TypeError for sides that no decision makes: somebody has changed the status."""
         stable, candidate = self.stable, self.candidate
         if stable and candidate and (stable.revision == candidate.revision or stable.slot == candidate.slot):
             raise TypeError("stable and candidate require different revisions and slots")
+        sides = {side.revision for side in (stable, candidate) if side is not None}
+        if any(item.revision in sides for item in self.draining):
+            raise TypeError("a revision that is stable or the candidate must not drain")
 
 
 def rejection(status: Status, revision: str, retry: str) -> Rejected | None:

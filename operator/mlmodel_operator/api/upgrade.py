@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode
+from mlmodel_operator.api.revision import is_identity
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
 
 Json = Mapping[str, Any]
@@ -18,9 +19,15 @@ def read_status(raw: Json) -> Status:
     Must not be called with a status for which ``newer_format`` returns a number.
     """
     try:
-        return decode(Status, upgrade_status(raw), "status")
+        status = decode(Status, upgrade_status(raw), "status")
     except (AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DecodeError(f"status does not fit its schema ({type(error).__name__})") from error
+    sides = [side.revision for side in (status.stable, status.candidate) if side is not None]
+    for revision in (*sides, *(item.revision for item in status.draining)):
+        # It is the end of names of objects: `NAME-router` is not a revision.
+        if not is_identity(revision):
+            raise DecodeError("status names a revision whose identity is not 8 hexadecimal digits")
+    return status
 
 
 def without_state(raw: Json) -> Json:

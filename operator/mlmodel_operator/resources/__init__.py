@@ -7,28 +7,30 @@ unintentionally.
 
 from mlmodel_operator.resources.network import network_policies
 from mlmodel_operator.resources.router import (
+    CONFIG_FILES,
     ROUTES_FILES,
     checked_keys,
-    router_config,
     router_config_hash,
     router_deployment,
     router_disruption_budget,
+    router_files,
     router_routes,
     router_service,
 )
 from mlmodel_operator.resources.server import autoscaler, deployment, disruption_budget, service
 
 __all__ = [
+    "CONFIG_FILES",
     "ROUTES_FILES",
     "autoscaler",
     "checked_keys",
     "deployment",
     "disruption_budget",
     "network_policies",
-    "router_config",
     "router_config_hash",
     "router_deployment",
     "router_disruption_budget",
+    "router_files",
     "router_routes",
     "router_service",
     "service",

@@ -9,7 +9,7 @@ from typing import Any
 from mlmodel_operator.names import APPLIED_ANNOTATION
 from mlmodel_operator.resources.common import Body
 
-_RESTARTED = "kubectl.kubernetes.io/restartedAt"
+RESTARTED = "kubectl.kubernetes.io/restartedAt"
 """Annotation of the pod template that `kubectl rollout restart` sets."""
 
 
@@ -52,7 +52,7 @@ def _of_deployment(spec: Body) -> Body:
     spec = deepcopy({key: value for key, value in spec.items() if key != "replicas"})
     meta = (spec.get("template") or {}).get("metadata") or {}
     annotations = meta.get("annotations") or {}
-    annotations.pop(_RESTARTED, None)
+    annotations.pop(RESTARTED, None)
     if not annotations:
         meta.pop("annotations", None)
     # The API server returns the field as null in one place and omits it in another.

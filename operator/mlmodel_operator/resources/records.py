@@ -29,6 +29,7 @@ from mlmodel_operator.names import (
     PROJECT,
     RECORD_LABEL,
     REVISION_LABEL,
+    SNAPSHOT_ANNOTATION,
 )
 from mlmodel_operator.resources.common import Body, owner_references
 from mlmodel_operator.rollout.recovery import Decisions, Known
@@ -62,7 +63,17 @@ def deployment_record(owner: Owner, deployment: Body, revision: Revision | None 
             "metadata": {key: meta[key] for key in ("labels", "annotations") if key in meta},
             "spec": {key: value for key, value in spec.items() if key != "replicas"},
         }
-    return _record(owner, meta["name"], DEPLOYMENT, revision.id if revision else "", content, 1)
+    record = _record(owner, meta["name"], DEPLOYMENT, revision.id if revision else "", content, 1)
+    if revision is not None:
+        record["metadata"]["annotations"] = {SNAPSHOT_ANNOTATION: snapshot_digest(revision.snapshot)}
+    return record
+
+
+def restored(owner: Owner, name: str, recorded: Body) -> Body:
+    """Return the intent of a Deployment from its record, as it was applied."""
+    place = {"name": name, "namespace": owner.namespace, "ownerReferences": owner_references(owner)}
+    meta = {**recorded["metadata"], **place}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": recorded["spec"]}
 
 
 def decisions_record(owner: Owner, decisions: Decisions, number: int) -> Body:
@@ -73,7 +84,8 @@ def decisions_record(owner: Owner, decisions: Decisions, number: int) -> Body:
 
 def read_records(bodies: Iterable[Body]) -> Recorded:
     """Return the content of records; a ControllerRevision that is none is left out."""
-    decisions, snapshots = Decisions(), {}
+    decisions: list[Decisions] = []
+    snapshots: dict[str, tuple[Snapshot, ...]] = {}
     deployments: dict[str, tuple[Body, ...]] = {}
     for body in sorted(bodies, key=number_of):
         content = _content(body)
@@ -81,16 +93,19 @@ def read_records(bodies: Iterable[Body]) -> Recorded:
             continue
         try:
             if content["kind"] == DECISIONS:
-                decisions = decode(Decisions, content)
+                decisions.append(decode(Decisions, content))
             elif "snapshot" in content:
-                snapshots[str(content["revision"])] = decode(Snapshot, content["snapshot"])
+                revision = str(content["revision"])
+                snapshots[revision] = (*snapshots.get(revision, ()), decode(Snapshot, content["snapshot"]))
         except (DecodeError, KeyError):
             # A newer release wrote it, and this one reads the rest.
             continue
         if "deployment" in content:
             name = content["name"]
             deployments[name] = (*deployments.get(name, ()), content["deployment"])
-    return Recorded(Known(decisions, snapshots), deployments)
+    newest = decisions.pop() if decisions else Decisions()
+    last = {revision: found[-1] for revision, found in snapshots.items()}
+    return Recorded(Known(newest, last, tuple(decisions), snapshots), deployments)
 
 
 def is_record(body: Body) -> bool:
@@ -101,6 +116,11 @@ def is_record(body: Body) -> bool:
 def number_of(record: Body) -> int:
     """Return the number of a record."""
     return int(record.get("revision") or 0)
+
+
+def snapshot_digest(snapshot: Snapshot) -> str:
+    """Return the digest of a snapshot, image included."""
+    return hashlib.sha256(json.dumps(encode(snapshot), sort_keys=True).encode()).hexdigest()
 
 
 def _content(body: Body) -> Body | None:

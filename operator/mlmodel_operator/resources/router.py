@@ -1,15 +1,24 @@
 """The children that route a model's requests: one HAProxy Deployment, its Service, configuration and routes.
 
-The configuration of HAProxy and the Lua program that follows the routes are files beside this module (``haproxy/``),
-mounted into a stock image.
+The configuration of HAProxy and the Lua program that follows the routes are files beside this module (``haproxy/``).
+The pod template has them packed, and a stock image unpacks them: a ConfigMap could be changed by anyone who may write
+ConfigMaps, and kubelet keeps one that was made immutable.
+
+For the same reason a running router follows the routes that the operator writes on its pod. The ConfigMap with the same
+routes is for pods that start while no operator runs.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
+import tarfile
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 
 from mlmodel_operator.api.types import Owner, Revision, RouterResources, Tls, Traffic
 from mlmodel_operator.names import (
@@ -21,9 +30,10 @@ from mlmodel_operator.names import (
     ROUTER_PORT,
     ROUTER_STATUS_PORTS,
     ROUTER_TLS_PORT,
+    ROUTES_ANNOTATION,
     SERVICE_PORT,
     SERVICE_TLS_PORT,
-    router_config_name,
+    SIDES_ANNOTATION,
     router_name,
     routes_name,
     selector,
@@ -33,9 +43,13 @@ from mlmodel_operator.resources.common import Body
 from mlmodel_operator.rollout.routes import Routes
 
 CONFIG_PATH = "/etc/mlmodel/haproxy"
+FILES_VARIABLE = "MLMODEL_ROUTER_FILES"
+UNPACK = f'printf %s "${FILES_VARIABLE}" | base64 -d | tar -xzf - -C {CONFIG_PATH} && exec sh {CONFIG_PATH}/router.sh'
+"""What the container runs: the image needs ``sh``, ``base64``, ``tar`` and ``gzip``."""
 CONFIG_FILES = ("haproxy.cfg", "routes.lua", "router.sh", "state.map")
 ROUTES_FILES = ("routes", "sides", REHEARSAL)
 ROUTES_PATH = "/etc/mlmodel/routes"
+ASSIGNED_PATH = "/etc/mlmodel/assigned"
 TLS_PATH = "/etc/mlmodel/tls"  # as in haproxy.cfg
 KEYS_PATH = "/etc/mlmodel/keys"
 
@@ -47,6 +61,7 @@ STOP_SECONDS = 10
 # Two processes take 32 MiB under ordinary traffic; the limit is enough for 2,000 requests in flight.
 DEFAULT_REQUESTS: Mapping[str, str] = {"cpu": "50m", "memory": "32Mi"}
 DEFAULT_MEMORY_LIMIT = "512Mi"
+CONFIG_SIZE = "1Mi"
 
 
 def checked_keys(revisions: Iterable[Revision]) -> str:
@@ -61,8 +76,8 @@ def checked_keys(revisions: Iterable[Revision]) -> str:
 
 def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: str, keys: str = "") -> Body:
     """Return the Deployment of the router; ``keys`` is the name of the Secret with the API keys that it checks. A
-    changed configuration replaces its pods (its hash is in the template), as do changed resources and another Secret;
-    changed routes, keys and certificates do not.
+    changed configuration replaces its pods (it is in the template), as do changed resources and another Secret; changed
+    routes, keys and certificates do not.
 
     The image must have SIGUSR1 as its stop signal, as the official HAProxy image does, so that HAProxy stops
     gracefully.
@@ -89,8 +104,10 @@ def router_deployment(owner: Owner, traffic: Traffic, image: str, config_hash: s
                     "topologySpreadConstraints": common.spread(owner, ROUTER),
                     "containers": [_container(traffic, image, keys)],
                     "volumes": [
-                        {"name": "config", "configMap": {"name": router_config_name(owner.name)}},
-                        {"name": "routes", "configMap": {"name": routes_name(owner.name)}},
+                        {"name": "config", "emptyDir": {"medium": "Memory", "sizeLimit": CONFIG_SIZE}},
+                        # Optional: without it, a pod still starts with what the operator writes on it.
+                        {"name": "routes", "configMap": {"name": routes_name(owner.name), "optional": True}},
+                        {"name": "assigned", "downwardAPI": {"items": _assigned()}},
                         *_secrets(traffic.tls, keys),
                     ],
                 },
@@ -130,30 +147,44 @@ def router_service(owner: Owner, tls: Tls | None = None) -> Body:
     }
 
 
-def router_config(owner: Owner) -> Body:
-    """Return the ConfigMap with the configuration of HAProxy, which is the same for every model."""
-    return _config_map(owner, router_config_name(owner.name), _config_files())
+@cache
+def router_files() -> Mapping[str, str]:
+    """Return the configuration of the router, which is the same for every model: the text of each file by name."""
+    folder = files(__package__) / "haproxy"
+    return MappingProxyType({name: (folder / name).read_text(encoding="utf-8") for name in CONFIG_FILES})
+
+
+def packed(texts: Mapping[str, str]) -> str:
+    """Return the files without comments as the base64 of a tar.gz: the same text for the same directives."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, text in sorted(texts.items()):
+            data = _directives(text).encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return b64encode(gzip.compress(content.getvalue(), mtime=0)).decode()
 
 
 def router_config_hash() -> str:
-    """Return the hash of the configuration, for the pod template; a change of comments alone restarts no router."""
+    """Return the hash of the configuration, by which a router pod shows which one it runs; comments do not count."""
     digest = hashlib.sha256()
-    for name, text in sorted(_config_files().items()):
+    for name, text in sorted(router_files().items()):
         digest.update(f"{name}\0{_directives(text)}\0".encode())
     return digest.hexdigest()[:16]
 
 
 def _directives(text: str) -> str:
     """Return the lines that are neither empty nor a comment of HAProxy or Lua."""
-    lines = (line.strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line and not line.startswith(("#", "--")))
+    lines = ((line, line.strip()) for line in text.splitlines())
+    return "".join(f"{line}\n" for line, words in lines if words and not words.startswith(("#", "--")))
 
 
 def router_routes(owner: Owner, routes: Routes, rehearsal: str = "") -> Body:
-    """Return the ConfigMap with the files that the router follows, the routes and, if a header assigns requests, the
-    sides; and with the file that names the candidate of a ``rehearsal`` to the servers, empty if there is none."""
+    """Return the ConfigMap with the files that a router follows from its start until the operator writes on its pod:
+    the routes and, if a header assigns requests, the sides; and, for servers of the release before, with the file that
+    names the candidate of a ``rehearsal``, empty if there is none."""
     files = {"routes": routes.text(), REHEARSAL: rehearsal}
-    # The key is always ours: one that somebody else wrote would name a candidate, and an apply without it keeps it.
     return _config_map(
         owner, routes_name(owner.name), files | ({"sides": sides} if (sides := routes.sides_text()) else {})
     )
@@ -180,14 +211,14 @@ def _secrets(tls: Tls | None, keys: str) -> list[Body]:
 
 def _container(traffic: Traffic, image: str, keys: str) -> Body:
     tls = traffic.tls
-    env = {"MLMODEL_TIMEOUT_SECONDS": str(traffic.timeout_seconds)}
+    env = {"MLMODEL_TIMEOUT_SECONDS": str(traffic.timeout_seconds), FILES_VARIABLE: _packed_files()}
     ports = {
         "http": ROUTER_PORT,
         "grpc": GRPC_PORT,
         "status": ROUTER_STATUS_PORTS[0],
         "status-2": ROUTER_STATUS_PORTS[1],
     }
-    mounts = {"config": CONFIG_PATH, "routes": ROUTES_PATH}
+    mounts = {"routes": ROUTES_PATH, "assigned": ASSIGNED_PATH}
     if tls is not None:
         env |= {"MLMODEL_TLS": "both" if tls.allow_plain_text else "only"}
         ports |= {"https": ROUTER_TLS_PORT, "grpcs": GRPC_TLS_PORT}
@@ -198,7 +229,7 @@ def _container(traffic: Traffic, image: str, keys: str) -> Body:
     return {
         "name": ROUTER,
         "image": image,
-        "command": ["sh", f"{CONFIG_PATH}/router.sh"],
+        "command": ["sh", "-c", UNPACK],
         "env": [{"name": name, "value": value} for name, value in env.items()],
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         "resources": _resources(traffic.router.resources),
@@ -206,7 +237,10 @@ def _container(traffic: Traffic, image: str, keys: str) -> Body:
         "readinessProbe": common.probe("status", "/ready", period=1, timeout=1, failures=3),
         "livenessProbe": common.probe("status", "/live", period=10, timeout=5, failures=3),
         "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "volumeMounts": [{"name": name, "mountPath": path, "readOnly": True} for name, path in mounts.items()],
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_PATH},
+            *({"name": name, "mountPath": path, "readOnly": True} for name, path in mounts.items()),
+        ],
     }
 
 
@@ -220,9 +254,16 @@ def _resources(desired: RouterResources) -> Body:
 
 
 @cache
-def _config_files() -> dict[str, str]:
-    folder = files(__package__) / "haproxy"
-    return {name: (folder / name).read_text(encoding="utf-8") for name in CONFIG_FILES}
+def _packed_files() -> str:
+    return packed(router_files())
+
+
+def _assigned() -> list[Body]:
+    """Return the files whose content are annotations of the pod: kubelet writes them when the annotations change."""
+    return [
+        {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{name}']"}}
+        for path, name in (("routes", ROUTES_ANNOTATION), ("sides", SIDES_ANNOTATION))
+    ]
 
 
 def _config_map(owner: Owner, name: str, data: dict[str, str]) -> Body:

@@ -15,12 +15,12 @@ from mlmodel_operator.names import (
     FILES_OPTION,
     GRPC_PORT,
     REHEARSAL,
+    REHEARSAL_ANNOTATION,
     REHEARSAL_PORT,
     SERVER,
     SERVER_PORT,
     TEMPLATE_ANNOTATION,
     revision_name,
-    routes_name,
     selector,
 )
 from mlmodel_operator.resources import common
@@ -81,7 +81,7 @@ def deployment(
     volumes, mounts = _volumes(snapshot)
     container = _container(snapshot, args, mounts, signing_keys)
     if rehearsal_requests:
-        volumes.append(_rehearse(owner, container, rehearsal_requests))
+        volumes.append(_rehearse(container, rehearsal_requests))
     body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -234,18 +234,16 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
     }
 
 
-def _rehearse(owner: Owner, container: Body, requests: int) -> Body:
-    """Let the server in ``container`` keep ``requests`` for rehearsals; return the volume that names the candidate.
-
-    It is optional, so that a pod starts before the routes exist, and the key of it while no candidate is rehearsed.
-    """
+def _rehearse(container: Body, requests: int) -> Body:
+    """Let the server in ``container`` keep ``requests`` for rehearsals; return the volume that names the candidate: an
+    annotation of the pod, which the operator writes. Rights on ConfigMaps are not enough to name one."""
     path = f"{REHEARSAL_PATH}/{REHEARSAL}"
     container["args"] += ["--rehearsal", path, "--rehearsal-requests", str(requests)]
     container["args"] += ["--rehearsal-port", str(REHEARSAL_PORT)]
     container["ports"].append({"name": REHEARSAL, "containerPort": REHEARSAL_PORT})
     container["volumeMounts"].append({"name": REHEARSAL, "mountPath": REHEARSAL_PATH, "readOnly": True})
-    items = [{"key": REHEARSAL, "path": REHEARSAL}]
-    return {"name": REHEARSAL, "configMap": {"name": routes_name(owner.name), "items": items, "optional": True}}
+    item = {"path": REHEARSAL, "fieldRef": {"fieldPath": f"metadata.annotations['{REHEARSAL_ANNOTATION}']"}}
+    return {"name": REHEARSAL, "downwardAPI": {"items": [item]}}
 
 
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds: int) -> list[str]:

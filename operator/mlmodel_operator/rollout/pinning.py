@@ -33,9 +33,11 @@ def awaits_files(candidate: Candidate, observed: Observed) -> bool:
 def pinned(candidate: Candidate, observed: Observed) -> Candidate:
     """Return the candidate with the digest of its ConfigMap, if that is known now.
 
-    A Deployment that exists decides: an operator that is killed leaves one that is not in status, and a revision that
-    drains keeps its own when it is desired again.
+    Without one, a Deployment that exists decides: an operator that is killed leaves one that is not in status, and a
+    revision that drains keeps its own when it is desired again.
     """
+    if candidate.snapshot.files_sha256:
+        return candidate
     running = observed.revision(candidate.revision)
     if running.deployed:
         files_sha256 = running.files_sha256

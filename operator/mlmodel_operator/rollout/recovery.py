@@ -51,7 +51,11 @@ class Known:
 
     decisions: Decisions = field(default_factory=Decisions)
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
-    """By revision: what its pods were started with."""
+    """By revision: what its pods were started with; of several records, the last."""
+    earlier: tuple[Decisions, ...] = ()
+    """What older records of decisions contain; an operator that was killed has not deleted them yet."""
+    all_snapshots: Mapping[str, tuple[Snapshot, ...]] = field(default_factory=dict)
+    """By revision: what each of its records contains. The same revision may have run with another image."""
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,6 @@ def file_for(model: MLModel, before: Status, state: Status, observed: Observed) 
     return f"candidate {candidate.revision} {nonce} {keys.secret_name if keys else 'none'}\n"
 
 
-def file_id(file: str) -> str:
-    """Return the identity of the file, for an annotation of the pods that mount it; empty without a file."""
-    return hashlib.sha256(file.encode()).hexdigest()[:16] if file else ""
-
-
 def _is_rehearsed(side: Candidate | None, candidate: Candidate) -> bool:
     return (
         side is not None

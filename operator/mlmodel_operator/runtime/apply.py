@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.resource import (
+    CONFIG_MAPS,
     Body,
     Resource,
     address,
@@ -25,6 +27,8 @@ from mlmodel_operator.runtime.resource import (
 )
 from mlmodel_operator.runtime.store import Store
 from mlmodel_operator.runtime.view import CONTENT, read_content
+
+logger = logging.getLogger(__name__)
 
 
 class NotOurs(ApiError):
@@ -67,6 +71,13 @@ def delete_command(r: Resource, body: Body) -> str:
 
 _REMEMBERED = 50_000
 
+Foreign = Callable[[Body, Body], Body | None]
+"""From an object and the intent to the JSON merge patch that removes what others added to it; None if nothing is."""
+
+
+def _nothing(_live: Body, _intent: Body) -> None:
+    """Remove nothing."""
+
 
 @dataclass(frozen=True)
 class _Applied:
@@ -83,19 +94,26 @@ class Applier:
     """Server-side apply of whole intents, skipped if nothing would change.
 
     Compares the fields of the intent with the server's response to the last apply. A drift of any of them, also of
-    labels and annotations, is written again; fields of others (``replicas`` of an autoscaler) are ignored. Of a
-    ConfigMap and of a large object the store shows only whether it has changed: it is read if it has, and after a
-    restart. ``manager`` is the field manager. ``hash_annotation`` names the annotation with the hash of the intent, so
-    that an object that equals its intent is not written after a restart either.
+    labels and annotations, is written again. Of a ConfigMap and of a large object the store shows only whether it has
+    changed: it is read if it has, and after a restart. ``manager`` is the field manager. ``hash_annotation`` names the
+    annotation with the hash of the intent, so that an object that equals its intent is not written after a restart
+    either.
+
+    Server-side apply leaves the fields of others. ``foreign`` says which of them must go, for example a container that
+    somebody added. What the API server adds again in the same request stays: its own defaults, and what the cluster's
+    admission webhooks write.
     """
 
-    def __init__(self, api: Api, store: Store, manager: str, hash_annotation: str) -> None:
+    def __init__(self, api: Api, store: Store, manager: str, hash_annotation: str, foreign: Foreign = _nothing) -> None:
         self._api = api
+        self._foreign = foreign
         self._store = store
         self._manager = manager
         self._hash_annotation = hash_annotation
         # Bounded: an entry that is dropped costs at most one apply that changes nothing.
         self._applied: OrderedDict[tuple[Resource, str, str], _Applied] = OrderedDict()
+        # By UID: hash of what the API server adds to what the operator writes.
+        self._added: OrderedDict[str, str] = OrderedDict()
 
     async def apply(self, r: Resource, body: Body) -> Body:
         """Bring the object to the state in ``body``, and return it (shared with the store: do not change it).
@@ -114,9 +132,10 @@ class Applier:
             _check_controller(r, intent, live)
             if metadata(live).get("deletionTimestamp") or await self._is_current(r, intent, intent_hash, live):
                 return live
-            written = await self._update(r, intent, uid(live))
+            written = await self._update(r, intent, live)
         else:
             written = await self._api.apply(r, intent, self._manager)
+        written = await self._clean(r, written, intent)
         self._remember(r, written, intent_hash, intent)
         self._store.put(r, written)
         return self._store.get(r, namespace, name) or written
@@ -132,10 +151,42 @@ class Applier:
         self._store.put(r, written)
         return self._store.get(r, *address(live)) or written
 
-    async def _update(self, r: Resource, intent: Body, known: str) -> Body:
-        """Apply onto the object with this UID; one that has replaced it is not taken over."""
+    async def _update(self, r: Resource, intent: Body, live: Body) -> Body:
+        """Apply onto the object ``live``; one that has replaced it is not taken over."""
+        if r == CONFIG_MAPS:
+            whole = await self._read(r, *address(live))
+            if whole is not None and uid(whole) == uid(live) and whole.get("immutable"):
+                return await self._replace(r, intent, live)
         with _another_uid_is_a_conflict(r, intent):
-            return await self._api.apply(r, _with_uid(intent, known), self._manager)
+            return await self._api.apply(r, _with_uid(intent, uid(live)), self._manager)
+
+    async def _replace(self, r: Resource, intent: Body, live: Body) -> Body:
+        """Delete a ConfigMap that somebody has made immutable and make it again: the API server rejects every change of
+        it."""
+        logger.warning("immutable object replaced", extra={"kind": r.kind, "object": "/".join(address(live))})
+        await self._api.delete(r, *address(live), uid(live))
+        self._store.remove(r, live)
+        return await self._api.apply(r, intent, self._manager)
+
+    def _is_changed(self, live: Body, intent: Body) -> bool:
+        """Whether the object has fields of others that must go."""
+        change = self._foreign(live, intent)
+        return change is not None and self._added.get(uid(live)) != _hash(change)
+
+    async def _clean(self, r: Resource, live: Body, intent: Body) -> Body:
+        """Remove what others added to the object, and return it."""
+        if not self._is_changed(live, intent):
+            return live
+        change = self._foreign(live, intent) or {}
+        logger.warning("foreign fields removed", extra={"kind": r.kind, "object": "/".join(address(live))})
+        with _another_uid_is_a_conflict(r, live):
+            written = await self._api.patch(r, *address(live), _with_uid(change, uid(live)))
+        rest = self._foreign(written, intent)
+        if rest is not None:
+            self._added[uid(written)] = _hash(rest)
+            while len(self._added) > _REMEMBERED:
+                self._added.popitem(last=False)
+        return written
 
     async def _read(self, r: Resource, namespace: str, name: str) -> Body | None:
         try:
@@ -162,6 +213,8 @@ class Applier:
             expected = _hash(intent)
         whole = await self._whole(r, live, intent)
         if whole is None or uid(whole) != uid(live) or _hash(_project(whole, intent)) != expected:
+            return False
+        if self._is_changed(whole, intent):
             return False
         self._remember(r, whole, intent_hash, intent)
         return True

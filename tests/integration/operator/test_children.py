@@ -39,7 +39,7 @@ def test_every_kind_of_server_is_accepted(apiserver: Cluster, api_namespace: str
 def test_the_router_is_accepted(apiserver: Cluster, api_namespace: str) -> None:
     owner = Owner("fraud", api_namespace, "7f3e")
     deployment = resources.router_deployment(owner, Traffic(), "example/haproxy:1", "0123")
-    for body in (deployment, resources.router_service(owner), resources.router_config(owner)):
+    for body in (deployment, resources.router_service(owner)):
         accepted(apiserver, api_namespace, body)
 
 

@@ -274,7 +274,6 @@ PERMITTED: dict[str, Callable[[Account], str]] = {
     "Service": lambda account: account.apply(SERVICE),
     "Service of a revision": lambda account: account.apply(resources.service(OWNER, REVISION)),
     "routes": lambda account: account.apply(routes()),
-    "configuration": lambda account: account.apply(resources.router_config(OWNER)),
     "autoscaler": lambda account: account.apply(resources.autoscaler(OWNER, REVISION, Autoscaling(max_replicas=3), 1)),
     "budget": lambda account: account.apply(resources.disruption_budget(OWNER, REVISION)),
     "budget of the router": lambda account: account.apply(resources.router_disruption_budget(OWNER)),

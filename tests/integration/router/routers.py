@@ -17,7 +17,7 @@ from hack import haproxy
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.api.types import Owner
-from mlmodel_operator.resources import router_config
+from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Message
 
@@ -69,7 +69,7 @@ class Router:
         addresses = (("127.0.0.1", free_port()) for _ in range(6))
         self.traffic, self.status, self.second, self.grpc, self.https, self.grpcs = addresses
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = dict(router_config(OWNER)["data"])
+        files = dict(router_files())
         for old, new in {
             "bind :8080": f"bind {self.traffic[0]}:{self.traffic[1]}",
             "bind :9000": f"bind {self.grpc[0]}:{self.grpc[1]}",
@@ -93,6 +93,7 @@ class Router:
             env={
                 "PATH": f"{self.folder}:{os.environ['PATH']}",
                 "MLMODEL_ROUTES": str(self.folder / "routes"),
+                "MLMODEL_ASSIGNED": str(self.folder / "assigned" / "routes"),
                 "MLMODEL_GRPC_PORT": str(self.grpc_port),
                 # Numbers of abstract sockets, which the whole machine shares.
                 "MLMODEL_PROCESS": str(self.status[1]),
@@ -168,18 +169,12 @@ class Router:
         return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
     def write(self, text: str, sides: str = "") -> None:
-        """Replace the text of the routes file, and of the sides, by renaming a symbolic link, as the kubelet does."""
-        data = self.folder / f"..{time.monotonic_ns()}"
-        data.mkdir()
-        (data / "routes").write_text(text)
-        if sides:
-            (data / "sides").write_text(sides)
-        link, new = self.folder / "..data", self.folder / "..data_tmp"
-        new.symlink_to(data.name)
-        new.rename(link)
-        for name in ("routes", "sides"):
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
+        """Replace the text of the routes file, and of the sides, as the kubelet does for a ConfigMap."""
+        _replace(self.folder, {"routes": text} | ({"sides": sides} if sides else {}))
+
+    def assign(self, text: str, sides: str = "") -> None:
+        """Replace what the operator wrote on the pod, as the kubelet does for annotations."""
+        _replace(self.folder / "assigned", {"routes": text, "sides": sides})
 
     async def route(self, routes: Routes) -> float:
         """Write routes and wait until the router confirms them; return the time in seconds."""
@@ -191,3 +186,17 @@ class Router:
 
         await self.until(confirmed)
         return time.monotonic() - start
+
+
+def _replace(folder: Path, files: dict[str, str]) -> None:
+    """Replace files at once, by renaming a symbolic link."""
+    data = folder / f"..{time.monotonic_ns()}"
+    data.mkdir(parents=True)
+    for name, text in files.items():
+        (data / name).write_text(text)
+    link, new = folder / "..data", folder / "..data_tmp"
+    new.symlink_to(data.name)
+    new.rename(link)
+    for name in ("routes", "sides"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")

@@ -23,14 +23,13 @@ import pytest
 from hack import haproxy
 from hack.ports import free_port
 from mlmodel_operator.api.status import Slot
-from mlmodel_operator.resources import router_config
+from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, http2, read_message, versions
 from tests.integration.router.routers import (
     ADDRESSES,
     NO_FILES,
-    OWNER,
     STABLE_A,
     UNCOUNTED,
     Router,
@@ -1233,7 +1232,7 @@ def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
 
 def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
     for name in ("haproxy.cfg", "router.sh"):
-        (tmp_path / name).write_text(router_config(OWNER)["data"][name])
+        (tmp_path / name).write_text(router_files()[name])
     with (tmp_path / "haproxy.cfg").open("a") as file:
         file.write("nonsense\n")
     program = " ".join(haproxy.program("shipped"))
@@ -1359,3 +1358,31 @@ def test_memory_stays_small_under_load(run: Run) -> None:
         assert resident <= 28 * 1024  # HAProxy 3.2 itself has 24 MiB
 
     run(scenario, canary(25), b=Reply(status=500))
+
+
+@pytest.mark.attack
+def test_routes_that_the_operator_wrote_on_the_pod_win_over_the_config_map(run: Run) -> None:
+    """Anyone who may write ConfigMaps can change that one, and freeze it; the annotations of a pod they cannot."""
+
+    async def scenario(setup: Setup) -> None:
+        router, mine = setup.router, canary(0)
+
+        async def follows(identity: str) -> bool:
+            return bool((await router.counts())["id"] == identity)
+
+        # A pod that starts while no operator runs follows the ConfigMap; a missing annotation is an empty file.
+        router.assign("")
+        await router.route(STABLE_A)
+        router.assign(mine.text())
+        await router.until(lambda: follows(mine.id()))
+        router.write(Routes({**ADDRESSES, "a": "127.0.0.99"}, stable="b").text())
+        assert set(versions(await setup.send(50))) == {"a"}
+        # Not even when the annotation is removed.
+        router.assign("")
+        await asyncio.sleep(0.5)
+        assert set(versions(await setup.send(50))) == {"a"}
+        assert await follows(mine.id())
+        router.assign(STABLE_A.text())
+        await router.until(lambda: follows(STABLE_A.id()))
+
+    run(scenario, routes=None)

@@ -5,7 +5,7 @@
 -- is one version, no function here runs for a request: `state.map` has the backend.
 
 local PATH = os.getenv("MLMODEL_ROUTES")
-local SIDES_PATH = PATH:gsub("[^/]*$", "sides") -- beside it; missing unless the spec assigns requests by header
+local ASSIGNED_PATH = os.getenv("MLMODEL_ASSIGNED") -- what the operator wrote on this pod; empty before
 local GRPC_PORT = os.getenv("MLMODEL_GRPC_PORT")
 local TIMEOUT_MS = 1000 * tonumber(os.getenv("MLMODEL_TIMEOUT_SECONDS"))
 local POLL_MS = 200
@@ -693,6 +693,20 @@ local function follow_keys()
   keys_state = names and "current" or next(known) and "former" or "closed"
 end
 
+-- Returns the path of a file beside that of the routes; it is missing unless the spec assigns requests by header.
+local function sides_beside(path)
+  return (path:gsub("[^/]*$", "sides"))
+end
+
+local is_assigned = false -- whether the operator wrote routes on this pod
+
+-- Returns the path of the routes to follow. Anyone who may write ConfigMaps can change those in PATH, so they count
+-- only until the operator has written on this pod.
+local function routes_path()
+  is_assigned = is_assigned or (read(ASSIGNED_PATH) or "") ~= ""
+  return is_assigned and ASSIGNED_PATH or PATH
+end
+
 -- Reads the files, and applies their text if it has changed; so an invalid text is logged only once.
 local function follow()
   if KEYS_PATH then
@@ -701,10 +715,11 @@ local function follow()
       return
     end
   end
-  local text, sides = read(PATH), read(SIDES_PATH) or ""
+  local path = routes_path()
+  local text, sides = read(path), read(sides_beside(path)) or ""
   local both = text and text .. "\0" .. sides
   -- Kubelet replaces both files at once, which may be between the two reads.
-  if both and both ~= seen and text == read(PATH) then
+  if both and both ~= seen and text == read(path) then
     seen = both
     take(text, sides)
   end

@@ -10,7 +10,7 @@ from mlmodel_operator.config_maps import READ_SECONDS
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.observe import files_digest
 from mlmodel_operator.runtime.api import ApiError
-from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, PODS, Body
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, CONTROLLER_REVISIONS, DEPLOYMENTS, PODS, Body
 from tests.unit.operator.controller.world import DOWN, KEY, QUOTA, World
 from tests.unit.operator.runtime.support import asynchronous
 
@@ -227,6 +227,8 @@ async def test_a_revision_from_the_release_before_keeps_its_template_and_its_sta
     template = {"spec": {"containers": [{**container, "args": args}]}}
     change = {"metadata": {"annotations": {"mlmodel.dev/template": "older"}}, "spec": {"template": template}}
     await world.edit(DEPLOYMENTS, name, change)
+    for key in [key for key in world.api.objects if key[0] == CONTROLLER_REVISIONS]:
+        del world.api.objects[key]
     snapshot = {**world.status["stable"]["snapshot"], "filesSha256": None}
     await world.edit(MODELS, "fraud", {"status": {"stable": {"snapshot": snapshot, "digest": None}}}, "status")
     world.restart()

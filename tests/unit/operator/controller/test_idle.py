@@ -15,6 +15,7 @@ from mlmodel_operator.controller import MODELS, Controller
 from mlmodel_operator.kept import VIEWS
 from mlmodel_operator.names import APPLIED_ANNOTATION, FIELD_MANAGER, MODEL_LABEL, OPERATOR
 from mlmodel_operator.process import CHILDREN
+from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
@@ -75,7 +76,7 @@ class Fleet(World):
         self.store = Store(MODEL_LABEL, VIEWS)
         self.queue: WorkQueue[Key] = WorkQueue(self.clock)
         self.store.on_change(lambda _, namespace, name: self.queue.add((namespace, name)))
-        applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
+        applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
         self.reconciles = 0

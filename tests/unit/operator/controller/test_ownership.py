@@ -64,7 +64,6 @@ async def plant(world: World, r: Resource, body: Body, owners: list[Body], **met
     ("r", "suffix"),
     [
         (CONFIG_MAPS, "-routes"),
-        (CONFIG_MAPS, "-router-config"),
         (SERVICES, ""),
         (DEPLOYMENTS, "-router"),
         (DISRUPTION_BUDGETS, "-router"),

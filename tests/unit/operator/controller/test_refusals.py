@@ -118,7 +118,6 @@ async def test_a_conflict_is_raised_even_in_a_rollout() -> None:
     "refused",
     [
         ("apply", "configmaps", "fraud-routes"),
-        ("apply", "configmaps", "fraud-router-config"),
         ("apply", "services", "fraud"),
         ("apply", "deployments", "fraud-router"),
         ("apply", "poddisruptionbudgets", "fraud-router"),

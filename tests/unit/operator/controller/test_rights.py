@@ -9,7 +9,7 @@ import pytest
 from mlmodel_operator import manifests
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.process import children
-from mlmodel_operator.runtime.resource import CONTROLLER_REVISIONS
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, CONTROLLER_REVISIONS
 from mlmodel_operator.settings import Settings
 from tests.unit.operator.controller.test_status_lost import orphaned, replace_model
 from tests.unit.operator.controller.world import SETTINGS, World
@@ -61,6 +61,9 @@ async def live(world: Recorded) -> None:
     await world.create_config_map("fraud-v3", {"model.onnx": "x"})
     await world.apply_model("v3", model={"uri": "configmap://fraud-v3"})
     await world.run(world.is_ready, requests=300, limit=300)
+    # Nothing but a deletion corrects what somebody has made immutable.
+    await world.edit(CONFIG_MAPS, "fraud-routes", {"immutable": True})
+    await world.reconcile()
     replace_model(world, orphaned)
     await world.run(world.is_ready, requests=300)
     # A new process that has not seen a record which exists: it creates it, and reads it after the conflict.

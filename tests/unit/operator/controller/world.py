@@ -19,13 +19,16 @@ from mlmodel_operator.names import (
     FIELD_MANAGER,
     MODEL_LABEL,
     OPERATOR,
+    REHEARSAL_ANNOTATION,
     REHEARSAL_PORT,
     REVISION_LABEL,
     ROUTER_STATUS_PORTS,
+    ROUTES_ANNOTATION,
     SERVER_PORT,
     SERVICE_PORT,
 )
 from mlmodel_operator.process import CHILD_SELECTOR, children
+from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
@@ -108,7 +111,7 @@ class World:
     def restart(self) -> None:
         """Start a new operator process, whose only state is the cluster."""
         self.store = Store(MODEL_LABEL, VIEWS)
-        applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION)
+        applier = Applier(self.api, self.store, FIELD_MANAGER, APPLIED_ANNOTATION, foreign_fields)
         events = Events(self.api, self.clock, OPERATOR, "operator-1")
         self.controller = Controller(self.api, self.store, applier, events, self.http, self.settings, self.clock)
 
@@ -237,13 +240,14 @@ class World:
     async def _start_pod(self, name: str, deployment: Body) -> None:
         namespace, owner = address(deployment)
         if (PODS, namespace, name) not in self.api.objects:
-            labels = deployment["spec"]["template"]["metadata"]["labels"]
+            template = deployment["spec"]["template"]["metadata"]
             controller = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"{owner}-6f9c"}
             controller["uid"] = await self._replica_set(controller["name"], deployment)
             meta = {
                 "namespace": namespace,
                 "name": name,
-                "labels": {**labels, "pod-template-hash": "6f9c"},
+                "labels": {**template["labels"], "pod-template-hash": "6f9c"},
+                "annotations": dict(template.get("annotations") or {}),
                 "ownerReferences": [{**controller, "controller": True}],
             }
             await self.api.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta})
@@ -272,12 +276,20 @@ class World:
     # ------------------------------------------------------------------------------------------- routers and requests
 
     def _routes(self) -> list[list[str]]:
-        body = self.child(CONFIG_MAPS, "-routes")
-        return [line.split(" ") for line in body["data"]["routes"].splitlines()] if body else []
+        """Return the lines of the routes that the routers follow: what the operator wrote on their pod, else those of
+        the ConfigMap."""
+        pod = self.child(PODS, "-router-pod-0") or {"metadata": {}}
+        assigned = (pod["metadata"].get("annotations") or {}).get(ROUTES_ANNOTATION)
+        return [line.split(" ") for line in (assigned or self.routes_text()).splitlines()]
 
     def routes_id(self) -> str:
-        """Return the identity of the routes in the cluster, which every router follows."""
+        """Return the identity of the routes that every router follows."""
         return next((line[1] for line in self._routes() if line[0] == "id"), "none")
+
+    def routes_text(self) -> str:
+        """Return the routes in the ConfigMap."""
+        body = self.child(CONFIG_MAPS, "-routes")
+        return str((body.get("data") or {}).get("routes", "")) if body else ""
 
     def page(self) -> Body:
         """Return the status page of the router."""
@@ -302,8 +314,7 @@ class World:
         """Return the page of the pod at this IP: it repeats all that it keeps as soon as the file names a candidate."""
         pod = next(b for (kind, _, _), b in self.api.objects.items() if kind == PODS and _pod_ip(b) == address)
         revision = pod["metadata"]["labels"][REVISION_LABEL]
-        body = self.child(CONFIG_MAPS, "-routes")
-        words = str(((body or {}).get("data") or {}).get("rehearsal", "")).split()
+        words = str((pod["metadata"].get("annotations") or {}).get(REHEARSAL_ANNOTATION, "")).split()
         candidate = words[1] if words and words[1] != revision else ""
         asked = self.kept if candidate else 0
         empty: Body = {name: {} for name in ("gaps", "gaps_again", "ratios", "ratios_again", "times", "own_times")}

@@ -46,7 +46,8 @@ def restricted(spec: Body) -> list[str]:
     if any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         problems.append("host namespaces")
     for volume in spec.get("volumes", []):
-        if not set(volume) - {"name"} <= {"configMap", "emptyDir", "image", "persistentVolumeClaim", "secret"}:
+        allowed = {"configMap", "downwardAPI", "emptyDir", "image", "persistentVolumeClaim", "secret"}
+        if not set(volume) - {"name"} <= allowed:
             problems.append(f"volume {volume}")
         if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
             problems.append("a scratch volume without a limit")

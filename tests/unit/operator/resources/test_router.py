@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,10 +25,10 @@ from mlmodel_operator.api.types import (
 from mlmodel_operator.resources import (
     checked_keys,
     router,
-    router_config,
     router_config_hash,
     router_deployment,
     router_disruption_budget,
+    router_files,
     router_routes,
     router_service,
     service,
@@ -47,7 +50,6 @@ def test_names_and_owner() -> None:
     children = [
         deployed(),
         router_service(OWNER),
-        router_config(OWNER),
         router_routes(OWNER, ROUTES),
         router_disruption_budget(OWNER),
     ]
@@ -55,7 +57,6 @@ def test_names_and_owner() -> None:
     assert names == [
         ("Deployment", "fraud-router"),
         ("Service", "fraud"),
-        ("ConfigMap", "fraud-router-config"),
         ("ConfigMap", "fraud-routes"),
         ("PodDisruptionBudget", "fraud-router"),
     ]
@@ -126,9 +127,13 @@ def test_the_api_keys_are_mounted_and_nothing_else_of_their_secret() -> None:
 
 
 def test_without_tls_and_keys_the_template_has_nothing_of_them() -> None:
-    assert "tls" not in str(deployed()).lower()
-    assert [volume["name"] for volume in pod(deployed())["volumes"]] == ["config", "routes"]
-    assert [item["name"] for item in container(deployed())["env"]] == ["MLMODEL_TIMEOUT_SECONDS"]
+    files = next(item for item in container(deployed())["env"] if item["name"] == "MLMODEL_ROUTER_FILES")["value"]
+    assert "tls" not in str(deployed()).replace(files, "").lower()
+    assert [volume["name"] for volume in pod(deployed())["volumes"]] == ["config", "routes", "assigned"]
+    assert [item["name"] for item in container(deployed())["env"]] == [
+        "MLMODEL_TIMEOUT_SECONDS",
+        "MLMODEL_ROUTER_FILES",
+    ]
 
 
 def revision(secret: str) -> Revision:
@@ -179,9 +184,29 @@ def test_changed_resources_replace_the_pods() -> None:
     assert changed["spec"]["template"] != deployed()["spec"]["template"]
 
 
-def test_the_hash_is_of_the_files_as_mounted() -> None:
-    assert router_config_hash() == router_config_hash()
-    assert set(router_config(OWNER)["data"]) == {"haproxy.cfg", "routes.lua", "router.sh", "state.map"}
+def test_the_pod_template_has_the_files_and_a_shell_unpacks_them(tmp_path: Path) -> None:
+    """Rights on ConfigMaps are not enough to change what a router runs, and it starts without any."""
+    (variable,) = (item for item in container(deployed())["env"] if item["name"] == "MLMODEL_ROUTER_FILES")
+    command = container(deployed())["command"]
+    assert command[:2] == ["sh", "-c"]
+    unpack = command[2].replace("/etc/mlmodel/haproxy", str(tmp_path)).replace("exec sh", "echo")
+    done = subprocess.run(
+        ["sh", "-c", unpack],
+        env={"PATH": os.environ["PATH"], variable["name"]: variable["value"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{tmp_path}/router.sh"
+    assert {path.name for path in tmp_path.iterdir()} == set(router_files())
+    for name, text in router_files().items():
+        lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(("#", "--"))]
+        assert (tmp_path / name).read_text() == "".join(f"{line}\n" for line in lines)
+    assert len(variable["value"]) < 30_000, "each Deployment, ReplicaSet, pod and record has it"
+    assert not any("router-config" in str(volume) for volume in pod(deployed())["volumes"])
+
+
+def test_the_hash_of_the_configuration_is_short() -> None:
     assert re.fullmatch("[0-9a-f]{16}", router_config_hash())
 
 
@@ -203,19 +228,20 @@ def test_what_a_header_assigns_is_a_file_beside_them_which_a_router_of_the_relea
 
 def test_the_pod_and_haproxys_configuration_agree() -> None:
     """Both sides declare ports, paths and times."""
-    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    config = router_files()["haproxy.cfg"]
     router, spec = container(deployed()), pod(deployed())
     ports = {port["name"]: port["containerPort"] for port in router["ports"]}
     assert f"bind :{ports.pop('http')}\n" in config
     assert f"bind :{ports.pop('grpc')} proto h2\n" in config
     assert f"presetenv MLMODEL_STATUS_PORT {ports['status']}\n" in config
     assert 'bind ":${MLMODEL_STATUS_PORT}"\n' in config
-    script = router_config(OWNER)["data"]["router.sh"]
+    script = router_files()["router.sh"]
     for number, port in enumerate(ports.values(), 1):
         assert f"supervise {number} {port} &\n" in script
     mounts = {mount["name"]: mount["mountPath"] for mount in router["volumeMounts"]}
-    assert router["command"][-1] == f"{mounts['config']}/router.sh"
+    assert router["command"][-1].endswith(f"exec sh {mounts['config']}/router.sh")
     assert f"presetenv MLMODEL_ROUTES {mounts['routes']}/routes\n" in config
+    assert f"presetenv MLMODEL_ASSIGNED {mounts['assigned']}/routes\n" in config
     grpc = service(OWNER, "5f1c2e9a")["spec"]["ports"][1]
     assert f"presetenv MLMODEL_GRPC_PORT {grpc['port']}\n" in config
     for probe in ("readinessProbe", "livenessProbe"):
@@ -227,7 +253,7 @@ def test_the_pod_and_haproxys_configuration_agree() -> None:
 @pytest.mark.parametrize("seconds", [1, 60, 600])
 def test_the_time_limit_of_the_model_is_that_of_haproxy_and_its_requests_end_before_the_pod(seconds: int) -> None:
     deployment = deployed(timeout_seconds=seconds)
-    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    config = router_files()["haproxy.cfg"]
     assert {"name": "MLMODEL_TIMEOUT_SECONDS", "value": str(seconds)} in container(deployment)["env"]
     for directive in ("timeout server", "hard-stop-after"):
         assert f'{directive} "${{MLMODEL_TIMEOUT_SECONDS}}s"' in config
@@ -235,20 +261,14 @@ def test_the_time_limit_of_the_model_is_that_of_haproxy_and_its_requests_end_bef
     assert pod(deployment)["terminationGracePeriodSeconds"] > pause + seconds
 
 
-def test_a_caller_that_changes_a_body_does_not_change_the_next_one() -> None:
-    router_config(OWNER)["data"].clear()
-    assert router_config(OWNER)["data"]
+def test_comments_change_no_router() -> None:
+    def packed(cfg: str, lua: str) -> str:
+        return router.packed({"haproxy.cfg": cfg, "routes.lua": lua})
 
-
-def test_only_directives_are_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hash_of(cfg: str, lua: str) -> str:
-        monkeypatch.setattr(router, "_config_files", lambda: {"haproxy.cfg": cfg, "routes.lua": lua})
-        return router_config_hash()
-
-    plain = hash_of("global\n  maxconn 5\n", "local a = 1\n")
-    assert hash_of("# why\nglobal\n\n  # because\n  maxconn 5\n", "-- why\nlocal a = 1\n") == plain
-    assert hash_of("global\n  maxconn 6\n", "local a = 1\n") != plain
-    assert hash_of("global\n  maxconn 5\n", "local a = 2\n") != plain
+    plain = packed("global\n  maxconn 5\n", "local a = 1\n")
+    assert packed("# why\nglobal\n\n  # because\n  maxconn 5\n", "-- why\nlocal a = 1\n") == plain
+    assert packed("global\n  maxconn 6\n", "local a = 1\n") != plain
+    assert packed("global\n  maxconn 5\n", "local a = 2\n") != plain
 
 
 def section(config: str, name: str) -> list[str]:
@@ -259,7 +279,7 @@ def section(config: str, name: str) -> list[str]:
 
 def test_http_and_grpc_are_drawn_by_the_same_rules() -> None:
     """HAProxy has no way to share rules that follow others, so they stand twice."""
-    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    config = router_files()["haproxy.cfg"]
     http, grpc = (
         [line.replace("grpc_", "") for line in section(config, f"frontend {name} from base")]
         for name in ("traffic", "grpc")
@@ -275,7 +295,7 @@ def test_http_and_grpc_are_drawn_by_the_same_rules() -> None:
 @pytest.mark.parametrize("prefix", ["", "grpc_"])
 @pytest.mark.parametrize("kind", ["only", "stable", "candidate", "chosen", "assigned", "own", "retry"])
 def test_both_slots_have_the_same_rules(prefix: str, kind: str) -> None:
-    config = router_config(OWNER)["data"]["haproxy.cfg"]
+    config = router_files()["haproxy.cfg"]
     parent = {"chosen": "candidate", "assigned": "candidate", "retry": "own"}.get(kind, kind)
     word = "listen" if parent == "own" else "backend"
     a, b = (section(config, f"{word} {prefix}{kind}_{slot} from {parent}") for slot in "ab")

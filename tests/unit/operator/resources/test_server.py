@@ -74,7 +74,7 @@ def test_the_pod_is_restricted(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "digest"), [("configmap://fraud-v7", "0b067d6065c95485"), ("s3://models/fraud", "4009850f4046ffc9")]
+    ("uri", "digest"), [("configmap://fraud-v7", "fcc5259576f8099d"), ("s3://models/fraud", "a0d0828c97915d65")]
 )
 def test_the_pod_template_is_the_released_one(uri: str, digest: str) -> None:
     """A changed template applies to the next revision of every model; running pods stay as they are. If the change is
@@ -293,9 +293,10 @@ def test_a_pod_keeps_requests_for_rehearsals_and_reads_which_candidate_to_rehear
     (mount,) = [item for item in container(deploy)["volumeMounts"] if item["name"] == "rehearsal"]
     assert mount == {"name": "rehearsal", "mountPath": "/etc/mlmodel/rehearsal", "readOnly": True}
     (volume,) = [item for item in pod(deploy)["volumes"] if item["name"] == "rehearsal"]
-    # Not the routes: a pod of a server has no use for the addresses of others.
-    items = [{"key": "rehearsal", "path": "rehearsal"}]
-    assert volume == {"name": "rehearsal", "configMap": {"name": "fraud-routes", "items": items, "optional": True}}
+    # Not a ConfigMap: anyone who may write ConfigMaps could name a candidate, or freeze the file on the node.
+    field = {"fieldPath": "metadata.annotations['mlmodel.dev/rehearsal']"}
+    items = [{"path": "rehearsal", "fieldRef": field}]
+    assert volume == {"name": "rehearsal", "downwardAPI": {"items": items}}
     assert rehearses(deploy)
 
 

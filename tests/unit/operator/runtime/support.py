@@ -80,6 +80,7 @@ class MemoryApi:
     - ``apply`` removes the fields that the same manager applied before and now leaves out; fields of others stay. A
     list is one field, and so is a selector. A write that changes nothing keeps the resourceVersion.
     - ``apply`` and ``patch`` do not write the status; ``replace_status`` and the subresource write only the status.
+    - The data of an object with ``immutable`` cannot change.
     - A stale resourceVersion, another UID, and a name that exists or is missing are rejected.
 
     ``admit`` adds what the API server would add (defaults, addresses). ``calls`` lists (verb, plural, name). ``fail``
@@ -113,6 +114,8 @@ class MemoryApi:
     async def _save(self, r: Resource, body: Body) -> Body:
         """Store ``body`` in place of the previous object."""
         live = self.objects.get((r, *address(body)))
+        if live is not None and live.get("immutable") and live.get("data") != body.get("data"):
+            raise ApiError(422, "Invalid", "data: Forbidden: field is immutable when `immutable` is set")
         self._admit(r, body)
         meta = body["metadata"]
         if live is None:
