@@ -77,7 +77,7 @@ def described(serving: Serving) -> Any:
 
 def table(serving: Serving, path: str, body: bytes, content_type: bytes = JSON) -> Any:
     """Return the table that the model gets from a request."""
-    head = Head(0.0, 0, None, content_type, b"")
+    head = Head(0.0, None, content_type, b"")
     return serving.model.table(endpoints(serving)[path].decode(head, body).inputs)
 
 
