@@ -44,6 +44,8 @@ SERVER: Final = "server"  # component that runs a model, and the container in it
 FETCHER: Final = "fetch"  # init container of a server pod that downloads the model: it has the credentials
 ROUTER: Final = "router"  # component that routes a model's requests, and the container in its pods
 
+API_KEYS = "api-keys"  # volume of a server pod with the hashes of the API keys
+FEEDBACK_KEY = "feedback-key"  # volume of a server pod with the key of prediction ids
 REHEARSAL = "rehearsal"  # key of the ConfigMap with the routes, and volume and port of a server pod that rehearses
 
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service

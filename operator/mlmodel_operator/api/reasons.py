@@ -220,8 +220,8 @@ class Reason(StrEnum):
     )
     VOLUMES_NOT_MOUNTED = (
         "VolumesNotMounted",
-        "The pods have waited for their volumes for 15 s, probably for the Secret with the API keys.",
-        "Create the Secret in the message, or correct spec.serving.apiKeys.",
+        "The pods have waited for their volumes for 15 s, probably for a Secret with keys.",
+        "Create the Secret in the message, or correct the field in the message.",
     )
     NO_ANSWER = (
         "NoAnswer",

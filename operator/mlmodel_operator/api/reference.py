@@ -12,9 +12,9 @@ _HEAD = """# MLModel
 Generated from `operator/mlmodel_operator/api` by `make generate`; `kubectl explain mlmodel.spec` shows it too.
 
 `apiVersion: mlmodel.dev/v1alpha1`, `kind: MLModel`, short name `mlm`. The name has at most 40 characters. Only
-`spec.model.uri` is required. A change of `spec.model`, or of `resources`, `batching` or `apiKeys` in `spec.serving`,
-makes a new revision, which is rolled out. Any other change takes effect at once and restarts no pod, except that a
-change of `spec.traffic.router.resources` replaces the router pods one by one.
+`spec.model.uri` is required. A change of `spec.model`, or of `resources`, `batching`, `apiKeys`, `feedbackKey` or
+`refresh` in `spec.serving`, makes a new revision, which is rolled out. Any other change takes effect at once and
+restarts no pod, except that a change of `spec.traffic.router.resources` replaces the router pods one by one.
 
 """
 
@@ -72,6 +72,16 @@ two, without a restart.
 
 Give the keys to the clients first: a server that requires none ignores them. During the rollout, clients without a key
 get 401 from the candidate. That counts as an error of the candidate, so the operator rolls it back.
+
+## Key of prediction ids
+
+```sh
+kubectl create secret generic fraud-feedback --from-literal=key="$(openssl rand -hex 32)"
+```
+
+With `spec.serving.feedbackKey: {secretName: fraud-feedback}` only the pods of the model can make prediction ids, so no
+one scores predictions that it never made. Without the Secret no pod starts. Stable and candidate that name the same
+Secret score each other's ids: see [feedback](../how-to/feedback.md#protect-the-ids) for a change of it.
 """
 
 _CONDITIONS = """

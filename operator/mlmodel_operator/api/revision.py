@@ -12,7 +12,7 @@ from mlmodel_operator.api.types import Batching, ModelSource, Revision, Snapshot
 def revision_id(snapshot: Snapshot) -> str:
     """Return the first 8 hexadecimal digits of the SHA-256 of the snapshot, without its image and ``files_sha256``.
 
-    Replicas, autoscaling, steps and gates are not part of it: they change no pod. Resources, batching and API keys are,
+    Replicas, autoscaling, steps and gates are not part of it: they change no pod. Resources, batching and Secrets are,
     although they change no prediction: a change requires new pods, and new pods can fail. Defaults and absent fields
     give the same text, so a default that is written out starts no rollout.
     """
@@ -26,6 +26,8 @@ def revision_id(snapshot: Snapshot) -> str:
         canonical["batching"] = encode(snapshot.batching)
     if snapshot.api_keys is not None:
         canonical["apiKeys"] = encode(snapshot.api_keys)
+    if snapshot.feedback_key is not None:
+        canonical["feedbackKey"] = encode(snapshot.feedback_key)
     if snapshot.refresh:
         canonical["refresh"] = snapshot.refresh
     return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:8]
@@ -34,5 +36,13 @@ def revision_id(snapshot: Snapshot) -> str:
 def desired_revision(spec: Spec, image: str) -> Revision:
     """Return the revision that the spec asks for; ``image`` is the image of its model server."""
     serving = spec.serving
-    snapshot = Snapshot(spec.model, image, serving.resources, serving.batching, serving.api_keys, serving.refresh)
+    snapshot = Snapshot(
+        spec.model,
+        image,
+        serving.resources,
+        serving.batching,
+        serving.api_keys,
+        serving.refresh,
+        feedback_key=serving.feedback_key,
+    )
     return Revision(revision_id(snapshot), snapshot)

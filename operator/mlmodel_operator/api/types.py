@@ -265,6 +265,22 @@ class Batching:
     ] = 64
 
 
+def _secret_rules(field: str, example: str, content: str) -> tuple[Rule, ...]:
+    """Return the rules of a ``secretName``, at ``field`` of the spec; ``content`` is what the Secret has."""
+    return (
+        Rule(
+            "has(self.secretName)",
+            f"{field}.secretName is missing: type the name of the Secret with {content}, for example `{example}`",
+        ),
+        Rule(
+            "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
+            f"{field}.secretName must be the name of a Secret, of lower-case letters, digits, `.` and `-`: type for"
+            f" example `{example}`",
+            ".secretName",
+        ),
+    )
+
+
 @dataclass(frozen=True)
 class ApiKeys:
     """The API keys that clients must send for predictions and metadata."""
@@ -279,18 +295,27 @@ class ApiKeys:
         Limits(maximum=253),
     ]
 
-    rules: ClassVar = (
-        Rule(
-            "has(self.secretName)",
-            "spec.serving.apiKeys.secretName is missing: type the name of the Secret with the hashes of the keys, for"
-            " example `apiKeys: {secretName: fraud-keys}`",
+    rules: ClassVar = _secret_rules(
+        "spec.serving.apiKeys", "apiKeys: {secretName: fraud-keys}", "the hashes of the keys"
+    )
+
+
+@dataclass(frozen=True)
+class FeedbackKey:
+    """The key of prediction ids: without it, anyone who may send feedback can forge ids."""
+
+    secret_name: Annotated[
+        str,
+        Doc(
+            "Name of a Secret in the namespace of the MLModel, at most 253 characters. Its key `key` has at least 32"
+            " random bytes, for example of `openssl rand -hex 32`. Do not change them: pods read them when they start."
+            " Name another Secret instead. Without the Secret no pod starts. Required."
         ),
-        Rule(
-            "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
-            "spec.serving.apiKeys.secretName must be the name of a Secret, of lower-case letters, digits, `.` and `-`:"
-            " type for example `apiKeys: {secretName: fraud-keys}`",
-            ".secretName",
-        ),
+        Limits(maximum=253),
+    ]
+
+    rules: ClassVar = _secret_rules(
+        "spec.serving.feedbackKey", "feedbackKey: {secretName: fraud-feedback}", "the key of prediction ids"
     )
 
 
@@ -325,6 +350,14 @@ class Serving:
         Doc(
             "Requires an API key for predictions and metadata. A change makes a new revision, which is rolled out."
             " Default: off, no key is required."
+        ),
+    ] = None
+    feedback_key: Annotated[
+        FeedbackKey | None,
+        Doc(
+            "Protects prediction ids with a secret key, so that no one can forge them. A change makes a new revision,"
+            " which is rolled out; ids of the former key cannot be scored by its pods. Default: off, ids are"
+            " protected against mistakes only."
         ),
     ] = None
     refresh: Annotated[
@@ -739,6 +772,7 @@ class Snapshot:
     batching: Annotated[Batching, Doc("Copy of spec.serving.batching.")] = field(default_factory=Batching)
     api_keys: Annotated[ApiKeys | None, Doc("Copy of spec.serving.apiKeys.")] = None
     refresh: Annotated[str, Doc("Copy of spec.serving.refresh.")] = ""
+    feedback_key: Annotated[FeedbackKey | None, Doc("Copy of spec.serving.feedbackKey.")] = None
     files_sha256: Annotated[
         str,
         Doc(

@@ -8,7 +8,15 @@ from itertools import pairwise, product
 from mlmodel_operator.api.codec import DecodeError, decode
 from mlmodel_operator.api.revision import revision_id
 from mlmodel_operator.api.types import Snapshot
-from mlmodel_operator.names import FETCHER, FILES_OPTION, REHEARSAL, REVISION_LABEL, SERVER
+from mlmodel_operator.names import (
+    API_KEYS,
+    FEEDBACK_KEY,
+    FETCHER,
+    FILES_OPTION,
+    REHEARSAL,
+    REVISION_LABEL,
+    SERVER,
+)
 from mlmodel_operator.resources.common import Body
 from mlmodel_operator.resources.server import DEFAULT_REQUESTS, as_passed
 
@@ -34,12 +42,15 @@ def read_snapshot(deployment: Body, image: str) -> Snapshot | None:
             "format": options["--format"],
             "trust": options.get("--trust"),
         }
-        keys = next((item["secret"] for item in pod["volumes"] if item["name"] == "api-keys"), None)
+        secrets = {
+            item["name"]: {"secretName": item["secret"]["secretName"]} for item in pod["volumes"] if "secret" in item
+        }
         data = {
             "image": image,
             "filesSha256": read_files_sha256(deployment),
             "batching": {"maxRows": int(options["--batch-rows"])},
-            "apiKeys": keys and {"secretName": keys["secretName"]},
+            "apiKeys": secrets.get(API_KEYS),
+            "feedbackKey": secrets.get(FEEDBACK_KEY),
         }
         resources = container.get("resources") or {}
         # The Deployment shows defaults too, which are not part of the identity.

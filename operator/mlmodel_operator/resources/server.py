@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from mlmodel_operator.api.types import Autoscaling, Owner, Rehearsal, Revision, Snapshot
 from mlmodel_operator.names import (
+    API_KEYS,
+    FEEDBACK_KEY,
     FETCHER,
     FILES_OPTION,
     GRPC_PORT,
@@ -27,6 +29,7 @@ from mlmodel_operator.resources.common import Body
 MODEL_PATH = "/mnt/model"
 STORAGE_PATH = "/etc/mlmodel/storage"
 API_KEYS_PATH = "/etc/mlmodel/api-keys"
+FEEDBACK_KEY_PATH = "/etc/mlmodel/feedback-key"
 REHEARSAL_PATH = "/etc/mlmodel/rehearsal"
 STORAGE_SECRET = "mlmodel-storage"  # noqa: S105 - its name
 """Name of the Secret with credentials for downloads, in the namespace of the model. Its keys are named like the
@@ -268,6 +271,8 @@ def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds:
         args += ["--allow-unsafe"]
     if snapshot.api_keys is not None:
         args += ["--api-keys", f"{API_KEYS_PATH}/keys"]
+    if snapshot.feedback_key is not None:
+        args += ["--feedback-key", f"{FEEDBACK_KEY_PATH}/key"]
     return [literal(word) for word in args]
 
 
@@ -288,7 +293,7 @@ def _downloads(snapshot: Snapshot) -> bool:
 
 
 def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
-    """Return the volumes, and the mounts of the server: of the model and of the API keys, not of the credentials."""
+    """Return the volumes, and the mounts of the server: of the model and of the keys, not of the credentials."""
     volumes: list[Body] = []
     mounts: list[Body] = []
 
@@ -313,9 +318,14 @@ def _volumes(snapshot: Snapshot) -> tuple[list[Body], list[Body]]:
     if _downloads(snapshot):
         mount(MODEL_PATH, {"name": "model", "emptyDir": {"sizeLimit": FETCHED_SIZE}})
         volumes.append({"name": "storage", "secret": {"secretName": STORAGE_SECRET, "optional": True}})
+    # Not optional: without the Secret the pods do not start, instead of serving the model to anyone. Only one entry is
+    # mounted, not the rest of the Secret.
     if snapshot.api_keys is not None:
-        # Not optional: without the Secret the pods do not start, instead of serving the model to anyone. Only the key
-        # with the hashes is mounted, not the rest of the Secret.
-        secret = {"secretName": snapshot.api_keys.secret_name, "items": [{"key": "keys", "path": "keys"}]}
-        mount(API_KEYS_PATH, {"name": "api-keys", "secret": secret})
+        mount(API_KEYS_PATH, {"name": API_KEYS, "secret": _entry(snapshot.api_keys.secret_name, "keys")})
+    if snapshot.feedback_key is not None:
+        mount(FEEDBACK_KEY_PATH, {"name": FEEDBACK_KEY, "secret": _entry(snapshot.feedback_key.secret_name, "key")})
     return volumes, mounts
+
+
+def _entry(secret_name: str, key: str) -> Body:
+    return {"secretName": secret_name, "items": [{"key": key, "path": key}]}

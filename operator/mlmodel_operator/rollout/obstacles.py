@@ -84,7 +84,7 @@ def next_look(status: Status, observed: Observed, now: float) -> float | None:
         for pod in _mounting(state):
             if side.snapshot.model.config_map:
                 times.append(pod.created + CONFIG_MAP_SECONDS)
-            if side.snapshot.api_keys is not None:
+            if _secrets(side):
                 times.append(pod.created + MOUNT_SECONDS)
         times += _first_failures(state)
     times += _first_failures(observed.router)
@@ -144,14 +144,26 @@ def _before_start(model: MLModel, side: Stable | Candidate, observed: Observed, 
             " it, or set spec.model.sha256"
         )
         yield Obstacle(Reason.CONFIG_MAP_UNREADABLE, message, stalls=False)
-    keys = side.snapshot.api_keys
-    if keys is not None and any(now - pod.created >= MOUNT_SECONDS for pod in _mounting(state)):
+    secrets = _secrets(side)
+    if secrets and any(now - pod.created >= MOUNT_SECONDS for pod in _mounting(state)):
         # A guess, because the operator may not read Secrets.
         message = (
-            f"the pods wait for their volumes: check that namespace {namespace} has a Secret {keys.secret_name} with"
-            " the key `keys`, or correct spec.serving.apiKeys"
+            f"the pods wait for their volumes: check that namespace {namespace} has"
+            f" {' and '.join(f'a Secret {name} with the key `{key}`' for name, key, _ in secrets)}, or correct"
+            f" {' or '.join(field for *_, field in secrets)}"
         )
         yield Obstacle(Reason.VOLUMES_NOT_MOUNTED, message, stalls=False)
+
+
+def _secrets(side: Stable | Candidate) -> list[tuple[str, str, str]]:
+    """Return the name, the key and the field in the spec of each Secret that the pods of one side wait for."""
+    snapshot = side.snapshot
+    found = []
+    if snapshot.api_keys is not None:
+        found.append((snapshot.api_keys.secret_name, "keys", "spec.serving.apiKeys"))
+    if snapshot.feedback_key is not None:
+        found.append((snapshot.feedback_key.secret_name, "key", "spec.serving.feedbackKey"))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------ ConfigMaps

@@ -15,6 +15,7 @@ from prometheus_client import Metric
 from mlmodel_server.errors import RequestError
 from mlmodel_server.observe.bins import MAX_VALUES, apart, value_index
 from mlmodel_server.observe.cells import Cells, Identity
+from mlmodel_server.observe.failures import RejectedLog
 from mlmodel_server.observe.families import Buckets, counter, gauge, histogram
 from mlmodel_server.observe.ids import PredictionIds, class_hash
 from mlmodel_server.observe.reports import Scored, ScoreReport
@@ -24,6 +25,23 @@ from mlmodel_server.tensors import Array
 
 MAX_IDS = 1000
 """Maximum number of ids in one request of feedback."""
+
+MAX_LABELS = 4000
+"""Maximum number of labels in one request of feedback: scoring them takes about 10 ms, in which no other request is
+answered."""
+
+MAX_TEXT = 1000
+"""Maximum number of characters of a label, unless a class of the model is longer."""
+
+MAX_NUMBER = 1e100
+"""Greatest absolute value of a label, and of a prediction that can be scored: sums of squares stay finite."""
+
+MAX_AGE = 366 * 86400.0
+"""Seconds after which an id cannot be scored. A pod remembers only the latest ids that it scored, so this bounds how
+long one can be sent again."""
+
+CLOCK_SKEW = 600.0
+"""Greatest difference of the clocks of two nodes, in seconds."""
 
 REVISIONS = 6
 """Number of other revisions whose labels are counted separately; labels of further ones count as "other"."""
@@ -142,6 +160,8 @@ class Feedback:
         self._cells = Cells(slots, 1 + (REVISIONS + 2) * _AT.width)
         self._recent = Cells(1, RECENT).row(0)
         self._rollout = rollout or RolloutLabels(identity.revision, slots)
+        self._max_text = max(MAX_TEXT, *map(len, self._classes), 0)
+        self._rejected = RejectedLog()
 
     def start(self, slot: int = 0) -> None:
         """Count in this slot from now on."""
@@ -159,7 +179,11 @@ class Feedback:
         of labels that are not a class of the model on this pod. These count as wrong: a version that lacks a class
         must not look better for that. Raise :class:`RequestError`, which names the error; then nothing is counted.
         """
-        outcomes = [self._scored(item, where) for item, where in _items(body)]
+        try:
+            outcomes = [self._scored(item, where) for item, where in _items(body)]
+        except RequestError as error:
+            self._rejected.log(error)
+            raise
         fresh = [outcome for outcome in outcomes if self._first_time(outcome.mac)]
         for outcome in fresh:
             self._count(outcome)
@@ -178,13 +202,21 @@ class Feedback:
                 f"{len(labels)} labels for {len(predicted.rows)} rows: send one label for each row, in their order"
             )
         rows = tuple(
-            self._compared(row, label) if isinstance(row, bytes) else row - _number(label, place)
+            self._compared(row, label, place) if isinstance(row, bytes) else _error(row, label, place)
             for place, (row, label) in enumerate(zip(predicted.rows, labels, strict=True))
         )
-        lag = max(0.0, self._clock() - predicted.time)
-        return Outcome(
-            predicted.version, predicted.revision, lag, rows, predicted.time, predicted.mark, predicted.mac
-        )
+        lag, made = self._lag(predicted.time), predicted.time
+        return Outcome(predicted.version, predicted.revision, lag, rows, made, predicted.mark, predicted.mac)
+
+    def _lag(self, made: float) -> float:
+        lag = self._clock() - made
+        if lag > MAX_AGE:
+            raise RequestError(
+                f"prediction_id has expired: send labels within {MAX_AGE / 86400:.0f} days of the prediction"
+            )
+        if lag < -CLOCK_SKEW:
+            raise RequestError("prediction_id is of the future: set the clocks of the nodes")
+        return max(0.0, lag)
 
     def _scored(self, item: Labelled, where: str) -> Outcome:
         try:
@@ -192,7 +224,12 @@ class Feedback:
         except RequestError as error:
             raise RequestError(f"{where}{error}") from None
 
-    def _compared(self, predicted: bytes, label: Label) -> Cell:
+    def _compared(self, predicted: bytes, label: Label, row: int) -> Cell:
+        if isinstance(label, str):
+            if len(label) > self._max_text:
+                raise RequestError(f"the label of row {row} has {len(label)} characters: send at most {self._max_text}")
+        else:
+            _bounded(label, row)
         place = self._places.get(label)
         text = str(label) if place is None else self._classes[place]
         return Cell(
@@ -210,7 +247,7 @@ class Feedback:
 
     def _count(self, outcome: Outcome) -> None:
         if outcome.mark:
-            self._rollout.count(outcome.revision, outcome.mark, outcome.made, self._clock(), outcome.result)
+            self._rollout.count(outcome.revision, outcome.mark, outcome.made, outcome.result)
         entry = self._entry(outcome.version, outcome.revision)
         entry[_AT.labels] += len(outcome.rows)
         _LAG.observe(entry[_AT.lag], np.full(len(outcome.rows), outcome.lag))
@@ -358,6 +395,9 @@ def _items(body: bytes) -> list[tuple[Labelled, str]]:
         return [(decoded, "")]
     if not 0 < len(decoded) <= MAX_IDS:
         raise RequestError(f"send 1 to {MAX_IDS} objects at a time, not {len(decoded)}")
+    count = sum(len(item.labels) for item in decoded if isinstance(item.labels, list))
+    if count > MAX_LABELS:
+        raise RequestError(f"the feedback has {count} labels: send at most {MAX_LABELS} at a time")
     return [(item, f"[{place}]: ") for place, item in enumerate(decoded)]
 
 
@@ -371,13 +411,20 @@ def _labels(item: Labelled) -> list[Label]:
     return [item.label]
 
 
-def _number(label: Label, row: int) -> float:
-    try:
-        if not isinstance(label, (bool, str)) and math.isfinite(value := float(label)):
-            return value
-    except OverflowError:
-        pass
-    raise RequestError(f"the label of row {row} must be a finite number: the model predicts numbers")
+def _error(predicted: float, label: Label, row: int) -> float:
+    """Return predicted minus actual."""
+    if isinstance(label, (bool, str)):
+        raise RequestError(f"the label of row {row} must be a number: the model predicts numbers")
+    if not abs(predicted) <= MAX_NUMBER:  # NaN too
+        raise RequestError(f"the prediction of row {row} is not a finite number up to {MAX_NUMBER}: it has no score")
+    return predicted - _bounded(label, row)
+
+
+def _bounded(label: float, row: int) -> float:
+    """Return the label as a float."""
+    if not abs(label) <= MAX_NUMBER:  # NaN too; an integer may have any number of digits
+        raise RequestError(f"the label of row {row} must be a number from -{MAX_NUMBER} to {MAX_NUMBER}")
+    return float(label)
 
 
 def _bytes(entry: Array) -> Array:

@@ -30,6 +30,12 @@ from mlmodel_server.tensors import Array
 MAX_ROWS = 64
 """Maximum number of rows of a request that gets an id; a longer id would not fit into a header."""
 
+MIN_SECRET = 32
+"""Minimum number of bytes of a secret: as many as no one can guess."""
+
+MAX_ID = 8192
+"""Maximum number of characters of an id that is read: no header is longer."""
+
 _CLASSES, _NUMBERS = 1, 2
 _HEAD = struct.Struct(">BHH")
 _MADE = struct.Struct(">QH")
@@ -38,6 +44,7 @@ _SALT_BITS = 10
 _MOST_MARKS = 64
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_", b"+/")
+_MALFORMED = "prediction_id is malformed: send it exactly as in the response"
 
 
 def key_of(model: str, secret: bytes = b"") -> bytes:
@@ -109,17 +116,29 @@ class PredictionIds:
         return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
 
     def read(self, text: str) -> Prediction:
-        """Return the content of an id; raise :class:`RequestError` if it is malformed, changed or of another model."""
+        """Return the content of an id; raise :class:`RequestError` if it is malformed, changed or of another model.
+
+        Without a secret anyone can give any content a checksum, so the content is checked too.
+        """
         try:
+            if len(text) > MAX_ID:
+                raise binascii.Error
             padded = text.encode("ascii").translate(_PLAIN) + b"=" * (-len(text) % 4)
             raw = binascii.a2b_base64(padded, strict_mode=True)
         except (UnicodeEncodeError, binascii.Error):
-            raise RequestError("prediction_id is malformed: send it exactly as in the response") from None
+            raise RequestError(_MALFORMED) from None
         content, mac = raw[:-_MAC], raw[-_MAC:]
         if not hmac.compare_digest(self._mac(content), mac):
             raise RequestError(
-                f"prediction_id was changed, or is not of model {self._model}: send it exactly as in the response"
+                f"prediction_id was changed, or is not of model {self._model} with its present feedback key: send it "
+                "exactly as in the response"
             )
+        try:
+            return self._parsed(content, mac)
+        except (struct.error, UnicodeDecodeError):
+            raise RequestError(_MALFORMED) from None
+
+    def _parsed(self, content: bytes, mac: bytes) -> Prediction:
         form, version, revision = _HEAD.unpack_from(content)
         if form != self._format:
             raise RequestError(
@@ -128,11 +147,14 @@ class PredictionIds:
         middle, end = _HEAD.size + version, _HEAD.size + version + revision
         made, mark = _MADE.unpack_from(content, end)
         rows = content[end + _MADE.size :]
+        count, rest = divmod(len(rows), 8 if form == _NUMBERS else 4)
+        names = content[_HEAD.size : middle].decode(), content[middle:end].decode()
+        if rest or not 0 < count <= MAX_ROWS or not all(map(str.isprintable, names)):
+            raise RequestError(_MALFORMED)
         return Prediction(
-            content[_HEAD.size : middle].decode(),
-            content[middle:end].decode(),
+            *names,
             made / 1e9,
-            struct.unpack(f">{len(rows) // 8}d", rows)
+            struct.unpack(f">{count}d", rows)
             if form == _NUMBERS
             else tuple(rows[at : at + 4] for at in range(0, len(rows), 4)),
             mark,

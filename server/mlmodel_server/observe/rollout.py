@@ -29,9 +29,6 @@ BINS_PER_DECADE, LARGEST_DECADE = 40, 9
 BINS = 2 * LARGEST_DECADE * BINS_PER_DECADE + 1
 """Number of bins of errors: bin n has those of at most 10^(n/40 - 9), the first also 0, the last all greater ones."""
 
-AHEAD_SECONDS = 60.0
-"""Maximum time of a prediction in the future: clocks of two nodes differ by less."""
-
 _VALUE = re.compile(rb"([1-9][0-9]?) ([0-9a-z]{1,63}) (candidate|stable)")
 _TAG_BITS = 9
 _LABELS = 0  # in the cells of a side and a weight; the bins follow
@@ -103,7 +100,7 @@ class RolloutLabels:
         """Count in this slot from now on."""
         self._row = self._cells.row(slot)
 
-    def count(self, revision: str, mark: int, made: float, now: float, result: bool | float) -> None:
+    def count(self, revision: str, mark: int, made: float, result: bool | float) -> None:
         """Count the label of a prediction by ``revision``, which was ``made`` (seconds since 1970) with this ``mark``.
 
         ``result`` is whether a class was right, or the error of a number. Only the rollout of the newest prediction
@@ -111,7 +108,7 @@ class RolloutLabels:
         """
         weight, tag = mark >> _TAG_BITS, mark % (1 << _TAG_BITS)
         is_own = revision == self._revision
-        if not 0 < weight < WEIGHTS or made > now + AHEAD_SECONDS:
+        if not 0 < weight < WEIGHTS:
             return
         if not is_own and self._own_tag != tag != tag_of(revision):
             return  # neither side of this rollout

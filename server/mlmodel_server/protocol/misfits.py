@@ -39,7 +39,7 @@ def said(reason: str, path: str, whole: str) -> str:
         if field[1] == "missing required":
             return f"{path}.{name} is missing" if path else f"{name} is missing"
         return f"{path or whole} has the unknown field '{name}': remove it"
-    if reason == "Number out of range":
+    if reason in ("Number out of range", "Integer value out of range"):
         return f"{path or whole} holds a number that is out of range"
     expected = _EXPECTED.fullmatch(reason)
     if not expected:

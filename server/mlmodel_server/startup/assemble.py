@@ -24,7 +24,7 @@ from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.drift import Drift, features_of, predictions_of
 from mlmodel_server.observe.families import ModelInfo
 from mlmodel_server.observe.feedback import Feedback
-from mlmodel_server.observe.ids import PredictionIds, key_of
+from mlmodel_server.observe.ids import MIN_SECRET, PredictionIds, key_of
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.rollout import RolloutLabels
@@ -234,11 +234,16 @@ def _feedback_key(arguments: argparse.Namespace) -> bytes:
     if not arguments.feedback_key:
         return key_of(arguments.name)
     try:
-        return key_of(arguments.name, arguments.feedback_key.read_bytes())
+        secret = arguments.feedback_key.read_bytes()
     except OSError as error:
         raise UsageError(
             f"the feedback key cannot be read ({error.strerror}): give a file with --feedback-key"
         ) from None
+    if len(secret) < MIN_SECRET:
+        raise UsageError(
+            f"the feedback key has {len(secret)} bytes, fewer than {MIN_SECRET}: make one with `openssl rand -hex 32`"
+        )
+    return key_of(arguments.name, secret)
 
 
 def _task(loaded: Loaded, model: Model) -> str:

@@ -189,7 +189,8 @@ def _add_access(add: Add) -> None:
         "--feedback-key",
         type=_path,
         metavar="FILE",
-        help="a secret, the same for all pods of a model; only its holder can forge prediction ids (default: none)",
+        help="a secret of at least 32 bytes, the same for all pods of a model; only its holder can forge prediction "
+        "ids (default: none)",
     )
 
 

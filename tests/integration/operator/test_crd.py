@@ -74,6 +74,14 @@ INVALID = {
         manifest({"model": GOOD, "serving": {"apiKeys": {"secretName": "../x"}}}),
         "must be the name of a Secret",
     ),
+    "a feedback key without a Secret": (
+        manifest({"model": GOOD, "serving": {"feedbackKey": {}}}),
+        "for example `feedbackKey: {secretName: fraud-feedback}`",
+    ),
+    "a feedback key from a path": (
+        manifest({"model": GOOD, "serving": {"feedbackKey": {"secretName": "/etc/key"}}}),
+        "must be the name of a Secret",
+    ),
     "digest with prefix": (
         manifest({"model": {"uri": "https://a/b", "sha256": "sha256:" + SHA[:50]}}),
         "64 lower-case hexadecimal digits",
@@ -207,6 +215,7 @@ def test_an_invalid_manifest_is_rejected_with_what_to_type(apiserver: Cluster, c
         {"model": {"uri": f"oci://localhost:5000/fraud:v1@sha256:{SHA}"}},
         {"model": {"uri": "oci://registry.example/fraud:v1", "sha256": SHA}},
         {"model": GOOD, "serving": {"batching": {"maxRows": 65536}, "apiKeys": {"secretName": "fraud-keys"}}},
+        {"model": GOOD, "serving": {"feedbackKey": {"secretName": "fraud-feedback"}}},
         {"model": GOOD, "serving": {"autoscaling": {"maxReplicas": 3}}},
         {"model": GOOD, "serving": {"resources": {"requests": {"cpu": 1, "memory": "1.5Gi"}, "limits": {"cpu": 2}}}},
         {"model": GOOD, "rollout": {"steps": [{"weight": 1, "minRequests": 100, "minSeconds": 10}], "paused": True}},

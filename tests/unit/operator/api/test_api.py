@@ -13,7 +13,7 @@ from mlmodel_operator.api.evidence import Evidence
 from mlmodel_operator.api.revision import desired_revision, revision_id
 from mlmodel_operator.api.schema import Quantity, Time
 from mlmodel_operator.api.status import Candidate, Condition, Stable, Status
-from mlmodel_operator.api.types import ApiKeys, Batching, ModelSource, Resources, Revision, Snapshot, Spec
+from mlmodel_operator.api.types import ApiKeys, Batching, FeedbackKey, ModelSource, Resources, Revision, Snapshot, Spec
 
 
 def revision(spec: dict[str, object]) -> str:
@@ -50,6 +50,7 @@ def test_a_change_of_no_pod_starts_no_rollout(more: dict[str, object]) -> None:
         {**BASE, "serving": {"resources": {"limits": {"memory": "1Gi"}}}},
         {**BASE, "serving": {"batching": {"maxRows": 1}}},
         {**BASE, "serving": {"apiKeys": {"secretName": "fraud-keys"}}},
+        {**BASE, "serving": {"feedbackKey": {"secretName": "fraud-keys"}}},
         {**BASE, "serving": {"refresh": "2026-06"}},
     ],
 )
@@ -87,6 +88,7 @@ def test_every_field_of_a_pod_is_part_of_its_revision() -> None:
         "resources": Resources({"cpu": Quantity("1")}),
         "batching": Batching(1),
         "api_keys": ApiKeys("keys"),
+        "feedback_key": FeedbackKey("feedback"),
         "refresh": "2026-06",
     }
     computed = {"image": "other", "files_sha256": SHA}

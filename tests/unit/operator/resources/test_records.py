@@ -15,6 +15,7 @@ from mlmodel_operator.api.status import HistoryEntry, Rejected
 from mlmodel_operator.api.types import (
     ApiKeys,
     Batching,
+    FeedbackKey,
     ModelSource,
     Resources,
     Revision,
@@ -175,6 +176,7 @@ def test_what_changes_later_is_no_difference() -> None:
         Snapshot(ModelSource("https://x.example/m.skops?token=a$$b$", sha256=SHA), IMAGE),
         Snapshot(ModelSource("pvc://claim/dir", version="v1", trust="signed", format="onnx"), IMAGE),
         Snapshot(ModelSource("builtin://iris"), IMAGE, api_keys=ApiKeys("keys"), batching=Batching(8)),
+        Snapshot(ModelSource("builtin://iris"), IMAGE, api_keys=ApiKeys("keys"), feedback_key=FeedbackKey("feedback")),
         Snapshot(ModelSource("builtin://iris"), IMAGE, Resources({"cpu": Quantity("2")}, {"memory": Quantity("1Gi")})),
         Snapshot(
             ModelSource("builtin://iris"), IMAGE, Resources({"cpu": Quantity("100m"), "memory": Quantity("256Mi")})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.schema import Quantity
-from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, Owner, Resources, Revision
+from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, FeedbackKey, Owner, Resources, Revision
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
 from mlmodel_operator.resources.found import rehearses
 from mlmodel_server.loading import limits
@@ -232,6 +232,20 @@ def test_api_keys_are_mounted_and_no_pod_starts_without_them() -> None:
     assert mount["readOnly"] is True
     assert "subPath" not in mount, "a mount by subPath does not get a changed Secret"
     assert "--api-keys" not in container(deployment(OWNER, revision()))["args"]
+
+
+def test_the_key_of_prediction_ids_is_mounted_and_no_pod_starts_without_it() -> None:
+    serving = {"feedback_key": FeedbackKey("fraud-feedback")}
+    deploy = deployment(OWNER, revision(serving=serving))
+    (volume,) = [volume for volume in pod(deploy)["volumes"] if volume["name"] == "feedback-key"]
+    assert volume["secret"] == {"secretName": "fraud-feedback", "items": [{"key": "key", "path": "key"}]}
+    (mount,) = [mount for mount in container(deploy)["volumeMounts"] if mount["name"] == "feedback-key"]
+    args = container(deploy)["args"]
+    assert args[args.index("--feedback-key") + 1] == f"{mount['mountPath']}/key"
+    assert mount["readOnly"] is True
+    fetched = deployment(OWNER, revision("s3://b/k", serving=serving))
+    assert "feedback-key" not in json.dumps(fetcher(fetched)), "the init container makes no ids"
+    assert "feedback" not in json.dumps(deployment(OWNER, revision()))
 
 
 def test_no_secret_is_ever_in_the_environment() -> None:

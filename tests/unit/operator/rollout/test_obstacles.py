@@ -9,7 +9,7 @@ import pytest
 
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Stable, Status
-from mlmodel_operator.api.types import ApiKeys, Autoscaling, MLModel, ModelSource, Serving, Snapshot, Spec
+from mlmodel_operator.api.types import ApiKeys, Autoscaling, FeedbackKey, MLModel, ModelSource, Serving, Snapshot, Spec
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import (
     CONFIG_MAP_SECONDS,
@@ -90,6 +90,13 @@ def test_a_secret_is_suspected_after_the_time_for_mounts() -> None:
     assert "check that namespace default has a Secret fraud-keys with the key `keys`" in found(keys, observed(old))[2]
     assert found(status("builtin://iris"), observed(old))[0] == ""
     assert found(keys, observed(replace(old, waiting="")))[0] == ""
+    assert keys.candidate is not None
+    snapshot = replace(keys.candidate.snapshot, feedback_key=FeedbackKey("fraud-feedback"))
+    both = replace(keys, candidate=replace(keys.candidate, snapshot=snapshot))
+    assert found(both, observed(old))[2].endswith(
+        "has a Secret fraud-keys with the key `keys` and a Secret fraud-feedback with the key `key`, or correct"
+        " spec.serving.apiKeys or spec.serving.feedbackKey"
+    )
 
 
 def test_the_most_certain_cause_comes_first() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, rows_of
+from mlmodel_server.errors import UsageError
 from mlmodel_server.formats.opened import Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.startup import assemble
@@ -40,3 +43,14 @@ def test_a_model_that_takes_long_for_any_number_of_rows_is_measured_with_many(
     cost = assemble._cost(model, selftest.blank_body(model))
     assert max(predicted) <= measured
     assert cost.per_row == pytest.approx(per_row, rel=0.7)
+
+
+@pytest.mark.attack
+def test_a_feedback_key_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    arguments = argparse.Namespace(name="fraud", feedback_key=path)
+    path.write_bytes(b"x" * 31)
+    with pytest.raises(UsageError, match="has 31 bytes, fewer than 32: make one with `openssl rand -hex 32`"):
+        assemble._feedback_key(arguments)
+    path.write_bytes(b"x" * 32)
+    assert assemble._feedback_key(arguments) != assemble._feedback_key(argparse.Namespace(name="f", feedback_key=None))
