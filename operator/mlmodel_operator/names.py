@@ -37,6 +37,7 @@ ACCEPT_ANNOTATION = f"{GROUP}/accept-change"  # on an MLModel: revision whose ot
 
 APPROVE_ANNOTATION = f"{GROUP}/approve"  # on an MLModel, by a user: approves a step with `pause` (rollout/approval.py)
 
+REQUESTS_OPTION = "--rehearsal-requests"  # option of the server: number of requests that it keeps; 0 for none
 FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's files when the revision started
 
 Component = Literal["server", "router"]
@@ -46,13 +47,13 @@ ROUTER: Final = "router"  # component that routes a model's requests, and the co
 
 API_KEYS = "api-keys"  # volume of a server pod with the hashes of the API keys
 FEEDBACK_KEY = "feedback-key"  # volume of a server pod with the key of prediction ids
-REHEARSAL = "rehearsal"  # key of the ConfigMap with the routes, and volume and port of a server pod that rehearses
+REHEARSAL = "rehearsal"  # key of the ConfigMap with the routes, volume of a server pod that rehearses, and port of all
 
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
 ROUTER_PORT = 8080  # HTTP of a router pod
 GRPC_PORT = 9000  # gRPC of server and router pods and of both Services: HTTP/2 from the first byte, without TLS
 ROUTER_STATUS_PORTS = (9090, 9091)  # status, metrics and probes of the two HAProxy processes of a router pod
-REHEARSAL_PORT = 8090  # results of a rehearsal, as counts, of a server pod
+REHEARSAL_PORT = 8090  # results of a rehearsal and of labels, as counts, of a server pod
 SERVICE_PORT = 80  # HTTP of the model's Service, which leads to the routers
 OPERATOR_PORT = 8081  # metrics and probes of the operator
 

@@ -16,6 +16,7 @@ from mlmodel_operator.names import (
     GRPC_PORT,
     REHEARSAL,
     REHEARSAL_PORT,
+    REQUESTS_OPTION,
     SERVER,
     SERVER_PORT,
     TEMPLATE_ANNOTATION,
@@ -80,8 +81,7 @@ def deployment(
     args = _args(owner, revision, allow_unsafe, timeout_seconds)
     volumes, mounts = _volumes(snapshot)
     container = _container(snapshot, args, mounts, signing_keys)
-    if rehearsal_requests:
-        volumes.append(_rehearse(owner, container, rehearsal_requests))
+    volumes += _rehearse(owner, container, rehearsal_requests)
     body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -234,18 +234,21 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
     }
 
 
-def _rehearse(owner: Owner, container: Body, requests: int) -> Body:
-    """Let the server in ``container`` keep ``requests`` for rehearsals; return the volume that names the candidate.
+def _rehearse(owner: Owner, container: Body, requests: int) -> list[Body]:
+    """Let the server in ``container`` have pages for the operator, and keep ``requests`` for rehearsals; return the
+    volume that names the candidate, none for 0 requests.
 
     It is optional, so that a pod starts before the routes exist, and the key of it while no candidate is rehearsed.
     """
     path = f"{REHEARSAL_PATH}/{REHEARSAL}"
-    container["args"] += ["--rehearsal", path, "--rehearsal-requests", str(requests)]
+    container["args"] += ["--rehearsal", path, REQUESTS_OPTION, str(requests)]
     container["args"] += ["--rehearsal-port", str(REHEARSAL_PORT)]
     container["ports"].append({"name": REHEARSAL, "containerPort": REHEARSAL_PORT})
+    if not requests:
+        return []
     container["volumeMounts"].append({"name": REHEARSAL, "mountPath": REHEARSAL_PATH, "readOnly": True})
     items = [{"key": REHEARSAL, "path": REHEARSAL}]
-    return {"name": REHEARSAL, "configMap": {"name": routes_name(owner.name), "items": items, "optional": True}}
+    return [{"name": REHEARSAL, "configMap": {"name": routes_name(owner.name), "items": items, "optional": True}}]
 
 
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Prediction ids. An id contains the predictions, their time and version: any pod can score it, and none stores it.
 
-    format (1 byte), lengths of version and revision (2 bytes each), both texts, nanoseconds since 1970 (8), a mark of the
-    rollout (2), per row 4 bytes of the hash of the class, or 8 of the number, checksum (8): base64url
+    format (1 byte), lengths of version and revision (2 bytes each), both texts, nanoseconds since 1970 (8), a mark of
+    the rollout (2), per row 4 bytes of the hash of the class, or 8 of the number, checksum (8): base64url
 
 The time has a resolution of 1024 ns: its last 10 bits are a random number of the worker. The mark is that of
 :mod:`.rollout`, 0 if the prediction does not count there. In an id of an older release it is a random number.

@@ -1,8 +1,8 @@
 """Labels of a rollout: how often each version is right, by the weight under which the router drew who answers.
 
-Only predictions that the router drew at random count, of stable and of the candidate alike, so both answer the same kind
-of requests at the same time. The id of a prediction has this as a mark of two bytes: it lasts until the label comes.
-docs/adr/0027-quality-gate.md says why.
+Only predictions that the router drew at random count, of stable and of the candidate alike, so both answer the same
+kind of requests at the same time. The id of a prediction has this as a mark of two bytes: it lasts until the label
+comes. docs/adr/0027-quality-gate.md says why.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from mlmodel_server.observe.cells import Cells
 from mlmodel_server.tensors import Array
 
 DRAWN = b"x-mlmodel-drawn"
-"""Header of a request whose side the router drew: weight in percent, revision of the candidate, and the side. The router
-removes it from what clients send."""
+"""Header of a request whose side the router drew: weight in percent, revision of the candidate, and the side. The
+router removes it from what clients send."""
 
 WEIGHTS = 100
 """Weights that count are 1 to 99: at 100 stable gets no request."""
@@ -31,7 +31,7 @@ BINS = 2 * LARGEST_DECADE * BINS_PER_DECADE + 1
 
 _VALUE = re.compile(rb"([1-9][0-9]?) ([0-9a-z]{1,63}) (candidate|stable)")
 _TAG_BITS = 9
-_LABELS = 0  # in the cells of a side and a weight; the bins follow
+_LABELS = 0  # in the cells of a side and a weight: whether there are any; the bins follow
 _OWN, _OTHER = 0, 1
 _GENERATION, _TAG, _NEWEST, _OTHER_HASH, _NUMBERS = range(5)  # in the cells that all workers share
 
@@ -118,7 +118,7 @@ class RolloutLabels:
         self._shared[_NUMBERS] = is_number
         cells = _sides(self._row[1:])[_OWN if is_own else _OTHER, weight]
         cells[1 + (bin_of(result) if is_number else 0 if result else BINS - 1)] += 1
-        cells[_LABELS] += 1
+        cells[_LABELS] = 1.0
 
     def _is_present(self, tag: int, made: float) -> bool:
         """Whether this is the present rollout; begin to count from zero if it is a newer one."""
@@ -146,13 +146,12 @@ class RolloutLabels:
         generation, tag, _, other, numbers = self._shared.tolist()
         rows = self._cells.rows()
         sides = [_sides(row[1:]) for row in rows if row[0] == generation]
-        labels = sum((part[..., _LABELS] for part in sides), np.zeros((2, WEIGHTS)))
+        used = sum((part[..., _LABELS] for part in sides), np.zeros((2, WEIGHTS))).any(axis=0)
         weights: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {}
-        for weight in np.flatnonzero(labels.any(axis=0)).tolist():
-            right = sum((part[:, weight, 1 : 2 + most].sum(axis=1) for part in sides), np.zeros(2))
-            # A worker counts a label after its result, and may count one between the two readings.
-            right = np.minimum(right, labels[:, weight])
-            own, others = zip(labels[:, weight].astype(int).tolist(), right.astype(int).tolist(), strict=True)
+        for weight in np.flatnonzero(used).tolist():
+            # From one copy: a worker may count a label meanwhile.
+            bins = sum((part[:, weight, 1:] for part in sides), np.zeros((2, BINS)))
+            own, others = zip(_integers(bins), _integers(bins[:, : 1 + most]), strict=True)
             weights[str(weight)] = own, others
         return {
             "boot": f"{self._boot}{int(generation) % 65536:04x}",
@@ -162,6 +161,12 @@ class RolloutLabels:
             "kind": "" if tag < 0 else "numbers" if numbers else "classes",
             "weights": weights,
         }
+
+
+def _integers(bins: Array) -> list[int]:
+    """Return the sum of each side."""
+    sums: list[int] = bins.sum(axis=1).astype(int).tolist()
+    return sums
 
 
 def _sides(cells: Array) -> Array:
