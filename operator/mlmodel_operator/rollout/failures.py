@@ -51,7 +51,8 @@ def failed_gate(context: Context, candidate: Candidate) -> Failure | None:
         return None
     state, accepted = context.evidence.state, chain.ACCEPTABLE.keys() if context.is_change_accepted(candidate) else ()
     seconds = context.now - state.pairs_since if state.pairs_since else 0.0
-    verdict = chain.judge(state, context.rollout.gates, accepted, seconds=seconds)
+    gates, labels = context.rollout.gates, state.quality
+    verdict = chain.judge(state.pairs, gates, accepted, seconds=seconds, labels=labels)
     return None if verdict is None else Failure(verdict.reason, verdict.message)
 
 

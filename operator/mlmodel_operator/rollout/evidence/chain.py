@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
-from mlmodel_operator.api.evidence import EvidenceState, Pairs, Repeated, Segment
+from mlmodel_operator.api.evidence import Pairs, QualityState, Repeated, Segment
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import Gates
 from mlmodel_operator.rollout.evidence import agreement, latency, pairs, quality
@@ -23,28 +23,34 @@ ACCEPTABLE: Mapping[Gate, Reason] = {
 }
 """Gates that a user may let a candidate through, with their verdicts: an intended change of columns or answers."""
 
+_NO_LABELS = QualityState()
 
-def verdicts(found: EvidenceState, gates: Gates) -> dict[Gate, Verdict]:
+
+def verdicts(found: Pairs, gates: Gates, labels: QualityState = _NO_LABELS) -> dict[Gate, Verdict]:
     """Return the evidence of each gate against the candidate, in order; none of a gate that is off."""
-    pages = found.pairs
     asked: dict[Gate, Verdict] = {
-        "errors": pairs.judge(pages, max_percent=gates.errors.max_percent),
-        "form": agreement.judge_form(pages),
-        "latency": latency.judge(pages, gates.latency),
-        "agreement": agreement.judge(pages, gates.agreement),
+        "errors": pairs.judge(found, max_percent=gates.errors.max_percent),
+        "form": agreement.judge_form(found),
+        "latency": latency.judge(found, gates.latency),
+        "agreement": agreement.judge(found, gates.agreement),
     }
-    return asked | ({"quality": quality.judge(found.quality, gates.quality)} if gates.quality else {})
+    return asked | ({"quality": quality.judge(labels, gates.quality)} if gates.quality else {})
 
 
 def judge(
-    found: EvidenceState, gates: Gates, accepted: Collection[Gate] = (), *, seconds: float = math.inf
+    found: Pairs,
+    gates: Gates,
+    accepted: Collection[Gate] = (),
+    *,
+    seconds: float = math.inf,
+    labels: QualityState = _NO_LABELS,
 ) -> Verdict | None:
     """Return the verdict of the first gate that rejects the candidate; None if none does.
 
     ``accepted`` are gates that a user lets the candidate through, and ``seconds`` is the time since the first pair.
     """
     early: tuple[Gate, ...] = ("latency",) if seconds < latency.LEAST_SECONDS else ()
-    asked = (verdict for gate, verdict in verdicts(found, gates).items() if gate not in {*accepted, *early})
+    asked = (verdict for gate, verdict in verdicts(found, gates, labels).items() if gate not in {*accepted, *early})
     return next((verdict for verdict in asked if verdict.is_decisive), None)
 
 
