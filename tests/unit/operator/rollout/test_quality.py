@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import replace
@@ -59,18 +60,14 @@ def labels_until_rolled_back(seed: int, accuracy: float, *, most: int, **how: An
     world = labelling(seed, accuracy, requests_per_second=40, **how)
     weights = (Step(5, min_requests=150), Step(25, min_requests=200), Step(50, min_requests=10**8))
     world.change(spec("v2", rollout=rollout(steps=weights, max_seconds=10**6)))
-    number = 0
-    while number < most:
+    while not world.status.rejected:
         world.tick()
-        if world.status.candidate is None:
-            assert world.status.rejected[0].reason == Reason.LOWER_QUALITY
-            return number
-        if world.status.candidate.evidence is not None:
-            found = world.decide().status.candidate
-            evidence = found.evidence if found else world.status.candidate.evidence
-            assert evidence is not None
-            number = evidence.state.quality.labels.candidate.number
-    return None
+        found = world.status.candidate
+        if found and found.evidence and found.evidence.state.quality.labels.candidate.number >= most:
+            return None
+    verdict = world.status.rejected[0]
+    assert verdict.reason == Reason.LOWER_QUALITY
+    return int(re.findall(r"of its (\d+) predictions", verdict.message)[0])
 
 
 # ------------------------------------------------------------------------------------------------------------ decisions
