@@ -381,7 +381,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class LabelSides:
-    """Labels of predictions that the router drew for candidate and stable at one weight, or at all weights."""
+    """Labels of predictions that the router drew for candidate and stable at one weight, or in total."""
 
     candidate: Labels = field(default_factory=Labels)
     stable: Labels = field(default_factory=Labels)

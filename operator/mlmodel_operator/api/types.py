@@ -652,9 +652,9 @@ class Gates:
     quality: Annotated[
         QualityGate | None,
         Doc(
-            "Sequential test of the share of right predictions, by labels. Whoever may post labels decides about the"
-            " candidate, so require API keys (`spec.serving.apiKeys`) and set `spec.serving.feedbackKey`. Default: off;"
-            " `quality: {}` turns it on with its defaults."
+            "Sequential test of the share of right predictions, by labels. A client that may post labels decides about"
+            " the candidate, so require API keys (`spec.serving.apiKeys`) and set `spec.serving.feedbackKey`. Default:"
+            " off; `quality: {}` turns it on with its defaults."
         ),
     ] = None
 

@@ -58,7 +58,7 @@ class Settings:
     """Names the candidate."""
     api_keys: Path | None
     sample: Sample | None
-    """None: there are no rehearsals, only the page with labels."""
+    """None turns rehearsals off, not the page with labels."""
     labels: RolloutLabels
     candidate: Callable[[str], tuple[str, int]]
     """Returns host and port of a revision."""
@@ -134,7 +134,7 @@ class Pages:
     """What each path of the page shows: counts, and nothing of a request or a label."""
 
     def __init__(self, labels: RolloutLabels, sender: Sender | None) -> None:
-        """Without a ``sender`` there are no rehearsals."""
+        """``sender`` is None without rehearsals."""
         self._labels = labels
         self._figures = Fresh(lambda: msgspec.json.encode(sender.figures())) if sender else None
 

@@ -57,7 +57,7 @@ class Pod:
 
     def predict(self, value: float, drawn: str) -> str:
         """Send a prediction as the router does, and return its id."""
-        headers = {"x_mlmodel_drawn": drawn} if drawn else {}
+        headers: dict[str, Any] = {"x_mlmodel_drawn": drawn} if drawn else {}
         answer = self.server.send("POST", "/predict", json.dumps([[value]]), **headers)
         assert answer.status == 200, answer.body
         return answer.headers["x-mlmodel-prediction-id"]

@@ -47,7 +47,8 @@ async def test_status_shows_the_labels_and_no_page_is_read_after_the_rollout() -
         "candidatePercent": 90.0,
         "stableLabels": 1000,
         "stablePercent": 90.0,
-        "message": "90.0 % of 50 predictions of v2 with a label were right, and 90.0 % of 1000 of stable in the same time",
+        "message": "90.0 % of 50 predictions of v2 with a label were right, and 90.0 % of 1000 of stable in the same"
+        " time",
     }
     await world.run(world.is_ready, requests=2000, limit=200)
     world.http.requests.clear()

@@ -102,8 +102,8 @@ class World:
         self.kept = 0
         """Requests that each pod keeps for a rehearsal; they are repeated at once."""
         self.labelled: list[list[int]] = []
-        """Labels and right ones, of stable and of the candidate, once the candidate has a weight; empty: the pods do not
-        count labels."""
+        """Labels and right ones, of stable and of the candidate, once the candidate has a weight; empty: the pods count
+        none."""
         self.routed: dict[int, Counter[str]] = {}  # by weight and side
         self._candidate = ""
         self._addresses = count(10)

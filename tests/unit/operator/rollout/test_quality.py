@@ -26,7 +26,8 @@ GATE = QualityGate()
 
 def rollout(gate: QualityGate | None = GATE, **more: Any) -> Rollout:
     """Return a rollout whose steps last long enough for some labels."""
-    return Rollout(**{"steps": steps(25, 50, min_requests=700), "gates": Gates(quality=gate), "bake_seconds": 5} | more)
+    usual = Rollout(steps=steps(25, 50, min_requests=700), gates=Gates(quality=gate), bake_seconds=5)
+    return replace(usual, **more)
 
 
 def labelling(seed: int = 1, accuracy: float = 0.8, **how: Any) -> World:
