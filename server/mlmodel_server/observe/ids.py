@@ -40,7 +40,8 @@ _CLASSES, _NUMBERS = 1, 2
 _HEAD = struct.Struct(">BHH")
 _MADE = struct.Struct(">QH")
 _MAC = 8
-_SALT_BITS = 10
+_SALTS = 1 << 10
+_MADE_MASK = -_SALTS
 _MOST_MARKS = 64
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_", b"+/")
@@ -87,7 +88,7 @@ class PredictionIds:
 
     def start(self) -> None:
         """Draw the salt that keeps ids of this worker apart from those of another in the same microsecond."""
-        self._salt = int.from_bytes(os.urandom(2)) % (1 << _SALT_BITS)
+        self._salt = int.from_bytes(os.urandom(2)) % _SALTS
 
     def mark(self, drawn: bytes) -> int:
         """Return the mark of a request with this header :data:`.rollout.DRAWN`: few values occur, each often."""
@@ -110,8 +111,11 @@ class PredictionIds:
                 rows = b"".join(map(self._hashes.__getitem__, predictions.tolist()))
             except KeyError:
                 return None
-        self._last = tick = max(time.time_ns() >> _SALT_BITS, self._last + 1)  # no two ids of a worker are the same
-        content = self._prefix + _MADE.pack(tick << _SALT_BITS | self._salt, mark) + rows
+        made = time.time_ns() & _MADE_MASK
+        if made <= self._last:  # no two ids of a worker are the same
+            made = self._last + _SALTS
+        self._last = made
+        content = self._prefix + _MADE.pack(made | self._salt, mark) + rows
         raw = content + self._mac(content)
         return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
 
