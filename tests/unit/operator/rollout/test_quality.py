@@ -401,6 +401,7 @@ def test_a_version_may_bake_for_a_week_with_autoscaling_and_restarts() -> None:
     world.change(spec("v2", rollout=rollout(bake_seconds=604_800), serving=auto))
     world.run(lambda w: w.status.phase == "Baking", 3000)
     rng, start = random.Random(3), world.now
+    world.requests_per_second = 0.01
     while world.status.phase == "Baking":
         world.revisions[identity("v2")].replicas = rng.choice((2, 3, 4))
         world.tick(600.0, **({"dies_after": rng.randrange(6)} if rng.random() < 0.2 else {}))
