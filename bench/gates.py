@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mlmodel_operator.api.evidence import Again, Agreement, Outcomes, Pairs
-from mlmodel_operator.api.types import AgreementGate, LatencyGate
+from mlmodel_operator.api.evidence import Again, Agreement, Labels, LabelSides, Outcomes, Pairs, QualityState
+from mlmodel_operator.api.types import AgreementGate, LatencyGate, QualityGate
 from mlmodel_operator.rollout.evidence import agreement, latency, pairs, quality
-from mlmodel_operator.rollout.evidence.quality import Labels
 
 SEED = 20260106
 PAIRS = 1000
@@ -176,20 +175,47 @@ def disagrees(minimum: float | None = None) -> Test:
 MAX_DROP = 0.02
 STEPS = ((150, 5), (350, 25), (PAIRS * 10, 50))
 """Labels of the candidate until which it has a weight: those of a rollout with the default steps."""
+Harder = Callable[[int], float]
 
 
-def labelled(seed: int, candidate: float, stable: float, *, steps: tuple[tuple[int, int], ...] = STEPS) -> int | None:
-    """Return after how many labels of the candidate it is rolled back, of at most 2000; None if it is not."""
-    rng = random.Random(seed)
-    own, others = Labels(), Labels()
-    while own.number < 2000:
-        weight = next(weight for until, weight in steps if own.number < until)
-        if rng.random() >= weight / 100:
-            others = Labels(others.number + 1, others.right + (rng.random() < stable))
-            continue
-        own = Labels(own.number + 1, own.right + (rng.random() < candidate))
-        if own.number % 5 == 0 and quality.is_worse(own, others, max_drop=MAX_DROP, min_labels=200):
-            return own.number
+def easy(_: int) -> float:
+    """All requests are as hard."""
+    return 0.0
+
+
+def rising(number: int) -> float:
+    """Requests become harder while the weight rises."""
+    return min(number / 2000.0, 0.25)
+
+
+def waves(number: int) -> float:
+    """Requests become harder and easier."""
+    return 0.08 * math.sin(number / 40.0)
+
+
+def labelled(
+    seed: int, candidate: float, stable: float, *, steps: tuple[tuple[int, int], ...] = STEPS, harder: Harder = easy
+) -> int | None:
+    """Return after how many labels of the candidate it is rolled back, of at most 2000; None if it is not.
+
+    Labels are read after each fifth one of the candidate. ``harder`` is by how much both versions are right less often
+    after some labels of the candidate.
+    """
+    rng, gate = random.Random(seed), QualityGate(max_drop=MAX_DROP)
+    state, counts = QualityState(), [0, 0, 0, 0]
+    number = 0
+    while number < 2000:
+        weight = next(weight for until, weight in steps if number < until)
+        is_own = rng.random() < weight / 100
+        right = rng.random() < (candidate if is_own else stable) - harder(number)
+        counts[0 if is_own else 2] += 1
+        counts[1 if is_own else 3] += right
+        number += is_own
+        if is_own and number % 5 == 0:
+            block = LabelSides(Labels(*counts[:2]), Labels(*counts[2:]))
+            state, counts = quality.add(state, {str(weight): block}, max_drop=MAX_DROP), [0, 0, 0, 0]
+            if quality.judge(state, gate).is_decisive:
+                return number
     return None
 
 
@@ -218,11 +244,12 @@ def main(runs: int = 100) -> None:
         _row(f"latency: {name}", times(factor, base, noise), is_slow(per_second), runs if factor == 1.0 else fewer)
     for name, world, minimum in ANSWERS:
         _row(f"agreement: {name}", world, disagrees(minimum), runs if name.startswith("identical") else fewer)
-    for own, others, steps in QUALITY:
+    for own, others, steps, harder in QUALITY:
         number = runs if round(others - own, 9) <= MAX_DROP else fewer
-        found = [labelled(SEED + run, own, others, steps=steps) for run in range(number)]
+        found = [labelled(SEED + run, own, others, steps=steps, harder=harder) for run in range(number)]
         weights = ", ".join(str(weight) for _, weight in steps)
-        _print(f"quality: stable is right in {100 * others:g} %, candidate {100 * own:g} %, weights {weights}", found)
+        name = f"stable is right in {100 * others:g} %, candidate {100 * own:g} %, weights {weights}, {harder.__name__}"
+        _print(f"quality: {name}", found)
 
 
 def _row(name: str, world: World, test: Test, runs: int) -> None:
@@ -303,13 +330,12 @@ ANSWERS: tuple[tuple[str, World, float | None], ...] = (
     ("identical, labels 95:5", labels(1.0, classes=(0.95, 0.05)), None),
     ("identical, labels 99.5:0.5", labels(1.0, classes=(0.995, 0.005)), None),
 )
-QUALITY = (
-    (0.9, 0.9, STEPS),
-    (0.88, 0.9, STEPS),
-    (0.8, 0.9, STEPS),
-    (0.8, 0.9, ((10_000, 5),)),
-    (0.8, 0.9, ((10_000, 25),)),
-    (0.8, 0.9, ((10_000, 50),)),
-    (0.6, 0.9, STEPS),
-    (0.5, 0.6, STEPS),
+QUALITY: tuple[tuple[float, float, tuple[tuple[int, int], ...], Harder], ...] = (
+    *((0.9, 0.9, STEPS, harder) for harder in (easy, rising, waves)),
+    *((0.88, 0.9, STEPS, harder) for harder in (easy, rising, waves)),
+    *((0.8, 0.9, STEPS, harder) for harder in (easy, rising, waves)),
+    *((0.8, 0.9, ((10_000, weight),), easy) for weight in (5, 25, 50)),
+    (0.6, 0.9, STEPS, easy),
+    (0.5, 0.6, STEPS, easy),
+    (0.95, 0.99, STEPS, easy),
 )

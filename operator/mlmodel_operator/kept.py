@@ -15,8 +15,18 @@ from typing import TypedDict
 import msgspec
 
 from mlmodel_operator import names, observe
-from mlmodel_operator.names import FILES_OPTION, GROUP, KIND, PLURAL, REHEARSAL, ROUTER, SERVER, VERSION
-from mlmodel_operator.resources.found import read_files_sha256, rehearses
+from mlmodel_operator.names import (
+    FILES_OPTION,
+    GROUP,
+    KIND,
+    PLURAL,
+    REHEARSAL,
+    REQUESTS_OPTION,
+    ROUTER,
+    SERVER,
+    VERSION,
+)
+from mlmodel_operator.resources.found import has_page, read_files_sha256, rehearses
 from mlmodel_operator.resources.records import number_of
 from mlmodel_operator.rollout.observed import MANY_RESTARTS
 from mlmodel_operator.rollout.pod_failures import CRASH_LOOP, IMAGE_FAILURES
@@ -218,8 +228,10 @@ def keep_deployment(body: Body, known: Body | None) -> Body:
     server: Body = {}
     if digest := read_files_sha256(body):
         server["args"] = [FILES_OPTION, digest]
-    if rehearses(body):
+    if has_page(body):
         server["ports"] = [{"name": REHEARSAL}]
+        if not rehearses(body):
+            server["args"] = [*server.get("args", []), REQUESTS_OPTION, "0"]
     if server:
         spec["template"] = {"spec": {"containers": [{"name": SERVER, **server}]}}
     return keep_content(body, known) | {"spec": spec, "status": {"conditions": conditions}}

@@ -42,6 +42,7 @@ ACCEPT_ANNOTATION = f"{GROUP}/accept-change"  # on an MLModel: revision whose ot
 
 APPROVE_ANNOTATION = f"{GROUP}/approve"  # on an MLModel, by a user: approves a step with `pause` (rollout/approval.py)
 
+REQUESTS_OPTION = "--rehearsal-requests"  # option of the server: number of requests that it keeps; 0 for none
 FILES_OPTION = "--files-sha256"  # option of the server: digest of a ConfigMap's files when the revision started
 
 Component = Literal["server", "router"]
@@ -51,7 +52,9 @@ ROUTER: Final = "router"  # component that routes a model's requests, and the co
 
 API_KEYS = "api-keys"  # volume of a server pod with the hashes of the API keys
 FEEDBACK_KEY = "feedback-key"  # volume of a server pod with the key of prediction ids
-REHEARSAL = "rehearsal"  # file, volume and port of a server pod that rehearses; key of the ConfigMap with the routes
+REHEARSAL = (
+    "rehearsal"  # file and volume of a server pod that rehearses, port of all; key of the ConfigMap with the routes
+)
 
 SERVER_PORT = 8080  # HTTP of a server pod and of its revision's Service
 ROUTER_PORT = 8080  # HTTP of a router pod
@@ -59,7 +62,7 @@ GRPC_PORT = 9000  # gRPC of server and router pods and of both Services: HTTP/2 
 ROUTER_TLS_PORT = 8443  # HTTP over TLS of a router pod, with spec.traffic.tls
 GRPC_TLS_PORT = 9443  # gRPC over TLS of a router pod and of the model's Service, with spec.traffic.tls
 ROUTER_STATUS_PORTS = (9090, 9091)  # status, metrics and probes of the two HAProxy processes of a router pod
-REHEARSAL_PORT = 8090  # results of a rehearsal, as counts, of a server pod
+REHEARSAL_PORT = 8090  # results of a rehearsal and of labels, as counts, of a server pod
 SERVICE_PORT = 80  # HTTP of the model's Service, which leads to the routers
 SERVICE_TLS_PORT = 443  # HTTP over TLS of the model's Service, with spec.traffic.tls
 OPERATOR_PORT = 8081  # metrics and probes of the operator

@@ -19,11 +19,12 @@ from mlmodel_operator.names import (
     SERVER,
     Component,
 )
-from mlmodel_operator.resources.found import read_files_sha256, rehearses
-from mlmodel_operator.rollout.observed import Pod, Rehearsing, RevisionState, Router
+from mlmodel_operator.resources.found import has_page, read_files_sha256, rehearses
+from mlmodel_operator.rollout.evidence import labels
+from mlmodel_operator.rollout.observed import Labelled, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.pod_failures import CRASH_LOOP
 from mlmodel_operator.runtime.resource import Body, controller_of, metadata, uid
-from mlmodel_operator.scrape import PairsPage, RouterStatus
+from mlmodel_operator.scrape import LabelsPage, PairsPage, RouterStatus
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
@@ -221,6 +222,7 @@ def read_workload(deployment: Body | None, pods: Iterable[Pod], address: str = "
         files_sha256=read_files_sha256(deployment),
         replica_failure=replica_failure(deployment),
         rehearses=rehearses(deployment),
+        has_page=has_page(deployment),
     )
 
 
@@ -249,6 +251,21 @@ def read_router(name: str, port: int, status: RouterStatus | None, silent_since:
         keys=status.keys,
         port=port,
     )
+
+
+def read_labelled(pod: str, side: str, rollout: tuple[str, str], page: LabelsPage | None, largest_bin: int) -> Labelled:
+    """Return one pod of the revision ``side`` with the page that it answered, None if it has not.
+
+    ``rollout`` are the revisions of stable and of the candidate. A page about another rollout has no labels of this
+    one.
+    """
+    if page is None or page.revision != side:
+        return Labelled(pod)
+    stable, candidate = rollout
+    has_other = page.other == labels.hash_of(stable if side == candidate else candidate)
+    weights = page.weights if page.tag == labels.tag_of(candidate) else {}
+    sides = labels.sides_of(weights, is_candidate=side == candidate, has_other=has_other)
+    return Labelled(pod, page.boot, page.kind, largest_bin, sides)
 
 
 def read_rehearsing(pod: str, revision: str, page: PairsPage | None, silent_since: float | None) -> Rehearsing:

@@ -15,16 +15,18 @@ from mlmodel_operator.api.types import MLModel, Owner, Snapshot
 from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
-from mlmodel_operator.resources.found import read_snapshot, rehearses
+from mlmodel_operator.resources.found import has_page, read_snapshot, rehearses
+from mlmodel_operator.rollout.evidence.labels import bin_for
 from mlmodel_operator.rollout.needs import (
     answering_side,
     needs_address,
     needs_followed,
+    needs_labels,
     needs_pages,
     needs_routers,
     needs_services,
 )
-from mlmodel_operator.rollout.observed import MOST_REHEARSING, Observed, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.observed import MOST_REHEARSING, Labelled, Observed, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
@@ -72,13 +74,15 @@ class Observer:
         if needs_followed(status):
             await self.read_routes(model.owner)
         observed = self.stored(model, refusal)
-        # Both, and later both kinds of addresses, at the same time: each may take a second.
-        statuses, rehearsing = await asyncio.gather(
-            self._read_routers(model, status, observed), self._read_pages(model, status, observed)
+        # At the same time, and later both kinds of addresses: each may take a second.
+        statuses, rehearsing, labelled = await asyncio.gather(
+            self._read_routers(model, status, observed),
+            self._read_pages(model, status, observed),
+            self._read_labels(model, status, observed),
         )
-        if statuses or rehearsing:
+        if statuses or rehearsing or labelled:
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
-            observed = replace(self.stored(model, refusal), rehearsing=rehearsing)
+            observed = replace(self.stored(model, refusal), rehearsing=rehearsing, labelled=labelled)
         observed = await self._with_answers(model.owner, status, observed, statuses)
         config_map = await self._read_config_map(_key(model.owner), status, observed)
         return replace(
@@ -119,6 +123,13 @@ class Observer:
         """Return all pods that may take part in a rehearsal: those of draining revisions too, which must stop."""
         deployments = [body for body in self.of_revisions(DEPLOYMENTS, owner) if rehearses(body)]
         return [pod for body in deployments for pod in self._pods_of(owner, body)]
+
+    def paged_pods(self, owner: Owner, revision: str) -> list[Body]:
+        """Return the ready pods of a revision that have pages with labels: at most ``MOST_REHEARSING``."""
+        deployment = self._store.get(DEPLOYMENTS, owner.namespace, revision_name(owner.name, revision))
+        if deployment is None or not has_page(deployment):
+            return []
+        return sorted(_ready(self._pods_of(owner, deployment)), key=_name)[:MOST_REHEARSING]
 
     def _revisions(self, owner: Owner) -> Mapping[str, RevisionState]:
         """Return the state of each revision."""
@@ -245,6 +256,22 @@ class Observer:
         answered = {name: page is not None and page.revision == revision for name, page in pages.items()}
         silent = self._silences.note(key, "pages", answered, self._clock.now())
         return tuple(observe.read_rehearsing(name, revision, page, silent.get(name)) for name, page in pages.items())
+
+    async def _read_labels(self, model: MLModel, status: Status, observed: Observed) -> tuple[Labelled, ...]:
+        """Return the labels of this rollout that were posted to the ready pods of either side."""
+        stable, candidate, gate = status.stable, status.candidate, model.spec.rollout.gates.quality
+        if stable is None or candidate is None or gate is None or not needs_labels(model, status, observed):
+            return ()
+        rollout, largest = (stable.revision, candidate.revision), bin_for(gate)
+        sides = {
+            _name(pod): (revision, observe.pod_address(pod))
+            for revision in rollout
+            for pod in self.paged_pods(model.owner, revision)
+        }
+        pages = await self._scraper.label_pages({name: ip for name, (_, ip) in sides.items()}, largest)
+        return tuple(
+            observe.read_labelled(name, sides[name][0], rollout, page, largest) for name, page in pages.items()
+        )
 
     async def _read_config_map(self, key: Key, status: Status, observed: Observed) -> ConfigMapRead:
         to_pin = config_map_to_pin(status, observed)

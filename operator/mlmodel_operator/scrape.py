@@ -1,5 +1,5 @@
 """Read the status pages of the routers, which routes they follow and the requests that count as evidence, and the pages
-of stable's pods, which count pairs.
+of server pods, which count pairs and labels.
 
 The figures decide about rollouts, so a response that is not exactly as expected is ignored. A pod may be anyone's, so
 bytes, headers, time and connections are bounded: for each pod, and for all pods of a model together.
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import aiohttp
 
-from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Outcomes, Pairs, Sides
+from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Labels, Outcomes, Pairs, Sides
 from mlmodel_operator.names import REHEARSAL_PORT, SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
@@ -74,6 +74,24 @@ class PairsPage:
     pairs: Pairs = field(default_factory=Pairs)
 
 
+@dataclass(frozen=True)
+class LabelsPage:
+    """Labels of a rollout that were posted to one pod."""
+
+    boot: str
+    """Identity of the process for one rollout, which counts from zero."""
+    revision: str
+    """Revision of the pod."""
+    tag: int = -1
+    """That of the candidate of the rollout; -1 before the first label."""
+    other: int = -1
+    """Hash of the other revision; -1 before its first label."""
+    kind: str = ""
+    """``classes`` or ``numbers``; empty before the first label."""
+    weights: Mapping[str, tuple[Labels, Labels]] = field(default_factory=dict)
+    """Labels of the own revision and of the other one, by the weight (1 to 99) under which they were drawn."""
+
+
 class Scraper:
     """One HTTP session for all pods. Create and close it in the event loop that uses it."""
 
@@ -116,6 +134,16 @@ class Scraper:
         """
         targets = {name: (address, self._rehearsal_port, "/") for name, address in addresses.items()}
         return await self._read_all(targets, parse_page)
+
+    async def label_pages(self, addresses: Mapping[str, str], largest_bin: int) -> dict[str, LabelsPage | None]:
+        """Return the labels that were posted to the pods at these ``addresses`` (IP), by name. Errors of numbers up to
+        ``largest_bin`` are right.
+
+        None for a pod that does not answer within a second, as of an older release. Never raises.
+        """
+        path = f"/labels/{largest_bin}"
+        targets = {name: (address, self._rehearsal_port, path) for name, address in addresses.items()}
+        return await self._read_all(targets, parse_labels)
 
     async def answers(self, address: str, side: Literal["stable", "candidate"] = "stable") -> bool:
         """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of this side. Never
@@ -214,6 +242,39 @@ def parse_page(body: bytes) -> PairsPage | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def parse_labels(body: bytes) -> LabelsPage | None:
+    """Return what the JSON of a pod says about labels; None if any part of it is not valid."""
+    if len(body) > _BODY_LIMIT:
+        return None
+    try:
+        page = json.loads(body)
+        kind, tag, other = page["kind"], page["tag"], page["other"]
+        if kind not in ("", "classes", "numbers"):
+            return None
+        return LabelsPage(
+            boot=_text(page["boot"], _BOOT),
+            revision=_text(page["revision"], _REVISION),
+            tag=-1 if tag == -1 else _natural(tag),
+            other=-1 if other == -1 else _natural(other),
+            kind=kind,
+            weights={str(_drawn_weight(weight)): _both(sides) for weight, sides in page["weights"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _drawn_weight(text: str) -> int:
+    weight = _weight(text)
+    if weight == 100:  # nothing is drawn
+        raise ValueError(text)
+    return weight
+
+
+def _both(sides: Any) -> tuple[Labels, Labels]:
+    (number, right), (others, others_right) = sides
+    return Labels(_natural(number), _natural(right)), Labels(_natural(others), _natural(others_right))
 
 
 def _naturals(counts: Mapping[str, Any], cls: type) -> dict[str, int]:

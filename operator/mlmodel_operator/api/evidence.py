@@ -360,6 +360,95 @@ class Page:
     """Whether it is of an earlier rehearsal of the same revision, which does not count for this one."""
 
 
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Predictions of one version whose label is known, and how many of them were right."""
+
+    number: int = 0
+    right: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers that cannot be counts."""
+        if not 0 <= self.right <= self.number <= _MOST:
+            raise TypeError("right must be 0 to number, and number 0 to 2^63")
+
+    def __add__(self, other: Labels) -> Labels:
+        return _sum(self, other)
+
+    @property
+    def wrong(self) -> int:
+        """Number of predictions that were wrong."""
+        return self.number - self.right
+
+    @property
+    def share(self) -> float:
+        """Share of right predictions, 0 to 1; 0 without labels."""
+        return self.right / self.number if self.number else 0.0
+
+
+@dataclass(frozen=True)
+class LabelSides:
+    """Labels of predictions that the router drew for candidate and stable at one weight, or in total."""
+
+    candidate: Labels = field(default_factory=Labels)
+    stable: Labels = field(default_factory=Labels)
+
+    def __add__(self, other: LabelSides) -> LabelSides:
+        return LabelSides(self.candidate + other.candidate, self.stable + other.stable)
+
+
+@dataclass(frozen=True)
+class LabelPage:
+    """The last counts of labels read from one pod."""
+
+    boot: str = ""
+    """Identity of the process for one rollout; another one counts from zero."""
+    weights: Mapping[str, LabelSides] = field(default_factory=dict)
+    """By the weight under which the predictions were drawn."""
+
+
+@dataclass(frozen=True)
+class QualityState:
+    """What the quality gate needs to continue."""
+
+    logs: tuple[float, ...] = ()
+    """One natural logarithm per alternative."""
+    judged: LabelSides = field(default_factory=LabelSides)
+    """Labels of the blocks in ``logs``."""
+    waiting: Mapping[str, LabelSides] = field(default_factory=dict)
+    """Labels of the present block of each weight."""
+    pages: Mapping[str, LabelPage] = field(default_factory=dict)
+    """Last page read from each pod."""
+    kind: str = ""
+    """What the model predicts: ``classes`` or ``numbers``; empty before the first label."""
+    bin: int = 0
+    """Largest bin of errors that are counted as right."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for numbers with which no test can be computed."""
+        if not all(abs(log) <= MOST_LOG for log in self.logs):
+            raise TypeError("each logarithm in logs must be -1e18 to 1e18")
+
+    @functools.cached_property
+    def labels(self) -> LabelSides:
+        """All labels of this rollout."""
+        return sum(self.waiting.values(), self.judged)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Labels of predictions of both versions that the router drew at random in this rollout."""
+
+    candidate_labels: Annotated[int, Doc("Number of predictions of the candidate with a label.")] = 0
+    candidate_percent: Annotated[float | None, Doc("Percentage of them that were right; absent without labels.")] = None
+    stable_labels: Annotated[int, Doc("Number of predictions of stable with a label.")] = 0
+    stable_percent: Annotated[float | None, Doc("Percentage of them that were right; absent without labels.")] = None
+    message: Annotated[str, Doc("The same in one human-readable sentence, or why no label counts.")] = ""
+
+
 @dataclass(frozen=True)
 class Cursor:
     """The last counts read from one router process."""
@@ -410,6 +499,7 @@ class EvidenceState:
     """Sum of the last pages of processes that count no more."""
     excused: int = 0
     """Number of pairs that only the candidate failed while one of its pods was replaced."""
+    quality: QualityState = field(default_factory=QualityState)
 
     def __post_init__(self) -> None:
         """Raise TypeError for numbers with which no test can be computed."""

@@ -118,6 +118,13 @@ class Reason(StrEnum):
         "Check labels, units and the order of columns; accept the change if it is intended, or lower"
         " gates.agreement.minPercent.",
     )
+    LOWER_QUALITY = (
+        "LowerQuality",
+        "The candidate's predictions were right less often than those of stable in the same time, by more than"
+        " gates.quality.maxDrop, according to the labels that were posted.",
+        "Find out with the confusion matrix of the candidate's metrics what it predicts wrong, and train it again; or"
+        " raise gates.quality.maxDrop.",
+    )
     MODEL_REJECTED = (
         "ModelRejected",
         "The server rejected the model and exited with code 3.",

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from mlmodel_operator.api.evidence import Evidence, Repeated
+from mlmodel_operator.api.evidence import Evidence, Repeated, Scores
 from mlmodel_operator.api.schema import Doc, Time
 from mlmodel_operator.api.types import Revision, Snapshot
 
@@ -176,6 +176,9 @@ class Candidate:
         Doc(
             "Requests of stable that were repeated on the candidate; absent before Validating and without a rehearsal."
         ),
+    ] = None
+    quality: Annotated[
+        Scores | None, Doc("Labels of this rollout; absent before the canary and without spec.rollout.gates.quality.")
     ] = None
 
     def __post_init__(self) -> None:

@@ -573,8 +573,70 @@ class AgreementGate:
 
 
 @dataclass(frozen=True)
+class QualityGate:
+    """Limit of the share of right predictions, by labels that are posted to /feedback during the rollout."""
+
+    metric: Annotated[
+        str,
+        Doc(
+            "What is right: accuracy (the label is the predicted class) or within (the predicted number differs from"
+            " the label by at most `within`). Default: accuracy."
+        ),
+    ] = "accuracy"
+    within: Annotated[
+        float | None,
+        Doc(
+            "Largest error of a right prediction, in the unit of the label, 0.000000001 to 1000000000; it is rounded up"
+            " by at most 6 %. Required for the metric within, and not allowed for accuracy."
+        ),
+    ] = None
+    max_drop: Annotated[
+        float,
+        Doc(
+            "Maximum decrease of the share of right predictions from stable to the candidate, as a fraction, 0.001 to"
+            " 0.5. Only predictions that the router drew count, so both versions answered the same kind of requests in"
+            " the same time. A change applies to labels that come later. Default: 0.02."
+        ),
+    ] = 0.02
+    min_labels: Annotated[
+        int,
+        Doc(
+            "Minimum number of labels of each version before the candidate can be rolled back, 1 to 1000000. The"
+            " rollout does not wait for labels. Default: 200."
+        ),
+        Limits(1, 1_000_000),
+    ] = 200
+
+    rules: ClassVar = (
+        # A rule and not an enumeration, and rules and not bounds: so the message says what to type.
+        Rule(
+            "!has(self.metric) || self.metric in ['accuracy', 'within']",
+            "spec.rollout.gates.quality.metric must be accuracy (for classes) or within (for numbers): type for example"
+            " `quality: {metric: accuracy}` or `quality: {metric: within, within: 0.5}`",
+            ".metric",
+        ),
+        Rule(
+            "(has(self.metric) && self.metric == 'within') == has(self.within)",
+            "spec.rollout.gates.quality: `within` is the largest error of a right prediction, for the metric within"
+            " only: type for example `quality: {metric: within, within: 0.5}`",
+        ),
+        Rule(
+            "!has(self.within) || (double(self.within) >= 0.000000001 && double(self.within) <= 1000000000.0)",
+            "spec.rollout.gates.quality.within must be 0.000000001 to 1000000000: type for example `within: 0.5`",
+            ".within",
+        ),
+        Rule(
+            "!has(self.maxDrop) || (double(self.maxDrop) >= 0.001 && double(self.maxDrop) <= 0.5)",
+            "spec.rollout.gates.quality.maxDrop is a fraction, 0.001 to 0.5: type for example `maxDrop: 0.02` for two"
+            " percentage points",
+            ".maxDrop",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Gates:
-    """Tests that a candidate must pass. Each gate has a default, so that every candidate is tested."""
+    """Tests that a candidate must pass. Each gate has a default; that of quality is off, because it needs labels."""
 
     errors: Annotated[
         ErrorGate, Doc("Sequential test of the error rate; its result is valid however often it is evaluated.")
@@ -587,6 +649,14 @@ class Gates:
         AgreementGate,
         Doc("Sequential test of the answers, on requests of stable that are repeated on both versions."),
     ] = field(default_factory=AgreementGate)
+    quality: Annotated[
+        QualityGate | None,
+        Doc(
+            "Sequential test of the share of right predictions, by labels. A client that may post labels decides about"
+            " the candidate, so require API keys (`spec.serving.apiKeys`) and set `spec.serving.feedbackKey`. Default:"
+            " off; `quality: {}` turns it on with its defaults."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from mlmodel_operator.names import (
     FETCHER,
     FILES_OPTION,
     REHEARSAL,
+    REQUESTS_OPTION,
     REVISION_LABEL,
     SERVER,
 )
@@ -72,10 +73,15 @@ def read_files_sha256(deployment: Body) -> str:
     return digest if _SHA256.fullmatch(digest) else ""
 
 
-def rehearses(deployment: Body) -> bool:
-    """Whether the pods of a Deployment keep a sample of their requests and answer copies: those of an older release do
-    not."""
+def has_page(deployment: Body) -> bool:
+    """Whether the pods of a Deployment have pages for the operator: those of an older release do not."""
     return any(port.get("name") == REHEARSAL for port in _server(deployment).get("ports") or [])
+
+
+def rehearses(deployment: Body) -> bool:
+    """Whether the pods of a Deployment keep a sample of their requests and answer copies."""
+    requests = dict(pairwise(_server(deployment).get("args") or [])).get(REQUESTS_OPTION)
+    return has_page(deployment) and requests != "0"
 
 
 def _server(deployment: Body) -> Body:

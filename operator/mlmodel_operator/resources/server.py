@@ -17,6 +17,7 @@ from mlmodel_operator.names import (
     REHEARSAL,
     REHEARSAL_ANNOTATION,
     REHEARSAL_PORT,
+    REQUESTS_OPTION,
     SERVER,
     SERVER_PORT,
     TEMPLATE_ANNOTATION,
@@ -80,8 +81,7 @@ def deployment(
     args = _args(owner, revision, allow_unsafe, timeout_seconds)
     volumes, mounts = _volumes(snapshot)
     container = _container(snapshot, args, mounts, signing_keys)
-    if rehearsal_requests:
-        volumes.append(_rehearse(container, rehearsal_requests))
+    volumes += _rehearse(container, rehearsal_requests)
     body: Body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -234,16 +234,19 @@ def _container(snapshot: Snapshot, args: list[str], mounts: list[Body], signing_
     }
 
 
-def _rehearse(container: Body, requests: int) -> Body:
-    """Let the server in ``container`` keep ``requests`` for rehearsals; return the volume that names the candidate: an
-    annotation of the pod, which the operator writes. Rights on ConfigMaps are not enough to name one."""
+def _rehearse(container: Body, requests: int) -> list[Body]:
+    """Let the server in ``container`` have pages for the operator, and keep ``requests`` for rehearsals; return the
+    volume that names the candidate, none for 0 requests: an annotation of the pod, which the operator writes. Rights on
+    ConfigMaps are not enough to name one."""
     path = f"{REHEARSAL_PATH}/{REHEARSAL}"
-    container["args"] += ["--rehearsal", path, "--rehearsal-requests", str(requests)]
+    container["args"] += ["--rehearsal", path, REQUESTS_OPTION, str(requests)]
     container["args"] += ["--rehearsal-port", str(REHEARSAL_PORT)]
     container["ports"].append({"name": REHEARSAL, "containerPort": REHEARSAL_PORT})
+    if not requests:
+        return []
     container["volumeMounts"].append({"name": REHEARSAL, "mountPath": REHEARSAL_PATH, "readOnly": True})
     item = {"path": REHEARSAL, "fieldRef": {"fieldPath": f"metadata.annotations['{REHEARSAL_ANNOTATION}']"}}
-    return {"name": REHEARSAL, "downwardAPI": {"items": [item]}}
+    return [{"name": REHEARSAL, "downwardAPI": {"items": [item]}}]
 
 
 def _args(owner: Owner, revision: Revision, allow_unsafe: bool, timeout_seconds: int) -> list[str]:

@@ -21,7 +21,7 @@ from typing import assert_never
 
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout import endings, hold, rehearsal, succession
+from mlmodel_operator.rollout import endings, hold, quality, rehearsal, succession
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of, sides_for
 from mlmodel_operator.rollout.draining import drain
@@ -53,7 +53,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
             assert_never(other)
     state, deletes = drain(context, state)
     state = hold.watch(context, count_replicas(context, state))
-    state = endings.note_retry(context, state)
+    state = quality.show(context, endings.note_retry(context, state))
     state, more = stand_in(context, state)
     notices += more
     if context.is_confirmed and context.routes is not None:

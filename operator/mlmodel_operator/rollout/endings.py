@@ -22,7 +22,7 @@ from mlmodel_operator.api.status import (
 )
 from mlmodel_operator.names import ACCEPT_ANNOTATION
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence import chain, errors
+from mlmodel_operator.rollout.evidence import chain, errors, quality
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.routes import weight_of
@@ -52,6 +52,8 @@ def promote(context: Context, candidate: Candidate, unproven: str = "") -> Trans
     message = f"{candidate.version} ({candidate.revision}) is promoted{how}{';' if ':' in how else ':'} {figures}"
     if evidence.state.pairs.pairs.all:
         message += f". {chain.summary(evidence.state.pairs, stable=context.stable_label, candidate=candidate.version)}"
+    if (labels := evidence.state.quality.labels).candidate.number:
+        message += f". {quality.sentence(labels, candidate.version)}"
     if context.is_change_accepted(candidate):
         message += f". The annotation {ACCEPT_ANNOTATION} accepted its other answers"
     draining = status.draining

@@ -44,13 +44,15 @@ def pods_failed(context: Context, candidate: Candidate) -> Failure | None:
     return failure
 
 
-def failed_rehearsal(context: Context, candidate: Candidate) -> Failure | None:
-    """A gate on pairs rejects the candidate: requests that stable answered were repeated on it."""
+def failed_gate(context: Context, candidate: Candidate) -> Failure | None:
+    """A gate on pairs rejects the candidate: requests that stable answered were repeated on it. Or the gate on labels
+    does."""
     if context.evidence is None:
         return None
     state, accepted = context.evidence.state, chain.ACCEPTABLE.keys() if context.is_change_accepted(candidate) else ()
     seconds = context.now - state.pairs_since if state.pairs_since else 0.0
-    verdict = chain.judge(state.pairs, context.rollout.gates, accepted, seconds=seconds)
+    gates, labels = context.rollout.gates, state.quality
+    verdict = chain.judge(state.pairs, gates, accepted, seconds=seconds, labels=labels)
     return None if verdict is None else Failure(verdict.reason, verdict.message)
 
 
@@ -100,7 +102,7 @@ _BEFORE_REQUESTS: tuple[Check, ...] = (pods_failed, never_got_ready)
 # The tests come before the deadline: they decide within seconds, and report what clients saw.
 _WITH_REQUESTS: tuple[Check, ...] = (
     pods_failed,
-    failed_rehearsal,
+    failed_gate,
     failed_too_often,
     lost_all_pods,
     got_too_few_pods,

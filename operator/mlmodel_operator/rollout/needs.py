@@ -60,6 +60,18 @@ def needs_followed(status: Status) -> bool:
     return status.stable is None
 
 
+def needs_labels(model: MLModel, status: Status, observed: Observed) -> bool:
+    """Whether the next decision requires the labels: while the candidate may get requests, and just before, so that
+    what an earlier rollout of the same revision counted is left out."""
+    candidate = status.candidate
+    return (
+        candidate is not None
+        and status.stable is not None
+        and model.spec.rollout.gates.quality is not None
+        and observed.revision(candidate.revision).ready > 0
+    )
+
+
 def needs_routers(model: MLModel, status: Status, observed: Observed) -> bool:
     """Whether the next decision requires the routes and counts of the routers.
 

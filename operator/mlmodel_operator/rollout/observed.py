@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlmodel_operator.api.evidence import Pairs, Sides
+from mlmodel_operator.api.evidence import LabelSides, Pairs, Sides
 from mlmodel_operator.names import ROUTER_STATUS_PORTS
 
 MANY_RESTARTS = 2
@@ -61,6 +61,8 @@ class RevisionState:
     """Why its Deployment cannot create pods (a quota, an admission policy); empty if it can."""
     rehearses: bool = False
     """Whether its pods keep a sample of their requests, and answer copies of requests."""
+    has_page: bool = False
+    """Whether its pods have a page with labels."""
 
     @property
     def ready(self) -> int:
@@ -111,6 +113,21 @@ class Rehearsing:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """One ready pod of either side, and what its page says about the labels of this rollout."""
+
+    pod: str
+    boot: str = ""
+    """Identity of the process for one rollout, which counts from zero; empty if the page could not be read."""
+    kind: str = ""
+    """What the model predicts: ``classes`` or ``numbers``; empty before the first label."""
+    bin: int = 0
+    """Largest bin of errors that the page counts as right."""
+    weights: Mapping[str, LabelSides] = field(default_factory=dict)
+    """By the weight under which the predictions were drawn."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """One model's children."""
 
@@ -137,6 +154,8 @@ class Observed:
     """Revisions of ``needs_services`` whose Service did not answer, and the time since which it has not."""
     rehearsing: tuple[Rehearsing, ...] = ()
     """The ready pods of stable whose pages ``needs_pages`` requires; at most ``MOST_REHEARSING``."""
+    labelled: tuple[Labelled, ...] = ()
+    """The ready pods of both sides whose labels ``needs_labels`` requires; at most ``MOST_REHEARSING`` of each."""
     denied: str = ""
     """Why this operator may not serve the desired revision, in one sentence; empty if it may."""
 

@@ -19,6 +19,7 @@ from mlmodel_server.observe.failures import RejectedLog
 from mlmodel_server.observe.families import Buckets, counter, gauge, histogram
 from mlmodel_server.observe.ids import PredictionIds, class_hash
 from mlmodel_server.observe.reports import Scored, ScoreReport
+from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.protocol import misfits
 from mlmodel_server.tensors import Array
 
@@ -95,19 +96,28 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One scored id: version and revision that predicted, seconds since then (``lag``), and for each row a cell of the
-    confusion matrix, or the error of a number, predicted minus actual."""
+    """One scored id: version and revision that predicted, when (``made``, seconds since 1970), seconds since then
+    (``lag``), and for each row a cell of the confusion matrix, or the error of a number, predicted minus actual."""
 
     version: str
     revision: str
     lag: float
     rows: tuple[Cell | float, ...]
+    made: float
+    mark: int
     mac: bytes
 
     @property
     def unknown(self) -> int:
         """Number of labels that are not a class of the model on this pod."""
         return sum(isinstance(row, Cell) and not row.known for row in self.rows)
+
+    @property
+    def result(self) -> bool | float:
+        """Whether a class was right, or the error of a number, of one row. Rows of one request may be alike, so only
+        one counts in a rollout, which neither the client nor the model chooses."""
+        row = self.rows[int.from_bytes(self.mac[-2:]) % len(self.rows)]
+        return row.right if isinstance(row, Cell) else row
 
 
 class _Layout:
@@ -141,18 +151,21 @@ class Feedback:
         slots: int = 1,
         classes: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
+        rollout: RolloutLabels | None = None,
     ) -> None:
-        """``classes`` are those of a classifier, empty for a regressor."""
+        """``classes`` are those of a classifier, empty for a regressor. ``rollout`` counts labels for the operator."""
         self._ids, self._identity, self._classes, self._clock = ids, identity, tuple(classes), clock
         self._places = value_index(self._classes)
         self._by_hash = {class_hash(text): place for place, text in enumerate(self._classes)}
         self._cells = Cells(slots, 1 + (REVISIONS + 2) * _AT.width)
         self._recent = Cells(1, RECENT).row(0)
+        self._rollout = rollout or RolloutLabels(identity.revision, slots)
         self._max_text = max(MAX_TEXT, *map(len, self._classes), 0)
         self._rejected = RejectedLog()
 
     def start(self, slot: int = 0) -> None:
         """Count in this slot from now on."""
+        self._rollout.start(slot)
         row = self._cells.row(slot)
         self._duplicates = row[:1]
         self._entries = row[1:].reshape(REVISIONS + 2, _AT.width)  # this revision, other revisions, all further ones
@@ -192,7 +205,8 @@ class Feedback:
             self._compared(row, label, place) if isinstance(row, bytes) else _error(row, label, place)
             for place, (row, label) in enumerate(zip(predicted.rows, labels, strict=True))
         )
-        return Outcome(predicted.version, predicted.revision, self._lag(predicted.time), rows, predicted.mac)
+        lag, made = self._lag(predicted.time), predicted.time
+        return Outcome(predicted.version, predicted.revision, lag, rows, made, predicted.mark, predicted.mac)
 
     def _lag(self, made: float) -> float:
         lag = self._clock() - made
@@ -232,6 +246,8 @@ class Feedback:
         return not known
 
     def _count(self, outcome: Outcome) -> None:
+        if outcome.mark:
+            self._rollout.count(outcome.revision, outcome.mark, outcome.made, outcome.result)
         entry = self._entry(outcome.version, outcome.revision)
         entry[_AT.labels] += len(outcome.rows)
         _LAG.observe(entry[_AT.lag], np.full(len(outcome.rows), outcome.lag))

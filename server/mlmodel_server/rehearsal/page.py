@@ -1,4 +1,4 @@
-"""A small HTTP server for one page, which the operator reads. One thread, bounded in every respect."""
+"""A small HTTP server for the pages that the operator reads. One thread, bounded in every respect."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class _Connection:
 
 
 class Page:
-    """Answers ``GET /`` with JSON, and every other path with 404. It does not wait for a slow client."""
+    """Answers ``GET`` with JSON, and an unknown path with 404. It does not wait for a slow client."""
 
-    def __init__(self, listening: sockets.socket, content: Callable[[], bytes]) -> None:
-        """``content`` returns the page, without waiting for anything."""
+    def __init__(self, listening: sockets.socket, content: Callable[[bytes], bytes | None]) -> None:
+        """``content`` returns the page at a path, None for an unknown one, without waiting for anything."""
         self._listening, self._content = listening, content
         listening.setblocking(False)
         self._connections: dict[object, _Connection] = {}
@@ -111,12 +111,13 @@ class Page:
         path, _, version = rest.partition(b"\r\n")[0].partition(b" ")
         if b"\r\n\r\n" not in request or not version.startswith(b"HTTP/1."):
             return _encoded("400 Bad Request", b'{"error": "this is not a request of HTTP/1.1"}')
-        if (method, path) != (b"GET", b"/"):
-            return _encoded("404 Not Found", b'{"error": "this port has only GET /"}')
         try:
-            return _encoded("200 OK", self._content())
+            content = self._content(path) if method == b"GET" else None
+            if content is None:
+                return _encoded("404 Not Found", b'{"error": "this port has only GET / and GET /labels/BIN"}')
+            return _encoded("200 OK", content)
         except Exception as error:  # a bug; the text of the error may quote data
-            logger.error("page of the rehearsal failed", extra={"error": type(error).__name__})
+            logger.error("page for the operator failed", extra={"error": type(error).__name__})
             return _encoded("500 Internal Server Error", b'{"error": "internal error"}')
 
     def _close(self, connection: _Connection) -> None:

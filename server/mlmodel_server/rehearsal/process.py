@@ -1,4 +1,5 @@
-"""The process of the rehearsal: forked beside the workers, it sends copies and serves the page with their counts.
+"""The process of the rehearsal: forked beside the workers, it sends copies and serves the pages for the operator, with
+counts of copies and of labels.
 
 It opens no model and has the lowest priority. When it dies, the parent forks another one.
 """
@@ -10,6 +11,7 @@ import gc
 import logging
 import mmap
 import os
+import re
 import signal
 import socket as sockets
 import threading
@@ -23,6 +25,7 @@ from typing import NoReturn
 import msgspec
 
 from mlmodel_server.errors import MLModelError
+from mlmodel_server.observe.rollout import BINS, RolloutLabels
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Client, Greeting
 from mlmodel_server.rehearsal.page import Page
@@ -37,6 +40,7 @@ NICENESS = 19
 
 _PR_SET_NAME = 15
 _MEMORY_BYTES = 256
+_LABELS = re.compile(rb"/labels/([0-9]{1,3})")
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,9 @@ class Settings:
     file: Path
     """Names the candidate."""
     api_keys: Path | None
-    sample: Sample
+    sample: Sample | None
+    """None turns rehearsals off, not the page with labels."""
+    labels: RolloutLabels
     candidate: Callable[[str], tuple[str, int]]
     """Returns host and port of a revision."""
 
@@ -89,6 +95,21 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rehearsal")
     _die_first()
     gc.freeze()  # the collector would write to the pages that all processes share
+    sender = _sender(settings, settings.sample, memory) if settings.sample else None
+    listening = listen()
+    page = Page(listening, Pages(settings.labels, sender))
+    what = "rehearsals are possible" if sender else "labels can be read"
+    logger.info(what, extra={"port": listening.getsockname()[1]})
+    threading.Thread(target=page.run, name="page", daemon=True).start()
+    # Of this thread only: the page is small, and is answered in time while all CPUs are busy.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    while sender:
+        time.sleep(sender.step())
+    threading.Event().wait()
+    raise AssertionError("nothing sets the event")
+
+
+def _sender(settings: Settings, sample: Sample, memory: Memory) -> Sender:
     target = TargetFile(settings.file, settings.api_keys).target
 
     def greeting() -> Greeting | None:
@@ -99,22 +120,32 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
         headers = authentic.sign(found.key, found.revision, authentic.HELLO, time.time())
         return Greeting(authentic.PATH, headers, authentic.welcome(found.key, headers))
 
-    sender = Sender(
-        settings.sample,
+    return Sender(
+        sample,
         target,
         (settings.revision, Client(*settings.own)),
         lambda revision: Client(*settings.candidate(revision), greeting),
         timeout=settings.timeout,
         memory=memory,
     )
-    listening = listen()
-    page = Page(listening, Fresh(lambda: msgspec.json.encode(sender.figures())))
-    logger.info("rehearsals are possible", extra={"port": listening.getsockname()[1]})
-    threading.Thread(target=page.run, name="page", daemon=True).start()
-    # Of this thread only: the page is small, and is answered in time while all CPUs are busy.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-    while True:
-        time.sleep(sender.step())
+
+
+class Pages:
+    """What each path of the page shows: counts, and nothing of a request or a label."""
+
+    def __init__(self, labels: RolloutLabels, sender: Sender | None) -> None:
+        """``sender`` is None without rehearsals."""
+        self._labels = labels
+        self._figures = Fresh(lambda: msgspec.json.encode(sender.figures())) if sender else None
+
+    def __call__(self, path: bytes) -> bytes | None:
+        """Return the page at a path as JSON, None for an unknown path."""
+        if path == b"/":
+            return self._figures() if self._figures else None
+        match = _LABELS.fullmatch(path)
+        if match is None or int(match[1]) >= BINS - 1:  # the last bin has no upper bound: its errors are never right
+            return None
+        return msgspec.json.encode(self._labels.page(int(match[1])))
 
 
 class Fresh:

@@ -23,12 +23,14 @@ other requests meanwhile. For a shorter one, handing it to the thread would cost
 
 @dataclass(slots=True)
 class Call:
-    """A request that fits the signature: its table and the names of the outputs that it gets."""
+    """A request that fits the signature: its table and the names of the outputs that it gets. ``mark`` says whether its
+    prediction counts in a rollout."""
 
     id: str | None
     table: Table
     outputs: tuple[str, ...]
     rows: int
+    mark: int = 0
 
 
 @dataclass(slots=True)
@@ -170,4 +172,4 @@ class Inference:
         predictions = arrays[call.outputs.index(PREDICT)] if PREDICT in call.outputs else None
         self._recorder.record_predictions(call.table if isinstance(call.table, np.ndarray) else None, predictions)
         response = InferResponse(call.id, list(map(named, call.outputs, arrays)))
-        return Answer(response, call.table, self._ids.make(predictions), queue, compute, call.rows)
+        return Answer(response, call.table, self._ids.make(predictions, call.mark), queue, compute, call.rows)

@@ -18,6 +18,7 @@ from mlmodel_server.engine.batching import Late, Overloaded
 from mlmodel_server.engine.model import bytes_of
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.observe.failures import FailureLog
+from mlmodel_server.observe.rollout import DRAWN
 from mlmodel_server.serving.budget import Budget
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.copies import TURN_SECONDS, Copy, Outcome
@@ -194,4 +195,7 @@ class Pipeline:
 
     def _decode(self, exchange: Exchange[Reply]) -> None:
         request = exchange.request = exchange.decode()
-        exchange.call = self.inference.call(request)
+        call = exchange.call = self.inference.call(request)
+        drawn = exchange.headers.get(DRAWN)
+        if drawn:
+            call.mark = self.serving.ids.mark(drawn)

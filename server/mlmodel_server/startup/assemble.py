@@ -28,6 +28,7 @@ from mlmodel_server.observe.feedback import Feedback
 from mlmodel_server.observe.ids import MIN_SECRET, PredictionIds, key_of
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
+from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.protocol import v2
 from mlmodel_server.rehearsal.authentic import Content
@@ -80,7 +81,15 @@ def sample_of(arguments: argparse.Namespace) -> Sample | None:
     return Sample(arguments.rehearsal_requests, arguments.workers) if wanted else None
 
 
-def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | None = None) -> Serving:
+def labels_of(arguments: argparse.Namespace, sha256: str) -> RolloutLabels:
+    """Return the memory for the labels of a rollout. Call this before any fork; ``sha256`` is the digest of the
+    model."""
+    return RolloutLabels(revision_of(arguments, sha256), arguments.workers)
+
+
+def assemble(
+    arguments: argparse.Namespace, loaded: Loaded, sample: Sample | None = None, labels: RolloutLabels | None = None
+) -> Serving:
     """Do all that can be done once, before workers are forked. Raise :class:`MLModelError`."""
     keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
     certificate = _certificate(arguments)
@@ -91,7 +100,7 @@ def assemble(arguments: argparse.Namespace, loaded: Loaded, sample: Sample | Non
     example = choice.example
     identity, slots, signature = _identity(arguments, loaded), arguments.workers, model.signature
     ids = PredictionIds(_feedback_key(arguments), identity, _task(loaded, model), signature.classes)
-    feedback = Feedback(ids, identity, slots, signature.classes)
+    feedback = Feedback(ids, identity, slots, signature.classes, rollout=labels)
     shadow = Shadow(identity, arguments.shadow, arguments.shadow_percent, slots) if arguments.shadow else None
     payloads = (
         PayloadLog(

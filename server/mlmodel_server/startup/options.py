@@ -310,21 +310,23 @@ def _add_rehearsal(add: Add) -> None:
         type=_path,
         metavar="FILE",
         help="file that names the candidate of a rehearsal, read again on change; with it the server keeps a sample of "
-        "requests in memory (default: off)",
+        "requests in memory, and the pages for the operator (default: off)",
     )
     add(
         "--rehearsal-requests",
         type=_integer(0, 10_000),
         default=1000,
         metavar="N",
-        help="maximum number of requests in the sample, up to 10,000; 0 turns rehearsals off (default: 1000)",
+        help="maximum number of requests in the sample, up to 10,000; 0 turns rehearsals off, not the page with labels "
+        "(default: 1000)",
     )
     add(
         "--rehearsal-port",
         type=_integer(0, 65535),
         default=8090,
         metavar="PORT",
-        help="port for the results of a rehearsal, which are counts; 0 is any free port (default: 8090)",
+        help="port for the operator: results of a rehearsal and of labels, which are counts; 0 is any free port "
+        "(default: 8090)",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import socket as sockets
 from collections.abc import Callable
 
+from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.rehearsal import process
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.startup.assemble import revision_of
@@ -17,7 +18,9 @@ SERVICE_PORT = 8080
 _ALL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # how this machine reaches itself
 
 
-def process_of(arguments: argparse.Namespace, sample: Sample, sha256: str, socket: sockets.socket) -> Callable[[], int]:
+def process_of(
+    arguments: argparse.Namespace, sample: Sample | None, labels: RolloutLabels, sha256: str, socket: sockets.socket
+) -> Callable[[], int]:
     """Return what the process does. ``socket`` is that of the workers, ``sha256`` the digest of the model."""
     host = arguments.host.strip("[]")
     settings = process.Settings(
@@ -27,6 +30,7 @@ def process_of(arguments: argparse.Namespace, sample: Sample, sha256: str, socke
         file=arguments.rehearsal,
         api_keys=arguments.api_keys,
         sample=sample,
+        labels=labels,
         candidate=lambda revision: (f"{arguments.name}-{revision}", SERVICE_PORT),
     )
     memory = process.Memory()

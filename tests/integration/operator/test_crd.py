@@ -178,6 +178,26 @@ INVALID = {
     "name too long": (manifest({"model": GOOD}, "a" * 41), "at most 40 characters"),
     "name with a digit first": (manifest({"model": GOOD}, "1a"), "must start with a letter"),
     "unknown field": (manifest({"model": GOOD, "image": "evil"}), 'unknown field "spec.image"'),
+    "unknown metric": (
+        manifest({"model": GOOD, "rollout": {"gates": {"quality": {"metric": "f1"}}}}),
+        "must be accuracy (for classes) or within (for numbers): type for example",
+    ),
+    "metric within without a tolerance": (
+        manifest({"model": GOOD, "rollout": {"gates": {"quality": {"metric": "within"}}}}),
+        "type for example `quality: {metric: within, within: 0.5}`",
+    ),
+    "tolerance for classes": (
+        manifest({"model": GOOD, "rollout": {"gates": {"quality": {"within": 0.5}}}}),
+        "for the metric within only: type for example",
+    ),
+    "tolerance of 0": (
+        manifest({"model": GOOD, "rollout": {"gates": {"quality": {"metric": "within", "within": 0}}}}),
+        "must be 0.000000001 to 1000000000: type for example `within: 0.5`",
+    ),
+    "drop in percent": (
+        manifest({"model": GOOD, "rollout": {"gates": {"quality": {"maxDrop": 2}}}}),
+        "maxDrop is a fraction, 0.001 to 0.5: type for example `maxDrop: 0.02` for two percentage points",
+    ),
     "gate of 0 percent": (
         manifest({"model": GOOD, "rollout": {"gates": {"errors": {"maxPercent": 0}}}}),
         "must be 0.1 to 50: type for example `maxPercent: 1`",

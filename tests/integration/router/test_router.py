@@ -606,6 +606,34 @@ def test_a_deadline_longer_than_the_limit_of_an_attempt_excuses_nothing(run: Run
     run(scenario, canary(100, limit_ms=200), b=reply)
 
 
+def test_the_server_learns_what_was_drawn_and_no_client_can_say_so(run: Run) -> None:
+    def headers(revision: Revision) -> list[str | None]:
+        found = [request.headers.get("x-mlmodel-drawn") for request in revision.requests]
+        revision.requests.clear()
+        return found
+
+    async def scenario(setup: Setup) -> None:
+        client = Client(setup.router.traffic)
+        forged = {"x-mlmodel-drawn": "99 b0b0b0b0 candidate"}
+        for _ in range(100):
+            await client.post(headers=forged)
+        assert headers(setup.a) == ["25 b0b0b0b0 stable"] * 75
+        assert headers(setup.b) == ["25 b0b0b0b0 candidate"] * 25
+        for choice in ("candidate", "stable"):
+            await client.post(headers={**forged, "x-mlmodel-version": choice})
+        await client.post("/v2/models/m/feedback", forged)
+        assert headers(setup.a) + headers(setup.b) == [None] * 3
+        setup.b.behave = lambda _: Reply(500)
+        for _ in range(100):
+            await client.post()
+        assert sorted(map(str, headers(setup.a))) == ["25 b0b0b0b0 candidate"] * 25 + ["25 b0b0b0b0 stable"] * 75
+        await setup.router.route(STABLE_A)
+        await client.post(headers=forged)
+        assert headers(setup.a) == [None]
+
+    run(scenario, canary(25))
+
+
 def test_a_retry_of_the_same_revision_starts_without_the_counts_of_its_last_rollout(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         await setup.send(100)

@@ -535,6 +535,15 @@ def test_metadata_reaches_the_model_and_selects_the_version(run: Run) -> None:
     run(scenario, canary(50))
 
 
+def test_the_server_learns_what_was_drawn(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.send(100, {"x-mlmodel-drawn": "99 b0b0b0b0 candidate"})
+        assert setup.a.metadata["x-mlmodel-drawn"] == "50 b0b0b0b0 stable"
+        assert setup.b.metadata["x-mlmodel-drawn"] == "50 b0b0b0b0 candidate"
+
+    run(scenario, canary(50))
+
+
 def test_a_stream_is_answered_while_it_is_open(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         method: Any = setup.client.channel.stream_stream(f"/{REFLECTION}/ServerReflectionInfo")

@@ -548,8 +548,10 @@ local function publish()
       values[prefix .. "candidate"] = prefix .. "candidate_" .. routes.candidate
       values[prefix .. "stable"] = prefix .. "stable_" .. routes.stable
     end
-    values.candidate_tally = tally_name(routes.weight, "candidate")
-    values.stable_tally = tally_name(routes.weight, "stable")
+    for _, side in ipairs({ "candidate", "stable" }) do
+      values[side .. "_tally"] = tally_name(weight, side)
+      values[side .. "_drawn"] = ("%d %s %s"):format(weight, routes.revision, side)
+    end
   end
   -- The mode last: a draw needs the rest.
   local mode = values.mode

@@ -1,4 +1,4 @@
-"""The gates on pairs in their order, and the one sentence about a rehearsal for status and Events."""
+"""The gates on pairs and labels in their order, and the one sentence about a rehearsal for status and Events."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
-from mlmodel_operator.api.evidence import Pairs, Repeated, Segment
+from mlmodel_operator.api.evidence import Pairs, QualityState, Repeated, Segment
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import Gates
-from mlmodel_operator.rollout.evidence import agreement, latency, pairs
+from mlmodel_operator.rollout.evidence import agreement, latency, pairs, quality
 from mlmodel_operator.rollout.evidence.errors import Verdict
 
-Gate = Literal["errors", "form", "latency", "agreement"]
+Gate = Literal["errors", "form", "latency", "agreement", "quality"]
 GATES: tuple[Gate, ...] = get_args(Gate)
-"""In the order in which they are asked: an answer that failed has no time, and one of another form no agreement."""
+"""In the order in which they are asked: an answer that failed has no time, and one of another form no agreement. Labels
+come last, in both senses."""
 ACCEPTABLE: Mapping[Gate, Reason] = {
     "errors": Reason.REHEARSAL_ERRORS,
     "form": Reason.OTHER_FORM,
@@ -22,24 +23,34 @@ ACCEPTABLE: Mapping[Gate, Reason] = {
 }
 """Gates that a user may let a candidate through, with their verdicts: an intended change of columns or answers."""
 
+_NO_LABELS = QualityState()
 
-def verdicts(found: Pairs, gates: Gates) -> dict[Gate, Verdict]:
-    """Return the evidence of each gate against the candidate, in order."""
-    return {
+
+def verdicts(found: Pairs, gates: Gates, labels: QualityState = _NO_LABELS) -> dict[Gate, Verdict]:
+    """Return the evidence of each gate against the candidate, in order; none of a gate that is off."""
+    asked: dict[Gate, Verdict] = {
         "errors": pairs.judge(found, max_percent=gates.errors.max_percent),
         "form": agreement.judge_form(found),
         "latency": latency.judge(found, gates.latency),
         "agreement": agreement.judge(found, gates.agreement),
     }
+    return asked | ({"quality": quality.judge(labels, gates.quality)} if gates.quality else {})
 
 
-def judge(found: Pairs, gates: Gates, accepted: Collection[Gate] = (), *, seconds: float = math.inf) -> Verdict | None:
+def judge(
+    found: Pairs,
+    gates: Gates,
+    accepted: Collection[Gate] = (),
+    *,
+    seconds: float = math.inf,
+    labels: QualityState = _NO_LABELS,
+) -> Verdict | None:
     """Return the verdict of the first gate that rejects the candidate; None if none does.
 
     ``accepted`` are gates that a user lets the candidate through, and ``seconds`` is the time since the first pair.
     """
     early: tuple[Gate, ...] = ("latency",) if seconds < latency.LEAST_SECONDS else ()
-    asked = (verdict for gate, verdict in verdicts(found, gates).items() if gate not in {*accepted, *early})
+    asked = (verdict for gate, verdict in verdicts(found, gates, labels).items() if gate not in {*accepted, *early})
     return next((verdict for verdict in asked if verdict.is_decisive), None)
 
 

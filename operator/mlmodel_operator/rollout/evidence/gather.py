@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Page, Pairs, Recent, Sides
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout.evidence import difference, errors
+from mlmodel_operator.rollout.evidence import difference, errors, labels
 from mlmodel_operator.rollout.observed import Observed, Pod, Router
 
 GONE_SECONDS = 3.0
@@ -40,7 +40,13 @@ def first_evidence(observed: Observed, candidate: Candidate, now: float) -> Evid
     not part of it, except the pairs of its rehearsal."""
     _, cursors = _read(observed.routers, {}, candidate.revision)
     pods = _watch_pods(observed.revision(candidate.revision).pods, {}, now)
-    state = EvidenceState(routers=cursors, pods=pods, recent=Recent(since=now), pages=_former(observed, candidate))
+    state = EvidenceState(
+        routers=cursors,
+        pods=pods,
+        recent=Recent(since=now),
+        pages=_former(observed, candidate),
+        quality=labels.first(observed),
+    )
     return Evidence(state=state)
 
 
@@ -64,8 +70,12 @@ def fresh_evidence(model: MLModel, observed: Observed, status: Status, now: floa
     candidate = status.candidate
     if candidate is None or status.stable is None or candidate.evidence is None:
         return None
-    max_percent = model.spec.rollout.gates.errors.max_percent
-    return gather(candidate.evidence, observed, candidate, now=now, max_percent=max_percent)
+    gates = model.spec.rollout.gates
+    fresh = gather(candidate.evidence, observed, candidate, now=now, max_percent=gates.errors.max_percent)
+    if gates.quality is None:
+        return fresh
+    quality = labels.count(fresh.state.quality, observed, gates.quality)
+    return replace(fresh, state=replace(fresh.state, quality=quality))
 
 
 def gather(evidence: Evidence, observed: Observed, candidate: Candidate, *, now: float, max_percent: float) -> Evidence:

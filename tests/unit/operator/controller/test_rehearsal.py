@@ -92,7 +92,7 @@ async def test_nothing_is_read_or_written_without_a_rehearsal() -> None:
     await world.serve("v1", rollout=rollout)
     deployment = world.child(DEPLOYMENTS, world.revision("stable"))
     assert deployment is not None
-    assert "rehearsal" not in str(deployment["spec"])
+    assert "/etc/mlmodel/rehearsal', 'readOnly'" not in str(deployment["spec"]), "no volume"
     await world.apply_model("v2", rollout={"bakeSeconds": 5})
     await world.run(lambda: world.weight() == 5)
     await world.tick()

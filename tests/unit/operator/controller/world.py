@@ -29,6 +29,7 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.process import CHILD_SELECTOR, children
 from mlmodel_operator.resources.exact import foreign_fields
+from mlmodel_operator.rollout.evidence.labels import hash_of, tag_of
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import micro_time
@@ -73,6 +74,8 @@ class PodHttp(Scraper):
             return None
         if port == self._server_port:
             return b""
+        if port == REHEARSAL_PORT and path != "/":
+            return json.dumps(self._world.labels_page(address, path)).encode() if self._world.labelled else None
         if port == REHEARSAL_PORT:
             return json.dumps(self._world.rehearsal_page(address)).encode()
         if port in ROUTER_STATUS_PORTS:
@@ -101,6 +104,9 @@ class World:
         """Revision on the pages of rehearsals; empty: that of the pod."""
         self.kept = 0
         """Requests that each pod keeps for a rehearsal; they are repeated at once."""
+        self.labelled: list[list[int]] = []
+        """Labels and right ones, of stable and of the candidate, once the candidate has a weight; empty: the pods count
+        none."""
         self.routed: dict[int, Counter[str]] = {}  # by weight and side
         self._candidate = ""
         self._addresses = count(10)
@@ -332,6 +338,21 @@ class World:
             "pairs": {"both": asked, "candidate_failed": 0, "own_failed": 0, "both_failed": 0},
             "again": {"both": 0, "differ": 0},
             "agree": {"rows": 0, "same": 0, "outside": 0, "candidate_mode": 0, "own_mode": 0, "form": 0},
+        }
+
+    def labels_page(self, address: str, path: str) -> Body:
+        """Return the page with labels of the pod at this IP; all labels were posted to stable's pod."""
+        assert path == "/labels/0"
+        pod = next(b for (kind, _, _), b in self.api.objects.items() if kind == PODS and _pod_ip(b) == address)
+        revision, candidate = pod["metadata"]["labels"][REVISION_LABEL], self.revision("candidate").removeprefix("-")
+        is_stable = revision != candidate
+        return {
+            "boot": f"{int(self.weight() > 0):016x}",
+            "revision": revision,
+            "tag": tag_of(candidate),
+            "other": hash_of(candidate) if is_stable else -1,
+            "kind": "classes",
+            "weights": {"5": self.labelled} if is_stable and self.weight() else {},
         }
 
     def _follow(self) -> str:

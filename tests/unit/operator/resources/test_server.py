@@ -11,7 +11,7 @@ import pytest
 from mlmodel_operator.api.schema import Quantity
 from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, FeedbackKey, Owner, Resources, Revision
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
-from mlmodel_operator.resources.found import rehearses
+from mlmodel_operator.resources.found import has_page, rehearses
 from mlmodel_server.loading import limits
 from mlmodel_server.startup import server as server_drain
 from tests.unit.operator.resources.cast import IMAGE, OWNER, Body, container, fetcher, pod, restricted, revision
@@ -300,11 +300,25 @@ def test_a_pod_keeps_requests_for_rehearsals_and_reads_which_candidate_to_rehear
     assert rehearses(deploy)
 
 
-def test_without_rehearsals_a_pod_has_none_of_it() -> None:
+def test_without_rehearsals_a_pod_has_only_the_page_with_labels() -> None:
     deploy = deployment(OWNER, revision("s3://b/k", serving={"api_keys": ApiKeys("k")}), rehearsal_requests=0)
-    assert "rehearsal" not in json.dumps(deploy)
+    server = container(deploy)
+    assert server["args"][server["args"].index("--rehearsal-requests") + 1] == "0"
+    assert {"name": "rehearsal", "containerPort": 8090} in server["ports"]
+    pod = deploy["spec"]["template"]["spec"]
+    assert "rehearsal" not in json.dumps([pod["volumes"], server["volumeMounts"]])
+    assert has_page(deploy)
     assert not rehearses(deploy)
+    assert not has_page({})
     assert not rehearses({})
+
+
+def test_a_pod_of_an_older_release_has_no_page() -> None:
+    deploy = deployment(OWNER, revision("s3://b/k"), rehearsal_requests=0)
+    server = deploy["spec"]["template"]["spec"]["containers"][0]
+    server["ports"] = [port for port in server["ports"] if port["name"] != "rehearsal"]
+    assert not has_page(deploy)
+    assert not rehearses(deploy)
 
 
 def test_grpc_has_the_same_name_and_port_everywhere() -> None:

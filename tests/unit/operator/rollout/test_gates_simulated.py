@@ -8,8 +8,6 @@ import pytest
 
 from bench import gates
 from bench.gates import SEED, Noise, Test, World, decided_at
-from mlmodel_operator.rollout.evidence import quality
-from mlmodel_operator.rollout.evidence.quality import Labels
 
 
 def rejected(world: World, test: Test, runs: int) -> list[int]:
@@ -68,16 +66,3 @@ def test_labels_that_are_wrong_more_often_roll_a_version_back() -> None:
     assert None not in worse
     assert statistics.median(number for number in worse if number) <= 600
     assert [gates.labelled(SEED + run, 0.9, 0.9) for run in range(2)] == [None, None]
-
-
-def test_labels_of_one_side_prove_nothing() -> None:
-    for sides in ((Labels(1000, 0), Labels()), (Labels(), Labels(1000, 1000)), (Labels(), Labels())):
-        assert quality.against(*sides, max_drop=0.02) == 0.0
-    assert quality.against(Labels(1000, 990), Labels(1000, 500), max_drop=0.02) == 0.0
-    assert not quality.is_worse(Labels(199, 0), Labels(1000, 1000), max_drop=0.02, min_labels=200)
-    assert quality.is_worse(Labels(200, 0), Labels(1000, 1000), max_drop=0.02, min_labels=200)
-    assert quality.sentence(Labels(400, 320), Labels(1000, 900)) == (
-        "80.0 % of its 400 predictions with a label were right, and 90.0 % of 1000 of stable in the same time"
-    )
-    with pytest.raises(TypeError, match="right must be 0 to number"):
-        Labels(1, 2)

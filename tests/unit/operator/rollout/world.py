@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from mlmodel_operator.api.codec import decode, encode
-from mlmodel_operator.api.evidence import Agreement, Counts, Dropped, Outcomes, Pairs, Sides
+from mlmodel_operator.api.evidence import Agreement, Counts, Dropped, Labels, LabelSides, Outcomes, Pairs, Sides
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import (
@@ -30,8 +30,9 @@ from mlmodel_operator.api.types import (
 )
 from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.rollout.decide import decide
-from mlmodel_operator.rollout.needs import needs_pages, needs_routers, needs_services
-from mlmodel_operator.rollout.observed import Observed, Pod, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.evidence.labels import bin_for
+from mlmodel_operator.rollout.needs import needs_labels, needs_pages, needs_routers, needs_services
+from mlmodel_operator.rollout.observed import Labelled, Observed, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
 from mlmodel_operator.rollout.recovery import Known, decisions_of, is_lost, recover
@@ -74,6 +75,8 @@ class Behaviour:
     """Prediction time beside that of other versions."""
     agrees: float = 1.0
     """Fraction of the answers that are those of other versions."""
+    accuracy: float = 0.9
+    """Fraction of the predictions that are right."""
     never_ready: bool = False
     broken: dict[str, object] = field(default_factory=dict)
     """Fields of Pod of a failure, such as ``{"exit_code": 3}``."""
@@ -118,6 +121,25 @@ class Sample:
         self.file = file
 
 
+@dataclass
+class Counted:
+    """Labels that were posted to one pod, of the rollout of one candidate."""
+
+    candidate: str = ""
+    boot: int = 0
+    newest: float = 0.0
+    weights: dict[str, LabelSides] = field(default_factory=dict)
+
+    def post(self, made: float, candidate: str, weight: int, sides: LabelSides) -> None:
+        """Count labels of predictions that were ``made`` at some time."""
+        if candidate != self.candidate:
+            if made <= self.newest:
+                return
+            self.candidate, self.boot, self.weights = candidate, self.boot + 1, {}
+        self.newest = max(self.newest, made)
+        self.weights[str(weight)] = self.weights.get(str(weight), LabelSides()) + sides
+
+
 @dataclass(frozen=True)
 class _Sent:
     """Requests to one revision: those that some version accepts, those that the router counts as failed, and those that
@@ -157,6 +179,18 @@ class World:
     """Pods whose page does not answer, with the time since which it does not."""
     reads_file: bool = True
     """Whether the pods read the file that names the candidate; kubelet may refresh it late."""
+    labelled: float = 0.0
+    """Fraction of the predictions that get a label."""
+    label_seconds: float = 0.0
+    """Time from a prediction to its label."""
+    harder: Callable[[float], float] = lambda _: 0.0
+    """By how much the fraction of right predictions is lower at a time, for all versions."""
+    posts: list[tuple[float, str, int, LabelSides]] = field(default_factory=list)
+    """Labels that are to come: when they were predicted, in the rollout of which candidate, at which weight."""
+    counted_labels: dict[str, Counted] = field(default_factory=dict)
+    """By the name of the pod to which they were posted."""
+    no_page: set[str] = field(default_factory=set)
+    """Versions whose pods do not count labels, as those of an older release."""
     annotations: dict[str, str] = field(default_factory=dict)
     """Annotations of the MLModel."""
     file: str = ""
@@ -249,6 +283,7 @@ class World:
                 True,
                 revision.snapshot.files_sha256,
                 rehearses=self.rehearses,
+                has_page=revision.version not in self.no_page,
             )
             for name, revision in self.revisions.items()
         }
@@ -268,6 +303,8 @@ class World:
             )
         missing = config_map if config_map and not files else ""
         observed = Observed(states, (router,), followed=self.routes, missing_config_map=missing, files_sha256=files)
+        if needs_labels(self.model(), status, observed):
+            observed = replace(observed, labelled=tuple(self._label_pages(status, observed)))
         stable = status.stable
         if stable is None or stable.revision not in states or not needs_pages(self.model(), status, observed):
             return observed
@@ -284,6 +321,21 @@ class World:
         boot = hashlib.sha256(f"{pod}/{sample.boot}".encode()).hexdigest()[:16]
         pairs = replace(sample.pairs, seen=sample.seen, kept=sample.kept, left=sample.left if candidate else 0)
         return Rehearsing(pod, boot, candidate, pairs)
+
+    def _label_pages(self, status: Status, observed: Observed) -> Iterator[Labelled]:
+        """Yield what the pods of both sides show."""
+        assert status.stable is not None
+        assert status.candidate is not None
+        gate = self.spec.rollout.gates.quality
+        largest = bin_for(gate) if gate is not None else 0
+        for revision in (status.stable.revision, status.candidate.revision):
+            state = observed.revision(revision)
+            for pod in state.pods if state.has_page else ():
+                if pod.ready and not pod.terminating:
+                    counted = self.counted_labels.get(pod.name, Counted())
+                    boot = hashlib.sha256(f"{pod.name}/{counted.boot}".encode()).hexdigest()[:16]
+                    weights = dict(counted.weights) if counted.candidate == status.candidate.revision else {}
+                    yield Labelled(pod.name, boot, "classes" if counted.weights else "", largest, weights)
 
     def _candidate(self) -> str:
         """Return the revision of the candidate in the routes that the router follows; empty without one."""
@@ -335,6 +387,7 @@ class World:
         number = round(self.due)
         self.due -= number
         self._requests(number, seconds)
+        self._post_labels()
         if self.rehearses:
             self._rehearse(seconds)
         return self.reconcile(**how)
@@ -454,6 +507,27 @@ class World:
                 Counts(others.valid, min(others.valid, poison_of_stable + others.failed)),
             )
             self.weights[weight] = self.weights.get(weight, Sides()) + sides
+            if self.labelled and weight < 100:
+                labels = LabelSides(self._labels(candidate, own.valid - failed), self._labels(stable, others.valid))
+                self.posts.append((self.now, candidate, weight, labels))
+
+    def _labels(self, revision: str, number: int) -> Labels:
+        """Return the labels of this many predictions of a revision."""
+        right = self.behaviour(self.revisions[revision].version).accuracy - self.harder(self.now)
+        known = sum(self.rng.random() < self.labelled for _ in range(number))
+        return Labels(known, sum(self.rng.random() < right for _ in range(known)))
+
+    def _post_labels(self) -> None:
+        """Post labels that have become known, each second of them to one pod: to the version that gets what is not
+        drawn."""
+        routes = self.followed
+        while routes is not None and self.posts and self.posts[0][0] + self.label_seconds <= self.now:
+            made, candidate, weight, sides = self.posts.pop(0)
+            slot = routes.candidate if routes.candidate and routes.weight == 100 else routes.stable
+            to = next((name for name in self.revisions if slot and routes.addresses[slot] == _address(name)), "")
+            pods = [pod.name for pod in self.observed_pods(to) if pod.ready and not pod.terminating] if to else []
+            if pods:
+                self.counted_labels.setdefault(self.rng.choice(pods), Counted()).post(made, candidate, weight, sides)
 
     def _draw(self, weight: int, number: int) -> int:
         """Return how many of ``number`` requests the candidate gets, in shuffled blocks of 100."""

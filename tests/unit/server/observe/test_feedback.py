@@ -145,7 +145,7 @@ def test_a_label_may_have_any_spelling_of_json(classes: tuple[str, ...], predict
 def test_two_workers_never_create_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time_ns", lambda: 1)
     drawn = iter([b"\x00\x01", b"\x00\x02"])
-    monkeypatch.setattr("os.urandom", lambda _: next(drawn))
+    monkeypatch.setattr("os.urandom", lambda size: next(drawn) if size == 2 else bytes(size))
     assert Pod().predict("benign") != Pod().predict("benign")
 
 

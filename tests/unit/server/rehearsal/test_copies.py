@@ -364,7 +364,7 @@ def test_a_copy_leaves_no_trace(
     offered: list[str] = []
     monkeypatch.setattr(shadow, "offer", lambda *_: offered.append("shadow"))
     monkeypatch.setattr(payloads, "offer", lambda *_: offered.append("payload log"))
-    monkeypatch.setattr(pod.serving.ids, "make", lambda _: offered.append("id"))
+    monkeypatch.setattr(pod.serving.ids, "make", lambda *_: offered.append("id"))
     monkeypatch.setattr(pod.serving.recorder, "record_predictions", lambda *_: offered.append("drift"))
     pod.run({"target": "/predict", "body": PLAIN})
     assert offered == ["drift", "id", "shadow", "payload log"], "a request leaves these"

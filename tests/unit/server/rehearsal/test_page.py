@@ -32,10 +32,10 @@ class Running:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def _make(self) -> bytes:
+    def _make(self, path: bytes) -> bytes | None:
         if self.error:
             raise self.error
-        return self.content
+        return self.content if path == b"/" else None
 
     def _run(self) -> None:
         while not self._stopping:

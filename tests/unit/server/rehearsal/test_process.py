@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from mlmodel_server.errors import UsageError
+from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.rehearsal import authentic, process
 from mlmodel_server.rehearsal.authentic import Content
 from mlmodel_server.rehearsal.process import Fresh, Memory, Settings
@@ -91,6 +92,7 @@ class Forked:
             file=self.file,
             api_keys=None,
             sample=sample,
+            labels=RolloutLabels("aaaa"),
             candidate=lambda _: ("127.0.0.1", self.candidate.server_port),
         )
         self.pid = os.fork()
