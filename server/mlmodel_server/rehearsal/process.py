@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
-import mmap
 import os
 import signal
 import socket as sockets
@@ -26,6 +25,7 @@ from mlmodel_server.errors import MLModelError
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Client, Greeting
 from mlmodel_server.rehearsal.page import Page
+from mlmodel_server.rehearsal.progress import Progress
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.sender import Sender
 from mlmodel_server.rehearsal.target import TargetFile
@@ -36,7 +36,6 @@ FRESH_SECONDS = 0.5
 NICENESS = 19
 
 _PR_SET_NAME = 15
-_MEMORY_BYTES = 256
 
 logger = logging.getLogger(__name__)
 
@@ -58,25 +57,10 @@ class Settings:
     """Returns host and port of a revision."""
 
 
-class Memory:
-    """A few bytes in anonymous shared memory: the next process reads what the one before it wrote."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _MEMORY_BYTES)
-
-    def read(self) -> bytes:
-        """Return what was written last."""
-        return self._memory[1 : 1 + self._memory[0]]
-
-    def write(self, content: bytes) -> None:
-        """Replace the content, at most 255 bytes."""
-        self._memory[: 1 + len(content)] = bytes([len(content)]) + content
-
-
-def run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]) -> int:
+def run(settings: Settings, progress: Progress, listen: Callable[[], sockets.socket]) -> int:
     """Run until SIGTERM, or until an error, which is logged. ``listen`` returns the listening socket of the page."""
     try:
-        _run(settings, memory, listen)
+        _run(settings, progress, listen)
     except MLModelError as error:
         logger.error("no rehearsal", extra={"error": error})
     except Exception as error:  # a bug; the text of the error may quote data of a request
@@ -84,7 +68,7 @@ def run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]
     return 1
 
 
-def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]) -> NoReturn:
+def _run(settings: Settings, progress: Progress, listen: Callable[[], sockets.socket]) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it also while it waits for a name server
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rehearsal")
     _die_first()
@@ -105,7 +89,7 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
         (settings.revision, Client(*settings.own)),
         lambda revision: Client(*settings.candidate(revision), greeting),
         timeout=settings.timeout,
-        memory=memory,
+        progress=progress,
     )
     listening = listen()
     page = Page(listening, Fresh(lambda: msgspec.json.encode(sender.figures())))

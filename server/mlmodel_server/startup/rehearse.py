@@ -7,6 +7,7 @@ import socket as sockets
 from collections.abc import Callable
 
 from mlmodel_server.rehearsal import process
+from mlmodel_server.rehearsal.progress import Progress
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.startup.assemble import revision_of
 from mlmodel_server.startup.server import listen
@@ -29,12 +30,12 @@ def process_of(arguments: argparse.Namespace, sample: Sample, sha256: str, socke
         sample=sample,
         candidate=lambda revision: (f"{arguments.name}-{revision}", SERVICE_PORT),
     )
-    memory = process.Memory()
+    progress = Progress()
 
     def work() -> int:
         socket.close()  # else clients could connect to a port on which no worker listens any more
         return process.run(
-            settings, memory, lambda: listen(arguments.host, arguments.rehearsal_port, "--rehearsal-port")
+            settings, progress, lambda: listen(arguments.host, arguments.rehearsal_port, "--rehearsal-port")
         )
 
     return work
