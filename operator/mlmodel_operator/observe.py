@@ -262,11 +262,18 @@ def read_router(name: str, port: int, status: RouterStatus | None, silent_since:
     )
 
 
-def read_rehearsing(pod: str, revision: str, page: PairsPage | None, silent_since: float | None) -> Rehearsing:
-    """Return one pod of a ``revision`` with the page that it answered, or the time since which it has not."""
+def read_rehearsing(
+    pod: str, revision: str, session: str, page: PairsPage | None, silent_since: float | None
+) -> Rehearsing:
+    """Return one pod of a ``revision`` with the page that it answered, or the time since which it has not.
+
+    A page of another ``session`` is of an earlier rehearsal: the pod has not begun this one.
+    """
     if page is None or page.revision != revision:
         return Rehearsing(pod, silent_since=silent_since)
-    return Rehearsing(pod, page.boot, page.candidate, page.pairs)
+    if page.session not in ("", session):
+        return Rehearsing(pod, page.boot)
+    return Rehearsing(pod, page.boot, page.candidate, page.pairs, is_named=bool(page.session))
 
 
 # -------------------------------------------------------------------------------------------------------- ConfigMaps

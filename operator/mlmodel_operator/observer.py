@@ -20,6 +20,7 @@ from mlmodel_operator.rollout.observed import MOST_REHEARSING, Observed, Rehears
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
+from mlmodel_operator.rollout.session import nonce_of, shown
 from mlmodel_operator.runtime.api import Api
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.resource import (
@@ -181,7 +182,10 @@ class Observer:
         pages = await self._scraper.pages(addresses)
         answered = {name: page is not None and page.revision == revision for name, page in pages.items()}
         silent = self._silences.note(key, "pages", answered, self._clock.now())
-        return tuple(observe.read_rehearsing(name, revision, page, silent.get(name)) for name, page in pages.items())
+        session = shown(nonce_of(owner, status.candidate)) if status.candidate else ""
+        return tuple(
+            observe.read_rehearsing(name, revision, session, page, silent.get(name)) for name, page in pages.items()
+        )
 
     async def _read_config_map(self, key: Key, status: Status, observed: Observed) -> ConfigMapRead:
         to_pin = config_map_to_pin(status, observed)

@@ -347,7 +347,26 @@ class Page:
     """Identity of the process for one rehearsal; another one counts from zero."""
     pairs: Pairs = field(default_factory=Pairs)
     is_former: bool = False
-    """Whether it is of an earlier rehearsal of the same revision, which does not count for this one."""
+    """Whether it is of an earlier rehearsal of the same revision, which does not count for this one. Without a ``boot``
+    the first process that the pod shows is such a one: it could not be read before this rehearsal."""
+    is_folded: bool = False
+    """Whether the pairs are a part of ``past``, and what this process counts since then is left out."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What was counted at some moment of the rehearsal, for the tests of late changes."""
+
+    number: int = 0
+    """From 1, in the order of time."""
+    at: float = 0.0
+    """Seconds since the epoch."""
+    pairs: Pairs = field(default_factory=Pairs)
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for a number that no mark has."""
+        if not 0 <= self.number <= _MOST:
+            raise TypeError("the number of a mark must be 0 to 2^63")
 
 
 @dataclass(frozen=True)
@@ -400,6 +419,8 @@ class EvidenceState:
     """Sum of the last pages of processes that count no more."""
     excused: int = 0
     """Number of pairs that only the candidate failed while one of its pods was replaced."""
+    marks: tuple[Mark, ...] = ()
+    """All pairs at some moments, oldest first."""
 
     def __post_init__(self) -> None:
         """Raise TypeError for numbers with which no test can be computed."""

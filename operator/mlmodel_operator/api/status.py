@@ -16,7 +16,7 @@ from mlmodel_operator.api.evidence import Evidence, Repeated
 from mlmodel_operator.api.schema import Doc, Time
 from mlmodel_operator.api.types import Revision, Snapshot
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Format of the status that this release writes; a status without ``formatVersion`` has format 1."""
 
 Phase = Literal["Stable", "Preparing", "Validating", "Canary", "Promoting", "Baking", "RollingBack", "Draining"]

@@ -47,6 +47,8 @@ def upgrade_status(raw: Json) -> Json:
             return _from_2(raw)
         case 3:
             return _from_3(raw)
+        case 4:
+            return _from_4(raw)
         case _:
             return raw
 
@@ -74,4 +76,9 @@ def _from_2(raw: Json) -> Json:
 
 def _from_3(raw: Json) -> Json:
     """Format 4 has the phase Validating and counts of pairs: a rollout without them goes on without."""
-    return {**raw, "formatVersion": 4}
+    return _from_4(raw)
+
+
+def _from_4(raw: Json) -> Json:
+    """Format 5 has new fields, which a status without them does not need."""
+    return {**raw, "formatVersion": 5}

@@ -60,7 +60,7 @@ _MOST_MICROSECONDS = 3600 * 10**6
 
 
 class Place(NamedTuple):
-    """Where a request is kept: its worker, and its number there. Equal requests, of all workers of the pod, have the same
+    """Where a request is kept: its worker, and its number there. Equal requests of all workers of the pod have the same
     ``digest``, which no client can compute. ``microseconds`` is what stable took for it when a client sent it."""
 
     slot: int

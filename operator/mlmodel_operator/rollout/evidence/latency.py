@@ -25,6 +25,9 @@ RATIO, TIME = 1.05, 1.1
 LEAST_SECONDS = 15.0
 """Time in seconds from the first pair until the gate may decide: pairs of a few milliseconds fall together into one
 pause, one throttled period of a CPU quota, or the first moments of a process."""
+LATE_SECONDS = 60.0
+"""The same for pairs since a later moment: there are many such moments, and a node that is slow for a while must not
+decide in one of them."""
 
 
 def judge(pairs: Pairs, gate: LatencyGate) -> Verdict:

@@ -245,7 +245,7 @@ def test_requests_are_equal_if_all_that_their_answer_depends_on_is() -> None:
 
 
 def test_equal_requests_of_two_workers_have_one_digest_which_is_another_one_in_another_pod() -> None:
-    digests = []
+    digests: list[int] = []
     for _ in range(2):
         sample = Sample(10, 2, 1 << 16)
         for slot in range(2):
