@@ -311,7 +311,7 @@ class Pairs:
 class Repeated:
     """Requests of stable that were repeated on both versions, before a user met the candidate and since."""
 
-    requests: Annotated[int, Doc("Number of requests that were repeated on both versions.")] = 0
+    requests: Annotated[int, Doc("Number of different requests that were repeated on both versions, once per pod.")] = 0
     failed_only_on_candidate: Annotated[int, Doc("Number of them that stable answered and the candidate did not.")] = 0
     failed_only_on_stable: Annotated[int, Doc("Number of them that the candidate answered and stable did not.")] = 0
     failed_on_both: Annotated[int, Doc("Number of them that neither answered. They count for neither side.")] = 0

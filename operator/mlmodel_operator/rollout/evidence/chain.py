@@ -85,7 +85,7 @@ def summary(found: Pairs, certified: float | None, *, stable: str, candidate: st
     if found.ratios:
         parts.append(f"median time {latency.figure(found)} times")
     end = f"; proven to fail at most {certified:g} percentage points more" if certified is not None else ""
-    return f"{outcomes.all} requests of {stable} were repeated: {', '.join(parts)}{end}"
+    return f"{outcomes.all} different requests of {stable} were repeated: {', '.join(parts)}{end}"
 
 
 def summary_of(evidence: Evidence, *, stable: str, candidate: str) -> str:

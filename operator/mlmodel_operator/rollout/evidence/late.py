@@ -1,8 +1,8 @@
 """Late changes: the pairs since some earlier moments, beside all pairs.
 
 The gates judge counts of all pairs. A version that turns bad after many good pairs would need as many bad ones. So a
-part of the evidence bets on the pairs since a mark, which is set after each ``BLOCK`` pairs: the marks have shares that
-sum to one, whatever their number, so the sum is evidence as each of them is (Ville's inequality; Shin, Ramdas, Rinaldo
+part of the evidence bets on the pairs since a mark, which is set after each ``BLOCK`` pairs: all marks have shares that
+sum to one, however many there are, so the sum is evidence as each of them is (Ville's inequality; Shin, Ramdas, Rinaldo
 2023: e-detectors). To forget a mark only lowers it. Where a mark is set does not depend on any answer.
 """
 
@@ -16,10 +16,11 @@ from mlmodel_operator.api.evidence import Agreement, Mark, Outcomes, Pairs
 from mlmodel_operator.rollout.evidence.difference import log_sum
 from mlmodel_operator.rollout.evidence.errors import Verdict, evidence_of
 
-BLOCK = 100
-"""Number of pairs between two marks."""
-_MOST_MARKS = 5
-"""Marks that are kept: the three latest, and two more that are up to seven blocks old."""
+BLOCK, BLOCK_SECONDS = 100, 20.0
+"""Least number of pairs, and least time, between two marks."""
+_MOST_MARKS = 6
+"""Marks that are kept: the four latest, and two more that are up to seven blocks old. So one is always old enough for
+the gate on times."""
 _FIRST = 0.8
 """Share of the evidence for all pairs; the marks have the rest."""
 
@@ -36,9 +37,9 @@ class Window:
 
 
 def marked(marks: tuple[Mark, ...], pairs: Pairs, now: float) -> tuple[Mark, ...]:
-    """Return the marks with one more, if there are ``BLOCK`` pairs since the last one."""
+    """Return the marks with one more, if there are ``BLOCK`` pairs in ``BLOCK_SECONDS`` since the last one."""
     last = marks[-1] if marks else Mark()
-    if pairs.pairs.all < last.pairs.pairs.all + BLOCK:
+    if pairs.pairs.all < last.pairs.pairs.all + BLOCK or now < last.at + BLOCK_SECONDS:
         return marks
     number = last.number + 1
     # Only what the tests need: the marks are in the status.

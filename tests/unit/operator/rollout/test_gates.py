@@ -169,12 +169,12 @@ GOOD = Pairs(
 
 def test_the_summary_is_one_sentence() -> None:
     assert chain.summary(GOOD, 0.61, stable="v1", candidate="v2") == (
-        "1000 requests of v1 were repeated: 0 failed only on v2, 998 of 1000 answers agree, median time 0.95 times;"
-        " proven to fail at most 0.61 percentage points more"
+        "1000 different requests of v1 were repeated: 0 failed only on v2, 998 of 1000 answers agree, median time 0.95"
+        " times; proven to fail at most 0.61 percentage points more"
     )
     mixed = Pairs(pairs=Outcomes(3, 1, 2, 4))
     assert chain.summary(mixed, None, stable="v1", candidate="v2") == (
-        "10 requests of v1 were repeated: 1 failed only on v2, 2 only on v1, 4 on both"
+        "10 different requests of v1 were repeated: 1 failed only on v2, 2 only on v1, 4 on both"
     )
     assert chain.summary(Pairs(), None, stable="v1", candidate="v2") == "No request of v1 was repeated on v2"
 

@@ -77,9 +77,18 @@ def test_a_few_seconds_do_not_make_a_version_slow() -> None:
 def test_marks_are_few_and_the_latest_are_all_there() -> None:
     for number in (1, 2, 3, 10, 57):
         numbers = [mark.number for mark in marks_after(number * BLOCK)]
-        assert len(numbers) <= 5
+        assert len(numbers) <= 6
         assert numbers[-3:] == list(range(max(number - 2, 1), number + 1))
         assert number < 8 or number - numbers[0] >= 4
+
+
+@pytest.mark.parametrize("per_second", [1, 10, 100, 1000])
+def test_one_mark_is_old_enough_for_the_gate_on_times_at_any_speed(per_second: int) -> None:
+    marks: tuple[Mark, ...] = ()
+    for second in range(1, 400):
+        marks = late.marked(marks, counts(second * per_second), float(second))
+        ages = [second - mark.at for mark in marks]
+        assert second < 300 or any(age >= latency.LATE_SECONDS for age in ages)
 
 
 def test_shares_of_all_marks_are_one_whatever_their_number() -> None:
@@ -100,7 +109,7 @@ def test_the_evidence_is_a_bet_whose_mean_is_at_most_one() -> None:
             slow += rng.random() < 0.5
             if number % BLOCK == 0:
                 found = Pairs(pairs=Outcomes(number), ratios={"0": number - slow, "15": slow})
-                marks = late.marked(marks, found, 0.0)
+                marks = late.marked(marks, found, float(number))
         verdict = chain.verdicts(found, Gates(), late.windows(marks, found, 1e6))["latency"]
         total += verdict.against
     assert total / runs < 1.5
