@@ -328,6 +328,16 @@ class Repeated:
         float | None,
         Doc("Median of the candidate's prediction time divided by that of stable; absent without times."),
     ] = None
+    median_milliseconds: Annotated[
+        float | None,
+        Doc(
+            "Median time in milliseconds that the candidate computes for a request, without queue, network and waits"
+            " for a CPU; absent without times. It decides only with gates.latency.maxMilliseconds."
+        ),
+    ] = None
+    stable_median_milliseconds: Annotated[
+        float | None, Doc("The same of stable, for the same requests; absent without times.")
+    ] = None
     certified_percent: Annotated[
         float | None,
         Doc(

@@ -65,6 +65,8 @@ def figures(found: Pairs, certified: float | None) -> Repeated:
         agree=found.agree.same,
         stable_agrees_percent=round(100.0 * (1.0 - again.differ / again.both), 1) if again.both else None,
         median_time_ratio=None if ratio is None else round(ratio, 2),
+        median_milliseconds=latency.median_milliseconds(found.times),
+        stable_median_milliseconds=latency.median_milliseconds(found.own_times),
         certified_percent=certified,
     )
 

@@ -13,6 +13,7 @@ millisecond is added to each before they are compared, so that a tiny model may 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from mlmodel_operator.api.evidence import Pairs
 from mlmodel_operator.api.reasons import Reason
@@ -66,6 +67,12 @@ def median_ratio(pairs: Pairs) -> float | None:
     """Return the candidate's median prediction time divided by that of stable; None without times."""
     found = share.median(pairs.ratios)
     return None if found is None else RATIO**found
+
+
+def median_milliseconds(times: Mapping[str, int]) -> float | None:
+    """Return the median of a histogram of times; None without times."""
+    found = share.median(times)
+    return None if found is None else float(f"{TIME**found / 1000.0:.3g}")
 
 
 def figure(pairs: Pairs) -> str:

@@ -189,6 +189,8 @@ def test_the_figures_are_those_of_the_summary() -> None:
         certified_percent=0.61,
     )
     assert chain.figures(Pairs(), None) == Repeated()
+    timed = chain.figures(Pairs(times={"80": 9, "90": 2}, own_times={"72": 11}), None)
+    assert (timed.median_milliseconds, timed.stable_median_milliseconds) == (2.05, 0.956)
 
 
 # ---------------------------------------------------------------------------------------------------------------- share

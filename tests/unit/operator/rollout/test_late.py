@@ -132,8 +132,8 @@ def test_differences_of_any_counts_are_counts(seed: int) -> None:
     def some() -> Pairs:
         rows = rng.randrange(1000)
         same = rng.randrange(rows + 1)
-        rest = (rng.randrange(rows + 1) for _ in range(3))
-        agree = Agreement(rows, same, *rest, rng.randrange(rows - same + 1))
+        outside, mode, own_mode = (rng.randrange(rows + 1) for _ in range(3))
+        agree = Agreement(rows, same, outside, mode, own_mode, rng.randrange(rows - same + 1))
         bins = {str(rng.randrange(-20, 20)): rng.randrange(100) for _ in range(5)}
         return Pairs(pairs=Outcomes(*(rng.randrange(100) for _ in range(4))), agree=agree, gaps=bins, ratios=bins)
 
