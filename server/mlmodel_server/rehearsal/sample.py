@@ -46,7 +46,7 @@ TICKS = 10
 """Calls of :meth:`Sample.tick` in a second."""
 
 REPEATS = 20
-"""Equal requests that are looked at between two ticks; of each client one."""
+"""Equal requests of a peer that are looked at between two ticks; of each client one."""
 
 _WORD = 8
 _FIRST, _LAST, _END, _HIGHEST, _SEEN, _FULL = range(6)  # words of the header
@@ -234,8 +234,10 @@ class Sample:
         self._held: dict[int, int] = {}
         self._digests: set[int] = set()
         self._weight = 0
+        self._peers: dict[str, int] = {}
+        self._peer_of: dict[int, str] = {}
         self._repeating: set[int] = set()
-        self._repeats = 0
+        self._repeats: dict[str, int] = {}
         records = [found[0] for sequence in region.sequences() if (found := region.read(sequence))]
         if len(records) < len(region.sequences()):  # it crashed while it wrote
             region.wipe()
@@ -256,7 +258,7 @@ class Sample:
         self._due = self._due or self._draw() < PER_SECOND / TICKS
         self._fair = min(FAIR_PER_SECOND, self._fair + FAIR_PER_SECOND // TICKS)
         self._ticks += 1
-        self._repeats = 0
+        self._repeats.clear()
         self._repeating.clear()
         if self._ticks % (10 * TICKS) == 0:
             self._expire()
@@ -267,10 +269,15 @@ class Sample:
         self._seen += 1
         return hash(headers.get(CLIENT)) not in self._refused
 
-    def keep(self, content: Content, headers: Mapping[bytes, bytes], seconds: float = 0.0) -> None:
-        """Write a request that is wanted, and took ``seconds``, unless it is too large, a copy, or kept already."""
+    def keep(self, content: Content, headers: Mapping[bytes, bytes], seconds: float = 0.0, peer: str = "") -> None:
+        """Write a request that is wanted, and took ``seconds``, unless it is too large, a copy, or kept already.
+
+        ``peer`` is the address of the connection: a router, or a client that reaches the pod directly.
+        """
         region = self._region
         if not self._open or authentic.MARK in headers or len(content.body) > region.largest:
+            return
+        if self._repeats.get(peer, 0) >= REPEATS or self._owns_half(peer):
             return
         raw = _packed(content)
         if raw is None or len(raw) > region.size:
@@ -278,7 +285,7 @@ class Sample:
         client, digest = hash(headers.get(CLIENT)), region.digest_of(raw)
         if digest in self._digests:
             # Nothing more of this client until the next tick: a repeated request must not cost the others anything.
-            self._repeats += 1
+            self._repeats[peer] = self._repeats.get(peer, 0) + 1
             self._repeating.add(client)
             self._refuse()
             return
@@ -293,6 +300,8 @@ class Sample:
         cost = min(max(int(seconds * 1e6), 0), _MOST_MICROSECONDS)
         region.write(self._make_room(len(raw)), time.time_ns(), client, digest, cost, raw)
         self._hold(client, len(raw), digest)
+        self._peers[peer] = self._peers.get(peer, 0) + 1
+        self._peer_of[region.words[_LAST]] = peer
         self._update()
 
     def wipe(self) -> None:
@@ -300,6 +309,15 @@ class Sample:
         if self._open:
             self._open, self._refused = False, _EVERYONE
             self._region.wipe()
+
+    def _owns_half(self, peer: str) -> bool:
+        """Whether one of several peers has half of a full sample. A client that reaches the pod directly can name any
+        address as that of its client, and so get the shares of many: beside a router, it has this one limit."""
+        return (
+            not self._is_filling
+            and len(self._peers) > 1
+            and 2 * self._peers.get(peer, 0) >= len(self._region.sequences())
+        )
 
     def _is_crowding(self, client: int, length: int) -> bool:
         """Whether a large request would give its client more than half of the sample, beside others. It is kept only
@@ -326,6 +344,11 @@ class Sample:
         self._update()
 
     def _forget(self) -> None:
+        peer = self._peer_of.pop(self._region.sequences()[0], None)
+        if peer is not None:  # else a worker that crashed has kept it
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
         client, length, digest = self._region.remove_first()
         self._digests.discard(digest)
         weight = self._weight_of(length)
@@ -358,7 +381,7 @@ class Sample:
 
     def _refuse(self) -> None:
         """Decide whose requests are not wanted now."""
-        if not self._open or self._repeats >= REPEATS:
+        if not self._open:
             self._refused = _EVERYONE
         elif self._due or self._is_filling:
             self._refused = self._repeating

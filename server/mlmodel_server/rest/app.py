@@ -95,7 +95,13 @@ class Application:
             await self._manage(scope, receive, send)
             return
         exchange = AsgiExchange(
-            endpoint or UNKNOWN, _target(scope), dict(scope["headers"]), perf_counter(), self._limits, receive
+            endpoint or UNKNOWN,
+            _target(scope),
+            dict(scope["headers"]),
+            perf_counter(),
+            self._limits,
+            receive,
+            (scope.get("client") or ("",))[0],
         )
         error = _routing_error(scope, endpoint, self.pipeline.serving)
         try:

@@ -31,6 +31,9 @@ CHECK_SECONDS = 5.0
 class Answerable(Protocol):
     """A connection whose request was accepted on the fast path."""
 
+    peer: str
+    """Address of the other end, "" if it is unknown."""
+
     def answer(self, start: bytes, body: bytes) -> None:
         """Send the start (status line, headers without the default ones) and the body."""
         ...
@@ -67,6 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._chunks: list[bytes] | None = None
         self._chunk_bytes = 0
         self._accepted = False
+        self.peer = ""
         self._message_start = 0.0  # when the message that is being received started; 0: none is
         self._head_done = False
         self._blocked_since = 0.0  # since when the client does not read; 0: it does
@@ -77,6 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.peer = self.client[0] if self.client else ""
         self._message_start = self.loop.time()
         self._timer = self.loop.call_later(CHECK_SECONDS, self._check)
 

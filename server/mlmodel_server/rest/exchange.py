@@ -31,7 +31,7 @@ LARGE = 256 << 10
 class HttpExchange(Exchange[Reply]):
     """The common part of the fast path and the ASGI path."""
 
-    __slots__ = ("body", "endpoint", "head", "headers", "limits", "raw", "started", "target")
+    __slots__ = ("body", "endpoint", "head", "headers", "limits", "peer", "raw", "started", "target")
 
     endpoint: Endpoint
     target: bytes
@@ -104,7 +104,7 @@ class FastExchange(HttpExchange):
     ) -> None:
         self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
         self.raw = self.body = body
-        self.connection = connection
+        self.connection, self.peer = connection, connection.peer
 
     async def read(self) -> None:
         pass
@@ -123,9 +123,10 @@ class AsgiExchange(HttpExchange):
         started: float,
         limits: Limits,
         receive: Receive,
+        peer: str = "",
     ) -> None:
         self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
-        self.raw = None
+        self.raw, self.peer = None, peer
         self._receive = receive
 
     async def read(self) -> None:

@@ -27,7 +27,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     """A ModelInfer call. gRPC has already read the message and checked its size; it is parsed after the API key and the
     room in the queue have been checked."""
 
-    __slots__ = ("_deadline", "_is_decoded", "_limit", "_message", "headers", "started")
+    __slots__ = ("_deadline", "_is_decoded", "_limit", "_message", "headers", "peer", "started")
 
     route = "inference.GRPCInferenceService/ModelInfer"
     is_large = False
@@ -35,6 +35,7 @@ class GrpcExchange(Exchange[pb.ModelInferResponse | Failure]):
     def __init__(self, raw: bytes, context: Context, serving: Serving) -> None:
         self._message, self._is_decoded = InferMessage(raw, serving), False
         self.headers, self.started = headers_of(context), perf_counter()
+        self.peer = context.peer().partition(":")[2].rpartition(":")[0]
         left = context.time_remaining()
         left = inf if left is None else left
         self._deadline = self.started + min(left, serving.limits.timeout)

@@ -90,4 +90,4 @@ class Reporter:
     def _keep(self, exchange: Exchange[Any], seconds: float) -> None:
         content = exchange.content() if exchange.is_sampled else None
         if self._sample and content:
-            self._sample.keep(content, exchange.headers, seconds)
+            self._sample.keep(content, exchange.headers, seconds, exchange.peer)

@@ -238,10 +238,16 @@ def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float
     return max((before.dropped_until, *before.pods.values(), *pods.values())) > last
 
 
+def _former_boots(state: EvidenceState) -> dict[str, str]:
+    return {name: page.boot for name, page in state.pages.items() if page.is_former}
+
+
 def must_write(written: Evidence, fresh: Evidence, now: float) -> bool:
-    """Whether to write ``fresh`` at once: the time of the first pair, what is dropped, and where dropping ends must not
-    depend on the next reading."""
+    """Whether to write ``fresh`` at once: the time of the first pair, which pages are of an earlier rehearsal, what is
+    dropped, and where dropping ends must not depend on the next reading."""
     before, after = written.state, fresh.state
+    if _former_boots(before) != _former_boots(after):
+        return True
     if bool(before.pairs_since) != bool(after.pairs_since):
         return True
     if before.pods != after.pods or before.dropped_until != after.dropped_until:

@@ -293,6 +293,8 @@ def test_a_model_that_cannot_explain_says_so_before_rows_are_parsed() -> None:
 class Connection:
     """A connection on the fast path."""
 
+    peer = "127.0.0.1"
+
     def __init__(self) -> None:
         self.body = b""
 
