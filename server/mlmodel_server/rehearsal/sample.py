@@ -234,10 +234,10 @@ class Sample:
         self._held: dict[int, int] = {}
         self._digests: set[int] = set()
         self._weight = 0
-        self._peers: dict[str, int] = {}
-        self._peer_of: dict[int, str] = {}
+        self._peers: dict[int, int] = {}
+        self._peer_of: dict[int, int] = {}
         self._repeating: set[int] = set()
-        self._repeats: dict[str, int] = {}
+        self._repeats: dict[int, int] = {}
         records = [found[0] for sequence in region.sequences() if (found := region.read(sequence))]
         if len(records) < len(region.sequences()):  # it crashed while it wrote
             region.wipe()
@@ -277,7 +277,8 @@ class Sample:
         region = self._region
         if not self._open or authentic.MARK in headers or len(content.body) > region.largest:
             return
-        if self._repeats.get(peer, 0) >= REPEATS or self._owns_half(peer):
+        source = hash(peer)  # the address itself is not stored
+        if self._repeats.get(source, 0) >= REPEATS or self._owns_half(source):
             return
         raw = _packed(content)
         if raw is None or len(raw) > region.size:
@@ -285,7 +286,7 @@ class Sample:
         client, digest = hash(headers.get(CLIENT)), region.digest_of(raw)
         if digest in self._digests:
             # Nothing more of this client until the next tick: a repeated request must not cost the others anything.
-            self._repeats[peer] = self._repeats.get(peer, 0) + 1
+            self._repeats[source] = self._repeats.get(source, 0) + 1
             self._repeating.add(client)
             self._refuse()
             return
@@ -300,8 +301,8 @@ class Sample:
         cost = min(max(int(seconds * 1e6), 0), _MOST_MICROSECONDS)
         region.write(self._make_room(len(raw)), time.time_ns(), client, digest, cost, raw)
         self._hold(client, len(raw), digest)
-        self._peers[peer] = self._peers.get(peer, 0) + 1
-        self._peer_of[region.words[_LAST]] = peer
+        self._peers[source] = self._peers.get(source, 0) + 1
+        self._peer_of[region.words[_LAST]] = source
         self._update()
 
     def wipe(self) -> None:
@@ -310,7 +311,7 @@ class Sample:
             self._open, self._refused = False, _EVERYONE
             self._region.wipe()
 
-    def _owns_half(self, peer: str) -> bool:
+    def _owns_half(self, peer: int) -> bool:
         """Whether one of several peers has half of a full sample. A client that reaches the pod directly can name any
         address as that of its client, and so get the shares of many: beside a router, it has this one limit."""
         return (
