@@ -5,7 +5,6 @@ It opens no model and has the lowest priority. When it dies, the parent forks an
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import NoReturn
 import msgspec
 
 from mlmodel_server.errors import MLModelError
+from mlmodel_server.kernel import name_process
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Client, Greeting
 from mlmodel_server.rehearsal.page import Page
@@ -34,8 +34,6 @@ FRESH_SECONDS = 0.5
 """The figures of the page are at most this old: of thousands of rows they take some milliseconds."""
 
 NICENESS = 19
-
-_PR_SET_NAME = 15
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ def run(settings: Settings, progress: Progress, listen: Callable[[], sockets.soc
 
 def _run(settings: Settings, progress: Progress, listen: Callable[[], sockets.socket]) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it also while it waits for a name server
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rehearsal")
+    name_process("rehearsal")
     _die_first()
     gc.freeze()  # the collector would write to the pages that all processes share
     target = TargetFile(settings.file, settings.api_keys).target
