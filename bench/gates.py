@@ -11,11 +11,11 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mlmodel_operator.api.evidence import Again, Agreement, Labels, LabelSides, Outcomes, Pairs, QualityState
-from mlmodel_operator.api.types import AgreementGate, LatencyGate, QualityGate
-from mlmodel_operator.rollout.evidence import agreement, latency, pairs, quality
+from mlmodel_operator.api.evidence import Again, Agreement, Labels, LabelSides, Mark, Outcomes, Pairs, QualityState
+from mlmodel_operator.api.types import AgreementGate, Gates, LatencyGate, QualityGate
+from mlmodel_operator.rollout.evidence import agreement, chain, late, latency, pairs, quality
 
 SEED = 20260106
 PAIRS = 1000
@@ -219,6 +219,59 @@ def labelled(
     return None
 
 
+# --------------------------------------------------------------------------------------------------------- late changes
+
+PER_SECOND = 10.0
+"""Pairs per second, if a case has no others."""
+
+
+def joined(before: World, after: World, at: int) -> World:
+    """Return a world that changes after ``at`` pairs."""
+
+    def world(rng: random.Random) -> Iterator[Pairs]:
+        last = Pairs()
+        for number, found in enumerate(before(rng), 1):
+            if number > at:
+                break
+            last = _counted(found, number)
+            yield last
+        for number, found in enumerate(after(rng), 1):
+            yield last + _counted(found, number)
+
+    return world
+
+
+def _counted(found: Pairs, number: int) -> Pairs:
+    """Return the counts with ``number`` outcomes, if they have none."""
+    return found if found.pairs.all else replace(found, pairs=Outcomes(number))
+
+
+def found_at(
+    world: World, seed: int, per_second: float, *, has_marks: bool = True, most: int = 2 * PAIRS
+) -> int | None:
+    """Return after how many pairs a run is decided by any gate, with or without the tests of late changes."""
+    marks: tuple[Mark, ...] = ()
+    for number, found in enumerate(world(random.Random(seed)), 1):
+        if number % 20 == 0:
+            counts, now = _counted(found, number), number / per_second
+            marks = late.marked(marks, counts, now) if has_marks else ()
+            if chain.judge(counts, Gates(), seconds=now, later=late.windows(marks, counts, now)):
+                return number
+        if number == most:
+            break
+    return None
+
+
+def late_changes(runs: int) -> None:
+    """Print how soon a change is found, with and without marks, and how often none is."""
+    for name, world, per_second in LATE:
+        few = max(runs // 20, 1)
+        for has_marks in (False, True) if "identical" not in name else (True,):
+            number = runs if "identical" in name else few
+            found = [found_at(world, SEED + run, per_second, has_marks=has_marks) for run in range(number)]
+            _print(f"late changes, {name}, {'with' if has_marks else 'without'} marks", found)
+
+
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
@@ -250,6 +303,7 @@ def main(runs: int = 100) -> None:
         weights = ", ".join(str(weight) for _, weight in steps)
         name = f"stable is right in {100 * others:g} %, candidate {100 * own:g} %, weights {weights}, {harder.__name__}"
         _print(f"quality: {name}", found)
+    late_changes(runs)
 
 
 def _row(name: str, world: World, test: Test, runs: int) -> None:
@@ -329,6 +383,26 @@ ANSWERS: tuple[tuple[str, World, float | None], ...] = (
     ("constant, stable's labels 95:5", constant(0.05), None),
     ("identical, labels 95:5", labels(1.0, classes=(0.95, 0.05)), None),
     ("identical, labels 99.5:0.5", labels(1.0, classes=(0.995, 0.005)), None),
+)
+LATE = (
+    *(
+        (f"twice as slow from pair {at + 1}, {per_second:g} pairs per second", world, per_second)
+        for at, per_second in ((0, 2.0), (500, 2.0), (0, 10.0), (500, 10.0))
+        for world in (joined(times(1.0), times(2.0), at),)
+    ),
+    *(
+        (f"fails 20 % from pair {at + 1}", joined(outcomes(0.0, 0.0), outcomes(0.2, 0.0), at), PER_SECOND)
+        for at in (0, 500)
+    ),
+    *(
+        (f"30 % of the labels stay from pair {at + 1}", joined(labels(1.0), labels(0.3), at), PER_SECOND)
+        for at in (0, 500)
+    ),
+    ("identical times", times(1.0), PER_SECOND),
+    ("identical times, noisy for 20 pairs each, 5 pairs per second", times(1.0, 0.01, TIMES[4][3]), 5.0),
+    ("identical times, noisy for 100 pairs each, 50 pairs per second", times(1.0, 0.001, TIMES[5][3]), 50.0),
+    ("identical, 5 % fail on either side", outcomes(0.05, 0.05), PER_SECOND),
+    ("identical, every second answer is random", labels(1.0, random_share=0.5), PER_SECOND),
 )
 QUALITY: tuple[tuple[float, float, tuple[tuple[int, int], ...], Harder], ...] = (
     *((0.9, 0.9, STEPS, harder) for harder in (easy, rising, waves)),

@@ -22,6 +22,17 @@ PIECES = 10
 """Number of pieces in which a request is sent when ``send_seconds`` is set, as over a slow connection."""
 
 
+def varied(body: Any, turn: int) -> Any:
+    """Return the body of an inference request with another first number, by a billionth for each ``turn``; the same
+    without a number."""
+    first, *others = body.get("inputs") or [{}]
+    data = first.get("data") or [None]
+    if not turn or not str(first.get("datatype", "")).startswith("FP") or not isinstance(data[0], int | float):
+        return body
+    number = data[0] + (abs(data[0]) or 1.0) * 1e-9 * turn
+    return {**body, "inputs": [{**first, "data": [number, *data[1:]]}, *others]}
+
+
 class Clients:
     """All clients, and the counts of their responses."""
 
@@ -31,7 +42,7 @@ class Clients:
         self.path = parts.path
         self.client_count, self.timeout = clients, timeout
         self.send_seconds, self.pieces = send_seconds, PIECES if send_seconds else 1
-        self.bodies = [json.dumps(body).encode() for body in bodies]
+        self.bodies = bodies
         self.sent = self.ok = self.failed = self.fallbacks = 0
         self.versions: dict[str, int] = {}
         self.clients: dict[str, dict[str, int]] = {}
@@ -63,6 +74,11 @@ class Clients:
         per_client[version] = per_client.get(version, 0) + 1
         self.fallbacks += "x-mlmodel-fallback" in headers
 
+    def body(self, number: int) -> Any:
+        """Return the body of a request. No two are equal, as those of real clients: a server keeps equal ones once."""
+        turn, place = divmod(number, len(self.bodies))
+        return varied(self.bodies[place], turn)
+
     def _fail(self, reason: str) -> None:
         self.failed += 1
         if len(self.errors) < 10:
@@ -70,7 +86,7 @@ class Clients:
 
     async def _exchange(self, number: int, *, keep: bool) -> tuple[int, dict[str, str]]:
         reader, writer = (keep and self._take_idle()) or await asyncio.open_connection(self.host, self.port)
-        body = self.bodies[number % len(self.bodies)]
+        body = json.dumps(self.body(number)).encode()
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: {self.host}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n{'' if keep else 'connection: close' + chr(13) + chr(10)}\r\n"

@@ -17,7 +17,6 @@ class GrpcClients(Clients):  # type: ignore[misc]
 
     def __init__(self, url: str, bodies: list[Any], clients: int, timeout: float, send_seconds: float = 0.0) -> None:
         super().__init__(url, bodies, clients, timeout, send_seconds)
-        self.messages = [message(self.path.strip("/"), body) for body in bodies]
         self.shared: grpc.aio.Channel | None = None
 
     async def _exchange(self, number: int, *, keep: bool) -> tuple[int, dict[str, str]]:
@@ -34,7 +33,7 @@ class GrpcClients(Clients):  # type: ignore[misc]
 
     async def _call(self, channel: grpc.aio.Channel, number: int) -> tuple[int, dict[str, str]]:
         infer: Any = channel.unary_unary(METHOD, response_deserializer=pb.ModelInferResponse.FromString)
-        call = infer(self.messages[number % len(self.messages)])
+        call = infer(message(self.path.strip("/"), self.body(number)))
         try:
             await call
         except grpc.aio.AioRpcError as error:

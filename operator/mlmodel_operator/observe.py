@@ -268,11 +268,18 @@ def read_labelled(pod: str, side: str, rollout: tuple[str, str], page: LabelsPag
     return Labelled(pod, page.boot, page.kind, largest_bin, sides)
 
 
-def read_rehearsing(pod: str, revision: str, page: PairsPage | None, silent_since: float | None) -> Rehearsing:
-    """Return one pod of a ``revision`` with the page that it answered, or the time since which it has not."""
+def read_rehearsing(
+    pod: str, revision: str, session: str, page: PairsPage | None, silent_since: float | None
+) -> Rehearsing:
+    """Return one pod of a ``revision`` with the page that it answered, or the time since which it has not.
+
+    A page of another ``session`` is of an earlier rehearsal: the pod has not begun this one.
+    """
     if page is None or page.revision != revision:
         return Rehearsing(pod, silent_since=silent_since)
-    return Rehearsing(pod, page.boot, page.candidate, page.pairs)
+    if page.session not in ("", session):
+        return Rehearsing(pod, page.boot)
+    return Rehearsing(pod, page.boot, page.candidate, page.pairs, is_named=bool(page.session))
 
 
 # -------------------------------------------------------------------------------------------------------- ConfigMaps

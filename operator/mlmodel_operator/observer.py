@@ -30,6 +30,7 @@ from mlmodel_operator.rollout.observed import MOST_REHEARSING, Labelled, Observe
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
+from mlmodel_operator.rollout.session import nonce_of, shown
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.clock import Clock
 from mlmodel_operator.runtime.resource import (
@@ -255,7 +256,10 @@ class Observer:
         pages = await self._scraper.pages(addresses)
         answered = {name: page is not None and page.revision == revision for name, page in pages.items()}
         silent = self._silences.note(key, "pages", answered, self._clock.now())
-        return tuple(observe.read_rehearsing(name, revision, page, silent.get(name)) for name, page in pages.items())
+        session = shown(nonce_of(owner, status.candidate)) if status.candidate else ""
+        return tuple(
+            observe.read_rehearsing(name, revision, session, page, silent.get(name)) for name, page in pages.items()
+        )
 
     async def _read_labels(self, model: MLModel, status: Status, observed: Observed) -> tuple[Labelled, ...]:
         """Return the labels of this rollout that were posted to the ready pods of either side."""

@@ -72,6 +72,8 @@ class PairsPage:
     candidate: str = ""
     """Revision that the pod rehearses; empty if it rehearses none."""
     pairs: Pairs = field(default_factory=Pairs)
+    session: str = ""
+    """Which rehearsal it is; empty on a page of an older release."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ def parse_page(body: bytes) -> PairsPage | None:
             boot=_text(page["boot"], _BOOT),
             revision=_text(page["revision"], _REVISION),
             candidate=_text(candidate, _REVISION) if candidate != "" else "",
+            session=_text(page["session"], _BOOT) if page.get("session", "") != "" else "",
             pairs=Pairs(
                 seen=_natural(page["seen"]),
                 kept=_natural(page["kept"]),

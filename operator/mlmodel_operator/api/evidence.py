@@ -321,7 +321,7 @@ class Pairs:
 class Repeated:
     """Requests of stable that were repeated on both versions, before a user met the candidate and since."""
 
-    requests: Annotated[int, Doc("Number of requests that were repeated on both versions.")] = 0
+    requests: Annotated[int, Doc("Number of different requests that were repeated on both versions, once per pod.")] = 0
     failed_only_on_candidate: Annotated[int, Doc("Number of them that stable answered and the candidate did not.")] = 0
     failed_only_on_stable: Annotated[int, Doc("Number of them that the candidate answered and stable did not.")] = 0
     failed_on_both: Annotated[int, Doc("Number of them that neither answered. They count for neither side.")] = 0
@@ -337,6 +337,16 @@ class Repeated:
     median_time_ratio: Annotated[
         float | None,
         Doc("Median of the candidate's prediction time divided by that of stable; absent without times."),
+    ] = None
+    median_milliseconds: Annotated[
+        float | None,
+        Doc(
+            "Median time in milliseconds that the candidate computes for a request, without queue, network and waits"
+            " for a CPU; absent without times. It decides only with gates.latency.maxMilliseconds."
+        ),
+    ] = None
+    stable_median_milliseconds: Annotated[
+        float | None, Doc("The same of stable, for the same requests; absent without times.")
     ] = None
     certified_percent: Annotated[
         float | None,
@@ -357,7 +367,26 @@ class Page:
     """Identity of the process for one rehearsal; another one counts from zero."""
     pairs: Pairs = field(default_factory=Pairs)
     is_former: bool = False
-    """Whether it is of an earlier rehearsal of the same revision, which does not count for this one."""
+    """Whether it is of an earlier rehearsal of the same revision, which does not count for this one. Without a ``boot``
+    the first process that the pod shows is such a one: it could not be read before this rehearsal."""
+    is_folded: bool = False
+    """Whether the pairs are a part of ``past``, and what this process counts since then is left out."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What was counted at some moment of the rehearsal, for the tests of late changes."""
+
+    number: int = 0
+    """From 1, in the order of time."""
+    at: float = 0.0
+    """Seconds since the epoch."""
+    pairs: Pairs = field(default_factory=Pairs)
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for a number that no mark has."""
+        if not 0 <= self.number <= _MOST:
+            raise TypeError("the number of a mark must be 0 to 2^63")
 
 
 # ------------------------------------------------------------------------------------------------------------ labels
@@ -500,6 +529,8 @@ class EvidenceState:
     excused: int = 0
     """Number of pairs that only the candidate failed while one of its pods was replaced."""
     quality: QualityState = field(default_factory=QualityState)
+    marks: tuple[Mark, ...] = ()
+    """All pairs at some moments, oldest first."""
 
     def __post_init__(self) -> None:
         """Raise TypeError for numbers with which no test can be computed."""

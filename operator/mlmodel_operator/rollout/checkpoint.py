@@ -42,15 +42,15 @@ def stamp(status: Status, now: float) -> Status:
         candidate,
         evidence=replace(evidence, at=Time(now), certified_percent=certified),
         observed_percent=observed_percent(evidence, candidate.weight),
-        rehearsal=_rehearsal(status, candidate, state),
+        rehearsal=_rehearsal(status, candidate, state, certified),
     )
     return replace(status, candidate=stamped)
 
 
-def _rehearsal(status: Status, candidate: Candidate, state: EvidenceState) -> Repeated | None:
+def _rehearsal(status: Status, candidate: Candidate, state: EvidenceState, certified: float | None) -> Repeated | None:
     """Return what users read of the pairs; None if nothing was ever to be repeated."""
     found = state.pairs
     if status.stable is None or not (candidate.phase == "Validating" or state.pages or found.pairs.all):
         return None
-    summary = chain.summary(found, stable=status.stable.version, candidate=candidate.version)
-    return replace(chain.figures(found, state.segments), left=found.left, message=summary)
+    summary = chain.summary(found, certified, stable=status.stable.version, candidate=candidate.version)
+    return replace(chain.figures(found, certified), left=found.left, message=summary)

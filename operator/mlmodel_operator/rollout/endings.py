@@ -51,7 +51,7 @@ def promote(context: Context, candidate: Candidate, unproven: str = "") -> Trans
     how = f" {unproven}" if unproven else ""
     message = f"{candidate.version} ({candidate.revision}) is promoted{how}{';' if ':' in how else ':'} {figures}"
     if evidence.state.pairs.pairs.all:
-        message += f". {chain.summary(evidence.state.pairs, stable=context.stable_label, candidate=candidate.version)}"
+        message += f". {chain.summary_of(evidence, stable=context.stable_label, candidate=candidate.version)}"
     if (labels := evidence.state.quality.labels).candidate.number:
         message += f". {quality.sentence(labels, candidate.version)}"
     if context.is_change_accepted(candidate):

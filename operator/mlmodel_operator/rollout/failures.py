@@ -13,7 +13,7 @@ from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.status import Candidate
 from mlmodel_operator.rollout import capacity, hold
 from mlmodel_operator.rollout.context import Context
-from mlmodel_operator.rollout.evidence import chain, errors
+from mlmodel_operator.rollout.evidence import chain, errors, late
 from mlmodel_operator.rollout.pod_failures import Failure, pod_failure, why_not_ready
 
 Check = Callable[[Context, Candidate], Failure | None]
@@ -51,8 +51,9 @@ def failed_gate(context: Context, candidate: Candidate) -> Failure | None:
         return None
     state, accepted = context.evidence.state, chain.ACCEPTABLE.keys() if context.is_change_accepted(candidate) else ()
     seconds = context.now - state.pairs_since if state.pairs_since else 0.0
+    later = late.windows(state.marks, state.pairs, context.now)
     gates, labels = context.rollout.gates, state.quality
-    verdict = chain.judge(state.pairs, gates, accepted, seconds=seconds, labels=labels)
+    verdict = chain.judge(state.pairs, gates, accepted, seconds=seconds, later=later, labels=labels)
     return None if verdict is None else Failure(verdict.reason, verdict.message)
 
 

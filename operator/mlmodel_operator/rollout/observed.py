@@ -110,6 +110,8 @@ class Rehearsing:
     pairs: Pairs = field(default_factory=Pairs)
     silent_since: float | None = None
     """Time since which the page could not be read; None if it was read or not asked."""
+    is_named: bool = False
+    """Whether the page says that it is of this rehearsal; those of an older release do not."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,12 @@ other way.
 
 from __future__ import annotations
 
-import hashlib
-
-from mlmodel_operator.api.codec import format_time
 from mlmodel_operator.api.status import Candidate, CandidatePhase, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.names import REHEARSAL_PORT
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.observed import Observed, Rehearsing
+from mlmodel_operator.rollout.session import nonce_of
 
 UNREADABLE_SECONDS = 30.0
 """Time without an answer after which the rehearsal goes on without a pod."""
@@ -43,19 +41,17 @@ def why_none(model: MLModel, status: Status, observed: Observed) -> str:
 def file_for(model: MLModel, before: Status, state: Status, observed: Observed) -> str:
     """Return the file that names the candidate to the servers; empty if none is rehearsed.
 
-    Only once the status ``before`` this decision has the phase: a page that names the candidate earlier is of an
-    earlier rehearsal (``gather.first_evidence``), also if the operator is killed between the two writes.
+    Only once the status ``before`` this decision has the phase: a page of an older release that names the candidate
+    earlier is of an earlier rehearsal (``gather.first_evidence``), also if the operator is killed between the two
+    writes.
     """
     candidate = state.candidate
     if candidate is None or not (_is_rehearsed(before.candidate, candidate) and _is_rehearsed(candidate, candidate)):
         return ""
     if why_none(model, state, observed):
         return ""
-    # Another rehearsal of the same revision counts from zero: a retry has another start, and a held one another number.
-    session = f"{model.owner.uid}:{candidate.revision}:{format_time(candidate.started_at)}:{candidate.holds}"
-    nonce = hashlib.sha256(session.encode()).hexdigest()
     keys = candidate.snapshot.api_keys
-    return f"candidate {candidate.revision} {nonce} {keys.secret_name if keys else 'none'}\n"
+    return f"candidate {candidate.revision} {nonce_of(model.owner, candidate)} {keys.secret_name if keys else 'none'}\n"
 
 
 def _is_rehearsed(side: Candidate | None, candidate: Candidate) -> bool:
@@ -79,7 +75,9 @@ def followers(context: Context, candidate: Candidate) -> list[Rehearsing]:
     return [
         found
         for found in context.observed.rehearsing
-        if found.boot and found.candidate == candidate.revision and former.get(found.pod) != found.boot
+        if found.boot
+        and found.candidate == candidate.revision
+        and (found.is_named or former.get(found.pod) not in ("", found.boot))
     ]
 
 
@@ -91,14 +89,6 @@ def is_finished(context: Context, candidate: Candidate) -> bool:
         bool(context.observed.rehearsing)
         and len(following) == len(asked)
         and not any(found.pairs.left for found in following)
-    )
-
-
-def is_unread(context: Context) -> bool:
-    """Whether a page could not be read, for a short time only: it may show the pairs of an earlier rehearsal of the
-    same revision, which must be known before this one begins."""
-    return any(
-        found.silent_since is not None and not _is_silent(context, found) for found in context.observed.rehearsing
     )
 
 

@@ -19,6 +19,10 @@ MARK = b"x-mlmodel-copy"
 TARGET = b"x-mlmodel-copy-target"
 """Header of a copy: the path and query of the request, or ``grpc``."""
 
+DRAW = b"x-mlmodel-copy-draw"
+"""Header of a copy: a number that selects the row of the answer to compare, and its own code. A server of an older
+release does not know it, and answers all rows."""
+
 PATH = "/rehearsal"
 """Where a server accepts copies, with POST."""
 
@@ -31,6 +35,7 @@ SECONDS = 60.0
 """Maximum age of a copy: clocks of two nodes differ by less."""
 
 _MARK = re.compile(rb"([0-9]{1,15}) ([0-9a-f]{64})")
+_DRAW = re.compile(rb"([0-9]{1,20}) ([0-9a-f]{64})")
 
 
 class Content(NamedTuple):
@@ -75,11 +80,15 @@ def key_of(nonce: str, api_keys: bytes) -> bytes:
     return hashlib.sha256(nonce.encode() + b"\n" + api_keys).digest()
 
 
-def sign(key: bytes, revision: str, content: Content, now: float) -> dict[bytes, bytes]:
-    """Return the headers of a copy for the server of ``revision``; ``now`` is in seconds since 1970."""
+def sign(key: bytes, revision: str, content: Content, now: float, draw: int | None = None) -> dict[bytes, bytes]:
+    """Return the headers of a copy for the server of ``revision``; ``now`` is in seconds since 1970.
+
+    With ``draw``, 0 to 2^64, the server answers the row that it selects, and no other.
+    """
     time = b"%d" % (now * 1000)
-    code = _code(key, time, revision, content)
-    return {MARK: time + b" " + code, TARGET: content.target, **content.headers()}
+    mark = time + b" " + _code(key, time, revision, content)
+    drawn = {} if draw is None else {DRAW: b"%d %s" % (draw, _draw_code(key, mark, b"%d" % draw))}
+    return {MARK: mark, TARGET: content.target, **drawn, **content.headers()}
 
 
 def is_recent(headers: Mapping[bytes, bytes], now: float) -> bool:
@@ -95,6 +104,18 @@ def verify(key: bytes, revision: str, headers: Mapping[bytes, bytes], body: byte
     time, code = headers[MARK].split(b" ")
     content = content_of(headers[TARGET], headers, body)
     return content if hmac.compare_digest(code, _code(key, time, revision, content)) else None
+
+
+def draw_of(key: bytes, headers: Mapping[bytes, bytes]) -> int | None:
+    """Return the number with which the sender of a verified copy selects a row; None if it wants all."""
+    found = _DRAW.fullmatch(headers.get(DRAW, b""))
+    if not found or not hmac.compare_digest(found[2], _draw_code(key, headers[MARK], found[1])):
+        return None
+    return int(found[1])
+
+
+def _draw_code(key: bytes, mark: bytes, draw: bytes) -> bytes:
+    return hmac.new(key, b"draw\n" + mark + b"\n" + draw, hashlib.sha256).hexdigest().encode()
 
 
 def _code(key: bytes, time: bytes, revision: str, content: Content) -> bytes:

@@ -50,6 +50,8 @@ class Output(msgspec.Struct, frozen=True):
     datatype: str
     shape: tuple[int, ...]
     data: memoryview
+    is_row: bool = False
+    """Whether the data are those of one row, which the server has drawn; the shape is that of all."""
 
 
 class Row(NamedTuple):
@@ -84,13 +86,13 @@ def draw_row(output: Output, draw: int) -> Row | None:
         raise ValueError("shape or datatype is unknown")
     if not rows:
         return None
-    width, place = prod(columns), draw % rows
+    width, place = prod(columns), 0 if output.is_row else draw % rows
     if output.datatype == "BYTES":
         kind, values, numbers = "text", _texts(output.data, place * width, width), None
     else:
         kind = _KINDS[output.datatype[0]]
         dtype = DTYPES[output.datatype].newbyteorder("<")
-        if len(output.data) != rows * width * dtype.itemsize:
+        if len(output.data) != (1 if output.is_row else rows) * width * dtype.itemsize:
             raise ValueError("the data do not fit the shape")
         array = np.frombuffer(output.data, dtype, width, place * width * dtype.itemsize)
         numbers = array.astype(np.float64) if kind == "float" else None
@@ -312,7 +314,7 @@ class Pairs:
             (True, True): "both_failed",
         }[own.failed, candidate.failed]
         self._outcomes[outcome] += 1
-        self._add_times(own, candidate, again)
+        self.add_times(own, candidate, again)
         if own.failed or own.row is None:
             return
         output = self._output(own.row)
@@ -328,7 +330,9 @@ class Pairs:
             self._outputs[key] = _Output(row)
         return self._outputs.get(key)
 
-    def _add_times(self, own: Answer, candidate: Answer, again: Answer | None) -> None:
+    def add_times(self, own: Answer, candidate: Answer, again: Answer | None = None) -> None:
+        """Count the times of a pair, and nothing else."""
+        self._figures = None
         answers = {"own": own, "candidate": candidate}
         warm = {side: self._is_warm(side, answer) for side, answer in answers.items()}
         if warm["own"]:

@@ -6,10 +6,8 @@ It opens no model and has the lowest priority. When it dies, the parent forks an
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
-import mmap
 import os
 import re
 import signal
@@ -25,10 +23,12 @@ from typing import NoReturn
 import msgspec
 
 from mlmodel_server.errors import MLModelError
+from mlmodel_server.kernel import name_process
 from mlmodel_server.observe.rollout import BINS, RolloutLabels
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Client, Greeting
 from mlmodel_server.rehearsal.page import Page
+from mlmodel_server.rehearsal.progress import Progress
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.rehearsal.sender import Sender
 from mlmodel_server.rehearsal.target import TargetFile
@@ -38,8 +38,6 @@ FRESH_SECONDS = 0.5
 
 NICENESS = 19
 
-_PR_SET_NAME = 15
-_MEMORY_BYTES = 256
 _LABELS = re.compile(rb"/labels/([0-9]{1,3})")
 
 logger = logging.getLogger(__name__)
@@ -64,25 +62,10 @@ class Settings:
     """Returns host and port of a revision."""
 
 
-class Memory:
-    """A few bytes in anonymous shared memory: the next process reads what the one before it wrote."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _MEMORY_BYTES)
-
-    def read(self) -> bytes:
-        """Return what was written last."""
-        return self._memory[1 : 1 + self._memory[0]]
-
-    def write(self, content: bytes) -> None:
-        """Replace the content, at most 255 bytes."""
-        self._memory[: 1 + len(content)] = bytes([len(content)]) + content
-
-
-def run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]) -> int:
+def run(settings: Settings, progress: Progress, listen: Callable[[], sockets.socket]) -> int:
     """Run until SIGTERM, or until an error, which is logged. ``listen`` returns the listening socket of the page."""
     try:
-        _run(settings, memory, listen)
+        _run(settings, progress, listen)
     except MLModelError as error:
         logger.error("no rehearsal", extra={"error": error})
     except Exception as error:  # a bug; the text of the error may quote data of a request
@@ -90,12 +73,12 @@ def run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]
     return 1
 
 
-def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket]) -> NoReturn:
+def _run(settings: Settings, progress: Progress, listen: Callable[[], sockets.socket]) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it also while it waits for a name server
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"rehearsal")
+    name_process("rehearsal")
     _die_first()
     gc.freeze()  # the collector would write to the pages that all processes share
-    sender = _sender(settings, settings.sample, memory) if settings.sample else None
+    sender = _sender(settings, settings.sample, progress) if settings.sample else None
     listening = listen()
     page = Page(listening, Pages(settings.labels, sender))
     what = "rehearsals are possible" if sender else "labels can be read"
@@ -109,7 +92,7 @@ def _run(settings: Settings, memory: Memory, listen: Callable[[], sockets.socket
     raise AssertionError("nothing sets the event")
 
 
-def _sender(settings: Settings, sample: Sample, memory: Memory) -> Sender:
+def _sender(settings: Settings, sample: Sample, progress: Progress) -> Sender:
     target = TargetFile(settings.file, settings.api_keys).target
 
     def greeting() -> Greeting | None:
@@ -126,7 +109,7 @@ def _sender(settings: Settings, sample: Sample, memory: Memory) -> Sender:
         (settings.revision, Client(*settings.own)),
         lambda revision: Client(*settings.candidate(revision), greeting),
         timeout=settings.timeout,
-        memory=memory,
+        progress=progress,
     )
 
 

@@ -4,6 +4,8 @@ Each worker has a region: a header, an index with a record for each entry, and a
 when its record is written; the oldest make room. The checksum of a record covers its place and its bytes, with a key
 that no client knows, so a reader detects an entry that was overwritten while it was read, and a worker that takes over
 from one that crashed detects what was half written. No lock is needed, and no order of writes is relied on.
+
+A worker keeps equal requests once: one that is sent again and again would take the place of all others.
 """
 
 from __future__ import annotations
@@ -43,14 +45,28 @@ FAIR_PER_SECOND = 10
 TICKS = 10
 """Calls of :meth:`Sample.tick` in a second."""
 
+REPEATS = 20
+"""Equal requests of a peer that are looked at between two ticks; of each client one."""
+
 _WORD = 8
 _FIRST, _LAST, _END, _HIGHEST, _SEEN, _FULL = range(6)  # words of the header
 _HEADER = 8
-_SEQUENCE, _AT, _OFFSET, _LENGTH, _CLIENT, _CHECKSUM = range(6)  # words of a record
-_RECORD = 6
-_PLACE = struct.Struct("=6q")
+_SEQUENCE, _AT, _OFFSET, _LENGTH, _CLIENT, _DIGEST, _COST, _CHECKSUM = range(8)  # words of a record
+_RECORD = 8
+_PLACE = struct.Struct("=8q")
 _LENGTHS = struct.Struct("=4H")
 _MAX_HEADER = 8 << 10
+_MOST_MICROSECONDS = 3600 * 10**6
+
+
+class Place(NamedTuple):
+    """Where a request is kept: its worker, and its number there. Equal requests of all workers of the pod have the same
+    ``digest``, which no client can compute. ``microseconds`` is what stable took for it when a client sent it."""
+
+    slot: int
+    sequence: int
+    digest: int
+    microseconds: int
 
 
 class Entry(NamedTuple):
@@ -92,7 +108,17 @@ class _Region:
         raw = bytes(self.ring[place : place + length])
         return (record, raw) if self._checksum(record, raw) == record[_CHECKSUM] else None
 
-    def write(self, offset: int, at: int, client: int, raw: bytes) -> None:
+    def place(self, sequence: int) -> Place | None:
+        """Return the place of an entry, without a look at its bytes; None if it was overwritten."""
+        start = self._record(sequence)
+        record = self.words[start : start + _RECORD].tolist()
+        return Place(self.slot, sequence, record[_DIGEST], record[_COST]) if record[_SEQUENCE] == sequence else None
+
+    def digest_of(self, raw: bytes) -> int:
+        """Return a hash of the bytes of an entry, with a key that no client knows."""
+        return int.from_bytes(blake2b(raw, digest_size=8, key=self._key).digest(), "little", signed=True)
+
+    def write(self, offset: int, at: int, client: int, digest: int, cost: int, raw: bytes) -> None:
         """Write an entry at an offset of :meth:`offset_for`, where no other one is."""
         words = self.words
         sequence = words[_LAST] + 1
@@ -102,7 +128,7 @@ class _Region:
         place = offset % self.size
         words[_HIGHEST] = max(words[_HIGHEST], place + len(raw))
         self.ring[place : place + len(raw)] = raw
-        record = [sequence, at, offset, len(raw), client, 0]
+        record = [sequence, at, offset, len(raw), client, digest, cost, 0]
         record[_CHECKSUM] = self._checksum(record, raw)
         for word, value in enumerate(record, self._record(sequence)):
             words[word] = value
@@ -117,8 +143,8 @@ class _Region:
         is_free = used <= place and place - used >= used + length
         return end + self.size - place if is_free or length > self.size - place else end
 
-    def remove_first(self) -> tuple[int, int]:
-        """Remove the oldest entry, with zeros in its place, and return its client and length."""
+    def remove_first(self) -> tuple[int, int, int]:
+        """Remove the oldest entry, with zeros in its place, and return its client, length and digest."""
         sequence = self.sequences()[0]
         start = self._record(sequence)
         record = self.words[start : start + _RECORD].tolist()
@@ -127,7 +153,7 @@ class _Region:
         place, length = record[_OFFSET] % self.size, record[_LENGTH]
         self.ring[place : place + length] = bytes(length)
         self.words[_FIRST] = sequence + 1
-        return record[_CLIENT], length
+        return record[_CLIENT], length, record[_DIGEST]
 
     def first_record(self) -> tuple[int, int]:
         """Return offset and time of the oldest entry."""
@@ -189,9 +215,10 @@ class Sample:
         """Number of requests in the sample."""
         return sum(len(region.sequences()) for region in self._regions)
 
-    def places(self) -> list[tuple[int, int]]:
-        """Return slot and number of each kept request, oldest first in each slot. No body is read."""
-        return [(region.slot, sequence) for region in self._regions for sequence in region.sequences()]
+    def places(self) -> list[Place]:
+        """Return the place of each kept request, oldest first in each slot. No body is read."""
+        found = (region.place(sequence) for region in self._regions for sequence in region.sequences())
+        return [place for place in found if place]
 
     def read(self, slot: int, sequence: int) -> Entry | None:
         """Return a kept request; None if it was overwritten, wiped, half written, or is too old."""
@@ -205,13 +232,18 @@ class Sample:
         """Write as the worker of ``slot``, from now on. It takes over what a worker that crashed has kept there."""
         self._region = region = self._regions[slot]
         self._held: dict[int, int] = {}
+        self._digests: set[int] = set()
         self._weight = 0
+        self._peers: dict[int, int] = {}
+        self._peer_of: dict[int, int] = {}
+        self._repeating: set[int] = set()
+        self._repeats: dict[int, int] = {}
         records = [found[0] for sequence in region.sequences() if (found := region.read(sequence))]
         if len(records) < len(region.sequences()):  # it crashed while it wrote
             region.wipe()
             records = []
         for record in records:
-            self._hold(record[_CLIENT], record[_LENGTH])
+            self._hold(record[_CLIENT], record[_LENGTH], record[_DIGEST])
         self._seen = region.words[_SEEN]
         self._open = region.capacity > 0
         self._draw = Random().random  # noqa: S311  # draws a sample, guards nothing
@@ -226,6 +258,8 @@ class Sample:
         self._due = self._due or self._draw() < PER_SECOND / TICKS
         self._fair = min(FAIR_PER_SECOND, self._fair + FAIR_PER_SECOND // TICKS)
         self._ticks += 1
+        self._repeats.clear()
+        self._repeating.clear()
         if self._ticks % (10 * TICKS) == 0:
             self._expire()
         self._refuse()
@@ -235,15 +269,27 @@ class Sample:
         self._seen += 1
         return hash(headers.get(CLIENT)) not in self._refused
 
-    def keep(self, content: Content, headers: Mapping[bytes, bytes]) -> None:
-        """Write a request that is wanted, unless it is too large, or a copy."""
+    def keep(self, content: Content, headers: Mapping[bytes, bytes], seconds: float = 0.0, peer: str = "") -> None:
+        """Write a request that is wanted, and took ``seconds``, unless it is too large, a copy, or kept already.
+
+        ``peer`` is the address of the connection: a router, or a client that reaches the pod directly.
+        """
         region = self._region
         if not self._open or authentic.MARK in headers or len(content.body) > region.largest:
+            return
+        source = hash(peer)  # the address itself is not stored
+        if self._repeats.get(source, 0) >= REPEATS or self._owns_half(source):
             return
         raw = _packed(content)
         if raw is None or len(raw) > region.size:
             return
-        client = hash(headers.get(CLIENT))
+        client, digest = hash(headers.get(CLIENT)), region.digest_of(raw)
+        if digest in self._digests:
+            # Nothing more of this client until the next tick: a repeated request must not cost the others anything.
+            self._repeats[source] = self._repeats.get(source, 0) + 1
+            self._repeating.add(client)
+            self._refuse()
+            return
         if not self._is_filling:
             if client not in self._satisfied and self._fair:
                 self._fair -= 1
@@ -252,8 +298,11 @@ class Sample:
                 if self._is_crowding(client, len(raw)):
                     self._refuse()
                     return
-        region.write(self._make_room(len(raw)), time.time_ns(), client, raw)
-        self._hold(client, len(raw))
+        cost = min(max(int(seconds * 1e6), 0), _MOST_MICROSECONDS)
+        region.write(self._make_room(len(raw)), time.time_ns(), client, digest, cost, raw)
+        self._hold(client, len(raw), digest)
+        self._peers[source] = self._peers.get(source, 0) + 1
+        self._peer_of[region.words[_LAST]] = source
         self._update()
 
     def wipe(self) -> None:
@@ -261,6 +310,15 @@ class Sample:
         if self._open:
             self._open, self._refused = False, _EVERYONE
             self._region.wipe()
+
+    def _owns_half(self, peer: int) -> bool:
+        """Whether one of several peers has half of a full sample. A client that reaches the pod directly can name any
+        address as that of its client, and so get the shares of many: beside a router, it has this one limit."""
+        return (
+            not self._is_filling
+            and len(self._peers) > 1
+            and 2 * self._peers.get(peer, 0) >= len(self._region.sequences())
+        )
 
     def _is_crowding(self, client: int, length: int) -> bool:
         """Whether a large request would give its client more than half of the sample, beside others. It is kept only
@@ -287,15 +345,22 @@ class Sample:
         self._update()
 
     def _forget(self) -> None:
-        client, length = self._region.remove_first()
+        peer = self._peer_of.pop(self._region.sequences()[0], None)
+        if peer is not None:  # else a worker that crashed has kept it
+            self._peers[peer] -= 1
+            if not self._peers[peer]:
+                del self._peers[peer]
+        client, length, digest = self._region.remove_first()
+        self._digests.discard(digest)
         weight = self._weight_of(length)
         self._weight -= weight
         self._held[client] -= weight
         if not self._held[client]:
             del self._held[client]
 
-    def _hold(self, client: int, length: int) -> None:
+    def _hold(self, client: int, length: int, digest: int) -> None:
         weight = self._weight_of(length)
+        self._digests.add(digest)
         self._weight += weight
         self._held[client] = self._held.get(client, 0) + weight
 
@@ -320,9 +385,9 @@ class Sample:
         if not self._open:
             self._refused = _EVERYONE
         elif self._due or self._is_filling:
-            self._refused = frozenset()
+            self._refused = self._repeating
         else:
-            self._refused = self._satisfied if self._fair else _EVERYONE
+            self._refused = self._satisfied | self._repeating if self._fair else _EVERYONE
 
 
 def _packed(content: Content) -> bytes | None:

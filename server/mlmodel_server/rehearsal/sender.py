@@ -13,21 +13,25 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Broken, Late, Unknown, Unreachable
-from mlmodel_server.rehearsal.compare import FAILED, Answer, Output, Pairs, draw_row, hash_of
-from mlmodel_server.rehearsal.sample import Entry
+from mlmodel_server.rehearsal.compare import FAILED, Answer, Output, Pairs, draw_row
+from mlmodel_server.rehearsal.sample import Entry, Place
 from mlmodel_server.rehearsal.target import Target
+from mlmodel_server.rehearsal.waiting import Waiting
 
 IDLE_SECONDS = 0.5
 """Pause when there is nothing to send; also how often the file with the candidate and the sample are looked at."""
 
 OWN_SHARE = 0.05
 """Maximum share of the time in which the own server works on copies: a client that comes then waits for it."""
+
+SLOW_SHARE = 0.01
+"""Part of it for the slow requests, while others wait."""
 
 CANDIDATE_SHARE = 0.5
 """The same of the candidate, which has few clients or none."""
@@ -41,8 +45,8 @@ HANDLING_SECONDS, HANDLING_SECONDS_PER_BYTE = 0.0005, 1e-8
 AGAIN_FIRST, AGAIN_SHARE = 20, 0.1
 """The own server answers the first requests twice, then this share of them."""
 
-ATTEMPTS = 3
-"""Maximum number of times that a request is sent again because a server shed it."""
+TIMES = 100
+"""So many pairs of times are measured, also if the sample has fewer different requests."""
 
 LIMIT_SECONDS, LIMIT_FACTOR = 1.0, 3.0
 """The candidate has this many seconds, and this many times what the own server takes."""
@@ -67,6 +71,9 @@ _NOT_ACCEPTED = "not accepted: check that both revisions have the same API keys,
 _SHED = (429, 503)
 _ABSENT = (401, 403, 404, 405)
 
+Kind = Literal["usual", "slow", "repeat"]
+"""A "repeat" was sent before, and only its times count."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -81,8 +88,8 @@ class Requests(Protocol):
     def kept(self) -> int:
         """Number of requests that are kept."""
 
-    def places(self) -> list[tuple[int, int]]:
-        """Return slot and number of each."""
+    def places(self) -> list[Place]:
+        """Return the place of each."""
 
     def read(self, slot: int, sequence: int) -> Entry | None:
         """Return one, None if it is no longer kept."""
@@ -98,14 +105,17 @@ class Server(Protocol):
         """Close the connection."""
 
 
-class Memory(Protocol):
-    """A few bytes that outlive this process; see :mod:`.process`."""
+class Progress(Protocol):
+    """What outlives this process; see :class:`.progress.Progress`."""
 
-    def read(self) -> bytes:
-        """Return what was written last, by this process or its predecessor."""
+    def begin(self, name: bytes) -> list[int]:
+        """Return what was noted for this rehearsal."""
 
-    def write(self, content: bytes) -> None:
-        """Replace the content."""
+    def note(self, digest: int) -> None:
+        """Note a request that is about to be sent."""
+
+    def undo(self) -> None:
+        """Forget the request that was noted last."""
 
 
 class _Reply(msgspec.Struct):
@@ -154,51 +164,82 @@ class _Side:
 
 @dataclass(slots=True)
 class _Rehearsal:
-    """What is kept for one candidate. Requests are pairs of slot and number."""
+    """What is kept for one candidate."""
 
     target: Target
     own: _Side
     candidate: _Side
+    waiting: Waiting
     boot: str = field(default_factory=lambda: os.urandom(8).hex())
     pairs: Pairs = field(default_factory=Pairs)
-    known: set[tuple[int, int]] = field(default_factory=set)
-    first: list[tuple[int, int]] = field(default_factory=list)
-    """What the sample had at the start, in random order."""
-    fresh: list[tuple[int, int]] = field(default_factory=list)
-    """What it kept since then; the newest is last, and sent first."""
-    later: list[tuple[int, int]] = field(default_factory=list)
-    """What a side has dropped."""
-    attempts: dict[tuple[int, int], int] = field(default_factory=dict)
+    answered: list[Place] = field(default_factory=list)
+    """The first requests that both sides answered, whose times may be measured again."""
+    timed: int = 0
+    """Pairs whose times were measured, or could not be."""
     asked: int = 0
     refreshed: float = -IDLE_SECONDS
+    credit: float = 0.0
+    """Seconds for which the own server may work on a slow request, beside the others; negative after one."""
+    credited: float = 0.0
 
     @property
     def left(self) -> int:
-        return len(self.first) + len(self.fresh) + len(self.later)
+        """What is still to be sent."""
+        return len(self.waiting) + self.repeats
 
-    def refresh(self, keys: list[tuple[int, int]]) -> None:
+    @property
+    def repeats(self) -> int:
+        """How many times are still measured again: few different requests show a slow candidate only so."""
+        return max(0, TIMES - self.timed) if self.answered else 0
+
+    def refresh(self, places: list[Place], now: float) -> None:
         """Note which requests are new in the sample, and forget those that are gone."""
-        present = set(keys)
-        self.fresh += sorted((key for key in keys if key not in self.known), key=lambda key: key[1])
-        self.known = present
-        self.first, self.fresh, self.later = (
-            [key for key in part if key in present] for part in (self.first, self.fresh, self.later)
-        )
-        self.attempts = {key: count for key, count in self.attempts.items() if key in present}
+        present = set(places)
+        self.waiting.refresh(places)
+        self.answered = [place for place in self.answered if place in present]
+        self.refreshed = now
 
-    def next(self) -> tuple[int, int] | None:
-        """Remove and return the request to send next."""
-        for part in (self.first, self.fresh, self.later):
-            if part:
-                return part.pop() if part is not self.later else part.pop(0)
+    def next(self, now: float) -> tuple[Place, Kind] | None:
+        """Remove and return the request to send next, and of which kind it is; None if there is none yet."""
+        usual, slow = self.waiting.usual, self.waiting.slow
+        place, slowest = usual.next(), slow.next()
+        cost = slowest.microseconds * 1e-6 if slowest else 0.0
+        self.credit = min(self.credit + OWN_SHARE * (now - self.credited), cost)
+        self.credited = now
+        if slowest and self.credit >= (cost if place else 0.0):  # beside others it pays before
+            slow.remove(slowest)
+            return slowest, "slow"
+        if place:
+            usual.remove(place)
+            return place, "usual"
+        if self.repeats and not slowest:
+            return self.answered[self.timed % len(self.answered)], "repeat"
         return None
 
-    def requeue(self, key: tuple[int, int], shed: bool) -> None:
-        """Send a dropped request again, behind all others; only a few times if it was shed."""
-        self.attempts[key] = count = self.attempts.get(key, 0) + shed
-        if count < ATTEMPTS:
-            self.later.append(key)
-        else:
+    def pause(self, kind: Kind) -> float:
+        """Return how long the own server rests after a request of this kind: a slow one is paid from the credit."""
+        has_slow = bool(len(self.waiting.slow)) or self.credit < -1e-9
+        share = OWN_SHARE - SLOW_SHARE if has_slow else OWN_SHARE
+        self.credit -= self.own.busy
+        return 0.0 if kind == "slow" else self.own.busy / share
+
+    def answer(self, place: Place, kind: Kind, own: Answer, candidate: Answer, again: Answer | None) -> None:
+        """Count a pair of answers."""
+        self.timed += 1
+        if kind == "repeat":
+            self.pairs.add_times(own, candidate)
+            return
+        if not (own is REJECTED and not candidate.failed):
+            self.pairs.add(own, candidate, again)
+        self.asked += 1
+        if not own.failed and not candidate.failed and len(self.answered) < TIMES:
+            self.answered.append(place)
+
+    def drop(self, place: Place, kind: Kind, shed: bool) -> None:
+        """Send a request that a side dropped again, if it counts, at some later time."""
+        if kind == "repeat":
+            self.timed += 1
+        elif not self.waiting.requeue(place, shed):
             self.asked += 1
 
 
@@ -213,13 +254,13 @@ class Sender:
         candidate: Callable[[str], Server],
         *,
         timeout: float,
-        memory: Memory,
+        progress: Progress,
         seed: int = 0,
     ) -> None:
         """``own`` is revision and server of this pod, ``candidate`` returns the server of another revision.
         ``timeout`` is the deadline of a request in seconds."""
         self._requests, self._target, self._own, self._candidate = requests, target, own, candidate
-        self._timeout, self._memory = timeout, memory
+        self._timeout, self._progress = timeout, progress
         self._random = random.Random(seed)  # noqa: S311  # draws an order, guards nothing
         self._rehearsal: _Rehearsal | None = None
         self._active = False
@@ -240,10 +281,10 @@ class Sender:
         resume = max(self._resume, rehearsal.own.resume, rehearsal.candidate.resume)
         if now < resume:
             return min(IDLE_SECONDS, resume - now)
-        entry = self._next(rehearsal, now)
-        if entry is None:
+        found = self._next(rehearsal, now)
+        if found is None:
             return IDLE_SECONDS
-        self._send(rehearsal, entry, now)
+        self._send(rehearsal, *found, now)
         return min(IDLE_SECONDS, max(0.0, self._resume - time.monotonic()))
 
     def figures(self) -> dict[str, Any]:
@@ -253,6 +294,7 @@ class Sender:
             counts = rehearsal.pairs if rehearsal else Pairs()
             return {
                 "boot": rehearsal.boot if rehearsal else "0" * 16,
+                "session": rehearsal.target.session if rehearsal else "",
                 "revision": self._own[0],
                 "candidate": rehearsal.target.revision if rehearsal else "",
                 "seconds": int(time.monotonic() - self._started),
@@ -276,39 +318,40 @@ class Sender:
         if former:
             former.candidate.server.close()
         own = _Side(*self._own)
-        made = _Rehearsal(target, own, _Side(target.revision, self._candidate(target.revision)))
-        name, keys = f"{target.revision} {target.nonce}".encode(), self._requests.places()
-        if not former and self._memory.read() == name:
-            made.refresh(keys)  # the process before this one may have sent them: none counts twice
-            made.fresh.clear()
-        else:
-            made.known, made.first = set(keys), self._random.sample(keys, len(keys))
-        self._memory.write(name)
+        # The process before this one may have sent some: none counts twice.
+        waiting = Waiting(self._progress.begin(f"{target.revision} {target.nonce}".encode()))
+        waiting.start(self._requests.places(), self._random)
+        made = _Rehearsal(target, own, _Side(target.revision, self._candidate(target.revision)), waiting)
+        made.credited = time.monotonic()
         self._resume = 0.0
         with self._lock:
             self._rehearsal = made
         logger.info("rehearsal started", extra={"candidate": target.revision})
         return made
 
-    def _next(self, rehearsal: _Rehearsal, now: float) -> Entry | None:
+    def _next(self, rehearsal: _Rehearsal, now: float) -> tuple[Entry, Place, Kind] | None:
         """Return the next request that is still kept."""
         if now - rehearsal.refreshed >= IDLE_SECONDS:
-            rehearsal.refreshed = now
+            places = self._requests.places()
             with self._lock:
-                rehearsal.refresh(self._requests.places())
-        while (key := rehearsal.next()) is not None:
-            entry = self._requests.read(*key)
-            if entry:
-                return entry
+                rehearsal.refresh(places, now)
+        while (found := rehearsal.next(now)) is not None:
+            place, kind = found
+            if entry := self._requests.read(place.slot, place.sequence):
+                return entry, place, kind
+            with self._lock:
+                rehearsal.waiting.forget(place)
+                rehearsal.answered = [other for other in rehearsal.answered if other != place]
         return None
 
-    def _send(self, rehearsal: _Rehearsal, entry: Entry, started: float) -> None:
+    def _send(self, rehearsal: _Rehearsal, entry: Entry, place: Place, kind: Kind, started: float) -> None:
         own, candidate, used = rehearsal.own, rehearsal.candidate, time.thread_time()
         own.busy = candidate.busy = 0.0
         was_late = candidate.is_late
-        key = entry.slot, entry.sequence
+        if kind != "repeat":
+            self._progress.note(place.digest)
         try:
-            answers = self._answers(rehearsal, entry)
+            answers = self._answers(rehearsal, entry, _draw(place), kind)
         except _Dropped as dropped:
             side = dropped.side
             if dropped.reason == _OWN_LATE:  # the request is too slow for both
@@ -321,22 +364,23 @@ class Sender:
             side.failures = min(side.failures + 1, 10)
             with self._lock:
                 side.dropped += 1
-                rehearsal.requeue(key, dropped.shed)
+                rehearsal.drop(place, kind, dropped.shed)
+            if kind != "repeat":
+                self._progress.undo()
         else:
             own.failures = candidate.failures = 0
-            is_laxer = answers[0] is REJECTED and not answers[1].failed
             with self._lock:
-                if not is_laxer:
-                    rehearsal.pairs.add(*answers)
-                rehearsal.asked += 1
+                rehearsal.answer(place, kind, *answers)
         cpu = time.thread_time() - used
-        self._resume = started + max(own.busy / OWN_SHARE, candidate.busy / CANDIDATE_SHARE, cpu / CPU_SHARE)
+        self._resume = started + max(rehearsal.pause(kind), candidate.busy / CANDIDATE_SHARE, cpu / CPU_SHARE)
 
-    def _answers(self, rehearsal: _Rehearsal, entry: Entry) -> tuple[Answer, Answer, Answer | None]:
+    def _answers(
+        self, rehearsal: _Rehearsal, entry: Entry, draw: int, kind: Kind
+    ) -> tuple[Answer, Answer, Answer | None]:
         """Return the answers of the own server, of the candidate, and perhaps a second one of the own server."""
         own, candidate, key = rehearsal.own, rehearsal.candidate, rehearsal.target.key
         order = [own, candidate]
-        if rehearsal.asked < AGAIN_FIRST or self._random.random() < AGAIN_SHARE:
+        if kind != "repeat" and (rehearsal.asked < AGAIN_FIRST or self._random.random() < AGAIN_SHARE):
             order.append(own)
         self._random.shuffle(order)
         if not own.answers:  # its time is the limit of the candidate
@@ -349,23 +393,25 @@ class Sender:
                 continue  # a second answer would be compared with nothing
             if side is own:
                 former = own.seconds
-                of_own.append(self._ask(own, key, entry, self._timeout))
+                of_own.append(self._ask(own, key, entry, draw, self._timeout))
                 seconds = max(seconds, own.seconds - former)
             else:
                 limit = self._limit(max(own.average, seconds))
-                of_candidate = self._ask(candidate, key, entry, limit)
+                of_candidate = self._ask(candidate, key, entry, draw, limit)
         if of_candidate is LATE and 2 * limit < (longer := self._limit(seconds)):
-            of_candidate = self._ask(candidate, key, entry, longer)  # a large request: the own server needs long too
+            of_candidate = self._ask(
+                candidate, key, entry, draw, longer
+            )  # a large request: the own server needs long too
         assert of_candidate is not None
         return of_own[0], of_candidate, of_own[1] if len(of_own) > 1 else None
 
     def _limit(self, own_seconds: float) -> float:
         return min(self._timeout, LIMIT_SECONDS + LIMIT_FACTOR * own_seconds)
 
-    def _ask(self, side: _Side, key: bytes, entry: Entry, seconds: float) -> Answer:
+    def _ask(self, side: _Side, key: bytes, entry: Entry, draw: int, seconds: float) -> Answer:
         """Send one copy and return the answer. Raise :class:`_Dropped` if there is none that counts."""
         content = entry.content
-        headers = authentic.sign(key, side.revision, content, time.time())
+        headers = authentic.sign(key, side.revision, content, time.time(), draw)
         started = time.monotonic()
         try:
             status, body = side.server.post(authentic.PATH, headers, content.body, seconds)
@@ -405,7 +451,7 @@ class Sender:
         side.is_late = False
         side.answers += 1
         side.seconds += taken
-        return _answer(reply, entry)
+        return _answer(reply, draw)
 
 
 def _shed(side: _Side, seconds: float) -> Answer:
@@ -416,10 +462,14 @@ def _shed(side: _Side, seconds: float) -> Answer:
     raise _Dropped(side, "overloaded", shed=True)
 
 
-def _answer(reply: _Reply, entry: Entry) -> Answer:
+def _draw(place: Place) -> int:
+    """Return a number that selects the row to compare: the same for both sides, and no client can compute it."""
+    return place.digest % 2**64
+
+
+def _answer(reply: _Reply, draw: int) -> Answer:
     if reply.status != 200:
         return REJECTED if 400 <= reply.status < 500 else FAILED
-    draw = hash_of(f"{entry.slot} {entry.sequence}")
     try:
         row = draw_row(reply.outputs[0], draw) if reply.outputs else None
     except ValueError:

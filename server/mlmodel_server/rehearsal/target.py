@@ -7,6 +7,7 @@ A rehearsal needs the file with exactly this content. KEYS may be any word, and 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,11 @@ class Target(NamedTuple):
     revision: str
     nonce: str
     key: bytes
+
+    @property
+    def session(self) -> str:
+        """Return what the page shows of the nonce: the operator knows which rehearsal it is, and no one the key."""
+        return hashlib.sha256(b"session\n" + self.nonce.encode()).hexdigest()[:16]
 
 
 class TargetFile:

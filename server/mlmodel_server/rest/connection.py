@@ -71,7 +71,7 @@ class Answerable(Protocol):
     """A connection whose request was accepted on the fast path."""
 
     peer: str
-    """Address of the client."""
+    """Address of the other end, "" if it is unknown."""
 
     def answer(self, start: bytes, body: bytes) -> None:
         """Send the start (status line, headers without the default ones) and the body."""

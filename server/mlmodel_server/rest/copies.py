@@ -28,7 +28,7 @@ from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.copies import Copy, Outcome
 from mlmodel_server.serving.inference import Answer
 from mlmodel_server.serving.pipeline import Pipeline
-from mlmodel_server.tensors import InferRequest
+from mlmodel_server.tensors import InferRequest, Tensor
 
 LIMITS = Limits(max_body=TOTAL_BYTES // LARGEST)
 """No sample has a larger body."""
@@ -91,7 +91,7 @@ class Copies:
             return _reply(Outcome(404, 1))
         try:
             with self._pipeline.budget.hold(authentic.PATH, len(content.body)):
-                return _reply(await self._pipeline.rehearse(copy))
+                return _reply(await self._pipeline.rehearse(copy), authentic.draw_of(target.key, headers))
         except Overloaded as error:
             return _reply(Outcome(error.status, 1))
 
@@ -123,16 +123,24 @@ def _plain(body: bytes) -> Reply:
     return Reply(200, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))], body)
 
 
-def _reply(outcome: Outcome) -> Reply:
-    sent: list[dict[str, Any]] = [
-        {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": list(tensor.array.shape),
-            "data": binary.to_raw(tensor),
-        }
-        for tensor in outcome.outputs
-    ]
+def _reply(outcome: Outcome, draw: int | None = None) -> Reply:
+    """Return what the sender compares: of the first output one row, which its ``draw`` selects; else all."""
+    if draw is None:
+        sent = [_encoded(tensor, tensor) for tensor in outcome.outputs]
+    else:
+        sent = [_encoded(tensor, row_of(tensor, draw)) | {"is_row": True} for tensor in outcome.outputs[:1]]
     times = {"own_us": outcome.own_us, "busy_us": outcome.busy_us}
     body = msgspec.msgpack.encode({"status": outcome.status, **times, "outputs": sent})
     return Reply(200, [(b"content-type", CONTENT_TYPE), (b"content-length", b"%d" % len(body))], body)
+
+
+def row_of(tensor: Tensor, draw: int) -> Tensor:
+    """Return the row of the tensor that ``draw`` selects; the tensor without a row, or without a dimension of rows."""
+    rows = tensor.array.shape[0] if tensor.array.ndim else 0
+    place = draw % rows if rows else 0
+    return Tensor(tensor.name, tensor.datatype, tensor.array[place : place + 1]) if rows else tensor
+
+
+def _encoded(tensor: Tensor, sent: Tensor) -> dict[str, Any]:
+    shape = list(tensor.array.shape)
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": shape, "data": binary.to_raw(sent)}

@@ -35,6 +35,7 @@ class GrpcExchange(Exchange[bytes | Failure]):
         "_message",
         "_serving",
         "headers",
+        "peer",
         "started",
     )
 
@@ -45,6 +46,7 @@ class GrpcExchange(Exchange[bytes | Failure]):
         self._message: InferMessage | None = None
         self._is_decoded = False
         self.headers, self.started = headers_of(context), perf_counter()
+        self.peer = context.peer().partition(":")[2].rpartition(":")[0]
         left = context.time_remaining()
         left = inf if left is None else left
         self._deadline = self.started + min(left, serving.limits.timeout)

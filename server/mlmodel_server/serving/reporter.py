@@ -72,7 +72,7 @@ class Reporter:
         if self._payloads:
             self._payloads.offer(answer.prediction_id, answer.table, answer.response.outputs)
         if self._wants is not None and self._wants(headers):
-            self._keep(exchange)
+            self._keep(exchange, answer.compute)
 
     def failed(self, exchange: Exchange[Any], status: int, error: Exception) -> None:
         """Report a request that got an error with this HTTP ``status``."""
@@ -85,9 +85,9 @@ class Reporter:
         if self._tracing:
             self._tracing.record(exchange.route, headers, status, seconds)
         if self._wants is not None and status in SAMPLED and self._wants(headers):
-            self._keep(exchange)
+            self._keep(exchange, seconds)
 
-    def _keep(self, exchange: Exchange[Any]) -> None:
+    def _keep(self, exchange: Exchange[Any], seconds: float) -> None:
         content = exchange.content() if exchange.is_sampled else None
         if self._sample and content:
-            self._sample.keep(content, exchange.headers)
+            self._sample.keep(content, exchange.headers, seconds, exchange.peer)

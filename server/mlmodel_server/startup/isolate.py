@@ -8,7 +8,6 @@ works in an empty directory, so that no name in a model resolves to a file besid
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import shutil
 import signal
@@ -19,8 +18,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from mlmodel_server.errors import UsageError
-
-_PR_SET_PDEATHSIG = 1
+from mlmodel_server.kernel import stop_with_parent
 
 _CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_", "OCI_", "MLMODEL_STORAGE_CREDENTIALS")
 """Beginnings of the variables from which stores and registries read their credentials."""
@@ -64,7 +62,7 @@ def run_in_child(work: Callable[[], int]) -> int:
     if pid == 0:
         code = 1
         try:
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            stop_with_parent(signal.SIGKILL)
             code = work()
         except KeyboardInterrupt:
             code = 130

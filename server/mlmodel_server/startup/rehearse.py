@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.rehearsal import process
+from mlmodel_server.rehearsal.progress import Progress
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.startup.assemble import revision_of
 from mlmodel_server.startup.server import listen
@@ -33,12 +34,12 @@ def process_of(
         labels=labels,
         candidate=lambda revision: (f"{arguments.name}-{revision}", SERVICE_PORT),
     )
-    memory = process.Memory()
+    progress = Progress()
 
     def work() -> int:
         socket.close()  # else clients could connect to a port on which no worker listens any more
         return process.run(
-            settings, memory, lambda: listen(arguments.host, arguments.rehearsal_port, "--rehearsal-port")
+            settings, progress, lambda: listen(arguments.host, arguments.rehearsal_port, "--rehearsal-port")
         )
 
     return work

@@ -6,7 +6,6 @@ forwards signals, replaces a worker that died, and logs it. Its exit code is tha
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -16,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from mlmodel_server.errors import EXIT_CODES, MLModelError
+from mlmodel_server.kernel import stop_with_parent
 
 CRASHES = 3
 """If workers die more often than this within a minute, the server exits, so that Kubernetes sees the crash."""
@@ -27,7 +27,6 @@ HELPER_SECONDS = 10.0
 
 _READY = signal.SIGRTMIN  # real-time signals are queued: each of several is received
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, _READY)
-_PR_SET_PDEATHSIG = 1
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,7 @@ def _fork(work: Callable[[], int]) -> int:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # if the parent dies, this process stops too
+        stop_with_parent(signal.SIGTERM)  # if the parent dies, this process stops too
         os.setpgid(0, 0)  # a terminal sends Ctrl-C to the whole group: only the parent gets it, and forwards it once
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # until the server sets its handler
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -14,7 +14,10 @@ import pytest
 from aiohttp import web
 
 from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Outcomes, Pairs, Sides
+from mlmodel_operator.observe import read_rehearsing
+from mlmodel_operator.rollout.session import shown
 from mlmodel_operator.scrape import PairsPage, RouterStatus, Scraper, parse_page, parse_router_status
+from mlmodel_server.rehearsal.target import Target
 from tests.integration.operator.attack import LIES, liars
 from tests.unit.operator.runtime.support import asynchronous
 
@@ -357,6 +360,33 @@ def answer_at_root(body: bytes) -> Handler:
 def test_a_page_without_a_candidate_and_one_with_more_fields_are_read() -> None:
     assert parse_page(pairs_page(candidate="")) == replace(PAGE, candidate="")
     assert parse_page(pairs_page(new={"a": 1})) == PAGE
+
+
+def test_a_page_says_of_which_rehearsal_it_is_and_one_of_an_older_release_does_not() -> None:
+    for page, session in (
+        (GOOD_PAGE, ""),
+        (GOOD_PAGE | {"session": ""}, ""),
+        (GOOD_PAGE | {"session": "00000000000000cd"}, "00000000000000cd"),
+    ):
+        found = parse_page(json.dumps(page).encode())
+        assert found is not None
+        assert found.session == session
+    for wrong in ("x" * 16, "0" * 15, 7, None, ["0" * 16]):
+        assert parse_page(json.dumps(GOOD_PAGE | {"session": wrong}).encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("session", "is_counted"), [("00000000000000cd", True), ("00000000000000ce", False), ("", True)]
+)
+def test_a_page_of_another_rehearsal_rehearses_nothing(session: str, is_counted: bool) -> None:
+    page = PairsPage("00000000000000ab", "aaaa", "bbbb", Pairs(seen=7), session)
+    found = read_rehearsing("pod", "aaaa", "00000000000000cd", page, None)
+    assert (found.candidate, found.pairs.seen) == (("bbbb", 7) if is_counted else ("", 0))
+    assert found.is_named == bool(session and is_counted)
+
+
+def test_both_programs_name_a_rehearsal_alike() -> None:
+    assert shown("0" * 64) == Target("bbbb", "0" * 64, b"").session
 
 
 def test_a_page_with_every_bin_fits() -> None:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
-from mlmodel_operator.api.evidence import Pairs, QualityState, Repeated, Segment
+from mlmodel_operator.api.evidence import Evidence, Pairs, QualityState, Repeated
 from mlmodel_operator.api.reasons import Reason
 from mlmodel_operator.api.types import Gates
-from mlmodel_operator.rollout.evidence import agreement, latency, pairs, quality
+from mlmodel_operator.rollout.evidence import agreement, late, latency, pairs, quality
 from mlmodel_operator.rollout.evidence.errors import Verdict
+from mlmodel_operator.rollout.evidence.late import Window
 
 Gate = Literal["errors", "form", "latency", "agreement", "quality"]
 GATES: tuple[Gate, ...] = get_args(Gate)
@@ -26,13 +27,17 @@ ACCEPTABLE: Mapping[Gate, Reason] = {
 _NO_LABELS = QualityState()
 
 
-def verdicts(found: Pairs, gates: Gates, labels: QualityState = _NO_LABELS) -> dict[Gate, Verdict]:
-    """Return the evidence of each gate against the candidate, in order; none of a gate that is off."""
+def verdicts(
+    found: Pairs, gates: Gates, later: tuple[Window, ...] = (), labels: QualityState = _NO_LABELS
+) -> dict[Gate, Verdict]:
+    """Return the evidence of each gate against the candidate, in order; none of a gate that is off. ``later`` are parts
+    of the pairs that may show a late change."""
+    lasting = tuple(window for window in later if window.seconds >= latency.LATE_SECONDS)
     asked: dict[Gate, Verdict] = {
-        "errors": pairs.judge(found, max_percent=gates.errors.max_percent),
-        "form": agreement.judge_form(found),
-        "latency": latency.judge(found, gates.latency),
-        "agreement": agreement.judge(found, gates.agreement),
+        "errors": late.judge(lambda some: pairs.judge(some, max_percent=gates.errors.max_percent), found, later),
+        "form": late.judge(agreement.judge_form, found, later),
+        "latency": late.judge(lambda some: latency.judge(some, gates.latency), found, lasting),
+        "agreement": late.judge(lambda some: agreement.judge(some, gates.agreement), found, later),
     }
     return asked | ({"quality": quality.judge(labels, gates.quality)} if gates.quality else {})
 
@@ -43,6 +48,7 @@ def judge(
     accepted: Collection[Gate] = (),
     *,
     seconds: float = math.inf,
+    later: tuple[Window, ...] = (),
     labels: QualityState = _NO_LABELS,
 ) -> Verdict | None:
     """Return the verdict of the first gate that rejects the candidate; None if none does.
@@ -50,12 +56,14 @@ def judge(
     ``accepted`` are gates that a user lets the candidate through, and ``seconds`` is the time since the first pair.
     """
     early: tuple[Gate, ...] = ("latency",) if seconds < latency.LEAST_SECONDS else ()
-    asked = (verdict for gate, verdict in verdicts(found, gates, labels).items() if gate not in {*accepted, *early})
+    asked = (
+        verdict for gate, verdict in verdicts(found, gates, later, labels).items() if gate not in {*accepted, *early}
+    )
     return next((verdict for verdict in asked if verdict.is_decisive), None)
 
 
-def figures(found: Pairs, segments: tuple[Segment, ...] = ()) -> Repeated:
-    """Return what users read of the pairs; the certified difference is that of pairs and live requests together."""
+def figures(found: Pairs, certified: float | None) -> Repeated:
+    """Return what users read of the pairs; ``certified`` is the percentage that pairs and live requests prove."""
     again, ratio = found.again, latency.median_ratio(found)
     return Repeated(
         requests=found.pairs.all,
@@ -66,12 +74,15 @@ def figures(found: Pairs, segments: tuple[Segment, ...] = ()) -> Repeated:
         agree=found.agree.same,
         stable_agrees_percent=round(100.0 * (1.0 - again.differ / again.both), 1) if again.both else None,
         median_time_ratio=None if ratio is None else round(ratio, 2),
-        certified_percent=pairs.certified_percent(segments, found),
+        median_milliseconds=latency.median_milliseconds(found.times),
+        stable_median_milliseconds=latency.median_milliseconds(found.own_times),
+        certified_percent=certified,
     )
 
 
-def summary(found: Pairs, *, stable: str, candidate: str) -> str:
-    """Return what the pairs show, as one sentence without the full stop; ``stable`` and ``candidate`` are versions."""
+def summary(found: Pairs, certified: float | None, *, stable: str, candidate: str) -> str:
+    """Return what the pairs show, as one sentence without the full stop; ``stable`` and ``candidate`` are versions, and
+    ``certified`` is the percentage that is proven, None without a proof."""
     outcomes = found.pairs
     if not outcomes.all:
         return f"No request of {stable} was repeated on {candidate}"
@@ -84,6 +95,11 @@ def summary(found: Pairs, *, stable: str, candidate: str) -> str:
         parts.append(agreement.figures(found))
     if found.ratios:
         parts.append(f"median time {latency.figure(found)} times")
-    proven = pairs.certified_percent((), found)
-    end = f"; proven to fail at most {proven:g} percentage points more" if proven is not None else ""
-    return f"{outcomes.all} requests of {stable} were repeated: {', '.join(parts)}{end}"
+    end = f"; proven to fail at most {certified:g} percentage points more" if certified is not None else ""
+    return f"{outcomes.all} different requests of {stable} were repeated: {', '.join(parts)}{end}"
+
+
+def summary_of(evidence: Evidence, *, stable: str, candidate: str) -> str:
+    """Return the same about the evidence of a rollout."""
+    certified = pairs.certified_percent(evidence.state.segments, evidence.state.pairs)
+    return summary(evidence.state.pairs, certified, stable=stable, candidate=candidate)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from mlmodel_operator.api.evidence import Counts, Cursor, Evidence, EvidenceState, Page, Pairs, Recent, Sides
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import MLModel
-from mlmodel_operator.rollout.evidence import difference, errors, labels
-from mlmodel_operator.rollout.observed import Observed, Pod, Router
+from mlmodel_operator.rollout.evidence import difference, errors, labels, late
+from mlmodel_operator.rollout.observed import MOST_REHEARSING, Observed, Pod, Rehearsing, Router
 
 GONE_SECONDS = 3.0
 """Time after a pod has gone in which its Service may still send requests to its address."""
@@ -25,6 +25,8 @@ RECENT_SECONDS, _RECENT_REQUESTS = 15.0, 50
 """Shortest part of ``Recent``, in seconds and in requests of stable."""
 _MOST_CURSORS = 200
 """A router that is not ready keeps its cursor: if it comes back, its requests must not count twice."""
+_MOST_PAGES = 200
+"""Pods of stable of which anything is remembered; those of more are not read."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def after_rehearsal(rehearsed: Evidence, observed: Observed, candidate: Candidat
         pairs_since=before.pairs_since,
         past=before.past,
         excused=before.excused,
+        marks=before.marks,
         dropped_until=dropped,
     )
     return replace(first, state=state)
@@ -155,11 +158,12 @@ def _read(routers: Collection[Router], last: Mapping[str, Cursor], revision: str
 
 
 def _former(observed: Observed, candidate: Candidate) -> dict[str, Page]:
-    """Return the pages of an earlier rehearsal of this revision: a pod shows them until it has read the new routes."""
+    """Return the pages that may be of an earlier rehearsal of this revision: a pod shows them until it has read the new
+    routes. Newer pods say of which rehearsal their page is."""
     return {
         found.pod: Page(found.boot, is_former=True)
         for found in observed.rehearsing
-        if found.boot and found.candidate == candidate.revision
+        if not found.is_named and (not found.boot or found.candidate == candidate.revision)
     }
 
 
@@ -172,10 +176,10 @@ def _read_pages(
     """
     pages, past, excused = dict(state.pages), state.past, state.excused
     for found in observed.rehearsing:
-        before = pages.get(found.pod, Page())
-        is_same = before.boot == found.boot
-        if not found.boot or found.candidate != revision or (is_same and before.is_former):
+        before = _before(pages, found, revision)
+        if before is None:
             continue
+        is_same = before.boot == found.boot
         if not is_same:
             past += _ended(before)
         if is_dropped:
@@ -185,8 +189,38 @@ def _read_pages(
     present = {pod.name for known in observed.revisions.values() for pod in known.pods}
     for name in sorted(pages.keys() - present):
         past += _ended(pages.pop(name))
+    past += _fold(pages, {found.pod for found in observed.rehearsing})
     state = replace(state, pages=pages, past=past, excused=excused)
-    return replace(state, pairs_since=state.pairs_since or now) if state.pairs.pairs.all else state
+    if not state.pairs.pairs.all:
+        return state
+    return replace(state, pairs_since=state.pairs_since or now, marks=late.marked(state.marks, state.pairs, now))
+
+
+def _before(pages: dict[str, Page], found: Rehearsing, revision: str) -> Page | None:
+    """Return what was known of a pod before this reading; None if the reading does not count."""
+    before = pages.get(found.pod, Page())
+    if not found.boot or (found.pod not in pages and len(pages) >= _MOST_PAGES):
+        return None
+    if found.candidate != revision:
+        if before == Page("", is_former=True):  # so what it shows next is of this rehearsal
+            del pages[found.pod]
+        return None
+    if before.is_former and not found.is_named and before.boot in ("", found.boot):
+        pages[found.pod] = Page(found.boot, is_former=True)
+        return None
+    return None if before.is_folded and before.boot == found.boot else before
+
+
+def _fold(pages: dict[str, Page], read: set[str]) -> Pairs:
+    """Take the pairs of pods that are not read any more out of their pages, if there are many, and return their sum:
+    autoscaling makes new pods, and all pages are in the status."""
+    whole = sorted(name for name, page in pages.items() if page.pairs != Pairs())
+    folded = [name for name in whole if name not in read][: max(len(whole) - MOST_REHEARSING, 0)]
+    past = Pairs()
+    for name in folded:
+        past += _ended(pages[name])
+        pages[name] = Page(pages[name].boot, is_folded=True)
+    return past
 
 
 def _ended(page: Page) -> Pairs:
@@ -214,10 +248,16 @@ def _is_dropped(before: EvidenceState, pods: Mapping[str, float], *, last: float
     return max((before.dropped_until, *before.pods.values(), *pods.values())) > last
 
 
+def _former_boots(state: EvidenceState) -> dict[str, str]:
+    return {name: page.boot for name, page in state.pages.items() if page.is_former}
+
+
 def must_write(written: Evidence, fresh: Evidence, now: float) -> bool:
-    """Whether to write ``fresh`` at once: the time of the first pair, what is dropped, and where dropping ends must not
-    depend on the next reading."""
+    """Whether to write ``fresh`` at once: the time of the first pair, which pages are of an earlier rehearsal, what is
+    dropped, and where dropping ends must not depend on the next reading."""
     before, after = written.state, fresh.state
+    if _former_boots(before) != _former_boots(after):
+        return True
     if bool(before.pairs_since) != bool(after.pairs_since):
         return True
     if before.pods != after.pods or before.dropped_until != after.dropped_until:

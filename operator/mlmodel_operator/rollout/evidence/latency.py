@@ -13,6 +13,7 @@ millisecond is added to each before they are compared, so that a tiny model may 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from mlmodel_operator.api.evidence import Pairs
 from mlmodel_operator.api.reasons import Reason
@@ -25,6 +26,9 @@ RATIO, TIME = 1.05, 1.1
 LEAST_SECONDS = 15.0
 """Time in seconds from the first pair until the gate may decide: pairs of a few milliseconds fall together into one
 pause, one throttled period of a CPU quota, or the first moments of a process."""
+LATE_SECONDS = 60.0
+"""The same for pairs since a later moment: there are many such moments, and a node that is slow for a while must not
+decide in one of them."""
 
 
 def judge(pairs: Pairs, gate: LatencyGate) -> Verdict:
@@ -63,6 +67,12 @@ def median_ratio(pairs: Pairs) -> float | None:
     """Return the candidate's median prediction time divided by that of stable; None without times."""
     found = share.median(pairs.ratios)
     return None if found is None else RATIO**found
+
+
+def median_milliseconds(times: Mapping[str, int]) -> float | None:
+    """Return the median of a histogram of times; None without times."""
+    found = share.median(times)
+    return None if found is None else float(f"{TIME**found / 1000.0:.3g}")
 
 
 def figure(pairs: Pairs) -> str:

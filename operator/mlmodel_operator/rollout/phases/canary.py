@@ -75,7 +75,7 @@ def _slot(context: Context, candidate: Candidate) -> Slot | None:
 
 
 def _rehearsed(context: Context, candidate: Candidate, evidence: Evidence) -> str:
-    return chain.summary(evidence.state.pairs, stable=context.stable_label, candidate=candidate.version)
+    return chain.summary_of(evidence, stable=context.stable_label, candidate=candidate.version)
 
 
 def advance(context: Context, candidate: Candidate) -> Decision:

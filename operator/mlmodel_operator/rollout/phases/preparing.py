@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlmodel_operator.api.status import Candidate, Slot
-from mlmodel_operator.names import REHEARSAL_PORT
 from mlmodel_operator.rollout import failures, hold, rehearsal
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.phases import canary, validating
@@ -32,8 +31,6 @@ def advance(context: Context, candidate: Candidate) -> Decision:
     none = rehearsal.why_none(context.model, context.status, context.observed)
     if none or context.lacks_stable(candidate):
         return canary.enter(context, candidate, none or f"{context.stable_label} has no ready pod")
-    if rehearsal.is_unread(context):
-        return Stay(f"the pods are ready; not every pod of {context.stable_label} answers on port {REHEARSAL_PORT} yet")
     return validating.enter(context, candidate)
 
 

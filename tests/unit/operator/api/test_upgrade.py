@@ -170,3 +170,28 @@ def test_no_field_of_format_1_has_another_type() -> None:
     assert {path: now[path] for path in now.keys() & before.keys()} == {
         path: before[path] for path in now.keys() & before.keys()
     }
+
+
+FORMAT_4 = {path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("statuses_v4/*.json"))}
+
+
+@pytest.mark.parametrize("name", FORMAT_4)
+def test_a_rehearsal_of_format_4_goes_on_with_pods_of_its_release(name: str) -> None:
+    """Their pages do not say of which rehearsal they are."""
+    body = FORMAT_4[name]
+    assert body["status"]["formatVersion"] == 4
+    before = read_status(body["status"])
+    assert before.candidate is not None
+    assert before.candidate.evidence is not None
+    pairs = before.candidate.evidence.state.pairs
+    assert encode(before)["formatVersion"] == FORMAT_VERSION
+    assert read_status(json.loads(json.dumps(encode(before)))) == before
+    world = resumed(body, requests_per_second=20, rehearses=True, names_sessions=False)
+    world.reconcile()
+    now = world.status.candidate
+    assert now is not None
+    assert (now.phase, now.weight) == (before.candidate.phase, before.candidate.weight)
+    assert now.evidence is not None
+    assert now.evidence.state.pairs.pairs == pairs.pairs
+    world.run(is_finished)
+    assert world.status.history[0].outcome == "Promoted"

@@ -137,7 +137,7 @@ async def test_the_status_shows_what_was_repeated() -> None:
     found = world.status["candidate"]["rehearsal"]
     assert (found["requests"], found["failedOnlyOnCandidate"], found["left"]) == (1000, 0, 0)
     assert found["certifiedPercent"] < 1
-    assert found["message"].startswith("1000 requests of v1 were repeated")
+    assert found["message"].startswith("1000 different requests of v1 were repeated")
 
 
 @asynchronous

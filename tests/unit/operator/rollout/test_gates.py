@@ -168,19 +168,19 @@ GOOD = Pairs(
 
 
 def test_the_summary_is_one_sentence() -> None:
-    assert chain.summary(GOOD, stable="v1", candidate="v2") == (
-        "1000 requests of v1 were repeated: 0 failed only on v2, 998 of 1000 answers agree, median time 0.95 times;"
-        " proven to fail at most 0.61 percentage points more"
+    assert chain.summary(GOOD, 0.61, stable="v1", candidate="v2") == (
+        "1000 different requests of v1 were repeated: 0 failed only on v2, 998 of 1000 answers agree, median time 0.95"
+        " times; proven to fail at most 0.61 percentage points more"
     )
     mixed = Pairs(pairs=Outcomes(3, 1, 2, 4))
-    assert chain.summary(mixed, stable="v1", candidate="v2") == (
-        "10 requests of v1 were repeated: 1 failed only on v2, 2 only on v1, 4 on both"
+    assert chain.summary(mixed, None, stable="v1", candidate="v2") == (
+        "10 different requests of v1 were repeated: 1 failed only on v2, 2 only on v1, 4 on both"
     )
-    assert chain.summary(Pairs(), stable="v1", candidate="v2") == "No request of v1 was repeated on v2"
+    assert chain.summary(Pairs(), None, stable="v1", candidate="v2") == "No request of v1 was repeated on v2"
 
 
 def test_the_figures_are_those_of_the_summary() -> None:
-    assert chain.figures(GOOD) == Repeated(
+    assert chain.figures(GOOD, 0.61) == Repeated(
         requests=1000,
         compared=1000,
         agree=998,
@@ -188,7 +188,9 @@ def test_the_figures_are_those_of_the_summary() -> None:
         median_time_ratio=0.95,
         certified_percent=0.61,
     )
-    assert chain.figures(Pairs()) == Repeated()
+    assert chain.figures(Pairs(), None) == Repeated()
+    timed = chain.figures(Pairs(times={"80": 9, "90": 2}, own_times={"72": 11}), None)
+    assert (timed.median_milliseconds, timed.stable_median_milliseconds) == (2.05, 0.956)
 
 
 # ---------------------------------------------------------------------------------------------------------------- share

@@ -132,6 +132,43 @@ def test_copies_of_live_requests_go_on_in_the_canary() -> None:
     assert (verdict.reason, verdict.weight > 0) == (Reason.SLOWER_THAN_STABLE, True)
 
 
+def test_a_model_that_gets_one_request_again_and_again_is_promoted_by_its_live_requests() -> None:
+    """Each pod repeats it once. It is not "no request", so nothing is called unproven."""
+    world = rehearsing(requests_per_second=50, different=1)
+    for _ in range(20):
+        world.tick()
+    world.change(spec("v2", rollout=DEFAULT))
+    until(world, "Canary")
+    assert candidate(world).rehearsal.requests == 1  # type: ignore[union-attr]
+    until(world, "Baking", limit=900)
+    assert candidate(world).unproven == ""
+    assert candidate(world).rehearsal.requests == 1  # type: ignore[union-attr]
+    world.run(lambda w: w.settled() and w.status.stable.version == "v2", 900)  # type: ignore[union-attr]
+    assert "without proof" not in world.status.history[0].message
+
+
+def test_one_bad_answer_to_one_request_is_found_with_the_first_users() -> None:
+    world = rehearsing(requests_per_second=50, different=1)
+    world.behaviours["v2"] = Behaviour(error_rate=1.0)
+    for _ in range(20):
+        world.tick()
+    world.change(spec("v2", rollout=DEFAULT))
+    assert rejected(world).weight <= 5
+    assert world.user_errors == 0
+
+
+def test_a_version_that_turns_slow_after_a_thousand_pairs_is_found_within_two_minutes() -> None:
+    world = rehearsing(requests_per_second=10, kept_before=1000, pairs_per_second=100)
+    world.change(spec("v2", rollout=Rollout(steps=(Step(50, min_seconds=3000),))))
+    until(world, "Canary")
+    world.behaviours["v2"] = Behaviour(slower=2.0)
+    start = world.now
+    verdict = rejected(world)
+    assert verdict.reason == Reason.SLOWER_THAN_STABLE
+    assert "of the last" in verdict.message
+    assert world.now - start < 120
+
+
 # ----------------------------------------------------------------------------------------------- what Validating awaits
 
 
@@ -387,8 +424,9 @@ def test_an_accepted_change_is_still_too_slow() -> None:
 # ------------------------------------------------------------------------------------------------------ what may happen
 
 
-def test_a_retry_is_not_judged_by_the_pairs_of_the_rehearsal_before() -> None:
-    world = rehearsing(kept_before=1000)
+@pytest.mark.parametrize("names_sessions", [True, False], ids=["", "older release"])
+def test_a_retry_is_not_judged_by_the_pairs_of_the_rehearsal_before(names_sessions: bool) -> None:
+    world = rehearsing(kept_before=1000, names_sessions=names_sessions)
     world.behaviours["v2"] = Behaviour(error_rate=0.5)
     world.change(spec("v2"))
     assert rejected(world).reason == Reason.REHEARSAL_ERRORS
@@ -404,6 +442,32 @@ def test_a_retry_is_not_judged_by_the_pairs_of_the_rehearsal_before() -> None:
     world.reads_file = True
     until(world, "Canary")
     assert candidate(world).rehearsal.failed_only_on_candidate == 0  # type: ignore[union-attr]
+
+
+def test_a_page_that_cannot_be_read_delays_no_rehearsal() -> None:
+    started = []
+    for silent in (False, True):
+        world = rehearsing(kept_before=500)
+        start = world.now
+        world.silent_pages = dict.fromkeys(world.samples, world.now) if silent else {}
+        world.change(spec("v2"))
+        until(world, "Validating")
+        started.append(world.now - start)
+    assert started[0] == started[1]
+
+
+@pytest.mark.parametrize("names_sessions", [True, False], ids=["", "older release"])
+def test_a_page_that_cannot_be_read_at_first_counts_once_it_is_of_this_rehearsal(names_sessions: bool) -> None:
+    world = rehearsing(kept_before=500, names_sessions=names_sessions)
+    world.reads_file = False
+    world.silent_pages = dict.fromkeys(world.samples, world.now)
+    world.change(spec("v2"))
+    until(world, "Validating")
+    world.silent_pages.clear()
+    world.tick()
+    world.reads_file = True
+    until(world, "Canary")
+    assert candidate(world).rehearsal.requests >= 500  # type: ignore[union-attr]
 
 
 def test_pairs_of_a_pod_that_is_gone_or_starts_again_count_once() -> None:
@@ -547,10 +611,11 @@ def test_an_operator_that_is_killed_in_validating_reaches_the_same_state(writes:
         assert world.answered.get("v2", 0) == 0
 
 
-def test_a_page_of_an_earlier_rehearsal_that_cannot_be_read_at_first_does_not_count() -> None:
+@pytest.mark.parametrize("names_sessions", [True, False], ids=["", "older release"])
+def test_a_page_of_an_earlier_rehearsal_that_cannot_be_read_at_first_does_not_count(names_sessions: bool) -> None:
     """The version failed because of something else, and is retried. Kubelet refreshes the file late, and a page is
     silent when the second rehearsal begins."""
-    world = serving("v1", requests_per_second=5, rehearses=True, kept_before=500)
+    world = rehearsing(requests_per_second=5, kept_before=500, names_sessions=names_sessions)
     world.behaviours["v2"] = Behaviour(error_rate=1.0)
     world.change(spec("v2", rollout=Rollout(bake_seconds=3)))
     world.run(lambda w: bool(w.status.rejected))

@@ -29,16 +29,28 @@ from mlmodel_operator.api.types import (
     Step,
 )
 from mlmodel_operator.api.upgrade import read_status
+from mlmodel_operator.observe import read_rehearsing
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.evidence.labels import bin_for
 from mlmodel_operator.rollout.needs import needs_labels, needs_pages, needs_routers, needs_services
-from mlmodel_operator.rollout.observed import Labelled, Observed, Pod, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.observed import (
+    MOST_REHEARSING,
+    Labelled,
+    Observed,
+    Pod,
+    Rehearsing,
+    RevisionState,
+    Router,
+)
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.plan import DesiredRevision, Notice, Plan
 from mlmodel_operator.rollout.recovery import Known, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.routes import Routes, routes_for
+from mlmodel_operator.rollout.session import nonce_of, shown
+from mlmodel_operator.scrape import PairsPage
 
 IMAGE = "mlmodel-server:test"
+
 MOST_KEPT = 1000
 """Requests that one pod keeps."""
 OWNER = Owner("fraud", "default", "uid-1")
@@ -108,10 +120,11 @@ class Sample:
     left: int = 0
     pairs: Pairs = field(default_factory=Pairs)
 
-    def offer(self, number: int, seconds: float) -> None:
-        """Keep requests: all until the sample is full, then about one a second."""
+    def offer(self, number: int, seconds: float, different: int = MOST_KEPT) -> None:
+        """Keep requests: all until the sample is full, then about one a second, of so many different ones."""
         self.seen += number
         new = min(number, max(MOST_KEPT - self.kept, math.ceil(seconds)))
+        new = new if different >= MOST_KEPT else min(new, max(different - self.kept, 0))
         self.kept, self.left = min(self.kept + new, MOST_KEPT), self.left + new
 
     def follow(self, file: str) -> None:
@@ -177,6 +190,10 @@ class World:
     """Pairs that one pod of stable makes in a second."""
     silent_pages: dict[str, float] = field(default_factory=dict)
     """Pods whose page does not answer, with the time since which it does not."""
+    names_sessions: bool = True
+    """Whether the pages say of which rehearsal they are; those of an older release do not."""
+    different: int = MOST_KEPT
+    """Number of different requests: equal ones are kept once."""
     reads_file: bool = True
     """Whether the pods read the file that names the candidate; kubelet may refresh it late."""
     labelled: float = 0.0
@@ -309,10 +326,12 @@ class World:
         if stable is None or stable.revision not in states or not needs_pages(self.model(), status, observed):
             return observed
         pods = [pod.name for pod in states[stable.revision].pods if pod.ready and not pod.terminating]
-        return replace(observed, rehearsing=tuple(self._page(name, stable.revision) for name in sorted(pods)))
+        session = shown(nonce_of(OWNER, status.candidate)) if status.candidate else ""
+        pages = tuple(self._page(name, stable.revision, session) for name in sorted(pods))
+        return replace(observed, rehearsing=pages[:MOST_REHEARSING])
 
-    def _page(self, pod: str, revision: str) -> Rehearsing:
-        """Return what the page of a pod shows."""
+    def _page(self, pod: str, revision: str, session: str) -> Rehearsing:
+        """Return what the page of a pod shows, if the rehearsal is this one."""
         sample, since = self.samples.get(pod, Sample()), self.silent_pages.get(pod)
         if since is not None:
             return Rehearsing(pod, silent_since=since)
@@ -320,7 +339,8 @@ class World:
         candidate = words[1] if words and words[1] != revision else ""
         boot = hashlib.sha256(f"{pod}/{sample.boot}".encode()).hexdigest()[:16]
         pairs = replace(sample.pairs, seen=sample.seen, kept=sample.kept, left=sample.left if candidate else 0)
-        return Rehearsing(pod, boot, candidate, pairs)
+        shows = shown(words[2]) if words and self.names_sessions else ""
+        return read_rehearsing(pod, revision, session, PairsPage(boot, revision, candidate, pairs, shows), None)
 
     def _label_pages(self, status: Status, observed: Observed) -> Iterator[Labelled]:
         """Yield what the pods of both sides show."""
@@ -495,7 +515,7 @@ class World:
         others = self._send(stable, number - drawn)
         pods = [self.samples[name] for name in self.revisions[stable].pods if name in self.samples] if stable else []
         for index, sample in enumerate(pods):
-            sample.offer(len(range(index, number - drawn, len(pods))), seconds)
+            sample.offer(len(range(index, number - drawn, len(pods))), seconds, self.different)
         poison = self._poisoned(own.valid)
         failed = min(own.valid, poison + own.failed)
         retried = self._send(stable, failed - poison, is_retry=True)

@@ -89,7 +89,7 @@ class Pod:
         return Application(Pipeline(self.serving), lambda content: CallCopy(content, self.serving))
 
     def kept(self) -> list[Entry]:
-        return [entry for place in self.sample.places() if (entry := self.sample.read(*place))]
+        return [entry for place in self.sample.places() if (entry := self.sample.read(*place[:2]))]
 
     def key(self) -> bytes:
         return authentic.key_of(NONCE, self.api_keys)
@@ -121,9 +121,11 @@ async def send(
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
 
 
-def copied(content: Content, key: bytes, revision: str = REVISION, age: float = 0.0) -> dict[str, Any]:
+def copied(
+    content: Content, key: bytes, revision: str = REVISION, age: float = 0.0, draw: int | None = None
+) -> dict[str, Any]:
     """Return the request that is a copy."""
-    headers = authentic.sign(key, revision, content, time.time() - age)
+    headers = authentic.sign(key, revision, content, time.time() - age, draw)
     return {"target": authentic.PATH, "body": content.body, "headers": headers}
 
 

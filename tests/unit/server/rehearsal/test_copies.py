@@ -20,11 +20,13 @@ from mlmodel_server.observe.payloads import PayloadLog
 from mlmodel_server.observe.shadow import Shadow
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.authentic import Content
+from mlmodel_server.rehearsal.compare import Output, draw_row
 from mlmodel_server.rehearsal.target import TargetFile
-from mlmodel_server.rest.copies import LIMITS, MAX_UNKNOWN
+from mlmodel_server.rest.copies import LIMITS, MAX_UNKNOWN, row_of
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.context import Limits
+from mlmodel_server.tensors import named
 from tests.unit.server.doubling import IDENTITY
 from tests.unit.server.rehearsal.pods import (
     BAD_ANSWER,
@@ -103,6 +105,41 @@ def answered(body: bytes, headers: Mapping[bytes, bytes]) -> dict[str, list[Any]
     if isinstance(predictions[0], dict):
         return {name: [row[name] for row in predictions] for name in predictions[0]}
     return {"predict_proba" if isinstance(predictions[0], list) else "predict": predictions}
+
+
+@pytest.mark.parametrize("draw", [0, 1, 2**64 - 1])
+@pytest.mark.parametrize("name", [*ENDPOINTS, "grpc"])
+def test_only_the_row_that_is_compared_is_answered(name: str, draw: int, tmp_path: Path) -> None:
+    """The first output has it, in the shape of the whole answer; both sides draw the same one."""
+    pod = Pod(tmp_path, limits=Limits(max_body=4 << 20))
+    sent = call(*ROWS) if name == "grpc" else ENDPOINTS[name]
+    whole, drawn = pod.run(copied(sent, pod.key()), copied(sent, pod.key(), draw=draw))
+    (first, *_), (only,) = (msgspec.msgpack.decode(body)["outputs"] for _, _, body in (whole, drawn))
+    assert only.pop("is_row")
+    assert len(only["data"]) <= len(first["data"]) / first["shape"][0] + 4, "as long as one row"
+    assert {**only, "data": b""} == {**first, "data": b""}
+    one, other = (draw_row(msgspec.convert(item, Output), draw) for item in (first, {**only, "is_row": True}))
+    assert one is not None
+    assert (one.form, one.label, one.top) == (other.form, other.label, other.top)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("change", ["number", "code", "text", "of another copy"])
+def test_nobody_else_chooses_the_row(tmp_path: Path, change: str) -> None:
+    pod, sent = Pod(tmp_path), ENDPOINTS["v2 JSON"]
+    request = copied(sent, pod.key(), draw=1)
+    number, code = request["headers"][authentic.DRAW].split()
+    other = copied(sent, pod.key(), age=5, draw=1)["headers"][authentic.DRAW]
+    request["headers"][authentic.DRAW] = {
+        "number": b"0 " + code, "code": number + b" " + bytes(64), "text": b"x", "of another copy": other
+    }[change]  # fmt: skip
+    (answer,) = pod.run(request)
+    assert "is_row" not in msgspec.msgpack.decode(answer[2])["outputs"][0], "as a copy without it"
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((), 1), ((0,), 0), ((0, 3), 0), ((3,), 1), ((2, 0), 1), ((2, 3, 4), 1)])
+def test_a_row_of_any_shape(shape: tuple[int, ...], rows: int) -> None:
+    sent = row_of(named("predict", np.zeros(shape)), 5)
+    assert sent.array.size == rows * int(np.prod(shape[1:]))
 
 
 @pytest.mark.parametrize("name", list(ENDPOINTS))

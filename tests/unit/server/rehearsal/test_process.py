@@ -23,7 +23,8 @@ from mlmodel_server.errors import UsageError
 from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.rehearsal import authentic, process
 from mlmodel_server.rehearsal.authentic import Content
-from mlmodel_server.rehearsal.process import Fresh, Memory, Settings
+from mlmodel_server.rehearsal.process import Fresh, Settings
+from mlmodel_server.rehearsal.progress import LATEST, Progress
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.startup.server import listen
 
@@ -105,7 +106,7 @@ class Forked:
                 logging.raiseExceptions = False
                 for fd in (self.stable.fileno(), self.candidate.fileno()):
                     os.close(fd)
-                code = process.run(settings, Memory(), listening or (lambda: page))
+                code = process.run(settings, Progress(), listening or (lambda: page))
             finally:
                 os._exit(code)
         page.close()
@@ -214,16 +215,28 @@ def test_an_internal_error_is_logged_without_its_text(tmp_path: Path) -> None:
     made.stop()
 
 
-def test_memory_outlives_a_process() -> None:
-    memory = Memory()
-    assert memory.read() == b""
+def test_progress_outlives_a_process() -> None:
+    progress, name = Progress(), f"{'r' * 63} {NONCE}".encode()
+    assert progress.begin(b"another") == []
     pid = os.fork()
     if pid == 0:
-        memory.write(b"a" * 200)
-        memory.write(f"{'r' * 63} {NONCE}".encode())
+        progress.note(1)
+        progress.begin(name)
+        for digest in (-(2**63), 2**63 - 1, 5):
+            progress.note(digest)
+        progress.undo()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert memory.read().decode() == f"{'r' * 63} {NONCE}"
+    assert progress.begin(name) == [-(2**63), 2**63 - 1]
+    assert progress.begin(b"another") == []
+
+
+def test_progress_is_bounded() -> None:
+    progress = Progress()
+    progress.begin(b"r1")
+    for digest in range(LATEST + 10):
+        progress.note(digest)
+    assert progress.begin(b"r1") == list(range(10, LATEST + 10))
 
 
 def test_figures_are_computed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

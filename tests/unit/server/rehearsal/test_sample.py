@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from random import Random
 
@@ -49,17 +49,25 @@ def started(requests: int = 100, workers: int = 1, total: int = 1 << 20, slot: i
     return made
 
 
-def offer(sample: Sample, body: bytes = b"{}", client: bytes = b"a", **headers: bytes) -> bool:
-    """Offer a request as a worker does, and return whether it was wanted."""
+NUMBERS = count()
+
+
+def another(body: bytes = b"{}") -> Content:
+    """Return a request that is unlike all others, with this body."""
+    return content(body, target=b"/predict?%d" % next(NUMBERS))
+
+
+def offer(sample: Sample, body: bytes = b"{}", client: bytes = b"a", repeated: bool = False, **headers: bytes) -> bool:
+    """Offer a request as a worker does, and return whether it was wanted. It is unlike all others, unless repeated."""
     sent = {CLIENT: client} | {name.encode(): value for name, value in headers.items()}
     wanted = sample.wants(sent)
     if wanted:
-        sample.keep(content(body), sent)
+        sample.keep(content(body) if repeated else another(body), sent)
     return wanted
 
 
 def entries(sample: Sample) -> list[Entry]:
-    return [entry for key in sample.places() if (entry := sample.read(*key))]
+    return [entry for key in sample.places() if (entry := sample.read(*key[:2]))]
 
 
 def bodies(sample: Sample) -> list[bytes]:
@@ -165,7 +173,7 @@ def test_a_client_with_large_requests_does_not_take_the_memory_of_one_that_seldo
 def test_without_the_header_of_the_router_all_are_one_client() -> None:
     sample = started(10)
     for _ in range(10):
-        sample.keep(content(), {})
+        sample.keep(another(), {})
     assert not any(sample.wants({}) for _ in range(100))
 
 
@@ -180,7 +188,7 @@ def test_number_and_bytes_are_divided_by_the_workers(workers: int) -> None:
             offer(sample, bytes(size))
     assert sample.kept == 1000
     assert max(map(len, bodies(sample))) <= largest
-    assert {slot for slot, _ in sample.places()} == set(range(workers))
+    assert {place.slot for place in sample.places()} == set(range(workers))
 
 
 def test_fewer_requests_than_workers() -> None:
@@ -201,7 +209,7 @@ def test_bodies_that_do_not_fit_are_skipped_and_others_are_kept_intact() -> None
     for number in range(3000):
         body = bytes([number % 256]) * generator.choice([0, 1, 100, 1000, 3 * KIB, 4 * KIB, 4 * KIB + 1, 90 * KIB])
         sent.append(body)
-        sample.keep(content(body), {CLIENT: b"%d" % number})
+        sample.keep(another(body), {CLIENT: b"%d" % number})
     kept = bodies(sample)
     assert set(kept) <= {body for body in sent if len(body) <= 4 * KIB}
     assert len(kept) == sample.kept, "none of them is damaged"
@@ -214,6 +222,110 @@ def test_headers_that_are_too_long_are_skipped() -> None:
     sample.keep(content(target=b"/" * 9000), {})
     sample.keep(content(content_type=b"x" * 70_000), {})
     assert sample.kept == 0
+
+
+def test_a_request_that_is_sent_again_and_again_takes_one_place() -> None:
+    sample = started(100)
+    for number in range(1000):
+        offer(sample, b"one row", client=b"10.9.9.9", repeated=True)
+        if number % 100 == 0:
+            offer(sample, b"user", client=b"10.0.0.1")
+        sample.tick()
+    assert Counter(bodies(sample)) == {b"one row": 1, b"user": 10}
+    assert sample.seen == 1010
+
+
+def test_requests_are_equal_if_all_that_their_answer_depends_on_is() -> None:
+    sample = started()
+    different = [content(b"1"), content(b"2"), content(b"1", target=b"/other"), content(b"1", content_type=b"text/csv")]
+    for sent in (*different, *different):
+        sample.tick()
+        sample.keep(sent, {CLIENT: b"a"})
+    assert [entry.content for entry in entries(sample)] == different
+    assert len({place.digest for place in sample.places()}) == 4
+
+
+def test_equal_requests_of_two_workers_have_one_digest_which_is_another_one_in_another_pod() -> None:
+    digests: list[int] = []
+    for _ in range(2):
+        sample = Sample(10, 2, 1 << 16)
+        for slot in range(2):
+            sample.start(slot)
+            offer(sample, b"one row", repeated=True)
+        assert sample.kept == 2
+        digests += {place.digest for place in sample.places()}
+    assert len(digests) == 2
+
+
+def test_a_repeated_request_costs_one_look_for_each_client_between_two_ticks() -> None:
+    sample = started(100)
+    offer(sample, repeated=True)
+    assert offer(sample, repeated=True), "it may be another one"
+    assert not any(offer(sample, repeated=True) for _ in range(100))
+    assert offer(sample, b"user", client=b"b"), "others are kept"
+    looked = []
+    region = sample._regions[0]
+    digest_of = region.digest_of
+    region.digest_of = lambda raw: looked.append(raw) or digest_of(raw)  # type: ignore[func-returns-value,method-assign]
+    for number in range(1000):
+        offer(sample, client=b"%d" % number, repeated=True)
+    assert len(looked) <= module.REPEATS, "also of a client that names many"
+    sample.tick()
+    assert offer(sample, b"user", client=b"a")
+
+
+def test_a_repeated_request_is_kept_again_after_it_has_made_room() -> None:
+    sample = started(2)
+    offer(sample, b"one row", repeated=True)
+    for _ in range(2):
+        a_second(sample)
+        sample.keep(another(), {CLIENT: b"b"})
+    assert b"one row" not in bodies(sample)
+    sample.keep(content(b"one row"), {CLIENT: b"c"})
+    assert b"one row" in bodies(sample)
+
+
+def test_the_successor_of_a_worker_knows_what_is_kept() -> None:
+    sample = started()
+    offer(sample, repeated=True)
+    sample.start(0)
+    offer(sample, repeated=True)
+    assert sample.kept == 1
+
+
+def test_a_place_has_the_time_that_stable_took() -> None:
+    sample = started()
+    for seconds in (0.0, 0.0015, 1e9, -1.0):
+        sample.keep(another(), {}, seconds)
+    assert [place.microseconds for place in sample.places()] == [0, 1500, 3600 * 10**6, 0]
+
+
+def test_a_client_that_names_many_addresses_has_at_most_half_of_the_sample() -> None:
+    """It reaches the pod directly, and names another address in each request. Users come over the router."""
+    sample, numbers = started(100), count()
+
+    def send(peer: str, client: bytes, body: bytes) -> None:
+        if sample.wants({CLIENT: client}):
+            sample.keep(another(body), {CLIENT: client}, 0.001, peer)
+
+    generator = Random(SEED)
+    for tick in range(1200):
+        sample.tick()
+        for user in generator.sample(range(22), 22):
+            if user >= 2:
+                send("10.9.9.9", b"10.77.0.%d" % next(numbers), b"attack")
+            elif tick > 100:
+                send("10.1.1.1", b"192.168.0.%d" % user, b"user")
+    assert Counter(bodies(sample))[b"attack"] <= 51
+
+
+def test_a_peer_that_is_alone_has_the_whole_sample() -> None:
+    sample = started(10)
+    for _ in range(100):
+        a_second(sample)
+        sample.keep(another(), {CLIENT: b"a"}, 0.0, "10.1.1.1")
+    last = sample.places()[-1].sequence
+    assert (sample.kept, last) == (10, 100)
 
 
 def test_a_copy_is_not_kept() -> None:
@@ -241,7 +353,7 @@ def test_an_entry_that_makes_room_leaves_nothing_in_memory() -> None:
     sample = started(3)
     sample.keep(content(b"first marker"), {})
     for _ in range(3):
-        sample.keep(content(b"x"), {})
+        sample.keep(another(b"x"), {})
     assert b"first marker" not in memory(sample)
 
 
@@ -264,7 +376,7 @@ def test_an_entry_that_changes_while_it_is_read_is_not_returned() -> None:
     assert bodies(sample) == [b"%d" % number * 50 for number in range(1, 10, 2)]
 
 
-@pytest.mark.parametrize("word", range(6))
+@pytest.mark.parametrize("word", range(8))
 def test_a_record_that_was_half_written_is_not_returned(word: int) -> None:
     sample = started()
     offer(sample)
@@ -282,10 +394,10 @@ def test_a_body_with_an_entry_in_it_is_not_an_entry() -> None:
     sample, forged = started(), started()
     forged.keep(content(b"forged", target=b"/v1/models/m:explain"), {})
     region = forged._regions[0]
-    record, raw = region.words[region._record(1) : region._record(1) + 6].tobytes(), bytes(region.ring[:200])
+    record, raw = region.words[region._record(1) : region._record(1) + 8].tobytes(), bytes(region.ring[:200])
     sample.keep(content(record + raw), {})
     target = sample._regions[0]
-    target.words[target._record(1) : target._record(1) + 6] = memoryview(record).cast("q")
+    target.words[target._record(1) : target._record(1) + 8] = memoryview(record).cast("q")
     target.ring[:200] = raw
     assert entries(sample) == []
 
@@ -328,8 +440,8 @@ def test_another_process_reads_while_a_worker_writes_and_never_reads_a_mixture()
 
 
 def crashes() -> Iterator[tuple[str, int]]:
-    yield from (("write", number) for number in range(13))
-    yield from (("remove_first", number) for number in range(9))
+    yield from (("write", number) for number in range(15))
+    yield from (("remove_first", number) for number in range(11))
 
 
 @pytest.mark.parametrize(("step", "words"), list(crashes()))
@@ -358,7 +470,7 @@ def test_a_worker_that_crashes_at_any_word_leaves_a_region_that_its_successor_co
     original, region.words = region.words, Words()  # type: ignore[assignment]
     try:
         if step == "write":
-            region.write(region.offset_for(12), time.time_ns(), 7, bytes(8) + b"half")
+            region.write(region.offset_for(12), time.time_ns(), 7, 8, 9, bytes(8) + b"half")
         else:
             region.remove_first()
     except Crash:
@@ -393,7 +505,7 @@ def test_the_successor_of_a_worker_continues_numbers_shares_and_counts() -> None
 def test_wiping_leaves_zeros_behind_the_header(number: int) -> None:
     sample = started(100)
     for _ in range(number):
-        sample.keep(content(b"marker"), {})
+        sample.keep(another(b"marker"), {})
     assert memory(sample)[64:].strip(b"\0")
     sample.wipe()
     assert memory(sample)[64:].strip(b"\0") == b""
@@ -407,10 +519,10 @@ def test_wiping_leaves_no_byte_of_a_request_and_keeps_nothing_afterwards(workers
         for number in range(150):
             offer(sample, b"marker %d" % number, client=b"%d" % number)
         key = sample.places()[-1]
-        assert sample.read(*key)
+        assert sample.read(*key[:2])
         sample.wipe()
-        assert sample.read(*key) is None
-        sample.keep(content(b"marker"), {})
+        assert sample.read(*key[:2]) is None
+        sample.keep(another(b"marker"), {})
         for _ in range(100):
             sample.tick()
             assert not offer(sample, b"marker")
@@ -454,14 +566,14 @@ def test_pages_are_used_only_for_what_is_kept(workers: int) -> None:
     for _ in range(100):
         offer(sample, bytes(1000))
     for place in sample.places():
-        sample.read(*place)
+        sample.read(*place[:2])
     assert resident(sample) < 100 * 1100 + workers * 3 * 4 * KIB
     sample.wipe()
     assert resident(sample) < 100 * 1100 + workers * 3 * 4 * KIB
     for slot in range(workers):
         sample.start(slot)
         for number in range(3000):
-            sample.keep(content(bytes(30_000)), {CLIENT: b"%d" % number})
+            sample.keep(another(bytes(30_000)), {CLIENT: b"%d" % number})
     assert 0.95 * TOTAL_BYTES < resident(sample) <= TOTAL_BYTES
 
 
@@ -469,7 +581,7 @@ def test_pages_are_used_only_for_what_is_kept(workers: int) -> None:
 def test_small_requests_never_use_the_whole_ring() -> None:
     sample = started(100, total=TOTAL_BYTES)
     for _ in range(30_000):
-        sample.keep(content(bytes(1000)), {})
+        sample.keep(another(bytes(1000)), {})
     assert sample.kept == 100
     assert resident(sample) < 300 * KIB
     sample.wipe()

@@ -154,7 +154,7 @@ def test_no_key_cookie_or_address_is_ever_in_the_memory(tmp_path: Path, headers:
         b"x-forwarded-for": b"192.168.7.6",
         b"x-user": b"someone",
     }
-    pod.run(*({"target": "/predict", "body": GOOD, "headers": headers | more} for _ in range(20)))
+    pod.run(*({"target": "/predict", "body": GOOD + b" " * number, "headers": headers | more} for number in range(20)))
     assert pod.sample.kept == 20
     memory = pod.sample._memory[:]
     digest = hashlib.sha256(b"s3cret-key")

@@ -17,9 +17,11 @@ from mlmodel_server.rehearsal import authentic, sender
 from mlmodel_server.rehearsal.authentic import Content, key_of, verify
 from mlmodel_server.rehearsal.client import Broken, Late, Unreachable
 from mlmodel_server.rehearsal.compare import WARM_UP
-from mlmodel_server.rehearsal.sample import Entry
-from mlmodel_server.rehearsal.sender import AGAIN_FIRST, ATTEMPTS, Sender
+from mlmodel_server.rehearsal.progress import Progress
+from mlmodel_server.rehearsal.sample import Entry, Place
+from mlmodel_server.rehearsal.sender import AGAIN_FIRST, TIMES, Sender
 from mlmodel_server.rehearsal.target import Target
+from mlmodel_server.rehearsal.waiting import ATTEMPTS
 from mlmodel_server.startup import workers
 from mlmodel_server.tensors import named
 
@@ -65,10 +67,15 @@ class Fake:
         self.limits: list[float] = []
         self.closed = 0
         self.took = 0.001
+        self.worked = 0.0
 
     def post(self, path: str, headers: dict[bytes, bytes], body: bytes, seconds: float) -> tuple[int, bytes | None]:
         assert path == "/rehearsal"
-        assert {name for name in headers if name.startswith(b"x-")} == {authentic.MARK, authentic.TARGET}
+        assert {name for name in headers if name.startswith(b"x-")} == {
+            authentic.MARK,
+            authentic.TARGET,
+            authentic.DRAW,
+        }
         content = verify(self.world.key, self.revision, headers, body, time.time())
         assert content is not None, "signed for this revision"
         self.world.log.append((self.revision, content.body))
@@ -90,9 +97,10 @@ class Fake:
 class World:
     """Kept requests, two servers and a file that names the candidate."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, requests: int = 0) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, requests: int = 0, times: int = 0) -> None:
         self.clock = Clock()
         monkeypatch.setattr(sender, "time", self.clock)
+        monkeypatch.setattr(sender, "TIMES", times)
         self.key = KEY
         self.target: Target | None = Target(CANDIDATE, "0" * 64, KEY)
         self.kept_entries: dict[tuple[int, int], Content] = {}
@@ -101,7 +109,8 @@ class World:
         self.numbers = itertools.count(1)
         self.own = Fake(self, STABLE)
         self.candidates: dict[str, Fake] = {}
-        self.memory = Bytes()
+        self.progress = Progress()
+        self.microseconds: dict[bytes, int] = {}
         self.sender = self.start()
         self.add(requests)
 
@@ -113,11 +122,16 @@ class World:
         return self.candidates.setdefault(revision, Fake(self, revision))
 
     def start(self) -> Sender:
-        return Sender(self, lambda: self.target, (STABLE, self.own), self.of, timeout=10.0, memory=self.memory, seed=7)
+        return Sender(
+            self, lambda: self.target, (STABLE, self.own), self.of, timeout=10.0, progress=self.progress, seed=7
+        )
 
-    def add(self, count: int = 1, slot: int = 0) -> None:
+    def add(self, count: int = 1, slot: int = 0, body: bytes = b"", microseconds: int = 0) -> None:
+        """Keep requests with other bodies, or with this one."""
         for number in itertools.islice(self.numbers, count):
-            self.kept_entries[slot, number] = Content(b"/predict", b"application/json", b"", b"", b"%d" % number)
+            sent = body or b"%d" % number
+            self.kept_entries[slot, number] = Content(b"/predict", b"application/json", b"", b"", sent)
+            self.microseconds[sent] = microseconds
 
     @property
     def seen(self) -> int:
@@ -127,8 +141,11 @@ class World:
     def kept(self) -> int:
         return len(self.kept_entries)
 
-    def places(self) -> list[tuple[int, int]]:
-        return list(self.kept_entries)
+    def places(self) -> list[Place]:
+        return [
+            Place(*place, hash(content), self.microseconds.get(content.body, 0))
+            for place, content in self.kept_entries.items()
+        ]
 
     def read(self, slot: int, sequence: int) -> Entry | None:
         content = self.kept_entries.get((slot, sequence))
@@ -145,17 +162,6 @@ class World:
         return [body for asked, body in self.log if asked == revision]
 
 
-class Bytes:
-    def __init__(self) -> None:
-        self.content = b""
-
-    def read(self) -> bytes:
-        return self.content
-
-    def write(self, content: bytes) -> None:
-        self.content = content
-
-
 def test_every_request_is_sent_once_to_the_candidate_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, 100)
     figures = world.steps(60)
@@ -166,6 +172,7 @@ def test_every_request_is_sent_once_to_the_candidate_in_random_order(monkeypatch
     assert (figures["asked"], figures["left"], figures["kept"], figures["seen"]) == (100, 0, 100, 1000)
     assert figures["agree"]["same"] == 100
     assert (figures["revision"], figures["candidate"], len(figures["boot"])) == (STABLE, CANDIDATE, 16)
+    assert (figures["session"], len(figures["session"])) == (Target(CANDIDATE, "0" * 64, b"").session, 16)
     assert sum(figures["ratios"].values()) == 100 - WARM_UP
 
 
@@ -428,20 +435,167 @@ def test_it_never_rehearses_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (world.log, figures["candidate"]) == ([], "")
 
 
-def test_a_process_that_replaces_another_sends_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_replaces_another_goes_on_and_sends_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch, 100)
     world.steps(0.5)
-    world.sender = world.start()
-    world.add(5)
-    world.target = Target(CANDIDATE, "0" * 64, KEY)
-    world.sender.step()
     before = len(world.bodies(CANDIDATE))
+    assert 0 < before < 100
+    world.sender = world.start()
+    assert world.sender.figures()["candidate"] == "", "it has not read the sample yet"
     world.add(5)
+    world.sender.step()
+    figures = world.sender.figures()
+    assert figures["left"] + figures["asked"] == 105 - before, "the operator waits for what is left"
     figures = world.steps(10)
-    assert figures["asked"] == len(world.bodies(CANDIDATE)) - before == 5
-    assert max(Counter(world.bodies(CANDIDATE)).values()) == 1
+    assert figures["asked"] == 105 - before
+    assert sorted(map(int, world.bodies(CANDIDATE))) == list(range(1, 106))
     world.target = Target("cccc", "0" * 64, KEY)
-    assert world.steps(60)["asked"] == 110, "another candidate gets them all"
+    assert world.steps(60)["asked"] == 105, "another candidate gets them all"
+
+
+def test_a_request_that_ends_the_process_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 5)
+
+    def exits(fake: Fake, content: Content) -> Any:
+        if content.body == b"3":
+            raise SystemExit
+        return reply()
+
+    world.candidate.handler = exits
+    with pytest.raises(SystemExit):
+        world.steps(10)
+    world.sender = world.start()
+    world.steps(10)
+    assert sorted(world.bodies(CANDIDATE)) == [b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_what_a_side_dropped_is_sent_by_the_next_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 5)
+    world.candidate.handler = lambda *_: Unreachable()
+    world.steps(3)
+    world.sender = world.start()
+    world.candidate.handler = lambda *_: reply()
+    assert world.steps(10)["asked"] == 5
+
+
+def test_equal_requests_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client sends one request again and again, and each worker of the pod keeps it."""
+    world = World(monkeypatch, 3)
+    for slot in range(4):
+        world.add(200, slot, body=b"the same")
+    figures = world.steps(60)
+    assert (figures["asked"], figures["left"], sum(figures["pairs"].values())) == (4, 0, 4)
+    assert world.bodies(CANDIDATE).count(b"the same") == 1
+    world.kept_entries.clear()
+    world.steps(1)
+    world.add(1, body=b"the same")
+    assert world.steps(10)["asked"] == 4, "also after it has left the sample"
+    world.target = Target("cccc", "0" * 64, KEY)
+    assert world.steps(10)["asked"] == 1, "once for each candidate"
+
+
+def test_an_equal_request_is_sent_if_the_first_one_was_gone_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 1)
+    world.candidate.handler = lambda *_: Unreachable()
+    world.steps(3)
+    world.kept_entries.clear()
+    world.steps(1)
+    world.candidate.handler = lambda *_: reply()
+    world.add(1, body=b"1")
+    assert world.steps(10)["asked"] == 1
+
+
+def test_few_different_requests_are_timed_often_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request says one thing about errors and answers, and a slow candidate is slow each time."""
+    world = World(monkeypatch, 1, times=TIMES)
+    world.candidate.handler = lambda *_: reply(microseconds=3000)
+    world.sender.step()
+    assert world.sender.figures()["left"] == TIMES - 1, "the operator waits for them"
+    figures = world.steps(60)
+    assert figures["pairs"] == {"both": 1, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}
+    assert (figures["asked"], figures["left"], figures["agree"]["rows"], figures["again"]["both"]) == (1, 0, 1, 1)
+    assert sum(figures["ratios"].values()) == TIMES - WARM_UP
+    assert len(world.bodies(CANDIDATE)) == TIMES
+
+
+def test_requests_without_times_are_not_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 3, times=TIMES)
+    world.candidate.handler = lambda *_: reply(status=500)
+    figures = world.steps(60)
+    assert (figures["asked"], figures["left"], len(world.bodies(CANDIDATE))) == (3, 0, 3)
+
+
+def test_a_candidate_that_is_lost_while_it_is_timed_again_ends_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 2, times=TIMES)
+    world.steps(1)
+    world.candidate.handler = lambda *_: Unreachable()
+    figures = world.steps(300)
+    assert (figures["asked"], figures["left"]) == (2, 0)
+
+
+def slow_ones(
+    monkeypatch: pytest.MonkeyPatch, usual: int, slow: int, seconds: float, usual_seconds: float = 0.001
+) -> World:
+    """Return a world in which stable took long for some requests."""
+    world = World(monkeypatch, 0)
+    world.add(usual, microseconds=int(usual_seconds * 1e6))
+    for number in range(slow):
+        world.add(1, body=b"slow %d" % number, microseconds=int(seconds * 1e6))
+    world.own.took = world.candidate.took = 0.0
+
+    def handler(fake: Fake, content: Content) -> Any:
+        taken = seconds if content.body.startswith(b"slow") else usual_seconds
+        world.clock.now += taken
+        fake.worked = fake.worked + taken
+        return reply(microseconds=int(taken * 5e5))
+
+    world.own.handler = world.candidate.handler = handler
+    return world
+
+
+def test_a_few_slow_requests_do_not_starve_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = slow_ones(monkeypatch, 990, 10, 6.0)
+    figures = world.steps(120)
+    assert figures["pairs"]["both"] >= 900
+
+
+def test_slow_requests_have_their_share_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = slow_ones(monkeypatch, 300, 10, 2.0, usual_seconds=0.1)
+    world.steps(700)
+    slow = sum(body.startswith(b"slow") for body in world.bodies(CANDIDATE))
+    assert 2 <= slow <= 4
+    assert world.own.worked <= 0.05 * 700 + 2.0, "all of them together take a twentieth of the time"
+    assert len(world.bodies(CANDIDATE)) > 200
+
+
+def test_slow_requests_that_are_alone_have_the_whole_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = slow_ones(monkeypatch, 20, 5, 1.0)
+    figures = world.steps(150)
+    assert (figures["asked"], figures["left"]) == (25, 0)
+    assert [body.startswith(b"slow") for body in world.bodies(CANDIDATE)] == [False] * 20 + [True] * 5
+
+
+def test_nothing_that_the_candidate_does_changes_what_is_sent_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One candidate answers, one fails what is slow, one takes three times as long: all get the same requests in the
+    same order."""
+    orders = []
+    for behaviour in ("answers", "fails", "slower"):
+        world = slow_ones(monkeypatch, 200, 10, 0.1)
+        handler = world.candidate.handler
+
+        def candidate(fake: Fake, content: Content, behaviour: str = behaviour, handler: Handler = handler) -> Any:
+            if behaviour == "fails" and content.body.startswith(b"slow"):
+                return reply(status=500)
+            if behaviour == "slower":
+                handler(fake, content)
+                handler(fake, content)
+            return handler(fake, content)
+
+        world.candidate.handler = candidate
+        assert world.steps(400)["left"] == 0
+        orders.append([body for body in world.bodies(CANDIDATE) if not body.startswith(b"slow")])
+        assert len(world.bodies(CANDIDATE)) == 210
+    assert orders[0] == orders[1] == orders[2]
 
 
 def test_the_log_has_nothing_of_a_request(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
