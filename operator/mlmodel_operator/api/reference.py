@@ -77,9 +77,10 @@ The routers check the keys too, before a request reaches a pod; while a rollout 
 
 ## TLS
 
-With `spec.traffic.tls: {secretName: fraud-tls}` the routers serve HTTP over TLS on port 443 of the Service `NAME`, and
-gRPC over TLS on port 9443. Ports 80 and 9000 then reject requests that are not probes, unless `allowPlainText` is true. The
-operator does not read the Secret; the routers report a certificate that they cannot use (`CertificateRejected`).
+With `spec.traffic.tls: {secretName: fraud-tls}` the routers serve HTTP over TLS on port 443 of the Service `NAME`,
+and gRPC over TLS on port 9443. Ports 80 and 9000 then reject requests that are not probes, unless `allowPlainText`
+is true. The operator does not read the Secret; the routers report a certificate that they cannot use
+(`CertificateRejected`).
 [How to use TLS](../how-to/api-keys-and-tls.md#serve-with-tls-in-the-cluster).
 """
 
