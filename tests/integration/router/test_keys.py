@@ -141,7 +141,7 @@ def test_the_answer_is_that_of_the_server(run: Run) -> None:
             assert len(a.requests) - before == (answer.status == 200), "without a key no pod is reached"
 
     # Also if the file has the hash of no key.
-    run(scenario, line(KEY) + line("", "nobody"))
+    run(scenario, line(KEY) + line("", "empty"))
 
 
 def test_of_two_headers_the_last_counts_as_in_the_server(run: Run) -> None:
