@@ -34,7 +34,7 @@ from tests.integration.operator.attack import (
     probe,
 )
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.attack]
 
 LATER = 2.0
 """Seconds by which an attack may delay the model of another namespace, beside a slower API server."""

@@ -135,6 +135,7 @@ def run(tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> Run:
 # ------------------------------------------------------------------------------------------------------------- ports
 
 
+@pytest.mark.attack
 def test_with_tls_a_request_in_plain_text_is_rejected_and_reaches_no_pod(run: Run) -> None:
     async def scenario(served: Served) -> None:
         router = served.router
@@ -324,6 +325,7 @@ def _broken(authority: Authority) -> dict[str, Pair]:
     }
 
 
+@pytest.mark.attack
 def test_a_renewed_certificate_that_is_broken_is_not_taken_and_the_former_one_stays(run: Run) -> None:
     async def scenario(served: Served) -> None:
         reader, writer = await served.connect()

@@ -25,6 +25,8 @@ from hack.ports import free_port
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from tests.integration.server.processes import Server, metric, running, until
 
+pytestmark = pytest.mark.attack
+
 INFER = "/v2/models/tumour/infer"
 POST = b"POST /v2/models/tumour/infer HTTP/1.1\r\nhost: m\r\ncontent-type: application/json\r\n"
 ATTACKER = "127.0.0.2"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlmodel_operator.resources import server
 from mlmodel_operator.runtime.resource import AUTOSCALERS, DEPLOYMENTS, DISRUPTION_BUDGETS, Body, Resource
 from tests.unit.operator.controller.world import World
 from tests.unit.operator.runtime.support import asynchronous
@@ -93,15 +94,14 @@ async def test_a_terminating_object_is_not_deleted_again() -> None:
 
 @pytest.mark.parametrize("serving", [{"replicas": 2}, AUTOSCALED], ids=["fixed", "autoscaled"])
 @asynchronous
-async def test_the_pods_of_another_release_of_the_operator_stay_as_they_are(serving: dict[str, Any]) -> None:
+async def test_the_pods_of_another_release_of_the_operator_stay_as_they_are(
+    serving: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World()
-    await world.serve(serving=serving)
+    with monkeypatch.context() as release_before:
+        release_before.setattr(server, "PRE_STOP_SECONDS", 7)
+        await world.serve(serving=serving)
     stable = world.revision("stable")
-    older = {
-        "metadata": {"annotations": {"mlmodel.dev/template": "older"}},
-        "spec": {"template": {"metadata": {"labels": {"created-by": "the release before"}}}},
-    }
-    await world.edit(DEPLOYMENTS, f"fraud{stable}", older)
     before = child(world, DEPLOYMENTS, stable)["spec"]["template"]
     world.restart()
     await world.reconcile()

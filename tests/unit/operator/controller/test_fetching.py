@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlmodel_operator import resources
 from mlmodel_operator.names import TEMPLATE_ANNOTATION
 from mlmodel_operator.runtime.resource import DEPLOYMENTS, Body
 from tests.unit.operator.controller.world import World
@@ -117,17 +118,26 @@ def of_the_release_before(template: Body) -> Body:
 
 
 @asynchronous
-async def test_pods_of_the_release_before_keep_their_template_and_the_next_revision_has_an_init_container() -> None:
+async def test_pods_of_the_release_before_keep_their_template_and_the_next_revision_has_an_init_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World()
-    await world.serve("v1", **model("v1"))
+    build = resources.deployment
+
+    def as_before(*args: Any, **options: Any) -> Body:
+        body = build(*args, **options)
+        body["spec"]["template"] = of_the_release_before(body["spec"]["template"])
+        digest = hashlib.sha256(json.dumps(body["spec"]["template"], sort_keys=True).encode()).hexdigest()[:16]
+        body["metadata"]["annotations"][TEMPLATE_ANNOTATION] = digest
+        return body
+
+    with monkeypatch.context() as release_before:
+        release_before.setattr(resources, "deployment", as_before)
+        await world.serve("v1", **model("v1"))
     stable = world.revision("stable")
     deployment = world.child(DEPLOYMENTS, stable)
     assert deployment is not None
-    former = of_the_release_before(deployment["spec"]["template"])
-    digest = hashlib.sha256(json.dumps(former, sort_keys=True).encode()).hexdigest()[:16]
-    change = {"metadata": {"annotations": {TEMPLATE_ANNOTATION: digest}}, "spec": {"template": None}}
-    await world.edit(DEPLOYMENTS, f"fraud{stable}", change)
-    await world.edit(DEPLOYMENTS, f"fraud{stable}", {"spec": {"template": former}})
+    former = deployment["spec"]["template"]
     world.restart()
     for _ in range(3):
         await world.tick()

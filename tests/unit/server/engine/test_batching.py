@@ -191,6 +191,7 @@ def test_a_full_queue_rejects_with_429_at_once() -> None:
     run(scenario, max_waiting=2)
 
 
+@pytest.mark.attack
 def test_a_full_queue_sheds_the_newest_request_of_the_source_that_has_most() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
@@ -213,6 +214,7 @@ def test_a_full_queue_sheds_the_newest_request_of_the_source_that_has_most() -> 
     run(scenario, max_waiting=4)
 
 
+@pytest.mark.attack
 def test_each_source_is_served_in_its_turn() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)
@@ -231,6 +233,7 @@ def test_each_source_is_served_in_its_turn() -> None:
     run(scenario, max_rows=1, cost=Cost(0.001, 0.001))
 
 
+@pytest.mark.attack
 def test_a_flood_of_one_source_does_not_make_another_miss_its_deadline() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
         first = await holding(batcher, doubler)

@@ -103,6 +103,7 @@ def test_both_sides_are_counted_by_the_weight_of_the_draw(monkeypatch: pytest.Mo
         "a third revision", "another rollout",
     ],
 )  # fmt: skip
+@pytest.mark.attack
 def test_what_was_not_drawn_for_this_side_does_not_count(
     revision: str, header: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

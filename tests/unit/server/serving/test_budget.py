@@ -7,6 +7,8 @@ import pytest
 from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.serving.budget import MOVED, STALLED, Budget, Held
 
+pytestmark = pytest.mark.attack
+
 LIMIT = 100 * MOVED
 
 
