@@ -81,8 +81,7 @@ def _run(settings: Settings, progress: Progress, listen: Callable[[], sockets.so
     sender = _sender(settings, settings.sample, progress) if settings.sample else None
     listening = listen()
     page = Page(listening, Pages(settings.labels, sender))
-    what = "rehearsals are possible" if sender else "labels can be read"
-    logger.info(what, extra={"port": listening.getsockname()[1]})
+    logger.info("page is served", extra={"port": listening.getsockname()[1], "rehearses": sender is not None})
     threading.Thread(target=page.run, name="page", daemon=True).start()
     # Of this thread only: the page is small, and is answered in time while all CPUs are busy.
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
