@@ -364,8 +364,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._arrived and self.parser.should_upgrade() and self._declares_body():
             self._cut(RequestError(NO_UPGRADE))  # the parser takes its body for the other protocol
             return
-        if self._held is not None:
-            self._held.shed = None  # from now on it is being answered
+        if self._held is not None and not self._blocked_since:
+            self._release()  # from now on the pipeline holds it
         if self._chunks is None:
             super().on_message_complete()
             return
