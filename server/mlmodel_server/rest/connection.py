@@ -140,11 +140,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_cut:
-            return
         if len(data) <= PIECE and not self._rest:
             self._feed(data)
-        else:
+        elif not self._is_cut:
             self._rest += data
             self._parse()
 
@@ -182,23 +180,36 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.resume_reading()
 
     def _feed(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
-        size, before = len(data), self._messages
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:  # the offer of another protocol is ignored, as HTTP permits
-                self.parser = httptools.HttpRequestParser(self)
-                data = data[offer.args[0] :]
-                if data and not self._is_cut:
-                    continue
-            except httptools.HttpParserError:
-                self._end(lambda: self.send_400_response("Invalid HTTP request received."))
-                return
-            break
+        if self._is_cut:
+            return
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        before = self._messages
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._ignore(offer.args[0], data)
+        except httptools.HttpParserError:
+            self._end(lambda: self.send_400_response("Invalid HTTP request received."))
         if self._message_start and not self._is_cut:
+            size = len(data)
             self._raw = self._raw + size if self._messages == before else min(size, PIECE)
             self._check_size()
+
+    def _ignore(self, place: int, data: bytes) -> None:
+        """Ignore the offer of another protocol, as HTTP permits, and parse what follows at ``place``."""
+        while place < len(data) and not self._is_cut:
+            self.parser = httptools.HttpRequestParser(self)
+            data = data[place:]
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                place = offer.args[0]
+            except httptools.HttpParserError:
+                self._end(lambda: self.send_400_response("Invalid HTTP request received."))
+            else:
+                return
+        self.parser = httptools.HttpRequestParser(self)
 
     def _check_size(self) -> None:
         """Bound the head, and charge the body, of a message that is not complete yet."""
@@ -353,8 +364,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._arrived and self.parser.should_upgrade() and self._declares_body():
             self._cut(RequestError(NO_UPGRADE))  # the parser takes its body for the other protocol
             return
-        if self._held is not None:
-            self._held.shed = None  # from now on it is being answered
+        if self._held is not None and not self._blocked_since:
+            self._release()  # from now on the pipeline holds it
         if self._chunks is None:
             super().on_message_complete()
             return
@@ -371,7 +382,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._accepted = False
         if self.transport.is_closing():
             return
-        self.transport.write(b"".join((start, self._default_lines(), body)))
+        if self._default_headers is not self.server_state.default_headers:
+            self._default_lines()
+        self.transport.write(b"".join((start, self._defaults, body)))
         self.server_state.total_requests += 1
         self._idle_since = self.loop.time()
         if self._held is not None and not self._blocked_since:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -32,7 +33,7 @@ LARGE = 256 << 10
 class HttpExchange(Exchange[Reply]):
     """The common part of the fast path and the ASGI path."""
 
-    __slots__ = ("body", "endpoint", "head", "headers", "limits", "peer", "raw", "started", "target")
+    __slots__ = ("body", "endpoint", "head", "headers", "limits", "raw", "started", "target")
 
     endpoint: Endpoint
     target: bytes
@@ -43,8 +44,11 @@ class HttpExchange(Exchange[Reply]):
     body: bytes
     """The body, decompressed."""
     head: Head
-    peer: str
-    """Address at the other end of the connection."""
+
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """Address at the other end of the connection."""
 
     @property
     def route(self) -> str:
@@ -114,7 +118,11 @@ class FastExchange(HttpExchange):
     ) -> None:
         self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
         self.raw = self.body = body
-        self.connection, self.peer = connection, connection.peer
+        self.connection = connection
+
+    @property
+    def peer(self) -> str:
+        return self.connection.peer
 
     async def read(self) -> None:
         pass
@@ -123,7 +131,7 @@ class FastExchange(HttpExchange):
 class AsgiExchange(HttpExchange):
     """A request on the ASGI path: ``receive`` delivers its body."""
 
-    __slots__ = ("_receive",)
+    __slots__ = ("_peer", "_receive")
 
     def __init__(
         self,
@@ -136,8 +144,12 @@ class AsgiExchange(HttpExchange):
         peer: str = "",
     ) -> None:
         self.endpoint, self.target, self.headers, self.started, self.limits = endpoint, target, headers, started, limits
-        self.raw, self.peer = None, peer
-        self._receive = receive
+        self.raw = None
+        self._receive, self._peer = receive, peer
+
+    @property
+    def peer(self) -> str:
+        return self._peer
 
     async def read(self) -> None:
         raw = await read(self._receive, self.limits)

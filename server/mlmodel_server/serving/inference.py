@@ -89,7 +89,7 @@ class Inference:
 
     def check_room(self, request: HasSource) -> None:
         """Raise :class:`Overloaded` if the queue has no room for this source, before a request is read."""
-        if self._batcher.is_full:
+        if self._batcher.requests >= self._limits.max_waiting:
             self._batcher.check_room(request.source)
 
     def call(self, request: InferRequest) -> Call:
