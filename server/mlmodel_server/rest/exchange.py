@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -44,11 +43,6 @@ class HttpExchange(Exchange[Reply]):
     body: bytes
     """The body, decompressed."""
     head: Head
-
-    @property
-    @abstractmethod
-    def peer(self) -> str:
-        """Address at the other end of the connection."""
 
     @property
     def route(self) -> str:

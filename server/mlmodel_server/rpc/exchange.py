@@ -35,7 +35,6 @@ class GrpcExchange(Exchange[bytes | Failure]):
         "_message",
         "_serving",
         "headers",
-        "peer",
         "started",
     )
 
@@ -46,15 +45,18 @@ class GrpcExchange(Exchange[bytes | Failure]):
         self._message: InferMessage | None = None
         self._is_decoded = False
         self.headers, self.started = headers_of(context), perf_counter()
-        self.peer = context.peer().partition(":")[2].rpartition(":")[0]
         left = context.time_remaining()
         left = inf if left is None else left
         self._deadline = self.started + min(left, serving.limits.timeout)
         self._limit = CALL if left < serving.limits.timeout else SERVER
 
     @property
+    def peer(self) -> str:
+        return peer_of(self._context)
+
+    @property
     def source(self) -> object:
-        return source_of(peer_of(self._context), self.headers)
+        return source_of(self.peer, self.headers)
 
     @property
     def deadline(self) -> float:

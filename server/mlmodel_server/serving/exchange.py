@@ -68,8 +68,10 @@ class Exchange(ABC, Generic[Reply]):
     started: float
     """Reading of ``perf_counter`` when the headers were complete."""
 
-    peer: str
-    """Address of the other end of the connection: that of a router, or of a client without one; "" if unknown."""
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """Address of the other end of the connection: that of a router, or of a client without one; "" if unknown."""
 
     @property
     @abstractmethod

@@ -54,6 +54,7 @@ class Sent(Exchange[float | Failure]):
         return Content(b"/predict", b"", b"", b"", b"%f" % self.number)
 
     source = "a client"
+    peer = "a client"
 
     def check(self) -> None:
         self._step("check")
