@@ -79,6 +79,7 @@ lint: setup ## Check every language, the layers, the generated files and the lin
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
+	$(BIN)/python -m hack.router_files --check
 	$(BIN)/python -m mlmodel_operator.api.crd | diff - crds/mlmodels.yaml || { echo "crds/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.manifests | diff - manifests/install.yaml || { echo "manifests/ is out of date: run make generate"; exit 1; }
 	$(BIN)/python -m mlmodel_operator.api.reference | diff - docs/reference/mlmodel.md || { echo "docs/reference/ is out of date: run make generate"; exit 1; }
@@ -106,7 +107,8 @@ coverage: setup ## Run the unit tests and report their line coverage; fails belo
 	$(BIN)/coverage report --format=total
 
 .PHONY: generate
-generate: setup ## Write the CRD, install.yaml and the reference from the code
+generate: setup ## Write the packed files of the router, the CRD, install.yaml and the reference from the code
+	$(BIN)/python -m hack.router_files
 	$(BIN)/python -m mlmodel_operator.api.crd > crds/mlmodels.yaml
 	$(BIN)/python -m mlmodel_operator.manifests > manifests/install.yaml
 	$(BIN)/python -m mlmodel_operator.api.reference > docs/reference/mlmodel.md

@@ -33,11 +33,15 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.resources import common, router_deployment
 from mlmodel_operator.resources.common import Body
+from mlmodel_operator.resources.router import FILES_VARIABLE, packed_files
 from mlmodel_operator.resources.server import STORAGE_SECRET
 
 API = "admissionregistration.k8s.io/v1"  # since Kubernetes 1.30
 IMAGES = f"{OPERATOR}-images"
 """Name of the ConfigMap with the images that the operator may run; `kustomize` changes it with `images:`."""
+
+ROUTER_FILES = "routerFiles"
+"""Entry of the same ConfigMap with what a router pod unpacks and runs."""
 
 CHILDREN = f"{OPERATOR}-children"
 DEPLOYMENTS = f"{OPERATOR}-deployments"
@@ -300,7 +304,8 @@ def _items(keys: list[str]) -> str:
 
 
 def _run_images(namespace: str) -> Body:
-    """The operator runs its own images: any tag or digest of the repositories in the ConfigMap.
+    """The operator runs its own images, any tag or digest of the repositories in the ConfigMap, and in a router the
+    files that are there.
 
     A revision keeps the image with which it was rolled out, and the operator must be able to build it again, so the
     images of the release before are allowed too. Without the ConfigMap nothing is allowed, so the policy selects our
@@ -314,15 +319,21 @@ def _run_images(namespace: str) -> Body:
 
     more = 'params.data.?more.orValue("").split("\\n").map(l, l.trim()).filter(l, l != "")'
     hint = f"in the ConfigMap {IMAGES} in the namespace {namespace}"
+    pod = "dyn(object.spec.template.spec)"
     rules = [
         Rule(
             "variables.containers.all(c, c.repository in (c.router ? variables.routers : variables.servers))",
             "",
             '"the operator may not run the image " + variables.containers.map(c, c.image).join(", ") + '
             f'": add it to the lines of `more` {hint}"',
-        )
+        ),
+        Rule(
+            f"{pod}.containers.all(c, c.name != {_text(ROUTER)} || c.?env.orValue(dyn([])).all(e,"
+            f" e.name != {_text(FILES_VARIABLE)} || e.value == params.data[?{_text(ROUTER_FILES)}].orValue('')))",
+            f"the router's files are not those of this release ({ROUTER_FILES} {hint}): apply the install.yaml of the"
+            " release that runs",
+        ),
     ]
-    pod = "dyn(object.spec.template.spec)"
     described = (
         f'({pod}.containers + {pod}.?initContainers.orValue(dyn([]))).map(c, {{"image": dyn(c.image),'
         f' "router": dyn(c.name == {_text(ROUTER)}), "repository": dyn({repository("c.image")})}})'
@@ -650,5 +661,5 @@ def _images(namespace: str, server_image: str, router_image: str) -> Body:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": IMAGES, "namespace": namespace, "labels": {PART_OF_LABEL: PROJECT}},
-        "data": {"server": server_image, "router": router_image},
+        "data": {"server": server_image, "router": router_image, ROUTER_FILES: packed_files()},
     }

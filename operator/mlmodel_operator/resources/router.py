@@ -10,11 +10,7 @@ routes is for pods that start while no operator runs.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import tarfile
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -46,6 +42,7 @@ CONFIG_PATH = "/etc/mlmodel/haproxy"
 FILES_VARIABLE = "MLMODEL_ROUTER_FILES"
 UNPACK = f'printf %s "${FILES_VARIABLE}" | base64 -d | tar -xzf - -C {CONFIG_PATH} && exec sh {CONFIG_PATH}/router.sh'
 """What the container runs: the image needs ``sh``, ``base64``, ``tar`` and ``gzip``."""
+PACKED = "packed.b64"
 CONFIG_FILES = ("haproxy.cfg", "routes.lua", "router.sh", "state.map")
 ROUTES_FILES = ("routes", "sides", REHEARSAL)
 ROUTES_PATH = "/etc/mlmodel/routes"
@@ -154,27 +151,15 @@ def router_files() -> Mapping[str, str]:
     return MappingProxyType({name: (folder / name).read_text(encoding="utf-8") for name in CONFIG_FILES})
 
 
-def packed(texts: Mapping[str, str]) -> str:
-    """Return the files without comments as the base64 of a tar.gz: the same text for the same directives."""
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, text in sorted(texts.items()):
-            data = _directives(text).encode()
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return b64encode(gzip.compress(content.getvalue(), mtime=0)).decode()
-
-
 def router_config_hash() -> str:
     """Return the hash of the configuration, by which a router pod shows which one it runs; comments do not count."""
     digest = hashlib.sha256()
     for name, text in sorted(router_files().items()):
-        digest.update(f"{name}\0{_directives(text)}\0".encode())
+        digest.update(f"{name}\0{directives(text)}\0".encode())
     return digest.hexdigest()[:16]
 
 
-def _directives(text: str) -> str:
+def directives(text: str) -> str:
     """Return the lines that are neither empty nor a comment of HAProxy or Lua."""
     lines = ((line, line.strip()) for line in text.splitlines())
     return "".join(f"{line}\n" for line, words in lines if words and not words.startswith(("#", "--")))
@@ -211,7 +196,7 @@ def _secrets(tls: Tls | None, keys: str) -> list[Body]:
 
 def _container(traffic: Traffic, image: str, keys: str) -> Body:
     tls = traffic.tls
-    env = {"MLMODEL_TIMEOUT_SECONDS": str(traffic.timeout_seconds), FILES_VARIABLE: _packed_files()}
+    env = {"MLMODEL_TIMEOUT_SECONDS": str(traffic.timeout_seconds), FILES_VARIABLE: packed_files()}
     ports = {
         "http": ROUTER_PORT,
         "grpc": GRPC_PORT,
@@ -254,8 +239,10 @@ def _resources(desired: RouterResources) -> Body:
 
 
 @cache
-def _packed_files() -> str:
-    return packed(router_files())
+def packed_files() -> str:
+    """Return what a router pod unpacks: a generated file, so that the operator and the admission policy, which permits
+    nothing else, have the same text whatever library compresses it."""
+    return (files(__package__) / "haproxy" / PACKED).read_text(encoding="ascii").strip()
 
 
 def _assigned() -> list[Body]:

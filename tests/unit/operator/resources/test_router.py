@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hack.router_files import is_current
+from hack.router_files import packed as pack
 from mlmodel_operator.api.schema import Quantity
 from mlmodel_operator.api.types import (
     ApiKeys,
@@ -263,12 +265,20 @@ def test_the_time_limit_of_the_model_is_that_of_haproxy_and_its_requests_end_bef
 
 def test_comments_change_no_router() -> None:
     def packed(cfg: str, lua: str) -> str:
-        return router.packed({"haproxy.cfg": cfg, "routes.lua": lua})
+        return pack({"haproxy.cfg": cfg, "routes.lua": lua})
 
     plain = packed("global\n  maxconn 5\n", "local a = 1\n")
     assert packed("# why\nglobal\n\n  # because\n  maxconn 5\n", "-- why\nlocal a = 1\n") == plain
     assert packed("global\n  maxconn 6\n", "local a = 1\n") != plain
     assert packed("global\n  maxconn 5\n", "local a = 2\n") != plain
+
+
+def test_a_router_unpacks_the_files_of_this_release() -> None:
+    files = dict(router_files())
+    env = {item["name"]: item["value"] for item in container(deployed())["env"]}
+    assert is_current(env[router.FILES_VARIABLE], files)
+    files["routes.lua"] += "os.exit(1)\n"
+    assert not is_current(env[router.FILES_VARIABLE], files)
 
 
 def section(config: str, name: str) -> list[str]:
