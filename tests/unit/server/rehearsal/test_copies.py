@@ -123,6 +123,7 @@ def test_only_the_row_that_is_compared_is_answered(name: str, draw: int, tmp_pat
     assert (one.form, one.label, one.top) == (other.form, other.label, other.top)  # type: ignore[union-attr]
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("change", ["number", "code", "text", "of another copy"])
 def test_nobody_else_chooses_the_row(tmp_path: Path, change: str) -> None:
     pod, sent = Pod(tmp_path), ENDPOINTS["v2 JSON"]

@@ -224,6 +224,7 @@ def test_headers_that_are_too_long_are_skipped() -> None:
     assert sample.kept == 0
 
 
+@pytest.mark.attack
 def test_a_request_that_is_sent_again_and_again_takes_one_place() -> None:
     sample = started(100)
     for number in range(1000):
@@ -300,6 +301,7 @@ def test_a_place_has_the_time_that_stable_took() -> None:
     assert [place.microseconds for place in sample.places()] == [0, 1500, 3600 * 10**6, 0]
 
 
+@pytest.mark.attack
 def test_a_client_that_names_many_addresses_has_at_most_half_of_the_sample() -> None:
     """It reaches the pod directly, and names another address in each request. Users come over the router."""
     sample, numbers = started(100), count()

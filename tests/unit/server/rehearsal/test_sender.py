@@ -478,6 +478,7 @@ def test_what_a_side_dropped_is_sent_by_the_next_process(monkeypatch: pytest.Mon
     assert world.steps(10)["asked"] == 5
 
 
+@pytest.mark.attack
 def test_equal_requests_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client sends one request again and again, and each worker of the pod keeps it."""
     world = World(monkeypatch, 3)
@@ -553,6 +554,7 @@ def slow_ones(
     return world
 
 
+@pytest.mark.attack
 def test_a_few_slow_requests_do_not_starve_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     world = slow_ones(monkeypatch, 990, 10, 6.0)
     figures = world.steps(120)
