@@ -2,7 +2,7 @@
 
 Such a child has no controller, or one of the model's name and kind that no longer exists. It is adopted if records of
 a former model prove that the operator ran it, and if it is what the operator built: the API server returns that with
-all its defaults from a dry run. Anything else stays unchanged, because anyone may create an object with our names and
+all its defaults from a dry run of a change. Anything else stays unchanged, because anyone may create an object with our names and
 labels.
 Only ``ownerReferences`` change, so no pod restarts and no address changes.
 """
@@ -29,9 +29,10 @@ from mlmodel_operator.names import (
 from mlmodel_operator.recorder import Recorder
 from mlmodel_operator.resources.common import owner_references
 from mlmodel_operator.resources.equality import difference
+from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.resources.records import Recorded, is_record, read_records
 from mlmodel_operator.runtime.api import Api, ApiError
-from mlmodel_operator.runtime.apply import Applier, delete_command
+from mlmodel_operator.runtime.apply import Applier, correction, delete_command
 from mlmodel_operator.runtime.events import Events
 from mlmodel_operator.runtime.resource import (
     AUTOSCALERS,
@@ -166,11 +167,7 @@ class Adopter:
 
     async def _take(self, owner: Owner, r: Resource, body: Body) -> None:
         """Make the model the controller of this version of the object. Raise ApiError, a conflict if it has changed."""
-        others = [item for item in metadata(body).get("ownerReferences") or [] if not item.get("controller")]
-        change: Body = {
-            "resourceVersion": resource_version(body),
-            "ownerReferences": [*others, *owner_references(owner)],
-        }
+        change = self._owned(owner, body)
         if r == CONTROLLER_REVISIONS:
             # Adoption goes on after a crash, or when the other children appear later.
             change["labels"] = {ADOPTED_LABEL: "true"}
@@ -202,13 +199,27 @@ class Adopter:
         return found
 
     async def _dry_run(self, owner: Owner, r: Resource, orphan: Body, intent: Body) -> Body:
-        """Return the intent as the API server would store it, with the owner and a name that our policies require."""
-        meta = {key: value for key, value in metadata(intent).items() if key in ("labels", "annotations")}
-        # The name of the orphan exists, and any fixed name could.
-        meta |= {"generateName": f"{owner.name}-dry-run-", "namespace": address(orphan)[0]}
-        meta["ownerReferences"] = owner_references(owner)
-        body = {"apiVersion": r.api_version, "kind": r.kind, "metadata": meta, "spec": intent["spec"]}
-        return {"kind": r.kind, **await self._api.create(r, body, dry_run=True)}
+        """Return the orphan as the API server would store it with the content of the intent.
+
+        A change of the orphan and not a new object: admission policies let pods be as they are that a release built
+        which they do not know, but create none.
+        """
+        content = {"kind": r.kind, "spec": intent["spec"]}
+        change = correction(content, foreign_fields(orphan, content))
+        change["metadata"] = self._owned(owner, orphan) | {
+            key: value for key, value in metadata(intent).items() if key in ("labels", "annotations")
+        }
+        return {"kind": r.kind, **await self._api.patch(r, *address(orphan), change, dry_run=True)}
+
+    @staticmethod
+    def _owned(owner: Owner, body: Body) -> Body:
+        """Return the metadata that makes the model the controller of this version of the object."""
+        others = [item for item in metadata(body).get("ownerReferences") or [] if not item.get("controller")]
+        return {
+            "uid": uid(body),
+            "resourceVersion": resource_version(body),
+            "ownerReferences": [*others, *owner_references(owner)],
+        }
 
 
 def _intents(owner: Owner, r: Resource, orphan: Body, recorded: Recorded, operator_namespace: str) -> list[Body]:

@@ -134,16 +134,19 @@ class Api(Protocol):
         """Server-side apply of all fields in ``body``, also of fields that others own."""
         ...
 
-    async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
-        """JSON merge patch; a conflict if it has a ``metadata.resourceVersion`` that is stale."""
+    async def patch(
+        self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "", *, dry_run: bool = False
+    ) -> Body:
+        """JSON merge patch; a conflict if it has a ``metadata.resourceVersion`` that is stale. With ``dry_run`` only
+        return what would be stored."""
         ...
 
     async def replace_status(self, r: Resource, body: Body) -> Body:
         """Replace ``status``; a conflict if the body's resourceVersion is stale."""
         ...
 
-    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
-        """Create the object; a conflict if the name exists. With ``dry_run`` only return what would be stored."""
+    async def create(self, r: Resource, body: Body) -> Body:
+        """Create the object; a conflict if the name exists."""
         ...
 
     async def delete(
@@ -301,24 +304,26 @@ class KubeApi:
         kind = "application/apply-patch+yaml"
         return await self._call("apply", r, "PATCH", r.path(namespace, name), query, body, kind)
 
-    async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
+    async def patch(
+        self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "", *, dry_run: bool = False
+    ) -> Body:
         """See Api."""
-        kind = "application/merge-patch+json"
-        return await self._call("patch", r, "PATCH", r.path(namespace, name, subresource), {}, body, kind)
+        kind, query = "application/merge-patch+json", {"dryRun": "All" if dry_run else ""}
+        return await self._call("patch", r, "PATCH", r.path(namespace, name, subresource), query, body, kind)
 
     async def replace_status(self, r: Resource, body: Body) -> Body:
         """See Api."""
         return await self._call("update", r, "PUT", r.path(*address(body), "status"), {}, body)
 
-    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
+    async def create(self, r: Resource, body: Body) -> Body:
         """See Api."""
-        query, path = {"dryRun": "All" if dry_run else ""}, r.path(address(body)[0])
+        path = r.path(address(body)[0])
         if r != CONTROLLER_REVISIONS:
-            return await self._call("create", r, "POST", path, query, body)
+            return await self._call("create", r, "POST", path, {}, body)
         # The API server compares the data of a ControllerRevision byte by byte at every later write, also of metadata.
         # From YAML, of which JSON is a part, it stores the bytes that it would write itself; from JSON those of the
         # request, whose spaces and escapes differ.
-        return await self._call("create", r, "POST", path, query, json.dumps(body), "application/yaml")
+        return await self._call("create", r, "POST", path, {}, json.dumps(body), "application/yaml")
 
     async def delete(
         self, r: Resource, namespace: str, name: str, uid: str, resource_version: str | None = None

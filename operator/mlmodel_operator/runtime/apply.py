@@ -153,10 +153,11 @@ class Applier:
 
     async def _update(self, r: Resource, intent: Body, live: Body) -> Body:
         """Apply onto the object ``live``; one that has replaced it is not taken over."""
-        if r == CONFIG_MAPS:
-            whole = await self._read(r, *address(live))
-            if whole is not None and uid(whole) == uid(live) and whole.get("immutable"):
+        whole = await (self._read(r, *address(live)) if r == CONFIG_MAPS else self._whole(r, live, intent))
+        if whole is not None and uid(whole) == uid(live):
+            if r == CONFIG_MAPS and whole.get("immutable"):
                 return await self._replace(r, intent, live)
+            await self._clean(r, whole, intent)
         with _another_uid_is_a_conflict(r, intent):
             return await self._api.apply(r, _with_uid(intent, uid(live)), self._manager)
 
@@ -174,10 +175,14 @@ class Applier:
         return change is not None and self._added.get(uid(live)) != _hash(change)
 
     async def _clean(self, r: Resource, live: Body, intent: Body) -> Body:
-        """Remove what others added to the object, and return it."""
+        """Remove what others added to the object, and return it.
+
+        The same request has all fields of the intent: admission policies, which permit only what the operator builds,
+        would reject an object with only the one or the other corrected.
+        """
         if not self._is_changed(live, intent):
             return live
-        change = self._foreign(live, intent) or {}
+        change = correction(intent, self._foreign(live, intent))
         logger.warning("foreign fields removed", extra={"kind": r.kind, "object": "/".join(address(live))})
         with _another_uid_is_a_conflict(r, live):
             written = await self._api.patch(r, *address(live), _with_uid(change, uid(live)))
@@ -252,6 +257,21 @@ class Applier:
 
 _SEEN = ("labels", "annotations", "ownerReferences")
 _NOT_CONTENT = ("metadata", "status")
+_IDENTITY = ("apiVersion", "kind", *_NOT_CONTENT)
+
+
+def correction(intent: Body, foreign: Body | None) -> Body:
+    """Return the JSON merge patch that gives an object the content of the intent, and removes what is ``foreign``."""
+    return _merged({key: value for key, value in intent.items() if key not in _IDENTITY}, foreign or {})
+
+
+def _merged(desired: Body, foreign: Body) -> Body:
+    """Return ``desired`` with the removals; a list in ``foreign`` is that of the intent."""
+    found = dict(desired)
+    for key, value in foreign.items():
+        inner = desired.get(key)
+        found[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
 
 
 def _with_uid(body: Body, known: str) -> Body:

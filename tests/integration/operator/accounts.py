@@ -15,10 +15,10 @@ import yaml
 
 from hack.cluster import Cluster, ClusterError
 from mlmodel_operator.controller import MODELS
-from mlmodel_operator.runtime.resource import CONFIG_MAPS, CONTROLLER_REVISIONS, DEPLOYMENTS, PODS
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, CONTROLLER_REVISIONS, DEPLOYMENTS, PODS, SERVICES
 
 Body = dict[str, Any]
-KINDS = {r.kind.lower(): r for r in (CONFIG_MAPS, CONTROLLER_REVISIONS, DEPLOYMENTS, MODELS, PODS)}
+KINDS = {r.kind.lower(): r for r in (CONFIG_MAPS, CONTROLLER_REVISIONS, DEPLOYMENTS, MODELS, PODS, SERVICES)}
 
 
 class Account:

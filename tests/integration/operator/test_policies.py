@@ -29,8 +29,10 @@ from mlmodel_operator.api.types import (
 )
 from mlmodel_operator.names import ADOPTED_LABEL, MANAGED_BY_LABEL, MODEL_LABEL, NAMESPACE, OPERATOR, ROUTES_ANNOTATION
 from mlmodel_operator.resources.common import container_security, owner_references
+from mlmodel_operator.resources.exact import foreign_fields
 from mlmodel_operator.resources.records import deployment_record
 from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.runtime.apply import correction
 from tests.integration.operator.accounts import Account, Body, policy_of
 
 pytestmark = pytest.mark.attack
@@ -408,6 +410,46 @@ def labelled(kind: str, labels: Body = OURS, *, in_template: bool = False) -> Bo
         "NetworkPolicy": {"apiVersion": "networking.k8s.io/v1", "spec": {"podSelector": {}}},
     }
     return body | specs[kind]
+
+
+def stored(cluster: Cluster, body: Body) -> Body:
+    """Create an object, as somebody has changed it, and return it as the API server has it."""
+    found: Body = json.loads(cluster.kubectl("create", "-o", "json", "-f", "-", input=json.dumps(body)))
+    return found
+
+
+def test_what_others_changed_and_added_may_be_corrected_in_one_request(operator: Account, installed: Cluster) -> None:
+    ours, service = router(), resources.router_service(OWNER)
+    changed, exposed = copy.deepcopy(ours), copy.deepcopy(service)
+    containers = changed["spec"]["template"]["spec"]["containers"]
+    containers[0]["image"] = "evil:1"
+    containers.append({"name": "extra", "image": "evil:1"})
+    exposed["spec"]["publishNotReadyAddresses"] = True
+    for target, intent, live in (
+        ("deployment/fraud-router", ours, stored(installed, changed)),
+        ("service/fraud", service, stored(installed, exposed)),
+    ):
+        try:
+            # The half of it, in which the fields of others remain, is rejected.
+            assert policy_of(operator.apply(intent)) in (policies.DEPLOYMENTS, policies.RUN_IMAGES, policies.REFERENCES)
+            change = correction(intent, foreign_fields(live, intent))
+            assert operator.patch(TENANTS, target, change) == ""
+        finally:
+            installed.kubectl("-n", TENANTS, "delete", target)
+
+
+def test_an_orphan_of_the_release_before_may_be_compared_and_adopted(operator: Account, installed: Cluster) -> None:
+    former = router()
+    former["metadata"].pop("ownerReferences")
+    container = former["spec"]["template"]["spec"]["containers"][0]
+    container["command"] = ["sh", "/etc/mlmodel/haproxy/router.sh"]
+    live = stored(installed, former)
+    try:
+        change = correction(former, foreign_fields(live, former))
+        change["metadata"] = {"uid": live["metadata"]["uid"], "ownerReferences": owner_references(OWNER)}
+        assert operator.patch(TENANTS, "deployment/fraud-router", change) == ""
+    finally:
+        installed.kubectl("-n", TENANTS, "delete", "deployment/fraud-router")
 
 
 KINDS = ("Pod", "ReplicaSet", "Deployment", "Service", "ConfigMap", "HorizontalPodAutoscaler", "PodDisruptionBudget")

@@ -132,10 +132,10 @@ async def test_a_former_stable_is_deleted_only_after_the_record_of_its_successor
     former = world.revision("stable")
     plain = world.api.create
 
-    async def refuse(r: Resource, body: Body, *, dry_run: bool = False) -> Body:
+    async def refuse(r: Resource, body: Body) -> Body:
         if r == CONTROLLER_REVISIONS and "-decisions-" in body["metadata"]["name"]:
             raise QUOTA
-        return await plain(r, body, dry_run=dry_run)
+        return await plain(r, body)
 
     world.api.create = refuse  # type: ignore[method-assign]
     for _ in range(100):

@@ -176,12 +176,18 @@ class MemoryApi:
             return copy.deepcopy(merged)
         return await self._save(r, merged)
 
-    async def patch(self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "") -> Body:
-        self._call("patch", r, name)
+    async def patch(
+        self, r: Resource, namespace: str, name: str, body: Body, subresource: str = "", *, dry_run: bool = False
+    ) -> Body:
+        self._call("dry run" if dry_run else "patch", r, name)
         live = self._live(r, namespace, name, body)
         if "uid" in (body.get("metadata") or {}):
             _reject_another_uid(live, body)
         change = {"status": body.get("status")} if subresource == "status" else _without(body, "status")
+        if dry_run:
+            changed: Body = copy.deepcopy(_merge(live, change))
+            self._admit(r, changed)
+            return changed
         return await self._save(r, _merge(live, change))
 
     async def replace_status(self, r: Resource, body: Body) -> Body:
@@ -189,12 +195,8 @@ class MemoryApi:
         live = self._live(r, *address(body), body)
         return await self._save(r, copy.deepcopy({**live, "status": body.get("status")}))
 
-    async def create(self, r: Resource, body: Body, *, dry_run: bool = False) -> Body:
-        self._call("dry run" if dry_run else "create", r, address(body)[1])
-        if dry_run:
-            body = copy.deepcopy(body)
-            self._admit(r, body)
-            return body
+    async def create(self, r: Resource, body: Body) -> Body:
+        self._call("create", r, address(body)[1])
         if (r, *address(body)) in self.objects:
             raise ApiError(409, "AlreadyExists", "the name exists")
         return await self._save(r, _merge({"metadata": {}}, body))
