@@ -191,21 +191,23 @@ def test_what_the_operator_does_not_keep_survives_its_writes(attack: Callable[..
             body["metadata"]["labels"] = {"example.org/label": "x"}
             body["metadata"]["finalizers"] = ["example.org/finalizer"]
             before = await a.api.create(MODELS, body)
-            await deployments_of(a.api, a.good, "whole")
-            service = await a.api.get(SERVICES, a.good, "whole")
-            config_map = await a.api.get(CONFIG_MAPS, a.good, "whole-router-config")
-            await a.api.patch(SERVICES, a.good, "whole", {"metadata": {"annotations": {"example.org/a": "x"}}})
-            foreign = {"data": dict.fromkeys(config_map["data"], "x")}
-            await a.api.patch(CONFIG_MAPS, a.good, "whole-router-config", foreign)
-            await corrected(a, config_map)
-            live = await a.api.get(MODELS, a.good, "whole")
-            assert live["status"]["observedGeneration"] == 1
-            for key in ("annotations", "labels", "finalizers"):
-                assert live["metadata"][key] == before["metadata"][key]
-            assert live["spec"] == before["spec"]
-            patched = await a.api.get(SERVICES, a.good, "whole")
-            assert (patched["spec"], patched["metadata"]["annotations"]["example.org/a"]) == (service["spec"], "x")
-            assert service["metadata"]["labels"][MODEL_LABEL] == "whole"
-            await a.api.patch(MODELS, a.good, "whole", {"metadata": {"finalizers": None}})
+            try:
+                await deployments_of(a.api, a.good, "whole")
+                service = await a.api.get(SERVICES, a.good, "whole")
+                config_map = await a.api.get(CONFIG_MAPS, a.good, "whole-routes")
+                await a.api.patch(SERVICES, a.good, "whole", {"metadata": {"annotations": {"example.org/a": "x"}}})
+                foreign = {"data": dict.fromkeys(config_map["data"], "x")}
+                await a.api.patch(CONFIG_MAPS, a.good, "whole-routes", foreign)
+                await corrected(a, config_map)
+                live = await a.api.get(MODELS, a.good, "whole")
+                assert live["status"]["observedGeneration"] == 1
+                for key in ("annotations", "labels", "finalizers"):
+                    assert live["metadata"][key] == before["metadata"][key]
+                assert live["spec"] == before["spec"]
+                patched = await a.api.get(SERVICES, a.good, "whole")
+                assert (patched["spec"], patched["metadata"]["annotations"]["example.org/a"]) == (service["spec"], "x")
+                assert service["metadata"]["labels"][MODEL_LABEL] == "whole"
+            finally:
+                await a.api.patch(MODELS, a.good, "whole", {"metadata": {"finalizers": None}})
 
     asyncio.run(test())

@@ -185,7 +185,7 @@ FORBIDDEN = [
     of_pod("image in our folder", f"{CONTAINER}/image", "mlmodel-server/evil:1", policies.RUN_IMAGES),
     of_pod("router as a server", f"{CONTAINER}/image", ROUTER_IMAGE, policies.RUN_IMAGES),
     of_pod("foreign image of a router", f"{CONTAINER}/image", "evil:1", policies.RUN_IMAGES, router()),
-    of_pod("foreign files of a router", f"{CONTAINER}/env/0/value", "H4sIAAAA", policies.RUN_IMAGES, router()),
+    of_pod("foreign files of a router", f"{CONTAINER}/env/1/value", "H4sIAAAA", policies.RUN_IMAGES, router()),
     of_pod("foreign image that downloads", "spec/initContainers/0/image", "evil:1", policies.RUN_IMAGES),
     # objects that are not children of a model
     of("kube-system", policies.CHILDREN, server(), "metadata/namespace", "kube-system"),
