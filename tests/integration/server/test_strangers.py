@@ -28,7 +28,7 @@ from tests.integration.server.processes import Server, metric, running, until
 pytestmark = pytest.mark.attack
 
 INFER = "/v2/models/tumour/infer"
-POST = b"POST /v2/models/tumour/infer HTTP/1.1\r\nhost: m\r\ncontent-type: application/json\r\n"
+POST = b"POST /v2/models/tumour/infer HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 ATTACKER = "127.0.0.2"
 REQUESTS, FEW = 100, 30
 ANSWERED = 0.99
@@ -219,7 +219,7 @@ def test_framing_without_content_is_rejected(iris: Server) -> None:
 
 
 def test_clients_that_do_not_read_keep_nothing_from_others(iris: Server, small: bytes, large: bytes) -> None:
-    requests = b"GET /openapi.json HTTP/1.1\r\nhost: m\r\n\r\n" * 20_000
+    requests = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 20_000
     with sockets(iris.port, 20) as opened:
         for one in opened:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -252,7 +252,7 @@ def test_pipelined_requests_are_answered_in_order(iris: Server, small: bytes, la
         body += b" " * (100_000 if number % 7 == 0 else 0)  # another path through the server
         return POST + b"content-length: %d\r\n\r\n" % len(body) + body
 
-    sent = b"".join(map(request, range(100))) + b"GET /v2 HTTP/1.1\r\nhost: m\r\nconnection: close\r\n\r\n"
+    sent = b"".join(map(request, range(100))) + b"GET /v2 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
     with sockets(iris.port, 1, sent=sent) as (one,):
         received = response_of(one)
     assert received.count(b"HTTP/1.1 200 OK") == 101
@@ -263,8 +263,10 @@ def test_pipelined_requests_are_answered_in_order(iris: Server, small: bytes, la
 def test_offers_of_other_protocols_are_ignored_and_trailers_are_no_headers(iris: Server, small: bytes) -> None:
     for name in (b"h2c", b"websocket"):
         offer = b"upgrade: %b\r\nconnection: upgrade\r\n" % name
-        get = b"GET /v2 HTTP/1.1\r\n" + offer + b"\r\n"
-        with sockets(iris.port, 1, sent=get * 3 + b"GET /v2 HTTP/1.1\r\nconnection: close\r\n\r\n") as (one,):
+        get = b"GET /v2 HTTP/1.1\r\nhost: localhost\r\n" + offer + b"\r\n"
+        with sockets(
+            iris.port, 1, sent=get * 3 + b"GET /v2 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        ) as (one,):
             assert response_of(one).count(b"HTTP/1.1 200 OK") == 4
         sent = POST + offer + b"content-length: %d\r\n\r\n" % len(small) + small
         with sockets(iris.port, 1, sent=sent) as (one,):
