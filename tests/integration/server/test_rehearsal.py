@@ -497,8 +497,12 @@ def test_without_the_option_nothing_is_different() -> None:
     with running("--uri", "builtin://iris") as server:
         assert helper(server) == 0
         assert server.send("POST", "/rehearsal", "{}").status == 404
-    with running("--uri", "builtin://iris", "--rehearsal", "/nowhere", "--rehearsal-requests", "0") as server:
-        assert helper(server) == 0
+    port = free_port()
+    options = ("--rehearsal", "/nowhere", "--rehearsal-requests", "0", "--rehearsal-port", str(port))
+    with running("--uri", "builtin://iris", *options) as server:  # its process serves the page of labels only
+        assert server.send("POST", "/rehearsal", "{}").status == 404
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            Pod(server, port).page()
 
 
 def test_it_has_the_lowest_priority_and_little_memory_and_is_idle(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ def test_a_client_that_sends_its_headers_too_slowly_is_disconnected() -> None:
         silent = socket.create_connection(("127.0.0.1", server.port))
         slow = socket.create_connection(("127.0.0.1", server.port))
         slow.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\n")
-        for client in (silent, slow):
+        for client, answer in ((silent, b""), (slow, b"HTTP/1.1 408 ")):
             client.settimeout(connection.HEAD_SECONDS + 2 * connection.CHECK_SECONDS)
-            assert client.recv(100) == b""
+            assert client.recv(len(answer) or 1) == answer
             assert time.monotonic() - started >= connection.HEAD_SECONDS
             client.close()
         assert server.send("POST", INFER, ROW, kept).status == 200
