@@ -2,8 +2,8 @@
 
 Such a child has no controller, or one of the model's name and kind that no longer exists. It is adopted if records of
 a former model prove that the operator ran it, and if it is what the operator built: the API server returns that with
-all its defaults from a dry run of a change. Anything else stays unchanged, because anyone may create an object with our names and
-labels.
+all its defaults from a dry run of a change. Anything else stays unchanged, because anyone may create an object with our
+names and labels.
 Only ``ownerReferences`` change, so no pod restarts and no address changes.
 """
 

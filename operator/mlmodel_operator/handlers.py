@@ -149,7 +149,7 @@ class _Reduced(aiohttp.ClientResponse):
         if self.status >= 400:
             return msgspec.json.decode(await read_bounded(self, ERROR_BYTES))
         content = await read_bounded(self, LINE_BYTES)
-        if self.url.path != self.kind.path():
+        if not _is_list(self.url.path, self.kind):
             return msgspec.json.decode(content)
         bodies, more, version = decode_list(content, self.kept, self.kind)
         return {"items": bodies, "metadata": {"resourceVersion": version, "continue": more}}
@@ -159,6 +159,12 @@ class _Reduced(aiohttp.ClientResponse):
         await super().start(connection)
         self.content = cast(aiohttp.StreamReader, _Events(self.content, self.kind, self.kept))
         return self
+
+
+def _is_list(path: str, kind: Resource) -> bool:
+    """Whether the path is that of all objects of a kind, in the cluster or in one namespace."""
+    namespace = path.partition("/namespaces/")[2].partition("/")[0]
+    return path == kind.path(namespace or None)
 
 
 class _Events:

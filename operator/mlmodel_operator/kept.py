@@ -185,8 +185,18 @@ class _Container(TypedDict, total=False):
     ports: list[_Port]
 
 
+class _Annotations(TypedDict, total=False):
+    pass
+
+
+class _Volume(TypedDict, total=False):
+    name: str
+    downwardAPI: _Annotations
+
+
 class _PodSpec(TypedDict, total=False):
     containers: list[_Container]
+    volumes: list[_Volume]
 
 
 class _Template(TypedDict, total=False):
@@ -228,12 +238,16 @@ def keep_deployment(body: Body, known: Body | None) -> Body:
     server: Body = {}
     if digest := read_files_sha256(body):
         server["args"] = [FILES_OPTION, digest]
-    if has_page(body):
+    has_volume = False
+    if rehearses(body) or has_page(body):
         server["ports"] = [{"name": REHEARSAL}]
         if not rehearses(body):
             server["args"] = [*server.get("args", []), REQUESTS_OPTION, "0"]
+        else:
+            has_volume = has_page(body)
     if server:
-        spec["template"] = {"spec": {"containers": [{"name": SERVER, **server}]}}
+        volumes = {"volumes": [{"name": REHEARSAL, "downwardAPI": {}}]} if has_volume else {}
+        spec["template"] = {"spec": {"containers": [{"name": SERVER, **server}], **volumes}}
     return keep_content(body, known) | {"spec": spec, "status": {"conditions": conditions}}
 
 

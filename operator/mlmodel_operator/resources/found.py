@@ -74,20 +74,30 @@ def read_files_sha256(deployment: Body) -> str:
 
 
 def has_page(deployment: Body) -> bool:
-    """Whether the pods of a Deployment have pages for the operator: those of an older release do not."""
-    return any(port.get("name") == REHEARSAL for port in _server(deployment).get("ports") or [])
+    """Whether the pods of a Deployment have the page of labels for the operator. Those of an older release do not, and
+    read the candidate of a rehearsal from a ConfigMap."""
+    volumes = _pod(deployment).get("volumes") or []
+    is_annotated = any(volume.get("name") == REHEARSAL and "downwardAPI" in volume for volume in volumes)
+    return _has_port(deployment) and (is_annotated or not rehearses(deployment))
 
 
 def rehearses(deployment: Body) -> bool:
     """Whether the pods of a Deployment keep a sample of their requests and answer copies."""
     requests = dict(pairwise(_server(deployment).get("args") or [])).get(REQUESTS_OPTION)
-    return has_page(deployment) and requests != "0"
+    return _has_port(deployment) and requests != "0"
+
+
+def _has_port(deployment: Body) -> bool:
+    return any(port.get("name") == REHEARSAL for port in _server(deployment).get("ports") or [])
+
+
+def _pod(deployment: Body) -> Body:
+    return ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
 
 
 def _server(deployment: Body) -> Body:
     """Return the container of the server; empty if the Deployment has none."""
-    pod = ((deployment.get("spec") or {}).get("template") or {}).get("spec") or {}
-    return next((item for item in pod.get("containers") or [] if item.get("name") == SERVER), {})
+    return next((item for item in _pod(deployment).get("containers") or [] if item.get("name") == SERVER), {})
 
 
 def _options(container: Body) -> dict[str, str]:

@@ -183,7 +183,10 @@ class Applier:
         if not self._is_changed(live, intent):
             return live
         change = correction(intent, self._foreign(live, intent))
-        logger.warning("foreign fields removed", extra={"kind": r.kind, "object": "/".join(address(live))})
+        # Without the hash of this intent they may be the operator's own, of an earlier intent.
+        hashes = [(metadata(body).get("annotations") or {}).get(self._hash_annotation) for body in (live, intent)]
+        report = logger.warning if hashes[0] == hashes[1] else logger.info
+        report("foreign fields removed", extra={"kind": r.kind, "object": "/".join(address(live))})
         with _another_uid_is_a_conflict(r, live):
             written = await self._api.patch(r, *address(live), _with_uid(change, uid(live)))
         rest = self._foreign(written, intent)

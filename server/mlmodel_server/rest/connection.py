@@ -425,7 +425,9 @@ class HttpProtocol(HttpToolsProtocol):
         size = self.transport.get_write_buffer_size()
         self._window = (self._blocked_since, self._blocked_since, size)
         if self._held is None:
-            self._held = self._fast_path.budget.hold(self.peer)
+            # Of the response that is being written: the headers of the next request may have arrived.
+            headers = self.headers if self.cycle is None else self.cycle.scope["headers"]
+            self._held = self._fast_path.budget.hold(source_of(self.peer, dict(headers)))
         self._held.shed = self._shed
         self._held.force(size)
 

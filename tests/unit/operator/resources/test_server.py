@@ -10,6 +10,7 @@ import pytest
 
 from mlmodel_operator.api.schema import Quantity
 from mlmodel_operator.api.types import ApiKeys, Autoscaling, Batching, FeedbackKey, Owner, Resources, Revision
+from mlmodel_operator.kept import keep_deployment
 from mlmodel_operator.resources import autoscaler, deployment, disruption_budget, service
 from mlmodel_operator.resources.found import has_page, rehearses
 from mlmodel_server.loading import limits
@@ -319,6 +320,18 @@ def test_a_pod_of_an_older_release_has_no_page() -> None:
     server["ports"] = [port for port in server["ports"] if port["name"] != "rehearsal"]
     assert not has_page(deploy)
     assert not rehearses(deploy)
+
+
+def test_a_pod_that_reads_the_candidate_from_a_config_map_rehearses_and_has_no_page_with_labels() -> None:
+    deploy = deployment(OWNER, revision("s3://b/k"), rehearsal_requests=250)
+    assert has_page(deploy)
+    assert has_page(keep_deployment(deploy, None))
+    (volume,) = [item for item in pod(deploy)["volumes"] if item["name"] == "rehearsal"]
+    del volume["downwardAPI"]
+    volume["configMap"] = {"name": "fraud-routes"}
+    for found in (deploy, keep_deployment(deploy, None)):
+        assert rehearses(found)
+        assert not has_page(found)
 
 
 def test_grpc_has_the_same_name_and_port_everywhere() -> None:

@@ -165,12 +165,14 @@ def test_a_client_that_does_not_read_is_charged_and_disconnected() -> None:
         _, writer = await one.connect()
         await one.until(lambda: len(one.connections) == 1)
         (connection,) = one.connections
-        requests = b"GET /openapi.json HTTP/1.1\r\nhost: m\r\n\r\n" * 50
+        requests = b"GET /openapi.json HTTP/1.1\r\nhost: m\r\nx-mlmodel-client: 203.0.113.7\r\n\r\n" * 50
         async with asyncio.timeout(SECONDS):
             while not connection._blocked_since:
                 writer.write(requests)
                 await asyncio.sleep(0.001)
         assert one.pipeline.budget.used > 0
+        # Behind a router all clients have one peer: the one that does not read must not be charged to the others.
+        assert [*one.pipeline.budget._totals] == [b"203.0.113.7"]
         one.pass_time(1, 1 + WINDOW_SECONDS)
         await one.until(lambda: not one.connections)
         assert one.pipeline.budget.used == 0
