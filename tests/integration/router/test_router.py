@@ -1179,6 +1179,35 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
     run(scenario)
 
 
+def test_a_soft_stop_in_a_rollout_loses_no_request_of_an_idle_connection(run: Run) -> None:
+    """The candidate is reached through proxies of the same process, which accept no more."""
+
+    async def scenario(setup: Setup) -> None:
+        await setup.router.route(canary(50))
+        idle = [Client(setup.router.traffic) for _ in range(40)]
+        for client in idle:
+            assert (await client.post()).status == 200
+        before = len(setup.b.requests)
+        assert before > 0
+        setup.router.process.send_signal(signal.SIGUSR1)
+
+        async def is_stopping() -> bool:
+            try:
+                await setup.router.get("/live")
+            except ConnectionError:
+                return True
+            return False
+
+        await setup.router.until(is_stopping)
+        for client in idle:
+            answer = await client.post()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert len(setup.b.requests) == before, "a router that stops draws no request"
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+
+    run(scenario)
+
+
 @dataclass
 class Pair:
     """A router of two processes, as in a pod, and a revision."""
