@@ -20,9 +20,10 @@ NAME = "tumour"
 
 
 def train(out: Path) -> list[dict[str, Any]]:
-    """Train the versions of the quickstart into ``out``, unless they exist; return bodies of requests."""
-    requests = out / "requests.jsonl"
-    if not requests.exists():
+    """Train the versions of the quickstart into ``out``, unless its program has done so before; return bodies of
+    requests."""
+    requests, program = out / "requests.jsonl", QUICKSTART / "versions.py"
+    if not requests.exists() or requests.stat().st_mtime < program.stat().st_mtime:
         subprocess.run([sys.executable, QUICKSTART / "versions.py", "--out", out], check=True, capture_output=True)
     return [json.loads(line) for line in requests.read_text().splitlines()]
 
