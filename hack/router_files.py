@@ -1,7 +1,7 @@
 """Write what a router pod unpacks: `python -m hack.router_files`; `--check` reports whether it is out of date.
 
 The operator and the admission policy, which permits nothing else in a router, read the written file. So they have the
-same text, whatever version of the compression library either of them has.
+same text, also if their compression libraries differ.
 """
 
 from __future__ import annotations

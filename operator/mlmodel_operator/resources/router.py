@@ -241,7 +241,7 @@ def _resources(desired: RouterResources) -> Body:
 @cache
 def packed_files() -> str:
     """Return what a router pod unpacks: a generated file, so that the operator and the admission policy, which permits
-    nothing else, have the same text whatever library compresses it."""
+    nothing else, have the same text: libraries compress in different ways."""
     return (files(__package__) / "haproxy" / PACKED).read_text(encoding="ascii").strip()
 
 
