@@ -61,6 +61,10 @@ class ApiKeys:
             logger.error("API keys not reloaded, the former ones stay valid", extra={"error": error})
 
 
+MAX_HOSTS = 64
+"""Maximum number of values of Host that are remembered."""
+
+
 class Hosts:
     """The names by which clients may reach a server on a laptop.
 
@@ -71,19 +75,32 @@ class Hosts:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
+        self._accepted: set[bytes] = set()
+        """Values of Host that were checked before; a client sends the same one with each request."""
 
     def check(self, method: str, headers: Mapping[bytes, bytes]) -> None:
         """Raise :class:`RequestError` 403 unless the request names this server, and no other site sent it.
 
         A link from another site to this server is followed: only a GET that opens a page.
         """
-        host = headers.get(b"host", b"").decode("latin-1")
+        sent = headers.get(b"host", b"")
+        if sent not in self._accepted:
+            self._check_host(sent)
+        if b"origin" in headers or b"sec-fetch-site" in headers:
+            self._check_site(method, headers)
+
+    def _check_host(self, sent: bytes) -> None:
+        host = sent.decode("latin-1")
         if not self._is_known(host):
             raise RequestError(
                 f"the header Host is {quoted(host)}: send requests to {self._known}, or start the server with "
                 "--allowed-hosts",
                 403,
             )
+        if len(self._accepted) < MAX_HOSTS:
+            self._accepted.add(sent)
+
+    def _check_site(self, method: str, headers: Mapping[bytes, bytes]) -> None:
         origin = headers.get(b"origin")
         if origin is not None:
             scheme, separator, authority = origin.decode("latin-1").partition("://")
