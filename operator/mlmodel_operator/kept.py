@@ -185,13 +185,13 @@ class _Container(TypedDict, total=False):
     ports: list[_Port]
 
 
-class _Annotations(TypedDict, total=False):
-    pass
+class _Presence(TypedDict, total=False):
+    """An object of which no field is decoded."""
 
 
 class _Volume(TypedDict, total=False):
     name: str
-    downwardAPI: _Annotations
+    downwardAPI: _Presence
 
 
 class _PodSpec(TypedDict, total=False):
@@ -238,15 +238,13 @@ def keep_deployment(body: Body, known: Body | None) -> Body:
     server: Body = {}
     if digest := read_files_sha256(body):
         server["args"] = [FILES_OPTION, digest]
-    has_volume = False
-    if rehearses(body) or has_page(body):
+    is_rehearsing, is_paged = rehearses(body), has_page(body)
+    if is_rehearsing or is_paged:
         server["ports"] = [{"name": REHEARSAL}]
-        if not rehearses(body):
-            server["args"] = [*server.get("args", []), REQUESTS_OPTION, "0"]
-        else:
-            has_volume = has_page(body)
+    if is_paged and not is_rehearsing:
+        server["args"] = [*server.get("args", []), REQUESTS_OPTION, "0"]
     if server:
-        volumes = {"volumes": [{"name": REHEARSAL, "downwardAPI": {}}]} if has_volume else {}
+        volumes = {"volumes": [{"name": REHEARSAL, "downwardAPI": {}}]} if is_rehearsing and is_paged else {}
         spec["template"] = {"spec": {"containers": [{"name": SERVER, **server}], **volumes}}
     return keep_content(body, known) | {"spec": spec, "status": {"conditions": conditions}}
 

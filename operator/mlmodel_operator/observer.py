@@ -6,7 +6,7 @@ What is read over the network is decided in rollout/needs.py: a model that waits
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from mlmodel_operator import observe
@@ -115,10 +115,7 @@ class Observer:
 
     def rehearsing_pods(self, owner: Owner, revision: str) -> list[Body]:
         """Return the ready pods of a revision that take part in a rehearsal: at most ``MOST_REHEARSING``."""
-        deployment = self._store.get(DEPLOYMENTS, owner.namespace, revision_name(owner.name, revision))
-        if deployment is None or not rehearses(deployment):
-            return []
-        return sorted(_ready(self._pods_of(owner, deployment)), key=_name)[:MOST_REHEARSING]
+        return self._pods_with(rehearses, owner, revision)
 
     def pods_with_file(self, owner: Owner) -> list[Body]:
         """Return all pods that may take part in a rehearsal: those of draining revisions too, which must stop."""
@@ -127,8 +124,12 @@ class Observer:
 
     def paged_pods(self, owner: Owner, revision: str) -> list[Body]:
         """Return the ready pods of a revision that have pages with labels: at most ``MOST_REHEARSING``."""
+        return self._pods_with(has_page, owner, revision)
+
+    def _pods_with(self, feature: Callable[[Body], bool], owner: Owner, revision: str) -> list[Body]:
+        """Return some ready pods of a revision, none if its Deployment does not have the feature."""
         deployment = self._store.get(DEPLOYMENTS, owner.namespace, revision_name(owner.name, revision))
-        if deployment is None or not has_page(deployment):
+        if deployment is None or not feature(deployment):
             return []
         return sorted(_ready(self._pods_of(owner, deployment)), key=_name)[:MOST_REHEARSING]
 

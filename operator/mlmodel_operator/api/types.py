@@ -265,12 +265,12 @@ class Batching:
     ] = 64
 
 
-def _secret_rules(field: str, example: str, content: str) -> tuple[Rule, ...]:
-    """Return the rules of a ``secretName``, at ``field`` of the spec; ``content`` is what the Secret has."""
+def _secret_rules(field: str, example: str, secret: str) -> tuple[Rule, ...]:
+    """Return the rules of a ``secretName``, at ``field`` of the spec; ``secret`` says which Secret it is."""
     return (
         Rule(
             "has(self.secretName)",
-            f"{field}.secretName is missing: type the name of the Secret with {content}, for example `{example}`",
+            f"{field}.secretName is missing: type the name of {secret}, for example `{example}`",
         ),
         Rule(
             "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
@@ -296,7 +296,7 @@ class ApiKeys:
     ]
 
     rules: ClassVar = _secret_rules(
-        "spec.serving.apiKeys", "apiKeys: {secretName: fraud-keys}", "the hashes of the keys"
+        "spec.serving.apiKeys", "apiKeys: {secretName: fraud-keys}", "the Secret with the hashes of the keys"
     )
 
 
@@ -315,7 +315,9 @@ class FeedbackKey:
     ]
 
     rules: ClassVar = _secret_rules(
-        "spec.serving.feedbackKey", "feedbackKey: {secretName: fraud-feedback}", "the key of prediction ids"
+        "spec.serving.feedbackKey",
+        "feedbackKey: {secretName: fraud-feedback}",
+        "the Secret with the key of prediction ids",
     )
 
 
@@ -810,18 +812,8 @@ class Tls:
         ),
     ] = False
 
-    rules: ClassVar = (
-        Rule(
-            "has(self.secretName)",
-            "spec.traffic.tls.secretName is missing: type the name of a Secret of type kubernetes.io/tls, for example"
-            " `tls: {secretName: fraud-tls}`",
-        ),
-        Rule(
-            "!has(self.secretName) || self.secretName.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')",
-            "spec.traffic.tls.secretName must be the name of a Secret, of lower-case letters, digits, `.` and `-`: type"
-            " for example `tls: {secretName: fraud-tls}`",
-            ".secretName",
-        ),
+    rules: ClassVar = _secret_rules(
+        "spec.traffic.tls", "tls: {secretName: fraud-tls}", "a Secret of type kubernetes.io/tls"
     )
 
 

@@ -151,6 +151,7 @@ def router_files() -> Mapping[str, str]:
     return MappingProxyType({name: (folder / name).read_text(encoding="utf-8") for name in CONFIG_FILES})
 
 
+@cache
 def router_config_hash() -> str:
     """Return the hash of the configuration, by which a router pod shows which one it runs; comments do not count."""
     digest = hashlib.sha256()

@@ -169,10 +169,10 @@ class Applier:
         self._store.remove(r, live)
         return await self._api.apply(r, intent, self._manager)
 
-    def _is_changed(self, live: Body, intent: Body) -> bool:
-        """Whether the object has fields of others that must go."""
-        change = self._foreign(live, intent)
-        return change is not None and self._added.get(uid(live)) != _hash(change)
+    def _removable(self, live: Body, intent: Body) -> Body | None:
+        """Return the patch that removes fields of others that must go; None if there are none."""
+        foreign = self._foreign(live, intent)
+        return None if foreign is None or self._added.get(uid(live)) == _hash(foreign) else foreign
 
     async def _clean(self, r: Resource, live: Body, intent: Body) -> Body:
         """Remove what others added to the object, and return it.
@@ -180,15 +180,15 @@ class Applier:
         The same request has all fields of the intent: admission policies, which permit only what the operator builds,
         would reject an object with only the one or the other corrected.
         """
-        if not self._is_changed(live, intent):
+        foreign = self._removable(live, intent)
+        if foreign is None:
             return live
-        change = correction(intent, self._foreign(live, intent))
         # Without the hash of this intent they may be the operator's own, of an earlier intent.
         hashes = [(metadata(body).get("annotations") or {}).get(self._hash_annotation) for body in (live, intent)]
         report = logger.warning if hashes[0] == hashes[1] else logger.info
         report("foreign fields removed", extra={"kind": r.kind, "object": "/".join(address(live))})
         with _another_uid_is_a_conflict(r, live):
-            written = await self._api.patch(r, *address(live), _with_uid(change, uid(live)))
+            written = await self._api.patch(r, *address(live), _with_uid(correction(intent, foreign), uid(live)))
         rest = self._foreign(written, intent)
         if rest is not None:
             self._added[uid(written)] = _hash(rest)
@@ -222,7 +222,7 @@ class Applier:
         whole = await self._whole(r, live, intent)
         if whole is None or uid(whole) != uid(live) or _hash(_project(whole, intent)) != expected:
             return False
-        if self._is_changed(whole, intent):
+        if self._removable(whole, intent) is not None:
             return False
         self._remember(r, whole, intent_hash, intent)
         return True
