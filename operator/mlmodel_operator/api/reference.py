@@ -73,6 +73,8 @@ two, without a restart.
 Give the keys to the clients first: a server that requires none ignores them. During the rollout, clients without a key
 get 401 from the candidate. That counts as an error of the candidate, so the operator rolls it back.
 
+The routers check the keys too, before a request reaches a pod; while a rollout changes the Secret, only the pods do.
+
 ## Key of prediction ids
 
 ```sh
@@ -82,7 +84,6 @@ kubectl create secret generic fraud-feedback --from-literal=key="$(openssl rand 
 With `spec.serving.feedbackKey: {secretName: fraud-feedback}` only the pods of the model can make prediction ids, so no
 one scores predictions that it never made. Without the Secret no pod starts. Stable and candidate that name the same
 Secret score each other's ids: see [feedback](../how-to/feedback.md#protect-the-ids) for a change of it.
-The routers check the keys too, before a request reaches a pod; while a rollout changes the Secret, only the pods do.
 
 ## TLS
 
