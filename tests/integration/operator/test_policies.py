@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ def server(uri: str = "https://models.example/a", image: str = SERVER_IMAGE) -> 
     return resources.deployment(OWNER, revision, signing_keys="PEM")
 
 
-def router() -> Body:
-    return resources.router_deployment(OWNER, Traffic(tls=Tls("certificate")), ROUTER_IMAGE, "0123", "keys")
+def router(owner: Owner = OWNER) -> Body:
+    return resources.router_deployment(owner, Traffic(tls=Tls("certificate")), ROUTER_IMAGE, "0123", "keys")
 
 
 def routes() -> Body:
@@ -419,7 +419,9 @@ def stored(cluster: Cluster, body: Body) -> Body:
 
 
 def test_what_others_changed_and_added_may_be_corrected_in_one_request(operator: Account, installed: Cluster) -> None:
-    ours, service = router(), resources.router_service(OWNER)
+    uid = installed.kubectl("-n", TENANTS, "get", "mlmodel/fraud", "-o", "jsonpath={.metadata.uid}")
+    owner = replace(OWNER, uid=uid)  # the garbage collector deletes what an unknown object owns
+    ours, service = router(owner), resources.router_service(owner)
     changed, exposed = copy.deepcopy(ours), copy.deepcopy(service)
     containers = changed["spec"]["template"]["spec"]["containers"]
     containers[0]["image"] = "evil:1"
