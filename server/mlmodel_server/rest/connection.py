@@ -17,9 +17,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from mlmodel_server.engine.batching import Overloaded
@@ -55,8 +56,11 @@ FRAMING = 8
 CHECK_SECONDS = 1.0
 """Seconds between two checks of a connection."""
 
-PIECE, LARGEST_PIECE = 16 << 10, 64 << 10
-"""Bytes that are parsed before others may have their turn: the larger number inside a body."""
+SMALLEST_PIECE, PIECE, LARGEST_PIECE = 512, 4 << 10, 64 << 10
+"""Bytes that are parsed before others may have their turn: the smallest number after a piece with more than
+:data:`PIPELINED` requests, the largest inside a body."""
+
+PIPELINED = 8
 
 TURN_REQUESTS, TURN_SECONDS = 32, 0.002
 """Requests and seconds after which a connection lets others have their turn."""
@@ -119,6 +123,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._held: Held | None = None
         self._is_cut = False  # nothing more is read, the connection closes after the response
         self._rest = b""  # received, and not parsed yet
+        self._piece = PIECE
+        self._answering: RequestResponseCycle | None = None  # the last cycle that was started; later ones wait
         self._window = (0.0, 0.0, 0)  # start of the message, start of the window, bytes before it
         self._blocked_since = 0.0  # since when the client does not read; 0: it does
         self._idle_since = 0.0  # when the last response was sent; 0: a request is in flight
@@ -137,10 +143,19 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._chunks, self._rest, self._is_cut = None, b"", True
         self._release()
+        self._abandon()
         super().connection_lost(exc)
 
+    def _abandon(self) -> None:
+        """Drop the requests of a client that has left. uvicorn does so for the last one that has arrived, and writes
+        the response to one before it to a closed transport: an error with a traceback for each connection."""
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+
     def data_received(self, data: bytes) -> None:
-        if len(data) <= PIECE and not self._rest:
+        if len(data) <= self._piece and not self._rest:
             self._feed(data)
         elif not self._is_cut:
             self._rest += data
@@ -149,12 +164,12 @@ class HttpProtocol(HttpToolsProtocol):
     def _parse(self) -> None:
         """Parse what was received, piece by piece, until it is the turn of others."""
         rest, self._rest = self._rest, b""
-        place, size, first, end = 0, PIECE, self._messages, perf_counter() + TURN_SECONDS
+        place, size, first, end = 0, self._piece, self._messages, perf_counter() + TURN_SECONDS
         while place < len(rest) and not self._is_cut:
             before = self._messages
             self._feed(rest[place : place + size])
             place += size
-            size = min(4 * size, LARGEST_PIECE) if self._head_done and self._messages == before else PIECE
+            size = min(4 * size, LARGEST_PIECE) if self._head_done and self._messages == before else self._piece
             if self.flow.read_paused or self._messages - first >= TURN_REQUESTS or perf_counter() > end:
                 break
         if place < len(rest) and not self._is_cut:
@@ -195,6 +210,8 @@ class HttpProtocol(HttpToolsProtocol):
             size = len(data)
             self._raw = self._raw + size if self._messages == before else min(size, PIECE)
             self._check_size()
+        if self._messages - before > PIPELINED:
+            self._piece = SMALLEST_PIECE
 
     def _ignore(self, place: int, data: bytes) -> None:
         """Ignore the offer of another protocol, as HTTP permits, and parse what follows at ``place``."""
@@ -419,6 +436,10 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers.extend(headers)  # the scope has this same list
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def pause_writing(self) -> None:
         self._blocked_since = self.loop.time()
         super().pause_writing()
@@ -426,7 +447,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._window = (self._blocked_since, self._blocked_since, size)
         if self._held is None:
             # Of the response that is being written: the headers of the next request may have arrived.
-            headers = self.headers if self.cycle is None else self.cycle.scope["headers"]
+            cycle = self._answering
+            headers = self.headers if cycle is None or cycle.response_complete else cycle.scope["headers"]
             self._held = self._fast_path.budget.hold(source_of(self.peer, dict(headers)))
         self._held.shed = self._shed
         self._held.force(size)

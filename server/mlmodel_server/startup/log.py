@@ -6,13 +6,42 @@ import json
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from mlmodel_server.texts import printable
 
 OURS = __name__.partition(".")[0]
 _OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}  # other formatters set the last two
+INTERVAL, BURST = 1.0, 10
+"""Seconds for each line from one place in the code, and the lines that may come at once."""
+
+MORE = "more_since_last_line"
+
 _PLAIN = re.compile(r"[^\s\"=]+")
+
+
+class Sparse(logging.Filter):
+    """Bounds the lines from each place in the code. What any request may cause must not fill the log: a server whose
+    lines are not read fast enough waits until there is room for them, and answers no request meanwhile."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._places: dict[tuple[str, int], tuple[float, int]] = {}  # time of the next line, lines left out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to write a line; the next one that is written has ``more_since_last_line``."""
+        now, place = self._clock(), (record.pathname, record.lineno)
+        due, skipped = self._places.get(place, (now, 0))
+        if due - now > (BURST - 1) * INTERVAL:
+            self._places[place] = (due, skipped + 1)
+            return False
+        self._places[place] = (max(due, now) + INTERVAL, 0)
+        if skipped:
+            setattr(record, MORE, skipped)
+        return True
 
 
 class LineFormatter(logging.Formatter):
@@ -33,8 +62,10 @@ class LineFormatter(logging.Formatter):
             f"from={record.name}",
             f"msg={_quoted(message)}",
         ]
-        if record.name.startswith(OURS):
-            fields += [f"{key}={_text(value)}" for key, value in vars(record).items() if key not in _OF_EVERY_RECORD]
+        more = {key: value for key, value in vars(record).items() if key not in _OF_EVERY_RECORD}
+        if not record.name.startswith(OURS):
+            more = {key: value for key, value in more.items() if key == MORE}
+        fields += [f"{key}={_text(value)}" for key, value in more.items()]
         return " ".join(fields)
 
 
@@ -51,9 +82,10 @@ def _quoted(text: str) -> str:
 
 
 def configure() -> None:
-    """Write everything from INFO to stderr; of uvicorn from WARNING."""
+    """Write what comes from INFO to stderr, of uvicorn from WARNING, and a bounded number of lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter())
+    handler.addFilter(Sparse())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

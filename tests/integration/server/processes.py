@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -36,6 +36,20 @@ class Answer:
         return json.loads(self.body)
 
 
+class _Reader(threading.Thread):
+    """Reads what a server writes: one that writes more than a pipe holds would wait for a reader."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self.lines: list[str] = []
+
+    def run(self) -> None:
+        for line in self._stream:
+            self.lines.append(line)
+        self._stream.close()
+
+
 @dataclass
 class Server:
     """A running server process."""
@@ -44,6 +58,8 @@ class Server:
     process: subprocess.Popen[str]
     log: list[str]
     """Its lines on stderr until it was ready."""
+    later: _Reader
+    """The lines after these."""
 
     def send(
         self,
@@ -76,6 +92,12 @@ class Server:
             for sample in family.samples
         }
 
+    def cpu(self) -> float:
+        """Return the seconds of CPU time that its processes have used."""
+        first = self.process.pid
+        workers = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return sum(map(_cpu, [str(first), *workers]))
+
     def requests(self, code: int) -> float:
         labels = {"model": "tumour", "version": "v2", "revision": "abcdef12", "code": str(code)}
         return self.samples().get(("mlmodel_requests_total", tuple(sorted(labels.items()))), 0.0)
@@ -83,8 +105,18 @@ class Server:
     def stop(self) -> str:
         """Send SIGTERM, and return what it wrote to stderr after it was ready."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        return errors
+        return self.ended()
+
+    def ended(self, seconds: float = 60) -> str:
+        """Wait until it has exited, and return what it wrote to stderr after it was ready."""
+        self.process.wait(seconds)
+        self.later.join(seconds)
+        return "".join(self.later.lines)
+
+
+def _cpu(pid: str) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def command(*arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_server")) -> list[str]:
@@ -115,16 +147,18 @@ def running(*arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_ser
         else:
             raise AssertionError(f"the server did not start: {''.join(lines)}")
         timer.cancel()
-        yield Server(int(found[1]), process, lines)
+        later = _Reader(process.stderr)
+        later.start()
+        yield Server(int(found[1]), process, lines, later)
     finally:
         timer.cancel()
         if process.poll() is None:
             process.terminate()
             try:
-                process.communicate(timeout=60)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.communicate()
+                process.wait()
 
 
 def failing(tmp_path: Path, *arguments: str | Path, **env: str) -> tuple[int, str]:

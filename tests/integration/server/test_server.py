@@ -400,7 +400,7 @@ def test_sigterm_finishes_requests_in_flight_and_closes_connections(slow: Path, 
             assert response.headers["connection"] == "close"
             assert len(json.loads(response.read())["outputs"][0]["data"]) == BIG_ROWS
             connection.close()
-        _, log = server.process.communicate(timeout=30)
+        log = server.ended(30)
         assert server.process.returncode == 0
         assert "drained" in log
         with pytest.raises(ConnectionRefusedError):
@@ -440,7 +440,7 @@ def test_a_request_that_outlives_the_drain_gets_503_and_not_500(versions: Path) 
         assert response.headers["connection"] == "close"
         assert "retry" in json.loads(response.read())["error"]
         stalled.close()
-        _, log = server.process.communicate(timeout=30)
+        log = server.ended(30)
         assert server.process.returncode == 0
         assert "Traceback" not in log
 

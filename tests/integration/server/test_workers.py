@@ -84,7 +84,7 @@ def test_workers_exit_without_their_parent() -> None:
 def test_ctrl_c_drains_and_exits_0() -> None:
     with running("--uri", "builtin://iris", "--workers", "2") as server:
         os.kill(server.process.pid, signal.SIGINT)
-        _, log = server.process.communicate(timeout=SECONDS)
+        log = server.ended(SECONDS)
     assert server.process.returncode == 0
     assert "drained" in log
 

@@ -8,11 +8,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import uvicorn
+import uvloop
 from uvicorn.server import ServerState
 
 from mlmodel_server.rest.app import Application
-from mlmodel_server.rest.connection import HEAD_SECONDS, MIN_RATE, REQUEST_SECONDS, WINDOW_SECONDS, HttpProtocol
+from mlmodel_server.rest.connection import (
+    HEAD_SECONDS,
+    MIN_RATE,
+    PIECE,
+    REQUEST_SECONDS,
+    SMALLEST_PIECE,
+    TURN_REQUESTS,
+    WINDOW_SECONDS,
+    HttpProtocol,
+)
 from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.pipeline import Pipeline
 from tests.unit.server.doubling import serving
@@ -85,7 +96,8 @@ def run(test: Callable[[Served], Awaitable[Any]], limits: Limits | None = None) 
         async with served(limits) as one:
             await test(one)
 
-    asyncio.run(whole())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the server
+        runner.run(whole())
 
 
 def counts(one: Served) -> Any:
@@ -201,5 +213,71 @@ def test_a_trailer_is_no_header() -> None:
         sent = HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks
         reader, _ = await one.connect(sent)
         assert (await one.answer(reader)).startswith(b"HTTP/1.1 200 ")
+
+    run(test)
+
+
+def test_a_turn_has_few_requests_and_a_usual_request_comes_in_one_piece() -> None:
+    async def test(one: Served) -> None:
+        reader, writer = await one.connect()
+        await one.until(lambda: len(one.connections) == 1)
+        (connection,) = one.connections
+        turns: list[int] = []
+        parse, feed = connection._parse, connection._feed
+
+        def counted() -> None:
+            before = connection._messages
+            parse()
+            turns.append(connection._messages - before)
+
+        connection._parse = counted  # type: ignore[method-assign]
+        for request in (HEAD + b"content-length: %d\r\n\r\n" % len(ROW) + ROW, b"GET /v2 HTTP/1.1\r\nhost: m\r\n\r\n"):
+            connection._piece = PIECE
+            turns.clear()
+            writer.write(request * 1000)
+            async with asyncio.timeout(SECONDS):
+                for _ in range(1000):
+                    await reader.readuntil(b"\r\n\r\n")
+            first, *others = turns
+            assert first <= max(TURN_REQUESTS, PIECE // len(request)) + PIECE // len(request)
+            assert max(others) <= TURN_REQUESTS + SMALLEST_PIECE // len(request) + 1
+        pieces: list[int] = []
+        connection._feed = lambda data: pieces.append(len(data)) or feed(data)  # type: ignore[method-assign, func-returns-value]
+        connection._piece = PIECE
+        connection.data_received(HEAD + b"content-length: 2000\r\n\r\n" + b" " * 2000)
+        assert len(pieces) == 1
+
+    run(test)
+
+
+def test_clients_that_leave_cost_nothing_and_those_that_stay_have_short_turns(caplog: pytest.LogCaptureFixture) -> None:
+    clients = 5
+
+    async def test(one: Served) -> None:
+        async def honest(rounds: int) -> int:
+            """Return how many requests of others were answered beside one of ours, at most."""
+            answered = 0
+            for _ in range(rounds):
+                before = one.state.total_requests
+                reader, writer = await one.connect(HEAD + b"content-length: %d\r\n\r\n" % len(ROW) + ROW)
+                async with asyncio.timeout(SECONDS):
+                    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+                answered = max(answered, one.state.total_requests - before - 1)
+                writer.close()
+            return answered
+
+        requests = b"GET /openapi.json HTTP/1.1\r\nhost: m\r\n\r\n" * 5_000
+        strangers = [await one.connect(requests) for _ in range(clients)]
+        await one.until(lambda: len(one.connections) == clients and all(c._messages for c in one.connections))
+        assert await honest(20) <= 6 * clients  # connection, request and response take a round of the event loop each
+        await one.until(lambda: sum(bool(c._blocked_since) for c in one.connections) == clients)
+        before = one.state.total_requests
+        for _, writer in strangers:
+            writer.transport.abort()
+        assert await honest(20) <= clients
+        await one.until(lambda: not any(c._blocked_since for c in one.connections))
+        await one.until(lambda: not one.state.tasks)
+        assert one.state.total_requests - before <= clients + 20, "what they sent is not answered any more"
+        assert not caplog.records, "a client that leaves causes no error"
 
     run(test)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from mlmodel_server.startup.log import LineFormatter
+from mlmodel_server.startup.log import BURST, INTERVAL, LineFormatter, Sparse
 
 
 def record(message: str, *, error: bool = False) -> logging.LogRecord:
@@ -44,3 +44,20 @@ def test_characters_that_a_terminal_interprets_are_escaped() -> None:
     line = LineFormatter().format(ours)
     assert line.isprintable()
     assert line.endswith('msg="m\\u001b[31m" value="a\\u001b\\u007f\\u009b\\u2028\\u202e\\udb40\\udc01\u00e4"')
+
+
+def test_one_place_in_the_code_cannot_fill_the_log() -> None:
+    now = [0.0]
+    sparse = Sparse(lambda: now[0])
+    assert sum(sparse.filter(record("again")) for _ in range(1000)) == BURST
+    other = record("other")
+    other.lineno = 2
+    assert sparse.filter(other), "another place has its own lines"
+    now[0] += INTERVAL
+    other = record("again")
+    other.name = "uvicorn.error"
+    assert sparse.filter(other)
+    assert LineFormatter().format(other).endswith('msg="again" more_since_last_line=990')
+    assert not sparse.filter(record("again"))
+    now[0] += 100 * INTERVAL
+    assert sum(sparse.filter(record("again")) for _ in range(1000)) == BURST
