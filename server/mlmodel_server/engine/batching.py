@@ -90,7 +90,10 @@ class _Waiting:
     since: float
     future: asyncio.Future[Predicted]
     alone: bool = False
-    place: float = 0.0
+    source: Hashable = None
+    arrived: float = 0.0
+    cost: float = 0.0
+    """See :class:`~mlmodel_server.engine.shares.Queued`."""
     has_started: bool = False
 
 
@@ -159,8 +162,8 @@ class Batcher:
             raise Late(rows, needed, self._cost.least(rows))
         future = self._loop.create_future()
         kind = self._model.kind_of(table, outputs)
-        place = self._shares.place(source, self._cost.seconds(rows) or rows)
-        waiting = _Waiting(table, outputs, rows, kind, deadline, now, future, place=place)
+        cost = self._cost.seconds(rows) or rows
+        waiting = _Waiting(table, outputs, rows, kind, deadline, now, future, False, source, self._shares.now, cost)
         self._remember(source, waiting)
         self._submitted.put(waiting)
         return future
@@ -274,24 +277,28 @@ class Batcher:
     def _next(self) -> list[_Waiting]:
         """Return the request whose turn it is and those that can be predicted with it, in order of their turns; reject
         late ones."""
-        batch: list[_Waiting] = []
-        others: deque[_Waiting] = deque()
-        rows, now, rejected = 0, perf_counter(), False
-        for waiting in sorted(self._waiting, key=_place):  # is in order already if one source waits
+        alive: list[_Waiting] = []
+        now, rejected = perf_counter(), False
+        for waiting in self._waiting:
             if waiting.future.done():  # the client has disconnected, or the request was shed
                 continue
             if now + (needed := self._cost.seconds(waiting.rows)) > waiting.deadline:
                 late = Late(waiting.rows, now - waiting.since + needed, self._cost.least(waiting.rows))
                 self._loop.call_soon_threadsafe(_fail, waiting.future, late)
                 rejected = True
-            elif not batch or (rows + waiting.rows <= self._max_rows and waiting.kind == batch[0].kind):
+            else:
+                alive.append(waiting)
+        batch: list[_Waiting] = []
+        others: deque[_Waiting] = deque()
+        rows = 0
+        for waiting in self._shares.ordered(alive):
+            if not batch or (rows + waiting.rows <= self._max_rows and waiting.kind == batch[0].kind):
                 batch.append(waiting)
                 rows += waiting.rows
             else:
                 others.append(waiting)
         self._waiting = others
-        if batch:
-            self._shares.served(batch[0].place)
+        self._shares.serve(batch)
         for waiting in batch:
             waiting.has_started = True
         if rejected and not batch:
@@ -334,10 +341,6 @@ class Batcher:
             return
         predicted = Predicted(arrays, started - copy.since, perf_counter() - started, copy.rows, own_us)
         self._loop.call_soon_threadsafe(_deliver, [copy], [predicted])
-
-
-def _place(waiting: _Waiting) -> float:
-    return waiting.place
 
 
 def _give_up(copy: _Waiting) -> None:

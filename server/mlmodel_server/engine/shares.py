@@ -2,38 +2,68 @@
 
 Start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queueing: A Scheduling Algorithm for Integrated
 Services Packet Switching Networks", 1996). A request has a place in virtual time: that of the request before it of the
-same source plus what that one costs, but not before the request that is served now. The lowest place is served next. So
-a source alone is served in the order of arrival, and of several each gets the same time, whether it sends few large
-requests or many small ones.
+same source plus what that one costs, but not before the virtual time of its arrival, which is the place of the request
+that was served then. The lowest place is served next. So a source alone is served in the order of arrival, and of
+several each gets the same time, whether it sends few large requests or many small ones.
+
+A source pays when its request is served. A request that leaves the queue before, because it is shed, late or cancelled,
+costs nothing and gains nothing: it is as if it had not been sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from operator import itemgetter
+from typing import Protocol, TypeVar
 
 MAX_SOURCES = 1024
 """Sources whose place is remembered. A source is forgotten when virtual time has passed its place."""
 
 
+class Queued(Protocol):
+    """A request in the queue."""
+
+    source: Hashable
+    arrived: float
+    """Virtual time of its arrival."""
+    cost: float
+    """Seconds."""
+
+
+Q = TypeVar("Q", bound=Queued)
+
+
 class Shares:
-    """Virtual time. One thread calls :meth:`place`; another may call :meth:`served`."""
+    """Virtual time, and what each source has paid. Belongs to one thread; others may read ``now``."""
 
     def __init__(self) -> None:
-        self._now = 0.0
-        self._next: dict[Hashable, float] = {}
+        self.now = 0.0
+        self._paid: dict[Hashable, float] = {}
 
-    def place(self, source: Hashable, cost: float) -> float:
-        """Return the place of a request of ``source`` that takes ``cost`` seconds."""
-        start = max(self._now, self._next.get(source, 0.0))
-        if len(self._next) >= MAX_SOURCES and source not in self._next:
-            self._forget()
-        self._next[source] = start + cost
-        return start
+    def ordered(self, requests: Iterable[Q]) -> list[Q]:
+        """Return requests, of each source in the order of arrival, in the order of their turns."""
+        paid, ahead = self._paid, dict[Hashable, float]()
+        placed: list[tuple[float, Q]] = []
+        for request in requests:
+            source = request.source
+            place = max(request.arrived, ahead.get(source) or paid.get(source, 0.0))
+            ahead[source] = place + request.cost
+            placed.append((place, request))
+        if len(ahead) > 1:
+            placed.sort(key=itemgetter(0))
+        return [request for _, request in placed]
 
-    def served(self, place: float) -> None:
-        """Move virtual time on to the place of a request that is served."""
-        self._now = max(self._now, place)
+    def serve(self, batch: Iterable[Queued]) -> None:
+        """Let the sources pay for requests that are served together, and move virtual time on to the first place."""
+        places = []
+        for request in batch:
+            places.append(max(request.arrived, self._paid.get(request.source, 0.0)))
+            if len(self._paid) >= MAX_SOURCES and request.source not in self._paid:
+                self._forget()
+            self._paid[request.source] = places[-1] + request.cost
+        if places:
+            self.now = max(self.now, places[0])
 
     def _forget(self) -> None:
-        ahead = sorted((item for item in self._next.items() if item[1] > self._now), key=lambda item: -item[1])
-        self._next = dict(ahead[: MAX_SOURCES // 2])
+        ahead = sorted((item for item in self._paid.items() if item[1] > self.now), key=lambda item: -item[1])
+        self._paid = dict(ahead[: MAX_SOURCES // 2])

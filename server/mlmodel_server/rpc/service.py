@@ -68,6 +68,9 @@ _TRANSPORT = (
     ("grpc.server_handshake_timeout_ms", 10_000),  # for the preface of HTTP/2, and TLS
     ("grpc.max_metadata_size", 16 << 10),  # of the headers of a call, in bytes; above the first, calls may be rejected
     ("grpc.absolute_max_metadata_size", 32 << 10),
+    # Calls that have not reached us yet. Beyond the first, gRPC rejects calls at random, those of others too.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
     ("grpc.http2.max_ping_strikes", 2),
     ("grpc.http2.bdp_probe", 0),  # or a client that sends fast gets windows of megabytes before its message is read
 )

@@ -233,6 +233,39 @@ def test_each_source_is_served_in_its_turn() -> None:
     run(scenario, max_rows=1, cost=Cost(0.001, 0.001))
 
 
+@pytest.mark.parametrize("how", ["late", "cancelled", "shed"])
+def test_a_source_does_not_pay_for_what_was_not_predicted(how: str) -> None:
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        unserved = [ask(batcher, 0, source="honest", seconds=0.001 if how == "late" else SECONDS) for _ in range(8)]
+        others = [ask(batcher, 0, source="other") for _ in range(4)]
+        if how == "cancelled":
+            for future in unserved:
+                future.cancel()
+        for number in range(4 if how == "shed" else 0):
+            others.append(ask(batcher, 0, source=number))
+            await asyncio.sleep(0)  # the callback of the one that was shed
+        if how == "shed":
+            unserved, kept = unserved[4:], unserved[:4]
+            for future in kept:
+                future.cancel()
+        await asyncio.sleep(0)
+        honest = ask(batcher, 1, source="honest")
+        order: list[str] = []
+        honest.add_done_callback(lambda _: order.append("honest"))
+        for future in others[:4]:
+            future.add_done_callback(lambda _: order.append("other"))
+        await asyncio.sleep(0.002)  # the deadline of those that are late
+        doubler.go.set()
+        await asyncio.gather(first, honest, *others)
+        failures = await asyncio.gather(*unserved, return_exceptions=True)
+        expected = {"late": "Late", "cancelled": "CancelledError", "shed": "Overloaded"}[how]
+        assert {type(one).__name__ for one in failures} == {expected}
+        assert order.index("honest") <= 1
+
+    run(scenario, max_rows=1, cost=Cost(0.0, 1e-5), max_waiting=13 if how == "shed" else 64)
+
+
 @pytest.mark.attack
 def test_a_flood_of_one_source_does_not_make_another_miss_its_deadline() -> None:
     async def scenario(batcher: Batcher, doubler: Doubler) -> None:
