@@ -267,7 +267,8 @@ core.register_fetches("first", function(txn)
   first[txn:get_var("txn.draw")] = {
     kind = kind_of(status, grpc_status),
     is_late = is_late(txn),
-    at = milliseconds(),
+    -- Not `core.now()`: in HAProxy 3.0 it differs from the clock of the rules, which has `txn.started`.
+    at = txn.f:date(0, "ms"),
   }
   first_count = first_count + 1
   return ""
