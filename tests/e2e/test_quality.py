@@ -1,4 +1,4 @@
-"""The gate on labels on a whole cluster: a version whose predictions are right less often is rolled back."""
+"""Labels on a whole cluster: a version that is right less often is rolled back, and only the pods make ids."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hack import installed_operator
 from hack.cluster import Cluster
-from hack.quickstart import Model, condition
+from hack.quickstart import NAME, Model, condition
+from mlmodel_server.observe.cells import Identity
+from mlmodel_server.observe.ids import PredictionIds, key_of
 
 pytestmark = pytest.mark.cluster
 
@@ -81,3 +84,52 @@ def test_a_version_that_is_right_less_often_is_rolled_back(
         page = cluster.run(["curl", "-s", f"http://{pod['status']['podIP']}:8090/labels/0"])
         assert set(json.loads(page)) == {"boot", "revision", "tag", "other", "kind", "weights"}
         assert "benign" not in page
+
+
+def secret(model: Model, name: str) -> str:
+    """Create a Secret as docs/how-to/feedback.md does, and return its key."""
+    key = name * 4
+    model("create", "secret", "generic", name, f"--from-literal=key={key}")
+    return key
+
+
+@pytest.mark.attack(held=True)
+def test_with_a_feedback_key_only_the_pods_make_ids_until_another_secret_is_named(
+    cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
+) -> None:
+    def post(path: str, body: Any) -> tuple[str, Any]:
+        """Return the id of the prediction in the response, and its JSON."""
+        url = f"{model.url.removesuffix('/infer')}/{path}"
+        sent = ["-d", json.dumps(body), "-H", "content-type: application/json", url]
+        head, _, content = cluster.run(["curl", "-s", "-i", "-m", "10", *sent]).replace("\r", "").partition("\n\n")
+        found = re.search("^x-mlmodel-prediction-id: (.*)$", head, re.MULTILINE)
+        return found[1] if found else "", json.loads(content)
+
+    def feedback(prediction_id: str) -> Any:
+        return post("feedback", {"prediction_id": prediction_id, "label": "benign"})[1]
+
+    def forged(key: str) -> str:
+        """Return the id of a prediction that never was, as anyone can make it who knows the key."""
+        identity = Identity(NAME, "v1", model.status()["stable"]["revision"])
+        ids = PredictionIds(key_of(NAME, key.encode()), identity, "classification", ["benign", "malignant"])
+        return ids.make(np.array(["benign"], object)) or ""
+
+    def is_rejected(answer: Any) -> bool:
+        return "is not of model tumour with its present feedback key" in answer.get("error", "")
+
+    rollout = {"steps": [{"weight": 50}], "bakeSeconds": 3, "onNoEvidence": "Promote", "maxSeconds": 2}
+    first = secret(model, "tumour-feedback")
+    model.apply("v1", rollout=rollout, serving={"feedbackKey": {"secretName": "tumour-feedback"}})
+    model.wait_ready(90, "v1")
+    own, _ = post("infer", trained[1][0])
+    assert feedback(own)["scored"] == 1
+    assert is_rejected(feedback(forged("")))
+    assert feedback(forged(first))["scored"] == 1, "the forged id differs from a real one only by its key"
+
+    secret(model, "tumour-feedback-2")
+    model.apply("v1", rollout=rollout, serving={"feedbackKey": {"secretName": "tumour-feedback-2"}})
+    model.wait_ready(180, "v1")
+    assert is_rejected(feedback(own)), "made with the former key"
+    renewed, _ = post("infer", trained[1][0])
+    assert feedback(renewed)["scored"] == 1
+    assert is_rejected(feedback(forged(first)))

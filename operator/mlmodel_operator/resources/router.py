@@ -51,7 +51,8 @@ TLS_PATH = "/etc/mlmodel/tls"  # as in haproxy.cfg
 KEYS_PATH = "/etc/mlmodel/keys"
 
 # As for the servers: the nodes remove the pod from the Service, then it stops. The rest of the grace period is for the
-# requests in flight: HAProxy ends them after the time limit of the model (`hard-stop-after`).
+# requests in flight: router.sh waits up to 6 s for those that may be retried, and HAProxy ends others after the time
+# limit of the model (`hard-stop-after`).
 PRE_STOP_SECONDS = 5
 STOP_SECONDS = 10
 

@@ -130,9 +130,12 @@ class Applier:
             live = await self._read(r, namespace, name)
         if live is not None:
             _check_controller(r, intent, live)
-            if metadata(live).get("deletionTimestamp") or await self._is_current(r, intent, intent_hash, live):
+            if metadata(live).get("deletionTimestamp") or self._is_unchanged(r, intent, intent_hash, live):
                 return live
-            written = await self._update(r, intent, live)
+            whole = await self._whole(r, live, intent)
+            if self._is_current(r, intent, intent_hash, live, whole):
+                return live
+            written = await self._update(r, intent, live, whole)
         else:
             written = await self._api.apply(r, intent, self._manager)
         written = await self._clean(r, written, intent)
@@ -151,9 +154,8 @@ class Applier:
         self._store.put(r, written)
         return self._store.get(r, *address(live)) or written
 
-    async def _update(self, r: Resource, intent: Body, live: Body) -> Body:
+    async def _update(self, r: Resource, intent: Body, live: Body, whole: Body | None) -> Body:
         """Apply onto the object ``live``; one that has replaced it is not taken over."""
-        whole = await (self._read(r, *address(live)) if r == CONFIG_MAPS else self._whole(r, live, intent))
         if whole is not None and uid(whole) == uid(live):
             if r == CONFIG_MAPS and whole.get("immutable"):
                 return await self._replace(r, intent, live)
@@ -204,13 +206,21 @@ class Applier:
                 return None
             raise
 
-    async def _is_current(self, r: Resource, intent: Body, intent_hash: str, live: Body) -> bool:
+    def _is_unchanged(self, r: Resource, intent: Body, intent_hash: str, live: Body) -> bool:
+        """Whether this intent was the last one applied, and the store shows no change since then."""
+        applied = self._applied.get((r, *address(live)))
+        return (
+            applied is not None
+            and (applied.uid, applied.intent) == (uid(live), intent_hash)
+            and applied.seen == self._seen(r, live, intent)
+        )
+
+    def _is_current(self, r: Resource, intent: Body, intent_hash: str, live: Body, whole: Body | None) -> bool:
+        """Whether the object ``live``, of which ``whole`` has all fields, equals its intent; remember it if so."""
         applied = self._applied.get((r, *address(live)))
         if applied is not None and applied.uid == uid(live):
             if applied.intent != intent_hash:
                 return False
-            if applied.seen == self._seen(r, live, intent):
-                return True
             expected = applied.outcome
         else:
             # After a restart: the annotation shows that this intent was the last one applied (so no field of an older
@@ -219,7 +229,6 @@ class Applier:
             if annotations.get(self._hash_annotation) != intent_hash:
                 return False
             expected = _hash(intent)
-        whole = await self._whole(r, live, intent)
         if whole is None or uid(whole) != uid(live) or _hash(_project(whole, intent)) != expected:
             return False
         if self._removable(whole, intent) is not None:

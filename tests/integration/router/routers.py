@@ -122,12 +122,24 @@ class Router:
         async for line in self.process.stdout:
             self.log.append(line.decode().rstrip())
 
+    def _pages(self) -> list[tuple[str, int]]:
+        """Return the address of the status of each process."""
+        return [self.status, self.second] if self.supervised else [self.status]
+
     async def _live(self) -> bool:
         assert self.process.returncode is None, self.log
         try:
-            return (await self.get("/live")).status == 200
+            return all([(await self.get("/live", page)).status == 200 for page in self._pages()])
         except ConnectionError:
             return False
+
+    async def is_closed(self) -> bool:
+        """Whether no process accepts connections: the router stops."""
+        for page in self._pages():
+            with contextlib.suppress(ConnectionError):
+                await self.get("/live", page)
+                return False
+        return True
 
     def processes(self) -> list[int]:
         """Return the PIDs of the HAProxy processes of a supervised router."""
@@ -177,12 +189,13 @@ class Router:
         _replace(self.folder / "assigned", {"routes": text, "sides": sides})
 
     async def route(self, routes: Routes) -> float:
-        """Write routes and wait until the router confirms them; return the time in seconds."""
+        """Write routes and wait until each process of the router confirms them; return the time in seconds."""
         start = time.monotonic()
         self.write(routes.text(), routes.sides_text())
 
         async def confirmed() -> bool:
-            return bool((await self.counts())["id"] == routes.id())
+            pages = [await self.get("/status", page) for page in self._pages()]
+            return all(json.loads(page.body)["id"] == routes.id() for page in pages)
 
         await self.until(confirmed)
         return time.monotonic() - start

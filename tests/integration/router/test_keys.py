@@ -20,7 +20,7 @@ from mlmodel_server.errors import RequestError
 from mlmodel_server.rest.reply import reply_of
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.exchange import failure_of
-from tests.integration.router.loopback import Client, Message, Revision
+from tests.integration.router.loopback import Client, Message, Revision, read_message
 from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, canary, candidate, stable
 from tests.integration.router.test_router_grpc import SERVICE, GrpcRevision
 
@@ -43,7 +43,11 @@ def run(tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> Run:
     port = free_port(*ADDRESSES.values())
     monkeypatch.setattr(routes_module, "SERVER_PORT", port)
 
-    def start(scenario: Callable[[Router, Revision], Coroutine[Any, Any, None]], keys: str | None = line(KEY)) -> None:
+    def start(
+        scenario: Callable[[Router, Revision], Coroutine[Any, Any, None]],
+        keys: str | None = line(KEY),
+        changes: dict[str, str] | None = None,
+    ) -> None:
         async def main() -> None:
             folder, grpc_port = tmp_path / "router", free_port(ADDRESSES["a"])
             folder.mkdir()
@@ -53,7 +57,7 @@ def run(tmp_path: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> Run:
                 a = await stack.enter_async_context(Revision("a", ADDRESSES["a"], port))
                 await stack.enter_async_context(Revision("b", ADDRESSES["b"], port))
                 await stack.enter_async_context(GrpcRevision("a", ADDRESSES["a"], grpc_port))
-                router = Router(folder, grpc_port=grpc_port, version=version, with_keys=True)
+                router = Router(folder, changes or {}, grpc_port=grpc_port, version=version, with_keys=True)
                 await stack.enter_async_context(router)
                 router.write(STABLE_A.text())
                 await scenario(router, a)
@@ -142,6 +146,54 @@ def test_the_answer_is_that_of_the_server(run: Run) -> None:
 
     # Also if the file has the hash of no key.
     run(scenario, line(KEY) + line("", "empty"))
+
+
+HEAD = "POST {} HTTP/1.1\r\nhost: m\r\ncontent-length: 5\r\n{}\r\n"
+
+
+@pytest.mark.parametrize("expect", ["", "expect: 100-continue\r\n"], ids=["", "expects 100"])
+@pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [("/v2/models/m/infer", "", 401), ("/v2/models/m/infer", "x-api-key: wrong\r\n", 401), ("/metrics", "", 404)],
+    ids=["no key", "wrong key", "path"],
+)
+def test_a_request_is_rejected_before_its_body_arrives(run: Run, path: str, key: str, status: int, expect: str) -> None:
+    async def scenario(router: Router, a: Revision) -> None:
+        await ready(router)
+        client = Client(router.traffic)
+        for body in (b"", b"12345", b"12345"):  # the body of the request before, which is then ignored
+            answer = await asyncio.wait_for(client.send(body + HEAD.format(path, key + expect).encode()), 3)
+            assert answer.status == status
+        client.close()
+        assert a.requests == []
+
+    run(scenario)
+
+
+def test_a_client_with_a_key_that_waits_for_100_gets_it_at_once(run: Run) -> None:
+    async def scenario(router: Router, a: Revision) -> None:
+        await ready(router)
+        client = Client(router.traffic)
+        head = HEAD.format("/v2/models/m/infer", f"x-api-key: {KEY}\r\nexpect: 100-continue\r\n")
+        assert (await asyncio.wait_for(client.send(head.encode()), 3)).status == 100
+        assert a.requests == []
+        assert (await client.send(b"12345")).status == 200
+        assert a.requests[0].body == b"12345"
+        client.close()
+
+    run(scenario)
+
+
+def test_a_connection_whose_rejected_body_does_not_arrive_is_closed(run: Run) -> None:
+    async def scenario(router: Router, _: Revision) -> None:
+        await ready(router)
+        reader, writer = await asyncio.open_connection(*router.traffic)
+        writer.write(HEAD.format("/metrics", "").encode())
+        assert (await read_message(reader)).status == 404
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+
+    run(scenario, changes={"timeout client 60s": "timeout client 1s", "http-keep-alive 120s": "http-keep-alive 1s"})
 
 
 def test_of_two_headers_the_last_counts_as_in_the_server(run: Run) -> None:

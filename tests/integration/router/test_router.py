@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -84,6 +85,7 @@ def run(tmp_path: Path, port: int, version: str) -> Run:
         b: Reply | Callable[[Message], Reply] | None = None,
         changes: dict[str, str] | None = None,
         listening: bool = True,
+        supervised: bool = False,
     ) -> None:
         async def main() -> None:
             async with AsyncExitStack() as stack:
@@ -91,7 +93,9 @@ def run(tmp_path: Path, port: int, version: str) -> Run:
                 second = Revision("b", ADDRESSES["b"], port, b)
                 if listening:
                     await stack.enter_async_context(second)
-                router = await stack.enter_async_context(Router(tmp_path / "router", changes or {}, version=version))
+                router = await stack.enter_async_context(
+                    Router(tmp_path / "router", changes or {}, version=version, supervised=supervised)
+                )
                 if routes is not None:
                     await router.route(routes)
                 await scenario(Setup(router, first, second))
@@ -709,7 +713,7 @@ def test_a_slow_upload_is_nobodys_failure(run: Run) -> None:
         assert setup.b.requests == []
 
     changes = {
-        "timeout http-request 15s": "timeout http-request 300ms",
+        "wait-for-body time 15s": "wait-for-body time 300ms",
         "presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 1",
         "timeout client 60s": "timeout client 700ms",
     }
@@ -1179,33 +1183,92 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
     run(scenario)
 
 
-def test_a_soft_stop_in_a_rollout_loses_no_request_of_an_idle_connection(run: Run) -> None:
+@pytest.mark.parametrize("weight", [50, 100])
+def test_a_soft_stop_in_a_rollout_loses_no_request_of_an_idle_connection(run: Run, weight: int) -> None:
     """The candidate is reached through proxies of the same process, which accept no more."""
 
     async def scenario(setup: Setup) -> None:
-        await setup.router.route(canary(50))
         idle = [Client(setup.router.traffic) for _ in range(40)]
         for client in idle:
             assert (await client.post()).status == 200
         before = len(setup.b.requests)
         assert before > 0
         setup.router.process.send_signal(signal.SIGUSR1)
-
-        async def is_stopping() -> bool:
-            try:
-                await setup.router.get("/live")
-            except ConnectionError:
-                return True
-            return False
-
-        await setup.router.until(is_stopping)
+        await setup.router.until(setup.router.is_closed)
         for client in idle:
             answer = await client.post()
             assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert len(setup.b.requests) == before, "a router that stops draws no request"
         assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
 
-    run(scenario)
+    run(scenario, canary(weight), supervised=True)
+
+
+@pytest.mark.parametrize("weight", [25, 100])
+def test_a_soft_stop_loses_no_request_that_the_candidate_fails(
+    run: Run, tmp_path: Path, version: str, weight: int
+) -> None:
+    """A request that was drawn before the stop is retried through a proxy of the same process: it must still accept."""
+
+    async def scenario(setup: Setup) -> None:
+        async with Router(tmp_path / "second", version=version) as second:
+            await second.route(STABLE_A)
+            clients = [Client(setup.router.traffic) for _ in range(32)]
+            load = Load(clients, pause=0)
+
+            async def stop() -> None:
+                await asyncio.sleep(0.5)
+                # The Service no longer selects the first router: new connections reach the second.
+                for client in clients:
+                    client.address = second.traffic
+                await asyncio.sleep(0.1)
+                setup.router.process.send_signal(signal.SIGUSR1)
+                started = time.monotonic()
+                assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+                print(f"stopped after {time.monotonic() - started:.2f} s")
+                await asyncio.sleep(0.1)
+
+            await load.during(stop())
+            print(f"{len(load.answers)} requests, {len(load.failures)} failed, the candidate {len(setup.b.requests)}")
+            assert load.failures == []
+            assert len(setup.b.requests) > 20
+
+    failing = Reply(status=500, seconds=0.1)  # so that many requests are in flight when the router stops
+    run(scenario, canary(weight), b=failing, supervised=True)
+
+
+def test_a_soft_stop_loses_no_request_while_the_candidate_stands_in_for_stable(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.a.__aexit__()
+        idle = [Client(setup.router.traffic) for _ in range(10)]
+        for client in idle:
+            assert (await client.post()).body == b"b"
+        setup.router.process.send_signal(signal.SIGUSR1)
+        await setup.router.until(setup.router.is_closed)
+        for client in idle:
+            answer = await client.post()
+            assert (answer.status, answer.body) == (200, b"b")
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+
+    run(scenario, canary(100), supervised=True)
+
+
+def test_a_router_stops_though_a_request_to_the_candidate_does_not_end(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        pending = asyncio.ensure_future(Client(setup.router.traffic).post())
+
+        async def arrived() -> bool:
+            return len(setup.b.requests) == 1
+
+        await setup.router.until(arrived)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        started = time.monotonic()
+        await setup.router.until(setup.router.is_closed)
+        assert time.monotonic() - started == pytest.approx(6, abs=2)
+        assert (await pending).status == 200
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+
+    run(scenario, canary(100), b=Reply(seconds=9), supervised=True)
 
 
 @dataclass
@@ -1227,13 +1290,7 @@ def pair(tmp_path: Path, port: int, version: str) -> Run:
                 Router(tmp_path / "router", version=version, supervised=True) as router,
             ):
                 await router.route(STABLE_A)
-                setup = Pair(router, first)
-
-                async def both() -> bool:
-                    return f'"id": "{STABLE_A.id()}"'.encode() in (await router.get("/status", router.second)).body
-
-                await router.until(both)
-                await scenario(setup)
+                await scenario(Pair(router, first))
 
         asyncio.run(main())
 
@@ -1384,12 +1441,12 @@ def test_metrics_are_served_only_on_the_status_port(run: Run) -> None:
 def test_a_request_whose_body_does_not_arrive_gets_408_as_json(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
-        answer = await client.send(b"POST /x HTTP/1.1\r\nhost: m\r\ncontent-length: 5\r\n\r\n12")
+        answer = await client.send(b"POST /predict HTTP/1.1\r\nhost: m\r\ncontent-length: 5\r\n\r\n12")
         client.close()
         assert (answer.status, json.loads(answer.body)) == (408, {"error": "The request did not arrive in time."})
         assert setup.a.requests == []
 
-    run(scenario, changes={"timeout http-request 15s": "timeout http-request 200ms"})
+    run(scenario, changes={"wait-for-body time 15s": "wait-for-body time 200ms"})
 
 
 def test_a_request_on_which_stable_hangs_gets_504(run: Run) -> None:

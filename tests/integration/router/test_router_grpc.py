@@ -171,6 +171,7 @@ def run(tmp_path: Path, port: int, version: str) -> Run:
         b: Behaviour | None = None,
         changes: dict[str, str] | None = None,
         listening: bool = True,
+        supervised: bool = False,
     ) -> None:
         async def main() -> None:
             async with AsyncExitStack() as stack:
@@ -178,7 +179,9 @@ def run(tmp_path: Path, port: int, version: str) -> Run:
                 second = GrpcRevision("b", ADDRESSES["b"], port, b)
                 if listening:
                     await stack.enter_async_context(second)
-                router = await stack.enter_async_context(Router(tmp_path / "router", changes or {}, port, version))
+                router = await stack.enter_async_context(
+                    Router(tmp_path / "router", changes or {}, port, version, supervised)
+                )
                 if routes is not None:
                     await router.route(routes)
                 client = GrpcClient(router.grpc)
@@ -650,3 +653,26 @@ def test_a_router_that_stops_finishes_its_calls(run: Run) -> None:
         assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
 
     run(scenario, a=slow)
+
+
+@pytest.mark.parametrize("weight", [50, 100])
+def test_a_router_that_stops_retries_the_calls_that_the_candidate_fails(run: Run, version: str, weight: int) -> None:
+    async def fail(context: Any) -> None:
+        await asyncio.sleep(0.5)
+        await context.abort(StatusCode.INTERNAL, "broken")
+
+    async def scenario(setup: Setup) -> None:
+        calls = [asyncio.ensure_future(setup.client.infer()) for _ in range(20)]
+
+        async def in_flight() -> bool:
+            return len(setup.a.sizes) + len(setup.b.sizes) == 20
+
+        await setup.router.until(in_flight)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        # Over the same connection, while the router stops.
+        calls += [asyncio.ensure_future(setup.client.infer()) for _ in range(20)]
+        assert {(answer.code, answer.text) for answer in await asyncio.gather(*calls)} == {(StatusCode.OK, "a")}
+        if version == "shipped":  # HAProxy 3.0 waits for its idle connections to itself, until `hard-stop-after`
+            assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+
+    run(scenario, canary(weight), b=fail, supervised=True)

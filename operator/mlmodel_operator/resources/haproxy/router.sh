@@ -14,17 +14,35 @@ finish() {
   done
 }
 
+# Stops HAProxy softly when routes.lua has removed the file `stop`: no request in flight needs the proxies that HAProxy
+# closes. If this takes longer than 6 s, it stops all the same: with `preStop` and `hard-stop-after` that fits into the
+# grace period of the pod.
+# shellcheck disable=SC2329 # called by the trap below
+stop_softly() {
+  tries=0
+  while [ -e "$stop" ] && [ "$tries" -lt 60 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+  done
+  kill -USR1 "$pid"
+}
+
 # Runs process $1, with its status on port $2, until a soft stop. An error is a wrong configuration: no restart would
 # help. So, and after many restarts, the other process is stopped too, and Kubernetes reports the container.
 supervise() {
   stopping=''
   restarts=0
-  trap 'stopping=yes; kill -USR1 "$pid"' USR1
+  stop=$folder/stop-$1
+  rm -f "$stop" # of a container before
+  trap '[ -n "$stopping" ] || { : >"$stop"; stop_softly & stopping=$!; }' USR1
   while :; do
-    MLMODEL_PROCESS=$1 MLMODEL_STATUS_PORT=$2 haproxy -db -f "$folder/haproxy.cfg" &
+    MLMODEL_PROCESS=$1 MLMODEL_STATUS_PORT=$2 MLMODEL_STOP=$stop haproxy -db -f "$folder/haproxy.cfg" &
     pid=$!
     finish "$pid"
-    [ -z "$stopping" ] || exit "$code"
+    if [ -n "$stopping" ]; then
+      kill "$stopping" 2>/dev/null
+      exit "$code"
+    fi
     restarts=$((restarts + 1))
     if [ "$code" -le 128 ] || [ "$restarts" -ge 50 ]; then
       kill -USR2 $$

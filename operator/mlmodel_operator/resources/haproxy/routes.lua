@@ -12,9 +12,11 @@ local POLL_MS = 200
 local MAP = "state.map"
 local KEYS_PATH = os.getenv("MLMODEL_KEYS") -- nil if the router checks no API keys
 local TLS_PATH = os.getenv("MLMODEL_TLS") and os.getenv("MLMODEL_TLS_PATH") -- nil without TLS
+local STOP_PATH = os.getenv("MLMODEL_STOP") -- router.sh writes this file before a soft stop; nil if it does not run
 
 local routes = nil -- the active routes
 local seen = nil -- the last text of the files, valid or not
+local is_stopping = false -- no request may need the proxies of this process any more
 
 -- A new process counts from zero: the operator recognises it by this.
 local random = io.open("/dev/urandom", "rb")
@@ -128,7 +130,7 @@ end
 -- Returns the backend, without its prefix, of requests that are not drawn.
 local function destination()
   if routes.candidate and routes.weight == 100 then
-    return "candidate_" .. routes.candidate
+    return is_stopping and "either_" .. routes.stable or "candidate_" .. routes.candidate
   end
   return routes.stable and "only_" .. routes.stable or "none"
 end
@@ -265,7 +267,8 @@ core.register_fetches("first", function(txn)
   first[txn:get_var("txn.draw")] = {
     kind = kind_of(status, grpc_status),
     is_late = is_late(txn),
-    at = milliseconds(),
+    -- Not `core.now()`: in HAProxy 3.0 it differs from the clock of the rules, which has `txn.started`.
+    at = txn.f:date(0, "ms"),
   }
   first_count = first_count + 1
   return ""
@@ -445,8 +448,8 @@ end
 local running = false -- HAProxy accepts connections; before, an address is set at once
 
 -- Sets the address of a server; returns nil, or the reason why it failed. HAProxy may apply it a little later.
-local function point(backend, ip, port)
-  local server = core.backends[backend].servers.own
+local function point(backend, name, ip, port)
+  local server = core.backends[backend].servers[name]
   local answer = server:set_addr(ip, port) or ""
   if answer:find("nvalid") then
     return "no such address: " .. ip
@@ -475,25 +478,51 @@ local tenants = {}
 local function point_slot(slot, ip, port)
   local wrong = nil
   for prefix, number in pairs({ [""] = port, grpc_ = GRPC_PORT }) do
-    for _, role in ipairs({ "only_", "stable_", "own_", "retry_" }) do
-      wrong = wrong or point(prefix .. role .. slot, ip, number)
+    for _, role in ipairs({ "only_", "stable_", "own_", "retry_", "either_" }) do
+      wrong = wrong or point(prefix .. role .. slot, "own", ip, number)
     end
+    wrong = wrong or point(prefix .. "either_" .. OPPOSITE[slot], "other", ip, number)
   end
   return wrong
 end
 
--- Returns the backends that may still send a request to what a slot points to.
-local function backends_of(slot)
-  local found = {}
+local DIRECT = { "only_", "stable_", "own_", "retry_" } -- backends that send to one slot
+local RETRIED = { "candidate_", "chosen_", "assigned_" } -- and those that send to both through proxies of this process
+
+-- Adds the backends with these roles of a slot, for HTTP and gRPC.
+local function add_backends(found, roles, slot)
   for _, prefix in ipairs({ "", "grpc_" }) do
-    for _, role in ipairs({ "only_", "stable_", "own_", "retry_", "candidate_", "chosen_", "assigned_" }) do
+    for _, role in ipairs(roles) do
       found[#found + 1] = core.backends[prefix .. role .. slot]
     end
-    for _, role in ipairs({ "candidate_", "chosen_", "assigned_" }) do
-      found[#found + 1] = core.backends[prefix .. role .. OPPOSITE[slot]]
+  end
+end
+
+-- Returns the backends that send requests through proxies of this process.
+local function retried_backends()
+  local found = {}
+  add_backends(found, RETRIED, "a")
+  add_backends(found, RETRIED, "b")
+  return found
+end
+
+-- Returns the backends that may still send a request to what a slot points to.
+local function backends_of(slot)
+  local found = retried_backends()
+  add_backends(found, DIRECT, slot)
+  add_backends(found, { "either_" }, "a")
+  add_backends(found, { "either_" }, "b")
+  return found
+end
+
+-- Whether any of these backends has a request in flight.
+local function are_busy(backends)
+  for _, backend in ipairs(backends) do
+    if tonumber(backend:get_stats().scur) > 0 then
+      return true
     end
   end
-  return found
+  return false
 end
 
 -- Whether these routes give a slot to the revision that it had.
@@ -510,12 +539,7 @@ local function is_taken(new)
   if not slot or not tenants[slot] or has_same_tenant(new, slot) then
     return false
   end
-  for _, backend in ipairs(backends_of(slot)) do
-    if tonumber(backend:get_stats().scur) > 0 then
-      return true
-    end
-  end
-  return false
+  return are_busy(backends_of(slot))
 end
 
 local AVERAGED = 512 -- requests over which HAProxy averages a response time (TIME_STATS_SAMPLES)
@@ -536,7 +560,7 @@ local function publish()
   local values = { to = to, grpc_to = "grpc_" .. to, limit = tostring(routes.limit), mode = "direct" }
   local weight, sides = routes.weight, routes.sides
   -- At a weight of 0 the candidate gets nothing, unless the routes are open to requests that choose it.
-  if routes.candidate and (weight > 0 or sides.is_open) then
+  if routes.candidate and not is_stopping and (weight > 0 or sides.is_open) then
     if weight > 0 then
       weights[weight] = true
     end
@@ -744,6 +768,33 @@ core.register_task(function()
     core.msleep(POLL_MS)
   end
 end)
+
+-- The stop ------------------------------------------------------------------------------------------------------------
+--
+-- After the signal for a soft stop, this process accepts no connection, not even its own: a request that the candidate
+-- fails then cannot be retried on stable. So no request is drawn any more from some moments before the signal, which
+-- router.sh sends when this program has removed the file: all requests that were drawn have an answer.
+
+-- Does the next step of a stop; returns whether the signal may be sent.
+local function step_to_stop()
+  if is_stopping then
+    return not are_busy(retried_backends())
+  end
+  is_stopping = read(STOP_PATH) ~= nil
+  if is_stopping and routes then
+    publish()
+  end
+  return false
+end
+
+if STOP_PATH then
+  core.register_task(function()
+    while not step_to_stop() do
+      core.msleep(is_stopping and 20 or POLL_MS)
+    end
+    os.remove(STOP_PATH)
+  end)
+end
 
 -- The certificate -----------------------------------------------------------------------------------------------------
 

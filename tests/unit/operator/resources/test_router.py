@@ -260,7 +260,26 @@ def test_the_time_limit_of_the_model_is_that_of_haproxy_and_its_requests_end_bef
     for directive in ("timeout server", "hard-stop-after"):
         assert f'{directive} "${{MLMODEL_TIMEOUT_SECONDS}}s"' in config
     pause = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod(deployment)["terminationGracePeriodSeconds"] > pause + seconds
+    tries = re.search(r'"\$tries" -lt (\d+)', router_files()["router.sh"])
+    wait = re.search(r"sleep (0\.\d+)", router_files()["router.sh"])
+    assert tries is not None
+    assert wait is not None
+    # HAProxy ends requests after `hard-stop-after`, and itself a second later.
+    last = pause + int(tries[1]) * float(wait[1]) + seconds + 1
+    assert pod(deployment)["terminationGracePeriodSeconds"] >= last + 3
+
+
+@pytest.mark.parametrize(("tls", "kib"), [(False, 33), (True, 67)], ids=["", "TLS"])
+def test_the_memory_of_a_router_holds_all_connections_while_a_body_arrives_on_each(*, tls: bool, kib: int) -> None:
+    """``kib`` for each, and 26 MiB for each process, as `python -m bench.router_connections` measures."""
+    config = router_files()["haproxy.cfg"]
+    found = re.findall(r"\.if defined\(MLMODEL_TLS\)\n +maxconn (\d+)\n +\.else\n +maxconn (\d+)\n", config)
+    assert len(found) == 2, "HTTP and gRPC"
+    connections = sum(int(with_tls if tls else without) for with_tls, without in found)
+    limit = container(deployed())["resources"]["limits"]["memory"]
+    assert limit.endswith("Mi")
+    # A tenth is left for what the kernel holds of a connection.
+    assert 2 * (26 * 1024 + connections * kib) < 0.9 * int(limit.removesuffix("Mi")) * 1024
 
 
 def test_comments_change_no_router() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.apply import Applier, NotOurs
-from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Body
+from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, Body, Resource
 from mlmodel_operator.runtime.store import Store
+from mlmodel_operator.runtime.view import CONTENT, MAX_CONTENT, View, content_of
 from tests.unit.operator.runtime.support import MemoryApi, asynchronous
 
 ANNOTATION = "example.org/applied"
@@ -33,14 +36,14 @@ def intent(**spec: Any) -> Body:
 class World:
     """An applier over an API server in memory, and another client that edits there."""
 
-    def __init__(self) -> None:
+    def __init__(self, views: Mapping[Resource, View] = MappingProxyType({})) -> None:
         self.api = MemoryApi()
-        self.store = Store("group")
+        self.views = views
         self.restart()
 
     def restart(self) -> None:
         """Start a new process, whose only state is the cluster."""
-        self.store = Store("group")
+        self.store = Store("group", self.views)
         for (r, _, _), body in self.api.objects.items():
             self.store.put(r, copy.deepcopy(body))
         self.applier = Applier(self.api, self.store, "test", ANNOTATION)
@@ -95,6 +98,26 @@ async def test_drift_of_our_fields_is_written_again(drift: Body) -> None:
     await world.edit(drift)
     assert await world.apply(intent()) == ["apply"]
     assert await world.apply(intent()) == []
+
+
+@pytest.mark.parametrize("is_new_process", [False, True], ids=["", "after a restart"])
+@pytest.mark.parametrize("image", ["one", "two"], ids=["drift", "another intent"])
+@asynchronous
+async def test_an_object_of_which_the_store_has_only_a_hash_is_read_once_before_it_is_written(
+    image: str, is_new_process: bool
+) -> None:
+    def keep(body: Body, _known: Body | None) -> Body:
+        return {"metadata": body["metadata"], CONTENT: content_of(body)}
+
+    world = World({DEPLOYMENTS: View(dict[str, Any], keep, has_content=True)})
+    large = "x" * MAX_CONTENT
+    await world.apply(intent(image="one", files=large))
+    await world.edit({"spec": {"image": "foreign"}})
+    if is_new_process:
+        world.restart()
+    assert await world.apply(intent(image=image, files=large)) == ["apply"]
+    assert [verb for verb, _, _ in world.api.calls] == ["get", "apply"]
+    assert world.api.objects[DEPLOYMENTS, "ns", "x"]["spec"]["image"] == image
 
 
 @asynchronous
