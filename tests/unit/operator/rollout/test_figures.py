@@ -210,13 +210,14 @@ def test_the_largest_drift_of_several_pods_is_shown_and_stays_while_none_has_one
 def test_numbers_of_pods_that_lie_are_finite_and_the_state_stays_small() -> None:
     most = 2**53
     found: Figures | None = None
-    for number in range(3):
+    for number in range(6):
         pages = [
             Measured(f"pod-{pod}", revision, "b" * number, Calls(most, most, most, most), 10**6)
             for revision in (V1, V2)
             for pod in range(20 * number, 20 * number + 20)
         ]
-        found = after(found, pages, pods=60)
+        found = after(found, pages, pods=120)
+        assert len(found.state.pods) <= _MOST_PODS
     assert found is not None
     assert found.state.stable.copies <= most
     many = [Measured(f"fraud-0123456789-{pod:05}", V1, "b" * 16, Calls(most, most, most, most)) for pod in range(200)]
@@ -235,9 +236,21 @@ def test_stable_without_cpu_time_has_no_ratio() -> None:
 
 def test_figures_of_too_few_predictions_are_not_shown() -> None:
     first = after(None, [page(0)])
-    found = after(first, [page(MIN_PREDICTIONS - 1)])
-    assert (found.stable.cpu_milliseconds, found.stable.predictions) == (None, 0)
+    for few in (Calls(MIN_PREDICTIONS - 1, 9000), Calls(0, 0, MIN_PREDICTIONS - 1, 9000)):
+        found = after(first, [page(0, calls=few)])
+        assert (found.stable.cpu_milliseconds, found.stable.predictions) == (None, 0)
     assert after(first, [page(MIN_PREDICTIONS)]).stable.cpu_milliseconds == 2.0
+
+
+def test_copies_are_compared_with_copies_although_stable_answers_requests_too() -> None:
+    """Many requests of clients share calls of the model, so stable looks cheaper by them."""
+    first = after(None, [page(0), page(0, revision=V2, pod="pod-1")])
+    own, others = Calls(40, 40 * 2000, 30, 30 * 4000), Calls(900, 900 * 500, 30, 30 * 4000)
+    found = after(first, [page(0, calls=others), page(0, revision=V2, pod="pod-1", calls=own)])
+    assert (found.cpu_ratio, found.stable.cpu_milliseconds, found.stable.source) == (1.0, 4.0, "Rehearsal")
+    without = replace(own, copies=MIN_PREDICTIONS - 1)
+    found = after(first, [page(0, calls=others), page(0, revision=V2, pod="pod-1", calls=without)])
+    assert (found.cpu_ratio, found.stable.cpu_milliseconds, found.stable.source) == (4.0, 0.5, "Clients")
 
 
 @pytest.mark.parametrize(
