@@ -90,12 +90,10 @@ def _measured(figures: Figures, context: Context, candidate: Candidate, stable: 
         stable=state.stable + _new(state.pods, others),
     )
     source = _common_source(state)
-    shown = (
-        _side(figures.candidate, state.candidate, own, source),
-        _side(figures.stable, state.stable, others, source),
-    )
-    ratio, at = _ratio(state, source), Time(context.now)
-    return replace(figures, state=state, candidate=shown[0], stable=shown[1], cpu_ratio=ratio, at=at)
+    side = _side(figures.candidate, state.candidate, own, source)
+    other = _side(figures.stable, state.stable, others, source)
+    ratio = _ratio(side, other)
+    return replace(figures, state=state, candidate=side, stable=other, cpu_ratio=ratio, at=Time(context.now))
 
 
 def _pages(last: Mapping[str, PodCalls], found: Iterable[Measured], present: set[str]) -> dict[str, PodCalls]:
@@ -162,11 +160,11 @@ def _largest(found: Iterable[Drift]) -> Drift:
     return largest
 
 
-def _ratio(state: FiguresState, source: Source | None) -> float | None:
-    if source is None:
+def _ratio(candidate: SideFigures, stable: SideFigures) -> float | None:
+    own, others = candidate.cpu_milliseconds, stable.cpu_milliseconds
+    if own is None or not others or candidate.source != stable.source:
         return None
-    (own, own_us), (others, others_us) = _calls(state.candidate, source), _calls(state.stable, source)
-    return _rounded((own_us / own) / (others_us / others)) if others_us else None
+    return _rounded(own / others)
 
 
 def _rounded(value: float) -> float:
