@@ -221,9 +221,10 @@ class Recorder:
 
     def _fold_figures(self, figures: Figures) -> None:
         if self._cpu:
-            calls: Array = np.array(self._cpu[:])
-            del self._cpu[: len(calls)]
-            requests, nanoseconds, is_copy = calls.T
+            count = len(self._cpu)  # other threads may append meanwhile
+            flat = np.fromiter(chain.from_iterable(self._cpu[:count]), np.float64, count * 3)
+            del self._cpu[:count]
+            requests, nanoseconds, is_copy = flat.reshape(count, 3).T
             copies = is_copy > 0
             microseconds = nanoseconds / 1000.0
             figures.add(
