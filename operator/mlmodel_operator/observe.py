@@ -6,6 +6,7 @@ import re
 import unicodedata
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -21,13 +22,16 @@ from mlmodel_operator.names import (
 )
 from mlmodel_operator.resources.found import has_page, read_files_sha256, rehearses
 from mlmodel_operator.rollout.evidence import labels
-from mlmodel_operator.rollout.observed import Labelled, Pod, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.observed import Labelled, Measured, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.pod_failures import CRASH_LOOP
 from mlmodel_operator.runtime.resource import Body, controller_of, metadata, uid
-from mlmodel_operator.scrape import LabelsPage, PairsPage, RouterStatus
+from mlmodel_operator.scrape import FiguresPage, LabelsPage, PairsPage, RouterStatus
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
+
+MAX_FEATURE = 64
+"""Maximum number of characters of the name of a feature."""
 
 _SPACES = re.compile(r"\s+")
 _DIGITS = re.compile(r"\d+")
@@ -266,6 +270,15 @@ def read_labelled(pod: str, side: str, rollout: tuple[str, str], page: LabelsPag
     weights = page.weights if page.tag == labels.tag_of(candidate) else {}
     sides = labels.sides_of(weights, is_candidate=side == candidate, has_other=has_other)
     return Labelled(pod, page.boot, page.kind, largest_bin, sides)
+
+
+def read_measured(pod: str, side: str, page: FiguresPage | None) -> Measured | None:
+    """Return the figures of one pod of the revision ``side``; None if it has not answered. The name of the feature is a
+    text of the pod."""
+    if page is None or page.revision != side:
+        return None
+    drift = replace(page.drift, feature=clean(page.drift.feature)[:MAX_FEATURE])
+    return Measured(pod, side, page.boot, page.calls, page.milliwatts, drift)
 
 
 def read_rehearsing(

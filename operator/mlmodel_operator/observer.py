@@ -20,13 +20,22 @@ from mlmodel_operator.rollout.evidence.labels import bin_for
 from mlmodel_operator.rollout.needs import (
     answering_side,
     needs_address,
+    needs_figures,
     needs_followed,
     needs_labels,
     needs_pages,
     needs_routers,
     needs_services,
 )
-from mlmodel_operator.rollout.observed import MOST_REHEARSING, Labelled, Observed, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.observed import (
+    MOST_REHEARSING,
+    Labelled,
+    Measured,
+    Observed,
+    Rehearsing,
+    RevisionState,
+    Router,
+)
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
 from mlmodel_operator.rollout.routes import Routes, read_routes
@@ -76,14 +85,15 @@ class Observer:
             await self.read_routes(model.owner)
         observed = self.stored(model, refusal)
         # At the same time, and later both kinds of addresses: each may take a second.
-        statuses, rehearsing, labelled = await asyncio.gather(
+        statuses, rehearsing, labelled, measured = await asyncio.gather(
             self._read_routers(model, status, observed),
             self._read_pages(model, status, observed),
             self._read_labels(model, status, observed),
+            self._read_figures(model.owner, status, observed),
         )
-        if statuses or rehearsing or labelled:
+        if statuses or rehearsing or labelled or measured:
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
-            observed = replace(self.stored(model, refusal), rehearsing=rehearsing, labelled=labelled)
+            observed = replace(self.stored(model, refusal), rehearsing=rehearsing, labelled=labelled, measured=measured)
         observed = await self._with_answers(model.owner, status, observed, statuses)
         config_map = await self._read_config_map(_key(model.owner), status, observed)
         return replace(
@@ -277,6 +287,20 @@ class Observer:
         return tuple(
             observe.read_labelled(name, sides[name][0], rollout, page, largest) for name, page in pages.items()
         )
+
+    async def _read_figures(self, owner: Owner, status: Status, observed: Observed) -> tuple[Measured, ...]:
+        """Return the figures beside the gates of the ready pods of either side."""
+        stable, candidate = status.stable, status.candidate
+        if stable is None or candidate is None or not needs_figures(status, observed, self._clock.now()):
+            return ()
+        sides = {
+            _name(pod): (revision, observe.pod_address(pod))
+            for revision in (stable.revision, candidate.revision)
+            for pod in self.paged_pods(owner, revision)
+        }
+        pages = await self._scraper.figures({name: ip for name, (_, ip) in sides.items()})
+        found = (observe.read_measured(name, sides[name][0], page) for name, page in pages.items())
+        return tuple(item for item in found if item is not None)
 
     async def _read_config_map(self, key: Key, status: Status, observed: Observed) -> ConfigMapRead:
         to_pin = config_map_to_pin(status, observed)

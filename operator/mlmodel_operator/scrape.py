@@ -1,5 +1,5 @@
 """Read the status pages of the routers, which routes they follow and the requests that count as evidence, and the pages
-of server pods, which count pairs and labels.
+of server pods, which count pairs, labels and CPU time.
 
 The figures decide about rollouts, so a response that is not exactly as expected is ignored. A pod may be anyone's, so
 bytes, headers, time and connections are bounded: for each pod, and for all pods of a model together.
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import aiohttp
 
 from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Labels, Outcomes, Pairs, Sides
+from mlmodel_operator.api.figures import Calls, Drift
 from mlmodel_operator.names import REHEARSAL_PORT, SERVER_PORT, SERVICE_PORT
 
 _SECONDS = 1.0
@@ -29,6 +30,8 @@ _COUNTER_LIMIT = 2**53  # JSON numbers above are not exact in every language
 _AT_ONCE = 32
 """Connections to the pods of one model. All models together have no limit, which one of them could use up: the number
 of models that are reconciled at the same time is bounded."""
+_MOST_DRIFT, _MOST_MILLIWATTS = 1000.0, 10**6
+"""Largest stability index and power of a CPU: those of the server are smaller."""
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _FILE_STATE = re.compile(r"(current|former|closed)?")
 _REVISION = re.compile(r"[0-9a-z]{1,63}")
@@ -94,6 +97,20 @@ class LabelsPage:
     """Labels of the own revision and of the other one, by the weight (1 to 99) under which they were drawn."""
 
 
+@dataclass(frozen=True)
+class FiguresPage:
+    """CPU time of predictions in one pod, and drift."""
+
+    boot: str
+    """Identity of the server's start, which counts from zero."""
+    revision: str
+    """Revision of the pod."""
+    calls: Calls = field(default_factory=Calls)
+    milliwatts: int = 0
+    """Assumed power of a busy CPU."""
+    drift: Drift = field(default_factory=Drift)
+
+
 class Scraper:
     """One HTTP session for all pods. Create and close it in the event loop that uses it."""
 
@@ -146,6 +163,14 @@ class Scraper:
         path = f"/labels/{largest_bin}"
         targets = {name: (address, self._rehearsal_port, path) for name, address in addresses.items()}
         return await self._read_all(targets, parse_labels)
+
+    async def figures(self, addresses: Mapping[str, str]) -> dict[str, FiguresPage | None]:
+        """Return CPU time and drift of the pods at these ``addresses`` (IP), by name.
+
+        None for a pod that does not answer within a second, as of an older release. Never raises.
+        """
+        targets = {name: (address, self._rehearsal_port, "/figures") for name, address in addresses.items()}
+        return await self._read_all(targets, parse_figures)
 
     async def answers(self, address: str, side: Literal["stable", "candidate"] = "stable") -> bool:
         """Whether a request to the Service of a model, at its IP ``address``, reaches a pod of this side. Never
@@ -266,6 +291,38 @@ def parse_labels(body: bytes) -> LabelsPage | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def parse_figures(body: bytes) -> FiguresPage | None:
+    """Return what the JSON of a pod says about CPU time and drift; None if any part of it is not valid."""
+    if len(body) > _BODY_LIMIT:
+        return None
+    try:
+        page = json.loads(body)
+        drift = page["drift"]
+        return FiguresPage(
+            boot=_text(page["boot"], _BOOT),
+            revision=_text(page["revision"], _REVISION),
+            calls=Calls(
+                _natural(page["requests"]),
+                _natural(page["requests_cpu_us"]),
+                _natural(page["copies"]),
+                _natural(page["copies_cpu_us"]),
+            ),
+            milliwatts=min(_natural(page["milliwatts"]), _MOST_MILLIWATTS),
+            drift=Drift(_text(drift["feature"]), _index(drift["feature_psi"]), _index(drift["prediction_psi"])),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _index(value: object) -> float | None:
+    """Return a stability index; None if the pod has none."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_DRIFT:
+        raise ValueError(value)
+    return round(float(value), 3)
 
 
 def _drawn_weight(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -120,12 +121,23 @@ def test_a_version_that_takes_twice_as_long_is_rejected_before_a_user_meets_it(
         apply_uri(model, "slow", "timed-slow")
         entry, took = wait_rejected(model, "slow")
         seen = clients.stop()
-    print(f"{entry['reason']} {took:.1f} s after it was ready: {entry['message']}")
+    figures = model.status()["history"][0]["figures"]
+    print(f"{entry['reason']} {took:.1f} s after it was ready: {entry['message']}. {figures}")
     assert entry["reason"] == "SlowerThanStable"
     assert entry.get("weight", 0) == 0
     assert took <= 30
     assert seen.failed == 0, seen.errors
     assert set(seen.versions) == {"v1"}
+    found = re.match(
+        r"CPU per prediction: slow ([\d.]+) ms \(([\d.]+) J\), v1 ([\d.]+) ms \([\d.]+ J\), ([\d.]+) times as much"
+        r" for slow \(\d+ and \d+ repeated requests\)\. Container restarts: slow 0, v1 0",
+        figures,
+    )
+    assert found is not None, figures
+    slow_ms, joules, stable_ms, ratio = map(float, found.groups())
+    assert 2.0 < stable_ms < 10.0
+    assert 1.7 < ratio < 2.4
+    assert joules == pytest.approx(slow_ms / 1000 * 3.5, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from mlmodel_operator.api.evidence import Evidence, Repeated, Scores
+from mlmodel_operator.api.figures import Figures
 from mlmodel_operator.api.schema import Doc, Time
 from mlmodel_operator.api.types import Revision, Snapshot
 
@@ -180,6 +181,13 @@ class Candidate:
     quality: Annotated[
         Scores | None, Doc("Labels of this rollout; absent before the canary and without spec.rollout.gates.quality.")
     ] = None
+    figures: Annotated[
+        Figures | None,
+        Doc(
+            "CPU time and energy of predictions, restarts and drift of both versions. They decide nothing; absent"
+            " without stable."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Raise TypeError for a candidate that no decision makes: somebody has changed the status."""
@@ -259,6 +267,9 @@ class HistoryEntry:
             " each with the revision, the weight of the step and the start of the step in seconds since 1970."
         ),
     ] = ()
+    figures: Annotated[
+        str, Doc("CPU time and energy of predictions, restarts and drift of both versions. They decided nothing.")
+    ] = ""
 
 
 @dataclass(frozen=True)

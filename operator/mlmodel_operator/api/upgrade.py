@@ -31,11 +31,12 @@ def read_status(raw: Json) -> Status:
 
 
 def without_state(raw: Json) -> Json:
-    """Return the same status without its evidence; they restart from the routers' counts."""
+    """Return the same status without its evidence and figures; they restart from the counts of routers and pods."""
     candidate = raw.get("candidate")
-    if not isinstance(candidate, Mapping) or "evidence" not in candidate:
+    if not isinstance(candidate, Mapping):
         return raw
-    return {**raw, "candidate": {**candidate, "evidence": {}}}
+    kept = {key: value for key, value in candidate.items() if key != "figures"}
+    return {**raw, "candidate": kept | ({"evidence": {}} if "evidence" in candidate else {})}
 
 
 def newer_format(raw: Json) -> int | None:

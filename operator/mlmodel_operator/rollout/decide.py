@@ -25,6 +25,7 @@ from mlmodel_operator.rollout import endings, hold, quality, rehearsal, successi
 from mlmodel_operator.rollout.checkpoint import checkpoint, stamp
 from mlmodel_operator.rollout.context import Context, context_of, sides_for
 from mlmodel_operator.rollout.draining import drain
+from mlmodel_operator.rollout.figures import with_figures
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.phases import baking, canary, preparing, promoting, starting, validating
 from mlmodel_operator.rollout.plan import Notice, Plan
@@ -53,7 +54,7 @@ def decide(model: MLModel, observed: Observed, status: Status, image: str, now: 
             assert_never(other)
     state, deletes = drain(context, state)
     state = hold.watch(context, count_replicas(context, state))
-    state = quality.show(context, endings.note_retry(context, state))
+    state = with_figures(context, quality.show(context, endings.note_retry(context, state)))
     state, more = stand_in(context, state)
     notices += more
     if context.is_confirmed and context.routes is not None:

@@ -23,6 +23,7 @@ from mlmodel_operator.api.status import (
 from mlmodel_operator.names import ACCEPT_ANNOTATION
 from mlmodel_operator.rollout.context import Context
 from mlmodel_operator.rollout.evidence import chain, errors, quality
+from mlmodel_operator.rollout.figures import last_sentences
 from mlmodel_operator.rollout.plan import Notice
 from mlmodel_operator.rollout.pod_failures import Failure
 from mlmodel_operator.rollout.routes import weight_of
@@ -174,5 +175,6 @@ def _history(context: Context, candidate: Candidate, outcome: Outcome, message: 
         Time(context.now),
         message,
         candidate.approvals,
+        last_sentences(context, candidate),
     )
     return (entry, *context.status.history)[:MAX_HISTORY]

@@ -7,6 +7,7 @@ from typing import Literal
 from mlmodel_operator.api.status import BEFORE_REQUESTS, Status
 from mlmodel_operator.api.types import MLModel
 from mlmodel_operator.rollout import rehearsal
+from mlmodel_operator.rollout.checkpoint import CHECKPOINT_SECONDS
 from mlmodel_operator.rollout.observed import Observed
 from mlmodel_operator.rollout.obstacles import has_secrets
 from mlmodel_operator.rollout.routes import routes_for, weight_of
@@ -70,6 +71,17 @@ def needs_labels(model: MLModel, status: Status, observed: Observed) -> bool:
         and model.spec.rollout.gates.quality is not None
         and observed.revision(candidate.revision).ready > 0
     )
+
+
+def needs_figures(status: Status, observed: Observed, now: float) -> bool:
+    """Whether to read the figures beside the gates: before the first evidence, as a start to count from, in the
+    rehearsal, which may be over within seconds, and when the evidence is to be written again."""
+    candidate = status.candidate
+    if candidate is None or status.stable is None or observed.revision(candidate.revision).ready == 0:
+        return False
+    evidence = candidate.evidence
+    is_due = evidence is None or evidence.at is None or now >= evidence.at + CHECKPOINT_SECONDS
+    return is_due or candidate.phase == "Validating"
 
 
 def needs_routers(model: MLModel, status: Status, observed: Observed) -> bool:

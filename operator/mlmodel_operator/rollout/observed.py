@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlmodel_operator.api.evidence import LabelSides, Pairs, Sides
+from mlmodel_operator.api.figures import Calls, Drift
 from mlmodel_operator.names import ROUTER_STATUS_PORTS
 
 MANY_RESTARTS = 2
@@ -130,6 +131,20 @@ class Labelled:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """One ready pod of either side whose figures were read."""
+
+    pod: str
+    revision: str
+    boot: str = ""
+    """Identity of the server's start, which counts from zero."""
+    calls: Calls = field(default_factory=Calls)
+    milliwatts: int = 0
+    """Assumed power of a busy CPU."""
+    drift: Drift = field(default_factory=Drift)
+
+
+@dataclass(frozen=True)
 class Observed:
     """One model's children."""
 
@@ -158,6 +173,9 @@ class Observed:
     """The ready pods of stable whose pages ``needs_pages`` requires; at most ``MOST_REHEARSING``."""
     labelled: tuple[Labelled, ...] = ()
     """The ready pods of both sides whose labels ``needs_labels`` requires; at most ``MOST_REHEARSING`` of each."""
+    measured: tuple[Measured, ...] = ()
+    """The ready pods of both sides that answered with the figures that ``needs_figures`` requires; at most
+    ``MOST_REHEARSING`` of each."""
     denied: str = ""
     """Why this operator may not serve the desired revision, in one sentence; empty if it may."""
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from time import perf_counter
+from time import perf_counter, thread_time_ns
+from typing import Protocol
 
 import numpy as np
 
@@ -43,6 +44,13 @@ MARGIN = 1.25
 
 MAX_COPIES = 16
 """Maximum number of copies that wait in a worker."""
+
+
+class OnCpu(Protocol):
+    """Gets the CPU time of a call of the model."""
+
+    def __call__(self, requests: int, nanoseconds: int, *, is_copy: bool = False) -> None:
+        """``requests`` is the number that the call has answered."""
 
 
 class Overloaded(RequestError):
@@ -109,16 +117,25 @@ class Batcher:
     """The queue and the thread of one process. Call ``submit`` in the event loop; the thread does the rest."""
 
     def __init__(
-        self, model: Model, cost: Cost, *, max_rows: int, max_waiting: int, on_batch: Callable[[int], None]
+        self,
+        model: Model,
+        cost: Cost,
+        *,
+        max_rows: int,
+        max_waiting: int,
+        on_batch: Callable[[int], None],
+        on_cpu: OnCpu | None = None,
+        cpu_ns: Callable[[], int] = thread_time_ns,
     ) -> None:
         """``max_rows`` limits one batch (a larger request is one batch), ``max_waiting`` the requests in the queue.
 
-        The thread calls ``on_batch`` with the number of rows of every batch.
+        The thread calls ``on_batch`` with the number of rows of every batch, and ``on_cpu`` with the CPU time of every
+        call of the model that answered, by the clock ``cpu_ns``.
         """
         self._model, self._cost = model, cost
         self._max_rows = max_rows if model.can_join else 1
         self._max_waiting = max_waiting
-        self._on_batch = on_batch
+        self._on_batch, self._on_cpu, self._cpu_ns = on_batch, on_cpu, cpu_ns
         self._submitted: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting: deque[_Waiting] = deque()
         self._copies: deque[_Waiting] = deque()
@@ -307,7 +324,7 @@ class Batcher:
 
     def _predict(self, batch: list[_Waiting]) -> None:
         rows = sum(waiting.rows for waiting in batch)
-        started = perf_counter()
+        started, cpu = perf_counter(), self._cpu_ns()
         try:
             table = batch[0].table if len(batch) == 1 else joined([waiting.table for waiting in batch])
             answers = self._model.predict(table, batch[0].outputs)
@@ -319,6 +336,7 @@ class Batcher:
                 self._loop.call_soon_threadsafe(_fail, batch[0].future, _failure(error))
             return
         compute = perf_counter() - started
+        self._report_cpu(len(batch), cpu)
         if self._model.further.isdisjoint(batch[0].outputs):  # the cost of the others is not known
             self._cost.observe(rows, compute)
         self._on_batch(rows)
@@ -333,14 +351,19 @@ class Batcher:
     def _predict_copy(self, copy: _Waiting) -> None:
         if copy.future.done():  # cancelled, or it waited too long
             return
-        copy.has_started, started = True, perf_counter()
+        copy.has_started, started, cpu = True, perf_counter(), self._cpu_ns()
         try:
             arrays, own_us = timed(lambda: self._model.predict(copy.table, copy.outputs))
         except Exception as error:
             self._loop.call_soon_threadsafe(_fail, copy.future, _failure(error))
             return
         predicted = Predicted(arrays, started - copy.since, perf_counter() - started, copy.rows, own_us)
+        self._report_cpu(1, cpu, is_copy=True)
         self._loop.call_soon_threadsafe(_deliver, [copy], [predicted])
+
+    def _report_cpu(self, requests: int, since: int, *, is_copy: bool = False) -> None:
+        if self._on_cpu:
+            self._on_cpu(requests, self._cpu_ns() - since, is_copy=is_copy)
 
 
 def _give_up(copy: _Waiting) -> None:

@@ -30,6 +30,7 @@ from mlmodel_server.observe.bins import (
 )
 from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.families import counter, gauge
+from mlmodel_server.observe.figures import DriftFigures
 from mlmodel_server.observe.reports import DriftReport
 from mlmodel_server.tensors import Array
 
@@ -248,6 +249,22 @@ class Drift:
             drift.add_metric([*self._identity, window], index)
         yield counts
         yield drift
+
+    def figures(self) -> DriftFigures:
+        """Return the largest recent index of the features, and that of the predictions; None for one without."""
+        recent = self._counts.recent()
+        indices = [stability.get("recent") for stability in _stability(self._bins, recent, recent)]
+        known = [(index, bins.name) for index, bins in zip(indices, self._bins, strict=True) if index is not None]
+        largest, feature = max(known, default=(None, ""))
+        prediction = None
+        if self._predictions:
+            predicted = self._predicted.recent()
+            prediction = _stability([self._predictions], predicted, predicted)[0].get("recent")
+        return {
+            "feature": feature,
+            "feature_psi": None if largest is None else round(largest, 3),
+            "prediction_psi": None if prediction is None else round(prediction, 3),
+        }
 
     def report(self) -> list[DriftReport]:
         """Return the same for the page, as JSON values: for each feature, then for the predictions (``"predict"``), the

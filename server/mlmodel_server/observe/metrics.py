@@ -18,6 +18,7 @@ from prometheus_client import Metric
 from mlmodel_server.observe.cells import Cells, Identity
 from mlmodel_server.observe.exposition import OPENMETRICS, Exposition
 from mlmodel_server.observe.families import Buckets, Collector, counter, gauge, histogram, number
+from mlmodel_server.observe.figures import WARM_UP, DriftFigures, Figures
 from mlmodel_server.observe.processes import Processes
 from mlmodel_server.observe.reports import SHED, DriftReport, Histogram, RequestReport
 from mlmodel_server.tensors import Array
@@ -35,6 +36,9 @@ PENDING = 256
 """Maximum number of requests, or rows, that are counted at once: 0.4 ms of work. A smaller number costs more for each,
 a larger one delays the next request."""
 
+DRIFT_SECONDS = 5.0
+"""Time after which the drift on the page for the operator is computed again."""
+
 _CODES = 600
 _SECONDS, _ROWS = Buckets(*BUCKETS), Buckets(*BATCHES)
 
@@ -50,6 +54,9 @@ class RowWatch(Collector, Protocol):
 
     def report(self) -> list[DriftReport]:
         """Return the counts for the page, as JSON values."""
+
+    def figures(self) -> DriftFigures:
+        """Return the largest indices for the page of the operator."""
 
 
 class _Layout:
@@ -94,7 +101,9 @@ class Recorder:
         watch: RowWatch | None = None,
         collectors: Sequence[Collector] = (),
         watts_per_core: float = 0.0,
+        figures: Figures | None = None,
     ) -> None:
+        """``figures`` are those for the operator, None without a page for it."""
         self.in_flight = self.queued = 0
         self._since = time.time()
         self._identity = identity
@@ -111,6 +120,13 @@ class Recorder:
         self._calls: list[int] = []
         self._predicted: list[tuple[Array | None, Array | None]] = []
         self._rows = 0
+        self._figures = figures
+        self.cpu_ns = figures.cpu_ns if figures else time.thread_time_ns
+        """The clock for :meth:`record_cpu`, in nanoseconds."""
+        self._cpu: list[tuple[int, int, bool]] = []
+        self._is_warm = 0
+        self._drift_due = 0.0
+        self._slot = 0
         self._lock = Lock()
 
     def warm_up(self) -> None:
@@ -124,8 +140,11 @@ class Recorder:
         self._row[_AT.now] = 0
         self._row[_AT.pid] = os.getpid()
         self._row[_AT.starts] += 1
+        self._slot = slot
         if self._watch:
             self._watch.start(slot)
+        if self._figures:
+            self._figures.start(slot)
 
     def record_response(self, code: int, total: float, queue: float = 0.0, compute: float = 0.0, rows: int = 0) -> None:
         """Record a response to an inference request: HTTP status, seconds from its headers to the response, of these
@@ -137,6 +156,14 @@ class Recorder:
     def record_batch(self, rows: int) -> None:
         """Record a call of the model with a batch of this number of rows. Safe from any thread."""
         self._calls.append(rows)
+
+    def record_cpu(self, requests: int, nanoseconds: int, *, is_copy: bool = False) -> None:
+        """Record the CPU time of a call of the model that has answered this number of requests, or a copy. Safe from
+        any thread."""
+        if self._is_warm < WARM_UP:
+            self._is_warm += 1
+        elif self._figures:
+            self._cpu.append((requests, nanoseconds, is_copy))
 
     def record_predictions(self, table: Array | None, predictions: Array | None) -> None:
         """Record the rows of one or several requests: their table [rows, columns], if they are a table, and their
@@ -164,6 +191,8 @@ class Recorder:
                 self._fold_calls()
             if self._predicted:
                 self._fold_predicted()
+            if self._figures:
+                self._fold_figures(self._figures)
 
     def _fold_requests(self) -> None:
         count = len(self._requests)  # other threads may append meanwhile
@@ -189,6 +218,22 @@ class Recorder:
         self._rows = 0
         if self._watch:
             self._watch.count(predicted)
+
+    def _fold_figures(self, figures: Figures) -> None:
+        if self._cpu:
+            count = len(self._cpu)  # other threads may append meanwhile
+            flat = np.fromiter(chain.from_iterable(self._cpu[:count]), np.float64, count * 3)
+            del self._cpu[:count]
+            requests, nanoseconds, is_copy = flat.reshape(count, 3).T
+            copies = is_copy > 0
+            microseconds = nanoseconds / 1000.0
+            figures.add(
+                requests[~copies].sum(), microseconds[~copies].sum(), requests[copies].sum(), microseconds[copies].sum()
+            )
+        now = time.monotonic()
+        if self._watch and self._slot == 0 and now >= self._drift_due:
+            self._drift_due = now + DRIFT_SECONDS
+            figures.publish(self._watch.figures())
 
     def text(self, accept: str = "", names: Collection[str] = ()) -> tuple[bytes, str]:
         """Return the text of ``/metrics``, and its content type.

@@ -114,7 +114,8 @@ class Page:
         try:
             content = self._content(path) if method == b"GET" else None
             if content is None:
-                return _encoded("404 Not Found", b'{"error": "this port has only GET / and GET /labels/BIN"}')
+                known = b'{"error": "this port has only GET /, GET /figures and GET /labels/BIN"}'
+                return _encoded("404 Not Found", known)
             return _encoded("200 OK", content)
         except Exception as error:  # a bug; the text of the error may quote data
             logger.error("page for the operator failed", extra={"error": type(error).__name__})

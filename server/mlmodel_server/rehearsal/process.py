@@ -1,5 +1,5 @@
 """The process of the rehearsal: forked beside the workers, it sends copies and serves the pages for the operator, with
-counts of copies and of labels.
+counts of copies and of labels, and figures beside them.
 
 It opens no model and has the lowest priority. When it dies, the parent forks another one.
 """
@@ -24,6 +24,7 @@ import msgspec
 
 from mlmodel_server.errors import MLModelError
 from mlmodel_server.kernel import name_process
+from mlmodel_server.observe.figures import Figures
 from mlmodel_server.observe.rollout import BINS, RolloutLabels
 from mlmodel_server.rehearsal import authentic
 from mlmodel_server.rehearsal.client import Client, Greeting
@@ -58,6 +59,7 @@ class Settings:
     sample: Sample | None
     """None turns rehearsals off, not the page with labels."""
     labels: RolloutLabels
+    figures: Figures
     candidate: Callable[[str], tuple[str, int]]
     """Returns host and port of a revision."""
 
@@ -80,7 +82,7 @@ def _run(settings: Settings, progress: Progress, listen: Callable[[], sockets.so
     gc.freeze()  # the collector would write to the pages that all processes share
     sender = _sender(settings, settings.sample, progress) if settings.sample else None
     listening = listen()
-    page = Page(listening, Pages(settings.labels, sender))
+    page = Page(listening, Pages(settings.labels, settings.figures, sender))
     logger.info("page is served", extra={"port": listening.getsockname()[1], "rehearses": sender is not None})
     threading.Thread(target=page.run, name="page", daemon=True).start()
     # Of this thread only: the page is small, and is answered in time while all CPUs are busy.
@@ -115,15 +117,17 @@ def _sender(settings: Settings, sample: Sample, progress: Progress) -> Sender:
 class Pages:
     """What each path of the page shows: counts, and nothing of a request or a label."""
 
-    def __init__(self, labels: RolloutLabels, sender: Sender | None) -> None:
+    def __init__(self, labels: RolloutLabels, figures: Figures, sender: Sender | None) -> None:
         """``sender`` is None without rehearsals."""
-        self._labels = labels
-        self._figures = Fresh(lambda: msgspec.json.encode(sender.figures())) if sender else None
+        self._labels, self._figures = labels, figures
+        self._pairs = Fresh(lambda: msgspec.json.encode(sender.figures())) if sender else None
 
     def __call__(self, path: bytes) -> bytes | None:
         """Return the page at a path as JSON, None for an unknown path."""
         if path == b"/":
-            return self._figures() if self._figures else None
+            return self._pairs() if self._pairs else None
+        if path == b"/figures":
+            return msgspec.json.encode(self._figures.page())
         match = _LABELS.fullmatch(path)
         if match is None or int(match[1]) >= BINS - 1:  # the last bin has no upper bound: its errors are never right
             return None

@@ -60,6 +60,7 @@ class Inference:
     def __init__(self, serving: Serving) -> None:
         self._limits = serving.limits
         self._model, self._cost, self._recorder = serving.model, serving.cost, serving.recorder
+        self._cpu_ns = serving.recorder.cpu_ns
         self._ids = serving.ids
         self._further = serving.model.further
         self._batcher = Batcher(
@@ -68,6 +69,8 @@ class Inference:
             max_rows=serving.limits.batch_rows,
             max_waiting=serving.limits.max_waiting,
             on_batch=serving.recorder.record_batch,
+            on_cpu=serving.recorder.record_cpu,
+            cpu_ns=serving.recorder.cpu_ns,
         )
         # For a row that its compiled form does not take, a DataFrame is made, which takes milliseconds.
         self._may_be_quick = not serving.model.signature.frame
@@ -108,8 +111,9 @@ class Inference:
 
     def predict_now(self, call: Call) -> Answer:
         """Predict a quick call at once."""
-        started = perf_counter()
+        started, cpu = perf_counter(), self._cpu_ns()
         arrays = self._model.predict(call.table, call.outputs)
+        self._recorder.record_cpu(1, self._cpu_ns() - cpu)
         self._recorder.record_batch(call.rows)
         return self._answer(call, arrays, 0.0, perf_counter() - started)
 
@@ -131,12 +135,13 @@ class Inference:
     def _predict_joined(self, calls: Sequence[Call]) -> Sequence[Answer | Exception]:
         if len(calls) == 1:
             return [self._try(calls[0])]
-        started = perf_counter()
+        started, cpu = perf_counter(), self._cpu_ns()
         try:
             arrays = self._model.predict(joined([call.table for call in calls]), calls[0].outputs)
         except Exception:  # one bad request must not fail the others of its batch
             return [self._try(call) for call in calls]
         compute = perf_counter() - started
+        self._recorder.record_cpu(len(calls), self._cpu_ns() - cpu)
         answers, first = [], 0
         for call in calls:
             last = first + call.rows
@@ -162,7 +167,7 @@ class Inference:
 
     async def predict_alone(self, call: Call, deadline: float) -> tuple[Answer, int]:
         """Predict a copy, whose turn must come before ``deadline``; return its answer and the microseconds of the
-        prediction alone. Nothing is recorded."""
+        prediction alone. Only its CPU time is recorded."""
         predicted = await self._batcher.submit(call.table, call.outputs, deadline, alone=True)
         response = InferResponse(call.id, list(map(named, call.outputs, predicted.arrays)))
         answer = Answer(response, call.table, None, predicted.queue, predicted.compute, call.rows)

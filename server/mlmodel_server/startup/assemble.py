@@ -25,6 +25,7 @@ from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.drift import Drift, features_of, predictions_of
 from mlmodel_server.observe.families import ModelInfo
 from mlmodel_server.observe.feedback import Feedback
+from mlmodel_server.observe.figures import Figures
 from mlmodel_server.observe.ids import MIN_SECRET, PredictionIds, key_of
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.observe.payloads import PayloadLog
@@ -87,8 +88,23 @@ def labels_of(arguments: argparse.Namespace, sha256: str) -> RolloutLabels:
     return RolloutLabels(revision_of(arguments, sha256), arguments.workers)
 
 
+def figures_of(arguments: argparse.Namespace, sha256: str) -> Figures:
+    """Return the memory for the figures beside the gates. Call this before any fork, and after the number of workers is
+    known."""
+    return Figures(
+        revision_of(arguments, sha256),
+        arguments.workers,
+        watts_per_core=arguments.watts_per_core,
+        threads=arguments.threads,
+    )
+
+
 def assemble(
-    arguments: argparse.Namespace, loaded: Loaded, sample: Sample | None = None, labels: RolloutLabels | None = None
+    arguments: argparse.Namespace,
+    loaded: Loaded,
+    sample: Sample | None = None,
+    labels: RolloutLabels | None = None,
+    figures: Figures | None = None,
 ) -> Serving:
     """Do all that can be done once, before workers are forked. Raise :class:`MLModelError`."""
     keys = ApiKeys(arguments.api_keys) if arguments.api_keys else None
@@ -124,6 +140,7 @@ def assemble(
             *(collector for collector in (shadow, payloads) if collector),
         ],
         watts_per_core=arguments.watts_per_core,
+        figures=figures,
     )
     recorder.warm_up()
     return Serving(

@@ -6,6 +6,7 @@ import argparse
 import socket as sockets
 from collections.abc import Callable
 
+from mlmodel_server.observe.figures import Figures
 from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.rehearsal import process
 from mlmodel_server.rehearsal.progress import Progress
@@ -20,7 +21,12 @@ _ALL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # h
 
 
 def process_of(
-    arguments: argparse.Namespace, sample: Sample | None, labels: RolloutLabels, sha256: str, socket: sockets.socket
+    arguments: argparse.Namespace,
+    sample: Sample | None,
+    labels: RolloutLabels,
+    figures: Figures,
+    sha256: str,
+    socket: sockets.socket,
 ) -> Callable[[], int]:
     """Return what the process does. ``socket`` is that of the workers, ``sha256`` the digest of the model."""
     host = arguments.host.strip("[]")
@@ -32,6 +38,7 @@ def process_of(
         api_keys=arguments.api_keys,
         sample=sample,
         labels=labels,
+        figures=figures,
         candidate=lambda revision: (f"{arguments.name}-{revision}", SERVICE_PORT),
     )
     progress = Progress()

@@ -107,7 +107,15 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
     """Load the model, fork the workers, and return their exit code. Import numpy only after :func:`cpu.restrict`."""
     from mlmodel_server.rest.app import Application
     from mlmodel_server.serving.pipeline import Pipeline
-    from mlmodel_server.startup.assemble import assemble, can_be_shared, copy_of_call, labels_of, read, sample_of
+    from mlmodel_server.startup.assemble import (
+        assemble,
+        can_be_shared,
+        copy_of_call,
+        figures_of,
+        labels_of,
+        read,
+        sample_of,
+    )
     from mlmodel_server.startup.rehearse import process_of
     from mlmodel_server.startup.server import listen, run
 
@@ -125,9 +133,10 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
 
     sha256 = loaded.sha256
     sample, labels = sample_of(arguments), labels_of(arguments, sha256)
+    figures = figures_of(arguments, sha256)
 
     def application() -> Application:
-        serving = assemble(arguments, loaded, sample, labels)
+        serving = assemble(arguments, loaded, sample, labels, figures if arguments.rehearsal else None)
         return Application(Pipeline(serving), copy_of_call(serving))
 
     before_fork = application() if shared else None
@@ -143,7 +152,7 @@ def _run(arguments: argparse.Namespace, start: float) -> int:
         url = _url(arguments.host, port, bool(arguments.tls_cert))
         logger.info("ready", extra={"model": arguments.name, "port": port, "seconds": seconds, "url": url})
 
-    beside = process_of(arguments, sample, labels, sha256, socket) if arguments.rehearsal else None
+    beside = process_of(arguments, sample, labels, figures, sha256, socket) if arguments.rehearsal else None
     return workers.run(arguments.workers, serve, on_ready, beside)
 
 

@@ -15,6 +15,7 @@ from mlmodel_operator.rollout.evidence import labels
 from mlmodel_operator.rollout.observed import Labelled
 from mlmodel_operator.scrape import LabelsPage, Scraper, parse_labels
 from mlmodel_server.observe import rollout
+from mlmodel_server.observe.figures import Figures
 from mlmodel_server.rehearsal.process import Pages
 from tests.unit.operator.runtime.support import asynchronous
 from tests.unit.operator.test_scrape import servers
@@ -69,7 +70,7 @@ def test_the_server_writes_what_the_operator_reads() -> None:
     mark = rollout.mark_of(f"25 {CANDIDATE} candidate".encode(), CANDIDATE)
     counted.count(CANDIDATE, mark, 1.0, True)
     counted.count(STABLE, rollout.mark_of(f"25 {CANDIDATE} stable".encode(), STABLE), 2.0, False)
-    content = Pages(counted, None)(b"/labels/0")
+    content = Pages(counted, Figures(STABLE), None)(b"/labels/0")
     assert content is not None
     found = observe.read_labelled("pod", STABLE, (STABLE, CANDIDATE), parse_labels(content), 0)
     assert found.weights == {"25": LabelSides(Labels(1, 1), Labels(1, 0))}

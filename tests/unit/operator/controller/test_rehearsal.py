@@ -73,7 +73,7 @@ async def test_a_pod_that_cannot_be_annotated_rehearses_nothing_and_the_rollout_
 
 
 @asynchronous
-async def test_only_pods_that_the_deployment_of_stable_owns_are_read() -> None:
+async def test_only_pods_that_the_deployments_own_are_read() -> None:
     world = World()
     await world.serve("v1")
     pod = world.child(PODS, f"{world.revision('stable')}-pod-0")
@@ -82,7 +82,10 @@ async def test_only_pods_that_the_deployment_of_stable_owns_are_read() -> None:
     status = {**pod["status"], "podIP": "10.9.9.9"}
     await world.api.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "status": status})
     await in_validating(world)
-    assert [address for address, port in world.http.requests if port == 8090] == [pod["status"]["podIP"]]
+    candidate = world.child(PODS, f"{world.revision('candidate')}-pod-0")
+    assert candidate is not None
+    read = {address for address, port in world.http.requests if port == 8090}
+    assert read == {pod["status"]["podIP"], candidate["status"]["podIP"]}
 
 
 @asynchronous

@@ -74,6 +74,8 @@ class PodHttp(Scraper):
             return None
         if port == self._server_port:
             return b""
+        if port == REHEARSAL_PORT and path == "/figures":
+            return self._world.figures_page(address)
         if port == REHEARSAL_PORT and path != "/":
             return json.dumps(self._world.labels_page(address, path)).encode() if self._world.labelled else None
         if port == REHEARSAL_PORT:
@@ -96,6 +98,12 @@ class World:
         self.http = PodHttp(self)
         self.reachable = True
         """Whether the model's Service answers."""
+        self.copy_us: tuple[int, int] | None = None
+        """CPU time of a copy on stable and on the candidate; None: their pods do not have the page."""
+        self.copies: dict[str, int] = {}
+        """Copies that a pod has answered, by its IP."""
+        self.lies: Body = {}
+        """What pods say instead."""
         self.silent: set[str] = set()
         """IPs of router pods and of Services of revisions that do not answer the operator."""
         self.waiting: dict[str, Body] = {}
@@ -339,6 +347,25 @@ class World:
             "again": {"both": 0, "differ": 0},
             "agree": {"rows": 0, "same": 0, "outside": 0, "candidate_mode": 0, "own_mode": 0, "form": 0},
         }
+
+    def figures_page(self, address: str) -> bytes | None:
+        """Return the page with figures of the pod at this IP: it answers 50 copies between two readings."""
+        if not self.copy_us:
+            return None
+        pod = next(b for (kind, _, _), b in self.api.objects.items() if kind == PODS and _pod_ip(b) == address)
+        version = "candidate" if self.revision("candidate").endswith(pod["metadata"]["labels"][REVISION_LABEL]) else ""
+        self.copies[address] = copies = self.copies.get(address, 0) + 50
+        page = {
+            "boot": f"{7:016x}",
+            "revision": pod["metadata"]["labels"][REVISION_LABEL],
+            "requests": 0,
+            "requests_cpu_us": 0,
+            "copies": copies,
+            "copies_cpu_us": copies * self.copy_us[bool(version)],
+            "milliwatts": 3500,
+            "drift": {"feature": "", "feature_psi": None, "prediction_psi": None},
+        }
+        return json.dumps(page | self.lies).encode()
 
     def labels_page(self, address: str, path: str) -> Body:
         """Return the page with labels of the pod at this IP; all labels were posted to stable's pod."""

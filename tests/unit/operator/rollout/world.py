@@ -16,6 +16,7 @@ from typing import Any
 
 from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.evidence import Agreement, Counts, Dropped, Labels, LabelSides, Outcomes, Pairs, Sides
+from mlmodel_operator.api.figures import Calls
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.status import Status
 from mlmodel_operator.api.types import (
@@ -32,10 +33,11 @@ from mlmodel_operator.api.upgrade import read_status
 from mlmodel_operator.observe import read_rehearsing
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.evidence.labels import bin_for
-from mlmodel_operator.rollout.needs import needs_labels, needs_pages, needs_routers, needs_services
+from mlmodel_operator.rollout.needs import needs_figures, needs_labels, needs_pages, needs_routers, needs_services
 from mlmodel_operator.rollout.observed import (
     MOST_REHEARSING,
     Labelled,
+    Measured,
     Observed,
     Pod,
     Rehearsing,
@@ -89,6 +91,8 @@ class Behaviour:
     """Fraction of the answers that are those of other versions."""
     accuracy: float = 0.9
     """Fraction of the predictions that are right."""
+    cpu_us: int = 2000
+    """CPU time of a prediction in microseconds."""
     never_ready: bool = False
     broken: dict[str, object] = field(default_factory=dict)
     """Fields of Pod of a failure, such as ``{"exit_code": 3}``."""
@@ -206,8 +210,10 @@ class World:
     """Labels that are to come: when they were predicted, in the rollout of which candidate, at which weight."""
     counted_labels: dict[str, Counted] = field(default_factory=dict)
     """By the name of the pod to which they were posted."""
+    calls: dict[str, Calls] = field(default_factory=dict)
+    """Predictions of each pod since it was ready, by its name."""
     no_page: set[str] = field(default_factory=set)
-    """Versions whose pods do not count labels, as those of an older release."""
+    """Versions whose pods count neither labels nor CPU time, as those of an older release."""
     annotations: dict[str, str] = field(default_factory=dict)
     """Annotations of the MLModel."""
     file: str = ""
@@ -322,6 +328,8 @@ class World:
         observed = Observed(states, (router,), followed=self.routes, missing_config_map=missing, files_sha256=files)
         if needs_labels(self.model(), status, observed):
             observed = replace(observed, labelled=tuple(self._label_pages(status, observed)))
+        if needs_figures(status, observed, self.now):
+            observed = replace(observed, measured=tuple(self._figures_pages(status, observed)))
         stable = status.stable
         if stable is None or stable.revision not in states or not needs_pages(self.model(), status, observed):
             return observed
@@ -356,6 +364,25 @@ class World:
                     boot = hashlib.sha256(f"{pod.name}/{counted.boot}".encode()).hexdigest()[:16]
                     weights = dict(counted.weights) if counted.candidate == status.candidate.revision else {}
                     yield Labelled(pod.name, boot, "classes" if counted.weights else "", largest, weights)
+
+    def _figures_pages(self, status: Status, observed: Observed) -> Iterator[Measured]:
+        """Yield the figures of the pods of both sides."""
+        assert status.stable is not None
+        assert status.candidate is not None
+        for revision in (status.stable.revision, status.candidate.revision):
+            state = observed.revision(revision)
+            for pod in state.pods if state.has_page else ():
+                if pod.ready and not pod.terminating:
+                    boot = hashlib.sha256(pod.name.encode()).hexdigest()[:16]
+                    yield Measured(pod.name, revision, boot, self.calls.get(pod.name, Calls()), 3500)
+
+    def _count(self, name: str, *, requests: int = 0, copies: int = 0) -> None:
+        """Let the first pod of a revision that is ready answer these."""
+        cpu = self.behaviour(self.revisions[name].version).cpu_us
+        pod = next((pod.name for pod in self.observed_pods(name) if pod.ready), None)
+        if pod is not None and (requests or copies):
+            more = Calls(requests, requests * cpu, copies, copies * cpu)
+            self.calls[pod] = self.calls.get(pod, Calls()) + more
 
     def _candidate(self) -> str:
         """Return the revision of the candidate in the routes that the router follows; empty without one."""
@@ -476,6 +503,8 @@ class World:
         """Repeat requests of one pod; ``is_up`` is whether the candidate has a ready pod."""
         number = min(sample.left, round(self.pairs_per_second * seconds))
         sample.left -= number if is_up else 0
+        for name in (stable, candidate) if is_up else ():
+            self._count(name, copies=number)
         sample.pairs += self._pairs(stable, candidate, number) if is_up else Pairs(dropped=Dropped(number))
 
     def _pairs(self, stable: str, candidate: str, number: int) -> Pairs:
@@ -577,6 +606,7 @@ class World:
         if not ready:
             return _Sent(number, number, number)
         self.answered[revision.version] = self.answered.get(revision.version, 0) + number
+        self._count(name, requests=number)
         if behaviour.unknown_rate and not is_retry:
             number -= sum(self.rng.random() < behaviour.unknown_rate for _ in range(number))
         bad = behaviour.error_rate + (behaviour.client_error_rate if is_candidate else 0.0)

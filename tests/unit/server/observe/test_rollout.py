@@ -13,6 +13,7 @@ import pytest
 
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.feedback import Feedback
+from mlmodel_server.observe.figures import Figures
 from mlmodel_server.observe.ids import MAX_ROWS, PredictionIds, key_of
 from mlmodel_server.observe.rollout import BINS, RolloutLabels, bin_of, hash_of, mark_of, tag_of
 from mlmodel_server.rehearsal.process import Pages
@@ -214,14 +215,14 @@ def test_two_predictions_in_one_moment_have_different_ids(monkeypatch: pytest.Mo
     "path", [b"/labels", b"/labels/", b"/labels/-1", b"/labels/720", b"/labels/1000", b"/labels/1/", b"/labels/a", b"/"]
 )
 def test_other_paths_are_not_found(path: bytes) -> None:
-    assert Pages(RolloutLabels(STABLE), None)(path) is None
+    assert Pages(RolloutLabels(STABLE), Figures(STABLE), None)(path) is None
 
 
 def test_a_page_of_all_weights_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     pods = Pods(monkeypatch)
     for weight in range(1, 100):
         pods.label(CANDIDATE, drawn(weight), "yes", "yes")
-    content = Pages(pods.labels, None)(b"/labels/0")
+    content = Pages(pods.labels, Figures(STABLE), None)(b"/labels/0")
     assert content is not None
     assert len(content) < 4096
     assert set(msgspec.json.decode(content)) == {"boot", "revision", "tag", "other", "kind", "weights"}

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from mlmodel_server.errors import UsageError
+from mlmodel_server.observe.figures import Figures
 from mlmodel_server.observe.rollout import RolloutLabels
 from mlmodel_server.rehearsal import authentic, process
 from mlmodel_server.rehearsal.authentic import Content
@@ -94,6 +95,7 @@ class Forked:
             api_keys=None,
             sample=sample,
             labels=RolloutLabels("aaaa"),
+            figures=Figures("aaaa"),
             candidate=lambda _: ("127.0.0.1", self.candidate.server_port),
         )
         self.pid = os.fork()
