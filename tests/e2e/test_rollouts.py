@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -53,6 +54,12 @@ def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic
     assert weights >= {5, 25, 50, 100}
     assert status["stable"]["version"] == "v2"
     assert status["history"][0]["outcome"] == "Promoted"
+    figures = status["history"][0]["figures"]
+    number = r"[\d.e-]+"
+    cost = f"v2 {number} ms \\({number} J\\), v1 {number} ms \\({number} J\\), ({number}) times as much for v2"
+    found = re.match(rf"CPU per prediction: {cost} .*Container restarts: v2 0, v1 0", figures)
+    assert found is not None, figures
+    assert 0.2 < float(found[1]) < 5.0, "both are small classifiers of the same kind"
     reasons = [
         event["reason"]
         for event in json.loads(model("get", "events.events.k8s.io", "-o", "json"))["items"]
