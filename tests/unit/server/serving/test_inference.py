@@ -6,12 +6,13 @@ import asyncio
 from time import perf_counter
 
 import numpy as np
+import pytest
 
 from mlmodel_server.engine.batching import Batcher
 from mlmodel_server.engine.cost import Cost
 from mlmodel_server.engine.model import Model
 from mlmodel_server.manifest import Signature
-from mlmodel_server.serving.inference import Inference
+from mlmodel_server.serving.inference import CPU_EVERY, Inference
 from mlmodel_server.tensors import InferRequest, TensorSpec, named
 from tests.unit.server.doubling import SIGNATURE, doubled, serving
 
@@ -55,3 +56,18 @@ def test_the_cost_is_learnt_from_the_usual_outputs_alone() -> None:
     assert cost.factor == 1.0
     asyncio.run(predict("predict"))
     assert cost.factor > 1.0
+
+
+def test_of_quick_calls_every_sixteenth_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serving()
+    served.model = MODEL
+    measured: list[int] = []
+    monkeypatch.setattr(served.recorder, "record_cpu", lambda requests, _: measured.append(requests))
+    inference = Inference(served)
+    call = inference.call(InferRequest(None, [named("x", np.array([1.0]))], ["predict"]))
+    for _ in range(3 * CPU_EVERY):
+        inference.predict_now(call)
+    assert measured == [1] * 3
+    for _ in range(2 * CPU_EVERY):
+        inference.predict_together([call, call])
+    assert measured[3:] == [2] * 2
