@@ -246,8 +246,8 @@ def test_a_rollout_goes_on_where_everything_is_denied_but_what_the_manual_permit
             wait_equal(lambda: reached(cluster, stranger, router, 8080, 9000, 9090), {8080, 9000})
             grpc_url = f"grpc://{NAME}.{here}.svc:9000/{NAME}"
             start = partial(Traffic, cluster.kubectl, cluster.kubectl_command, elsewhere, bodies=bodies, image=image)
-            with start(url=model.url) as rest, start(url=grpc_url, rate=20, name="clients-grpc") as grpc:
-                rest.wait_for_requests(300)
+            with start(url=model.url, rate=20) as rest, start(url=grpc_url, rate=5, name="clients-grpc") as grpc:
+                rest.wait_for_requests(200)
                 model.apply("v2", serving={"replicas": 2}, rollout={"steps": [{"weight": 50}], "bakeSeconds": 3})
                 repeated: list[int] = []
 
