@@ -1,8 +1,9 @@
-"""Processes of a cluster, seen from its node: kill them, take CPU from them, and measure their memory."""
+"""Processes of a cluster, seen from its node: kill them, take CPU from them, measure their memory, join a network."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from hack.cluster import Cluster
 from hack.traffic import wait_for
@@ -51,6 +52,12 @@ def memory(cluster: Cluster, namespace: str, pod: str) -> int:
     files = [f"/proc/{pid}/smaps_rollup" for pid in _processes(cluster, namespace, pod)]
     lines = cluster.run(["cat", *files]).splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def in_network_of(cluster: Cluster, namespace: str, pod: str, argv: Sequence[str]) -> str:
+    """Run a program of this machine with the network of a pod, as its first container has it; return its output."""
+    first = _processes(cluster, namespace, pod)[0]
+    return cluster.run(["nsenter", f"--net=/proc/{first}/ns/net", *argv])
 
 
 def _is_ready(cluster: Cluster) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from hack import ROOT, faults
 from hack.cluster import Cluster, images
 from hack.traffic import wait_for
+from mlmodel_operator import manifests
 
 NAMESPACE = "mlmodel-system"
 LABEL = "app.kubernetes.io/name=mlmodel-operator"
@@ -26,12 +27,29 @@ def image(target: str) -> str:
 def install(cluster: Cluster) -> None:
     """Run ``kubectl apply -f manifests/install.yaml``, with the stock router image replaced by the project's."""
     running = cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "--ignore-not-found", "-o", "name")
-    text = (ROOT / "manifests" / "install.yaml").read_text()
-    cluster.kubectl("apply", "-f", "-", input=text.replace("docker.io/library/haproxy:3.2", image("router")))
+    _apply(cluster, (ROOT / "manifests" / "install.yaml").read_text())
     if running:
         # The tag stays the same when the image changes, so Kubernetes sees no difference.
         cluster.kubectl("rollout", "restart", "-n", NAMESPACE, DEPLOYMENT)
     wait_installed(cluster)
+
+
+def _apply(cluster: Cluster, manifest: str) -> None:
+    cluster.kubectl("apply", "-f", "-", input=manifest.replace("docker.io/library/haproxy:3.2", image("router")))
+
+
+@contextmanager
+def network_policies(cluster: Cluster) -> Iterator[None]:
+    """Run the operator that maintains NetworkPolicies inside the context; then turn it off as the manual says."""
+    _apply(cluster, manifests.text(manifests.options_of(["--network-policies"])))
+    try:
+        wait_installed(cluster)
+        yield
+    finally:
+        _apply(cluster, (ROOT / "manifests" / "install.yaml").read_text())
+        wait_installed(cluster)
+        label = "app.kubernetes.io/managed-by=mlmodel-operator"
+        cluster.kubectl("delete", "networkpolicies", "--all-namespaces", "--selector", label)
 
 
 def wait_installed(cluster: Cluster) -> None:

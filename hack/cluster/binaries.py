@@ -13,6 +13,8 @@ from hack.cluster.report import ClusterError, progress
 from hack.cluster.shell import locked, run
 
 MODULE = paths.HERE / "kubernetes"
+OWN = "kubetools"
+"""The path of the module: packages below it are ours."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ PROGRAMS = (
     Program("loopback", "github.com/containernetworking/plugins/plugins/main/loopback"),
     Program("coredns", "github.com/coredns/coredns"),
     Program("metrics-server", "sigs.k8s.io/metrics-server/cmd/metrics-server"),
+    Program("netpol", f"{OWN}/netpol"),
 )
 
 
@@ -67,9 +70,15 @@ def linker_flags(version: str) -> str:
     return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in variables.items())])
 
 
-def cache_key(go_mod: str, go_sum: str, flags: str, machine: str) -> str:
+def sources() -> str:
+    """Return the text of the Go files and pins of the module, each after its name."""
+    files = sorted([MODULE / "go.mod", MODULE / "go.sum", *MODULE.glob("*/*.go")])
+    return "\0".join(f"{file.relative_to(MODULE)}\0{file.read_text(encoding='utf-8')}" for file in files)
+
+
+def cache_key(sources: str, flags: str, machine: str) -> str:
     """Return the name of the folder for programs built from exactly these inputs."""
-    parts = [go_mod, go_sum, flags, machine, *map(repr, PROGRAMS)]
+    parts = [sources, flags, machine, *map(repr, PROGRAMS)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
@@ -78,10 +87,9 @@ def build() -> Path:
 
     An interrupted build keeps the finished programs, and the next build continues with the others.
     """
-    go_mod = (MODULE / "go.mod").read_text(encoding="utf-8")
-    version = kubernetes_version(go_mod)
+    version = kubernetes_version((MODULE / "go.mod").read_text(encoding="utf-8"))
     flags = linker_flags(version)
-    key = cache_key(go_mod, (MODULE / "go.sum").read_text(encoding="utf-8"), flags, platform.machine())
+    key = cache_key(sources(), flags, platform.machine())
     folder = paths.cache() / "bin" / key
     if all((folder / program.name).exists() for program in PROGRAMS):
         return folder

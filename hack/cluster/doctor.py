@@ -31,6 +31,8 @@ TOOLS = (
     Tool("nsenter", "util-linux", "enters the cluster's namespaces"),
     Tool("ip", "iproute2", "sets up the node's network"),
     Tool("nft", "nftables", "writes the rules of kube-proxy"),
+    Tool("iptables", "iptables", "writes the rules of NetworkPolicies"),
+    Tool("ipset", "ipset", "writes the sets of addresses of NetworkPolicies"),
     Tool("gcc", "gcc", "compiles the C code of runc and the pause image"),
     Tool("pkg-config", "pkg-config", "finds the library of runc"),
     Tool("buildah", "buildah", "builds the images"),

@@ -141,6 +141,10 @@ class Router:
                 return False
         return True
 
+    async def is_ready(self) -> bool:
+        """Whether the router is ready for requests."""
+        return (await self.get("/ready")).status == 200
+
     def processes(self) -> list[int]:
         """Return the PIDs of the HAProxy processes of a supervised router."""
         found = []

@@ -796,6 +796,39 @@ if STOP_PATH then
   end)
 end
 
+-- Readiness -----------------------------------------------------------------------------------------------------------
+--
+-- A network that enforces NetworkPolicies may permit the connections of a new pod only a moment after its start. A pod
+-- that was ready before would get requests, in place of a pod that can serve them, and lose them: so it is ready when
+-- stable has accepted a connection. If none is accepted, the clients get an error that they can read.
+
+local REACH_MS = 1000 * tonumber(os.getenv("MLMODEL_REACH_SECONDS"))
+local CONNECT_SECONDS = 0.5
+
+-- Whether stable accepts connections; true if there is none, which no network would change.
+local function reaches_stable()
+  local address = routes.stable and routes.address[routes.stable]
+  if not address then
+    return true
+  end
+  local client = core.tcp()
+  client:settimeout(CONNECT_SECONDS)
+  local is_connected = client:connect(address.ip, tonumber(address.port))
+  client:close()
+  return is_connected ~= nil
+end
+
+core.register_task(function()
+  while not routes do
+    core.msleep(POLL_MS)
+  end
+  local started = milliseconds()
+  while not reaches_stable() and milliseconds() - started < REACH_MS do
+    core.msleep(POLL_MS)
+  end
+  core.set_map(MAP, "ready", "yes")
+end)
+
 -- The certificate -----------------------------------------------------------------------------------------------------
 
 local CERTIFICATE, TRIAL = "/tls.crt", "/./tls.crt" -- the names in haproxy.cfg
