@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -17,7 +17,7 @@ from mlmodel_server.rest.connection import CUT, Answerable
 from mlmodel_server.rest.copies import Copies, CopyOfCall
 from mlmodel_server.rest.endpoints import UNKNOWN, Endpoint, endpoints
 from mlmodel_server.rest.exchange import AsgiExchange, FastExchange, Receive
-from mlmodel_server.rest.reply import Headers, Reply, reply_of
+from mlmodel_server.rest.reply import Reply, reply_of
 from mlmodel_server.serving import describe
 from mlmodel_server.serving.context import Serving
 from mlmodel_server.serving.exchange import Disconnected
@@ -55,18 +55,18 @@ class Application:
         self.pipeline.serving.draining = True
         self.fast_endpoints = {}
 
-    def accept(self, connection: Answerable, target: bytes, headers: Headers, body: bytes) -> bool:
+    def accept(self, connection: Answerable, target: bytes, headers: Mapping[bytes, bytes], body: bytes) -> bool:
         """See :class:`~mlmodel_server.rest.connection.FastPath`."""
         started = perf_counter()
         endpoint = self.fast_endpoints.get(target)
         if endpoint is None:  # SIGTERM came between the headers and the end of the body
             return False
-        exchange = FastExchange(endpoint, target, dict(headers), started, self._limits, body, connection)
-        if ENCODING in exchange.headers:  # decompression may take long
+        exchange = FastExchange(endpoint, target, headers, started, self._limits, body, connection)
+        if ENCODING in headers:  # decompression may take long
             return False
         try:
             if self._hosts:
-                self._hosts.check("POST", exchange.headers)
+                self._hosts.check("POST", headers)
             if not self.pipeline.accept(exchange):
                 return False
         except Exception as error:

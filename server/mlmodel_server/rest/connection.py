@@ -90,7 +90,7 @@ class FastPath(Protocol):
     budget: Budget
     max_connections: int
 
-    def accept(self, connection: Answerable, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+    def accept(self, connection: Answerable, target: bytes, headers: Mapping[bytes, bytes], body: bytes) -> bool:
         """Return True if ``connection.answer`` was called, or will be before the event loop waits for I/O again, and
         False if the request must take the ASGI path."""
         ...
@@ -112,7 +112,8 @@ class HttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._fast_path: FastPath = config.loaded_app
-        self._chunks: list[bytes] | None = None
+        self._chunks: list[bytes] | None = None  # on the fast path: the body, and the headers by name
+        self._named: dict[bytes, bytes] = {}
         self._accepted = False
         self._messages = 0  # that have begun
         self._message_start = 0.0  # when the message that is being received started; 0: none is
@@ -319,45 +320,36 @@ class HttpProtocol(HttpToolsProtocol):
         # as in uvicorn, but without the scope: only requests on the ASGI path get one
         self.url = b""
         self.headers = []
-        self.expect_100_continue = False
         self._idle_since = 0.0
         self._messages += 1
         self._arrived = self._charged = self._raw = 0
         self._message_start, self._head_done = self.loop.time(), False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_done:  # a trailer: what it says is known too late to be checked
-            return
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        if not self._head_done:  # not of a trailer: what it says is known too late to be checked
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._head_done = True
         if self._is_cut:
             return
-        if len(self.headers) > MAX_HEADERS:
+        headers, parser = self.headers, self.parser
+        named = dict(headers)
+        if len(headers) > MAX_HEADERS:
             self._refuse(RequestError(f"the request has more than {MAX_HEADERS} headers: send fewer", 431))
         elif (
             self.url in self._fast_path.fast_endpoints
             and (self.cycle is None or self.cycle.response_complete)
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and self.parser.should_keep_alive()
-            and not self.expect_100_continue
+            and parser.get_method() == b"POST"
+            and parser.get_http_version() == "1.1"
+            and parser.should_keep_alive()
+            and b"expect" not in named
             and not self.flow.write_paused
-            and self._is_small()
+            and int(named.get(b"content-length", 0)) <= FAST_BODY  # of a chunked body, on_body counts the bytes
         ):
-            self._chunks = []
+            self._chunks, self._named = [], named
         else:
             self._start_asgi_path()
-
-    def _is_small(self) -> bool:
-        for name, value in self.headers:
-            if name == b"content-length":
-                return int(value) <= FAST_BODY
-        return True  # chunked: on_body counts the bytes
 
     def _declares_body(self) -> bool:
         headers = dict(self.headers)
@@ -383,11 +375,12 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._held is not None and not self._blocked_since:
             self._release()  # from now on the pipeline holds it
-        if self._chunks is None:
+        chunks = self._chunks
+        if chunks is None:
             super().on_message_complete()
             return
         self._accepted = True
-        if self._fast_path.accept(self, self.url, self.headers, b"".join(self._chunks)):
+        if self._fast_path.accept(self, self.url, self._named, b"".join(chunks)):
             self._chunks = None
         else:
             self._accepted = False
@@ -430,9 +423,12 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(chunk)
 
     def _start_asgi_path(self) -> None:
-        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expect
+        self.url = url
+        self.expect_100_continue = any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in headers
+        )
         self.headers.extend(headers)  # the scope has this same list
         super().on_headers_complete()
 

@@ -196,6 +196,6 @@ class Pipeline:
     def _decode(self, exchange: Exchange[Reply]) -> None:
         request = exchange.request = exchange.decode()
         call = exchange.call = self.inference.call(request)
-        drawn = exchange.headers.get(DRAWN)
-        if drawn:
-            call.mark = self.serving.ids.mark(drawn)
+        headers = exchange.headers
+        if DRAWN in headers:
+            call.mark = self.serving.ids.mark(headers[DRAWN])

@@ -38,7 +38,7 @@ def fast(pod: Pod, target: str, body: bytes, headers: Mapping[bytes, bytes]) -> 
 
     async def whole() -> bool:
         app.pipeline.start(0)
-        sent = list({b"content-length": b"%d" % len(body), **headers}.items())
+        sent = {b"content-length": b"%d" % len(body), **headers}
         took = app.accept(connection, target.encode(), sent, body)
         app.answer_accepted()
         await app.pipeline.stop()

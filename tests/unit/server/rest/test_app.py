@@ -313,7 +313,7 @@ def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
 
     async def fast() -> None:
         app.pipeline.start(0)
-        assert app.accept(connection, target, [(b"content-length", b"%d" % len(body))], body)
+        assert app.accept(connection, target, {b"content-length": b"%d" % len(body)}, body)
         app.answer_accepted()
         await app.pipeline.stop()
 
