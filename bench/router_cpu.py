@@ -1,7 +1,8 @@
 """The CPU time of the router per request, beside that of a bare HAProxy in the same run: one version, and in a rollout.
 
 Everything is on loopback: wrk on one CPU; on the other, the router with the shipped configuration, a bare HAProxy
-(a frontend and a backend), and a HAProxy that answers as both versions.
+(a frontend and a backend), and a HAProxy that answers as both versions. With --against, the router of a Git revision
+and a second one of this checkout (A/A) take their turns in the same rounds.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 from bench.serving import load, pinned, process
 from hack import haproxy
 from hack.cluster.shell import run, wait_for
 from hack.ports import free_port
+from mlmodel_operator import resources
 from mlmodel_operator.api.status import Slot
 from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout.routes import Routes
@@ -63,28 +66,39 @@ def cases() -> Mapping[str, Routes]:
     return {"one version": Routes(ADDRESSES, "a"), **rollouts, "canary at 25 %, sticky": sticky}
 
 
-def main() -> None:
-    """Print the medians of both and their ratio, for each case."""
+def main(against: str | None = None) -> None:
+    """Print the medians of all and their ratios, for each case."""
     load.require()
-    ports = [free_port(*ADDRESSES.values()), *(free_port() for _ in range(4))]
-    versions, bare_port, traffic, status, grpc = ports
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in cases()}
+    versions, bare_port = free_port(*ADDRESSES.values()), free_port()
+    routers = {"router": router_files()}
+    if against:
+        routers |= {"again": router_files(), against: _files_of(against)}
+    spent: dict[str, list[dict[str, float]]] = {name: [] for name in cases()}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         stack.enter_context(_haproxy(folder / "versions", _DEFAULTS + _ANSWER.format(**ADDRESSES, port=versions)))
         bare_text = _DEFAULTS + _BARE.format(**ADDRESSES, port=bare_port, target=versions)
         bare = stack.enter_context(_haproxy(folder / "bare", bare_text))
-        files = _shipped(traffic, status, grpc)
-        router = stack.enter_context(_haproxy(folder / "router", files.pop("haproxy.cfg"), files))
+        running = {}
+        for label, shipped in routers.items():
+            traffic, status, grpc = (free_port() for _ in range(3))
+            texts = _on_ports(shipped, traffic, status, grpc)
+            pid = stack.enter_context(_haproxy(folder / label, texts.pop("haproxy.cfg"), texts))
+            running[label] = (pid, traffic, status)
         for _ in range(ROUNDS):
             for case, routes in cases().items():
-                _route(folder / "router" / "routes", routes, versions, status)
-                spent[case].append((_cost(router, traffic), _cost(bare, bare_port)))
-    print(f"{haproxy_version()}; {CONNECTIONS} connections, {ROUNDS} pairs of {SECONDS:g} s; µs of CPU per request")
-    for case, pairs in spent.items():
-        own, other = (statistics.median(side) for side in zip(*pairs, strict=True))
-        ratio = statistics.median(mine / bare for mine, bare in pairs)
-        print(f"{case}: router {own:.1f}, bare HAProxy {other:.1f}, ratio {ratio:.2f}")
+                cost = {"bare HAProxy": _cost(bare, bare_port)}
+                for label, (pid, traffic, status) in running.items():
+                    _route(folder / label / "routes", routes, versions, status)
+                    cost[label] = _cost(pid, traffic)
+                spent[case].append(cost)
+    print(f"{haproxy_version()}; {CONNECTIONS} connections, {ROUNDS} rounds of {SECONDS:g} s; µs of CPU per request")
+    for case, rounds in spent.items():
+        for other in rounds[0]:
+            if other != "router":
+                own, others = (statistics.median(cost[label] for cost in rounds) for label in ("router", other))
+                ratio = statistics.median(cost["router"] / cost[other] for cost in rounds)
+                print(f"{case}: router {own:.1f}, {other} {others:.1f}, ratio {ratio:.2f}")
 
 
 def haproxy_version() -> str:
@@ -92,12 +106,21 @@ def haproxy_version() -> str:
     return run([*haproxy.program("shipped"), "-v"], what="Reading the version of HAProxy").splitlines()[0]
 
 
-def _shipped(traffic: int, status: int, grpc: int) -> dict[str, str]:
-    """Return the shipped files, on these ports of loopback."""
-    files = dict(router_files())
+def _files_of(revision: str) -> dict[str, str]:
+    """Return the files of the router in a Git revision."""
+    folder = files(resources).joinpath("haproxy")
+    return {
+        name: run(["git", "show", f"{revision}:./{name}"], what=f"Reading {name}", cwd=Path(str(folder)))
+        for name in router_files()
+    }
+
+
+def _on_ports(shipped: Mapping[str, str], traffic: int, status: int, grpc: int) -> dict[str, str]:
+    """Return the files of a router, on these ports of loopback."""
+    texts = dict(shipped)
     for old, new in {":8080": traffic, '":${MLMODEL_STATUS_PORT}"': status, ":9000": grpc}.items():
-        files["haproxy.cfg"] = files["haproxy.cfg"].replace(f"bind {old}", f"bind 127.0.0.1:{new}")
-    return files
+        texts["haproxy.cfg"] = texts["haproxy.cfg"].replace(f"bind {old}", f"bind 127.0.0.1:{new}")
+    return texts
 
 
 @contextmanager
@@ -107,7 +130,11 @@ def _haproxy(folder: Path, text: str, files: Mapping[str, str] | None = None) ->
     for name, content in {"haproxy.cfg": text, **(files or {})}.items():
         (folder / name).write_text(content)
     command = pinned.on(pinned.cpus()[0], [*haproxy.program("shipped"), "-db", "-f", f"{folder}/haproxy.cfg"])
-    environment = {**os.environ, "MLMODEL_ROUTES": str(folder / "routes"), "MLMODEL_PROCESS": f"bench-{os.getpid()}"}
+    environment = {
+        **os.environ,
+        "MLMODEL_ROUTES": str(folder / "routes"),
+        "MLMODEL_PROCESS": f"bench-{os.getpid()}-{folder.name}",
+    }
     with (folder / "log").open("wb") as log:
         running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
@@ -151,5 +178,6 @@ def _cost(pid: int, port: int) -> float:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(prog="python -m bench.router_cpu", description=__doc__).parse_args()
-    main()
+    parser = argparse.ArgumentParser(prog="python -m bench.router_cpu", description=__doc__)
+    parser.add_argument("--against", metavar="REVISION", help="Git revision whose router is measured too")
+    main(parser.parse_args().against)
