@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from mlmodel_operator.api.codec import DecodeError, decode, parse_time
+from mlmodel_operator.api.figures import MAX_FEATURE
 from mlmodel_operator.api.types import MLModel, Owner, Spec
 from mlmodel_operator.names import (
     FETCHER,
@@ -29,9 +30,6 @@ from mlmodel_operator.scrape import FiguresPage, LabelsPage, PairsPage, RouterSt
 
 MAX_TEXT = 400
 """Maximum number of characters of a text of kubelet, a container or the API server in a message of ours."""
-
-MAX_FEATURE = 64
-"""Maximum number of characters of the name of a feature."""
 
 _SPACES = re.compile(r"\s+")
 _DIGITS = re.compile(r"\d+")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from mlmodel_operator.api.schema import Doc, Opaque, Time
@@ -11,7 +11,18 @@ from mlmodel_operator.api.schema import Doc, Opaque, Time
 _MOST = 2**53
 """Largest count: that of the pages of pods, and of JSON in every language."""
 
+_LEAST, _LARGEST = 1e-12, 1e12
+"""Bounds of an average or index that is not 0: pods cannot supply a larger one, and quotients of them are finite."""
+
+MAX_FEATURE = 64
+"""Maximum number of characters of a feature's name."""
+
 Source = Literal["Rehearsal", "Clients"]
+
+
+def rounded(value: float) -> float:
+    """Return three significant digits; 0 for what is too small to be a figure."""
+    return float(f"{value:.3g}") if value >= _LEAST else 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,20 @@ class SideFigures:
         float | None, Doc("The same of the predictions, of the pod in which it is largest.")
     ] = None
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for figures that no pod supplies: somebody has changed the status."""
+        figures = (self.cpu_milliseconds, self.joules, self.feature_drift, self.prediction_drift)
+        if not all(figure is None or figure == 0 or _LEAST <= figure <= _LARGEST for figure in figures):
+            raise TypeError(f"averages and indices must be 0, or {_LEAST:g} to {_LARGEST:g}")
+        if not (0 <= self.restarts <= _MOST and 0 <= self.predictions <= _MOST):
+            raise TypeError("restarts and predictions must be 0 to 2^53")
+        if len(self.feature) > MAX_FEATURE:
+            raise TypeError(f"feature must have at most {MAX_FEATURE} characters")
+
+    def with_restarts(self, more: int) -> SideFigures:
+        """Return the figures with more restarts; a pod that has gone takes its number with it."""
+        return replace(self, restarts=min(self.restarts + max(more, 0), _MOST))
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -132,8 +157,3 @@ class Figures:
     state: Annotated[
         FiguresState, Doc("What the operator needs to go on counting; its content may change."), Opaque()
     ] = field(default_factory=FiguresState)
-
-    def __post_init__(self) -> None:
-        """Raise TypeError for a negative number of restarts: somebody has changed the status."""
-        if min(self.candidate.restarts, self.stable.restarts) < 0:
-            raise TypeError("restarts must be 0 or more")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from mlmodel_operator.api.figures import Calls, Drift, Figures, FiguresState, PodCalls, SideFigures, Source
+from mlmodel_operator.api.figures import Calls, Drift, Figures, FiguresState, PodCalls, SideFigures, Source, rounded
 from mlmodel_operator.api.schema import Time
 from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.rollout.context import Context
@@ -60,15 +60,10 @@ def _restarted(figures: Figures | None, observed: Observed, stable: str, candida
     state = figures.state
     return replace(
         figures,
-        candidate=_with_restarts(figures.candidate, own - state.restarts),
-        stable=_with_restarts(figures.stable, others - state.stable_restarts),
+        candidate=figures.candidate.with_restarts(own - state.restarts),
+        stable=figures.stable.with_restarts(others - state.stable_restarts),
         state=replace(state, restarts=own, stable_restarts=others),
     )
-
-
-def _with_restarts(side: SideFigures, more: int) -> SideFigures:
-    """Return the figures with more restarts; a pod that has gone takes its number with it."""
-    return replace(side, restarts=side.restarts + max(more, 0))
 
 
 # ----------------------------------------------------------------------------------------------------------- CPU, drift
@@ -142,8 +137,8 @@ def _side(before: SideFigures, calls: Calls, found: Iterable[Measured], common: 
     seconds = microseconds / number / 1e6
     return replace(
         side,
-        cpu_milliseconds=_rounded(1000 * seconds),
-        joules=_rounded(seconds * watts),
+        cpu_milliseconds=rounded(1000 * seconds),
+        joules=rounded(seconds * watts),
         predictions=number,
         source=source,
     )
@@ -164,12 +159,7 @@ def _ratio(candidate: SideFigures, stable: SideFigures) -> float | None:
     own, others = candidate.cpu_milliseconds, stable.cpu_milliseconds
     if own is None or not others or candidate.source != stable.source:
         return None
-    return _rounded(own / others)
-
-
-def _rounded(value: float) -> float:
-    """Return three significant digits."""
-    return float(f"{value:.3g}")
+    return rounded(own / others)
 
 
 # ----------------------------------------------------------------------------------------------------------- sentences

@@ -12,7 +12,7 @@ costs nothing and gains nothing: it is as if it had not been sent.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from operator import itemgetter
 from typing import Protocol, TypeVar
 
@@ -40,17 +40,20 @@ class Shares:
         self.now = 0.0
         self._paid: dict[Hashable, float] = {}
 
-    def ordered(self, requests: Iterable[Q]) -> list[Q]:
+    def ordered(self, requests: Sequence[Q]) -> Sequence[Q]:
         """Return requests, of each source in the order of arrival, in the order of their turns."""
-        paid, ahead = self._paid, dict[Hashable, float]()
+        sources = {request.source for request in requests}
+        if len(sources) < 2:  # the usual case; the loop below takes 50 µs for 256 requests
+            return requests
+        ahead = {source: self._paid.get(source, 0.0) for source in sources}
         placed: list[tuple[float, Q]] = []
         for request in requests:
-            source = request.source
-            place = max(request.arrived, ahead.get(source) or paid.get(source, 0.0))
-            ahead[source] = place + request.cost
+            place = ahead[request.source]
+            if place < request.arrived:
+                place = request.arrived
+            ahead[request.source] = place + request.cost
             placed.append((place, request))
-        if len(ahead) > 1:
-            placed.sort(key=itemgetter(0))
+        placed.sort(key=itemgetter(0))
         return [request for _, request in placed]
 
     def serve(self, batch: Iterable[Queued]) -> None:

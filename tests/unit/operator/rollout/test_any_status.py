@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mlmodel_operator.api import codec
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.evidence import Again, Agreement, Counts, Outcomes, Pairs, Segment, Sides
+from mlmodel_operator.api.figures import Calls, Drift
 from mlmodel_operator.api.revision import desired_revision
 from mlmodel_operator.api.schema import Quantity, Time
 from mlmodel_operator.api.status import FORMAT_VERSION, Status
@@ -23,7 +24,7 @@ from mlmodel_operator.api.types import MLModel, Rollout
 from mlmodel_operator.api.upgrade import read_status, without_state
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.evidence import difference
-from mlmodel_operator.rollout.observed import Observed, Pod, Rehearsing, RevisionState, Router
+from mlmodel_operator.rollout.observed import Measured, Observed, Pod, Rehearsing, RevisionState, Router
 from mlmodel_operator.rollout.recovery import Decisions, Known, decisions_of, is_lost, recover
 from mlmodel_operator.rollout.routes import Routes
 from tests.unit.operator.rollout.world import IMAGE, OWNER, identity, spec
@@ -158,6 +159,15 @@ REHEARSING = st.builds(
     pairs=PAIRS,
     silent_since=st.sampled_from([None, NOW - 100.0, NOW]),
 )
+MEASURED = st.builds(
+    Measured,
+    st.sampled_from(["p0", "p1"]),
+    st.sampled_from(REVISIONS),
+    boot=st.sampled_from(["", "a", "0" * 16]),
+    calls=st.builds(Calls, *[st.sampled_from([0, 1, 20, 2**53])] * 4),
+    milliwatts=st.sampled_from([0, 1, 10**6]),
+    drift=st.builds(Drift, st.just("age"), st.sampled_from([None, 0.0, 0.001, 1000.0]), st.sampled_from([None, 0.1])),
+)
 OBSERVED = st.builds(
     Observed,
     st.dictionaries(
@@ -176,6 +186,7 @@ OBSERVED = st.builds(
         [None, Routes({"a": "10.0.0.1"}, "a"), Routes({"a": "10.0.0.1", "b": "fd00::2"}, "a", "b")]
     ),
     rehearsing=st.lists(REHEARSING, max_size=2).map(tuple),
+    measured=st.lists(MEASURED, max_size=2).map(tuple),
 )
 ROLLOUTS = st.builds(
     Rollout, paused=st.booleans(), on_no_evidence=st.sampled_from(["Proceed", "Hold", "Promote", "RollBack"])
@@ -218,7 +229,7 @@ def test_no_status_makes_a_decision_raise(
     if status is None:
         return  # nothing is changed, and StatusLost says what to do
     plan = decide(model, observed, status, IMAGE, NOW)
-    written = json.loads(json.dumps(encode(plan.status)))
+    written = json.loads(json.dumps(encode(plan.status), allow_nan=False))
     assert encode(read_status(written)) == written, "what is written can be read"
     assert encode(decisions_of(read_status(written))) == encode(decisions_of(plan.status))
     assert re.fullmatch(r"(candidate [0-9a-z]{1,63} [0-9a-f]{64} [!-~]+\n)?", plan.rehearsal), "servers understand it"

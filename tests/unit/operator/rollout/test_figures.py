@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.codec import DecodeError, encode
-from mlmodel_operator.api.figures import Calls, Drift, Figures, FiguresState
+from mlmodel_operator.api.figures import Calls, Drift, Figures, FiguresState, SideFigures
 from mlmodel_operator.api.status import Candidate, HistoryEntry
 from mlmodel_operator.api.types import Rehearsal, Rollout
 from mlmodel_operator.api.upgrade import read_status, without_state
@@ -253,14 +253,47 @@ def test_copies_are_compared_with_copies_although_stable_answers_requests_too() 
     assert (found.cpu_ratio, found.stable.cpu_milliseconds, found.stable.source) == (4.0, 0.5, "Clients")
 
 
+def test_the_cheapest_and_the_dearest_prediction_that_pods_can_name_have_figures() -> None:
+    first = after(None, [page(0), page(0, revision=V2, pod="pod-1")])
+    dear, cheap = Calls(MIN_PREDICTIONS, 2**53), Calls(2**53, 1)
+    own, others = Measured("pod-1", V2, "b", dear, 10**6), Measured("pod-0", V1, "b", cheap, 1)
+    found = after(first, [others, own])
+    assert found.candidate.cpu_milliseconds == found.candidate.joules == pytest.approx(4.5e11)
+    assert (found.stable.cpu_milliseconds, found.stable.joules, found.cpu_ratio) == (0.0, 0.0, None)
+
+
+def test_restarts_have_a_bound() -> None:
+    assert SideFigures(restarts=2**53).with_restarts(1).restarts == 2**53
+
+
 @pytest.mark.parametrize(
-    "state", ["{", "[]", '{"restarts":-1}', '{"stable":{"copies":-1}}', '{"candidate":{"requests":1e400}}']
+    ("place", "value"),
+    [
+        *(
+            ("state", state)
+            for state in ("{", "[]", '{"restarts":-1}', '{"stable":{"copies":-1}}', '{"candidate":{"requests":1e400}}')
+        ),
+        *(
+            ("stable", side)
+            for side in (
+                {"cpuMilliseconds": 1e308},
+                {"cpuMilliseconds": 1e-300},
+                {"joules": -1.0},
+                {"featureDrift": 1e13},
+                {"restarts": -1},
+                {"restarts": 2**63 - 1},
+                {"predictions": -1},
+                {"feature": "x" * 65},
+            )
+        ),
+    ],
 )
-def test_a_state_that_somebody_wrote_does_not_stop_the_rollout(state: str) -> None:
+def test_figures_that_somebody_wrote_do_not_stop_the_rollout(place: str, value: object) -> None:
+    """What was computed with them could be a number that is not JSON, and no status could be written any more."""
     world = world_of()
     world.run(is_at(25))
     raw = json.loads(json.dumps(encode(world.status)))
-    raw["candidate"]["figures"]["state"] = state
+    raw["candidate"]["figures"][place] = value
     with pytest.raises(DecodeError):
         read_status(raw)
     reset = read_status(without_state(raw)).candidate
