@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from mlmodel_server.observe.bins import WIDTH, Numbers, edges_of, number_bins, psi
 from mlmodel_server.observe.cells import Identity
 from mlmodel_server.observe.drift import MAX_ROWS, WINDOW, Drift, bins_of, features_of, predictions_of
-from mlmodel_server.observe.figures import Figures
 from mlmodel_server.observe.metrics import Recorder
 from mlmodel_server.package.profile import predictions, profile
 from mlmodel_server.package.table import tensors_of
@@ -276,25 +275,14 @@ def test_the_report_is_json_for_the_page() -> None:
     assert predicted["life"] == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_recording_a_request_of_twenty_features_takes_a_few_microseconds() -> None:
-    """All records of one request, with counting: 1.3 us on an idle core; the limit is 6 us for a busy one."""
-    random = np.random.default_rng(SEED)
-    watched = drift(random.normal(size=(100, 20)), predicted=predictions_of({}, ("0", "1")))
-    recorder = Recorder(IDENTITY, watch=watched, figures=Figures("5f1c2e9a"))
+def test_the_recorder_counts_the_rows_for_the_drift() -> None:
+    watched = drift(np.random.default_rng(SEED).normal(size=(100, 20)), predicted=predictions_of({}, ("0", "1")))
+    recorder = Recorder(IDENTITY, watch=watched)
     recorder.start()
-    row, answer, best = random.normal(size=(1, 20)), np.array([1]), float("inf")
-    for _ in range(20):
-        started = time.perf_counter()
-        for _ in range(500):
-            recorder.record_cpu(1, 3000)
-            recorder.record_batch(1)
-            recorder.record_predictions(row, answer)
-            recorder.record_response(200, 1e-4, 1e-6, 3e-5, 1)
-        recorder.fold()
-        best = min(best, (time.perf_counter() - started) / 500)
-    print(f"{best * 1e6:.2f} us")
-    assert best < 6e-6
-    assert samples(recorder)["mlmodel_predictions_total 1"] == 10_000, "the recorder exports the drift"
+    for _ in range(500):
+        recorder.record_predictions(np.zeros((1, 20)), np.array([1]))
+    recorder.fold()
+    assert samples(recorder)["mlmodel_predictions_total 1"] == 500
 
 
 def test_edges_are_distinct_and_in_order() -> None:

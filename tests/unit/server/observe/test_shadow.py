@@ -336,20 +336,3 @@ def test_the_path_of_the_address_is_used(other: Other) -> None:
 def test_the_percentage_must_be_valid(percent: float) -> None:
     with pytest.raises(UsageError, match="above 0 and at most 100"):
         Shadow(IDENTITY, "http://x", percent)
-
-
-def test_offering_takes_microseconds() -> None:
-    """0.3 us on an idle core; the limit is 5 us for a busy one. The thread is stopped here."""
-    made = Shadow(IDENTITY, "http://127.0.0.1:9", 100)
-    made.start()
-    stop(made)
-    answer, headers, best = [named("predict", np.array([1]))], {b"content-type": b"application/json"}, float("inf")
-    for _ in range(50):
-        while made._background._queue.qsize():
-            made._background._queue.get()
-        started = time.perf_counter()
-        for _ in range(WAITING):
-            made.offer(ROWS, answer, headers)
-        best = min(best, (time.perf_counter() - started) / WAITING)
-    print(f"{best * 1e6:.2f} us")
-    assert best < 5e-6

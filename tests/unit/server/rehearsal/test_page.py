@@ -151,7 +151,7 @@ def test_an_error_is_answered_and_logged_without_its_text(running: Running, capl
     assert running.get()[0] == 200
 
 
-def test_it_answers_at_once_and_uses_little_of_a_cpu() -> None:
+def test_it_answers_at_once_and_not_at_the_next_look() -> None:
     made = Running()
     made.get()
     took = []
@@ -160,5 +160,4 @@ def test_it_answers_at_once_and_uses_little_of_a_cpu() -> None:
         made.get()
         took.append(time.monotonic() - started)
     made.stop()
-    print(f"median {sorted(took)[10] * 1e3:.2f} ms")
-    assert sorted(took)[10] < 0.01
+    assert sorted(took)[10] < 0.25, "a look at the counts is every half second"
