@@ -87,11 +87,11 @@ def main(against: str | None = None) -> None:
             running[label] = (pid, traffic, status)
         for _ in range(ROUNDS):
             for case, routes in cases().items():
-                cost = {"bare HAProxy": _cost(bare, bare_port)}
+                cost = {}
                 for label, (pid, traffic, status) in running.items():
                     _route(folder / label / "routes", routes, versions, status)
                     cost[label] = _cost(pid, traffic)
-                spent[case].append(cost)
+                spent[case].append(cost | {"bare HAProxy": _cost(bare, bare_port)})
     print(f"{haproxy_version()}; {CONNECTIONS} connections, {ROUNDS} rounds of {SECONDS:g} s; µs of CPU per request")
     for case, rounds in spent.items():
         for other in rounds[0]:
