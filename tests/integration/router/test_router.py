@@ -1459,6 +1459,30 @@ def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
     pair(scenario)
 
 
+def test_a_router_that_cannot_write_its_file_for_a_stop_still_answers_the_requests_in_flight(pair: Run) -> None:
+    """As with a full volume: the signal is sent at once."""
+
+    async def scenario(setup: Pair) -> None:
+        for number in "12":
+            (setup.router.folder / f"stop-{setup.router.status[1]}{number}").mkdir()
+        setup.a.behave = lambda _: Reply(seconds=3)
+        clients = [Client(setup.router.traffic) for _ in range(8)]
+        pending = [asyncio.ensure_future(client.post()) for client in clients]
+
+        async def arrived() -> bool:
+            return len(setup.a.requests) == 8
+
+        await setup.router.until(arrived)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        await setup.router.until(setup.router.is_closed)
+        assert not any(answer.done() for answer in pending)
+        assert {answer.status for answer in await asyncio.gather(*pending)} == {200}
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert setup.router.processes() == []
+
+    pair(scenario)
+
+
 def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
     for name in ("haproxy.cfg", "router.sh"):
         (tmp_path / name).write_text(router_files()[name])
