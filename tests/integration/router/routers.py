@@ -98,6 +98,7 @@ class Router:
                 # Numbers of abstract sockets, which the whole machine shares.
                 "MLMODEL_PROCESS": str(self.status[1]),
                 "MLMODEL_STATUS_PORT": str(self.status[1]),
+                "MLMODEL_STOP": str(self.folder / "stop"),
                 **({"MLMODEL_TLS": self.tls, "MLMODEL_TLS_PATH": str(self.folder / "tls")} if self.tls else {}),
                 **({"MLMODEL_KEYS": str(self.folder / "keys")} if self.with_keys else {}),
                 **self.environment,
@@ -140,6 +141,16 @@ class Router:
                 await self.get("/live", page)
                 return False
         return True
+
+    async def begin_stop(self) -> None:
+        """Have a router of one process prepare its stop, as router.sh does, but never send the signal."""
+        stop = self.folder / "stop"
+        stop.touch()
+
+        async def is_prepared() -> bool:
+            return not stop.exists()
+
+        await self.until(is_prepared)
 
     async def is_ready(self) -> bool:
         """Whether the router is ready for requests."""

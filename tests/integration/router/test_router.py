@@ -27,6 +27,7 @@ from mlmodel_operator.api.status import Slot
 from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout import routes as routes_module
 from mlmodel_operator.rollout.routes import Routes
+from mlmodel_operator.rollout.sides import Sides
 from tests.integration.router.loopback import Client, Load, Message, Reply, Revision, http2, read_message, versions
 from tests.integration.router.routers import (
     ADDRESSES,
@@ -1282,6 +1283,91 @@ def test_a_soft_stop_loses_no_request_while_the_candidate_stands_in_for_stable(r
     run(scenario, canary(100), supervised=True)
 
 
+VERSION_2 = "/v2/models/m/versions/v2/infer"
+OPEN = replace(canary(0), sides=Sides(is_open=True))
+
+
+@pytest.mark.parametrize("routes", [canary(25), canary(100), OPEN], ids=["25", "100", "0 and open"])
+def test_a_router_that_stops_sends_a_request_to_the_version_that_it_names(run: Run, routes: Routes) -> None:
+    """Before and after the signal: stable does not know the candidate's version, and answers 404."""
+
+    async def scenario(setup: Setup) -> None:
+        ways: list[tuple[str, dict[str, str], bytes]] = [
+            (VERSION_2, {}, b"b"),
+            ("/v2/models/m/infer", {"x-mlmodel-version": "candidate"}, b"b"),
+            ("/v2/models/m/versions/v1/infer", {}, b"a"),
+            ("/v2/models/m/infer", {"x-mlmodel-version": "stable"}, b"a"),
+        ]
+        answers: list[Counter[tuple[int, bytes]]] = [Counter() for _ in ways]
+        closed = 0
+
+        async def drive(path: str, headers: dict[str, str], found: Counter[tuple[int, bytes]]) -> None:
+            nonlocal closed
+            client = Client(setup.router.traffic)
+            with contextlib.suppress(ConnectionRefusedError):
+                while True:
+                    answer = await client.post(path, headers)
+                    found[answer.status, answer.body] += 1
+                    closed += answer.headers.get("connection") == "close"
+
+        drivers = [
+            asyncio.ensure_future(drive(path, headers, found))
+            for (path, headers, _), found in zip(ways, answers, strict=True)
+        ]
+        await asyncio.sleep(0.3)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        await asyncio.gather(*drivers)
+        print(answers)
+        assert closed >= len(ways), "the last request of each connection came after the signal"
+        for (_, _, side), found in zip(ways, answers, strict=True):
+            assert set(found) == {(200, side)}
+
+    run(scenario, routes, a=Reply(seconds=0.02), b=Reply(seconds=0.05), supervised=True)
+
+
+def test_a_router_that_stops_still_retries_a_request_that_chose_the_candidate_before(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        choice = {"x-mlmodel-version": "candidate"}
+        pending = asyncio.ensure_future(Client(setup.router.traffic).post(headers=choice))
+
+        async def arrived() -> bool:
+            return len(setup.b.requests) == 1
+
+        await setup.router.until(arrived)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        answer = await pending
+        assert (answer.status, answer.body, answer.headers["x-mlmodel-fallback"]) == (200, b"a", "true")
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+
+    run(scenario, canary(25), b=Reply(500, seconds=1), supervised=True)
+
+
+@pytest.mark.attack
+def test_while_a_router_stops_at_most_two_requests_that_choose_the_candidate_are_in_flight(run: Run) -> None:
+    """Clients must not overload the candidate through it, so that requests that other routers draw fail."""
+
+    async def scenario(setup: Setup) -> None:
+        await setup.router.begin_stop()
+        clients = [Client(setup.router.traffic) for _ in range(10)]
+        answers = await asyncio.gather(*(client.post(VERSION_2) for client in clients))
+        assert Counter(answer.status for answer in answers) == {200: 2, 503: 8}
+        assert any(b"too many requests choose this version" in answer.body for answer in answers)
+        await setup.send(20)
+        assert (len(setup.a.requests), len(setup.b.requests)) == (20, 2)
+        page = await setup.router.counts()
+        assert (page["weights"], page["uncounted"]) == (
+            {"25": {"candidate": candidate(0), "stable": stable(0)}},
+            UNCOUNTED | {"chosen": 10},
+        )
+        # While the candidate bakes, or stands in for stable, nothing is drawn that could be condemned.
+        await setup.router.route(canary(100))
+        answers = await asyncio.gather(*(client.post(VERSION_2) for client in clients))
+        assert {(answer.status, answer.body) for answer in answers} == {(200, b"b")}
+
+    run(scenario, canary(25), b=Reply(seconds=0.3))
+
+
 def test_a_router_stops_though_a_request_to_the_candidate_does_not_end(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         pending = asyncio.ensure_future(Client(setup.router.traffic).post())
@@ -1366,6 +1452,30 @@ def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
 
         await setup.router.until(arrived)
         setup.router.process.send_signal(signal.SIGUSR1)
+        assert {answer.status for answer in await asyncio.gather(*pending)} == {200}
+        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert setup.router.processes() == []
+
+    pair(scenario)
+
+
+def test_a_router_that_cannot_write_its_file_for_a_stop_still_answers_the_requests_in_flight(pair: Run) -> None:
+    """As with a full volume: the signal is sent at once."""
+
+    async def scenario(setup: Pair) -> None:
+        for number in "12":
+            (setup.router.folder / f"stop-{setup.router.status[1]}{number}").mkdir()
+        setup.a.behave = lambda _: Reply(seconds=3)
+        clients = [Client(setup.router.traffic) for _ in range(8)]
+        pending = [asyncio.ensure_future(client.post()) for client in clients]
+
+        async def arrived() -> bool:
+            return len(setup.a.requests) == 8
+
+        await setup.router.until(arrived)
+        setup.router.process.send_signal(signal.SIGUSR1)
+        await setup.router.until(setup.router.is_closed)
+        assert not any(answer.done() for answer in pending)
         assert {answer.status for answer in await asyncio.gather(*pending)} == {200}
         assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
         assert setup.router.processes() == []

@@ -655,6 +655,36 @@ def test_a_router_that_stops_finishes_its_calls(run: Run) -> None:
     run(scenario, a=slow)
 
 
+@pytest.mark.parametrize("weight", [25, 100])
+def test_a_router_that_stops_sends_a_call_to_the_version_that_it_names(run: Run, weight: int) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.router.begin_stop()
+        for _ in range(5):
+            assert (await setup.client.infer(b"\n\x01m" + field(2, b"v2"))).text == "b"
+            assert (await setup.client.infer(metadata={"x-mlmodel-version": "candidate"})).text == "b"
+            assert (await setup.client.infer(b"\n\x01m" + field(2, b"v1"))).text == "a"
+            assert (await setup.client.infer(metadata={"x-mlmodel-version": "stable"})).text == "a"
+            assert (await setup.client.infer()).text == "a"
+        assert (await setup.router.counts())["uncounted"] == UNCOUNTED | {"chosen": 20}
+
+    run(scenario, canary(weight))
+
+
+@pytest.mark.attack
+def test_while_a_router_stops_at_most_two_calls_that_choose_the_candidate_are_in_flight(run: Run) -> None:
+    async def slow(_: object) -> None:
+        await asyncio.sleep(0.5)
+
+    async def scenario(setup: Setup) -> None:
+        await setup.router.begin_stop()
+        message = b"\n\x01m" + field(2, b"v2")
+        answers = await asyncio.gather(*(setup.client.infer(message) for _ in range(10)))
+        assert Counter(answer.code for answer in answers) == {StatusCode.OK: 2, StatusCode.RESOURCE_EXHAUSTED: 8}
+        assert len(setup.b.sizes) == 2
+
+    run(scenario, canary(25), b=slow)
+
+
 @pytest.mark.parametrize("weight", [50, 100])
 def test_a_router_that_stops_retries_the_calls_that_the_candidate_fails(run: Run, version: str, weight: int) -> None:
     async def fail(context: Any) -> None:

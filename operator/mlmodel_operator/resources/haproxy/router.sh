@@ -20,7 +20,7 @@ finish() {
 # shellcheck disable=SC2329 # called by the trap below
 stop_softly() {
   tries=0
-  while [ -e "$stop" ] && [ "$tries" -lt 60 ]; do
+  while [ -f "$stop" ] && [ "$tries" -lt 60 ]; do
     sleep 0.1
     tries=$((tries + 1))
   done
@@ -34,7 +34,8 @@ supervise() {
   restarts=0
   stop=$folder/stop-$1
   rm -f "$stop" # of a container before
-  trap '[ -n "$stopping" ] || { : >"$stop"; stop_softly & stopping=$!; }' USR1
+  # Not `:`, with which a file that cannot be written would end the shell, and HAProxy with it.
+  trap '[ -n "$stopping" ] || { true >"$stop"; stop_softly & stopping=$!; }' USR1
   while :; do
     MLMODEL_PROCESS=$1 MLMODEL_STATUS_PORT=$2 MLMODEL_STOP=$stop haproxy -db -f "$folder/haproxy.cfg" &
     pid=$!

@@ -135,15 +135,22 @@ local function destination()
   return routes.stable and "only_" .. routes.stable or "none"
 end
 
--- Returns the backend for a request whose client chooses a side; counts it if it is a prediction.
+local CHOSEN = 2 -- requests in flight that choose the candidate, as in haproxy.cfg
+
+-- Returns the backend for a request whose client chooses a side; counts it if it is a prediction. While this process
+-- stops, it is sent without a proxy between: stable cannot stand in for the version that the client named.
 local function chosen_backend(txn, prefix, role)
   if txn:get_var("txn.size") then
     count_as("chosen")
   end
-  if role == "candidate" then
-    return prefix .. (routes.weight == 100 and "candidate_" or "chosen_") .. routes.candidate
+  local only = prefix .. "only_" .. routes[role]
+  if role == "stable" then
+    return only
+  elseif is_stopping then
+    local is_full = routes.weight < 100 and tonumber(core.backends[only]:get_stats().scur) >= CHOSEN
+    return is_full and prefix .. "full" or only
   end
-  return prefix .. "only_" .. routes.stable
+  return prefix .. (routes.weight == 100 and "candidate_" or "chosen_") .. routes.candidate
 end
 
 core.register_fetches("choose", function(txn, prefix)
@@ -560,7 +567,10 @@ local function publish()
   local values = { to = to, grpc_to = "grpc_" .. to, limit = tostring(routes.limit), mode = "direct" }
   local weight, sides = routes.weight, routes.sides
   -- At a weight of 0 the candidate gets nothing, unless the routes are open to requests that choose it.
-  if routes.candidate and not is_stopping and (weight > 0 or sides.is_open) then
+  local is_reached = routes.candidate and (weight > 0 or sides.is_open)
+  if is_reached and is_stopping then
+    values.mode = "stop"
+  elseif is_reached then
     if weight > 0 then
       weights[weight] = true
     end
