@@ -38,7 +38,7 @@ def test_a_model_that_takes_twelve_seconds_is_updated_without_an_error(
         onnx.checker.check_model(str(file))
         model("create", "configmap", f"slow-{version}", f"--from-file={file}")
     # Too few requests for proof: the step ends by time. A rehearsal would repeat two of them in its two minutes.
-    rollout: dict[str, Any] = {"steps": [{"weight": 50}], "bakeSeconds": 5, "maxSeconds": 60}
+    rollout: dict[str, Any] = {"steps": [{"weight": 50}], "bakeSeconds": 5, "maxSeconds": 40}
     rollout |= {"onNoEvidence": "Promote", "rehearsal": {"requests": 0}}
 
     def apply(version: str) -> None:
@@ -50,7 +50,7 @@ def test_a_model_that_takes_twelve_seconds_is_updated_without_an_error(
     apply("v1")
     model.wait_ready(120, "v1")
     with traffic(rate=1 / INTERVAL, timeout=LIMIT + 10) as clients:
-        clients.wait(lambda seen: seen.ok >= 2, 150, "answers of v1")
+        clients.wait(lambda seen: seen.ok >= 1, 150, "an answer of v1")
         apply("v2")
         model.wait_ready(300, "v2")
         target = clients.now.versions.get("v2", 0) + 1
