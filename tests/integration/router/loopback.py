@@ -159,11 +159,11 @@ async def http2(
     path: bytes,
     *,
     headers: tuple[tuple[bytes, bytes], ...] = (),
-    body: bytes,
+    body: bytes | None,
     seconds: float = 1,
 ) -> bytes:
     """Send one POST over HTTP/2, without a look at what is in it, and return all that comes back until nothing came
-    for some ``seconds``."""
+    for some ``seconds``. Without a ``body``, it is announced and never sent."""
 
     def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
         return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -172,7 +172,8 @@ async def http2(
     # Literal fields, neither indexed nor compressed; each text has less than 127 bytes.
     block = b"".join(bytes([0, len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
     reader, writer = await asyncio.open_connection(*address)
-    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, block) + frame(0, 1, 1, body))
+    data = b"" if body is None else frame(0, 1, 1, body)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, block) + data)
     answer = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
         while data := await asyncio.wait_for(reader.read(10_000), seconds):

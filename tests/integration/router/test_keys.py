@@ -20,7 +20,7 @@ from mlmodel_server.errors import RequestError
 from mlmodel_server.rest.reply import reply_of
 from mlmodel_server.serving.access import ApiKeys
 from mlmodel_server.serving.exchange import failure_of
-from tests.integration.router.loopback import Client, Message, Revision, read_message
+from tests.integration.router.loopback import Client, Message, Revision, http2, read_message
 from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, canary, candidate, stable
 from tests.integration.router.test_router_grpc import SERVICE, GrpcRevision
 
@@ -241,6 +241,28 @@ def test_the_paths_without_a_key_are_those_of_the_server(run: Run) -> None:
             assert (await post(router, {"x-api-key": KEY}, path)).status == 200
         for path in ("/metrics", "/rehearsal", "/metrics/ready", "/ready", "/x/live"):
             assert (await post(router, {"x-api-key": KEY}, path)).status == 404, path
+
+    run(scenario)
+
+
+def test_over_http_2_a_refusal_before_the_body_is_whole_and_no_error_of_the_stream(run: Run) -> None:
+    """HEADERS, DATA with the end of the stream, and RST_STREAM with NO_ERROR, as RFC 9113 (8.1) has it: some clients
+    report an error of the stream, and not the answer."""
+
+    async def scenario(router: Router, _: Revision) -> None:
+        await ready(router)
+        rest = await http2(router.traffic, b"/v2/models/m/infer", headers=((b"content-length", b"9000000"),), body=None)
+        frames: list[tuple[int, int, bytes]] = []
+        while rest:
+            size = int.from_bytes(rest[:3], "big")
+            if rest[5:9] == b"\0\0\0\1" and rest[3] != 8:  # of our stream; no WINDOW_UPDATE
+                frames.append((rest[3], rest[4] & 1, rest[9 : 9 + size]))
+            rest = rest[9 + size :]
+        (headers, is_last, _block), data, reset = frames
+        assert (headers, is_last) == (1, 0)
+        assert data[:2] == (0, 1)
+        assert b"this model requires an API key" in data[2]
+        assert (reset[0], reset[2]) == (3, bytes(4))
 
     run(scenario)
 

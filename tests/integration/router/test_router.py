@@ -141,15 +141,63 @@ def test_a_new_router_is_ready_when_a_server_accepts_its_connections(run: Run) -
     run(scenario, routes=Routes(ADDRESSES, stable="b"), listening=False)
 
 
-def test_a_new_router_is_ready_after_some_time_if_no_server_accepts_a_connection(run: Run) -> None:
+def test_a_new_router_is_ready_while_the_candidate_stands_in_for_a_stable_that_is_down(run: Run) -> None:
+    async def scenario(setup: Setup) -> None:
+        await setup.router.until(setup.router.is_ready)
+        assert (await setup.send(1))[0].body == b"a"
+
+    run(scenario, Routes(ADDRESSES, "b", "a", 100, "a0a0a0a0", 10_000, 10_000), listening=False)
+
+
+def test_a_router_that_is_started_again_in_its_pod_is_ready_while_no_server_accepts_a_connection(
+    tmp_path: Path, port: int, version: str
+) -> None:
+    """Its network permits connections since the first start: first the whole container, then killed processes."""
+
+    async def scenario() -> None:
+        router = Router(tmp_path, version=version, supervised=True)
+
+        async def are_ready() -> bool:
+            with contextlib.suppress(ConnectionError):
+                pages = [await router.get("/ready", page) for page in (router.status, router.second)]
+                return all(page.status == 200 for page in pages)
+            return False
+
+        async with Revision("a", ADDRESSES["a"], port), router:
+            await router.route(STABLE_A)
+            await router.until(are_ready)
+        async with router:
+            await router.until(are_ready)
+            victims = router.processes()
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+
+            async def restarted() -> bool:
+                now = router.processes()
+                return len(now) == 2 and not set(now) & set(victims)
+
+            await router.until(restarted)
+            await router.until(are_ready)
+            assert (await router.get("/v2", router.traffic)).status == 503
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [Routes(ADDRESSES, stable="b"), Routes(ADDRESSES, "b", "a", 99, "a0a0a0a0", 10_000, 10_000)],
+    ids=["one version", "a candidate with some requests"],
+)
+def test_a_new_router_is_ready_after_some_time_if_stable_accepts_no_connection(run: Run, routes: Routes) -> None:
     async def scenario(setup: Setup) -> None:
         started = time.monotonic()
         await setup.router.until(setup.router.is_ready)
-        assert time.monotonic() - started > 1
-        assert (await setup.send(1))[0].status == 503
+        assert time.monotonic() - started > 3
+        choice = {"x-mlmodel-version": "stable"}
+        assert (await Client(setup.router.traffic).post(headers=choice)).status == 503
 
-    seconds = {"presetenv MLMODEL_REACH_SECONDS 30": "presetenv MLMODEL_REACH_SECONDS 2"}
-    run(scenario, routes=Routes(ADDRESSES, stable="b"), listening=False, changes=seconds)
+    seconds = {"presetenv MLMODEL_REACH_SECONDS 30": "presetenv MLMODEL_REACH_SECONDS 4"}
+    run(scenario, routes, listening=False, changes=seconds)
 
 
 def test_the_weight_is_exact_and_independent_of_the_order_of_the_clients(run: Run) -> None:

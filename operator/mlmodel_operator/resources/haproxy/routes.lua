@@ -33,6 +33,11 @@ local function read(path)
   return text
 end
 
+-- Returns the path of another file in the same folder.
+local function beside(path, name)
+  return (path:gsub("[^/]*$", name))
+end
+
 -- The counts ----------------------------------------------------------------------------------------------------------
 --
 -- Only requests that were drawn count, by the weight that they were drawn with, since the routes have this candidate.
@@ -729,11 +734,6 @@ local function follow_keys()
   keys_state = names and "current" or next(known) and "former" or "closed"
 end
 
--- Returns the path of a file beside that of the routes; it is missing unless the spec assigns requests by header.
-local function sides_beside(path)
-  return (path:gsub("[^/]*$", "sides"))
-end
-
 local is_assigned = false -- whether the operator wrote routes on this pod
 
 -- Returns the path of the routes to follow. Anyone who may write ConfigMaps can change those in PATH, so they count
@@ -752,7 +752,7 @@ local function follow()
     end
   end
   local path = routes_path()
-  local text, sides = read(path), read(sides_beside(path)) or ""
+  local text, sides = read(path), read(beside(path, "sides")) or "" -- none unless the spec assigns requests by header
   local both = text and text .. "\0" .. sides
   -- Kubelet replaces both files at once, which may be between the two reads.
   if both and both ~= seen and text == read(path) then
@@ -810,17 +810,17 @@ end
 --
 -- A network that enforces NetworkPolicies may permit the connections of a new pod only a moment after its start. A pod
 -- that was ready before would get requests, in place of a pod that can serve them, and lose them: so it is ready when
--- stable has accepted a connection. If none is accepted, the clients get an error that they can read.
+-- a server that gets requests has accepted a connection. If none is accepted, the clients get an error that they can
+-- read.
+--
+-- A file in the volume of the pod says so to a process or container that is started again, whose network is permitted:
+-- it would get no requests for nothing while no server can be reached.
 
 local REACH_MS = 1000 * tonumber(os.getenv("MLMODEL_REACH_SECONDS"))
 local CONNECT_SECONDS = 0.5
+local REACHED_PATH = STOP_PATH and beside(STOP_PATH, "reached")
 
--- Whether stable accepts connections; true if there is none, which no network would change.
-local function reaches_stable()
-  local address = routes.stable and routes.address[routes.stable]
-  if not address then
-    return true
-  end
+local function accepts(address)
   local client = core.tcp()
   client:settimeout(CONNECT_SECONDS)
   local is_connected = client:connect(address.ip, tonumber(address.port))
@@ -828,12 +828,35 @@ local function reaches_stable()
   return is_connected ~= nil
 end
 
+local function note_reached()
+  local file = REACHED_PATH and io.open(REACHED_PATH, "w")
+  if file then
+    file:close()
+  end
+end
+
+-- Whether stable accepts connections, or the candidate if it has all requests, because it may stand in for stable; or
+-- one did so for a process of this pod before. True if there is none, which no network would change.
+local function is_reached()
+  if not routes.stable or REACHED_PATH and read(REACHED_PATH) then
+    return true
+  end
+  local now = routes
+  for _, slot in ipairs({ now.stable, now.weight == 100 and now.candidate or nil }) do
+    if accepts(now.address[slot]) then
+      note_reached()
+      return true
+    end
+  end
+  return false
+end
+
 core.register_task(function()
   while not routes do
     core.msleep(POLL_MS)
   end
   local started = milliseconds()
-  while not reaches_stable() and milliseconds() - started < REACH_MS do
+  while not is_reached() and milliseconds() - started < REACH_MS do
     core.msleep(POLL_MS)
   end
   core.set_map(MAP, "ready", "yes")
