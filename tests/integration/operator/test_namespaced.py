@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from hack import ROOT
 from hack.cluster import Cluster, ClusterError
+from hack.ports import free_port
 from mlmodel_operator import manifests, policies
 from mlmodel_operator.names import OPERATOR, PART_OF_LABEL, PROJECT
 from tests.integration.operator.accounts import Account, policy_of
@@ -31,9 +31,7 @@ class Operator:
     """The process of the operator, outside the cluster, with the token and the environment of its Deployment."""
 
     def __init__(self, account: Account, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port("0.0.0.0")
         self.log = log
         (deployment,) = [body for body in manifests.install(OPTIONS) if body["kind"] == "Deployment"]
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

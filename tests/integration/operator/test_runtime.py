@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 import yaml
 
 from hack import ROOT
+from hack.ports import free_port
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.runtime import api as api_module
 from mlmodel_operator.runtime.api import ApiError, KubeApi
@@ -575,9 +575,7 @@ class Process:
     """One operator process with the toy controller."""
 
     def __init__(self, kubeconfig: Path, namespace: str, pod: str, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port("0.0.0.0")
         self.log = log
         env = {
             **os.environ,
