@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from mlmodel_operator.api.figures import Calls, Drift
-from mlmodel_operator.observe import MAX_FEATURE, read_measured
+from mlmodel_operator.api.figures import MAX_FEATURE, Calls, Drift
+from mlmodel_operator.observe import read_measured
 from mlmodel_operator.rollout.observed import Measured
 from mlmodel_operator.scrape import FiguresPage, Scraper, parse_figures
 from mlmodel_server.observe.figures import WARM_UP, Figures
