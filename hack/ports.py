@@ -12,9 +12,10 @@ _untried = iter(random.SystemRandom().sample(range(_FIRST, _LAST + 1), _LAST + 1
 
 
 def free_port(*addresses: str) -> int:
-    """Return a port that is free on all of the addresses (default: 127.0.0.1), a different one on each call.
+    """Return a port that is free on the addresses (default: all), a different one on each call.
 
-    It is below the ephemeral ports, which the kernel may give to a client, such as a probe, before the server binds it.
+    A server on all addresses needs a port that is free on each. It is below the ephemeral ports, which the kernel may
+    give to a client, such as a probe, before the server binds it.
 
     Raises:
         OSError: no port from 20000 to 32767 is left.
@@ -22,9 +23,9 @@ def free_port(*addresses: str) -> int:
     for port in _untried:
         with ExitStack() as stack:
             try:
-                for address in addresses or ("127.0.0.1",):
+                for address in addresses or ("0.0.0.0",):
                     stack.enter_context(socket.create_server((address, port)))
             except OSError:
                 continue
             return port
-    raise OSError(f"no port from {_FIRST} to {_LAST} is free on all of {', '.join(addresses) or '127.0.0.1'}")
+    raise OSError(f"no port from {_FIRST} to {_LAST} is free on {', '.join(addresses) or 'all addresses'}")

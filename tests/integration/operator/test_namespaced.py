@@ -31,7 +31,7 @@ class Operator:
     """The process of the operator, outside the cluster, with the token and the environment of its Deployment."""
 
     def __init__(self, account: Account, log: Path) -> None:
-        self._port = free_port("0.0.0.0")
+        self._port = free_port()
         self.log = log
         (deployment,) = [body for body in manifests.install(OPTIONS) if body["kind"] == "Deployment"]
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

@@ -575,7 +575,7 @@ class Process:
     """One operator process with the toy controller."""
 
     def __init__(self, kubeconfig: Path, namespace: str, pod: str, log: Path) -> None:
-        self.port = free_port("0.0.0.0")
+        self.port = free_port()
         self.log = log
         env = {
             **os.environ,
