@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.router_cpu import GRPC, HTTP, STATUS, on_ports
 from hack import haproxy
 from hack.cluster.shell import run, wait_for
 from hack.ports import free_port
@@ -110,11 +111,8 @@ def _resident(pid: int) -> int:
 @contextmanager
 def _router(folder: Path, version: str) -> Iterator[tuple[int, int, int]]:
     """Run one process of the router without routes; yield its PID, and its ports without and with TLS."""
-    names = (":8080", ":8443", ":9000", ":9443", '":${MLMODEL_STATUS_PORT}"')
-    ports = {name: free_port() for name in names}
-    for name, text in router_files().items():
-        for old, new in ports.items() if name == "haproxy.cfg" else ():
-            text = text.replace(f"bind {old}", f"bind 127.0.0.1:{new}")
+    ports = {address: free_port() for address in (HTTP, ":8443", GRPC, ":9443", STATUS)}
+    for name, text in on_ports(router_files(), ports).items():
         (folder / name).write_text(text)
     request = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files: list[str | Path] = ["-keyout", folder / "tls.key", "-out", folder / "tls.crt", "-subj", "/CN=m"]
@@ -127,7 +125,7 @@ def _router(folder: Path, version: str) -> Iterator[tuple[int, int, int]]:
             stdout=log,
             stderr=log,
         )
-    plain = ports[":8080"]
+    plain = ports[HTTP]
     try:
         wait_for("The router listens", lambda: _listens(plain), seconds=10, log=folder / "log")
         yield running.pid, plain, ports[":8443"]

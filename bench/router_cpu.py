@@ -33,6 +33,8 @@ ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
 BODY = b'{"inputs": [{"name": "input-0", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]}'
 PATH = "/v2/models/m/infer"
 CONNECTIONS, SECONDS, ROUNDS = 8, 1.0, 7
+HTTP, GRPC, STATUS = ":8080", ":9000", '":${MLMODEL_STATUS_PORT}"'
+"""Addresses in the configuration of the router."""
 
 _DEFAULTS = """
 global
@@ -82,7 +84,7 @@ def main(against: str | None = None) -> None:
         running = {}
         for label, shipped in routers.items():
             traffic, status, grpc = (free_port() for _ in range(3))
-            texts = _on_ports(shipped, traffic, status, grpc)
+            texts = on_ports(shipped, {HTTP: traffic, STATUS: status, GRPC: grpc})
             pid = stack.enter_context(_haproxy(folder / label, texts.pop("haproxy.cfg"), texts))
             running[label] = (pid, traffic, status)
         for _ in range(ROUNDS):
@@ -115,10 +117,10 @@ def _files_of(revision: str) -> dict[str, str]:
     }
 
 
-def _on_ports(shipped: Mapping[str, str], traffic: int, status: int, grpc: int) -> dict[str, str]:
-    """Return the files of a router, on these ports of loopback."""
+def on_ports(shipped: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
+    """Return the files of a router, on ports of loopback instead of these addresses."""
     texts = dict(shipped)
-    for old, new in {":8080": traffic, '":${MLMODEL_STATUS_PORT}"': status, ":9000": grpc}.items():
+    for old, new in ports.items():
         texts["haproxy.cfg"] = texts["haproxy.cfg"].replace(f"bind {old}", f"bind 127.0.0.1:{new}")
     return texts
 

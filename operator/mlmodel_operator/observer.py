@@ -272,17 +272,21 @@ class Observer:
             observe.read_rehearsing(name, revision, session, page, silent.get(name)) for name, page in pages.items()
         )
 
+    def _paged_sides(self, owner: Owner, revisions: tuple[str, str]) -> dict[str, tuple[str, str]]:
+        """Return revision and address of the pods of both sides that have pages, by name."""
+        return {
+            _name(pod): (revision, observe.pod_address(pod))
+            for revision in revisions
+            for pod in self.paged_pods(owner, revision)
+        }
+
     async def _read_labels(self, model: MLModel, status: Status, observed: Observed) -> tuple[Labelled, ...]:
         """Return the labels of this rollout that were posted to the ready pods of either side."""
         stable, candidate, gate = status.stable, status.candidate, model.spec.rollout.gates.quality
         if stable is None or candidate is None or gate is None or not needs_labels(model, status, observed):
             return ()
         rollout, largest = (stable.revision, candidate.revision), bin_for(gate)
-        sides = {
-            _name(pod): (revision, observe.pod_address(pod))
-            for revision in rollout
-            for pod in self.paged_pods(model.owner, revision)
-        }
+        sides = self._paged_sides(model.owner, rollout)
         pages = await self._scraper.label_pages({name: ip for name, (_, ip) in sides.items()}, largest)
         return tuple(
             observe.read_labelled(name, sides[name][0], rollout, page, largest) for name, page in pages.items()
@@ -293,11 +297,7 @@ class Observer:
         stable, candidate = status.stable, status.candidate
         if stable is None or candidate is None or not needs_figures(status, observed, self._clock.now()):
             return ()
-        sides = {
-            _name(pod): (revision, observe.pod_address(pod))
-            for revision in (stable.revision, candidate.revision)
-            for pod in self.paged_pods(owner, revision)
-        }
+        sides = self._paged_sides(owner, (stable.revision, candidate.revision))
         pages = await self._scraper.figures({name: ip for name, (_, ip) in sides.items()})
         found = (observe.read_measured(name, sides[name][0], page) for name, page in pages.items())
         return tuple(item for item in found if item is not None)

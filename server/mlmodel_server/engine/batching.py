@@ -180,7 +180,9 @@ class Batcher:
         future = self._loop.create_future()
         kind = self._model.kind_of(table, outputs)
         cost = self._cost.seconds(rows) or rows
-        waiting = _Waiting(table, outputs, rows, kind, deadline, now, future, False, source, self._shares.now, cost)
+        waiting = _Waiting(
+            table, outputs, rows, kind, deadline, now, future, source=source, arrived=self._shares.now, cost=cost
+        )
         self._remember(source, waiting)
         self._submitted.put(waiting)
         return future

@@ -62,10 +62,12 @@ class LineFormatter(logging.Formatter):
             f"from={record.name}",
             f"msg={_quoted(message)}",
         ]
-        more = {key: value for key, value in vars(record).items() if key not in _OF_EVERY_RECORD}
-        if not record.name.startswith(OURS):
-            more = {key: value for key, value in more.items() if key == MORE}
-        fields += [f"{key}={_text(value)}" for key, value in more.items()]
+        is_ours = record.name.startswith(OURS)
+        fields += [
+            f"{key}={_text(value)}"
+            for key, value in vars(record).items()
+            if key == MORE or (is_ours and key not in _OF_EVERY_RECORD)
+        ]
         return " ".join(fields)
 
 

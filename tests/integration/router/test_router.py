@@ -13,7 +13,7 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -1231,6 +1231,13 @@ def test_connections_are_closed_after_about_500_requests_so_that_they_spread_ove
     run(scenario)
 
 
+async def deselected(clients: Iterable[Client], second: Router) -> None:
+    """Let the Service no longer select the first router: new connections reach the second."""
+    for client in clients:
+        client.address = second.traffic
+    await asyncio.sleep(0.1)
+
+
 def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> None:
     async def scenario(setup: Setup) -> None:
         async with Router(tmp_path / "second") as second:
@@ -1242,10 +1249,7 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
 
             async def stop() -> None:
                 await asyncio.sleep(0.3)
-                # The Service no longer selects the first router: new connections reach the second.
-                for client in clients:
-                    client.address = second.traffic
-                await asyncio.sleep(0.1)
+                await deselected(clients, second)
                 setup.router.process.send_signal(signal.SIGUSR1)
                 await asyncio.sleep(0.5)
                 # A request on an idle connection is still answered, with `connection: close`.
@@ -1296,10 +1300,7 @@ def test_a_soft_stop_loses_no_request_that_the_candidate_fails(
 
             async def stop() -> None:
                 await asyncio.sleep(0.5)
-                # The Service no longer selects the first router: new connections reach the second.
-                for client in clients:
-                    client.address = second.traffic
-                await asyncio.sleep(0.1)
+                await deselected(clients, second)
                 setup.router.process.send_signal(signal.SIGUSR1)
                 started = time.monotonic()
                 assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.serving.process import cpu_seconds
+
 START_SECONDS = 60
 SECONDS = 30.0
 """Maximum time to wait for a running server."""
@@ -94,9 +96,7 @@ class Server:
 
     def cpu(self) -> float:
         """Return the seconds of CPU time that its processes have used."""
-        first = self.process.pid
-        workers = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        return sum(map(_cpu, [str(first), *workers]))
+        return cpu_seconds(self.process.pid)
 
     def requests(self, code: int) -> float:
         labels = {"model": "tumour", "version": "v2", "revision": "abcdef12", "code": str(code)}
@@ -112,11 +112,6 @@ class Server:
         self.process.wait(seconds)
         self.later.join(seconds)
         return "".join(self.later.lines)
-
-
-def _cpu(pid: str) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def command(*arguments: str | Path, program: Sequence[str] = ("-m", "mlmodel_server")) -> list[str]:

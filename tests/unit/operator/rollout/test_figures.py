@@ -11,13 +11,13 @@ import pytest
 
 from mlmodel_operator.api.codec import DecodeError, encode
 from mlmodel_operator.api.figures import Calls, Drift, Figures, FiguresState, SideFigures
-from mlmodel_operator.api.status import Candidate, HistoryEntry
+from mlmodel_operator.api.status import HistoryEntry
 from mlmodel_operator.api.types import Rehearsal, Rollout
 from mlmodel_operator.api.upgrade import read_status, without_state
 from mlmodel_operator.rollout.context import context_of
 from mlmodel_operator.rollout.figures import _MOST_PODS, MIN_PREDICTIONS, with_figures
 from mlmodel_operator.rollout.observed import Measured, Pod
-from tests.unit.operator.rollout.world import IMAGE, Behaviour, World, identity, serving, spec, steps
+from tests.unit.operator.rollout.world import IMAGE, Behaviour, World, candidate, identity, serving, spec, steps
 
 ROLLOUT = Rollout(steps=steps(25, 50), bake_seconds=5)
 V1, V2 = identity("v1"), identity("v2")
@@ -29,12 +29,6 @@ def world_of(rollout: Rollout = ROLLOUT, *, cpu_us: int = 4000, **how: Any) -> W
     world.behaviours["v2"] = Behaviour(cpu_us=cpu_us)
     world.change(spec("v2", rollout=rollout))
     return world
-
-
-def candidate(world: World) -> Candidate:
-    found = world.status.candidate
-    assert found is not None
-    return found
 
 
 def figures(world: World) -> Figures:

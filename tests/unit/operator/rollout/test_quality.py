@@ -15,11 +15,11 @@ import pytest
 from mlmodel_operator.api.codec import DecodeError, decode
 from mlmodel_operator.api.evidence import LabelPage, Labels, LabelSides, Pairs, QualityState
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.status import Candidate, Rejected
+from mlmodel_operator.api.status import Rejected
 from mlmodel_operator.api.types import Autoscaling, FeedbackKey, Gates, QualityGate, Rollout, Serving, Step
 from mlmodel_operator.rollout.evidence import chain, labels, quality
 from mlmodel_operator.rollout.observed import Labelled, Observed, Pod, RevisionState
-from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec, steps
+from tests.unit.operator.rollout.world import Behaviour, World, candidate, identity, serving, spec, steps
 
 GATE = QualityGate()
 
@@ -35,12 +35,6 @@ def labelling(seed: int = 1, accuracy: float = 0.8, **how: Any) -> World:
     world = serving("v1", seed, **{"labelled": 1.0, "requests_per_second": 200} | how)
     world.behaviours["v2"] = Behaviour(accuracy=accuracy)
     return world
-
-
-def candidate(world: World) -> Candidate:
-    found = world.status.candidate
-    assert found is not None
-    return found
 
 
 def state_of(world: World) -> QualityState:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mlmodel_operator.api.reasons import Reason
-from mlmodel_operator.api.status import Candidate, Rejected
+from mlmodel_operator.api.status import Rejected
 from mlmodel_operator.api.types import ApiKeys, Rehearsal, Rollout, Serving, Step
 from mlmodel_operator.names import ACCEPT_ANNOTATION
-from tests.unit.operator.rollout.world import Behaviour, World, identity, serving, spec
+from tests.unit.operator.rollout.world import Behaviour, World, candidate, identity, serving, spec
 
 DEFAULT = Rollout()
 
@@ -20,12 +20,6 @@ DEFAULT = Rollout()
 def rehearsing(version: str = "v1", **how: Any) -> World:
     """Return a world in which a version serves whose pods keep a sample of their requests."""
     return serving(version, rehearses=True, **how)
-
-
-def candidate(world: World) -> Candidate:
-    found = world.status.candidate
-    assert found is not None
-    return found
 
 
 def ready_message(world: World) -> str:

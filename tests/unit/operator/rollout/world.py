@@ -18,7 +18,7 @@ from mlmodel_operator.api.codec import decode, encode
 from mlmodel_operator.api.evidence import Agreement, Counts, Dropped, Labels, LabelSides, Outcomes, Pairs, Sides
 from mlmodel_operator.api.figures import Calls
 from mlmodel_operator.api.revision import desired_revision
-from mlmodel_operator.api.status import Status
+from mlmodel_operator.api.status import Candidate, Status
 from mlmodel_operator.api.types import (
     MLModel,
     ModelSource,
@@ -645,6 +645,13 @@ def serving(version: str = "v1", seed: int = 1, **how: object) -> World:
     world = World(random.Random(seed), spec(version), **how)  # type: ignore[arg-type]
     world.run(lambda w: w.settled() and w.condition("Ready") == "True", 60)
     return world
+
+
+def candidate(world: World) -> Candidate:
+    """Return the candidate, which there must be."""
+    found = world.status.candidate
+    assert found is not None
+    return found
 
 
 def steps(*weights: int, **more: Any) -> tuple[Step, ...]:
