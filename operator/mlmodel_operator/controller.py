@@ -21,6 +21,7 @@ from mlmodel_operator.names import (
     ROUTES_ANNOTATION,
     SIDES_ANNOTATION,
     TEMPLATE_ANNOTATION,
+    WAKE_ANNOTATION,
     revision_name,
     router_config_name,
 )
@@ -29,6 +30,7 @@ from mlmodel_operator.recorder import Recorder
 from mlmodel_operator.resources.records import deployment_record, restored
 from mlmodel_operator.rollout.decide import decide
 from mlmodel_operator.rollout.observed import Observed
+from mlmodel_operator.rollout.obstacles import BEHIND_SECONDS, routers_behind
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
 from mlmodel_operator.rollout.recovery import Recovery, decisions_of, recover
 from mlmodel_operator.rollout.requeue import POLL_SECONDS
@@ -131,7 +133,7 @@ class Controller:
         observed = await self._observer.observe(model, status, self._refusals.get(key, ""))
         plan = decide(model, observed, status, self._settings.server_image, self._clock.now())
         attempt = _Attempts()
-        await self._write_children(model, plan, attempt)
+        await self._write_children(model, plan, observed, attempt)
         recorded = await attempt(self._recorder.ensure_decisions(model.owner, decisions_of(plan.status)))
         self._remember(key, attempt.refusal)
         if recorded is None and attempt.refusal is not None:
@@ -201,14 +203,20 @@ class Controller:
 
     # ----------------------------------------------------------------------------------------------------- writing
 
-    async def _write_children(self, model: MLModel, plan: Plan, attempt: _Attempts) -> None:
+    async def _write_children(self, model: MLModel, plan: Plan, observed: Observed, attempt: _Attempts) -> None:
         """Write the routes first: stopping requests to a failing candidate is the most urgent change."""
         owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
             await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
             # A running router follows these; those of the release before only see that the ConfigMap has changed.
             assigned = {ROUTES_ANNOTATION: plan.routes.text(), SIDES_ANNOTATION: plan.routes.sides_text()}
-            await self._annotate(self._observer.router_pods(owner), assigned, attempt)
+            pods = self._observer.router_pods(owner)
+            await self._annotate(pods, assigned, attempt)
+            now = self._clock.now()
+            behind = routers_behind(observed, now)
+            # Kubelet may have missed the change: another one makes it write the files again.
+            wake = {WAKE_ANNOTATION: str(int(now // BEHIND_SECONDS))}
+            await self._annotate([pod for pod in pods if _name(pod) in behind], wake, attempt)
         if self._settings.network_policies:
             for policy in resources.network_policies(owner, self._settings.pod_namespace):
                 await self._apply(NETWORK_POLICIES, policy, attempt)

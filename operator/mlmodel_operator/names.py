@@ -35,6 +35,7 @@ APPLIED_ANNOTATION = f"{GROUP}/applied"  # on every child: hash of the intent th
 TEMPLATE_ANNOTATION = f"{GROUP}/template"  # on a revision's Deployment: hash of its pod template
 CONFIG_ANNOTATION = f"{GROUP}/config"  # in the router's pod template and on its pods: hash of its configuration
 ROUTES_ANNOTATION = f"{GROUP}/routes"  # on a router pod: the routes that it follows
+WAKE_ANNOTATION = f"{GROUP}/wake"  # on a router pod: changes when kubelet must refresh its files once more
 SIDES_ANNOTATION = f"{GROUP}/sides"  # on a router pod: which requests a header assigns, if any
 REHEARSAL_ANNOTATION = f"{GROUP}/rehearsal"  # on a server pod: the candidate of a rehearsal, if any
 

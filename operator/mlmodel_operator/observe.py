@@ -237,8 +237,15 @@ def processes(pods: Iterable[Body]) -> dict[str, tuple[str, int]]:
     }
 
 
-def read_router(name: str, port: int, status: RouterStatus | None, silent_since: float | None = None) -> Router:
-    """Return one process of a router with the status that it reported, or the time since which it does not answer."""
+def read_router(
+    name: str,
+    port: int,
+    status: RouterStatus | None,
+    silent_since: float | None = None,
+    behind_since: float | None = None,
+) -> Router:
+    """Return one process of a router with the status that it reported, or the time since which it does not answer;
+    ``behind_since`` is the time since which it follows other routes."""
     if status is None:
         return Router(name, silent_since=silent_since, port=port)
     return Router(
@@ -251,6 +258,7 @@ def read_router(name: str, port: int, status: RouterStatus | None, silent_since:
         status.uncounted,
         tls=status.tls,
         keys=status.keys,
+        behind_since=behind_since,
         port=port,
     )
 

@@ -16,6 +16,7 @@ from mlmodel_operator.config_maps import NOT_READ, ConfigMapRead, ConfigMaps
 from mlmodel_operator.names import REVISION_LABEL, ROUTER, revision_name, router_name, routes_name
 from mlmodel_operator.reach import Silences
 from mlmodel_operator.resources.found import has_page, read_snapshot, rehearses
+from mlmodel_operator.rollout.context import sides_for
 from mlmodel_operator.rollout.evidence.labels import bin_for
 from mlmodel_operator.rollout.needs import (
     answering_side,
@@ -38,7 +39,7 @@ from mlmodel_operator.rollout.observed import (
 )
 from mlmodel_operator.rollout.obstacles import needs_config_map
 from mlmodel_operator.rollout.pinning import config_map_to_pin
-from mlmodel_operator.rollout.routes import Routes, read_routes
+from mlmodel_operator.rollout.routes import Routes, follows, read_routes, routes_for
 from mlmodel_operator.rollout.session import nonce_of, shown
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.clock import Clock
@@ -94,7 +95,7 @@ class Observer:
         if statuses or rehearsing or labelled or measured:
             # Pods after counts: a pod whose replacement began before the counts were read must be seen as replaced.
             observed = replace(self.stored(model, refusal), rehearsing=rehearsing, labelled=labelled, measured=measured)
-        observed = await self._with_answers(model.owner, status, observed, statuses)
+        observed = await self._with_answers(model, status, observed, statuses)
         config_map = await self._read_config_map(_key(model.owner), status, observed)
         return replace(
             observed,
@@ -159,7 +160,7 @@ class Observer:
         pods = self.router_pods(owner)
         return Observed(
             self._revisions(owner),
-            _routers(_ready(pods), {}, {}),
+            _routers(_ready(pods), {}, {}, {}),
             observe.read_workload(self._router(owner), [observe.read_pod(pod, ROUTER) for pod in pods]),
             self._followed(owner),
             refusal=refusal,
@@ -228,15 +229,20 @@ class Observer:
 
     async def _with_answers(
         self,
-        owner: Owner,
+        model: MLModel,
         status: Status,
         observed: Observed,
         statuses: Mapping[str, RouterStatus | None],
     ) -> Observed:
         """Return ``observed`` with the ``statuses`` of routers, and with the answers of Services that must be asked."""
+        owner = model.owner
         key, now, pods = _key(owner), self._clock.now(), _ready(self.router_pods(owner))
         answered = {name: found is not None for name, found in statuses.items()}
         silent = self._silences.note(key, "routers", answered, now)
+        routes = routes_for(status, observed, sides_for(model, status))
+        read = {name: found for name, found in statuses.items() if found is not None}
+        following = {name: follows(found.id, routes) for name, found in read.items()} if routes else {}
+        behind = self._silences.note(key, "routes", following, now)
         asked: dict[str, Awaitable[bool]] = {}
         if pods and needs_address(status, observed):
             side = answering_side(status, observed)
@@ -250,7 +256,7 @@ class Observer:
         unreachable = self._silences.note(key, "address", reachable, now)
         return replace(
             observed,
-            routers=_routers(pods, statuses, silent),
+            routers=_routers(pods, statuses, silent, behind),
             reachable=not unreachable,
             unreachable_since=unreachable.get("address"),
             silent_services=self._silences.note(key, "services", services, now),
@@ -330,11 +336,14 @@ def _addresses(pods: list[Body]) -> dict[str, tuple[str, int]]:
 
 
 def _routers(
-    pods: list[Body], statuses: Mapping[str, RouterStatus | None], silent: Mapping[str, float]
+    pods: list[Body],
+    statuses: Mapping[str, RouterStatus | None],
+    silent: Mapping[str, float],
+    behind: Mapping[str, float],
 ) -> tuple[Router, ...]:
     """Return the processes of router pods with what they reported, or the time since which they do not answer."""
     return tuple(
-        observe.read_router(name, port, statuses.get(name), silent.get(name))
+        observe.read_router(name, port, statuses.get(name), silent.get(name), behind.get(name))
         for name, (_, port) in observe.processes(pods).items()
     )
 

@@ -1,4 +1,4 @@
-"""Since when an address does not answer the operator.
+"""Since when an address does not answer the operator, or a router does not follow its routes.
 
 A router or Service that is silent for a moment is busy or new; one that stays silent is probably behind a
 NetworkPolicy, which sends no event. Only this process remembers it: another one asks again.
@@ -13,7 +13,7 @@ Key = tuple[str, str]
 
 
 class Silences:
-    """The addresses of each model that did not answer when they were last asked."""
+    """The addresses of each model that did not answer, or not as they should, when they were last asked."""
 
     def __init__(self) -> None:
         self._since: dict[Key, dict[str, dict[str, float]]] = defaultdict(dict)

@@ -246,6 +246,11 @@ class Reason(StrEnum):
         "Permit connections from the namespace of the operator to ports 8080, 8090 and 9090 of the pods of the model"
         " and to port 80 of its Service: check NetworkPolicies.",
     )
+    ROUTES_NOT_FOLLOWED = (
+        "RoutesNotFollowed",
+        "A router pod has followed other routes for 10 s than the operator wrote on it, though it answers.",
+        "Read the log of the pod in the message. If it names no cause, delete the pod: another one takes its place.",
+    )
     STATUS_REBUILT = (
         "StatusRebuilt",
         "The status was empty, could not be read, contradicted the operator's records, or somebody else has written it;"

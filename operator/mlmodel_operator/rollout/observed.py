@@ -95,8 +95,16 @@ class Router:
     """``former`` or ``closed`` if the file of API keys is not valid: the keys before are valid, or none."""
     silent_since: float | None = None
     """Time since which the router has not answered the operator; None if it answered or was not asked."""
+    behind_since: float | None = None
+    """Time since which the router has answered with other routes than those that the status requires; None if it
+    follows these, or could not be read."""
     port: int = ROUTER_STATUS_PORTS[0]
     """Port of its status."""
+
+    @property
+    def pod(self) -> str:
+        """Name of the pod."""
+        return self.name.partition("/")[0]
 
 
 @dataclass(frozen=True)

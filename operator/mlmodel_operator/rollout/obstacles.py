@@ -25,6 +25,8 @@ MOUNT_SECONDS = 15.0
 """Time in which a node normally mounts the volumes of a pod."""
 SILENT_SECONDS = 10.0
 """Time without an answer after which an address counts as unreachable; a busy node is silent for a second or two."""
+BEHIND_SECONDS = 5.0
+"""Time in which a router follows new routes: kubelet writes them into its pod within a second or two."""
 
 
 @dataclass(frozen=True)
@@ -236,15 +238,26 @@ def _mounting(state: RevisionState) -> list[Pod]:
     return [pod for pod in state.pods if pod.waiting == "ContainerCreating" and not pod.terminating]
 
 
+def routers_behind(observed: Observed, now: float, seconds: float = BEHIND_SECONDS) -> set[str]:
+    """Return the names of router pods of which a process has not followed its routes for so many seconds."""
+    since = {router.pod: router.behind_since for router in observed.routers if router.behind_since is not None}
+    return {pod for pod, at in since.items() if now >= at + seconds}
+
+
 # ----------------------------------------------------------------------------------------------------- unreachable
 
 
 def _unreachable(model: MLModel, status: Status, observed: Observed, now: float) -> Iterator[Obstacle]:
-    """Yield addresses that are ready and have not answered the operator for ``SILENT_SECONDS``."""
+    """Yield addresses that are ready and have not answered the operator for ``SILENT_SECONDS``, and routers that answer
+    and have not followed their routes for as long."""
     name = model.owner.name
-    asked = [
-        (f"router pod {router.name.partition('/')[0]}", router.port, router.silent_since) for router in observed.routers
-    ]
+    asked = [(f"router pod {router.pod}", router.port, router.silent_since) for router in observed.routers]
+    for pod in sorted(routers_behind(observed, now, SILENT_SECONDS)):
+        message = (
+            f"router pod {pod} does not follow the routes in its annotations: read `kubectl logs {pod} -n"
+            f" {model.owner.namespace}`, and delete the pod if the log names no cause"
+        )
+        yield Obstacle(Reason.ROUTES_NOT_FOLLOWED, message, stalls=True)
     asked += [
         (f"Service {revision_name(name, side.revision)}", SERVER_PORT, observed.silent_services.get(side.revision))
         for side in (status.candidate, status.stable)

@@ -155,6 +155,12 @@ def is_dark(candidate: Candidate) -> bool:
     return candidate.phase == "Canary" and weight_of(candidate) == 0
 
 
+def follows(reported: str, routes: Routes) -> bool:
+    """Whether a router that reports this identity has ``routes``. It may wait for requests in flight before it uses the
+    slot of the candidate."""
+    return reported.removeprefix("waiting-") == routes.id()
+
+
 def are_confirmed(routes: Routes | None, observed: Observed, confirmed: str) -> bool:
     """Whether there are routes and ready routers, and every ready router follows these routes.
 

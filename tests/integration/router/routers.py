@@ -36,6 +36,24 @@ def canary(weight: int, limit_ms: int = 10_000, revision: str = "b0b0b0b0", pati
     return Routes(ADDRESSES, "a", "b", weight, revision, limit_ms, patience_ms, {"a": "v1", "b": "v2"})
 
 
+def failing(folder: Path, function: str) -> tuple[dict[str, str], Path]:
+    """Return the change of a router whose HAProxy fails in this ``function`` of Lua while a file exists, and that
+    file."""
+    program, file = folder / "failing.lua", folder / "fails"
+    program.write_text(
+        f"local works = {function}\n"
+        f"{function} = function(...)\n"
+        f'  local file = io.open("{file}")\n'
+        "  if file then\n"
+        "    file:close()\n"
+        '    error("not now")\n'
+        "  end\n"
+        "  return works(...)\n"
+        "end\n"
+    )
+    return {"lua-load routes.lua": f"lua-load {program}\n  lua-load routes.lua"}, file
+
+
 def candidate(requests: int, failed: int = 0, shared: int = 0) -> dict[str, int]:
     """Return counts of the candidate as the router reports them."""
     return {"requests": requests, "failed": failed, "shared": shared}
@@ -207,13 +225,17 @@ class Router:
         """Write routes and wait until each process of the router confirms them; return the time in seconds."""
         start = time.monotonic()
         self.write(routes.text(), routes.sides_text())
+        await self.confirmed(routes)
+        return time.monotonic() - start
 
-        async def confirmed() -> bool:
+    async def confirmed(self, routes: Routes) -> None:
+        """Wait until each process of the router confirms these routes."""
+
+        async def are_followed() -> bool:
             pages = [await self.get("/status", page) for page in self._pages()]
             return all(json.loads(page.body)["id"] == routes.id() for page in pages)
 
-        await self.until(confirmed)
-        return time.monotonic() - start
+        await self.until(are_followed)
 
 
 def _replace(folder: Path, files: dict[str, str]) -> None:

@@ -37,6 +37,7 @@ from tests.integration.router.routers import (
     Router,
     canary,
     candidate,
+    failing,
     stable,
 )
 
@@ -1598,6 +1599,31 @@ def test_an_invalid_routes_file_is_ignored_and_logged_once(run: Run, text: str, 
         assert set(versions(await setup.send(20))) == {"b"}
 
     run(scenario)
+
+
+def test_routes_that_cannot_be_applied_are_tried_again_and_logged_once(run: Run, tmp_path: Path) -> None:
+    changes, fails = failing(tmp_path, "core.set_map")
+
+    async def scenario(setup: Setup) -> None:
+        fails.touch()
+        setup.router.write(canary(100).text())
+
+        def warnings() -> list[str]:
+            return [line for line in setup.router.log if "routes file rejected" in line]
+
+        async def warned() -> bool:
+            return bool(warnings())
+
+        await setup.router.until(warned)
+        await asyncio.sleep(0.5)  # two more polls, which must not log again
+        assert len(warnings()) == 1
+        assert "not now" in warnings()[0]
+        assert set(versions(await setup.send(20))) == {"a"}
+        fails.unlink()
+        await setup.router.confirmed(canary(100))
+        assert set(versions(await setup.send(20))) == {"b"}
+
+    run(scenario, changes=changes)
 
 
 def test_a_missing_routes_file_changes_nothing(run: Run) -> None:

@@ -21,7 +21,7 @@ from hack.ports import free_port
 from mlmodel_operator.rollout import routes as routes_module
 from tests.integration.router.certificates import Authority, Pair
 from tests.integration.router.loopback import Client, Message, Revision, read_message
-from tests.integration.router.routers import ADDRESSES, STABLE_A, Router
+from tests.integration.router.routers import ADDRESSES, STABLE_A, Router, failing
 from tests.integration.router.test_router_grpc import SERVICE, GrpcRevision
 
 PER_SECOND = 100
@@ -98,7 +98,13 @@ def mount(folder: Path, pair: Pair) -> None:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, port: int, version: str, *, tls: str = "only", supervised: bool = False
+    folder: Path,
+    port: int,
+    version: str,
+    *,
+    tls: str = "only",
+    supervised: bool = False,
+    changes: dict[str, str] | None = None,
 ) -> AsyncIterator[Served]:
     """Run a router whose certificate is named `first`."""
     authority = Authority()
@@ -107,7 +113,7 @@ async def serving(
     async with AsyncExitStack() as stack:
         a = await stack.enter_async_context(Revision("a", ADDRESSES["a"], port))
         await stack.enter_async_context(GrpcRevision("a", ADDRESSES["a"], grpc_port))
-        router = Router(folder, grpc_port=grpc_port, version=version, tls=tls, supervised=supervised)
+        router = Router(folder, changes or {}, grpc_port, version, supervised, tls)
         await stack.enter_async_context(router)
         await router.route(STABLE_A)
         yield Served(router, authority, a)
@@ -323,6 +329,22 @@ def _broken(authority: Authority) -> dict[str, Pair]:
         "control characters": Pair(b"\0\x1b]0;\xff" * 1000, good.key),
         "large": Pair(b"A" * 1_000_000, good.key),
     }
+
+
+def test_a_certificate_that_cannot_be_taken_now_is_tried_again(run: Run, tmp_path: Path) -> None:
+    changes, fails = failing(tmp_path, "CertCache.set")
+
+    async def scenario(served: Served) -> None:
+        fails.touch()
+        served.write(served.authority.issue("second"))
+        await served.says("former")
+        assert await served.subject() == "first"
+        fails.unlink()
+        await served.says("current")
+        assert await served.subject() == "second"
+        assert sum("certificate rejected" in line for line in served.router.log) == 1
+
+    run(scenario, changes=changes)
 
 
 @pytest.mark.attack

@@ -15,7 +15,9 @@ local TLS_PATH = os.getenv("MLMODEL_TLS") and os.getenv("MLMODEL_TLS_PATH") -- n
 local STOP_PATH = os.getenv("MLMODEL_STOP") -- router.sh writes this file before a soft stop; nil if it does not run
 
 local routes = nil -- the active routes
-local seen = nil -- the last text of the files, valid or not
+local followed = "" -- identity of the routes that all requests follow
+local seen = nil -- the last text of the files, valid or not; nil to look at it again
+local refused = nil -- the last text that is not followed, so that the log says so only once
 local is_stopping = false -- no request may need the proxies of this process any more
 
 -- A new process counts from zero: the operator recognises it by this.
@@ -394,6 +396,17 @@ local function is_within(digits, low, high)
   return number and number >= low and number <= high
 end
 
+-- Whether a text is an IP address as `get_addr` shows it.
+local function is_address(ip)
+  local octets = { ip:match("^(%d+)%.(%d+)%.(%d+)%.(%d+)$") }
+  for _, octet in ipairs(octets) do
+    if not is_within(octet, 0, 255) or octet:find("^0%d") then
+      return false
+    end
+  end
+  return #octets == 4 or ip:find(":", 1, true) and core.parse_addr(ip) ~= nil
+end
+
 -- Returns the routes in a text, or nil and the reason. Every line must be valid: half a file must never become active.
 local function parse(text)
   local id, body = text:match("^id (%x+)\n(.*)$")
@@ -406,7 +419,9 @@ local function parse(text)
     local stable = line:match("^stable ([ab])$")
     local candidate, weight, revision, limit, patience = line:match("^candidate ([ab]) (%d+) (%w+) (%d+) (%d+)$")
     local has_times = candidate and is_within(limit, 1, DAY_MS) and is_within(patience, 1, DAY_MS)
-    if slot and is_within(port, 1, 65535) then
+    if slot and not is_address(ip) then
+      return nil, "no such address: " .. ip
+    elseif slot and is_within(port, 1, 65535) then
       new.address[slot], new.label[slot] = { ip = ip, port = port }, label
     elseif stable then
       new.stable = stable
@@ -462,10 +477,7 @@ local running = false -- HAProxy accepts connections; before, an address is set 
 -- Sets the address of a server; returns nil, or the reason why it failed. HAProxy may apply it a little later.
 local function point(backend, name, ip, port)
   local server = core.backends[backend].servers[name]
-  local answer = server:set_addr(ip, port) or ""
-  if answer:find("nvalid") then
-    return "no such address: " .. ip
-  end
+  server:set_addr(ip, port)
   if not running then
     return nil
   end
@@ -477,7 +489,7 @@ local function point(backend, name, ip, port)
     end
     core.msleep(10)
   end
-  return "the address " .. ip .. " is not accepted"
+  return "the address " .. ip .. " is not accepted yet"
 end
 
 local OPPOSITE = { a = "b", b = "a" }
@@ -626,6 +638,7 @@ local function apply(new)
   end
   routes = new
   publish()
+  followed = new.id
   core.log(core.notice, "routes applied: " .. new.id)
   return nil
 end
@@ -662,20 +675,34 @@ local function wait_for_slot(new)
   })
 end
 
-local function take(text, sides)
-  local new, wrong = parse(text)
-  if new then
-    new.sides = parse_sides(sides, new.id)
+-- Logs once why a text is not followed.
+local function reject(both, wrong)
+  if both ~= refused then
+    refused = both
+    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
   end
-  if new and is_taken(new) then
+end
+
+-- Follows a text of the files. One that is not valid is looked at once, one that cannot be applied again and again.
+local function take(text, sides, both)
+  local new, wrong = parse(text)
+  if not new then
+    reject(both, wrong)
+    return
+  end
+  new.sides = parse_sides(sides, new.id)
+  local is_postponed = is_taken(new)
+  if is_postponed then
     wrong = wait_for_slot(new)
-    seen = wrong and seen or nil -- look again
-  elseif new then
+  else
     waiting = nil
     wrong = apply(new)
   end
   if wrong then
-    core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
+    reject(both, wrong)
+  end
+  if wrong or is_postponed then
+    seen = nil
   end
 end
 
@@ -743,7 +770,7 @@ local function routes_path()
   return is_assigned and ASSIGNED_PATH or PATH
 end
 
--- Reads the files, and applies their text if it has changed; so an invalid text is logged only once.
+-- Reads the files, and follows their text if it has changed.
 local function follow()
   if KEYS_PATH then
     follow_keys()
@@ -757,14 +784,18 @@ local function follow()
   -- Kubelet replaces both files at once, which may be between the two reads.
   if both and both ~= seen and text == read(path) then
     seen = both
-    take(text, sides)
+    local ok, wrong = pcall(take, text, sides, both)
+    if not ok then
+      seen = nil
+      reject(both, tostring(wrong))
+    end
   end
 end
 
 local function follow_safely()
   local ok, wrong = pcall(follow)
   if not ok then
-    core.log(core.err, "routes file cannot be applied: " .. tostring(wrong))
+    core.log(core.err, "routes file cannot be read: " .. tostring(wrong))
   end
 end
 
@@ -867,7 +898,10 @@ end)
 local CERTIFICATE, TRIAL = "/tls.crt", "/./tls.crt" -- the names in haproxy.cfg
 local TRIAL_ADDRESS = "abns@mlmodel-" .. (os.getenv("MLMODEL_PROCESS") or "1") .. "-trial"
 
+local RETRY_MS = 2000 -- of a certificate that was rejected: on a busy node, a handshake may take too long
+
 local tls_seen = nil -- the last certificate and key, valid or not
+local tls_retry = nil -- time in ms at which one that was rejected is tried again
 local tls_state = TLS_PATH and "current" or "" -- or `former` while the files are not valid
 
 -- Returns the certificate and its key as one text; nil while kubelet replaces the files, or if one is missing.
@@ -903,15 +937,17 @@ end
 
 local function follow_certificate()
   local text = read_certificate()
-  if not text or text == tls_seen then
+  local is_new = text ~= tls_seen
+  if not text or not is_new and not (tls_retry and milliseconds() >= tls_retry) then
     return
   end
   tls_seen = text
   local ok, wrong = pcall(renew, text)
   tls_state = ok and "current" or "former"
+  tls_retry = not ok and milliseconds() + RETRY_MS or nil
   if ok then
     core.log(core.notice, "certificate read")
-  else
+  elseif is_new then
     core.log(core.err, "certificate rejected, the previous one stays: " .. tostring(wrong))
   end
 end
@@ -983,7 +1019,7 @@ core.register_service("status", "http", function(applet)
     '{"boot": "%s", "id": "%s", "candidate": "%s", "tls": "%s", "keys": "%s", "stable_ms": %d, "weights": {%s}, '
       .. '"uncounted": {"large": %d, "chosen": %d, "sticky": %d, "matched": %d, "crowd": %d, "other": %d}}\n',
     BOOT,
-    routes and routes.id or "",
+    followed,
     routes and routes.revision or "",
     tls_state,
     keys_state,

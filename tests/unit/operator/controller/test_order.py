@@ -7,6 +7,8 @@ from contextlib import suppress
 import pytest
 
 from mlmodel_operator.controller import MODELS
+from mlmodel_operator.names import WAKE_ANNOTATION
+from mlmodel_operator.rollout.obstacles import BEHIND_SECONDS
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES
 from tests.unit.operator.controller.world import DOWN, KEY, STALE, World
@@ -207,6 +209,25 @@ async def test_routers_are_annotated_once_per_change_of_routes_unless_they_termi
     assert pod["metadata"]["annotations"]["mlmodel.dev/routes"] == world.routes_text()
     await world.tick()
     assert "pods" not in [plural for _, plural, _ in world.writes()]
+
+
+@asynchronous
+async def test_a_router_whose_file_kubelet_has_not_written_is_woken() -> None:
+    world = World()
+    await world.serve("v1")
+    world.misses = True
+    await world.apply_model("v2")
+    await world.run(lambda: world.routes_id() not in world.routes_text())
+    missed = world.clock.now()
+    await world.run(lambda: not world.misses)
+    assert BEHIND_SECONDS <= world.clock.now() - missed <= BEHIND_SECONDS + 2
+    pod = world.child(PODS, "-router-pod-0")
+    assert pod is not None
+    woken = pod["metadata"]["annotations"][WAKE_ANNOTATION]
+    await world.run(lambda: world.status["phase"] == "Stable", requests=200, limit=600)
+    pod = world.child(PODS, "-router-pod-0")
+    assert pod is not None
+    assert pod["metadata"]["annotations"][WAKE_ANNOTATION] == woken, "once"
 
 
 @asynchronous

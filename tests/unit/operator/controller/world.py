@@ -26,6 +26,7 @@ from mlmodel_operator.names import (
     ROUTES_ANNOTATION,
     SERVER_PORT,
     SERVICE_PORT,
+    WAKE_ANNOTATION,
 )
 from mlmodel_operator.process import CHILD_SELECTOR, children
 from mlmodel_operator.resources.exact import foreign_fields
@@ -106,6 +107,10 @@ class World:
         """What pods say instead."""
         self.silent: set[str] = set()
         """IPs of router pods and of Services of revisions that do not answer the operator."""
+        self.misses = False
+        """Whether kubelet misses the next change of routes, until another annotation of the pod changes."""
+        self._followed = ""
+        self._woken = ""
         self.waiting: dict[str, Body] = {}
         """Deployments whose new pods do not become ready, with the status of such a pod."""
         self.page_revision = ""
@@ -291,10 +296,15 @@ class World:
 
     def _routes(self) -> list[list[str]]:
         """Return the lines of the routes that the routers follow: what the operator wrote on their pod, else those of
-        the ConfigMap."""
+        the ConfigMap. While kubelet ``misses`` changes, those of before, until the pod has another annotation to wake
+        it."""
         pod = self.child(PODS, "-router-pod-0") or {"metadata": {}}
-        assigned = (pod["metadata"].get("annotations") or {}).get(ROUTES_ANNOTATION)
-        return [line.split(" ") for line in (assigned or self.routes_text()).splitlines()]
+        annotations = pod["metadata"].get("annotations") or {}
+        wake = annotations.get(WAKE_ANNOTATION, "")
+        if not self.misses or wake != self._woken:
+            self.misses, self._woken = False, wake
+            self._followed = annotations.get(ROUTES_ANNOTATION) or self.routes_text()
+        return [line.split(" ") for line in self._followed.splitlines()]
 
     def routes_id(self) -> str:
         """Return the identity of the routes that every router follows."""

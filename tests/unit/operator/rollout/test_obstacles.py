@@ -262,6 +262,16 @@ def test_an_address_that_stays_silent_is_reported_with_its_port(current: Observe
     assert "NetworkPolicy" in message
 
 
+def test_a_router_that_answers_and_stays_behind_is_reported_before_a_service_that_it_serves() -> None:
+    routers = (Router("r/1"), Router("r/2", behind_since=NOW))
+    current = Observed(routers=routers, reachable=False, unreachable_since=NOW)
+    assert found(both(), current, NOW + SILENT_SECONDS - 0.1) == ("", False, "")
+    reason, stalls, message = found(both(), current, NOW + SILENT_SECONDS)
+    assert (reason, stalls) == ("RoutesNotFollowed", True)
+    assert "router pod r " in message
+    assert "kubectl logs r -n " in message
+
+
 def test_a_time_limit_that_changes_the_obstacle_is_known_in_advance() -> None:
     pull = Pod("p", NOW, waiting="ErrImagePull")
     assert next_look(MODEL, both(), Observed({"c": RevisionState((pull,))}), NOW) == NOW + FIRST_FAILURE_SECONDS
