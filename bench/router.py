@@ -21,7 +21,7 @@ def main() -> None:
         bodies = train(Path(folder))
         installed_operator.install(cluster)
         cluster.kubectl("create", "namespace", "bench")
-        model = Model(cluster.kubectl, "bench", Path(folder))
+        model = Model(cluster, "bench", Path(folder))
         model.apply("v2")
         revision = model.wait_ready(120, "v2")["stable"]["revision"]
         urls = {

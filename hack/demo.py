@@ -205,7 +205,7 @@ def run(cluster: Cluster, out: Path, screen: Screen) -> list[Row]:
     bodies = train(out)
     screen.log(f"trained v1 to v5 of {NAME}, each a model package in a ConfigMap")
     cluster.kubectl("create", "namespace", NAMESPACE)
-    model = Model(cluster.kubectl, NAMESPACE, out)
+    model = Model(cluster, NAMESPACE, out)
     rows: list[Row] = []
 
     screen.log("applying v1: the first version gets all requests as soon as it is ready")

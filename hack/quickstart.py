@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from hack import ROOT
-from hack.traffic import Kubectl
+from hack.cluster import Cluster
 
 QUICKSTART = ROOT / "examples" / "quickstart"
 NAME = "tumour"
@@ -31,13 +32,13 @@ def train(out: Path) -> list[dict[str, Any]]:
 class Model:
     """The quickstart's model in one namespace. ``out`` has the ConfigMaps of its versions."""
 
-    def __init__(self, kubectl: Kubectl, namespace: str, out: Path) -> None:
-        self.kubectl, self.namespace, self.out = kubectl, namespace, out
+    def __init__(self, cluster: Cluster, namespace: str, out: Path) -> None:
+        self._cluster, self.namespace, self.out = cluster, namespace, out
         self.url = f"http://{NAME}.{namespace}.svc/v2/models/{NAME}/infer"
 
     def __call__(self, *args: str, input: str | None = None) -> str:
         """Run kubectl in the namespace of the model."""
-        return self.kubectl("-n", self.namespace, *args, input=input)
+        return self._cluster.kubectl("-n", self.namespace, *args, input=input)
 
     def apply(
         self, version: str, *, rollout: dict[str, Any] | None = None, serving: dict[str, Any] | None = None
@@ -52,9 +53,10 @@ class Model:
             manifest["spec"]["serving"] = {**manifest["spec"].get("serving", {}), **serving}
         self("apply", "-f", "-", input=json.dumps(manifest))
 
-    def get(self) -> dict[str, Any]:
-        """Return the current MLModel."""
-        found: dict[str, Any] = json.loads(self("get", "mlm", NAME, "-o", "json"))
+    def get(self, name: str = NAME) -> dict[str, Any]:
+        """Return the current MLModel, or another one of the namespace."""
+        path = f"/apis/mlmodel.dev/v1alpha1/namespaces/{self.namespace}/mlmodels/{name}"
+        found: dict[str, Any] = self._cluster.read(path)
         return found
 
     def status(self) -> dict[str, Any]:
@@ -108,7 +110,8 @@ class Model:
 
     def pods(self, component: str = "server") -> dict[str, tuple[str, int]]:
         """Return the UID and the number of restarts of each pod that is not terminating, by name."""
-        listed = json.loads(self("get", "pods", "-l", f"mlmodel.dev/component={component}", "-o", "json"))
+        selector = quote(f"mlmodel.dev/component={component}")
+        listed = self._cluster.read(f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={selector}")
         return {
             pod["metadata"]["name"]: (
                 pod["metadata"]["uid"],

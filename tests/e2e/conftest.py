@@ -67,7 +67,7 @@ def operator(cluster: Cluster) -> Cluster:
 @pytest.fixture
 def model(cluster: Cluster, operator: Cluster, namespace: str, trained: tuple[Path, list[Any]]) -> Model:
     """The quickstart's model in its own namespace, not applied yet."""
-    return Model(cluster.kubectl, namespace, trained[0])
+    return Model(cluster, namespace, trained[0])
 
 
 @pytest.fixture

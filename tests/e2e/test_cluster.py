@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hack import ROOT
-from hack.cluster import Cluster, cgroups, open_cluster, paths
+from hack.cluster import Cluster, ClusterError, cgroups, open_cluster, paths
 from hack.cluster.lifecycle import state
 from tests.fixtures.cluster import Kubectl
 
@@ -108,6 +108,12 @@ def test_a_pod_serves_through_its_service_by_name(cluster: Cluster, kubectl: Kub
     status = kubectl("exec", "deployment/web", "--", "cat", "/proc/self/status")
     assert "Seccomp:\t2" in status
     assert "Uid:\t65532" in status
+
+
+def test_an_object_is_read_as_kubectl_reads_it(cluster: Cluster) -> None:
+    assert cluster.read("/api/v1/namespaces/kube-system") == cluster.get("namespace", "kube-system")
+    with pytest.raises(ClusterError, match="GET /api/v1/namespaces/nowhere answers 404"):
+        cluster.read("/api/v1/namespaces/nowhere")
 
 
 def test_metrics_of_pods_are_served(cluster: Cluster, kubectl: Kubectl) -> None:

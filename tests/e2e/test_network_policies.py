@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,7 +139,7 @@ def apply_builtin(cluster: Cluster, namespace: str, name: str, **more: Any) -> M
     manifest = spec({"uri": "builtin://iris", "version": "v1"}, **more)
     manifest["metadata"]["name"] = name
     cluster.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(manifest))
-    return Model(cluster.kubectl, namespace, Path())
+    return Model(cluster, namespace, Path())
 
 
 def wait_serving(cluster: Cluster, namespace: str, name: str) -> None:
@@ -169,10 +170,15 @@ def test_a_server_pod_accepts_its_router_the_operator_its_own_model_and_probes_a
     def found() -> dict[str, tuple[set[int], set[int]]]:
         (operator,) = pods(cluster, *OPERATOR)  # it is replaced meanwhile
         sources = (None, router, sibling, operator, neighbour, *others[:2], stranger, *others[2:])
-        return {
-            name: (reached(cluster, pod, server, *SERVER_PORTS), reached(cluster, pod, router, *ROUTER_PORTS))
-            for name, pod in zip(PERMITTED, sources, strict=True)
-        }
+
+        def ports(source: Pod | None) -> tuple[set[int], set[int]]:
+            return (
+                reached(cluster, source, server, *SERVER_PORTS),
+                reached(cluster, source, router, *ROUTER_PORTS),
+            )
+
+        with ThreadPoolExecutor(len(sources)) as pool:  # a closed port takes a second
+            return dict(zip(PERMITTED, pool.map(ports, sources), strict=True))
 
     with installed_operator.network_policies(cluster):
         wait_equal(found, PERMITTED)

@@ -290,7 +290,7 @@ def test_trust_beyond_strict_requires_a_right_that_only_the_administrator_gives(
         apply(model, body | {"metadata": {"name": name}})
 
     def status(name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(model("get", "mlm", name, "-o", "json")).get("status", {})
+        found: dict[str, Any] = model.get(name).get("status", {})
         return found
 
     def wait(name: str, reason: str) -> None:
