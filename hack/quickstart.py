@@ -80,7 +80,7 @@ class Model:
                 return status
             if time.monotonic() > end:
                 raise AssertionError(
-                    f"timed out after {seconds:g} s: {what}\n{json.dumps(self.get().get('status'), indent=1)}"
+                    f"timed out after {seconds:g} s: {what}\n{summary(self.get().get('status') or {})}"
                 )
             time.sleep(every)
 
@@ -120,6 +120,16 @@ class Model:
             for pod in listed["items"]
             if "deletionTimestamp" not in pod["metadata"]
         }
+
+
+def summary(status: dict[str, Any]) -> str:
+    """Return a status in a few lines: the conditions with their messages, then the rest."""
+    conditions = [
+        f"{found['type']}={found['status']} {found['reason']} since {found['lastTransitionTime']}: {found['message']}"
+        for found in status.get("conditions", [])
+    ]
+    rest = {name: value for name, value in status.items() if name != "conditions"}
+    return "\n".join([*conditions, json.dumps(rest)])
 
 
 def condition(status: dict[str, Any], kind: str) -> str:
