@@ -294,6 +294,12 @@ class HttpProtocol(HttpToolsProtocol):
         answer()
         self.transport.close()
 
+    def shutdown(self) -> None:
+        """Close the connection when it is idle. A request that arrives now is answered first, and its response closes
+        the connection: every response does while the server drains."""
+        if not self._rest and not (self._message_start and self._raw):
+            super().shutdown()
+
     def _make_room(self) -> None:
         """Close connections that wait. If none does, close this one: all others are being answered."""
         others = (connection.standing() for connection in self.connections if connection is not self)  # type: ignore[union-attr]

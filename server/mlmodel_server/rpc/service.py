@@ -5,6 +5,8 @@ gRPC starts threads: create a :class:`GrpcServer` in the worker, after the fork.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -57,6 +59,10 @@ after less than 5 s, the time for which a pod still serves after Kubernetes send
 AGE_GRACE = 5.0
 """Seconds beyond ``--timeout`` until the calls of a connection that is closed are cancelled."""
 
+QUIET_TURNS, TURN = 10, 0.05
+"""A server that stops rejects further calls after so many turns of the event loop, of so many seconds at least, in
+which no call has begun. gRPC cancels the calls that it has received and not yet handed over, as on a busy node."""
+
 MAX_CALLS = 1024
 """Maximum number of calls at a time in a worker. The queue and :mod:`~mlmodel_server.rpc.arrivals` bound them long
 before, and know whom to end."""
@@ -85,6 +91,7 @@ class GrpcServer:
         self._trailer = (("x-mlmodel-version", serving.version), ("x-mlmodel-revision", serving.revision))
         self._health = health.aio.HealthServicer()
         self._stopping = False
+        self._begun = 0
         self._arrivals = Arrivals(pipeline.budget, serving.limits.max_body)
         self._server = grpc.aio.server(options=_options(serving.limits), maximum_concurrent_rpcs=MAX_CALLS)
         # As streams, so that a call reaches us before its message: what does not arrive is bounded, and ended.
@@ -122,15 +129,27 @@ class GrpcServer:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Report NOT_SERVING to probes, reject new calls, and wait up to ``grace`` seconds for calls in flight."""
+        """Report NOT_SERVING to probes, reject new calls once none arrives, half of ``grace`` later at most, and wait
+        for calls in flight, ``grace`` seconds in total."""
         self._stopping = True
+        started = time.monotonic()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace)
+        await self._settle(grace / 2)
+        await self._server.stop(max(0.0, grace - (time.monotonic() - started)))
+
+    async def _settle(self, seconds: float) -> None:
+        """Wait until no call begins any more."""
+        end, quiet, begun = time.monotonic() + seconds, 0, self._begun
+        while quiet < QUIET_TURNS and time.monotonic() < end:
+            await asyncio.sleep(TURN)
+            quiet = quiet + 1 if self._begun == begun else 0
+            begun = self._begun
 
     def _guarded(self, answer: Method) -> Callable[[Any, Context], Awaitable[Any]]:
         """Return a handler: call ``answer``, turn errors into a gRPC code and one sentence."""
 
         async def guarded(_: Any, context: Context) -> Any:
+            self._begun += 1
             context.set_trailing_metadata(self._trailer)
             try:
                 reply = await answer(context)
