@@ -52,8 +52,8 @@ test-models: setup ## Run only the census of models, the fuzzers and the librari
 	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) $(FORMATS) -q
 
 .PHONY: test-cluster
-test-cluster: setup ## Run only the tests on a whole cluster under traffic, and the commands of the READMEs
-	$(BIN)/python -m pytest tests/e2e $(READMES) --durations=15
+test-cluster: setup ## Run only the tests on a whole cluster under traffic, on two at a time, and the commands of the READMEs
+	$(BIN)/python -m pytest tests/e2e $(READMES) -n 2 --dist loadgroup --durations=15
 
 .PHONY: test-system
 test-system: setup ## Run only the tests of processes, and of a real API server
