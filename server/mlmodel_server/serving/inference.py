@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from mlmodel_server.engine.batching import Batcher, joined
@@ -24,8 +24,7 @@ CPU_EVERY = 16
 """Quick calls of the model for each one whose CPU time is measured: to read that clock takes a microsecond."""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A request that fits the signature: its table and the names of the outputs that it gets. ``mark`` says whether its
     prediction counts in a rollout."""
 
@@ -36,8 +35,7 @@ class Call:
     mark: int = 0
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, eq=False):
     """A response, the seconds in the queue and in the model, and the number of rows. ``prediction_id`` is for feedback;
     None if this model or a request of this many rows gets no id."""
 
@@ -129,7 +127,7 @@ class Inference:
     def predict_together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
         """Predict quick calls, and return their answers in the same order; calls of one kind share a batch."""
         if len(calls) == 1 or not self._model.can_join:
-            return [self._try(call) for call in calls]
+            return list(map(self._try, calls))
         groups: dict[object, list[int]] = {}
         for place, call in enumerate(calls):
             groups.setdefault(self._model.kind_of(call.table, call.outputs), []).append(place)
@@ -184,7 +182,8 @@ class Inference:
         return answer, predicted.own_us
 
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
-        predictions = arrays[call.outputs.index(PREDICT)] if PREDICT in call.outputs else None
-        self._recorder.record_predictions(call.table if isinstance(call.table, np.ndarray) else None, predictions)
-        response = InferResponse(call.id, list(map(named, call.outputs, arrays)))
-        return Answer(response, call.table, self._ids.make(predictions, call.mark), queue, compute, call.rows)
+        table, outputs = call.table, call.outputs
+        predictions = arrays[outputs.index(PREDICT)] if PREDICT in outputs else None
+        self._recorder.record_predictions(table if isinstance(table, np.ndarray) else None, predictions, call.rows)
+        response = InferResponse(call.id, list(map(named, outputs, arrays)))
+        return Answer(response, table, self._ids.make(predictions, call.mark), queue, compute, call.rows)
