@@ -298,9 +298,15 @@ def _data(tensor: Tensor) -> list[Any]:
     return elements(array) if tensor.datatype == "BYTES" else array.ravel().tolist()
 
 
-def encode(response: InferResponse, model: str, version: str) -> bytes:
-    """Return the response body, all of it JSON. It has an ``id`` only if the request had one, and no null."""
-    return _response(response, model, version, list(map(_json_output, response.outputs)))
+def encode(response: InferResponse, model: str, version: str, outputs: list[TensorJson] | None = None) -> bytes:
+    """Return the response body, all of it JSON, unless ``outputs`` have some whose binary data follows. It has an
+    ``id`` only if the request had one, and no null."""
+    if outputs is None:
+        outputs = list(map(_json_output, response.outputs))
+    more = dict(response.parameters) if response.parameters else None
+    return _encoder.encode(
+        InferResponseJson(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
+    )
 
 
 def answer(request: InferRequest, response: InferResponse, model: str, version: str) -> tuple[bytes, int | None]:
@@ -315,15 +321,8 @@ def answer(request: InferRequest, response: InferResponse, model: str, version: 
     if not raws:
         return encode(response, model, version), None
     outputs = [_binary_output(t, raws[t.name]) if t.name in raws else _json_output(t) for t in response.outputs]
-    head = _response(response, model, version, outputs)
+    head = encode(response, model, version, outputs)
     return b"".join((head, *raws.values())), len(head)
-
-
-def _response(response: InferResponse, model: str, version: str, outputs: list[TensorJson]) -> bytes:
-    more = dict(response.parameters) if response.parameters else None
-    return _encoder.encode(
-        InferResponseJson(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
-    )
 
 
 def _json_output(tensor: Tensor) -> TensorJson:

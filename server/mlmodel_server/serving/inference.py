@@ -124,10 +124,17 @@ class Inference:
         self._quick_calls += 1
         return 0 if self._quick_calls % CPU_EVERY else self._cpu_ns()
 
+    def try_now(self, call: Call) -> Answer | Exception:
+        """Predict a quick call at once, and return the answer or the error."""
+        try:
+            return self.predict_now(call)
+        except Exception as error:
+            return error
+
     def predict_together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
         """Predict quick calls, and return their answers in the same order; calls of one kind share a batch."""
         if len(calls) == 1 or not self._model.can_join:
-            return list(map(self._try, calls))
+            return list(map(self.try_now, calls))
         groups: dict[object, list[int]] = {}
         for place, call in enumerate(calls):
             groups.setdefault(self._model.kind_of(call.table, call.outputs), []).append(place)
@@ -141,12 +148,12 @@ class Inference:
 
     def _predict_joined(self, calls: Sequence[Call]) -> Sequence[Answer | Exception]:
         if len(calls) == 1:
-            return [self._try(calls[0])]
+            return [self.try_now(calls[0])]
         started, cpu = perf_counter(), self._start_cpu()
         try:
             arrays = self._model.predict(joined([call.table for call in calls]), calls[0].outputs)
         except Exception:  # one bad request must not fail the others of its batch
-            return [self._try(call) for call in calls]
+            return list(map(self.try_now, calls))
         compute = perf_counter() - started
         if cpu:
             self._recorder.record_cpu(len(calls), self._cpu_ns() - cpu)
@@ -157,12 +164,6 @@ class Inference:
             first = last
         self._recorder.record_batch(first)
         return answers
-
-    def _try(self, call: Call) -> Answer | Exception:
-        try:
-            return self.predict_now(call)
-        except Exception as error:
-            return error
 
     async def predict(self, call: Call, deadline: float, source: object) -> Answer:
         """Predict at once if the call is quick, else in the queue, where each source has its share; ``deadline`` is a

@@ -95,6 +95,10 @@ class Pipeline:
         answers = self.inference.predict_together([exchange.call for exchange in exchanges])
         return list(map(self._reply, exchanges, answers))
 
+    def answer_one(self, exchange: Exchange[Reply]) -> Reply:
+        """Return the reply to one accepted request, as :meth:`answer`."""
+        return self._reply(exchange, self.inference.try_now(exchange.call))
+
     def _reply(self, exchange: Exchange[Reply], answer: Answer | Exception) -> Reply:
         try:
             if isinstance(answer, Exception):
