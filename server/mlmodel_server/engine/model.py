@@ -255,8 +255,10 @@ class Model:
 
 def rows_of(table: Table) -> int:
     """Return the number of rows of a table; for a model that is not batchable, the length of its first input."""
-    array = table if isinstance(table, np.ndarray) else next(iter(table.values()))
-    return len(array) if array.ndim else 1
+    if isinstance(table, np.ndarray):
+        return len(table)
+    first = next(iter(table.values()))
+    return len(first) if first.ndim else 1
 
 
 OBJECT_BYTES = 64

@@ -132,14 +132,14 @@ def value_index(names: Sequence[str]) -> dict[Hashable, int]:
 
 def value_bins(column: Array, bins: Values) -> Array:
     """Return the bin of each value of ``column`` [rows]."""
-    find, others = bins.index.get, bins.others
-    found = [
-        others + 1
+    find, others, sent = bins.index.get, bins.others, column.tolist()
+    found = {
+        value: others + 1
         if value is None or value != value  # NaN differs from itself
         else find(value[:MAX_TEXT] if isinstance(value, str) else value, others)
-        for value in column.tolist()
-    ]
-    return np.array(found, np.intp)
+        for value in set(sent)  # of classes and texts few occur, each often
+    }
+    return np.fromiter(map(found.__getitem__, sent), np.intp, len(sent))
 
 
 def psi(reference: Array, live: Array) -> Array:

@@ -185,12 +185,12 @@ class Drift:
 
     def count(self, predicted: Sequence[tuple[Array | None, Array | None]]) -> None:
         """Count requests: tables [rows, columns] of numbers or objects, and predictions [rows]; each may be None."""
-        tables = [_thinned(table) for table, _ in predicted if table is not None]
-        if self._bins and tables:
-            self._counts.add(np.concatenate(list(self._binned(np.concatenate(tables)))))
-        answers = [_thinned(answer) for _, answer in predicted if answer is not None and answer.ndim == 1]
-        if self._predictions and answers:
-            column = np.concatenate(answers)
+        if self._bins and (tables := [table for table, _ in predicted if table is not None]):
+            self._counts.add(np.concatenate(list(self._binned(_joined(tables)))))
+        if self._predictions and (
+            answers := [answer for _, answer in predicted if answer is not None and answer.ndim == 1]
+        ):
+            column = _joined(answers)
             if isinstance(self._predictions, Values):
                 self._predicted.add(value_bins(column, self._predictions))
             else:
@@ -289,8 +289,9 @@ class Drift:
         ]
 
 
-def _thinned(rows: Array) -> Array:
-    return rows if len(rows) <= MAX_ROWS else rows[:: -(-len(rows) // MAX_ROWS)]
+def _joined(requests: Sequence[Array]) -> Array:
+    """Return the rows of several requests as one array, of each at most ``MAX_ROWS``."""
+    return np.concatenate([rows if len(rows) <= MAX_ROWS else rows[:: -(-len(rows) // MAX_ROWS)] for rows in requests])
 
 
 def _series(common: dict[str, str], label: str, bins: Bins | None) -> list[dict[str, str]]:

@@ -165,15 +165,14 @@ class Recorder:
         elif self._figures:
             self._cpu.append((requests, nanoseconds, is_copy))
 
-    def record_predictions(self, table: Array | None, predictions: Array | None) -> None:
-        """Record the rows of one or several requests: their table [rows, columns], if they are a table, and their
+    def record_predictions(self, table: Array | None, predictions: Array | None, rows: int) -> None:
+        """Record the ``rows`` of one or several requests: their table [rows, columns], if they are a table, and their
         predictions [rows], if they requested these.
 
         Both are read later: do not write to them any more. Safe from any thread.
         """
         self._predicted.append((table, predictions))
-        known = table if table is not None else predictions
-        self._rows += 1 if known is None else len(known)
+        self._rows += rows
         if self._rows >= PENDING:
             self.fold()
 

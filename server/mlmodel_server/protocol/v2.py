@@ -146,7 +146,7 @@ def decode(body: bytes, json_length: int | None = None) -> InferRequest:
         jsonbody.reject(error, head)
     if not sent.inputs:
         raise RequestError("inputs is empty: send at least one tensor")
-    inputs = [_tensor(tensor) for tensor in sent.inputs] if json_length is None else _tensors(sent, body, json_length)
+    inputs = list(map(_tensor, sent.inputs)) if json_length is None else _tensors(sent, body, json_length)
     if len(inputs) > 1:
         reject_duplicates([tensor.name for tensor in inputs], "input")
     if sent.parameters:
@@ -292,14 +292,21 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
 
 
 def _data(tensor: Tensor) -> list[Any]:
-    if tensor.array.dtype.kind == "f" and not finite(tensor.array):
+    array = tensor.array
+    if array.dtype.kind == "f" and not finite(array):
         raise ModelFailure(f"output {tensor.name} has NaN or infinity, which JSON cannot hold: request binary data")
-    return elements(tensor.array)
+    return elements(array) if tensor.datatype == "BYTES" else array.ravel().tolist()
 
 
-def encode(response: InferResponse, model: str, version: str) -> bytes:
-    """Return the response body, all of it JSON. It has an ``id`` only if the request had one, and no null."""
-    return _response(response, model, version, [_json_output(tensor) for tensor in response.outputs])
+def encode(response: InferResponse, model: str, version: str, outputs: list[TensorJson] | None = None) -> bytes:
+    """Return the response body, all of it JSON, unless ``outputs`` have some whose binary data follows. It has an
+    ``id`` only if the request had one, and no null."""
+    if outputs is None:
+        outputs = list(map(_json_output, response.outputs))
+    more = dict(response.parameters) if response.parameters else None
+    return _encoder.encode(
+        InferResponseJson(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
+    )
 
 
 def answer(request: InferRequest, response: InferResponse, model: str, version: str) -> tuple[bytes, int | None]:
@@ -314,15 +321,8 @@ def answer(request: InferRequest, response: InferResponse, model: str, version: 
     if not raws:
         return encode(response, model, version), None
     outputs = [_binary_output(t, raws[t.name]) if t.name in raws else _json_output(t) for t in response.outputs]
-    head = _response(response, model, version, outputs)
+    head = encode(response, model, version, outputs)
     return b"".join((head, *raws.values())), len(head)
-
-
-def _response(response: InferResponse, model: str, version: str, outputs: list[TensorJson]) -> bytes:
-    more = dict(response.parameters) if response.parameters else None
-    return _encoder.encode(
-        InferResponseJson(model_name=model, model_version=version, id=response.id, parameters=more, outputs=outputs)
-    )
 
 
 def _json_output(tensor: Tensor) -> TensorJson:

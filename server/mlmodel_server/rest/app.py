@@ -70,8 +70,12 @@ class Application:
             if not self.pipeline.accept(exchange):
                 return False
         except Exception as error:
-            reply = self.pipeline.reject(exchange, error)
-            connection.answer(reply.start(), reply.body)
+            connection.answer(self.pipeline.reject(exchange, error))
+            return True
+        if len(connection.connections) == 1:  # no other request can come in this round of the event loop
+            self._poll.arrived(started)
+            connection.answer(self.pipeline.answer_one(exchange))
+            self._poll.answered()
             return True
         if not self._accepted:
             self._poll.arrived(started)
@@ -84,7 +88,7 @@ class Application:
         waking a client for each response separately takes longer than the response."""
         accepted, self._accepted = self._accepted, []
         for exchange, reply in zip(accepted, self.pipeline.answer(accepted), strict=True):
-            exchange.connection.answer(reply.start(), reply.body)
+            exchange.connection.answer(reply)
         self._poll.answered()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

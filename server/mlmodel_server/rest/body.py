@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol.invocations import CSV
@@ -24,8 +25,7 @@ MAX_DIGITS = 12
 """Maximum number of digits of the integer in a header."""
 
 
-@dataclass(slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, eq=False):
     """The parsed headers of one request."""
 
     deadline: float

@@ -12,7 +12,7 @@ of pipelined requests or tiny chunks is parsed piece by piece, so that other con
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 from mlmodel_server.engine.batching import Overloaded
 from mlmodel_server.errors import RequestError, TooSlow
 from mlmodel_server.rest.eviction import AT_ONCE, Standing, victims
-from mlmodel_server.rest.reply import reply_of
+from mlmodel_server.rest.reply import Reply, reply_of
 from mlmodel_server.serving.budget import Budget, Held
 from mlmodel_server.serving.exchange import failure_of
 from mlmodel_server.serving.source import source_of
@@ -77,8 +77,13 @@ class Answerable(Protocol):
     peer: str
     """Address of the other end, "" if it is unknown."""
 
-    def answer(self, start: bytes, body: bytes) -> None:
-        """Send the start (status line, headers without the default ones) and the body."""
+    @property
+    def connections(self) -> Sized:
+        """All open connections of this worker."""
+        ...
+
+    def answer(self, reply: Reply) -> None:
+        """Send the reply, with the default headers."""
         ...
 
 
@@ -393,14 +398,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._switch_to_asgi_path()
             super().on_message_complete()
 
-    def answer(self, start: bytes, body: bytes) -> None:
+    def answer(self, reply: Reply) -> None:
         """See :class:`Answerable`."""
         self._accepted = False
         if self.transport.is_closing():
             return
         if self._default_headers is not self.server_state.default_headers:
             self._default_lines()
-        self.transport.write(b"".join((start, self._defaults, body)))
+        self.transport.write(b"".join((reply.start(), self._defaults, reply.body)))
         self.server_state.total_requests += 1
         self._idle_since = self.loop.time()
         if self._held is not None and not self._blocked_since:

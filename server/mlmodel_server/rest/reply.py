@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
+
+import msgspec
 
 from mlmodel_server.protocol import v2
 from mlmodel_server.serving.exchange import LATE, Failure
@@ -20,8 +22,7 @@ _EXTRA: dict[int, Headers] = {
 }
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, eq=False):
     """Status, headers without the default ones, body."""
 
     status: int
@@ -30,10 +31,8 @@ class Reply:
 
     def start(self) -> bytes:
         """Return the status line and the headers, each with its line break."""
-        start = _STATUS_LINES[self.status]
-        for header in self.headers:
-            start += b"%b: %b\r\n" % header
-        return start
+        headers = self.headers
+        return _STATUS_LINES[self.status] + b"%b: %b\r\n" * len(headers) % tuple(chain.from_iterable(headers))
 
 
 def reply_of(failure: Failure) -> Reply:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from mlmodel_server.engine.batching import Batcher, joined
@@ -24,8 +24,7 @@ CPU_EVERY = 16
 """Quick calls of the model for each one whose CPU time is measured: to read that clock takes a microsecond."""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A request that fits the signature: its table and the names of the outputs that it gets. ``mark`` says whether its
     prediction counts in a rollout."""
 
@@ -36,8 +35,7 @@ class Call:
     mark: int = 0
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, eq=False):
     """A response, the seconds in the queue and in the model, and the number of rows. ``prediction_id`` is for feedback;
     None if this model or a request of this many rows gets no id."""
 
@@ -126,10 +124,17 @@ class Inference:
         self._quick_calls += 1
         return 0 if self._quick_calls % CPU_EVERY else self._cpu_ns()
 
+    def try_now(self, call: Call) -> Answer | Exception:
+        """Predict a quick call at once, and return the answer or the error."""
+        try:
+            return self.predict_now(call)
+        except Exception as error:
+            return error
+
     def predict_together(self, calls: Sequence[Call]) -> list[Answer | Exception]:
         """Predict quick calls, and return their answers in the same order; calls of one kind share a batch."""
         if len(calls) == 1 or not self._model.can_join:
-            return [self._try(call) for call in calls]
+            return list(map(self.try_now, calls))
         groups: dict[object, list[int]] = {}
         for place, call in enumerate(calls):
             groups.setdefault(self._model.kind_of(call.table, call.outputs), []).append(place)
@@ -143,12 +148,12 @@ class Inference:
 
     def _predict_joined(self, calls: Sequence[Call]) -> Sequence[Answer | Exception]:
         if len(calls) == 1:
-            return [self._try(calls[0])]
+            return [self.try_now(calls[0])]
         started, cpu = perf_counter(), self._start_cpu()
         try:
             arrays = self._model.predict(joined([call.table for call in calls]), calls[0].outputs)
         except Exception:  # one bad request must not fail the others of its batch
-            return [self._try(call) for call in calls]
+            return list(map(self.try_now, calls))
         compute = perf_counter() - started
         if cpu:
             self._recorder.record_cpu(len(calls), self._cpu_ns() - cpu)
@@ -159,12 +164,6 @@ class Inference:
             first = last
         self._recorder.record_batch(first)
         return answers
-
-    def _try(self, call: Call) -> Answer | Exception:
-        try:
-            return self.predict_now(call)
-        except Exception as error:
-            return error
 
     async def predict(self, call: Call, deadline: float, source: object) -> Answer:
         """Predict at once if the call is quick, else in the queue, where each source has its share; ``deadline`` is a
@@ -184,7 +183,8 @@ class Inference:
         return answer, predicted.own_us
 
     def _answer(self, call: Call, arrays: list[Array], queue: float, compute: float) -> Answer:
-        predictions = arrays[call.outputs.index(PREDICT)] if PREDICT in call.outputs else None
-        self._recorder.record_predictions(call.table if isinstance(call.table, np.ndarray) else None, predictions)
-        response = InferResponse(call.id, list(map(named, call.outputs, arrays)))
-        return Answer(response, call.table, self._ids.make(predictions, call.mark), queue, compute, call.rows)
+        table, outputs = call.table, call.outputs
+        predictions = arrays[outputs.index(PREDICT)] if PREDICT in outputs else None
+        self._recorder.record_predictions(table if isinstance(table, np.ndarray) else None, predictions, call.rows)
+        response = InferResponse(call.id, list(map(named, outputs, arrays)))
+        return Answer(response, table, self._ids.make(predictions, call.mark), queue, compute, call.rows)

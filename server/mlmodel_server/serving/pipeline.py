@@ -92,18 +92,22 @@ class Pipeline:
 
     def answer(self, exchanges: Sequence[Exchange[Reply]]) -> list[Reply]:
         """Return the replies to accepted requests, in the same order."""
-        replies = []
         answers = self.inference.predict_together([exchange.call for exchange in exchanges])
-        for exchange, answer in zip(exchanges, answers, strict=True):
-            try:
-                if isinstance(answer, Exception):
-                    raise answer
-                reply = exchange.encode(answer)
-                self._reporter.answered(exchange, answer)
-            except Exception as error:
-                reply = self.reject(exchange, error)
-            replies.append(reply)
-        return replies
+        return list(map(self._reply, exchanges, answers))
+
+    def answer_one(self, exchange: Exchange[Reply]) -> Reply:
+        """Return the reply to one accepted request, as :meth:`answer`."""
+        return self._reply(exchange, self.inference.try_now(exchange.call))
+
+    def _reply(self, exchange: Exchange[Reply], answer: Answer | Exception) -> Reply:
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            reply = exchange.encode(answer)
+            self._reporter.answered(exchange, answer)
+            return reply
+        except Exception as error:
+            return self.reject(exchange, error)
 
     async def serve(self, exchange: Exchange[Reply]) -> Reply:
         """Take all steps, and return the reply. Raise :class:`Disconnected` if the client disconnects."""
@@ -187,7 +191,8 @@ class Pipeline:
         return failure_of(error)
 
     def _admit(self, exchange: Exchange[Reply]) -> None:
-        self.authorise(exchange.headers)
+        if self._keys:
+            self._keys.check(exchange.headers)
         self.inference.check_room(exchange)
 
     def _call_of(self, copy: Copy) -> Call:

@@ -280,7 +280,7 @@ def test_the_recorder_counts_the_rows_for_the_drift() -> None:
     recorder = Recorder(IDENTITY, watch=watched)
     recorder.start()
     for _ in range(500):
-        recorder.record_predictions(np.zeros((1, 20)), np.array([1]))
+        recorder.record_predictions(np.zeros((1, 20)), np.array([1]), 1)
     recorder.fold()
     assert samples(recorder)["mlmodel_predictions_total 1"] == 500
 

@@ -70,10 +70,10 @@ def test_the_largest_recent_drift_of_the_features_and_that_of_the_predictions_ar
     watched = drift(random.normal(size=(1000, 3)), predicted=predictions_of({}, ("no", "yes")))
     figures = Figures(REVISION)
     recorded = recorder(figures, watch=watched)
-    recorded.record_predictions(random.normal(size=(MIN_ROWS - 1, 3)), None)
+    recorded.record_predictions(random.normal(size=(MIN_ROWS - 1, 3)), None, MIN_ROWS - 1)
     recorded.fold()
     assert figures.page()["drift"] == NO_DRIFT, "an index of fewer rows is chance"
-    recorded.record_predictions(random.normal((0.0, 3.0, 0.0), size=(MIN_ROWS, 3)), np.zeros(MIN_ROWS))
+    recorded.record_predictions(random.normal((0.0, 3.0, 0.0), size=(MIN_ROWS, 3)), np.zeros(MIN_ROWS), MIN_ROWS)
     recorded.fold()
     shown, report = figures.page()["drift"], {item["name"]: item["psi"] for item in watched.report()}
     assert shown["feature"] == "input-0[1]"

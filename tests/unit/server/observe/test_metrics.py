@@ -154,7 +154,7 @@ def test_many_records_are_counted_without_a_scrape() -> None:
         made.record_response(200, 0.001)
     assert len(made._requests) == 1
     for _ in range(3):
-        made.record_predictions(np.zeros((PENDING // 2, 2)), None)
+        made.record_predictions(np.zeros((PENDING // 2, 2)), None, PENDING // 2)
     assert len(made._predicted) == 1
 
 
@@ -164,7 +164,7 @@ def test_records_of_other_threads_during_a_count_are_not_lost() -> None:
     def record() -> None:
         for _ in range(5000):
             made.record_batch(1)
-            made.record_predictions(None, np.zeros(1))
+            made.record_predictions(None, np.zeros(1), 1)
             made.record_response(200, 0.001, rows=1)
 
     threads = [threading.Thread(target=record) for _ in range(3)]

@@ -323,7 +323,7 @@ def test_the_counts_are_those_of_all_workers() -> None:
 def test_the_stats_follow_their_schema(serving: Serving) -> None:
     row, (right, wrong) = example_table(serving), serving.model.signature.classes[:2]
     (predictions,) = serving.model.predict(row, ("predict",))
-    serving.recorder.record_predictions(row, predictions)
+    serving.recorder.record_predictions(row, predictions, 1)
     label = wrong if str(predictions[0]) == right else right
     posted = {"prediction_id": serving.ids.make(predictions), "label": label}
     assert fetch_path(serving, f"{MODEL}/feedback", posted).json() == {"scored": 1, "duplicates": 0, "unknown": 0}

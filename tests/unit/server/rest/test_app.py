@@ -17,6 +17,7 @@ from mlmodel_server.engine.model import Model
 from mlmodel_server.formats.opened import CONTRIBUTIONS, Table
 from mlmodel_server.manifest import Signature
 from mlmodel_server.rest.app import LEARNT_TARGETS, Application
+from mlmodel_server.rest.reply import Reply
 from mlmodel_server.serving.access import LOOPBACK, ApiKeys, Hosts
 from mlmodel_server.serving.pipeline import Pipeline
 from mlmodel_server.tensors import TensorSpec
@@ -297,11 +298,12 @@ class Connection:
 
     peer = "127.0.0.1"
 
-    def __init__(self) -> None:
+    def __init__(self, connections: int = 2) -> None:
         self.body = b""
+        self.connections = range(connections)
 
-    def answer(self, start: bytes, body: bytes) -> None:
-        self.body = body
+    def answer(self, reply: Reply) -> None:
+        self.body = reply.body
 
 
 def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
@@ -319,6 +321,30 @@ def test_a_usual_selection_takes_the_fast_path_once_it_was_requested() -> None:
 
     asyncio.run(fast())
     assert json.loads(connection.body) == {"predictions": PROBA}
+
+
+def test_requests_of_one_round_are_predicted_together_and_the_only_connection_does_not_wait() -> None:
+    app, body = application(), json.dumps(BODIES[ROWS]).encode()
+
+    async def whole() -> None:
+        app.pipeline.start(0)
+
+        def accept(connection: Connection) -> bytes:
+            """Return what is sent before the event loop goes on."""
+            assert app.accept(connection, ROWS.encode(), {b"content-length": b"%d" % len(body)}, body)
+            return connection.body
+
+        answer = accept(Connection(1))
+        assert json.loads(answer) == {"predictions": [1.0, 2.0]}
+        several = [Connection(2), Connection(2)]
+        assert [accept(connection) for connection in several] == [b"", b""]
+        await asyncio.sleep(0)
+        assert [connection.body for connection in several] == [answer, answer]
+        await app.pipeline.stop()
+
+    asyncio.run(whole())
+    text, _ = app.pipeline.serving.recorder.text(names=["mlmodel_batch_rows_count"])
+    assert b'mlmodel_batch_rows_count{model="double",revision="r1",version="v1"} 2.0' in text, "calls of the model"
 
 
 @pytest.mark.attack(held=True)

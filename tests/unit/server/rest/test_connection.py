@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -205,6 +206,21 @@ def test_beyond_the_limit_the_oldest_idle_connection_is_closed_and_none_in_fligh
         assert others
 
     run(test, Limits(max_connections=2))
+
+
+def test_pipelined_requests_are_answered_in_order_whether_or_not_others_are_connected() -> None:
+    async def test(one: Served) -> None:
+        for others in (0, 1):
+            if others:
+                await one.connect()
+            await one.until(lambda others=others: len(one.connections) == others)  # type: ignore[misc]
+            rows = [ROW, b"not JSON, which is rejected at once"] * 4
+            requests = [HEAD + b"content-length: %d\r\n\r\n" % len(row) + row for row in rows]
+            reader, _ = await one.connect(b"".join(requests) + b"GET /v2 HTTP/1.1\r\nconnection: close\r\n\r\n")
+            answers = re.findall(rb"HTTP/1.1 (\d+) ", await one.answer(reader))
+            assert answers == [b"200", b"400"] * 4 + [b"200"]
+
+    run(test)
 
 
 def test_a_trailer_is_no_header() -> None:
