@@ -8,6 +8,9 @@ FUZZ := tests/integration/server/test_fuzz.py
 READMES := tests/integration/test_examples.py
 FORMATS := tests/integration/server/test_formats.py tests/integration/server/test_compile.py
 
+# A process writes the bytecode of what it imports, so that the next of some thousand need not compile it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,14 +40,14 @@ picture: setup ## Draw docs/rollout.svg from the recording of the last make demo
 
 .PHONY: test
 test: setup ## Run all tests: checks, models, processes, a real API server, a browser, and a whole cluster under traffic
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types coverage simulations
 	$(BIN)/python -m hack.lint --install
 	$(BIN)/python -m hack.cluster images
 	@$(MAKE) --no-print-directory --jobs 2 test-cluster test-system test-router test-protocols test-models
 
 .PHONY: test-router
 test-router: setup ## Run only the tests of the router's HAProxy, without a cluster
-	$(BIN)/python -m pytest tests/integration/router -n 2 -q
+	$(BIN)/python -m pytest tests/integration/router -n 4 -q  # they wait for most of the time
 
 .PHONY: test-models
 test-models: setup ## Run only the census of models, the fuzzers and the libraries' formats, with the CPU time that others leave
@@ -99,10 +102,15 @@ types: setup ## Run mypy --strict
 unit: setup ## Run only the unit tests, without those that simulate whole rollouts or train many models
 	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal -m "not simulation and not models"
 
+.PHONY: simulations
+simulations: setup ## Run only the unit tests that simulate whole rollouts
+	$(BIN)/python -m pytest tests/unit -q -m simulation  # one process: in `make test`, it runs beside two of `coverage`
+
+# Without the simulations: coverage doubles the time of what runs the same lines many thousand times.
 .PHONY: coverage
-coverage: setup ## Run the unit tests and report their line coverage; fails below the floor in pyproject.toml
+coverage: setup ## Run the other unit tests and report their line coverage; fails below the floor in pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist worksteal
+	$(BIN)/coverage run -m pytest tests/unit -q -n 2 --dist worksteal -m "not simulation"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --format=total
 

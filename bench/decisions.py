@@ -26,6 +26,7 @@ RATE, FRACTION, HORIZON = 10, 0.1, 1800
 RUNS = 200
 WRITE_SECONDS = 10
 BAKE_SECONDS = 60
+NO_PAIRS = Pairs()
 
 Second = tuple[int, int, int, int]
 """Requests and errors of the candidate, then of stable, in one second."""
@@ -76,7 +77,7 @@ class Gate:
     def is_proven(self, weight: int) -> bool:
         """Whether the candidate may get ``weight``."""
         limit = errors.limit_for(weight, max_percent=self.max_percent)
-        return pairs.is_proven(self.evidence.state.segments, Pairs(), limit)
+        return pairs.is_proven(self.evidence.state.segments, NO_PAIRS, limit)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
 from hack.census import results
 from hack.census.tables import DESCRIPTIONS, NUMERIC
@@ -56,8 +56,11 @@ SECTIONS = (
 def page() -> str:
     """Return the page."""
     found, versions = results.read()
+    cases: defaultdict[str, results.Results] = defaultdict(dict)
+    for case, verdict in found.items():
+        cases[case.row][case] = verdict
     notes: dict[str, int] = {}
-    sections = [_section(title, library, role, found, notes) for title, library, role in SECTIONS]
+    sections = [_section(title, library, role, cases, notes) for title, library, role in SECTIONS]
     kinds = "; ".join(f"`{kind}`: {text}" for kind, text in DESCRIPTIONS.items())
     head = HEAD.format(
         kinds=len(DESCRIPTIONS),
@@ -117,7 +120,7 @@ def _predicts(case: Case) -> bool:
 _PREDICTORS = {row.name for row in ROWS if row.role == "predictor"}
 
 
-def _section(title: str, library: str, role: str, found: results.Results, notes: dict[str, int]) -> str:
+def _section(title: str, library: str, role: str, cases: Mapping[str, results.Results], notes: dict[str, int]) -> str:
     forms = [*FORMS, *OWN[library]]
     lines = [
         f"## {title}\n",
@@ -126,8 +129,7 @@ def _section(title: str, library: str, role: str, found: results.Results, notes:
     ]
     for row in ROWS:
         if row.library == library and row.role == role:
-            cases = {case: verdict for case, verdict in found.items() if case.row == row.name}
-            lines.append(f"| {_line(row, cases, [form for form, _ in forms], notes)} |")
+            lines.append(f"| {_line(row, cases[row.name], [form for form, _ in forms], notes)} |")
     return "\n".join(lines) + "\n"
 
 

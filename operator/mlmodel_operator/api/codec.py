@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -83,13 +83,16 @@ def decode(cls: type[T], data: Any, path: str = "") -> T:
     values = {}
     declared: Any = cls  # a type variable is not Hashable in mypy's eyes
     for item in _fields(declared):
-        where = f"{path}.{item.wire}" if path else item.wire
         value = data.get(item.wire)
+        if type(value) is item.type and not item.opaque and item.type is not float:  # nearly every value
+            values[item.name] = value
+            continue
+        where = f"{path}.{item.wire}" if path else item.wire
         if value is None:
             if item.required:
                 raise DecodeError(f"{where} is missing")
             continue
-        values[item.name] = _decode(item.type, _parse(value, where) if item.opaque else value, where)
+        values[item.name] = _decoder(item.type)(_parse(value, where) if item.opaque else value, where)
     try:
         return cls(**values)
     except TypeError as error:
@@ -105,32 +108,56 @@ def _parse(text: Any, path: str) -> Any:
         raise DecodeError(f"{path} must be a JSON string") from None
 
 
-def _decode(kind: Any, value: Any, path: str) -> Any:
-    if type(value) is kind and kind is not float:  # nearly every value; a float may be infinite
-        return value
-    origin = get_origin(kind)
+_Decoder = Callable[[Any, str], Any]
+"""Returns the value from JSON data, of which the path is for errors."""
+
+
+@functools.cache
+def _decoder(kind: Any) -> _Decoder:
+    """Return what decodes one type: a status has thousands of values, and each type is looked at once."""
+    origin, args = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return decode(kind, value, path)
+        return functools.partial(decode, kind)
     if origin is tuple:
-        if not isinstance(value, list):
-            raise DecodeError(f"{path} must be a list")
-        inner = get_args(kind)[0]
-        return tuple(_decode(inner, item, f"{path}[{index}]") for index, item in enumerate(value))
+        return functools.partial(_decode_list, args[0], _decoder(args[0]))
     if origin is Mapping:
-        if not isinstance(value, Mapping):
-            raise DecodeError(f"{path} must be an object")
-        inner = get_args(kind)[1]
-        return {str(key): _decode(inner, item, f"{path}.{key}") for key, item in value.items()}
+        return functools.partial(_decode_mapping, args[1], _decoder(args[1]))
     if origin is Literal:
-        if value not in get_args(kind):
-            raise DecodeError(f"{path} must be one of {', '.join(map(str, get_args(kind)))}")
-        return value
+        return functools.partial(_decode_choice, args)
     if kind is Time:
-        return parse_time(value, path)
+        return parse_time
     if kind is Quantity:
-        return Quantity(str(value))
+        return lambda value, _: Quantity(str(value))
     if kind is HeaderValue:
-        return HeaderValue(_decode(str, value, path))
+        return lambda value, path: HeaderValue(_decode_plain(str, value, path))
+    return functools.partial(_decode_plain, kind)
+
+
+def _decode_list(kind: Any, inner: _Decoder, value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise DecodeError(f"{path} must be a list")
+    return tuple(
+        item if type(item) is kind and kind is not float else inner(item, f"{path}[{index}]")
+        for index, item in enumerate(value)
+    )
+
+
+def _decode_mapping(kind: Any, inner: _Decoder, value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DecodeError(f"{path} must be an object")
+    return {
+        str(key): item if type(item) is kind and kind is not float else inner(item, f"{path}.{key}")
+        for key, item in value.items()
+    }
+
+
+def _decode_choice(choices: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value not in choices:
+        raise DecodeError(f"{path} must be one of {', '.join(map(str, choices))}")
+    return value
+
+
+def _decode_plain(kind: Any, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, float) and not math.isfinite(value):
         raise DecodeError(f"{path} must be a finite number")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -154,11 +181,13 @@ def encode(value: Any) -> Any:
             inner = getattr(value, item.name)
             if inner is None or (not inner and not item.required and type(inner) in _OMITTED):
                 continue
-            data = format_time(inner) if item.type is Time else encode(inner)
+            if item.type is Time:
+                inner = format_time(inner)
+            data = inner if type(inner) in _PLAIN else encode(inner)
             result[item.wire] = json.dumps(data, separators=(",", ":"), sort_keys=True) if item.opaque else data
         return result
     if isinstance(value, Mapping):
-        return {str(key): encode(item) for key, item in value.items()}
+        return {str(key): item if type(item) in _PLAIN else encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return value

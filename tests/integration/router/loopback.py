@@ -162,8 +162,8 @@ async def http2(
     body: bytes | None,
     seconds: float = 1,
 ) -> bytes:
-    """Send one POST over HTTP/2, without a look at what is in it, and return all that comes back until nothing came
-    for some ``seconds``. Without a ``body``, it is announced and never sent."""
+    """Send one POST over HTTP/2, without a look at what is in it, and return all that comes back until the response or
+    the connection ends, or nothing came for some ``seconds``. Without a ``body``, it is announced and never sent."""
 
     def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
         return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
@@ -176,10 +176,22 @@ async def http2(
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, block) + data)
     answer = b""
     with contextlib.suppress(TimeoutError, ConnectionError):
-        while data := await asyncio.wait_for(reader.read(10_000), seconds):
+        while not _ends(answer, sent=body is not None):
+            if not (data := await asyncio.wait_for(reader.read(10_000), seconds)):
+                break
             answer += data
     writer.close()
     return answer
+
+
+def _ends(data: bytes, *, sent: bool) -> bool:
+    """Whether frames of HTTP/2 end stream 1: a reset, or the last of headers or data once the request is ``sent``."""
+    while len(data) >= 9 + (size := int.from_bytes(data[:3], "big")):
+        kind, flags, stream = data[3], data[4], int.from_bytes(data[5:9], "big")
+        if stream == 1 and (kind == 3 or (sent and kind in (0, 1) and flags & 1)):
+            return True
+        data = data[9 + size :]
+    return False
 
 
 @dataclass

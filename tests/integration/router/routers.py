@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,25 @@ class Router:
         except ConnectionError:
             return False
 
+    def logged(self, text: str) -> Counter[int]:
+        """Return how often each process has logged a line with this text, by PID."""
+        # [notice] 333/002001 (3463) : certificate read
+        return Counter(int(line.split("(", 1)[1].split(")", 1)[0]) for line in self.log if text in line)
+
+    async def until_each_logs(self, text: str, before: Mapping[int, int] | None = None) -> None:
+        """Wait until each process has logged a line with this text, or one more than ``before``.
+
+        The kernel chooses which process gets a connection, so no number of connections is sure to have reached each.
+        """
+        processes, before = self.processes(), before or {}
+        assert len(processes) == len(self._pages())
+
+        async def each_has() -> bool:
+            now = self.logged(text)
+            return all(now[process] > before.get(process, 0) for process in processes)
+
+        await self.until(each_has)
+
     async def is_closed(self) -> bool:
         """Whether no process accepts connections: the router stops."""
         for page in self._pages():
@@ -175,7 +195,7 @@ class Router:
         return (await self.get("/ready")).status == 200
 
     def processes(self) -> list[int]:
-        """Return the PIDs of the HAProxy processes of a supervised router."""
+        """Return the PIDs of the HAProxy processes."""
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -200,9 +220,12 @@ class Router:
             client.close()
 
     async def counts(self) -> dict[str, Any]:
-        """Return the page ``/status``."""
-        answer: dict[str, Any] = json.loads((await self.get("/status")).body)
-        return answer
+        """Return the page ``/status``, of the first process."""
+        return (await self.statuses())[0]
+
+    async def statuses(self) -> list[dict[str, Any]]:
+        """Return the page ``/status`` of each process."""
+        return [json.loads((await self.get("/status", page)).body) for page in self._pages()]
 
     async def tally(self, weight: int) -> tuple[dict[str, int], dict[str, int]]:
         """Return the counts of candidate and stable at a weight."""
@@ -232,8 +255,7 @@ class Router:
         """Wait until each process of the router confirms these routes."""
 
         async def are_followed() -> bool:
-            pages = [await self.get("/status", page) for page in self._pages()]
-            return all(json.loads(page.body)["id"] == routes.id() for page in pages)
+            return all(page["id"] == routes.id() for page in await self.statuses())
 
         await self.until(are_followed)
 

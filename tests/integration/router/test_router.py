@@ -250,7 +250,8 @@ def test_a_request_that_the_candidate_fails_is_retried_on_stable_and_counted(run
         # stable, at most three times.
         assert len(setup.b.requests) in ((50, 200) if reply else (0,))
 
-    run(scenario, canary(25, limit_ms=300), b=reply, listening=reply is not None)
+    # Only one that hangs meets the limit, and stable must not on a busy machine.
+    run(scenario, canary(25, limit_ms=1000), b=reply, listening=reply is not None)
 
 
 def test_the_retry_on_stable_goes_to_another_pod_if_its_pod_is_killed(run: Run) -> None:
@@ -324,7 +325,8 @@ def test_when_no_version_can_be_reached_the_client_gets_an_error_and_nobody_is_b
     async def scenario(setup: Setup) -> None:
         await setup.a.__aexit__()
         seen: Counter[int] = Counter()
-        for _ in range(20):
+
+        async def post() -> None:
             client = Client(setup.router.traffic)
             try:
                 answer = await client.post()
@@ -336,6 +338,8 @@ def test_when_no_version_can_be_reached_the_client_gets_an_error_and_nobody_is_b
                 assert "error" in json.loads(answer.body)
                 assert "x-mlmodel-fallback" not in answer.headers
             client.close()
+
+        await asyncio.gather(*(post() for _ in range(20)))
         assert seen.keys() <= {0, 502, 503}
         counted, _ = await setup.router.tally(100)
         assert counted == candidate(counted["requests"], counted["requests"], counted["requests"]), (

@@ -49,7 +49,8 @@ _CREDITED_RATE = 0.05
 
 def total(segments: Iterable[Segment]) -> Sides:
     """Return the counts of all segments."""
-    return sum((segment.counts for segment in segments), Sides())
+    counts = [segment.counts for segment in segments]
+    return Sides(Counts.sum_of(item.candidate for item in counts), Counts.sum_of(item.stable for item in counts))
 
 
 def at_weight(segments: Iterable[Segment], weight: int) -> Sides:
@@ -81,9 +82,9 @@ def add(segments: tuple[Segment, ...], weight: int, block: Sides) -> tuple[Segme
 
 def credited(segments: Iterable[Segment]) -> Sides:
     """Return the counts of all segments, without those failures of stable that do not speak for the candidate."""
-    segments = tuple(segments)
-    stable = (Counts(segment.counts.stable.requests, segment.credited) for segment in segments)
-    return replace(total(segments), stable=sum(stable, Counts()))
+    counts = total(segments := tuple(segments))
+    failed = sum(segment.credited for segment in segments)
+    return Sides(counts.candidate, Counts(counts.stable.requests, min(failed, counts.stable.failed)))
 
 
 def assumed_rate(counts: Sides) -> float:
@@ -99,9 +100,9 @@ def certification(segments: tuple[Segment, ...], limit: float) -> float:
     for part, share in _PARTS:
         log = math.log(share)
         for segment in segments:
-            log += _log_capital(
-                segment.counts, segment.credited, *_for_certification(segment.weight, segment.rate, limit, part)
-            )
+            counts = segment.counts
+            bets = _for_certification(segment.weight, segment.rate, limit, part)
+            log += _log_capital(counts.requests, counts.candidate.failed, segment.credited, *bets)
         logs.append(log)
     return log_sum(logs)
 
@@ -149,19 +150,19 @@ def against(segments: tuple[Segment, ...], margin: float) -> float:
     A request that the client gave up before stable could answer counts as a failure of stable: otherwise a client could
     send requests that both fail, and give up between the times that the two take to fail.
     """
-    segments = drawn(segments)
+    parts = []
+    for number, segment in enumerate(drawn(segments), 1):
+        own, stable = segment.counts.candidate, segment.counts.stable
+        numbers = own.requests + stable.requests + stable.left, own.failed, stable.failed + stable.left
+        # Half of the capital bets from the first segment on, the rest from later ones: together it is one.
+        share = 0.5 if number == 1 else 0.5 / (number * (number - 1))
+        parts.append((segment, numbers, math.log(share / len(_EXCESSES))))
     logs = []
     for excess in _EXCESSES:
         log = 0.0
-        for number in range(len(segments), 0, -1):
-            segment = segments[number - 1]
-            stable = segment.counts.stable
-            counts = replace(segment.counts, stable=Counts(stable.requests + stable.left))
-            failed = stable.failed + stable.left
-            log += _log_capital(counts, failed, *_for_rollback(segment.weight, segment.rate, margin, excess))
-            # Half of the capital bets from the first segment on, the rest from later ones: together it is one.
-            share = 0.5 if number == 1 else 0.5 / (number * (number - 1))
-            logs.append(log + math.log(share / len(_EXCESSES)))
+        for segment, numbers, initial in reversed(parts):
+            log += _log_capital(*numbers, *_for_rollback(segment.weight, segment.rate, margin, excess))
+            logs.append(log + initial)
     return log_sum(logs)
 
 
@@ -177,9 +178,8 @@ def _for_rollback(weight: int, rate: float, margin: float, excess: float) -> tup
     )
 
 
-def _log_capital(counts: Sides, others_failed: int, none: float, own: float, others: float) -> float:
-    failed = counts.candidate.failed
-    return (counts.requests - failed - others_failed) * none + failed * own + others_failed * others
+def _log_capital(requests: int, own_failed: int, others_failed: int, none: float, own: float, others: float) -> float:
+    return (requests - own_failed - others_failed) * none + own_failed * own + others_failed * others
 
 
 def log_sum(logs: list[float]) -> float:

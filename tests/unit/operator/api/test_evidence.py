@@ -49,6 +49,15 @@ def test_both_sides_are_counted_alike(left: Sides, right: Sides) -> None:
     )
 
 
+def test_the_sum_of_counts_is_that_of_adding_each_and_has_the_same_bound() -> None:
+    for counts in (
+        [],
+        [Counts(5, 4, 3, 2), Counts(6, 1, 1, 0)],
+        [Counts(2**63, 1, 2**63, 1), Counts(1, 2**63, 1, 2**63)],
+    ):
+        assert Counts.sum_of(counts) == sum(counts, Counts())
+
+
 def test_rates_are_shares_of_the_requests() -> None:
     counts = Counts(200, failed=10, shared=4)
     assert (counts.own, counts.failure_rate, Counts().failure_rate) == (6, 0.05, 0.0)

@@ -247,6 +247,14 @@ def test_an_outage_of_stable_buys_no_promotion_for_a_version_that_fails() -> Non
             assert not found.is_proven(25)
 
 
+def test_only_failures_of_stable_that_speak_for_the_candidate_are_credited() -> None:
+    segments = (
+        Segment(5, 0.01, Sides(Counts(50, 1), Counts(950, 300, left=7)), credited=60),
+        Segment(25, 0.01, Sides(Counts(250, 0), Counts(750, 20)), credited=20),
+    )
+    assert difference.credited(segments) == Sides(Counts(300, 1), Counts(1700, 80))
+
+
 def test_a_candidate_that_is_better_than_a_stable_that_always_fails_is_promoted() -> None:
     found = [rollout(random.Random(SEED + run), 0.0, 0.2) for run in range(3)]
     assert {item.ending for item in found} == {"promoted"}

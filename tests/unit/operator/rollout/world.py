@@ -261,6 +261,7 @@ class World:
     serial: int = 0
     check: Callable[[World, Plan], None] | None = None
     _encoded: tuple[Status, Any] | None = None
+    _decoded: tuple[Any, Status] | None = None
 
     def behaviour(self, version: str) -> Behaviour:
         """Return the behaviour of a version, by default without failures."""
@@ -276,7 +277,7 @@ class World:
 
     def present(self) -> tuple[Status, tuple[Notice, ...]]:
         """Return the status as the API server returns it, or as the operator rebuilds it if it is lost."""
-        status = read_status(self._wire())
+        status = self._read()
         if not is_lost(status, recorded_stable=self.known.decisions.stable):
             return status, ()
         observed = replace(self.observed(status), denied=self.denied)
@@ -289,6 +290,13 @@ class World:
         if self._encoded is None or self._encoded[0] is not self.status:
             self._encoded = self.status, encode(self.status)
         return self._encoded[1]
+
+    def _read(self) -> Status:
+        """Return the status as decoded from the wire, which is done again only if something was written."""
+        wire = self._wire()
+        if self._decoded is None or self._decoded[0] != wire:
+            self._decoded = wire, read_status(wire)
+        return self._decoded[1]
 
     def model(self) -> MLModel:
         """Return the MLModel."""

@@ -21,7 +21,8 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+        # So that a test that waits for ever names the line; long enough for one of 8 s of CPU time on a busy machine.
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 300))
 
     return run
 
