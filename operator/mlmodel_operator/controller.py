@@ -34,6 +34,7 @@ from mlmodel_operator.rollout.obstacles import BEHIND_SECONDS, routers_behind
 from mlmodel_operator.rollout.plan import DesiredRevision, Plan
 from mlmodel_operator.rollout.recovery import Recovery, decisions_of, recover
 from mlmodel_operator.rollout.requeue import POLL_SECONDS
+from mlmodel_operator.rollout.routes import Routes
 from mlmodel_operator.runtime.api import Api, ApiError
 from mlmodel_operator.runtime.apply import Applier
 from mlmodel_operator.runtime.clock import Clock
@@ -207,16 +208,7 @@ class Controller:
         """Write the routes first: stopping requests to a failing candidate is the most urgent change."""
         owner, replicas = model.owner, model.spec.traffic.router.replicas
         if plan.routes is not None:
-            await self._apply(CONFIG_MAPS, resources.router_routes(owner, plan.routes, plan.rehearsal), attempt)
-            # A running router follows these; those of the release before only see that the ConfigMap has changed.
-            assigned = {ROUTES_ANNOTATION: plan.routes.text(), SIDES_ANNOTATION: plan.routes.sides_text()}
-            pods = self._observer.router_pods(owner)
-            await self._annotate(pods, assigned, attempt)
-            now = self._clock.now()
-            behind = routers_behind(observed, now)
-            # Kubelet may have missed the change: another one makes it write the files again.
-            wake = {WAKE_ANNOTATION: str(int(now // BEHIND_SECONDS))}
-            await self._annotate([pod for pod in pods if _name(pod) in behind], wake, attempt)
+            await self._write_routes(model, plan.routes, plan.rehearsal, observed, attempt)
         if self._settings.network_policies:
             for policy in resources.network_policies(owner, self._settings.pod_namespace):
                 await self._apply(NETWORK_POLICIES, policy, attempt)
@@ -232,6 +224,23 @@ class Controller:
         if plan.routes is not None:
             await self._annotate(self._observer.pods_with_file(owner), {REHEARSAL_ANNOTATION: plan.rehearsal}, attempt)
         await attempt(self._delete_former_config(owner))
+
+    async def _write_routes(
+        self, model: MLModel, routes: Routes, rehearsal: str, observed: Observed, attempt: _Attempts
+    ) -> None:
+        """Write the routes for new router pods, and on those that run; wake the pods that do not follow them."""
+        owner = model.owner
+        await self._apply(CONFIG_MAPS, resources.router_routes(owner, routes, rehearsal), attempt)
+        # A running router follows these; those of the release before only see that the ConfigMap has changed.
+        assigned = {ROUTES_ANNOTATION: routes.text(), SIDES_ANNOTATION: routes.sides_text()}
+        pods = self._observer.router_pods(owner)
+        await self._annotate(pods, assigned, attempt)
+        now = self._clock.now()
+        behind = routers_behind(observed, now)
+        # Kubelet may have missed the change: another one makes it write the files again. Not on more pods than the
+        # router has, also while one is replaced: others may create pods that claim to be of the router.
+        asleep = [pod for pod in pods if _name(pod) in behind][: model.spec.traffic.router.replicas + 1]
+        await self._annotate(asleep, {WAKE_ANNOTATION: str(int(now // BEHIND_SECONDS))}, attempt)
 
     async def _write_revision(self, model: MLModel, desired: DesiredRevision, attempt: _Attempts) -> None:
         owner, revision, replicas = model.owner, desired.revision, desired.replicas

@@ -21,7 +21,8 @@ POLL_SECONDS = 1.0
 QUICK_POLL_SECONDS = 0.25
 """Until all routers have confirmed the routes, and the addresses answer."""
 SLOW_POLL_SECONDS = 5.0
-"""Until an address answers that has been silent for ``SILENT_SECONDS``, or a ConfigMap exists."""
+"""Until an address answers that has been silent for ``SILENT_SECONDS``, a router that has been behind for as long
+follows its routes, or a ConfigMap exists."""
 STALLED_POLL_SECONDS = 60.0
 """For the ConfigMap of a first revision, after ``preparingDeadlineSeconds``."""
 SECRETS_POLL_SECONDS = 60.0
@@ -56,7 +57,7 @@ def _polls(context: Context, state: Status, routes: Routes | None) -> Iterator[f
     is_draining = any(item.until is None for item in state.draining)
     is_unread = candidate is not None and context.ready(candidate) > 0 and not all(r.routes for r in observed.routers)
     if observed.routers and (is_unconfirmed or is_draining or is_unread):
-        yield _until_answered(context, [router.silent_since for router in observed.routers])
+        yield _until_answered(context, [router.silent_since or router.behind_since for router in observed.routers])
     if not observed.reachable:
         yield _until_answered(context, [observed.unreachable_since])
     if observed.silent_services:

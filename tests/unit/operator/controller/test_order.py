@@ -9,6 +9,7 @@ import pytest
 from mlmodel_operator.controller import MODELS
 from mlmodel_operator.names import WAKE_ANNOTATION
 from mlmodel_operator.rollout.obstacles import BEHIND_SECONDS
+from mlmodel_operator.rollout.requeue import QUICK_POLL_SECONDS, SLOW_POLL_SECONDS
 from mlmodel_operator.runtime.api import ApiError
 from mlmodel_operator.runtime.resource import CONFIG_MAPS, DEPLOYMENTS, PODS, SERVICES
 from tests.unit.operator.controller.world import DOWN, KEY, STALE, World
@@ -256,3 +257,18 @@ async def test_routes_do_not_change_while_an_address_is_missing() -> None:
     await world.reconcile()
     assert ROUTES not in world.writes()
     assert world.child(CONFIG_MAPS, "-routes") == routes
+
+
+@asynchronous
+async def test_a_router_that_stays_behind_is_reported_and_read_less_often() -> None:
+    world = World()
+    await world.apply_model("v1")
+    await world.run(lambda: world.routes_id() in world.routes_text())
+    world.is_frozen = True
+    await world.run(lambda: world.routes_id() not in world.routes_text())
+    await world.tick()
+    assert await world.tick() == QUICK_POLL_SECONDS
+    await world.run(lambda: world.condition("Stalled")["reason"] == "RoutesNotFollowed", limit=12)
+    assert await world.tick() == SLOW_POLL_SECONDS
+    world.is_frozen = False
+    await world.run(world.is_ready, limit=5)

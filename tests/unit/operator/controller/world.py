@@ -109,6 +109,8 @@ class World:
         """IPs of router pods and of Services of revisions that do not answer the operator."""
         self.misses = False
         """Whether kubelet misses the next change of routes, until another annotation of the pod changes."""
+        self.is_frozen = False
+        """Whether the routers go on following the routes that they have."""
         self._followed = ""
         self._woken = ""
         self.waiting: dict[str, Body] = {}
@@ -301,7 +303,7 @@ class World:
         pod = self.child(PODS, "-router-pod-0") or {"metadata": {}}
         annotations = pod["metadata"].get("annotations") or {}
         wake = annotations.get(WAKE_ANNOTATION, "")
-        if not self.misses or wake != self._woken:
+        if not self.is_frozen and (not self.misses or wake != self._woken):
             self.misses, self._woken = False, wake
             self._followed = annotations.get(ROUTES_ANNOTATION) or self.routes_text()
         return [line.split(" ") for line in self._followed.splitlines()]
