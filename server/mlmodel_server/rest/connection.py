@@ -12,6 +12,8 @@ of pipelined requests or tiny chunks is parsed piece by piece, so that other con
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
 from collections.abc import Callable, Mapping, Sized
 from time import perf_counter
 from typing import Any, Protocol
@@ -300,10 +302,16 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def shutdown(self) -> None:
-        """Close the connection when it is idle. A request that arrives now is answered first, and its response closes
-        the connection: every response does while the server drains."""
-        if not self._rest and not (self._message_start and self._raw):
+        """Close the connection when it is idle. A request that arrives now, or has arrived and is not read yet, is
+        answered first, and its response closes the connection: every response does while the server drains."""
+        is_arriving = self._rest or (self._message_start and self._raw)
+        if not is_arriving and not self.transport.is_closing() and not self._has_unread():
             super().shutdown()
+
+    def _has_unread(self) -> bool:
+        """Whether the kernel has bytes of this connection, which would reset it when it is closed."""
+        socket = self.transport.get_extra_info("socket")
+        return socket is not None and any(fcntl.ioctl(socket.fileno(), termios.FIONREAD, bytes(4)))
 
     def _make_room(self) -> None:
         """Close connections that wait. If none does, close this one: all others are being answered."""

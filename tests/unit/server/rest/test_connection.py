@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -295,5 +296,25 @@ def test_clients_that_leave_cost_nothing_and_those_that_stay_have_short_turns(ca
         await one.until(lambda: not one.state.tasks)
         assert one.state.total_requests - before <= clients + 20, "what they sent is not answered any more"
         assert not caplog.records, "a client that leaves causes no error"
+
+    run(test)
+
+
+def test_a_request_that_is_not_read_yet_when_idle_connections_are_closed_is_answered() -> None:
+    async def test(one: Served) -> None:
+        request = HEAD + b"content-length: %d\r\n\r\n" % len(ROW) + ROW
+        (reader, writer), (idle, _) = await one.connect(request), await one.connect(request)
+        for answered in (reader, idle):
+            await answered.readuntil(b"}]}")
+        application = one.config.loaded_app
+        application.drain()
+        # In one step of the event loop, which reads nothing meanwhile.
+        os.write(writer.get_extra_info("socket").fileno(), request)
+        for connection in one.connections:
+            connection.shutdown()
+        answer = (await one.answer(reader)).lower()
+        assert answer.startswith(b"http/1.1 200 ok")
+        assert b"\r\nconnection: close\r\n" in answer
+        assert await one.answer(idle) == b""
 
     run(test)
