@@ -584,10 +584,10 @@ local function publish()
   local values = { to = to, grpc_to = "grpc_" .. to, limit = tostring(routes.limit), mode = "direct" }
   local weight, sides = routes.weight, routes.sides
   -- At a weight of 0 the candidate gets nothing, unless the routes are open to requests that choose it.
-  local is_reached = routes.candidate and (weight > 0 or sides.is_open)
-  if is_reached and is_stopping then
+  local gets_requests = routes.candidate and (weight > 0 or sides.is_open)
+  if gets_requests and is_stopping then
     values.mode = "stop"
-  elseif is_reached then
+  elseif gets_requests then
     if weight > 0 then
       weights[weight] = true
     end
