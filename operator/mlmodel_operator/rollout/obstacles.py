@@ -240,8 +240,11 @@ def _mounting(state: RevisionState) -> list[Pod]:
 
 def routers_behind(observed: Observed, now: float, seconds: float = BEHIND_SECONDS) -> set[str]:
     """Return the names of router pods of which a process has not followed its routes for so many seconds."""
-    since = {router.pod: router.behind_since for router in observed.routers if router.behind_since is not None}
-    return {pod for pod, at in since.items() if now >= at + seconds}
+    return {
+        router.pod
+        for router in observed.routers
+        if router.behind_since is not None and now >= router.behind_since + seconds
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- unreachable

@@ -62,6 +62,9 @@ SMALLEST_PIECE, PIECE, LARGEST_PIECE = 512, 4 << 10, 64 << 10
 """Bytes that are parsed before others may have their turn: the smallest number after a piece with more than
 :data:`PIPELINED` requests, the largest inside a body."""
 
+DRAINING_IDLE = 1
+"""Seconds for an idle connection that is open after :data:`~mlmodel_server.startup.server.LINGER`."""
+
 PIPELINED = 8
 
 TURN_REQUESTS, TURN_SECONDS = 32, 0.002
@@ -241,12 +244,16 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._head_done:
             if self._raw > HEAD_BYTES:
                 self._refuse(RequestError(f"the headers have more than {HEAD_BYTES} bytes: send fewer", 431))
-        elif self._chunks is None and (self.cycle is None or self.cycle.response_complete):
-            return  # rejected already: the rest of the body is read and dropped
+        elif self._is_answered():
+            return  # the rest of the body is read and dropped
         elif self._raw > HEAD_BYTES + FRAMING * self._arrived:
             self._cut(RequestError("the body has more bytes around its chunks than in them: send larger chunks"))
         elif self._arrived > self._charged:
             self._charge()
+
+    def _is_answered(self) -> bool:
+        """Whether the request whose body arrives has been answered: it was rejected by its headers."""
+        return self._head_done and self._chunks is None and (self.cycle is None or self.cycle.response_complete)
 
     def _charge(self) -> None:
         if self._held is None:
@@ -304,7 +311,8 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close the connection when it is idle. A request that arrives now, or has arrived and is not read yet, is
         answered first, and its response closes the connection: every response does while the server drains."""
-        is_arriving = self._rest or (self._message_start and self._raw)
+        self.timeout_keep_alive = DRAINING_IDLE  # of one that stays open
+        is_arriving = self._rest or (self._message_start and self._raw and not self._is_answered())
         if not is_arriving and not self.transport.is_closing() and not self._has_unread():
             super().shutdown()
 
@@ -396,6 +404,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._release()  # from now on the pipeline holds it
         chunks = self._chunks
         if chunks is None:
+            if self.cycle.response_complete:
+                self._idle_since = self.loop.time()
             super().on_message_complete()
             return
         self._accepted = True

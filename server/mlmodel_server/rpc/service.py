@@ -59,9 +59,10 @@ after less than 5 s, the time for which a pod still serves after Kubernetes send
 AGE_GRACE = 5.0
 """Seconds beyond ``--timeout`` until the calls of a connection that is closed are cancelled."""
 
-QUIET_TURNS, TURN = 10, 0.05
-"""A server that stops rejects further calls after so many turns of the event loop, of so many seconds at least, in
-which no call has begun. gRPC cancels the calls that it has received and not yet handed over, as on a busy node."""
+QUIET_TURNS, MOST_TURNS, TURN = 10, 60, 0.05
+"""A server that stops rejects further calls after so many turns of the event loop in which no call has begun, or after
+so many in all; a turn takes so many seconds at least, and longer on a busy node. gRPC cancels the calls that it has
+received and not handed over."""
 
 MAX_CALLS = 1024
 """Maximum number of calls at a time in a worker. The queue and :mod:`~mlmodel_server.rpc.arrivals` bound them long
@@ -129,21 +130,23 @@ class GrpcServer:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Report NOT_SERVING to probes, reject new calls once none arrives, half of ``grace`` later at most, and wait
-        for calls in flight, ``grace`` seconds in total."""
+        """Report NOT_SERVING to probes, reject new calls once none arrives, and wait for calls in flight, ``grace``
+        seconds in total."""
         self._stopping = True
         started = time.monotonic()
         await self._health.enter_graceful_shutdown()
-        await self._settle(grace / 2)
+        await self._settle()
         await self._server.stop(max(0.0, grace - (time.monotonic() - started)))
 
-    async def _settle(self, seconds: float) -> None:
+    async def _settle(self) -> None:
         """Wait until no call begins any more."""
-        end, quiet, begun = time.monotonic() + seconds, 0, self._begun
-        while quiet < QUIET_TURNS and time.monotonic() < end:
+        quiet, begun = 0, self._begun
+        for _ in range(MOST_TURNS):
             await asyncio.sleep(TURN)
             quiet = quiet + 1 if self._begun == begun else 0
             begun = self._begun
+            if quiet == QUIET_TURNS:
+                return
 
     def _guarded(self, answer: Method) -> Callable[[Any, Context], Awaitable[Any]]:
         """Return a handler: call ``answer``, turn errors into a gRPC code and one sentence."""

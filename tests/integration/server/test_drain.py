@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 
@@ -90,3 +91,16 @@ def test_a_small_request_that_takes_longer_to_arrive_than_idle_connections_stay_
         assert response.status == 200
         assert response.headers["connection"] == "close"
         assert "drained" in server.ended()
+
+
+def test_calls_that_go_on_without_end_do_not_hold_up_a_stop() -> None:
+    port = free_port()
+    options = (*IRIS, "--grpc-port", str(port), "--timeout", "120")
+    with running(*options) as server, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        live: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+        live(b"", timeout=10)
+        server.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(grpc.RpcError):
+            while True:
+                live(b"", timeout=10)
+        assert "drained" in server.ended(60)

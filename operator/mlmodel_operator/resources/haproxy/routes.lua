@@ -17,7 +17,7 @@ local STOP_PATH = os.getenv("MLMODEL_STOP") -- router.sh writes this file before
 local routes = nil -- the active routes
 local followed = "" -- identity of the routes that all requests follow
 local seen = nil -- the last text of the files, valid or not; nil to look at it again
-local refused = nil -- the last text that is not followed, so that the log says so only once
+local refused = nil -- the last text that is not followed, and why, so that the log says so only once
 local is_stopping = false -- no request may need the proxies of this process any more
 
 -- A new process counts from zero: the operator recognises it by this.
@@ -675,10 +675,10 @@ local function wait_for_slot(new)
   })
 end
 
--- Logs once why a text is not followed.
+-- Logs why a text is not followed: once for each text and reason, until one is followed.
 local function reject(both, wrong)
-  if both ~= refused then
-    refused = both
+  if both .. wrong ~= refused then
+    refused = both .. wrong
     core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
   end
 end
@@ -700,6 +700,8 @@ local function take(text, sides, both)
   end
   if wrong then
     reject(both, wrong)
+  else
+    refused = nil
   end
   if wrong or is_postponed then
     seen = nil

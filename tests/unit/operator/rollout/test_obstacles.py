@@ -23,6 +23,7 @@ from mlmodel_operator.api.types import (
 )
 from mlmodel_operator.rollout.observed import Observed, Pod, RevisionState, Router
 from mlmodel_operator.rollout.obstacles import (
+    BEHIND_SECONDS,
     CONFIG_MAP_SECONDS,
     MOUNT_SECONDS,
     SILENT_SECONDS,
@@ -30,6 +31,7 @@ from mlmodel_operator.rollout.obstacles import (
     needs_config_map,
     next_look,
     obstacle_of_candidate,
+    routers_behind,
 )
 from mlmodel_operator.rollout.pod_failures import FIRST_FAILURE_SECONDS
 from tests.unit.operator.rollout.world import OWNER
@@ -270,6 +272,12 @@ def test_a_router_that_answers_and_stays_behind_is_reported_before_a_service_tha
     assert (reason, stalls) == ("RoutesNotFollowed", True)
     assert "router pod r " in message
     assert "kubectl logs r -n " in message
+
+
+def test_a_pod_is_behind_as_soon_as_one_of_its_processes_is() -> None:
+    routers = (Router("r/1", behind_since=NOW), Router("r/2", behind_since=NOW + BEHIND_SECONDS), Router("q/1"))
+    assert routers_behind(Observed(routers=routers), NOW + BEHIND_SECONDS) == {"r"}
+    assert routers_behind(Observed(routers=routers[::-1]), NOW + BEHIND_SECONDS) == {"r"}
 
 
 def test_a_time_limit_that_changes_the_obstacle_is_known_in_advance() -> None:

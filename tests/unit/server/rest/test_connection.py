@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from mlmodel_server.rest.app import Application
 from mlmodel_server.rest.connection import (
+    DRAINING_IDLE,
     HEAD_SECONDS,
     MIN_RATE,
     PIECE,
@@ -28,6 +29,7 @@ from mlmodel_server.rest.connection import (
 )
 from mlmodel_server.serving.context import Limits
 from mlmodel_server.serving.pipeline import Pipeline
+from mlmodel_server.startup.server import KEEP_ALIVE
 from tests.unit.server.doubling import serving
 
 ROW = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.5]}]}).encode()
@@ -42,7 +44,7 @@ class Served:
         self.pipeline, self.state = pipeline, ServerState()
         config = uvicorn.Config(
             Application(pipeline), http=HttpProtocol, ws="none", lifespan="off", interface="asgi3",
-            proxy_headers=False, log_config=None, access_log=False,
+            proxy_headers=False, log_config=None, access_log=False, timeout_keep_alive=KEEP_ALIVE,
         )  # fmt: skip
         config.load()
         self.config, self.port = config, 0
@@ -316,5 +318,41 @@ def test_a_request_that_is_not_read_yet_when_idle_connections_are_closed_is_answ
         assert answer.startswith(b"http/1.1 200 ok")
         assert b"\r\nconnection: close\r\n" in answer
         assert await one.answer(idle) == b""
+
+    run(test)
+
+
+def test_idle_connections_and_those_of_rejected_uploads_do_not_hold_up_a_stop() -> None:
+    async def test(one: Served) -> None:
+        upload = b"POST /nowhere HTTP/1.1\r\nhost: m\r\ncontent-length: 100000\r\n\r\nbegun"
+        (rejected, sender), (idle, writer) = (
+            await one.connect(upload),
+            await one.connect(b"GET /v2 HTTP/1.1\r\nhost: m\r\n\r\n"),
+        )
+        for answered in (rejected, idle):
+            await answered.readuntil(b"}")
+        one.config.loaded_app.drain()
+        os.write(writer.get_extra_info("socket").fileno(), b"\r\n")  # no request
+        for connection in one.connections:
+            connection.shutdown()
+        assert await one.answer(rejected) == b""
+        await one.until(lambda: all(connection._idle_since for connection in one.connections))
+        assert len(one.connections) == 1
+        one.pass_time(DRAINING_IDLE + 0.1)
+        assert await one.answer(idle) == b""
+        sender.close()
+
+    run(test)
+
+
+def test_the_connection_of_a_rejected_upload_that_has_arrived_is_idle_then() -> None:
+    async def test(one: Served) -> None:
+        upload = b"POST /nowhere HTTP/1.1\r\nhost: m\r\ncontent-length: 20\r\n\r\nbegun"
+        reader, writer = await one.connect(upload)
+        await reader.readuntil(b"}")
+        writer.write(b"." * 15)
+        await one.until(lambda: one.connections[0]._idle_since > 0)
+        one.pass_time(one.config.timeout_keep_alive + 1)
+        assert await one.answer(reader) == b""
 
     run(test)
