@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlmodel_server.engine import alone
 from mlmodel_server.engine.batching import MAX_COPIES, NICENESS, Batcher, Overloaded
 from mlmodel_server.engine.cost import Cost, measure
 from mlmodel_server.engine.model import Model
@@ -433,6 +434,18 @@ def test_cost_is_a_base_and_seconds_per_row_and_follows_slower_batches() -> None
     before = cost.seconds(64)
     cost.observe(64, 0.073)
     assert before > cost.seconds(64) > 0.13, "one fast batch hardly lowers the cost"
+
+
+def test_a_wait_for_a_cpu_is_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = 0
+
+    def predict() -> None:
+        nonlocal waited
+        sleep(0.1)
+        waited += 90_000_000
+
+    monkeypatch.setattr(alone, "_waited", lambda: waited)
+    assert measure(predict) < 0.05
 
 
 def test_a_model_that_fails_on_the_example_has_unknown_cost_until_its_first_batch() -> None:
