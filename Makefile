@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 FUZZ := tests/integration/server/test_fuzz.py
-# The commands of a README use one port of this machine, so these run one after the other.
+# The commands of a README use one port of this machine: the tests wait for each other.
 READMES := tests/integration/test_examples.py
 FORMATS := tests/integration/server/test_formats.py tests/integration/server/test_compile.py
 
@@ -56,7 +56,7 @@ test-models: setup ## Run only the census of models, the fuzzers and the librari
 
 .PHONY: test-cluster
 test-cluster: setup ## Run only the tests on a whole cluster under traffic, on two at a time, and the commands of the READMEs
-	$(BIN)/python -m pytest tests/e2e $(READMES) -n 2 --dist loadgroup --durations=15
+	$(BIN)/python -m pytest tests/e2e $(READMES) -n 2 --dist worksteal --durations=15
 
 .PHONY: test-system
 test-system: setup ## Run only the tests of processes, and of a real API server

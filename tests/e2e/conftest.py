@@ -40,16 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("soak", [pytest.param(number, marks=pytest.mark.timeout(300 + 120 * number))])
 
 
-README_FILES = ("test_readme.py", "test_examples.py")
-"""Their commands use one port of this machine, so they run one after the other."""
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests of the whole census to `make soak`; pytest prints how many it deselected. The tests of a file run
-    on one cluster, one after the other: with ``-n 2 --dist loadgroup`` there are two clusters."""
-    for item in items:
-        name = item.path.name
-        item.add_marker(pytest.mark.xdist_group("readme" if name in README_FILES else name))
+    """Leave the tests of the whole census to `make soak`; pytest prints how many it deselected."""
     if config.getoption("whole", False):
         return
     others = [item for item in items if item.get_closest_marker("whole")]

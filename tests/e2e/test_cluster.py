@@ -111,7 +111,9 @@ def test_a_pod_serves_through_its_service_by_name(cluster: Cluster, kubectl: Kub
 
 
 def test_an_object_is_read_as_kubectl_reads_it(cluster: Cluster) -> None:
-    assert cluster.read("/api/v1/namespaces/kube-system") == cluster.get("namespace", "kube-system")
+    read, printed = cluster.read("/api/v1/namespaces/kube-system"), cluster.get("namespace", "kube-system")
+    assert read["metadata"].pop("managedFields"), "which kubectl hides"
+    assert read == printed
     with pytest.raises(ClusterError, match="GET /api/v1/namespaces/nowhere answers 404"):
         cluster.read("/api/v1/namespaces/nowhere")
 
