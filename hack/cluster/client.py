@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import http.client
 import json
 import ssl
@@ -42,23 +41,27 @@ class Client:
         try:
             return self._get(path)
         except (OSError, http.client.HTTPException):
-            # The API server closes idle connections.
-            with contextlib.suppress(AttributeError):
-                self._local.connection.close()
+            self._connection().close()  # the API server closes idle connections; the next request opens it again
         try:
             return self._get(path)
         except (OSError, http.client.HTTPException) as error:
-            raise ClusterError(f"GET {path}: {error or type(error).__name__}") from error
+            raise ClusterError(f"GET {path}: {str(error) or type(error).__name__}") from error
 
     def _get(self, path: str) -> Any:
-        if not hasattr(self._local, "connection"):
-            self._local.connection = http.client.HTTPSConnection(self._host, timeout=_SECONDS, context=self._context)
-        self._local.connection.request("GET", path, headers={"Accept": "application/json"})
-        response = self._local.connection.getresponse()
+        connection = self._connection()
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
         body = response.read()
         if response.status != http.client.OK:
             raise ClusterError(f"GET {path} answers {response.status}: {body[:400].decode(errors='replace')}")
         return json.loads(body)
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """Return the connection of this thread."""
+        if not hasattr(self._local, "connection"):
+            self._local.connection = http.client.HTTPSConnection(self._host, timeout=_SECONDS, context=self._context)
+        connection: http.client.HTTPSConnection = self._local.connection
+        return connection
 
 
 def _decoded(text: str) -> str:

@@ -239,9 +239,8 @@ class Observer:
         key, now, pods = _key(owner), self._clock.now(), _ready(self.router_pods(owner))
         answered = {name: found is not None for name, found in statuses.items()}
         silent = self._silences.note(key, "routers", answered, now)
-        routes = routes_for(status, observed, sides_for(model, status))
-        read = {name: found for name, found in statuses.items() if found is not None}
-        following = {name: follows(found.id, routes) for name, found in read.items()} if routes else {}
+        routes = routes_for(status, observed, sides_for(model, status)) if statuses else None
+        following = {name: follows(found.id, routes) for name, found in statuses.items() if routes and found}
         behind = self._silences.note(key, "routes", following, now)
         asked: dict[str, Awaitable[bool]] = {}
         if pods and needs_address(status, observed):

@@ -138,7 +138,7 @@ def kind(datatype: str) -> type:
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """Return the v2 datatype of a numpy dtype; what is neither a number nor a boolean is sent as text (BYTES)."""
-    return _NAMES.get(dtype) or _NAMES.get(dtype if dtype.isnative else dtype.newbyteorder("="), "BYTES")
+    return _NAMES.get(dtype if dtype.isnative else dtype.newbyteorder("="), "BYTES")
 
 
 def named(name: str, array: Array) -> Tensor:

@@ -84,7 +84,7 @@ def decode(cls: type[T], data: Any, path: str = "") -> T:
     declared: Any = cls  # a type variable is not Hashable in mypy's eyes
     for item in _fields(declared):
         value = data.get(item.wire)
-        if type(value) is item.type and not item.opaque and item.type is not float:  # nearly every value
+        if not item.opaque and type(value) is _plain(item.type):  # nearly every value
             values[item.name] = value
             continue
         where = f"{path}.{item.wire}" if path else item.wire
@@ -119,9 +119,9 @@ def _decoder(kind: Any) -> _Decoder:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return functools.partial(decode, kind)
     if origin is tuple:
-        return functools.partial(_decode_list, args[0], _decoder(args[0]))
+        return functools.partial(_decode_list, _plain(args[0]), _decoder(args[0]))
     if origin is Mapping:
-        return functools.partial(_decode_mapping, args[1], _decoder(args[1]))
+        return functools.partial(_decode_mapping, _plain(args[1]), _decoder(args[1]))
     if origin is Literal:
         return functools.partial(_decode_choice, args)
     if kind is Time:
@@ -133,22 +133,21 @@ def _decoder(kind: Any) -> _Decoder:
     return functools.partial(_decode_plain, kind)
 
 
-def _decode_list(kind: Any, inner: _Decoder, value: Any, path: str) -> tuple[Any, ...]:
+def _plain(kind: Any) -> Any:
+    """Return the type whose values are decoded as they are; None for a float, which may be infinite."""
+    return None if kind is float else kind
+
+
+def _decode_list(plain: Any, inner: _Decoder, value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
         raise DecodeError(f"{path} must be a list")
-    return tuple(
-        item if type(item) is kind and kind is not float else inner(item, f"{path}[{index}]")
-        for index, item in enumerate(value)
-    )
+    return tuple(item if type(item) is plain else inner(item, f"{path}[{index}]") for index, item in enumerate(value))
 
 
-def _decode_mapping(kind: Any, inner: _Decoder, value: Any, path: str) -> dict[str, Any]:
+def _decode_mapping(plain: Any, inner: _Decoder, value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise DecodeError(f"{path} must be an object")
-    return {
-        str(key): item if type(item) is kind and kind is not float else inner(item, f"{path}.{key}")
-        for key, item in value.items()
-    }
+    return {str(key): item if type(item) is plain else inner(item, f"{path}.{key}") for key, item in value.items()}
 
 
 def _decode_choice(choices: tuple[Any, ...], value: Any, path: str) -> Any:

@@ -191,8 +191,7 @@ class Pipeline:
         return failure_of(error)
 
     def _admit(self, exchange: Exchange[Reply]) -> None:
-        if self._keys:
-            self._keys.check(exchange.headers)
+        self.authorise(exchange.headers)
         self.inference.check_room(exchange)
 
     def _call_of(self, copy: Copy) -> Call:

@@ -1558,6 +1558,21 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
 BOTH = "id 1\nslot a 127.0.0.12 80\nslot b 127.0.0.12 80\nstable a\n"
 
 
+async def rejected_once(setup: Setup) -> str:
+    """Wait until the router logs that it does not follow the routes file, and return that only line."""
+
+    def warnings() -> list[str]:
+        return [line for line in setup.router.log if "routes file rejected" in line]
+
+    async def warned() -> bool:
+        return bool(warnings())
+
+    await setup.router.until(warned)
+    await asyncio.sleep(0.5)  # two more polls, which must not log again
+    (warning,) = warnings()
+    return warning
+
+
 @pytest.mark.attack(held=True)
 @pytest.mark.parametrize(
     ("text", "reason"),
@@ -1586,17 +1601,7 @@ BOTH = "id 1\nslot a 127.0.0.12 80\nslot b 127.0.0.12 80\nstable a\n"
 def test_an_invalid_routes_file_is_ignored_and_logged_once(run: Run, text: str, reason: str) -> None:
     async def scenario(setup: Setup) -> None:
         setup.router.write(text)
-
-        def warnings() -> list[str]:
-            return [line for line in setup.router.log if "routes file rejected" in line]
-
-        async def warned() -> bool:
-            return bool(warnings())
-
-        await setup.router.until(warned)
-        await asyncio.sleep(0.5)  # two more polls, which must not log again
-        assert len(warnings()) == 1
-        assert reason in warnings()[0]
+        assert reason in await rejected_once(setup)
         assert (await setup.router.counts())["id"] == STABLE_A.id()
         assert set(versions(await setup.send(20))) == {"a"}
         assert await setup.router.route(canary(100)) < 0.5
@@ -1611,17 +1616,7 @@ def test_routes_that_cannot_be_applied_are_tried_again_and_logged_once(run: Run,
     async def scenario(setup: Setup) -> None:
         fails.touch()
         setup.router.write(canary(100).text())
-
-        def warnings() -> list[str]:
-            return [line for line in setup.router.log if "routes file rejected" in line]
-
-        async def warned() -> bool:
-            return bool(warnings())
-
-        await setup.router.until(warned)
-        await asyncio.sleep(0.5)  # two more polls, which must not log again
-        assert len(warnings()) == 1
-        assert "not now" in warnings()[0]
+        assert "not now" in await rejected_once(setup)
         assert set(versions(await setup.send(20))) == {"a"}
         fails.unlink()
         await setup.router.confirmed(canary(100))

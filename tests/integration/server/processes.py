@@ -94,6 +94,11 @@ class Server:
             for sample in family.samples
         }
 
+    def children(self) -> list[int]:
+        """Return the PIDs of its workers, and of the process beside them if there is one."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def cpu(self) -> float:
         """Return the seconds of CPU time that its processes have used."""
         return cpu_seconds(self.process.pid)

@@ -17,7 +17,6 @@ from hack.ports import free_port
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.startup.server import LINGER
 from tests.integration.server.processes import Server, running
-from tests.integration.server.test_workers import children
 
 IRIS = ("--uri", "builtin://iris")
 INFER = "/v2/models/tumour/infer"
@@ -34,7 +33,7 @@ def standing_still(server: Server) -> Iterator[None]:
     server.process.send_signal(signal.SIGTERM)
     while server.send("GET", "/v2/health/ready", connection=probe).status == 200:
         pass  # until the signal arrives
-    stopped = [server.process.pid, *children(server)]
+    stopped = [server.process.pid, *server.children()]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:

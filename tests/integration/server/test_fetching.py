@@ -30,19 +30,13 @@ from tests.unit.server.loading.test_signing import key, pem, public
 __all__ = ["bucket", "s3"]
 
 
-def processes_of(pid: int) -> list[int]:
-    """Return the process and its workers."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *map(int, children)]
-
-
 @pytest.mark.attack(held=True)
 def test_the_process_that_serves_never_had_the_credentials(s3: Service, bucket: Any, tmp_path: Path) -> None:
     digest = sha256(bucket[f"iris/v1/{MANIFEST}"])
     variables = s3_variables(s3) | {"GITHUB_TOKEN": "also-secret", "TMPDIR": str(tmp_path)}
     with running("--uri", "s3://models/iris/v1", "--sha256", digest, "--workers", "2", **variables) as server:
         assert any('msg="fetched"' in line for line in server.log)
-        found = processes_of(server.process.pid)
+        found = [server.process.pid, *server.children()]
         assert len(found) == 3
         for pid in found:
             environ = Path(f"/proc/{pid}/environ").read_text()

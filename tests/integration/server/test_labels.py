@@ -69,9 +69,8 @@ class Pod:
 
     def processes(self) -> dict[str, list[int]]:
         """Return the children by name: the workers, and the one beside them."""
-        task = Path(f"/proc/{self.server.process.pid}/task/{self.server.process.pid}/children")
         found: dict[str, list[int]] = {}
-        for pid in map(int, task.read_text().split()):
+        for pid in self.server.children():
             with contextlib.suppress(OSError):
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
                 found.setdefault("page" if name == "rehearsal" else "worker", []).append(pid)

@@ -261,7 +261,7 @@ def test_a_version_that_hangs(stage: Stage, stable: Pod) -> None:
         page = stable.until(lambda page: page["candidate"] == "hang" and outcome(page)[1] >= 3, "three failures")
         assert outcome(page) == (0, outcome(page)[1], 0, 0)
         assert time.monotonic() - started < 20
-        for pid in (server.process.pid, *children(server)):  # else it drains until the predictions end
+        for pid in (server.process.pid, *server.children()):  # else it drains until the predictions end
             os.kill(pid, signal.SIGKILL)
 
 
@@ -417,15 +417,9 @@ def test_a_model_that_each_worker_loads_after_the_fork(tmp_path: Path) -> None:
         assert outcome(stable.rehearsed("bbbb", 10)) == (10, 0, 0, 0)
 
 
-def children(server: Server) -> list[int]:
-    """The processes of a server, without the parent."""
-    task = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    return [int(pid) for pid in task.read_text().split()]
-
-
 def helper(server: Server) -> int:
     """The process of the rehearsal; 0 if there is none."""
-    for pid in children(server):
+    for pid in server.children():
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text().strip() == "rehearsal":
                 return pid

@@ -18,16 +18,11 @@ import pytest
 from sklearn.ensemble import ExtraTreesClassifier
 
 from mlmodel_server.rest import connection
-from tests.integration.server.processes import SECONDS, Server, metric, running, until
+from tests.integration.server.processes import SECONDS, metric, running, until
 
 SEED = 20261124
 ROW = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}]})
 INFER = "/v2/models/tumour/infer"
-
-
-def children(server: Server) -> list[int]:
-    task = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
-    return [int(pid) for pid in Path(task).read_text().split()]
 
 
 def test_any_worker_returns_the_counts_of_all() -> None:
@@ -35,7 +30,7 @@ def test_any_worker_returns_the_counts_of_all() -> None:
         for _ in range(60):  # a new connection for each: the kernel spreads them
             assert server.send("POST", INFER, ROW).status == 200
         until(lambda: metric(server, "mlmodel_requests_total") == 60, "all 60 requests are counted")
-        assert len(children(server)) == 3
+        assert len(server.children()) == 3
 
 
 def test_a_worker_that_dies_is_replaced_and_logged_and_no_count_is_lost() -> None:
@@ -43,10 +38,10 @@ def test_a_worker_that_dies_is_replaced_and_logged_and_no_count_is_lost() -> Non
         for _ in range(20):
             assert server.send("POST", INFER, ROW).status == 200
         until(lambda: metric(server, "mlmodel_requests_total") == 20, "20 requests are counted")
-        first, second = children(server)
+        first, second = server.children()
         os.kill(first, signal.SIGKILL)
-        until(lambda: len(children(server)) == 2 and first not in children(server), "another worker runs")
-        assert second in children(server), "the other worker keeps running"
+        until(lambda: len(server.children()) == 2 and first not in server.children(), "another worker runs")
+        assert second in server.children(), "the other worker keeps running"
         until(lambda: metric(server, "mlmodel_worker_restarts_total") == 1, "the restart is counted")
         for _ in range(20):
             assert server.send("POST", INFER, ROW).status == 200
@@ -61,7 +56,7 @@ def test_if_workers_die_too_often_the_server_exits_with_a_reason(tmp_path: Path)
     with running("--uri", "builtin://iris", MLMODEL_TERMINATION_LOG=str(message)) as server:
         killed: set[int] = set()
         while server.process.poll() is None and len(killed) < 10:
-            for pid in children(server):
+            for pid in server.children():
                 if pid not in killed:
                     killed.add(pid)
                     os.kill(pid, signal.SIGSEGV)
@@ -75,7 +70,7 @@ def test_if_workers_die_too_often_the_server_exits_with_a_reason(tmp_path: Path)
 
 def test_workers_exit_without_their_parent() -> None:
     with running("--uri", "builtin://iris", "--workers", "2") as server:
-        pids = children(server)
+        pids = server.children()
         server.process.kill()
         server.process.wait(SECONDS)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "the workers exit")
@@ -104,7 +99,7 @@ def test_another_worker_takes_little_memory_for_a_large_model(tmp_path: Path) ->
     with running("--uri", tmp_path, "--workers", "2", "--compile", "off") as server:
         for _ in range(40):
             assert server.send("POST", INFER, row).status == 200
-        own = {pid: private_bytes(pid) / 1e6 for pid in children(server)}
+        own = {pid: private_bytes(pid) / 1e6 for pid in server.children()}
         print(f"seed {SEED}, model {size / 1e6:.0f} MB, private to each worker: {own} MB")
         assert size > 100e6
         assert max(own.values()) <= 15

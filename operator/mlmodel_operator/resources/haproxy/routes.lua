@@ -675,19 +675,19 @@ local function wait_for_slot(new)
   })
 end
 
--- Logs why a text is not followed: once for each text and reason, until one is followed.
-local function reject(both, wrong)
-  if both .. wrong ~= refused then
-    refused = both .. wrong
+-- Logs why the text in `seen` is not followed: once for each text and reason, until one is followed.
+local function reject(wrong)
+  if seen .. wrong ~= refused then
+    refused = seen .. wrong
     core.log(core.warning, "routes file rejected, the previous routes stay: " .. wrong)
   end
 end
 
 -- Follows a text of the files. One that is not valid is looked at once, one that cannot be applied again and again.
-local function take(text, sides, both)
+local function take(text, sides)
   local new, wrong = parse(text)
   if not new then
-    reject(both, wrong)
+    reject(wrong)
     return
   end
   new.sides = parse_sides(sides, new.id)
@@ -699,7 +699,7 @@ local function take(text, sides, both)
     wrong = apply(new)
   end
   if wrong then
-    reject(both, wrong)
+    reject(wrong)
   else
     refused = nil
   end
@@ -786,10 +786,10 @@ local function follow()
   -- Kubelet replaces both files at once, which may be between the two reads.
   if both and both ~= seen and text == read(path) then
     seen = both
-    local ok, wrong = pcall(take, text, sides, both)
+    local ok, wrong = pcall(take, text, sides)
     if not ok then
+      reject(tostring(wrong))
       seen = nil
-      reject(both, tostring(wrong))
     end
   end
 end
