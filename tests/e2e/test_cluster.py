@@ -143,7 +143,7 @@ def test_an_unknown_name_is_not_resolved_and_fails_at_once(cluster: Cluster) -> 
     started = time.monotonic()
     code = "import socket\ntry: socket.getaddrinfo('nowhere.example.org', 80)\nexcept OSError as e: print(e)"
     assert "not known" in cluster.run([sys.executable, "-c", code])
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 5, "a resolver that waits for an answer takes 10 s"
 
 
 def test_a_second_cluster_starts_and_stops_beside_the_first(cluster: Cluster) -> None:

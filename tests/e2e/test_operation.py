@@ -26,21 +26,26 @@ SERVERS = "mlmodel.dev/component=server"
 
 
 def test_an_idle_operator_writes_nothing_but_its_lease(cluster: Cluster, model: Model) -> None:
+    def writes(since: float) -> list[str]:
+        """What the operator wrote since a time (Unix seconds), without the renewals of its Lease."""
+        return [
+            f"{event['verb']} {event['objectRef'].get('resource')}/{event['objectRef'].get('name')}"
+            for event in cluster.audit_events(since)
+            if "mlmodel-operator" in event["user"]["username"]
+            # The objects of the previous test may still be terminating.
+            and event["objectRef"].get("namespace") in (None, "mlmodel-system", model.namespace)
+            and event["objectRef"].get("resource") != "leases"
+        ]
+
     model.apply("v1")
     model.wait_ready(90, "v1")
+    assert writes(0), "the audit log shows what the operator wrote for this version"
+    # An operator is idle once it has posted the Event of its last decision, which follows the status.
+    wait_for("the operator is idle for 5 s", 60, lambda: not writes(time.time() - 5))
     started = time.time()
     # The only deliberate wait: the test shows that the operator writes nothing for a minute.
     time.sleep(60)
-    writes = [
-        f"{event['verb']} {event['objectRef'].get('resource')}/{event['objectRef'].get('name')}"
-        for event in cluster.audit_events(started)
-        if "mlmodel-operator" in event["user"]["username"]
-        # The objects of the previous test may still be terminating.
-        and event["objectRef"].get("namespace") in (None, "mlmodel-system", model.namespace)
-    ]
-    print(f"writes of the operator in 60 s: {writes}")
-    assert writes, "the audit log shows the renewals of the Lease, so it would show other writes"
-    assert {write for write in writes if "leases/" not in write} == set()
+    assert writes(started) == []
 
 
 def test_memory_stays_small(cluster: Cluster, model: Model, traffic: StartTraffic) -> None:
