@@ -146,6 +146,10 @@ rehearsal: setup ## Rehearse versions of every outcome on a whole cluster, and f
 	$(BIN)/python -m hack.cluster images
 	$(BIN)/python -m pytest tests/e2e/test_rehearsal.py --identical 15 --whole -q -rP
 
+.PHONY: upgrade
+upgrade: setup ## Upgrade the operator from another Git revision during a rollout, and go back, under traffic (FROM=REVISION; 10 minutes)
+	$(BIN)/python -m pytest tests/e2e/test_upgrade.py --upgrade-from '$(FROM)' --whole -q -rP
+
 .PHONY: census
 census: setup ## Serve a model of every class in every format on every kind of table, and compare with its library (half an hour)
 	$(BIN)/python -m hack.census run --all

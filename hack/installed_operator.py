@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hack import ROOT, faults
 from hack.cluster import Cluster, images
@@ -24,10 +25,10 @@ def image(target: str) -> str:
     return f"mlmodel-{target}:{images.project_version()}"
 
 
-def install(cluster: Cluster) -> None:
+def install(cluster: Cluster, manifest: Path = ROOT / "manifests" / "install.yaml") -> None:
     """Run ``kubectl apply -f manifests/install.yaml``, with the stock router image replaced by the project's."""
     running = cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "--ignore-not-found", "-o", "name")
-    _apply(cluster, (ROOT / "manifests" / "install.yaml").read_text())
+    _apply(cluster, manifest.read_text())
     if running:
         # The tag stays the same when the image changes, so Kubernetes sees no difference.
         cluster.kubectl("rollout", "restart", "-n", NAMESPACE, DEPLOYMENT)

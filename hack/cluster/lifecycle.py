@@ -187,6 +187,6 @@ def stop(name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(keeper, signal.SIGTERM)
     log = paths.run_dir(name) / "log" / "node.log"
-    wait_for(f"Stop of cluster '{name}'", lambda: not keepers(name), seconds=30, log=log)
+    wait_for(f"Stop of cluster '{name}'", lambda: not keepers(name), seconds=180, log=log)
     if paths.run_dir(name).exists() or cgroups.leftovers(paths.cgroup_name(name)):
         remove(name)

@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--soak", type=int, default=3, metavar="N", help="rollouts of the soak (3)")
     group.addoption("--busy", type=int, default=1, metavar="N", help="rollouts on a busy node (1)")
     group.addoption("--identical", type=int, default=1, metavar="N", help="rollouts of the same model (1)")
+    group.addoption("--upgrade-from", metavar="REVISION", help="the Git revision from which to upgrade")
     group.addoption("--restarts", type=int, default=4, metavar="N", help="rolling restarts of a model under load (4)")
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.fixtures.fuzzing import PERTURB, Process
+from tests.fixtures.fuzzing import PERTURB, WALL, Process
 from tests.fuzz_formats.changes import changed
 from tests.fuzz_formats.seeds import all_seeds
-
-SECONDS = 10.0
-"""Maximum CPU time for one file, in seconds."""
-
-WALL = 120.0
-"""Maximum real time for one file, in seconds: other programs may need the CPU."""
 
 
 @dataclass
@@ -34,7 +27,6 @@ class Child(Process):
 
     def __init__(self, perturb: str) -> None:
         super().__init__("tests.fuzz_formats.child", perturb)
-        self._used = self._cpu()
 
     def result(self) -> list[str]:
         """Return the words of the last line about the file; the step, if the process crashed or hung in it."""
@@ -43,16 +35,8 @@ class Child(Process):
             step = words[1:]
         if words[0] in ("crashed", "hung"):
             self.restart()
-            self._used = self._cpu()
             return [words[0], *step]
-        before, self._used = self._used, self._cpu()
-        return ["hung", *step] if self._used - before > SECONDS else words
-
-    def _cpu(self) -> float:
-        """Return the seconds of CPU time of the process, and of those that it started and waited for."""
-        with open(f"/proc/{self.pid}/stat", encoding="ascii") as file:
-            times = file.read().rpartition(")")[2].split()[11:15]
-        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        return ["hung", *step] if self.is_too_slow() else words
 
 
 def files(seed: int) -> Iterator[tuple[str, str, bytes]]:
@@ -85,12 +69,16 @@ def judge(first: list[str], second: list[str]) -> str:
 
 
 def run(count: int, seconds: float, seed: int = 1, report: bool = False) -> Result:
-    """Try ``count`` files, or as many as fit into ``seconds``; with ``report``, print faults and every 500th number."""
-    result, end = Result(), time.monotonic() + seconds
+    """Try each model as it is, then ``count`` changed files, or as many as fit into ``seconds``; with ``report``, print
+    faults and every 500th number."""
+    result, unchanged = Result(), len(all_seeds())
     children = [Child(value) for value in PERTURB]
+    end = 0.0
     try:
         for number, (format, name, data) in enumerate(files(seed)):
-            if number >= count or time.monotonic() > end:
+            if number == unchanged:
+                end = time.monotonic() + seconds
+            if number >= unchanged and (number >= unchanged + count or time.monotonic() > end):
                 break
             for child in children:
                 child.send((format, data))
