@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import socket
 import struct
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -56,6 +58,7 @@ class Reply:
     status: int = 200
     headers: tuple[str, ...] = ()
     seconds: float = 0.0
+    hold: asyncio.Event | None = None  # the response waits for it
     raw: bytes | None = None  # sent instead of a response, then the connection is closed
     reset: bool = False  # the connection is reset without a response
     close: bool = False  # the connection is closed after the response, without `connection: close` in it
@@ -103,6 +106,8 @@ class Revision:
                 self.requests.append(request)
                 reply = self.behave(request)
                 await asyncio.sleep(reply.seconds)
+                if reply.hold is not None:
+                    await reply.hold.wait()
                 if reply.reset:
                     sock = writer.get_extra_info("socket")
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -160,7 +165,7 @@ async def http2(
     *,
     headers: tuple[tuple[bytes, bytes], ...] = (),
     body: bytes | None,
-    seconds: float = 1,
+    seconds: float = 10,
 ) -> bytes:
     """Send one POST over HTTP/2, without a look at what is in it, and return all that comes back until the response or
     the connection ends, or nothing came for some ``seconds``. Without a ``body``, it is announced and never sent."""
@@ -175,12 +180,11 @@ async def http2(
     data = b"" if body is None else frame(0, 1, 1, body)
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, block) + data)
     answer = b""
-    with contextlib.suppress(TimeoutError, ConnectionError):
+    with contextlib.closing(writer), contextlib.suppress(TimeoutError, ConnectionError):
         while not _ends(answer, sent=body is not None):
             if not (data := await asyncio.wait_for(reader.read(10_000), seconds)):
                 break
             answer += data
-    writer.close()
     return answer
 
 
@@ -194,6 +198,14 @@ def _ends(data: bytes, *, sent: bool) -> bool:
     return False
 
 
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Check a condition often until it is true; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.005)
+
+
 @dataclass
 class Load:
     """Continuous requests on keep-alive and on new connections during an action."""
@@ -203,14 +215,16 @@ class Load:
     keep_alive: bool = True  # for every other client; the others, or with False all, open a connection per request
     answers: list[Message] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    _sent: Counter[int] = field(default_factory=Counter)
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _drivers: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def during(self, action: Awaitable[None]) -> None:
         """Run the load until ``action`` is done."""
 
-        async def drive(client: Client, fresh: bool) -> None:
+        async def drive(number: int, client: Client, fresh: bool) -> None:
             while not self._stopped.is_set():
+                self._sent[number] += 1
                 try:
                     answer = await client.post()
                 except (ConnectionError, asyncio.IncompleteReadError) as error:
@@ -225,13 +239,23 @@ class Load:
                 await asyncio.sleep(self.pause)
 
         self._drivers = [
-            asyncio.ensure_future(drive(client, fresh=not self.keep_alive or i % 2 == 1))
+            asyncio.ensure_future(drive(i, client, fresh=not self.keep_alive or i % 2 == 1))
             for i, client in enumerate(self.clients)
         ]
         try:
             await action
         finally:
             await self.stop()
+
+    async def progress(self, answers: int) -> None:
+        """Wait for this number of further answers."""
+        end = len(self.answers) + answers
+        await until(lambda: len(self.answers) >= end)
+
+    async def turn(self) -> None:
+        """Wait until each client has the outcome of a request that it sends from now on."""
+        before = Counter(self._sent)
+        await until(lambda: all(self._sent[i] >= before[i] + 2 for i in range(len(self.clients))))
 
     async def stop(self) -> None:
         """Stop the load after the requests in flight: before a server stops for good."""

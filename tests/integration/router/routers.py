@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hack import haproxy
 from hack.ports import free_port
@@ -21,6 +22,8 @@ from mlmodel_operator.api.types import Owner
 from mlmodel_operator.resources import router_files
 from mlmodel_operator.rollout.routes import Routes
 from tests.integration.router.loopback import Client, Message
+
+Answer = TypeVar("Answer")
 
 OWNER = Owner("m", "default", "uid")
 ADDRESSES: dict[Slot, str] = {"a": "127.0.0.11", "b": "127.0.0.12"}
@@ -190,6 +193,34 @@ class Router:
 
         await self.until(is_prepared)
 
+    async def exits(self) -> int:
+        """Wait until the router has exited, and return its code; fail before HAProxy would end what does not end."""
+        return await asyncio.wait_for(self.process.wait(), 30)
+
+    async def idle(self) -> None:
+        """Wait until no request of a client is in flight: all outcomes are in the counts."""
+        kinds = r"(?:grpc_)?(?:only|either|stable|candidate|chosen|assigned)_[ab]"
+        in_flight = re.compile(rf'haproxy_backend_current_sessions{{proxy="{kinds}"}} (\d+)')
+
+        async def are_all_answered() -> bool:
+            found = in_flight.findall((await self.get("/metrics?scope=backend")).body.decode())
+            assert len(found) == 24
+            return set(found) == {"0"}
+
+        await self.until(are_all_answered)
+
+    async def released(self, requests: Iterable[Awaitable[Answer]], hold: asyncio.Event, answered: int) -> list[Answer]:
+        """Send these requests at once, set ``hold``, for which servers wait, when ``answered`` of them have an answer,
+        and return all answers."""
+        tasks = [asyncio.ensure_future(request) for request in requests]
+
+        async def are_answered() -> bool:
+            return sum(task.done() for task in tasks) >= answered
+
+        await self.until(are_answered)
+        hold.set()
+        return await asyncio.gather(*tasks)
+
     async def is_ready(self) -> bool:
         """Whether the router is ready for requests."""
         return (await self.get("/ready")).status == 200
@@ -204,7 +235,7 @@ class Router:
                     found.append(int(entry.name))
         return found
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 10) -> None:
+    async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
         """Check a condition a hundred times a second until it is true; fail after ``seconds``."""
         end = time.monotonic() + seconds
         while not await condition():

@@ -13,7 +13,7 @@ import struct
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,13 +192,14 @@ def test_a_router_that_is_started_again_in_its_pod_is_ready_while_no_server_acce
 def test_a_new_router_is_ready_after_some_time_if_stable_accepts_no_connection(run: Run, routes: Routes) -> None:
     async def scenario(setup: Setup) -> None:
         started = time.monotonic()
+        await setup.router.route(routes)
         await setup.router.until(setup.router.is_ready)
-        assert time.monotonic() - started > 3
+        assert time.monotonic() - started > 3.5
         choice = {"x-mlmodel-version": "stable"}
         assert (await Client(setup.router.traffic).post(headers=choice)).status == 503
 
     seconds = {"presetenv MLMODEL_REACH_SECONDS 30": "presetenv MLMODEL_REACH_SECONDS 4"}
-    run(scenario, routes, listening=False, changes=seconds)
+    run(scenario, routes=None, listening=False, changes=seconds)
 
 
 def test_the_weight_is_exact_and_independent_of_the_order_of_the_clients(run: Run) -> None:
@@ -241,8 +242,10 @@ def test_the_weight_is_exact_at_its_bounds(run: Run, weight: int) -> None:
     ],
 )
 def test_a_request_that_the_candidate_fails_is_retried_on_stable_and_counted(run: Run, reply: Reply | None) -> None:
+    hangs = reply is not None and reply.seconds > 0
+
     async def scenario(setup: Setup) -> None:
-        answers = await setup.send(200)
+        answers = await setup.send(200, clients=200 if hangs else 8)
         assert Counter((answer.status, answer.body) for answer in answers) == {(200, b"a"): 200}
         assert sum(answer.headers.get("x-mlmodel-fallback") == "true" for answer in answers) == 50
         assert await setup.router.tally(25) == (candidate(50, failed=50), stable(150))
@@ -251,7 +254,7 @@ def test_a_request_that_the_candidate_fails_is_retried_on_stable_and_counted(run
         assert len(setup.b.requests) in ((50, 200) if reply else (0,))
 
     # Only one that hangs meets the limit, and stable must not on a busy machine.
-    run(scenario, canary(25, limit_ms=1000), b=reply, listening=reply is not None)
+    run(scenario, canary(25, limit_ms=2_000 if hangs else 10_000), b=reply, listening=reply is not None)
 
 
 def test_the_retry_on_stable_goes_to_another_pod_if_its_pod_is_killed(run: Run) -> None:
@@ -267,20 +270,23 @@ def test_the_retry_on_stable_goes_to_another_pod_if_its_pod_is_killed(run: Run) 
 @pytest.mark.attack(held=True)
 def test_a_hanging_candidate_fails_even_if_its_clients_disconnect(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
-        async def disconnect() -> None:
-            client = Client(setup.router.traffic)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(client.post(), 0.1)
-            client.close()
+        clients = [Client(setup.router.traffic) for _ in range(10)]
+        posts = [asyncio.ensure_future(client.post()) for client in clients]
 
-        await asyncio.gather(*(disconnect() for _ in range(10)))
+        async def arrived() -> bool:
+            return len(setup.b.requests) == 10
+
+        await setup.router.until(arrived)
+        for post, client in zip(posts, clients, strict=True):
+            post.cancel()
+            client.close()
 
         async def counted() -> bool:
             return await setup.router.tally(100) == (candidate(10, failed=10), stable(0))
 
         await setup.router.until(counted)
 
-    run(scenario, canary(100, limit_ms=500), b=Reply(seconds=60))
+    run(scenario, canary(100, limit_ms=2_000), b=Reply(seconds=60))
 
 
 def test_requests_are_retried_on_stable_while_baking_at_weight_100(run: Run) -> None:
@@ -557,17 +563,16 @@ def test_a_client_alone_counts_always(run: Run) -> None:
 
 @pytest.mark.attack(held=True)
 def test_at_most_two_requests_that_choose_the_candidate_are_in_flight(run: Run) -> None:
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
-        clients = [Client(setup.router.traffic) for _ in range(6)]
         wish = {"x-mlmodel-version": "candidate"}
-        answers = await asyncio.gather(*(client.post(headers=wish) for client in clients))
-        for client in clients:
-            client.close()
+        answers = await setup.router.released((post_once(setup, wish) for _ in range(6)), hold, answered=4)
         assert Counter(answer.status for answer in answers) == {200: 2, 503: 4}
         refused = next(answer for answer in answers if answer.status == 503)
         assert "let the router choose" in json.loads(refused.body)["error"]
 
-    run(scenario, canary(50), b=Reply(seconds=0.5))
+    run(scenario, canary(50), b=Reply(hold=hold))
 
 
 @pytest.mark.attack(held=True)
@@ -615,32 +620,31 @@ def test_a_deadline_that_nobody_can_meet_counts_for_neither_side(run: Run, deadl
 @pytest.mark.attack(held=True)
 def test_a_short_deadline_counts_what_is_answered_in_time_and_not_what_the_server_sheds(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
-        client = Client(setup.router.traffic)
-        for reply in (Reply(), Reply(500), Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=0.3)):
+        for reply in (Reply(), Reply(500), Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=2.2)):
             setup.b.behave = lambda _, reply=reply: reply  # type: ignore[misc]
-            for _ in range(10):
-                answer = await client.post(headers={"x-mlmodel-timeout-ms": "200"})
+            posts = (post_once(setup, {"x-mlmodel-timeout-ms": "2000"}) for _ in range(10))
+            for answer in await asyncio.gather(*posts):
                 assert answer.status == 200
                 assert "x-mlmodel-late" not in answer.headers
-        client.close()
         assert await setup.router.tally(100) == (candidate(20, failed=10), stable(0))
 
     run(scenario, canary(100))
 
 
-@pytest.mark.parametrize("reply", [Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=0.5)], ids=["sheds", "late"])
+@pytest.mark.parametrize("reply", [Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=2.2)], ids=["sheds", "late"])
 def test_a_long_deadline_that_is_not_met_is_a_failure_though_it_is_shorter_than_the_limit(
     run: Run, reply: Reply
 ) -> None:
+    async def send(setup: Setup, weight: int) -> None:
+        await setup.router.route(canary(weight, patience_ms=100))
+        await asyncio.gather(*(post_once(setup, {"x-mlmodel-timeout-ms": "2000"}) for _ in range(100)))
+
     async def scenario(setup: Setup) -> None:
-        for routes in (canary(1, patience_ms=100), canary(99, patience_ms=100)):
-            await setup.router.route(routes)
-            await asyncio.gather(*(post_once(setup, {"x-mlmodel-timeout-ms": "300"}) for _ in range(100)))
-        # Stable was late too, and could answer the others: the retry on it has the whole deadline again.
+        await send(setup, 1)
         assert await setup.router.tally(1) == (candidate(1), stable(99, failed=99))
         setup.a.behave, setup.b.behave = setup.b.behave, setup.a.behave
-        await setup.router.route(canary(100, patience_ms=100))
-        await asyncio.gather(*(post_once(setup, {"x-mlmodel-timeout-ms": "300"}) for _ in range(100)))
+        await send(setup, 100)
+        # Stable could answer what the candidate shed: the retry on it has the whole deadline again.
         shared = 100 if reply.seconds else 0
         assert await setup.router.tally(100) == (candidate(100, failed=100, shared=shared), stable(0))
 
@@ -660,14 +664,20 @@ def test_a_client_that_resets_its_connection_late_hides_no_failure(run: Run) -> 
     """HAProxy 3.2 ends some of these requests at once, 3.0 none."""
 
     async def scenario(setup: Setup) -> None:
-        async def reset() -> None:
+        writers = []
+        for _ in range(100):
             _, writer = await asyncio.open_connection(*setup.router.traffic)
             writer.write(b"POST /v2/models/m/infer HTTP/1.1\r\nhost: m\r\ncontent-length: 2\r\n\r\n{}")
-            await asyncio.sleep(0.2)
+            writers.append(writer)
+
+        async def stable_answers() -> bool:
+            return len(setup.b.requests) == 50 and await setup.router.tally(50) == (candidate(0), stable(50))
+
+        await setup.router.until(stable_answers)
+        await asyncio.sleep(0.2)
+        for writer in writers:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
-
-        await asyncio.gather(*(reset() for _ in range(100)))
 
         async def counted() -> bool:
             own, others = await setup.router.tally(50)
@@ -675,20 +685,18 @@ def test_a_client_that_resets_its_connection_late_hides_no_failure(run: Run) -> 
 
         await setup.router.until(counted)
 
-    run(scenario, canary(50, limit_ms=1000, patience_ms=150), b=Reply(seconds=60))
+    run(scenario, canary(50, limit_ms=2_000, patience_ms=150), b=Reply(seconds=60))
 
 
 @pytest.mark.attack(held=True)
 @pytest.mark.parametrize("reply", [Reply(503), Reply(503, ("x-mlmodel-late: true",)), Reply(seconds=60)], ids=range(3))
 def test_a_deadline_longer_than_the_limit_of_an_attempt_excuses_nothing(run: Run, reply: Reply) -> None:
     async def scenario(setup: Setup) -> None:
-        client = Client(setup.router.traffic)
-        for _ in range(10):
-            assert (await client.post(headers={"x-mlmodel-timeout-ms": "10000"})).status == 200
-        client.close()
+        posts = (post_once(setup, {"x-mlmodel-timeout-ms": "10000"}) for _ in range(10))
+        assert {answer.status for answer in await asyncio.gather(*posts)} == {200}
         assert await setup.router.tally(100) == (candidate(10, failed=10), stable(0))
 
-    run(scenario, canary(100, limit_ms=200), b=reply)
+    run(scenario, canary(100, limit_ms=2_000), b=reply)
 
 
 def test_the_server_learns_what_was_drawn_and_no_client_can_say_so(run: Run) -> None:
@@ -730,13 +738,15 @@ def test_a_retry_of_the_same_revision_starts_without_the_counts_of_its_last_roll
 
 
 def test_what_the_router_sheds_is_a_failure_of_neither_side(run: Run) -> None:
-    async def scenario(setup: Setup) -> None:
-        answers = await setup.send(100, clients=50)
-        shed = sum(answer.status == 503 for answer in answers)
-        assert shed > 0
-        assert await setup.router.tally(1) == (candidate(1), stable(99 - shed))
+    hold = asyncio.Event()
 
-    run(scenario, canary(1), a=Reply(seconds=0.2), changes={"be_conn gt 1000": "be_conn gt 10"})
+    async def scenario(setup: Setup) -> None:
+        # The answer of the candidate, and what is shed of those to stable.
+        answers = await setup.router.released((post_once(setup, {}) for _ in range(100)), hold, answered=1 + 89)
+        assert Counter(answer.status for answer in answers) == {200: 11, 503: 89}
+        assert await setup.router.tally(1) == (candidate(1), stable(10))
+
+    run(scenario, canary(1), a=Reply(hold=hold), changes={"be_conn gt 1000": "be_conn gt 10"})
 
 
 @pytest.mark.parametrize("status", [501, 505, 599])
@@ -777,8 +787,8 @@ def test_stable_has_all_the_time_of_the_spec_for_a_request_on_which_the_candidat
         assert (answer.status, answer.body) == (200, b"a")
         assert await setup.router.tally(100) == (candidate(1, failed=1, shared=1), stable(0))
 
-    changes = {"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 2"}
-    run(scenario, canary(100, limit_ms=1000), a=Reply(seconds=1.5), b=Reply(seconds=60), changes=changes)
+    changes = {"presetenv MLMODEL_TIMEOUT_SECONDS 60": "presetenv MLMODEL_TIMEOUT_SECONDS 4"}
+    run(scenario, canary(100, limit_ms=2_000), a=Reply(seconds=2.1), b=Reply(seconds=60), changes=changes)
 
 
 @pytest.mark.attack(held=True)
@@ -872,14 +882,16 @@ def test_a_change_of_the_weight_takes_effect_with_the_next_request(run: Run) -> 
     ids=["one version", "weight 0", "candidate"],
 )
 def test_more_requests_than_the_memory_holds_are_shed(run: Run, routes: Routes, limit: str) -> None:
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
-        answers = await setup.send(20, clients=20)
+        answers = await setup.router.released((post_once(setup, {}) for _ in range(20)), hold, answered=10)
         assert Counter(answer.status for answer in answers) == {200: 10, 503: 10}
         shed = next(answer for answer in answers if answer.status == 503)
         assert shed.headers["retry-after"] == "1"
         assert "too many" in json.loads(shed.body)["error"]
 
-    run(scenario, routes, a=Reply(seconds=0.5), b=Reply(seconds=0.5), changes={limit: "be_conn gt 10"})
+    run(scenario, routes, a=Reply(hold=hold), b=Reply(hold=hold), changes={limit: "be_conn gt 10"})
 
 
 def test_headers_reach_the_model(run: Run) -> None:
@@ -911,10 +923,11 @@ def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
         counts: list[dict[str, Any]] = []
 
         async def rollout() -> None:
+            times = []
             for weight in (0, 5, 25, 50, 100):
-                took = await setup.router.route(canary(weight))
-                assert took < 0.5
-                await asyncio.sleep(0.3)
+                times.append(await setup.router.route(canary(weight)))
+                await load.progress(300)
+            assert min(times) < 0.5, "the router looks at the file several times a second"
             counts.append((await setup.router.counts())["weights"])
             # b is promoted; a is removed, and its slot goes to another revision, which is rolled back.
             await setup.router.route(Routes(ADDRESSES, "b", "a", 0, "a0a0a0a0"))
@@ -923,16 +936,15 @@ def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
             async with Revision("c", "127.0.0.13", port, Reply(status=500)):
                 third: dict[Slot, str] = {"a": "127.0.0.13", "b": ADDRESSES["b"]}
                 await setup.router.route(Routes(third, "b", "a", 50, "c0c0c0c0"))
-                await asyncio.sleep(0.3)
+                await load.progress(300)
                 counts.insert(0, (await setup.router.counts())["weights"]["50"])
                 await setup.router.route(Routes(third, stable="b"))
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(0.3)
+                await load.turn()
+            await load.progress(300)
 
         await load.during(rollout())
         print(f"{len(load.answers)} requests, {len(load.failures)} failed")
         assert load.failures == []
-        assert len(load.answers) > 1000
         assert {"a", "b"} == set(versions(load.answers))
         third, second = counts
         assert third["candidate"]["failed"] == third["candidate"]["requests"] > 0
@@ -944,6 +956,8 @@ def test_a_whole_rollout_loses_no_request(run: Run, port: int) -> None:
 
 
 def test_a_change_of_routes_does_not_affect_a_request_in_flight(run: Run) -> None:
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
         client = Client(setup.router.traffic)
         slow = asyncio.ensure_future(client.post())
@@ -954,11 +968,12 @@ def test_a_change_of_routes_does_not_affect_a_request_in_flight(run: Run) -> Non
         await setup.router.until(arrived)
         await setup.router.route(Routes({"a": "127.0.0.13", "b": ADDRESSES["b"]}, stable="b"))
         assert not slow.done()
+        hold.set()
         assert (await slow).body == b"a"
         assert (await client.post()).body == b"b"
         client.close()
 
-    run(scenario, a=Reply(seconds=1.5))
+    run(scenario, a=Reply(hold=hold))
 
 
 @dataclass(frozen=True)
@@ -975,7 +990,7 @@ class Reuse:
 
 
 V1, V2 = Routes({"a": ADDRESSES["a"]}, "a", labels={"a": "v1"}), Routes({"b": ADDRESSES["b"]}, "b", labels={"b": "v2"})
-FAILS, CLOSES = Reply(500, seconds=1.2), Reply(raw=b"", seconds=1.2)
+FAILS, CLOSES = Reply(500), Reply(raw=b"")
 REUSES = {
     "a promoted candidate fails": Reuse("candidate", V2, "a", FAILS),
     "a former stable closes the connection": Reuse("stable", V2, "a", CLOSES),
@@ -988,9 +1003,11 @@ REUSES = {
 def test_a_request_in_flight_is_never_sent_to_the_next_candidate_in_its_slot(
     run: Run, port: int, reuse: Reuse, chooses: bool
 ) -> None:
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
         former = setup.a if reuse.chosen == "stable" else setup.b
-        former.behave = lambda _: reuse.reply if len(former.requests) == 1 else Reply()
+        former.behave = lambda _: replace(reuse.reply, hold=hold) if len(former.requests) == 1 else Reply()
         client = Client(setup.router.traffic)
         slow = asyncio.ensure_future(client.post(headers={"x-mlmodel-version": reuse.chosen} if chooses else {}))
 
@@ -1010,6 +1027,7 @@ def test_a_request_in_flight_is_never_sent_to_the_next_candidate_in_its_slot(
             assert set(versions(await setup.send(20))) == {stable_slot}
             assert not following.done()
             assert not slow.done()
+            hold.set()
             await asyncio.wait({slow})
             assert third.requests == []
             await following
@@ -1028,7 +1046,7 @@ def test_the_next_candidate_waits_only_for_a_request_that_is_in_flight(run: Run,
             async with Revision("c", f"127.0.0.{20 + number}", port):
                 await setup.router.route(Routes({"b": ADDRESSES["b"]}, "b"))
                 addresses: dict[Slot, str] = {"a": f"127.0.0.{20 + number}", "b": ADDRESSES["b"]}
-                assert await setup.router.route(Routes(addresses, "b", "a", 50, f"c{number}")) < 1
+                await setup.router.route(Routes(addresses, "b", "a", 50, f"c{number}"))
                 assert Counter(versions(await setup.send(100))) == {"b": 50, "c": 50}
 
     run(scenario, canary(50))
@@ -1067,6 +1085,8 @@ def test_a_stream_without_end_does_not_keep_the_next_candidate_for_ever(run: Run
 
 
 def test_a_service_with_a_new_address_gets_its_requests_at_once(run: Run, port: int) -> None:
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
         slow = asyncio.ensure_future(Client(setup.router.traffic).post())
 
@@ -1077,17 +1097,19 @@ def test_a_service_with_a_new_address_gets_its_requests_at_once(run: Run, port: 
         async with Revision("a", "127.0.0.13", port):
             moved: dict[Slot, str] = {"a": "127.0.0.13", "b": ADDRESSES["b"]}
             routes = replace(canary(1), addresses=moved)
-            assert await setup.router.route(routes) < 1
+            await setup.router.route(routes)
             assert Counter(versions(await setup.send(100))) == {"a": 99, "b": 1}
+            assert not slow.done()
+            hold.set()
             assert (await slow).body == b"a"
 
-    run(scenario, canary(1), a=Reply(seconds=1.5))
+    run(scenario, canary(1), a=Reply(hold=hold))
 
 
 def test_the_time_that_stable_takes_is_not_that_of_an_earlier_revision_in_its_slot(run: Run, port: int) -> None:
     async def scenario(setup: Setup) -> None:
-        await setup.send(200, clients=50)
-        assert 150 <= (await setup.router.counts())["stable_ms"] <= 350
+        await setup.send(100, clients=100)
+        assert 1_900 <= (await setup.router.counts())["stable_ms"] <= 5_000
         await setup.router.route(Routes({"b": ADDRESSES["b"]}, "b"))
         async with Revision("c", "127.0.0.13", port):
             both: dict[Slot, str] = {"a": "127.0.0.13", "b": ADDRESSES["b"]}
@@ -1096,9 +1118,10 @@ def test_the_time_that_stable_takes_is_not_that_of_an_earlier_revision_in_its_sl
             # No request yet: nothing is known.
             assert (await setup.router.counts())["stable_ms"] == 0
             await setup.send(40, clients=1)
-            assert (await setup.router.counts())["stable_ms"] <= 60
+            # With the requests before, it would be at least 1.4 s.
+            assert (await setup.router.counts())["stable_ms"] <= 700
 
-    run(scenario, a=Reply(seconds=0.2))
+    run(scenario, a=Reply(seconds=2))
 
 
 UPGRADES = {
@@ -1201,27 +1224,34 @@ def test_a_candidate_that_closes_idle_connections_has_no_failure(run: Run) -> No
     run(scenario, canary(100), b=lambda _: Reply(close=next(count) % 3 == 0))
 
 
-def test_new_connections_wait_for_a_stable_that_is_down_for_half_a_second(run: Run, port: int) -> None:
+def test_new_connections_wait_for_a_stable_that_is_down_for_half_of_the_attempts(run: Run, port: int) -> None:
+    """In five attempts; the pause between them, 200 ms, is longer here, so that a busy machine has the time."""
+
     async def scenario(setup: Setup) -> None:
         load = Load([Client(setup.router.traffic) for _ in range(16)], keep_alive=False)
 
         async def restart() -> None:
-            await asyncio.sleep(0.2)
+            await load.progress(100)
             await setup.a.__aexit__()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(2.5)
             async with Revision("a", ADDRESSES["a"], port):
-                await asyncio.sleep(0.5)
+                await load.turn()
                 await load.stop()
 
         await load.during(restart())
         assert load.failures == []
 
-    run(scenario)
+    run(scenario, changes={"timeout connect 200ms": "timeout connect 1s"})
 
 
 def test_connections_are_closed_after_about_500_requests_so_that_they_spread_over_new_pods(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         await setup.router.until(setup.router.is_ready)
+
+        async def was_tried() -> bool:
+            return setup.a.connections == 1
+
+        await setup.router.until(was_tried)
         before = setup.a.connections
         client = Client(setup.router.traffic)
         for _ in range(3000):
@@ -1236,11 +1266,11 @@ def test_connections_are_closed_after_about_500_requests_so_that_they_spread_ove
     run(scenario)
 
 
-async def deselected(clients: Iterable[Client], second: Router) -> None:
+async def deselected(load: Load, second: Router) -> None:
     """Let the Service no longer select the first router: new connections reach the second."""
-    for client in clients:
+    for client in load.clients:
         client.address = second.traffic
-    await asyncio.sleep(0.1)
+    await load.turn()  # the first has accepted what it got before
 
 
 def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> None:
@@ -1253,14 +1283,14 @@ def test_a_soft_stop_under_load_loses_no_request(run: Run, tmp_path: Path) -> No
             load = Load(clients, pause=0.001)
 
             async def stop() -> None:
-                await asyncio.sleep(0.3)
-                await deselected(clients, second)
+                await load.progress(300)
+                await deselected(load, second)
                 setup.router.process.send_signal(signal.SIGUSR1)
-                await asyncio.sleep(0.5)
+                await setup.router.until(setup.router.is_closed)
                 # A request on an idle connection is still answered, with `connection: close`.
                 answer = await idle.post()
                 assert (answer.status, answer.headers["connection"]) == (200, "close")
-                assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+                assert await setup.router.exits() == 0
 
             await load.during(stop())
             print(f"{len(load.answers)} requests, {len(load.failures)} failed")
@@ -1286,7 +1316,7 @@ def test_a_soft_stop_in_a_rollout_loses_no_request_of_an_idle_connection(run: Ru
             answer = await client.post()
             assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert len(setup.b.requests) == before, "a router that stops draws no request"
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
 
     run(scenario, canary(weight), supervised=True)
 
@@ -1304,18 +1334,20 @@ def test_a_soft_stop_loses_no_request_that_the_candidate_fails(
             load = Load(clients, pause=0)
 
             async def stop() -> None:
-                await asyncio.sleep(0.5)
-                await deselected(clients, second)
+                async def is_failing() -> bool:
+                    return len(setup.b.requests) > 20
+
+                await setup.router.until(is_failing)
+                await deselected(load, second)
                 setup.router.process.send_signal(signal.SIGUSR1)
                 started = time.monotonic()
-                assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+                assert await setup.router.exits() == 0
                 print(f"stopped after {time.monotonic() - started:.2f} s")
-                await asyncio.sleep(0.1)
+                await load.turn()
 
             await load.during(stop())
             print(f"{len(load.answers)} requests, {len(load.failures)} failed, the candidate {len(setup.b.requests)}")
             assert load.failures == []
-            assert len(setup.b.requests) > 20
 
     failing = Reply(status=500, seconds=0.1)  # so that many requests are in flight when the router stops
     run(scenario, canary(weight), b=failing, supervised=True)
@@ -1332,7 +1364,7 @@ def test_a_soft_stop_loses_no_request_while_the_candidate_stands_in_for_stable(r
         for client in idle:
             answer = await client.post()
             assert (answer.status, answer.body) == (200, b"b")
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
 
     run(scenario, canary(100), supervised=True)
 
@@ -1353,27 +1385,28 @@ def test_a_router_that_stops_sends_a_request_to_the_version_that_it_names(run: R
             ("/v2/models/m/infer", {"x-mlmodel-version": "stable"}, b"a"),
         ]
         answers: list[Counter[tuple[int, bytes]]] = [Counter() for _ in ways]
-        closed = 0
 
         async def drive(path: str, headers: dict[str, str], found: Counter[tuple[int, bytes]]) -> None:
-            nonlocal closed
-            client = Client(setup.router.traffic)
-            with contextlib.suppress(ConnectionRefusedError):
-                while True:
-                    answer = await client.post(path, headers)
-                    found[answer.status, answer.body] += 1
-                    closed += answer.headers.get("connection") == "close"
+            """Send requests over one connection, the last of them after the signal."""
+            client, is_last = Client(setup.router.traffic), False
+            while not is_last:
+                answer = await client.post(path, headers)
+                found[answer.status, answer.body] += 1
+                is_last = answer.headers.get("connection") == "close"
 
         drivers = [
             asyncio.ensure_future(drive(path, headers, found))
             for (path, headers, _), found in zip(ways, answers, strict=True)
         ]
-        await asyncio.sleep(0.3)
+
+        async def are_served() -> bool:
+            return all(found.total() > 2 for found in answers)
+
+        await setup.router.until(are_served)
         setup.router.process.send_signal(signal.SIGUSR1)
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
         await asyncio.gather(*drivers)
         print(answers)
-        assert closed >= len(ways), "the last request of each connection came after the signal"
         for (_, _, side), found in zip(ways, answers, strict=True):
             assert set(found) == {(200, side)}
 
@@ -1392,7 +1425,7 @@ def test_a_router_that_stops_still_retries_a_request_that_chose_the_candidate_be
         setup.router.process.send_signal(signal.SIGUSR1)
         answer = await pending
         assert (answer.status, answer.body, answer.headers["x-mlmodel-fallback"]) == (200, b"a", "true")
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
 
     run(scenario, canary(25), b=Reply(500, seconds=1), supervised=True)
 
@@ -1401,10 +1434,12 @@ def test_a_router_that_stops_still_retries_a_request_that_chose_the_candidate_be
 def test_while_a_router_stops_at_most_two_requests_that_choose_the_candidate_are_in_flight(run: Run) -> None:
     """Clients must not overload the candidate through it, so that requests that other routers draw fail."""
 
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
         await setup.router.begin_stop()
         clients = [Client(setup.router.traffic) for _ in range(10)]
-        answers = await asyncio.gather(*(client.post(VERSION_2) for client in clients))
+        answers = await setup.router.released((client.post(VERSION_2) for client in clients), hold, answered=8)
         assert Counter(answer.status for answer in answers) == {200: 2, 503: 8}
         assert any(b"too many requests choose this version" in answer.body for answer in answers)
         await setup.send(20)
@@ -1419,10 +1454,12 @@ def test_while_a_router_stops_at_most_two_requests_that_choose_the_candidate_are
         answers = await asyncio.gather(*(client.post(VERSION_2) for client in clients))
         assert {(answer.status, answer.body) for answer in answers} == {(200, b"b")}
 
-    run(scenario, canary(25), b=Reply(seconds=0.3))
+    run(scenario, canary(25), b=Reply(hold=hold))
 
 
 def test_a_router_stops_though_a_request_to_the_candidate_does_not_end(run: Run) -> None:
+    hold = asyncio.Event()
+
     async def scenario(setup: Setup) -> None:
         pending = asyncio.ensure_future(Client(setup.router.traffic).post())
 
@@ -1433,11 +1470,13 @@ def test_a_router_stops_though_a_request_to_the_candidate_does_not_end(run: Run)
         setup.router.process.send_signal(signal.SIGUSR1)
         started = time.monotonic()
         await setup.router.until(setup.router.is_closed)
-        assert time.monotonic() - started == pytest.approx(6, abs=2)
+        assert time.monotonic() - started > 4
+        assert not pending.done()
+        hold.set()
         assert (await pending).status == 200
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
 
-    run(scenario, canary(100), b=Reply(seconds=9), supervised=True)
+    run(scenario, canary(100), b=Reply(hold=hold), supervised=True)
 
 
 @dataclass
@@ -1474,7 +1513,7 @@ def test_a_router_process_that_is_killed_loses_only_its_requests_in_flight_and_i
 
         async def kill() -> None:
             for _ in range(5):
-                await asyncio.sleep(0.3)
+                await load.progress(60)
                 victim = setup.router.processes()[0]
                 os.kill(victim, signal.SIGKILL)
 
@@ -1483,21 +1522,21 @@ def test_a_router_process_that_is_killed_loses_only_its_requests_in_flight_and_i
                     return len(now) == 2 and victim not in now
 
                 await setup.router.until(restarted)
+                await setup.router.until(setup.router._live)  # the other one may be the next
 
         await load.during(kill())
-        await setup.router.until(setup.router._live)
         boots.add((await setup.router.counts())["boot"])
         print(f"{len(load.answers)} requests, {len(load.failures)} failed, 16 in flight at most at each of 5 kills")
         assert all("503" not in failure and "refused" not in failure for failure in load.failures)
         assert len(load.failures) <= 5 * 16
-        assert len(load.answers) > 200
 
     pair(scenario)
 
 
 def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
     async def scenario(setup: Pair) -> None:
-        setup.a.behave = lambda _: Reply(seconds=0.5)
+        hold = asyncio.Event()
+        setup.a.behave = lambda _: Reply(hold=hold)
         clients = [Client(setup.router.traffic) for _ in range(8)]
         pending = [asyncio.ensure_future(client.post()) for client in clients]
 
@@ -1506,8 +1545,11 @@ def test_a_router_of_two_processes_stops_after_its_requests(pair: Run) -> None:
 
         await setup.router.until(arrived)
         setup.router.process.send_signal(signal.SIGUSR1)
+        await setup.router.until(setup.router.is_closed)
+        await asyncio.sleep(0.3)  # in which it must not end them
+        hold.set()
         assert {answer.status for answer in await asyncio.gather(*pending)} == {200}
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
         assert setup.router.processes() == []
 
     pair(scenario)
@@ -1519,7 +1561,8 @@ def test_a_router_that_cannot_write_its_file_for_a_stop_still_answers_the_reques
     async def scenario(setup: Pair) -> None:
         for number in "12":
             (setup.router.folder / f"stop-{setup.router.status[1]}{number}").mkdir()
-        setup.a.behave = lambda _: Reply(seconds=3)
+        hold = asyncio.Event()
+        setup.a.behave = lambda _: Reply(hold=hold)
         clients = [Client(setup.router.traffic) for _ in range(8)]
         pending = [asyncio.ensure_future(client.post()) for client in clients]
 
@@ -1529,9 +1572,11 @@ def test_a_router_that_cannot_write_its_file_for_a_stop_still_answers_the_reques
         await setup.router.until(arrived)
         setup.router.process.send_signal(signal.SIGUSR1)
         await setup.router.until(setup.router.is_closed)
+        await asyncio.sleep(0.3)
         assert not any(answer.done() for answer in pending)
+        hold.set()
         assert {answer.status for answer in await asyncio.gather(*pending)} == {200}
-        assert await asyncio.wait_for(setup.router.process.wait(), 10) == 0
+        assert await setup.router.exits() == 0
         assert setup.router.processes() == []
 
     pair(scenario)
@@ -1604,7 +1649,7 @@ def test_an_invalid_routes_file_is_ignored_and_logged_once(run: Run, text: str, 
         assert reason in await rejected_once(setup)
         assert (await setup.router.counts())["id"] == STABLE_A.id()
         assert set(versions(await setup.send(20))) == {"a"}
-        assert await setup.router.route(canary(100)) < 0.5
+        await setup.router.route(canary(100))
         assert set(versions(await setup.send(20))) == {"b"}
 
     run(scenario)
@@ -1630,7 +1675,7 @@ def test_a_missing_routes_file_changes_nothing(run: Run) -> None:
         (setup.router.folder / "routes").unlink()
         await asyncio.sleep(0.5)  # two polls
         assert set(versions(await setup.send(20))) == {"a"}
-        assert await setup.router.route(canary(100)) < 0.5
+        await setup.router.route(canary(100))
 
     run(scenario)
 
