@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from mlmodel_operator.api.schema import Doc, Opaque, Time
 
@@ -151,6 +151,12 @@ MOST_RATIO, MOST_TIME, MOST_GAP = 100, 200, 20
 _T = TypeVar("_T")
 
 
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a dataclass: thousands of objects are summed and checked in a decision."""
+    return tuple(item.name for item in dataclasses.fields(kind))
+
+
 def _sum(own: _T, more: _T) -> _T:
     """Return the sums of the fields of two objects of one class.
 
@@ -158,14 +164,15 @@ def _sum(own: _T, more: _T) -> _T:
     they would be no counts of the same rows.
     """
     sums = {}
-    for item in dataclasses.fields(own):  # type: ignore[arg-type]
-        left, right = getattr(own, item.name), getattr(more, item.name)
+    kind: Any = type(own)  # a type variable is not Hashable in mypy's eyes
+    for field_name in _names(kind):
+        left, right = getattr(own, field_name), getattr(more, field_name)
         if isinstance(left, Mapping):
             bins = sorted(left.keys() | right.keys(), key=int)
-            sums[item.name] = {name: left.get(name, 0) + right.get(name, 0) for name in bins}
-            largest = max(sums[item.name].values(), default=0)
+            sums[field_name] = {name: left.get(name, 0) + right.get(name, 0) for name in bins}
+            largest = max(sums[field_name].values(), default=0)
         else:
-            sums[item.name] = largest = left + right
+            sums[field_name] = largest = left + right
         if isinstance(largest, int) and largest > _MOST:
             return own
     return type(own)(**sums)
@@ -173,7 +180,8 @@ def _sum(own: _T, more: _T) -> _T:
 
 def _check_counts(counts: object) -> None:
     """Raise TypeError for a negative number among the fields, or one that is too large for the tests."""
-    names = [item.name for item in dataclasses.fields(counts)]  # type: ignore[arg-type]
+    kind: Any = type(counts)
+    names = _names(kind)
     if not all(0 <= getattr(counts, name) <= _MOST for name in names):
         raise TypeError(f"{', '.join(names)} must be 0 to 2^63")
 

@@ -85,6 +85,7 @@ def is_finished(world: World) -> bool:
     return world.status.candidate is None and not world.status.draining
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", IN_ROLLOUT)
 @pytest.mark.parametrize("error_rate", [0.0, 1.0], ids=["good", "bad"])
 def test_a_rollout_resumes_in_its_phase_and_ends_as_expected(name: str, error_rate: float) -> None:
@@ -175,6 +176,7 @@ def test_no_field_of_format_1_has_another_type() -> None:
 FORMAT_4 = {path.stem: json.loads(path.read_text()) for path in sorted(HERE.glob("statuses_v4/*.json"))}
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("name", FORMAT_4)
 def test_a_rehearsal_of_format_4_goes_on_with_pods_of_its_release(name: str) -> None:
     """Their pages do not say of which rehearsal they are."""

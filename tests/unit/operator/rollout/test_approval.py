@@ -65,6 +65,7 @@ def test_the_event_of_the_step_says_that_it_requires_an_approval() -> None:
     assert notice.message.endswith("and somebody has approved it")
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     "value",
     [

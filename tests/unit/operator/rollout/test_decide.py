@@ -318,6 +318,7 @@ def test_min_seconds_and_min_requests_prolong_a_step() -> None:
     assert world.answered["v2"] >= 10_000
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("what", "phase"), [("Hold", "Canary"), ("Promote", "Stable"), ("RollBack", "Stable")])
 def test_without_requests_on_no_evidence_decides(what: str, phase: str) -> None:
     world = serving("v1", requests_per_second=0)

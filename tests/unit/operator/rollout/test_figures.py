@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -154,10 +155,17 @@ def test_they_decide_nothing() -> None:
 # ------------------------------------------------------------------------------------------------------ single readings
 
 
-def after(found: Figures | None, measured: Iterable[Measured], pods: int = 3) -> Figures:
-    """Return the figures after one reading, when new evidence is written."""
+@cache
+def canary() -> World:
+    """Return a world in the canary, which is only read."""
     world = world_of()
     world.run(is_at(25))
+    return world
+
+
+def after(found: Figures | None, measured: Iterable[Measured], pods: int = 3) -> Figures:
+    """Return the figures after one reading, when new evidence is written."""
+    world = canary()
     status = replace(world.status, candidate=replace(candidate(world), figures=found))
     observed = replace(world.observed(status), measured=tuple(measured))
     present = tuple(Pod(f"pod-{number}", 0.0, ready=True) for number in range(pods))

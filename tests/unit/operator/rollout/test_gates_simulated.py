@@ -9,6 +9,8 @@ import pytest
 from bench import gates
 from bench.gates import SEED, Noise, Test, World, decided_at
 
+pytestmark = pytest.mark.simulation
+
 
 def rejected(world: World, test: Test, runs: int) -> list[int]:
     """Return after how many pairs the runs that are rejected are."""

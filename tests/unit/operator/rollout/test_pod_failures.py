@@ -145,6 +145,7 @@ def test_a_candidate_whose_two_pods_both_fail_falls_at_once(reason: str) -> None
         assert world.status.rejected[0].reason == reason
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("reason", FAILURES)
 def test_a_rollout_whose_further_pods_all_fail_ends_at_the_deadline_with_the_reason(reason: str) -> None:
     world = serving("v1")

@@ -51,6 +51,7 @@ def seconds_to_stable(world: World, version: str, rollout: Rollout = DEFAULT) ->
 # ---------------------------------------------------------------------------------------------------- how long it takes
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("per_second", "pairs_per_second", "limit"),
     [(1.0, 20, 180.0), (0.1, 20, 180.0), (0.0, 20, 180.0), (100.0, 50, 120.0)],
@@ -351,6 +352,7 @@ def test_a_first_request_ends_the_steps_without_proof() -> None:
     assert candidate(world).weight == 25, "the usual proof is required"
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     "how", ["hold", "no rehearsal", "unread router", "unread page", "seen before", "counted", "chosen", "minimum"]
 )
@@ -585,6 +587,7 @@ def test_a_status_that_is_lost_in_validating_starts_the_rehearsal_again() -> Non
     world.run(lambda w: w.settled() and w.status.stable.version == "v2")  # type: ignore[union-attr]
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("writes", range(7))
 @pytest.mark.parametrize(
     "behaviour", [Behaviour(), Behaviour(slower=3.0), Behaviour(error_rate=0.5)], ids=["good", "slow", "bad"]

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from mlmodel_operator.api.codec import decode, encode
@@ -306,9 +306,8 @@ class World:
         """Return what the operator observes; it reads the router only if ``status`` requires it."""
         status = self.status if status is None else status
         states = {
-            # As from the API server: whole seconds.
             name: RevisionState(
-                tuple(replace(pod, created=math.floor(pod.created)) for pod in self.observed_pods(name)),
+                self.observed_pods(name),
                 _address(name),
                 revision.replicas,
                 True,
@@ -412,9 +411,10 @@ class World:
     def decide(self) -> Plan:
         """Return the decision about the present state, with the status as the API server returns it."""
         status, notices = self.present()
-        asked = needs_services(status, self.observed(status))
+        observed = self.observed(status)
+        asked = needs_services(status, observed)
         silent = {name: since for version, since in self.silent.items() if (name := identity(version)) in asked}
-        observed = replace(self.observed(status), denied=self.denied, reachable=self.reachable, silent_services=silent)
+        observed = replace(observed, denied=self.denied, reachable=self.reachable, silent_services=silent)
         plan = decide(self.model(), observed, status, self.image, self.now)
         return replace(plan, notices=(*notices, *plan.notices))
 
@@ -627,15 +627,16 @@ class World:
         return _Sent(number, lost + slow, lost)
 
     def observed_pods(self, name: str) -> tuple[Pod, ...]:
-        """Return the present pods of one revision."""
+        """Return the present pods of one revision, created at whole seconds, as from the API server."""
         revision, behaviour = self.revisions[name], self.behaviour(self.revisions[name].version)
+        is_up = not behaviour.never_ready and not behaviour.broken
         pods = []
         for pod, created in revision.pods.items():
-            is_up = not behaviour.never_ready and not behaviour.broken
             ready = is_up and self.now >= created + behaviour.seconds_to_ready
-            found = Pod(pod, created, ready=ready, restarts=revision.restarts)
-            pods.append(replace(found, **behaviour.broken))  # type: ignore[arg-type]
-        return (*pods, *self.more_pods.get(revision.version, ()))
+            fields: dict[str, Any] = {"ready": ready, "restarts": revision.restarts, **behaviour.broken}
+            pods.append(Pod(pod, math.floor(created), **fields))
+        more = self.more_pods.get(revision.version, ())
+        return (*pods, *(replace(pod, created=math.floor(pod.created)) for pod in more))
 
 
 def _digest(config_map: str) -> str:
@@ -643,6 +644,7 @@ def _digest(config_map: str) -> str:
     return hashlib.sha256(config_map.encode()).hexdigest()
 
 
+@cache
 def _address(revision: str) -> str:
     """Return the ClusterIP of a revision's Service."""
     return ".".join(str(int(revision[at : at + 2], 16)) for at in (0, 2, 4, 6))

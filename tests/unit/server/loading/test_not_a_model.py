@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import joblib
@@ -72,18 +70,12 @@ def test_a_text_that_was_changed_on_its_way_is_to_be_copied_again(change: object
     assert load(Memory({"model.txt": text}, "model.txt")).opened, "as it was saved"
 
 
-@pytest.mark.parametrize("command", ["serve", "inspect", "package"])
+@pytest.mark.parametrize("command", ["inspect", "package"])
 def test_a_path_that_does_not_exist_is_reported_as_such(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if command == "serve":  # in another process, because it changes its directory
-        finished = subprocess.run(
-            [sys.executable, "-m", "mlmodel_server.cli", "serve", "missing.joblib"], capture_output=True, text=True
-        )
-        code, printed = finished.returncode, finished.stderr
-    else:
-        code, printed = main([command, "missing.joblib"]), capsys.readouterr().err
+    code, printed = main([command, "missing.joblib"]), capsys.readouterr().err
     assert code in (2, 3)
     assert "does not exist: give" in printed
     for word in ("pod", "ConfigMap", "spec.", "--data"):

@@ -23,6 +23,7 @@ from mlmodel_server.loading.load import Loaded, load
 from mlmodel_server.loading.signing import SIGNATURE, sign
 from mlmodel_server.loading.sources import Local, Memory
 from mlmodel_server.manifest import MANIFEST
+from mlmodel_server.package import fresh
 from mlmodel_server.protocol import v2
 from tests.unit.server.loading.test_signing import key, pem, public
 from tests.unit.server.models import iris, joblib_bytes
@@ -40,10 +41,17 @@ def _forgets() -> Iterator[None]:
     own_code._FINDER.replace({})
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages are not opened in a fresh process (2 s) when they are built: for tests that open them themselves."""
+    monkeypatch.setattr(fresh, "check", lambda _files: None)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a package of :func:`fitted`, which is not signed."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresh, "check", lambda _files: None)
         module = imported(tmp_path_factory.mktemp("built"), patch)
         files = package.build(*fitted(module), code=[module])
         forgotten(patch, "clipping")
@@ -186,6 +194,7 @@ def test_a_package_directory_is_imported_with_its_parts(tmp_path: Path, monkeypa
         "code.shop.deep.__init__.py",
         "code.shop.deep.clipping.py",
     ]
+    monkeypatch.setattr(fresh, "check", lambda _files: None)  # of the same files
     assert files == package.build(model, X, y, code=[str(shop)]), "also by path, with the same bytes"
     assert files == package.build(model, X, y, code=[sys.modules["shop.deep.clipping"]]), "also by a part of it"
     forgotten(monkeypatch, "shop", "shop.deep", "shop.deep.clipping")
@@ -296,6 +305,7 @@ def test_the_command_line_packages_signs_and_inspects_own_code(
     np.testing.assert_array_equal(answer(load(Local(out), **SIGNED), X), labels)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_two_packages_with_different_modules_of_one_name_are_opened_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,7 +314,7 @@ def test_two_packages_with_different_modules_of_one_name_are_opened_one_after_th
     files = package.build(model, X, y, code=[module])
     labels = model.predict(X)
     forgotten(monkeypatch, "clipping")
-    opposite = imported(tmp_path, monkeypatch, source=SOURCE.replace("argmin", "argmax"))
+    opposite = imported(tmp_path / "opposite", monkeypatch, source=SOURCE.replace("argmin", "argmax"))
     others = package.build(*fitted(opposite), code=[opposite])
     with pytest.raises(RefusedModel, match="this process has imported another module clipping"):
         _ = load(Memory(signed(files)), **SIGNED).opened

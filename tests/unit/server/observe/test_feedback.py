@@ -367,12 +367,15 @@ def test_every_changed_bit_is_detected(bit: int) -> None:
         pod.feedback.score(forged, ["benign"])
 
 
+ONE = Pod()
+
+
 @pytest.mark.attack(held=True)
 @given(st.text(max_size=80))
 @settings(max_examples=100)
 def test_any_text_is_rejected_with_a_sentence(text: str) -> None:
     with pytest.raises(RequestError, match="prediction_id"):
-        Pod().ids.read(text)
+        ONE.ids.read(text)
 
 
 @pytest.mark.attack(held=True)

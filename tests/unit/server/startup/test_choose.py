@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 import msgspec
@@ -93,21 +92,3 @@ def test_a_failed_conversion_serves_the_model(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "compile_in_child", lambda *_, **__: (Verdict("original", "it crashed"), None))
     chosen = choose(load(Memory({"iris.joblib": joblib_bytes(iris()[0])}, "iris.joblib")))
     assert (chosen.platform, chosen.verdict) == ("sklearn_joblib", "not compiled: it crashed")
-
-
-def test_serving_a_compiled_model_needs_no_scikit_learn(files: dict[str, bytes], tmp_path: Any) -> None:
-    import subprocess
-
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
-    script = (
-        "import sys\n"
-        "from mlmodel_server.loading.load import load\n"
-        "from mlmodel_server.loading.sources import locate\n"
-        "from mlmodel_server.startup.choose import choose\n"
-        f"choose(load(locate({str(tmp_path)!r}, None, '')))\n"
-        "tops = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(sorted(tops & {'sklearn', 'scipy', 'onnx', 'skops', 'pandas'}))\n"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert found.stdout == "[]\n"
