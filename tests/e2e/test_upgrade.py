@@ -80,7 +80,7 @@ def test_an_upgrade_during_a_rollout_and_the_way_back_lose_no_request(
     bodies = train(tmp_path)
     model.apply("v1")
     model.wait_ready(120, "v1")
-    grpc = f"grpc://{NAME}.{namespace}.svc:8081/{NAME}"
+    grpc = f"grpc://{NAME}.{namespace}.svc:9000/{NAME}"
     with (
         clients(cluster, model, bodies, "rest", model.url) as rest,
         clients(cluster, model, bodies, "grpc", grpc) as calls,
