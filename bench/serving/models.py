@@ -10,14 +10,17 @@ from typing import Any
 
 import joblib
 import numpy as np
+from lightgbm import LGBMClassifier
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from xgboost import XGBClassifier
 
 from mlmodel_server import package
+from mlmodel_server.manifest import COMPILED
 
 SEED = 20260104
 NAME = "model"
@@ -83,6 +86,21 @@ def iris(folder: Path) -> Trained:
     """Return a scaled logistic regression of 4 numbers: nearly all the time is the server's."""
     data = load_iris()
     return _trained(folder, make_pipeline(StandardScaler(), LogisticRegression()), data.data, data.target)
+
+
+def formats(folder: Path) -> dict[str, Path]:
+    """Return files with a classifier of iris in each format of a table, by what they are."""
+    data = load_iris()
+    trained = iris(folder / "package")
+    bare = folder / "model.joblib"
+    joblib.dump(trained.estimator, bare)
+    onnx = folder / "model.onnx"
+    onnx.write_bytes((trained.folder / COMPILED).read_bytes())
+    boosted = {"XGBoost": folder / "model.ubj", "LightGBM": folder / "model.txt"}
+    XGBClassifier(n_estimators=20, random_state=SEED).fit(data.data, data.target).save_model(boosted["XGBoost"])
+    booster = LGBMClassifier(n_estimators=20, random_state=SEED, verbose=-1).fit(data.data, data.target).booster_
+    booster.save_model(boosted["LightGBM"])
+    return {"package, compiled": trained.folder, "ONNX": onnx, "joblib": bare, **boosted}
 
 
 def linear(folder: Path) -> Trained:

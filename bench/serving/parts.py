@@ -202,6 +202,25 @@ def starts(folder: Path) -> Part:
     )
 
 
+def formats(folder: Path) -> Part:
+    """CPU time from the start of our server until it is ready, and its memory then, for each format of a table."""
+    files = models.formats(folder / "formats")
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for _ in range(rounds.ROUNDS):
+        for label, file in files.items():
+            with running(label, ours(), file) as server:
+                cpu = server.cpu_seconds()
+                found.setdefault(label, []).append((cpu, server.start_seconds, server.pss_bytes() / MB))
+    return Part(
+        "Start and memory by format, a classifier of iris",
+        ("", "CPU until ready, s", "start to ready, s", "memory (PSS), MB"),
+        [
+            [label, *(number(statistics.median(of)) for of in zip(*figures, strict=True))]
+            for label, figures in found.items()
+        ],
+    )
+
+
 def second_worker(folder: Path) -> Part:
     """Memory of a second worker, for a large model that is loaded before the fork."""
     model, request = models.large(folder / "large")
@@ -244,7 +263,7 @@ def kept(folder: Path) -> Part:
     )
 
 
-ALL = (iris, forest, mixed, dated, numbers, own_code, batching, starts, second_worker, kept)
+ALL = (iris, forest, mixed, dated, numbers, own_code, batching, starts, formats, second_worker, kept)
 
 
 def _starts(trained: Trained) -> dict[str, tuple[Start, Path]]:

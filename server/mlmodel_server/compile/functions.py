@@ -15,6 +15,7 @@ from mlmodel_server.compile.plain import Plain, plain
 from mlmodel_server.formats.methods import methods_behind
 from mlmodel_server.formats.onnx import session
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Functions, Table
+from mlmodel_server.formats.prepare import parts
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, missing_texts
 
@@ -113,8 +114,6 @@ def loaded(onnx: bytes, signature: Signature, threads: int = 1, estimator: Any =
             return functions(made(table), outputs)
 
         return on_plain
-    from mlmodel_server.formats.prepare import parts  # imports scikit-learn
-
     own = OwnSteps(functions.own, parts(estimator), signature.inputs)
 
     def beside_own(table: Table, outputs: Sequence[str], /) -> list[Array]:

@@ -13,9 +13,6 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.compose import ColumnTransformer
-from sklearn.preprocessing import FunctionTransformer
 
 
 class Arithmetic:
@@ -42,13 +39,13 @@ def prepare(model: Any, *, frame: bool = False) -> Any:
     model = getattr(model, "best_estimator_", model)
     found = parts(model)
     for part in [] if frame else found:
-        if isinstance(part, ColumnTransformer) and "feature_names_in_" in vars(part):
+        if _is_a(part, "sklearn.compose.ColumnTransformer") and "feature_names_in_" in vars(part):
             _select_by_position(part)
     for part in found:
         if is_own(part):  # its code may use any of these
             continue
         if not frame:
-            if isinstance(part, FunctionTransformer) and isinstance(part.func, np.ufunc):
+            if _is_a(part, "sklearn.preprocessing.FunctionTransformer") and isinstance(part.func, np.ufunc):
                 part.func = Arithmetic(part.func)
             # With names, scikit-learn warns in each call that arrays have none.
             vars(part).pop("feature_names_in_", None)
@@ -93,7 +90,7 @@ def is_by_row(model: Any) -> bool:
     compute with each number alone are known not to; elsewhere also those of scikit-learn, and the mean over the columns
     of a FeatureAgglomeration."""
     reached = list(_reached(model, set()))
-    steps = [part for part in reached if isinstance(part, FunctionTransformer)]
+    steps = [part for part in reached if _is_a(part, "sklearn.preprocessing.FunctionTransformer")]
     alone = (np.ufunc, Arithmetic)
     if not all(f is None or isinstance(f, alone) for step in steps for f in (step.func, step.inverse_func)):
         return False
@@ -107,8 +104,15 @@ def module_of(function: Any) -> str:
     return str(getattr(function, "__module__", None)).partition(".")[0]
 
 
+def _is_a(value: Any, name: str) -> bool:
+    """Whether a value is an instance of this class. If nothing has imported the class, there is none: a booster is
+    compiled without scikit-learn."""
+    module, _, name = name.rpartition(".")
+    return module in sys.modules and isinstance(value, getattr(sys.modules[module], name))
+
+
 def _is_estimator(part: Any) -> bool:
-    if isinstance(part, BaseEstimator):
+    if _is_a(part, "sklearn.base.BaseEstimator"):
         return True
     return is_own(part) and any(hasattr(type(part), name) for name in ("fit", "transform", "predict"))
 

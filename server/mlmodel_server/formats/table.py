@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -52,6 +54,14 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 _OTHERS = {"yaml": "mlflow", "h5py": "tensorflow", "joblib": "sklearn", "skops": "sklearn"}
 """The extras of libraries that no format lists."""
 
+_NOT_USED = {"sklearn": ("pandas",)}
+"""What a library imports if it is installed, and never uses: scikit-learn's ``utils.fixes`` has a name for pandas. That
+takes a fifth of its import, and 45 MB."""
+
+_NOT_USED_ALONE = {"xgboost": ("sklearn", "pandas"), "lightgbm": ("sklearn", "pandas")}
+"""Likewise for a booster from a file: its library imports these for its wrappers, and for DataFrames, which a booster
+never gets. They take four fifths of its import, and 100 MB."""
+
 
 def module_of(format: str) -> ModuleType:
     """Return the module that opens ``format``."""
@@ -67,7 +77,29 @@ def library(name: str) -> Any:
         raise RefusedModel(
             f"{not_installed('the model', top, extras.get(top, top))}; in the cluster, use a server image with it"
         )
-    return _imported(name, extras.get(top, top))
+    with _absent(_NOT_USED.get(name, ())):
+        return _imported(name, extras.get(top, top))
+
+
+def import_alone(format: str) -> None:
+    """Import the library of ``format`` without what only other models use. Call this in a process that opens no other
+    model: there, the wrappers of XGBoost and LightGBM do not work afterwards."""
+    name = FORMATS[format].library
+    if name in _NOT_USED_ALONE:
+        with _absent(_NOT_USED_ALONE[name]):
+            library(name)
+
+
+@contextmanager
+def _absent(names: Sequence[str]) -> Iterator[None]:
+    """Let libraries seem not to be installed while another is imported, except those that are imported already."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  # with None, their import raises ImportError
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _imported(name: str, extra: str) -> Any:

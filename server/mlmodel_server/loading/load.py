@@ -49,6 +49,7 @@ def load(
     allow_unsafe: bool = False,
     name: str = "",
     threads: int = 1,
+    alone: bool = False,
 ) -> Loaded:
     """Read the model of ``source``, and check all that can be checked before it is opened.
 
@@ -56,8 +57,9 @@ def load(
     lists, all before anything but ``mlmodel.json`` is parsed. ``format``, unless ``auto``, is the format that the file
     must have. ``trust`` is one of :data:`~.trust.Trust`: ``signed`` requires that one of ``keys`` (public, PEM) signed
     all files (``model.sig`` beside them) as the model ``name``, ``unsafe`` requires ``allow_unsafe``. ``threads`` is
-    the number of threads of one prediction. Each file is read once: the bytes that were checked are those that are
-    opened. Raise :class:`RefusedModel` or :class:`~mlmodel_server.errors.UnreachableSource`.
+    the number of threads of one prediction. ``alone`` promises that this process opens no other model, so that it
+    imports less. Each file is read once: the bytes that were checked are those that are opened. Raise
+    :class:`RefusedModel` or :class:`~mlmodel_server.errors.UnreachableSource`.
     """
     strict = _strict(trust, keys, allow_unsafe)
     source = Once(source)
@@ -87,7 +89,7 @@ def load(
     frame = described.signature.inputs if described and described.signature.frame else ()
 
     def open_it() -> Opened:
-        model = open_model(artefact, detected, strict=strict, threads=threads, frame=frame, code=code)
+        model = open_model(artefact, detected, strict=strict, threads=threads, alone=alone, frame=frame, code=code)
         if model.categories:
             model = placed(model.categories, described.categories if described else None)
         if flavour is None:

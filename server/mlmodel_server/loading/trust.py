@@ -92,6 +92,7 @@ def open_model(
     *,
     strict: bool = True,
     threads: int = 1,
+    alone: bool = False,
     frame: Sequence[TensorSpec] = (),
     code: Mapping[str, own_code.Module] | None = None,
 ) -> Opened:
@@ -100,7 +101,8 @@ def open_model(
     Without ``strict`` the file may run code: its signature was verified, or the server allows unsafe models. ``code``
     are the modules of a package that it may use then; None for what this process itself has imported. ``threads`` is
     the number of threads of one prediction, ``frame`` the columns of the DataFrame that a scikit-learn model gets.
-    Raise :class:`RefusedModel` with one sentence that names the file (never its path) and the rejected part.
+    ``alone`` promises that this process opens no other model. Raise :class:`RefusedModel` with one sentence that names
+    the file (never its path) and the rejected part.
     """
     if format in ("skops", "joblib"):
         table.library("sklearn")  # which the module imports
@@ -113,6 +115,8 @@ def open_model(
         if strict:  # before an error about a missing library: a rejected file does not need it
             # Formats whose parts are written anew return what was checked, so that nothing else is opened.
             artefact = module.check(artefact) or artefact
+        if alone:
+            table.import_alone(format)
         return module.opened(artefact, threads)  # type: ignore[no-any-return]
 
 

@@ -18,6 +18,7 @@ from mlmodel_server.errors import MLModelError, RefusedModel, UsageError
 from mlmodel_server.formats import methods, unserved
 from mlmodel_server.formats.lightgbm import boosted
 from mlmodel_server.formats.opened import PREDICT, Artefact
+from mlmodel_server.formats.prepare import has_own_code, parts
 from mlmodel_server.formats.xgboost import WRAPPER, WRAPPER_KIND
 from mlmodel_server.loading.detect import Format, detect
 from mlmodel_server.loading.trust import open_artefact
@@ -201,8 +202,6 @@ def _keras(model: Any) -> bytes:
 def _estimator(estimator: Any, format: FormatChoice, compress: int) -> Dumped:
     """Save as skops if skops can save the model and the server's loader opens the result, else as joblib, which is also
     smaller and faster for boosters."""
-    from mlmodel_server.formats.prepare import has_own_code  # imports the library
-
     # Of a class of the author's own the loader says what to do.
     own = methods.methods_of(estimator) and has_own_code(estimator)
     if not own and (reason := unserved.reason(estimator)):
@@ -232,8 +231,6 @@ def _joblib(estimator: Any, compress: int) -> Dumped:
 
 
 def _has_booster(estimator: Any) -> bool:
-    from mlmodel_server.formats.prepare import parts  # imports the library
-
     return any(type(part).__module__.partition(".")[0] in ("lightgbm", "xgboost") for part in parts(estimator))
 
 

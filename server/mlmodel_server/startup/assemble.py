@@ -63,6 +63,7 @@ def read(arguments: argparse.Namespace) -> Loaded:
         allow_unsafe=arguments.allow_unsafe,
         name=arguments.name,
         threads=arguments.threads,
+        alone=True,
     )
 
 

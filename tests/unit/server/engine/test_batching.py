@@ -448,6 +448,15 @@ def test_a_wait_for_a_cpu_is_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure(predict) < 0.05
 
 
+def test_the_cost_is_measured_until_no_call_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = [900, 50, 50, *[50] * 80, 30, *[40] * 300]
+    calls = iter(taken)
+    monkeypatch.setattr("mlmodel_server.engine.cost.timed", lambda _: (None, next(calls)))
+    monkeypatch.setattr("mlmodel_server.engine.cost.perf_counter", lambda: 0.0)
+    assert measure(lambda: None) == 30e-6
+    assert len(list(calls)) == 200, "a hundred calls after the fastest"
+
+
 def test_a_model_that_fails_on_the_example_has_unknown_cost_until_its_first_batch() -> None:
     def fails() -> None:
         raise ValueError
