@@ -40,6 +40,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """Datatype to numpy. BYTES are Python strings, the text of a table; every wire format rejects what is not UTF-8."""
 
+EXACT_INTEGER = 2**53
+"""Greater integers may not be exact as floating-point numbers: two of them can become one."""
+
 MAX_DIMENSIONS = 8
 """Maximum number of dimensions, and of levels of nested data; models of tables need fewer."""
 
@@ -191,6 +194,15 @@ def unknown_datatype(name: str, datatype: str) -> RequestError:
 def quoted(text: str) -> str:
     """Quote a name that the client sent, cut to at most 64 characters, for an error."""
     return repr(text if len(text) <= 64 else text[:61] + "...")
+
+
+def beyond_exact(what: str) -> RequestError:
+    """Return the error about an integer beyond :data:`EXACT_INTEGER` where a model computes with floating-point
+    numbers; ``what`` names the input."""
+    return RequestError(
+        f"{what} has an integer beyond 2^53, which this model's table of floating-point numbers does not hold exactly: "
+        "train the model on a column of texts instead"
+    )
 
 
 def about_dates(value: Any) -> str:

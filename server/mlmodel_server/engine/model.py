@@ -14,12 +14,14 @@ from mlmodel_server.formats.opened import CONTRIBUTIONS, Functions, Opened, Tabl
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.tensors import (
     DTYPES,
+    EXACT_INTEGER,
     Array,
     InferRequest,
     InferResponse,
     Tensor,
     TensorSpec,
     about_dates,
+    beyond_exact,
     datatype_of,
     is_missing,
     named,
@@ -176,6 +178,8 @@ class Model:
             return array
         if tensor.datatype == "BYTES":
             raise RequestError(f"input {quoted(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
+        if dtype.kind == "f" and _is_inexact(array):
+            raise beyond_exact(f"input {quoted(tensor.name)}")
         table = _elements(tensor, self.signature.inputs[0]).astype(dtype)
         if (
             dtype != np.float64
@@ -193,12 +197,8 @@ class Model:
         for index, column in enumerate(columns):
             if column.dtype is _OBJECT and self._is_number[index]:
                 column = column.astype(np.float64)  # None is a missing text, NaN a missing number
-            if self._numeric and column.dtype.kind in "iu" and column.itemsize == 8 and _is_inexact(column):
-                name = quoted(self.signature.inputs[index].name)
-                raise RequestError(
-                    f"input {name} has an integer beyond 2^53, which this model's table of floating-point numbers does "
-                    "not hold exactly: train the model on a column of texts instead"
-                )
+            if self._numeric and _is_inexact(column):
+                raise beyond_exact(f"input {quoted(self.signature.inputs[index].name)}")
             table[:, index] = column
         return table
 
@@ -271,9 +271,9 @@ def bytes_of(table: Table) -> int:
     return sum(array.size * OBJECT_BYTES if array.dtype == object else array.nbytes for array in arrays)
 
 
-def _is_inexact(column: Array) -> bool:
-    """Whether an integer may not be exact as a floating-point number."""
-    return bool((np.abs(column) > 2**53).any())
+def _is_inexact(array: Array) -> bool:
+    """Whether an array has an integer that may not be exact as a floating-point number."""
+    return array.dtype.kind in "iu" and array.itemsize == 8 and bool((np.abs(array) > EXACT_INTEGER).any())
 
 
 def _is_extreme(array: Array, may_be_missing: bool) -> bool:

@@ -155,7 +155,7 @@ def blank_body(model: Model, known: Mapping[int, Any] = MappingProxyType({}), fi
             )
         data = [_blank(spec.datatype, fill)] * prod(shape)
         if model.signature.layout == "matrix":
-            data = [known.get(index, value) for index, value in enumerate(data)]
+            data = [float(known[index]) if index in known else value for index, value in enumerate(data)]
         elif column in known:
             whole = spec.datatype.startswith(("INT", "UINT"))
             data = [int(known[column]) if whole else known[column]] * prod(shape)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlmodel_server.formats.categories import Categories
-from mlmodel_server.formats.opened import CONTRIBUTIONS, MATRIX, PREDICT, PREDICT_PROBA, Table
+from mlmodel_server.formats.opened import CONTRIBUTIONS, MATRIX, PREDICT, PREDICT_PROBA, Table, names_of_classes
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of
 
@@ -102,5 +102,5 @@ def signature_of(
             TensorSpec(name, datatype_of(array.dtype), (-1, *array.shape[1:]))
             for name, array in zip(outputs, arrays, strict=True)
         ),
-        () if boosted.labels is None else tuple(str(label) for label in boosted.labels),
+        () if boosted.labels is None else names_of_classes(boosted.labels),
     )

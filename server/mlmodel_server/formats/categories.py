@@ -9,10 +9,7 @@ import numpy as np
 
 from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats.opened import Table
-from mlmodel_server.tensors import Array, is_missing, quoted
-
-EXACT = 2**53
-"""Greater integers are not exact as floating-point numbers."""
+from mlmodel_server.tensors import EXACT_INTEGER, Array, is_missing, quoted
 
 
 class Categories:
@@ -72,7 +69,7 @@ def datatype(values: Sequence[Any]) -> str:
         return "BYTES"
     if kinds == {bool}:
         return "BOOL"
-    if kinds <= {int, float} and all(abs(value) <= EXACT for value in values):
+    if kinds <= {int, float} and all(abs(value) <= EXACT_INTEGER for value in values):
         return "FP64"  # which may be missing, and takes integers too
     if kinds == {int}:
         return "INT64"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from mlmodel_server.errors import RefusedModel
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import DTYPES, Array, TensorSpec
 
@@ -32,6 +33,18 @@ def max_unpacked(size: int) -> int:
 
 
 _MEASURED_ROWS, _MEASURED_SECONDS = 64, 0.1
+
+
+def names_of_classes(classes: Iterable[Any]) -> tuple[str, ...]:
+    """Return the classes of a classifier as texts. Raise :class:`RefusedModel` if no response can have one of them."""
+    names = tuple(map(str, classes))
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:
+        raise RefusedModel(
+            "one of its classes has half of a surrogate pair, which no UTF-8 text has: rename it, and fit again"
+        ) from None
+    return names
 
 
 def measured_rows(seconds: float) -> int:

@@ -13,7 +13,16 @@ import numpy as np
 from mlmodel_server.errors import RefusedModel, RequestError
 from mlmodel_server.formats import documents, learnt, methods, unserved
 from mlmodel_server.formats.frame import Frames
-from mlmodel_server.formats.opened import FILLS, MATRIX, PREDICT, PREDICT_PROBA, Opened, Table, Task
+from mlmodel_server.formats.opened import (
+    FILLS,
+    MATRIX,
+    PREDICT,
+    PREDICT_PROBA,
+    Opened,
+    Table,
+    Task,
+    names_of_classes,
+)
 from mlmodel_server.formats.prepare import has_own_code, is_by_row, parts, prepare
 from mlmodel_server.manifest import Signature
 from mlmodel_server.tensors import Array, TensorSpec, datatype_of, missing_texts
@@ -290,4 +299,4 @@ def classes_of(estimator: Any) -> tuple[str, ...]:
     classes = getattr(estimator, "classes_", None)
     if classes is None or isinstance(classes, list):
         return ()
-    return tuple(str(label) for label in classes)
+    return names_of_classes(classes)

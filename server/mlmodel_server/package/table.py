@@ -49,6 +49,11 @@ def is_frame(X: Any) -> bool:
     return hasattr(X, "columns") and hasattr(X, "iloc")
 
 
+def has_single(X: Any) -> bool:
+    """Whether ``X`` is a DataFrame with a column of single or half precision."""
+    return is_frame(X) and any(str(dtype).lower() in ("float16", "float32") for dtype in X.dtypes)
+
+
 def tensors_for(signature: Signature, X: Any) -> list[Tensor]:
     """Return ``X`` as the inputs that a model declares: ``X`` is a table for the layouts ``columns`` and ``matrix``,
     else an array, or one for each input, in a list or by name.

@@ -17,7 +17,7 @@ import numpy as np
 from mlmodel_server import manifest
 from mlmodel_server.compile import compilable, compile_in_child, how_to_get
 from mlmodel_server.engine.model import Model
-from mlmodel_server.engine.selftest import SEVERAL_ROWS
+from mlmodel_server.engine.selftest import SEVERAL_ROWS, TOLERANCE
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
 from mlmodel_server.formats import learnt
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
@@ -37,6 +37,7 @@ from mlmodel_server.package.table import (
     category_columns,
     check_rows,
     described,
+    has_single,
     missing,
     specs_of,
     tensors_as_given,
@@ -53,6 +54,10 @@ GOLDEN_MISSING = 4
 """How many of these have a missing value, if some rows of X do."""
 
 COMPARED_ROWS = 5000
+
+_DOUBLE = 1e-11
+"""Relative; what sums in another order change in double precision. In single precision they change 1e-7."""
+
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib", "skops")
 
 
@@ -245,7 +250,7 @@ def _as_the_library(dumped: Dumped, model: Any, X: Any, method: str, outputs: Se
             chosen = _chosen(served.opened, method, outputs)
             before = _predictions_before(dumped, model, X, chosen) if before is None else before
             arrays = _outputs(served.opened, served.signature, served.tensors, chosen)
-            arrays = _compared(before, arrays, chosen)
+            arrays = _compared(before, arrays, chosen, in_double=not way.frame and has_single(X))
             signature = _with_outputs(served.signature, served.tensors, arrays, chosen)
             return served._replace(signature=signature, arrays=arrays, chosen=chosen)
         except UsageError as error:
@@ -370,14 +375,20 @@ def _predictions_before(dumped: Dumped, model: Any, X: Any, chosen: Wanted | Non
     return {name: np.asarray(array) for name, array in methods.items() if not isinstance(array, list)}
 
 
-def _compared(before: dict[str, Array], after: dict[str, Array], chosen: Wanted | None) -> dict[str, Array]:
+def _compared(
+    before: dict[str, Array], after: dict[str, Array], chosen: Wanted | None, *, in_double: bool
+) -> dict[str, Array]:
     """Return the outputs that the server would answer as the model itself does; raise :class:`UsageError` if it would
-    not for one that the package must have."""
+    not for one that the package must have.
+
+    ``in_double``: the model got columns of single precision in double precision, so that any difference beyond double
+    precision says that the library computes in single precision, also where this changes a label of other rows.
+    """
     found = {}
     for name, array in after.items():
-        if name not in before or _same(before[name], array):
+        if name not in before or (_is_as_double if in_double else _same)(before[name], array):
             found[name] = array
-        elif chosen is None or chosen.must_have(name, list(after)):
+        elif in_double or chosen is None or chosen.must_have(name, list(after)):
             raise UsageError(
                 f"the server would return another {name} for X than the model itself does, and so rejects the "
                 "model: save a model that was fitted on columns of numbers, texts, categories or dates"
@@ -451,6 +462,16 @@ def _kind(values: Array) -> str:
     return f"{name} in {values.shape[1]} columns" if values.ndim > 1 else name
 
 
+def _is_as_double(before: Array, after: Array) -> bool:
+    return before.dtype == after.dtype and (before.dtype.kind != "f" or _is_close(before, after, _DOUBLE))
+
+
+def _is_close(before: Array, after: Array, tolerance: float) -> bool:
+    """Whether numbers are equal except for ``tolerance``, relative to each and to a thousandth of the greatest."""
+    greatest = float(np.abs(before[np.isfinite(before)]).max(initial=0.0))
+    return bool(np.allclose(before, after, rtol=tolerance, atol=tolerance * greatest / 1e3, equal_nan=True))
+
+
 def _same(before: Array, after: Array) -> bool:
     if before.dtype.kind == "f":
         return before.shape == after.shape and bool(np.allclose(before, after, rtol=1e-6, equal_nan=True))
@@ -510,6 +531,7 @@ def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -
     """Raise :class:`UsageError` unless the model answers a row alone as with others; that of a model which computes
     with a DataFrame may depend on all rows of a request."""
     names = [tensor.name for tensor in together]
+    single = any(spec.datatype in ("FP16", "FP32") for spec in model.signature.inputs)
     for row in range(len(examples[0].array) if model.signature.frame else 1):
         try:
             alone = model.infer(
@@ -520,11 +542,20 @@ def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -
         answers = {tensor.name: tensor for tensor in alone.outputs}  # the default outputs, if all are too wide
         for all_rows in together:
             one = answers[all_rows.name]
-            if model.signature.frame and not _same(all_rows.array[row : row + 1], one.array):
+            if model.signature.frame and not _is_as_alone(all_rows.array, row, one.array, single):
                 raise UsageError(
                     f"the {one.name} of a row depends on the other rows of its request, so that the same row gets "
                     "different answers: replace the function that computes with several rows, such as a mean or a rank"
                 )
+
+
+def _is_as_alone(together: Array, row: int, alone: Array, single: bool) -> bool:
+    """Whether a row has the same answer in ``together`` and alone, except for rounding: of numbers in ``single``
+    precision it depends on how many rows are multiplied together."""
+    own = together[row : row + 1]
+    if own.dtype.kind == "f" and own.shape == alone.shape and (single or own.dtype == np.float32):
+        return _is_close(own, alone, TOLERANCE["FP32"])
+    return _same(own, alone)
 
 
 def _request_json(tensor: Tensor) -> dict[str, Any]:

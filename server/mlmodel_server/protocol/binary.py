@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from mlmodel_server.errors import RequestError
+from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.tensors import DTYPES, Array, Tensor, elements, quoted, shaped
 
 _LENGTH = 4
@@ -63,10 +63,19 @@ def text_array(name: str, texts: list[bytes]) -> Array:
     return array
 
 
+def to_utf8(tensor: Tensor) -> list[bytes]:
+    """Return the elements of a tensor of BYTES. Raise :class:`ModelFailure` for half of a surrogate pair: any text in
+    its place would be another answer."""
+    try:
+        return [text.encode() for text in elements(tensor.array)]
+    except UnicodeEncodeError:
+        raise ModelFailure(f"output {tensor.name} has half of a surrogate pair, which is not text") from None
+
+
 def to_raw(tensor: Tensor) -> bytes:
     """Return the bytes of a tensor of any datatype."""
     if tensor.datatype == "BYTES":
-        texts = [text.encode(errors="replace") for text in elements(tensor.array)]
-        return b"".join(part for text in texts for part in (len(text).to_bytes(_LENGTH, "little"), text))
+        parts = [part for text in to_utf8(tensor) for part in (len(text).to_bytes(_LENGTH, "little"), text)]
+        return b"".join(parts)
     dtype = tensor.array.dtype
     return tensor.array.astype(dtype.newbyteorder("<"), copy=False).tobytes()

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlmodel_server.errors import RequestError
 from mlmodel_server.protocol import jsonbody, rows, v1
-from mlmodel_server.tensors import InferRequest, Tensor, about_dates, kind, quoted
+from mlmodel_server.tensors import EXACT_INTEGER, InferRequest, Tensor, about_dates, kind, quoted
 
 CSV = b"text/csv"
 MISSING = frozenset(
@@ -99,9 +99,11 @@ def _value(text: str, element: type, row: int, name: str) -> Any:
     if text in ("true", "false", "True", "False", "TRUE", "FALSE"):
         return text.lower() == "true"
     try:
-        number = int(text) if element is int and _INTEGER.fullmatch(text) else float(text)
+        number: int | float = float(text)
     except ValueError:
         number = inf
+    if (element is int or abs(number) >= EXACT_INTEGER) and _INTEGER.fullmatch(text):
+        number = int(text)
     if "_" in text or isinf(number):
         expected = {float: "a number", int: "an integer", bool: "true or false"}[element]
         raise RequestError(f"row {row}: feature {quoted(name)} must be {expected}{about_dates(text)}")

@@ -21,11 +21,13 @@ from mlmodel_server.manifest import Signature
 from mlmodel_server.protocol import jsonbody
 from mlmodel_server.tensors import (
     DTYPES,
+    EXACT_INTEGER,
     Array,
     InferRequest,
     Tensor,
     TensorSpec,
     about_dates,
+    beyond_exact,
     kind,
     missing_texts,
     quoted,
@@ -174,8 +176,11 @@ def _tensor(spec: TensorSpec, values: list[Any]) -> Tensor:
     if any(size not in (-1, sent) for size, sent in zip(inner, array.shape[1:], strict=True)):
         expected, sent = ("x".join(map(str, sizes)) for sizes in (inner, array.shape[1:]))
         raise RequestError(f"feature {name} must have {expected} values in each row, not {sent}")
-    if element is float and np.isinf(array).any():
-        raise RequestError(f"feature {name} holds a number outside the range of {datatype}")
+    if element is float and (np.abs(array) >= EXACT_INTEGER).any():  # 2^53 + 1 has become 2^53
+        if np.isinf(array).any():
+            raise RequestError(f"feature {name} holds a number outside the range of {datatype}")
+        if any(map(_is_rounded, values)):
+            raise beyond_exact(f"feature {name}")
     return Tensor(spec.name, datatype, array)
 
 
@@ -193,6 +198,13 @@ def _converted(value: Any, spec: TensorSpec, row: int, depth: int) -> Any:
     elif element is not str and isinstance(value, (bool, int, float)) and _is_exact(value, element):
         return element(value)
     raise RequestError(_misfit(value, spec, row, len(spec.shape) - 1))
+
+
+def _is_rounded(value: Any) -> bool:
+    """Whether an integer, or one in nested lists, becomes another number as a floating-point number."""
+    if isinstance(value, list):
+        return any(map(_is_rounded, value))
+    return isinstance(value, int) and float(value) != value
 
 
 def _is_exact(value: Any, element: type) -> bool:

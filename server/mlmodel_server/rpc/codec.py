@@ -149,9 +149,7 @@ def encode(response: InferResponse, model: str, version: str, *, raw: bool) -> p
         if raw:
             message.raw_output_contents.append(binary.to_raw(tensor))
         else:
-            flat: Iterable[Any] = elements(tensor.array)
-            if tensor.datatype == "BYTES":
-                flat = [text.encode(errors="replace") for text in flat]
+            flat: Iterable[Any] = binary.to_utf8(tensor) if tensor.datatype == "BYTES" else elements(tensor.array)
             getattr(sent.contents, _CONTENTS[tensor.datatype][0]).extend(flat)
     return message
 

@@ -272,6 +272,20 @@ def test_an_integer_that_a_float_cannot_hold_is_refused_in_a_table_of_numbers() 
             model.infer(request)
 
 
+@pytest.mark.parametrize("datatype", ["FP64", "FP32"])
+def test_an_integer_that_a_float_cannot_hold_is_refused_in_a_matrix(datatype: str) -> None:
+    signature = Signature(
+        "matrix", (TensorSpec("input-0", datatype, (-1, 2)),), (TensorSpec("predict", "FP64", (-1,)),)
+    )
+    model = Model(lambda table, _: [table[:, 0]], signature)
+    exact = InferRequest(None, [Tensor("input-0", "INT64", np.array([[2**53, 1]]))], None)
+    assert model.infer(exact).outputs[0].array.tolist() == [2.0**53]
+    for value in (np.array([[2**53 + 1, 1]]), np.array([[2**64 - 1, 1]], np.uint64)):
+        sent = Tensor("input-0", "INT64" if value.dtype == np.int64 else "UINT64", value)
+        with pytest.raises(RequestError, match="input 'input-0' has an integer beyond 2\\^53"):
+            model.infer(InferRequest(None, [sent], None))
+
+
 @pytest.mark.attack(held=True)
 def test_a_model_that_ends_its_process_fails_the_request_only() -> None:
     def leave(table: object, outputs: object) -> list[Array]:

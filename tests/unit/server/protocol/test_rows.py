@@ -338,3 +338,30 @@ def test_a_csv_cell_is_missing_where_pandas_reads_it_as_missing() -> None:
 def test_null_is_a_missing_text_in_every_form_of_rows() -> None:
     for body in ({"instances": [{"words": None}]}, {"dataframe_records": [{"words": None}]}, [{"words": None}]):
         assert content(ask(body, (TensorSpec("words", "BYTES", (-1,)),))) == {"words": [None]}
+
+
+BIG = 2**53 + 1
+
+
+@pytest.mark.parametrize("value", [BIG, -BIG, 10**22 + 1])
+def test_an_integer_that_becomes_another_number_is_refused(value: int) -> None:
+    ages, matrix = (TensorSpec("age", "FP64", (-1,)),), IRIS
+    words = "has an integer beyond 2\\^53"
+    for specs, body in (
+        (ages, [{"age": value}]),
+        (ages, [{"age": None}, {"age": value}]),
+        (matrix, [[1, 2, 3, value]]),
+    ):
+        with pytest.raises(RequestError, match=words):
+            rows.decode(json.dumps(body).encode(), specs)
+        with pytest.raises(RequestError, match=words):
+            v1.decode(json.dumps({"instances": body}).encode(), specs)
+    with pytest.raises(RequestError, match=words):
+        invocations.decode(f"age\n{value}".encode(), b"text/csv", ages)
+
+
+@pytest.mark.parametrize("text", ["9007199254740992", "-1e22", "9007199254740993.0", "1e300", "18014398509481984"])
+def test_a_large_number_that_stays_the_same_or_is_no_integer_is_accepted(text: str) -> None:
+    ages = (TensorSpec("age", "FP64", (-1,)),)
+    assert content(rows.decode(f'{{"age": {text}}}'.encode(), ages)) == {"age": [float(text)]}
+    assert content(invocations.decode(f"age\n{text}".encode(), b"text/csv", ages)) == {"age": [float(text)]}
