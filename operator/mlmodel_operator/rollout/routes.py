@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from mlmodel_operator.api.status import Candidate, Slot, Status
 from mlmodel_operator.names import SERVER_PORT
@@ -44,10 +43,6 @@ class Routes:
         """Return the routes file that the router reads: lines ``slot NAME ADDRESS PORT VERSION``,
         ``stable NAME``, ``candidate NAME WEIGHT REVISION LIMIT PATIENCE`` and, first, ``id HASH`` of both files, which
         the router reports once it follows them."""
-        return self._text
-
-    @cached_property
-    def _text(self) -> str:
         lines = [
             f"slot {slot} {self.addresses[slot]} {SERVER_PORT} {self.labels.get(slot, '')}".rstrip()
             for slot in sorted(self.addresses)
