@@ -99,7 +99,8 @@ def _absent(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            if sys.modules.get(name) is None:
+                sys.modules.pop(name, None)
 
 
 def _imported(name: str, extra: str) -> Any:

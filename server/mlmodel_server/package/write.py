@@ -463,11 +463,16 @@ def _kind(values: Array) -> str:
 
 
 def _is_as_double(before: Array, after: Array) -> bool:
-    return before.dtype == after.dtype and (before.dtype.kind != "f" or _is_close(before, after, _DOUBLE))
+    """Whether two outputs are equal except for what double precision rounds."""
+    if before.dtype.kind == "f":
+        return before.dtype == after.dtype and _is_close(before, after, _DOUBLE)
+    return before.dtype == after.dtype and _same(before, after)
 
 
 def _is_close(before: Array, after: Array, tolerance: float) -> bool:
     """Whether numbers are equal except for ``tolerance``, relative to each and to a thousandth of the greatest."""
+    if before.shape != after.shape:
+        return False
     greatest = float(np.abs(before[np.isfinite(before)]).max(initial=0.0))
     return bool(np.allclose(before, after, rtol=tolerance, atol=tolerance * greatest / 1e3, equal_nan=True))
 
@@ -553,7 +558,7 @@ def _is_as_alone(together: Array, row: int, alone: Array, single: bool) -> bool:
     """Whether a row has the same answer in ``together`` and alone, except for rounding: of numbers in ``single``
     precision it depends on how many rows are multiplied together."""
     own = together[row : row + 1]
-    if own.dtype.kind == "f" and own.shape == alone.shape and (single or own.dtype == np.float32):
+    if own.dtype.kind == "f" and (single or own.dtype == np.float32):
         return _is_close(own, alone, TOLERANCE["FP32"])
     return _same(own, alone)
 

@@ -17,7 +17,7 @@ import xgboost
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
@@ -265,6 +265,18 @@ def test_columns_of_single_precision_are_computed_in_single_precision() -> None:
         sent = rows.decode(X[row : row + 1].to_json(orient="records").encode(), answering.signature.inputs)
         (found,) = answering.predict(answering.table(sent.inputs), ("predict_proba",))
         np.testing.assert_array_equal(found, model.predict_proba(X[row : row + 1]))
+
+
+def test_labels_alone_also_tell_single_from_double_precision() -> None:
+    numbers = np.random.default_rng(SEED).normal(1e4, 1, (100_000, 3)).astype(np.float32)
+    many = pd.DataFrame(numbers, columns=list("abc"))
+    y = np.where(many.a + many.b > 2e4, 1, 0)
+    model = RidgeClassifier().fit(many[:200], y[:200])
+    differing = np.flatnonzero(model.predict(many) != model.predict(many.astype(np.float64)))
+    assert len(differing) > 1, f"seed {SEED}: no label depends on the precision"
+    chosen = np.concatenate([differing[:2], np.arange(100)])
+    files = package.build(model, many.iloc[chosen], y[chosen], outputs=["predict"])
+    assert manifest.parse(files[MANIFEST]).signature.frame
 
 
 def test_a_model_that_answers_single_precision_alike_keeps_the_array() -> None:
