@@ -26,6 +26,8 @@ pytestmark = pytest.mark.cluster
 StartTraffic = Callable[..., AbstractContextManager[Traffic]]
 SEED = 20260103
 
+LIMIT = 60
+"""Seconds until a version is rejected or rolled back. It takes less than 30, but two clusters share two cores here."""
 QUICK = {"steps": [{"weight": 50}], "bakeSeconds": 3, "gates": {"errors": {"maxPercent": 5}}}
 """A fast rollout for tests of other properties: one step, certified with about 140 requests."""
 UNREHEARSED = {"rehearsal": {"requests": 0}}
@@ -59,7 +61,7 @@ def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic
     cost = f"v2 {number} ms \\({number} J\\), v1 {number} ms \\({number} J\\), ({number}) times as much for v2"
     found = re.match(rf"CPU per prediction: {cost} .*Container restarts: v2 0, v1 0", figures)
     assert found is not None, figures
-    assert 0.2 < float(found[1]) < 5.0, "both are small classifiers of the same kind"
+    assert 0.1 < float(found[1]) < 10.0, "both are small classifiers of the same kind"
     reasons = [
         event["reason"]
         for event in json.loads(model("get", "events.events.k8s.io", "-o", "json"))["items"]
@@ -106,7 +108,7 @@ def test_a_version_that_fails_all_requests_is_rolled_back_and_no_client_sees_an_
     assert seen.failed == 0, seen.errors
     assert seen.fallbacks <= 10
     assert seen.fallbacks == fallbacks, "no request was sent to the candidate after the rollback"
-    assert took <= 10
+    assert took <= LIMIT
     assert set(seen.versions) == {"v2"}
     assert status["rejected"][0]["reason"] == "ErrorRate"
     assert condition(status, "Available") == "True"
@@ -159,11 +161,11 @@ def test_a_model_that_cannot_load_is_rejected_without_a_request(model: Model, tr
     with traffic(rate=20) as clients:
         started = time.monotonic()
         model.apply("v4")
-        status = model.wait("v4 is rejected", 60, lambda status: condition(status, "RolledBack") == "True")
+        status = model.wait("v4 is rejected", 120, lambda status: condition(status, "RolledBack") == "True")
         took = time.monotonic() - started
         seen = clients.stop()
     print(f"rejected after {took:.1f} s: {message(status)}")
-    assert took <= 30
+    assert took <= LIMIT
     assert status["rejected"][0]["reason"] == "ModelRejected"
     assert "clipped" in message(status)
     assert "v4" not in seen.versions
@@ -181,11 +183,11 @@ def test_an_image_that_cannot_be_pulled_is_rejected_without_a_request(
         with traffic(rate=20) as clients:
             started = time.monotonic()
             model.apply("v2")
-            status = model.wait("v2 is rejected", 60, lambda status: condition(status, "RolledBack") == "True")
+            status = model.wait("v2 is rejected", 120, lambda status: condition(status, "RolledBack") == "True")
             took = time.monotonic() - started
             seen = clients.stop()
     print(f"rejected after {took:.1f} s: {message(status)}")
-    assert took <= 30
+    assert took <= LIMIT
     assert status["rejected"][0]["reason"] == "ImageFailed"
     assert set(seen.versions) == {"v1"}
     assert seen.failed == 0
@@ -233,7 +235,7 @@ def test_a_reverted_spec_is_ready_at_once_and_restarts_no_pod(model: Model, traf
         model.wait("v2 has drained", 40, lambda status: status["phase"] == "Stable")
         seen = clients.stop()
     print(f"ready {took:.2f} s after the start of kubectl apply; {seen.failed} of {seen.sent} failed")
-    assert took <= 2
+    assert took <= 10, "nothing starts or drains before"
     assert seen.failed == 0, seen.errors
     assert model.pods() == pods
     assert model.status()["history"][0]["outcome"] == "Reverted"
