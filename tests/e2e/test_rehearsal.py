@@ -84,7 +84,7 @@ def test_a_wrong_version_is_rejected_before_a_user_meets_it(
     for manifest, _ in wrong.values():
         model("apply", "-f", "-", input=manifest)
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=50) as clients:
         clients.wait_for_requests(500)
         for version in ("v3", "v3-all", *wrong):
@@ -117,7 +117,7 @@ def test_a_version_that_takes_twice_as_long_is_rejected_before_a_user_meets_it(
     spec = {"model": {"uri": "configmap://timed-v1", "version": "v1"}}
     body = {"apiVersion": "mlmodel.dev/v1alpha1", "kind": "MLModel", "metadata": {"name": NAME}, "spec": spec}
     model("apply", "-f", "-", input=json.dumps(body))
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=20) as clients:
         clients.wait_for_requests(200)
         apply_uri(model, "slow", "timed-slow")
@@ -155,7 +155,7 @@ def test_a_better_version_is_stable_and_certified_within_minutes_at_any_traffic(
     model: Model, traffic: StartTraffic, rate: float, limit_seconds: float
 ) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=200, limit=SEEN, name="before") as before:
         before.wait(lambda _: before.is_over, 60, "requests that stable keeps")
     with traffic(rate=rate) as clients:
@@ -182,7 +182,7 @@ def test_a_better_version_is_stable_and_certified_within_minutes_at_any_traffic(
 
 def test_a_version_of_a_model_without_requests_goes_on_and_is_called_unproven(model: Model) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     started = time.monotonic()
     model.apply("v2", rollout={})
     status = model.wait_ready(180, "v2")
@@ -200,7 +200,7 @@ def test_what_a_request_contains_is_seen_nowhere(
     for body in bodies:
         body["inputs"][0]["data"][3] = secret
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     image = installed_operator.image("server")
     with Traffic(cluster.kubectl, cluster.kubectl_command, model.namespace, model.url, bodies, image=image) as clients:
         clients.wait_for_requests(300)
@@ -269,7 +269,7 @@ def test_an_intended_change_is_let_through_by_name(model: Model, traffic: StartT
     wrong = wrong_versions(tmp_path)
     model("apply", "-f", "-", input=wrong["swapped"][0])
     model.apply("v2", rollout={"steps": [{"weight": 50}], "bakeSeconds": 3})
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=50) as clients:
         clients.wait_for_requests(300)
         apply_uri(model, "swapped", "wrong-swapped")

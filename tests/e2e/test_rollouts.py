@@ -36,7 +36,7 @@ UNREHEARSED = {"rehearsal": {"requests": 0}}
 
 def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={"bakeSeconds": 10})
         weights: set[int] = set()
@@ -87,7 +87,7 @@ def test_a_version_that_fails_all_requests_is_rolled_back_and_no_client_sees_an_
     model: Model, traffic: StartTraffic
 ) -> None:
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=10) as clients:
         model.apply("v3-all", rollout={"steps": [{"weight": 5}], **UNREHEARSED})
         first_failure: list[float] = []
@@ -125,7 +125,7 @@ def test_a_version_that_rejects_requests_which_stable_accepts_is_rolled_back_and
     package.save(narrow, X, y, tmp_path / "narrow", version="narrow")
     model("apply", "-f", "-", input=package.config_map(tmp_path / "narrow", "narrow"))
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=20) as clients:
         change = {"spec": {"model": {"uri": "configmap://narrow", "version": "narrow"}, "rollout": UNREHEARSED}}
         model("patch", "mlm", NAME, "--type=merge", "-p", json.dumps(change))
@@ -145,7 +145,7 @@ def test_a_version_that_rejects_requests_which_stable_accepts_is_rolled_back_and
 
 def test_some_errors_are_enough_for_a_rollback(model: Model, traffic: StartTraffic) -> None:
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=50) as clients:
         model.apply("v3", rollout=UNREHEARSED)
         status = model.wait_rejected(120)
@@ -157,7 +157,7 @@ def test_some_errors_are_enough_for_a_rollback(model: Model, traffic: StartTraff
 
 def test_a_model_that_cannot_load_is_rejected_without_a_request(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=20) as clients:
         started = time.monotonic()
         model.apply("v4")
@@ -177,7 +177,7 @@ def test_an_image_that_cannot_be_pulled_is_rejected_without_a_request(
     model: Model, traffic: StartTraffic, operator_settings: Callable[..., AbstractContextManager[None]]
 ) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with operator_settings(SERVER_IMAGE="localhost/no-such-image:1"):
         before = model.pods()
         with traffic(rate=20) as clients:
@@ -197,7 +197,7 @@ def test_an_image_that_cannot_be_pulled_is_rejected_without_a_request(
 def test_the_weight_is_exact_for_each_of_two_clients_that_take_turns(model: Model, traffic: StartTraffic) -> None:
     hold = {"steps": [{"weight": 10, "minSeconds": 3600}]}
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     model.apply("v2", rollout=hold)
     model.wait_weight(10)
     took = wait_for("the routers confirm the routes", 20, lambda: model.status().get("routes", "") == _routes_id(model))
@@ -222,7 +222,7 @@ def test_the_weight_is_exact_for_each_of_two_clients_that_take_turns(model: Mode
 
 def test_a_reverted_spec_is_ready_at_once_and_restarts_no_pod(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     pods = model.pods()
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 3600}]})
@@ -243,12 +243,12 @@ def test_a_reverted_spec_is_ready_at_once_and_restarts_no_pod(model: Model, traf
 
 def test_a_third_version_supersedes_the_candidate_during_a_rollout(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=50) as clients:
         model.apply("v3", rollout={"steps": [{"weight": 1, "minSeconds": 3600}], **UNREHEARSED})
         model.wait_weight(1)
         model.apply("v2", rollout=QUICK)
-        status = model.wait_ready(120, "v2")
+        status = model.wait_ready(180, "v2")
         seen = clients.stop()
     assert seen.failed == 0, seen.errors
     assert [entry["outcome"] for entry in status["history"]][:2] == ["Promoted", "Superseded"]
@@ -256,14 +256,14 @@ def test_a_third_version_supersedes_the_candidate_during_a_rollout(model: Model,
 
 def test_a_paused_rollout_keeps_its_weight_and_resumes_afterwards(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={**QUICK, "paused": True})
         status = model.wait("the message reports the pause", 60, lambda status: "paused" in message(status))
         assert status["phase"] == "Preparing"
         assert condition(status, "Paused") == "True"
         model.apply("v2", rollout=QUICK)
-        model.wait_ready(120, "v2")
+        model.wait_ready(180, "v2")
         seen = clients.stop()
     assert seen.failed == 0, seen.errors
 
@@ -272,13 +272,13 @@ def test_the_field_retry_rolls_out_a_rejected_version_again(
     model: Model, operator_settings: Callable[..., AbstractContextManager[None]], traffic: StartTraffic
 ) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with operator_settings(SERVER_IMAGE="localhost/no-such-image:1"):
         model.apply("v2", rollout=QUICK)
         model.wait_rejected(60)
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={**QUICK, "retry": "the image is there now"})
-        model.wait_ready(120, "v2")
+        model.wait_ready(180, "v2")
         assert clients.stop().failed == 0
     assert not model.status().get("rejected")
 
@@ -309,7 +309,7 @@ def test_an_operator_that_is_killed_at_ten_random_moments_reaches_the_same_outco
 ) -> None:
     rng = random.Random(SEED)
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     kills = 0
     with traffic(rate=100) as clients:
         model.apply("v2", rollout={**QUICK, "steps": [{"weight": 5}, {"weight": 25}, {"weight": 50}]})
@@ -331,7 +331,7 @@ def test_an_operator_that_is_killed_at_ten_random_moments_reaches_the_same_outco
 
 def test_deleting_the_model_during_a_rollout_leaves_no_object(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 3600}]})
     model.wait_weight(50)
     model("delete", "mlm", "tumour")
