@@ -113,7 +113,8 @@ class Opened:
     ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
     raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
     features + 1]. ``rows`` is what the estimator takes: see :mod:`.documents`. ``by_row`` is whether the answer to a
-    row is the same beside other rows. ``like_dates`` are columns of numbers that may have been dates in training.
+    row is the same beside other rows. ``single`` is whether the library itself rounds each number of an FP32 input to
+    single precision, also an integer. ``like_dates`` are columns of numbers that may have been dates in training.
     """
 
     format: str
@@ -129,6 +130,7 @@ class Opened:
     categories: UnplacedCategories | None = None
     rows: Literal["table", "texts", "dictionaries"] = "table"
     by_row: bool = True
+    single: bool = False
     like_dates: tuple[str, ...] = ()
 
 

@@ -192,7 +192,7 @@ def build(
     )
     predicted = next(iter(arrays.values()))
     labels = None if y is None else arguments.labels(y, len(tensors[0].array), predicted)
-    served = Model(opened.functions, signature)
+    served = Model(opened.functions, signature, single=opened.single)
     compiled: Compiled | None = None
     compiled_files: dict[str, bytes] = {}
     if sources and not signature.frame:  # what it computes would be known only for the rows that are compared
@@ -412,7 +412,7 @@ def _outputs(opened: Opened, signature: Signature, tensors: list[Tensor], chosen
     """Return the outputs of the model for ``tensors``, ``predict`` first if it exists; of outputs that are neither
     ``predict`` nor probabilities only some rows."""
     try:
-        table = Model(opened.functions, signature).table(tensors)
+        table = Model(opened.functions, signature, single=opened.single).table(tensors)
     except MLModelError as error:
         raise UsageError(f"X is not a valid request ({error})") from None
     try:

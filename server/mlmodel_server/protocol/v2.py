@@ -21,9 +21,11 @@ from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.protocol import binary, jsonbody, misfits, missing, parameters
 from mlmodel_server.tensors import (
     DTYPES,
+    EXACT_INTEGER,
     MAX_DIMENSIONS,
     NO_PARAMETERS,
     SHAPE_RULE,
+    WRITE_DIGITS,
     Array,
     InferRequest,
     InferResponse,
@@ -184,8 +186,11 @@ def _exact(sent: _Input) -> Array:
     values = array.ravel().tolist()
     if any(isinstance(value, list) for value in values) or (sent.data and not values):
         raise RequestError(f"input {name}: the rows in data differ in length")
-    if any(isinstance(value, float) and not value.is_integer() for value in values):
+    fractions = [value for value in values if isinstance(value, float)]
+    if not all(map(float.is_integer, fractions)):
         raise RequestError(f"input {name}: data of the datatype {datatype} must be integers, and one is a fraction")
+    if any(EXACT_INTEGER <= abs(value) < 2**64 for value in fractions):  # it may have been another integer
+        raise RequestError(f"input {name}: data {WRITE_DIGITS}")
     exact = [int(value) if isinstance(value, float) else value for value in values]
     try:
         typed = np.array([value for value in exact if value is not None], DTYPES[datatype])
