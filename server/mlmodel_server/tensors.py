@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmodel_server.errors import RequestError
+from mlmodel_server.errors import ModelFailure, RequestError
 
 Array = NDArray[Any]
 
@@ -170,15 +170,34 @@ def finite(array: Array) -> bool:
 
 
 def elements(array: Array) -> list[Any]:
-    """Return the elements, row-major, as int, float, bool or str of Python."""
+    """Return the elements, row-major, as int, float, bool or str of Python. Raise UnicodeDecodeError for bytes that are
+    not text."""
     flat: list[Any] = array.ravel().tolist()
     if array.dtype.kind == "U" or datatype_of(array.dtype) != "BYTES":
         return flat
-    return [_text(element) for element in flat]
+    return [text_of(element) for element in flat]
 
 
-def _text(element: Any) -> str:
-    return element.decode(errors="replace") if isinstance(element, bytes) else str(element)
+def text_of(element: Any) -> str:
+    """Return an element of a response that is neither a number nor a boolean. Raise UnicodeDecodeError for bytes that
+    are not text."""
+    return element.decode() if isinstance(element, bytes) else str(element)
+
+
+def texts_of(name: str, array: Array) -> list[str]:
+    """Return the elements of the output ``name``, row-major, as texts.
+
+    Raise :class:`ModelFailure` for half of a surrogate pair, and for bytes that are not UTF-8: any text in their place
+    would be another answer.
+    """
+    try:
+        found = elements(array)
+        "".join(found).encode()
+    except UnicodeError:
+        raise ModelFailure(
+            f"output {name} has half of a surrogate pair, or bytes that are not UTF-8, which no response can have"
+        ) from None
+    return found
 
 
 def shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import DTYPES, Array, TensorSpec
+from mlmodel_server.tensors import DTYPES, Array, TensorSpec, text_of
 
 Table = Array | Mapping[str, Array]
 """The rows of one or several requests. For the layouts ``columns`` and ``matrix`` one array of shape [rows, columns]:
@@ -37,12 +37,13 @@ _MEASURED_ROWS, _MEASURED_SECONDS = 64, 0.1
 
 def names_of_classes(classes: Iterable[Any]) -> tuple[str, ...]:
     """Return the classes of a classifier as texts. Raise :class:`RefusedModel` if no response can have one of them."""
-    names = tuple(map(str, classes))
     try:
+        names = tuple(map(text_of, classes))
         "".join(names).encode()
-    except UnicodeEncodeError:
+    except UnicodeError:
         raise RefusedModel(
-            "one of its classes has half of a surrogate pair, which no UTF-8 text has: rename it, and fit again"
+            "one of its classes has half of a surrogate pair, or bytes that are not UTF-8, which no response can have: "
+            "rename it, and fit again"
         ) from None
     return names
 

@@ -31,12 +31,12 @@ from mlmodel_server.tensors import (
     InferResponse,
     Parameter,
     Tensor,
-    elements,
     finite,
     kind,
     quoted,
     reject_duplicates,
     shaped,
+    texts_of,
     unknown_datatype,
 )
 
@@ -300,7 +300,7 @@ def _data(tensor: Tensor) -> list[Any]:
     array = tensor.array
     if array.dtype.kind == "f" and not finite(array):
         raise ModelFailure(f"output {tensor.name} has NaN or infinity, which JSON cannot hold: request binary data")
-    return elements(array) if tensor.datatype == "BYTES" else array.ravel().tolist()
+    return texts_of(tensor.name, array) if tensor.datatype == "BYTES" else array.ravel().tolist()
 
 
 def encode(response: InferResponse, model: str, version: str, outputs: list[TensorJson] | None = None) -> bytes:
