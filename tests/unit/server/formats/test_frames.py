@@ -395,20 +395,22 @@ def test_code_that_the_census_does_not_know_gets_a_frame() -> None:
     assert ways_of(make_pipeline(Weekdays()), X.to_numpy()) == [Way()]
 
 
-def test_an_answer_that_depends_on_other_rows_is_refused() -> None:
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_answer_that_depends_on_other_rows_is_refused(dtype: str) -> None:
     """As scikit-learn's own steps never do: a mean of the request stands for any function of a DataFrame."""
 
     class Mean:
         def predict(self, X: pd.DataFrame) -> Array:
             return np.asarray(X["age"] - X["age"].mean())
 
-    _, tensors = tensors_of(BASE)
-    inputs = described(specs_of(tensors), BASE)
+    X = BASE.astype({"age": dtype})
+    _, tensors = tensors_of(X)
+    inputs = described(specs_of(tensors), X)
     outputs = (TensorSpec("predict", "FP64", (-1,)),)
     signature = Signature("columns", inputs, outputs, frame=True)
     model = Model(EstimatorFunctions(Mean(), rows=Frames(inputs)), signature)
     with pytest.raises(UsageError, match="depends on the other rows of its request"):
-        _golden(model, tensors, [Mean().predict(BASE)])
+        _golden(model, tensors, {"predict": Mean().predict(X)}, None)
 
 
 def test_integers_beside_a_missing_one_are_those_of_pandas_or_refused() -> None:

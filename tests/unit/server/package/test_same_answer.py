@@ -298,6 +298,24 @@ def test_a_class_that_is_not_text_is_refused_and_never_replaced() -> None:
         served(model, X, y)
 
 
+FAR = pd.DataFrame(np.random.default_rng(SEED).normal(1e4, 1, (400, 3)).astype(np.float32), columns=list("abc"))
+"""Columns whose differences have few digits in single precision."""
+
+
+def test_an_output_that_single_precision_rounds_otherwise_in_larger_requests_is_left_out_or_names_the_cause() -> None:
+    y = np.where(FAR.a + FAR.b > 2e4, 1, 0)
+    model = RidgeClassifier().fit(FAR, y)
+    described = manifest.parse(package.build(model, FAR, y)[MANIFEST])
+    assert described.signature.frame
+    assert [spec.name for spec in described.signature.outputs] == ["predict"]
+    assert [output["name"] for output in described.golden.outputs] == ["predict"]
+    with pytest.raises(UsageError, match="convert these columns to float64, and fit again"):
+        package.build(model, FAR, y, outputs=["decision_function"])
+    wide = FAR.astype(np.float64)
+    described = manifest.parse(package.build(RidgeClassifier().fit(wide, y), wide, y)[MANIFEST])
+    assert [spec.name for spec in described.signature.outputs] == ["predict", "decision_function"]
+
+
 @pytest.mark.attack
 def test_a_class_of_several_targets_that_is_not_text_is_refused() -> None:
     X = TABLE[["amount"]].to_numpy()
