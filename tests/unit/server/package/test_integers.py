@@ -42,9 +42,9 @@ STEP = {power: 2 ** max(0, power - 53) for power in POWERS}
 def integers() -> Iterator[int]:
     """Integers of 64 bits: near powers of 2, near the middle of two numbers of either precision, and as printed."""
     for power in POWERS:
-        for _ in range(2):
-            single = 2 ** max(1, power - 23)
-            near = 2**power + int(RANDOM.integers(-30, 30)) * single
+        single = 2 ** max(1, power - 23)
+        for steps in (-6, 2, int(RANDOM.integers(-14, 14))):
+            near = 2**power + steps * single
             yield from (near + offset for offset in (-1, 0, 1, single // 2, single // 2 - 1, single // 2 + 1))
         for offset in RANDOM.integers(-3000, 3000, 5).tolist():
             yield 2**power + offset * STEP[power]
