@@ -234,7 +234,7 @@ def beyond_exact(what: str, datatype: str) -> RequestError:
 
 def is_changed(integers: Array, datatype: str) -> bool:
     """Whether one of these integers is another number in a floating-point ``datatype``."""
-    if integers.itemsize * 8 <= _BITS[datatype]:
+    if integers.itemsize * 8 <= _BITS[datatype] or _are_within(integers, 2 ** _BITS[datatype]):
         return False
     dtype, top = DTYPES[datatype], 2.0 ** (8 * integers.itemsize - (integers.dtype.kind == "i"))
     with np.errstate(over="ignore"):  # 70,000 is infinite in FP16
@@ -244,9 +244,17 @@ def is_changed(integers: Array, datatype: str) -> bool:
     return not bool((inside & (np.where(inside, floats, 0.0).astype(integers.dtype) == integers)).all())
 
 
+def _are_within(integers: Array, limit: int) -> bool:
+    if integers.size <= _FEW:
+        return all(-limit <= integer <= limit for integer in integers.ravel().tolist())
+    return bool(integers.min() >= -limit and integers.max() <= limit)
+
+
 def is_rounded_twice(integers: Array) -> bool:
     """Whether one of these integers is another number in single precision if it is rounded to double precision first:
     it is near the middle of two numbers, and the first rounding moves it there."""
+    if _are_within(integers, EXACT_INTEGER):
+        return False
     return not np.array_equal(integers.astype(np.float64).astype(np.float32), integers.astype(np.float32))
 
 
