@@ -49,10 +49,15 @@ test: setup ## Run all tests: checks, models, processes, a real API server, a br
 test-router: setup ## Run only the tests of the router's HAProxy, without a cluster
 	$(BIN)/python -m pytest tests/integration/router -n 4 -q  # they wait for most of the time
 
-.PHONY: test-models
-test-models: setup ## Run only the census of models, the fuzzers and the libraries' formats, with the CPU time that others leave
-	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
+# Two targets: at the end of `make test`, nothing else runs, and the fuzzers use one core.
+.PHONY: test-models test-census test-formats
+test-models: test-formats test-census ## Run only the census of models, the fuzzers and the libraries' formats, with the CPU time that others leave
+
+test-formats: setup
 	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) $(FORMATS) -q
+
+test-census: setup
+	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
 
 .PHONY: test-cluster
 test-cluster: setup ## Run only the tests on a whole cluster under traffic, on two at a time, and the commands of the READMEs
