@@ -49,10 +49,15 @@ test: setup ## Run all tests: checks, models, processes, a real API server, a br
 test-router: setup ## Run only the tests of the router's HAProxy, without a cluster
 	$(BIN)/python -m pytest tests/integration/router -n 4 -q  # they wait for most of the time
 
-.PHONY: test-models
-test-models: setup ## Run only the census of models, the fuzzers and the libraries' formats, with the CPU time that others leave
-	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
+# Two targets: at the end of `make test`, nothing else runs, and the fuzzers use one core.
+.PHONY: test-models test-census test-formats
+test-models: test-formats test-census ## Run only the census of models, the fuzzers and the libraries' formats, with the CPU time that others leave
+
+test-formats: setup
 	nice -n 10 $(BIN)/python -m pytest tests/fuzz_formats $(FUZZ) $(FORMATS) -q
+
+test-census: setup
+	nice -n 10 $(BIN)/python -m pytest tests/census -n 2 --dist worksteal -q
 
 .PHONY: test-cluster
 test-cluster: setup ## Run only the tests on a whole cluster under traffic, on two at a time, and the commands of the READMEs
@@ -74,7 +79,7 @@ test-attack: setup ## Run only what attackers would try, of every kind of test, 
 
 .PHONY: check
 check: setup ## Run the fast checks, in less than a minute: lint, types, layers, generated files, links, unit tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types unit-server unit-rest
 
 .PHONY: lint
 lint: setup ## Check every language, the layers, the generated files and the links
@@ -98,9 +103,16 @@ lint: setup ## Check every language, the layers, the generated files and the lin
 types: setup ## Run mypy --strict
 	$(BIN)/mypy
 
-.PHONY: unit
+# Two halves that take the same CPU time. Each of two workers of pytest-xdist would import and collect all tests.
+.PHONY: unit unit-server unit-rest
 unit: setup ## Run only the unit tests, without those that simulate whole rollouts or train many models
-	$(BIN)/python -m pytest tests/unit -q -n 2 --dist worksteal -m "not simulation and not models"
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target unit-server unit-rest
+
+unit-server: setup
+	$(BIN)/python -m pytest tests/unit/server -q -m "not simulation and not models"
+
+unit-rest: setup
+	$(BIN)/python -m pytest tests/unit --ignore tests/unit/server -q -m "not simulation and not models"
 
 .PHONY: simulations
 simulations: setup ## Run only the unit tests that simulate whole rollouts

@@ -71,6 +71,10 @@ class RevisionState:
         return sum(pod.ready and not pod.terminating for pod in self.pods)
 
 
+_NOTHING = RevisionState()
+"""A revision without children; a decision looks up some thirty revisions."""
+
+
 @dataclass(frozen=True)
 class Router:
     """One HAProxy process of a router pod that is ready."""
@@ -189,4 +193,4 @@ class Observed:
 
     def revision(self, identity: str) -> RevisionState:
         """Return the state of a revision; empty if it has no children."""
-        return self.revisions.get(identity, RevisionState())
+        return self.revisions.get(identity, _NOTHING)
