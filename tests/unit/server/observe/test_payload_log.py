@@ -48,7 +48,7 @@ def counted(log: PayloadLog) -> dict[str, int]:
 
 def settled(log: PayloadLog, wanted: dict[str, int]) -> None:
     """Wait until the rows have these outcomes."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while counted(log) != wanted:
         assert time.monotonic() < end, counted(log)
         time.sleep(0.001)
