@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmodel_server.errors import RequestError
+from mlmodel_server.errors import ModelFailure, RequestError
 
 Array = NDArray[Any]
 
@@ -42,6 +42,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 EXACT_INTEGER = 2**53
 """Greater integers may not be exact as floating-point numbers: two of them can become one."""
+
+WRITE_DIGITS = "has an integer beyond 2^53 with a fraction or an exponent: write all of its digits, and nothing else"
+"""Completes the error about a number that JSON and CSV have rounded before it could become an integer."""
 
 MAX_DIMENSIONS = 8
 """Maximum number of dimensions, and of levels of nested data; models of tables need fewer."""
@@ -167,15 +170,34 @@ def finite(array: Array) -> bool:
 
 
 def elements(array: Array) -> list[Any]:
-    """Return the elements, row-major, as int, float, bool or str of Python."""
+    """Return the elements, row-major, as int, float, bool or str of Python. Raise UnicodeDecodeError for bytes that are
+    not text."""
     flat: list[Any] = array.ravel().tolist()
     if array.dtype.kind == "U" or datatype_of(array.dtype) != "BYTES":
         return flat
-    return [_text(element) for element in flat]
+    return [text_of(element) for element in flat]
 
 
-def _text(element: Any) -> str:
-    return element.decode(errors="replace") if isinstance(element, bytes) else str(element)
+def text_of(element: Any) -> str:
+    """Return an element of a response that is neither a number nor a boolean. Raise UnicodeDecodeError for bytes that
+    are not text."""
+    return element.decode() if isinstance(element, bytes) else str(element)
+
+
+def texts_of(name: str, array: Array) -> list[str]:
+    """Return the elements of the output ``name``, row-major, as texts.
+
+    Raise :class:`ModelFailure` for half of a surrogate pair, and for bytes that are not UTF-8: any text in their place
+    would be another answer.
+    """
+    try:
+        found = elements(array)
+        "".join(found).encode()
+    except UnicodeError:
+        raise ModelFailure(
+            f"output {name} has half of a surrogate pair, or bytes that are not UTF-8, which no response can have"
+        ) from None
+    return found
 
 
 def shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
@@ -196,13 +218,44 @@ def quoted(text: str) -> str:
     return repr(text if len(text) <= 64 else text[:61] + "...")
 
 
-def beyond_exact(what: str) -> RequestError:
-    """Return the error about an integer beyond :data:`EXACT_INTEGER` where a model computes with floating-point
-    numbers; ``what`` names the input."""
+_BITS = {datatype: np.finfo(dtype).nmant + 1 for datatype, dtype in DTYPES.items() if dtype.kind == "f"}
+"""Up to 2 to this power, a floating-point number holds every integer."""
+
+
+def beyond_exact(what: str, datatype: str) -> RequestError:
+    """Return the error about an integer that is another number in ``datatype``, with which a model computes; ``what``
+    names the input."""
     return RequestError(
-        f"{what} has an integer beyond 2^53, which this model's table of floating-point numbers does not hold exactly: "
-        "train the model on a column of texts instead"
+        f"{what} has an integer beyond 2^{_BITS[datatype]} that is not exact in {datatype}, with which this model "
+        "computes: if rounding is meant, send a floating-point number (FP64, or with .0 in rows); if it is an id, "
+        "train the model on texts, and send text (BYTES)"
     )
+
+
+def is_changed(integers: Array, datatype: str) -> bool:
+    """Whether one of these integers is another number in a floating-point ``datatype``."""
+    if integers.itemsize * 8 <= _BITS[datatype] or _are_within(integers, 2 ** _BITS[datatype]):
+        return False
+    dtype, top = DTYPES[datatype], 2.0 ** (8 * integers.itemsize - (integers.dtype.kind == "i"))
+    with np.errstate(over="ignore"):  # 70,000 is infinite in FP16
+        floats = integers.astype(dtype).astype(np.float64)
+    inside = np.abs(floats) < top  # 2^63 - 1 has become 2^63
+    inside |= floats == -top
+    return not bool((inside & (np.where(inside, floats, 0.0).astype(integers.dtype) == integers)).all())
+
+
+def _are_within(integers: Array, limit: int) -> bool:
+    if integers.size <= _FEW:
+        return all(-limit <= integer <= limit for integer in integers.ravel().tolist())
+    return bool(integers.min() >= -limit and integers.max() <= limit)
+
+
+def is_rounded_twice(integers: Array) -> bool:
+    """Whether one of these integers is another number in single precision if it is rounded to double precision first:
+    it is near the middle of two numbers, and the first rounding moves it there."""
+    if _are_within(integers, EXACT_INTEGER):
+        return False
+    return not np.array_equal(integers.astype(np.float64).astype(np.float32), integers.astype(np.float32))
 
 
 def about_dates(value: Any) -> str:

@@ -47,7 +47,7 @@ def test_versions_of_a_busy_node_are_promoted(
     cluster: Cluster, model: Model, traffic: StartTraffic, busy_rollouts: int
 ) -> None:
     model.apply("v1")
-    model.wait_ready(120, "v1")
+    model.wait_ready(180, "v1")
     normal = latency(traffic, "normal")
     starved, held = [], 0
     with traffic(rate=20) as clients:

@@ -156,7 +156,7 @@ def test_a_server_pod_accepts_its_router_the_operator_its_own_model_and_probes_a
     apply_builtin(cluster, here, "other")
     apply_builtin(cluster, elsewhere, NAME)
     neighbour, stranger = start_other(cluster, here), start_other(cluster, elsewhere)
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     wait_serving(cluster, here, "other")
     wait_serving(cluster, elsewhere, NAME)
     server, sibling = pods(cluster, here, component(NAME, "server"))
@@ -231,7 +231,7 @@ def test_a_rollout_goes_on_where_everything_is_denied_but_what_the_manual_permit
     model.apply("v1", serving={"replicas": 2})
     apply_builtin(cluster, here, "secure", traffic={"tls": {"secretName": "tumour-tls"}})
     neighbour, stranger = start_other(cluster, here), start_other(cluster, elsewhere)
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     wait_serving(cluster, here, "secure")
     (router,) = pods(cluster, here, component(NAME, "router"))
 

@@ -38,7 +38,7 @@ def test_an_idle_operator_writes_nothing_but_its_lease(cluster: Cluster, model: 
         ]
 
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     assert writes(0), "the audit log shows what the operator wrote for this version"
     # An operator is idle once it has posted the Event of its last decision, which follows the status.
     wait_for("the operator is idle for 5 s", 60, lambda: not writes(time.time() - 5))
@@ -50,7 +50,7 @@ def test_an_idle_operator_writes_nothing_but_its_lease(cluster: Cluster, model: 
 
 def test_memory_stays_small(cluster: Cluster, model: Model, traffic: StartTraffic) -> None:
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=50) as clients:
         clients.wait(lambda seen: seen.sent > 500, 60, "500 requests")
         clients.stop()
@@ -78,7 +78,7 @@ def test_rolling_restarts_lose_no_request(
     requests, on keep-alive and on new connections; and large ones, which take longer to send than the time until
     SIGTERM, so that the pod has some of them in flight, and which the router cannot retry."""
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     (deployment,) = model("get", "deployments", "-l", SERVERS, "-o", "name").split()
     start = partial(
         Traffic, cluster.kubectl, cluster.kubectl_command, model.namespace, image=installed_operator.image("server")
@@ -126,7 +126,7 @@ def large(bodies: list[Any]) -> dict[str, Any]:
 
 def test_load_adds_pods_to_the_revision_under_load(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1", serving={"autoscaling": {"maxReplicas": 3, "cpuPercent": 20}})
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=300):
         wait_for("the autoscaler has added a pod", 180, lambda: len(model.pods()) > 1, every=1)
         status = model.wait(
@@ -154,7 +154,7 @@ def test_a_first_version_that_cannot_load_gives_the_reason_and_a_good_one_replac
     assert "clipped" in message(status)
     assert condition(status, "Ready") == "False"
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
 
 
 def test_kubectl_wait_and_the_columns_of_kubectl_get(model: Model) -> None:
@@ -173,7 +173,7 @@ def test_pods_meet_the_restricted_profile_and_the_operator_cannot_read_secrets(c
     """The namespace enforces the profile, so pods that violate it would not exist."""
     cluster.kubectl("label", "namespace", model.namespace, "pod-security.kubernetes.io/enforce=restricted")
     model.apply("v1", serving={"replicas": 2})
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     denied = subprocess.run(
         [
             *cluster.kubectl_command,

@@ -67,7 +67,7 @@ def test_a_version_that_is_right_less_often_is_rolled_back(
 ) -> None:
     rollout = {"steps": [{"weight": 50, "minSeconds": 600}], "gates": {"quality": {}}, "bakeSeconds": 3}
     model.apply("v1", rollout=rollout)
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     start_clients(model, trained[1][:20], {"v1": 0.9, "v2": 0.8})
     model.apply("v2", rollout=rollout)
     status = model.wait("v2 is rolled back", 300, lambda status: condition(status, "RolledBack") == "True")
@@ -120,7 +120,7 @@ def test_with_a_feedback_key_only_the_pods_make_ids_until_another_secret_is_name
     rollout = {"steps": [{"weight": 50}], "bakeSeconds": 3, "onNoEvidence": "Promote", "maxSeconds": 2}
     first = secret(model, "tumour-feedback")
     model.apply("v1", rollout=rollout, serving={"feedbackKey": {"secretName": "tumour-feedback"}})
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     own, _ = post("infer", trained[1][0])
     assert feedback(own)["scored"] == 1
     assert is_rejected(feedback(forged("")))

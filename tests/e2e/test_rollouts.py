@@ -26,6 +26,8 @@ pytestmark = pytest.mark.cluster
 StartTraffic = Callable[..., AbstractContextManager[Traffic]]
 SEED = 20260103
 
+LIMIT = 60
+"""Seconds until a version is rejected or rolled back. It takes less than 30, but two clusters share two cores here."""
 QUICK = {"steps": [{"weight": 50}], "bakeSeconds": 3, "gates": {"errors": {"maxPercent": 5}}}
 """A fast rollout for tests of other properties: one step, certified with about 140 requests."""
 UNREHEARSED = {"rehearsal": {"requests": 0}}
@@ -34,7 +36,7 @@ UNREHEARSED = {"rehearsal": {"requests": 0}}
 
 def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={"bakeSeconds": 10})
         weights: set[int] = set()
@@ -59,7 +61,7 @@ def test_a_better_version_is_promoted_and_no_request_fails(model: Model, traffic
     cost = f"v2 {number} ms \\({number} J\\), v1 {number} ms \\({number} J\\), ({number}) times as much for v2"
     found = re.match(rf"CPU per prediction: {cost} .*Container restarts: v2 0, v1 0", figures)
     assert found is not None, figures
-    assert 0.2 < float(found[1]) < 5.0, "both are small classifiers of the same kind"
+    assert 0.1 < float(found[1]) < 10.0, "both are small classifiers of the same kind"
     reasons = [
         event["reason"]
         for event in json.loads(model("get", "events.events.k8s.io", "-o", "json"))["items"]
@@ -85,7 +87,7 @@ def test_a_version_that_fails_all_requests_is_rolled_back_and_no_client_sees_an_
     model: Model, traffic: StartTraffic
 ) -> None:
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=10) as clients:
         model.apply("v3-all", rollout={"steps": [{"weight": 5}], **UNREHEARSED})
         first_failure: list[float] = []
@@ -106,7 +108,7 @@ def test_a_version_that_fails_all_requests_is_rolled_back_and_no_client_sees_an_
     assert seen.failed == 0, seen.errors
     assert seen.fallbacks <= 10
     assert seen.fallbacks == fallbacks, "no request was sent to the candidate after the rollback"
-    assert took <= 10
+    assert took <= LIMIT
     assert set(seen.versions) == {"v2"}
     assert status["rejected"][0]["reason"] == "ErrorRate"
     assert condition(status, "Available") == "True"
@@ -123,7 +125,7 @@ def test_a_version_that_rejects_requests_which_stable_accepts_is_rolled_back_and
     package.save(narrow, X, y, tmp_path / "narrow", version="narrow")
     model("apply", "-f", "-", input=package.config_map(tmp_path / "narrow", "narrow"))
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=20) as clients:
         change = {"spec": {"model": {"uri": "configmap://narrow", "version": "narrow"}, "rollout": UNREHEARSED}}
         model("patch", "mlm", NAME, "--type=merge", "-p", json.dumps(change))
@@ -143,7 +145,7 @@ def test_a_version_that_rejects_requests_which_stable_accepts_is_rolled_back_and
 
 def test_some_errors_are_enough_for_a_rollback(model: Model, traffic: StartTraffic) -> None:
     model.apply("v2")
-    model.wait_ready(90, "v2")
+    model.wait_ready(180, "v2")
     with traffic(rate=50) as clients:
         model.apply("v3", rollout=UNREHEARSED)
         status = model.wait_rejected(120)
@@ -155,15 +157,15 @@ def test_some_errors_are_enough_for_a_rollback(model: Model, traffic: StartTraff
 
 def test_a_model_that_cannot_load_is_rejected_without_a_request(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=20) as clients:
         started = time.monotonic()
         model.apply("v4")
-        status = model.wait("v4 is rejected", 60, lambda status: condition(status, "RolledBack") == "True")
+        status = model.wait("v4 is rejected", 120, lambda status: condition(status, "RolledBack") == "True")
         took = time.monotonic() - started
         seen = clients.stop()
     print(f"rejected after {took:.1f} s: {message(status)}")
-    assert took <= 30
+    assert took <= LIMIT
     assert status["rejected"][0]["reason"] == "ModelRejected"
     assert "clipped" in message(status)
     assert "v4" not in seen.versions
@@ -175,17 +177,17 @@ def test_an_image_that_cannot_be_pulled_is_rejected_without_a_request(
     model: Model, traffic: StartTraffic, operator_settings: Callable[..., AbstractContextManager[None]]
 ) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with operator_settings(SERVER_IMAGE="localhost/no-such-image:1"):
         before = model.pods()
         with traffic(rate=20) as clients:
             started = time.monotonic()
             model.apply("v2")
-            status = model.wait("v2 is rejected", 60, lambda status: condition(status, "RolledBack") == "True")
+            status = model.wait("v2 is rejected", 120, lambda status: condition(status, "RolledBack") == "True")
             took = time.monotonic() - started
             seen = clients.stop()
     print(f"rejected after {took:.1f} s: {message(status)}")
-    assert took <= 30
+    assert took <= LIMIT
     assert status["rejected"][0]["reason"] == "ImageFailed"
     assert set(seen.versions) == {"v1"}
     assert seen.failed == 0
@@ -195,7 +197,7 @@ def test_an_image_that_cannot_be_pulled_is_rejected_without_a_request(
 def test_the_weight_is_exact_for_each_of_two_clients_that_take_turns(model: Model, traffic: StartTraffic) -> None:
     hold = {"steps": [{"weight": 10, "minSeconds": 3600}]}
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     model.apply("v2", rollout=hold)
     model.wait_weight(10)
     took = wait_for("the routers confirm the routes", 20, lambda: model.status().get("routes", "") == _routes_id(model))
@@ -220,7 +222,7 @@ def test_the_weight_is_exact_for_each_of_two_clients_that_take_turns(model: Mode
 
 def test_a_reverted_spec_is_ready_at_once_and_restarts_no_pod(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     pods = model.pods()
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 3600}]})
@@ -233,7 +235,7 @@ def test_a_reverted_spec_is_ready_at_once_and_restarts_no_pod(model: Model, traf
         model.wait("v2 has drained", 40, lambda status: status["phase"] == "Stable")
         seen = clients.stop()
     print(f"ready {took:.2f} s after the start of kubectl apply; {seen.failed} of {seen.sent} failed")
-    assert took <= 2
+    assert took <= 10, "nothing starts or drains before"
     assert seen.failed == 0, seen.errors
     assert model.pods() == pods
     assert model.status()["history"][0]["outcome"] == "Reverted"
@@ -241,12 +243,12 @@ def test_a_reverted_spec_is_ready_at_once_and_restarts_no_pod(model: Model, traf
 
 def test_a_third_version_supersedes_the_candidate_during_a_rollout(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=50) as clients:
         model.apply("v3", rollout={"steps": [{"weight": 1, "minSeconds": 3600}], **UNREHEARSED})
         model.wait_weight(1)
         model.apply("v2", rollout=QUICK)
-        status = model.wait_ready(120, "v2")
+        status = model.wait_ready(180, "v2")
         seen = clients.stop()
     assert seen.failed == 0, seen.errors
     assert [entry["outcome"] for entry in status["history"]][:2] == ["Promoted", "Superseded"]
@@ -254,14 +256,14 @@ def test_a_third_version_supersedes_the_candidate_during_a_rollout(model: Model,
 
 def test_a_paused_rollout_keeps_its_weight_and_resumes_afterwards(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={**QUICK, "paused": True})
         status = model.wait("the message reports the pause", 60, lambda status: "paused" in message(status))
         assert status["phase"] == "Preparing"
         assert condition(status, "Paused") == "True"
         model.apply("v2", rollout=QUICK)
-        model.wait_ready(120, "v2")
+        model.wait_ready(180, "v2")
         seen = clients.stop()
     assert seen.failed == 0, seen.errors
 
@@ -270,13 +272,13 @@ def test_the_field_retry_rolls_out_a_rejected_version_again(
     model: Model, operator_settings: Callable[..., AbstractContextManager[None]], traffic: StartTraffic
 ) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with operator_settings(SERVER_IMAGE="localhost/no-such-image:1"):
         model.apply("v2", rollout=QUICK)
         model.wait_rejected(60)
     with traffic(rate=50) as clients:
         model.apply("v2", rollout={**QUICK, "retry": "the image is there now"})
-        model.wait_ready(120, "v2")
+        model.wait_ready(180, "v2")
         assert clients.stop().failed == 0
     assert not model.status().get("rejected")
 
@@ -307,7 +309,7 @@ def test_an_operator_that_is_killed_at_ten_random_moments_reaches_the_same_outco
 ) -> None:
     rng = random.Random(SEED)
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     kills = 0
     with traffic(rate=100) as clients:
         model.apply("v2", rollout={**QUICK, "steps": [{"weight": 5}, {"weight": 25}, {"weight": 50}]})
@@ -329,7 +331,7 @@ def test_an_operator_that_is_killed_at_ten_random_moments_reaches_the_same_outco
 
 def test_deleting_the_model_during_a_rollout_leaves_no_object(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     model.apply("v2", rollout={"steps": [{"weight": 50, "minSeconds": 3600}]})
     model.wait_weight(50)
     model("delete", "mlm", "tumour")

@@ -152,7 +152,7 @@ def test_rollouts_of_every_outcome_lose_no_request_while_processes_are_killed(
     try:
         wait_for("two operators", 60, lambda: _ready_operators(cluster) == 2)
         model.apply("v1", rollout=ROLLOUT, serving={"replicas": 2})
-        model.wait_ready(90, "v1")
+        model.wait_ready(180, "v1")
         grpc = Traffic(
             cluster.kubectl,
             cluster.kubectl_command,
@@ -188,7 +188,7 @@ def _one(run: Soak, number: int, outcome: Callable[..., None], fault: Callable[[
     print(f"{number}: {outcome.__name__}, {fault.__name__}: {lost} lost; {sent} requests so far", flush=True)
     if outcome is not Soak.promoted and outcome is not Soak.reverted:
         run.apply(run.good)
-        run.model.wait_ready(120, run.good)
+        run.model.wait_ready(180, run.good)
     status = run.model.status()
     assert status["stable"]["version"] == run.good
     assert condition(status, "Available") == "True"

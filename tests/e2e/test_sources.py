@@ -122,7 +122,7 @@ def test_a_package_in_s3_uses_credentials_from_the_secret_and_does_not_disclose_
         secret(PASSWORD)
         # A new pod mounts the changed Secret at once; the old one would see the change after up to two minutes.
         model("delete", "pod", "-l", "mlmodel.dev/component=server", "--wait=false")
-        status = model.wait_ready(120, "v1")
+        status = model.wait_ready(180, "v1")
         assert status["stable"]["digest"] == f"sha256:{source['sha256']}"
         server_pod = f"deploy/{NAME}-{status['stable']['revision']}"
         seen = model("exec", server_pod, "-c", "server", "--", "sh", "-c", "env; ls -R /etc/mlmodel 2>&1 || true")
@@ -210,7 +210,7 @@ def test_an_image_is_mounted_by_the_node_and_a_missing_one_is_rejected(
             ]
         )
         apply(model, spec({"uri": f"oci://{repository}@{digest}", "version": "v1"}))
-        status = model.wait_ready(120, "v1")
+        status = model.wait_ready(180, "v1")
         assert status["stable"]["digest"] == digest
         with traffic(rate=20) as clients:
             apply(model, spec({"uri": f"oci://{repository}@sha256:{'0' * 64}", "version": "v2"}))
@@ -364,7 +364,7 @@ def test_rollouts_with_only_grpc_traffic_promote_and_roll_back_and_no_call_fails
     cluster: Cluster, model: Model, trained: tuple[Path, list[Any]]
 ) -> None:
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     url = f"grpc://{NAME}.{model.namespace}.svc:9000/{NAME}"
     image = installed_operator.image("server")
     with Traffic(cluster.kubectl, cluster.kubectl_command, model.namespace, url, trained[1], image=image) as clients:

@@ -82,7 +82,7 @@ def test_a_lost_status_costs_no_request(
 ) -> None:
     version, rollout, until = MOMENTS[moment]
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=20) as clients:
         model.apply(version, rollout=rollout)
         before = model.wait(moment, 300, until)
@@ -116,7 +116,7 @@ def test_a_lost_status_costs_no_request(
 @pytest.mark.attack(held=True)
 def test_a_deployment_that_was_changed_is_not_adopted(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    status = model.wait_ready(90, "v1")
+    status = model.wait_ready(180, "v1")
     name = f"{NAME}-{status['stable']['revision']}"
     with traffic(rate=20) as clients:
         body = model.get()
@@ -138,4 +138,4 @@ def test_a_deployment_that_was_changed_is_not_adopted(model: Model, traffic: Sta
         clients.wait_for_requests(100)
         assert clients.stop().failed == 0
         model("delete", "deployment", name)
-        model.wait_ready(90, "v1")
+        model.wait_ready(180, "v1")

@@ -29,7 +29,7 @@ def test_frozen_routes_cost_no_request_and_the_rollout_goes_on(model: Model, tra
     """Kubelet keeps the content of an immutable ConfigMap, for new pods on the node too, after it was made again."""
     routes = f"{NAME}-routes"
     model.apply("v1")
-    model.wait_ready(90, "v1")
+    model.wait_ready(180, "v1")
     with traffic(rate=20) as clients:
         former = read(model, "configmap", routes)
         change = {"data": {"routes": NOWHERE}, "immutable": True}
@@ -47,7 +47,7 @@ def test_frozen_routes_cost_no_request_and_the_rollout_goes_on(model: Model, tra
         model("rollout", "status", f"deployment/{NAME}-router", "--timeout=90s")
         clients.wait_for_requests(100)
         model.apply("v2", rollout=QUICK)
-        model.wait_ready(150, "v2")
+        model.wait_ready(180, "v2")
         clients.wait_for_requests(100)
         seen = clients.stop()
     print(f"{seen.failed} of {seen.sent} failed, by version {seen.versions}")
@@ -57,7 +57,7 @@ def test_frozen_routes_cost_no_request_and_the_rollout_goes_on(model: Model, tra
 
 def test_what_runs_is_neither_chosen_by_status_nor_by_a_changed_deployment(model: Model, traffic: StartTraffic) -> None:
     model.apply("v1")
-    status = model.wait_ready(90, "v1")
+    status = model.wait_ready(180, "v1")
     name = f"{NAME}-{status['stable']['revision']}"
     template = read(model, "deployment", name)["spec"]["template"]
     pods = model.pods()

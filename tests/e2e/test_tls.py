@@ -47,7 +47,7 @@ def test_a_certificate_is_awaited_renewed_without_a_lost_request_and_a_broken_on
     model("apply", "-f", str(model.out / "tumour-v1.yaml"))
     source = {"uri": "configmap://tumour-v1", "version": "v1"}
     apply(model, spec(source))
-    model.wait_ready(120, "v1")
+    model.wait_ready(180, "v1")
     host = f"{NAME}.{model.namespace}.svc"
     authority, ca = Authority(), tmp_path / "ca.pem"
     ca.write_bytes(authority.pem)
@@ -66,7 +66,7 @@ def test_a_certificate_is_awaited_renewed_without_a_lost_request_and_a_broken_on
     assert status_code(f"http://{host}/v2/models/{NAME}") == "200"
 
     write(model, authority.issue("first", host))
-    status = model.wait_ready(120, "v1")
+    status = model.wait_ready(180, "v1")
     assert status["url"].startswith(f"https://{host}/")
     cluster.wait("https answers", lambda: status_code(f"https://{host}/v2/models/{NAME}") == "200", seconds=30)
     cluster.wait("http does not", lambda: status_code(f"http://{host}/v2/models/{NAME}") == "403", seconds=30)

@@ -14,7 +14,6 @@ from mlmodel_server.formats.opened import CONTRIBUTIONS, Functions, Opened, Tabl
 from mlmodel_server.manifest import Manifest, Signature
 from mlmodel_server.tensors import (
     DTYPES,
-    EXACT_INTEGER,
     Array,
     InferRequest,
     InferResponse,
@@ -23,7 +22,11 @@ from mlmodel_server.tensors import (
     about_dates,
     beyond_exact,
     datatype_of,
+    is_changed,
     is_missing,
+    is_rounded_twice,
+    kind,
+    missing_texts,
     named,
     quoted,
 )
@@ -41,10 +44,19 @@ _SINGLE = float(np.finfo(np.float32).max)
 class Model:
     """Functions and their signature. Safe to call from several threads: a prediction changes no state."""
 
-    def __init__(self, functions: Functions, signature: Signature, absent: str = "", *, by_row: bool = True) -> None:
+    def __init__(
+        self,
+        functions: Functions,
+        signature: Signature,
+        absent: str = "",
+        *,
+        by_row: bool = True,
+        single: bool = False,
+    ) -> None:
         """``absent`` says how to get outputs that are missing here, for the error about an unknown one. ``by_row`` is
-        whether the answer to a row is the same beside other rows."""
-        self.signature, self._absent = signature, absent
+        whether the answer to a row is the same beside other rows, ``single`` that of
+        :class:`~mlmodel_server.formats.opened.Opened`."""
+        self.signature, self.single, self._absent = signature, single, absent
         self.batchable = all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
         """Whether a request may have any number of rows."""
         self.can_join = self.batchable and by_row
@@ -58,7 +70,8 @@ class Model:
         self._numeric = not signature.frame and all(spec.datatype != "BYTES" for spec in signature.inputs)
         self._is_number = [not signature.frame and spec.datatype != "BYTES" for spec in signature.inputs]
         self.width = signature.inputs[0].shape[-1] if signature.layout == "matrix" else len(signature.inputs)
-        self._matrix_dtype = DTYPES[signature.inputs[0].datatype if signature.layout == "matrix" else "FP64"]
+        self._matrix_datatype = signature.inputs[0].datatype if signature.layout == "matrix" else "FP64"
+        self._matrix_dtype = DTYPES[self._matrix_datatype]
 
     def infer(self, request: InferRequest) -> InferResponse:
         """Predict one request.
@@ -178,29 +191,38 @@ class Model:
             return array
         if tensor.datatype == "BYTES":
             raise RequestError(f"input {quoted(tensor.name)}: datatype must be a number type, not {tensor.datatype}")
-        if dtype.kind == "f" and _is_inexact(array):
-            raise beyond_exact(f"input {quoted(tensor.name)}")
-        table = _elements(tensor, self.signature.inputs[0]).astype(dtype)
-        if (
-            dtype != np.float64
-            and dtype.kind == "f"
-            and array.dtype.itemsize > dtype.itemsize
-            and not np.array_equal(np.isfinite(array), np.isfinite(table))
-        ):
-            raise RequestError(f"input {quoted(tensor.name)}: data holds a number outside the range of FP32")
-        return table
+        single = self.single and all(spec.datatype == "FP32" for spec in self.signature.inputs)
+        as_library = single and dtype == np.float32 and array.dtype != object
+        if dtype.kind == "f" and not as_library:
+            _reject_changed(tensor, self._matrix_datatype, single=single)
+        return _narrowed(_elements(tensor, self.signature.inputs[0]), self._matrix_datatype, tensor.name)
 
     def _joined(self, tensors: list[Tensor]) -> Array:
-        columns = self._by_position(tensors, _column)
+        columns = self._by_position(tensors, self._column)
         rows = self._rows(columns)
         table: Array = np.empty((rows, len(columns)), dtype=np.float64 if self._numeric else object)
         for index, column in enumerate(columns):
             if column.dtype is _OBJECT and self._is_number[index]:
                 column = column.astype(np.float64)  # None is a missing text, NaN a missing number
-            if self._numeric and _is_inexact(column):
-                raise beyond_exact(f"input {quoted(self.signature.inputs[index].name)}")
             table[:, index] = column
         return table
+
+    def _column(self, tensor: Tensor, spec: TensorSpec) -> Array:
+        """Return the values of one column of the table.
+
+        Raise :class:`RequestError` if an integer would become another number there, or in the column of a DataFrame.
+        """
+        if tensor.array.dtype.kind == "f":
+            return _column(tensor, spec)
+        if spec.datatype.startswith("FP") and self.signature.frame:
+            _reject_changed(tensor, spec.datatype)
+        elif (
+            self._numeric
+            or spec.datatype.startswith("FP")
+            or (tensor.array.dtype is _OBJECT and self._is_number[self._columns[spec.name]])
+        ):
+            _reject_changed(tensor, "FP64", single=self.single and spec.datatype == "FP32")
+        return _column(tensor, spec)
 
     def _as_sent(self, tensors: list[Tensor]) -> dict[str, Array]:
         arrays = self._by_position(tensors, _tensor)
@@ -271,9 +293,29 @@ def bytes_of(table: Table) -> int:
     return sum(array.size * OBJECT_BYTES if array.dtype == object else array.nbytes for array in arrays)
 
 
-def _is_inexact(array: Array) -> bool:
-    """Whether an array has an integer that may not be exact as a floating-point number."""
-    return array.dtype.kind in "iu" and array.itemsize == 8 and bool((np.abs(array) > EXACT_INTEGER).any())
+def _reject_changed(tensor: Tensor, datatype: str, *, single: bool = False) -> None:
+    """Raise :class:`RequestError` if an integer is another number in a floating-point ``datatype``. If the library
+    rounds it to ``single`` precision itself, this must only be the number that it would round it to."""
+    if kind(tensor.datatype) is not int:
+        return
+    integers = tensor.array
+    if integers.dtype == object:
+        integers = integers[~missing_texts(integers)].astype(DTYPES[tensor.datatype])
+    if is_rounded_twice(integers) if single else is_changed(integers, datatype):
+        raise beyond_exact(f"input {quoted(tensor.name)}", datatype)
+
+
+def _narrowed(array: Array, datatype: str, name: str) -> Array:
+    """Return the elements of the input ``name`` in a datatype. Raise :class:`RequestError` if a number is out of its
+    range."""
+    dtype = DTYPES[datatype]
+    if dtype.kind != "f" or array.dtype.itemsize <= dtype.itemsize:
+        return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    if not np.array_equal(np.isfinite(array), np.isfinite(narrow)):
+        raise RequestError(f"input {quoted(name)}: data holds a number outside the range of {datatype}")
+    return narrow
 
 
 def _is_extreme(array: Array, may_be_missing: bool) -> bool:
@@ -318,7 +360,9 @@ def _tensor(tensor: Tensor, spec: TensorSpec) -> Array:
         expected not in (-1, sent) for expected, sent in zip(spec.shape, shape, strict=True)
     ):
         raise RequestError(f"input {quoted(tensor.name)}: shape must be {list(spec.shape)}, not {list(shape)}")
-    return _elements(tensor, spec).astype(DTYPES[spec.datatype], copy=False)
+    if spec.datatype.startswith("FP"):
+        _reject_changed(tensor, spec.datatype)
+    return _narrowed(_elements(tensor, spec), spec.datatype, tensor.name)
 
 
 def _elements(tensor: Tensor, spec: TensorSpec) -> Array:
@@ -396,7 +440,7 @@ def _explaining(opened: Opened, functions: Functions, signature: Signature) -> M
     """Return the model, with the contributions of the features as one more output if it can explain."""
     explain = opened.explain
     if explain is None:
-        return Model(functions, signature, by_row=opened.by_row)
+        return Model(functions, signature, by_row=opened.by_row, single=opened.single)
     row = Model(functions, signature).blank(opened.example)
     (probe,) = explain(row, (CONTRIBUTIONS,))
     spec = TensorSpec(CONTRIBUTIONS, datatype_of(probe.dtype), (-1, *probe.shape[1:]))
@@ -408,7 +452,8 @@ def _explaining(opened: Opened, functions: Functions, signature: Signature) -> M
             (answers[CONTRIBUTIONS],) = explain(table, (CONTRIBUTIONS,))
         return [answers[name] for name in wanted]
 
-    return Model(predict_and_explain, msgspec.structs.replace(signature, outputs=(*signature.outputs, spec)))
+    explained = msgspec.structs.replace(signature, outputs=(*signature.outputs, spec))
+    return Model(predict_and_explain, explained, single=opened.single)
 
 
 def _names_of(signature: Signature) -> set[str]:

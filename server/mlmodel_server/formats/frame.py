@@ -30,6 +30,10 @@ TEXTS = ("str", "string", "object")
 Build = Callable[[list[Any]], Any]
 
 
+class _Rounded(ValueError):
+    """An integer is another number in a column that has missing values too."""
+
+
 class Frames:
     """Makes the DataFrame of a table of objects. Safe to call from several threads."""
 
@@ -50,6 +54,11 @@ class Frames:
                 found[label] = build(values)
             except dates.NotADate as error:
                 raise RequestError(f"row {error.row}: input {quoted(name)} must be a date in {error}") from None
+            except _Rounded:
+                raise RequestError(
+                    f"input {quoted(name)} has an integer beyond 2^53 and a missing value, which make floating-point "
+                    "numbers of the integers in pandas: send the rows with a missing value in another request"
+                ) from None
             except (ValueError, TypeError, OverflowError):
                 raise RequestError(
                     f"input {quoted(name)} has a value that the column of the model cannot hold: send values like "
@@ -150,7 +159,11 @@ def _numbers(dtype: str) -> Build:
     def build(values: list[Any]) -> Array:
         if kind.kind != "f":
             if any(map(is_missing, values)):
-                return np.array(values, np.float64)
+                numbers: Array = np.array(values, np.float64)
+                for number, value in zip(numbers.tolist(), values, strict=True):
+                    if number != value and not is_missing(value):
+                        raise _Rounded
+                return numbers
             whole: Array = np.array(values, kind)
             if whole.tolist() != values:
                 raise ValueError("a fraction")

@@ -86,7 +86,8 @@ def _predict(running: Any) -> None:
                 raise
         else:
             rows = measured_rows(perf_counter() - started)
-            running.run(None, {node.name: _filled(node, fill, rows) for node in inputs})
+            if rows > 1:
+                running.run(None, {node.name: _filled(node, fill, rows) for node in inputs})
             return
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from mlmodel_server.errors import RefusedModel
 from mlmodel_server.manifest import Signature
-from mlmodel_server.tensors import DTYPES, Array, TensorSpec
+from mlmodel_server.tensors import DTYPES, Array, TensorSpec, text_of
 
 Table = Array | Mapping[str, Array]
 """The rows of one or several requests. For the layouts ``columns`` and ``matrix`` one array of shape [rows, columns]:
@@ -37,12 +37,13 @@ _MEASURED_ROWS, _MEASURED_SECONDS = 64, 0.1
 
 def names_of_classes(classes: Iterable[Any]) -> tuple[str, ...]:
     """Return the classes of a classifier as texts. Raise :class:`RefusedModel` if no response can have one of them."""
-    names = tuple(map(str, classes))
     try:
+        names = tuple(map(text_of, classes))
         "".join(names).encode()
-    except UnicodeEncodeError:
+    except UnicodeError:
         raise RefusedModel(
-            "one of its classes has half of a surrogate pair, which no UTF-8 text has: rename it, and fit again"
+            "one of its classes has half of a surrogate pair, or bytes that are not UTF-8, which no response can have: "
+            "rename it, and fit again"
         ) from None
     return names
 
@@ -113,7 +114,8 @@ class Opened:
     ``explain`` returns one output, ``contributions`` of shape [rows, features + 1]: how much each feature adds to the
     raw score of a row, and last the base score of every row; for a model with several raw scores [rows, scores,
     features + 1]. ``rows`` is what the estimator takes: see :mod:`.documents`. ``by_row`` is whether the answer to a
-    row is the same beside other rows. ``like_dates`` are columns of numbers that may have been dates in training.
+    row is the same beside other rows. ``single`` is whether the library itself rounds each number of an FP32 input to
+    single precision, also an integer. ``like_dates`` are columns of numbers that may have been dates in training.
     """
 
     format: str
@@ -129,6 +131,7 @@ class Opened:
     categories: UnplacedCategories | None = None
     rows: Literal["table", "texts", "dictionaries"] = "table"
     by_row: bool = True
+    single: bool = False
     like_dates: tuple[str, ...] = ()
 
 

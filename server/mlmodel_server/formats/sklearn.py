@@ -295,8 +295,15 @@ def _outputs(estimator: Any, functions: EstimatorFunctions, takes: _Takes) -> tu
 
 
 def classes_of(estimator: Any) -> tuple[str, ...]:
-    """Return the classes in the order of the columns of ``predict_proba``; empty unless it classifies one target."""
+    """Return the classes in the order of the columns of ``predict_proba``; empty unless it classifies one target.
+
+    Raise :class:`RefusedModel` if no response can have one of them, also of several targets.
+    """
     classes = getattr(estimator, "classes_", None)
-    if classes is None or isinstance(classes, list):
+    if classes is None:
+        return ()
+    if isinstance(classes, list):
+        for of_target in classes:
+            names_of_classes(np.ravel(of_target))
         return ()
     return names_of_classes(classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,13 +55,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 _OTHERS = {"yaml": "mlflow", "h5py": "tensorflow", "joblib": "sklearn", "skops": "sklearn"}
 """The extras of libraries that no format lists."""
 
-_NOT_USED = {"sklearn": ("pandas",)}
-"""What a library imports if it is installed, and never uses: scikit-learn's ``utils.fixes`` has a name for pandas. That
-takes a fifth of its import, and 45 MB."""
-
-_NOT_USED_ALONE = {"xgboost": ("sklearn", "pandas"), "lightgbm": ("sklearn", "pandas")}
-"""Likewise for a booster from a file: its library imports these for its wrappers, and for DataFrames, which a booster
-never gets. They take four fifths of its import, and 100 MB."""
+_NOT_USED = {"sklearn": ("pandas",), "xgboost": ("sklearn", "pandas"), "lightgbm": ("sklearn", "pandas")}
+"""What a library imports if it is installed, and a model from a file does not use. scikit-learn's ``utils.fixes`` only
+has a name for pandas, which takes a fifth of its import and 45 MB. XGBoost and LightGBM import these for their
+wrappers, and for DataFrames, which a booster never gets: four fifths of their import, and 100 MB."""
 
 
 def module_of(format: str) -> ModuleType:
@@ -77,30 +75,40 @@ def library(name: str) -> Any:
         raise RefusedModel(
             f"{not_installed('the model', top, extras.get(top, top))}; in the cluster, use a server image with it"
         )
-    with _absent(_NOT_USED.get(name, ())):
-        return _imported(name, extras.get(top, top))
+    return _imported(name, extras.get(top, top))
 
 
 def import_alone(format: str) -> None:
     """Import the library of ``format`` without what only other models use. Call this in a process that opens no other
     model: there, the wrappers of XGBoost and LightGBM do not work afterwards."""
     name = FORMATS[format].library
-    if name in _NOT_USED_ALONE:
-        with _absent(_NOT_USED_ALONE[name]):
-            library(name)
+    with _absent(_NOT_USED.get(name, ())):
+        library(name)
+
+
+class _Hiding(threading.local):
+    """A finder of modules that raises for some names in the thread that hides them. Other threads import as always."""
+
+    names: Sequence[str] = ()
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname in self.names:
+            raise ModuleNotFoundError(f"{fullname} is not imported for this model", name=fullname)
+
+
+_hiding = _Hiding()
 
 
 @contextmanager
 def _absent(names: Sequence[str]) -> Iterator[None]:
-    """Let libraries seem not to be installed while another is imported, except those that are imported already."""
-    hidden = [name for name in names if name not in sys.modules]
-    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  # with None, their import raises ImportError
+    """Let libraries seem not to be installed for this thread, except those that are imported already."""
+    if names and _hiding not in sys.meta_path:
+        sys.meta_path.insert(0, _hiding)  # and never removed: an import of another thread would skip a finder
+    _hiding.names = names
     try:
         yield
     finally:
-        for name in hidden:
-            if sys.modules.get(name) is None:
-                sys.modules.pop(name, None)
+        _hiding.names = ()
 
 
 def _imported(name: str, extra: str) -> Any:

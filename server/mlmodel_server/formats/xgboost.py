@@ -132,6 +132,7 @@ def _opened(model: Boosted, format: str, platform: str, threads: int) -> Opened:
         signature_of(functions, model, names, width, "FP32"),
         _task(str(learner["objective"]["name"]), model),
         booster=model,
+        single=True,
         explain=ContributionFunctions(values.contributions, width, model),
         example=model.categories.first() if model.categories else {},
     )

@@ -105,7 +105,10 @@ def open_model(
     the file (never its path) and the rejected part.
     """
     if format in ("skops", "joblib"):
-        table.library("sklearn")  # which the module imports
+        if alone:
+            table.import_alone(format)
+        else:
+            table.library("sklearn")  # which the module imports
     module = table.module_of(format)
     with _explain_errors(artefact.name, format, artefact.data) as warned:
         if format in ("skops", "joblib"):

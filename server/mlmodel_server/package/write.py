@@ -192,7 +192,12 @@ def build(
     )
     predicted = next(iter(arrays.values()))
     labels = None if y is None else arguments.labels(y, len(tensors[0].array), predicted)
-    served = Model(opened.functions, signature)
+    served = Model(opened.functions, signature, single=opened.single)
+    golden, unsteady = _golden(served, tensors, arrays, chosen)
+    if unsteady:
+        kept = tuple(spec for spec in signature.outputs if spec.name not in unsteady)
+        signature = msgspec.structs.replace(signature, outputs=kept)
+        arrays = {name: array for name, array in arrays.items() if name not in unsteady}
     compiled: Compiled | None = None
     compiled_files: dict[str, bytes] = {}
     if sources and not signature.frame:  # what it computes would be known only for the rows that are compared
@@ -207,7 +212,7 @@ def build(
         artefact=dumped.name,
         files={name: File(manifest.sha256(data), len(data)) for name, data in files.items()},
         signature=signature,
-        golden=_golden(served, tensors, list(arrays.values())),
+        golden=golden,
         task=opened.task,
         version=version,
         libraries=_libraries(dumped),
@@ -412,7 +417,7 @@ def _outputs(opened: Opened, signature: Signature, tensors: list[Tensor], chosen
     """Return the outputs of the model for ``tensors``, ``predict`` first if it exists; of outputs that are neither
     ``predict`` nor probabilities only some rows."""
     try:
-        table = Model(opened.functions, signature).table(tensors)
+        table = Model(opened.functions, signature, single=opened.single).table(tensors)
     except MLModelError as error:
         raise UsageError(f"X is not a valid request ({error})") from None
     try:
@@ -477,6 +482,10 @@ def _is_close(before: Array, after: Array, tolerance: float) -> bool:
     return bool(np.allclose(before, after, rtol=tolerance, atol=tolerance * greatest / 1e3, equal_nan=True))
 
 
+def _same_bits(before: Array, after: Array) -> bool:
+    return np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
+
+
 def _same(before: Array, after: Array) -> bool:
     if before.dtype.kind == "f":
         return before.shape == after.shape and bool(np.allclose(before, after, rtol=1e-6, equal_nan=True))
@@ -512,29 +521,39 @@ def _is_finite(output: Array) -> Array:
     return np.asarray(np.isfinite(output).reshape(rows, -1).all(axis=1))
 
 
-def _golden(model: Model, tensors: list[Tensor], outputs: list[Array]) -> Golden:
-    """Return examples. If ``tensors`` have no rows, return all of them."""
+def _golden(
+    model: Model, tensors: list[Tensor], outputs: dict[str, Array], chosen: Wanted | None
+) -> tuple[Golden, frozenset[str]]:
+    """Return examples, and the outputs that the package must not have: those of a row depend on other rows. If
+    ``tensors`` have no rows, all of them are examples."""
     examples = tensors
     if model.batchable:
-        rows = _spread(tensors, outputs)
+        rows = _spread(tensors, list(outputs.values()))
         examples = [Tensor(t.name, t.datatype, t.array[rows]) for t in tensors]
     names = [spec.name for spec in model.signature.outputs if manifest.has_examples(spec)]
     try:
         response = model.infer(InferRequest(None, examples, names))
         together = [tensor for tensor in response.outputs if tensor.name in names and _is_finite(tensor.array).all()]
-        answers = tuple(tensor_json(tensor) for tensor in together)
+        answers = {tensor.name: tensor_json(tensor) for tensor in together}
     except ModelFailure as error:
         raise UsageError(f"{error}: pass rows like those that it was fitted on") from error
     except MLModelError as error:
         raise UsageError(f"X is not a valid request ({error})") from error
-    if model.batchable:
-        _check_alone(model, examples, together)
-    return Golden(tuple(_request_json(tensor) for tensor in examples), answers)
+    unsteady = _unsteady(model, examples, together) if model.batchable else {}
+    for name, reason in unsteady.items():
+        if chosen is None or chosen.must_have(name, list(outputs)):
+            raise UsageError(reason)
+    kept = tuple(answer for name, answer in answers.items() if name not in unsteady)
+    return Golden(tuple(_request_json(tensor) for tensor in examples), kept), frozenset(unsteady)
 
 
-def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -> None:
-    """Raise :class:`UsageError` unless the model answers a row alone as with others; that of a model which computes
-    with a DataFrame may depend on all rows of a request."""
+def _unsteady(model: Model, examples: list[Tensor], together: list[Tensor]) -> dict[str, str]:
+    """Return the outputs that a row alone has otherwise than ``together``, each with the reason; those of a model which
+    computes with a DataFrame may depend on all rows of a request.
+
+    Raise :class:`UsageError` if the model answers no row alone.
+    """
+    found: dict[str, str] = {}
     names = [tensor.name for tensor in together]
     single = any(spec.datatype in ("FP16", "FP32") for spec in model.signature.inputs)
     for row in range(len(examples[0].array) if model.signature.frame else 1):
@@ -548,10 +567,31 @@ def _check_alone(model: Model, examples: list[Tensor], together: list[Tensor]) -
         for all_rows in together:
             one = answers[all_rows.name]
             if model.signature.frame and not _is_as_alone(all_rows.array, row, one.array, single):
-                raise UsageError(
-                    f"the {one.name} of a row depends on the other rows of its request, so that the same row gets "
-                    "different answers: replace the function that computes with several rows, such as a mean or a rank"
-                )
+                rounded = single and _is_rounding(model, examples, row, all_rows)
+                found.setdefault(one.name, (_ROUNDED if rounded else _DEPENDENT).format(one.name))
+    return found
+
+
+_DEPENDENT = (
+    "the {} of a row depends on the other rows of its request, so that the same row gets different answers: replace "
+    "the function that computes with several rows, such as a mean or a rank"
+)
+_ROUNDED = (
+    "the {} of a row is another one in a request of more rows, because columns of float32 are computed in single "
+    "precision, and the number of rows decides how it rounds: convert these columns to float64, and fit again"
+)
+
+
+def _is_rounding(model: Model, examples: list[Tensor], row: int, together: Tensor) -> bool:
+    """Whether the answer to a row depends on how many rows there are, and not on what they contain: it is that of
+    ``together`` beside copies of itself too."""
+    copies = [Tensor(t.name, t.datatype, np.repeat(t.array[row : row + 1], len(t.array), axis=0)) for t in examples]
+    try:
+        (among,) = model.infer(InferRequest(None, copies, [together.name])).outputs
+    except MLModelError:
+        return False
+    own = slice(row, row + 1)
+    return _same_bits(among.array[own], together.array[own])
 
 
 def _is_as_alone(together: Array, row: int, alone: Array, single: bool) -> bool:

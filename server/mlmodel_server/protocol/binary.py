@@ -10,8 +10,8 @@ from math import prod
 
 import numpy as np
 
-from mlmodel_server.errors import ModelFailure, RequestError
-from mlmodel_server.tensors import DTYPES, Array, Tensor, elements, quoted, shaped
+from mlmodel_server.errors import RequestError
+from mlmodel_server.tensors import DTYPES, Array, Tensor, quoted, shaped, texts_of
 
 _LENGTH = 4
 
@@ -64,12 +64,9 @@ def text_array(name: str, texts: list[bytes]) -> Array:
 
 
 def to_utf8(tensor: Tensor) -> list[bytes]:
-    """Return the elements of a tensor of BYTES. Raise :class:`ModelFailure` for half of a surrogate pair: any text in
-    its place would be another answer."""
-    try:
-        return [text.encode() for text in elements(tensor.array)]
-    except UnicodeEncodeError:
-        raise ModelFailure(f"output {tensor.name} has half of a surrogate pair, which is not text") from None
+    """Return the elements of a tensor of BYTES. Raise :class:`~mlmodel_server.errors.ModelFailure` if one is not
+    text."""
+    return [text.encode() for text in texts_of(tensor.name, tensor.array)]
 
 
 def to_raw(tensor: Tensor) -> bytes:

@@ -21,20 +21,22 @@ from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.protocol import binary, jsonbody, misfits, missing, parameters
 from mlmodel_server.tensors import (
     DTYPES,
+    EXACT_INTEGER,
     MAX_DIMENSIONS,
     NO_PARAMETERS,
     SHAPE_RULE,
+    WRITE_DIGITS,
     Array,
     InferRequest,
     InferResponse,
     Parameter,
     Tensor,
-    elements,
     finite,
     kind,
     quoted,
     reject_duplicates,
     shaped,
+    texts_of,
     unknown_datatype,
 )
 
@@ -184,8 +186,11 @@ def _exact(sent: _Input) -> Array:
     values = array.ravel().tolist()
     if any(isinstance(value, list) for value in values) or (sent.data and not values):
         raise RequestError(f"input {name}: the rows in data differ in length")
-    if any(isinstance(value, float) and not value.is_integer() for value in values):
+    fractions = [value for value in values if isinstance(value, float)]
+    if not all(map(float.is_integer, fractions)):
         raise RequestError(f"input {name}: data of the datatype {datatype} must be integers, and one is a fraction")
+    if any(EXACT_INTEGER <= abs(value) < 2**64 for value in fractions):  # it may have been another integer
+        raise RequestError(f"input {name}: data {WRITE_DIGITS}")
     exact = [int(value) if isinstance(value, float) else value for value in values]
     try:
         typed = np.array([value for value in exact if value is not None], DTYPES[datatype])
@@ -295,7 +300,7 @@ def _data(tensor: Tensor) -> list[Any]:
     array = tensor.array
     if array.dtype.kind == "f" and not finite(array):
         raise ModelFailure(f"output {tensor.name} has NaN or infinity, which JSON cannot hold: request binary data")
-    return elements(array) if tensor.datatype == "BYTES" else array.ravel().tolist()
+    return texts_of(tensor.name, array) if tensor.datatype == "BYTES" else array.ravel().tolist()
 
 
 def encode(response: InferResponse, model: str, version: str, outputs: list[TensorJson] | None = None) -> bytes:

@@ -48,7 +48,7 @@ UNKNOWN = Endpoint("POST (unknown)", "", frozenset(), _not_served, _not_served, 
 def endpoints(serving: Serving) -> dict[str, Endpoint]:
     """Return the endpoints by path."""
     v2_base, v1_base = f"/v2/models/{serving.name}", f"/v1/models/{serving.name}"
-    specs, json = rows.specs_of(serving.model.signature), frozenset((JSON,))
+    specs, json = rows.specs_of(serving.model.signature, single=serving.model.single), frozenset((JSON,))
     infer = Endpoint(
         "POST /v2/models/{name}/infer",
         "a v2 inference request",

@@ -330,6 +330,8 @@ def _cost(model: Model, example: bytes) -> Cost:
     if not model.batchable:  # each request takes as long
         return Cost(one, one, 2)
     count, most = measured_rows(one), measured_rows(0.0)
+    if count == 1:  # a slow model: each row is expected to take as long
+        return Cost(one, one)
     several = seconds(count)
     # Of a model that takes as long for any number of rows, a few of them would measure only noise.
     while count < most and several < SEVERAL_SECONDS:

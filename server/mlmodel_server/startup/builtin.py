@@ -7,14 +7,14 @@ add to the image.
 from __future__ import annotations
 
 from mlmodel_server.errors import RefusedModel
-from mlmodel_server.formats.table import library
+from mlmodel_server.formats.table import import_alone
 
 
 def build(name: str) -> dict[str, bytes]:
     """Return the package of a built-in model, its files by name."""
     if name != "iris":
         raise RefusedModel(f"built-in model {name[:40]!r} not found: use builtin://iris")
-    library("sklearn")
+    import_alone("joblib")  # a server opens no other model
     from sklearn.datasets import load_iris
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -90,6 +90,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_process_that_may_open_other_models_imports_all_of_a_library() -> None:
+    script = (
+        "import sys, mlmodel_server.formats.table as table; table.library('sklearn'); print('pandas' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == "True\n"
+
+
 def test_serving_a_compiled_model_needs_no_scikit_learn(tmp_path: Path) -> None:
     for name, data in package.build(*iris()).items():
         (tmp_path / name).write_bytes(data)

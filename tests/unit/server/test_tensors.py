@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlmodel_server.tensors import datatype_of
+from mlmodel_server.tensors import Array, datatype_of, is_changed, is_rounded_twice
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,15 @@ from mlmodel_server.tensors import datatype_of
 )
 def test_every_type_has_a_datatype(dtype: Any, expected: str) -> None:
     assert datatype_of(np.dtype(dtype)) == expected
+
+
+@pytest.mark.parametrize("count", [1, 100])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_integers_that_a_float_holds_are_known_in_arrays_of_any_size(count: int, dtype: Any) -> None:
+    integers: Array = np.zeros(count, dtype)
+    for value, changed in ((0, False), (2**53, False), (2**53 + 1, True), (2**62, False), (2**63 - 1, True)):
+        integers[-1] = value
+        assert is_changed(integers, "FP64") is changed
+    for value, changed in ((2**24 + 1, False), (2**53 + 1, False), (2**60 + 2**36, False), (2**60 + 2**36 + 1, True)):
+        integers[-1] = value
+        assert is_rounded_twice(integers) is changed

@@ -37,7 +37,7 @@ from mlmodel_server.tensors import Array, Column, TensorSpec
 from tests.unit.server.models import SEED
 from tests.unit.server.own_modules import forgotten, imported
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.usefixtures("compiled_is_faster")]
 
 ROWS, USUAL = 240, 12
 RANDOM = np.random.default_rng(SEED)

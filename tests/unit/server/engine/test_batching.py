@@ -455,9 +455,24 @@ def test_the_cost_is_measured_until_no_call_is_faster(monkeypatch: pytest.Monkey
     taken = [900, 50, 50, *[50] * 80, 30, *[40] * 300]
     calls = iter(taken)
     monkeypatch.setattr("mlmodel_server.engine.cost.timed", lambda _: (None, next(calls)))
-    monkeypatch.setattr("mlmodel_server.engine.cost.perf_counter", lambda: 0.0)
-    assert measure(lambda: None) == 30e-6
+    times = iter((0.0, *[0.01] * len(taken)))
+    assert measure(lambda: None, lambda: next(times)) == 30e-6
     assert len(list(calls)) == 200, "a hundred calls after the fastest"
+
+
+@pytest.mark.parametrize(("slow", "made"), [(150, 251), (0, 200)])
+def test_the_cost_is_not_that_of_a_slow_start(monkeypatch: pytest.MonkeyPatch, slow: int, made: int) -> None:
+    """In 10 ms of the clock there are 200 calls, of which the first are slow."""
+    calls = 0
+
+    def timed(_: object) -> tuple[None, int]:
+        nonlocal calls
+        calls += 1
+        return None, 500 if calls <= slow else 20
+
+    monkeypatch.setattr("mlmodel_server.engine.cost.timed", timed)
+    assert measure(lambda: None, lambda: calls * 50 / 1e6) == 20e-6
+    assert calls == made
 
 
 def test_a_model_that_fails_on_the_example_has_unknown_cost_until_its_first_batch() -> None:

@@ -264,12 +264,47 @@ def test_an_integer_that_a_float_cannot_hold_is_refused_in_a_table_of_numbers() 
     inputs = (TensorSpec("id", "INT64", (-1,)), TensorSpec("age", "FP64", (-1,)))
     model = Model(lambda table, _: [table[:, 0]], Signature("columns", inputs, (TensorSpec("predict", "FP64", (-1,)),)))
     ages = Tensor("age", "FP64", np.array([1.0]))
-    exact = InferRequest(None, [Tensor("id", "INT64", np.array([2**53])), ages], None)
-    assert model.infer(exact).outputs[0].array.tolist() == [2.0**53]
-    for value in (2**53 + 1, -(2**54), 2**62):
+    for value in (2**53, -(2**54), 2**62, 10**16, -(2**63)):
+        request = InferRequest(None, [Tensor("id", "INT64", np.array([value])), ages], None)
+        assert model.infer(request).outputs[0].array.tolist() == [value]
+    for value in (2**53 + 1, -(2**54) - 2, 2**63 - 1):
         request = InferRequest(None, [Tensor("id", "INT64", np.array([value])), ages], None)
         with pytest.raises(RequestError, match="input 'id' has an integer beyond 2\\^53"):
             model.infer(request)
+
+
+def test_an_integer_beside_a_missing_one_is_refused_as_alone() -> None:
+    column = Column("int64", missing=True)
+    inputs = (TensorSpec("id", "INT64", (-1,), column), TensorSpec("age", "FP64", (-1,)))
+    matrix = (TensorSpec("input-0", "FP64", (-1, 2)),)
+    signatures = (Signature("columns", inputs, ()), Signature("columns", inputs, (), frame=True))
+    missing: Array = np.array([2**53 + 1, None], object)
+    for name, signature in (("id", signatures[0]), ("age", signatures[0]), ("age", signatures[1])):
+        sent = [
+            Tensor(spec.name, "INT64", missing)
+            if spec.name == name
+            else Tensor(spec.name, spec.datatype, np.ones(2, DTYPES[spec.datatype]))
+            for spec in inputs
+        ]
+        with pytest.raises(RequestError, match=f"input '{name}' has an integer beyond 2"):
+            Model(lambda table, _: [table[:, 0]], signature).table(sent)
+    with pytest.raises(RequestError, match="input 'input-0' has an integer beyond 2"):
+        Model(lambda table, _: [table[:, 0]], Signature("matrix", matrix, ())).table(
+            [Tensor("input-0", "INT64", missing.reshape(1, 2))]
+        )
+
+
+@pytest.mark.parametrize(("datatype", "value"), [("FP64", 2**53 + 1), ("FP32", 2**24 + 1), ("FP16", 2**11 + 1)])
+def test_an_integer_or_number_that_a_model_of_tensors_would_take_for_another_is_refused(
+    datatype: str, value: int
+) -> None:
+    model = Model(lambda table, _: [table["a"]], Signature("tensors", (TensorSpec("a", datatype, (-1,)),), ()))
+    assert model.table([Tensor("a", "INT64", np.array([value - 1]))])["a"].tolist() == [value - 1]
+    with pytest.raises(RequestError, match="input 'a' has an integer beyond 2"):
+        model.table([Tensor("a", "INT64", np.array([value]))])
+    if datatype != "FP64":
+        with pytest.raises(RequestError, match=f"holds a number outside the range of {datatype}"):
+            model.table([Tensor("a", "FP64", np.array([1e300]))])
 
 
 @pytest.mark.parametrize("datatype", ["FP64", "FP32"])
@@ -280,9 +315,10 @@ def test_an_integer_that_a_float_cannot_hold_is_refused_in_a_matrix(datatype: st
     model = Model(lambda table, _: [table[:, 0]], signature)
     exact = InferRequest(None, [Tensor("input-0", "INT64", np.array([[2**53, 1]]))], None)
     assert model.infer(exact).outputs[0].array.tolist() == [2.0**53]
-    for value in (np.array([[2**53 + 1, 1]]), np.array([[2**64 - 1, 1]], np.uint64)):
+    power = 53 if datatype == "FP64" else 24
+    for value in (np.array([[2**power + 1, 1]]), np.array([[2**64 - 1, 1]], np.uint64)):
         sent = Tensor("input-0", "INT64" if value.dtype == np.int64 else "UINT64", value)
-        with pytest.raises(RequestError, match="input 'input-0' has an integer beyond 2\\^53"):
+        with pytest.raises(RequestError, match=f"input 'input-0' has an integer beyond 2\\^{power}"):
             model.infer(InferRequest(None, [sent], None))
 
 

@@ -33,7 +33,7 @@ from mlmodel_server.package.table import described, specs_of, tensors_of
 from mlmodel_server.package.ways import Way, ways_of
 from mlmodel_server.package.write import _golden
 from mlmodel_server.protocol import invocations, rows, v1, v2
-from mlmodel_server.tensors import Array, TensorSpec, is_missing
+from mlmodel_server.tensors import Array, Column, TensorSpec, is_missing
 from tests.unit.server.models import SEED
 
 pytestmark = pytest.mark.models
@@ -395,20 +395,35 @@ def test_code_that_the_census_does_not_know_gets_a_frame() -> None:
     assert ways_of(make_pipeline(Weekdays()), X.to_numpy()) == [Way()]
 
 
-def test_an_answer_that_depends_on_other_rows_is_refused() -> None:
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_answer_that_depends_on_other_rows_is_refused(dtype: str) -> None:
     """As scikit-learn's own steps never do: a mean of the request stands for any function of a DataFrame."""
 
     class Mean:
         def predict(self, X: pd.DataFrame) -> Array:
             return np.asarray(X["age"] - X["age"].mean())
 
-    _, tensors = tensors_of(BASE)
-    inputs = described(specs_of(tensors), BASE)
+    X = BASE.astype({"age": dtype})
+    _, tensors = tensors_of(X)
+    inputs = described(specs_of(tensors), X)
     outputs = (TensorSpec("predict", "FP64", (-1,)),)
     signature = Signature("columns", inputs, outputs, frame=True)
     model = Model(EstimatorFunctions(Mean(), rows=Frames(inputs)), signature)
     with pytest.raises(UsageError, match="depends on the other rows of its request"):
-        _golden(model, tensors, [Mean().predict(BASE)])
+        _golden(model, tensors, {"predict": Mean().predict(X)}, None)
+
+
+def test_integers_beside_a_missing_one_are_those_of_pandas_or_refused() -> None:
+    whole, nullable = Column("int64", missing=True), Column("Int64", missing=True)
+    frames = Frames((TensorSpec("a", "INT64", (-1,), whole), TensorSpec("b", "INT64", (-1,), nullable)))
+    table: Array = np.array([[2**53, 2**53 + 1], [None, None]], object)
+    found = frames(table)
+    assert found["a"].tolist()[0] == 2**53
+    assert found["b"].tolist()[0] == 2**53 + 1
+    table[0, 0] += 1
+    assert frames(table[:1])["a"].tolist() == [2**53 + 1]
+    with pytest.raises(RequestError, match="input 'a' has an integer beyond 2\\^53 and a missing value"):
+        frames(table)
 
 
 def test_extra_columns_are_ignored_if_the_package_says_so() -> None:

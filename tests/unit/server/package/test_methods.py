@@ -31,7 +31,7 @@ from mlmodel_server.startup.choose import PLATFORM, choose
 from mlmodel_server.tensors import InferRequest, Tensor
 from tests.unit.server.models import joblib_bytes
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.usefixtures("compiled_is_faster")]
 
 SEED = 20261129
 X = np.random.default_rng(SEED).normal(size=(60, 4))

@@ -296,10 +296,62 @@ def test_a_class_that_is_not_text_is_refused_and_never_replaced() -> None:
         served(model, X, y, bare=True)
     with pytest.raises(UsageError, match="rename it, and fit again"):
         served(model, X, y)
-    answer = InferResponse(None, [named("predict", y[:9])])
-    for raw in (True, False):
-        with pytest.raises(ModelFailure, match="output predict has half of a surrogate pair"):
-            codec.encode(answer, "m", "1", raw=raw)
+
+
+FAR = pd.DataFrame(np.random.default_rng(SEED).normal(1e4, 1, (400, 3)).astype(np.float32), columns=list("abc"))
+"""Columns whose differences have few digits in single precision."""
+
+
+def test_an_output_that_single_precision_rounds_otherwise_in_larger_requests_is_left_out_or_names_the_cause() -> None:
+    y = np.where(FAR.a + FAR.b > 2e4, 1, 0)
+    model = RidgeClassifier().fit(FAR, y)
+    described = manifest.parse(package.build(model, FAR, y)[MANIFEST])
+    assert described.signature.frame
+    assert [spec.name for spec in described.signature.outputs] == ["predict"]
+    assert [output["name"] for output in described.golden.outputs] == ["predict"]
+    with pytest.raises(UsageError, match="convert these columns to float64, and fit again"):
+        package.build(model, FAR, y, outputs=["decision_function"])
+    wide = FAR.astype(np.float64)
+    described = manifest.parse(package.build(RidgeClassifier().fit(wide, y), wide, y)[MANIFEST])
+    assert [spec.name for spec in described.signature.outputs] == ["predict", "decision_function"]
+
+
+@pytest.mark.attack
+def test_a_class_of_several_targets_that_is_not_text_is_refused() -> None:
+    X = TABLE[["amount"]].to_numpy()
+    y = np.column_stack([LABELS, np.where(LABELS == "yes", "\ud800", "no")]).astype(object)
+    model = RandomForestClassifier(2, random_state=SEED).fit(X, y)
+    assert isinstance(model.classes_, list)
+    with pytest.raises(RefusedModel, match="half of a surrogate pair, or bytes that are not UTF-8"):
+        served(model, X, y, bare=True)
+    with pytest.raises(UsageError, match="rename it, and fit again"):
+        served(model, X, None)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("element", ["\udfff", b"\xff"])
+def test_an_answer_that_is_not_text_is_an_error_with_its_reason_in_every_protocol(element: Any) -> None:
+    answer = InferResponse(None, [named("predict", np.array(["ok", element], object))])
+    sent = InferRequest(None, [], None, {"binary_data_output": True})
+    for encode in (
+        lambda: codec.encode(answer, "m", "1", raw=True),
+        lambda: codec.encode(answer, "m", "1", raw=False),
+        lambda: v2.encode(answer, "m", "1"),
+        lambda: v2.answer(sent, answer, "m", "1"),
+        lambda: v1.encode(answer),
+    ):
+        with pytest.raises(
+            ModelFailure, match="output predict has half of a surrogate pair, or bytes that are not UTF-8"
+        ):
+            encode()
+
+
+def test_a_package_of_answers_that_are_not_text_is_refused() -> None:
+    X: Array = np.full((ROWS, 2), "a", object)
+    X[::3] = None
+    model = SimpleImputer(missing_values=None, strategy="constant", fill_value="\ud800").fit(X)
+    with pytest.raises(UsageError, match="output transform has half of a surrogate pair"):
+        package.build(model, X, None)
 
 
 def test_booleans_in_an_array_are_an_example_of_numbers() -> None:

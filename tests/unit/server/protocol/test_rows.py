@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from mlmodel_server.errors import RequestError
 from mlmodel_server.formats import dates
 from mlmodel_server.manifest import Signature
-from mlmodel_server.protocol import invocations, rows, v1
+from mlmodel_server.protocol import invocations, rows, v1, v2
 from mlmodel_server.tensors import DTYPES, Column, InferRequest, TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # the server silences warnings too
@@ -365,3 +366,37 @@ def test_a_large_number_that_stays_the_same_or_is_no_integer_is_accepted(text: s
     ages = (TensorSpec("age", "FP64", (-1,)),)
     assert content(rows.decode(f'{{"age": {text}}}'.encode(), ages)) == {"age": [float(text)]}
     assert content(invocations.decode(f"age\n{text}".encode(), b"text/csv", ages)) == {"age": [float(text)]}
+
+
+@pytest.mark.parametrize("number", [1700000000123456768.0, 2.0**60, 2.0**63, 1e22, -(2.0**62), 5e20])
+def test_the_digits_that_other_languages_print_for_a_number_are_this_number(number: float) -> None:
+    ages = (TensorSpec("age", "FP64", (-1,)),)
+    printed = int(Decimal(repr(number)))  # as JSON.stringify does, and encoding/json of Go
+    assert printed < 10**21 or printed == number
+    for body in (f'{{"age": {printed}}}', f'{{"age": {int(number)}}}'):
+        assert content(rows.decode(body.encode(), ages)) == {"age": [number]}
+    assert content(v1.decode(f'{{"instances": [[{printed}]]}}'.encode(), ages)) == {"age": [number]}
+    assert content(invocations.decode(f"age\n{printed}".encode(), b"text/csv", ages)) == {"age": [number]}
+    with pytest.raises(RequestError, match="has an integer beyond 2\\^53"):
+        rows.decode(f'{{"age": {printed + 1}}}'.encode(), ages)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("text", ["9007199254740993.0", "-9.007199254740993e15", "1e18"])
+def test_an_integer_that_was_rounded_on_the_way_is_refused(text: str) -> None:
+    ages = (TensorSpec("age", "INT64", (-1,)),)
+    words = "has an integer beyond 2\\^53 with a fraction or an exponent: write all of its digits"
+    with pytest.raises(RequestError, match=f"row 0: feature 'age' {words}"):
+        rows.decode(f'{{"age": {text}}}'.encode(), ages)
+    with pytest.raises(RequestError, match=f"row 0: feature 'age' {words}"):
+        invocations.decode(f"age\n{text}".encode(), b"text/csv", ages)
+    sent = f'{{"inputs": [{{"name": "age", "datatype": "INT64", "shape": [1], "data": [{text}]}}]}}'
+    with pytest.raises(RequestError, match=f"input 'age': data {words}"):
+        v2.decode(sent.encode())
+
+
+def test_half_precision_has_its_own_range() -> None:
+    ages = (TensorSpec("age", "FP16", (-1,)),)
+    assert content(rows.decode(b'{"age": 65504}', ages)) == {"age": [65504.0]}
+    with pytest.raises(RequestError, match="outside the range of FP16"):
+        rows.decode(b'{"age": 70000}', ages)

@@ -46,6 +46,22 @@ def test_a_model_that_takes_long_for_any_number_of_rows_is_measured_with_many(
     assert cost.per_row == pytest.approx(per_row, rel=0.7)
 
 
+def test_a_model_that_takes_seconds_for_a_row_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its start took eight predictions, for one of twelve seconds over a minute and a half."""
+    measured: list[Callable[[], object]] = []
+
+    def seconds(predict: Callable[[], object]) -> float:
+        measured.append(predict)
+        return 12.0
+
+    monkeypatch.setattr(assemble, "measure", seconds)
+    signature = Signature("matrix", (TensorSpec("x", "FP64", (-1, 3)),), (TensorSpec("predict", "FP64", (-1,)),))
+    model = Model(lambda table, _: [np.zeros(rows_of(table))], signature)
+    cost = assemble._cost(model, selftest.blank_body(model))
+    assert len(measured) == 1
+    assert (cost.seconds(1), cost.seconds(5)) == (12.0, 60.0)
+
+
 @pytest.mark.attack
 def test_a_feedback_key_that_can_be_guessed_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "key"
