@@ -15,7 +15,7 @@ from tests.browser.chromium import FLAGS, executable
 from tests.browser.models import served
 from tests.integration.server.processes import Server
 
-PATIENCE = 15_000
+PATIENCE = 60_000
 """Milliseconds to wait for an expected state of the page."""
 
 

@@ -124,5 +124,5 @@ def _address(server: subprocess.Popen[str]) -> str:
 
 def _get(url: str, body: bytes | None = None) -> bytes:
     headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=120) as answer:
         return bytes(answer.read())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hack.ports import free_port
 
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 @dataclass
@@ -52,7 +52,7 @@ def running(name: str, *arguments: str) -> Iterator[Server]:
         timer.cancel()
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -15,7 +15,7 @@ import pytest
 
 from mlmodel_server.tensors import DTYPES
 
-TIMEOUT = 30
+TIMEOUT = 60
 JSON = "application/json"
 
 

@@ -78,8 +78,10 @@ class Attack:
         print(f"{what}: waited_max={max(waits):.3f}s of {len(waits)} reconciles")
         # However long the API server takes, a model must not wait for those of another namespace.
         assert max(waits) < LATER
-        assert max(watched.delays) < max(control.delays) + LATER + WRITES * max(watched.writes)
         assert max(watched.lags) < LAG
+        # Each write waits for the API server, and for a turn of the event loop: both are slower on a busy machine.
+        turn = max(watched.writes) + max(watched.lags)
+        assert max(watched.delays) < max(control.delays) + LATER + WRITES * turn
         assert self.operator.memory("VmHWM") < MEMORY
 
 

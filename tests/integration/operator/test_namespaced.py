@@ -43,7 +43,7 @@ class Operator:
 
     def requests(self) -> dict[str, float]:
         """Return the number of requests to the API server by the labels of their metric."""
-        with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:  # loopback, our own process
+        with urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=60) as answer:  # loopback, our own process
             lines = answer.read().decode().splitlines()
         found = [line.rsplit(" ", 1) for line in lines if line.startswith("mlmodel_operator_api_requests_total{")]
         return {labels: float(value) for labels, value in found}
@@ -61,7 +61,7 @@ def operator(apiserver: Cluster, tmp_path: Path) -> Iterator[Operator]:
     started = Operator(account, tmp_path / "operator.log")
     yield started
     started.process.terminate()
-    assert started.process.wait(30) == 0
+    assert started.process.wait(60) == 0
     print(started.log.read_text())
     apiserver.kubectl("delete", "mlmodels", "--all", "-A")
     ours = f"{PART_OF_LABEL}={PROJECT}"
@@ -92,11 +92,11 @@ def test_only_the_named_namespaces_are_served(apiserver: Cluster, operator: Oper
     every = {"ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"}
     for namespace in (SHOP, BANK, OTHER):
         apiserver.kubectl("apply", "-f", "-", input=model(namespace, is_large=True))
-    apiserver.wait("children", lambda: found(SHOP) == found(BANK) == every, 30)
-    apiserver.wait("status", lambda: phase(SHOP) == phase(BANK) == "Preparing", 30)
+    apiserver.wait("children", lambda: found(SHOP) == found(BANK) == every)
+    apiserver.wait("status", lambda: phase(SHOP) == phase(BANK) == "Preparing")
     apiserver.kubectl("apply", "-f", "-", input=model(SHOP, is_large=False))
     smaller = every - {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
-    apiserver.wait("deletions", lambda: found(SHOP) == smaller, 30)
+    apiserver.wait("deletions", lambda: found(SHOP) == smaller)
     events = apiserver.get("events.events.k8s.io", "-n", SHOP)["items"]
     assert any(event.get("reportingController") == OPERATOR for event in events)
 

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.cluster
 
 GROUP = "example.org/group"
 ANNOTATION = "example.org/applied"
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 
 class ApiServer(Protocol):
@@ -536,17 +536,16 @@ def elector(api: KubeApi, namespace: str, identity: str, **times: float) -> Elec
 
 
 @asynchronous
-async def test_a_released_lease_is_acquired_within_a_second(namespace: str, connect: Callable[..., Any]) -> None:
+async def test_a_released_lease_is_acquired_before_it_expires(namespace: str, connect: Callable[..., Any]) -> None:
     async with connect() as (api, _), connect() as (other, _):
-        first, second = elector(api, namespace, "first"), elector(other, namespace, "second")
+        times = {"duration": 10 * PATIENCE, "deadline": 5 * PATIENCE}
+        first, second = elector(api, namespace, "first", **times), elector(other, namespace, "second", **times)
         await first.acquire()
         waiting = asyncio.create_task(second.acquire())
         await asyncio.sleep(0.5)  # so that the standby is waiting and has not just started
         assert not waiting.done()
-        started = time.monotonic()
         await first.release()
         await asyncio.wait_for(waiting, PATIENCE)
-        assert time.monotonic() - started < 1.0
 
 
 @asynchronous
@@ -554,17 +553,18 @@ async def test_an_abandoned_lease_is_acquired_after_its_duration_and_not_before(
     namespace: str, connect: Callable[..., Any]
 ) -> None:
     async with connect() as (api, _), connect() as (other, _):
-        times = {"duration": 3.0, "renew": 0.5, "deadline": 2.0}
+        times = {"duration": 6.0, "renew": 0.5, "deadline": 5.0}
         first, second = elector(api, namespace, "first", **times), elector(other, namespace, "second", **times)
         await first.acquire()
         holding = asyncio.create_task(first.hold())
         waiting = asyncio.create_task(second.acquire())
-        await asyncio.sleep(4)  # longer than the duration: the standby sees the renewals
+        await asyncio.sleep(8)  # longer than the duration: the standby sees the renewals
         assert not waiting.done()
         holding.cancel()
         started = time.monotonic()
         await asyncio.wait_for(waiting, PATIENCE)
-        assert 2.0 < time.monotonic() - started < 3.5
+        # The last renewal may be older than half a second, on a busy machine.
+        assert time.monotonic() - started > 2.0
         assert (await api.get(LEASES, namespace, "lead"))["spec"]["holderIdentity"] == "second"
 
 
@@ -600,7 +600,8 @@ class Process:
     def get(self, path: str) -> str:
         """Return the response of its server, or the text of the error."""
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=2) as answer:  # loopback, our own process
+            url = f"http://127.0.0.1:{self.port}{path}"  # loopback, our own process
+            with urlopen(url, timeout=PATIENCE) as answer:
                 return str(answer.read().decode())
         except HTTPError as error:
             return str(error.read().decode())
@@ -620,7 +621,7 @@ class Process:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
 
 class Operators:
@@ -724,9 +725,9 @@ async def test_a_standby_takes_over_as_soon_as_the_leader_has_finished_its_work(
     assert first.stop() == 0
     assert first.has_logged("done builtin://slow")
     assert operators.toy("fraud") == "builtin://slow"
-    started = time.monotonic()
+    lease = operators.apiserver.kubectl("get", "lease", "mlmodel-operator", "-n", operators.namespace, "-o", "json")
+    assert json.loads(lease)["spec"]["holderIdentity"] in ("", "second"), "it was released, and has not expired"
     await second.wait('msg="leading" pod=second')
-    assert time.monotonic() - started < 2
     operators.apply("fraud", "builtin://two")
     await second.wait("done builtin://two")
     assert second.stop() == 0
@@ -742,9 +743,8 @@ async def test_a_killed_container_resumes_at_once_and_writes_only_what_is_missin
     process.stop(signal.SIGKILL)
     operators.apply("spam", "builtin://two")
     restarted = operators.start("pod")
-    started = time.monotonic()
     await restarted.wait("done builtin://two")
-    assert time.monotonic() - started < 8  # the Lease of the killed container lasts 15 s
+    assert not restarted.has_logged("standing by"), "it does not wait for the Lease of the killed container to expire"
     await restarted.wait("done builtin://one")
     assert sum(restarted.writes().values()) == 3  # spam's child, status and event; nothing for fraud
     assert restarted.stop() == 0
@@ -759,7 +759,7 @@ async def test_a_process_that_loses_the_lease_exits_with_one_line(
     async with connect() as (api, _):
         body = {"spec": {"holderIdentity": "usurper"}}
         await api.patch(LEASES, operators.namespace, "mlmodel-operator", body)
-    assert await asyncio.to_thread(process.process.wait, 30) == 1
+    assert await asyncio.to_thread(process.process.wait, PATIENCE) == 1
     last = process.log.read_text().splitlines()[-1]
     assert 'msg="part stopped" error="leader: usurper holds the Lease now"' in last
     assert "Traceback" not in last
@@ -844,9 +844,8 @@ async def test_the_permissions_in_the_manifest_are_sufficient(
 def test_the_error_for_a_missing_setting_is_one_sentence(missing: str) -> None:
     env = {"SERVER_IMAGE": "s", "ROUTER_IMAGE": "r", "POD_NAMESPACE": "n", "POD_NAME": "p", "PATH": os.environ["PATH"]}
     del env[missing]
-    done = subprocess.run(
-        [sys.executable, "-m", "mlmodel_operator"], env=env, capture_output=True, text=True, timeout=30, check=False
-    )
+    command = [sys.executable, "-m", "mlmodel_operator"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"mlmodel-operator: the environment variable {missing} is not set")
     assert done.stderr.count("\n") == 1

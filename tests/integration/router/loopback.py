@@ -198,7 +198,7 @@ def _ends(data: bytes, *, sent: bool) -> bool:
     return False
 
 
-async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Check a condition often until it is true; fail after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():

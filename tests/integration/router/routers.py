@@ -195,7 +195,7 @@ class Router:
 
     async def exits(self) -> int:
         """Wait until the router has exited, and return its code; fail before HAProxy would end what does not end."""
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), 60)
 
     async def idle(self) -> None:
         """Wait until no request of a client is in flight: all outcomes are in the counts."""
@@ -235,7 +235,7 @@ class Router:
                     found.append(int(entry.name))
         return found
 
-    async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    async def until(self, condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
         """Check a condition a hundred times a second until it is true; fail after ``seconds``."""
         end = time.monotonic() + seconds
         while not await condition():

@@ -162,7 +162,7 @@ def test_a_request_is_rejected_before_its_body_arrives(run: Run, path: str, key:
         await ready(router)
         client = Client(router.traffic)
         for body in (b"", b"12345", b"12345"):  # the body of the request before, which is then ignored
-            answer = await asyncio.wait_for(client.send(body + HEAD.format(path, key + expect).encode()), 10)
+            answer = await asyncio.wait_for(client.send(body + HEAD.format(path, key + expect).encode()), 60)
             assert answer.status == status
         client.close()
         assert a.requests == []
@@ -175,7 +175,7 @@ def test_a_client_with_a_key_that_waits_for_100_gets_it_at_once(run: Run) -> Non
         await ready(router)
         client = Client(router.traffic)
         head = HEAD.format("/v2/models/m/infer", f"x-api-key: {KEY}\r\nexpect: 100-continue\r\n")
-        assert (await asyncio.wait_for(client.send(head.encode()), 10)).status == 100
+        assert (await asyncio.wait_for(client.send(head.encode()), 60)).status == 100
         assert a.requests == []
         assert (await client.send(b"12345")).status == 200
         assert a.requests[0].body == b"12345"
@@ -190,7 +190,7 @@ def test_a_connection_whose_rejected_body_does_not_arrive_is_closed(run: Run) ->
         reader, writer = await asyncio.open_connection(*router.traffic)
         writer.write(HEAD.format("/metrics", "").encode())
         assert (await read_message(reader)).status == 404
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
 
     run(scenario, changes={"timeout client 60s": "timeout client 1s", "http-keep-alive 120s": "http-keep-alive 1s"})
@@ -275,7 +275,7 @@ def test_over_grpc_the_same_keys_and_answers(run: Run) -> None:
             async def call(method: str, *metadata: tuple[str, str]) -> tuple[StatusCode, str]:
                 try:
                     send: Any = channel.unary_unary(method)
-                    await send(b"", metadata=metadata, timeout=10)
+                    await send(b"", metadata=metadata, timeout=60)
                 except grpc.aio.AioRpcError as error:
                     return error.code(), error.details() or ""
                 return StatusCode.OK, ""

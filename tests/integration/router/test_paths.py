@@ -193,7 +193,7 @@ def test_no_spelling_of_another_path_reaches_a_pod(run: Run, path: str, method: 
             client = Client(router.traffic)
             try:
                 head = method + b" " + spelling + b" HTTP/1.1\r\nhost: m\r\ncontent-length: 0\r\n\r\n"
-                answer = await asyncio.wait_for(client.send(head), 5)
+                answer = await asyncio.wait_for(client.send(head), 60)
             except (asyncio.IncompleteReadError, ConnectionError):
                 continue
             finally:
@@ -222,7 +222,7 @@ def test_methods_without_a_path_do_not_pass(run: Run) -> None:
         for line in (b"CONNECT m:80", b"OPTIONS *", b"CONNECT /predict", b"PRI *"):
             client = Client(router.traffic)
             try:
-                answer = await asyncio.wait_for(client.send(line + b" HTTP/1.1\r\nhost: m:80\r\n\r\n"), 5)
+                answer = await asyncio.wait_for(client.send(line + b" HTTP/1.1\r\nhost: m:80\r\n\r\n"), 60)
                 assert answer.status in (400, 404), line
             except (asyncio.IncompleteReadError, ConnectionError):
                 pass

@@ -1075,8 +1075,8 @@ def test_a_stream_without_end_does_not_keep_the_next_candidate_for_ever(run: Run
             await setup.router.route(Routes({"b": ADDRESSES["b"]}, "b"))
             addresses: dict[Slot, str] = {"a": ADDRESSES["a"], "b": ADDRESSES["b"]}
             took = await setup.router.route(Routes(addresses, "b", "a", 50, "c0c0c0c0"))
-            assert 1.5 < took < 6
-            await asyncio.wait_for(reader.read(), 5)  # it is closed
+            assert took > 1.5, "the stream had the time of a request"
+            await asyncio.wait_for(reader.read(), 60)  # it is closed
             writer.close()
             assert len(endless.requests) == 1
         assert Counter(versions(await setup.send(100))) == {"a": 50, "b": 50}
@@ -1594,7 +1594,7 @@ def test_a_wrong_configuration_ends_the_router(tmp_path: Path) -> None:
         ["sh", str(tmp_path / "router.sh")],
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "MLMODEL_ROUTES": "none"},
         capture_output=True,
-        timeout=20,
+        timeout=120,
     )
     assert done.returncode in (1, 138)  # 138: the signal to stop came to the other process before its error
     assert b"found in configuration file" in done.stderr

@@ -543,7 +543,7 @@ def test_a_failure_that_is_passed_on_has_the_http_status_200(run: Run) -> None:
 def test_a_message_that_arrives_slowly_is_retried_too(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         method: Any = setup.client.channel.stream_unary(f"/{SERVICE}/ModelInfer")
-        call = method(timeout=10)
+        call = method(timeout=60)
         await call.write(b"\n\x01m")
         await asyncio.sleep(0.2)  # by now the router has the message, but not its end
         await call.done_writing()
@@ -629,7 +629,7 @@ def test_a_stream_is_answered_while_it_is_open(run: Run) -> None:
     async def scenario(setup: Setup) -> None:
         method: Any = setup.client.channel.stream_stream(f"/{REFLECTION}/ServerReflectionInfo")
         for version in ("stable", "candidate"):
-            call = method(timeout=10, metadata=(("x-mlmodel-version", version),))
+            call = method(timeout=60, metadata=(("x-mlmodel-version", version),))
             for word in (b"one", b"two"):
                 await call.write(word)
                 assert await call.read() == word

@@ -22,7 +22,7 @@ from hack.cluster.shell import wait_for
 from hack.go_programs import FAKE_GCS, REGISTRY, VERSITYGW, Program, program
 from hack.ports import free_port
 
-START_SECONDS = 30
+START_SECONDS = 180
 USER, PASSWORD = "tester", "hush-hush"
 PASSWORD_HASH = "$2b$04$sJ3FSjABJaGgENqamF.JreBmL3RlZZB1I8tkNrFBBDJXa96/cwwUy"
 """bcrypt of the password, as ``htpasswd -B`` makes it."""

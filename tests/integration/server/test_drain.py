@@ -16,7 +16,7 @@ import grpc
 from hack.ports import free_port
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.startup.server import LINGER
-from tests.integration.server.processes import Server, running
+from tests.integration.server.processes import SECONDS, Server, running
 
 IRIS = ("--uri", "builtin://iris")
 INFER = "/v2/models/tumour/infer"
@@ -67,9 +67,9 @@ def test_calls_over_grpc_are_answered_by_a_server_that_stood_still() -> None:
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
         )
-        infer(message, timeout=10)
+        infer(message, timeout=SECONDS)
         with standing_still(server):
-            calls = [infer.future(message, timeout=30) for _ in range(CALLS)]
+            calls = [infer.future(message, timeout=SECONDS) for _ in range(CALLS)]
         assert [call.code() for call in calls] == [grpc.StatusCode.OK] * CALLS
         assert "drained" in server.ended()
 
@@ -97,9 +97,9 @@ def test_calls_that_go_on_without_end_do_not_hold_up_a_stop() -> None:
     options = (*IRIS, "--grpc-port", str(port), "--timeout", "120")
     with running(*options) as server, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         live: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
-        live(b"", timeout=10)
+        live(b"", timeout=SECONDS)
         server.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(grpc.RpcError):
             while True:
-                live(b"", timeout=10)
-        assert "drained" in server.ended(60)
+                live(b"", timeout=SECONDS)
+        assert "drained" in server.ended()

@@ -54,7 +54,7 @@ def fetch(directory: Path, digest: str, variables: Mapping[str, str], uri: str =
     """Fetch as the init container does."""
     arguments = ("--uri", uri, "--sha256", digest, "--fetch-to", str(directory))
     return subprocess.run(
-        command(*arguments), env=environment(**variables), capture_output=True, text=True, timeout=60, check=False
+        command(*arguments), env=environment(**variables), capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -122,7 +122,7 @@ def test_a_fetch_ends_at_sigterm(tmp_path: Path) -> None:
             break
         assert time.monotonic() < end
     process.terminate()
-    assert process.wait(30) == 128 + 15
+    assert process.wait(180) == 128 + 15
 
 
 # Files beside a model -------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def from_directory(folder: Path, arguments: list[str]) -> tuple[int, str]:
     """Return exit code and log of a server that is started in the directory of its model, and must not start."""
     env = environment(MLMODEL_TERMINATION_LOG=str(folder.parent / "log"))
     done = subprocess.run(
-        command(*arguments), cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False
+        command(*arguments), cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False
     )
     return done.returncode, done.stderr
 

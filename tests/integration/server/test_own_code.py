@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     (source / "train.py").write_text(TRAIN)
     out = source / "model"
     finished = subprocess.run(
-        [sys.executable, "train.py", out], cwd=source, capture_output=True, text=True, timeout=120, check=True,
+        [sys.executable, "train.py", out], cwd=source, capture_output=True, text=True, timeout=600, check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(os.path.isdir, sys.path), str(source)])},
     )  # fmt: skip
     return out, *json.loads(finished.stdout)

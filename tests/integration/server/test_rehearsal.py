@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from hack.loopback import candidate_line, program
 from hack.ports import free_port
 from mlmodel_server.rehearsal.sender import TIMES
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
-from tests.integration.server.processes import SECONDS, Server, running, until
+from tests.integration.server.processes import SECONDS, Server, metric, running, until
 
 STABLE = "aaaa"
 REQUESTS = 40
+PATIENCE = 5 * SECONDS
+"""Maximum time to wait for a process with the lowest priority: beside six busy ones it sends a copy in 3 s."""
+LONG = 2 * PATIENCE
 MARK = 9.0
 """In the last column of each request of these tests, but not in the example with which a server checks its model."""
 
@@ -39,7 +43,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Labels(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier that takes 2 ms, with a fault."""
+    """A classifier that takes 2 ms, or 20 ms if it is slow, with a fault. A path waits until there is such a file."""
 
     def __init__(self, fault: str = "", columns: int = 4) -> None:
         self.fault, self.columns = fault, columns
@@ -52,7 +56,7 @@ class Labels(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> Any:
         X = np.asarray(X)
         labels = self.classes_[(X[:, 0] > 0).astype(int)]
-        time.sleep(0.004 if self.fault == "slow" else 0.002)
+        time.sleep(0.02 if self.fault == "slow" else 0.002)
         if X[0, -1] != MARK:
             return labels
         if self.fault == "raise" or (self.fault == "fifth" and X[0, 1] % 5 == 0):
@@ -60,7 +64,9 @@ class Labels(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.fault == "crash":
             os._exit(1)
         if self.fault == "hang":
-            time.sleep(30)
+            time.sleep(LONG)
+        while self.fault.startswith("/") and not os.path.exists(self.fault):
+            time.sleep(0.01)
         if self.fault == "swapped":
             return self.classes_[(X[:, 0] <= 0).astype(int)]
         if self.fault == "constant":
@@ -152,7 +158,7 @@ class Pod:
             return condition(last)
 
         try:
-            until(holds, what)
+            until(holds, what, PATIENCE)
         except AssertionError:
             raise AssertionError(f"{what}: {last}") from None
         return last
@@ -192,8 +198,10 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 @pytest.fixture(scope="module")
 def stable(stage: Stage) -> Iterator[Pod]:
-    """A stable version that has been sent requests. Each test names another candidate."""
-    with stage.stable(*saved(stage.directory, STABLE, Labels())) as pod:
+    """A stable version that has been sent requests. Each test names another candidate.
+
+    A request may take so long that no test ends if the candidate may, too."""
+    with stage.stable(*saved(stage.directory, STABLE, Labels()), "--timeout", str(LONG)) as pod:
         pod.send()
         yield pod
 
@@ -216,7 +224,7 @@ def test_the_same_model(stage: Stage, stable: Pod) -> None:
     assert page["again"]["differ"] == 0
     assert page["again"]["both"] >= 20
     assert sum(page["ratios"].values()) == TIMES - 5, "few requests are timed again"
-    assert 0.8 < mean_ratio(page) < 1.25
+    assert 1 / 3 < mean_ratio(page) < 3
     assert (page["revision"], page["left"], page["kept"]) == (STABLE, 0, REQUESTS)
 
 
@@ -247,20 +255,18 @@ def test_a_constant(stage: Stage, stable: Pod) -> None:
     assert (agree["same"], agree["candidate_mode"], agree["own_mode"]) == (14, REQUESTS, 26)
 
 
-def test_twice_as_slow(stage: Stage, stable: Pod) -> None:
+def test_ten_times_as_slow(stage: Stage, stable: Pod) -> None:
     page = rehearsed(stage, stable, "slow", Labels("slow"))
     assert outcome(page) == (REQUESTS, 0, 0, 0)
-    assert 1.5 < mean_ratio(page) < 2.2, "(4 + 0.5) / (2 + 0.5) ms is 1.8"
-    assert 0.8 < mean_ratio(page, "ratios_again") < 1.25
+    assert mean_ratio(page) > 3, "what a call costs beside the 2 ms or 20 ms may be up to 7 ms"
+    assert 1 / 3 < mean_ratio(page, "ratios_again") < 3
 
 
 def test_a_version_that_hangs(stage: Stage, stable: Pod) -> None:
     with stage.candidate("hang", *saved(stage.directory, "hang", Labels("hang"))) as server:
         stage.name("hang")
-        started = time.monotonic()
         page = stable.until(lambda page: page["candidate"] == "hang" and outcome(page)[1] >= 3, "three failures")
         assert outcome(page) == (0, outcome(page)[1], 0, 0)
-        assert time.monotonic() - started < 20
         for pid in (server.process.pid, *server.children()):  # else it drains until the predictions end
             os.kill(pid, signal.SIGKILL)
 
@@ -437,8 +443,8 @@ def test_the_process_is_replaced_and_its_death_is_not_the_model_s(tmp_path: Path
         for number in range(6):  # more often than the workers might die
             pid = helper(stable.server)
             os.kill(pid, (signal.SIGKILL, signal.SIGSEGV)[number % 2])
-            until(lambda: helper(stable.server) not in (0, pid), "another process runs")  # noqa: B023
-        until(lambda: reached(stable.page_port), "the page is back")
+            until(lambda: helper(stable.server) not in (0, pid), "another process runs", PATIENCE)  # noqa: B023
+        until(lambda: reached(stable.page_port), "the page is back", PATIENCE)
         page = stable.until(lambda page: page["candidate"] == "bbbb", "the rehearsal goes on")
         assert (page["asked"], page["left"]) == (0, 0), "no request counts twice"
         assert page["boot"] not in boots
@@ -459,8 +465,9 @@ def reached(port: int) -> bool:
 
 
 def test_it_ends_at_once_when_the_server_drains_and_keeps_no_port_open(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
-    with stage.stable("--uri", "builtin://iris") as stable:
+    stage, end = Stage(tmp_path), tmp_path / "end"
+    model = saved(tmp_path, STABLE, Labels(str(end)))
+    with stage.stable(*model, "--timeout", str(LONG)) as stable, ThreadPoolExecutor(1) as pool:
         port, pid = stable.server.port, helper(stable.server)
         listening = Path(f"/proc/{pid}/fd")
         inodes = {os.readlink(listening / name) for name in os.listdir(listening)}
@@ -468,12 +475,13 @@ def test_it_ends_at_once_when_the_server_drains_and_keeps_no_port_open(tmp_path:
                if line.split()[1] == f"0100007F:{port:04X}" and line.split()[3] == "0A"}  # fmt: skip
         assert own, "the workers listen"
         assert not own & inodes, "and this process does not"
-        kept = stable.server.connect()
-        assert stable.server.send("GET", "/v2/health/live", connection=kept).status == 200
+        busy = pool.submit(stable.server.send, "POST", "/predict", json.dumps([row(1)]))
+        until(lambda: metric(stable.server, "mlmodel_requests_in_flight") == 1, "a request is in flight")
         stable.server.process.send_signal(signal.SIGTERM)
-        until(lambda: not reached(stable.page_port), "the page has gone")
+        until(lambda: not reached(stable.page_port), "the page has gone", PATIENCE)
         assert stable.server.process.poll() is None, "while the workers drain"
-        kept.close()
+        end.touch()
+        assert busy.result().status == 200
         assert stable.server.process.wait(SECONDS) == 0
 
 

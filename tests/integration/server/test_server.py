@@ -9,6 +9,7 @@ import http.client
 import http.server
 import ipaddress
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,13 +18,13 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import grpc
 import joblib
 import numpy as np
@@ -32,6 +33,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import ExtraTreesClassifier
 
 from hack import ROOT
@@ -40,7 +42,9 @@ from mlmodel_server.loading.sources.pin import directory_digest
 from mlmodel_server.manifest import MANIFEST, sha256
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from tests.integration.router.loopback import http2
-from tests.integration.server.processes import Server, failing, metric, running, until
+from tests.integration.server.processes import SECONDS, Server, failing, metric, running, until
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 QUICKSTART = ROOT / "examples" / "quickstart"
 SEED = 7
@@ -53,7 +57,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packages of the quickstart."""
     out = tmp_path_factory.mktemp("versions")
     subprocess.run(
-        [sys.executable, QUICKSTART / "versions.py", "--out", out], check=True, capture_output=True, timeout=120
+        [sys.executable, QUICKSTART / "versions.py", "--out", out], check=True, capture_output=True, timeout=600
     )
     return out
 
@@ -74,7 +78,7 @@ def tumour(versions: Path) -> Iterator[Server]:
 def test_train_prints_its_scores_and_saves_a_package(tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, QUICKSTART / "train.py", "--out", "model", "--version", "v1"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     for word in ("seed 42", "accuracy", "precision", "recall", "malignant"):
         assert word in finished.stdout
@@ -340,6 +344,39 @@ def test_without_a_label_the_version_is_the_digest_then_the_revision(versions: P
         assert server.send("GET", "/v2/health/live").headers["x-mlmodel-version"] == "0123456"
 
 
+class Busy(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Trees that predict many rows again and again until a file exists; another one says that they have begun."""
+
+    def __init__(self, trees: Any, begun: str, end: str) -> None:
+        self.trees, self.begun, self.end = trees, begun, end
+        self.classes_, self.n_features_in_ = trees.classes_, trees.n_features_in_
+
+    def fit(self, X: Any, y: Any) -> Busy:
+        return self
+
+    def predict(self, X: Any) -> Any:
+        labels = self.trees.predict(X)
+        if len(X) == BIG_ROWS:
+            open(self.begun, "w").close()
+            while not os.path.exists(self.end):
+                labels = self.trees.predict(X)
+        return labels
+
+
+@contextlib.contextmanager
+def running_busy(folder: Path) -> Iterator[tuple[Server, Path, Path]]:
+    """Run a server whose model works on ``big_request`` until the second file exists; the first one says that it has
+    begun."""
+    begun, end = folder / "begun", folder / "end"
+    (folder / "busy.joblib").write_bytes(cloudpickle.dumps(Busy(slow_model(5), str(begun), str(end))))
+    given = ("--uri", folder / "busy.joblib", "--trust", "unsafe", "--allow-unsafe", "--timeout", "300")
+    with running(*given, "--max-rows", str(10**6)) as server:
+        try:
+            yield server, begun, end
+        finally:
+            end.touch()
+
+
 def slow_model(trees: int) -> Any:
     """Return deep trees, trained on noise: slow on many rows."""
     random = np.random.default_rng(SEED)
@@ -360,28 +397,21 @@ def big_request() -> str:
     return json.dumps({"inputs": [{"name": "x", "shape": [BIG_ROWS, 4], "datatype": "FP64", "data": data}]})
 
 
-def test_probes_and_metrics_answer_while_the_model_is_busy(slow: Path, big_request: str) -> None:
-    with (
-        running("--uri", "pvc://claim", "--path", slow) as server,
-        ThreadPoolExecutor(1) as pool,
-    ):
+def test_probes_and_metrics_answer_while_the_model_is_busy(tmp_path: Path, big_request: str) -> None:
+    with ThreadPoolExecutor(1) as pool, running_busy(tmp_path) as (server, begun, end):
         busy = pool.submit(server.send, "POST", INFER, big_request)
-        waits = []
-        while not busy.done():
-            for path in ("/v2/health/live", "/v2/health/ready", "/metrics"):
-                started = time.monotonic()
-                assert server.send("GET", path).status == 200
-                waits.append(time.monotonic() - started)
+        until(begun.exists, "the model predicts")
+        for path in ("/v2/health/live", "/v2/health/ready", "/metrics") * 10:
+            assert server.send("GET", path).status == 200
+        assert not busy.done()
+        end.touch()
         assert busy.result().status == 200
-        print(f"{len(waits)} probes, median {np.median(waits):.4f} s, slowest {max(waits):.4f} s")
-        assert len(waits) > 10, "the probes were answered during the prediction, not after it"
-        assert np.median(waits) < 0.1
 
 
 def test_sigterm_finishes_requests_in_flight_and_closes_connections(slow: Path, big_request: str) -> None:
     one = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [0.1, 0.2, 0.3, 0.4]}]})
     json_type = {"Content-Type": "application/json"}
-    with running("--uri", "pvc://claim", "--path", slow, "--timeout", "60") as server:
+    with running("--uri", "pvc://claim", "--path", slow, "--timeout", "300") as server:
         first, second = server.connect(), server.connect()
         for connection in (first, second):  # idle keep-alive connections
             assert "connection" not in server.send("POST", INFER, one, connection).headers
@@ -400,7 +430,7 @@ def test_sigterm_finishes_requests_in_flight_and_closes_connections(slow: Path, 
             assert response.headers["connection"] == "close"
             assert len(json.loads(response.read())["outputs"][0]["data"]) == BIG_ROWS
             connection.close()
-        log = server.ended(30)
+        log = server.ended()
         assert server.process.returncode == 0
         assert "drained" in log
         with pytest.raises(ConnectionRefusedError):
@@ -440,41 +470,25 @@ def test_a_request_that_outlives_the_drain_gets_503_and_not_500(versions: Path) 
         assert response.headers["connection"] == "close"
         assert "retry" in json.loads(response.read())["error"]
         stalled.close()
-        log = server.ended(30)
+        log = server.ended()
         assert server.process.returncode == 0
         assert "Traceback" not in log
 
 
-def test_sigterm_with_ten_requests_of_a_second_and_a_half_in_flight_loses_none(slow: Path, big_request: str) -> None:
-    given = (
-        "--uri",
-        "pvc://claim",
-        "--path",
-        slow,
-        "--timeout",
-        "300",
-        "--compile",
-        "off",
-        "--max-body",
-        64 << 20,
-        "--max-rows",
-        10**6,
-    )
-    with running(*map(str, given)) as server:
-        started = time.monotonic()
-        assert server.send("POST", INFER, big_request).status == 200
-        rows = int(BIG_ROWS * min(8.0, 1.5 / (time.monotonic() - started)))
-        data = np.random.default_rng(SEED).random(rows * 4).round(3).tolist()
-        body = json.dumps({"inputs": [{"name": "x", "shape": [rows, 4], "datatype": "FP64", "data": data}]})
-        with ThreadPoolExecutor(10) as pool:
-            futures = [pool.submit(server.send, "POST", INFER, body) for _ in range(10)]
-            until(lambda: metric(server, "mlmodel_requests_in_flight") >= 10, "ten requests are in flight")
-            started = time.monotonic()
-            server.process.send_signal(signal.SIGTERM)
-            answers = [future.result() for future in futures]
-            print(f"seed {SEED}, {rows} rows each, all answered {time.monotonic() - started:.1f} s after SIGTERM")
-        assert [answer.status for answer in answers] == [200] * 10
-        assert server.process.wait(60) == 0
+def test_sigterm_with_ten_requests_in_flight_for_longer_than_idle_connections_stay_loses_none(
+    tmp_path: Path, big_request: str
+) -> None:
+    with ThreadPoolExecutor(10) as pool, running_busy(tmp_path) as (server, _, end):
+        idle = server.connect()
+        assert server.send("GET", "/v2/health/ready", connection=idle).status == 200
+        futures = [pool.submit(server.send, "POST", INFER, big_request) for _ in range(10)]
+        until(lambda: metric(server, "mlmodel_requests_in_flight") >= 10, "ten requests are in flight")
+        server.process.send_signal(signal.SIGTERM)
+        assert idle.sock.recv(1) == b"", "it is closed"
+        assert not any(future.done() for future in futures)
+        end.touch()
+        assert [future.result().status for future in futures] == [200] * 10
+        assert server.process.wait(SECONDS) == 0
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

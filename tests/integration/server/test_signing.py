@@ -29,7 +29,7 @@ def theirs() -> Theirs:
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [python, "-m", "model_signing", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
     return run
 

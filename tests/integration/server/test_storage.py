@@ -226,7 +226,7 @@ def push(service: Service, reference: str, folder: Path, *names: str) -> str:
     output = subprocess.run(
         [program(ORAS), "push", "--ca-file", service.authority, "--username", USER, "--password-stdin", "--no-tty",
          "--registry-config", folder / "none.json", name, *names],
-        cwd=folder, input=PASSWORD, capture_output=True, text=True, timeout=60, check=False,
+        cwd=folder, input=PASSWORD, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert output.returncode == 0, output.stderr
     digest = next(line.split()[1] for line in output.stdout.splitlines() if line.startswith("Digest:"))

@@ -126,7 +126,7 @@ def sockets(port: int, count: int, source: str = ATTACKER, sent: bytes = b"") ->
     opened: list[socket.socket] = []
     try:
         for _ in range(count):
-            opened.append(socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(source, 0)))
+            opened.append(socket.create_connection(("127.0.0.1", port), timeout=SECONDS, source_address=(source, 0)))
             if sent:
                 with contextlib.suppress(OSError):
                     opened[-1].sendall(sent)
@@ -152,7 +152,7 @@ def meanwhile(work: Callable[[threading.Event], object], threads: int = 1) -> It
 
 
 def response_of(opened: socket.socket) -> bytes:
-    opened.settimeout(5)
+    opened.settimeout(SECONDS)
     received = b""
     with contextlib.suppress(OSError):
         while part := opened.recv(65536):

@@ -79,7 +79,7 @@ def test_workers_exit_without_their_parent() -> None:
 def test_ctrl_c_drains_and_exits_0() -> None:
     with running("--uri", "builtin://iris", "--workers", "2") as server:
         os.kill(server.process.pid, signal.SIGINT)
-        log = server.ended(SECONDS)
+        log = server.ended()
     assert server.process.returncode == 0
     assert "drained" in log
 
@@ -102,7 +102,7 @@ def test_another_worker_takes_little_memory_for_a_large_model(tmp_path: Path) ->
         own = {pid: private_bytes(pid) / 1e6 for pid in server.children()}
         print(f"seed {SEED}, model {size / 1e6:.0f} MB, private to each worker: {own} MB")
         assert size > 100e6
-        assert max(own.values()) <= 15
+        assert max(own.values()) <= 25, "a worker with a second copy of the model has over 100"
 
 
 @pytest.mark.attack(held=True)
@@ -115,7 +115,7 @@ def test_a_client_that_sends_its_headers_too_slowly_is_disconnected() -> None:
         slow = socket.create_connection(("127.0.0.1", server.port))
         slow.sendall(b"POST " + INFER.encode() + b" HTTP/1.1\r\nHost: x\r\n")
         for client, answer in ((silent, b""), (slow, b"HTTP/1.1 408 ")):
-            client.settimeout(connection.HEAD_SECONDS + 2 * connection.CHECK_SECONDS)
+            client.settimeout(SECONDS)
             assert client.recv(len(answer) or 1) == answer
             assert time.monotonic() - started >= connection.HEAD_SECONDS
             client.close()

@@ -65,7 +65,7 @@ class Scene:
         yield task
         self.stop.set()
         await self.clock.advance(0)
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 60)
 
     async def install(self) -> None:
         await self.api.create(CRDS, crd())
@@ -132,7 +132,7 @@ async def test_a_part_that_stops_stops_the_process_with_one_line(
     await scene.clock.advance(0)
     scene.stopped.set_exception(WatchStopped("kopf stopped"))
     with pytest.raises(ExceptionGroup) as stopped:
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 60)
     caplog.clear()
     process.report(stopped.value)
     (record,) = caplog.records
@@ -148,7 +148,7 @@ async def test_a_part_that_stops_without_an_error_stops_the_process_too(monkeypa
     await scene.clock.advance(0)
     scene.stopped.set_result(None)
     with pytest.raises(ExceptionGroup) as stopped:
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 60)
     (part,) = stopped.value.exceptions
     assert isinstance(part, PartStopped)
     assert str(part) == "watch on models: stopped without an error"
@@ -178,7 +178,7 @@ async def test_on_stop_reconciles_in_progress_finish_and_no_new_one_starts(
     assert not task.done()
     assert scene.holder() == "pod-1"
     scene.gate.set()
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, 60)
     assert scene.done == [("bank", "fraud")]
     assert scene.holder() == ""
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
+from mlmodel_operator import scrape
 from mlmodel_operator.api.evidence import Again, Agreement, Counts, Dropped, Outcomes, Pairs, Sides
 from mlmodel_operator.observe import read_rehearsing
 from mlmodel_operator.rollout.session import shown
@@ -92,9 +93,13 @@ def answer(body: bytes, status: int = 200) -> Handler:
 
 
 @asynchronous
-async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second() -> None:
+async def test_routers_are_read_concurrently_and_those_that_hang_cost_the_time_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scrape, "_SECONDS", 3.0)  # so that the others answer in time on a busy machine, too
+
     async def hang(request: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(300)
         return web.Response()
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -117,14 +122,20 @@ async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second()
         "127.0.0.8": answer(page(candidate="", weights={})),
         "127.0.0.10": answer(page() + b" " * 16384),
     }
-    async with servers(handlers) as port:
+    hanging = {f"127.0.1.{number}": hang for number in range(1, 11)}
+    async with servers(handlers | hanging) as port:
         scraper = Scraper()
-        names = {f"pod-{address[8:]}": address for address in handlers}
+        names = {f"pod-{address[8:]}": address for address in handlers} | {ip: ip for ip in hanging}
         started = time.monotonic()
         found = await scraper.routers(
             {
                 name: (address, port)
-                for name, address in {**names, "refused": "127.0.0.9", "no-ip": "", "bad": "evil.example/x?"}.items()
+                for name, address in {
+                    **names,
+                    "refused": "127.0.0.9",
+                    "no-ip": "",
+                    "bad": "evil.example/x?",
+                }.items()
             }
         )
         seconds = time.monotonic() - started
@@ -141,21 +152,22 @@ async def test_routers_are_read_concurrently_and_one_that_hangs_costs_a_second()
         "refused": None,
         "no-ip": None,
         "bad": None,
+        **dict.fromkeys(hanging),
     }
-    assert seconds < 5, "each may take a second, and all are read at once"
+    assert seconds < 20, "each may take three, and all are read at once"
 
 
 @asynchronous
 async def test_all_lying_pods_of_a_model_together_cost_a_second() -> None:
     # An honest pod beside them would compete with the lies for this event loop: see tests/integration/operator.
-    async with servers({"127.0.0.2": answer(page())}) as port, liars(2 * len(LIES), (port,)) as addresses:
+    async with servers({"127.0.0.2": answer(page())}) as port, liars(8 * len(LIES), (port,)) as addresses:
         scraper = Scraper()
         started = time.monotonic()
         found = await scraper.routers({address: (address, port) for address in addresses})
         seconds = time.monotonic() - started
         await scraper.close()
     assert found == dict.fromkeys(addresses)
-    assert seconds < 5, "each may take a second, and all are read at once"
+    assert seconds < 10, "each may take a second, and all are read at once"
 
 
 @asynchronous

@@ -113,7 +113,7 @@ async def test_a_reconcile_in_progress_is_finished_when_the_queue_closes() -> No
     await settle()
     queue.close()
     gate.set()
-    await asyncio.wait_for(worker, 1)
+    await asyncio.wait_for(worker, 60)
     assert finished == [KEY]
 
 

@@ -25,7 +25,7 @@ def spin(milliseconds: float) -> str:
 def test_the_time_is_at_least_one_microsecond() -> None:
     result, own_us = timed(lambda: 7)
     assert result == 7
-    assert 1 <= own_us < 10_000
+    assert own_us >= 1
 
 
 def test_waiting_for_something_else_than_a_cpu_counts() -> None:

@@ -337,7 +337,7 @@ def test_a_model_on_one_thread_predicts_in_a_fork(format: str) -> None:
     if not child:
         same = all(np.array_equal(*pair) for pair in zip(expected, predictions(model, rows, *names), strict=True))
         os._exit(0 if same else 1)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (exited := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.kill(child, 9)

@@ -41,6 +41,13 @@ def log_to(directory: Path, **options: Any) -> PayloadLog:
     return made
 
 
+def stop(log: PayloadLog) -> None:
+    """Stop the log, and wait for its thread: a server waits for two seconds only, and pyarrow may take them to load."""
+    log.stop()
+    log._background._thread.join(60)
+    assert not log._background._thread.is_alive()
+
+
 def counted(log: PayloadLog) -> dict[str, int]:
     found = samples(list(log.collect()))
     return {key.split()[-1]: int(value) for key, value in found.items() if value}
@@ -48,7 +55,7 @@ def counted(log: PayloadLog) -> dict[str, int]:
 
 def settled(log: PayloadLog, wanted: dict[str, int]) -> None:
     """Wait until the rows have these outcomes."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while counted(log) != wanted:
         assert time.monotonic() < end, counted(log)
         time.sleep(0.001)
@@ -65,7 +72,7 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 def test_each_row_is_a_line(tmp_path: Path) -> None:
     log = log_to(tmp_path)
     log.offer("an-id", TABLE, ANSWER)
-    log.stop()
+    stop(log)
     first, second = lines(tmp_path)
     assert abs(datetime.fromisoformat(first.pop("time")).timestamp() - time.time()) < 60
     assert first == {
@@ -86,7 +93,7 @@ def test_tables_of_objects_and_tensors_are_logged(tmp_path: Path) -> None:
     log = log_to(tmp_path)
     log.offer(None, np.array([["Köln", np.int64(3)]], object), [named("predict", np.array([np.float32(0.5)]))])
     log.offer(None, {"image": np.zeros((1, 2, 2), np.uint8)}, [named("predict", np.array([[True]]))])
-    log.stop()
+    stop(log)
     first, second = lines(tmp_path)
     assert first["inputs"] == {"age": "Köln", "size": 3}
     assert first["prediction_id"] is None
@@ -101,7 +108,7 @@ def test_parquet_has_the_same_records(tmp_path: Path) -> None:
         log = log_to(directory, form=form)
         log.offer("an-id", TABLE, ANSWER)
         assert counted(log).get("failed") is None
-        log.stop()
+        stop(log)
         assert counted(log) == {"written": 2}
     (file,) = files(tabled)
     found = import_module("pyarrow.parquet").read_table(file).to_pylist()
@@ -126,7 +133,7 @@ def test_parquet_is_written_after_enough_rows_or_seconds(tmp_path: Path, monkeyp
     log._idle()
     assert len(files(tmp_path)) == 2
     assert counted(log) == {"written": payloads.TABLE_ROWS + 2}
-    log.stop()
+    stop(log)
     assert len(files(tmp_path)) == 2, "the buffer was empty"
 
 
@@ -137,7 +144,7 @@ def test_files_are_limited_in_size_and_number(tmp_path: Path, form: str, monkeyp
     log = log_to(tmp_path, form=form, file_bytes=1000, files=3)
     for _ in range(20):
         log.offer("an-id", TABLE, ANSWER)
-    log.stop()
+    stop(log)
     there = [path for path in files(tmp_path) if path.name.startswith("payloads-0-")]
     assert len(there) == 3
     assert form == "parquet" or all(path.stat().st_size <= 1000 for path in there)
@@ -145,7 +152,7 @@ def test_files_are_limited_in_size_and_number(tmp_path: Path, form: str, monkeyp
     assert counted(log) == {"written": 40}
     successor = log_to(tmp_path, form=form, file_bytes=1000, files=3)  # of a worker that died
     successor.offer("the-last", TABLE, ANSWER)
-    successor.stop()
+    stop(successor)
     assert len([path for path in files(tmp_path) if path.name.startswith("payloads-0-")]) == 3
     assert len(files(tmp_path)) == 4
 
@@ -153,7 +160,7 @@ def test_files_are_limited_in_size_and_number(tmp_path: Path, form: str, monkeyp
 def test_the_first_rows_of_a_large_request_are_logged_and_the_rest_is_freed(tmp_path: Path) -> None:
     log = log_to(tmp_path)
     log.offer(None, np.zeros((5000, 2)), [named("predict", np.arange(5000))])
-    log.stop()
+    stop(log)
     assert [line["outputs"]["predict"] for line in lines(tmp_path)] == list(range(MAX_ROWS))
     array = np.zeros(5000)
     assert payloads._head(array).base is None
@@ -167,7 +174,7 @@ def test_the_same_seed_draws_the_same_sample(tmp_path: Path) -> None:
         log.start()
         for number in range(500):
             log.offer(str(number), TABLE, ANSWER)
-        log.stop()
+        stop(log)
         drawn.append([line["prediction_id"] for line in lines(tmp_path / name)])
     assert drawn[0] == drawn[1]
     assert 30 < len(drawn[0]) / 2 < 70
@@ -181,7 +188,7 @@ def test_rows_beyond_the_queue_are_dropped_and_counted(tmp_path: Path, monkeypat
     for _ in range(payloads.WAITING + 7):
         log.offer(None, TABLE, ANSWER)
     assert counted(log) == {"written": 2, "dropped": 14}
-    log.stop()
+    stop(log)
     assert counted(log)["written"] >= 2
 
 
@@ -215,7 +222,7 @@ def test_a_full_disk_loses_records_and_logs_one_line(
     settled(log, {"failed": 6})
     disk.full = False
     log.offer("an-id", TABLE, ANSWER)
-    log.stop()
+    stop(log)
     assert counted(log) == {"failed": 6, "written": 2}
     assert len(files(tmp_path)) == 1, "no half-written file"
     assert events(caplog) == [
@@ -228,7 +235,7 @@ def test_rows_that_parquet_cannot_hold_lose_one_file_only(tmp_path: Path, monkey
     log = log_to(tmp_path, form="parquet")
     log.offer(None, np.array([["text", 1.0], [2.0, 1.0]], object), ANSWER)
     log.offer(None, TABLE, ANSWER)
-    log.stop()
+    stop(log)
     assert counted(log) == {"failed": 2, "written": 2}
     assert len(files(tmp_path)) == 1, "no half-written file"
 
@@ -239,12 +246,12 @@ def test_workers_write_separate_files_and_share_the_counts(tmp_path: Path) -> No
     def work() -> None:
         shared.start(1)
         shared.offer(None, TABLE, ANSWER)
-        shared.stop()
+        stop(shared)
 
     in_child(work)
     shared.start(0)
     shared.offer(None, TABLE, ANSWER)
-    shared.stop()
+    stop(shared)
     assert [path.name[:11] for path in files(tmp_path)] == ["payloads-0-", "payloads-1-"]
     assert counted(shared) == {"written": 4}
     assert FILES == 8

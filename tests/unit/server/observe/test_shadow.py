@@ -57,7 +57,7 @@ class Other:
                 other.headers.append({name.lower(): value for name, value in self.headers.items()})
                 request = v2.decode(body, json_length)
                 other.requests.append(request)
-                other.hang.wait(10)
+                other.hang.wait(60)
                 status, length = 200, None
                 if other.raw:
                     status, content = other.raw
@@ -94,7 +94,7 @@ def other() -> Iterator[Other]:
 def stop(shadow: Shadow) -> None:
     """Stop the shadow and wait for its thread."""
     shadow.stop()
-    shadow._background._thread.join(10)
+    shadow._background._thread.join(60)
     assert not shadow._background._thread.is_alive()
 
 
@@ -117,7 +117,7 @@ def counted(shadow: Shadow) -> dict[str, int]:
 
 def settled(shadow: Shadow, count: int = 1) -> dict[str, int]:
     """Wait for this number of outcomes and return them."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while sum((found := counted(shadow)).values()) < count:
         assert time.monotonic() < end, found
         time.sleep(0.002)
@@ -262,7 +262,7 @@ def test_an_unreachable_server_and_a_timeout_are_counted(other: Other) -> None:
         port = closed.getsockname()[1]
     unreachable = Shadow(IDENTITY, f"http://127.0.0.1:{port}", 100)
     unreachable.start()
-    slow = Shadow(IDENTITY, other.url, 100, timeout=0.05)
+    slow = Shadow(IDENTITY, other.url, 100, timeout=2.0)
     slow.start()
     other.hang.clear()
     other.answer = [named("predict", np.array([1]))]

@@ -13,7 +13,7 @@ import pytest
 from mlmodel_server.rehearsal import client
 from mlmodel_server.rehearsal.client import Broken, Client, Greeting, Late, Unknown, Unreachable
 
-SECONDS = 10.0
+SECONDS = 60.0
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 Answer = Callable[[sockets.socket, bytes], None]
@@ -147,7 +147,7 @@ def slowly(data: bytes) -> Answer:
 
 @pytest.mark.parametrize(
     "answer",
-    [lambda socket, _: socket.recv(1), slowly(OK[:-1] + b"x" * 100), slowly(b"HTTP/1.1 200 OK\r\n" + b"a" * 100)],
+    [lambda socket, _: socket.recv(1), slowly(OK[:-1] + b"x" * 1000), slowly(b"HTTP/1.1 200 OK\r\n" + b"a" * 1000)],
     ids=["nothing", "a slow body", "slow headers"],
 )
 def test_late(server: Server, answer: Answer) -> None:
@@ -156,7 +156,7 @@ def test_late(server: Server, answer: Answer) -> None:
     started = time.monotonic()
     with pytest.raises(Late):
         client.post("/rehearsal", {}, b"body", 0.3)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20, "the others take 50 s or more"
 
 
 def test_a_large_response_is_not_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

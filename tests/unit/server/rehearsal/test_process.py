@@ -29,7 +29,7 @@ from mlmodel_server.rehearsal.progress import LATEST, Progress
 from mlmodel_server.rehearsal.sample import Sample
 from mlmodel_server.startup.server import listen
 
-SECONDS = 20.0
+SECONDS = 120.0
 REQUESTS = 12
 NONCE = "0" * 64
 
@@ -154,9 +154,7 @@ def test_it_follows_the_file(forked: Forked) -> None:
     assert forked.page()["kept"] == REQUESTS
     forked.file.rmdir()
     forked.file.write_text(f"candidate bbbb {NONCE} -\n")
-    named = time.monotonic()
     until(lambda: forked.page()["candidate"] == "bbbb", "the candidate is known")
-    print(f"{time.monotonic() - named:.2f} s after the file")
     until(lambda: forked.page()["asked"] == REQUESTS, "all requests are sent")
     page = forked.page()
     assert page["pairs"] == {"both": REQUESTS, "candidate_failed": 0, "own_failed": 0, "both_failed": 0}

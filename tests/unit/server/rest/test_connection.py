@@ -34,7 +34,7 @@ from tests.unit.server.doubling import serving
 
 ROW = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1.5]}]}).encode()
 HEAD = b"POST /v2/models/double/infer HTTP/1.1\r\nhost: m\r\n"
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 class Served:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from time import perf_counter
 from typing import Any
 
 import grpc
@@ -99,19 +98,18 @@ def test_over_grpc_it_has_a_code_that_clients_do_not_retry() -> None:
 
 
 def test_one_slow_batch_does_not_reject_later_requests_forever() -> None:
-    app = application(("predict",), seconds=0.001)
+    app = application(("predict",), seconds=0.1)
     cost = app.pipeline.serving.cost
     cost.factor = 90.0  # as after a batch that took 100 times as long
 
     async def whole() -> list[int]:
         app.pipeline.start(0)
         body = json.dumps({"instances": [[1.0]]}).encode()
-        path, headers = "/v1/models/double:predict", {"x_mlmodel_timeout_ms": "50"}
+        path, headers = "/v1/models/double:predict", {"x_mlmodel_timeout_ms": "5000"}
         statuses = [(await request(app, "POST", path, body, **headers))[0] for _ in range(40)]
         await app.pipeline.stop()
         return statuses
 
-    started = perf_counter()
     statuses = asyncio.run(whole())
     assert statuses[0] == 503
-    assert statuses[-1] == 200, f"it recovers (in {perf_counter() - started} s)"
+    assert statuses[-1] == 200, "it recovers"
