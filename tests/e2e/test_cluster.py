@@ -102,7 +102,7 @@ def test_a_pod_serves_through_its_service_by_name(cluster: Cluster, kubectl: Kub
     code = f"import urllib.request; print(urllib.request.urlopen('{url}', timeout=5).status)"
 
     # From the host, inside the cluster's network, and from a pod; kube-proxy may need a few seconds.
-    cluster.wait("The Service", lambda: cluster.run([sys.executable, "-c", code]).strip() == "200", seconds=10)
+    cluster.wait("The Service", lambda: cluster.run([sys.executable, "-c", code]).strip() == "200", seconds=60)
     assert kubectl("exec", "deployment/web", "--", "python3", "-c", code).strip() == "200"
     assert kubectl("logs", "deployment/web").startswith("serving")
     status = kubectl("exec", "deployment/web", "--", "cat", "/proc/self/status")
@@ -140,10 +140,15 @@ def test_audit_log_has_writes_and_no_reads(cluster: Cluster, kubectl: Kubectl, n
 
 
 def test_an_unknown_name_is_not_resolved_and_fails_at_once(cluster: Cluster) -> None:
-    started = time.monotonic()
-    code = "import socket\ntry: socket.getaddrinfo('nowhere.example.org', 80)\nexcept OSError as e: print(e)"
-    assert "not known" in cluster.run([sys.executable, "-c", code])
-    assert time.monotonic() - started < 5, "a resolver that waits for an answer takes 10 s"
+    code = """
+import socket, time
+started = time.monotonic()
+try: socket.getaddrinfo("nowhere.example.org", 80)
+except OSError as error: print(error, int(time.monotonic() - started), sep=";")
+"""
+    reason, _, seconds = cluster.run([sys.executable, "-c", code]).strip().partition(";")
+    assert "not known" in reason
+    assert int(seconds) < 9, "a resolver that waits for an answer takes 10 s"
 
 
 def test_a_second_cluster_starts_and_stops_beside_the_first(cluster: Cluster) -> None:
@@ -185,7 +190,7 @@ def test_a_killed_keeper_leaves_no_process_and_down_removes_the_rest() -> None:
     assert found is not None
     node = int(str(found["node"]))
     os.kill(int(str(found["keeper"])), signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{node}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -247,6 +252,6 @@ def test_a_program_of_the_node_that_exits_is_restarted(cluster: Cluster) -> None
     assert first is not None
     os.kill(first, signal.SIGKILL)
     lookup = ["getent", "hosts", "kubernetes.default.svc.cluster.local"]
-    cluster.wait("Another process", lambda: resolver() not in (None, first), seconds=10)
-    cluster.wait("Cluster DNS", lambda: "10.96.0.1" in cluster.run(lookup), seconds=20)
+    cluster.wait("Another process", lambda: resolver() not in (None, first), seconds=60)
+    cluster.wait("Cluster DNS", lambda: "10.96.0.1" in cluster.run(lookup), seconds=60)
     assert "exited with -9" in cluster.node_log("coredns")

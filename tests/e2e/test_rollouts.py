@@ -200,7 +200,7 @@ def test_the_weight_is_exact_for_each_of_two_clients_that_take_turns(model: Mode
     model.wait_ready(180, "v1")
     model.apply("v2", rollout=hold)
     model.wait_weight(10)
-    took = wait_for("the routers confirm the routes", 20, lambda: model.status().get("routes", "") == _routes_id(model))
+    took = wait_for("the routers confirm the routes", 60, lambda: model.status().get("routes", "") == _routes_id(model))
     with traffic(rate=200, clients=2, limit=2000) as clients:
         clients.wait(lambda seen: seen.ok + seen.failed >= 2000, 60, "2000 responses")
         seen = clients.stop()
@@ -292,7 +292,7 @@ def test_killed_pods_scaling_and_restarted_routers_lose_no_request(model: Model,
             victim = random.Random(SEED).choice(sorted(model.pods()))
             model("delete", "pod", victim, "--grace-period=0", "--force")
             model.wait("3 pods are ready again", 60, lambda status: status.get("replicas") == "3/3")
-            wait_for("the killed pod is deleted and 3 are left", 30, lambda: len(model.pods()) == 3)
+            wait_for("the killed pod is deleted and 3 are left", 90, lambda: len(model.pods()) == 3)
         model.apply("v1", serving={"replicas": 1})
         model.wait("1 pod is left", 60, lambda status: status.get("replicas") == "1/1")
         wait_for("the other pods are deleted", 90, lambda: len(model.pods()) == 1)

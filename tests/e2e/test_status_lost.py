@@ -131,7 +131,7 @@ def test_a_deployment_that_was_changed_is_not_adopted(model: Model, traffic: Sta
             events = json.loads(model("get", "events.events.k8s.io", "-o", "json"))["items"]
             return any(event["reason"] == "NotAdopted" and name in event["note"] for event in events)
 
-        wait_for("the foreign Deployment is reported", 30, reported)
+        wait_for("the foreign Deployment is reported", 60, reported)
         found = json.loads(model("get", "deployment", name, "-o", "json"))
         assert found["spec"]["template"] == changed
         assert "ownerReferences" not in found["metadata"]

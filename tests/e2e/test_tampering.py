@@ -40,7 +40,7 @@ def test_frozen_routes_cost_no_request_and_the_rollout_goes_on(model: Model, tra
             body = json.loads(found) if found else {"data": {}}
             return body["data"] == former["data"] and "immutable" not in body
 
-        wait_for("the ConfigMap is that of the operator again", 10, is_ours)
+        wait_for("the ConfigMap is that of the operator again", 60, is_ours)
         assert read(model, "configmap", routes)["metadata"]["uid"] != former["metadata"]["uid"]
         # The next pod of the router mounts what kubelet keeps on this node.
         model("rollout", "restart", f"deployment/{NAME}-router")
@@ -64,13 +64,13 @@ def test_what_runs_is_neither_chosen_by_status_nor_by_a_changed_deployment(model
     with traffic(rate=20) as clients:
         change = {"status": {"stable": {"snapshot": {"image": "attacker/image"}, "version": "evil"}}}
         model("patch", "mlm", NAME, "--subresource=status", "--type=merge", "-p", json.dumps(change))
-        wait_for("the status is undone", 10, lambda: model.status()["stable"] == status["stable"])
+        wait_for("the status is undone", 60, lambda: model.status()["stable"] == status["stable"])
         assert pods.items() <= model.pods().items(), "no pod is restarted or replaced"
         extra = {"name": "extra", "image": "attacker/image", "imagePullPolicy": "Never"}
         patch = {"spec": {"template": {"spec": {"containers": [extra], "hostNetwork": True}}}}
         model("patch", "deployment", name, "-p", json.dumps(patch))
         wait_for(
-            "the Deployment is undone", 10, lambda: read(model, "deployment", name)["spec"]["template"] == template
+            "the Deployment is undone", 60, lambda: read(model, "deployment", name)["spec"]["template"] == template
         )
         clients.wait_for_requests(100)
         seen = clients.stop()
