@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from hack import ROOT, faults
 from hack.cluster import Cluster, images
@@ -25,10 +24,10 @@ def image(target: str) -> str:
     return f"mlmodel-{target}:{images.project_version()}"
 
 
-def install(cluster: Cluster, manifest: Path = ROOT / "manifests" / "install.yaml") -> None:
+def install(cluster: Cluster) -> None:
     """Run ``kubectl apply -f manifests/install.yaml``, with the stock router image replaced by the project's."""
     running = cluster.kubectl("get", "-n", NAMESPACE, DEPLOYMENT, "--ignore-not-found", "-o", "name")
-    _apply(cluster, manifest.read_text())
+    _apply(cluster, (ROOT / "manifests" / "install.yaml").read_text())
     if running:
         # The tag stays the same when the image changes, so Kubernetes sees no difference.
         cluster.kubectl("rollout", "restart", "-n", NAMESPACE, DEPLOYMENT)
@@ -55,7 +54,7 @@ def network_policies(cluster: Cluster) -> Iterator[None]:
 
 def wait_installed(cluster: Cluster) -> None:
     """Wait until the newest operator pod is ready and the only one."""
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, DEPLOYMENT, "--timeout=90s", seconds=100)
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, DEPLOYMENT, "--timeout=300s", seconds=310)
     wait_for("one operator pod is left", 60, lambda: len(pods(cluster)) == 1)
 
 
