@@ -131,7 +131,7 @@ def importable(modules: Mapping[str, Module]) -> Iterator[None]:
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     guard = _Guard()
-    sys.meta_path.insert(1, guard)
+    sys.meta_path.insert(sys.meta_path.index(_FINDER) + 1, guard)  # a library may have put its own finder before both
     try:
         for name in sorted(modules):
             _import(name)

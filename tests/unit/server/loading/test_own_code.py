@@ -324,6 +324,25 @@ def test_two_packages_with_different_modules_of_one_name_are_opened_one_after_th
     np.testing.assert_array_equal(answer(load(Memory(signed(files)), **SIGNED), X), labels)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_finder_that_a_library_puts_first_does_not_hide_the_modules_of_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = imported(tmp_path, monkeypatch)
+    model, X, y = fitted(module)
+    files = signed(package.build(model, X, y, code=[module]))
+    labels = model.predict(X)
+
+    class Another:
+        def find_spec(self, *_: object) -> None:
+            """Find nothing."""
+
+    monkeypatch.setattr(sys, "meta_path", [own_code._FINDER, *sys.meta_path])
+    sys.meta_path.insert(0, Another())
+    forgotten(monkeypatch, "clipping")
+    np.testing.assert_array_equal(answer(load(Memory(files), **SIGNED), X), labels)
+
+
 def test_installed_libraries_are_not_modules_of_a_package() -> None:
     for name in ("json", "numpy", "sklearn", "pandas", "mlmodel_server", "sys"):
         assert own_code.is_library(name), name
