@@ -202,6 +202,7 @@ def _write(arguments: argparse.Namespace) -> Path:
     from mlmodel_server.compile import how_to_get
     from mlmodel_server.package.csv_file import CsvFile, like_dates
     from mlmodel_server.package.outputs import not_served
+    from mlmodel_server.package.write import LeftOut
 
     if arguments.data is None:  # then it may be no model either
         _model(arguments.source, arguments.code)
@@ -219,8 +220,9 @@ def _write(arguments: argparse.Namespace) -> Path:
     X, y = file.rows(model)
     dated = like_dates(X)
     hint = f"if the model was fitted on dates, add --dates {shlex.join(dated)}" if dated else ""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("ignore")  # such as plain arrays for a model that was fitted on names
+        warnings.simplefilter("always", LeftOut)
         try:
             written = package.save(
                 model,
@@ -238,6 +240,8 @@ def _write(arguments: argparse.Namespace) -> Path:
             )
         except UsageError as error:
             raise UsageError(f"{error}; {hint}" if hint and "--dates" not in str(error) else str(error)) from None
+    for warning in warned:
+        sys.stderr.write(f"{warning.message}\n")
     if hint:
         sys.stderr.write(f"{', '.join(dated)} is packaged as text that looks like dates: {hint}\n")
     if missing := not_served(manifest.parse((written / manifest.MANIFEST).read_bytes())):

@@ -43,7 +43,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 EXACT_INTEGER = 2**53
 """Greater integers may not be exact as floating-point numbers: two of them can become one."""
 
-WRITE_DIGITS = "has an integer beyond 2^53 with a fraction or an exponent: write all of its digits, and nothing else"
+WRITE_DIGITS = "has an integer from 2^53 on with a fraction or an exponent: write all of its digits, and nothing else"
 """Completes the error about a number that JSON and CSV have rounded before it could become an integer."""
 
 MAX_DIMENSIONS = 8
@@ -227,8 +227,8 @@ def beyond_exact(what: str, datatype: str) -> RequestError:
     names the input."""
     return RequestError(
         f"{what} has an integer beyond 2^{_BITS[datatype]} that is not exact in {datatype}, with which this model "
-        "computes: if rounding is meant, send a floating-point number (FP64, or with .0 in rows); if it is an id, "
-        "train the model on texts, and send text (BYTES)"
+        "computes: if rounding is meant, send a floating-point number (FP64 in a tensor, with .0 in a row); if it is "
+        "an id, train the model on texts, and send text (BYTES)"
     )
 
 
@@ -250,12 +250,20 @@ def _are_within(integers: Array, limit: int) -> bool:
     return bool(integers.min() >= -limit and integers.max() <= limit)
 
 
-def is_rounded_twice(integers: Array) -> bool:
+def are_rounded_twice(integers: Array) -> bool:
     """Whether one of these integers is another number in single precision if it is rounded to double precision first:
     it is near the middle of two numbers, and the first rounding moves it there."""
     if _are_within(integers, EXACT_INTEGER):
         return False
     return not np.array_equal(integers.astype(np.float64).astype(np.float32), integers.astype(np.float32))
+
+
+def is_rounded_twice(integer: int, double: float) -> bool:
+    """The same for one integer of at most 64 bits and its ``double``. The middle of two numbers of 24 significant bits
+    has 25. From there, single precision takes the even number, which may not be the nearer one to the integer."""
+    whole = abs(int(double))
+    is_middle = whole.bit_length() - (whole & -whole).bit_length() == 24
+    return is_middle and integer != double and (float(np.float32(double)) > double) != (integer > double)
 
 
 def about_dates(value: Any) -> str:

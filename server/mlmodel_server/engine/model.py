@@ -20,11 +20,11 @@ from mlmodel_server.tensors import (
     Tensor,
     TensorSpec,
     about_dates,
+    are_rounded_twice,
     beyond_exact,
     datatype_of,
     is_changed,
     is_missing,
-    is_rounded_twice,
     kind,
     missing_texts,
     named,
@@ -301,7 +301,7 @@ def _reject_changed(tensor: Tensor, datatype: str, *, single: bool = False) -> N
     integers = tensor.array
     if integers.dtype == object:
         integers = integers[~missing_texts(integers)].astype(DTYPES[tensor.datatype])
-    if is_rounded_twice(integers) if single else is_changed(integers, datatype):
+    if are_rounded_twice(integers) if single else is_changed(integers, datatype):
         raise beyond_exact(f"input {quoted(tensor.name)}", datatype)
 
 

@@ -82,12 +82,14 @@ def import_alone(format: str) -> None:
     """Import the library of ``format`` without what only other models use. Call this in a process that opens no other
     model: there, the wrappers of XGBoost and LightGBM do not work afterwards."""
     name = FORMATS[format].library
-    with _absent(_NOT_USED.get(name, ())):
-        library(name)
+    if hidden := _NOT_USED.get(name):
+        with _absent(hidden):
+            library(name)
 
 
 class _Hiding(threading.local):
-    """A finder of modules that raises for some names in the thread that hides them. Other threads import as always."""
+    """A finder of modules that raises for some names in the thread that hides them, also when a library only looks
+    whether one is installed. Other threads import as always."""
 
     names: Sequence[str] = ()
 

@@ -44,11 +44,12 @@ def directory(files: Mapping[str, bytes]) -> Iterator[Path]:
 
 
 def array_of(tensor: Any) -> Array:
-    """Return a tensor as an array, with bytes decoded to text."""
+    """Return a tensor as an array, with bytes decoded to text; those that are not UTF-8 have surrogates then, which no
+    response accepts."""
     array: Array = tensor.numpy()
     if array.dtype != object:
         return array
-    texts = np.array([text.decode("utf-8", "replace") for text in array.ravel()], object)
+    texts = np.array([text.decode("utf-8", "surrogateescape") for text in array.ravel()], object)
     return texts.reshape(array.shape)
 
 

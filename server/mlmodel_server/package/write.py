@@ -20,6 +20,7 @@ from mlmodel_server.engine.model import Model
 from mlmodel_server.engine.selftest import SEVERAL_ROWS, TOLERANCE
 from mlmodel_server.errors import MLModelError, ModelFailure, RefusedModel, UsageError
 from mlmodel_server.formats import learnt
+from mlmodel_server.formats.methods import methods_behind, outputs_of_method
 from mlmodel_server.formats.opened import PREDICT, PREDICT_PROBA, Opened, Table, layout_of
 from mlmodel_server.formats.table import FORMATS
 from mlmodel_server.formats.torch_common import TorchFunctions
@@ -130,6 +131,10 @@ def save(
     return directory
 
 
+class LeftOut(UserWarning):
+    """An output that the model has and its package does not, with the reason."""
+
+
 def _write(files: dict[str, bytes], directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for stale in _written_before(directory) - set(files):
@@ -195,6 +200,8 @@ def build(
     served = Model(opened.functions, signature, single=opened.single)
     golden, unsteady = _golden(served, tensors, arrays, chosen)
     if unsteady:
+        for reason in unsteady.values():
+            warnings.warn(f"left out of the package: {reason}", LeftOut, stacklevel=3)
         kept = tuple(spec for spec in signature.outputs if spec.name not in unsteady)
         signature = msgspec.structs.replace(signature, outputs=kept)
         arrays = {name: array for name, array in arrays.items() if name not in unsteady}
@@ -523,9 +530,9 @@ def _is_finite(output: Array) -> Array:
 
 def _golden(
     model: Model, tensors: list[Tensor], outputs: dict[str, Array], chosen: Wanted | None
-) -> tuple[Golden, frozenset[str]]:
-    """Return examples, and the outputs that the package must not have: those of a row depend on other rows. If
-    ``tensors`` have no rows, all of them are examples."""
+) -> tuple[Golden, dict[str, str]]:
+    """Return examples, and the outputs that the package must not have, each with the reason: how many rows a request
+    has decides how they are rounded. If ``tensors`` have no rows, all of them are examples."""
     examples = tensors
     if model.batchable:
         rows = _spread(tensors, list(outputs.values()))
@@ -540,18 +547,20 @@ def _golden(
     except MLModelError as error:
         raise UsageError(f"X is not a valid request ({error})") from error
     unsteady = _unsteady(model, examples, together) if model.batchable else {}
-    for name, reason in unsteady.items():
+    for name, reason in list(unsteady.items()):
         if chosen is None or chosen.must_have(name, list(outputs)):
             raise UsageError(reason)
+        (method,) = methods_behind([name])
+        unsteady |= dict.fromkeys(outputs_of_method(method, list(answers)), reason)
     kept = tuple(answer for name, answer in answers.items() if name not in unsteady)
-    return Golden(tuple(_request_json(tensor) for tensor in examples), kept), frozenset(unsteady)
+    return Golden(tuple(_request_json(tensor) for tensor in examples), kept), unsteady
 
 
 def _unsteady(model: Model, examples: list[Tensor], together: list[Tensor]) -> dict[str, str]:
-    """Return the outputs that a row alone has otherwise than ``together``, each with the reason; those of a model which
-    computes with a DataFrame may depend on all rows of a request.
+    """Return the outputs that a row alone has otherwise than ``together``, because of rounding, each with the reason.
 
-    Raise :class:`UsageError` if the model answers no row alone.
+    Raise :class:`UsageError` if the model answers no row alone, or if an output depends on the other rows: this is
+    about the model, whose other outputs may only seem not to. One which computes with a DataFrame may do so.
     """
     found: dict[str, str] = {}
     names = [tensor.name for tensor in together]
@@ -567,8 +576,9 @@ def _unsteady(model: Model, examples: list[Tensor], together: list[Tensor]) -> d
         for all_rows in together:
             one = answers[all_rows.name]
             if model.signature.frame and not _is_as_alone(all_rows.array, row, one.array, single):
-                rounded = single and _is_rounding(model, examples, row, all_rows)
-                found.setdefault(one.name, (_ROUNDED if rounded else _DEPENDENT).format(one.name))
+                if not (single and _is_rounding(model, examples, row, all_rows)):
+                    raise UsageError(_DEPENDENT.format(one.name))
+                found[one.name] = _ROUNDED.format(one.name)
     return found
 
 

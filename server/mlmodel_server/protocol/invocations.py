@@ -22,7 +22,7 @@ MISSING = frozenset(
 )  # fmt: skip
 """Cells that are missing values, quoted or not: those of ``pandas.read_csv``, which MLflow's server calls."""
 
-_INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,400}", re.ASCII)
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 

@@ -213,7 +213,7 @@ def _converted(value: Any, spec: TensorSpec, row: int, depth: int) -> Any:
     elif isinstance(value, element) or (value is None and (element in (float, str) or spec.is_nullable)):
         return int(value) if isinstance(value, bool) and element is int else value
     elif element is not str and isinstance(value, (bool, int, float)) and _is_exact(value, element):
-        if element is int and EXACT_INTEGER <= abs(value) < 2**64:  # with its digits it may have been another integer
+        if spec.datatype in ("INT64", "UINT64") and EXACT_INTEGER <= abs(value) < 2**64:  # as typed, maybe another one
             raise RequestError(f"row {row}: feature {quoted(spec.name)} {WRITE_DIGITS}")
         return element(value)
     raise RequestError(_misfit(value, spec, row, len(spec.shape) - 1))
@@ -233,7 +233,7 @@ def _is_changed(value: Any, single: bool) -> bool:
     number = float(value)
     if number == value or int(Decimal(repr(number))) == value:
         return False
-    return not single or not -(2**63) <= value < 2**64 or is_rounded_twice(np.array(value))
+    return not single or not -(2**63) <= value < 2**64 or is_rounded_twice(value, number)
 
 
 def _is_exact(value: Any, element: type) -> bool:

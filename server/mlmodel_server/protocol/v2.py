@@ -189,7 +189,7 @@ def _exact(sent: _Input) -> Array:
     fractions = [value for value in values if isinstance(value, float)]
     if not all(map(float.is_integer, fractions)):
         raise RequestError(f"input {name}: data of the datatype {datatype} must be integers, and one is a fraction")
-    if any(EXACT_INTEGER <= abs(value) < 2**64 for value in fractions):  # it may have been another integer
+    if datatype in ("INT64", "UINT64") and any(EXACT_INTEGER <= abs(value) < 2**64 for value in fractions):
         raise RequestError(f"input {name}: data {WRITE_DIGITS}")
     exact = [int(value) if isinstance(value, float) else value for value in values]
     try:

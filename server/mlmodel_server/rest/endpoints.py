@@ -127,6 +127,7 @@ def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
 
 def _explain_request(serving: Serving) -> Callable[[Head, bytes], InferRequest]:
     signature = serving.model.signature
+    specs = rows.specs_of(signature, single=serving.model.single)
     can_explain = CONTRIBUTIONS in (spec.name for spec in signature.outputs)
 
     def decode(_: Head, body: bytes) -> InferRequest:
@@ -134,7 +135,7 @@ def _explain_request(serving: Serving) -> Callable[[Head, bytes], InferRequest]:
             raise RequestError(
                 f"this model ({serving.platform}) cannot explain its predictions: XGBoost and LightGBM models can", 501
             )
-        request = v1.decode(body, signature.inputs)
+        request = v1.decode(body, specs)
         return InferRequest(request.id, request.inputs, [CONTRIBUTIONS])
 
     return decode

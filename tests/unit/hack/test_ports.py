@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import socket
 
 import pytest
 
 from hack import ports
+
+MANY = 200
+"""More than a process reserves at once."""
+
+
+def many(_: int) -> list[int]:
+    return [ports.free_port() for _ in range(MANY)]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_no_port_is_given_to_two_processes(method: str) -> None:
+    own = many(0)
+    with multiprocessing.get_context(method).Pool(4) as pool:
+        others = pool.map(many, range(4), chunksize=1)
+        found = [*own, *(port for ports_of_one in others for port in ports_of_one), *many(0)]
+    assert len(set(found)) == len(found) == 6 * MANY
 
 
 def test_a_port_is_free_on_all_addresses_and_is_returned_once() -> None:

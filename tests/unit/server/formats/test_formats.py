@@ -31,13 +31,14 @@ from sklearn.preprocessing import StandardScaler
 from mlmodel_server import manifest, package
 from mlmodel_server.engine import selftest
 from mlmodel_server.engine.model import Model, model_of
-from mlmodel_server.errors import RefusedModel, UsageError
+from mlmodel_server.errors import ModelFailure, RefusedModel, UsageError
 from mlmodel_server.formats import table
 from mlmodel_server.formats.opened import CONTRIBUTIONS, Opened
+from mlmodel_server.formats.tensorflow_common import array_of
 from mlmodel_server.loading.detect import detect
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Local, Memory
-from mlmodel_server.tensors import InferRequest, Tensor, TensorSpec
+from mlmodel_server.tensors import InferRequest, Tensor, TensorSpec, texts_of
 from tests.unit.server.models import SEED, iris, joblib_bytes
 
 pytestmark = pytest.mark.models
@@ -108,6 +109,17 @@ def test_a_wrapper_predicts_the_same_in_every_form(name: str) -> None:
             assert model.task == "regression"
             np.testing.assert_allclose(found[0], wrapper.predict(X), rtol=1e-6)
         assert [spec.shape[1:] for spec in model.signature.outputs] == [array.shape[1:] for array in found]
+
+
+def test_bytes_of_tensorflow_that_are_no_text_are_an_error_and_not_another_text() -> None:
+    class Texts:
+        def numpy(self) -> Any:
+            return np.array([["na\u00efve".encode()], [b"\xff\xfe"]], object)
+
+    array = array_of(Texts())
+    assert texts_of("predict", array[:1]) == ["na\u00efve"]
+    with pytest.raises(ModelFailure, match=r"output predict has .* bytes that are not UTF-8"):
+        texts_of("predict", array)
 
 
 @pytest.mark.parametrize("name", ["xgboost two", "xgboost three", "xgboost number", "lightgbm two", "lightgbm three"])

@@ -28,7 +28,7 @@ from mlmodel_server.manifest import MANIFEST
 from mlmodel_server.protocol import binary, invocations, rows, v1, v2
 from mlmodel_server.rpc import codec
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
-from mlmodel_server.tensors import Array, InferRequest, Tensor, is_rounded_twice
+from mlmodel_server.tensors import Array, InferRequest, Tensor, are_rounded_twice
 from tests.unit.server.models import SEED
 
 pytestmark = pytest.mark.models
@@ -197,4 +197,4 @@ def test_an_integer_gets_the_answer_of_the_library_or_a_refusal_in_every_transpo
     for value, transport, reason in refusals:
         assert re.search(r"integer beyond 2\^|in the range of INT64|outside the range of INT64", reason), transport
         # XGBoost rounds integers itself: refused is only what would become another number than there.
-        assert not name.startswith("XGBoost") or is_rounded_twice(np.array(value)), (value, transport)
+        assert not name.startswith("XGBoost") or are_rounded_twice(np.array(value)), (value, transport)

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -20,7 +21,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from mlmodel_server import manifest, package
 from mlmodel_server.engine import selftest
@@ -30,11 +31,13 @@ from mlmodel_server.errors import ModelFailure, RefusedModel, RequestError, Usag
 from mlmodel_server.loading.load import load
 from mlmodel_server.loading.sources import Memory
 from mlmodel_server.manifest import MANIFEST
+from mlmodel_server.package.write import LeftOut
 from mlmodel_server.protocol import binary, invocations, rows, v1, v2
 from mlmodel_server.rpc import codec
 from mlmodel_server.rpc.proto import open_inference_pb2 as pb
 from mlmodel_server.tensors import DTYPES, Array, InferRequest, InferResponse, Tensor, TensorSpec, named
 from tests.unit.server.models import SEED, joblib_bytes
+from tests.unit.server.own_modules import imported
 
 pytestmark = pytest.mark.models
 
@@ -305,7 +308,8 @@ FAR = pd.DataFrame(np.random.default_rng(SEED).normal(1e4, 1, (400, 3)).astype(n
 def test_an_output_that_single_precision_rounds_otherwise_in_larger_requests_is_left_out_or_names_the_cause() -> None:
     y = np.where(FAR.a + FAR.b > 2e4, 1, 0)
     model = RidgeClassifier().fit(FAR, y)
-    described = manifest.parse(package.build(model, FAR, y)[MANIFEST])
+    with pytest.warns(LeftOut, match="left out of the package: the decision_function of a row is another one"):
+        described = manifest.parse(package.build(model, FAR, y)[MANIFEST])
     assert described.signature.frame
     assert [spec.name for spec in described.signature.outputs] == ["predict"]
     assert [output["name"] for output in described.golden.outputs] == ["predict"]
@@ -314,6 +318,18 @@ def test_an_output_that_single_precision_rounds_otherwise_in_larger_requests_is_
     wide = FAR.astype(np.float64)
     described = manifest.parse(package.build(RidgeClassifier().fit(wide, y), wide, y)[MANIFEST])
     assert [spec.name for spec in described.signature.outputs] == ["predict", "decision_function"]
+
+
+@pytest.mark.parametrize("classifier", [RidgeClassifier, LogisticRegression])
+def test_a_model_whose_labels_seem_not_to_depend_on_other_rows_is_refused_as_its_scores_do(
+    classifier: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package may lack the scores of RidgeClassifier, if they are only rounded otherwise in other requests."""
+    module = imported(tmp_path, monkeypatch, "centring", "def centred(X):\n    return X - 0.02 * X.mean()\n")
+    X = SINGLE.astype(np.float64)
+    model = make_pipeline(FunctionTransformer(module.centred), classifier()).fit(X, MOODS)
+    with pytest.raises(UsageError, match="depends on the other rows of its request"):
+        package.build(model, X, MOODS, code=[module])
 
 
 @pytest.mark.attack

@@ -385,7 +385,7 @@ def test_the_digits_that_other_languages_print_for_a_number_are_this_number(numb
 @pytest.mark.parametrize("text", ["9007199254740993.0", "-9.007199254740993e15", "1e18"])
 def test_an_integer_that_was_rounded_on_the_way_is_refused(text: str) -> None:
     ages = (TensorSpec("age", "INT64", (-1,)),)
-    words = "has an integer beyond 2\\^53 with a fraction or an exponent: write all of its digits"
+    words = "has an integer from 2\\^53 on with a fraction or an exponent: write all of its digits"
     with pytest.raises(RequestError, match=f"row 0: feature 'age' {words}"):
         rows.decode(f'{{"age": {text}}}'.encode(), ages)
     with pytest.raises(RequestError, match=f"row 0: feature 'age' {words}"):
@@ -393,6 +393,24 @@ def test_an_integer_that_was_rounded_on_the_way_is_refused(text: str) -> None:
     sent = f'{{"inputs": [{{"name": "age", "datatype": "INT64", "shape": [1], "data": [{text}]}}]}}'
     with pytest.raises(RequestError, match=f"input 'age': data {words}"):
         v2.decode(sent.encode())
+
+
+def test_a_number_out_of_the_range_of_a_small_integer_is_refused_for_its_range() -> None:
+    ages = (TensorSpec("age", "UINT8", (-1,)),)
+    for body in (b'{"age": 1e17}', b'{"age": 100000000000000000}'):
+        with pytest.raises(RequestError, match="outside the range of UINT8"):
+            rows.decode(body, ages)
+    sent = b'{"inputs": [{"name": "age", "datatype": "UINT8", "shape": [1], "data": [1e17]}]}'
+    with pytest.raises(RequestError, match="outside the range of UINT8"):
+        v2.decode(sent)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("digits", [16, 41, 300])
+def test_an_integer_of_any_length_in_csv_is_refused_if_it_changes(digits: int) -> None:
+    ages = (TensorSpec("age", "FP64", (-1,)),)
+    with pytest.raises(RequestError, match="has an integer beyond 2\\^53"):
+        invocations.decode(f"age\n{'9' * digits}1".encode(), b"text/csv", ages)
 
 
 def test_half_precision_has_its_own_range() -> None:

@@ -293,6 +293,18 @@ def test_a_model_that_cannot_explain_says_so_before_rows_are_parsed() -> None:
     assert answer["error"] == "this model (test) cannot explain its predictions: XGBoost and LightGBM models can"
 
 
+def test_rows_to_explain_are_read_like_rows_to_predict() -> None:
+    """Both ignore columns that the package says to ignore, and round what the library itself rounds."""
+    served = serving()
+    outputs = (TensorSpec("predict", "FP64", (-1,)), TensorSpec(CONTRIBUTIONS, "FP64", (-1, 2)))
+    signature = Signature("columns", (TensorSpec("x", "FP32", (-1,)),), outputs, ignores_others=True)
+    served.model = Model(lambda table, _: [np.zeros((len(table), 2))], signature, single=True)
+    app = Application(Pipeline(served))
+    for path in (PREDICT, EXPLAIN):
+        status, answer = post(app, path, {"instances": [{"x": 2**53 + 1, "other": 1}]})
+        assert status == 200, answer
+
+
 class Connection:
     """A connection on the fast path."""
 
