@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import perf_counter, thread_time_ns
 from typing import Protocol
@@ -138,6 +139,7 @@ class Batcher:
         self._on_batch, self._on_cpu, self._cpu_ns = on_batch, on_cpu, cpu_ns
         self._submitted: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._waiting: deque[_Waiting] = deque()
+        self._outcomes: deque[Callable[[], None]] = deque()
         self._copies: deque[_Waiting] = deque()
         self._copies_submitted = 0
         self._shares = Shares()
@@ -172,7 +174,7 @@ class Batcher:
         """
         if alone:
             return self._submit_copy(table, outputs, deadline)
-        if self.is_full:
+        if self._is_full():
             self._make_room(source)
         now, rows = perf_counter(), rows_of(table)
         if self.requests and now + (needed := MARGIN * self._needed(source, rows)) > deadline:
@@ -209,16 +211,39 @@ class Batcher:
         backlog.rows += waiting.rows
         self.requests += 1
         self.rows += waiting.rows
+        waiting.future.add_done_callback(lambda _: self._forget(waiting))  # for one that the client cancels
 
-        def forget(_: asyncio.Future[Predicted]) -> None:
-            self.requests -= 1
-            self.rows -= waiting.rows
-            del backlog.waiting[waiting]
-            backlog.rows -= waiting.rows
-            if not backlog.waiting and self._backlogs.get(source) is backlog:
-                del self._backlogs[source]
+    def _settle_soon(self, outcome: Callable[[], None]) -> None:
+        """Let the event loop call ``outcome`` in its next turn, or before, if it looks whether the queue is full: a
+        turn with many requests may take longer than some predictions."""
+        self._outcomes.append(outcome)
+        self._loop.call_soon_threadsafe(self._settle)
 
-        waiting.future.add_done_callback(forget)
+    def _settle(self) -> None:
+        while self._outcomes:
+            self._outcomes.popleft()()
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """Take a request out of the counts, once. Call this with its answer: the event loop calls what waits for a
+        future only in its next turn, and until then the queue would seem to be full of requests that are done."""
+        backlog = self._backlogs.get(waiting.source)
+        if backlog is None or waiting not in backlog.waiting:
+            return
+        self.requests -= 1
+        self.rows -= waiting.rows
+        del backlog.waiting[waiting]
+        backlog.rows -= waiting.rows
+        if not backlog.waiting:
+            del self._backlogs[waiting.source]
+
+    def _deliver(self, batch: list[_Waiting], results: list[Predicted]) -> None:
+        for waiting, result in zip(batch, results, strict=True):
+            self._forget(waiting)
+            _finish(waiting.future, result)
+
+    def _fail(self, waiting: _Waiting, error: BaseException) -> None:
+        self._forget(waiting)
+        _fail(waiting.future, error)
 
     def _submit_copy(self, table: Table, outputs: Sequence[str], deadline: float) -> asyncio.Future[Predicted]:
         """Queue a copy. It takes no room from requests. Its turn must come before the deadline; how long its prediction
@@ -238,14 +263,15 @@ class Batcher:
         self._submitted.put(copy)
         return future
 
-    @property
-    def is_full(self) -> bool:
-        """Whether as many requests wait as may."""
+    def _is_full(self) -> bool:
+        """Take out what is done, if that makes room; return whether as many requests wait as may."""
+        if self.requests >= self._max_waiting:
+            self._settle()
         return self.requests >= self._max_waiting
 
     def check_room(self, source: Hashable) -> None:
         """Raise :class:`Overloaded` when the queue is full, and no other source has more in it than this one would."""
-        if self.is_full and self._largest(source) is None:
+        if self._is_full() and self._largest(source) is None:
             raise self._full()
 
     def _make_room(self, source: Hashable) -> None:
@@ -255,7 +281,7 @@ class Batcher:
         newest = next((one for one in waiting if not one.has_started and not one.future.done()), None)
         if newest is None:
             raise self._full()
-        _fail(newest.future, self._full())
+        self._fail(newest, self._full())
 
     def _largest(self, source: Hashable) -> _Backlog | None:
         """Return the longest backlog, if that of ``source`` would still be shorter with one more request."""
@@ -303,7 +329,7 @@ class Batcher:
                 continue
             if now + (needed := self._cost.seconds(waiting.rows)) > waiting.deadline:
                 late = Late(waiting.rows, now - waiting.since + needed, self._cost.least(waiting.rows))
-                self._loop.call_soon_threadsafe(_fail, waiting.future, late)
+                self._settle_soon(partial(self._fail, waiting, late))
                 rejected = True
             else:
                 alive.append(waiting)
@@ -335,7 +361,7 @@ class Batcher:
                 for waiting in batch:
                     self._predict([waiting])
             else:
-                self._loop.call_soon_threadsafe(_fail, batch[0].future, _failure(error))
+                self._settle_soon(partial(self._fail, batch[0], _failure(error)))
             return
         compute = perf_counter() - started
         self._report_cpu(len(batch), cpu)
@@ -348,7 +374,7 @@ class Batcher:
             arrays = answers if len(batch) == 1 else [answer[first:last] for answer in answers]
             results.append(Predicted(arrays, started - waiting.since, compute, rows))
             first = last
-        self._loop.call_soon_threadsafe(_deliver, batch, results)
+        self._settle_soon(partial(self._deliver, batch, results))
 
     def _predict_copy(self, copy: _Waiting) -> None:
         if copy.future.done():  # cancelled, or it waited too long
@@ -361,7 +387,7 @@ class Batcher:
             return
         predicted = Predicted(arrays, started - copy.since, perf_counter() - started, copy.rows, own_us)
         self._report_cpu(1, cpu, is_copy=True)
-        self._loop.call_soon_threadsafe(_deliver, [copy], [predicted])
+        self._loop.call_soon_threadsafe(_finish, copy.future, predicted)
 
     def _report_cpu(self, requests: int, since: int, *, is_copy: bool = False) -> None:
         if self._on_cpu:
@@ -396,10 +422,9 @@ def joined(tables: list[Table]) -> Table:
     return {name: np.concatenate([table[name] for table in named]) for name in named[0]}
 
 
-def _deliver(batch: list[_Waiting], results: list[Predicted]) -> None:
-    for waiting, result in zip(batch, results, strict=True):
-        if not waiting.future.done():
-            waiting.future.set_result(result)
+def _finish(future: asyncio.Future[Predicted], result: Predicted) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
 def _fail(future: asyncio.Future[Predicted], error: BaseException) -> None:

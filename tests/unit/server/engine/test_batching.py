@@ -93,6 +93,14 @@ def ask(batcher: Batcher, *values: float, seconds: float = SECONDS, **more: Any)
     return batcher.submit(rows(*values), wanted, perf_counter() + seconds, source)
 
 
+def block(condition: Callable[[], bool]) -> None:
+    """Keep the event loop in one turn until a condition is true."""
+    end = perf_counter() + SECONDS
+    while not condition():
+        assert perf_counter() < end
+        sleep(0.001)
+
+
 async def holding(batcher: Batcher, doubler: Doubler) -> asyncio.Future[Any]:
     """Keep the model busy with one request until ``doubler.go`` is set."""
     doubler.hold()
@@ -215,6 +223,24 @@ def test_a_full_queue_sheds_the_newest_request_of_the_source_that_has_most() -> 
         assert (await honest).arrays[0].tolist() == [18]
 
     run(scenario, max_waiting=4)
+
+
+@pytest.mark.attack
+def test_a_queue_of_requests_that_are_predicted_is_not_full() -> None:
+    """A turn of the event loop reads many requests of a flood, and the thread predicts some meanwhile: honest requests
+    of that turn got 429, one in ten on a quiet machine."""
+
+    async def scenario(batcher: Batcher, doubler: Doubler) -> None:
+        first = await holding(batcher, doubler)
+        flood = [ask(batcher, number, source="flood") for number in range(1, 4)]
+        doubler.go.set()
+        block(lambda: len(doubler.calls) == 4)  # the others are predicted
+        batcher.check_room("honest")
+        honest = [ask(batcher, 9, source="honest") for _ in range(2)]
+        answers = await asyncio.gather(first, *flood, *honest)
+        assert [answer.arrays[0].tolist() for answer in answers[-2:]] == [[18], [18]]
+
+    run(scenario, max_rows=1, max_waiting=4)
 
 
 @pytest.mark.attack
