@@ -16,6 +16,8 @@ LABEL = "app.kubernetes.io/name=mlmodel-operator"
 """Selects the operator's pods."""
 DEPLOYMENT = "deployment/mlmodel-operator"
 IMAGES = "configmap/mlmodel-operator-images"
+STOCK_ROUTER = "docker.io/library/haproxy:3.2"
+"""The router's image in the manifest, which a throwaway cluster cannot pull."""
 _SELECTOR = ("-n", NAMESPACE, "-l", LABEL)
 
 
@@ -35,7 +37,7 @@ def install(cluster: Cluster) -> None:
 
 
 def _apply(cluster: Cluster, manifest: str) -> None:
-    cluster.kubectl("apply", "-f", "-", input=manifest.replace("docker.io/library/haproxy:3.2", image("router")))
+    cluster.kubectl("apply", "-f", "-", input=manifest.replace(STOCK_ROUTER, image("router")))
 
 
 @contextmanager

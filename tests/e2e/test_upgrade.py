@@ -58,7 +58,7 @@ class Release:
         if not with_definition:
             parts = manifest.split("---\n")
             manifest = "---\n".join(part for part in parts if "kind: CustomResourceDefinition" not in part)
-        manifest = manifest.replace("docker.io/library/haproxy:3.2", f"mlmodel-router:{self.version}")
+        manifest = manifest.replace(installed_operator.STOCK_ROUTER, f"mlmodel-router:{self.version}")
         manifest = re.sub(r"\b(mlmodel-(?:operator|server)):[\w.]+", rf"\1:{self.version}", manifest)
         cluster.kubectl("apply", "-f", "-", input=manifest)
         installed_operator.wait_installed(cluster)

@@ -79,8 +79,8 @@ def library(name: str) -> Any:
 
 
 def import_alone(format: str) -> None:
-    """Import the library of ``format`` without what only other models use. Call this in a process that opens no other
-    model: there, the wrappers of XGBoost and LightGBM do not work afterwards."""
+    """Import the library of ``format`` without what only other models use, if it imports such. Call this in a process
+    that opens no other model: there, the wrappers of XGBoost and LightGBM do not work afterwards."""
     name = FORMATS[format].library
     if hidden := _NOT_USED.get(name):
         with _absent(hidden):
@@ -104,7 +104,7 @@ _hiding = _Hiding()
 @contextmanager
 def _absent(names: Sequence[str]) -> Iterator[None]:
     """Let libraries seem not to be installed for this thread, except those that are imported already."""
-    if names and _hiding not in sys.meta_path:
+    if _hiding not in sys.meta_path:
         sys.meta_path.insert(0, _hiding)  # and never removed: an import of another thread would skip a finder
     _hiding.names = names
     try:

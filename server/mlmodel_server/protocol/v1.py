@@ -12,7 +12,7 @@ import msgspec
 
 from mlmodel_server.errors import ModelFailure, RequestError
 from mlmodel_server.protocol import jsonbody, rows
-from mlmodel_server.tensors import Array, InferRequest, InferResponse, datatype_of, elements, finite, texts_of
+from mlmodel_server.tensors import Array, InferRequest, InferResponse, datatype_of, finite, texts_of
 
 _encoder = msgspec.json.Encoder()
 
@@ -62,7 +62,7 @@ def encode(response: InferResponse, key: str = "predictions") -> bytes:
 def _rows(name: str, array: Array) -> list[Any]:
     if array.dtype.kind == "f" and not finite(array):
         raise ModelFailure(f"output {name} has NaN or infinity, which JSON cannot hold")
-    nested: list[Any] = elements(array) if datatype_of(array.dtype) != "BYTES" else texts_of(name, array)
+    nested: list[Any] = texts_of(name, array) if datatype_of(array.dtype) == "BYTES" else array.ravel().tolist()
     for axis in range(array.ndim - 1, 0, -1):
         size, count = array.shape[axis], prod(array.shape[:axis])
         nested = [nested[row * size : (row + 1) * size] for row in range(count)]

@@ -75,7 +75,7 @@ def endpoints(serving: Serving) -> dict[str, Endpoint]:
         "POST /v1/models/{name}:explain",
         '{"instances": [...]}',
         json,
-        _explain_request(serving),
+        _explain_request(serving, specs),
         _explain_answer,
         ":explain has one output: remove outputs from the query, or send the request to :predict",
         is_sampled=False,
@@ -125,10 +125,8 @@ def _v1_answer(_request: InferRequest, answer: Answer) -> tuple[Headers, bytes]:
     return [(b"content-type", JSON)], v1.encode(answer.response)
 
 
-def _explain_request(serving: Serving) -> Callable[[Head, bytes], InferRequest]:
-    signature = serving.model.signature
-    specs = rows.specs_of(signature, single=serving.model.single)
-    can_explain = CONTRIBUTIONS in (spec.name for spec in signature.outputs)
+def _explain_request(serving: Serving, specs: rows.Specs) -> Callable[[Head, bytes], InferRequest]:
+    can_explain = CONTRIBUTIONS in (spec.name for spec in serving.model.signature.outputs)
 
     def decode(_: Head, body: bytes) -> InferRequest:
         if not can_explain:
